@@ -1,0 +1,1 @@
+"""Scripts that train, record and measure what the project claims; each folder has a README with its command."""

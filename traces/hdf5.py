@@ -1,0 +1,272 @@
+"""Trace files: HDF5, version 1. FORMAT.md beside this file says how another tool reads or writes them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.errors import TraceError
+from lrcsim.traces.check import check_tokens
+from lrcsim.traces.layers import LayerTable
+from lrcsim.traces.trace import RoutingTrace
+
+__all__ = ["FORMAT", "VERSION", "TraceWriter", "open_trace"]
+
+FORMAT = "lrcsim-trace"
+VERSION = 1
+
+DATASETS = {
+    "experts": "routing/experts",
+    "weights": "routing/weights",
+    "logits": "routing/logits",
+    "residency": "routing/residency",
+    "phase": "tokens/phase",
+    "token_ids": "tokens/id",
+    "stack": "tokens/stack",
+}
+"""Where each per-token column stands in the file; predictions at distance d stand at routing/predictions/d."""
+
+
+def open_trace(path: Path) -> RoutingTrace:
+    """Open a trace file and read its header only.
+
+    Raises:
+        TraceError: the file is absent, not HDF5, truncated, not a trace, of an unknown version, or inconsistent.
+    """
+    if not path.is_file():
+        raise TraceError(f"{path}: there is no such file" if not path.exists() else f"{path}: is not a file")
+    try:
+        if not h5py.is_hdf5(path):
+            raise TraceError(f"{path}: is not an HDF5 file; other formats come in with: lrcsim trace import")
+        file = h5py.File(path, "r")
+    except OSError as error:
+        reason = "is truncated" if "truncated" in str(error) else "cannot be read"
+        raise TraceError(f"{path}: {reason} ({error})") from None
+    try:
+        return _read_header(path, file)
+    except TraceError:
+        file.close()
+        raise
+    except (KeyError, OSError, ValueError, TypeError, RuntimeError) as error:
+        file.close()
+        raise TraceError(f"{path}: is damaged or not written as FORMAT.md says ({error})") from None
+
+
+def _read_header(path: Path, file: h5py.File) -> RoutingTrace:
+    if file.attrs.get("format") != FORMAT:
+        raise TraceError(f"{path}: is HDF5 but no lrcsim trace (its attribute 'format' is not {FORMAT!r})")
+    version = int(file.attrs["version"])
+    if version != VERSION:
+        raise TraceError(f"{path}: has format version {version}, this lrcsim reads version {VERSION}; update lrcsim")
+    table = file["layers"]
+    layers = LayerTable.build(
+        len(table["num_experts"]),
+        table["num_experts"][:],
+        table["top_k"][:],
+        expert_bytes=table["expert_bytes"][:] if "expert_bytes" in table else None,
+        block=table["block"][:] if "block" in table else None,
+        stack=table["stack"][:] if "stack" in table else None,
+        num_shared=table["num_shared"][:] if "num_shared" in table else 0,
+        stack_names=tuple(json.loads(file.attrs.get("stack_names", '["decoder"]'))),
+    )
+    columns = {name: file[place] for name, place in DATASETS.items() if place in file}
+    if "routing/predictions" in file:
+        for distance in file["routing/predictions"]:
+            columns[f"predictions/{distance}"] = file[f"routing/predictions/{distance}"]
+    if "experts" not in columns:
+        raise TraceError(f"{path}: has no dataset {DATASETS['experts']}")
+    shape = columns["experts"].shape
+    if len(shape) != 3 or shape[1] != len(layers) or shape[2] < layers.top_k.max() or shape[0] < 1:
+        raise TraceError(f"{path}: {DATASETS['experts']} has shape {shape}, the table has {len(layers)} layers")
+    expected: dict[str, tuple[tuple[int, ...], str]] = {
+        "experts": (shape, "u"),
+        "weights": (shape, "f"),
+        "residency": (shape, "u"),
+        "logits": ((shape[0], shape[1], int(layers.num_experts.max())), "f"),
+    }
+    for name, data in columns.items():
+        want, kind = expected.get(name, ((shape[0],), "iu"))
+        if name.startswith("predictions/"):
+            want, kind = (*shape[:2], *data.shape[2:3]), "u"
+        if data.shape != want or data.dtype.kind not in kind:
+            raise TraceError(f"{path}: {data.name} is {data.dtype} {list(data.shape)}, must be {list(want)}")
+        if (name == "experts" or name.startswith("predictions/")) and data.dtype != np.uint16:
+            raise TraceError(f"{path}: {data.name} is {data.dtype}, must be uint16")
+    domains = None
+    if "requests/domain" in file:
+        names = file["requests/domain_names"].asstr()[:]
+        domains = [str(names[i]) for i in file["requests/domain"][:]]
+    return RoutingTrace(
+        layers,
+        columns,
+        file["requests/offsets"][:].astype(np.int64),
+        domains=domains,
+        model=str(file.attrs.get("model", "unknown")),
+        provenance=json.loads(file.attrs.get("provenance", "{}")),
+        path=path,
+        file=file,
+    )
+
+
+class TraceWriter:
+    """Write a trace, a run of tokens at a time, in bounded memory.
+
+    Use it as a context manager. Data go to a hidden file in the same folder, which takes the final name in one step
+    when the block ends well: whatever happens in between, under the final name stands the old file, or none.
+
+    Args:
+        path: the final name; an existing file is replaced.
+        layers: the MoE layers.
+        model: the model's name.
+        provenance: origin of the trace (JSON values).
+        compression: ``"gzip"``, ``"lzf"`` or ``"none"``.
+
+    Raises:
+        TraceError: tokens that `lrcsim trace check` would complain of, or a folder that cannot be written.
+    """
+
+    BLOCK = 16_384
+    """Tokens per HDF5 chunk, and per write."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        layers: LayerTable,
+        *,
+        model: str = "unknown",
+        provenance: Mapping[str, Any] | None = None,
+        compression: str = "gzip",
+    ) -> None:
+        filters: dict[str, dict[str, Any]] = {
+            "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
+            "lzf": {"compression": "lzf", "shuffle": True},
+            "none": {},
+        }
+        if compression not in filters:
+            raise TraceError(f"compression {compression!r} is not known, use one of {', '.join(filters)}")
+        self._filter = filters[compression]
+        self._path = Path(path)
+        self._partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+        self._layers = layers
+        self._offsets: list[int] = []
+        self._domains: list[str | None] = []
+        self._pending: list[dict[str, npt.NDArray[Any]]] = []
+        self._pending_tokens = 0
+        self._tokens = 0
+        self._written = 0
+        self._names: list[str] = []
+        try:
+            self._file = h5py.File(self._partial, "w")
+        except OSError as error:
+            raise TraceError(f"{path}: cannot be written ({error.strerror or error})") from None
+        self._file.attrs.update(
+            format=FORMAT,
+            version=VERSION,
+            model=model,
+            provenance=json.dumps(dict(provenance or {})),
+            stack_names=json.dumps(list(layers.stack_names)),
+        )
+        for name in ("num_experts", "top_k", "expert_bytes", "block", "stack", "num_shared"):
+            if getattr(layers, name) is not None:
+                self._file[f"layers/{name}"] = getattr(layers, name)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens given so far."""
+        return self._tokens
+
+    def begin_request(self, domain: str | None = None) -> None:
+        """Start the next request; tokens appended from now on are its."""
+        self._offsets.append(self._tokens)
+        self._domains.append(domain)
+
+    def append(self, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Add tokens to the current request.
+
+        Args:
+            columns: per-token arrays of equal length as in `RoutingTrace.from_arrays`, ids signed with -1 for not
+                recorded; the same names in every call.
+        """
+        if not self._offsets:
+            self.begin_request()
+        if not self._names:
+            self._names = list(columns)
+        elif set(columns) != set(self._names):
+            raise TraceError(f"request {len(self._offsets) - 1} has {sorted(columns)}, others {sorted(self._names)}")
+        count = len(columns["experts"])
+        if count == 0:
+            return
+        problems = check_tokens(columns, self._layers, self._tokens)
+        if problems:
+            raise TraceError(str(problems[0]))
+        self._pending.append(dict(columns))
+        self._pending_tokens += count
+        self._tokens += count
+        if self._pending_tokens >= self.BLOCK:
+            self._flush(self._pending_tokens - self._pending_tokens % self.BLOCK)
+
+    def _flush(self, count: int) -> None:
+        """Write the first ``count`` waiting tokens, keep the rest: whole chunks are compressed once."""
+        joined = {name: np.concatenate([part[name] for part in self._pending]) for name in self._names}
+        for name, data in joined.items():
+            if name == "experts" or name.startswith("predictions/"):
+                data = data.astype(np.uint16)  # -1 becomes 65535
+            place = DATASETS.get(name, f"routing/{name}")
+            if place not in self._file:
+                chunks = (self.BLOCK, *((1,) if data.ndim > 1 else ()), *data.shape[2:])
+                self._file.create_dataset(
+                    place, (0, *data.shape[1:]), data.dtype, maxshape=(None, *data.shape[1:]), chunks=chunks, **self._filter
+                )
+            dataset = self._file[place]
+            dataset.resize(self._written + count, axis=0)
+            dataset[self._written :] = data[:count]
+        self._written += count
+        self._pending = [{name: data[count:] for name, data in joined.items()}]
+        self._pending_tokens -= count
+
+    def close(self) -> None:
+        """Finish the file and give it its final name.
+
+        Raises:
+            TraceError: nothing was appended.
+        """
+        try:
+            if self._tokens == 0:
+                raise TraceError(f"{self._path}: not written, there are no tokens in it")
+            if self._pending_tokens:
+                self._flush(self._pending_tokens)
+            self._file["requests/offsets"] = np.array([*self._offsets, self._tokens], dtype=np.int64)
+            if any(domain is not None for domain in self._domains):
+                labels = [domain or "" for domain in self._domains]
+                names = sorted(set(labels))
+                self._file["requests/domain_names"] = np.array(names, dtype=h5py.string_dtype())
+                self._file["requests/domain"] = np.array([names.index(label) for label in labels], dtype=np.int32)
+            self._file.close()
+            with open(self._partial, "rb") as written:
+                os.fsync(written.fileno())
+            os.replace(self._partial, self._path)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """Drop what was written; the final name is left as it was."""
+        self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+    def __enter__(self) -> TraceWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()

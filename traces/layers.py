@@ -1,0 +1,105 @@
+"""The MoE layers of a model, as far as a routing trace has to know them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.errors import TraceError
+
+__all__ = ["MAX_EXPERTS", "LayerTable"]
+
+MAX_EXPERTS = 65_535
+"""Largest number of experts of one layer: ids are stored as uint16 and 65535 means "not recorded"."""
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LayerTable:
+    """One row per MoE layer, in the order the model runs them. Dense layers have no row.
+
+    Attributes:
+        num_experts: int64 [L], routed experts of each layer.
+        top_k: int64 [L], experts each token is routed to.
+        expert_bytes: int64 [L], bytes of one expert's weights, or None when unknown.
+        block: int64 [L], index of the layer among all blocks of its stack (dense blocks counted).
+        stack: int64 [L], index into ``stack_names``: a token runs only the layers of its own stack.
+        num_shared: int64 [L], shared experts: always used, always resident, never counted as accesses.
+        stack_names: e.g. ``("decoder",)`` or ``("encoder", "decoder")``.
+    """
+
+    num_experts: IntArray
+    top_k: IntArray
+    expert_bytes: IntArray | None
+    block: IntArray
+    stack: IntArray
+    num_shared: IntArray
+    stack_names: tuple[str, ...] = ("decoder",)
+
+    @classmethod
+    def build(
+        cls,
+        num_layers: int,
+        num_experts: int | Sequence[int] | npt.NDArray[np.integer],
+        top_k: int | Sequence[int] | npt.NDArray[np.integer],
+        *,
+        expert_bytes: int | Sequence[int] | npt.NDArray[np.integer] | None = None,
+        block: Sequence[int] | npt.NDArray[np.integer] | None = None,
+        stack: Sequence[int] | npt.NDArray[np.integer] | None = None,
+        num_shared: int | Sequence[int] | npt.NDArray[np.integer] = 0,
+        stack_names: Sequence[str] = ("decoder",),
+    ) -> LayerTable:
+        """Broadcast single numbers to all layers and check every column.
+
+        Raises:
+            TraceError: a column has the wrong length, or a value outside its range.
+        """
+        if num_layers < 1:
+            raise TraceError(f"a routing trace needs at least one MoE layer, given {num_layers}")
+
+        def column(name: str, value: object, low: int, high: int | None = None) -> IntArray:
+            try:
+                array = np.asarray(value)
+                if array.dtype.kind not in "iu":
+                    raise TypeError
+                array = np.broadcast_to(array, (num_layers,)).astype(np.int64)
+            except (ValueError, TypeError):
+                raise TraceError(
+                    f"{name} must be one integer or a list of {num_layers} (one per MoE layer), given {value!r}"
+                ) from None
+            if array.min() < low or (high is not None and array.max() > high):
+                allowed = f"at least {low}" if high is None else f"{low} to {high}"
+                raise TraceError(f"{name} must be {allowed} in every layer, given {array.tolist()}")
+            return array
+
+        experts = column("num_experts", num_experts, 1, MAX_EXPERTS)
+        k = column("top_k", top_k, 1)
+        if (k > experts).any():
+            worst = int(np.argmax(k > experts))
+            raise TraceError(f"layer {worst} routes to top-{k[worst]} of only {experts[worst]} experts")
+        return cls(
+            num_experts=experts,
+            top_k=k,
+            expert_bytes=None if expert_bytes is None else column("expert_bytes", expert_bytes, 1),
+            block=column("block", np.arange(num_layers) if block is None else block, 0),
+            stack=column("stack", 0 if stack is None else stack, 0, len(stack_names) - 1),
+            num_shared=column("num_shared", num_shared, 0),
+            stack_names=tuple(stack_names),
+        )
+
+    def __len__(self) -> int:
+        return len(self.num_experts)
+
+    @property
+    def uniform(self) -> bool:
+        """True when all layers have the same number of experts and the same top-k."""
+        return len(set(self.num_experts.tolist())) == 1 and len(set(self.top_k.tolist())) == 1
+
+    @property
+    def total_experts(self) -> int:
+        """Routed experts of all layers together."""
+        return int(self.num_experts.sum())

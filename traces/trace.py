@@ -1,0 +1,360 @@
+"""`RoutingTrace`: the one form in which routing enters the simulator, in memory or lazily from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.errors import TraceError, did_you_mean
+from lrcsim.traces.check import check_offsets, check_tokens
+from lrcsim.traces.layers import LayerTable
+
+__all__ = ["BUNDLED", "DECODE", "PREFILL", "RoutingTrace"]
+
+PREFILL, DECODE = 0, 1
+"""Values of ``phase``."""
+
+BUNDLED = {"bundled:generated": "generated.h5", "bundled:teacher-forced": "teacher_forced.h5"}
+"""Traces that come with lrcsim, by the name to open them with; the first is the default."""
+
+
+class Column(Protocol):
+    """What a trace keeps per token: a numpy array, or something sliced like one (an HDF5 dataset)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Tokens first."""
+
+    def __getitem__(self, key: slice, /) -> Any:
+        """Return tokens ``key`` as an array."""
+
+
+class RoutingTrace:
+    """Which experts every token used at every MoE layer, request after request.
+
+    Build one with `from_arrays`, `open` or an importer. A trace opened from a file reads nothing but its header until
+    it is asked to; `read` and `blocks` stream it in bounded memory, while `experts`, `weights` and the other array
+    properties load a whole column and keep it.
+
+    Attributes:
+        layers: the MoE layers (`LayerTable`).
+        columns: the per-token columns that this trace has, by name: ``experts``, and any of ``weights``, ``phase``,
+            ``token_ids``, ``stack``, ``residency``, ``logits``, ``predictions/1``, ``predictions/2`` ...
+        offsets: int64 [requests + 1], request i is tokens ``offsets[i]:offsets[i + 1]``.
+        domains: one label per request, or None.
+        model: name of the model.
+        provenance: what is known of the trace's origin (free keys; see FORMAT.md).
+        path: the file it was opened from, or None.
+    """
+
+    def __init__(
+        self,
+        layers: LayerTable,
+        columns: Mapping[str, Column],
+        offsets: npt.NDArray[np.int64],
+        *,
+        domains: Sequence[str] | None = None,
+        model: str = "unknown",
+        provenance: Mapping[str, Any] | None = None,
+        path: Path | None = None,
+        file: Any = None,
+    ) -> None:
+        self.layers = layers
+        self.columns = dict(columns)
+        self.offsets = offsets
+        self.domains = None if domains is None else list(domains)
+        self.model = model
+        self.provenance: dict[str, Any] = dict(provenance or {})
+        self.path = path
+        self._file = file
+        self._loaded: dict[str, npt.NDArray[Any]] = {}
+        self.notes: dict[object, object] = {}
+        """Results that depend on this trace alone, kept by whoever computed them (the bounds of `simulate`)."""
+
+    @classmethod
+    def from_arrays(
+        cls,
+        experts: npt.ArrayLike,
+        *,
+        num_experts: int | Sequence[int],
+        offsets: npt.ArrayLike | None = None,
+        phase: npt.ArrayLike | None = None,
+        weights: npt.ArrayLike | None = None,
+        expert_bytes: int | Sequence[int] | None = None,
+        domains: Sequence[str] | None = None,
+        model: str = "unknown",
+        top_k: int | Sequence[int] | None = None,
+        token_ids: npt.ArrayLike | None = None,
+        residency: npt.ArrayLike | None = None,
+        logits: npt.ArrayLike | None = None,
+        predictions: Mapping[int, npt.ArrayLike] | None = None,
+        stack: npt.ArrayLike | None = None,
+        layers: LayerTable | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> RoutingTrace:
+        """Make a trace of arrays, checking everything that `check` would find.
+
+        Args:
+            experts: int [tokens, L, k], ids 0..E-1 in rank order (best router score first); -1 = not recorded.
+            num_experts: E, one number or one per MoE layer.
+            offsets: int [requests + 1] into tokens; None: one request.
+            phase: uint8 [tokens], 0 prefill, 1 decode; None: a plain token stream (teacher-forced).
+            weights: float [tokens, L, k], router weights of the experts.
+            expert_bytes: bytes of one expert, one number or one per MoE layer.
+            domains: one label per request.
+            model: the model's name.
+            top_k: experts per token where that differs from layer to layer; None: ``experts.shape[2]`` everywhere.
+            token_ids: int32 [tokens].
+            residency: uint8 [tokens, L, k], what the recording engine's own cache did: 0 miss, 1 hit, 2 prefetched,
+                255 unknown.
+            logits: float [tokens, L, E], router logits.
+            predictions: for each distance d, int [tokens, L, p]: experts predicted for layer l from layer l - d.
+            stack: uint8 [tokens], the stack a token runs through, where the model has several (`LayerTable`).
+            layers: the whole table of layers, in place of num_experts, top_k and expert_bytes.
+            provenance: origin of the trace.
+
+        Raises:
+            TraceError: an array has the wrong shape or an impossible value; the message says where.
+        """
+        ids = np.asarray(experts)
+        if ids.ndim != 3 or ids.dtype.kind not in "iu":
+            raise TraceError(f"experts must be integers [tokens, layers, k], given {ids.dtype} {list(ids.shape)}")
+        tokens, num_layers, k = ids.shape
+        if tokens == 0 or k == 0:
+            raise TraceError(f"experts holds nothing: its shape is {list(ids.shape)}")
+        if layers is None:
+            layers = LayerTable.build(
+                num_layers, num_experts, k if top_k is None else top_k, expert_bytes=expert_bytes
+            )
+        if len(layers) != num_layers or int(layers.top_k.max()) > k:
+            raise TraceError(
+                f"the table of layers has {len(layers)} layers of up to top-{layers.top_k.max()}, "
+                f"experts has {num_layers} of top-{k}"
+            )
+        # Signed 64-bit first: an id that does not fit the stored type must be reported, not wrapped.
+        columns: dict[str, npt.NDArray[Any]] = {"experts": ids.astype(np.int64)}
+        given: dict[str, tuple[npt.ArrayLike | None, type[np.generic] | None, tuple[int, ...], str]] = {
+            "weights": (weights, None, (tokens, num_layers, k), "f"),
+            "phase": (phase, np.uint8, (tokens,), "iub"),
+            "token_ids": (token_ids, np.int32, (tokens,), "iu"),
+            "residency": (residency, np.uint8, (tokens, num_layers, k), "iu"),
+            "stack": (stack, np.uint8, (tokens,), "iu"),
+            "logits": (logits, None, (tokens, num_layers, int(layers.num_experts.max())), "f"),
+        }
+        for name, (value, dtype, shape, kinds) in given.items():
+            if value is not None:
+                columns[name] = _column(name, value, dtype, shape, kinds)
+        for distance, value in (predictions or {}).items():
+            array = np.asarray(value)
+            if array.ndim != 3 or array.shape[:2] != (tokens, num_layers) or array.dtype.kind not in "iu":
+                raise TraceError(
+                    f"predictions[{distance}] must be integers [{tokens}, {num_layers}, p], "
+                    f"given {array.dtype} {list(array.shape)}"
+                )
+            columns[f"predictions/{int(distance)}"] = array.astype(np.int64)
+        if "stack" not in columns and len(layers.stack_names) > 1:
+            raise TraceError(f"the model has the stacks {', '.join(layers.stack_names)}: say for each token which (stack)")
+
+        bounds = np.array([0, tokens]) if offsets is None else np.asarray(offsets)
+        if bounds.dtype.kind not in "iu":
+            raise TraceError(f"offsets must be integers, given {bounds.dtype}")
+        bounds = bounds.astype(np.int64)
+        problems = check_offsets(bounds, tokens) or check_tokens(columns, layers, 0)
+        if problems:
+            raise TraceError(str(problems[0]))
+        if domains is not None and len(domains) != len(bounds) - 1:
+            raise TraceError(f"domains must have one label per request ({len(bounds) - 1}), given {len(domains)}")
+        stored = id_dtype(layers)
+        for name in columns:
+            if name == "experts" or name.startswith("predictions/"):
+                columns[name] = columns[name].astype(stored)
+        labels = None if domains is None else [str(label) for label in domains]
+        return cls(layers, columns, bounds, domains=labels, model=model, provenance=provenance)
+
+    @classmethod
+    def open(cls, path: str | Path | None = None) -> RoutingTrace:
+        """Open a trace file without reading its data; without a path, the trace that comes with lrcsim.
+
+        Args:
+            path: an lrcsim HDF5 file, or ``bundled:generated`` (the default) or ``bundled:teacher-forced``.
+
+        Raises:
+            TraceError: there is no such file, or it is not a trace of a known version.
+        """
+        from lrcsim.traces.hdf5 import open_trace
+
+        name = next(iter(BUNDLED)) if path is None else str(path)
+        if name.startswith("bundled:"):
+            if name not in BUNDLED:
+                raise TraceError(f"no trace {name!r} comes with lrcsim, there are {', '.join(BUNDLED)}"
+                                 + did_you_mean(name, BUNDLED))
+            return open_trace(Path(__file__).parent / "data" / BUNDLED[name])
+        return open_trace(Path(name))
+
+    def save(self, path: str | Path, *, compression: str = "gzip") -> None:
+        """Write the trace as an lrcsim HDF5 file. The file appears under its name only when it is complete.
+
+        Args:
+            path: where to; an existing file is replaced.
+            compression: ``"gzip"`` (readable by every HDF5 library), ``"lzf"`` (faster, larger) or ``"none"``.
+
+        Raises:
+            TraceError: the file cannot be written.
+        """
+        from lrcsim.traces.hdf5 import TraceWriter
+
+        with TraceWriter(
+            path, self.layers, model=self.model, provenance=self.provenance, compression=compression
+        ) as writer:
+            for request in range(self.num_requests):
+                writer.begin_request(None if self.domains is None else self.domains[request])
+                low, high = int(self.offsets[request]), int(self.offsets[request + 1])
+                for start in range(low, high, writer.BLOCK):
+                    stop = min(start + writer.BLOCK, high)
+                    writer.append({name: self.read(name, start, stop) for name in self.columns})
+
+    def read(self, name: str, low: int, high: int) -> npt.NDArray[Any]:
+        """Read tokens ``low:high`` of one column; expert ids come signed, -1 for not recorded.
+
+        Raises:
+            TraceError: the trace has no such column, or its file is damaged there.
+        """
+        if name not in self.columns:
+            raise TraceError(f"this trace has no {name!r}, it has {', '.join(self.columns)}")
+        if name in self._loaded:
+            return self._loaded[name][low:high]
+        try:
+            data = np.asarray(self.columns[name][low:high])
+        except OSError as error:
+            raise TraceError(f"{self.path}: {name} cannot be read at tokens {low}..{high - 1}: {error}") from None
+        if data.dtype == np.uint16:  # expert ids as stored in a file: 65535 is "not recorded"
+            narrow = data.view(np.int16)
+            if id_dtype(self.layers) == np.int16:
+                return narrow
+            wide = data.astype(np.int32)
+            wide[data == 65_535] = -1
+            return wide
+        return data
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """Load one whole column, once, and keep it."""
+        if name not in self._loaded:
+            self._loaded[name] = self.read(name, 0, self.num_tokens)
+        return self._loaded[name]
+
+    def blocks(self, tokens: int = 16_384) -> Iterator[tuple[int, int]]:
+        """Yield ``(low, high)`` token ranges that cover the trace, for streaming with `read`."""
+        for low in range(0, self.num_tokens, tokens):
+            yield low, min(low + tokens, self.num_tokens)
+
+    @property
+    def experts(self) -> npt.NDArray[np.signedinteger[Any]]:
+        """Int16 or int32 [tokens, L, k], ids in rank order, -1 = not recorded (loads the whole column)."""
+        return self.column("experts")
+
+    @property
+    def weights(self) -> npt.NDArray[np.floating[Any]] | None:
+        """Float [tokens, L, k], router weights, or None (loads the whole column)."""
+        return self.column("weights") if "weights" in self.columns else None
+
+    @property
+    def phase(self) -> npt.NDArray[np.uint8] | None:
+        """uint8 [tokens], 0 prefill, 1 decode, or None for a plain token stream (loads the whole column)."""
+        return self.column("phase") if "phase" in self.columns else None
+
+    @property
+    def token_ids(self) -> npt.NDArray[np.int32] | None:
+        """int32 [tokens], or None (loads the whole column)."""
+        return self.column("token_ids") if "token_ids" in self.columns else None
+
+    @property
+    def residency(self) -> npt.NDArray[np.uint8] | None:
+        """uint8 [tokens, L, k]: the recording engine's own cache: 0 miss, 1 hit, 2 prefetched, 255 unknown; or None."""
+        return self.column("residency") if "residency" in self.columns else None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the trace."""
+        return self.columns["experts"].shape[0]
+
+    @property
+    def num_layers(self) -> int:
+        """MoE layers, L."""
+        return len(self.layers)
+
+    @property
+    def num_experts(self) -> int:
+        """Routed experts of a layer, E (of the largest, where layers differ)."""
+        return int(self.layers.num_experts.max())
+
+    @property
+    def top_k(self) -> int:
+        """Experts per token and layer, k (of the largest, where layers differ)."""
+        return int(self.layers.top_k.max())
+
+    @property
+    def expert_bytes(self) -> npt.NDArray[np.int64] | None:
+        """int64 [L], bytes of one expert of each layer, or None when unknown."""
+        return self.layers.expert_bytes
+
+    @property
+    def num_requests(self) -> int:
+        """Requests in the trace."""
+        return len(self.offsets) - 1
+
+    def count_unrecorded(self) -> int:
+        """Count (token, layer, rank) positions that the recorder left out (-1); they are in no account.
+
+        Ranks beyond a layer's own top-k, and layers of another stack than the token's, do not count.
+        """
+        within_k = np.arange(self.columns["experts"].shape[2])[None, :] < self.layers.top_k[:, None]
+        total = 0
+        for low, high in self.blocks():
+            missing = (self.read("experts", low, high) < 0) & within_k[None]
+            if "stack" in self.columns:
+                own = self.read("stack", low, high)[:, None] == self.layers.stack[None, :]
+                missing &= own[:, :, None]
+            total += int(missing.sum())
+        return total
+
+    def close(self) -> None:
+        """Close the file behind the trace, if any; columns already loaded stay usable."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> RoutingTrace:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return (
+            f"<RoutingTrace {self.model}: {self.num_tokens:,} tokens, {self.num_requests:,} requests, "
+            f"{self.num_layers} MoE layers x {self.num_experts} experts, top-{self.top_k}>"
+        )
+
+
+def id_dtype(layers: LayerTable) -> type[np.signedinteger[Any]]:
+    """Type of expert ids in memory: int16 unless a layer has more than 32,767 experts."""
+    return np.int16 if int(layers.num_experts.max()) <= 32_767 else np.int32
+
+
+def _column(
+    name: str, value: npt.ArrayLike, dtype: type[np.generic] | None, shape: tuple[int, ...], kinds: str
+) -> npt.NDArray[Any]:
+    array = np.asarray(value)
+    if array.shape != shape or array.dtype.kind not in kinds:
+        kind = "numbers" if "f" in kinds else "integers"
+        raise TraceError(f"{name} must be {kind} {list(shape)}, given {array.dtype} {list(array.shape)}")
+    if dtype is None:
+        return array.astype(np.float16 if array.dtype == np.float16 else np.float32)
+    if array.dtype.kind != "b" and array.size and (array.min() < np.iinfo(dtype).min or array.max() > np.iinfo(dtype).max):  # type: ignore[type-var]
+        raise TraceError(f"{name} has values that do not fit {np.dtype(dtype)}: {array.min()} to {array.max()}")
+    return array.astype(dtype)
