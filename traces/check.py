@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,7 @@ def _first(bad: npt.NDArray[np.bool_]) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape))
 
 
-def check_tokens(columns: Mapping[str, npt.NDArray[np.generic]], layers: LayerTable, first_token: int) -> list[Problem]:
+def check_tokens(columns: Mapping[str, npt.NDArray[Any]], layers: LayerTable, first_token: int) -> list[Problem]:
     """Find what is wrong with a run of tokens.
 
     Args:
@@ -113,12 +114,15 @@ def check_offsets(offsets: npt.NDArray[np.int64], num_tokens: int) -> list[Probl
     return problems
 
 
-def check_file(path: str | Path, tokens_per_read: int = 16_384) -> list[Problem]:
+def check_file(
+    path: str | Path, tokens_per_read: int = 16_384, progress: Callable[[int, int], None] | None = None
+) -> list[Problem]:
     """Read a trace file from beginning to end, in bounded memory, and return every kind of fault found in it.
 
     Args:
         path: an lrcsim trace file.
         tokens_per_read: tokens held in memory at a time.
+        progress: called with the tokens read and all tokens.
 
     Returns:
         An empty list when the trace is good.
@@ -142,4 +146,6 @@ def check_file(path: str | Path, tokens_per_read: int = 16_384) -> list[Problem]
                 kind = problem.what.split(",")[0].translate(str.maketrans("", "", "0123456789.-"))
                 seen = merged.get(kind)
                 merged[kind] = Problem(seen.where, seen.what, seen.count + problem.count) if seen else problem
+            if progress is not None:
+                progress(high, trace.num_tokens)
     return [*problems, *merged.values()][:MAX_PROBLEMS]

@@ -223,7 +223,12 @@ class TraceWriter:
             if place not in self._file:
                 chunks = (self.BLOCK, *((1,) if data.ndim > 1 else ()), *data.shape[2:])
                 self._file.create_dataset(
-                    place, (0, *data.shape[1:]), data.dtype, maxshape=(None, *data.shape[1:]), chunks=chunks, **self._filter
+                    place,
+                    (0, *data.shape[1:]),
+                    data.dtype,
+                    maxshape=(None, *data.shape[1:]),
+                    chunks=chunks,
+                    **self._filter,
                 )
             dataset = self._file[place]
             dataset.resize(self._written + count, axis=0)

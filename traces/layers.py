@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +90,15 @@ class LayerTable:
             num_shared=column("num_shared", num_shared, 0),
             stack_names=tuple(stack_names),
         )
+
+    def with_expert_bytes(self, expert_bytes: int | Sequence[int]) -> LayerTable:
+        """Return the same table with other expert sizes, one number or one per layer.
+
+        Raises:
+            TraceError: there is not one positive size per layer.
+        """
+        sizes = LayerTable.build(len(self), self.num_experts, self.top_k, expert_bytes=expert_bytes).expert_bytes
+        return replace(self, expert_bytes=sizes)
 
     def __len__(self) -> int:
         return len(self.num_experts)

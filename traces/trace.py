@@ -128,9 +128,7 @@ class RoutingTrace:
         if tokens == 0 or k == 0:
             raise TraceError(f"experts holds nothing: its shape is {list(ids.shape)}")
         if layers is None:
-            layers = LayerTable.build(
-                num_layers, num_experts, k if top_k is None else top_k, expert_bytes=expert_bytes
-            )
+            layers = LayerTable.build(num_layers, num_experts, k if top_k is None else top_k, expert_bytes=expert_bytes)
         if len(layers) != num_layers or int(layers.top_k.max()) > k:
             raise TraceError(
                 f"the table of layers has {len(layers)} layers of up to top-{layers.top_k.max()}, "
@@ -138,7 +136,7 @@ class RoutingTrace:
             )
         # Signed 64-bit first: an id that does not fit the stored type must be reported, not wrapped.
         columns: dict[str, npt.NDArray[Any]] = {"experts": ids.astype(np.int64)}
-        given: dict[str, tuple[npt.ArrayLike | None, type[np.generic] | None, tuple[int, ...], str]] = {
+        given: dict[str, tuple[npt.ArrayLike | None, type[np.integer[Any]] | None, tuple[int, ...], str]] = {
             "weights": (weights, None, (tokens, num_layers, k), "f"),
             "phase": (phase, np.uint8, (tokens,), "iub"),
             "token_ids": (token_ids, np.int32, (tokens,), "iu"),
@@ -158,7 +156,9 @@ class RoutingTrace:
                 )
             columns[f"predictions/{int(distance)}"] = array.astype(np.int64)
         if "stack" not in columns and len(layers.stack_names) > 1:
-            raise TraceError(f"the model has the stacks {', '.join(layers.stack_names)}: say for each token which (stack)")
+            raise TraceError(
+                f"the model has the stacks {', '.join(layers.stack_names)}: say for each token which (stack)"
+            )
 
         bounds = np.array([0, tokens]) if offsets is None else np.asarray(offsets)
         if bounds.dtype.kind not in "iu":
@@ -191,8 +191,9 @@ class RoutingTrace:
         name = next(iter(BUNDLED)) if path is None else str(path)
         if name.startswith("bundled:"):
             if name not in BUNDLED:
-                raise TraceError(f"no trace {name!r} comes with lrcsim, there are {', '.join(BUNDLED)}"
-                                 + did_you_mean(name, BUNDLED))
+                raise TraceError(
+                    f"no trace {name!r} comes with lrcsim, there are {', '.join(BUNDLED)}" + did_you_mean(name, BUNDLED)
+                )
             return open_trace(Path(__file__).parent / "data" / BUNDLED[name])
         return open_trace(Path(name))
 
@@ -312,14 +313,10 @@ class RoutingTrace:
 
         Ranks beyond a layer's own top-k, and layers of another stack than the token's, do not count.
         """
-        within_k = np.arange(self.columns["experts"].shape[2])[None, :] < self.layers.top_k[:, None]
         total = 0
+        wanted = [name for name in ("experts", "stack") if name in self.columns]
         for low, high in self.blocks():
-            missing = (self.read("experts", low, high) < 0) & within_k[None]
-            if "stack" in self.columns:
-                own = self.read("stack", low, high)[:, None] == self.layers.stack[None, :]
-                missing &= own[:, :, None]
-            total += int(missing.sum())
+            total += int(np.count_nonzero(mark_missing({n: self.read(n, low, high) for n in wanted}, self.layers)))
         return total
 
     def close(self) -> None:
@@ -341,13 +338,22 @@ class RoutingTrace:
         )
 
 
+def mark_missing(columns: Mapping[str, npt.NDArray[Any]], layers: LayerTable) -> npt.NDArray[np.bool_]:
+    """Mark the (token, layer, rank) positions, bool [n, L, K], that should hold an expert id and hold -1."""
+    experts = columns["experts"]
+    missing = (experts < 0) & (np.arange(experts.shape[2])[None, :] < layers.top_k[:, None])[None]
+    if "stack" in columns:
+        missing &= (columns["stack"][:, None] == layers.stack[None, :])[:, :, None]
+    return missing
+
+
 def id_dtype(layers: LayerTable) -> type[np.signedinteger[Any]]:
     """Type of expert ids in memory: int16 unless a layer has more than 32,767 experts."""
     return np.int16 if int(layers.num_experts.max()) <= 32_767 else np.int32
 
 
 def _column(
-    name: str, value: npt.ArrayLike, dtype: type[np.generic] | None, shape: tuple[int, ...], kinds: str
+    name: str, value: npt.ArrayLike, dtype: type[np.integer[Any]] | None, shape: tuple[int, ...], kinds: str
 ) -> npt.NDArray[Any]:
     array = np.asarray(value)
     if array.shape != shape or array.dtype.kind not in kinds:
@@ -355,6 +361,10 @@ def _column(
         raise TraceError(f"{name} must be {kind} {list(shape)}, given {array.dtype} {list(array.shape)}")
     if dtype is None:
         return array.astype(np.float16 if array.dtype == np.float16 else np.float32)
-    if array.dtype.kind != "b" and array.size and (array.min() < np.iinfo(dtype).min or array.max() > np.iinfo(dtype).max):  # type: ignore[type-var]
+    if (
+        array.dtype.kind != "b"
+        and array.size
+        and (array.min() < np.iinfo(dtype).min or array.max() > np.iinfo(dtype).max)
+    ):
         raise TraceError(f"{name} has values that do not fit {np.dtype(dtype)}: {array.min()} to {array.max()}")
     return array.astype(dtype)

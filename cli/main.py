@@ -1,0 +1,108 @@
+"""Entry point: finds the command's module when it is needed, and turns errors into one line."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import NamedTuple
+
+import click
+
+__all__ = ["cli", "main"]
+
+
+class Lazy(NamedTuple):
+    """A command that is imported when it runs; its help line stands here, so that ``--help`` imports nothing."""
+
+    module: str
+    attribute: str
+    help: str
+
+
+COMMANDS = {
+    "run": Lazy(
+        "lrcsim.cli.run", "run", "Replay a trace through one cache: hit rate, bytes, and the optimum beside it."
+    ),
+    "trace": Lazy("lrcsim.cli.trace", "trace", "Look at, check, import and export routing traces."),
+    "policies": Lazy("lrcsim.cli.policies", "policies", "List the eviction policies and what they need."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on demand and whose unknown names get a suggestion."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order in which a newcomer needs them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        lazy = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(lazy.module), lazy.attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or fail with the closest name."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from lrcsim.errors import did_you_mean
+
+            ctx.fail(f"there is no command {args[0]!r}{did_you_mean(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, lazy.help) for name, lazy in COMMANDS.items()])
+
+
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"lrcsim {version('lrcsim')}")
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Show the version.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """Replay Mixture-of-Experts routing traces through expert caches.
+
+    \b
+    Start here:  lrcsim run --policy lru --cache 2x
+    Your own:    lrcsim trace import routing.csv -o mine.h5 && lrcsim run mine.h5
+    """  # noqa: D301
+    ctx.obj = {"debug": debug}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; exit 0 when good, 1 after one line about a wrong input, 2 after wrong usage."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]  # allowed anywhere
+    try:
+        cli.main(args=arguments, prog_name="lrcsim", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.exceptions.Abort:
+        click.echo("Aborted.", err=True)
+        sys.exit(130)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(2)
+    except BrokenPipeError:  # the reader of our output has left
+        sys.exit(1)
+    except Exception as error:
+        from lrcsim.errors import LrcsimError
+
+        if debug or not isinstance(error, LrcsimError | click.ClickException | OSError):
+            raise
+        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        click.echo("Error: " + " ".join(message.split()), err=True)
+        sys.exit(1)

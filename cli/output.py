@@ -1,0 +1,93 @@
+"""What the commands share: JSON to a file or standard output, a progress bar that appears when it is worth it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lrcsim.errors import ConfigError
+
+__all__ = ["console", "human_bytes", "json_option", "percent", "progress_bar", "write_json"]
+
+json_option = click.option(
+    "--json", "json_path", metavar="FILE", help="Write the result as JSON; with - to standard output, and nothing else."
+)
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write JSON to a file, which appears complete or not at all, or to standard output for ``-``.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    if path == "-":
+        sys.stdout.write(text)
+        return
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ConfigError(f"--json {path}: cannot be written ({error.strerror})") from None
+
+
+def console(*, stderr: bool = False) -> Any:
+    """Return a rich console; wide enough for the tables when the output is no terminal."""
+    from rich.console import Console
+
+    file = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, width=None if file.isatty() else 110)
+
+
+@contextmanager
+def progress_bar(what: str, *, after: float = 1.0) -> Iterator[Callable[[int, int], None]]:
+    """Give a function to call with (done, total); a bar appears on a terminal's standard error after some seconds."""
+    started = time.monotonic()
+    bar: Any = None
+    task: Any = None
+
+    def advance(done: int, total: int) -> None:
+        nonlocal bar, task
+        if bar is None:
+            if time.monotonic() - started < after or done >= total:
+                return
+            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+            bar = Progress(*columns, console=console(stderr=True), transient=True)
+            task = bar.add_task(what, total=total)
+            bar.start()
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield advance
+    finally:
+        if bar is not None:
+            bar.stop()
+
+
+def percent(rate: float | None) -> str:
+    """Write a rate as people read it: ``74.9 %``, or a dash when it is not known."""
+    return "–" if rate is None else f"{100 * rate:.1f} %"
+
+
+def human_bytes(amount: float | None) -> str:
+    """Write bytes in binary units: ``155.8 MiB``, or a dash when they are not known."""
+    if amount is None:
+        return "–"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:,.0f} B" if unit == "B" else f"{amount:,.1f} {unit}"
+        amount /= 1024
+    return f"{amount:,.1f} TiB"

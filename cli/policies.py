@@ -1,0 +1,83 @@
+"""`lrcsim policies`: what is built in, what is installed beside it, and what each needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from lrcsim.cli.output import console, json_option, write_json
+
+__all__ = ["policies"]
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+def policies(name: str | None, json_path: str | None) -> None:
+    """List the eviction policies, or describe one: its rule, parameters, needs and source."""
+    from lrcsim.policies import FAMILIES, make_policy, plugins
+
+    if name is not None:
+        chosen = [("", type(make_policy(name)))]
+    else:
+        chosen = [(family, policy) for family, members in FAMILIES.items() for policy in members]
+        chosen += [("plugin", type(make_policy(plugin))) for plugin in plugins()]
+    rows: list[dict[str, Any]] = [
+        {
+            "name": policy.name,
+            "family": family or policy.__module__.rpartition(".")[2],
+            "aliases": list(policy.aliases),
+            "summary": policy.summary.replace("``", ""),
+            "params": [
+                {"name": p.name, "default": p.default, "minimum": p.minimum, "maximum": p.maximum, "help": p.help}
+                for p in policy.params
+            ],
+            "needs": sorted(policy.needs),
+            "wants": sorted(policy.wants),
+            "bypass": policy.bypass,
+            "source": policy.source,
+        }
+        for family, policy in chosen
+    ]
+    if json_path is not None:
+        write_json(json_path, rows)
+    if json_path == "-":
+        return
+    if name is not None:
+        _describe(rows[0])
+    else:
+        _list(rows)
+
+
+def _list(rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("policy", "needs", "rule"):
+        table.add_column(heading, no_wrap=heading == "policy")
+    family = ""
+    for row in rows:
+        if row["family"] != family:
+            family = row["family"]
+            table.add_row(f"[dim]{family}[/dim]", "", "")
+        params = ",".join(f"{param['name']}={param['default']}" for param in row["params"])
+        name = f"[bold]{row['name']}[/bold]" + (f"[dim]:{params}[/dim]" if params else "")
+        table.add_row(name, ", ".join(row["needs"]) or "–", row["summary"])
+    console().print(table)
+    click.echo("\nOne in full: lrcsim policies NAME. Your own: --policy file.py:Class or package.module:Class.")
+
+
+def _describe(row: dict[str, Any]) -> None:
+    out = console()
+    also = f" (also {', '.join(row['aliases'])})" if row["aliases"] else ""
+    out.print(f"[bold]{row['name']}[/bold]{also}: {row['summary']}")
+    for param in row["params"]:
+        low, high = param["minimum"], param["maximum"]
+        allowed = "" if low is None else f", at least {low:g}" if high is None else f", {low:g} to {high:g}"
+        out.print(f"  {param['name']} = {param['default']}: {param['help']}{allowed}")
+    out.print(
+        f"needs: {', '.join(row['needs']) or 'nothing'}" + (", misses may bypass the cache" if row["bypass"] else "")
+    )
+    if row["source"]:
+        out.print(f"source: {row['source']}")

@@ -1,0 +1,181 @@
+"""`lrcsim run`: replay a trace through one cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lrcsim.cli.output import console, human_bytes, json_option, percent, progress_bar, write_json
+
+if TYPE_CHECKING:
+    from lrcsim.simulator import Result
+
+__all__ = ["run"]
+
+
+@click.command()
+@click.argument("trace", required=False)
+@click.option(
+    "--policy",
+    default="lru",
+    show_default=True,
+    metavar="NAME[:PARAMS]",
+    help="Built-in name, file.py:Class or pkg.mod:Class; parameters as name:16 or name:a=1,b=2.",
+)
+@click.option(
+    "--cache",
+    default="2x",
+    show_default=True,
+    metavar="SIZE",
+    help="2x (times active experts), 16 (experts), 25% (of all), 4GiB (bytes), or a comma list per layer.",
+)
+@click.option(
+    "--scope",
+    default="layer",
+    show_default=True,
+    metavar="layer|model",
+    help="A cache for every layer, or one pool for all.",
+)
+@click.option(
+    "--access",
+    default="coresident",
+    show_default=True,
+    metavar="coresident|sequential|paper",
+    help="When an access is a hit (docs/accounting.md).",
+)
+@click.option("--prefill", metavar="step|chunk:N|token", help="How prompt tokens make steps.  [default: step]")
+@click.option(
+    "--warm/--cold",
+    "warm",
+    default=None,
+    help="Keep the cache between requests or empty it.  [default: warm; cold with --access paper]",
+)
+@click.option(
+    "--profile", metavar="TRACE|self", help="Trace to take expert popularity from, for policies that need it."
+)
+@click.option("--expert-bytes", metavar="SIZE", help="Size of one expert (2.5MiB), where the trace does not have it.")
+@json_option
+def run(
+    trace: str | None,
+    policy: str,
+    cache: str,
+    scope: str,
+    access: str,
+    prefill: str | None,
+    warm: bool | None,
+    profile: str | None,
+    expert_bytes: str | None,
+    json_path: str | None,
+) -> None:
+    """Replay TRACE through one expert cache and say how often the needed expert is resident.
+
+    TRACE is an lrcsim file (see `lrcsim trace import`) or bundled:teacher-forced; without it the generated trace that
+    comes with lrcsim.
+    """
+    from lrcsim.simulator import simulate
+    from lrcsim.traces import RoutingTrace
+
+    with RoutingTrace.open(trace) as opened:
+        if expert_bytes is not None:
+            opened.layers = opened.layers.with_expert_bytes(_size("--expert-bytes", expert_bytes))
+        counted = opened if profile == "self" else RoutingTrace.open(profile) if profile else None
+        with progress_bar(f"replaying {opened.num_tokens:,} tokens") as progress:
+            result = simulate(
+                opened,
+                policy,
+                cache,
+                scope=scope,  # type: ignore[arg-type]  # checked there, with a suggestion
+                access=access,  # type: ignore[arg-type]
+                prefill=prefill,
+                warm=warm,
+                profile=counted,
+                progress=progress,
+            )
+        if json_path is not None:
+            write_json(json_path, result.to_dict())
+        if json_path != "-":
+            _show(result)
+
+
+def _size(option: str, text: str) -> int:
+    from lrcsim.errors import ConfigError
+    from lrcsim.simulator.capacity import parse_bytes
+
+    amount = int(text) if text.isdecimal() else parse_bytes(text)
+    if not amount:
+        raise ConfigError(f"{option} {text!r} is not a size: write bytes as 2752512 or with a unit, 2.5MiB")
+    return amount
+
+
+def _show(result: Result) -> None:
+    from rich.table import Table
+
+    from lrcsim.traces import DECODE, PREFILL
+
+    data = result.to_dict()
+    cache, config, trace = data["cache"], data["config"], data["trace"]
+    out = console()
+    phases = f"prefill as {config['prefill']}, " if config["prefill"] else ""
+    out.print(
+        f"[bold]{trace['model']}[/bold]: {trace['tokens']:,} tokens in {trace['requests']:,} requests, "
+        f"{trace['num_layers']} MoE layers x {trace['num_experts']} experts, top-{trace['top_k']}"
+    )
+    out.print(
+        f"cache [bold]{config['cache']}[/bold] = {_capacity(config)}, access {config['access']}, {phases}"
+        f"{'warm' if config['warm'] else 'emptied'} between requests"
+    )
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("hit rate")
+    columns: list[tuple[str, Any]] = [("overall", None)]
+    columns += [(name, phase) for name, phase in (("prefill", PREFILL), ("decode", DECODE)) if result.tokens(phase)]
+    if len(columns) == 2:  # one phase only: it is the overall
+        columns = columns[:1]
+    for name, _ in columns:
+        table.add_column(name, justify="right")
+    mine = [percent(result.hit_rate if phase is None else result.phase_rate(phase)) for _, phase in columns]
+    table.add_row(f"[bold]{config['policy']}[/bold]", *(f"[bold]{value}[/bold]" for value in mine))
+    references = [("lru", result.lru), *result.bounds.items()]
+    for name, bound in references:
+        if bound is None or name == config["policy"]:
+            continue
+        label = {"lru": "lru", "upper": "no policy exceeds"}.get(
+            name, f"{name} ({'optimum' if bound.proven else 'heuristic'})"
+        )
+        shown = {"overall": bound.hit_rate, "prefill": bound.prefill_hit_rate, "decode": bound.decode_hit_rate}
+        table.add_row(label, *(percent(shown[column]) for column, _ in columns))
+    out.print()
+    out.print(table)
+    out.print()
+    if result.gap_closed is not None and config["policy"] not in ("lru", "belady", "belady-bypass"):
+        share, best = (
+            percent(abs(result.gap_closed)),
+            "optimum" if result.bounds["belady"].proven else "next-use heuristic",
+        )
+        verb = "closes" if result.gap_closed >= 0 else "falls below LRU by"
+        out.print(f"{config['policy']} {verb} {share} of the gap between LRU and the {best}")
+    out.print(
+        f"{cache['accesses']:,} accesses, {cache['misses']:,} misses ({cache['cold_misses']:,} cold), "
+        f"{cache['evictions']:,} evictions"
+        + (f", {cache['bypassed']:,} bypassed" if cache["bypassed"] else "")
+        + (f", {trace['unrecorded']:,} positions not recorded" if trace["unrecorded"] else "")
+    )
+    if cache["bytes_loaded"] is not None:
+        per_token = [
+            f"{human_bytes(cache[name]['bytes_per_token'])} per {name} token"
+            for name in ("prefill", "decode")
+            if cache[name]["bytes_per_token"] is not None
+        ]
+        out.print(f"loaded {human_bytes(cache['bytes_loaded'])}: {', '.join(per_token)}")
+    for warning in data["warnings"]:
+        out.print(f"[yellow]Note:[/yellow] {warning}")
+
+
+def _capacity(config: dict[str, Any]) -> str:
+    sizes = config["capacity"]
+    if config["capacity_unit"] == "bytes":
+        return f"{human_bytes(sizes[0])} in one pool"
+    if config["scope"] == "model":
+        return f"{sizes[0]:,} experts in one pool"
+    low, high = min(sizes), max(sizes)
+    return f"{low:,} experts per layer" if low == high else f"{low:,} to {high:,} experts per layer"

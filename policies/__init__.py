@@ -1,0 +1,19 @@
+"""Eviction policies: the contract (`Policy`), those built in, and how a name becomes one (`make_policy`)."""
+
+from lrcsim.policies.base import NEVER, Param, Policy, View
+from lrcsim.policies.ordering import RankedPolicy, ScorePolicy
+from lrcsim.policies.registry import BUILT_IN, FAMILIES, PolicySpec, make_policy, plugins
+
+__all__ = [
+    "BUILT_IN",
+    "FAMILIES",
+    "NEVER",
+    "Param",
+    "Policy",
+    "PolicySpec",
+    "RankedPolicy",
+    "ScorePolicy",
+    "View",
+    "make_policy",
+    "plugins",
+]

@@ -1,0 +1,241 @@
+"""The contract of an eviction policy, and what a policy may look at.
+
+A cache pool calls its policy so, layer-step after layer-step:
+
+    reset()                     the pool is empty: at the start, and whenever it is emptied between requests
+    access(batch, missed)       these experts are used now; those in ``missed`` were not resident and are loaded
+    victim(protected)           name a resident expert, not in ``protected``, to evict; asked until the rest fits
+    evicted(expert)             this expert has left the pool
+
+A fifth, ``refill()``, is for policies that load experts of their own accord (`Policy.refills`).
+
+Experts are ints (keys), the same in both scopes: ``key = layer * stride + expert``, see `View.layer_of`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from lrcsim.errors import PolicyError, did_you_mean
+
+__all__ = ["NEVER", "Param", "Policy", "Upcoming", "View"]
+
+NEVER = 2**62
+"""Next use of an expert that is not used again."""
+
+Value = int | float | str
+
+
+@dataclass(frozen=True)
+class Param:
+    """A parameter of a policy. Its type is its default's; the first of a policy is its main one (``name:16``).
+
+    Attributes:
+        name: as written in ``name:param=value``; the value becomes an attribute of the policy.
+        default: used when nothing is given.
+        help: what it does, with its unit.
+        minimum: smallest allowed value, or None.
+        maximum: largest allowed value, or None.
+    """
+
+    name: str
+    default: Value
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+
+    def convert(self, policy: str, given: object) -> Value:
+        """Return the value in the parameter's type.
+
+        Raises:
+            PolicyError: it has another type, or lies outside the range.
+        """
+        kind = type(self.default)
+        try:
+            if kind is int and isinstance(given, float) and not given.is_integer():
+                raise ValueError
+            value = kind(given)  # type: ignore[call-overload]
+        except (TypeError, ValueError):
+            article = "a whole number" if kind is int else "a number" if kind is float else "text"
+            raise PolicyError(f"{policy}: {self.name} must be {article}, given {given!r}") from None
+        low, high = self.minimum, self.maximum
+        if kind is not str and not (
+            (low is None or float(value) >= low) and (high is None or float(value) <= high)
+        ):  # written so that NaN fails
+            allowed = f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
+            raise PolicyError(f"{policy}: {self.name} must be {allowed}, given {given}")
+        return value  # type: ignore[no-any-return]
+
+
+class Upcoming(Protocol):
+    """The pool's accesses to come, for policies that need the future."""
+
+    def uses(self, step: int) -> Sequence[int]:
+        """Return the experts of this pool used in a step; empty past the last one."""
+
+    def end(self, step: int) -> int:
+        """Return the first step that no longer belongs to the request of ``step``."""
+
+    def horizon(self, step: int) -> int:
+        """Return the first step out of sight: the request's end if the cache is emptied then, else the trace's."""
+
+
+class View:
+    """What a policy may look at; the pool keeps it up to date.
+
+    Attributes:
+        capacity: slots of the pool, or bytes where experts differ in size and the cache is given in bytes.
+        slots: about how many experts fit: ``capacity``, or bytes over the mean size.
+        stride: E, for keys: ``key = layer * stride + expert``.
+        layers: the layers that share this pool.
+        num_layers: MoE layers of the model, L.
+        top_k: k of the model (of the layer with most).
+        step: number of the current forward pass.
+        request: number of the current request.
+        phase: 0 prefill, 1 decode.
+        layer: the layer being run.
+        weights: router weight of each expert in the batch (policies that need ``weights``), else empty.
+        next_use: time of the next use of each expert in the batch, `NEVER` if there is none (policies that need the
+            ``future``), else empty. The unit is layer-steps, or accesses when they are sequential.
+        upcoming: the accesses to come (policies that need the ``future``).
+        profile: uses of each key in a profiling run (policies that need a ``profile``), else empty.
+        size: bytes of an expert of each layer where ``capacity`` is in bytes, else None.
+    """
+
+    __slots__ = (
+        "capacity",
+        "layer",
+        "layers",
+        "next_use",
+        "num_layers",
+        "phase",
+        "profile",
+        "request",
+        "size",
+        "slots",
+        "step",
+        "stride",
+        "top_k",
+        "upcoming",
+        "weights",
+    )
+
+    def __init__(
+        self,
+        capacity: int,
+        stride: int,
+        layers: tuple[int, ...],
+        num_layers: int,
+        top_k: int,
+        size: dict[int, int] | None = None,
+    ) -> None:
+        self.capacity = capacity
+        self.stride = stride
+        self.layers = layers
+        self.num_layers = num_layers
+        self.top_k = top_k
+        self.size = size
+        self.slots = capacity if size is None else capacity * len(size) // sum(size.values())
+        self.step = self.request = self.layer = 0
+        self.phase = 1
+        self.weights: Sequence[float] = ()
+        self.next_use: Sequence[int] = ()
+        self.profile: Sequence[float] = ()
+        self.upcoming: Upcoming | None = None
+
+    def layer_of(self, key: int) -> int:
+        """Return the layer of a key."""
+        return key // self.stride
+
+    def take(self, ranked: Iterable[int], room: int) -> list[int]:
+        """Return the experts of ``ranked``, in that order, that fit together into ``room`` slots (or bytes)."""
+        chosen = []
+        for key in ranked:
+            need = 1 if self.size is None else self.size[key // self.stride]
+            if need <= room:
+                room -= need
+                chosen.append(key)
+        return chosen
+
+
+class Policy:
+    """Base of every eviction policy: state the spec as class attributes, write the four methods.
+
+    Attributes:
+        name: public name, lower case with dashes; the class's name if left out.
+        aliases: other names for it.
+        params: its parameters (`Param`); their values become attributes.
+        needs: what the trace or the user must supply: any of ``"weights"``, ``"future"``, ``"profile"``.
+        wants: what it uses where it is there, and does without where it is not.
+        bypass: misses may run from a staging buffer outside the capacity, so that any expert, also one of the current
+            batch, may be named as victim.
+        refills: the pool asks ``refill()`` before every step.
+        summary: one line for lists.
+        source: where the rule comes from: paper, project.
+        view: what the policy may look at (`View`), set before the first ``reset``.
+    """
+
+    name: ClassVar[str] = ""
+    aliases: ClassVar[tuple[str, ...]] = ()
+    params: ClassVar[tuple[Param, ...]] = ()
+    needs: ClassVar[frozenset[str]] = frozenset()
+    wants: ClassVar[frozenset[str]] = frozenset()
+    bypass: ClassVar[bool] = False
+    refills: ClassVar[bool] = False
+    summary: ClassVar[str] = ""
+    source: ClassVar[str] = ""
+    view: View
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in cls.__dict__:
+            cls.name = cls.__name__
+        if "summary" not in cls.__dict__:
+            cls.summary = (cls.__doc__ or "").strip().split("\n")[0]
+        unknown = set(cls.needs | cls.wants) - {"weights", "future", "profile"}
+        if unknown:
+            raise PolicyError(f"{cls.name}: needs {sorted(unknown)}, can only need 'weights', 'future', 'profile'")
+
+    def __init__(self, **params: object) -> None:
+        """Set the parameters.
+
+        Raises:
+            PolicyError: a parameter is unknown, or its value not allowed.
+        """
+        names = [param.name for param in self.params]
+        for given in params:
+            if given not in names:
+                has = f"it has {', '.join(names)}" if names else "it has none"
+                raise PolicyError(f"{self.name} has no parameter {given!r}, {has}{did_you_mean(given, names)}")
+        for param in self.params:
+            setattr(self, param.name, param.convert(self.name, params.get(param.name, param.default)))
+
+    def label(self) -> str:
+        """Return the name with the parameters, as it can be given to `lrcsim run --policy`."""
+        values = ",".join(f"{param.name}={getattr(self, param.name)}" for param in self.params)
+        return f"{self.name}:{values}" if values else self.name
+
+    def reset(self) -> None:
+        """Forget the residents: the pool is empty. Called before anything else."""
+        raise NotImplementedError
+
+    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
+        """Take note that the experts of ``batch`` are used, in this order; ``missed`` of them are being loaded."""
+        raise NotImplementedError
+
+    def victim(self, protected: Container[int]) -> int:
+        """Return the resident expert to evict, never one in ``protected`` (the current batch)."""
+        raise NotImplementedError
+
+    def evicted(self, key: int) -> None:
+        """Take note that ``key`` is no longer resident."""
+        raise NotImplementedError
+
+    def refill(self) -> Collection[int] | None:
+        """Return the whole contents that the pool shall have from this step on, or None to leave it.
+
+        These loads are reported as ``preloaded``, apart from misses.
+        """
+        return None

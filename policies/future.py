@@ -1,0 +1,121 @@
+"""Policies that know the future: the optimum, and the paper's look-ahead and static references."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Container, Sequence
+
+from lrcsim.policies.base import Param, Policy
+from lrcsim.policies.ordering import RankedKeys, RankedPolicy
+
+__all__ = ["Belady", "BeladyBypass", "SchLookahead", "SchStatic"]
+
+
+class Belady(RankedPolicy):
+    """Evict the expert whose next use is farthest: optimal for experts of equal size.
+
+    With co-resident batches time counts in layer-steps and the batch is protected, with sequential access in accesses
+    (Belady's MIN). Ties, which the optimum does not care about, go to the larger key, as in the paper's code.
+    With experts of unequal bytes, and under ``access="paper"``, it is only a good heuristic.
+    """
+
+    name = "belady"
+    aliases = ("min", "opt")
+    needs = frozenset({"future"})
+    source = "Belady 1966; Mattson et al. 1970"
+
+    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
+        put = self.residents.set
+        for key, next_use in zip(batch, self.view.next_use, strict=True):
+            put(key, -next_use, -key)
+
+
+class BeladyBypass(Belady):
+    """The optimum when misses may also run from a staging buffer outside the capacity."""
+
+    name = "belady-bypass"
+    aliases = ("min-bypass",)
+    bypass = True
+    source = "Belady 1966, with bypass"
+
+
+class SchLookahead(Policy):
+    """Evict the fewest uses in the next m steps (uses already made do not count), ties to the least recent.
+
+    The window of step i is steps i .. i + m - 1, so m = 1 is LRU. No upper bound for other policies.
+    """
+
+    name = "sch-lookahead"
+    needs = frozenset({"future"})
+    source = "calc_fsf of ljcleo/moe-lrc, the paper's SCH in its later version"
+    params = (Param("m", 16, "steps looked ahead, the current one included", minimum=1),)
+    m: int
+
+    def reset(self) -> None:
+        self.residents = RankedKeys()
+        self.uses: defaultdict[int, int] = defaultdict(int)
+        self.last_use: dict[int, int] = {}
+        self.seen = 0
+        self.end: int | None = None  # first step not yet counted
+
+    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
+        upcoming, step = self.view.upcoming, self.view.step
+        assert upcoming is not None
+        if self.end is None:
+            self.end = step
+        limit = min(step + self.m, upcoming.horizon(step))
+        while self.end < limit:
+            for key in upcoming.uses(self.end):
+                self.uses[key] += 1
+                if key in self.residents:
+                    self.residents.set(key, self.uses[key], self.last_use[key])
+            self.end += 1
+        for key in batch:
+            self.seen += 1
+            self.uses[key] -= 1
+            self.last_use[key] = self.seen
+            self.residents.set(key, self.uses[key], self.seen)
+
+    def victim(self, protected: Container[int]) -> int:
+        return self.residents.smallest(protected)
+
+    def evicted(self, key: int) -> None:
+        self.residents.discard(key)
+
+
+class SchStatic(Policy):
+    """The best fixed contents for every window of m steps, loaded free at its start; misses bypass.
+
+    Windows follow one another from the start of each request. The loads are reported as preloaded, not as misses, so
+    this may beat the optimum of a cache that has to load.
+    """
+
+    name = "sch-static"
+    needs = frozenset({"future"})
+    bypass = True
+    refills = True
+    source = "SCH of arXiv 2505.16056 in its first version, with windows that do not overlap"
+    params = (Param("m", 16, "steps per window", minimum=1),)
+    m: int
+
+    def reset(self) -> None:
+        self.passing: list[int] = []
+        self.window_end = -1
+
+    def refill(self) -> Collection[int] | None:
+        upcoming, step = self.view.upcoming, self.view.step
+        assert upcoming is not None
+        if step < self.window_end:
+            return None
+        self.window_end = min(step + self.m, upcoming.end(step))
+        uses = Counter(key for ahead in range(step, self.window_end) for key in upcoming.uses(ahead))
+        return self.view.take(sorted(uses, key=lambda key: (-uses[key], key)), self.view.capacity)
+
+    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
+        self.passing = list(missed)
+
+    def victim(self, protected: Container[int]) -> int:
+        return self.passing[-1]
+
+    def evicted(self, key: int) -> None:
+        self.passing.remove(key)

@@ -1,0 +1,198 @@
+"""Three ways to keep residents in order, shared by the policies: ranked keys, scores on demand, and queues."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Container, Sequence
+from heapq import heapify, heappop, heappush
+from typing import Any
+
+from lrcsim.errors import PolicyError
+from lrcsim.policies.base import Policy
+
+__all__ = ["EvictThenInsert", "RankedKeys", "RankedPolicy", "ScorePolicy", "first_unprotected"]
+
+
+def first_unprotected(keys: OrderedDict[int, None], protected: Container[int]) -> int:
+    """Return the first key that is not protected.
+
+    Raises:
+        PolicyError: there is none, so the pool asked for a victim it cannot have.
+    """
+    for key in keys:
+        if key not in protected:
+            return key
+    raise PolicyError("every resident expert is protected")
+
+
+class RankedKeys:
+    """Keys by rank, smallest first, when ranks change only by `set`: a heap whose outdated entries are skipped."""
+
+    def __init__(self) -> None:
+        self._entry: dict[int, tuple[Any, int, int]] = {}
+        self._heap: list[tuple[Any, int, int]] = []
+
+    def set(self, key: int, rank: Any, tie: int) -> None:
+        """Give ``key`` a rank; equal ranks are ordered by ``tie``, smallest first."""
+        entry = self._entry[key] = (rank, tie, key)
+        heappush(self._heap, entry)
+        if len(self._heap) > 4 * len(self._entry) + 64:
+            self._heap = list(self._entry.values())
+            heapify(self._heap)
+
+    def discard(self, key: int) -> None:
+        """Forget a key."""
+        del self._entry[key]
+
+    def __contains__(self, key: int) -> bool:
+        return key in self._entry
+
+    def smallest(self, protected: Container[int]) -> int:
+        """Return the key of smallest rank outside ``protected``.
+
+        Raises:
+            PolicyError: there is none.
+        """
+        heap, current, passed = self._heap, self._entry, []
+        while heap:
+            entry = heap[0]
+            key = entry[2]
+            if current.get(key) is not entry:
+                heappop(heap)
+            elif key in protected:
+                passed.append(heappop(heap))
+            else:
+                for entry in passed:
+                    heappush(heap, entry)
+                return key
+        raise PolicyError("every resident expert is protected")
+
+
+class RankedPolicy(Policy):
+    """Base: evict the resident of smallest rank, where an expert's rank changes only when it is used.
+
+    Equal ranks go to the least recent.
+    """
+
+    def reset(self) -> None:
+        self.residents = RankedKeys()
+        self.uses_seen = 0
+
+    def rank(self, key: int, place: int, missed: bool) -> Any:
+        """Return the rank of an expert being used, smallest to be evicted first.
+
+        Args:
+            key: the expert.
+            place: its place in the batch, for ``view.weights`` and ``view.next_use``.
+            missed: whether it is being loaded now.
+        """
+        raise NotImplementedError
+
+    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
+        rank, put, seen = self.rank, self.residents.set, self.uses_seen
+        loaded = missed if len(missed) < 8 else frozenset(missed)
+        for place, key in enumerate(batch):
+            put(key, rank(key, place, key in loaded), seen + place)
+        self.uses_seen = seen + len(batch)
+
+    def victim(self, protected: Container[int]) -> int:
+        return self.residents.smallest(protected)
+
+    def evicted(self, key: int) -> None:
+        self.residents.discard(key)
+
+
+class ScorePolicy(Policy):
+    """Base for a policy of your own: evict the resident with the smallest ``score``, ties to the least recent.
+
+    Write ``score``; override ``access`` (calling ``super().access``) to keep statistics.
+    """
+
+    def reset(self) -> None:
+        self.last_use: dict[int, int] = {}
+        self._uses_seen = 0
+        self._ranking: list[int] = []
+        self._ranked_for: Container[int] | None = None
+
+    def score(self, key: int) -> float:
+        """Return how much the resident ``key`` is worth keeping now."""
+        raise NotImplementedError
+
+    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
+        for key in batch:
+            self._uses_seen += 1
+            self.last_use[key] = self._uses_seen
+        self._ranked_for = None
+
+    def victim(self, protected: Container[int]) -> int:
+        if self._ranked_for is not protected:  # scores stand still within a layer-step: rank once, evict many
+            last_use, score = self.last_use, self.score
+            ranked = sorted(
+                [(score(key), last_use[key], key) for key in last_use if key not in protected], reverse=True
+            )
+            self._ranking = [entry[2] for entry in ranked]
+            self._ranked_for = protected
+        while self._ranking:
+            if self._ranking[-1] in self.last_use:
+                return self._ranking[-1]
+            self._ranking.pop()
+        raise PolicyError("every resident expert is protected")
+
+    def evicted(self, key: int) -> None:
+        del self.last_use[key]
+
+
+class EvictThenInsert(Policy):
+    """Base for queue algorithms defined as "evict, then insert": new experts join the queues after the evictions.
+
+    Only when the batch alone exceeds the capacity do they join before, to be ranked among themselves.
+    """
+
+    def reset(self) -> None:
+        self.waiting: list[int] = []
+
+    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
+        self.join()
+        loaded = frozenset(missed)
+        for key in batch:
+            if key in loaded:
+                self.miss(key)
+            else:
+                self.hit(key)
+        self.waiting = list(missed)
+
+    def victim(self, protected: Container[int]) -> int:
+        if not protected:
+            self.join()
+        return self.choose(protected)
+
+    def evicted(self, key: int) -> None:
+        if key in self.waiting:
+            self.waiting.remove(key)
+        else:
+            self.removed(key)
+
+    def join(self) -> None:
+        """Insert the experts loaded since the last call."""
+        for key in self.waiting:
+            self.insert(key)
+        self.waiting = []
+
+    def hit(self, key: int) -> None:
+        """Take note of a hit."""
+        raise NotImplementedError
+
+    def miss(self, key: int) -> None:
+        """Take note of a miss, before the evictions that it causes."""
+
+    def insert(self, key: int) -> None:
+        """Put a loaded expert into the queues."""
+        raise NotImplementedError
+
+    def choose(self, protected: Container[int]) -> int:
+        """Name the victim among the queues."""
+        raise NotImplementedError
+
+    def removed(self, key: int) -> None:
+        """Take an evicted expert out of the queues."""
+        raise NotImplementedError

@@ -1,0 +1,173 @@
+"""Policies that order experts by when they were used or loaded."""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from collections.abc import Container, Sequence
+
+from lrcsim.policies.base import Param, Policy
+from lrcsim.policies.ordering import EvictThenInsert, first_unprotected
+
+__all__ = ["Clock", "Fifo", "Lru", "Mru", "Random", "Sieve"]
+
+
+class Lru(Policy):
+    """Evict the expert whose last use is oldest."""
+
+    name = "lru"
+    source = "classic; in MoE engines since Mixtral offloading (arXiv 2312.17238)"
+
+    def reset(self) -> None:
+        self.order: OrderedDict[int, None] = OrderedDict()
+
+    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
+        order = self.order
+        for key in batch:
+            order[key] = None
+            order.move_to_end(key)
+
+    def victim(self, protected: Container[int]) -> int:
+        return first_unprotected(self.order, protected)
+
+    def evicted(self, key: int) -> None:
+        del self.order[key]
+
+
+class Mru(Lru):
+    """Evict the expert used last before the current batch."""
+
+    name = "mru"
+    source = "classic; good on cyclic scans"
+
+    def victim(self, protected: Container[int]) -> int:
+        return next(key for key in reversed(self.order) if key not in protected)
+
+
+class Fifo(Policy):
+    """Evict the expert loaded first."""
+
+    name = "fifo"
+    source = "classic"
+
+    def reset(self) -> None:
+        self.order: OrderedDict[int, None] = OrderedDict()
+
+    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
+        for key in missed:
+            self.order[key] = None
+
+    def victim(self, protected: Container[int]) -> int:
+        return first_unprotected(self.order, protected)
+
+    def evicted(self, key: int) -> None:
+        del self.order[key]
+
+
+class Random(Policy):
+    """Evict an expert drawn at random; the same seed gives the same run."""
+
+    name = "random"
+    source = "classic; the floor for every other policy"
+    params = (Param("seed", 0, "seed of the draws", minimum=0),)
+    seed: int
+
+    def reset(self) -> None:
+        self.keys: list[int] = []
+        self.place: dict[int, int] = {}
+        if not hasattr(self, "draws"):  # keep drawing on when the pool is emptied between requests
+            self.draws = random.Random(f"{self.seed}/{self.view.layers[0]}")
+
+    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
+        for key in missed:
+            self.place[key] = len(self.keys)
+            self.keys.append(key)
+
+    def victim(self, protected: Container[int]) -> int:
+        keys = self.keys
+        for _ in range(16):
+            key = keys[int(self.draws.random() * len(keys))]
+            if key not in protected:
+                return key
+        return self.draws.choice([key for key in keys if key not in protected])
+
+    def evicted(self, key: int) -> None:
+        last = self.keys.pop()
+        place = self.place.pop(key)
+        if last != key:
+            self.keys[place] = last
+            self.place[last] = place
+
+
+class Clock(EvictThenInsert):
+    """FIFO with a second chance: an expert used since the hand last passed is passed over once."""
+
+    name = "clock"
+    aliases = ("second-chance",)
+    source = "Corbato 1968"
+
+    def reset(self) -> None:
+        super().reset()
+        self.ring: OrderedDict[int, None] = OrderedDict()
+        self.used: set[int] = set()
+
+    def hit(self, key: int) -> None:
+        self.used.add(key)
+
+    def insert(self, key: int) -> None:
+        self.ring[key] = None
+
+    def choose(self, protected: Container[int]) -> int:
+        while True:
+            key = next(iter(self.ring))
+            if key in protected:
+                self.ring.move_to_end(key)
+            elif key in self.used:
+                self.used.discard(key)
+                self.ring.move_to_end(key)
+            else:
+                return key
+
+    def removed(self, key: int) -> None:
+        del self.ring[key]
+        self.used.discard(key)
+
+
+class Sieve(EvictThenInsert):
+    """One queue in load order; a hand sweeps from old to new, spares used experts once, and stays where it evicts."""
+
+    name = "sieve"
+    source = "Zhang et al., NSDI 2024"
+
+    def reset(self) -> None:
+        super().reset()
+        self.queue: list[int] = []  # oldest first
+        self.hand = 0
+        self.used: set[int] = set()
+
+    def hit(self, key: int) -> None:
+        self.used.add(key)
+
+    def insert(self, key: int) -> None:
+        self.queue.append(key)
+
+    def choose(self, protected: Container[int]) -> int:
+        while True:
+            if self.hand >= len(self.queue):
+                self.hand = 0
+            key = self.queue[self.hand]
+            if key not in protected:
+                if key not in self.used:
+                    return key
+                self.used.discard(key)
+            self.hand += 1
+
+    def removed(self, key: int) -> None:
+        queue = self.queue
+        place = self.hand if self.hand < len(queue) and queue[self.hand] == key else queue.index(key)
+        del queue[place]
+        if place < self.hand:
+            self.hand -= 1
+        if self.hand >= len(queue):  # past the newest: the next sweep starts at the oldest
+            self.hand = 0
+        self.used.discard(key)

@@ -1,0 +1,186 @@
+"""One pool of a cache: its residents, its capacity and its policy, under the three rules of access.
+
+This is the one place where hits, misses and evictions are decided; the replay and the event-driven engine both use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+
+from lrcsim.errors import PolicyError
+from lrcsim.policies import Policy, View
+from lrcsim.simulator.capacity import PoolSize
+
+__all__ = ["Pool"]
+
+NOTHING: frozenset[int] = frozenset()
+
+
+class Pool:
+    """A set of resident experts, kept within its capacity by a policy.
+
+    Args:
+        size: the layers that share the pool and its capacity.
+        policy: a policy object of its own.
+        view: what the policy may look at; whoever runs the pool sets its ``step``, ``layer``, ``weights`` ...
+
+    Attributes:
+        resident: keys of the experts now in the pool.
+        evictions: residents put out so far.
+        bypassed: loads that a bypassing policy never let in.
+        preloaded: experts loaded by ``refill``, by layer.
+    """
+
+    def __init__(self, size: PoolSize, policy: Policy, view: View) -> None:
+        self.capacity = size.capacity
+        self.policy = policy
+        self.view = view
+        self.evictions = 0
+        self.bypassed = 0
+        self.preloaded: dict[int, int] = dict.fromkeys(size.layers, 0)
+        self.size = view.size
+        policy.view = view
+        self.empty()
+
+    def empty(self) -> None:
+        """Put out everything, as between requests of a cold cache; this counts as no eviction."""
+        self.resident: set[int] = set()
+        self.used = 0
+        self.first_seen: set[int] = set()  # for access="paper"
+        self.policy.reset()
+
+    def refill(self) -> None:
+        """Let a refilling policy replace the contents before a step."""
+        if self.view.slots == 0:
+            return
+        wanted = self.policy.refill()
+        if wanted is None:
+            return
+        contents = set(wanted)
+        used = sum(map(self._bytes, contents)) if self.size else len(contents)
+        if used > self.capacity:
+            raise PolicyError(f"policy {self.policy.name}: refill() asks for {used}, the pool holds {self.capacity}")
+        for key in contents - self.resident:
+            self.preloaded[self.view.layer_of(key)] += 1
+        self.resident, self.used = contents, used
+
+    def coresident(self, batch: Sequence[int]) -> list[int]:
+        """Run a layer-step whose experts must all be resident together; return those that had to be loaded.
+
+        All are looked up among the residents at the start; misses are loaded; then the policy evicts until the pool
+        is within its capacity, never a member of the batch, unless the batch alone exceeds the capacity.
+        """
+        resident = self.resident
+        missed = [key for key in batch if key not in resident]
+        if self.view.slots == 0:
+            self.evictions += len(missed)
+            return missed
+        self.policy.access(batch, missed)
+        if missed:
+            self._load(missed)
+            if self._excess():
+                if self.policy.bypass:
+                    self._shrink(NOTHING, len(resident), missed)
+                else:
+                    self._shrink(frozenset(batch), len(resident) - len(batch))
+                    self._shrink(NOTHING, len(resident))
+        return missed
+
+    def sequential(self, batch: Sequence[int]) -> list[int]:
+        """Look up and insert expert after expert; return those that missed."""
+        resident, policy, view = self.resident, self.policy, self.view
+        weights, next_use = view.weights, view.next_use
+        missed = []
+        for place, key in enumerate(batch):
+            if weights:
+                view.weights = (weights[place],)
+            if next_use:
+                view.next_use = (next_use[place],)
+            if key in resident:
+                policy.access((key,), ())
+            else:
+                missed.append(key)
+                self._insert(key)
+        return missed
+
+    def paper(self, batch: Sequence[int]) -> list[int]:
+        """Look up the whole batch in what the last token left, then insert one by one; return those that missed.
+
+        The u-th distinct expert since the pool was emptied (from 0) is a hit if u is below the capacity, and so are
+        residents: ljcleo/moe-lrc, calc_lru and its kin.
+        """
+        resident, view, seen = self.resident, self.view, self.first_seen
+        missed = []
+        for key in batch:
+            if key not in seen:
+                if len(seen) >= self.capacity:
+                    missed.append(key)
+                seen.add(key)
+            elif key not in resident:
+                missed.append(key)
+        weights, next_use = view.weights, view.next_use
+        for place, key in enumerate(batch):
+            view.layer = key // view.stride
+            if weights:
+                view.weights = (weights[place],)
+            if next_use:
+                view.next_use = (next_use[place],)
+            if key in resident:
+                self.policy.access((key,), ())
+            else:
+                self._insert(key)
+        return missed
+
+    def method(self, access: str) -> Callable[[Sequence[int]], list[int]]:
+        """Return the method for a rule of access: ``coresident``, ``sequential`` or ``paper``."""
+        return {"coresident": self.coresident, "sequential": self.sequential, "paper": self.paper}[access]
+
+    def _insert(self, key: int) -> None:
+        """Load one expert and make room for it."""
+        if self.view.slots == 0:
+            self.evictions += 1
+            return
+        one = (key,)
+        self.policy.access(one, one)
+        self._load(one)
+        if self._excess():
+            if self.policy.bypass:
+                self._shrink(NOTHING, len(self.resident), one)
+            else:
+                self._shrink(frozenset(one), len(self.resident) - 1)
+                self._shrink(NOTHING, len(self.resident))
+
+    def _bytes(self, key: int) -> int:
+        assert self.size is not None
+        return self.size[key // self.view.stride]
+
+    def _load(self, keys: Sequence[int]) -> None:
+        self.resident.update(keys)
+        self.used = sum(map(self._bytes, keys), self.used) if self.size else len(self.resident)
+
+    def _excess(self) -> bool:
+        return self.used > self.capacity
+
+    def _shrink(self, protected: Container[int], candidates: int, loaded: Sequence[int] = ()) -> None:
+        """Evict until within the capacity or ``candidates`` have gone; evictions among ``loaded`` are bypasses."""
+        resident, policy = self.resident, self.policy
+        while self.used > self.capacity and candidates:
+            key = policy.victim(protected)
+            if key not in resident or key in protected:
+                raise PolicyError(self._misnamed(key, protected))
+            resident.remove(key)
+            policy.evicted(key)
+            self.used -= self._bytes(key) if self.size else 1
+            candidates -= 1
+            if key in loaded:
+                self.bypassed += 1
+            else:
+                self.evictions += 1
+
+    def _misnamed(self, key: object, protected: Container[int]) -> str:
+        what = f"expert {key} (layer {key // self.view.stride})" if isinstance(key, int) else repr(key)
+        why = "which belongs to the current batch" if key in protected else "which is not resident"
+        return (
+            f"policy {self.policy.name}: victim() returned {what}, {why}; "
+            "return a resident expert that is not in `protected`"
+        )

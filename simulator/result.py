@@ -1,0 +1,164 @@
+"""The outcome of a simulation, as values, as JSON, and with the bounds beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lrcsim.simulator.replay import Counts
+from lrcsim.traces import DECODE, PREFILL, RoutingTrace
+
+__all__ = ["Bound", "Result", "rate"]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A hit rate to compare with.
+
+    Attributes:
+        hit_rate: over all accesses.
+        prefill_hit_rate: over those of prefill steps, or None when there are none or the bound does not say.
+        decode_hit_rate: the same for decode steps.
+        proven: True when no policy under the same rules can have more hits.
+        note: what kind of bound it is, in a few words.
+    """
+
+    hit_rate: float
+    prefill_hit_rate: float | None
+    decode_hit_rate: float | None
+    proven: bool
+    note: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values as JSON has them."""
+        return {
+            "hit_rate": self.hit_rate,
+            "prefill_hit_rate": self.prefill_hit_rate,
+            "decode_hit_rate": self.decode_hit_rate,
+            "proven": self.proven,
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `simulate` found.
+
+    Attributes:
+        trace: the trace it ran.
+        config: the options as resolved, JSON values.
+        counts: hits and misses by phase and layer.
+        bounds: by name: ``belady`` always (unless not asked for), ``belady-bypass`` for a policy that bypasses,
+            ``upper`` for experts of unequal bytes.
+        lru: hit rate of LRU under the same rules, or None when bounds were not asked for.
+        warnings: what a reader of the numbers should know.
+    """
+
+    trace: RoutingTrace
+    config: dict[str, Any]
+    counts: Counts
+    bounds: dict[str, Bound]
+    lru: Bound | None
+    warnings: list[str]
+
+    @property
+    def hit_rate(self) -> float | None:
+        """Hits over accesses, both phases together; None when nothing was accessed."""
+        return rate(self.counts)
+
+    def phase_rate(self, phase: int) -> float | None:
+        """Hits over accesses of one phase (`PREFILL` or `DECODE`); None when it has no accesses."""
+        return rate(self.counts, phase)
+
+    @property
+    def gap_closed(self) -> float | None:
+        """Share of the way from LRU to the optimum: 0 is LRU, 1 the optimum, None where there is no gap."""
+        best = self.bounds.get("belady-bypass") or self.bounds.get("belady")
+        mine = self.hit_rate
+        if self.lru is None or best is None or mine is None or best.hit_rate - self.lru.hit_rate < 1e-12:
+            return None
+        return (mine - self.lru.hit_rate) / (best.hit_rate - self.lru.hit_rate)
+
+    def bytes_loaded(self, phase: int | None = None) -> int | None:
+        """Bytes of the experts that missed, in one phase or both; None when the trace has no expert sizes."""
+        sizes = self.trace.expert_bytes
+        if sizes is None:
+            return None
+        misses = self.counts.misses.sum(axis=0) if phase is None else self.counts.misses[phase]
+        return int(misses @ sizes)
+
+    def bytes_per_token(self, phase: int) -> float | None:
+        """Bytes loaded per token of a phase; None without expert sizes or tokens."""
+        tokens = self.tokens(phase)
+        loaded = self.bytes_loaded(phase)
+        return None if loaded is None or not tokens else loaded / tokens
+
+    def tokens(self, phase: int) -> int:
+        """Tokens of a phase; a trace without phases has decode tokens only."""
+        given = self.trace.phase
+        if given is None:
+            return self.trace.num_tokens if phase == DECODE else 0
+        return int(np.count_nonzero(given == phase))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values: design names, rates in 0..1, None for what is not known."""
+        trace, counts = self.trace, self.counts
+
+        def phase_part(phase: int) -> dict[str, Any]:
+            accesses, misses = int(counts.accesses[phase].sum()), int(counts.misses[phase].sum())
+            return {
+                "hit_rate": rate(counts, phase),
+                "hits": accesses - misses,
+                "accesses": accesses,
+                "bytes_loaded": self.bytes_loaded(phase),
+                "tokens": self.tokens(phase),
+                "steps": int(counts.steps[phase]),
+                "bytes_per_token": self.bytes_per_token(phase),
+            }
+
+        accesses, misses = int(counts.accesses.sum()), int(counts.misses.sum())
+        per_layer = counts.accesses.sum(axis=0)
+        return {
+            "trace": {
+                "model": trace.model,
+                "path": None if trace.path is None else str(trace.path),
+                "tokens": trace.num_tokens,
+                "requests": trace.num_requests,
+                "num_layers": trace.num_layers,
+                "num_experts": trace.num_experts,
+                "top_k": trace.top_k,
+                "expert_bytes": None if trace.expert_bytes is None else trace.expert_bytes.tolist(),
+                "has_phases": "phase" in trace.columns,
+                "unrecorded": trace.count_unrecorded(),
+            },
+            "config": self.config,
+            "cache": {
+                "hit_rate": self.hit_rate,
+                "hits": accesses - misses,
+                "accesses": accesses,
+                "misses": misses,
+                "cold_misses": counts.cold_misses,
+                "evictions": counts.evictions,
+                "bypassed": counts.bypassed,
+                "preloaded": int(counts.preloaded.sum()),
+                "bytes_loaded": self.bytes_loaded(),
+                "prefill": phase_part(PREFILL),
+                "decode": phase_part(DECODE),
+                "per_layer_hit_rate": [
+                    None if total == 0 else int(total - missed) / int(total)
+                    for total, missed in zip(per_layer, counts.misses.sum(axis=0), strict=True)
+                ],
+            },
+            "bounds": {name.replace("-", "_"): bound.to_dict() for name, bound in self.bounds.items()},
+            "baseline": {"lru": None if self.lru is None else self.lru.to_dict(), "gap_closed": self.gap_closed},
+            "warnings": self.warnings,
+        }
+
+
+def rate(counts: Counts, phase: int | None = None) -> float | None:
+    """Return hits over accesses, of one phase or both; None when there are no accesses."""
+    rows = slice(None) if phase is None else phase
+    accesses = int(counts.accesses[rows].sum())
+    return None if accesses == 0 else (accesses - int(counts.misses[rows].sum())) / accesses
