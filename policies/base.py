@@ -14,6 +14,7 @@ Experts are ints (keys), the same in both scopes: ``key = layer * stride + exper
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -54,19 +55,25 @@ class Param:
         """
         kind = type(self.default)
         try:
-            if kind is int and isinstance(given, float) and not given.is_integer():
+            if kind is str:
+                return str(given)
+            number = float(given)  # type: ignore[arg-type]  # whatever it is: a TypeError is told below
+            if kind is int and not number.is_integer():
                 raise ValueError
-            value = kind(given)  # type: ignore[call-overload]
         except (TypeError, ValueError):
-            article = "a whole number" if kind is int else "a number" if kind is float else "text"
-            raise PolicyError(f"{policy}: {self.name} must be {article}, given {given!r}") from None
+            expected = "a whole number" if kind is int else "a number"
+            raise PolicyError(f"{policy}: {self.name} must be {expected}, given {given!r}") from None
         low, high = self.minimum, self.maximum
-        if kind is not str and not (
-            (low is None or float(value) >= low) and (high is None or float(value) <= high)
-        ):  # written so that NaN fails
-            allowed = f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
+        if not (-math.inf if low is None else low) <= number <= (math.inf if high is None else high):  # NaN fails
+            allowed = (
+                f"{low:g} to {high:g}"
+                if low is not None and high is not None
+                else f"at least {low:g}"
+                if low is not None
+                else f"at most {high:g}"
+            )
             raise PolicyError(f"{policy}: {self.name} must be {allowed}, given {given}")
-        return value  # type: ignore[no-any-return]
+        return int(number) if kind is int else number
 
 
 class Upcoming(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Container, Sequence
+from typing import ClassVar
 
 from lrcsim.policies.base import Param, Policy
 from lrcsim.policies.ordering import RankedKeys, RankedPolicy
@@ -20,7 +21,7 @@ class Belady(RankedPolicy):
     """
 
     name = "belady"
-    aliases = ("min", "opt")
+    aliases: ClassVar[tuple[str, ...]] = ("min", "opt")
     needs = frozenset({"future"})
     source = "Belady 1966; Mattson et al. 1970"
 

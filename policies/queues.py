@@ -55,12 +55,14 @@ class Slru(EvictThenInsert):
 class S3Fifo(EvictThenInsert):
     """Three FIFO queues: a small one filters experts used once, the main one gives second chances, a ghost remembers.
 
-    The small queue has at least one slot: rounding its share down to none would admit nothing.
+    While the cache fills up, experts that find the small queue full join the main one (the authors' present code; their
+    paper puts them into the small queue). The small queue has at least one slot: rounding its share down to none would
+    admit nothing.
     """
 
     name = "s3-fifo"
     aliases = ("s3fifo",)
-    source = "Yang et al., SOSP 2023"
+    source = "Yang et al., SOSP 2023, as in libCacheSim 0.3.5"
     params = (
         Param("share", 0.1, "share of the slots in the small queue", 0, 1),
         Param("threshold", 2, "uses in the small queue that earn a place in the main one", minimum=1),
@@ -79,6 +81,7 @@ class S3Fifo(EvictThenInsert):
         self.ghost: Queue = OrderedDict()
         self.uses: dict[int, int] = {}
         self.remembered: set[int] = set()
+        self.filling = True  # until the first eviction
 
     def hit(self, key: int) -> None:
         self.uses[key] += 1
@@ -89,7 +92,8 @@ class S3Fifo(EvictThenInsert):
             self.remembered.add(key)
 
     def insert(self, key: int) -> None:
-        (self.main if key in self.remembered else self.small)[key] = None
+        to_main = key in self.remembered or (self.filling and len(self.small) >= self.small_slots)
+        (self.main if to_main else self.small)[key] = None
         self.remembered.discard(key)
         self.uses[key] = 0
 
@@ -121,6 +125,7 @@ class S3Fifo(EvictThenInsert):
             self.main.move_to_end(key)
 
     def removed(self, key: int) -> None:
+        self.filling = False
         del self.uses[key]
         if key in self.main:
             del self.main[key]

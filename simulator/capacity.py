@@ -18,7 +18,7 @@ SCOPES: tuple[Scope, ...] = ("layer", "model")
 CacheSize = str | int | float | Sequence[int | str]
 FORMS = "use 2x (times active experts), 16 (experts), 25% (of all), 4GiB (bytes), or a list with one entry per layer"
 
-UNITS = {"B": 1} | {
+UNITS: dict[str, int] = {"B": 1} | {
     prefix + suffix: base**power
     for power, prefix in enumerate("KMGT", start=1)
     for suffix, base in (("iB", 1024), ("B", 1000))
@@ -46,7 +46,7 @@ def parse_bytes(text: str) -> int | None:
     match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]+)\s*", text)
     if not match:
         return None
-    units = {name.lower(): value for name, value in UNITS.items()}
+    units: dict[str, int] = {name.lower(): value for name, value in UNITS.items()}
     unit = match[2].lower()
     if unit not in units or match[1].count(".") > 1 or match[1] == ".":
         return None

@@ -92,8 +92,12 @@ def replay(job: Replay, *, record: bool = False, progress: Progress | None = Non
     if future is not None:
         for pool in pools:
             pool.view.upcoming = future.of_pool(pool.view.layers)
+    layers = trace.num_layers
     counts = Counts(
-        *(np.zeros(shape, np.int64) for shape in ((2, trace.num_layers), (2, trace.num_layers), trace.num_layers, 2))
+        accesses=np.zeros((2, layers), np.int64),
+        misses=np.zeros((2, layers), np.int64),
+        preloaded=np.zeros(layers, np.int64),
+        steps=np.zeros(2, np.int64),
     )
     recorded: list[npt.NDArray[np.bool_]] = []
     runner = _Runner(pools, job)
@@ -126,7 +130,7 @@ def replay(job: Replay, *, record: bool = False, progress: Progress | None = Non
 
 def _make_pools(job: Replay) -> list[Pool]:
     trace = job.trace
-    pools = []
+    pools: list[Pool] = []
     for size in job.pools:
         sizes = None if size.bytes_per_expert is None else dict(zip(size.layers, size.bytes_per_expert, strict=True))
         view = View(size.capacity, trace.num_experts, size.layers, trace.num_layers, trace.top_k, sizes)

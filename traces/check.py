@@ -91,6 +91,9 @@ def check_tokens(columns: Mapping[str, npt.NDArray[Any]], layers: LayerTable, fi
         if name.startswith("predictions/"):
             report((predicted < -1) | (predicted >= limit), "predicted expert id {value} out of range", name)
     stack = columns.get("stack")
+    if stack is None and len(layers.stack_names) > 1:
+        names = ", ".join(layers.stack_names)
+        problems.append(Problem(f"token {first_token}", f"has no stack, the model has several ({names})", len(experts)))
     if stack is not None:
         report(stack >= len(layers.stack_names), f"stack {{value}}, allowed 0..{len(layers.stack_names) - 1}", "stack")
         foreign = stack[:, None] != layers.stack[None, :]
@@ -134,18 +137,17 @@ def check_file(
     except TraceError as error:
         return [Problem(str(path), str(error).removeprefix(f"{path}: "))]
     with trace:
-        problems = check_offsets(trace.offsets, trace.num_tokens)
         merged: dict[str, Problem] = {}
         for low in range(0, trace.num_tokens, tokens_per_read):
             high = min(low + tokens_per_read, trace.num_tokens)
             try:
                 found = check_tokens({name: trace.read(name, low, high) for name in trace.columns}, trace.layers, low)
             except TraceError as error:
-                return [*problems, *merged.values(), Problem(f"tokens {low}..{high - 1}", str(error))]
+                return [*merged.values(), Problem(f"tokens {low}..{high - 1}", str(error))]
             for problem in found:
                 kind = problem.what.split(",")[0].translate(str.maketrans("", "", "0123456789.-"))
                 seen = merged.get(kind)
                 merged[kind] = Problem(seen.where, seen.what, seen.count + problem.count) if seen else problem
             if progress is not None:
                 progress(high, trace.num_tokens)
-    return [*problems, *merged.values()][:MAX_PROBLEMS]
+    return list(merged.values())[:MAX_PROBLEMS]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.errors import TraceError
-from lrcsim.traces.check import check_tokens
+from lrcsim.traces.check import check_offsets, check_tokens
 from lrcsim.traces.layers import LayerTable
 from lrcsim.traces.trace import RoutingTrace
 
@@ -55,7 +56,7 @@ def open_trace(path: Path) -> RoutingTrace:
     except TraceError:
         file.close()
         raise
-    except (KeyError, OSError, ValueError, TypeError, RuntimeError) as error:
+    except (KeyError, OSError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
         file.close()
         raise TraceError(f"{path}: is damaged or not written as FORMAT.md says ({error})") from None
 
@@ -100,14 +101,22 @@ def _read_header(path: Path, file: h5py.File) -> RoutingTrace:
             raise TraceError(f"{path}: {data.name} is {data.dtype} {list(data.shape)}, must be {list(want)}")
         if (name == "experts" or name.startswith("predictions/")) and data.dtype != np.uint16:
             raise TraceError(f"{path}: {data.name} is {data.dtype}, must be uint16")
+    offsets = np.asarray(file["requests/offsets"][:])
+    if offsets.dtype.kind not in "iu":
+        raise TraceError(f"{path}: requests/offsets is {offsets.dtype}, must be integers")
+    offsets = offsets.astype(np.int64)
+    for problem in check_offsets(offsets, shape[0]):
+        raise TraceError(f"{path}: {problem}")
     domains = None
     if "requests/domain" in file:
         names = file["requests/domain_names"].asstr()[:]
         domains = [str(names[i]) for i in file["requests/domain"][:]]
+        if len(domains) != len(offsets) - 1:
+            raise TraceError(f"{path}: requests/domain has {len(domains)} entries, not one per request")
     return RoutingTrace(
         layers,
         columns,
-        file["requests/offsets"][:].astype(np.int64),
+        offsets,
         domains=domains,
         model=str(file.attrs.get("model", "unknown")),
         provenance=json.loads(file.attrs.get("provenance", "{}")),
@@ -258,14 +267,20 @@ class TraceWriter:
             with open(self._partial, "rb") as written:
                 os.fsync(written.fileno())
             os.replace(self._partial, self._path)
+        except OSError as error:
+            self.abandon()
+            raise TraceError(f"{self._path}: cannot be written ({error.strerror or error})") from None
         except BaseException:
             self.abandon()
             raise
 
     def abandon(self) -> None:
         """Drop what was written; the final name is left as it was."""
-        self._file.close()
-        self._partial.unlink(missing_ok=True)
+        try:
+            with suppress(OSError, RuntimeError):  # a full disk: what cannot be flushed is dropped anyway
+                self._file.close()
+        finally:
+            self._partial.unlink(missing_ok=True)
 
     def __enter__(self) -> TraceWriter:
         return self

@@ -231,7 +231,7 @@ class RoutingTrace:
             return self._loaded[name][low:high]
         try:
             data = np.asarray(self.columns[name][low:high])
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             raise TraceError(f"{self.path}: {name} cannot be read at tokens {low}..{high - 1}: {error}") from None
         if data.dtype == np.uint16:  # expert ids as stored in a file: 65535 is "not recorded"
             narrow = data.view(np.int16)

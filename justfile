@@ -1,0 +1,29 @@
+python := ".venv/bin/python"
+
+# list the recipes
+default:
+    @just --list
+
+# a virtual environment with everything the tests need
+setup:
+    python3 -m venv .venv && .venv/bin/pip install -q -e '.[test]'
+
+# format, and mend what the linter can
+fix:
+    {{python}} -m ruff check --fix . ; {{python}} -m ruff format .
+
+# formatting, lint, types (of the installed package, outside the checkout)
+check:
+    {{python}} -m ruff check . && {{python}} -m ruff format --check . && {{python}} tests/check_types.py
+
+# the tests, in parallel
+test *ARGS:
+    {{python}} -m pytest -q -n auto {{ARGS}}
+
+# one question of benchmarks/; without a name, list them
+bench NAME="":
+    @if [ -z "{{NAME}}" ]; then ls benchmarks/bench_*.py; else {{python}} benchmarks/bench_{{NAME}}.py; fi
+
+# all of CI in a fresh environment
+ci:
+    bash .ci/run

@@ -1,0 +1,44 @@
+"""Settings for all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+from hypothesis import settings
+
+from lrcsim.cli.main import main
+
+# The same examples in every run; LRCSIM_HYPOTHESIS=explore draws new ones, and more.
+settings.register_profile("default", derandomize=True, deadline=None)
+settings.register_profile("explore", max_examples=2_000, deadline=None)
+settings.load_profile(os.environ.get("LRCSIM_HYPOTHESIS", "default"))
+
+
+class Outcome(NamedTuple):
+    """What a run of the command line left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+Lrcsim = Callable[..., Outcome]
+
+
+@pytest.fixture
+def lrcsim(capsys: pytest.CaptureFixture[str]) -> Lrcsim:
+    """Run the command line in this process."""
+
+    def run(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        code = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Outcome(code, *capsys.readouterr())
+
+    return run

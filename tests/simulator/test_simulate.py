@@ -1,0 +1,153 @@
+"""`simulate`: options, the result's JSON, warnings, bounds beside the result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lrcsim.errors import ConfigError
+from lrcsim.simulator import simulate
+from lrcsim.traces import RoutingTrace
+
+
+def cyclic(tokens: int = 12, **options: object) -> RoutingTrace:
+    """Two layers of 4 experts, top-1: every layer walks 0, 1, 2, 3, 0 ..."""
+    experts = np.tile(np.arange(tokens).reshape(-1, 1, 1) % 4, (1, 2, 1))
+    return RoutingTrace.from_arrays(experts, num_experts=4, **options)  # type: ignore[arg-type]
+
+
+def test_json_has_the_names_of_the_design() -> None:
+    phase = [0] * 4 + [1] * 8
+    data = simulate(cyclic(phase=phase, expert_bytes=10, model="walk"), "lru", 2).to_dict()
+    assert json.loads(json.dumps(data, allow_nan=False)) == data
+    # One prefill step over 0, 1, 2, 3: four misses a layer; decode then misses all 8 tokens: LRU on a cycle.
+    assert data["cache"]["prefill"] == {
+        "hit_rate": 0.0, "hits": 0, "accesses": 8, "bytes_loaded": 80, "tokens": 4, "steps": 1, "bytes_per_token": 20.0,
+    }  # fmt: skip
+    assert data["cache"]["decode"]["accesses"] == 16
+    assert data["cache"]["bytes_loaded"] == 240
+    assert data["cache"]["cold_misses"] == 8
+    # Farthest next use: the prefill ends holding 0 and 1, next used first. Decode 0h 1h, 2 puts out 1 (next use of 0 at
+    # 4, of 1 at 5), 3 puts out 2, 0h, 1 puts out 0 ... : hits at 0, 1, 0, 3 of 0 1 2 3 0 1 2 3.
+    assert data["bounds"]["belady"]["decode_hit_rate"] == 0.5
+    assert data["bounds"]["belady"]["proven"] is True
+    assert data["baseline"]["gap_closed"] == 0.0
+    assert data["config"]["policy"] == "lru"
+    assert data["trace"]["model"] == "walk"
+
+
+def test_unknown_sizes_and_empty_phases_are_none_not_nan() -> None:
+    data = simulate(cyclic(), "lru", 2).to_dict()
+    assert data["cache"]["bytes_loaded"] is None
+    assert data["cache"]["prefill"]["hit_rate"] is None
+    assert data["config"]["prefill"] is None
+
+
+def test_prefill_groups_prompt_tokens() -> None:
+    trace = cyclic(8, phase=[0] * 6 + [1] * 2)
+    steps = {
+        prefill: simulate(trace, "lru", 4, prefill=prefill, bounds=False).to_dict()["cache"]["prefill"]
+        for prefill in ("step", "chunk:4", "chunk:100", "token")
+    }
+    # Prompt 0 1 2 3 0 1: one batch of 4; batches {0 1 2 3} and {0 1}; six batches of one. Two layers.
+    assert [(part["steps"], part["accesses"], part["hits"]) for part in steps.values()] == [
+        (1, 8, 0), (2, 12, 4), (1, 8, 0), (6, 12, 4),
+    ]  # fmt: skip
+
+
+def test_cold_empties_between_requests() -> None:
+    trace = cyclic(8, offsets=[0, 4, 8])
+    assert simulate(trace, "lru", 4).hit_rate == 0.5
+    cold = simulate(trace, "lru", 4, warm=False)
+    assert cold.hit_rate == 0.0
+    assert cold.counts.cold_misses == 16
+    assert cold.bounds["belady"].hit_rate == 0.0
+
+
+def test_positions_not_recorded_are_in_no_account() -> None:
+    experts = np.array([[[0, 1]], [[-1, -1]], [[0, -1]]])
+    result = simulate(RoutingTrace.from_arrays(experts, num_experts=4), "lru", 2)
+    assert (result.counts.accesses.sum(), result.counts.misses.sum()) == (3, 2)
+    assert result.to_dict()["trace"]["unrecorded"] == 3
+
+
+def test_record_marks_each_access() -> None:
+    result = simulate(cyclic(6), "lru", 4, record=True, bounds=False)
+    assert result.counts.hit is not None
+    assert result.counts.hit.tolist() == [False] * 8 + [True] * 4
+
+
+def test_warning_below_one_token_cycle() -> None:
+    trace = RoutingTrace.from_arrays(np.zeros((20, 8, 1), int), num_experts=4)
+    result = simulate(trace, "lru", 7, scope="model")
+    assert result.hit_rate == 0.0  # every token uses the same 8 keys, the pool holds 7
+    assert any("below one token cycle" in warning for warning in result.warnings)
+    assert not simulate(trace, "lru", 8, scope="model").warnings or "cycle" not in str(
+        simulate(trace, "lru", 8, scope="model").warnings
+    )
+
+
+def test_warning_when_everything_fits() -> None:
+    assert "holds every expert" in str(simulate(cyclic(), "fifo", 4).warnings)
+    assert "holds every expert" in str(simulate(cyclic(), "fifo", 8, scope="model").warnings)
+    assert not simulate(cyclic(), "fifo", 3).warnings
+
+
+def test_warning_when_the_cache_never_fills() -> None:
+    trace = RoutingTrace.from_arrays(np.arange(3).reshape(3, 1, 1), num_experts=64)
+    assert "never filled" in str(simulate(trace, "fifo", 16).warnings)
+
+
+def test_warning_about_free_loads() -> None:
+    assert "loaded ahead" in str(simulate(cyclic(), "static", 2, profile=cyclic()).warnings)
+
+
+def test_progress_covers_all_runs() -> None:
+    seen: list[tuple[int, int]] = []
+    trace = cyclic()
+    simulate(trace, "fifo", 2, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (36, 36)  # fifo, lru, belady
+    assert seen == sorted(seen)
+
+
+def test_bounds_are_computed_once_per_trace() -> None:
+    trace = cyclic()
+    first = simulate(trace, "fifo", 2).bounds["belady"]
+    assert simulate(trace, "mru", 2).bounds["belady"] == first
+    assert len(trace.notes) == 2  # lru, belady
+
+
+def test_unequal_bytes_get_a_bound_that_nothing_exceeds() -> None:
+    trace = cyclic(expert_bytes=[10, 30])
+    result = simulate(trace, "lru", "100B", scope="model")
+    assert result.bounds["belady"].proven is False
+    assert "heuristic" in result.bounds["belady"].note
+    assert result.bounds["upper"].proven is True
+    assert result.bounds["upper"].hit_rate >= result.bounds["belady"].hit_rate
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"access": "corresident"}, "did you mean 'coresident'"),
+        ({"prefill": "chunks"}, "prefill 'chunks' is not known"),
+        ({"prefill": "chunk:0"}, "prefill 'chunk:0' is not known"),
+        ({"prefill": "chunk:-1"}, "is not known"),
+        ({"access": "paper", "prefill": "step"}, "a batch is one token"),
+        ({"access": "paper", "warm": True}, "every request starts cold"),
+        ({"profile": RoutingTrace.from_arrays([[[0]]], num_experts=4)}, "the profile is of another model"),
+    ],
+)
+def test_refused_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        simulate(cyclic(), "static" if "profile" in options else "lru", 2, **options)  # type: ignore[arg-type]
+
+
+def test_a_file_is_replayed_as_the_arrays_are(tmp_path: Path) -> None:
+    trace = cyclic(40, phase=[0] * 10 + [1] * 30, offsets=[0, 40])
+    trace.save(tmp_path / "t.h5")
+    with RoutingTrace.open(tmp_path / "t.h5") as opened:
+        assert simulate(opened, "lru", 3).to_dict()["cache"] == simulate(trace, "lru", 3).to_dict()["cache"]
