@@ -73,7 +73,7 @@ class Pool:
         resident = self.resident
         missed = [key for key in batch if key not in resident]
         if self.view.slots == 0:
-            self.evictions += len(missed)
+            self._pass_through(len(missed))
             return missed
         self.policy.access(batch, missed)
         if missed:
@@ -90,6 +90,7 @@ class Pool:
         """Look up and insert expert after expert; return those that missed."""
         resident, policy, view = self.resident, self.policy, self.view
         weights, next_use = view.weights, view.next_use
+        view.layer_weights = weights
         missed = []
         for place, key in enumerate(batch):
             if weights:
@@ -119,8 +120,14 @@ class Pool:
             elif key not in resident:
                 missed.append(key)
         weights, next_use = view.weights, view.next_use
+        layer = -1
         for place, key in enumerate(batch):
-            view.layer = key // view.stride
+            if key // view.stride != layer:
+                layer = view.layer = key // view.stride
+                if weights:
+                    view.layer_weights = [
+                        weight for other, weight in zip(batch, weights, strict=True) if other // view.stride == layer
+                    ]
             if weights:
                 view.weights = (weights[place],)
             if next_use:
@@ -138,7 +145,7 @@ class Pool:
     def _insert(self, key: int) -> None:
         """Load one expert and make room for it."""
         if self.view.slots == 0:
-            self.evictions += 1
+            self._pass_through(1)
             return
         one = (key,)
         self.policy.access(one, one)
@@ -149,6 +156,13 @@ class Pool:
             else:
                 self._shrink(frozenset(one), len(self.resident) - 1)
                 self._shrink(NOTHING, len(self.resident))
+
+    def _pass_through(self, loads: int) -> None:
+        """Count loads into a pool that cannot hold a single expert."""
+        if self.policy.bypass:
+            self.bypassed += loads
+        else:
+            self.evictions += loads
 
     def _bytes(self, key: int) -> int:
         assert self.size is not None

@@ -33,7 +33,7 @@ class Counts:
         evictions: experts put out of the cache to make room.
         bypassed: loads that went through a staging buffer and never entered the cache.
         preloaded: int64 [L], experts a policy loaded of its own accord, not counted as misses.
-        steps: int64 [2], forward passes.
+        steps: int64 [2], forward passes with at least one recorded expert.
         resident: experts in the cache at the end.
         hit: bool [accesses in schedule order], when asked for.
     """
@@ -173,7 +173,7 @@ class _Runner:
         starts, first = block.starts, np.arange(len(block.layer))
         if self.whole_tokens:  # one pool, the paper's rule: the batch is all layers of a token
             first = np.flatnonzero(np.diff(block.step, prepend=-1))
-            starts = np.append(block.starts[first], block.starts[-1])
+            starts = np.concatenate([block.starts[first], block.starts[-1:]])
         bounds: list[int] = starts.tolist()
         keys: list[int] = block.keys.tolist()
         weights: list[float] | None = None if block.weights is None else block.weights.tolist()

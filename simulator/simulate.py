@@ -7,15 +7,15 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import ConfigError, did_you_mean
+from lrcsim.errors import ConfigError, PolicyError, did_you_mean
 from lrcsim.policies import PolicySpec, make_policy
-from lrcsim.simulator.bounds import most_hits
-from lrcsim.simulator.capacity import CacheSize, PoolSize, Scope, resolve_capacity
-from lrcsim.simulator.future import Future
-from lrcsim.simulator.replay import Counts, Progress, Replay, replay
-from lrcsim.simulator.result import Bound, Result, rate
+from lrcsim.simulator.advice import advice
+from lrcsim.simulator.capacity import CacheSize, Scope, resolve_capacity
+from lrcsim.simulator.references import References, part_of
+from lrcsim.simulator.replay import Progress, Replay, replay
+from lrcsim.simulator.result import Bound, Result
 from lrcsim.simulator.schedule import Schedule, parse_prefill
-from lrcsim.traces import DECODE, PREFILL, RoutingTrace
+from lrcsim.traces import RoutingTrace
 
 __all__ = ["ACCESS", "Access", "simulate", "uses_by_key"]
 
@@ -53,7 +53,7 @@ def simulate(
         profile: a trace to take expert popularity from, for policies that need a profile.
         bounds: also run LRU and the optimum at the same capacity.
         record: keep a hit flag for every access in ``result.counts.hit``, in the order of `Schedule`.
-        progress: called with tokens done and tokens in all, over all the runs together.
+        progress: called with tokens done and tokens in all, over all the replays together.
 
     Returns:
         A `Result`.
@@ -81,13 +81,14 @@ def simulate(
     _refuse_what_it_cannot_serve(tried, trace, access, profile)
     counts_by_key = None if profile is None else uses_by_key(profile, like=trace)
 
-    bypass = tried.bypass and access != "paper"
-    names = ["lru", "belady", *(["belady-bypass"] if bypass else [])] if bounds else []
-    plan = _Plan(
-        trace, tuple(pools), access, prefill, warm, progress, runs=1 + sum(plan_name != policy for plan_name in names)
-    )
-    counts = plan.run(policy, counts_by_key, record=record)
-    found = {name: counts if name == policy else plan.reference(name) for name in names}
+    job = Replay(trace, policy, tuple(pools), access, prefill, warm, counts_by_key)
+    compared = References(job, scope) if bounds else None
+    runs = 1 + (compared.replays_needed(tried.bypass, but=tried.label()) if compared else 0)
+    counts = replay(job, record=record, progress=part_of(progress, 0, runs))
+    found: dict[str, Bound] = {}
+    if compared is not None:
+        compared.keep(tried.label(), counts)
+        found = compared.find(tried.bypass, progress)
     return Result(
         trace=trace,
         config={
@@ -101,9 +102,9 @@ def simulate(
             "warm": warm,
         },
         counts=counts,
-        bounds=_bounds(plan, found),
-        lru=_as_bound(found["lru"], proven=False, note="LRU under the same rules") if bounds else None,
-        warnings=_warnings(trace, tried.name, pools, scope, access, counts),
+        bounds={name: bound for name, bound in found.items() if name != "lru"},
+        lru=found.get("lru"),
+        warnings=advice(trace, tried.name, pools, scope, access, counts),
     )
 
 
@@ -133,7 +134,6 @@ def uses_by_key(profile: RoutingTrace, like: RoutingTrace) -> npt.NDArray[np.flo
 
 
 def _refuse_what_it_cannot_serve(policy: Any, trace: RoutingTrace, access: str, profile: RoutingTrace | None) -> None:
-    from lrcsim.errors import PolicyError
 
     if "weights" in policy.needs and "weights" not in trace.columns:
         raise PolicyError(f"policy {policy.name} needs router weights, and this trace has none recorded")
@@ -147,115 +147,3 @@ def _refuse_what_it_cannot_serve(policy: Any, trace: RoutingTrace, access: str, 
             f"policy {policy.name} lets misses bypass the cache, and access 'paper' inserts every expert: "
             "use access 'coresident' or 'sequential'"
         )
-
-
-class _Plan:
-    """The runs that one call of `simulate` makes, with one progress over all of them."""
-
-    def __init__(
-        self,
-        trace: RoutingTrace,
-        pools: tuple[PoolSize, ...],
-        access: str,
-        prefill: str,
-        warm: bool,
-        progress: Progress | None,
-        runs: int,
-    ) -> None:
-        self.trace, self.pools, self.access, self.prefill, self.warm = trace, pools, access, prefill, warm
-        self._progress, self._runs, self._done = progress, runs, 0
-
-    def run(
-        self, policy: PolicySpec, profile: npt.NDArray[np.float64] | None = None, *, record: bool = False
-    ) -> Counts:
-        job = Replay(self.trace, policy, self.pools, self.access, self.prefill, self.warm, profile)
-        counts = replay(job, record=record, progress=self._report if self._progress else None)
-        self._done += 1
-        return counts
-
-    def _report(self, tokens: int, total: int) -> None:
-        assert self._progress is not None
-        self._progress(self._done * total + tokens, self._runs * total)
-
-    def reference(self, name: str) -> Counts:
-        """Run a reference policy, once for each trace and configuration."""
-        key = ("reference", name, self.pools, self.access, self.prefill, self.warm)
-        known = self.trace.notes.get(key)
-        if not isinstance(known, Counts):
-            known = self.trace.notes[key] = self.run(name)
-        return known
-
-    def upper(self) -> int:
-        key = ("upper", self.pools, self.access, self.prefill, self.warm)
-        known = self.trace.notes.get(key)
-        if not isinstance(known, int):
-            future = Future(Schedule(self.trace, self.prefill), self.access, self.warm)
-            known = self.trace.notes[key] = most_hits(future, list(self.pools))
-        return known
-
-
-def _as_bound(counts: Counts, *, proven: bool, note: str) -> Bound:
-    return Bound(rate(counts) or 0.0, rate(counts, PREFILL), rate(counts, DECODE), proven, note)
-
-
-def _bounds(plan: _Plan, found: dict[str, Counts]) -> dict[str, Bound]:
-    unequal = any(pool.bytes_per_expert is not None for pool in plan.pools)
-    proven = plan.access != "paper" and not unequal
-    note = "farthest next use" + (
-        ", the optimum without bypass"
-        if proven
-        else "; experts differ in size, so a good heuristic only"
-        if unequal
-        else "; a heuristic under the paper's rule"
-    )
-    bounds = {}
-    if "belady" in found:
-        bounds["belady"] = _as_bound(found["belady"], proven=proven, note=note)
-    if "belady-bypass" in found:
-        note = note.replace("without bypass", "with bypass")
-        bounds["belady-bypass"] = _as_bound(found["belady-bypass"], proven=proven, note=note)
-    if found and unequal and plan.access != "paper":
-        accesses = int(found["lru"].accesses.sum())
-        bounds["upper"] = Bound(
-            hit_rate=min(plan.upper() / accesses, 1.0) if accesses else 0.0,
-            prefill_hit_rate=None,
-            decode_hit_rate=None,
-            proven=True,
-            note="no policy exceeds it (PFOO-L); it need not be reachable",
-        )
-    return bounds
-
-
-def _warnings(
-    trace: RoutingTrace, policy: str, pools: list[PoolSize], scope: str, access: str, counts: Counts
-) -> list[str]:
-    warnings = []
-    layers = trace.layers
-    if scope == "model":
-        sizes = (
-            np.ones(len(layers), np.int64) if pools[0].bytes_per_expert is None else np.array(pools[0].bytes_per_expert)
-        )
-        cycle, everything = int(layers.top_k @ sizes), int(layers.num_experts @ sizes)
-        if policy in ("lru", "fifo") and pools[0].capacity < cycle and access != "paper":
-            warnings.append(
-                f"the pool holds {pools[0].capacity:,}, one token uses {cycle:,}: below one token cycle a global "
-                f"{policy.upper()} hits (almost) never, because the layers come round in a cycle; "
-                "use a larger cache, scope layer, or another policy"
-            )
-        holds_all = pools[0].capacity >= everything
-    else:
-        holds_all = all(pool.capacity >= total for pool, total in zip(pools, layers.num_experts.tolist(), strict=True))
-    if holds_all:
-        warnings.append("the cache holds every expert: only first uses miss, so every policy scores the same")
-    elif counts.evictions + counts.bypassed == 0 and counts.resident:
-        warnings.append(
-            f"the cache never filled: the trace uses {counts.resident:,} experts in all, so this says nothing about "
-            "the policy; use a longer trace or a smaller cache"
-        )
-    preloaded = int(counts.preloaded.sum())
-    if preloaded:
-        warnings.append(
-            f"{preloaded:,} experts were loaded ahead by the policy and are not counted as misses, so it may exceed "
-            "the optimum of a cache that loads on demand"
-        )
-    return warnings
