@@ -23,6 +23,7 @@ COMMANDS = {
     "run": Lazy(
         "lrcsim.cli.run", "run", "Replay a trace through one cache: hit rate, bytes, and the optimum beside it."
     ),
+    "curve": Lazy("lrcsim.cli.curve", "curve", "Hit rate of policies at every cache size, from one pass each."),
     "trace": Lazy("lrcsim.cli.trace", "trace", "Look at, check, import and export routing traces."),
     "policies": Lazy("lrcsim.cli.policies", "policies", "List the eviction policies and what they need."),
 }

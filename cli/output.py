@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import click
-
-from lrcsim.errors import ConfigError
 
 __all__ = ["console", "human_bytes", "json_option", "percent", "progress_bar", "write_json"]
 
@@ -26,20 +22,16 @@ def write_json(path: str, value: Any) -> None:
     """Write JSON to a file, which appears complete or not at all, or to standard output for ``-``.
 
     Raises:
-        ConfigError: the file cannot be written.
+        TraceError: the file cannot be written.
     """
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     if path == "-":
         sys.stdout.write(text)
         return
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    from lrcsim.traces.atomic import replacing
+
+    with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ConfigError(f"--json {path}: cannot be written ({error.strerror})") from None
 
 
 def console(*, stderr: bool = False) -> Any:

@@ -1,122 +1,117 @@
-"""Hit rates at every capacity from one pass over the trace."""
+"""Hit rate against capacity."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import ConfigError, did_you_mean
-from lrcsim.policies import NEVER
-from lrcsim.simulator import stack
-from lrcsim.simulator.capacity import Scope
-from lrcsim.simulator.future import Future
-from lrcsim.simulator.schedule import Block, Schedule
-from lrcsim.traces import RoutingTrace
+from lrcsim.errors import ConfigError
+from lrcsim.policies import BUILT_IN, PolicySpec, make_policy
+from lrcsim.simulator.capacity import Scope, resolve_capacity
+from lrcsim.simulator.replay import Progress, Replay, part_of, replay
+from lrcsim.simulator.rules import refuse_unservable, resolve_rules
+from lrcsim.simulator.stack_hits import STACK_POLICIES, stack_hits
+from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
-__all__ = ["STACK_POLICIES", "StackHits", "stack_hits"]
-
-STACK_POLICIES = {
-    "lru": stack.LRU,
-    "lfu": stack.LFU,
-    "belady": stack.NEXT_USE,
-    "belady-bypass": stack.NEXT_USE_BYPASS,
-}
-"""Policies whose larger caches always hold what smaller ones hold, by the rule of worth that the kernel knows."""
-
-RULES = {"coresident": stack.CORESIDENT, "sequential": stack.SEQUENTIAL, "paper": stack.PAPER}
+__all__ = ["Curve", "hit_rate_curve"]
 
 
 @dataclass(frozen=True)
-class StackHits:
-    """Hits at every capacity, for one policy.
+class Curve:
+    """Hit rate against capacity, for one policy.
 
     Attributes:
-        hits: for each pool int64 [2, keys + 1]: by phase (0 prefill, 1 decode) the hits of a cache of c slots, c = 0 to
-            all experts of the pool.
-        accesses: int64 [pools, 2].
+        policy: name with parameters.
+        capacities: int64 [n], experts per layer (scope ``layer``) or in the pool (scope ``model``).
+        relative: float64 [n], capacity over the experts active per token (the mean over layers in scope ``layer``).
+        hit_rate: float64 [n]; in scope ``layer`` the mean over layers weighted by accesses.
+        prefill_hit_rate: float64 [n], or None without prefill accesses.
+        decode_hit_rate: float64 [n], or None without decode accesses.
+        exact_at_all: True when one pass gave every capacity, False when each was replayed.
     """
 
-    hits: list[npt.NDArray[np.int64]]
-    accesses: npt.NDArray[np.int64]
-
-    def at(self, capacities: list[int]) -> npt.NDArray[np.int64]:
-        """Return int64 [2], the hits by phase when pool i has ``capacities[i]`` slots."""
-        total = np.zeros(2, np.int64)
-        for hits, slots in zip(self.hits, capacities, strict=True):
-            total += hits[:, min(slots, hits.shape[1] - 1)]
-        return total
+    policy: str
+    capacities: npt.NDArray[np.int64]
+    relative: npt.NDArray[np.float64]
+    hit_rate: npt.NDArray[np.float64]
+    prefill_hit_rate: npt.NDArray[np.float64] | None
+    decode_hit_rate: npt.NDArray[np.float64] | None
+    exact_at_all: bool
 
 
-def stack_hits(
-    trace: RoutingTrace, policy: str, scope: Scope, access: str, prefill: str, warm: bool, jobs: int | None = None
-) -> StackHits:
-    """Count the hits of a policy at every capacity, in slots.
+def hit_rate_curve(
+    trace: RoutingTrace,
+    policy: PolicySpec = "lru",
+    *,
+    scope: Scope = "layer",
+    access: str = "coresident",
+    prefill: str | None = None,
+    warm: bool | None = None,
+    capacities: Sequence[int] | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Curve:
+    """Give the hit rate at every capacity.
+
+    A policy of `STACK_POLICIES` is run once, compiled, for all capacities. Any other is replayed at each capacity.
 
     Args:
         trace: the routing trace.
-        policy: one of `STACK_POLICIES`.
-        scope: ``"layer"`` or ``"model"``.
-        access: ``"coresident"``, ``"sequential"`` or ``"paper"``.
-        prefill: how prompt tokens make steps (`Schedule`).
-        warm: whether the cache keeps its contents between requests.
-        jobs: threads, one pool each at a time; None: all cores. The result does not depend on it.
+        policy: as in `simulate`.
+        scope: as in `simulate`.
+        access: as in `simulate`.
+        prefill: as in `simulate`.
+        warm: as in `simulate`.
+        capacities: experts per layer, or in the pool; None: all from 1 to the number of experts, for a policy that has
+            to be replayed about a dozen in between.
+        jobs: threads; None: all cores. The result does not depend on it.
+        progress: told how far the replays are.
 
     Raises:
-        ConfigError: the policy has no stack algorithm.
+        ConfigError: an option is not allowed, alone or with the others.
+        PolicyError: the policy is unknown, cannot serve this trace, or misbehaves.
     """
-    if policy not in STACK_POLICIES:
-        raise ConfigError(
-            f"policy {policy!r} has no stack algorithm, these have: {', '.join(STACK_POLICIES)}"
-            + did_you_mean(policy, STACK_POLICIES)
-        )
-    rule, stride, layers = STACK_POLICIES[policy], trace.num_experts, trace.num_layers
-    schedule = Schedule(trace, prefill)
-    pools = [-1] if scope == "model" else list(range(layers))
-    states = [stack.StackState.empty(stride * (layers if pool < 0 else 1)) for pool in pools]
-    future = Future(schedule, access, warm) if rule in (stack.NEXT_USE, stack.NEXT_USE_BYPASS) else None
-    accesses = np.zeros((len(pools), 2), np.int64)
-    whole_tokens = access == "paper" and scope == "model"
-    with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as threads:
-        for block in schedule.blocks():
-            arguments = _kernel_arguments(block, future, whole_tokens, stride * layers)
-
-            def advance(index: int, given: tuple[Any, ...] = arguments) -> None:
-                pool = pools[index]
-                first_key = max(pool, 0) * stride
-                run: Any = stack.run_stack  # compiled: type checkers do not know its arguments
-                run(rule, RULES[access], not warm, pool, first_key, *given, states[index])
-
-            list(threads.map(advance, range(len(pools))))
-            for phase, layer, count in _access_counts(block):
-                accesses[0 if scope == "model" else layer, phase] += count
-    hits = [np.pad(np.cumsum(state.hits, axis=1), ((0, 0), (1, 0))) for state in states]
-    return StackHits(hits, accesses)
-
-
-def _kernel_arguments(block: Block, future: Future | None, whole_tokens: bool, num_keys: int) -> tuple[Any, ...]:
-    first = np.arange(len(block.layer))
-    starts = block.starts
-    if whole_tokens:
-        first = np.flatnonzero(np.diff(block.step, prepend=-1))
-        starts = np.concatenate([block.starts[first], block.starts[-1:]])
-    next_use: npt.NDArray[np.int64] = np.zeros(0, np.int64)
-    if future is not None:
-        time = future.next_use[block.first_access : block.first_access + len(block.keys)]
-        latest = NEVER // num_keys // 2
-        # The nearer use first, then the smaller key.
-        next_use = (np.minimum(time, latest) * num_keys + block.keys).astype(np.int64)
-    return block.keys, starts, block.layer[first], block.request[first], block.phase[first], next_use
-
-
-def _access_counts(block: Block) -> Iterator[tuple[int, int, int]]:
-    sizes = np.diff(block.starts)
-    for phase in (0, 1):
-        mine = block.phase == phase
-        for layer, count in enumerate(np.bincount(block.layer[mine], weights=sizes[mine]).tolist()):
-            yield phase, layer, int(count)
+    chosen = make_policy(policy)
+    rules = resolve_rules(access, prefill, warm)
+    refuse_unservable(chosen, trace, access, profiled=False)
+    resolve_capacity(0, trace.layers, scope)  # refuses an unknown scope
+    layers = trace.layers
+    everything = layers.total_experts if scope == "model" else int(layers.num_experts.max())
+    active = float(layers.top_k.sum() if scope == "model" else layers.top_k.mean())
+    one_pass = type(chosen) is BUILT_IN.get(chosen.name) and chosen.name in STACK_POLICIES
+    if capacities is not None:
+        points = np.asarray(capacities, np.int64)
+        if points.ndim != 1 or len(points) == 0 or points.min() < 0:
+            raise ConfigError(f"capacities must be a list of numbers of experts, given {capacities!r}")
+    elif one_pass:
+        points = np.arange(1, everything + 1)
+    else:
+        steps = np.array([0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16]) * active
+        points = np.unique(np.append(steps[steps < everything], everything).astype(np.int64).clip(min=1))
+    hits = np.zeros((2, len(points)), np.int64)
+    if one_pass:
+        found = stack_hits(trace, chosen.label(), scope, access, rules.prefill, rules.warm, jobs)
+        accesses = found.accesses.sum(axis=0)
+        for pool in found.hits:
+            hits += pool[:, points.clip(max=pool.shape[1] - 1)]
+    else:
+        for i, slots in enumerate(points.tolist()):
+            job = Replay(
+                trace, policy, tuple(resolve_capacity(slots, layers, scope)), access, rules.prefill, rules.warm
+            )
+            counts = replay(job, progress=part_of(progress, i, len(points)))
+            hits[:, i] = (counts.accesses - counts.misses).sum(axis=1)
+            accesses = counts.accesses.sum(axis=1)
+    by_phase = [hits[phase] / accesses[phase] if accesses[phase] else None for phase in (PREFILL, DECODE)]
+    return Curve(
+        policy=chosen.label(),
+        capacities=points,
+        relative=points / active,
+        hit_rate=hits.sum(axis=0) / max(int(accesses.sum()), 1),
+        prefill_hit_rate=by_phase[0],
+        decode_hit_rate=by_phase[1],
+        exact_at_all=one_pass,
+    )

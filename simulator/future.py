@@ -74,11 +74,16 @@ class Future:
 
 
 class PoolFuture:
-    """The accesses of one pool, step by step (the contract is `lrcsim.policies.base.Upcoming`)."""
+    """The accesses of one pool, step by step (the contract is `lrcsim.policies.base.Upcoming`).
+
+    Attributes:
+        keys: int32 [accesses of the pool].
+        starts: int64 [steps + 1], step s accesses ``keys[starts[s]:starts[s + 1]]``.
+    """
 
     def __init__(self, keys: npt.NDArray[np.int32], step: Ints, step_request: Ints, warm: bool) -> None:
-        self._keys = keys
-        self._starts = np.searchsorted(step, np.arange(len(step_request) + 1))
+        self.keys = keys
+        self.starts = np.searchsorted(step, np.arange(len(step_request) + 1))
         self._request = step_request
         self._warm = warm
 
@@ -86,12 +91,18 @@ class PoolFuture:
         """Return the experts used in a step; empty past the last one."""
         if step >= len(self._request):
             return []
-        uses: list[int] = self._keys[self._starts[step] : self._starts[step + 1]].tolist()
+        uses: list[int] = self.keys[self.starts[step] : self.starts[step + 1]].tolist()
         return uses
 
     def end(self, step: int) -> int:
         """Return the first step that no longer belongs to the request of ``step``."""
         return int(np.searchsorted(self._request, self._request[step], side="right"))
+
+    def horizons(self) -> Ints:
+        """Return `horizon` of every step, int64 [steps]."""
+        if self._warm:
+            return np.full(len(self._request), len(self._request))
+        return np.searchsorted(self._request, self._request, side="right").astype(np.int64)
 
     def horizon(self, step: int) -> int:
         """Return the first step out of sight."""

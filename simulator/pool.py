@@ -46,7 +46,8 @@ class Pool:
         """Put out everything, as between requests of a cold cache; this counts as no eviction."""
         self.resident: set[int] = set()
         self.used = 0
-        self.first_seen: set[int] = set()  # for access="paper"
+        self.first_seen: set[int] = set()  # for access="paper": what was used since, and its slots (or bytes)
+        self.first_used = 0
         self.policy.reset()
 
     def refill(self) -> None:
@@ -107,14 +108,15 @@ class Pool:
     def paper(self, batch: Sequence[int]) -> list[int]:
         """Look up the whole batch in what the last token left, then insert one by one; return those that missed.
 
-        The u-th distinct expert since the pool was emptied (from 0) is a hit if u is below the capacity, and so are
-        residents: ljcleo/moe-lrc, calc_lru and its kin.
+        The u-th distinct expert since the pool was emptied (from 0) is a hit if u is below the capacity (in bytes: if
+        it fits in together with those before it), and so are residents: ljcleo/moe-lrc, calc_lru and its kin.
         """
         resident, view, seen = self.resident, self.view, self.first_seen
         missed = []
         for key in batch:
             if key not in seen:
-                if len(seen) >= self.capacity:
+                self.first_used += self._bytes(key) if self.size else 1
+                if self.first_used > self.capacity:
                     missed.append(key)
                 seen.add(key)
             elif key not in resident:

@@ -13,22 +13,14 @@ from typing import TypeVar
 from lrcsim.simulator.bounds import most_hits
 from lrcsim.simulator.capacity import Scope
 from lrcsim.simulator.future import Future
-from lrcsim.simulator.replay import Counts, Progress, Replay, replay
+from lrcsim.simulator.replay import Counts, Progress, Replay, part_of, replay
 from lrcsim.simulator.result import Bound
 from lrcsim.simulator.schedule import Schedule
 from lrcsim.traces import DECODE, PREFILL
 
-__all__ = ["References", "part_of"]
+__all__ = ["References"]
 
 T = TypeVar("T")
-
-
-def part_of(progress: Progress | None, done: int, parts: int) -> Progress | None:
-    """Return a progress function for one of several equal parts of the work, after ``done`` of them."""
-    if progress is None:
-        return None
-    report = progress
-    return lambda tokens, total: report(done * total + tokens, parts * total)
 
 
 class References:
@@ -92,7 +84,7 @@ class References:
             counts = self._once(name, lambda: self._replay(name, progress))
             accesses, hits = counts.accesses.sum(axis=1), (counts.accesses - counts.misses).sum(axis=1)
         else:
-            from lrcsim.simulator.curve import stack_hits  # numba takes half a second to import
+            from lrcsim.simulator.stack_hits import stack_hits  # numba takes half a second to import
 
             job = self.job
             found = self._once(name, lambda: stack_hits(job.trace, name, self.scope, job.access, job.prefill, job.warm))

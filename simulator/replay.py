@@ -16,10 +16,18 @@ from lrcsim.simulator.pool import Pool
 from lrcsim.simulator.schedule import Block, Schedule
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["Counts", "Progress", "Replay", "replay"]
+__all__ = ["Counts", "Progress", "Replay", "part_of", "replay"]
 
 Progress = Callable[[int, int], None]
 """Called with tokens done and tokens in all."""
+
+
+def part_of(progress: Progress | None, done: int, parts: int) -> Progress | None:
+    """Return a progress function for one of several equal parts of the work, after ``done`` of them."""
+    if progress is None:
+        return None
+    report = progress
+    return lambda tokens, total: report(done * total + tokens, parts * total)
 
 
 @dataclass

@@ -21,23 +21,45 @@ import numpy.typing as npt
 __all__ = [
     "CORESIDENT",
     "LFU",
+    "LOOKAHEAD",
     "LRU",
     "NEXT_USE",
     "NEXT_USE_BYPASS",
+    "NO_WINDOW",
     "PAPER",
     "SEQUENTIAL",
     "StackState",
+    "Window",
     "run_stack",
 ]
 
-LRU, LFU, NEXT_USE, NEXT_USE_BYPASS = 0, 1, 2, 3
+LRU, LFU, NEXT_USE, NEXT_USE_BYPASS, LOOKAHEAD = 0, 1, 2, 3, 4
 """What makes an expert worth keeping: its last use; its uses, then its last use; how near its next use is, then its
-smaller key; the same where misses may bypass the cache."""
+smaller key; the same where misses may bypass the cache; its uses in the next steps, then its last use."""
 
 CORESIDENT, SEQUENTIAL, PAPER = 0, 1, 2
 MOST_WORTH = np.int64(2**62)
 SEQUENCE_BITS = 40
-"""LFU packs uses above the sequence number of the last use: up to 4 M uses of one expert and 1.1e12 accesses."""
+"""Uses are packed above the sequence number of the last use: up to 4 M uses of one expert and 1.1e12 accesses."""
+
+
+class Window(NamedTuple):
+    """The steps ahead of a pool, for ``LOOKAHEAD``; one-element arrays for the other rules.
+
+    Attributes:
+        steps: int64 [1], steps looked ahead, the current one included.
+        keys: int32 [accesses], the pool's accesses of the whole trace.
+        starts: int64 [steps + 1], step s accesses ``keys[starts[s]:starts[s + 1]]``.
+        horizon: int64 [steps], the first step out of sight of each step.
+    """
+
+    steps: npt.NDArray[np.int64]
+    keys: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int64]
+    horizon: npt.NDArray[np.int64]
+
+
+NO_WINDOW = Window(np.zeros(1, np.int64), np.zeros(1, np.int32), np.zeros(1, np.int64), np.zeros(1, np.int64))
 
 
 class StackState(NamedTuple):
@@ -46,9 +68,10 @@ class StackState(NamedTuple):
     Attributes:
         stack: int32 [keys], the first ``counter[0]`` are in use, greatest worth of a one-slot cache first.
         worth: int64 [keys].
-        uses: int64 [keys], for LFU.
+        uses: int64 [keys]: so far for ``LFU``, still to come in the window for ``LOOKAHEAD``.
         mark: int64 [keys], the last batch that a key was in.
-        counter: int64 [4]: depth of the stack, accesses so far, batches so far, request.
+        counter: int64 [5]: depth of the stack, accesses so far, batches so far, request (-1 at first), first step not
+            yet in the window (-1: the window is empty).
         hits: int64 [2, keys]: by phase, accesses found at each place of the stack.
     """
 
@@ -67,7 +90,7 @@ class StackState(NamedTuple):
             np.zeros(keys, np.int64),
             np.zeros(keys, np.int64),
             np.full(keys, -1, np.int64),
-            np.array([0, 0, 0, -1], np.int64),
+            np.array([0, 0, 0, -1, -1], np.int64),
             np.zeros((2, keys), np.int64),
         )
 
@@ -92,11 +115,11 @@ def _sink(stack, worth, depth, key, forced):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def run_stack(rule, access, cold, layer, first_key, keys, starts, layers, request, phase, next_use, state):  # type: ignore[no-untyped-def]
+def run_stack(rule, access, cold, layer, first_key, keys, starts, layers, step, request, phase, next_use, window, state):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Advance one pool's stack over a block of layer-steps, counting where each access is found.
 
     Args:
-        rule: ``LRU``, ``LFU``, ``NEXT_USE`` or ``NEXT_USE_BYPASS``.
+        rule: ``LRU``, ``LFU``, ``NEXT_USE``, ``NEXT_USE_BYPASS`` or ``LOOKAHEAD``.
         access: ``CORESIDENT``, ``SEQUENTIAL`` or ``PAPER``.
         cold: whether the pool is emptied when the request changes.
         layer: the pool's layer, or -1 for all.
@@ -104,9 +127,11 @@ def run_stack(rule, access, cold, layer, first_key, keys, starts, layers, reques
         keys: int32 [accesses].
         starts: int64 [batches + 1].
         layers: int64 [batches], the layer of each batch.
+        step: int64 [batches].
         request: int64 [batches].
         phase: uint8 [batches].
         next_use: int64 [accesses], the time of the next use with ties already broken (rules ``NEXT_USE*``).
+        window: `Window` of the pool (rule ``LOOKAHEAD``).
         state: `StackState`, advanced in place.
     """
     stack, worth, uses, mark, counter, hits = state
@@ -120,8 +145,20 @@ def run_stack(rule, access, cold, layer, first_key, keys, starts, layers, reques
             if cold and counter[3] >= 0:
                 depth = 0
                 uses[:] = 0
+                counter[4] = -1
             counter[3] = request[batch]
         batch_number += 1
+        if rule == LOOKAHEAD:
+            now = step[batch]
+            if counter[4] < 0:
+                counter[4] = now
+            limit = min(now + window.steps[0], window.horizon[now])
+            while counter[4] < limit:
+                for i in range(window.starts[counter[4]], window.starts[counter[4] + 1]):
+                    key = window.keys[i] - first_key
+                    uses[key] += 1
+                    worth[key] += np.int64(1) << SEQUENCE_BITS
+                counter[4] += 1
         low, high = starts[batch], starts[batch + 1]
         found_at = hits[phase[batch]]
         if access != SEQUENTIAL:  # the whole batch is looked up in what the last one left
@@ -152,10 +189,13 @@ def run_stack(rule, access, cold, layer, first_key, keys, starts, layers, reques
             if access != CORESIDENT and forced:
                 depth = _sink(stack, worth, depth, key, True)
             seen += 1
-            uses[key] += 1
             if rule == LRU:
                 worth[key] = seen
             elif rule == LFU:
+                uses[key] += 1
+                worth[key] = (uses[key] << SEQUENCE_BITS) + seen
+            elif rule == LOOKAHEAD:
+                uses[key] -= 1
                 worth[key] = (uses[key] << SEQUENCE_BITS) + seen
             else:
                 worth[key] = -next_use[i]

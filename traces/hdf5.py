@@ -176,16 +176,20 @@ class TraceWriter:
             self._file = h5py.File(self._partial, "w")
         except OSError as error:
             raise TraceError(f"{path}: cannot be written ({error.strerror or error})") from None
-        self._file.attrs.update(
-            format=FORMAT,
-            version=VERSION,
-            model=model,
-            provenance=json.dumps(dict(provenance or {})),
-            stack_names=json.dumps(list(layers.stack_names)),
-        )
-        for name in ("num_experts", "top_k", "expert_bytes", "block", "stack", "num_shared"):
-            if getattr(layers, name) is not None:
-                self._file[f"layers/{name}"] = getattr(layers, name)
+        try:
+            self._file.attrs.update(
+                format=FORMAT,
+                version=VERSION,
+                model=_text("model", model),
+                provenance=json.dumps(dict(provenance or {})),
+                stack_names=json.dumps(list(layers.stack_names)),
+            )
+            for name in ("num_experts", "top_k", "expert_bytes", "block", "stack", "num_shared"):
+                if getattr(layers, name) is not None:
+                    self._file[f"layers/{name}"] = getattr(layers, name)
+        except BaseException:
+            self.abandon()
+            raise
 
     @property
     def tokens(self) -> int:
@@ -195,7 +199,7 @@ class TraceWriter:
     def begin_request(self, domain: str | None = None) -> None:
         """Start the next request; tokens appended from now on are its."""
         self._offsets.append(self._tokens)
-        self._domains.append(domain)
+        self._domains.append(None if domain is None else _text("domain", domain))
 
     def append(self, columns: Mapping[str, npt.NDArray[Any]]) -> None:
         """Add tokens to the current request.
@@ -290,3 +294,14 @@ class TraceWriter:
             self.close()
         else:
             self.abandon()
+
+
+def _text(name: str, value: str) -> str:
+    """Return a string that HDF5 can hold.
+
+    Raises:
+        TraceError: it is none, or holds what no text file can.
+    """
+    if not isinstance(value, str) or "\0" in value or value.encode(errors="ignore").decode() != value:
+        raise TraceError(f"{name} {value!r} cannot be stored as text")
+    return value

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from lrcsim.errors import ConfigError
 from lrcsim.simulator import simulate
 from lrcsim.simulator.capacity import Scope
-from lrcsim.simulator.curve import STACK_POLICIES, stack_hits
-from lrcsim.simulator.simulate import Access
+from lrcsim.simulator.rules import Access
+from lrcsim.simulator.stack_hits import STACK_POLICIES, stack_hits
 from lrcsim.traces import RoutingTrace
 
 
@@ -30,8 +30,8 @@ def traces(draw: st.DrawFn) -> RoutingTrace:
 
 @pytest.mark.parametrize("access", ["coresident", "sequential", "paper"])
 @pytest.mark.parametrize("scope", ["layer", "model"])
-@pytest.mark.parametrize("policy", STACK_POLICIES)
-@settings(max_examples=40)
+@pytest.mark.parametrize("policy", [*STACK_POLICIES, "sch-lookahead:1", "sch-lookahead:3"])
+@settings(max_examples=25)
 @given(trace=traces(), warm=st.booleans(), prefill=st.sampled_from(["step", "token", "chunk:2"]))
 def test_every_capacity_equals_a_replay(
     policy: str, scope: Scope, access: Access, trace: RoutingTrace, warm: bool, prefill: str

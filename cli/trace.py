@@ -1,0 +1,266 @@
+"""``lrcsim trace``: look at routing traces, check them, bring them in and take them out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lrcsim.cli.output import console, human_bytes, json_option, percent, progress_bar, write_json
+from lrcsim.errors import TraceError
+
+if TYPE_CHECKING:
+    from lrcsim.traces import RoutingTrace
+
+__all__ = ["trace"]
+
+trace_argument = click.argument("path", metavar="[TRACE]", required=False)
+
+
+@click.group()
+def trace() -> None:
+    """Look at, check, import and export routing traces."""
+
+
+@trace.command()
+@trace_argument
+@click.option("--quick", is_flag=True, help="Read the header only: no counts of unrecorded positions or recorded hits.")
+@json_option
+def info(path: str | None, quick: bool, json_path: str | None) -> None:
+    """Show what a trace holds.
+
+    TRACE is an lrcsim trace file; without it, the trace that comes with lrcsim.
+    """
+    from lrcsim.traces import RoutingTrace
+
+    with RoutingTrace.open(path) as opened, progress_bar("reading") as progress:
+        facts = _facts(opened, quick, progress)
+    if json_path != "-":
+        _print_facts(facts)
+    if json_path is not None:
+        write_json(json_path, facts)
+
+
+@trace.command()
+@trace_argument
+@json_option
+def check(path: str | None, json_path: str | None) -> None:
+    """Read a trace from beginning to end and list what is wrong with it; exit code 1 if anything is.
+
+    TRACE is an lrcsim trace file; without it, the trace that comes with lrcsim.
+    """
+    from lrcsim.traces import RoutingTrace, check_file
+
+    if path is None or path.startswith("bundled:"):
+        with RoutingTrace.open(path) as opened:
+            path = str(opened.path)
+    with progress_bar("checking") as progress:
+        problems = check_file(path, progress=progress)
+    listed = [{"where": problem.where, "what": problem.what, "count": problem.count} for problem in problems]
+    if json_path is not None:
+        write_json(json_path, {"trace": path, "good": not problems, "problems": listed})
+    if not problems:
+        if json_path != "-":
+            with RoutingTrace.open(path) as opened:
+                click.echo(f"{path}: good, {_size(opened.num_tokens, opened.num_requests)}")
+        return
+    if len(problems) == 1:
+        first = str(problems[0])
+        raise TraceError(first if first.startswith(path) else f"{path}: {first}")
+    if json_path != "-":
+        for problem in problems:
+            click.echo(str(problem))
+    raise TraceError(f"{path}: {len(problems)} kinds of problem, the first at {problems[0]}")
+
+
+@trace.command("import")
+@click.argument("source", metavar="IN")
+@click.option(
+    "-o", "--output", "output", required=True, metavar="OUT.h5", help="Trace to write; replaced if it exists."
+)
+@click.option("--format", "format", metavar="FORMAT", help="table, npz, vllm, sglang or moe-lrc; guessed when omitted.")
+@click.option(
+    "--columns",
+    metavar="OURS=THEIRS,...",
+    help="For tables, the file's name of columns that go by unusual names, such as request=conv,token=n. "
+    "Ours are request, phase, token, layer, rank, expert, weight, residency, expert_bytes, domain, token_id.",
+)
+@click.option("--num-experts", type=int, metavar="E", help="Routed experts per layer; else the largest id + 1.")
+@click.option(
+    "--num-layers", type=int, metavar="L", help="For sglang: layers in the routing (all blocks of the model)."
+)
+@click.option("--top-k", type=int, metavar="K", help="For sglang, and moe-lrc ranks or logits: experts per token.")
+@click.option("--phase", metavar="PHASE", help="Phase of all tokens of a file without phases: prefill, decode or none.")
+@click.option("--expert-bytes", type=int, metavar="BYTES", help="Bytes of one expert.")
+@click.option("--model", metavar="NAME", help="Name of the model.")
+@json_option
+def import_(
+    source: str, output: str, format: str | None, columns: str | None, json_path: str | None, **given: Any
+) -> None:
+    """Bring in routing that another tool recorded.
+
+    IN is a file (CSV, TSV, JSON lines, Parquet, npz, JSON responses of vLLM or SGLang; gzip and zstd are read as they
+    are), or for moe-lrc a folder or a quoted pattern of safetensors files. What `lrcsim trace check` would complain of
+    is refused, and nothing is written then.
+    """
+    from lrcsim.traces.importers import Options, import_trace, parse_columns
+
+    options = Options(columns=parse_columns(columns or ""), **given)
+    with progress_bar("importing") as progress:
+        report = import_trace(source, output, format, options, progress)
+    if json_path is not None:
+        write_json(json_path, {"trace": output, **vars(report)})
+    for notice in report.notices:
+        click.echo(f"Note: {notice}", err=True)
+    if json_path != "-":
+        left = f", {report.unrecorded:,} expert positions not recorded (-1)" if report.unrecorded else ""
+        click.echo(f"{output}: {_size(report.tokens, report.requests)} from {report.format}{left}")
+
+
+@trace.command()
+@trace_argument
+@click.option("-o", "--output", required=True, metavar="OUT", help="File to write; replaced if it exists.")
+@click.option("--format", "format", metavar="FORMAT", help="npz, csv or oracleGeneral; guessed from OUT when omitted.")
+@click.option(
+    "--prefill", metavar="HOW", help="For oracleGeneral: steps of prompt tokens, step (default), chunk:N, token."
+)
+@click.option("--layer", type=int, metavar="N", help="For oracleGeneral: write MoE layer N only (a cache of its own).")
+@json_option
+def export(
+    path: str | None, output: str, format: str | None, prefill: str | None, layer: int | None, json_path: str | None
+) -> None:
+    """Write a trace in the format of other tools.
+
+    TRACE is an lrcsim trace file; without it, the trace that comes with lrcsim.
+    """
+    from lrcsim.traces import RoutingTrace
+    from lrcsim.traces.exporters import Options, export_trace, guess_format
+
+    name = format or guess_format(Path(output))
+    with RoutingTrace.open(path) as opened, progress_bar("exporting") as progress:
+        notices = export_trace(opened, output, name, Options(prefill, layer), progress)
+    size = Path(output).stat().st_size
+    if json_path is not None:
+        write_json(json_path, {"file": output, "format": name, "bytes": size, "notices": notices})
+    for notice in notices:
+        click.echo(f"Note: {notice}", err=True)
+    if json_path != "-":
+        click.echo(f"{output}: {size:,} bytes of {name}")
+
+
+def _facts(opened: RoutingTrace, quick: bool, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """Collect what `info` shows, as JSON values."""
+    import numpy as np
+
+    layers = opened.layers
+    sizes = layers.expert_bytes
+    facts: dict[str, Any] = {
+        "trace": str(opened.path),
+        "model": opened.model,
+        "tokens": opened.num_tokens,
+        "prefill_tokens": None,
+        "decode_tokens": None,
+        "requests": opened.num_requests,
+        "domains": None if opened.domains is None else sorted(set(opened.domains)),
+        "layers": len(layers),
+        "stacks": {name: int((layers.stack == at).sum()) for at, name in enumerate(layers.stack_names)},
+        "num_experts": _same_or_list(layers.num_experts),
+        "top_k": _same_or_list(layers.top_k),
+        "num_shared": _same_or_list(layers.num_shared),
+        "expert_bytes": None if sizes is None else _same_or_list(sizes),
+        "all_experts_bytes": None if sizes is None else int((sizes * layers.num_experts).sum()),
+        "columns": list(opened.columns),
+        "positions": None,
+        "unrecorded": None,
+        "recorded_hit_rate": None,
+        "file_bytes": opened.path.stat().st_size if opened.path else None,
+        "provenance": opened.provenance,
+    }
+    if quick:
+        return facts
+    from lrcsim.traces.trace import DECODE, mark_missing
+
+    wanted = [name for name in ("experts", "stack", "phase", "residency") if name in opened.columns]
+    missing = recorded = decoded = hits = looked_up = 0
+    for low, high in opened.blocks():
+        block: dict[str, Any] = {name: opened.read(name, low, high) for name in wanted}
+        missing += int(np.count_nonzero(mark_missing(block, layers)))
+        recorded += int(np.count_nonzero(block["experts"] >= 0))
+        decode = block["phase"] == DECODE if "phase" in block else np.ones(high - low, bool)
+        decoded += int(decode.sum())
+        if "residency" in block:  # a prompt is looked up in one batch, so only decoded tokens have one look-up per row
+            residency = block["residency"][decode][block["experts"][decode] >= 0]
+            hits += int(np.count_nonzero((residency == 1) | (residency == 2)))
+            looked_up += int(np.count_nonzero(residency != 255))
+        progress(high, opened.num_tokens)
+    facts["positions"], facts["unrecorded"] = recorded + missing, missing
+    if "phase" in opened.columns:
+        facts["prefill_tokens"], facts["decode_tokens"] = opened.num_tokens - decoded, decoded
+    if looked_up:
+        facts["recorded_hit_rate"] = hits / looked_up
+    return facts
+
+
+def _size(tokens: int, requests: int) -> str:
+    return f"{tokens:,} token{'s' * (tokens != 1)} in {requests:,} request{'s' * (requests != 1)}"
+
+
+def _same_or_list(values: Any) -> int | list[int]:
+    listed = [int(value) for value in values]
+    return listed[0] if len(set(listed)) == 1 else listed
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    def span(value: int | list[int], show: Callable[[int], str] = "{:,}".format) -> str:
+        return show(value) if isinstance(value, int) else f"{show(min(value))} to {show(max(value))}, by layer"
+
+    tokens = f"{facts['tokens']:,}"
+    if facts["decode_tokens"] is not None:
+        tokens += f" ({facts['prefill_tokens']:,} prefill, {facts['decode_tokens']:,} decode)"
+    requests = f"{facts['requests']:,}"
+    if facts["domains"] is not None:
+        names = ", ".join(facts["domains"][:8]) + (", ..." if len(facts["domains"]) > 8 else "")
+        requests += f" in {len(facts['domains'])} domains: {names}"
+    stacks = facts["stacks"]
+    layers = str(facts["layers"])
+    if len(stacks) > 1:
+        layers += " (" + ", ".join(f"{name} {count}" for name, count in stacks.items()) + ")"
+    rows = [
+        ("model", facts["model"]),
+        ("tokens", tokens),
+        ("requests", requests),
+        ("MoE layers", layers),
+        ("experts per layer", span(facts["num_experts"])),
+        ("top-k", span(facts["top_k"])),
+    ]
+    if facts["num_shared"] != 0:
+        rows.append(("shared experts", span(facts["num_shared"])))
+    if facts["expert_bytes"] is None:
+        rows.append(("bytes per expert", "not recorded"))
+    else:
+        rows.append(("bytes per expert", span(facts["expert_bytes"], human_bytes)))
+        rows.append(("all experts", human_bytes(facts["all_experts_bytes"])))
+    if facts["unrecorded"] is not None:
+        share = facts["unrecorded"] / facts["positions"] if facts["positions"] else 0.0
+        rows.append(
+            ("not recorded", f"{facts['unrecorded']:,} of {facts['positions']:,} expert positions ({share:.2%})")
+        )
+    if facts["recorded_hit_rate"] is not None:
+        rows.append(("hits of the engine's cache", f"{percent(facts['recorded_hit_rate'])} in decode"))
+    rows.append(("columns", ", ".join(facts["columns"])))
+    if facts["file_bytes"] is not None:
+        rows.append(("file", human_bytes(facts["file_bytes"])))
+    for key, value in facts["provenance"].items():
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        rows.append((key, text if len(text) <= 200 else text[:197] + "..."))
+    table = Table(box=None, show_header=False, pad_edge=False, title=Text(facts["trace"]), title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(Text(name), Text(value))
+    console().print(table)

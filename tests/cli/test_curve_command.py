@@ -1,0 +1,81 @@
+"""`lrcsim curve` as a user meets it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lrcsim.cli.curve import split_policies
+from lrcsim.traces import RoutingTrace
+
+
+@pytest.fixture
+def trace_file(tmp_path: Path) -> str:
+    ids = np.random.default_rng(0).random((60, 3, 8)).argsort(axis=2)[:, :, :2]
+    path = tmp_path / "t.h5"
+    RoutingTrace.from_arrays(ids, num_experts=8, model="toy").save(path)
+    return str(path)
+
+
+def test_table_json_csv_and_plot(lrcsim: Callable[..., Any], trace_file: str, tmp_path: Path) -> None:
+    files = {kind: tmp_path / f"c.{kind}" for kind in ("json", "csv", "png")}
+    outputs = ["--json", files["json"], "--csv", files["csv"], "--plot", files["png"]]
+    done = lrcsim("curve", trace_file, "--policy", "lru,belady,fifo", *outputs)
+    assert (done.code, done.err) == (0, "")
+    assert [line.split()[0] for line in done.out.splitlines() if "%" in line] == ["lru", "belady", "fifo"]
+    data = json.loads(files["json"].read_text())
+    assert data["capacities"] == list(range(1, 9))
+    assert data["relative"][1] == 1.0
+    assert list(data["hit_rate"]) == ["lru", "belady", "fifo"]
+    assert data["hit_rate"]["fifo"][4] is None  # replayed at some capacities only, 5 is none of them
+    assert data["hit_rate"]["fifo"][7] == data["hit_rate"]["lru"][7]
+    rows = list(csv.reader(files["csv"].read_text().splitlines()))
+    assert rows[0] == ["capacity", "relative", "lru", "belady", "fifo"]
+    assert float(rows[2][2]) == data["hit_rate"]["lru"][1]
+    assert files["png"].read_bytes().startswith(b"\x89PNG")
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_json_alone(lrcsim: Callable[..., Any], trace_file: str) -> None:
+    done = lrcsim("curve", trace_file, "--json", "-")
+    assert set(json.loads(done.out)) == {"capacities", "relative", "hit_rate", "prefill_hit_rate", "decode_hit_rate"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--policy", "lru,lfuu"], "did you mean 'lfu'"),
+        (["--policy", ""], "there is no policy ''"),
+        (["--scope", "modle"], "did you mean 'model'"),
+        (["--access", "pape"], "did you mean 'paper'"),
+        (["--plot", "c.jpg"], "name one of these"),
+        (["--plot", "absent/c.png"], "cannot be written"),
+        (["--csv", "absent/c.csv"], "cannot be written"),
+    ],
+)
+def test_bad_input(
+    lrcsim: Callable[..., Any],
+    trace_file: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = lrcsim("curve", trace_file, *arguments)
+    assert done.code == 1
+    assert message in done.err
+    assert done.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["t.h5"]
+
+
+def test_commas_inside_parameters() -> None:
+    assert split_policies("lru,s3-fifo:share=0.2,threshold=1,sch-lookahead:4") == [
+        "lru", "s3-fifo:share=0.2,threshold=1", "sch-lookahead:4",
+    ]  # fmt: skip

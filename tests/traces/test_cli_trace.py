@@ -1,0 +1,145 @@
+"""`lrcsim trace`, as a user runs it."""
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from trace_files import assert_same, make_trace
+
+from lrcsim.traces import RoutingTrace
+from lrcsim.traces.exporters import FORMATS as EXPORTS
+from lrcsim.traces.exporters import export_trace
+from lrcsim.traces.importers import FORMATS as IMPORTS
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    make_trace(5, tokens=30, residency=True, token_ids=True, ragged=True, missing=0.1).save(tmp_path / "t.h5")
+    return tmp_path / "t.h5"
+
+
+def test_info_for_people(lrcsim, path: Path) -> None:  # type: ignore[no-untyped-def]
+    outcome = lrcsim("trace", "info", path)
+    assert (outcome.code, outcome.err) == (0, "")
+    lines = {line.split("  ")[0].strip(): line for line in outcome.out.splitlines()}
+    assert "made-up" in lines["model"]
+    assert "30 (" in lines["tokens"]
+    assert "3 in 3 domains: a b, c, code, maths" in lines["requests"]
+    assert "hits of the engine's cache" in lines
+    assert "seed" in lines
+
+
+def test_info_of_names_that_look_like_markup(lrcsim, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    trace = make_trace(5)
+    trace.model, trace.provenance = "[/bold]", {"[red]": "[/x]"}
+    trace.save(tmp_path / "[bold].h5")
+    outcome = lrcsim("trace", "info", tmp_path / "[bold].h5")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert all(text in outcome.out for text in ("[/bold]", "[red]", "[/x]", "[bold].h5"))
+
+
+def test_info_as_json(lrcsim, path: Path) -> None:  # type: ignore[no-untyped-def]
+    facts = json.loads(lrcsim("trace", "info", path, "--json", "-").out)
+    with RoutingTrace.open(path) as trace:
+        assert trace.phase is not None
+        assert trace.residency is not None
+        assert facts["tokens"] == trace.num_tokens
+        assert facts["decode_tokens"] == trace.phase.sum() == facts["tokens"] - facts["prefill_tokens"]
+        assert facts["unrecorded"] == trace.count_unrecorded() > 0
+        known = trace.residency[(trace.phase == 1)][trace.experts[trace.phase == 1] >= 0]
+        assert facts["recorded_hit_rate"] == pytest.approx(((known == 1) | (known == 2)).mean())
+        assert facts["num_experts"] == trace.layers.num_experts.tolist()
+        assert trace.expert_bytes is not None
+        assert facts["all_experts_bytes"] == (trace.expert_bytes * trace.layers.num_experts).sum()
+    quick = json.loads(lrcsim("trace", "info", path, "--quick", "--json", "-").out)
+    assert quick["unrecorded"] is None
+    assert quick["tokens"] == facts["tokens"]
+
+
+def test_info_json_to_a_file_keeps_the_table(lrcsim, path: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    outcome = lrcsim("trace", "info", path, "--json", tmp_path / "info.json")
+    assert "made-up" in outcome.out
+    assert json.loads((tmp_path / "info.json").read_text())["model"] == "made-up"
+
+
+def test_check_of_a_good_trace(lrcsim, path: Path) -> None:  # type: ignore[no-untyped-def]
+    outcome = lrcsim("trace", "check", path)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out == f"{path}: good, 30 tokens in 3 requests\n"
+    report = json.loads(lrcsim("trace", "check", path, "--json", "-").out)
+    assert report == {"trace": str(path), "good": True, "problems": []}
+
+
+def test_check_of_a_bad_trace(lrcsim, path: Path) -> None:  # type: ignore[no-untyped-def]
+    with h5py.File(path, "r+") as file:
+        file["routing/experts"][4, 1, 0] = 500
+        file["tokens/phase"][9] = 3
+    outcome = lrcsim("trace", "check", path)
+    assert outcome.code == 1
+    assert len(outcome.err.splitlines()) == 1
+    assert "2 kinds of problem" in outcome.err
+    assert "token 4, layer 1: expert id 500" in outcome.out
+    assert "token 9: phase 3" in outcome.out
+    outcome = lrcsim("trace", "check", path, "--json", "-")
+    assert outcome.code == 1
+    assert [problem["where"] for problem in json.loads(outcome.out)["problems"]] == ["token 4, layer 1", "token 9"]
+
+
+def test_export_and_import(lrcsim, path: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    for name in ("out.npz", "out.csv", "out.csv.gz"):
+        outcome = lrcsim("trace", "export", path, "-o", tmp_path / name)
+        assert outcome.code == 0, outcome.err
+        outcome = lrcsim("trace", "import", tmp_path / name, "-o", tmp_path / "back.h5")
+        assert (outcome.code, outcome.err) == (0, "")
+        assert "expert positions not recorded (-1)" in outcome.out
+        with RoutingTrace.open(path) as trace, RoutingTrace.open(tmp_path / "back.h5") as back:
+            assert_same(back, trace, but=("num_shared",))
+
+
+def test_export_of_accesses(lrcsim, path: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    outcome = lrcsim("trace", "export", path, "-o", tmp_path / "t.oracleGeneral", "--layer", 2, "--prefill", "token")
+    assert outcome.code == 0
+    report = json.loads(
+        lrcsim("trace", "export", path, "-o", tmp_path / "x", "--format", "oracleGeneral", "--json", "-").out
+    )
+    assert report["format"] == "oracleGeneral"
+    assert report["bytes"] == (tmp_path / "x").stat().st_size
+
+
+def test_import_reports_and_notes(lrcsim, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "t.csv").write_text("conv,token,layer,expert\n0,0,0,1\n0,1,0,2\n")
+    arguments = ("trace", "import", tmp_path / "t.csv", "-o", tmp_path / "t.h5", "--columns", "request=conv")
+    outcome = lrcsim(*arguments)
+    assert outcome.code == 0
+    assert outcome.err.startswith("Note: number of experts not given")
+    report = json.loads(lrcsim(*arguments, "--json", "-").out)
+    assert (report["format"], report["tokens"], report["requests"]) == ("table", 2, 1)
+    outcome = lrcsim(*arguments, "--num-experts", 8, "--model", "tiny", "--phase", "decode", "--expert-bytes", 100)
+    assert (outcome.code, outcome.err) == (0, "")
+    with RoutingTrace.open(tmp_path / "t.h5") as trace:
+        assert (trace.num_experts, trace.model) == (8, "tiny")
+
+
+def test_a_bad_import_leaves_the_earlier_trace(lrcsim, path: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    before = path.read_bytes()
+    (tmp_path / "t.csv").write_text("token,layer,expert\n0,0,1\n1,0,1\n1,0,1\n")
+    outcome = lrcsim("trace", "import", tmp_path / "t.csv", "-o", path)
+    assert outcome.code == 1
+    assert path.read_bytes() == before
+
+
+def test_help_names_every_format(lrcsim) -> None:  # type: ignore[no-untyped-def]
+    for name in IMPORTS:
+        assert name in lrcsim("trace", "import", "--help").out
+    for name in EXPORTS:
+        assert name in lrcsim("trace", "export", "--help").out
+
+
+def test_one_progress_call_reaches_the_end_of_an_export(tmp_path: Path) -> None:
+    for name in ("t.npz", "t.csv", "t.oracleGeneral"):
+        calls: list[tuple[int, int]] = []
+        export_trace(make_trace(3), tmp_path / name, progress=lambda *call: calls.append(call))  # noqa: B023
+        assert calls[-1][0] == calls[-1][1]
+        assert all(np.diff([done for done, _ in calls]) >= 0)
