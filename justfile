@@ -20,6 +20,10 @@ check:
 test *ARGS:
     {{python}} -m pytest -q -n auto {{ARGS}}
 
+# the compiled kernels as plain Python: index errors and wrong types show here
+test-nojit:
+    NUMBA_DISABLE_JIT=1 {{python}} -m pytest -q -n auto -W "ignore:overflow:RuntimeWarning" tests/simulator/test_stack.py -k "not many_experts"
+
 # one question of benchmarks/; without a name, list them
 bench NAME="":
     @if [ -z "{{NAME}}" ]; then ls benchmarks/bench_*.py; else {{python}} benchmarks/bench_{{NAME}}.py; fi

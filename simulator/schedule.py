@@ -97,13 +97,19 @@ class Schedule:
 
     def blocks(self, target_tokens: int = 8_192) -> Iterator[Block]:
         """Yield the steps in order, in blocks of about ``target_tokens`` tokens (one step at least)."""
-        starts, access, low = self._starts, 0, 0
-        while low < self.num_steps:
-            limit = starts[low] + target_tokens
-            high = max(int(np.searchsorted(starts, limit, side="right")) - 1, low + 1)
+        access = 0
+        for low, high in self.step_blocks(target_tokens):
             block = self._block(low, high, access)
             access += len(block.keys)
             yield block
+
+    def step_blocks(self, target_tokens: int = 8_192) -> Iterator[tuple[int, int]]:
+        """Yield ranges of steps of about ``target_tokens`` tokens (one step at least) that cover the trace."""
+        starts, low = self._starts, 0
+        while low < self.num_steps:
+            limit = starts[low] + target_tokens
+            high = max(int(np.searchsorted(starts, limit, side="right")) - 1, low + 1)
+            yield low, high
             low = high
 
     def _block(self, low: int, high: int, first_access: int) -> Block:

@@ -1,13 +1,13 @@
-"""Compiled stack algorithms: one pass over a schedule gives the hits at every capacity.
+"""Compiled stack algorithms: one pass over a trace gives the hits at every capacity.
 
 A policy has the inclusion property when a larger cache always holds what a smaller one holds; then the experts can be
 kept in one list, the stack, whose first C entries are the contents of a cache of C slots, and an access hits in all
 caches larger than its place in the stack (Mattson et al. 1970). Every policy that keeps the experts of greatest *worth*
 has it, if an expert's worth does not depend on the capacity.
 
-For co-resident batches the members of the batch count as worth more than anything else while it is inserted, so none
-is put out for another, and inserting them one by one leaves the same contents as evicting after all are loaded. Then
-the top of the stack, the batch, is put in order of worth, which is what a cache smaller than the batch keeps.
+A co-resident batch is inserted as a whole (`_insert_batch`), in the other rules one expert after the other (`_sink`).
+
+The kernels read expert ids as the trace has them; `gather` forms the batches of `schedule.Schedule` on the way.
 """
 
 from __future__ import annotations
@@ -22,57 +22,52 @@ __all__ = [
     "CORESIDENT",
     "LFU",
     "LOOKAHEAD",
-    "LRU",
     "NEXT_USE",
     "NEXT_USE_BYPASS",
-    "NO_WINDOW",
     "PAPER",
     "SEQUENTIAL",
     "StackState",
-    "Window",
+    "Steps",
+    "gather",
+    "next_use_times",
     "run_stack",
 ]
 
-LRU, LFU, NEXT_USE, NEXT_USE_BYPASS, LOOKAHEAD = 0, 1, 2, 3, 4
-"""What makes an expert worth keeping: its last use; its uses, then its last use; how near its next use is, then its
-smaller key; the same where misses may bypass the cache; its uses in the next steps, then its last use."""
+LFU, NEXT_USE, NEXT_USE_BYPASS, LOOKAHEAD = 0, 1, 2, 3
+"""What makes an expert worth keeping: its uses, then its last use; how near its next use is, then its smaller key; the
+same where misses may bypass the cache; its uses in the next steps, then its last use. (LRU has kernels of its own.)"""
 
 CORESIDENT, SEQUENTIAL, PAPER = 0, 1, 2
-MOST_WORTH = np.int64(2**62)
 SEQUENCE_BITS = 40
 """Uses are packed above the sequence number of the last use: up to 4 M uses of one expert and 1.1e12 accesses."""
 
 
-class Window(NamedTuple):
-    """The steps ahead of a pool, for ``LOOKAHEAD``; one-element arrays for the other rules.
+class Steps(NamedTuple):
+    """The steps of a block of tokens.
 
     Attributes:
-        steps: int64 [1], steps looked ahead, the current one included.
-        keys: int32 [accesses], the pool's accesses of the whole trace.
-        starts: int64 [steps + 1], step s accesses ``keys[starts[s]:starts[s + 1]]``.
-        horizon: int64 [steps], the first step out of sight of each step.
+        starts: int64 [steps + 1], step s is tokens ``starts[s]:starts[s + 1]`` of the block.
+        request: int64 [steps].
+        phase: uint8 [steps], 0 prefill, 1 decode.
     """
 
-    steps: npt.NDArray[np.int64]
-    keys: npt.NDArray[np.int32]
     starts: npt.NDArray[np.int64]
-    horizon: npt.NDArray[np.int64]
-
-
-NO_WINDOW = Window(np.zeros(1, np.int64), np.zeros(1, np.int32), np.zeros(1, np.int64), np.zeros(1, np.int64))
+    request: npt.NDArray[np.int64]
+    phase: npt.NDArray[np.uint8]
 
 
 class StackState(NamedTuple):
-    """The stack of one pool between blocks; keys are counted from the pool's first one.
+    """The stack of one pool between blocks.
 
     Attributes:
-        stack: int32 [keys], the first ``counter[0]`` are in use, greatest worth of a one-slot cache first.
+        stack: int32 [keys], the first ``counter[0]`` are in use, the contents of a one-slot cache first.
         worth: int64 [keys].
         uses: int64 [keys]: so far for ``LFU``, still to come in the window for ``LOOKAHEAD``.
         mark: int64 [keys], the last batch that a key was in.
         counter: int64 [5]: depth of the stack, accesses so far, batches so far, request (-1 at first), first step not
             yet in the window (-1: the window is empty).
         hits: int64 [2, keys]: by phase, accesses found at each place of the stack.
+        accesses: int64 [2], by phase.
     """
 
     stack: npt.NDArray[np.int32]
@@ -81,6 +76,7 @@ class StackState(NamedTuple):
     mark: npt.NDArray[np.int64]
     counter: npt.NDArray[np.int64]
     hits: npt.NDArray[np.int64]
+    accesses: npt.NDArray[np.int64]
 
     @classmethod
     def empty(cls, keys: int) -> StackState:
@@ -92,7 +88,97 @@ class StackState(NamedTuple):
             np.full(keys, -1, np.int64),
             np.array([0, 0, 0, -1, -1], np.int64),
             np.zeros((2, keys), np.int64),
+            np.zeros(2, np.int64),
         )
+
+
+@numba.njit(cache=True, nogil=True)
+def gather(experts, low, high, first_layer, last_layer, stride, mark, stamp, keys, places):  # type: ignore[no-untyped-def]
+    """Collect the distinct experts of tokens ``low:high`` in the order of their last use.
+
+    Args:
+        experts: int [tokens, layers, k], -1 = not recorded.
+        low: first token.
+        high: token after the last; more than one token only with a single layer.
+        first_layer: first layer.
+        last_layer: layer after the last.
+        stride: a key is layer * stride + expert.
+        mark: int64 [keys], scratch that holds no ``stamp`` yet.
+        stamp: a number not used before.
+        keys: int32 [keys], receives the keys.
+        places: int64 [keys], receives where each last use stands in ``experts``, flattened.
+
+    Returns:
+        How many there are.
+    """
+    layers, k = experts.shape[1], experts.shape[2]
+    count = 0
+    if high - low == 1:
+        for layer in range(first_layer, last_layer):
+            for rank in range(k):
+                expert = experts[low, layer, rank]
+                if expert >= 0:
+                    keys[count] = layer * stride + expert
+                    places[count] = (low * layers + layer) * k + rank
+                    count += 1
+        return count
+    for token in range(high - 1, low - 1, -1):
+        for rank in range(k - 1, -1, -1):
+            expert = experts[token, first_layer, rank]
+            if expert >= 0:
+                key = first_layer * stride + expert
+                if mark[key] != stamp:
+                    mark[key] = stamp
+                    keys[count] = key
+                    places[count] = (token * layers + first_layer) * k + rank
+                    count += 1
+    for i in range(count // 2):
+        j = count - 1 - i
+        keys[i], keys[j] = keys[j], keys[i]
+        places[i], places[j] = places[j], places[i]
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def next_use_times(experts, steps, stride, num_keys, cold, per_access):  # type: ignore[no-untyped-def]
+    """Find when each batch member is used next, with ties broken: the nearer first, then the smaller key.
+
+    Args:
+        experts: int [tokens, layers, k], the whole trace.
+        steps: `Steps` of the whole trace.
+        stride: a key is layer * stride + expert.
+        num_keys: number of keys.
+        cold: whether uses in later requests are out of sight.
+        per_access: whether time counts in accesses, else in layer-steps.
+
+    Returns:
+        int64 [tokens * layers * k]: time * num_keys + key, at the place of each expert's last use in its step.
+    """
+    tokens, layers, k = experts.shape
+    never = np.int64(2**60)
+    result = np.empty(tokens * layers * k, np.int64)
+    upcoming = np.full(num_keys, never, np.int64)
+    mark = np.full(num_keys, -1, np.int64)
+    keys = np.empty(num_keys, np.int32)
+    places = np.empty(num_keys, np.int64)
+    time = np.int64(tokens) * layers * k
+    stamp = 0
+    for step in range(len(steps.starts) - 2, -1, -1):
+        if cold and step + 1 < len(steps.request) and steps.request[step] != steps.request[step + 1]:
+            upcoming[:] = never
+        for layer in range(layers - 1, -1, -1):
+            stamp += 1
+            count = gather(
+                experts, steps.starts[step], steps.starts[step + 1], layer, layer + 1, stride, mark, stamp, keys, places
+            )
+            time -= 1
+            for i in range(count - 1, -1, -1):
+                key = keys[i]
+                result[places[i]] = upcoming[key]
+                upcoming[key] = time * num_keys + key
+                if per_access:
+                    time -= 1
+    return result
 
 
 @numba.njit(cache=True, nogil=True)
@@ -101,115 +187,191 @@ def _sink(stack, worth, depth, key, forced):  # type: ignore[no-untyped-def]
 
     With ``forced`` the key itself takes the top whatever it is worth. Returns the new depth of the stack.
     """
-    carried = key
+    carried, worth_carried = key, worth[key]
     for place in range(depth):
         there = stack[place]
         if there == key:
             stack[place] = carried
             return depth
-        if (forced and place == 0) or worth[carried] > worth[there]:
+        worth_there = worth[there]
+        if (forced and place == 0) or worth_carried > worth_there:
             stack[place] = carried
             carried = there
+            worth_carried = worth_there
     stack[depth] = carried
     return depth + 1
 
 
 @numba.njit(cache=True, nogil=True)
-def run_stack(rule, access, cold, layer, first_key, keys, starts, layers, step, request, phase, next_use, window, state):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
-    """Advance one pool's stack over a block of layer-steps, counting where each access is found.
+def _join(key, rank, floating, ranks, head, tail):  # type: ignore[no-untyped-def]
+    """Insert into the queue ``floating[head:tail]``, sorted by rank with the greatest first; return the new tail.
+
+    What joins is mostly worth least (the stack itself is nearly sorted), so the search starts at the end.
+    """
+    i = tail
+    while i > head and ranks[i - 1] < rank:
+        floating[i] = floating[i - 1]
+        ranks[i] = ranks[i - 1]
+        i -= 1
+    floating[i] = key
+    ranks[i] = rank
+    return tail + 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _insert_batch(forced, stack, worth, depth, mark, stamp, keys, count, found_at, floating, ranks):  # type: ignore[no-untyped-def]
+    """Look up and insert a co-resident batch in one pass over the stack.
+
+    A cache of C slots keeps the best of what it held and what came. So, going down, what a place held joins those still
+    ``floating``, and the best of them takes the place; where the place held a member of the batch, nothing joins. With
+    ``forced`` the batch itself takes the top, in order of worth; without (bypass) it floats too.
 
     Args:
-        rule: ``LRU``, ``LFU``, ``NEXT_USE``, ``NEXT_USE_BYPASS`` or ``LOOKAHEAD``.
+        forced: whether every member must enter.
+        stack: as in `StackState`, changed in place.
+        worth: as in `StackState`, already that of after the batch.
+        depth: places in use.
+        mark: holds ``stamp`` for the members of the batch.
+        stamp: number of the batch.
+        keys: int32, the batch.
+        count: members of the batch.
+        found_at: int64 [keys], counts up where a member is found.
+        floating: int32 [2 * keys], scratch.
+        ranks: int64 [2 * keys], scratch.
+
+    Returns:
+        The new depth.
+    """
+    head, tail, place = 0, 0, 0
+    for i in range(count):
+        tail = _join(keys[i], worth[keys[i]], floating, ranks, head, tail)
+    if forced:
+        for i in range(count):
+            keys[i] = floating[i]
+        tail = 0
+        for place in range(min(count, depth)):
+            there = stack[place]
+            if mark[there] == stamp:
+                found_at[place] += 1
+            else:
+                tail = _join(there, worth[there], floating, ranks, head, tail)
+        for i in range(count):
+            stack[i] = keys[i]
+        place = count
+    while place < depth and head < tail:
+        there = stack[place]
+        if mark[there] == stamp:
+            found_at[place] += 1
+            stack[place] = floating[head]
+            head += 1
+        else:
+            rank = worth[there]
+            if rank < ranks[head]:
+                stack[place] = floating[head]
+                head += 1
+                tail = _join(there, rank, floating, ranks, head, tail)
+        place += 1
+    depth = max(depth, place)
+    while head < tail:
+        stack[depth] = floating[head]
+        depth += 1
+        head += 1
+    return depth
+
+
+@numba.njit(cache=True, nogil=True)
+def run_stack(rule, access, cold, experts, steps, stride, next_use, window, state):  # type: ignore[no-untyped-def]
+    """Advance one pool's stack over a block of tokens, counting where each access is found.
+
+    Args:
+        rule: ``LFU``, ``NEXT_USE``, ``NEXT_USE_BYPASS`` or ``LOOKAHEAD``; all but the first need the whole trace in
+            one block.
         access: ``CORESIDENT``, ``SEQUENTIAL`` or ``PAPER``.
         cold: whether the pool is emptied when the request changes.
-        layer: the pool's layer, or -1 for all.
-        first_key: the pool's smallest key.
-        keys: int32 [accesses].
-        starts: int64 [batches + 1].
-        layers: int64 [batches], the layer of each batch.
-        step: int64 [batches].
-        request: int64 [batches].
-        phase: uint8 [batches].
-        next_use: int64 [accesses], the time of the next use with ties already broken (rules ``NEXT_USE*``).
-        window: `Window` of the pool (rule ``LOOKAHEAD``).
+        experts: int [tokens, layers of the pool, k], -1 = not recorded.
+        steps: `Steps`.
+        stride: a key is layer * stride + expert.
+        next_use: int64 [tokens * layers * k] of `next_use_times` (rules ``NEXT_USE*``).
+        window: steps looked ahead, the current one included (rule ``LOOKAHEAD``).
         state: `StackState`, advanced in place.
     """
-    stack, worth, uses, mark, counter, hits = state
+    stack, worth, uses, mark, counter, hits, accesses = state
     depth, seen, batch_number = counter[0], counter[1], counter[2]
+    layers = experts.shape[1]
+    keys = np.empty(len(stack), np.int32)
+    places = np.empty(len(stack), np.int64)
     forced = rule != NEXT_USE_BYPASS
-    protect = access == CORESIDENT and forced
-    for batch in range(len(layers)):
-        if layer >= 0 and layers[batch] != layer:
-            continue
-        if request[batch] != counter[3]:
+    floating = np.empty(2 * len(stack), np.int32)
+    ranks = np.empty(2 * len(stack), np.int64)
+    layers_at_once = layers if access == PAPER else 1
+    num_steps = len(steps.starts) - 1
+    for step in range(num_steps):
+        if steps.request[step] != counter[3]:
             if cold and counter[3] >= 0:
                 depth = 0
                 uses[:] = 0
                 counter[4] = -1
-            counter[3] = request[batch]
-        batch_number += 1
+            counter[3] = steps.request[step]
         if rule == LOOKAHEAD:
-            now = step[batch]
             if counter[4] < 0:
-                counter[4] = now
-            limit = min(now + window.steps[0], window.horizon[now])
-            while counter[4] < limit:
-                for i in range(window.starts[counter[4]], window.starts[counter[4] + 1]):
-                    key = window.keys[i] - first_key
-                    uses[key] += 1
-                    worth[key] += np.int64(1) << SEQUENCE_BITS
+                counter[4] = step
+            while counter[4] < min(step + window, num_steps):
+                ahead = counter[4]
+                if cold and steps.request[ahead] != counter[3]:
+                    break
+                for layer in range(layers):
+                    batch_number += 1
+                    count = gather(
+                        experts, steps.starts[ahead], steps.starts[ahead + 1], layer, layer + 1, stride, mark,
+                        batch_number, keys, places,
+                    )  # fmt: skip
+                    for i in range(count):
+                        uses[keys[i]] += 1
+                        worth[keys[i]] += np.int64(1) << SEQUENCE_BITS
                 counter[4] += 1
-        low, high = starts[batch], starts[batch + 1]
-        found_at = hits[phase[batch]]
-        if access != SEQUENTIAL:  # the whole batch is looked up in what the last one left
-            for i in range(low, high):
-                mark[keys[i] - first_key] = batch_number
-            missing = high - low
-            for place in range(depth):
-                if mark[stack[place]] == batch_number:
-                    found_at[place] += 1
-                    missing -= 1
-                    if missing == 0:
-                        break
-            if access == PAPER:  # the u-th distinct expert of a request hits in caches of more than u slots
-                for new in range(missing):
-                    found_at[depth + new] += 1
-        if protect:
-            for i in range(low, high):
-                worth[keys[i] - first_key] = MOST_WORTH
-            for i in range(low, high):
-                depth = _sink(stack, worth, depth, keys[i] - first_key, True)
-        for i in range(low, high):
-            key = keys[i] - first_key
-            if access == SEQUENTIAL:
+        found_at = hits[steps.phase[step]]
+        for layer in range(0, layers, layers_at_once):
+            batch_number += 1
+            count = gather(
+                experts, steps.starts[step], steps.starts[step + 1], layer, layer + layers_at_once, stride, mark,
+                batch_number, keys, places,
+            )  # fmt: skip
+            accesses[steps.phase[step]] += count
+            if access != SEQUENTIAL:
+                for i in range(count):
+                    mark[keys[i]] = batch_number
+            if access == PAPER:  # the whole token is looked up in what the last one left
+                missing = count
                 for place in range(depth):
-                    if stack[place] == key:
+                    if mark[stack[place]] == batch_number:
                         found_at[place] += 1
-                        break
-            if access != CORESIDENT and forced:
-                depth = _sink(stack, worth, depth, key, True)
-            seen += 1
-            if rule == LRU:
-                worth[key] = seen
-            elif rule == LFU:
-                uses[key] += 1
-                worth[key] = (uses[key] << SEQUENCE_BITS) + seen
-            elif rule == LOOKAHEAD:
-                uses[key] -= 1
-                worth[key] = (uses[key] << SEQUENCE_BITS) + seen
-            else:
-                worth[key] = -next_use[i]
-            if access != CORESIDENT and not forced:
-                depth = _sink(stack, worth, depth, key, False)
-        if access == CORESIDENT and not forced:
-            for i in range(low, high):
-                depth = _sink(stack, worth, depth, keys[i] - first_key, False)
-        if protect:  # the batch is on top; a cache smaller than it keeps those worth most
-            for i in range(1, high - low):
-                key = stack[i]
-                place = i
-                while place > 0 and worth[stack[place - 1]] < worth[key]:
-                    stack[place] = stack[place - 1]
-                    place -= 1
-                stack[place] = key
+                        missing -= 1
+                        if missing == 0:
+                            break
+                for new in range(missing):  # the u-th distinct expert of a request hits in caches of over u slots
+                    found_at[depth + new] += 1
+            for i in range(count):
+                key = keys[i]
+                if access == SEQUENTIAL:
+                    for place in range(depth):
+                        if stack[place] == key:
+                            found_at[place] += 1
+                            break
+                if access != CORESIDENT and forced:
+                    depth = _sink(stack, worth, depth, key, True)
+                seen += 1
+                if rule == LFU:
+                    uses[key] += 1
+                    worth[key] = (uses[key] << SEQUENCE_BITS) + seen
+                elif rule == LOOKAHEAD:
+                    uses[key] -= 1
+                    worth[key] = (uses[key] << SEQUENCE_BITS) + seen
+                else:
+                    worth[key] = -next_use[places[i]]
+                if access != CORESIDENT and not forced:
+                    depth = _sink(stack, worth, depth, key, False)
+            if access == CORESIDENT:
+                depth = _insert_batch(
+                    forced, stack, worth, depth, mark, batch_number, keys, count, found_at, floating, ranks
+                )
     counter[0], counter[1], counter[2] = depth, seen, batch_number

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -12,26 +11,26 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.errors import ConfigError
-from lrcsim.policies import NEVER, make_policy
-from lrcsim.policies.future import SchLookahead
-from lrcsim.simulator import stack
+from lrcsim.policies import make_policy
+from lrcsim.simulator import lru_stack, stack
 from lrcsim.simulator.capacity import Scope
-from lrcsim.simulator.future import Future, PoolFuture
-from lrcsim.simulator.schedule import Block, Schedule
-from lrcsim.traces import RoutingTrace
+from lrcsim.simulator.schedule import Schedule
+from lrcsim.traces import DECODE, RoutingTrace
 
 __all__ = ["STACK_POLICIES", "StackHits", "stack_hits"]
 
+LRU = -1
 STACK_POLICIES = {
-    "lru": stack.LRU,
+    "lru": LRU,
     "lfu": stack.LFU,
     "belady": stack.NEXT_USE,
     "belady-bypass": stack.NEXT_USE_BYPASS,
     "sch-lookahead": stack.LOOKAHEAD,
 }
-"""Policies whose larger caches always hold what smaller ones hold, by the rule of worth that the kernel knows."""
+"""Policies whose larger caches always hold what smaller ones hold, by the rule of worth that the kernels know."""
 
-RULES = {"coresident": stack.CORESIDENT, "sequential": stack.SEQUENTIAL, "paper": stack.PAPER}
+ACCESS = {"coresident": stack.CORESIDENT, "sequential": stack.SEQUENTIAL, "paper": stack.PAPER}
+NO_TIMES: npt.NDArray[np.int64] = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,9 @@ def stack_hits(
 ) -> StackHits:
     """Count the hits of a policy at every capacity, in slots.
 
+    lru and lfu stream the trace. The others look ahead and hold the ids of a pool (2 bytes per access) and its next
+    uses (8 bytes) in memory, in scope ``layer`` one layer per job.
+
     Args:
         trace: the routing trace.
         policy: one of `STACK_POLICIES`, with parameters as in ``"sch-lookahead:16"``.
@@ -75,55 +77,70 @@ def stack_hits(
     chosen = make_policy(policy)
     if chosen.name not in STACK_POLICIES:
         raise ConfigError(f"policy {policy!r} has no stack algorithm, these have: {', '.join(STACK_POLICIES)}")
-    rule, stride, layers = STACK_POLICIES[chosen.name], trace.num_experts, trace.num_layers
+    rule = STACK_POLICIES[chosen.name]
+    pools: list[int | None] = [None] if scope == "model" else list(range(trace.num_layers))
+    keys = trace.num_experts * (trace.num_layers if scope == "model" else 1)
+    states: list[Any] = [(lru_stack.LruState if rule == LRU else stack.StackState).empty(keys) for _ in pools]
     schedule = Schedule(trace, prefill)
-    pools = [-1] if scope == "model" else list(range(layers))
-    states = [stack.StackState.empty(stride * (layers if pool < 0 else 1)) for pool in pools]
-    future = Future(schedule, access, warm) if "future" in chosen.needs else None
-    windows = [stack.NO_WINDOW] * len(pools)
-    if future is not None and isinstance(chosen, SchLookahead):
-        windows = [_window(future.of_pool(range(layers) if pool < 0 else [pool]), chosen.m) for pool in pools]
-    accesses = np.zeros((len(pools), 2), np.int64)
-    whole_tokens = access == "paper" and scope == "model"
+    steps = _steps(trace, schedule)
+    run = _Kernel(rule, ACCESS[access], not warm, trace.num_experts, keys, int(getattr(chosen, "m", 0)))
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as threads:
-        for block in schedule.blocks():
-            arguments = _kernel_arguments(block, future, whole_tokens, stride * layers)
+        if run.needs_all:
 
-            def advance(index: int, given: tuple[Any, ...] = arguments) -> None:
-                pool = pools[index]
-                first_key = max(pool, 0) * stride
-                run: Any = stack.run_stack  # compiled: type checkers do not know its arguments
-                run(rule, RULES[access], not warm, pool, first_key, *given, windows[index], states[index])
+            def whole(index: int) -> None:
+                run(trace.read("experts", 0, trace.num_tokens, layer=pools[index]), steps, states[index])
 
-            list(threads.map(advance, range(len(pools))))
-            for phase, layer, count in _access_counts(block):
-                accesses[0 if scope == "model" else layer, phase] += count
-    hits = [np.pad(np.cumsum(state.hits, axis=1), ((0, 0), (1, 0))) for state in states]
-    return StackHits(hits, accesses)
+            list(threads.map(whole, range(len(pools))))
+        else:
+            for low, high in schedule.step_blocks():
+                first, last = int(steps.starts[low]), int(steps.starts[high])
+                part = stack.Steps(steps.starts[low : high + 1] - first, steps.request[low:high], steps.phase[low:high])
+                experts = trace.read("experts", first, last)
 
+                def block(index: int, experts: Any = experts, part: stack.Steps = part) -> None:
+                    layer = pools[index]
+                    mine = experts if layer is None else np.ascontiguousarray(experts[:, layer : layer + 1])
+                    run(mine, part, states[index])
 
-def _kernel_arguments(block: Block, future: Future | None, whole_tokens: bool, num_keys: int) -> tuple[Any, ...]:
-    first = np.arange(len(block.layer))
-    starts = block.starts
-    if whole_tokens:
-        first = np.flatnonzero(np.diff(block.step, prepend=-1))
-        starts = np.concatenate([block.starts[first], block.starts[-1:]])
-    next_use: npt.NDArray[np.int64] = np.zeros(0, np.int64)
-    if future is not None:
-        time = future.next_use[block.first_access : block.first_access + len(block.keys)]
-        latest = NEVER // num_keys // 2
-        # The nearer use first, then the smaller key.
-        next_use = (np.minimum(time, latest) * num_keys + block.keys).astype(np.int64)
-    return block.keys, starts, block.layer[first], block.step[first], block.request[first], block.phase[first], next_use
+                list(threads.map(block, range(len(pools))))
+    return StackHits(
+        hits=[np.pad(np.cumsum(state.hits, axis=1), ((0, 0), (1, 0))) for state in states],
+        accesses=np.array([state.accesses for state in states]),
+    )
 
 
-def _window(future: PoolFuture, steps: int) -> stack.Window:
-    return stack.Window(np.array([steps]), future.keys, future.starts, future.horizons())
+class _Kernel:
+    """The kernel of a policy with everything but the pool's data set."""
+
+    def __init__(self, rule: int, access: int, cold: bool, stride: int, keys: int, window: int) -> None:
+        self.rule, self.access, self.cold, self.stride, self.keys, self.window = (
+            rule,
+            access,
+            cold,
+            stride,
+            keys,
+            window,
+        )
+        self.needs_all = rule not in (LRU, stack.LFU)
+
+    def __call__(self, experts: npt.NDArray[Any], steps: stack.Steps, state: Any) -> None:
+        if self.rule == LRU:
+            lru: Any = lru_stack.run_lru_bits if self.keys <= lru_stack.BITS else lru_stack.run_lru_marks
+            lru(self.access, self.cold, experts, steps, self.stride, state)
+            return
+        times = NO_TIMES
+        if self.rule in (stack.NEXT_USE, stack.NEXT_USE_BYPASS):
+            find: Any = stack.next_use_times
+            per_access = self.access != stack.CORESIDENT
+            times = find(experts, steps, self.stride, self.keys, self.cold, per_access)
+        kernel: Any = stack.run_stack
+        kernel(self.rule, self.access, self.cold, experts, steps, self.stride, times, self.window, state)
 
 
-def _access_counts(block: Block) -> Iterator[tuple[int, int, int]]:
-    sizes = np.diff(block.starts)
-    for phase in (0, 1):
-        mine = block.phase == phase
-        for layer, count in enumerate(np.bincount(block.layer[mine], weights=sizes[mine]).tolist()):
-            yield phase, layer, int(count)
+def _steps(trace: RoutingTrace, schedule: Schedule) -> stack.Steps:
+    starts = schedule.tokens_of_steps()
+    request = np.searchsorted(trace.offsets, starts[:-1], side="right") - 1
+    phase = np.full(len(request), DECODE, np.uint8)
+    if "phase" in trace.columns:
+        phase = trace.column("phase")[starts[:-1]]
+    return stack.Steps(starts, request, phase)

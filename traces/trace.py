@@ -30,7 +30,7 @@ class Column(Protocol):
     def shape(self) -> tuple[int, ...]:
         """Tokens first."""
 
-    def __getitem__(self, key: slice, /) -> Any:
+    def __getitem__(self, key: slice | tuple[slice, slice], /) -> Any:
         """Return tokens ``key`` as an array."""
 
 
@@ -219,8 +219,14 @@ class RoutingTrace:
                     stop = min(start + writer.BLOCK, high)
                     writer.append({name: self.read(name, start, stop) for name in self.columns})
 
-    def read(self, name: str, low: int, high: int) -> npt.NDArray[Any]:
+    def read(self, name: str, low: int, high: int, *, layer: int | None = None) -> npt.NDArray[Any]:
         """Read tokens ``low:high`` of one column; expert ids come signed, -1 for not recorded.
+
+        Args:
+            name: one of ``columns``.
+            low: first token.
+            high: token after the last.
+            layer: read this MoE layer only, of a column that has layers; that axis stays, with length 1.
 
         Raises:
             TraceError: the trace has no such column, or its file is damaged there.
@@ -228,9 +234,10 @@ class RoutingTrace:
         if name not in self.columns:
             raise TraceError(f"this trace has no {name!r}, it has {', '.join(self.columns)}")
         if name in self._loaded:
-            return self._loaded[name][low:high]
+            return self._loaded[name][low:high] if layer is None else self._loaded[name][low:high, layer : layer + 1]
+        part = slice(low, high) if layer is None else (slice(low, high), slice(layer, layer + 1))
         try:
-            data = np.asarray(self.columns[name][low:high])
+            data = np.asarray(self.columns[name][part])
         except (OSError, RuntimeError) as error:
             raise TraceError(f"{self.path}: {name} cannot be read at tokens {low}..{high - 1}: {error}") from None
         if data.dtype == np.uint16:  # expert ids as stored in a file: 65535 is "not recorded"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrcsim.errors import ConfigError
-from lrcsim.simulator import simulate
+from lrcsim.simulator import lru_stack, simulate
 from lrcsim.simulator.capacity import Scope
 from lrcsim.simulator.rules import Access
 from lrcsim.simulator.stack_hits import STACK_POLICIES, stack_hits
@@ -48,6 +48,38 @@ def test_every_capacity_equals_a_replay(
         ).counts
         assert found.at([slots] * len(found.hits)).tolist() == (replayed.accesses - replayed.misses).sum(1).tolist()
         assert found.accesses.sum(axis=0).tolist() == replayed.accesses.sum(axis=1).tolist()
+
+
+@pytest.mark.parametrize("access", ["coresident", "sequential", "paper"])
+@settings(max_examples=40)
+@given(trace=traces(), warm=st.booleans(), prefill=st.sampled_from(["step", "chunk:2"]))
+def test_both_ways_to_count_lru_agree(access: Access, trace: RoutingTrace, warm: bool, prefill: str) -> None:
+    """The line of marks is for many keys; here it runs on the same few as the sets of bits."""
+    if access == "paper":
+        warm, prefill = False, "token"
+    for scope in ("layer", "model"):
+        bits = stack_hits(trace, "lru", scope, access, prefill, warm, jobs=1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(lru_stack, "BITS", 0)
+            marks = stack_hits(trace, "lru", scope, access, prefill, warm, jobs=1)
+        assert [hits.tolist() for hits in bits.hits] == [hits.tolist() for hits in marks.hits]
+        assert bits.accesses.tolist() == marks.accesses.tolist()
+
+
+@pytest.mark.parametrize("experts", [64, 65, 128, 200, 256, 257])
+def test_lru_with_many_experts(experts: int) -> None:
+    """Around the borders of the word sizes, and long enough for the line of marks to be compacted (8,192 places)."""
+    rng = np.random.default_rng(experts)
+    ids = (rng.zipf(1.3, (1_500, 1, 60)) % experts + rng.integers(0, 3, (1_500, 1, 60))) % experts
+    batches = [list(dict.fromkeys(token[0].tolist()))[:8] for token in ids]
+    trace = RoutingTrace.from_arrays(
+        [[batch + [-1] * (8 - len(batch))] for batch in batches], num_experts=experts, offsets=[0, 700, 1_500]
+    )
+    for access, warm in (("coresident", True), ("sequential", True), ("coresident", False)):
+        found = stack_hits(trace, "lru", "layer", access, "step", warm)
+        for slots in (1, 8, 30, experts - 1):
+            counts = simulate(trace, "lru", slots, access=access, warm=warm, bounds=False).counts  # type: ignore[arg-type]
+            assert found.at([slots])[1] == (counts.accesses - counts.misses).sum()
 
 
 def test_hand_solved() -> None:
