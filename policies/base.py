@@ -94,7 +94,7 @@ class View:
 
     Attributes:
         capacity: slots of the pool, or bytes where experts differ in size and the cache is given in bytes.
-        slots: about how many experts fit: ``capacity``, or bytes over the mean size.
+        slots: about how many experts fit: ``capacity``, or bytes over the mean size; 0 only if none fits.
         stride: E, for keys: ``key = layer * stride + expert``.
         layers: the layers that share this pool.
         num_layers: MoE layers of the model, L.
@@ -104,6 +104,7 @@ class View:
         phase: 0 prefill, 1 decode.
         layer: the layer being run.
         weights: router weight of each expert in the batch (policies that need ``weights``), else empty.
+        layer_weights: router weights of the whole layer-step, where a batch is only a part of it, else empty.
         next_use: time of the next use of each expert in the batch, `NEVER` if there is none (policies that need the
             ``future``), else empty. The unit is layer-steps, or accesses when they are sequential.
         upcoming: the accesses to come (policies that need the ``future``).
@@ -114,6 +115,7 @@ class View:
     __slots__ = (
         "capacity",
         "layer",
+        "layer_weights",
         "layers",
         "next_use",
         "num_layers",
@@ -144,10 +146,13 @@ class View:
         self.num_layers = num_layers
         self.top_k = top_k
         self.size = size
-        self.slots = capacity if size is None else capacity * len(size) // sum(size.values())
+        self.slots = capacity
+        if size is not None:
+            self.slots = max(capacity * len(size) // sum(size.values()), int(capacity >= min(size.values())))
         self.step = self.request = self.layer = 0
         self.phase = 1
         self.weights: Sequence[float] = ()
+        self.layer_weights: Sequence[float] = ()
         self.next_use: Sequence[int] = ()
         self.profile: Sequence[float] = ()
         self.upcoming: Upcoming | None = None
@@ -233,7 +238,11 @@ class Policy:
         raise NotImplementedError
 
     def victim(self, protected: Container[int]) -> int:
-        """Return the resident expert to evict, never one in ``protected`` (the current batch)."""
+        """Return the resident expert to evict, never one in ``protected`` (the current batch).
+
+        As long as the same batch makes room, ``protected`` is the same object, unchanged: what is worked out for it
+        may be kept from one call to the next.
+        """
         raise NotImplementedError
 
     def evicted(self, key: int) -> None:

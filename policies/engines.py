@@ -72,8 +72,9 @@ class LeastStaleLayer(ScorePolicy):
 class Hobbit(ScorePolicy):
     """Evict the smallest w1 R/T + w2 F/T + w3 H/T + w4 (1 - ((l_now - l + L) mod L) / L); reset with each request.
 
-    T: steps of the request so far; R: step of the last use within it; F: uses; H: high-precision uses, those whose
-    preceding ranks hold at most 0.6 of the batch's router weight (0 in a trace without weights); l: the layer.
+    T: steps of the request so far, the current one included; R: step of the last use within it, from 1 (0 if none);
+    F: uses in the request; H: high-precision uses among them, those where the experts of larger weight hold at most 0.6
+    of the router weight of the layer-step (0 in a trace without weights); l: the expert's layer, l_now: the layer run.
     """
 
     name = "hobbit"
@@ -105,24 +106,26 @@ class Hobbit(ScorePolicy):
         if self.view.request != self.request:
             self.request, self.first_step = self.view.request, self.view.step
             self._start_request()
-        weights = self.view.weights
-        total, before = sum(weights), 0.0
-        for place, key in enumerate(batch):
-            self.last_step[key] = self.view.step - self.first_step + 1
+        now, weights = self.view.step - self.first_step + 1, self.view.weights
+        for key in batch:
+            self.last_step[key] = now
             self.uses[key] += 1
-            if weights:
-                self.precise[key] += before <= 0.6 * total
-                before += weights[place]
+        if weights:
+            everyone = sorted(self.view.layer_weights or weights, reverse=True)
+            limit, before = 0.6 * sum(everyone), 0.0
+            larger: dict[float, float] = {}  # for each weight, what the experts of larger weight hold
+            for weight in everyone:
+                larger.setdefault(weight, before)
+                before += weight
+            for key, weight in zip(batch, weights, strict=True):
+                self.precise[key] += larger[weight] <= limit
 
     def score(self, key: int) -> float:
-        steps = self.view.step - self.first_step + 1
-        distance = (self.view.layer - self.view.layer_of(key)) % self.view.num_layers
-        return (
-            self.w1 * self.last_step[key] / steps
-            + self.w2 * self.uses[key] / steps
-            + self.w3 * self.precise[key] / steps
-            + self.w4 * (1 - distance / self.view.num_layers)
-        )
+        view = self.view
+        steps, layers = view.step - self.first_step + 1, view.num_layers
+        distance = (view.layer - view.layer_of(key)) % layers
+        used = self.w1 * self.last_step[key] + self.w2 * self.uses[key] + self.w3 * self.precise[key]
+        return used * layers + self.w4 * (layers - distance) * steps  # times T L: without quotients, ties are exact
 
 
 class MoeInfinity(ScorePolicy):
@@ -150,8 +153,9 @@ class MoeInfinity(ScorePolicy):
             self.here_in_layer[self.view.layer_of(key)] += 1
 
     def score(self, key: int) -> float:
-        layer, layers = self.view.layer_of(key), self.view.num_layers
-        ahead = max(layer - self.view.layer, 0)
+        view = self.view
+        layer, layers = view.layer_of(key), view.num_layers
+        ahead = layer - view.layer if layer > view.layer else 0
         row = self.here_in_layer[layer]
         request = (self.here[key] / row if row else 0.0) + 1e-6
         return (1 - ahead / layers) * request * (self.visits[key] / self.total + 1e-6)

@@ -43,7 +43,9 @@ class BeladyBypass(Belady):
 class SchLookahead(Policy):
     """Evict the fewest uses in the next m steps (uses already made do not count), ties to the least recent.
 
-    The window of step i is steps i .. i + m - 1, so m = 1 is LRU. No upper bound for other policies.
+    The window of step i is steps i .. i + m - 1. With co-resident batches in scope layer, and under ``access="paper"``,
+    m = 1 has the hits of LRU; elsewhere it spares what the rest of the same step uses. No upper bound for other
+    policies.
     """
 
     name = "sch-lookahead"
@@ -87,8 +89,9 @@ class SchLookahead(Policy):
 class SchStatic(Policy):
     """The best fixed contents for every window of m steps, loaded free at its start; misses bypass.
 
-    Windows follow one another from the start of each request. The loads are reported as preloaded, not as misses, so
-    this may beat the optimum of a cache that has to load.
+    Windows follow one another from the start of each request (the first step in which anything was recorded); equal
+    counts go to the smaller key, and bytes are filled in this order. The loads are reported as preloaded, not as
+    misses, so this may beat the optimum of a cache that has to load.
     """
 
     name = "sch-static"

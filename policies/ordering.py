@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Container, Sequence
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any
 
 from lrcsim.errors import PolicyError
@@ -26,23 +26,37 @@ def first_unprotected(keys: OrderedDict[int, None], protected: Container[int]) -
 
 
 class RankedKeys:
-    """Keys by rank, smallest first, when ranks change only by `set`: a heap whose outdated entries are skipped."""
+    """Keys by rank, smallest first, when ranks change only by `set`.
+
+    A heap holds one live entry per key, which may be outdated as long as it is no larger than the key's present entry:
+    it is brought up to date when it comes to the top. So a rank that rises, as most do with every use, costs no work in
+    the heap until the key is up for eviction.
+    """
 
     def __init__(self) -> None:
         self._entry: dict[int, tuple[Any, int, int]] = {}
+        self._queued: dict[int, tuple[Any, int, int]] = {}  # the live entry of each key in the heap
         self._heap: list[tuple[Any, int, int]] = []
+        self._aside: list[tuple[Any, int, int]] = []  # entries of protected keys, out of the heap meanwhile
+        self._aside_for: Container[int] = ()
 
     def set(self, key: int, rank: Any, tie: int) -> None:
         """Give ``key`` a rank; equal ranks are ordered by ``tie``, smallest first."""
         entry = self._entry[key] = (rank, tie, key)
-        heappush(self._heap, entry)
-        if len(self._heap) > 4 * len(self._entry) + 64:
-            self._heap = list(self._entry.values())
-            heapify(self._heap)
+        queued = self._queued.get(key)
+        if queued is None or entry < queued:
+            self._queued[key] = entry
+            heappush(self._heap, entry)
+            if len(self._heap) > 4 * len(self._entry) + 64:
+                self._heap = list(self._entry.values())
+                heapify(self._heap)
+                self._queued = self._entry.copy()
+                self._aside = []
 
     def discard(self, key: int) -> None:
         """Forget a key."""
         del self._entry[key]
+        del self._queued[key]
 
     def __contains__(self, key: int) -> bool:
         return key in self._entry
@@ -53,17 +67,23 @@ class RankedKeys:
         Raises:
             PolicyError: there is none.
         """
-        heap, current, passed = self._heap, self._entry, []
+        heap, current, queued = self._heap, self._entry, self._queued
+        if protected is not self._aside_for:  # protected keys are put aside once per batch, not once per victim
+            for entry in self._aside:
+                heappush(heap, entry)
+            self._aside = []
+            self._aside_for = protected
         while heap:
             entry = heap[0]
             key = entry[2]
-            if current.get(key) is not entry:
+            if queued.get(key) is not entry:
                 heappop(heap)
+            elif current[key] is not entry:
+                queued[key] = current[key]
+                heapreplace(heap, current[key])
             elif key in protected:
-                passed.append(heappop(heap))
+                self._aside.append(heappop(heap))
             else:
-                for entry in passed:
-                    heappush(heap, entry)
                 return key
         raise PolicyError("every resident expert is protected")
 
@@ -111,31 +131,31 @@ class ScorePolicy(Policy):
     def reset(self) -> None:
         self.last_use: dict[int, int] = {}
         self._uses_seen = 0
-        self._ranking: list[int] = []
-        self._ranked_for: Container[int] | None = None
+        self._candidates: list[tuple[float, int, int]] = []  # a heap
+        self._candidates_for: Container[int] | None = None
 
     def score(self, key: int) -> float:
         """Return how much the resident ``key`` is worth keeping now."""
         raise NotImplementedError
 
     def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
-        for key in batch:
-            self._uses_seen += 1
-            self.last_use[key] = self._uses_seen
-        self._ranked_for = None
+        last_use, seen = self.last_use, self._uses_seen
+        for place, key in enumerate(batch, seen + 1):
+            last_use[key] = place
+        self._uses_seen = seen + len(batch)
+        self._candidates_for = None
 
     def victim(self, protected: Container[int]) -> int:
-        if self._ranked_for is not protected:  # scores stand still within a layer-step: rank once, evict many
-            last_use, score = self.last_use, self.score
-            ranked = sorted(
-                [(score(key), last_use[key], key) for key in last_use if key not in protected], reverse=True
-            )
-            self._ranking = [entry[2] for entry in ranked]
-            self._ranked_for = protected
-        while self._ranking:
-            if self._ranking[-1] in self.last_use:
-                return self._ranking[-1]
-            self._ranking.pop()
+        if self._candidates_for is not protected:  # scores stand still within a layer-step: score once, evict many
+            score = self.score
+            self._candidates = [(score(key), used, key) for key, used in self.last_use.items() if key not in protected]
+            heapify(self._candidates)
+            self._candidates_for = protected
+        candidates = self._candidates
+        while candidates:
+            if candidates[0][2] in self.last_use:
+                return candidates[0][2]
+            heappop(candidates)
         raise PolicyError("every resident expert is protected")
 
     def evicted(self, key: int) -> None:

@@ -18,7 +18,10 @@ def by_popularity(view: View) -> list[int]:
 
 
 class Static(Policy):
-    """The most used experts of the profile, loaded once before the first step and never evicted; misses bypass."""
+    """The most used experts of the profile, loaded once before the first step and never evicted; misses bypass.
+
+    Slots that the profile leaves free go to the first misses, for good.
+    """
 
     name = "static"
     aliases = ("popularity",)
@@ -54,7 +57,7 @@ class PinnedLru(Lru):
     needs = frozenset({"profile"})
     bypass = True
     refills = True
-    source = "pinned share of several engines; with share=1 it is `static`, with share=0 `lru`"
+    source = "pinned share of several engines; with share=0 it is `lru`, with share=1 `static` if the profile fills it"
     params = (Param("share", 0.5, "share of the slots that is pinned", 0, 1),)
     share: float
 

@@ -106,15 +106,14 @@ class S3Fifo(EvictThenInsert):
         return self._from_main(protected)
 
     def _from_small(self, protected: Container[int]) -> int | None:
-        for key in list(self.small):
-            if key in protected:
-                continue
+        small = self.small
+        while (key := next((key for key in small if key not in protected), None)) is not None:
             if self.uses[key] < self.threshold:
-                return key
-            del self.small[key]
+                break
+            del small[key]
             self.main[key] = None
             self.uses[key] = 0
-        return None
+        return key
 
     def _from_main(self, protected: Container[int]) -> int:
         while True:
@@ -140,7 +139,9 @@ class S3Fifo(EvictThenInsert):
 class Arc(EvictThenInsert):
     """Two LRU lists, used once (t1) and more often (t2), whose sizes adapt by two ghost lists (b1, b2).
 
-    With batches the i-th eviction of a layer-step is charged to its i-th miss.
+    With batches, all ghost hits of a layer-step adapt the target and leave their ghost list at the lookup, and the i-th
+    eviction is charged to the i-th miss. Where every expert of the list to evict from belongs to the batch, the other
+    list gives the victim. A ghost list that outgrows the capacity drops its oldest entry.
     """
 
     name = "arc"

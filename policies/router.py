@@ -46,7 +46,10 @@ class Mrs(ScorePolicy):
 
 
 class ScoreEma(RankedPolicy):
-    """Evict the smallest moving average of router weights over an expert's own uses."""
+    """Evict the smallest moving average of router weights over an expert's own uses.
+
+    It starts from 0, so that one use counts alpha * weight, and outlives eviction.
+    """
 
     name = "score-ema"
     needs = frozenset({"weights"})

@@ -31,11 +31,11 @@ def advice(
             np.ones(len(layers), np.int64) if pools[0].bytes_per_expert is None else np.array(pools[0].bytes_per_expert)
         )
         cycle, everything = int(layers.top_k @ sizes), int(layers.num_experts @ sizes)
-        if policy in ("lru", "fifo") and pools[0].capacity < cycle and access != "paper":
+        if policy == "lru" and pools[0].capacity < cycle and access != "paper":
             warnings.append(
-                f"the pool holds {pools[0].capacity:,}, one token uses {cycle:,}: below one token cycle a global "
-                f"{policy.upper()} hits (almost) never, because the layers come round in a cycle; "
-                "use a larger cache, scope layer, or another policy"
+                f"the pool holds {pools[0].capacity:,}, one token uses {cycle:,}: below one token cycle a global LRU "
+                "falls off a cliff, to no hits at all, because the layers come round in a cycle; use a larger cache, "
+                "scope layer, or another policy"
             )
         holds_all = pools[0].capacity >= everything
     else:

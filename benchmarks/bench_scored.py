@@ -1,0 +1,83 @@
+"""How fast do compiled score policies run, next to the same policies through the Python contract?
+
+The generated trace of bench_replay.py (sticky and Zipf-like: 8 layers, 64 experts, top-8), co-resident, one capacity
+(2x), both scopes, one thread. CPU time of this process, best of the rounds; the contenders take turns. Compiling is not
+timed (it is printed apart). The hits of both are compared. The Python contract runs a part of the trace, in accesses/s.
+
+    python benchmarks/bench_scored.py [TOKENS [ROUNDS]]
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from bench_replay import EXPERTS, LAYERS, TOP_K, make_trace
+
+from lrcsim.policies import CompiledScore, Expert, Now, PolicySpec, make_policy
+from lrcsim.policies.twins import TWINS, twin_of
+from lrcsim.simulator import simulate
+from lrcsim.simulator.scored_hits import scored_hits
+from lrcsim.traces import RoutingTrace
+
+PART = 10
+"""The Python contract runs this part of the trace."""
+
+
+class Patient(CompiledScore):
+    """A user's: evict the fewest uses per step since the first."""
+
+    @staticmethod
+    def worth(expert: Expert, now: Now) -> float:
+        return expert.uses / (now.step - expert.first_step + 1)
+
+
+def compiled(trace: RoutingTrace, policy: PolicySpec, scope: str, slots: int) -> int:
+    """Count the hits with the compiled loop."""
+    twin = twin_of(make_policy(policy))
+    assert twin is not None
+    found = scored_hits(trace, twin, [slots], scope, "coresident", "step", warm=True, jobs=1)  # type: ignore[arg-type]
+    return int(found.hits.sum())
+
+
+def in_python(trace: RoutingTrace, policy: PolicySpec, scope: str, slots: int) -> int:
+    """Count the hits with the ordinary contract."""
+    counts = simulate(trace, policy, slots, scope=scope, bounds=False).counts  # type: ignore[arg-type]
+    return int((counts.accesses - counts.misses).sum())
+
+
+def main() -> None:
+    """Measure, check and print a table."""
+    tokens = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
+    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    long = make_trace(tokens)
+    short = RoutingTrace.from_arrays(
+        long.experts[: tokens // PART], num_experts=EXPERTS, weights=long.column("weights")[: tokens // PART]
+    )
+    policies: list[PolicySpec] = [*(policy.name for policy in TWINS), Patient]
+    print(f"{long.experts.size:,} accesses compiled, {short.experts.size:,} in Python, best of {rounds}\n")
+    print("| policy | scope | compile, s | compiled, M/s | Python, M/s | ratio |")
+    print("|---|---|---:|---:|---:|---:|")
+    for policy in policies:
+        for scope, slots in (("layer", 2 * TOP_K), ("model", 2 * TOP_K * LAYERS)):
+            started = time.process_time()
+            hits = compiled(short, policy, scope, slots)
+            first = time.process_time() - started
+            best = {"compiled": 0.0, "python": 0.0}
+            for _ in range(rounds):
+                started = time.process_time()
+                compiled(long, policy, scope, slots)
+                best["compiled"] = max(best["compiled"], long.experts.size / (time.process_time() - started))
+                started = time.process_time()
+                assert in_python(short, policy, scope, slots) == hits, (policy, scope)
+                best["python"] = max(best["python"], short.experts.size / (time.process_time() - started))
+            name = policy if isinstance(policy, str) else "a user's CompiledScore"
+            print(
+                f"| {name} | {scope} | {first:.2f} | {best['compiled'] / 1e6:.1f} | {best['python'] / 1e6:.2f} "
+                f"| {best['compiled'] / best['python']:.0f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

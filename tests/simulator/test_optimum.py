@@ -1,0 +1,383 @@
+"""The optimum is the optimum: `belady` and `belady-bypass` equal exhaustive search, and nothing beats them.
+
+A case solved by hand. One layer, E = 4, two experts per token, three slots, cold start, co-resident batches:
+
+    step        0    1    2    3    4
+    batch      0 1  0 2  1 3  0 2  0 1
+
+  step 0  0 and 1 are cold, 2 misses. Residents 0 1.
+  step 1  0 hits, 2 is cold. Three experts, three slots, nothing has to go: residents 0 1 2.
+  step 2  1 hits, 3 is cold. Four experts; 1 and 3 are in use, so 0 or 2 goes. Both are used next in step 3: whichever
+          is kept hits there and the other misses.
+          Keep 0: residents 0 1 3.                          Keep 2: residents 1 2 3.
+  step 3  0 hits, 2 misses. 1 or 3 goes: 3, never used.     2 hits, 0 misses. 3 goes.
+          Residents 0 1 2.                                  Residents 0 1 2.
+  step 4  0 and 1 hit.                                      0 and 1 hit.
+
+Hits 0 + 1 + 1 + 1 + 2 = 5 of 10, and no choice does better: 0, 1, 2 and 3 must be loaded once each, and step 3 needs 0
+and 2 when the three slots hold 1, 3 and one other. With a staging buffer outside the capacity (bypass) 3 need not enter
+in step 2: residents stay 0 1 2, step 3 hits twice, hence 6 of 10. One expert after another (sequential), 3 slots,
+0 1 0 2 1 3 0 2 0 1: 3 has to enter in place of 0, 1 or 2, each of which is used again: 5; with bypass 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import combinations, pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lrcsim.policies import Policy
+from lrcsim.policies.registry import BUILT_IN
+from lrcsim.simulator import simulate
+from lrcsim.traces import RoutingTrace
+
+# --- exhaustive search, written from the rules of accounting alone ---------------------------------------------------
+# An expert is (layer, id). A batch is the distinct experts of a layer-step in order of last use.
+
+Expert = tuple[int, int]
+Batch = tuple[Expert, ...]
+
+
+def forward_passes(phases: Sequence[int] | None, offsets: Sequence[int], chunk: int | None) -> list[list[int]]:
+    """Group tokens into forward passes: one decoded token, or the prompt (all of it, or chunks) of one request."""
+    passes: list[list[int]] = []
+    for first, end in pairwise(offsets):
+        prompt: list[int] = []
+        for token in range(first, end):
+            if phases is not None and phases[token] == 0:
+                prompt.append(token)
+                if len(prompt) == chunk:
+                    passes.append(prompt)
+                    prompt = []
+                continue
+            if prompt:
+                passes.append(prompt)
+                prompt = []
+            passes.append([token])
+        if prompt:
+            passes.append(prompt)
+    return passes
+
+
+def batches_by_request(
+    experts: Sequence[Sequence[Sequence[int]]], passes: Sequence[Sequence[int]], offsets: Sequence[int]
+) -> list[list[Batch]]:
+    """Return for each request its batches in order; positions of -1 and layer-steps left empty are dropped."""
+    requests: list[list[Batch]] = [[] for _ in offsets[1:]]
+    for tokens in passes:
+        request = sum(offset <= tokens[0] for offset in offsets[1:])
+        for layer in range(len(experts[0])):
+            uses = [expert for token in tokens for expert in experts[token][layer] if expert >= 0]
+            last = {expert: place for place, expert in enumerate(uses)}
+            if last:
+                requests[request].append(tuple((layer, expert) for expert in sorted(last, key=last.__getitem__)))
+    return requests
+
+
+def most_hits(
+    requests: Sequence[Sequence[Batch]],
+    capacity: int,
+    *,
+    bypass: bool,
+    access: str = "coresident",
+    warm: bool = True,
+    size: Sequence[int] | None = None,
+) -> int:
+    """Return the most hits that any choice of evictions reaches in one pool of slots, or of bytes with ``size``."""
+
+    def weight(chosen: Iterable[Expert]) -> int:
+        return sum(1 if size is None else size[layer] for layer, _ in chosen)
+
+    @cache
+    def next_states(resident: frozenset[Expert], batch: Batch) -> list[frozenset[Expert]]:
+        used = frozenset(batch)
+        if used <= resident:  # nothing is loaded, so nothing has to go
+            return [resident]
+        kept: frozenset[Expert] = frozenset()
+        others = resident | used
+        if not bypass:
+            if weight(used) <= capacity:
+                kept, others = used, resident - used
+            else:  # the batch alone is too large: only members of it may be left
+                others = used
+        states = [
+            kept | frozenset(chosen)
+            for count in range(len(others) + 1)
+            for chosen in combinations(sorted(others), count)
+            if weight(kept) + weight(chosen) <= capacity
+        ]
+        if size is not None:
+            return states
+        fullest = max(map(len, states))  # no more is evicted than has to be
+        return [state for state in states if len(state) == fullest]
+
+    def search(batches: Sequence[Batch]) -> int:
+        reached: dict[frozenset[Expert], int] = {frozenset(): 0}  # every reachable state, with the most hits up to it
+        for batch in batches:
+            after: dict[frozenset[Expert], int] = {}
+            for resident, hits in reached.items():
+                now = hits + len(resident.intersection(batch))
+                for state in next_states(resident, batch):
+                    after[state] = max(after.get(state, 0), now)
+            reached = after
+        return max(reached.values())
+
+    if access == "sequential":
+        requests = [[(expert,) for batch in batches for expert in batch] for batches in requests]
+    parts = [[batch for batches in requests for batch in batches]] if warm else requests
+    return sum(search(part) for part in parts)
+
+
+# --- drawn cases -----------------------------------------------------------------------------------------------------
+
+
+class Case(NamedTuple):
+    experts: list[list[list[int]]]  # [tokens][layers][k]
+    num_experts: int
+    offsets: list[int]
+    phases: list[int] | None
+    chunk: int | None
+    warm: bool
+
+    @property
+    def trace(self) -> RoutingTrace:
+        return self.with_bytes(None)
+
+    def with_bytes(self, size: list[int] | None) -> RoutingTrace:
+        shape = np.array(self.experts).shape
+        weights = np.random.default_rng(len(self.experts)).random(shape).astype(np.float32)
+        return RoutingTrace.from_arrays(
+            self.experts,
+            num_experts=self.num_experts,
+            offsets=self.offsets,
+            phase=self.phases,
+            weights=-np.sort(-weights, axis=2),
+            expert_bytes=size,
+        )
+
+    @property
+    def requests(self) -> list[list[Batch]]:
+        return batches_by_request(self.experts, forward_passes(self.phases, self.offsets, self.chunk), self.offsets)
+
+    def hits(self, policy: str | type[Policy], capacity: int | str, scope: str, access: str) -> int:
+        return hits(self.trace, self, policy, capacity, scope, access)
+
+    def best(self, capacity: int, scope: str, access: str, *, bypass: bool) -> int:
+        requests = self.requests
+        if scope == "model":
+            return most_hits(requests, capacity, bypass=bypass, access=access, warm=self.warm)
+        layers = range(len(self.experts[0]))
+        return sum(
+            most_hits(
+                [[batch for batch in batches if batch[0][0] == layer] for batches in requests],
+                capacity,
+                bypass=bypass,
+                access=access,
+                warm=self.warm,
+            )
+            for layer in layers
+        )
+
+
+def hits(
+    trace: RoutingTrace, case: Case, policy: str | type[Policy], capacity: int | str, scope: str, access: str
+) -> int:
+    prefill = "step" if case.chunk is None else f"chunk:{case.chunk}"
+    options = {"scope": scope, "access": access, "prefill": prefill, "warm": case.warm, "bounds": False}
+    counts = simulate(trace, policy, capacity, **options).counts  # type: ignore[arg-type]
+    return int((counts.accesses - counts.misses).sum())
+
+
+@st.composite
+def cases(draw: st.DrawFn, max_experts: int = 5, max_layers: int = 2, max_tokens: int = 7) -> Case:
+    num_experts = draw(st.integers(1, max_experts))
+    k = draw(st.integers(1, min(3, num_experts)))
+    num_layers = draw(st.integers(1, max_layers))
+    num_tokens = draw(st.integers(1, max_tokens))
+    ids = st.permutations(range(num_experts)).map(lambda order: list(order[:k]))
+    gaps = st.integers(0, 9).map(lambda value: value == 0)  # now and then a position that was not recorded
+    experts = [
+        [[-1 if draw(gaps) else expert for expert in draw(ids)] for _ in range(num_layers)] for _ in range(num_tokens)
+    ]
+    phases = draw(st.none() | st.lists(st.integers(0, 1), min_size=num_tokens, max_size=num_tokens))
+    cut = draw(st.integers(1, num_tokens))
+    offsets = [0, cut, num_tokens] if cut < num_tokens and draw(st.booleans()) else [0, num_tokens]
+    chunk = draw(st.none() | st.integers(1, 3))
+    return Case(experts, num_experts, offsets, phases, chunk, warm=draw(st.booleans()))
+
+
+def drawn(examples: int) -> settings:
+    return settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
+
+
+# --- the hand-solved case --------------------------------------------------------------------------------------------
+
+BY_HAND = Case([[[0, 1]], [[0, 2]], [[1, 3]], [[0, 2]], [[0, 1]]], 4, [0, 5], None, None, warm=True)
+
+
+@pytest.mark.parametrize(
+    ("policy", "access", "expected"),
+    [
+        ("belady", "coresident", 5),
+        ("belady-bypass", "coresident", 6),
+        ("belady", "sequential", 5),
+        ("belady-bypass", "sequential", 6),
+    ],
+)
+def test_the_case_solved_by_hand(policy: str, access: str, expected: int) -> None:
+    assert BY_HAND.best(3, "layer", access, bypass=policy == "belady-bypass") == expected
+    assert BY_HAND.hits(policy, 3, "layer", access) == expected
+
+
+def test_the_search_knows_prompts_larger_than_the_cache() -> None:
+    # Prompt 0 1 2 in one pass, two slots: any two of the three may be left. Then 0, then 2: both can hit.
+    case = Case([[[0]], [[1]], [[2]], [[0]], [[2]]], 3, [0, 5], [0, 0, 0, 1, 1], None, warm=True)
+    assert [[len(batch) for batch in batches] for batches in case.requests] == [[3, 1, 1]]
+    assert case.best(2, "layer", "coresident", bypass=False) == 2
+    assert case.hits("belady", 2, "layer", "coresident") == 2
+    # With one slot only one of them can; cut into chunks of two, 0 is put out by 2 as one slot holds one expert.
+    assert case.best(1, "layer", "coresident", bypass=False) == 1
+    assert case._replace(chunk=2).best(1, "layer", "coresident", bypass=False) == 0
+    assert case._replace(chunk=2).best(1, "layer", "coresident", bypass=True) == 1
+
+
+# --- the optimum -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("access", ["coresident", "sequential"])
+@pytest.mark.parametrize("policy", ["belady", "belady-bypass"])
+@drawn(200)
+@given(case=cases())
+def test_per_layer_optimum_equals_exhaustive_search(policy: str, access: str, case: Case) -> None:
+    for capacity in range(case.num_experts + 1):
+        expected = case.best(capacity, "layer", access, bypass=policy == "belady-bypass")
+        assert case.hits(policy, capacity, "layer", access) == expected, f"capacity {capacity}"
+
+
+@pytest.mark.parametrize("access", ["coresident", "sequential"])
+@pytest.mark.parametrize("policy", ["belady", "belady-bypass"])
+@drawn(120)
+@given(case=cases(max_experts=4, max_tokens=6), capacity=st.integers(0, 8))
+def test_global_optimum_equals_exhaustive_search(policy: str, access: str, case: Case, capacity: int) -> None:
+    expected = case.best(capacity, "model", access, bypass=policy == "belady-bypass")
+    assert case.hits(policy, capacity, "model", access) == expected
+
+
+# --- nothing beats it ------------------------------------------------------------------------------------------------
+
+
+class AnyVictim(Policy):
+    """Evict by lot, and by another lot on every object: what a bad user policy could do."""
+
+    name = "any-victim"
+    drawn = 0
+
+    def reset(self) -> None:
+        type(self).drawn += 1
+        self.rng = np.random.default_rng(type(self).drawn)
+        self.residents: set[int] = set()
+
+    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
+        self.residents.update(missed)
+
+    def victim(self, protected: object) -> int:
+        return int(self.rng.choice([key for key in sorted(self.residents) if key not in protected]))  # type: ignore[operator]
+
+    def evicted(self, key: int) -> None:
+        self.residents.discard(key)
+
+
+class AnyVictimBypass(AnyVictim):
+    """The same with bypass."""
+
+    name = "any-victim-bypass"
+    bypass = True
+
+
+NO_FREE_LOADS = [policy for policy in BUILT_IN.values() if not policy.refills]
+CHALLENGERS: list[type[Policy]] = [*NO_FREE_LOADS, AnyVictim, AnyVictimBypass]
+
+
+@pytest.mark.parametrize("scope", ["layer", "model"])
+@pytest.mark.parametrize("access", ["coresident", "sequential"])
+@drawn(25)
+@given(case=cases(max_tokens=9))
+def test_no_policy_beats_the_optimum(scope: str, access: str, case: Case) -> None:
+    top = case.num_experts * (len(case.experts[0]) if scope == "model" else 1)
+    for capacity in sorted({1, top // 2, top - 1, top}):
+        best = case.hits("belady", capacity, scope, access)
+        best_bypass = case.hits("belady-bypass", capacity, scope, access)
+        assert best <= best_bypass
+        for policy in CHALLENGERS:
+            limit = best_bypass if policy.bypass else best
+            assert case.hits(policy, capacity, scope, access) <= limit, f"{policy.name} at {capacity}"
+
+
+@pytest.mark.parametrize("scope", ["layer", "model"])
+@pytest.mark.parametrize("access", ["coresident", "sequential"])
+def test_no_policy_beats_the_optimum_on_longer_traces(scope: str, access: str) -> None:
+    rng = np.random.default_rng(5)
+    popularity = 1 / np.arange(1, 13)
+    experts = np.argsort(-(rng.gumbel(size=(150, 3, 12)) + np.log(popularity)), axis=2)[:, :, :3]
+    phases = [0] * 20 + [1] * 40 + [0] * 5 + [1] * 85
+    case = Case(experts.tolist(), 12, [0, 60, 150], phases, None, warm=True)
+    for capacity in (2, 5, 9, 20) if scope == "model" else (2, 5, 9):
+        best = case.hits("belady", capacity, scope, access)
+        best_bypass = case.hits("belady-bypass", capacity, scope, access)
+        for policy in CHALLENGERS:
+            limit = best_bypass if policy.bypass else best
+            assert case.hits(policy, capacity, scope, access) <= limit, f"{policy.name} at {capacity}"
+
+
+# --- experts of unequal bytes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("access", ["coresident", "sequential"])
+@drawn(80)
+@given(
+    case=cases(max_experts=3, max_tokens=6).filter(lambda case: len(case.experts[0]) == 2),
+    size=st.lists(st.integers(1, 4), min_size=2, max_size=2, unique=True),
+    share=st.floats(0, 1.1),
+)
+def test_bounds_hold_for_experts_of_unequal_bytes(access: str, case: Case, size: list[int], share: float) -> None:
+    capacity = int(share * sum(size) * case.num_experts)
+    trace = case.with_bytes(size)
+    best = most_hits(case.requests, capacity, bypass=False, access=access, warm=case.warm, size=size)
+    best_bypass = most_hits(case.requests, capacity, bypass=True, access=access, warm=case.warm, size=size)
+    assert best <= best_bypass
+    prefill = "step" if case.chunk is None else f"chunk:{case.chunk}"
+    result = simulate(
+        trace,
+        "lru",
+        f"{capacity}B",
+        scope="model",
+        access=access,  # type: ignore[arg-type]
+        prefill=prefill,
+        warm=case.warm,
+    )
+    accesses = int(result.counts.accesses.sum())
+    assert result.bounds["upper"].proven
+    assert result.bounds["upper"].hit_rate * accesses >= best_bypass - 1e-9
+    assert not result.bounds["belady"].proven
+    for policy in (AnyVictim, AnyVictimBypass, BUILT_IN["lru"], BUILT_IN["belady"], BUILT_IN["belady-bypass"]):
+        limit = best_bypass if policy.bypass else best
+        assert hits(trace, case, policy, f"{capacity}B", "model", access) <= limit, policy.name
+
+
+@pytest.mark.parametrize("access", ["coresident", "sequential"])
+def test_no_policy_exceeds_the_upper_bound_for_unequal_bytes(access: str) -> None:
+    rng = np.random.default_rng(6)
+    experts = np.argsort(-(rng.gumbel(size=(120, 3, 8)) - np.log(np.arange(1, 9))), axis=2)[:, :, :2]
+    case = Case(experts.tolist(), 8, [0, 50, 120], [0] * 10 + [1] * 110, None, warm=True)
+    trace = case.with_bytes([3, 5, 11])
+    for capacity in (4, 12, 31, 60, 100, 152):
+        result = simulate(trace, "lru", f"{capacity}B", scope="model", access=access)  # type: ignore[arg-type]
+        limit = result.bounds["upper"].hit_rate * int(result.counts.accesses.sum()) + 1e-9
+        for policy in CHALLENGERS:
+            assert hits(trace, case, policy, f"{capacity}B", "model", access) <= limit, f"{policy.name} at {capacity}"
