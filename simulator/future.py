@@ -60,7 +60,7 @@ class Future:
             self.time = np.repeat(np.arange(len(lengths)), lengths)
         else:
             self.time = np.arange(len(self.keys))
-        self.step_request = np.searchsorted(schedule.trace.offsets, schedule.tokens_of_steps()[:-1], side="right") - 1
+        self.step_request = schedule.all_steps().request
 
     @cached_property
     def next_use(self) -> Ints:

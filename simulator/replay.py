@@ -116,9 +116,7 @@ def replay(job: Replay, *, record: bool = False, progress: Progress | None = Non
             if record:
                 recorded.append(_hits(block.keys, batch_starts, missed, per_batch))
             if progress is not None:
-                progress(
-                    int(schedule.tokens_of_steps()[block.step[-1] + 1]) if len(block.step) else 0, trace.num_tokens
-                )
+                progress(block.end_token, trace.num_tokens)
     except LrcsimError:
         raise
     except Exception as error:

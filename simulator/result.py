@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from lrcsim.simulator.replay import Counts
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
@@ -97,10 +95,17 @@ class Result:
 
     def tokens(self, phase: int) -> int:
         """Tokens of a phase; a trace without phases has decode tokens only."""
-        given = self.trace.phase
-        if given is None:
-            return self.trace.num_tokens if phase == DECODE else 0
-        return int(np.count_nonzero(given == phase))
+        notes = self.trace.notes
+        if "tokens" not in notes:
+            notes["tokens"] = self._count_tokens()
+        counted: tuple[int, int] = notes["tokens"]  # type: ignore[assignment]  # what _count_tokens gave
+        return counted[phase]
+
+    def _count_tokens(self) -> tuple[int, int]:
+        if "phase" not in self.trace.columns:
+            return 0, self.trace.num_tokens
+        decode = sum(int(self.trace.read("phase", low, high).sum()) for low, high in self.trace.blocks(1 << 20))
+        return self.trace.num_tokens - decode, decode
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values: design names, rates in 0..1, None for what is not known."""

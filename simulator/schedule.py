@@ -18,7 +18,7 @@ import numpy.typing as npt
 from lrcsim.errors import ConfigError
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
-__all__ = ["Block", "Schedule", "parse_prefill"]
+__all__ = ["Block", "Schedule", "StepRun", "parse_prefill"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Block:
         phase: uint8 [layer_steps], 0 prefill, 1 decode; a trace without phases counts as decode.
         first_token: int64 [layer_steps], first token of the step.
         first_access: accesses in the trace before this block.
+        end_token: token after the block's last.
     """
 
     keys: npt.NDArray[np.int32]
@@ -47,6 +48,7 @@ class Block:
     phase: npt.NDArray[np.uint8]
     first_token: npt.NDArray[np.int64]
     first_access: int
+    end_token: int
 
 
 def parse_prefill(prefill: str) -> int | None:
@@ -65,8 +67,25 @@ def parse_prefill(prefill: str) -> int | None:
     raise ConfigError(f"prefill {prefill!r} is not known, use 'step', 'chunk:N' (N prompt tokens a step) or 'token'")
 
 
+@dataclass(frozen=True)
+class StepRun:
+    """A run of whole steps.
+
+    Attributes:
+        first_step: number of the first one.
+        starts: int64 [steps + 1], step i is tokens ``starts[i]:starts[i + 1]`` of the trace.
+        request: int64 [steps].
+        phase: uint8 [steps], 0 prefill, 1 decode; a trace without phases counts as decode.
+    """
+
+    first_step: int
+    starts: npt.NDArray[np.int64]
+    request: npt.NDArray[np.int64]
+    phase: npt.NDArray[np.uint8]
+
+
 class Schedule:
-    """The steps of a trace, streamed in blocks.
+    """The steps of a trace, streamed in runs and blocks.
 
     Args:
         trace: the routing trace.
@@ -79,46 +98,78 @@ class Schedule:
         self.trace = trace
         self.prefill = prefill
         self.weights = weights and "weights" in trace.columns
-        self._starts = _step_starts(trace, parse_prefill(prefill))
-
-    @property
-    def num_steps(self) -> int:
-        """Steps in the trace."""
-        return len(self._starts) - 1
+        self._prompt_tokens = parse_prefill(prefill)
 
     @property
     def stride(self) -> int:
         """E: a key is layer * E + expert."""
         return self.trace.num_experts
 
-    def tokens_of_steps(self) -> npt.NDArray[np.int64]:
-        """int64 [steps + 1]: step s is tokens ``[s]:[s + 1]``."""
-        return self._starts
+    def all_steps(self) -> StepRun:
+        """Return all steps at once: 17 bytes each."""
+        runs = list(self.step_runs(1 << 20))
+        return StepRun(
+            0,
+            np.concatenate([*(run.starts[:-1] for run in runs), [self.trace.num_tokens]]),
+            np.concatenate([run.request for run in runs]),
+            np.concatenate([run.phase for run in runs]),
+        )
+
+    def step_runs(self, target_tokens: int = 8_192) -> Iterator[StepRun]:
+        """Yield the steps in order, in runs of about ``target_tokens`` tokens (one step at least)."""
+        trace, low, step = self.trace, 0, 0
+        while low < trace.num_tokens:
+            size = target_tokens
+            starts = self._starts(low, min(low + size, trace.num_tokens))
+            while starts[-1] < trace.num_tokens and len(starts) < 3:  # the last step may go on: look further
+                size *= 2
+                starts = self._starts(low, min(low + size, trace.num_tokens))
+            if starts[-1] < trace.num_tokens:
+                starts = starts[:-1]
+            phase = np.full(len(starts) - 1, DECODE, np.uint8)
+            if "phase" in trace.columns:
+                phase = trace.read("phase", low, int(starts[-1]))[starts[:-1] - low]
+            request = np.searchsorted(trace.offsets, starts[:-1], side="right") - 1
+            yield StepRun(step, starts, request, phase)
+            step += len(phase)
+            low = int(starts[-1])
+
+    def _starts(self, low: int, high: int) -> npt.NDArray[np.int64]:
+        """Return the tokens of ``low:high`` that start a step, and ``high``; ``low`` is known to start one."""
+        trace = self.trace
+        if "phase" not in trace.columns:
+            return np.arange(low, high + 1)
+        before = max(low - 1, 0)
+        phase = trace.read("phase", before, high)
+        begins = phase == DECODE
+        begins[1:] |= phase[:-1] == DECODE
+        if "stack" in trace.columns:
+            stack = trace.read("stack", before, high)
+            begins[1:] |= stack[1:] != stack[:-1]
+        first, last = np.searchsorted(trace.offsets, [low, high])
+        begins[trace.offsets[first:last] - before] = True
+        begins = begins[low - before :]
+        begins[0] = True
+        if self._prompt_tokens is not None:  # counting from low is right: it starts a prompt, or a chunk of one
+            runs = np.flatnonzero(begins)
+            within = np.arange(high - low) - runs[np.cumsum(begins) - 1]
+            begins |= (phase[low - before :] == PREFILL) & (within % self._prompt_tokens == 0)
+        return np.append(np.flatnonzero(begins) + low, high)
 
     def blocks(self, target_tokens: int = 8_192) -> Iterator[Block]:
         """Yield the steps in order, in blocks of about ``target_tokens`` tokens (one step at least)."""
         access = 0
-        for low, high in self.step_blocks(target_tokens):
-            block = self._block(low, high, access)
+        for run in self.step_runs(target_tokens):
+            block = self._block(run, access)
             access += len(block.keys)
             yield block
 
-    def step_blocks(self, target_tokens: int = 8_192) -> Iterator[tuple[int, int]]:
-        """Yield ranges of steps of about ``target_tokens`` tokens (one step at least) that cover the trace."""
-        starts, low = self._starts, 0
-        while low < self.num_steps:
-            limit = starts[low] + target_tokens
-            high = max(int(np.searchsorted(starts, limit, side="right")) - 1, low + 1)
-            yield low, high
-            low = high
-
-    def _block(self, low: int, high: int, first_access: int) -> Block:
+    def _block(self, run: StepRun, first_access: int) -> Block:
         trace, stride, num_layers = self.trace, self.stride, self.trace.num_layers
-        step_starts = self._starts[low : high + 1]
-        first, last = int(step_starts[0]), int(step_starts[-1])
+        first, last, steps = int(run.starts[0]), int(run.starts[-1]), len(run.phase)
         experts = trace.read("experts", first, last)
-        lengths = np.diff(step_starts)
-        token_step = np.repeat(np.arange(high - low), lengths)
+        lengths = np.diff(run.starts)
+        token_step = np.repeat(np.arange(steps), lengths)
         recorded = experts >= 0
         row = (token_step[:, None] * num_layers + np.arange(num_layers))[:, :, None]  # layer-step of each position
         rows = np.broadcast_to(row, experts.shape)[recorded]
@@ -126,24 +177,20 @@ class Schedule:
         weights = trace.read("weights", first, last)[recorded].astype(np.float32) if self.weights else None
         if (lengths > 1).any():
             rows, ids, weights = _distinct(rows, ids, weights, stride, lengths[rows // num_layers])
-        counts = np.bincount(rows, minlength=(high - low) * num_layers)
+        counts = np.bincount(rows, minlength=steps * num_layers)
         used = np.flatnonzero(counts)
         layer, step = used % num_layers, used // num_layers
-        requests = np.searchsorted(trace.offsets, step_starts[:-1], side="right") - 1
-        if "phase" in trace.columns:
-            phases = trace.read("phase", first, last)[step_starts[:-1] - first]
-        else:
-            phases = np.full(high - low, DECODE, np.uint8)
         return Block(
             keys=((rows % num_layers) * stride + ids).astype(np.int32),
             weights=weights,
             starts=np.concatenate([[0], np.cumsum(counts[used])]),
             layer=layer,
-            step=step + low,
-            request=requests[step],
-            phase=phases[step],
-            first_token=step_starts[:-1][step],
+            step=step + run.first_step,
+            request=run.request[step],
+            phase=run.phase[step],
+            first_token=run.starts[:-1][step],
             first_access=first_access,
+            end_token=last,
         )
 
 
@@ -165,23 +212,3 @@ def _distinct(
         mean[last] = total / tokens[last]
         weights = mean[order]
     return rows[order], ids[order], weights
-
-
-def _step_starts(trace: RoutingTrace, prompt_tokens: int | None) -> npt.NDArray[np.int64]:
-    """Return int64 [steps + 1], the first token of each step and the number of tokens."""
-    n = trace.num_tokens
-    if "phase" not in trace.columns:
-        return np.arange(n + 1)
-    begins = np.zeros(n, bool)
-    begins[trace.offsets[:-1][trace.offsets[:-1] < n]] = True
-    phase = trace.column("phase")
-    begins[1:] |= (phase[1:] == DECODE) | (phase[:-1] == DECODE)
-    begins |= phase == DECODE
-    if "stack" in trace.columns:
-        stack = trace.column("stack")
-        begins[1:] |= stack[1:] != stack[:-1]
-    if prompt_tokens is not None:
-        runs = np.flatnonzero(begins)
-        within = np.arange(n) - runs[np.cumsum(begins) - 1]
-        begins |= (phase == PREFILL) & (within % prompt_tokens == 0)
-    return np.append(np.flatnonzero(begins), n)

@@ -14,8 +14,8 @@ from lrcsim.errors import ConfigError
 from lrcsim.policies import make_policy
 from lrcsim.simulator import lru_stack, stack
 from lrcsim.simulator.capacity import Scope
-from lrcsim.simulator.schedule import Schedule
-from lrcsim.traces import DECODE, RoutingTrace
+from lrcsim.simulator.schedule import Schedule, StepRun
+from lrcsim.traces import RoutingTrace
 
 __all__ = ["STACK_POLICIES", "StackHits", "stack_hits"]
 
@@ -82,25 +82,23 @@ def stack_hits(
     keys = trace.num_experts * (trace.num_layers if scope == "model" else 1)
     states: list[Any] = [(lru_stack.LruState if rule == LRU else stack.StackState).empty(keys) for _ in pools]
     schedule = Schedule(trace, prefill)
-    steps = _steps(trace, schedule)
     run = _Kernel(rule, ACCESS[access], not warm, trace.num_experts, keys, int(getattr(chosen, "m", 0)))
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as threads:
         if run.needs_all:
+            steps = _kernel_steps(schedule.all_steps())
 
             def whole(index: int) -> None:
                 run(trace.read("experts", 0, trace.num_tokens, layer=pools[index]), steps, states[index])
 
             list(threads.map(whole, range(len(pools))))
         else:
-            for low, high in schedule.step_blocks():
-                first, last = int(steps.starts[low]), int(steps.starts[high])
-                part = stack.Steps(steps.starts[low : high + 1] - first, steps.request[low:high], steps.phase[low:high])
-                experts = trace.read("experts", first, last)
+            for part in schedule.step_runs():
+                experts = trace.read("experts", int(part.starts[0]), int(part.starts[-1]))
 
-                def block(index: int, experts: Any = experts, part: stack.Steps = part) -> None:
+                def block(index: int, experts: Any = experts, part: StepRun = part) -> None:
                     layer = pools[index]
                     mine = experts if layer is None else np.ascontiguousarray(experts[:, layer : layer + 1])
-                    run(mine, part, states[index])
+                    run(mine, _kernel_steps(part), states[index])
 
                 list(threads.map(block, range(len(pools))))
     return StackHits(
@@ -137,10 +135,5 @@ class _Kernel:
         kernel(self.rule, self.access, self.cold, experts, steps, self.stride, times, self.window, state)
 
 
-def _steps(trace: RoutingTrace, schedule: Schedule) -> stack.Steps:
-    starts = schedule.tokens_of_steps()
-    request = np.searchsorted(trace.offsets, starts[:-1], side="right") - 1
-    phase = np.full(len(request), DECODE, np.uint8)
-    if "phase" in trace.columns:
-        phase = trace.column("phase")[starts[:-1]]
-    return stack.Steps(starts, request, phase)
+def _kernel_steps(run: StepRun) -> stack.Steps:
+    return stack.Steps(run.starts - run.starts[0], run.request, run.phase)

@@ -1,4 +1,6 @@
-"""Equality of ``access="paper"`` with the paper's own code at every capacity. Not part of the test suite: it needs that code.
+"""Equality of ``access="paper"`` with the paper's own code at every capacity.
+
+Not part of the test suite, because it needs that code:
 
     LRCSIM_MOE_LRC=/path/to/moe-lrc/src python -m pytest tests/reference_moe_lrc.py
 

@@ -236,8 +236,7 @@ def test_schedule_equals_its_definition(target_tokens: int) -> None:
         steps = naive.schedule(trace, prefill)
         scheduled = Schedule(real(trace), prefill, weights=True)
         assert scheduled.stride == trace.stride
-        assert scheduled.num_steps == len(steps)
-        assert scheduled.tokens_of_steps().tolist() == [s.tokens[0] for s in steps] + [len(trace.experts)]
+        assert scheduled.all_steps().starts.tolist() == [s.tokens[0] for s in steps] + [len(trace.experts)]
         got, accesses, last_step = [], 0, -1
         for block in scheduled.blocks(target_tokens):
             assert block.first_access == accesses
@@ -273,42 +272,42 @@ def test_a_cache_that_holds_all_misses_only_first_uses(policy: str, scope: str) 
     check()
 
 
+# Elsewhere what the rest of the same step uses counts for the look-ahead, and is spared.
+@pytest.mark.parametrize(("access", "scope"), [("coresident", "layer"), ("paper", "layer"), ("paper", "model")])
+def test_lookahead_of_one_step_is_lru(access: str, scope: str) -> None:
+    @ORACLE
+    @given(cases("lru", access, scope))
+    def check(case: Case) -> None:
+        assert hits(case, "sch-lookahead:1", access, scope) == hits(case, "lru", access, scope)
+
+    check()
+
+
 @pytest.mark.parametrize("access", ACCESS)
 @pytest.mark.parametrize("scope", SCOPES)
-class TestLru:
-    def test_is_lookahead_of_one_step(self, access: str, scope: str) -> None:
-        @ORACLE
-        @given(cases("lru", access, scope))
-        def check(case: Case) -> None:
-            assert hits(case, "sch-lookahead:1", access, scope) == hits(case, "lru", access, scope)
+def test_hits_of_lru_stay_hits_in_a_larger_cache(access: str, scope: str) -> None:
+    @ORACLE
+    @given(cases("lru", access, scope))
+    def check(case: Case) -> None:
+        before = [False] * 10_000
+        for capacity in range(sum(case.trace.num_experts) + 1):
+            case.cache = str(capacity)
+            flags = hits(case, "lru", access, scope)
+            assert all(now or not then for now, then in zip(flags, before, strict=False))
+            before = flags
 
-        if access == "sequential" or (access, scope) == ("coresident", "model"):
-            pytest.skip("what the rest of the same step uses counts, and is spared")
-        check()
+    check()
 
-    def test_hits_stay_hits_in_a_larger_cache(self, access: str, scope: str) -> None:
-        @ORACLE
-        @given(cases("lru", access, scope))
-        def check(case: Case) -> None:
-            before = [False] * 10_000
-            for capacity in range(sum(case.trace.num_experts) + 1):
-                case.cache = str(capacity)
-                flags = hits(case, "lru", access, scope)
-                assert all(now or not then for now, then in zip(flags, before, strict=False))
-                before = flags
 
-        check()
+@pytest.mark.parametrize("access", ["coresident", "sequential"])  # under paper bypassing policies are refused
+@pytest.mark.parametrize("scope", SCOPES)
+def test_pinned_lru_with_nothing_pinned_is_lru(access: str, scope: str) -> None:
+    @ORACLE
+    @given(cases("pinned-lru", access, scope))
+    def check(case: Case) -> None:
+        assert hits(case, "pinned-lru:0", access, scope) == hits(case, "lru", access, scope)
 
-    def test_is_pinned_lru_with_nothing_pinned(self, access: str, scope: str) -> None:
-        if access == "paper":
-            pytest.skip("bypassing policies are refused")
-
-        @ORACLE
-        @given(cases("pinned-lru", access, scope))
-        def check(case: Case) -> None:
-            assert hits(case, "pinned-lru:0", access, scope) == hits(case, "lru", access, scope)
-
-        check()
+    check()
 
 
 @pytest.mark.parametrize("access", ["coresident", "sequential"])

@@ -1,4 +1,4 @@
-"""``access="paper"``: cases solved by hand. (Equality with the reference code: tests/reference_moe_lrc.py.)
+"""``access="paper"``: cases solved by hand; for equality with the reference code see tests/reference_moe_lrc.py.
 
 The rule. A batch is one token. All its experts are looked up in what the previous token left; then they are inserted
 one by one, each forced in, so that members of a token may put each other out. The first C distinct experts of a request

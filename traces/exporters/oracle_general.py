@@ -47,7 +47,7 @@ def write(trace: RoutingTrace, path: Path, options: Options, progress: Progress)
             if options.layer is not None:
                 records = records[np.repeat(block.layer, lengths) == options.layer]
             file.write(records.tobytes())
-            progress(int(block.step[-1]) + 1 if len(block.step) else 0, schedule.num_steps)
+            progress(block.end_token, trace.num_tokens)
         written = file.tell() // RECORD.itemsize
     if written == 0:
         raise TraceError("there are no accesses to write")
