@@ -13,7 +13,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.simulator.stack import PAPER, SEQUENTIAL, gather
+from lrcsim.simulator.stack import PAPER, SEQUENTIAL, TWICE, gather
 
 __all__ = ["BITS", "LruState", "run_lru_bits", "run_lru_marks"]
 
@@ -33,7 +33,8 @@ class LruState(NamedTuple):
         group: int64 [groups], marks in each `WORDS_PER_GROUP` words of the line.
         time: int64 [keys], each expert's place on the line, -1 when it has none.
         mark: int64 [keys], scratch of `gather`.
-        counter: int64 [4]: distinct experts used, next place on the line, batches so far, request (-1 at first).
+        counter: int64 [6]: distinct experts used, next place on the line, batches so far, request (-1 at first),
+            unused, 1 once the ids were found to be impossible.
         hits: int64 [2, keys]: by phase, accesses found at each place of the stack.
         accesses: int64 [2], by phase.
     """
@@ -60,7 +61,7 @@ class LruState(NamedTuple):
             np.zeros(groups, np.int64),
             np.full(keys, -1, np.int64),
             np.full(keys, -1, np.int64),
-            np.array([0, 0, 0, -1], np.int64),
+            np.array([0, 0, 0, -1, 0, 0], np.int64),
             np.zeros((2, keys), np.int64),
             np.zeros(2, np.int64),
         )
@@ -89,15 +90,16 @@ def _one_word(batches, newer, used, found_at, accessed, paper, distinct):  # typ
         distinct: experts used so far.
 
     Returns:
-        The new ``distinct``.
+        The new ``distinct``, or `TWICE` if a batch has a key twice.
     """
     row = newer[0]
     one = np.uint64(1)
     for number in range(len(batches)):
         batch = batches[number]
-        bits = np.uint64(0)
+        bits, members = np.uint64(0), 0
         for key in batch:
             if key >= 0:
+                members += 1
                 if used[key]:
                     found_at[_ones(row[key])] += 1
                 else:
@@ -106,7 +108,9 @@ def _one_word(batches, newer, used, found_at, accessed, paper, distinct):  # typ
                     used[key] = 1
                     distinct += 1
                 bits |= one << np.uint64(key)
-        accessed[0] += _ones(bits)
+        if _ones(bits) != members:
+            return TWICE
+        accessed[0] += members
         for key in range(len(row)):
             row[key] |= bits
         for key in batch:
@@ -129,8 +133,10 @@ def _four_words(batches, newer, used, found_at, accessed, paper, distinct):  # t
     for number in range(len(batches)):
         batch = batches[number]
         bits0, bits1, bits2, bits3 = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
+        members = 0
         for key in batch:
             if key >= 0:
+                members += 1
                 if used[key]:
                     found_at[_ones(row0[key]) + _ones(row1[key]) + _ones(row2[key]) + _ones(row3[key])] += 1
                 else:
@@ -142,7 +148,9 @@ def _four_words(batches, newer, used, found_at, accessed, paper, distinct):  # t
                 bits1 |= _bit(key, 1)
                 bits2 |= _bit(key, 2)
                 bits3 |= _bit(key, 3)
-        accessed[0] += _ones(bits0) + _ones(bits1) + _ones(bits2) + _ones(bits3)
+        if _ones(bits0) + _ones(bits1) + _ones(bits2) + _ones(bits3) != members:
+            return TWICE
+        accessed[0] += members
         for key in range(len(row0)):
             row0[key] |= bits0
         for key in range(len(row1)):
@@ -202,6 +210,9 @@ def run_lru_bits(access, cold, experts, steps, stride, state):  # type: ignore[n
                 distinct = _one_word(batches, newer, used, found_at, accessed, paper, distinct)
             else:
                 distinct = _four_words(batches, newer, used, found_at, accessed, paper, distinct)
+            if distinct == TWICE:
+                counter[5] = 1
+                return
             counter[3] = requests[run - 1]
             step = run
             continue
@@ -210,6 +221,9 @@ def run_lru_bits(access, cold, experts, steps, stride, state):  # type: ignore[n
             count = gather(
                 experts, low, starts[step + 1], layer, layer + layers_at_once, stride, mark, batch_number, keys, places
             )
+            if count == TWICE:
+                counter[5] = 1
+                return
             together = 1 if access == SEQUENTIAL else count  # accesses that are looked up before any is inserted
             if count:
                 batches = keys[:count].reshape((count // together, together))
@@ -275,6 +289,9 @@ def run_lru_marks(access, cold, experts, steps, stride, state):  # type: ignore[
                 experts, steps.starts[step], steps.starts[step + 1], layer, layer + layers_at_once, stride, mark,
                 batch_number, keys, places,
             )  # fmt: skip
+            if count == TWICE:
+                counter[5] = 1
+                return
             accesses[steps.phase[step]] += count
             together = 1 if access == SEQUENTIAL else count
             if free + count > len(line) * 64:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import ConfigError
+from lrcsim.errors import ConfigError, TraceError
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
+from lrcsim.traces.check import check_tokens
 
 __all__ = ["Block", "Schedule", "StepRun", "parse_prefill"]
 
@@ -168,6 +169,12 @@ class Schedule:
         trace, stride, num_layers = self.trace, self.stride, self.trace.num_layers
         first, last, steps = int(run.starts[0]), int(run.starts[-1]), len(run.phase)
         experts = trace.read("experts", first, last)
+        if trace.path is not None:  # opening a file did not look at its data
+            columns = {"experts": experts}
+            if "stack" in trace.columns:
+                columns["stack"] = trace.read("stack", first, last)
+            for problem in check_tokens(columns, trace.layers, first):
+                raise TraceError(f"{trace.path}: {problem}; `lrcsim trace check` lists all")
         lengths = np.diff(run.starts)
         token_step = np.repeat(np.arange(steps), lengths)
         recorded = experts >= 0

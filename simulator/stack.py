@@ -26,6 +26,7 @@ __all__ = [
     "NEXT_USE_BYPASS",
     "PAPER",
     "SEQUENTIAL",
+    "TWICE",
     "StackState",
     "Steps",
     "gather",
@@ -38,6 +39,8 @@ LFU, NEXT_USE, NEXT_USE_BYPASS, LOOKAHEAD = 0, 1, 2, 3
 same where misses may bypass the cache; its uses in the next steps, then its last use. (LRU has kernels of its own.)"""
 
 CORESIDENT, SEQUENTIAL, PAPER = 0, 1, 2
+TWICE = -1
+"""What `gather` returns for a token that has an expert twice: no trace that passes its checks does."""
 SEQUENCE_BITS = 40
 """Uses are packed above the sequence number of the last use: up to 4 M uses of one expert and 1.1e12 accesses."""
 
@@ -64,8 +67,8 @@ class StackState(NamedTuple):
         worth: int64 [keys].
         uses: int64 [keys]: so far for ``LFU``, still to come in the window for ``LOOKAHEAD``.
         mark: int64 [keys], the last batch that a key was in.
-        counter: int64 [5]: depth of the stack, accesses so far, batches so far, request (-1 at first), first step not
-            yet in the window (-1: the window is empty).
+        counter: int64 [6]: depth of the stack, accesses so far, batches so far, request (-1 at first), first step not
+            yet in the window (-1: the window is empty), 1 once the ids were found to be impossible.
         hits: int64 [2, keys]: by phase, accesses found at each place of the stack.
         accesses: int64 [2], by phase.
     """
@@ -86,7 +89,7 @@ class StackState(NamedTuple):
             np.zeros(keys, np.int64),
             np.zeros(keys, np.int64),
             np.full(keys, -1, np.int64),
-            np.array([0, 0, 0, -1, -1], np.int64),
+            np.array([0, 0, 0, -1, -1, 0], np.int64),
             np.zeros((2, keys), np.int64),
             np.zeros(2, np.int64),
         )
@@ -109,7 +112,7 @@ def gather(experts, low, high, first_layer, last_layer, stride, mark, stamp, key
         places: int64 [keys], receives where each last use stands in ``experts``, flattened.
 
     Returns:
-        How many there are.
+        How many there are, or `TWICE` if an expert stands twice in one token.
     """
     layers, k = experts.shape[1], experts.shape[2]
     count = 0
@@ -118,7 +121,11 @@ def gather(experts, low, high, first_layer, last_layer, stride, mark, stamp, key
             for rank in range(k):
                 expert = experts[low, layer, rank]
                 if expert >= 0:
-                    keys[count] = layer * stride + expert
+                    key = layer * stride + expert
+                    if mark[key] == stamp:
+                        return TWICE
+                    mark[key] = stamp
+                    keys[count] = key
                     places[count] = (low * layers + layer) * k + rank
                     count += 1
         return count
@@ -172,7 +179,7 @@ def next_use_times(experts, steps, stride, num_keys, cold, per_access):  # type:
                 experts, steps.starts[step], steps.starts[step + 1], layer, layer + 1, stride, mark, stamp, keys, places
             )
             time -= 1
-            for i in range(count - 1, -1, -1):
+            for i in range(count - 1, -1, -1):  # none if the ids are impossible; `run_stack` finds that too
                 key = keys[i]
                 result[places[i]] = upcoming[key]
                 upcoming[key] = time * num_keys + key
@@ -325,6 +332,9 @@ def run_stack(rule, access, cold, experts, steps, stride, next_use, window, stat
                         experts, steps.starts[ahead], steps.starts[ahead + 1], layer, layer + 1, stride, mark,
                         batch_number, keys, places,
                     )  # fmt: skip
+                    if count == TWICE:
+                        counter[5] = 1
+                        return
                     for i in range(count):
                         uses[keys[i]] += 1
                         worth[keys[i]] += np.int64(1) << SEQUENCE_BITS
@@ -336,6 +346,9 @@ def run_stack(rule, access, cold, experts, steps, stride, next_use, window, stat
                 experts, steps.starts[step], steps.starts[step + 1], layer, layer + layers_at_once, stride, mark,
                 batch_number, keys, places,
             )  # fmt: skip
+            if count == TWICE:
+                counter[5] = 1
+                return
             accesses[steps.phase[step]] += count
             if access != SEQUENTIAL:
                 for i in range(count):

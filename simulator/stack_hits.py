@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import ConfigError
+from lrcsim.errors import ConfigError, TraceError
 from lrcsim.policies import make_policy
 from lrcsim.simulator import lru_stack, stack
 from lrcsim.simulator.capacity import Scope
@@ -30,6 +30,7 @@ STACK_POLICIES = {
 """Policies whose larger caches always hold what smaller ones hold, by the rule of worth that the kernels know."""
 
 ACCESS = {"coresident": stack.CORESIDENT, "sequential": stack.SEQUENTIAL, "paper": stack.PAPER}
+IMPOSSIBLE = "the trace has expert ids out of range, or twice in one token; `lrcsim trace check` says where"
 NO_TIMES: npt.NDArray[np.int64] = np.zeros(0, np.int64)
 
 
@@ -73,6 +74,7 @@ def stack_hits(
 
     Raises:
         ConfigError: the policy has no stack algorithm.
+        TraceError: the trace, opened from a file and not checked, has impossible expert ids.
     """
     chosen = make_policy(policy)
     if chosen.name not in STACK_POLICIES:
@@ -122,6 +124,13 @@ class _Kernel:
         self.needs_all = rule not in (LRU, stack.LFU)
 
     def __call__(self, experts: npt.NDArray[Any], steps: stack.Steps, state: Any) -> None:
+        if experts.size and (experts.max() >= self.stride or experts.min() < -1):
+            raise TraceError(IMPOSSIBLE)
+        self._run(experts, steps, state)
+        if state.counter[5]:
+            raise TraceError(IMPOSSIBLE)
+
+    def _run(self, experts: npt.NDArray[Any], steps: stack.Steps, state: Any) -> None:
         if self.rule == LRU:
             lru: Any = lru_stack.run_lru_bits if self.keys <= lru_stack.BITS else lru_stack.run_lru_marks
             lru(self.access, self.cold, experts, steps, self.stride, state)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
-from lrcsim.errors import ConfigError
-from lrcsim.simulator import simulate
+from lrcsim.errors import ConfigError, TraceError
+from lrcsim.simulator import hit_rate_curve, simulate
 from lrcsim.traces import RoutingTrace
 
 
@@ -153,3 +154,19 @@ def test_a_file_is_replayed_as_the_arrays_are(tmp_path: Path) -> None:
     trace.save(tmp_path / "t.h5")
     with RoutingTrace.open(tmp_path / "t.h5") as opened:
         assert simulate(opened, "lru", 3).to_dict()["cache"] == simulate(trace, "lru", 3).to_dict()["cache"]
+
+
+@pytest.mark.parametrize(("experts", "fault"), [([[[0, 0]]], "stands twice"), ([[[0, 9]]], "expert id 9")])
+@pytest.mark.parametrize("policy", ["lru", "lfu", "belady", "sch-lookahead:2"])
+def test_a_file_that_nobody_checked_is_refused_not_miscounted(
+    tmp_path: Path, experts: list[list[list[int]]], fault: str, policy: str
+) -> None:
+    good = RoutingTrace.from_arrays([[[0, 1]]] * 3, num_experts=4)
+    good.save(tmp_path / "t.h5")
+    with h5py.File(tmp_path / "t.h5", "r+") as file:
+        file["routing/experts"][1] = experts[0]
+    with RoutingTrace.open(tmp_path / "t.h5") as trace:
+        with pytest.raises(TraceError, match=f"token 1, layer 0: .*{fault}.*lrcsim trace check"):
+            simulate(trace, policy, 2)
+        with pytest.raises(TraceError, match="out of range, or twice"):
+            hit_rate_curve(trace, policy)
