@@ -1,0 +1,179 @@
+"""`lrcsim sch`: segment cache best hit rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lrcsim.cli.metrics import (
+    check_picture,
+    metric_options,
+    number,
+    numbers,
+    opened_traces,
+    print_table,
+    score,
+    segments_of,
+    span,
+    write_csv,
+)
+from lrcsim.cli.output import json_option, option_bytes, progress_bar, write_json
+from lrcsim.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from lrcsim.simulator import Sch
+
+__all__ = ["sch"]
+
+Results = Mapping[str, "list[Sch]"]
+
+EXPLAINED = {
+    "static": "accesses that the most used experts of m tokens in a row serve, chosen with hindsight, loaded for free",
+    "lookahead": "hit rate of a cache that evicts the fewest uses in the next m tokens, under the paper's rule",
+}
+LEVELS = ("model", "layer")
+
+
+@click.command()
+@click.argument("traces", nargs=-1, metavar="[TRACE]...")
+@click.option(
+    "-m",
+    "--segment",
+    metavar="LENGTHS",
+    help="Tokens in a segment, with commas between.  [default: 4,16,64,256, those that fit]",
+)
+@click.option(
+    "--cache", default="1x,2x", show_default=True, metavar="SIZES", help="2x, 16 (experts), 25%, 4GiB, with commas."
+)
+@click.option("--definition", default="static", show_default=True, metavar="static|lookahead")
+@click.option("--scope", default="layer", show_default=True, metavar="layer|model")
+@click.option("--expert-bytes", metavar="SIZE", help="Size of one expert (2.5MiB), where a trace does not have it.")
+@click.option("--by", "level", default="model", show_default=True, metavar="model|layer", help="Also by layer.")
+@metric_options
+@json_option
+@click.option("--csv", "csv_path", metavar="FILE", help="Write all values as CSV, a row for each.")
+@click.option("--plot", "plot_path", metavar="FILE", help="Draw SCH against m, or by layer: .png, .svg or .pdf.")
+def sch(
+    traces: tuple[str, ...],
+    segment: str | None,
+    cache: str,
+    definition: str,
+    scope: str,
+    expert_bytes: str | None,
+    level: str,
+    bootstrap: int,
+    confidence: float,
+    seed: int,
+    jobs: int | None,
+    json_path: str | None,
+    csv_path: str | None,
+    plot_path: str | None,
+) -> None:
+    """Measure local routing consistency: SCH (arXiv 2505.16056), in the definition of its first or its later version.
+
+    TRACE is an lrcsim file; several are shown together; without any, the trace that comes with lrcsim. JSON has the
+    rate at every capacity.
+    """
+    from lrcsim.simulator.sch_metric import sch_at_sizes
+
+    check_picture(plot_path)
+    if level not in LEVELS or (level == "layer" and scope == "model"):
+        if level in LEVELS:
+            raise ConfigError("--by layer needs --scope layer: with scope 'model' all layers share one cache")
+        raise ConfigError(f"--by {level!r} is not known, use 'model' or 'layer'" + did_you_mean(level, LEVELS))
+    options: dict[str, Any] = {"bootstrap": bootstrap, "confidence": confidence / 100, "seed": seed}
+    sizes = [part.strip() for part in cache.split(",")]
+    results: dict[str, list[Sch]] = {}
+    with opened_traces(traces) as opened:
+        segments = segments_of(segment, opened.values(), fits=definition == "static")
+        for label, trace in opened.items():
+            results[label] = []
+            if expert_bytes is not None:
+                trace.layers = trace.layers.with_expert_bytes(option_bytes("--expert-bytes", expert_bytes))
+            for m in segments:
+                with progress_bar(f"{label}, m = {m}") as progress:
+                    results[label] += sch_at_sizes(
+                        trace,
+                        m,
+                        sizes,
+                        definition=definition,  # type: ignore[arg-type]  # checked there, with a suggestion
+                        scope=scope,  # type: ignore[arg-type]
+                        jobs=jobs,
+                        progress=progress,
+                        **options,
+                    )
+    if json_path is not None:
+        data = {"definition": definition, "scope": scope, **options, "results": list(_as_json(results))}
+        write_json(json_path, data)
+    if csv_path is not None:
+        write_csv(csv_path, _as_rows(results, level))
+    if plot_path is not None:
+        from lrcsim.cli.plot_metrics import plot_sch
+
+        plot_sch(plot_path, results, by_layer=level == "layer")
+    if json_path != "-":
+        _show(results, definition, scope, level, confidence)
+
+
+def _as_json(results: Results) -> Iterator[dict[str, Any]]:
+    for label, found in results.items():
+        for result in found:
+            yield {
+                "trace": label,
+                "segment": result.segment,
+                "cache": result.cache,
+                "slots": result.slots.tolist(),
+                "value": number(result.value),
+                "interval": None if result.interval is None else [number(end) for end in result.interval],
+                "accesses": result.accesses,
+                "by_layer": None if result.by_layer is None else numbers(result.by_layer),
+                "capacities": result.capacities.tolist(),
+                "relative": result.relative.tolist(),
+                "hit_rate": numbers(result.hit_rate),
+            }
+
+
+def _as_rows(results: Results, level: str) -> Iterator[dict[str, Any]]:
+    for label, found in results.items():
+        for result in found:
+            row: dict[str, Any] = {"trace": label, "segment": result.segment, "cache": result.cache}
+            low, high = result.interval or (None, None)
+            if level == "model":
+                yield row | {"value": result.value, "low": low, "high": high}
+                continue
+            yield row | {"layer": None, "value": result.value, "low": low, "high": high}
+            for layer, value in enumerate([] if result.by_layer is None else result.by_layer.tolist()):
+                yield row | {"layer": layer, "value": value, "low": None, "high": None}
+
+
+def _show(results: Results, definition: str, scope: str, level: str, confidence: float) -> None:
+    rows = []
+    for label, found in results.items():
+        for result in found:
+            row = {"trace": label} if len(results) > 1 else {}
+            slots = sorted(set(result.slots.tolist()))
+            rows.append(
+                row
+                | {
+                    "m": str(result.segment),
+                    "cache": result.cache,
+                    "experts" if scope == "model" else "experts per layer": "–".join(map(str, slots[:1] + slots[-1:]))
+                    if len(slots) > 1
+                    else str(slots[0]),
+                    "SCH": score(result.value),
+                    f"{confidence:g} % interval": span(result.interval),
+                }
+            )
+    title = f"segment cache best hit rate (SCH), {definition}, scope {scope}"
+    print_table(f"{', '.join(results)}: {title}", rows, note=EXPLAINED[definition])
+    if level == "layer":
+        for label, found in results.items():
+            print_table(f"{label}: SCH by layer", list(_layer_rows(found)))
+
+
+def _layer_rows(found: list[Sch]) -> Iterator[dict[str, str]]:
+    for layer in range(len(found[0].slots)):
+        values = {f"m {r.segment}, {r.cache}": score(r.by_layer[layer]) for r in found if r.by_layer is not None}
+        yield {"layer": str(layer)} | values

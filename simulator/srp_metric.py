@@ -1,0 +1,368 @@
+"""SRP, segment routing best performance: how well one fixed set of experts can stand for a segment's routing.
+
+Definition (arXiv 2505.16056, and 30_srp_calc.py, 31_srp_refine.py and C0_srp_pos_calc.py of its code). For every window
+w of m consecutive tokens of a request, n(w, l, e) is how many of the m tokens use expert e of layer l. A set G of such
+(w, l, e) is served by the rule "keep expert e of layer l for the whole window if n >= tau". With
+
+    M(tau) = sum of n over G where n >= tau        activations that found their expert kept
+    P(tau) = m * (members of G where n >= tau)     activations there could have been at what was kept
+    A      = M(0)                                  activations
+
+the rule has precision M / P and recall M / A, so F1(tau) = 2 M(tau) / (P(tau) + A), and SRP is the largest F1 over
+tau = 0 ... m. No other choice of experts per window has a larger pooled F1. Sums are pooled over G before the maximum
+is taken: one threshold per G.
+
+Keeping everything (tau = 0) gives F1 = 2 r / (1 + r) at the activation rate r = A / P(0), which is k / E where every
+position was recorded: the *floor*, below which SRP cannot fall and which differs between models of different sparsity.
+SRP is found with hindsight and has no limit of memory; P(tau) / A says how many experts it keeps, over those active.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.errors import ConfigError, did_you_mean
+from lrcsim.simulator import window_kernels
+from lrcsim.simulator.bootstrap import basic_interval, check_bootstrap, resamples
+from lrcsim.simulator.replay import Progress, part_of
+from lrcsim.simulator.windows import BlockOfWindows, Ints, check_segment, refuse_repeats, streams
+from lrcsim.traces import RoutingTrace
+
+__all__ = ["LEVELS", "Srp", "SrpGroups", "label_requests", "srp"]
+
+Level = Literal["model", "layer", "domain", "expert", "position"]
+LEVELS: tuple[Level, ...] = ("model", "layer", "domain", "expert", "position")
+Floats = npt.NDArray[np.float64]
+NO_DRAWS: Floats = np.zeros(0)
+MOST_POSITION_BYTES = 2**29
+"""Threads that count positions have a table each; there are as many as fit this."""
+
+
+@dataclass(frozen=True)
+class SrpGroups:
+    """SRP of several sets G, each with a threshold of its own.
+
+    All arrays have the same shape: [L] by layer, [domains] by domain, [L, E] by expert, [places] by position. Where a
+    set has no activation (an expert that was never used), ``value``, ``group_size`` and the interval are NaN.
+
+    Attributes:
+        value: float64, SRP.
+        tau: int64, the smallest threshold that reaches it.
+        group_size: float64, P(tau) / A: experts kept, over experts active.
+        activation: float64, A / P(0): the rate at which the set's experts are used, by windows. (An expert that a layer
+            does not have is NaN.)
+        floor: float64, 2 r / (1 + r) at that rate.
+        windows: int64, windows in the set.
+        low: float64, lower end of the confidence interval, NaN where fewer than two requests have windows; or None.
+        high: float64, its upper end, or None.
+    """
+
+    value: Floats
+    tau: Ints
+    group_size: Floats
+    activation: Floats
+    floor: Floats
+    windows: Ints
+    low: Floats | None = None
+    high: Floats | None = None
+
+
+@dataclass(frozen=True)
+class Srp:
+    """SRP of a trace at one segment length, pooled over all layers, experts and requests.
+
+    Attributes:
+        segment: m, tokens in a window.
+        value: SRP, 0 to 1; NaN when no expert was recorded in any window.
+        tau: the smallest threshold that reaches it.
+        group_size: P(tau) / A: experts kept, over experts active.
+        activation: A / P(0); k / E where every position was recorded.
+        floor: 2 r / (1 + r) at that rate: what keeping every expert gives.
+        windows: windows in the trace.
+        interval: confidence interval of ``value``, or None: not asked for, or fewer than two requests have windows.
+        level: what ``groups`` are.
+        groups: SRP by ``level``, or None at level ``"model"``.
+        domains: at level ``"domain"`` the labels, in order of appearance.
+        positions: int64 [places], at level ``"position"``: place p is windows that begin at token p of their request,
+            and is drawn at ``positions[p]`` = p + m // 2.
+    """
+
+    segment: int
+    value: float
+    tau: int
+    group_size: float
+    activation: float
+    floor: float
+    windows: int
+    interval: tuple[float, float] | None
+    level: Level
+    groups: SrpGroups | None = None
+    domains: tuple[str, ...] | None = None
+    positions: Ints | None = None
+
+
+def srp(
+    trace: RoutingTrace,
+    segment: int = 16,
+    *,
+    level: Level = "model",
+    domains: Sequence[str] | None = None,
+    bootstrap: int = 0,
+    confidence: float = 0.95,
+    seed: int = 0,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Srp:
+    """Measure segment routing best performance.
+
+    Positions that were not recorded count as no activation. The trace is streamed.
+
+    Args:
+        trace: the routing trace.
+        segment: m, tokens in a window.
+        level: of what to give SRP besides the pooled one: ``"layer"``, ``"domain"``, ``"expert"``, ``"position"`` (of
+            the window in its request), or nothing more: ``"model"``.
+        domains: one label per request, in place of the trace's own.
+        bootstrap: draws for confidence intervals (the paper: 1000), a byte each per request; 0: none. Requests are
+            resampled and the threshold is chosen anew for each resample. At levels ``"expert"`` and ``"position"`` only
+            the pooled value has an interval.
+        confidence: of the intervals.
+        seed: of the resamples, which are the same for every layer, domain and segment length.
+        jobs: threads; None: all cores. The result does not depend on it.
+        progress: told the tokens done, and all.
+
+    Raises:
+        ConfigError: an option is not allowed, or no request has ``segment`` tokens.
+        TraceError: the trace is damaged.
+    """
+    if level not in LEVELS:
+        raise ConfigError(f"level {level!r} is not known, use {', '.join(LEVELS)}" + did_you_mean(str(level), LEVELS))
+    m = check_segment(trace, segment)
+    check_bootstrap(bootstrap, confidence)
+    names, label = label_requests(trace, domains) if level == "domain" else ((), None)
+    windows = np.stack([stream.windows(m) for stream in streams(trace)])  # [streams, requests]
+    draws = bootstrap if np.count_nonzero(windows.sum(axis=0)) > 1 else 0
+    drawn = resamples(trace.num_requests, draws, seed) if draws else None
+    sums = _Sums(trace, m, level, drawn, label, len(names))
+    passes = 2 if level == "position" else 1
+    _count_windows(trace, sums, jobs, part_of(progress, 0, passes))
+
+    pooled = _best(sums.by_layer.sum(axis=0), m, windows.sum())
+    interval = None
+    if drawn is not None:
+        interval = basic_interval(float(pooled.value), _best(_as_int(sums.drawn), m).value, confidence)
+    windows_of_layer, requests_of_layer = np.zeros((2, trace.num_layers), np.int64)
+    for stream, counts in zip(streams(trace), windows, strict=True):
+        windows_of_layer[stream.layers] = counts.sum()
+        requests_of_layer[stream.layers] = np.count_nonzero(counts)
+    groups: SrpGroups | None = None
+    positions: Ints | None = None
+    if level == "layer":
+        groups = _best(sums.by_layer, m, windows_of_layer)
+        groups = _with_intervals(groups, sums.drawn_groups, requests_of_layer, m, confidence)
+    elif label is not None:
+        of_request = windows.sum(axis=0)
+        groups = _best(sums.by_domain, m, np.bincount(label, weights=of_request, minlength=len(names)))
+        requests = np.bincount(label, weights=of_request > 0, minlength=len(names))
+        groups = _with_intervals(groups, sums.drawn_groups, requests, m, confidence)
+    elif level == "expert":
+        groups = _best(sums.by_expert, m, windows_of_layer[:, None])
+        absent = np.arange(trace.num_experts) >= trace.layers.num_experts[:, None]
+        groups.activation[absent] = groups.floor[absent] = np.nan
+    elif level == "position":
+        by_place = _count_positions(trace, m, jobs, part_of(progress, 1, passes))
+        places = np.arange(len(by_place))
+        reach = sum(trace.num_requests - np.searchsorted(np.sort(row), places, side="right") for row in windows)
+        groups = _best(by_place, m, reach)
+        positions = places + m // 2
+    return Srp(
+        segment=m,
+        value=float(pooled.value),
+        tau=int(pooled.tau),
+        group_size=float(pooled.group_size),
+        activation=float(pooled.activation),
+        floor=float(pooled.floor),
+        windows=int(pooled.windows),
+        interval=interval,
+        level=level,
+        groups=groups,
+        domains=names if level == "domain" else None,
+        positions=positions,
+    )
+
+
+def label_requests(trace: RoutingTrace, domains: Sequence[str] | None = None) -> tuple[tuple[str, ...], Ints]:
+    """Number the domains of the requests.
+
+    Args:
+        trace: the routing trace.
+        domains: one label per request, in place of the trace's own.
+
+    Returns:
+        The labels in order of appearance, and int64 [requests]: the index of each request's label.
+
+    Raises:
+        ConfigError: neither says which domain a request belongs to, or there is not one label per request.
+    """
+    labels = trace.domains if domains is None else list(domains)
+    if labels is None:
+        raise ConfigError("the trace does not say which domain its requests belong to: give one label per request")
+    if len(labels) != trace.num_requests:
+        raise ConfigError(f"domains must have one label per request ({trace.num_requests}), given {len(labels)}")
+    names = list(dict.fromkeys(str(label) for label in labels))
+    number = {name: i for i, name in enumerate(names)}
+    return tuple(names), np.array([number[str(label)] for label in labels], np.int64)
+
+
+class _Sums:
+    """Histograms of n(w, l, e), int64 [..., m + 1], pooled as a level needs them.
+
+    The bootstrap's are float64, so that a matrix product makes them, and exact: whole numbers below 2^53.
+    """
+
+    def __init__(
+        self,
+        trace: RoutingTrace,
+        segment: int,
+        level: Level,
+        drawn: npt.NDArray[np.uint8] | None,
+        label: Ints | None,
+        num_domains: int,
+    ) -> None:
+        draws, layers, bins = (0 if drawn is None else len(drawn)), trace.num_layers, segment + 1
+        self.segment, self.level, self.weights, self.label = segment, level, drawn, label
+        self.by_layer = np.zeros((layers, bins), np.int64)
+        self.by_domain = np.zeros((num_domains, bins), np.int64)
+        self.by_expert = np.zeros((layers, trace.num_experts if level == "expert" else 0, bins), np.int64)
+        self.drawn = np.zeros((draws, bins))
+        groups = {"layer": layers, "domain": num_domains}.get(level, 0)
+        self.drawn_groups = np.zeros((groups, draws, bins))
+
+    def add(self, layers: Ints, requests: Ints, rows: Ints) -> None:
+        """Add int64 [layers, requests, m + 1]; a request may come in parts."""
+        self.by_layer[layers] += rows.sum(axis=1)
+        of_requests = rows.sum(axis=0)
+        if self.label is not None:
+            np.add.at(self.by_domain, self.label[requests], of_requests)
+        if self.weights is None:
+            return
+        weights = self.weights[:, requests].astype(np.float64)
+        self.drawn += weights @ of_requests
+        if self.level == "layer":
+            for layer, row in zip(layers.tolist(), rows, strict=True):
+                self.drawn_groups[layer] += weights @ row
+        elif self.label is not None:
+            domain = self.label[requests]
+            for group in np.unique(domain).tolist():
+                self.drawn_groups[group] += weights[:, domain == group] @ of_requests[domain == group]
+
+
+def _count_windows(trace: RoutingTrace, sums: _Sums, jobs: int | None, progress: Progress | None) -> None:
+    m, num_experts = sums.segment, trace.layers.num_experts
+    kernel: Any = window_kernels.count_windows  # compiled: type checkers do not know its arguments
+    count, since = np.zeros((2, trace.num_layers, trace.num_experts), np.int64)
+    with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as threads:
+        for stream in streams(trace):
+            for block in stream.blocks(m):
+                rows = np.zeros((len(stream.layers), len(block.requests), m + 1), np.int64)
+
+                def run(layer: int, row: Ints, block: BlockOfWindows = block) -> bool:
+                    state = count[layer], since[layer]
+                    own = sums.by_expert[layer]
+                    return bool(kernel(block.experts, layer, num_experts[layer], *block.spans, m, *state, row, own))
+
+                refuse_repeats(all(threads.map(run, stream.layers.tolist(), rows)), block)
+                sums.add(stream.layers, block.requests, rows)
+                if progress is not None:
+                    progress(block.done, trace.num_tokens)
+
+
+def _count_positions(trace: RoutingTrace, segment: int, jobs: int | None, progress: Progress | None) -> Ints:
+    """Return int64 [places, m + 1], (window, layer, expert) counted by first token and n(w, l, e)."""
+    num_experts = trace.layers.num_experts
+    kernel: Any = window_kernels.count_positions
+    places = max(int(stream.windows(segment).max()) for stream in streams(trace))
+    most = max(MOST_POSITION_BYTES // (8 * places * (segment + 1)), 1)
+    workers = min(jobs or os.cpu_count() or 1, most, trace.num_layers)
+    tables = np.zeros((workers, places, segment + 1), np.int64)
+    count = np.zeros((trace.num_layers, trace.num_experts), np.int64)
+    spectrum = np.zeros((trace.num_layers, segment + 1), np.int64)
+    spectrum[:, 0] = num_experts
+    with ThreadPoolExecutor(workers) as threads:
+        for stream in streams(trace):
+            for block in stream.blocks(segment):
+
+                def run(worker: int, layers: Ints = stream.layers, block: BlockOfWindows = block) -> bool:
+                    fine = True
+                    for layer in layers[worker::workers].tolist():
+                        state = count[layer], spectrum[layer]
+                        given = (*block.spans, segment, *state, tables[worker])
+                        fine &= bool(kernel(block.experts, layer, num_experts[layer], *given))
+                    return fine
+
+                refuse_repeats(all(threads.map(run, range(workers))), block)
+                if progress is not None:
+                    progress(block.done, trace.num_tokens)
+    total: Ints = tables.sum(axis=0)
+    return total
+
+
+def _best(histogram: Ints, segment: int, windows: Any = 0) -> SrpGroups:
+    """Choose the threshold of each set.
+
+    Args:
+        histogram: int64 [..., m + 1], members of the set by n.
+        segment: m.
+        windows: int64, windows of each set; only passed on.
+    """
+    uses = np.arange(segment + 1)
+    found = (histogram * uses)[..., ::-1].cumsum(axis=-1)[..., ::-1]  # M(tau)
+    predicted = segment * histogram[..., ::-1].cumsum(axis=-1)[..., ::-1]  # P(tau)
+    active, possible = found[..., 0], predicted[..., 0]  # A, P(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        f1 = 2 * found / (predicted + active[..., None])
+        value = np.where(active > 0, f1.max(axis=-1), np.nan)
+        tau = np.where(active > 0, f1.argmax(axis=-1), 0)
+        kept = np.take_along_axis(predicted, tau[..., None], axis=-1)[..., 0]
+        activation = active / possible
+        return SrpGroups(
+            value=value,
+            tau=tau,
+            group_size=np.where(active > 0, kept / active, np.nan),
+            activation=activation,
+            floor=2 * activation / (1 + activation),
+            windows=np.broadcast_to(np.asarray(windows), value.shape).astype(np.int64),
+        )
+
+
+def _with_intervals(
+    groups: SrpGroups, drawn: Floats, requests: npt.NDArray[Any], segment: int, confidence: float
+) -> SrpGroups:
+    """Add the intervals of every set.
+
+    Args:
+        groups: the sets.
+        drawn: float64 [sets, draws, m + 1].
+        requests: requests with windows in each set; one alone gives no interval.
+        segment: m.
+        confidence: of the intervals.
+    """
+    if drawn.shape[1] == 0:
+        return groups
+    ends = [
+        basic_interval(float(value), _best(_as_int(of_set), segment).value if number > 1 else NO_DRAWS, confidence)
+        for value, of_set, number in zip(groups.value, drawn, requests, strict=True)
+    ]
+    low, high = np.array(ends).reshape(-1, 2).T
+    return replace(groups, low=low, high=high)
+
+
+def _as_int(whole: Floats) -> Ints:
+    return whole.astype(np.int64)
