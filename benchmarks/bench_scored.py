@@ -29,6 +29,7 @@ class Patient(CompiledScore):
 
     @staticmethod
     def worth(expert: Expert, now: Now) -> float:
+        """Return uses per step."""
         return expert.uses / (now.step - expert.first_step + 1)
 
 

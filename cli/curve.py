@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import console, json_option, percent, progress_bar, write_json
+from lrcsim.cli.allocate import show_allocation
+from lrcsim.cli.output import console, json_option, option_bytes, percent, progress_bar, write_json
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Curve
@@ -32,6 +33,12 @@ SHOWN = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 @click.option("--access", default="coresident", show_default=True, metavar="coresident|sequential|paper")
 @click.option("--prefill", metavar="step|chunk:N|token", help="How prompt tokens make steps.  [default: step]")
 @click.option("--warm/--cold", "warm", default=None, help="Keep the cache between requests or empty it.")
+@click.option(
+    "--allocate",
+    metavar="SIZE",
+    help="Also divide a budget for all layers, 512 (experts), 2x, 25% or 4GiB, so that most accesses hit.",
+)
+@click.option("--expert-bytes", metavar="SIZE", help="Size of one expert (2.5MiB), where the trace does not have it.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Threads; the result does not depend on it.  [default: all]")
 @json_option
 @click.option("--csv", "csv_path", metavar="FILE", help="Write all points as CSV.")
@@ -43,6 +50,8 @@ def curve(
     access: str,
     prefill: str | None,
     warm: bool | None,
+    allocate: str | None,
+    expert_bytes: str | None,
     jobs: int | None,
     json_path: str | None,
     csv_path: str | None,
@@ -50,13 +59,24 @@ def curve(
 ) -> None:
     """Show the hit rate of policies at every cache size.
 
-    lru, lfu, belady, belady-bypass and sch-lookahead take one compiled pass for all sizes; other policies are replayed
-    at about a dozen sizes. TRACE is an lrcsim file; without it, the trace that comes with lrcsim.
+    lru, lfu, belady, belady-bypass and sch-lookahead take one compiled pass for all sizes; other policies are run at
+    about a dozen sizes, compiled where they can be. TRACE is an lrcsim file; without it, the trace that comes with
+    lrcsim.
     """
     from lrcsim.simulator import hit_rate_curve
     from lrcsim.traces import RoutingTrace
 
     with RoutingTrace.open(trace) as opened:
+        if expert_bytes is not None:
+            opened.layers = opened.layers.with_expert_bytes(option_bytes("--expert-bytes", expert_bytes))
+        allocations = []
+        if allocate is not None:
+            from lrcsim.simulator.allocate import allocate as divide
+
+            for name in split_policies(policy):
+                with progress_bar(f"{name}, shared pool") as progress:
+                    rules: dict[str, Any] = {"access": access, "prefill": prefill, "warm": warm, "jobs": jobs}
+                    allocations.append(divide(opened, name, allocate, **rules, progress=progress))
         curves = []
         for name in split_policies(policy):
             with progress_bar(name) as progress:
@@ -74,7 +94,10 @@ def curve(
                 )
         title = f"{opened.model}, scope {scope}, access {access}"
     if json_path is not None:
-        write_json(json_path, as_json(curves))
+        data = as_json(curves)
+        if allocate is not None:
+            data["allocation"] = {allocation.policy: allocation.to_dict() for allocation in allocations}
+        write_json(json_path, data)
     if csv_path is not None:
         _write_csv(csv_path, curves)
     if plot_path is not None:
@@ -83,6 +106,8 @@ def curve(
         plot_curves(plot_path, curves, title)
     if json_path != "-":
         _show(curves, title)
+        for allocation in allocations:
+            show_allocation(allocation)
 
 
 def split_policies(text: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-__all__ = ["console", "human_bytes", "json_option", "percent", "progress_bar", "write_json"]
+__all__ = ["console", "human_bytes", "json_option", "option_bytes", "percent", "progress_bar", "write_json"]
 
 json_option = click.option(
     "--json", "json_path", metavar="FILE", help="Write the result as JSON; with - to standard output, and nothing else."
@@ -69,9 +69,24 @@ def progress_bar(what: str, *, after: float = 1.0) -> Iterator[Callable[[int, in
             bar.stop()
 
 
-def percent(rate: float | None) -> str:
+def percent(rate: float | None, digits: int = 1) -> str:
     """Write a rate as people read it: ``74.9 %``, or a dash when it is not known."""
-    return "–" if rate is None else f"{100 * rate:.1f} %"
+    return "–" if rate is None else f"{100 * rate:.{digits}f} %"
+
+
+def option_bytes(option: str, text: str) -> int:
+    """Read the value of an option that is a number of bytes: ``2752512``, ``2.5MiB``.
+
+    Raises:
+        ConfigError: it is none, or zero.
+    """
+    from lrcsim.errors import ConfigError
+    from lrcsim.simulator.capacity import parse_bytes
+
+    amount = int(text) if text.isdecimal() else parse_bytes(text)
+    if not amount:
+        raise ConfigError(f"{option} {text!r} is not a size: write bytes as 2752512 or with a unit, 2.5MiB")
+    return amount
 
 
 def human_bytes(amount: float | None) -> str:

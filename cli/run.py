@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import console, human_bytes, json_option, percent, progress_bar, write_json
+from lrcsim.cli.output import console, human_bytes, json_option, option_bytes, percent, progress_bar, write_json
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Result
@@ -78,7 +78,7 @@ def run(
 
     with RoutingTrace.open(trace) as opened:
         if expert_bytes is not None:
-            opened.layers = opened.layers.with_expert_bytes(_size("--expert-bytes", expert_bytes))
+            opened.layers = opened.layers.with_expert_bytes(option_bytes("--expert-bytes", expert_bytes))
         counted = opened if profile == "self" else RoutingTrace.open(profile) if profile else None
         with progress_bar(f"replaying {opened.num_tokens:,} tokens") as progress:
             result = simulate(
@@ -96,16 +96,6 @@ def run(
             write_json(json_path, result.to_dict())
         if json_path != "-":
             _show(result)
-
-
-def _size(option: str, text: str) -> int:
-    from lrcsim.errors import ConfigError
-    from lrcsim.simulator.capacity import parse_bytes
-
-    amount = int(text) if text.isdecimal() else parse_bytes(text)
-    if not amount:
-        raise ConfigError(f"{option} {text!r} is not a size: write bytes as 2752512 or with a unit, 2.5MiB")
-    return amount
 
 
 def _show(result: Result) -> None:
@@ -162,7 +152,7 @@ def _show(result: Result) -> None:
     )
     if cache["bytes_loaded"] is not None:
         per_token = [
-            f"{human_bytes(cache[name]['bytes_per_token'])} per {name} token"
+            f"{human_bytes(cache[name]['bytes_per_token'])} per {name + ' ' if trace['has_phases'] else ''}token"
             for name in ("prefill", "decode")
             if cache[name]["bytes_per_token"] is not None
         ]

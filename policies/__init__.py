@@ -1,6 +1,7 @@
 """Eviction policies: the contract (`Policy`), those built in, and how a name becomes one (`make_policy`)."""
 
 from lrcsim.policies.base import NEVER, Param, Policy, View
+from lrcsim.policies.compiled import CompiledScore, Expert, Now
 from lrcsim.policies.ordering import RankedPolicy, ScorePolicy
 from lrcsim.policies.registry import BUILT_IN, FAMILIES, PolicySpec, make_policy, plugins
 
@@ -8,6 +9,9 @@ __all__ = [
     "BUILT_IN",
     "FAMILIES",
     "NEVER",
+    "CompiledScore",
+    "Expert",
+    "Now",
     "Param",
     "Policy",
     "PolicySpec",

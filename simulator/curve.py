@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from lrcsim.errors import ConfigError
 from lrcsim.policies import BUILT_IN, PolicySpec, make_policy
+from lrcsim.policies.twins import twin_of
 from lrcsim.simulator.capacity import Scope, resolve_capacity
 from lrcsim.simulator.replay import Progress, Replay, part_of, replay
 from lrcsim.simulator.rules import refuse_unservable, resolve_rules
+from lrcsim.simulator.scored_hits import scored_hits
 from lrcsim.simulator.stack_hits import STACK_POLICIES, stack_hits
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
@@ -30,7 +33,9 @@ class Curve:
         hit_rate: float64 [n]; in scope ``layer`` the mean over layers weighted by accesses.
         prefill_hit_rate: float64 [n], or None without prefill accesses.
         decode_hit_rate: float64 [n], or None without decode accesses.
-        exact_at_all: True when one pass gave every capacity, False when each was replayed.
+        exact_at_all: True when one pass gave every capacity, False when each was run by itself.
+        engine: ``"stack"``: one compiled pass for all capacities; ``"compiled"``: a compiled loop at each capacity;
+            ``"replay"``: the Python policy at each capacity. All give the same hits.
     """
 
     policy: str
@@ -40,6 +45,7 @@ class Curve:
     prefill_hit_rate: npt.NDArray[np.float64] | None
     decode_hit_rate: npt.NDArray[np.float64] | None
     exact_at_all: bool
+    engine: Literal["stack", "compiled", "replay"] = "replay"
 
 
 def hit_rate_curve(
@@ -56,7 +62,8 @@ def hit_rate_curve(
 ) -> Curve:
     """Give the hit rate at every capacity.
 
-    A policy of `STACK_POLICIES` is run once, compiled, for all capacities. Any other is replayed at each capacity.
+    A policy of `STACK_POLICIES` is run once, compiled, for all capacities. Any other is run at each capacity: compiled
+    if it is a `CompiledScore` or has a compiled twin (`TWINS`), else by a replay in Python.
 
     Args:
         trace: the routing trace.
@@ -66,9 +73,9 @@ def hit_rate_curve(
         prefill: as in `simulate`.
         warm: as in `simulate`.
         capacities: experts per layer, or in the pool; None: all from 1 to the number of experts, for a policy that has
-            to be replayed about a dozen in between.
-        jobs: threads; None: all cores. The result does not depend on it.
-        progress: told how far the replays are.
+            to be run at each about a dozen in between.
+        jobs: threads; None: all cores. The result does not depend on it. Replays in Python use one.
+        progress: told how far the runs at each capacity are.
 
     Raises:
         ConfigError: an option is not allowed, alone or with the others.
@@ -82,6 +89,7 @@ def hit_rate_curve(
     everything = layers.total_experts if scope == "model" else int(layers.num_experts.max())
     active = float(layers.top_k.sum() if scope == "model" else layers.top_k.mean())
     one_pass = type(chosen) is BUILT_IN.get(chosen.name) and chosen.name in STACK_POLICIES
+    compiled = None if one_pass else twin_of(chosen)
     if capacities is not None:
         points = np.asarray(capacities, np.int64)
         if points.ndim != 1 or len(points) == 0 or points.min() < 0:
@@ -97,6 +105,11 @@ def hit_rate_curve(
         accesses = found.accesses.sum(axis=0)
         for pool in found.hits:
             hits += pool[:, points.clip(max=pool.shape[1] - 1)]
+    elif compiled is not None:
+        counted = scored_hits(
+            trace, compiled, points.tolist(), scope, access, rules.prefill, rules.warm, jobs, progress
+        )
+        hits, accesses = counted.hits, counted.accesses
     else:
         for i, slots in enumerate(points.tolist()):
             job = Replay(
@@ -114,4 +127,5 @@ def hit_rate_curve(
         prefill_hit_rate=by_phase[0],
         decode_hit_rate=by_phase[1],
         exact_at_all=one_pass,
+        engine="stack" if one_pass else "replay" if compiled is None else "compiled",
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lrcsim.simulator import simulate
+from lrcsim.simulator import hit_rate_curve, simulate
 from lrcsim.traces import RoutingTrace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +31,20 @@ def test_your_own_policy(tmp_path: Path) -> None:
     assert result.counts.hit.tolist() == [False, True, False, False, True]
     assert result.lru is not None
     assert result.lru.hit_rate == 0.2
+
+
+def test_your_own_compiled_policy(tmp_path: Path) -> None:
+    (snippet,) = [snippet for snippet in SNIPPETS if "class Patient" in snippet]
+    assert len([line for line in snippet.splitlines() if line.strip()]) <= 10
+    (tmp_path / "mine.py").write_text(snippet)
+    trace = RoutingTrace.from_arrays([[[e]] for e in (0, 0, 1, 2, 1, 0)], num_experts=3)
+    curve = hit_rate_curve(trace, f"{tmp_path}/mine.py:Patient", capacities=[1, 2])
+    # When 2 comes into two slots, 0 has 2 uses in 4 steps and 1 has 1 in 2: 0 goes, used longer ago. 1 hits, 0 misses.
+    assert curve.engine == "compiled"
+    assert curve.hit_rate.tolist() == [1 / 6, 2 / 6]
+    replayed = simulate(trace, f"{tmp_path}/mine.py:Patient", 2, record=True)
+    assert replayed.counts.hit is not None
+    assert replayed.counts.hit.tolist() == [False, True, False, False, True, False]
 
 
 def test_about_twenty_lines() -> None:
