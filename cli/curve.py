@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +14,8 @@ from lrcsim.cli.output import console, json_option, option_bytes, percent, progr
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Curve
+    from lrcsim.simulator.allocate import Allocation
+    from lrcsim.traces import RoutingTrace
 
 __all__ = ["curve"]
 
@@ -20,8 +23,17 @@ SHOWN = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 """Relative cache sizes in the table."""
 
 
+@dataclass
+class TraceCurves:
+    """What is shown of one trace."""
+
+    label: str
+    curves: list[Curve]
+    allocations: list[Allocation]
+
+
 @click.command()
-@click.argument("trace", required=False)
+@click.argument("traces", nargs=-1, metavar="[TRACE]...")
 @click.option(
     "--policy",
     default="lru,lfu,belady",
@@ -44,7 +56,7 @@ SHOWN = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 @click.option("--csv", "csv_path", metavar="FILE", help="Write all points as CSV.")
 @click.option("--plot", "plot_path", metavar="FILE", help="Draw the curves: .png, .svg or .pdf.")
 def curve(
-    trace: str | None,
+    traces: tuple[str, ...],
     policy: str,
     scope: str,
     access: str,
@@ -61,53 +73,48 @@ def curve(
 
     lru, lfu, belady, belady-bypass and sch-lookahead take one compiled pass for all sizes; other policies are run at
     about a dozen sizes, compiled where they can be. TRACE is an lrcsim file; without it, the trace that comes with
-    lrcsim.
+    lrcsim. Several traces are shown one after the other, and in one figure.
     """
-    from lrcsim.simulator import hit_rate_curve
     from lrcsim.traces import RoutingTrace
 
-    with RoutingTrace.open(trace) as opened:
-        if expert_bytes is not None:
-            opened.layers = opened.layers.with_expert_bytes(option_bytes("--expert-bytes", expert_bytes))
-        allocations = []
-        if allocate is not None:
-            from lrcsim.simulator.allocate import allocate as divide
-
-            for name in split_policies(policy):
-                with progress_bar(f"{name}, shared pool") as progress:
-                    rules: dict[str, Any] = {"access": access, "prefill": prefill, "warm": warm, "jobs": jobs}
-                    allocations.append(divide(opened, name, allocate, **rules, progress=progress))
-        curves = []
-        for name in split_policies(policy):
-            with progress_bar(name) as progress:
-                curves.append(
-                    hit_rate_curve(
-                        opened,
-                        name,
-                        scope=scope,  # type: ignore[arg-type]  # checked there, with a suggestion
-                        access=access,
-                        prefill=prefill,
-                        warm=warm,
-                        jobs=jobs,
-                        progress=progress,
-                    )
-                )
-        title = f"{opened.model}, scope {scope}, access {access}"
+    rules: dict[str, Any] = {"access": access, "prefill": prefill, "warm": warm, "jobs": jobs}
+    names = split_policies(policy)
+    found = []
+    for trace in traces or (None,):
+        with RoutingTrace.open(trace) as opened:
+            if expert_bytes is not None:
+                opened.layers = opened.layers.with_expert_bytes(option_bytes("--expert-bytes", expert_bytes))
+            allocations = [_allocate(opened, name, allocate, rules) for name in names] if allocate is not None else []
+            curves = [_curve(opened, name, scope, rules) for name in names]
+            found.append(TraceCurves(opened.model, curves, allocations))
     if json_path is not None:
-        data = as_json(curves)
-        if allocate is not None:
-            data["allocation"] = {allocation.policy: allocation.to_dict() for allocation in allocations}
-        write_json(json_path, data)
+        each = [as_json(one) for one in found]
+        write_json(json_path, each[0] if len(each) == 1 else {"traces": each})
     if csv_path is not None:
-        _write_csv(csv_path, curves)
+        _write_csv(csv_path, found)
     if plot_path is not None:
         from lrcsim.cli.plot import plot_curves
 
-        plot_curves(plot_path, curves, title)
+        plot_curves(plot_path, {one.label: one.curves for one in found}, f"scope {scope}, access {access}")
     if json_path != "-":
-        _show(curves, title)
-        for allocation in allocations:
-            show_allocation(allocation)
+        for one in found:
+            _show(one.curves, f"{one.label}, scope {scope}, access {access}")
+            for allocation in one.allocations:
+                show_allocation(allocation)
+
+
+def _allocate(trace: RoutingTrace, policy: str, size: str, rules: dict[str, Any]) -> Allocation:
+    from lrcsim.simulator.allocate import allocate
+
+    with progress_bar(f"{policy}, shared pool") as progress:
+        return allocate(trace, policy, size, **rules, progress=progress)
+
+
+def _curve(trace: RoutingTrace, policy: str, scope: str, rules: dict[str, Any]) -> Curve:
+    from lrcsim.simulator import hit_rate_curve
+
+    with progress_bar(policy) as progress:
+        return hit_rate_curve(trace, policy, scope=scope, **rules, progress=progress)  # type: ignore[arg-type]
 
 
 def split_policies(text: str) -> list[str]:
@@ -121,33 +128,41 @@ def split_policies(text: str) -> list[str]:
     return names
 
 
-def as_json(curves: Sequence[Curve]) -> dict[str, Any]:
+def as_json(found: TraceCurves) -> dict[str, Any]:
     """Return ``capacities``, ``relative`` and the rates by policy; None where a policy was not run at a capacity."""
+    curves = found.curves
     relative = {int(c): float(r) for curve in curves for c, r in zip(curve.capacities, curve.relative, strict=True)}
     capacities = sorted(relative)
-    data: dict[str, Any] = {"capacities": capacities, "relative": [relative[c] for c in capacities]}
-    for key, attribute in (
-        ("hit_rate", "hit_rate"),
-        ("prefill_hit_rate", "prefill_hit_rate"),
-        ("decode_hit_rate", "decode_hit_rate"),
-    ):
-        data[key] = {}
+    data: dict[str, Any] = {
+        "trace": found.label,
+        "capacities": capacities,
+        "relative": [relative[c] for c in capacities],
+        "knee": {curve.policy: int(curve.capacities[curve.knee]) for curve in curves},
+        "engine": {curve.policy: curve.engine for curve in curves},
+    }
+    for name in ("hit_rate", "prefill_hit_rate", "decode_hit_rate"):
+        data[name] = {}
         for curve in curves:
-            rates = getattr(curve, attribute)
+            rates = getattr(curve, name)
             if rates is not None:
                 known = dict(zip(curve.capacities.tolist(), rates.tolist(), strict=True))
-                data[key][curve.policy] = [known.get(c) for c in capacities]
+                data[name][curve.policy] = [known.get(c) for c in capacities]
+    if found.allocations:
+        data["allocation"] = {allocation.policy: allocation.to_dict() for allocation in found.allocations}
     return data
 
 
-def _write_csv(path: str, curves: Sequence[Curve]) -> None:
+def _write_csv(path: str, found: Sequence[TraceCurves]) -> None:
     from lrcsim.traces.atomic import replacing
 
-    data = as_json(curves)
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["capacity", "relative", *data["hit_rate"]])
-        writer.writerows(zip(data["capacities"], data["relative"], *data["hit_rate"].values(), strict=True))
+        for number, one in enumerate(found):
+            data = as_json(one)
+            if number == 0:
+                writer.writerow(["trace", "capacity", "relative", *data["hit_rate"]])
+            columns = zip(data["capacities"], data["relative"], *data["hit_rate"].values(), strict=True)
+            writer.writerows([one.label, *row] for row in columns)
 
 
 def _show(curves: Sequence[Curve], title: str) -> None:
@@ -161,12 +176,13 @@ def _show(curves: Sequence[Curve], title: str) -> None:
     sizes = [size for size in SHOWN if size <= largest]
     for size in sizes:
         table.add_column(f"{size:g}x", justify="right")
+    table.add_column("knee", justify="right")
     for curve in curves:
         rates = []
         for size in sizes:
             at = [i for i, relative in enumerate(curve.relative) if relative <= size + 1e-9]
             exact = at and abs(curve.relative[at[-1]] - size) < 0.51 / (curve.capacities[0] / curve.relative[0])
             rates.append(percent(float(curve.hit_rate[at[-1]])) if exact else "–")
-        table.add_row(curve.policy, *rates)
+        table.add_row(curve.policy, *rates, f"{curve.relative[curve.knee]:.3g}x")
     out.print()
     out.print(table)

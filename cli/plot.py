@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +20,20 @@ STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1
 ENDINGS = (".png", ".svg", ".pdf")
 
 
-def plot_curves(path: str, curves: Sequence[Curve], title: str) -> None:
-    """Draw hit rate against relative cache size, the optimum in black as the ceiling, the paper's 2x marked.
+def plot_curves(path: str, traces: Mapping[str, Sequence[Curve]], title: str) -> None:
+    """Draw hit rate against relative cache size, the knees as dots, the paper's 2x as a line.
+
+    One trace: a colour for each policy, the optimum in black as the ceiling. Several: a colour for each trace, a style
+    for each policy.
 
     Args:
         path: the picture, .png, .svg or .pdf.
-        curves: one line each.
+        traces: the curves of each trace, by its label.
         title: above the figure.
 
     Raises:
-        ConfigError: another ending, or a file that cannot be written.
+        ConfigError: another ending.
+        TraceError: the file cannot be written.
     """
     ending = Path(path).suffix.lower()
     if ending not in ENDINGS:
@@ -40,29 +44,33 @@ def plot_curves(path: str, curves: Sequence[Curve], title: str) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    others = 0
-    for curve in curves:
-        if curve.policy in ("belady", "belady-bypass"):
-            colour, style = "black", STYLES[0] if curve.policy == "belady" else STYLES[3]
-        else:
-            colour, style = COLOURS[others % len(COLOURS)], STYLES[others % len(STYLES)]
-            others += 1
-        marker = None if curve.exact_at_all else "o"
-        axes.plot(
-            curve.relative,
-            100 * curve.hit_rate,
-            color=colour,
-            linestyle=style,
-            marker=marker,
-            ms=3.5,
-            label=curve.policy,
-        )
+    for number, (label, curves) in enumerate(traces.items()):
+        others = 0
+        for place, curve in enumerate(curves):
+            if len(traces) > 1:
+                colour, style, name = (
+                    COLOURS[number % len(COLOURS)],
+                    STYLES[place % len(STYLES)],
+                    f"{label}: {curve.policy}",
+                )
+            elif curve.policy in ("belady", "belady-bypass"):
+                colour, style, name = "black", STYLES[0] if curve.policy == "belady" else STYLES[3], curve.policy
+            else:
+                colour, style, name = COLOURS[others % len(COLOURS)], STYLES[others % len(STYLES)], curve.policy
+                others += 1
+            axes.plot(curve.relative, 100 * curve.hit_rate, color=colour, linestyle=style, label=name)
+            if not curve.exact_at_all:
+                axes.plot(curve.relative, 100 * curve.hit_rate, color=colour, linestyle="", marker="|", markersize=6)
+            axes.plot(
+                curve.relative[curve.knee], 100 * curve.hit_rate[curve.knee], color=colour, marker="o", markersize=5
+            )
+    axes.plot([], [], color="0.4", linestyle="", marker="o", markersize=5, label="knee")
     axes.axvline(2, color="0.6", linewidth=0.8, zorder=0)
     axes.annotate("2x", (2, 0), xytext=(3, 3), textcoords="offset points", color="0.4", fontsize=8)
     axes.set(
         xlabel="cache size / experts active per token",
         ylabel="hit rate [%]",
-        title=title,
+        title=title if len(traces) > 1 else f"{next(iter(traces))}, {title}",
         xlim=(0, None),
         ylim=(0, 100),
     )

@@ -47,6 +47,16 @@ class Curve:
     exact_at_all: bool
     engine: Literal["stack", "compiled", "replay"] = "replay"
 
+    @property
+    def knee(self) -> int:
+        """Index of the capacity from which on more slots bring less than on average up to the last one.
+
+        It is the point farthest above the line from (0, 0) to the last point; Satopaa et al., "Finding a kneedle in a
+        haystack", ICDCS workshops 2011, without smoothing.
+        """
+        line = self.hit_rate[-1] * self.relative / self.relative[-1]
+        return int(np.argmax(self.hit_rate - line))
+
 
 def hit_rate_curve(
     trace: RoutingTrace,
@@ -75,7 +85,7 @@ def hit_rate_curve(
         capacities: experts per layer, or in the pool; None: all from 1 to the number of experts, for a policy that has
             to be run at each about a dozen in between.
         jobs: threads; None: all cores. The result does not depend on it. Replays in Python use one.
-        progress: told how far the runs at each capacity are.
+        progress: told how far it is, in tokens.
 
     Raises:
         ConfigError: an option is not allowed, alone or with the others.
@@ -101,7 +111,7 @@ def hit_rate_curve(
         points = np.unique(np.append(steps[steps < everything], everything).astype(np.int64).clip(min=1))
     hits = np.zeros((2, len(points)), np.int64)
     if one_pass:
-        found = stack_hits(trace, chosen.label(), scope, access, rules.prefill, rules.warm, jobs)
+        found = stack_hits(trace, chosen.label(), scope, access, rules.prefill, rules.warm, jobs, progress)
         accesses = found.accesses.sum(axis=0)
         for pool in found.hits:
             hits += pool[:, points.clip(max=pool.shape[1] - 1)]

@@ -14,6 +14,7 @@ from lrcsim.errors import ConfigError, TraceError
 from lrcsim.policies import make_policy
 from lrcsim.simulator import lru_stack, stack
 from lrcsim.simulator.capacity import Scope
+from lrcsim.simulator.replay import Progress
 from lrcsim.simulator.schedule import Schedule, StepRun
 from lrcsim.traces import RoutingTrace
 
@@ -56,7 +57,14 @@ class StackHits:
 
 
 def stack_hits(
-    trace: RoutingTrace, policy: str, scope: Scope, access: str, prefill: str, warm: bool, jobs: int | None = None
+    trace: RoutingTrace,
+    policy: str,
+    scope: Scope,
+    access: str,
+    prefill: str,
+    warm: bool,
+    jobs: int | None = None,
+    progress: Progress | None = None,
 ) -> StackHits:
     """Count the hits of a policy at every capacity, in slots.
 
@@ -71,6 +79,7 @@ def stack_hits(
         prefill: how prompt tokens make steps (`Schedule`).
         warm: whether the cache keeps its contents between requests.
         jobs: threads, one pool each at a time; None: all cores. The result does not depend on it.
+        progress: told how far it is, in tokens.
 
     Raises:
         ConfigError: the policy has no stack algorithm.
@@ -92,7 +101,9 @@ def stack_hits(
             def whole(index: int) -> None:
                 run(trace.read("experts", 0, trace.num_tokens, layer=pools[index]), steps, states[index])
 
-            list(threads.map(whole, range(len(pools))))
+            for done, _ in enumerate(threads.map(whole, range(len(pools))), start=1):
+                if progress is not None:
+                    progress(trace.num_tokens * done // len(pools), trace.num_tokens)
         else:
             for part in schedule.step_runs():
                 experts = trace.read("experts", int(part.starts[0]), int(part.starts[-1]))
@@ -103,6 +114,8 @@ def stack_hits(
                     run(mine, _kernel_steps(part), states[index])
 
                 list(threads.map(block, range(len(pools))))
+                if progress is not None:
+                    progress(int(part.starts[-1]), trace.num_tokens)
     return StackHits(
         hits=[np.pad(np.cumsum(state.hits, axis=1), ((0, 0), (1, 0))) for state in states],
         accesses=np.array([state.accesses for state in states]),

@@ -36,15 +36,30 @@ def test_table_json_csv_and_plot(lrcsim: Callable[..., Any], trace_file: str, tm
     assert data["hit_rate"]["fifo"][4] is None  # replayed at some capacities only, 5 is none of them
     assert data["hit_rate"]["fifo"][7] == data["hit_rate"]["lru"][7]
     rows = list(csv.reader(files["csv"].read_text().splitlines()))
-    assert rows[0] == ["capacity", "relative", "lru", "belady", "fifo"]
-    assert float(rows[2][2]) == data["hit_rate"]["lru"][1]
+    assert rows[0] == ["trace", "capacity", "relative", "lru", "belady", "fifo"]
+    assert float(rows[2][3]) == data["hit_rate"]["lru"][1]
     assert files["png"].read_bytes().startswith(b"\x89PNG")
     assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_json_alone(lrcsim: Callable[..., Any], trace_file: str) -> None:
     done = lrcsim("curve", trace_file, "--json", "-")
-    assert set(json.loads(done.out)) == {"capacities", "relative", "hit_rate", "prefill_hit_rate", "decode_hit_rate"}
+    data = json.loads(done.out)
+    assert set(data) >= {"capacities", "relative", "hit_rate"}
+    assert data["engine"] == {"lru": "stack", "lfu": "stack", "belady": "stack"}
+    assert all(knee in data["capacities"] for knee in data["knee"].values())
+
+
+def test_several_traces_overlay(lrcsim: Callable[..., Any], trace_file: str, tmp_path: Path) -> None:
+    other = tmp_path / "other.h5"
+    RoutingTrace.from_arrays([[[0, 1]], [[1, 2]]], num_experts=4, model="other").save(other)
+    outputs = ["--json", tmp_path / "c.json", "--csv", tmp_path / "c.csv", "--plot", tmp_path / "c.svg"]
+    done = lrcsim("curve", trace_file, other, "--policy", "lru", *outputs)
+    assert done.code == 0
+    assert done.out.index("toy, scope") < done.out.index("other, scope")
+    assert [one["trace"] for one in json.loads((tmp_path / "c.json").read_text())["traces"]] == ["toy", "other"]
+    assert {row.split(",")[0] for row in (tmp_path / "c.csv").read_text().splitlines()} == {"trace", "toy", "other"}
+    assert "<svg" in (tmp_path / "c.svg").read_text()
 
 
 @pytest.mark.parametrize(

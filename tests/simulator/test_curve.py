@@ -51,6 +51,14 @@ def test_layers_of_different_size() -> None:
     assert curve.hit_rate.tolist() == [0.0, 10 / 24, 10 / 24, 18 / 24]
 
 
+def test_knee() -> None:
+    """Ten accesses to one expert, then one each to nine: a second slot brings nothing, so the knee is at the first."""
+    ids = [[[e]] for e in [0] * 10 + [e for e in range(1, 10) for _ in (0, 1)]]
+    curve = hit_rate_curve(RoutingTrace.from_arrays(ids, num_experts=10), "lru")
+    assert curve.hit_rate[0] == curve.hit_rate[-1]
+    assert curve.knee == 0
+
+
 def test_one_phase_only() -> None:
     curve = hit_rate_curve(RoutingTrace.from_arrays([[[0]], [[0]]], num_experts=1), "lru")
     assert curve.prefill_hit_rate is None
