@@ -47,17 +47,15 @@ def plot_curves(path: str, traces: Mapping[str, Sequence[Curve]], title: str) ->
     for number, (label, curves) in enumerate(traces.items()):
         others = 0
         for place, curve in enumerate(curves):
+            optimum = curve.policy in ("belady", "belady-bypass")
             if len(traces) > 1:
-                colour, style, name = (
-                    COLOURS[number % len(COLOURS)],
-                    STYLES[place % len(STYLES)],
-                    f"{label}: {curve.policy}",
-                )
-            elif curve.policy in ("belady", "belady-bypass"):
-                colour, style, name = "black", STYLES[0] if curve.policy == "belady" else STYLES[3], curve.policy
+                colour, style = COLOURS[number % len(COLOURS)], STYLES[place % len(STYLES)]
+            elif optimum:
+                colour, style = "black", STYLES[0] if curve.policy == "belady" else STYLES[3]
             else:
-                colour, style, name = COLOURS[others % len(COLOURS)], STYLES[others % len(STYLES)], curve.policy
+                colour, style = COLOURS[others % len(COLOURS)], STYLES[others % len(STYLES)]
                 others += 1
+            name = f"{label}: {curve.policy}" if len(traces) > 1 else curve.policy
             axes.plot(curve.relative, 100 * curve.hit_rate, color=colour, linestyle=style, label=name)
             if not curve.exact_at_all:
                 axes.plot(curve.relative, 100 * curve.hit_rate, color=colour, linestyle="", marker="|", markersize=6)
