@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrcsim.cli.allocate import show_allocation
-from lrcsim.cli.output import console, json_option, option_bytes, percent, progress_bar, write_json
+from lrcsim.cli.output import console, human_bytes, json_option, option_bytes, percent, progress_bar, write_json
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Curve
@@ -43,6 +43,12 @@ class TraceCurves:
 )
 @click.option("--scope", default="layer", show_default=True, metavar="layer|model")
 @click.option("--access", default="coresident", show_default=True, metavar="coresident|sequential|paper")
+@click.option(
+    "--cache",
+    "sizes",
+    metavar="SIZES",
+    help="Only these sizes, with commas between: 8,16,32 (experts) or 1GiB,2GiB (bytes in all).  [default: all]",
+)
 @click.option("--prefill", metavar="step|chunk:N|token", help="How prompt tokens make steps.  [default: step]")
 @click.option("--warm/--cold", "warm", default=None, help="Keep the cache between requests or empty it.")
 @click.option(
@@ -60,6 +66,7 @@ def curve(
     policy: str,
     scope: str,
     access: str,
+    sizes: str | None,
     prefill: str | None,
     warm: bool | None,
     allocate: str | None,
@@ -85,7 +92,7 @@ def curve(
             if expert_bytes is not None:
                 opened.layers = opened.layers.with_expert_bytes(option_bytes("--expert-bytes", expert_bytes))
             allocations = [_allocate(opened, name, allocate, rules) for name in names] if allocate is not None else []
-            curves = [_curve(opened, name, scope, rules) for name in names]
+            curves = [_curve(opened, name, scope, sizes, rules) for name in names]
             found.append(TraceCurves(opened.model, curves, allocations))
     if json_path is not None:
         each = [as_json(one) for one in found]
@@ -110,11 +117,14 @@ def _allocate(trace: RoutingTrace, policy: str, size: str, rules: dict[str, Any]
         return allocate(trace, policy, size, **rules, progress=progress)
 
 
-def _curve(trace: RoutingTrace, policy: str, scope: str, rules: dict[str, Any]) -> Curve:
+def _curve(trace: RoutingTrace, policy: str, scope: Any, sizes: str | None, rules: dict[str, Any]) -> Curve:
     from lrcsim.simulator import hit_rate_curve
 
+    capacities = None
+    if sizes is not None:
+        capacities = [int(size) if size.strip().isdecimal() else size.strip() for size in sizes.split(",")]
     with progress_bar(policy) as progress:
-        return hit_rate_curve(trace, policy, scope=scope, **rules, progress=progress)  # type: ignore[arg-type]
+        return hit_rate_curve(trace, policy, scope=scope, capacities=capacities, **rules, progress=progress)
 
 
 def split_policies(text: str) -> list[str]:
@@ -169,20 +179,31 @@ def _show(curves: Sequence[Curve], title: str) -> None:
     from rich.table import Table
 
     out = console()
-    out.print(f"[bold]{title}[/bold]: hit rate by cache size, relative to the active experts per token")
+    first = curves[0]
+    few = len(first.capacities) <= len(SHOWN) or first.unit == "bytes"
+    if few:
+        sizes = first.relative.tolist()
+        in_bytes = first.unit == "bytes"
+        headings = [human_bytes(size) if in_bytes else f"{size} experts" for size in first.capacities.tolist()]
+    else:
+        sizes = [size for size in SHOWN if size <= max(float(curve.relative[-1]) for curve in curves)]
+        headings = [f"{size:g}x" for size in sizes]
+    relative = "" if few else ", relative to the active experts per token"
+    out.print(f"[bold]{title}[/bold]: hit rate by cache size{relative}")
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("policy")
-    largest = max(float(curve.relative[-1]) for curve in curves)
-    sizes = [size for size in SHOWN if size <= largest]
-    for size in sizes:
-        table.add_column(f"{size:g}x", justify="right")
-    table.add_column("knee", justify="right")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    if not few:
+        table.add_column("knee", justify="right")
     for curve in curves:
         rates = []
         for size in sizes:
             at = [i for i, relative in enumerate(curve.relative) if relative <= size + 1e-9]
             exact = at and abs(curve.relative[at[-1]] - size) < 0.51 / (curve.capacities[0] / curve.relative[0])
             rates.append(percent(float(curve.hit_rate[at[-1]])) if exact else "–")
-        table.add_row(curve.policy, *rates, f"{curve.relative[curve.knee]:.3g}x")
+        if not few:
+            rates.append(f"{curve.relative[curve.knee]:.3g}x")
+        table.add_row(curve.policy, *rates)
     out.print()
     out.print(table)

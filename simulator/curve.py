@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lrcsim.errors import ConfigError
 from lrcsim.policies import BUILT_IN, PolicySpec, make_policy
 from lrcsim.policies.twins import twin_of
-from lrcsim.simulator.capacity import Scope, resolve_capacity
+from lrcsim.simulator.capacity import Scope, parse_bytes, resolve_capacity
 from lrcsim.simulator.replay import Progress, Replay, part_of, replay
 from lrcsim.simulator.rules import refuse_unservable, resolve_rules
 from lrcsim.simulator.scored_hits import scored_hits
@@ -21,6 +21,9 @@ from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
 __all__ = ["Curve", "hit_rate_curve"]
 
+AROUND = (0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16)
+"""Relative sizes at which policies without a stack algorithm are run."""
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -28,12 +31,14 @@ class Curve:
 
     Attributes:
         policy: name with parameters.
-        capacities: int64 [n], experts per layer (scope ``layer``) or in the pool (scope ``model``).
-        relative: float64 [n], capacity over the experts active per token (the mean over layers in scope ``layer``).
+        capacities: int64 [n], experts per layer (scope ``layer``) or in the pool (scope ``model``), or bytes in all.
+        relative: float64 [n], capacity over the experts active per token (the mean over layers in scope ``layer``), or
+            over their bytes.
         hit_rate: float64 [n]; in scope ``layer`` the mean over layers weighted by accesses.
         prefill_hit_rate: float64 [n], or None without prefill accesses.
         decode_hit_rate: float64 [n], or None without decode accesses.
-        exact_at_all: True when one pass gave every capacity, False when each was run by itself.
+        unit: of ``capacities``, ``"experts"`` or ``"bytes"``.
+        exact_at_all: True when one pass gave every number of experts, False when there are only some points.
         engine: ``"stack"``: one compiled pass for all capacities; ``"compiled"``: a compiled loop at each capacity;
             ``"replay"``: the Python policy at each capacity. All give the same hits.
     """
@@ -44,6 +49,7 @@ class Curve:
     hit_rate: npt.NDArray[np.float64]
     prefill_hit_rate: npt.NDArray[np.float64] | None
     decode_hit_rate: npt.NDArray[np.float64] | None
+    unit: Literal["experts", "bytes"]
     exact_at_all: bool
     engine: Literal["stack", "compiled", "replay"] = "replay"
 
@@ -66,7 +72,7 @@ def hit_rate_curve(
     access: str = "coresident",
     prefill: str | None = None,
     warm: bool | None = None,
-    capacities: Sequence[int] | None = None,
+    capacities: Sequence[int | str] | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> Curve:
@@ -82,8 +88,8 @@ def hit_rate_curve(
         access: as in `simulate`.
         prefill: as in `simulate`.
         warm: as in `simulate`.
-        capacities: experts per layer, or in the pool; None: all from 1 to the number of experts, for a policy that has
-            to be run at each about a dozen in between.
+        capacities: experts per layer, or in the pool, or in bytes in all (``"4GiB"``, as in `simulate`); None: all
+            numbers of experts, for a policy that has to be run at each about a dozen.
         jobs: threads; None: all cores. The result does not depend on it. Replays in Python use one.
         progress: told how far it is, in tokens.
 
@@ -100,34 +106,36 @@ def hit_rate_curve(
     active = float(layers.top_k.sum() if scope == "model" else layers.top_k.mean())
     one_pass = type(chosen) is BUILT_IN.get(chosen.name) and chosen.name in STACK_POLICIES
     compiled = None if one_pass else twin_of(chosen)
-    if capacities is not None:
-        points = np.asarray(capacities, np.int64)
-        if points.ndim != 1 or len(points) == 0 or points.min() < 0:
-            raise ConfigError(f"capacities must be a list of numbers of experts, given {capacities!r}")
-    elif one_pass:
-        points = np.arange(1, everything + 1)
-    else:
-        steps = np.array([0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16]) * active
-        points = np.unique(np.append(steps[steps < everything], everything).astype(np.int64).clip(min=1))
-    hits = np.zeros((2, len(points)), np.int64)
-    if one_pass:
+    if capacities is None:
+        steps = np.arange(1, everything + 1) if one_pass else np.array(AROUND) * active
+        capacities = np.unique(np.append(steps[steps < everything], everything).astype(np.int64).clip(min=1)).tolist()
+    points, in_bytes = _amounts(capacities)
+    sizes = [resolve_capacity(size, layers, scope) for size in capacities]
+    in_slots = all(pool.bytes_per_expert is None for pools in sizes for pool in pools)
+    hits = np.zeros((2, len(sizes)), np.int64)
+    accesses: npt.NDArray[np.int64] = np.zeros(2, np.int64)
+    engine: Literal["stack", "compiled", "replay"] = "replay"
+    if one_pass and in_slots:
+        engine = "stack"
         found = stack_hits(trace, chosen.label(), scope, access, rules.prefill, rules.warm, jobs, progress)
         accesses = found.accesses.sum(axis=0)
-        for pool in found.hits:
-            hits += pool[:, points.clip(max=pool.shape[1] - 1)]
-    elif compiled is not None:
+        for i, pools in enumerate(sizes):
+            hits[:, i] = found.at([pool.capacity for pool in pools])
+    elif compiled is not None and not in_bytes:
+        engine = "compiled"
         counted = scored_hits(
             trace, compiled, points.tolist(), scope, access, rules.prefill, rules.warm, jobs, progress
         )
         hits, accesses = counted.hits, counted.accesses
     else:
-        for i, slots in enumerate(points.tolist()):
-            job = Replay(
-                trace, policy, tuple(resolve_capacity(slots, layers, scope)), access, rules.prefill, rules.warm
-            )
-            counts = replay(job, progress=part_of(progress, i, len(points)))
+        for i, pools in enumerate(sizes):
+            job = Replay(trace, policy, tuple(pools), access, rules.prefill, rules.warm)
+            counts = replay(job, progress=part_of(progress, i, len(sizes)))
             hits[:, i] = (counts.accesses - counts.misses).sum(axis=1)
             accesses = counts.accesses.sum(axis=1)
+    if in_bytes:
+        assert layers.expert_bytes is not None  # resolve_capacity refused bytes otherwise
+        active = float(layers.top_k @ layers.expert_bytes)
     by_phase = [hits[phase] / accesses[phase] if accesses[phase] else None for phase in (PREFILL, DECODE)]
     return Curve(
         policy=chosen.label(),
@@ -136,6 +144,23 @@ def hit_rate_curve(
         hit_rate=hits.sum(axis=0) / max(int(accesses.sum()), 1),
         prefill_hit_rate=by_phase[0],
         decode_hit_rate=by_phase[1],
-        exact_at_all=one_pass,
-        engine="stack" if one_pass else "replay" if compiled is None else "compiled",
+        unit="bytes" if in_bytes else "experts",
+        exact_at_all=engine == "stack" and not in_bytes,
+        engine=engine,
     )
+
+
+def _amounts(capacities: Sequence[int | str]) -> tuple[npt.NDArray[np.int64], bool]:
+    """Return the capacities as numbers, and whether they are bytes.
+
+    Raises:
+        ConfigError: they are neither all numbers of experts nor all sizes in bytes.
+    """
+    sizes = [parse_bytes(size) if isinstance(size, str) else None for size in capacities]
+    if sizes and all(size is not None for size in sizes):
+        return np.array(sizes, np.int64), True
+    if len(capacities) == 0 or not all(isinstance(size, int | np.integer) and size >= 0 for size in capacities):
+        raise ConfigError(
+            f"capacities must be a list of numbers of experts (16), or of sizes in bytes ('4GiB'), given {capacities!r}"
+        )
+    return np.array(capacities, np.int64), False

@@ -51,6 +51,21 @@ def test_layers_of_different_size() -> None:
     assert curve.hit_rate.tolist() == [0.0, 10 / 24, 10 / 24, 18 / 24]
 
 
+@pytest.mark.parametrize("scope", ["layer", "model"])
+@pytest.mark.parametrize("policy", ["lru", "belady", "fifo"])
+def test_sizes_in_bytes(policy: str, scope: str) -> None:
+    """Experts of 10, 20 and 30 bytes: in scope layer each layer holds what its share of the bytes has room for."""
+    ids = np.random.default_rng(2).random((60, 3, 6)).argsort(axis=2)[:, :, :2]
+    trace = RoutingTrace.from_arrays(ids, num_experts=6, expert_bytes=[10, 20, 30])
+    sizes = ["60B", "120B", "240B"]
+    curve = hit_rate_curve(trace, policy, scope=scope, capacities=sizes)  # type: ignore[arg-type]
+    assert (curve.unit, curve.capacities.tolist()) == ("bytes", [60, 120, 240])
+    assert curve.relative.tolist() == [0.5, 1.0, 2.0]  # of 2 * (10 + 20 + 30) bytes
+    each = [simulate(trace, policy, size, scope=scope, bounds=False).hit_rate for size in sizes]  # type: ignore[arg-type]
+    assert curve.hit_rate.tolist() == each
+    assert curve.engine == ("stack" if scope == "layer" and policy != "fifo" else "replay")
+
+
 def test_knee() -> None:
     """Ten accesses to one expert, then one each to nine: a second slot brings nothing, so the knee is at the first."""
     ids = [[[e]] for e in [0] * 10 + [e for e in range(1, 10) for _ in (0, 1)]]
@@ -76,8 +91,11 @@ def test_a_users_class_of_a_known_name_is_not_taken_for_the_built_in(trace: Rout
 def test_refused(trace: RoutingTrace) -> None:
     with pytest.raises(ConfigError, match="did you mean 'model'"):
         hit_rate_curve(trace, "lru", scope="modle")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="capacities must be a list"):
-        hit_rate_curve(trace, "lru", capacities=[-1])
+    for wrong in ([-1], [], [2, "4GiB"], ["2x"]):
+        with pytest.raises(ConfigError, match="capacities must be a list"):
+            hit_rate_curve(trace, "lru", capacities=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="does not say how large an expert is"):
+        hit_rate_curve(trace, "lru", capacities=["4GiB"])
     with pytest.raises(PolicyError, match="needs router weights"):
         hit_rate_curve(trace, "mrs")
     with pytest.raises(PolicyError, match="inserts every expert"):
