@@ -5,11 +5,15 @@ taking turns. libCacheSim replays the same accesses from a binary trace at one c
 lrcsim gives all. The same run checks that LRU and the optimum of both have the same hits under sequential access. Then
 one pool over many layers, and two jobs against one (wall time, the only figure here that is).
 
-    python benchmarks/bench_curve.py [TOKENS [ROUNDS]]
+With --reference PATH (the src folder of a clone of github.com/ljcleo/moe-lrc) also against the paper's own code, which
+gives all capacities too; hits are compared on the trace that it can do in seconds.
+
+    python benchmarks/bench_curve.py [TOKENS [ROUNDS]] [--reference PATH]
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import time
@@ -90,10 +94,46 @@ def one_layer(experts: int, tokens: int, rounds: int) -> None:
         print(f"| {experts} | {policy} | {mine:.0f} | {rival} | {other:.1f} | {mine / other:.1f} |")
 
 
+def against_reference(folder: str, tokens: int, rounds: int) -> None:
+    """Compare with the paper's code, access='paper', 64 experts."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+    from reference_moe_lrc import Sequence, load_reference
+
+    functions = load_reference(folder)
+    few, many = make_trace(1_024, 1, 64), make_trace(tokens, 1, 64)
+    print("\n| access paper, all capacities | M accesses/s | reference, M/s | ratio |\n|---|---|---|---|")
+    for policy, name, extra in (
+        ("lru", "calc_lru", ()),
+        ("lfu", "calc_lfu", ()),
+        ("belady", "calc_beladi", ()),
+        ("sch-lookahead:16", "calc_fsf", (16,)),
+    ):
+        ids = few.experts[:, 0].astype(np.int64).view(Sequence)
+        start = time.process_time()
+        expected = np.asarray(functions[name](ids, 64, *extra))
+        there = few.experts.size / (time.process_time() - start)
+        found = stack_hits(few, policy, "layer", "paper", "token", False).hits[0][1, 1:] / few.experts.size
+        assert np.abs(found - expected).max() < 1e-6, policy
+        run = {"": lambda p=policy: timed(lambda: stack_hits(many, p, "layer", "paper", "token", False, jobs=1))}  # type: ignore[misc]
+        here = many.experts.size / best_of(rounds, run)[""]
+        print(f"| {policy} | {here / 1e6:.0f} | {there / 1e6:.3f} | {here / there:,.0f} |")
+
+
+def timed(run: Callable[[], Any]) -> float:
+    """Return the CPU seconds of a call."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
 def main() -> None:
     """Print the tables."""
-    tokens = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
-    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("tokens", type=int, nargs="?", default=100_000)
+    parser.add_argument("rounds", type=int, nargs="?", default=5)
+    parser.add_argument("--reference", metavar="PATH")
+    arguments = parser.parse_args()
+    tokens, rounds = arguments.tokens, arguments.rounds
     print(
         "| experts | all capacities | M accesses/s | libCacheSim, 16 slots | M/s | ratio |\n|---|---|---|---|---|---|"
     )
@@ -117,6 +157,8 @@ def main() -> None:
 
     one, two = best_of(rounds, {"1": lambda: with_jobs(1), "2": lambda: with_jobs(2)}).values()
     print(f"\ntwo jobs over one (optimum, 8 layers, wall time): {one / two:.2f}")
+    if arguments.reference:
+        against_reference(arguments.reference, tokens, rounds)
 
 
 if __name__ == "__main__":

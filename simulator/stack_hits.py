@@ -32,6 +32,9 @@ STACK_POLICIES = {
 
 ACCESS = {"coresident": stack.CORESIDENT, "sequential": stack.SEQUENTIAL, "paper": stack.PAPER}
 IMPOSSIBLE = "the trace has expert ids out of range, or twice in one token; `lrcsim trace check` says where"
+TOKENS_PER_BLOCK = 65_536
+"""Read at a time: 50 MB of ids at 48 layers and top-8."""
+
 NO_TIMES: npt.NDArray[np.int64] = np.zeros(0, np.int64)
 
 
@@ -105,7 +108,7 @@ def stack_hits(
                 if progress is not None:
                     progress(trace.num_tokens * done // len(pools), trace.num_tokens)
         else:
-            for part in schedule.step_runs():
+            for part in schedule.step_runs(TOKENS_PER_BLOCK):
                 experts = trace.read("experts", int(part.starts[0]), int(part.starts[-1]))
 
                 def block(index: int, experts: Any = experts, part: StepRun = part) -> None:

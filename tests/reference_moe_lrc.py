@@ -45,24 +45,30 @@ class Sequence(np.ndarray[Any, Any]):
         return self.size
 
 
+def load_reference(folder: str) -> dict[str, Callable[..., Any]]:
+    """Take the four functions out of the reference code's files; benchmarks use this too."""
+    from sortedcontainers import SortedSet
+
+    functions: dict[str, Callable[..., Any]] = {}
+    for name, wanted in {"50_chr_calc.py": "calc_lru calc_lfu calc_beladi", "41_sch_calc.py": "calc_fsf"}.items():
+        path = Path(folder) / name
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no {path}: give the src folder of a clone of ljcleo/moe-lrc")
+        module = ast.parse(path.read_text())
+        module.body = [node for node in module.body if getattr(node, "name", None) in wanted.split()]
+        torch = SimpleNamespace(tensor=np.array, Tensor=np.ndarray)
+        scope: dict[str, Any] = {"torch": torch, "SortedSet": SortedSet, "bisect_left": bisect_left, "deque": deque}
+        exec(compile(module, str(path), "exec"), scope)
+        functions |= {function: scope[function] for function in wanted.split()}
+    return functions
+
+
 @pytest.fixture(scope="module")
 def reference() -> dict[str, Callable[..., Any]]:
     folder = os.environ.get("LRCSIM_MOE_LRC")
     if not folder:
         pytest.skip("LRCSIM_MOE_LRC does not name the src folder of a clone of github.com/ljcleo/moe-lrc")
-    sorted_set = pytest.importorskip("sortedcontainers", reason="sortedcontainers is not installed").SortedSet
-    functions: dict[str, Callable[..., Any]] = {}
-    for name, wanted in {"50_chr_calc.py": "calc_lru calc_lfu calc_beladi", "41_sch_calc.py": "calc_fsf"}.items():
-        path = Path(folder) / name
-        if not path.is_file():
-            pytest.fail(f"LRCSIM_MOE_LRC: there is no {path}")
-        module = ast.parse(path.read_text())
-        module.body = [node for node in module.body if getattr(node, "name", None) in wanted.split()]
-        torch = SimpleNamespace(tensor=np.array, Tensor=np.ndarray)
-        scope: dict[str, Any] = {"torch": torch, "SortedSet": sorted_set, "bisect_left": bisect_left, "deque": deque}
-        exec(compile(module, str(path), "exec"), scope)
-        functions |= {function: scope[function] for function in wanted.split()}
-    return functions
+    return load_reference(folder)
 
 
 PAIRS = [
