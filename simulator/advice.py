@@ -39,6 +39,16 @@ def advice(
             )
         holds_all = pools[0].capacity >= everything
     else:
+        short = [
+            pool
+            for pool, k in zip(pools, layers.top_k.tolist(), strict=True)
+            if pool.bytes_per_expert is None and pool.capacity < k
+        ]
+        if short and access == "coresident":
+            warnings.append(
+                f"{len(short)} of {len(pools)} layers hold fewer experts than one token uses there (top-{trace.top_k}): "
+                "they cannot be resident together, so an engine would need a staging buffer; use 1x or more"
+            )
         holds_all = all(pool.capacity >= total for pool, total in zip(pools, layers.num_experts.tolist(), strict=True))
     if holds_all:
         warnings.append("the cache holds every expert: only first uses miss, so any policy scores high")

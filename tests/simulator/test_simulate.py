@@ -91,6 +91,15 @@ def test_warning_below_one_token_cycle() -> None:
     )
 
 
+def test_warning_when_a_token_does_not_fit() -> None:
+    trace = RoutingTrace.from_arrays([[[0, 1]], [[1, 2]]], num_experts=4)
+    assert "1 of 1 layers hold fewer experts than one token uses there (top-2)" in str(
+        simulate(trace, "lru", 1).warnings
+    )
+    assert "fewer experts" not in str(simulate(trace, "lru", 2).warnings)
+    assert "fewer experts" not in str(simulate(trace, "lru", 1, access="sequential").warnings)
+
+
 def test_warning_when_everything_fits() -> None:
     assert "holds every expert" in str(simulate(cyclic(), "fifo", 4).warnings)
     assert "holds every expert" in str(simulate(cyclic(), "fifo", 8, scope="model").warnings)
