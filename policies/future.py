@@ -7,7 +7,7 @@ from collections.abc import Collection, Container, Sequence
 from typing import ClassVar
 
 from lrcsim.policies.base import Param, Policy
-from lrcsim.policies.ordering import RankedKeys, RankedPolicy
+from lrcsim.policies.ordering import FixedContents, RankedKeys, RankedPolicy
 
 __all__ = ["Belady", "BeladyBypass", "SchLookahead", "SchStatic"]
 
@@ -86,7 +86,7 @@ class SchLookahead(Policy):
         self.residents.discard(key)
 
 
-class SchStatic(Policy):
+class SchStatic(FixedContents):
     """The best fixed contents for every window of m steps, loaded free at its start; misses bypass.
 
     Windows follow one another from the start of each request (the first step in which anything was recorded); equal
@@ -96,14 +96,12 @@ class SchStatic(Policy):
 
     name = "sch-static"
     needs = frozenset({"future"})
-    bypass = True
-    refills = True
     source = "SCH of arXiv 2505.16056 in its first version, with windows that do not overlap"
     params = (Param("m", 16, "steps per window", minimum=1),)
     m: int
 
     def reset(self) -> None:
-        self.passing: list[int] = []
+        super().reset()
         self.window_end = -1
 
     def refill(self) -> Collection[int] | None:
@@ -114,12 +112,3 @@ class SchStatic(Policy):
         self.window_end = min(step + self.m, upcoming.end(step))
         uses = Counter(key for ahead in range(step, self.window_end) for key in upcoming.uses(ahead))
         return self.view.take(sorted(uses, key=lambda key: (-uses[key], key)), self.view.capacity)
-
-    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
-        self.passing = list(missed)
-
-    def victim(self, protected: Container[int]) -> int:
-        return self.passing[-1]
-
-    def evicted(self, key: int) -> None:
-        self.passing.remove(key)

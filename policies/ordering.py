@@ -10,7 +10,7 @@ from typing import Any
 from lrcsim.errors import PolicyError
 from lrcsim.policies.base import Policy
 
-__all__ = ["EvictThenInsert", "RankedKeys", "RankedPolicy", "ScorePolicy", "first_unprotected"]
+__all__ = ["EvictThenInsert", "FixedContents", "RankedKeys", "RankedPolicy", "ScorePolicy", "first_unprotected"]
 
 
 def first_unprotected(keys: OrderedDict[int, None], protected: Container[int]) -> int:
@@ -216,3 +216,22 @@ class EvictThenInsert(Policy):
     def removed(self, key: int) -> None:
         """Take an evicted expert out of the queues."""
         raise NotImplementedError
+
+
+class FixedContents(Policy):
+    """Base: the contents come from `refill` alone; what misses runs beside them and goes at once."""
+
+    bypass = True
+    refills = True
+
+    def reset(self) -> None:
+        self.passing: list[int] = []
+
+    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
+        self.passing = list(missed)
+
+    def victim(self, protected: Container[int]) -> int:
+        return self.passing[-1]
+
+    def evicted(self, key: int) -> None:
+        self.passing.remove(key)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Sequence
 
-from lrcsim.policies.base import Param, Policy, View
+from lrcsim.policies.base import Param, View
+from lrcsim.policies.ordering import FixedContents
 from lrcsim.policies.recency import Lru
 
 __all__ = ["PinnedLru", "Static", "by_popularity"]
@@ -17,7 +18,7 @@ def by_popularity(view: View) -> list[int]:
     return sorted(keys, key=lambda key: (-counts[key], key))
 
 
-class Static(Policy):
+class Static(FixedContents):
     """The most used experts of the profile, loaded once before the first step and never evicted; misses bypass.
 
     Slots that the profile leaves free go to the first misses, for good.
@@ -26,28 +27,17 @@ class Static(Policy):
     name = "static"
     aliases = ("popularity",)
     needs = frozenset({"profile"})
-    bypass = True
-    refills = True
     source = "Fiddler (arXiv 2402.07033); ktransformers"
 
     def reset(self) -> None:
+        super().reset()
         self.filled = False
-        self.passing: list[int] = []
 
     def refill(self) -> Collection[int] | None:
         if self.filled:
             return None
         self.filled = True
         return self.view.take(by_popularity(self.view), self.view.capacity)
-
-    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
-        self.passing = list(missed)
-
-    def victim(self, protected: Container[int]) -> int:
-        return self.passing[-1]
-
-    def evicted(self, key: int) -> None:
-        self.passing.remove(key)
 
 
 class PinnedLru(Lru):

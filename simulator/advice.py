@@ -46,7 +46,8 @@ def advice(
         ]
         if short and access == "coresident":
             warnings.append(
-                f"{len(short)} of {len(pools)} layers hold fewer experts than one token uses there (top-{trace.top_k}): "
+                f"{len(short)} of {len(pools)} layers hold fewer experts than one token uses there "
+                f"(top-{trace.top_k}): "
                 "they cannot be resident together, so an engine would need a staging buffer; use 1x or more"
             )
         holds_all = all(pool.capacity >= total for pool, total in zip(pools, layers.num_experts.tolist(), strict=True))
