@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lrcsim.errors import ConfigError, TraceError
 from lrcsim.policies import make_policy
-from lrcsim.simulator import lru_stack, stack
+from lrcsim.simulator import lru_stack, stack, static_stack
 from lrcsim.simulator.capacity import Scope
 from lrcsim.simulator.replay import Progress
 from lrcsim.simulator.schedule import Schedule, StepRun
@@ -20,9 +20,10 @@ from lrcsim.traces import RoutingTrace
 
 __all__ = ["STACK_POLICIES", "StackHits", "stack_hits"]
 
-LRU = -1
+LRU, STATIC = -1, -2
 STACK_POLICIES = {
     "lru": LRU,
+    "sch-static": STATIC,
     "lfu": stack.LFU,
     "belady": stack.NEXT_USE,
     "belady-bypass": stack.NEXT_USE_BYPASS,
@@ -94,12 +95,16 @@ def stack_hits(
     rule = STACK_POLICIES[chosen.name]
     pools: list[int | None] = [None] if scope == "model" else list(range(trace.num_layers))
     keys = trace.num_experts * (trace.num_layers if scope == "model" else 1)
-    states: list[Any] = [(lru_stack.LruState if rule == LRU else stack.StackState).empty(keys) for _ in pools]
+    kinds: dict[int, Any] = {LRU: lru_stack.LruState, STATIC: static_stack.StaticState}
+    states = [kinds.get(rule, stack.StackState).empty(keys) for _ in pools]
     schedule = Schedule(trace, prefill)
     run = _Kernel(rule, ACCESS[access], not warm, trace.num_experts, keys, int(getattr(chosen, "m", 0)))
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as threads:
         if run.needs_all:
-            steps = _kernel_steps(schedule.all_steps())
+            all_steps = schedule.all_steps()
+            steps = _kernel_steps(all_steps)
+            if rule == STATIC:
+                run.windows = _windows(trace, all_steps, run.window)
 
             def whole(index: int) -> None:
                 run(trace.read("experts", 0, trace.num_tokens, layer=pools[index]), steps, states[index])
@@ -138,6 +143,7 @@ class _Kernel:
             window,
         )
         self.needs_all = rule not in (LRU, stack.LFU)
+        self.windows = NO_TIMES  # of every step, for STATIC
 
     def __call__(self, experts: npt.NDArray[Any], steps: stack.Steps, state: Any) -> None:
         if experts.size and (experts.max() >= self.stride or experts.min() < -1):
@@ -151,6 +157,10 @@ class _Kernel:
             lru: Any = lru_stack.run_lru_bits if self.keys <= lru_stack.BITS else lru_stack.run_lru_marks
             lru(self.access, self.cold, experts, steps, self.stride, state)
             return
+        if self.rule == STATIC:
+            static: Any = static_stack.run_static
+            static(experts, steps, self.stride, self.windows, state)
+            return
         times = NO_TIMES
         if self.rule in (stack.NEXT_USE, stack.NEXT_USE_BYPASS):
             find: Any = stack.next_use_times
@@ -162,3 +172,12 @@ class _Kernel:
 
 def _kernel_steps(run: StepRun) -> stack.Steps:
     return stack.Steps(run.starts - run.starts[0], run.request, run.phase)
+
+
+def _windows(trace: RoutingTrace, steps: StepRun, length: int) -> npt.NDArray[np.int64]:
+    recorded = np.zeros(trace.num_tokens, bool)
+    for low, high in trace.blocks():
+        recorded[low:high] = (trace.read("experts", low, high) >= 0).any(axis=(1, 2))
+    find: Any = static_stack.find_windows
+    windows: npt.NDArray[np.int64] = find(np.logical_or.reduceat(recorded, steps.starts[:-1]), steps.request, length)
+    return windows

@@ -8,11 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrcsim.errors import ConfigError
+from lrcsim.policies import make_policy
 from lrcsim.simulator import lru_stack, simulate
 from lrcsim.simulator.capacity import Scope
 from lrcsim.simulator.rules import Access
 from lrcsim.simulator.stack_hits import STACK_POLICIES, stack_hits
 from lrcsim.traces import RoutingTrace
+
+
+POLICIES = [*STACK_POLICIES, "sch-lookahead:1", "sch-lookahead:3", "sch-static:1", "sch-static:3"]
 
 
 @st.composite
@@ -30,7 +34,9 @@ def traces(draw: st.DrawFn) -> RoutingTrace:
 
 @pytest.mark.parametrize("access", ["coresident", "sequential", "paper"])
 @pytest.mark.parametrize("scope", ["layer", "model"])
-@pytest.mark.parametrize("policy", [*STACK_POLICIES, "sch-lookahead:1", "sch-lookahead:3"])
+@pytest.mark.parametrize(
+    "policy", [*STACK_POLICIES, "sch-lookahead:1", "sch-lookahead:3", "sch-static:1", "sch-static:3"]
+)
 @settings(max_examples=25)
 @given(trace=traces(), warm=st.booleans(), prefill=st.sampled_from(["step", "token", "chunk:2"]))
 def test_every_capacity_equals_a_replay(
@@ -38,7 +44,7 @@ def test_every_capacity_equals_a_replay(
 ) -> None:
     if access == "paper":
         warm, prefill = False, "token"
-        if policy == "belady-bypass":
+        if make_policy(policy).bypass:
             return  # refused: the paper's rule inserts every expert
     found = stack_hits(trace, policy, scope, access, prefill, warm, jobs=1)
     everything = trace.num_experts * (trace.num_layers if scope == "model" else 1)
