@@ -79,8 +79,8 @@ def curve(
     """Show the hit rate of policies at every cache size.
 
     lru, lfu, belady, belady-bypass, sch-lookahead and sch-static take one compiled pass for all sizes; other policies
-    are run at about a dozen sizes, compiled where they can be. TRACE is an lrcsim file; without it, the trace that comes with
-    lrcsim. Several traces are shown one after the other, and in one figure.
+    are run at about a dozen sizes, compiled where they can be. TRACE is an lrcsim file; without it, the trace that
+    comes with lrcsim. Several traces are shown one after the other, and in one figure.
     """
     from lrcsim.traces import RoutingTrace
 

@@ -15,7 +15,6 @@ from lrcsim.simulator.rules import Access
 from lrcsim.simulator.stack_hits import STACK_POLICIES, stack_hits
 from lrcsim.traces import RoutingTrace
 
-
 POLICIES = [*STACK_POLICIES, "sch-lookahead:1", "sch-lookahead:3", "sch-static:1", "sch-static:3"]
 
 
@@ -110,5 +109,5 @@ def test_the_number_of_jobs_does_not_matter() -> None:
 
 def test_policies_without_the_property_are_refused() -> None:
     trace = RoutingTrace.from_arrays([[[0]]], num_experts=1)
-    with pytest.raises(ConfigError, match="'fifo' has no stack algorithm, these have: lru, lfu"):
+    with pytest.raises(ConfigError, match="'fifo' has no stack algorithm, these have: lru, sch-static, lfu"):
         stack_hits(trace, "fifo", "layer", "coresident", "step", True)
