@@ -184,7 +184,9 @@ def _show(curves: Sequence[Curve], title: str) -> None:
     if few:
         sizes = first.relative.tolist()
         in_bytes = first.unit == "bytes"
-        headings = [human_bytes(size) if in_bytes else f"{size} experts" for size in first.capacities.tolist()]
+        headings = [
+            human_bytes(n) if in_bytes else f"{n} slot{'s' if n > 1 else ''}" for n in first.capacities.tolist()
+        ]
     else:
         sizes = [size for size in SHOWN if size <= max(float(curve.relative[-1]) for curve in curves)]
         headings = [f"{size:g}x" for size in sizes]
