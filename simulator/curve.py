@@ -13,6 +13,7 @@ from lrcsim.errors import ConfigError
 from lrcsim.policies import BUILT_IN, PolicySpec, make_policy
 from lrcsim.policies.twins import twin_of
 from lrcsim.simulator.capacity import Scope, parse_bytes, resolve_capacity
+from lrcsim.simulator.queue_hits import QUEUE_POLICIES, queue_hits
 from lrcsim.simulator.replay import Progress, Replay, part_of, replay
 from lrcsim.simulator.rules import refuse_unservable, resolve_rules
 from lrcsim.simulator.scored_hits import scored_hits
@@ -79,7 +80,7 @@ def hit_rate_curve(
     """Give the hit rate at every capacity.
 
     A policy of `STACK_POLICIES` is run once, compiled, for all capacities. Any other is run at each capacity: compiled
-    if it is a `CompiledScore` or has a compiled twin (`TWINS`), else by a replay in Python.
+    if it is a `CompiledScore`, has a compiled twin (`TWINS`) or is one of `QUEUE_POLICIES`, else by a replay in Python.
 
     Args:
         trace: the routing trace.
@@ -126,6 +127,11 @@ def hit_rate_curve(
         counted = scored_hits(
             trace, compiled, points.tolist(), scope, access, rules.prefill, rules.warm, jobs, progress
         )
+        hits, accesses = counted.hits, counted.accesses
+    elif type(chosen) in QUEUE_POLICIES and in_slots:
+        engine = "compiled"
+        slots = [[pool.capacity for pool in pools] for pools in sizes]
+        counted = queue_hits(trace, chosen, slots, scope, access, rules.prefill, rules.warm, jobs, progress)
         hits, accesses = counted.hits, counted.accesses
     else:
         for i, pools in enumerate(sizes):

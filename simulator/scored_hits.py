@@ -22,7 +22,7 @@ from lrcsim.simulator.scored import ScoredState, compile_policy, run_scored
 from lrcsim.simulator.stack import CORESIDENT, PAPER, SEQUENTIAL
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["ScoredHits", "scored_hits"]
+__all__ = ["RULES", "ScoredHits", "batches_of", "scored_hits"]
 
 HEAP_FROM = 128
 """Slots from which a heap is faster than searching the residents for the least worth: at 64 slots a search is up to
@@ -88,14 +88,7 @@ def scored_hits(
     accesses = np.zeros(2, np.int64)
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as threads:
         for block in schedule.blocks():
-            first = np.arange(len(block.layer))
-            starts = block.starts
-            if access == "paper" and scope == "model":  # the batch is all layers of a token
-                first = np.flatnonzero(np.diff(block.step, prepend=-1))
-                starts = np.concatenate([block.starts[first], block.starts[-1:]])
-            batches = {
-                pool: np.arange(len(first)) if pool < 0 else np.flatnonzero(block.layer == pool) for pool in pools
-            }
+            first, starts, batches = batches_of(block, access, pools)
             columns = (
                 *(block.keys, starts, block.step[first], block.request[first], block.phase[first]),
                 *(_weights(block), _next_use(block, future)),
@@ -126,6 +119,27 @@ def scored_hits(
     for column, (_, _, state) in zip(columns_of, runs, strict=True):
         hits[:, column] += state.hits
     return ScoredHits(hits, accesses)
+
+
+def batches_of(
+    block: Block, access: str, pools: Sequence[int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], dict[int, npt.NDArray[np.int64]]]:
+    """Return the first layer-step of each batch, where each begins in ``keys`` (one more: the end), and each pool's.
+
+    Args:
+        block: some steps.
+        access: the rule; under the paper's, a batch of the one pool is all layers of a token.
+        pools: layers, or -1 alone for the pool of all.
+    """
+    first, starts = np.arange(len(block.layer)), block.starts
+    if access == "paper" and -1 in pools:
+        first = np.flatnonzero(np.diff(block.step, prepend=-1))
+        starts = np.concatenate([block.starts[first], block.starts[-1:]])
+    return (
+        first,
+        starts,
+        {pool: np.arange(len(first)) if pool < 0 else np.flatnonzero(block.layer == pool) for pool in pools},
+    )
 
 
 def _weights(block: Block) -> npt.NDArray[np.float32]:
