@@ -7,7 +7,8 @@ has it, if an expert's worth does not depend on the capacity.
 
 A co-resident batch is inserted as a whole (`_insert_batch`), in the other rules one expert after the other (`_sink`).
 
-The kernels read expert ids as the trace has them; `gather` forms the batches of `schedule.Schedule` on the way.
+The kernels read expert ids as the trace has them; `gather` forms the batches of `schedule.Schedule` on the way. Steps
+of one token in one layer, under co-resident access, have a faster kernel, `stack_tokens.run_tokens`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,19 @@ from typing import NamedTuple
 import numba
 import numpy as np
 import numpy.typing as npt
+
+from lrcsim.simulator.stack_tokens import (
+    LFU,
+    LOOKAHEAD,
+    NEXT_USE,
+    NEXT_USE_BYPASS,
+    SEQUENCE_BITS,
+    TWICE,
+    fits,
+    gather,
+    key_bits,
+    run_tokens,
+)
 
 __all__ = [
     "CORESIDENT",
@@ -34,15 +48,7 @@ __all__ = [
     "run_stack",
 ]
 
-LFU, NEXT_USE, NEXT_USE_BYPASS, LOOKAHEAD = 0, 1, 2, 3
-"""What makes an expert worth keeping: its uses, then its last use; how near its next use is, then its smaller key; the
-same where misses may bypass the cache; its uses in the next steps, then its last use. (LRU has kernels of its own.)"""
-
 CORESIDENT, SEQUENTIAL, PAPER = 0, 1, 2
-TWICE = -1
-"""What `gather` returns for a token that has an expert twice: no trace that passes its checks does."""
-SEQUENCE_BITS = 40
-"""Uses are packed above the sequence number of the last use: up to 4 M uses of one expert and 1.1e12 accesses."""
 
 
 class Steps(NamedTuple):
@@ -96,57 +102,6 @@ class StackState(NamedTuple):
 
 
 @numba.njit(cache=True, nogil=True)
-def gather(experts, low, high, first_layer, last_layer, stride, mark, stamp, keys, places):  # type: ignore[no-untyped-def]
-    """Collect the distinct experts of tokens ``low:high`` in the order of their last use.
-
-    Args:
-        experts: int [tokens, layers, k], -1 = not recorded.
-        low: first token.
-        high: token after the last; more than one token only with a single layer.
-        first_layer: first layer.
-        last_layer: layer after the last.
-        stride: a key is layer * stride + expert.
-        mark: int64 [keys], scratch that holds no ``stamp`` yet.
-        stamp: a number not used before.
-        keys: int32 [keys], receives the keys.
-        places: int64 [keys], receives where each last use stands in ``experts``, flattened.
-
-    Returns:
-        How many there are, or `TWICE` if an expert stands twice in one token.
-    """
-    layers, k = experts.shape[1], experts.shape[2]
-    count = 0
-    if high - low == 1:
-        for layer in range(first_layer, last_layer):
-            for rank in range(k):
-                expert = experts[low, layer, rank]
-                if expert >= 0:
-                    key = layer * stride + expert
-                    if mark[key] == stamp:
-                        return TWICE
-                    mark[key] = stamp
-                    keys[count] = key
-                    places[count] = (low * layers + layer) * k + rank
-                    count += 1
-        return count
-    for token in range(high - 1, low - 1, -1):
-        for rank in range(k - 1, -1, -1):
-            expert = experts[token, first_layer, rank]
-            if expert >= 0:
-                key = first_layer * stride + expert
-                if mark[key] != stamp:
-                    mark[key] = stamp
-                    keys[count] = key
-                    places[count] = (token * layers + first_layer) * k + rank
-                    count += 1
-    for i in range(count // 2):
-        j = count - 1 - i
-        keys[i], keys[j] = keys[j], keys[i]
-        places[i], places[j] = places[j], places[i]
-    return count
-
-
-@numba.njit(cache=True, nogil=True)
 def next_use_times(experts, steps, stride, num_keys, cold, per_access):  # type: ignore[no-untyped-def]
     """Find when each batch member is used next, with ties broken: the nearer first, then the smaller key.
 
@@ -159,12 +114,13 @@ def next_use_times(experts, steps, stride, num_keys, cold, per_access):  # type:
         per_access: whether time counts in accesses, else in layer-steps.
 
     Returns:
-        int64 [tokens * layers * k]: time * num_keys + key, at the place of each expert's last use in its step.
+        int64 [tokens * layers * k]: time << `key_bits` | key, at the place of each expert's last use in its step.
     """
     tokens, layers, k = experts.shape
-    never = np.int64(2**60)
+    bits = key_bits(num_keys)
+    never = np.int64(2**60) + np.arange(num_keys)
     result = np.empty(tokens * layers * k, np.int64)
-    upcoming = np.full(num_keys, never, np.int64)
+    upcoming = never.copy()
     mark = np.full(num_keys, -1, np.int64)
     keys = np.empty(num_keys, np.int32)
     places = np.empty(num_keys, np.int64)
@@ -173,16 +129,24 @@ def next_use_times(experts, steps, stride, num_keys, cold, per_access):  # type:
     for step in range(len(steps.starts) - 2, -1, -1):
         if cold and step + 1 < len(steps.request) and steps.request[step] != steps.request[step + 1]:
             upcoming[:] = never
+        low, high = steps.starts[step], steps.starts[step + 1]
         for layer in range(layers - 1, -1, -1):
-            stamp += 1
-            count = gather(
-                experts, steps.starts[step], steps.starts[step + 1], layer, layer + 1, stride, mark, stamp, keys, places
-            )
             time -= 1
+            if high - low == 1 and not per_access:  # nothing to gather: a quarter of the time
+                first, now = (low * layers + layer) * k, time << bits
+                for rank in range(k):
+                    expert = experts[low, layer, rank]
+                    if expert >= 0:
+                        key = layer * stride + np.int64(expert)
+                        result[first + rank] = upcoming[key]
+                        upcoming[key] = now + key
+                continue
+            stamp += 1
+            count = gather(experts, low, high, layer, layer + 1, stride, mark, stamp, keys, places)
             for i in range(count - 1, -1, -1):  # none if the ids are impossible; `run_stack` finds that too
-                key = keys[i]
+                key = np.int64(keys[i])
                 result[places[i]] = upcoming[key]
-                upcoming[key] = time * num_keys + key
+                upcoming[key] = (time << bits) + key
                 if per_access:
                     time -= 1
     return result
@@ -311,17 +275,35 @@ def run_stack(rule, access, cold, experts, steps, stride, next_use, window, stat
     floating = np.empty(2 * len(stack), np.int32)
     ranks = np.empty(2 * len(stack), np.int64)
     layers_at_once = layers if access == PAPER else 1
-    num_steps = len(steps.starts) - 1
-    for step in range(num_steps):
+    num_steps, step = len(steps.starts) - 1, -1
+    while step + 1 < num_steps:
+        step += 1
         if steps.request[step] != counter[3]:
             if cold and counter[3] >= 0:
                 depth = 0
                 uses[:] = 0
                 counter[4] = -1
             counter[3] = steps.request[step]
+        if rule == LOOKAHEAD and counter[4] < 0:
+            counter[4] = step
+        if access == CORESIDENT and layers == 1:
+            last = step
+            while (
+                last < num_steps
+                and steps.starts[last + 1] - steps.starts[last] == 1
+                and steps.phase[last] == steps.phase[step]
+                and (not cold or steps.request[last] == counter[3])
+            ):
+                last += 1
+            if last > step and fits(rule, len(stack), uses, seen, (last - step) * experts.shape[2], num_steps):
+                counter[0], counter[1], counter[2] = depth, seen, batch_number
+                run_tokens(rule, cold, experts, steps, step, last, next_use, window, state)
+                if counter[5]:
+                    return
+                depth, seen, batch_number = counter[0], counter[1], counter[2]
+                step = last - 1
+                continue
         if rule == LOOKAHEAD:
-            if counter[4] < 0:
-                counter[4] = step
             while counter[4] < min(step + window, num_steps):
                 ahead = counter[4]
                 if cold and steps.request[ahead] != counter[3]:
