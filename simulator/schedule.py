@@ -130,7 +130,10 @@ class Schedule:
             phase = np.full(len(starts) - 1, DECODE, np.uint8)
             if "phase" in trace.columns:
                 phase = trace.read("phase", low, int(starts[-1]))[starts[:-1] - low]
-            request = np.searchsorted(trace.offsets, starts[:-1], side="right") - 1
+            first, last = np.searchsorted(trace.offsets, starts[[0, -2]], side="right") - 1
+            request = np.full(len(phase), first)
+            if last > first:  # looking every step up would cost an LRU curve a tenth of its time
+                request = np.searchsorted(trace.offsets, starts[:-1], side="right") - 1
             yield StepRun(step, starts, request, phase)
             step += len(phase)
             low = int(starts[-1])
