@@ -51,6 +51,7 @@ class TraceCurves:
 )
 @click.option("--prefill", metavar="step|chunk:N|token", help="How prompt tokens make steps.  [default: step]")
 @click.option("--warm/--cold", "warm", default=None, help="Keep the cache between requests or empty it.")
+@click.option("--profile", metavar="TRACE|self", help="Trace to take expert popularity from, where a policy needs it.")
 @click.option(
     "--allocate",
     metavar="SIZE",
@@ -69,6 +70,7 @@ def curve(
     sizes: str | None,
     prefill: str | None,
     warm: bool | None,
+    profile: str | None,
     allocate: str | None,
     expert_bytes: str | None,
     jobs: int | None,
@@ -92,7 +94,8 @@ def curve(
             if expert_bytes is not None:
                 opened.layers = opened.layers.with_expert_bytes(option_bytes("--expert-bytes", expert_bytes))
             allocations = [_allocate(opened, name, allocate, rules) for name in names] if allocate is not None else []
-            curves = [_curve(opened, name, scope, sizes, rules) for name in names]
+            counted = opened if profile == "self" else RoutingTrace.open(profile) if profile else None
+            curves = [_curve(opened, name, scope, sizes, {**rules, "profile": counted}) for name in names]
             found.append(TraceCurves(opened.model, curves, allocations))
     if json_path is not None:
         each = [as_json(one) for one in found]

@@ -52,7 +52,7 @@ def progress_bar(what: str, *, after: float = 1.0) -> Iterator[Callable[[int, in
     def advance(done: int, total: int) -> None:
         nonlocal bar, task
         if bar is None:
-            if time.monotonic() - started < after or done >= total:
+            if not sys.stderr.isatty() or time.monotonic() - started < after or done >= total:
                 return
             from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 

@@ -15,7 +15,7 @@ from lrcsim.policies.twins import twin_of
 from lrcsim.simulator.capacity import Scope, parse_bytes, resolve_capacity
 from lrcsim.simulator.queue_hits import QUEUE_POLICIES, queue_hits
 from lrcsim.simulator.replay import Progress, Replay, part_of, replay
-from lrcsim.simulator.rules import refuse_unservable, resolve_rules
+from lrcsim.simulator.rules import refuse_unservable, resolve_rules, uses_by_key
 from lrcsim.simulator.scored_hits import scored_hits
 from lrcsim.simulator.stack_hits import STACK_POLICIES, stack_hits
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
@@ -73,6 +73,7 @@ def hit_rate_curve(
     access: str = "coresident",
     prefill: str | None = None,
     warm: bool | None = None,
+    profile: RoutingTrace | None = None,
     capacities: Sequence[int | str] | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
@@ -89,6 +90,7 @@ def hit_rate_curve(
         access: as in `simulate`.
         prefill: as in `simulate`.
         warm: as in `simulate`.
+        profile: as in `simulate`.
         capacities: experts per layer, or in the pool, or in bytes in all (``"4GiB"``, as in `simulate`); None: all
             numbers of experts, for a policy that has to be run at each about a dozen.
         jobs: threads; None: all cores. The result does not depend on it. Replays in Python use one.
@@ -100,7 +102,8 @@ def hit_rate_curve(
     """
     chosen = make_policy(policy)
     rules = resolve_rules(access, prefill, warm)
-    refuse_unservable(chosen, trace, access, profiled=False)
+    refuse_unservable(chosen, trace, access, profiled=profile is not None)
+    counts_by_key = None if profile is None else uses_by_key(profile, like=trace)
     resolve_capacity(0, trace.layers, scope)  # refuses an unknown scope
     layers = trace.layers
     everything = layers.total_experts if scope == "model" else int(layers.num_experts.max())
@@ -135,7 +138,7 @@ def hit_rate_curve(
         hits, accesses = counted.hits, counted.accesses
     else:
         for i, pools in enumerate(sizes):
-            job = Replay(trace, policy, tuple(pools), access, rules.prefill, rules.warm)
+            job = Replay(trace, policy, tuple(pools), access, rules.prefill, rules.warm, counts_by_key)
             counts = replay(job, progress=part_of(progress, i, len(sizes)))
             hits[:, i] = (counts.accesses - counts.misses).sum(axis=1)
             accesses = counts.accesses.sum(axis=1)

@@ -66,6 +66,13 @@ def test_sizes_in_bytes(policy: str, scope: str) -> None:
     assert curve.engine == ("stack" if scope == "layer" and policy != "fifo" else "replay")
 
 
+def test_policies_that_need_a_profile(trace: RoutingTrace) -> None:
+    curve = hit_rate_curve(trace, "static", profile=trace, capacities=[4])
+    assert curve.hit_rate[0] == simulate(trace, "static", 4, profile=trace, bounds=False).hit_rate
+    with pytest.raises(PolicyError, match="needs a profile"):
+        hit_rate_curve(trace, "static")
+
+
 def test_knee() -> None:
     """Ten accesses to one expert, then one each to nine: a second slot brings nothing, so the knee is at the first."""
     ids = [[[e]] for e in [0] * 10 + [e for e in range(1, 10) for _ in (0, 1)]]
