@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrcsim.cli.allocate import show_allocation
-from lrcsim.cli.output import console, human_bytes, json_option, option_bytes, percent, progress_bar, write_json
+from lrcsim.cli.output import console, human_bytes, json_option, option_bytes, progress_bar, write_json
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Curve
@@ -194,8 +194,8 @@ def _show(curves: Sequence[Curve], title: str) -> None:
         sizes = [size for size in SHOWN if size <= max(float(curve.relative[-1]) for curve in curves)]
         headings = [f"{size:g}x" for size in sizes]
     relative = "" if few else ", relative to the active experts per token"
-    out.print(f"[bold]{title}[/bold]: hit rate by cache size{relative}")
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    out.print(f"[bold]{title}[/bold]: hit rate [%] by cache size{relative}")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("policy")
     for heading in headings:
         table.add_column(heading, justify="right")
@@ -206,7 +206,7 @@ def _show(curves: Sequence[Curve], title: str) -> None:
         for size in sizes:
             at = [i for i, relative in enumerate(curve.relative) if relative <= size + 1e-9]
             exact = at and abs(curve.relative[at[-1]] - size) < 0.51 / (curve.capacities[0] / curve.relative[0])
-            rates.append(percent(float(curve.hit_rate[at[-1]])) if exact else "–")
+            rates.append(f"{100 * curve.hit_rate[at[-1]]:.1f}" if exact else "–")
         if not few:
             rates.append(f"{curve.relative[curve.knee]:.3g}x")
         table.add_row(curve.policy, *rates)

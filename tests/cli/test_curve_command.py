@@ -28,7 +28,7 @@ def test_table_json_csv_and_plot(lrcsim: Callable[..., Any], trace_file: str, tm
     outputs = ["--json", files["json"], "--csv", files["csv"], "--plot", files["png"]]
     done = lrcsim("curve", trace_file, "--policy", "lru,belady,fifo", *outputs)
     assert (done.code, done.err) == (0, "")
-    assert [line.split()[0] for line in done.out.splitlines() if "%" in line] == ["lru", "belady", "fifo"]
+    assert [line.split()[0] for line in done.out.splitlines()[2:]] == ["policy", "lru", "belady", "fifo"]
     data = json.loads(files["json"].read_text())
     assert data["capacities"] == list(range(1, 9))
     assert data["relative"][1] == 1.0
