@@ -36,6 +36,12 @@ IMPOSSIBLE = "the trace has expert ids out of range, or twice in one token; `lrc
 TOKENS_PER_BLOCK = 65_536
 """Read at a time: 50 MB of ids at 48 layers and top-8."""
 
+MEMORY = 600_000_000
+"""Bytes that pools which look ahead may take together: where they would take more, fewer run at a time."""
+
+BYTES_AHEAD = 10
+"""Bytes per access of such a pool: its id and the time of its next use."""
+
 NO_TIMES: npt.NDArray[np.int64] = np.zeros(0, np.int64)
 
 
@@ -82,7 +88,8 @@ def stack_hits(
         access: ``"coresident"``, ``"sequential"`` or ``"paper"``.
         prefill: how prompt tokens make steps (`Schedule`).
         warm: whether the cache keeps its contents between requests.
-        jobs: threads, one pool each at a time; None: all cores. The result does not depend on it.
+        jobs: threads, one pool each at a time; None: all cores. Fewer where they would hold more than `MEMORY`. The
+            result does not depend on it.
         progress: told how far it is, in tokens.
 
     Raises:
@@ -99,7 +106,11 @@ def stack_hits(
     states = [kinds.get(rule, stack.StackState).empty(keys) for _ in pools]
     schedule = Schedule(trace, prefill)
     run = _Kernel(rule, ACCESS[access], not warm, trace.num_experts, keys, int(getattr(chosen, "m", 0)))
-    with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as threads:
+    width = jobs or os.cpu_count() or 1
+    if run.needs_all:  # a pool's ids and next uses are held while it is run
+        bytes_per_pool = BYTES_AHEAD * trace.num_tokens * trace.top_k * (trace.num_layers if scope == "model" else 1)
+        width = max(1, min(width, MEMORY // bytes_per_pool))
+    with ThreadPoolExecutor(width) as threads:
         if run.needs_all:
             all_steps = schedule.all_steps()
             steps = _kernel_steps(all_steps)
