@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["ConfigError", "LrcsimError", "PolicyError", "TraceError", "did_you_mean"]
+__all__ = ["ConfigError", "LrcsimError", "PolicyError", "TraceError", "brief", "did_you_mean"]
 
 
 class LrcsimError(ValueError):
@@ -30,6 +30,11 @@ class ConfigError(LrcsimError):
 
 class PolicyError(LrcsimError):
     """A policy is unknown, cannot serve the trace, or broke its contract."""
+
+
+def brief(error: BaseException) -> str:
+    """Return an error that somebody else's code raised as one line: its kind, and the first line of its text."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:

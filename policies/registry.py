@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from lrcsim.errors import PolicyError, did_you_mean
+from lrcsim.errors import PolicyError, brief, did_you_mean
 from lrcsim.policies.base import Policy
 from lrcsim.policies.engines import Dali, Heat, Hobbit, LeastStaleFifo, LeastStaleGap, LeastStaleLayer, MoeInfinity
 from lrcsim.policies.frequency import Lcp, Lfru, Lfu, LfuAging, Lfuda, LfuDecay, LfuResident
@@ -87,7 +87,7 @@ def _named(name: str) -> type[Policy]:
     try:
         loaded = point.load()
     except Exception as error:
-        raise PolicyError(f"policy {name!r} ({point.value}) cannot be loaded: {_brief(error)}") from error
+        raise PolicyError(f"policy {name!r} ({point.value}) cannot be loaded: {brief(error)}") from error
     return _checked(point.value, loaded)
 
 
@@ -108,7 +108,7 @@ def _module(place: str) -> ModuleType:
     except PolicyError:
         raise
     except Exception as error:
-        raise PolicyError(f"policy module {place} cannot be loaded: {_brief(error)}") from error
+        raise PolicyError(f"policy module {place} cannot be loaded: {brief(error)}") from error
     return module
 
 
@@ -142,7 +142,3 @@ def _parameters(policy: type[Policy], text: str) -> dict[str, str]:
             raise PolicyError(f"{policy.name}: {name.strip()} is given twice in {text!r}")
         given[name.strip()] = value.strip()
     return given
-
-
-def _brief(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -15,7 +15,8 @@ from lrcsim.simulator.capacity import Scope
 from lrcsim.simulator.queue_kernels import ARC, CLOCK, S3_FIFO, SIEVE, SLRU, QueueSizes, QueueState, run_queues
 from lrcsim.simulator.replay import Progress
 from lrcsim.simulator.schedule import Schedule
-from lrcsim.simulator.scored_hits import RULES, ScoredHits, batches_of
+from lrcsim.simulator.scored_hits import ScoredHits, batches_of
+from lrcsim.simulator.stack import RULES
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["QUEUE_POLICIES", "queue_hits"]
@@ -82,7 +83,7 @@ def queue_hits(
 
             for _ in threads.map(advance, runs):
                 pass
-            accesses += np.bincount(block.phase, weights=np.diff(block.starts), minlength=2).astype(np.int64)
+            accesses += block.accesses_by_phase()
             if progress is not None:
                 progress(block.end_token, trace.num_tokens)
     hits = np.zeros((2, len(slots)), np.int64)

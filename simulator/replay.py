@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import LrcsimError, PolicyError
+from lrcsim.errors import LrcsimError, PolicyError, brief
 from lrcsim.policies import PolicySpec, View, make_policy
 from lrcsim.simulator.capacity import PoolSize
 from lrcsim.simulator.future import Future
@@ -121,8 +121,7 @@ def replay(job: Replay, *, record: bool = False, progress: Progress | None = Non
         raise
     except Exception as error:
         where = f"at step {pools[0].view.step}, layer {pools[0].view.layer}"
-        text = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise PolicyError(f"policy {policy.name} failed {where}: {text}") from error
+        raise PolicyError(f"policy {policy.name} failed {where}: {brief(error)}") from error
     counts.cold_misses = runner.cold_misses
     for pool in pools:
         counts.evictions += pool.evictions
@@ -152,8 +151,7 @@ def _make_pools(job: Replay) -> list[Pool]:
         except LrcsimError:
             raise
         except Exception as error:
-            text = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise PolicyError(f"policy {policy.name} failed in reset(): {text}") from error
+            raise PolicyError(f"policy {policy.name} failed in reset(): {brief(error)}") from error
     return pools
 
 
@@ -176,10 +174,7 @@ class _Runner:
 
     def run(self, block: Block, future: Future | None) -> tuple[list[int], list[int], npt.NDArray[np.int64]]:
         """Return the keys that missed, how many per batch, and where each batch starts in the block."""
-        starts, first = block.starts, np.arange(len(block.layer))
-        if self.whole_tokens:  # one pool, the paper's rule: the batch is all layers of a token
-            first = np.flatnonzero(np.diff(block.step, prepend=-1))
-            starts = np.concatenate([block.starts[first], block.starts[-1:]])
+        first, starts = block.batches(self.whole_tokens)
         bounds: list[int] = starts.tolist()
         keys: list[int] = block.keys.tolist()
         weights: list[float] | None = None if block.weights is None else block.weights.tolist()

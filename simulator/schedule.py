@@ -51,6 +51,21 @@ class Block:
     first_access: int
     end_token: int
 
+    def batches(self, whole_tokens: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return int64 [batches], the first layer-step of each batch, and int64 [batches + 1], where each begins.
+
+        Args:
+            whole_tokens: whether a batch is all layers of a step (the paper's rule in scope ``model``), not one.
+        """
+        if not whole_tokens:
+            return np.arange(len(self.layer)), self.starts
+        first = np.flatnonzero(np.diff(self.step, prepend=-1))
+        return first, np.concatenate([self.starts[first], self.starts[-1:]])
+
+    def accesses_by_phase(self) -> npt.NDArray[np.int64]:
+        """Return int64 [2], the accesses of prefill and of decode."""
+        return np.bincount(self.phase, weights=np.diff(self.starts), minlength=2).astype(np.int64)
+
 
 def parse_prefill(prefill: str) -> int | None:
     """Return the prompt tokens per step: None for ``"step"`` (all), N for ``"chunk:N"``, 1 for ``"token"``.

@@ -19,16 +19,14 @@ from lrcsim.simulator.future import Future
 from lrcsim.simulator.replay import Progress
 from lrcsim.simulator.schedule import Block, Schedule
 from lrcsim.simulator.scored import ScoredState, compile_policy, run_scored
-from lrcsim.simulator.stack import CORESIDENT, PAPER, SEQUENTIAL
+from lrcsim.simulator.stack import RULES
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["RULES", "ScoredHits", "batches_of", "scored_hits"]
+__all__ = ["ScoredHits", "batches_of", "scored_hits"]
 
 HEAP_FROM = 128
 """Slots from which a heap is faster than searching the residents for the least worth: at 64 slots a search is up to
 1.5 times as fast, at 768 a heap 3.5 times (48 layers x 128 experts in one pool)."""
-
-RULES = {"coresident": CORESIDENT, "sequential": SEQUENTIAL, "paper": PAPER}
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ def scored_hits(
                     f"policy {policy.name} failed at step {min(failed)}: worth() or update() raised an error, or "
                     "returned what is not a number; `lrcsim run` with the same policy and cache says more"
                 )
-            accesses += np.bincount(block.phase, weights=np.diff(block.starts), minlength=2).astype(np.int64)
+            accesses += block.accesses_by_phase()
             if progress is not None:
                 progress(block.end_token, trace.num_tokens)
     hits = np.zeros((2, len(capacities)), np.int64)
@@ -131,10 +129,7 @@ def batches_of(
         access: the rule; under the paper's, a batch of the one pool is all layers of a token.
         pools: layers, or -1 alone for the pool of all.
     """
-    first, starts = np.arange(len(block.layer)), block.starts
-    if access == "paper" and -1 in pools:
-        first = np.flatnonzero(np.diff(block.step, prepend=-1))
-        starts = np.concatenate([block.starts[first], block.starts[-1:]])
+    first, starts = block.batches(access == "paper" and -1 in pools)
     return (
         first,
         starts,

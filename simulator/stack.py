@@ -39,6 +39,7 @@ __all__ = [
     "NEXT_USE",
     "NEXT_USE_BYPASS",
     "PAPER",
+    "RULES",
     "SEQUENTIAL",
     "TWICE",
     "StackState",
@@ -49,6 +50,8 @@ __all__ = [
 ]
 
 CORESIDENT, SEQUENTIAL, PAPER = 0, 1, 2
+RULES = {"coresident": CORESIDENT, "sequential": SEQUENTIAL, "paper": PAPER}
+"""The rules of access as all kernels number them."""
 
 
 class Steps(NamedTuple):

@@ -31,7 +31,6 @@ STACK_POLICIES = {
 }
 """Policies whose larger caches always hold what smaller ones hold, by the rule of worth that the kernels know."""
 
-ACCESS = {"coresident": stack.CORESIDENT, "sequential": stack.SEQUENTIAL, "paper": stack.PAPER}
 IMPOSSIBLE = "the trace has expert ids out of range, or twice in one token; `lrcsim trace check` says where"
 TOKENS_PER_BLOCK = 65_536
 """Read at a time: 50 MB of ids at 48 layers and top-8."""
@@ -105,7 +104,7 @@ def stack_hits(
     kinds: dict[int, Any] = {LRU: lru_stack.LruState, STATIC: static_stack.StaticState}
     states = [kinds.get(rule, stack.StackState).empty(keys) for _ in pools]
     schedule = Schedule(trace, prefill)
-    run = _Kernel(rule, ACCESS[access], not warm, trace.num_experts, keys, int(getattr(chosen, "m", 0)))
+    run = _Kernel(rule, stack.RULES[access], not warm, trace.num_experts, keys, int(getattr(chosen, "m", 0)))
     width = jobs or os.cpu_count() or 1
     if run.needs_all:  # a pool's ids and next uses are held while it is run
         bytes_per_pool = BYTES_AHEAD * trace.num_tokens * trace.top_k * (trace.num_layers if scope == "model" else 1)
