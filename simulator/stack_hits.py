@@ -110,6 +110,7 @@ def stack_hits(
         bytes_per_pool = BYTES_AHEAD * trace.num_tokens * trace.top_k * (trace.num_layers if scope == "model" else 1)
         width = max(1, min(width, MEMORY // bytes_per_pool))
     with ThreadPoolExecutor(width) as threads:
+        spread = threads.map if min(width, len(pools)) > 1 else map  # one alone needs no thread: a tenth of LRU's time
         if run.needs_all:
             all_steps = schedule.all_steps()
             steps = _kernel_steps(all_steps)
@@ -119,7 +120,7 @@ def stack_hits(
             def whole(index: int) -> None:
                 run(trace.read("experts", 0, trace.num_tokens, layer=pools[index]), steps, states[index])
 
-            for done, _ in enumerate(threads.map(whole, range(len(pools))), start=1):
+            for done, _ in enumerate(spread(whole, range(len(pools))), start=1):
                 if progress is not None:
                     progress(trace.num_tokens * done // len(pools), trace.num_tokens)
         else:
@@ -128,14 +129,14 @@ def stack_hits(
 
                 def block(index: int, experts: Any = experts, part: StepRun = part) -> None:
                     layer = pools[index]
-                    mine = experts if layer is None else np.ascontiguousarray(experts[:, layer : layer + 1])
+                    mine = np.ascontiguousarray(experts if layer is None else experts[:, layer : layer + 1])
                     run(mine, _kernel_steps(part), states[index])
 
-                list(threads.map(block, range(len(pools))))
+                list(spread(block, range(len(pools))))
                 if progress is not None:
                     progress(int(part.starts[-1]), trace.num_tokens)
     return StackHits(
-        hits=[np.pad(np.cumsum(state.hits, axis=1), ((0, 0), (1, 0))) for state in states],
+        hits=[np.pad(np.cumsum(state.hits[:, :keys], axis=1), ((0, 0), (1, 0))) for state in states],
         accesses=np.array([state.accesses for state in states]),
     )
 
@@ -156,16 +157,21 @@ class _Kernel:
         self.windows = NO_TIMES  # of every step, for STATIC
 
     def __call__(self, experts: npt.NDArray[Any], steps: stack.Steps, state: Any) -> None:
-        if experts.size and (experts.max() >= self.stride or experts.min() < -1):
+        least, most = (int(experts.min()), int(experts.max())) if experts.size else (0, 0)
+        if most >= self.stride or least < -1:
             raise TraceError(IMPOSSIBLE)
-        self._run(experts, steps, state)
+        self._run(experts, least >= 0, steps, state)
         if state.counter[5]:
             raise TraceError(IMPOSSIBLE)
 
-    def _run(self, experts: npt.NDArray[Any], steps: stack.Steps, state: Any) -> None:
+    def _run(self, experts: npt.NDArray[Any], complete: bool, steps: stack.Steps, state: Any) -> None:
         if self.rule == LRU:
-            lru: Any = lru_stack.run_lru_bits if self.keys <= lru_stack.BITS else lru_stack.run_lru_marks
-            lru(self.access, self.cold, experts, steps, self.stride, state)
+            if self.keys <= lru_stack.BITS:
+                bits: Any = lru_stack.run_lru_bits
+                bits(self.access, self.cold, experts, complete, steps, self.stride, state)
+            else:
+                marks: Any = lru_stack.run_lru_marks
+                marks(self.access, self.cold, experts, steps, self.stride, state)
             return
         if self.rule == STATIC:
             static: Any = static_stack.run_static
