@@ -1,0 +1,70 @@
+"""Find a model's geometry: built in, by any of its names, or from a Hugging Face ``config.json``."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import fields, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from lrcsim.errors import ConfigError, did_you_mean
+from lrcsim.models.geometry import Geometry
+from lrcsim.models.huggingface import geometry_from_config
+
+__all__ = ["load_geometry", "model_names"]
+
+DATA = resources.files("lrcsim.models").joinpath("data")
+FIELDS = {field.name for field in fields(Geometry)}
+
+
+def model_names() -> list[str]:
+    """Return the names of the built-in models, in the order of the data file."""
+    return list(_models())
+
+
+def load_geometry(spec: str | Path) -> Geometry:
+    """Return the geometry of a model.
+
+    Args:
+        spec: a built-in name or one of its aliases, such as the id on the Hugging Face hub (case does not matter), or
+            the path of a ``config.json`` or of the folder that holds it.
+
+    Raises:
+        ConfigError: no model of that name, or a config that lacks a key or is of a family that is not known.
+    """
+    text = str(spec)
+    names = {alias.lower(): name for name, (_, aliases) in _models().items() for alias in (name, *aliases)}
+    if text.lower() in names:
+        return _models()[names[text.lower()]][0]
+    path = Path(text)
+    if path.is_dir():
+        path = path / "config.json"
+    if path.suffix == ".json" or path.is_file():
+        return geometry_from_config(path)
+    hint = did_you_mean(text, names) or "; lrcsim models lists them"
+    raise ConfigError(f"there is no model {text!r}{hint}, or give the path of its config.json")
+
+
+@cache
+def _models() -> dict[str, tuple[Geometry, tuple[str, ...]]]:
+    """Return every built-in model with its aliases."""
+    found: dict[str, tuple[Geometry, tuple[str, ...]]] = {}
+    for entry in sorted(DATA.iterdir(), key=lambda entry: entry.name):
+        if entry.name.endswith(".toml"):
+            for name, table in tomllib.loads(entry.read_text("utf-8")).items():
+                found[name] = _geometry(name, table, found), tuple(table.get("aliases", ()))
+    return found
+
+
+def _geometry(name: str, table: dict[str, Any], known: dict[str, tuple[Geometry, tuple[str, ...]]]) -> Geometry:
+    """Build a geometry from its table; ``like`` takes what is not said from a model further up."""
+    values = {key: value for key, value in table.items() if key not in ("aliases", "like")}
+    layers = values.get("layers") or known[table["like"]][0].layers
+    for key in ("moe_layers", "attention_layers"):
+        if key in values:
+            values[key] = tuple(range(*values[key]["from"], layers, values[key].get("every", 1)))
+    if "like" in table:
+        return replace(known[table["like"]][0], name=name, **values)
+    return Geometry(name=name, **values)
