@@ -26,7 +26,7 @@ class Geometry:
         expert_width: inner width of a routed expert.
         shared_width: inner width of the shared experts in total, 0 if none.
         dense_width: inner width of the feed-forward block of layers without experts, 0 if there are none.
-        matrices: weight matrices of an expert: 3 for gated (SwiGLU), 2 else.
+        matrices: weight matrices of an expert: 3 for gated (SwiGLU), 2 else (4: a gate of twice the width).
         heads: query heads.
         kv_heads: key and value heads.
         head_dim: width of a head; with MLA of its part without position (``qk_nope_head_dim``).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -16,7 +16,7 @@ from lrcsim.models.huggingface import geometry_from_config
 __all__ = ["load_geometry", "model_names"]
 
 DATA = resources.files("lrcsim.models").joinpath("data")
-FIELDS = {field.name for field in fields(Geometry)}
+LEFT_OUT = {"shared_experts": 0, "shared_width": 0, "dense_width": 0, "matrices": 3, "tied": False}
 
 
 def model_names() -> list[str]:
@@ -59,12 +59,15 @@ def _models() -> dict[str, tuple[Geometry, tuple[str, ...]]]:
 
 
 def _geometry(name: str, table: dict[str, Any], known: dict[str, tuple[Geometry, tuple[str, ...]]]) -> Geometry:
-    """Build a geometry from its table; ``like`` takes what is not said from a model further up."""
+    """Build a geometry from its table; ``like`` takes all that is not said from another model of the same file."""
     values = {key: value for key, value in table.items() if key not in ("aliases", "like")}
-    layers = values.get("layers") or known[table["like"]][0].layers
-    for key in ("moe_layers", "attention_layers"):
-        if key in values:
-            values[key] = tuple(range(*values[key]["from"], layers, values[key].get("every", 1)))
     if "like" in table:
         return replace(known[table["like"]][0], name=name, **values)
-    return Geometry(name=name, **values)
+    layers: int = values["layers"]
+    for key in ("moe_layers", "attention_layers"):
+        which = values.get(key)
+        if isinstance(which, dict):
+            values[key] = tuple(range(which["from"], layers, which.get("every", 1)))
+        elif which is not None:
+            values[key] = tuple(which)
+    return Geometry(name=name, **(LEFT_OUT | {"moe_layers": tuple(range(layers))} | values))

@@ -1,7 +1,7 @@
 """Bytes of a model's weights in the formats that people run.
 
-A *format* stores blocks of weights with their scales. A *recipe* says which format each tensor gets: most give one format
-to all matrices, llama.cpp's mixes (``q4_k_m`` ...) choose by tensor and layer. Tensors have llama.cpp's names.
+A *format* stores blocks of weights with their scales. A *mix* of llama.cpp (``q4_k_m`` ...) chooses a format by tensor and
+layer; any other dtype gives one format to all matrices. Tensors have llama.cpp's names.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ GGUF = {name for name in FORMATS if re.match(r"i?q\d", name)}
 
 
 class Tensor(NamedTuple):
-    """A matrix, its layer (-1: none), and how many of its like there are in the layer."""
+    """A matrix: llama.cpp's name, its layer (-1: none), rows, and the length of a row."""
 
     name: str
     layer: int
@@ -162,8 +162,8 @@ class Override(NamedTuple):
 def parse_dtype(dtype: str) -> tuple[str, tuple[Override, ...]]:
     """Read ``"q4_k_m"`` or, with overrides, ``"q4_k_m,0-3=q8_0,ffn_down_exps=q6_k,40-47:ffn_up=bf16"``.
 
-    An override is ``LAYERS=``, ``TENSOR=`` or ``LAYERS:TENSOR=`` and a dtype; layers are counted from 0 among all layers,
-    a tensor is named by llama.cpp's name or how it begins. The last override that fits counts.
+    An override is ``LAYERS=``, ``TENSOR=`` or ``LAYERS:TENSOR=`` and a dtype; layers are counted from 0 among
+    all layers, a tensor is named by llama.cpp's name or how it begins. The last override that fits counts.
 
     Raises:
         ConfigError: an unknown dtype, or an override that is not understood.
@@ -224,8 +224,8 @@ def tensor_bytes(geometry: Geometry, tensor: Tensor, dtype: str) -> int:
 
 def _ffn(geometry: Geometry, layer: int, width: int, suffix: str) -> Iterator[Tensor]:
     if width:
-        if geometry.matrices == 3:
-            yield Tensor(f"ffn_gate{suffix}", layer, width, geometry.hidden)
+        if geometry.matrices > 2:
+            yield Tensor(f"ffn_gate{suffix}", layer, (geometry.matrices - 2) * width, geometry.hidden)
         yield Tensor(f"ffn_up{suffix}", layer, width, geometry.hidden)
         yield Tensor(f"ffn_down{suffix}", layer, geometry.hidden, width)
 
