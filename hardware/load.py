@@ -110,8 +110,8 @@ def _document(base: str) -> tuple[str, Flat, str]:
             raise ConfigError(f"{where} cannot be read: {reason}") from None
         return path.stem, _resolve(_parse(text, where), where), where
     hint = did_you_mean(base, profile_names())
-    known = hint or f"; there are {', '.join(profile_names())}, or the path of a TOML file"
-    raise ConfigError(f"there is no hardware profile {base!r}{known}")
+    known = hint or f"; there are {', '.join(profile_names())}"
+    raise ConfigError(f"there is no hardware profile {base!r}: give a built-in name or the path of a TOML file{known}")
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:

@@ -12,25 +12,51 @@ from lrcsim.models.geometry import Geometry
 
 __all__ = ["FAMILIES", "geometry_from_config", "geometry_from_dict"]
 
-FAMILIES = {
-    *("mixtral", "qwen2_moe", "qwen3_moe", "qwen3_vl_moe_text", "qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text"),
-    *("deepseek", "deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_k2", "kimi_linear", "glm4_moe", "glm4_moe_lite"),
-    *("glm_moe_dsa", "dots1", "ernie4_5_moe", "hunyuan_v1_moe", "llama4", "llama4_text", "minimax", "minimax_m2"),
-    *("minimax_text_01", "gpt_oss", "olmoe", "flex_olmo", "granitemoe", "granitemoeshared", "granitemoehybrid"),
-    *(
-        "phimoe",
-        "grinmoe",
-        "minicpm",
-        "jamba",
-        "dbrx",
-        "gemma4_text",
-        "jetmoe",
-        "lfm2_moe",
+FAMILIES = frozenset(
+    [
         "afmoe",
+        "dbrx",
+        "deepseek",
+        "deepseek_v2",
+        "deepseek_v3",
+        "deepseek_v32",
+        "dots1",
+        "ernie4_5_moe",
+        "flex_olmo",
+        "gemma4_text",
+        "glm4_moe",
+        "glm4_moe_lite",
+        "glm_moe_dsa",
+        "gpt_oss",
+        "granitemoe",
+        "granitemoehybrid",
+        "granitemoeshared",
+        "grinmoe",
+        "hunyuan_v1_moe",
+        "jamba",
+        "jetmoe",
+        "kimi_k2",
+        "kimi_linear",
+        "lfm2_moe",
+        "llama4",
+        "llama4_text",
         "llama_moe",
+        "minicpm",
+        "minimax",
+        "minimax_m2",
+        "minimax_text_01",
+        "mixtral",
+        "olmoe",
+        "phimoe",
+        "qwen2_moe",
+        "qwen3_5_moe",
+        "qwen3_5_moe_text",
+        "qwen3_moe",
+        "qwen3_next",
+        "qwen3_vl_moe_text",
         "xverse",
-    ),
-}
+    ]
+)
 QK_NORM = {"qwen3_moe", "qwen3_vl_moe_text", "qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text", "gemma4_text", "dots1"}
 
 # The keys under which families keep the same thing, most specific first.
@@ -38,13 +64,8 @@ LAYERS = ("num_hidden_layers", "n_layers")
 HIDDEN = ("hidden_size", "d_model")
 EXPERTS = ("n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts")
 TOP_K = (
-    "num_experts_per_tok",
-    "num_experts_per_token",
-    "num_selects",
-    "moe_topk",
-    "moe_top_k",
-    "moe_k",
-    "top_k_experts",
+    *("num_experts_per_tok", "num_experts_per_token", "num_selects"),
+    *("moe_topk", "moe_top_k", "moe_k", "top_k_experts"),
 )
 HEADS = ("num_attention_heads", "n_heads")
 KV_HEADS = ("num_key_value_heads", "kv_n_heads")

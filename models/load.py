@@ -44,7 +44,7 @@ def load_geometry(spec: str | Path) -> Geometry:
     if path.suffix == ".json" or path.is_file():
         return geometry_from_config(path)
     hint = did_you_mean(text, names) or "; lrcsim models lists them"
-    raise ConfigError(f"there is no model {text!r}{hint}, or give the path of its config.json")
+    raise ConfigError(f"there is no model {text!r}: give a built-in name or the path of a config.json{hint}")
 
 
 @cache

@@ -1,7 +1,7 @@
 """Bytes of a model's weights in the formats that people run.
 
-A *format* stores blocks of weights with their scales. A *mix* of llama.cpp (``q4_k_m`` ...) chooses a format by tensor and
-layer; any other dtype gives one format to all matrices. Tensors have llama.cpp's names.
+A *format* stores blocks of weights with their scales. A *mix* of llama.cpp (``q4_k_m`` ...) chooses a format by tensor
+and layer; any other dtype gives one format to all matrices. Tensors have llama.cpp's names.
 """
 
 from __future__ import annotations
