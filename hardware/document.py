@@ -50,11 +50,11 @@ Flat = dict[str, Entry]  # by path: "gpu.bandwidth"
 
 def suggest_key(key: str) -> str:
     """Return what to say after an unknown key: the closest one, or all of its part."""
-    part = key.partition(".")[0]
-    hint = did_you_mean(key, [*SCHEMA, *PARTS])
-    if hint or part not in PARTS:
-        return hint or f"; there are {', '.join([*TOP, *PARTS])}"
-    return f"; {part} has {', '.join(PARTS[part])}"
+    part, _, name = key.partition(".")
+    if part not in PARTS:
+        return did_you_mean(key, [*SCHEMA, *PARTS]) or f"; there are {', '.join([*TOP, *PARTS])}"
+    hint = did_you_mean(name, PARTS[part])
+    return hint.replace("'", f"'{part}.", 1) or f"; {part} has {', '.join(PARTS[part])}"
 
 
 def flatten(table: Mapping[str, Any], where: str) -> Flat:

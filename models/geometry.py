@@ -184,23 +184,18 @@ class Geometry:
 def check_trace(geometry: Geometry, trace: RoutingTrace) -> None:
     """Check that a trace can be of this model: as many MoE layers, experts and top-k.
 
-    A trace may use fewer experts per token than the model (some engines allow it), never more.
-
     Raises:
         ConfigError: one of them differs.
     """
     layers = trace.layers
-    pairs = [("MoE layers", len(layers), len(geometry.moe_layers))]
-    pairs += [("experts per layer", int(count), geometry.experts) for count in sorted(set(layers.num_experts.tolist()))]
-    for what, traced, modelled in pairs:
-        if traced != modelled:
-            raise ConfigError(
-                f"the trace has {traced} {what}, the model {geometry.name} {modelled}: give the model that was traced "
-                "(lrcsim models lists them, a config.json will do)"
-            )
-    top_k = int(layers.top_k.max())
-    if top_k > geometry.top_k:
-        raise ConfigError(
-            f"the trace routes a token to {top_k} experts, the model {geometry.name} to {geometry.top_k}: give the "
-            "model that was traced (lrcsim models lists them, a config.json will do)"
-        )
+    found = [("MoE layers", {len(layers)}, len(geometry.moe_layers))]
+    found += [("experts per layer", set(layers.num_experts.tolist()), geometry.experts)]
+    found += [("experts per token", set(layers.top_k.tolist()), geometry.top_k)]
+    for what, traced, modelled in found:
+        if traced == {modelled}:
+            continue
+        given = " to ".join(str(count) for count in sorted({min(traced), max(traced)}))
+        fix = "give the model that was traced (lrcsim models lists them, the path of its config.json will do)"
+        if what == "experts per token" and len(traced) == 1:
+            fix += f", or {geometry.name}:top_k={given} where the engine used {given} of {modelled}"
+        raise ConfigError(f"the trace has {given} {what}, the model {geometry.name} {modelled}: {fix}")

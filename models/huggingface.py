@@ -12,51 +12,13 @@ from lrcsim.models.geometry import Geometry
 
 __all__ = ["FAMILIES", "geometry_from_config", "geometry_from_dict"]
 
-FAMILIES = frozenset(
-    [
-        "afmoe",
-        "dbrx",
-        "deepseek",
-        "deepseek_v2",
-        "deepseek_v3",
-        "deepseek_v32",
-        "dots1",
-        "ernie4_5_moe",
-        "flex_olmo",
-        "gemma4_text",
-        "glm4_moe",
-        "glm4_moe_lite",
-        "glm_moe_dsa",
-        "gpt_oss",
-        "granitemoe",
-        "granitemoehybrid",
-        "granitemoeshared",
-        "grinmoe",
-        "hunyuan_v1_moe",
-        "jamba",
-        "jetmoe",
-        "kimi_k2",
-        "kimi_linear",
-        "lfm2_moe",
-        "llama4",
-        "llama4_text",
-        "llama_moe",
-        "minicpm",
-        "minimax",
-        "minimax_m2",
-        "minimax_text_01",
-        "mixtral",
-        "olmoe",
-        "phimoe",
-        "qwen2_moe",
-        "qwen3_5_moe",
-        "qwen3_5_moe_text",
-        "qwen3_moe",
-        "qwen3_next",
-        "qwen3_vl_moe_text",
-        "xverse",
-    ]
-)
+_KNOWN = """
+afmoe dbrx deepseek deepseek_v2 deepseek_v3 deepseek_v32 dots1 ernie4_5_moe flex_olmo gemma4_text glm4_moe glm4_moe_lite
+glm_moe_dsa gpt_oss granitemoe granitemoehybrid granitemoeshared grinmoe hunyuan_v1_moe jamba jetmoe kimi_k2 kimi_linear
+lfm2_moe llama4 llama4_text llama_moe minicpm minimax minimax_m2 minimax_text_01 mixtral olmoe phimoe qwen2_moe
+qwen3_5_moe qwen3_5_moe_text qwen3_moe qwen3_next qwen3_vl_moe_text xverse
+"""
+FAMILIES = frozenset(_KNOWN.split())
 QK_NORM = {"qwen3_moe", "qwen3_vl_moe_text", "qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text", "gemma4_text", "dots1"}
 
 # The keys under which families keep the same thing, most specific first.

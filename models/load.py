@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import replace
 from functools import cache
@@ -29,12 +30,18 @@ def load_geometry(spec: str | Path) -> Geometry:
 
     Args:
         spec: a built-in name or one of its aliases, such as the id on the Hugging Face hub (case does not matter), or
-            the path of a ``config.json`` or of the folder that holds it.
+            the path of a ``config.json`` or of the folder that holds it. ``NAME:top_k=6`` for an engine that routes to
+            another number of experts than the model's own.
 
     Raises:
         ConfigError: no model of that name, or a config that lacks a key or is of a family that is not known.
     """
     text = str(spec)
+    if match := re.fullmatch(r"(.+):top_k=([0-9]+)", text):
+        geometry = load_geometry(match[1])
+        if not 1 <= int(match[2]) <= geometry.experts:
+            raise ConfigError(f"model {text!r}: top_k must be 1 to {geometry.experts}, the experts of {geometry.name}")
+        return replace(geometry, top_k=int(match[2]))
     names = {alias.lower(): name for name, (_, aliases) in _models().items() for alias in (name, *aliases)}
     if text.lower() in names:
         return _models()[names[text.lower()]][0]
