@@ -117,6 +117,9 @@ def geometry_from_dict(values: Mapping[str, Any], *, name: str = "", where: str 
     moe = _moe_layers(config, family, layers)
     if not moe or not experts:
         raise ConfigError(f"{where} is no Mixture-of-Experts model: no layer has routed experts")
+    top_k = config.number(*TOP_K)
+    if not 1 <= top_k <= experts:
+        raise ConfigError(f"{where} routes a token to {top_k} of {experts} experts: it must be 1 to {experts}")
     width = config.number(*WIDTH)
     if family == "llama_moe":  # the experts are slices of a dense block
         width //= experts
@@ -131,7 +134,7 @@ def geometry_from_dict(values: Mapping[str, Any], *, name: str = "", where: str 
         layers=layers,
         moe_layers=moe,
         experts=experts,
-        top_k=config.number(*TOP_K),
+        top_k=top_k,
         shared_experts=shared,
         hidden=hidden,
         expert_width=width,
