@@ -94,8 +94,7 @@ def _describe(profile: Any) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from lrcsim.hardware.document import SCHEMA
-    from lrcsim.hardware.units import format_quantity
+    from lrcsim.hardware.document import numbers
 
     out = console()
     out.print(f"[bold]{escape(profile.name)}[/bold]: {escape(profile.description)}")
@@ -103,14 +102,8 @@ def _describe(profile: Any) -> None:
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, justify="right")
     table.add_column()
-    for path, kind in SCHEMA.items():
-        part, _, key = path.rpartition(".")
-        owner = getattr(profile, part) if part else profile
-        value = None if owner is None else getattr(owner, key)
-        if kind in ("text", "flag") or value is None:
-            continue
-        text = str(value) if kind == "count" else format_quantity(value, kind)
-        table.add_row(path, text, f"[dim]{escape(profile.sources.get(path, ''))}[/dim]")
+    for path, text, source in numbers(profile):
+        table.add_row(path, text, f"[dim]{escape(source)}[/dim]")
     out.print(table)
     if profile.unified:
         out.print("unified memory: GPU and CPU share the DRAM, nothing is copied")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from lrcsim.errors import ConfigError, did_you_mean
 from lrcsim.hardware.profile import Cpu, Dram, Gpu, HardwareProfile, Link
-from lrcsim.hardware.units import EXAMPLES, Dimension, parse_quantity
+from lrcsim.hardware.units import EXAMPLES, Dimension, format_quantity, parse_quantity
 
-__all__ = ["PARTS", "SCHEMA", "Entry", "Flat", "build", "flatten", "suggest_key"]
+__all__ = ["PARTS", "SCHEMA", "Entry", "Flat", "build", "flatten", "numbers", "suggest_key"]
 
 Kind = Dimension | Literal["count", "flag", "text"]
 _LINK: dict[str, Kind] = {
@@ -128,6 +128,18 @@ def build(name: str, flat: Flat, where: str) -> HardwareProfile:
     )
     _check_parts(profile, where)
     return profile
+
+
+def numbers(profile: HardwareProfile) -> Iterator[tuple[str, str, str]]:
+    """Yield the path of each number that a profile has, the number as it is written, and its source."""
+    for path, kind in SCHEMA.items():
+        part, _, key = path.rpartition(".")
+        owner: Any = getattr(profile, part) if part else profile
+        value = None if owner is None else getattr(owner, key)
+        if kind == "text" or kind == "flag" or value is None:
+            continue
+        text = str(value) if kind == "count" else format_quantity(value, kind)
+        yield path, text, profile.sources.get(path, "")
 
 
 def _check_parts(profile: HardwareProfile, where: str) -> None:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lrcsim.errors import ConfigError, did_you_mean
-from lrcsim.hardware.document import NONE, PARTS, SCHEMA, Entry, Flat, build, flatten, suggest_key
+from lrcsim.hardware.document import NONE, PARTS, SCHEMA, Entry, Flat, build, flatten, numbers, suggest_key
 from lrcsim.hardware.profile import HardwareProfile
-from lrcsim.hardware.units import format_quantity
 
 __all__ = ["component_names", "load_profile", "profile_names", "to_toml"]
 
@@ -67,18 +66,13 @@ def to_toml(profile: HardwareProfile) -> str:
     """Write a profile as the TOML that `load_profile` reads back to the same numbers, with their sources."""
     lines = [f"description = {_quoted(profile.description)}", f"unified = {str(profile.unified).lower()}"]
     table = ""
-    for path, kind in SCHEMA.items():
+    for path, text, source in numbers(profile):
         part, _, key = path.rpartition(".")
-        owner: Any = getattr(profile, part) if part else profile
-        if kind in ("flag", "text") or owner is None or getattr(owner, key) is None:
-            continue
         if part != table:
             table = part
             lines += ["", f"[{part}]"]
-        value = getattr(owner, key)
-        text = str(value) if kind == "count" else _quoted(format_quantity(value, kind))  # type: ignore[arg-type]
-        source = profile.sources.get(path, "")
-        lines.append(f"{key} = {{ value = {text}, source = {_quoted(source)} }}" if source else f"{key} = {text}")
+        value = text if text.isdecimal() else _quoted(text)
+        lines.append(f"{key} = {{ value = {value}, source = {_quoted(source)} }}" if source else f"{key} = {value}")
     return "\n".join(lines) + "\n"
 
 

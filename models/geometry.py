@@ -38,6 +38,8 @@ class Geometry:
         tied: the output matrix is the embedding.
         qk_norm: queries and keys are normalised per head (norm weights of ``head_dim`` each).
         attention_layers: layers with softmax attention, that is with a KV cache; None: all.
+        window: tokens that the layers of ``window_layers`` look back (sliding or chunked attention); 0: none do.
+        window_layers: indices of the layers whose keys and values are kept for ``window`` tokens only.
         attention_extra: parameters of the attention in a layer that the formulas here do not know (output gates,
             cross attention, attention experts).
         attention_idle: those of ``attention_extra`` that one token does not use.
@@ -68,6 +70,8 @@ class Geometry:
     value_dim: int = 0
     qk_norm: bool = False
     attention_layers: tuple[int, ...] | None = None
+    window: int = 0
+    window_layers: tuple[int, ...] = ()
     attention_extra: int = 0
     attention_idle: int = 0
     mixer_params: int = 0
@@ -148,6 +152,16 @@ class Geometry:
         2 x kv_heads x head_dim, or kv_rank + rope_dim with MLA.
         """
         return self.kv_rank + self.rope_dim if self.mla else 2 * self.kv_heads * self.head_dim
+
+    def kv_values(self, tokens: int) -> int:
+        """Numbers that the KV cache of one request of this many tokens holds, all layers together.
+
+        Layers with a window keep that many tokens at most (for chunked attention an upper bound). Layers without
+        attention keep a state of fixed size, which is not counted.
+        """
+        short = len(self.window_layers)
+        kept = (len(self.kv_layers) - short) * tokens + short * min(tokens, self.window)
+        return kept * self.kv_values_per_token_per_layer
 
     @property
     def embedding_params(self) -> int:

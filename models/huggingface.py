@@ -127,6 +127,7 @@ def geometry_from_dict(values: Mapping[str, Any], *, name: str = "", where: str 
     mla = config.number("kv_lora_rank", default=0)
     head_dim = config.number("head_dim", "kv_channels", "attention_head_dim", default=hidden // max(heads, 1))
     kv_layers = _kv_layers(config, family, layers)
+    window, window_layers = _window(config, layers)
     dense = config.number("intermediate_size_mlp", "intermediate_size", "ffn_hidden_size", default=width)
     return Geometry(
         name=name or family,
@@ -152,6 +153,8 @@ def geometry_from_dict(values: Mapping[str, Any], *, name: str = "", where: str 
         value_dim=config.number("v_head_dim", default=0) if mla else 0,
         qk_norm=family in QK_NORM or (family == "glm4_moe" and config.flag("use_qk_norm")),
         attention_layers=None if len(kv_layers) == layers else kv_layers,
+        window=window,
+        window_layers=window_layers,
         attention_extra=_attention_extra(config, family, hidden, heads, head_dim, experts),
         attention_idle=_attention_idle(config, family, hidden, heads, head_dim, experts),
         mixer_params=0 if len(kv_layers) == layers else _mixer(config, family, hidden, heads, head_dim),
@@ -217,6 +220,17 @@ def _kv_layers(config: Config, family: str, layers: int) -> tuple[int, ...]:
     if isinstance(linear, Mapping) and isinstance(linear.get("full_attn_layers"), list):  # Kimi: counted from 1
         return tuple(layer - 1 for layer in linear["full_attn_layers"])
     return tuple(range(layers))
+
+
+def _window(config: Config, layers: int) -> tuple[int, tuple[int, ...]]:
+    """Return how far layers with sliding or chunked attention look back, and which they are."""
+    kinds = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+    types = config.listed("layer_types")[:layers]
+    for kind, key in kinds.items():
+        short = tuple(layer for layer, other in enumerate(types) if other == kind)
+        if short and (window := config.number(key, default=0)):
+            return window, short
+    return 0, ()
 
 
 def _attention_extra(config: Config, family: str, hidden: int, heads: int, head_dim: int, experts: int) -> int:

@@ -71,10 +71,19 @@ def _geometry(name: str, table: dict[str, Any], known: dict[str, tuple[Geometry,
     if "like" in table:
         return replace(known[table["like"]][0], name=name, **values)
     layers: int = values["layers"]
-    for key in ("moe_layers", "attention_layers"):
+    for key in ("moe_layers", "attention_layers", "window_layers"):
         which = values.get(key)
         if isinstance(which, dict):
-            values[key] = tuple(range(which["from"], layers, which.get("every", 1)))
+            values[key] = _layers(which, layers)
         elif which is not None:
             values[key] = tuple(which)
     return Geometry(name=name, **(LEFT_OUT | {"moe_layers": tuple(range(layers))} | values))
+
+
+def _layers(which: dict[str, int], layers: int) -> tuple[int, ...]:
+    """Return the layers ``from`` one on, ``every`` so many; or all but these where ``except_every`` is given."""
+    every = which.get("except_every", which.get("every", 1))
+    chosen = range(which["from"], layers, every)
+    if "except_every" in which:
+        return tuple(layer for layer in range(layers) if layer not in chosen)
+    return tuple(chosen)

@@ -198,6 +198,8 @@ def _format(geometry: Geometry, tensor: Tensor, name: str) -> str:
     if name in MIXES or name in GGUF:
         if small:
             return "f32"
+        if geometry.dtype == "mxfp4" and tensor.name.endswith("_exps"):
+            return "mxfp4"  # GGUF files of gpt-oss keep the released experts, whatever the rest is
         if tensor.name == "output":
             name = "q8_0" if name == "q8_0" or tensor.length % 256 else "q6_k"
         elif name in MIXES:

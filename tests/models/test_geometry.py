@@ -62,6 +62,17 @@ def test_mla_by_hand() -> None:
     assert replace(mla, q_rank=6, value_dim=4).attention_params == 48 + 120 + 88 + 252 + 128
 
 
+def test_kv_cache_by_hand() -> None:
+    assert TINY.kv_values(100) == 3 * 100 * 12
+    windowed = replace(TINY, window=10, window_layers=(0, 2))
+    assert windowed.kv_values(4) == 3 * 4 * 12
+    assert windowed.kv_values(100) == (100 + 10 + 10) * 12
+    assert replace(windowed, attention_layers=(0, 2)).kv_values(100) == 20 * 12
+    # gpt-oss-20b: 12 layers in full, 12 of 128 tokens, 2 x 8 x 64 values a token
+    assert load_geometry("gpt-oss-20b").kv_values(1000) == (12 * 1000 + 12 * 128) * 1024
+    assert load_geometry("gemma-4-26b").window_layers[:6] == (0, 1, 2, 3, 4, 6)
+
+
 def test_layers_without_attention_by_hand() -> None:
     hybrid = replace(TINY, attention_layers=(2,), mixer_params=1000, attention_extra=50, attention_idle=20)
     assert hybrid.total_params == TINY.total_params - 3 * 288 + (288 + 50) + 2 * 1000
@@ -230,5 +241,7 @@ def test_geometries_are_consistent(name: str) -> None:
     assert (geometry.dense_width > 0) == (len(geometry.moe_layers) < geometry.layers)
     assert (geometry.shared_experts > 0) == (geometry.shared_width > 0)
     assert (geometry.mixer_params > 0) == (len(geometry.kv_layers) < geometry.layers)
+    assert (geometry.window > 0) == (len(geometry.window_layers) > 0)
+    assert set(geometry.window_layers) <= set(geometry.kv_layers)
     assert geometry.heads % geometry.kv_heads == 0
     assert geometry.source

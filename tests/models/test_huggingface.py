@@ -104,6 +104,8 @@ MAVERICK: dict[str, Any] = {
         "num_key_value_heads": 8,
         "head_dim": 128,
         "vocab_size": 202048,
+        "layer_types": ["chunked_attention", "chunked_attention", "chunked_attention", "full_attention"] * 12,
+        "attention_chunk_size": 8192,
         "tie_word_embeddings": False,
     },
 }
@@ -141,6 +143,7 @@ GPT_OSS: dict[str, Any] = {
     "head_dim": 64,
     "vocab_size": 201088,
     "layer_types": ["sliding_attention", "full_attention"] * 12,
+    "sliding_window": 128,
     "quantization_config": {"quant_method": "mxfp4"},
 }
 LLAMA_MOE: dict[str, Any] = {
