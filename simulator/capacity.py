@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lrcsim.errors import ConfigError, did_you_mean
+from lrcsim.hardware.units import parse_quantity
 from lrcsim.traces import LayerTable
 
 __all__ = ["SCOPES", "CacheSize", "PoolSize", "Scope", "parse_bytes", "resolve_capacity"]
@@ -17,12 +18,6 @@ Scope = Literal["layer", "model"]
 SCOPES: tuple[Scope, ...] = ("layer", "model")
 CacheSize = str | int | float | Sequence[int | str]
 FORMS = "use 2x (times active experts), 16 (experts), 25% (of all), 4GiB (bytes), or a list with one entry per layer"
-
-UNITS: dict[str, int] = {"B": 1} | {
-    prefix + suffix: base**power
-    for power, prefix in enumerate("KMGT", start=1)
-    for suffix, base in (("iB", 1024), ("B", 1000))
-}
 
 
 @dataclass(frozen=True)
@@ -43,14 +38,12 @@ class PoolSize:
 
 def parse_bytes(text: str) -> int | None:
     """Read ``"4GiB"``, ``"4000 MiB"``, ``"1.5GB"``, ``"123B"`` as bytes; None when it has no unit of bytes."""
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]+)\s*", text)
-    if not match:
+    if not text.strip()[-1:].isalpha():
+        return None  # 0 without a unit is a number of experts here
+    try:
+        return math.floor(parse_quantity(text, "bytes"))
+    except ConfigError:
         return None
-    units: dict[str, int] = {name.lower(): value for name, value in UNITS.items()}
-    unit = match[2].lower()
-    if unit not in units or match[1].count(".") > 1 or match[1] == ".":
-        return None
-    return math.floor(float(match[1]) * units[unit])
 
 
 def resolve_capacity(size: CacheSize, layers: LayerTable, scope: Scope) -> list[PoolSize]:

@@ -1,0 +1,109 @@
+"""`lrcsim hardware`: the machines that are built in, and where each number of one is from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from lrcsim.cli.output import console, human_bytes, json_option, write_json
+
+__all__ = ["hardware"]
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one value: pcie.bandwidth=25.6GB/s, nvme=nvme-gen5. Repeatable.",
+)
+@json_option
+@click.option("--toml", "toml_path", metavar="FILE", help="Write the profile as TOML, to start your own from.")
+def hardware(name: str | None, overrides: tuple[str, ...], json_path: str | None, toml_path: str | None) -> None:
+    """List the hardware profiles, or show one with each number and its source.
+
+    NAME is a built-in profile, a TOML file, or either with components that replace its parts:
+    rtx-4090+pcie3-x8+ddr4-3200-2ch.
+    """
+    from lrcsim.errors import ConfigError
+    from lrcsim.hardware import load_profile, profile_names, to_toml
+
+    if name is None:
+        if overrides or toml_path:
+            raise ConfigError("--set and --toml are for one profile: name it, as in lrcsim hardware rtx-4090 --set ...")
+        rows = [_row(load_profile(profile)) for profile in profile_names()]
+        if json_path is not None:
+            write_json(json_path, rows)
+        if json_path != "-":
+            _list(rows)
+        return
+    profile = load_profile(name, overrides)
+    if toml_path is not None:
+        from lrcsim.traces.atomic import replacing
+
+        with replacing(toml_path) as partial:
+            partial.write_text(to_toml(profile), encoding="utf-8")
+    if json_path is not None:
+        write_json(json_path, _row(profile))
+    if json_path != "-":
+        _describe(profile)
+
+
+def _row(profile: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(profile)
+
+
+def _rate(part: dict[str, Any] | None) -> str:
+    return "–" if part is None else f"{part['bandwidth'] / 1e9:,.1f}"
+
+
+def _list(rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    from lrcsim.hardware import component_names
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("profile", "GPU memory", "GB/s", "TFLOP/s", "DRAM", "GB/s", "CPU GB/s", "PCIe GB/s", "NVMe GB/s"):
+        table.add_column(heading, no_wrap=True, justify="left" if heading == "profile" else "right")
+    for row in rows:
+        gpu = row["gpu"]
+        table.add_row(
+            f"[bold]{row['name']}[/bold]",
+            human_bytes(gpu["memory"]) if gpu else "–",
+            _rate(gpu),
+            f"{gpu['compute'] / 1e12:,.0f}" if gpu else "–",
+            human_bytes(row["dram"]["memory"]),
+            _rate(row["dram"]),
+            _rate(row["cpu"]),
+            "unified" if row["unified"] else _rate(row["pcie"]),
+            _rate(row["nvme"]),
+        )
+    console().print(table)
+    click.echo("\nEffective rates, not data-sheet peaks. One with its sources: lrcsim hardware NAME.")
+    click.echo("Components replace parts (rtx-4090+pcie3-x8+ddr4-3200-2ch):")
+    for part in ("cpu", "dram", "pcie", "nvme"):
+        click.echo(f"  {part}: {', '.join(component_names(part))}")
+
+
+def _describe(profile: Any) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from lrcsim.hardware.document import numbers
+
+    out = console()
+    out.print(f"[bold]{escape(profile.name)}[/bold]: {escape(profile.description)}")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, justify="right")
+    table.add_column()
+    for path, text, source in numbers(profile):
+        table.add_row(path, text, f"[dim]{escape(source)}[/dim]")
+    out.print(table)
+    if profile.unified:
+        out.print("unified memory: GPU and CPU share the DRAM, nothing is copied")

@@ -1,0 +1,117 @@
+"""`lrcsim models`: the model geometries that are built in, or that of a config.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from lrcsim.cli.output import console, human_bytes, json_option, write_json
+
+__all__ = ["models"]
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--dtype", metavar="DTYPE", help="Bytes in this format or mix, as q4_k_m; default: as released.")
+@json_option
+def models(name: str | None, dtype: str | None, json_path: str | None) -> None:
+    """List the model geometries, or show one: its shape, parameters and bytes.
+
+    NAME is a built-in model (its id on the Hugging Face hub works too) or the path of a config.json. DTYPE may override
+    layers and tensors: q4_k_m,0-3=q8_0,ffn_down_exps=q6_k.
+    """
+    from lrcsim.models import load_geometry, model_names
+
+    chosen = model_names() if name is None else [name]
+    rows = [_row(load_geometry(model), dtype) for model in chosen]
+    if json_path is not None:
+        write_json(json_path, rows if name is None else rows[0])
+    if json_path == "-":
+        return
+    if name is None:
+        _list(rows)
+    else:
+        _describe(rows[0])
+
+
+def _row(geometry: Any, dtype: str | None) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from lrcsim.models import dense_bytes, expert_bytes, output_bytes
+
+    used = dtype or geometry.dtype
+    return {
+        **asdict(geometry),
+        "total_params": geometry.total_params,
+        "active_params": geometry.active_params,
+        "expert_params": geometry.expert_params,
+        "kv_values_per_token": geometry.kv_values_per_token_per_layer * len(geometry.kv_layers),
+        "bytes": {
+            "dtype": used,
+            "expert": expert_bytes(geometry, used).tolist(),
+            "dense": dense_bytes(geometry, used).tolist(),
+            "output": output_bytes(geometry, used),
+        },
+    }
+
+
+def _span(sizes: list[int]) -> str:
+    low, high = min(sizes), max(sizes)
+    return human_bytes(low) if low == high else f"{human_bytes(low)} to {human_bytes(high)}"
+
+
+def _billions(count: int) -> str:
+    return f"{count / 1e9:,.2f}" if count < 100e9 else f"{count / 1e9:,.1f}"
+
+
+def _list(rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("model", "layers", "MoE", "experts", "k", "shared", "params (10^9)", "active", "expert", "dtype"):
+        table.add_column(heading, no_wrap=True, justify="left" if heading in ("model", "dtype") else "right")
+    for row in rows:
+        table.add_row(
+            f"[bold]{row['name']}[/bold]",
+            str(row["layers"]),
+            str(len(row["moe_layers"])),
+            str(row["experts"]),
+            str(row["top_k"]),
+            str(row["shared_experts"] or "–"),
+            _billions(row["total_params"]),
+            _billions(row["active_params"]),
+            human_bytes(sum(row["bytes"]["expert"]) / len(row["bytes"]["expert"])),
+            row["bytes"]["dtype"],
+        )
+    console().print(table)
+    click.echo("\nThe mean over layers of one expert's bytes. One in full: lrcsim models NAME, or a config.json.")
+
+
+def _describe(row: dict[str, Any]) -> None:
+    from rich.markup import escape
+
+    out = console()
+    out.print(f"[bold]{escape(row['name'])}[/bold], from {escape(row['source'])}", soft_wrap=True)
+    shared = f", {row['shared_experts']} shared of width {row['shared_width']} in all" if row["shared_experts"] else ""
+    out.print(
+        f"layers: {row['layers']}, {len(row['moe_layers'])} of them MoE with {row['experts']} experts, "
+        f"{row['top_k']} per token{shared}"
+    )
+    dense = f", dense width {row['dense_width']}" if row["dense_width"] else ""
+    out.print(f"hidden: {row['hidden']}, expert width {row['expert_width']} x {row['matrices']} matrices{dense}")
+    heads = f"{row['heads']} heads"
+    if row["kv_rank"]:
+        heads += f", compressed keys and values of {row['kv_rank']} + {row['rope_dim']}"
+    else:
+        heads += f", {row['kv_heads']} for keys and values, {row['head_dim']} wide"
+    out.print(f"attention: {heads}; {row['kv_values_per_token']:,} KV values per token over all layers")
+    out.print(
+        f"parameters: {row['total_params']:,}, {row['active_params']:,} active, {row['expert_params']:,} an expert"
+    )
+    size = row["bytes"]
+    every = row["experts"] * sum(size["expert"])
+    out.print(
+        f"bytes in {size['dtype']}: expert {_span(size['expert'])}, all experts {human_bytes(every)}, "
+        f"the rest of a layer {_span(size['dense'])}, output {human_bytes(size['output'])}"
+    )

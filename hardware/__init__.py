@@ -1,0 +1,19 @@
+"""Hardware profiles: machines as data files, checked, with a source for each number."""
+
+from lrcsim.hardware.load import component_names, load_profile, profile_names, to_toml
+from lrcsim.hardware.profile import Cpu, Dram, Gpu, HardwareProfile, Link
+from lrcsim.hardware.units import format_quantity, parse_quantity
+
+__all__ = [
+    "Cpu",
+    "Dram",
+    "Gpu",
+    "HardwareProfile",
+    "Link",
+    "component_names",
+    "format_quantity",
+    "load_profile",
+    "parse_quantity",
+    "profile_names",
+    "to_toml",
+]

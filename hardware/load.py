@@ -1,0 +1,159 @@
+"""Find profiles and components, put them together, apply overrides, and write a profile as TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from lrcsim.errors import ConfigError, did_you_mean
+from lrcsim.hardware.document import NONE, PARTS, SCHEMA, Entry, Flat, build, flatten, numbers, suggest_key
+from lrcsim.hardware.profile import HardwareProfile
+
+__all__ = ["component_names", "load_profile", "profile_names", "to_toml"]
+
+DATA = resources.files("lrcsim.hardware").joinpath("data")
+
+
+def profile_names() -> list[str]:
+    """Return the names of the built-in profiles."""
+    return sorted(
+        entry.name.removesuffix(".toml")
+        for entry in DATA.joinpath("profiles").iterdir()
+        if entry.name.endswith(".toml")
+    )
+
+
+def component_names(part: str | None = None) -> list[str]:
+    """Return the names of the components, of all parts or of one: ``"cpu"``, ``"dram"``, ``"pcie"``, ``"nvme"``."""
+    return [name for name, (of, _) in _components().items() if part in (None, of)]
+
+
+def load_profile(spec: str | Path, overrides: Sequence[str] = ()) -> HardwareProfile:
+    """Read a hardware profile.
+
+    Args:
+        spec: the name of a built-in profile, the path of a TOML file, or either with components that replace its
+            parts: ``"rtx-4090+pcie3-x8+ddr4-3200-2ch"``.
+        overrides: single values: ``"pcie.bandwidth=25.6GB/s"``, ``"nvme=nvme-gen5"``, ``"nvme=none"``.
+
+    Raises:
+        ConfigError: nothing of that name, or a value that is missing, unknown or wrong; one line.
+    """
+    base, components = _split(str(spec))
+    name, flat, where = _document(base)
+    for component in components:
+        flat = _with_component(flat, component, where)
+        name += f"+{component}"
+    for override in overrides:
+        key, equals, value = (text.strip() for text in override.partition("="))
+        if not equals or not value:
+            raise ConfigError(f"override {override!r} is not understood: write KEY=VALUE, as pcie.bandwidth=25.6GB/s")
+        if key in PARTS:
+            flat = _without(flat, key) if value == NONE else _with_component(flat, value, f"override {override!r}", key)
+        elif key in SCHEMA:
+            flat = flat | {key: Entry(value, "set by the user")}
+        else:
+            raise ConfigError(f"override {override!r}: {key} is no key of a profile{suggest_key(key)}")
+        where = f"hardware {spec} with {', '.join(overrides)}"
+    return build(name, flat, where)
+
+
+def to_toml(profile: HardwareProfile) -> str:
+    """Write a profile as the TOML that `load_profile` reads back to the same numbers, with their sources."""
+    lines = [f"description = {_quoted(profile.description)}", f"unified = {str(profile.unified).lower()}"]
+    table = ""
+    for path, text, source in numbers(profile):
+        part, _, key = path.rpartition(".")
+        if part != table:
+            table = part
+            lines += ["", f"[{part}]"]
+        value = text if text.isdecimal() else _quoted(text)
+        lines.append(f"{key} = {{ value = {value}, source = {_quoted(source)} }}" if source else f"{key} = {value}")
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
+
+
+def _split(spec: str) -> tuple[str, list[str]]:
+    """Split ``base+component+component``, unless a file has that very name."""
+    if Path(spec).is_file():
+        return spec, []
+    base, *components = spec.split("+")
+    return base.strip(), [component.strip() for component in components]
+
+
+def _document(base: str) -> tuple[str, Flat, str]:
+    """Return a profile's name, its entries with components filled in, and what to call it in errors."""
+    if base in profile_names():
+        where = f"hardware {base}"
+        return base, _resolve(_parse(DATA.joinpath("profiles", f"{base}.toml").read_text("utf-8"), where), where), where
+    path = Path(base)
+    if path.suffix == ".toml" or path.is_file():
+        where = f"hardware {base}"
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+            raise ConfigError(f"{where} cannot be read: {reason}") from None
+        return path.stem, _resolve(_parse(text, where), where), where
+    hint = did_you_mean(base, profile_names())
+    known = hint or f"; there are {', '.join(profile_names())}"
+    raise ConfigError(f"there is no hardware profile {base!r}: give a built-in name or the path of a TOML file{known}")
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where} is no TOML: {error}") from None
+
+
+def _resolve(table: dict[str, Any], where: str) -> Flat:
+    """Fill in the profile that a file is based on, then its components, then its own values."""
+    flat: Flat = {}
+    table = dict(table)
+    if "base" in table:
+        base = table.pop("base")
+        if base not in profile_names():
+            hint = did_you_mean(str(base), profile_names())
+            raise ConfigError(f"{where}: base: {base!r} is no built-in profile{hint}")
+        flat = _document(base)[1]
+    for part in PARTS:
+        value = table.get(part)
+        if isinstance(value, str):
+            del table[part]
+            flat = _without(flat, part) if value == NONE else _with_component(flat, value, f"{where}: {part}", part)
+    return flat | flatten(table, where)
+
+
+def _with_component(flat: Flat, name: str, where: str, part: str | None = None) -> Flat:
+    components = _components()
+    if name not in components or part not in (None, components[name][0]):
+        allowed = component_names(part)
+        hint = did_you_mean(name, allowed) or f"; there are {', '.join(allowed) or 'none'}"
+        raise ConfigError(f"{where}: {name!r} is no component{f' for {part}' if part else ''}{hint}")
+    owner, entries = components[name]
+    return _without(flat, owner) | entries
+
+
+def _without(flat: Flat, part: str) -> Flat:
+    return {path: entry for path, entry in flat.items() if not path.startswith(f"{part}.")}
+
+
+@cache
+def _components() -> dict[str, tuple[str, Flat]]:
+    """Return every component: its part, and its entries by path."""
+    found: dict[str, tuple[str, Flat]] = {}
+    for part in PARTS:
+        entry = DATA.joinpath("components", f"{part}.toml")
+        if entry.is_file():
+            for name, table in tomllib.loads(entry.read_text("utf-8")).items():
+                found[name] = part, flatten({part: table}, f"component {name}")
+    return found

@@ -1,0 +1,17 @@
+"""Model geometries as data, from a Hugging Face config too, and the bytes of their weights in many formats."""
+
+from lrcsim.models.geometry import Geometry, check_trace
+from lrcsim.models.load import load_geometry, model_names
+from lrcsim.models.quantisation import bits_per_weight, dense_bytes, dtype_names, expert_bytes, output_bytes
+
+__all__ = [
+    "Geometry",
+    "bits_per_weight",
+    "check_trace",
+    "dense_bytes",
+    "dtype_names",
+    "expert_bytes",
+    "load_geometry",
+    "model_names",
+    "output_bytes",
+]

@@ -1,0 +1,89 @@
+"""Find a model's geometry: built in, by any of its names, or from a Hugging Face ``config.json``."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from lrcsim.errors import ConfigError, did_you_mean
+from lrcsim.models.geometry import Geometry
+from lrcsim.models.huggingface import geometry_from_config
+
+__all__ = ["load_geometry", "model_names"]
+
+DATA = resources.files("lrcsim.models").joinpath("data")
+LEFT_OUT = {"shared_experts": 0, "shared_width": 0, "dense_width": 0, "matrices": 3, "tied": False}
+
+
+def model_names() -> list[str]:
+    """Return the names of the built-in models, in the order of the data file."""
+    return list(_models())
+
+
+def load_geometry(spec: str | Path) -> Geometry:
+    """Return the geometry of a model.
+
+    Args:
+        spec: a built-in name or one of its aliases, such as the id on the Hugging Face hub (case does not matter), or
+            the path of a ``config.json`` or of the folder that holds it. ``NAME:top_k=6`` for an engine that routes to
+            another number of experts than the model's own.
+
+    Raises:
+        ConfigError: no model of that name, or a config that lacks a key or is of a family that is not known.
+    """
+    text = str(spec)
+    if match := re.fullmatch(r"(.+):top_k=([0-9]+)", text):
+        geometry = load_geometry(match[1])
+        if not 1 <= int(match[2]) <= geometry.experts:
+            raise ConfigError(f"model {text!r}: top_k must be 1 to {geometry.experts}, the experts of {geometry.name}")
+        return replace(geometry, top_k=int(match[2]))
+    names = {alias.lower(): name for name, (_, aliases) in _models().items() for alias in (name, *aliases)}
+    if text.lower() in names:
+        return _models()[names[text.lower()]][0]
+    path = Path(text)
+    if path.is_dir():
+        path = path / "config.json"
+    if path.suffix == ".json" or path.is_file():
+        return geometry_from_config(path)
+    hint = did_you_mean(text, names) or "; lrcsim models lists them"
+    raise ConfigError(f"there is no model {text!r}: give a built-in name or the path of a config.json{hint}")
+
+
+@cache
+def _models() -> dict[str, tuple[Geometry, tuple[str, ...]]]:
+    """Return every built-in model with its aliases."""
+    found: dict[str, tuple[Geometry, tuple[str, ...]]] = {}
+    for entry in sorted(DATA.iterdir(), key=lambda entry: entry.name):
+        if entry.name.endswith(".toml"):
+            for name, table in tomllib.loads(entry.read_text("utf-8")).items():
+                found[name] = _geometry(name, table, found), tuple(table.get("aliases", ()))
+    return found
+
+
+def _geometry(name: str, table: dict[str, Any], known: dict[str, tuple[Geometry, tuple[str, ...]]]) -> Geometry:
+    """Build a geometry from its table; ``like`` takes all that is not said from another model of the same file."""
+    values = {key: value for key, value in table.items() if key not in ("aliases", "like")}
+    if "like" in table:
+        return replace(known[table["like"]][0], name=name, **values)
+    layers: int = values["layers"]
+    for key in ("moe_layers", "attention_layers", "window_layers"):
+        which = values.get(key)
+        if isinstance(which, dict):
+            values[key] = _layers(which, layers)
+        elif which is not None:
+            values[key] = tuple(which)
+    return Geometry(name=name, **(LEFT_OUT | {"moe_layers": tuple(range(layers))} | values))
+
+
+def _layers(which: dict[str, int], layers: int) -> tuple[int, ...]:
+    """Return the layers ``from`` one on, ``every`` so many; or all but these where ``except_every`` is given."""
+    every = which.get("except_every", which.get("every", 1))
+    chosen = range(which["from"], layers, every)
+    if "except_every" in which:
+        return tuple(layer for layer in range(layers) if layer not in chosen)
+    return tuple(chosen)

@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import tomllib
+from dataclasses import asdict, fields
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lrcsim.errors import ConfigError, LrcsimError
+from lrcsim.hardware import Link, component_names, load_profile, profile_names, to_toml
+from lrcsim.hardware.document import OPTIONAL, PARTS, SCHEMA
+
+OWN = """
+description = "mine"
+layer_overhead = "30 us"
+expert_overhead = 0
+pcie = "pcie4-x16"
+
+[gpu]
+memory = "24 GiB"
+bandwidth = { value = "900 GB/s", source = "measured" }
+compute = "132 TFLOP/s"
+overhead = "4 us"
+
+[cpu]
+compute = "1 TFLOP/s"
+bandwidth = "80 %"
+overhead = "10 us"
+cores = 8
+
+[dram]
+memory = "64 GiB"
+bandwidth = "50 GB/s"
+
+[nvme]
+bandwidth = "7 GB/s"
+latency = "80 us"
+overhead = "5 us"
+lanes = 4
+chunk = "1 MiB"
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    path = tmp_path / "own.toml"
+    path.write_text(OWN, encoding="utf-8")
+    return path
+
+
+def refused(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_profile(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_machines_asked_for_are_there() -> None:
+    geforce = {"rtx-3090", "rtx-4090", "rtx-5090", "rtx-4060-laptop"}
+    servers = {"a100-40gb", "a100-80gb", "h100-sxm", "h200", "l40s"}
+    others = {"jetson-agx-orin", "apple-m4-max", "desktop-cpu", "phone-ufs"}
+    assert geforce | servers | others <= set(profile_names())
+    links = {f"pcie{generation}-x{lanes}" for generation in (3, 4, 5) for lanes in (8, 16)}
+    assert links == set(component_names("pcie"))
+    assert {"nvme-gen3", "nvme-gen4", "nvme-gen5", "sata-ssd", "ufs-4"} <= set(component_names("nvme"))
+    assert {"ddr4-3200-2ch", "ddr5-5600-2ch", "ddr5-4800-12ch"} <= set(component_names("dram"))
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_built_in_number_has_a_source_and_makes_sense(name: str) -> None:
+    profile = load_profile(name)
+    for path in SCHEMA:
+        part, _, key = path.rpartition(".")
+        owner = getattr(profile, part) if part else profile
+        if owner is not None and path not in ("description", "unified") and getattr(owner, key) is not None:
+            assert profile.sources[path], path
+    assert profile.cpu.bandwidth <= profile.dram.bandwidth
+    assert profile.unified == (profile.gpu is not None and profile.pcie is None)
+    if profile.gpu is not None:
+        assert profile.gpu.bandwidth >= profile.dram.bandwidth
+        assert profile.pcie is None or profile.pcie.bandwidth < profile.gpu.bandwidth
+    assert profile.description
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_a_profile_written_as_toml_reads_back(name: str, tmp_path: Path) -> None:
+    profile = load_profile(name)
+    path = tmp_path / f"{name}.toml"
+    path.write_text(to_toml(profile), encoding="utf-8")
+    again = load_profile(path)
+    assert again == profile
+    assert again.sources == profile.sources
+
+
+@pytest.mark.parametrize("name", component_names())
+def test_every_component_fits_a_profile(name: str) -> None:
+    profile = load_profile(f"rtx-4090+{name}")
+    assert profile.name == f"rtx-4090+{name}"
+
+
+def test_no_effective_rate_is_above_what_the_bus_can_do() -> None:
+    # lanes x GT/s x 128/130 / 8 bits
+    for generation, rate in ((3, 8), (4, 16), (5, 32)):
+        for lanes in (8, 16):
+            pcie = load_profile(f"rtx-4090+pcie{generation}-x{lanes}").pcie
+            assert pcie is not None
+            assert 0.75 < pcie.bandwidth / (rate * lanes * 128 / 130 / 8 * 1e9) < 0.95
+
+
+def test_own_file_reads_in_base_units(own: Path) -> None:
+    profile = load_profile(own)
+    assert profile.name == "own"
+    assert profile.gpu is not None
+    assert profile.gpu.memory == 24 * 2**30
+    assert profile.gpu.overhead == 4e-6
+    assert profile.cpu.bandwidth == 40e9  # 80 % of 50 GB/s
+    assert profile.nvme == Link(bandwidth=7e9, latency=80e-6, overhead=5e-6, lanes=4, chunk=2**20)
+    assert profile.pcie is not None
+    assert profile.pcie.chunk is None
+    assert profile.expert_overhead == 0
+    assert profile.sources["gpu.bandwidth"] == "measured"
+    assert "gpu.memory" not in profile.sources
+
+
+def test_components_replace_whole_parts_and_the_cpu_follows_the_dram(own: Path) -> None:
+    profile = load_profile(f"{own}+pcie3-x8+ddr4-3200-2ch+sata-ssd")
+    assert profile.dram.bandwidth == 43.5e9
+    assert profile.cpu.bandwidth == pytest.approx(0.8 * 43.5e9)
+    assert profile.pcie is not None
+    assert profile.pcie.bandwidth == 6.3e9
+    assert profile.nvme is not None
+    assert profile.nvme.bandwidth == 0.53e9
+
+
+def test_overrides() -> None:
+    profile = load_profile(
+        "rtx-4090",
+        ["pcie.bandwidth=25.6GB/s", "pcie.lanes = 2", "pcie.chunk=1MiB", "nvme=none", "dram.bandwidth=50GB/s"],
+    )
+    assert profile.pcie is not None
+    assert (profile.pcie.bandwidth, profile.pcie.lanes, profile.pcie.chunk) == (25.6e9, 2, 2**20)
+    assert profile.nvme is None
+    assert profile.cpu.bandwidth == pytest.approx(0.88 * 50e9)
+    assert profile.sources["pcie.bandwidth"] == "set by the user"
+    swapped = load_profile("rtx-4090", ["nvme=nvme-gen5", "nvme.chunk=none"]).nvme
+    assert swapped is not None
+    assert (swapped.bandwidth, swapped.chunk) == (12.5e9, None)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("pcie.bandwith=1GB/s", "did you mean 'pcie.bandwidth'?"),
+        ("pcie.speed=1GB/s", "pcie has bandwidth, latency"),
+        ("frequency=1", "there are description"),
+        ("pcie.bandwidth=1GB", "pcie.bandwidth: '1GB' is in bytes: expected bytes/s"),
+        ("pcie.bandwidth=25", "has no unit"),
+        ("pcie.bandwidth=-1GB/s", "negative"),
+        ("pcie.bandwidth=0", "must be above 0"),
+        ("pcie.lanes=two", "'two' is no whole number of at least 1"),
+        ("pcie.lanes=0", "no whole number of at least 1"),
+        ("pcie.bandwidth", "write KEY=VALUE"),
+        ("pcie=", "write KEY=VALUE"),
+        ("pcie=pcie6-x16", "'pcie6-x16' is no component for pcie; did you mean"),
+        ("pcie=nvme-gen4", "is no component for pcie"),
+        ("cpu.bandwidth=120%", "no share of dram.bandwidth"),
+        ("unified=maybe", "neither true nor false"),
+        ("unified=true", "unified memory has no pcie link"),
+        ("pcie=none", "pcie is missing"),
+        ("gpu=none", "there is no gpu that it could lead to"),
+        ("cpu=none", "cpu.compute is missing"),
+    ],
+)
+def test_overrides_that_are_refused(override: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_profile("rtx-4090", [override])
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("rtx-409", "did you mean 'rtx-4090'?"),
+        ("toaster", "there are a100-40gb"),
+        ("missing.toml", "cannot be read"),
+        ("rtx-4090+pcie3x8", "'pcie3x8' is no component; did you mean 'pcie3-x8'?"),
+        ("desktop-cpu+pcie4-x16", "there is no gpu that it could lead to"),
+    ],
+)
+def test_specs_that_are_refused(spec: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_profile(spec)
+    assert says in str(caught.value)
+
+
+def lines_with(path: str) -> tuple[str, str]:
+    """Return OWN before and after the line of a key."""
+    part, _, key = path.rpartition(".")
+    start = OWN.index(f"[{part}]") if part else 0
+    start = OWN.index(f"\n{key} = ", start) + 1
+    return OWN[:start], OWN[OWN.index("\n", start) + 1 :]
+
+
+WRITTEN = [path for path in SCHEMA if not path.startswith("pcie.") and path != "unified"]
+
+
+@pytest.mark.parametrize("path", [path for path in WRITTEN if path not in OPTIONAL])
+def test_a_missing_number_is_named(path: str, tmp_path: Path) -> None:
+    before, after = lines_with(path)
+    assert f"{path} is missing: write " in refused(tmp_path / "own.toml", before + after)
+
+
+@pytest.mark.parametrize("path", [path for path in WRITTEN if path != "description"])
+@pytest.mark.parametrize(
+    "value", ['"-1 us"', "-1", '"12 parsec"', "[]", "{}", "true", "1979-05-27", "nan", '""', "3.5"]
+)
+def test_a_wrong_value_is_named(path: str, value: str, tmp_path: Path) -> None:
+    before, after = lines_with(path)
+    key = path.rpartition(".")[2]
+    assert path in refused(tmp_path / "own.toml", f"{before}{key} = {value}\n{after}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('bandwidth = "50 GB/s"', 'bandwidth = "50 GB/s"\nspeed = 3', "dram.speed is no key of a profile"),
+        ('description = "mine"', 'descripton = "mine"', "did you mean 'description'?"),
+        ("[gpu]", "[gpus]", "gpus is no key of a profile; did you mean 'gpu"),
+        ('pcie = "pcie4-x16"', 'pcie = "pcie4-x61"', "did you mean 'pcie4-x16'?"),
+        ('pcie = "pcie4-x16"', "pcie = 4", "pcie is no key of a profile"),
+        ('source = "measured"', "source = 3", "the source of gpu.bandwidth is 3"),
+        ('source = "measured"', 'sauce = "measured"', "gpu.bandwidth is a table: write"),
+        ('description = "mine"', "description = 3", "description: 3 is no text"),
+        ('description = "mine"', "description = ", "is no TOML"),
+        ('description = "mine"', 'base = "rtx-409"', "did you mean 'rtx-4090'?"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_line(old: str, new: str, says: str, tmp_path: Path) -> None:
+    assert old in OWN
+    assert says in refused(tmp_path / "own.toml", OWN.replace(old, new))
+
+
+def test_a_file_that_builds_on_a_profile(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('base = "rtx-4090"\npcie = "pcie3-x16"\n[gpu]\nmemory = "20 GiB"\n', encoding="utf-8")
+    profile = load_profile(path)
+    assert profile.gpu is not None
+    assert (profile.gpu.memory, profile.gpu.bandwidth) == (20 * 2**30, 907e9)
+    assert profile.pcie is not None
+    assert profile.pcie.bandwidth == 12.6e9
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.dictionaries(
+        st.sampled_from([*SCHEMA, *PARTS, "gpu.speed"]),
+        st.one_of(st.text(max_size=6), st.integers(), st.floats(), st.booleans(), st.just("12 us")),
+        max_size=4,
+    )
+)
+def test_any_overrides_give_a_profile_or_one_clear_line(changes: dict[str, object]) -> None:
+    try:
+        load_profile("rtx-4090", [f"{key}={value}" for key, value in changes.items()])
+    except LrcsimError as error:
+        assert "hardware" in str(error) or "override" in str(error)  # noqa: PT017
+
+
+def test_the_data_files_hold_nothing_that_is_not_read() -> None:
+    data = resources.files("lrcsim.hardware").joinpath("data")
+    for entry in data.joinpath("components").iterdir():
+        part = entry.name.removesuffix(".toml")
+        assert set(tomllib.loads(entry.read_text("utf-8"))) == set(component_names(part))
+
+
+def test_the_schema_is_the_dataclasses() -> None:
+    profile = load_profile("rtx-4090")
+    for part, keys in PARTS.items():
+        assert [field.name for field in fields(getattr(profile, part))] == list(keys)
+    assert set(asdict(profile)) == {*PARTS, *(path for path in SCHEMA if "." not in path), "name", "sources"}

@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lrcsim.errors import ConfigError
+from lrcsim.models import Geometry, check_trace, load_geometry, model_names
+from lrcsim.traces import RoutingTrace
+
+SHARED = Path(os.environ.get("LRCSIM_SHARED", Path(__file__).parents[3] / "shared"))
+
+TINY = Geometry(
+    name="tiny",
+    source="by hand",
+    layers=3,
+    moe_layers=(1, 2),
+    experts=4,
+    top_k=2,
+    shared_experts=1,
+    hidden=8,
+    expert_width=5,
+    shared_width=6,
+    dense_width=7,
+    matrices=3,
+    heads=4,
+    kv_heads=2,
+    head_dim=3,
+    vocab=10,
+    tied=False,
+)
+
+
+def test_formulas_by_hand() -> None:
+    assert TINY.expert_params == 3 * 8 * 5
+    assert TINY.shared_params == 3 * 8 * 6
+    assert TINY.dense_ffn_params == 3 * 8 * 7
+    assert TINY.router_params == 8 * 4
+    # q 8 x 12, k and v 8 x 6 each, output 12 x 8
+    assert TINY.attention_params == 96 + 48 + 48 + 96
+    assert TINY.kv_values_per_token_per_layer == 2 * 2 * 3
+    assert TINY.embedding_params == 2 * 10 * 8
+    assert replace(TINY, tied=True).embedding_params == 10 * 8
+    # attention 3 x 288; routers and shared experts 2 x (32 + 144); dense block 168; embeddings 160
+    assert TINY.dense_params == 864 + 352 + 168 + 160
+    assert TINY.total_params == 1544 + 2 * 4 * 120
+    assert TINY.active_params == 1544 + 2 * 2 * 120
+    assert TINY.dense_layers == (0,)
+    assert TINY.kv_layers == (0, 1, 2)
+
+
+def test_mla_by_hand() -> None:
+    mla = replace(TINY, kv_rank=9, rope_dim=2, q_rank=0)
+    # q 8 x 4 (3 + 2); down 8 x (9 + 2); up 9 x 4 (3 + 3); output 4 x 3 x 8
+    assert mla.attention_params == 160 + 88 + 216 + 96
+    assert mla.kv_values_per_token_per_layer == 11
+    # queries through rank 6: 8 x 6 + 6 x 20; values 4 wide: up 9 x 4 (3 + 4), output 16 x 8
+    assert replace(mla, q_rank=6, value_dim=4).attention_params == 48 + 120 + 88 + 252 + 128
+
+
+def test_kv_cache_by_hand() -> None:
+    assert TINY.kv_values(100) == 3 * 100 * 12
+    windowed = replace(TINY, window=10, window_layers=(0, 2))
+    assert windowed.kv_values(4) == 3 * 4 * 12
+    assert windowed.kv_values(100) == (100 + 10 + 10) * 12
+    assert replace(windowed, attention_layers=(0, 2)).kv_values(100) == 20 * 12
+    # gpt-oss-20b: 12 layers in full, 12 of 128 tokens, 2 x 8 x 64 values a token
+    assert load_geometry("gpt-oss-20b").kv_values(1000) == (12 * 1000 + 12 * 128) * 1024
+    assert load_geometry("gemma-4-26b").window_layers[:6] == (0, 1, 2, 3, 4, 6)
+
+
+def test_layers_without_attention_by_hand() -> None:
+    hybrid = replace(TINY, attention_layers=(2,), mixer_params=1000, attention_extra=50, attention_idle=20)
+    assert hybrid.total_params == TINY.total_params - 3 * 288 + (288 + 50) + 2 * 1000
+    assert hybrid.active_params == TINY.active_params - 3 * 288 + (288 + 50) + 2 * 1000 - 20
+    assert hybrid.kv_layers == (2,)
+
+
+PUBLISHED = {
+    # total parameters in 10^9, as the model cards say them (text models, without multi-token prediction)
+    "gpt-oss-20b": 20.91,
+    "gpt-oss-120b": 116.83,
+    "qwen3-235b-a22b": 235.09,
+    "qwen3-next-80b-a3b": 80,
+    "qwen3.5-35b-a3b": 35,
+    "deepseek-v3": 671.03,
+    "deepseek-r1": 671.03,
+    "deepseek-v2": 236,
+    "kimi-k2": 1026,
+    "kimi-linear-48b-a3b": 49.1,
+    "glm-4.5-air": 106.9,
+    "glm-4.5": 355,
+    "glm-4.7-flash": 30,
+    "llama-4-scout": 109,
+    "llama-4-maverick": 400,
+    "minimax-m2": 228.7,
+    "minimax-text-01": 456,
+    "mixtral-8x22b": 140.6,
+    "gemma-4-26b-a4b": 25.2,
+    "granite-3.1-3b-a800m": 3.3,
+    "granite-3.1-1b-a400m": 1.33,
+    "dbrx": 132,
+    "ernie-4.5-21b-a3b": 21.83,
+    # counted by the authors of arXiv 2505.16056 from the checkpoints (model/config.jsonl of ljcleo/moe-lrc)
+    "powermoe-3b": 3.3,
+    "llama-moe-v1-3.5b": 6.74,
+    "olmoe-1b-7b": 6.92,
+    "llama-moe-v2-3.8b": 8.03,
+    "jetmoe-8b": 8.52,
+    "openmoe-8b": 11.86,
+    "minicpm-moe-8x2b": 13.87,
+    "qwen1.5-moe-a2.7b": 14.32,
+    "deepseek-v2-lite": 15.71,
+    "deepseek-moe-16b": 16.38,
+    "xverse-moe-a4.2b": 25.78,
+    "qwen3-30b-a3b": 30.53,
+    "yuan2-m32": 39.94,
+    "phi-3.5-moe": 41.87,
+    "grin-moe": 41.87,
+    "mixtral-8x7b": 46.7,
+    "jamba-mini": 51.57,
+    "qwen2-57b-a14b": 57.41,
+    # experiments/bundled_trace/README.md
+    "lrcsim-tiny-olmoe": 0.0217,
+}
+ACTIVE = {
+    # 10^9, from the model cards; those that leave the embeddings out are not listed
+    "qwen3-235b-a22b": 22,
+    "qwen3-30b-a3b": 3.3,
+    "mixtral-8x7b": 12.9,
+    "mixtral-8x22b": 39,
+    "deepseek-v3": 37,
+    "kimi-k2": 32,
+    "llama-4-scout": 17,
+    "llama-4-maverick": 17,
+    "phi-3.5-moe": 6.6,
+    "olmoe-1b-7b": 1.3,
+    "gemma-4-26b-a4b": 3.8,
+    "jamba-mini": 12,
+    "qwen2-57b-a14b": 14.2,
+    "dbrx": 36,
+    "granite-3.1-3b-a800m": 0.88,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_total_parameters_are_the_published_ones(name: str) -> None:
+    assert load_geometry(name).total_params / 1e9 == pytest.approx(PUBLISHED[name], rel=0.012)
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_active_parameters_are_the_published_ones(name: str) -> None:
+    assert load_geometry(name).active_params / 1e9 == pytest.approx(ACTIVE[name], rel=0.03)
+
+
+@pytest.mark.parametrize(("name", "total"), [("switch-base-128", 7.42), ("nllb-moe-54b", 54.5)])
+def test_encoder_and_decoder_share_the_embedding(name: str, total: float) -> None:
+    decoder, encoder = load_geometry(name), load_geometry(f"{name}-encoder")
+    both = decoder.total_params + encoder.total_params - decoder.embedding_params
+    assert both / 1e9 == pytest.approx(total, rel=0.001)
+
+
+def test_every_model_is_compared_or_is_half_of_one() -> None:
+    halves = {"switch-base-128", "switch-base-128-encoder", "nllb-moe-54b", "nllb-moe-54b-encoder"}
+    assert set(model_names()) == set(PUBLISHED) | halves
+
+
+def test_names_of_the_hub_and_any_case() -> None:
+    assert load_geometry("Qwen/Qwen3-30B-A3B") == load_geometry("QWEN3-30b-a3b") == load_geometry("qwen3")
+    assert load_geometry("deepseek-ai/DeepSeek-R1").layers == 61
+    aliases = [name for name in model_names() if load_geometry(name).name != name]
+    assert not aliases
+
+
+def test_fewer_experts_per_token_than_the_model_has() -> None:
+    assert load_geometry("Qwen/Qwen3-30B-A3B:top_k=6") == replace(load_geometry("qwen3-30b-a3b"), top_k=6)
+    with pytest.raises(ConfigError, match="top_k must be 1 to 128"):
+        load_geometry("qwen3-30b-a3b:top_k=200")
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("qwen3-30b", "did you mean 'qwen3-30b-a3b'?"),
+        ("zzzzz", "lrcsim models lists them"),
+        ("nowhere/config.json", "cannot be read"),
+    ],
+)
+def test_unknown_models(spec: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_geometry(spec)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_bundled_trace_has_its_model() -> None:
+    trace = RoutingTrace.open()
+    check_trace(load_geometry(trace.model or ""), trace)
+    check_trace(load_geometry("bundled"), trace)
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ((5, 3, 2, 4), "the trace has 3 MoE layers, the model tiny 2: give the model that was traced"),
+        ((5, 2, 2, 8), "the trace has 8 experts per layer, the model tiny 4: "),
+        ((5, 2, 1, 4), "the trace has 1 experts per token, the model tiny 2: "),
+        ((5, 2, 3, 4), "or tiny:top_k=3 where the engine used 3 of 2"),
+    ],
+)
+def test_a_trace_of_another_model(shape: tuple[int, int, int, int], says: str) -> None:
+    tokens, layers, top_k, experts = shape
+    ids = np.broadcast_to(np.arange(top_k), (tokens, layers, top_k))
+    trace = RoutingTrace.from_arrays(ids, num_experts=experts)
+    with pytest.raises(ConfigError) as caught:
+        check_trace(TINY, trace)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not (SHARED / "reference/paper/summary_models.csv").exists(), reason="no shared folder")
+def test_the_papers_models_are_there_under_its_keys() -> None:
+    with (SHARED / "reference/paper/summary_models.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            key = row["model"] if row["is_decoder"] == "True" else load_geometry(row["model"]).name + "-encoder"
+            geometry = load_geometry(key)
+            assert (geometry.experts, geometry.top_k) == (int(row["N"]), int(row["k"])), key
+            assert len(geometry.moe_layers) == int(row["moe_layers"]), key
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_geometries_are_consistent(name: str) -> None:
+    geometry = load_geometry(name)
+    assert set(geometry.moe_layers) <= set(range(geometry.layers))
+    assert list(geometry.moe_layers) == sorted(set(geometry.moe_layers))
+    assert 1 <= geometry.top_k <= geometry.experts
+    assert (geometry.dense_width > 0) == (len(geometry.moe_layers) < geometry.layers)
+    assert (geometry.shared_experts > 0) == (geometry.shared_width > 0)
+    assert (geometry.mixer_params > 0) == (len(geometry.kv_layers) < geometry.layers)
+    assert (geometry.window > 0) == (len(geometry.window_layers) > 0)
+    assert set(geometry.window_layers) <= set(geometry.kv_layers)
+    assert geometry.heads % geometry.kv_heads == 0
+    assert geometry.source
