@@ -19,7 +19,7 @@ from lrcsim.errors import ConfigError, TraceError
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 from lrcsim.traces.check import check_tokens
 
-__all__ = ["Block", "Schedule", "StepRun", "parse_prefill"]
+__all__ = ["Block", "Rows", "Schedule", "StepRun", "distinct_experts", "parse_prefill"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Block:
         keys: int32 [accesses], layer * E + expert, E being the experts of the largest layer.
         weights: float32 [accesses], mean router weight over the step's tokens (0 where a token does not use the
             expert), or None when the trace has no weights or nobody asked.
+        tokens: int64 [accesses], tokens of the step that use the expert; None where every step is one token.
         starts: int64 [layer_steps + 1].
         layer: int64 [layer_steps].
         step: int64 [layer_steps], counted from the beginning of the trace.
@@ -42,6 +43,7 @@ class Block:
 
     keys: npt.NDArray[np.int32]
     weights: npt.NDArray[np.float32] | None
+    tokens: npt.NDArray[np.int64] | None
     starts: npt.NDArray[np.int64]
     layer: npt.NDArray[np.int64]
     step: npt.NDArray[np.int64]
@@ -156,9 +158,12 @@ class Schedule:
     def _starts(self, low: int, high: int) -> npt.NDArray[np.int64]:
         """Return the tokens of ``low:high`` that start a step, and ``high``; ``low`` is known to start one."""
         trace = self.trace
+        before = max(low - 1, 0)
+        if "step" in trace.columns:  # the trace says itself (`batching`)
+            changes = np.flatnonzero(np.diff(trace.read("step", before, high))) + before + 1
+            return np.unique(np.concatenate([[low], changes[changes >= low], [high]]))
         if "phase" not in trace.columns:
             return np.arange(low, high + 1)
-        before = max(low - 1, 0)
         phase = trace.read("phase", before, high)
         begins = phase == DECODE
         begins[1:] |= phase[:-1] == DECODE
@@ -184,8 +189,8 @@ class Schedule:
             yield block
 
     def _block(self, run: StepRun, first_access: int) -> Block:
-        trace, stride, num_layers = self.trace, self.stride, self.trace.num_layers
-        first, last, steps = int(run.starts[0]), int(run.starts[-1]), len(run.phase)
+        trace = self.trace
+        first, last = int(run.starts[0]), int(run.starts[-1])
         experts = trace.read("experts", first, last)
         if trace.path is not None:  # opening a file did not look at its data
             columns = {"experts": experts}
@@ -193,23 +198,15 @@ class Schedule:
                 columns["stack"] = trace.read("stack", first, last)
             for problem in check_tokens(columns, trace.layers, first):
                 raise TraceError(f"{trace.path}: {problem}; `lrcsim trace check` lists all")
-        lengths = np.diff(run.starts)
-        token_step = np.repeat(np.arange(steps), lengths)
-        recorded = experts >= 0
-        row = (token_step[:, None] * num_layers + np.arange(num_layers))[:, :, None]  # layer-step of each position
-        rows = np.broadcast_to(row, experts.shape)[recorded]
-        ids = experts[recorded].astype(np.int64)  # in (token, layer, rank) order
-        weights = trace.read("weights", first, last)[recorded].astype(np.float32) if self.weights else None
-        if (lengths > 1).any():
-            rows, ids, weights = _distinct(rows, ids, weights, stride, lengths[rows // num_layers])
-        counts = np.bincount(rows, minlength=steps * num_layers)
-        used = np.flatnonzero(counts)
-        layer, step = used % num_layers, used // num_layers
+        weights = trace.read("weights", first, last) if self.weights else None
+        rows = distinct_experts(experts, weights, np.diff(run.starts), self.stride)
+        step = rows.step
         return Block(
-            keys=((rows % num_layers) * stride + ids).astype(np.int32),
-            weights=weights,
-            starts=np.concatenate([[0], np.cumsum(counts[used])]),
-            layer=layer,
+            keys=rows.keys,
+            weights=rows.weights,
+            tokens=rows.tokens,
+            starts=rows.starts,
+            layer=rows.layer,
             step=step + run.first_step,
             request=run.request[step],
             phase=run.phase[step],
@@ -219,14 +216,62 @@ class Schedule:
         )
 
 
+@dataclass(frozen=True)
+class Rows:
+    """The batches of a run of steps in compressed rows, as in `Block`; ``step`` counts from the run's first."""
+
+    keys: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float32] | None
+    tokens: npt.NDArray[np.int64] | None
+    starts: npt.NDArray[np.int64]
+    layer: npt.NDArray[np.int64]
+    step: npt.NDArray[np.int64]
+
+
+def distinct_experts(
+    experts: npt.NDArray[np.integer],
+    weights: npt.NDArray[np.floating] | None,
+    lengths: npt.NDArray[np.int64],
+    stride: int,
+) -> Rows:
+    """Form the batches of steps: the distinct experts of each layer-step, in the order of their last use.
+
+    Args:
+        experts: int [tokens, L, k], the steps' tokens one after the other, -1 = not recorded.
+        weights: float [tokens, L, k] or None.
+        lengths: int64 [steps], tokens of each step.
+        stride: E, a key is layer * E + expert.
+    """
+    num_layers = experts.shape[1]
+    token_step = np.repeat(np.arange(len(lengths)), lengths)
+    recorded = experts >= 0
+    row = (token_step[:, None] * num_layers + np.arange(num_layers))[:, :, None]  # layer-step of each position
+    rows = np.broadcast_to(row, experts.shape)[recorded]
+    ids = experts[recorded].astype(np.int64)  # in (token, layer, rank) order
+    found = None if weights is None else weights[recorded].astype(np.float32)
+    tokens = None
+    if (lengths > 1).any():
+        rows, ids, found, tokens = _distinct(rows, ids, found, stride, lengths[rows // num_layers])
+    counts = np.bincount(rows, minlength=len(lengths) * num_layers)
+    used = np.flatnonzero(counts)
+    return Rows(
+        keys=((rows % num_layers) * stride + ids).astype(np.int32),
+        weights=found,
+        tokens=tokens,
+        starts=np.concatenate([[0], np.cumsum(counts[used])]),
+        layer=used % num_layers,
+        step=used // num_layers,
+    )
+
+
 def _distinct(
     rows: npt.NDArray[np.int64],
     ids: npt.NDArray[np.int64],
     weights: npt.NDArray[np.float32] | None,
     stride: int,
     tokens: npt.NDArray[np.int64],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32] | None]:
-    """Keep each expert once per layer-step, at its last use; average weights over the step's tokens."""
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32] | None, npt.NDArray[np.int64]]:
+    """Keep each expert once per layer-step, at its last use; average weights over the step's tokens; count them."""
     pairs = rows * stride + ids
     _, from_end, group = np.unique(pairs[::-1], return_index=True, return_inverse=True)
     last = len(pairs) - 1 - from_end
@@ -236,4 +281,6 @@ def _distinct(
         mean = np.empty(len(pairs), np.float32)
         mean[last] = total / tokens[last]
         weights = mean[order]
-    return rows[order], ids[order], weights
+    used_by = np.empty(len(pairs), np.int64)
+    used_by[last] = np.bincount(group, minlength=len(last))
+    return rows[order], ids[order], weights, used_by[order]
