@@ -146,9 +146,7 @@ class View:
         self.num_layers = num_layers
         self.top_k = top_k
         self.size = size
-        self.slots = capacity
-        if size is not None:
-            self.slots = max(capacity * len(size) // sum(size.values()), int(capacity >= min(size.values())))
+        self.slots = self.slots_in(capacity)
         self.step = self.request = self.layer = 0
         self.phase = 1
         self.weights: Sequence[float] = ()
@@ -156,6 +154,12 @@ class View:
         self.next_use: Sequence[int] = ()
         self.profile: Sequence[float] = ()
         self.upcoming: Upcoming | None = None
+
+    def slots_in(self, capacity: int) -> int:
+        """Return about how many experts fit into a capacity; 0 only if none fits."""
+        if self.size is None:
+            return capacity
+        return max(capacity * len(self.size) // sum(self.size.values()), int(capacity >= min(self.size.values())))
 
     def layer_of(self, key: int) -> int:
         """Return the layer of a key."""

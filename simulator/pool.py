@@ -29,6 +29,7 @@ class Pool:
         evictions: residents put out so far.
         bypassed: loads that a bypassing policy never let in.
         preloaded: experts loaded by ``refill``, by layer.
+        put_out: what was evicted or bypassed, where somebody who wants to know has put a list here.
     """
 
     def __init__(self, size: PoolSize, policy: Policy, view: View) -> None:
@@ -39,6 +40,7 @@ class Pool:
         self.bypassed = 0
         self.preloaded: dict[int, int] = dict.fromkeys(size.layers, 0)
         self.size = view.size
+        self.put_out: list[int] | None = None
         policy.view = view
         self.empty()
 
@@ -65,27 +67,63 @@ class Pool:
             self.preloaded[self.view.layer_of(key)] += 1
         self.resident, self.used = contents, used
 
-    def coresident(self, batch: Sequence[int]) -> list[int]:
-        """Run a layer-step whose experts must all be resident together; return those that had to be loaded.
+    def coresident(self, batch: Sequence[int], admit: Callable[[list[int]], Sequence[int]] | None = None) -> list[int]:
+        """Run a layer-step whose experts must all be resident together; return those that were not.
 
         All are looked up among the residents at the start; misses are loaded; then the policy evicts until the pool
         is within its capacity, never a member of the batch, unless the batch alone exceeds the capacity.
+
+        Args:
+            batch: the distinct experts of the layer-step.
+            admit: asked once, with the misses if there are any, which of them to load; the others are used somewhere
+                else (on the CPU) or not at all, and the policy does not hear of them. None: all are loaded.
         """
         resident = self.resident
-        missed = [key for key in batch if key not in resident]
+        missed = loaded = [key for key in batch if key not in resident]
+        if missed and admit is not None:
+            loaded = list(admit(missed))
+            if len(loaded) < len(missed):
+                batch = self._without(batch, set(missed).difference(loaded))
         if self.view.slots == 0:
-            self._pass_through(len(missed))
+            self._pass_through(len(loaded))
             return missed
-        self.policy.access(batch, missed)
-        if missed:
-            self._load(missed)
+        self.policy.access(batch, loaded)
+        if loaded:
+            self._load(loaded)
             if self._excess():
                 if self.policy.bypass:
-                    self._shrink(NOTHING, len(resident), missed)
+                    self._shrink(NOTHING, len(resident), loaded)
                 else:
                     self._shrink(frozenset(batch), len(resident) - len(batch))
                     self._shrink(NOTHING, len(resident))
         return missed
+
+    def prefetch(self, key: int, protected: set[int]) -> bool:
+        """Take in an expert ahead of its use; return False, and change nothing, where that would need a protected one.
+
+        To the policy this is a use, as it is to the engines that do it: the expert enters as if used now.
+        """
+        size = self._bytes(key) if self.size else 1
+        resident = self.resident
+        kept = [other for other in protected if other in resident]
+        if (sum(map(self._bytes, kept)) if self.size else len(kept)) + size > self.capacity:
+            return False
+        one, view = (key,), self.view
+        weights = view.weights
+        view.weights = (0.0,) if weights else ()
+        self.policy.access(one, one)
+        view.weights = weights
+        self._load(one)
+        if self._excess():
+            self._shrink({*protected, key}, len(resident) - len(kept) - 1)
+        return True
+
+    def resize(self, capacity: int) -> None:
+        """Change the capacity, evicting what no longer fits."""
+        self.capacity = self.view.capacity = capacity
+        self.view.slots = self.view.slots_in(capacity)
+        if self._excess():
+            self._shrink(NOTHING, len(self.resident))
 
     def sequential(self, batch: Sequence[int]) -> list[int]:
         """Look up and insert expert after expert; return those that missed."""
@@ -144,6 +182,16 @@ class Pool:
         """Return the method for a rule of access: ``coresident``, ``sequential`` or ``paper``."""
         return {"coresident": self.coresident, "sequential": self.sequential, "paper": self.paper}[access]
 
+    def _without(self, batch: Sequence[int], left_out: set[int]) -> list[int]:
+        """Return the batch, and make the view's columns that of the batch, without some experts."""
+        view = self.view
+        kept = [place for place, key in enumerate(batch) if key not in left_out]
+        if view.weights:
+            view.weights = [view.weights[place] for place in kept]
+        if view.next_use:
+            view.next_use = [view.next_use[place] for place in kept]
+        return [batch[place] for place in kept]
+
     def _insert(self, key: int) -> None:
         """Load one expert and make room for it."""
         if self.view.slots == 0:
@@ -188,6 +236,8 @@ class Pool:
             policy.evicted(key)
             self.used -= self._bytes(key) if self.size else 1
             candidates -= 1
+            if self.put_out is not None:
+                self.put_out.append(key)
             if key in loaded:
                 self.bypassed += 1
             else:

@@ -16,7 +16,7 @@ from lrcsim.simulator.pool import Pool
 from lrcsim.simulator.schedule import Block, Schedule
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["Counts", "Progress", "Replay", "part_of", "replay"]
+__all__ = ["Counts", "Progress", "Replay", "make_pools", "part_of", "replay"]
 
 Progress = Callable[[int, int], None]
 """Called with tokens done and tokens in all."""
@@ -92,7 +92,7 @@ def replay(job: Replay, *, record: bool = False, progress: Progress | None = Non
         PolicyError: the policy broke its contract, or failed.
     """
     trace = job.trace
-    pools = _make_pools(job)
+    pools = make_pools(job)
     policy = pools[0].policy
     wanted = policy.needs | policy.wants
     schedule = Schedule(trace, job.prefill, weights="weights" in wanted)
@@ -133,7 +133,12 @@ def replay(job: Replay, *, record: bool = False, progress: Progress | None = Non
     return counts
 
 
-def _make_pools(job: Replay) -> list[Pool]:
+def make_pools(job: Replay) -> list[Pool]:
+    """Make the empty pools of a replay, each with a policy object of its own.
+
+    Raises:
+        PolicyError: the policy cannot be made, or serves several pools with one object.
+    """
     trace = job.trace
     pools: list[Pool] = []
     for size in job.pools:

@@ -1,0 +1,155 @@
+"""How long computing takes: from fixed numbers, or from a roofline over the model's geometry and the machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from lrcsim.hardware import HardwareProfile
+from lrcsim.models import Geometry, dense_bytes, expert_bytes, output_bytes
+
+__all__ = ["Costs", "FixedCosts", "RooflineCosts", "StepSize"]
+
+
+class StepSize(NamedTuple):
+    """How large a step is.
+
+    Attributes:
+        tokens: run through the model.
+        sequences: requests among them; each gets one token out of the step.
+        context: tokens of KV cache read, over the requests.
+        pairs: pairs of a token and one it attends to.
+    """
+
+    tokens: int
+    sequences: int
+    context: int
+    pairs: int
+
+
+class Costs(Protocol):
+    """Seconds of compute, for MoE layers numbered as in the trace."""
+
+    def before(self, layer: int, size: StepSize) -> float:
+        """Seconds before the routing of a layer is known: attention, router, shared experts, dense layers before it."""
+
+    def after(self, size: StepSize) -> float:
+        """Seconds after the last MoE layer: dense layers behind it, and the output."""
+
+    def expert(self, layer: int, tokens: int) -> float:
+        """Seconds of one expert for so many tokens where the model runs."""
+
+    def on_cpu(self, layer: int, tokens: int) -> tuple[float, float, float]:
+        """What one expert takes on the CPU: seconds of overhead, bytes drawn from DRAM, bytes/s undisturbed."""
+
+
+@dataclass(frozen=True)
+class FixedCosts:
+    """The same for all layers.
+
+    Attributes:
+        dense: seconds before each layer's routing.
+        expert_s: seconds of an expert per token.
+        output: seconds after the last layer.
+        cpu_overhead: seconds per expert on the CPU.
+        cpu_bytes: bytes an expert draws on the CPU.
+        cpu_rate: bytes/s it draws undisturbed.
+    """
+
+    dense: float = 0.0
+    expert_s: float = 0.0
+    output: float = 0.0
+    cpu_overhead: float = 0.0
+    cpu_bytes: float = 1.0
+    cpu_rate: float = 1.0
+
+    def before(self, layer: int, size: StepSize) -> float:
+        """Return ``dense``."""
+        return self.dense
+
+    def after(self, size: StepSize) -> float:
+        """Return ``output``."""
+        return self.output
+
+    def expert(self, layer: int, tokens: int) -> float:
+        """Return ``expert_s`` for each token."""
+        return self.expert_s * tokens
+
+    def on_cpu(self, layer: int, tokens: int) -> tuple[float, float, float]:
+        """Return the three numbers."""
+        return self.cpu_overhead, self.cpu_bytes, self.cpu_rate
+
+
+class RooflineCosts:
+    """The greater of moving the weights once and of the arithmetic, plus an overhead for each operation.
+
+    Williams, Waterman, Patterson, "Roofline", CACM 52 (4), 2009. For n tokens a matrix of P parameters takes
+    max(bytes / bandwidth, 2 P n / compute). Attention besides reads the KV cache of each request once, and takes
+    4 x heads x head width operations for each pair of tokens. An operation is a layer's dense part, or one expert. On
+    a machine without a GPU the CPU runs everything.
+
+    Args:
+        geometry: the model.
+        profile: the machine.
+        dtype: how the weights are stored (`lrcsim.models.dtype_names`); None: as released.
+        sizes: bytes of an expert of each MoE layer, where the trace knows them; else from geometry and dtype.
+        kv_dtype_bytes: bytes per number of the KV cache.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        profile: HardwareProfile,
+        dtype: str | None = None,
+        sizes: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None,
+        kv_dtype_bytes: float = 2.0,
+    ) -> None:
+        dtype = dtype or geometry.dtype
+        device = profile.gpu or profile.cpu
+        self.bandwidth, self.compute, self.overhead = device.bandwidth, device.compute, device.overhead
+        self.cpu = profile.cpu
+        self.bytes = [int(size) for size in (expert_bytes(geometry, dtype) if sizes is None else sizes)]
+        self.operations = 2.0 * geometry.expert_params  # per token
+        blocks = dense_bytes(geometry, dtype)
+        attended = set(geometry.kv_layers)
+        moe = set(geometry.moe_layers)
+        shown = geometry.head_dim + geometry.rope_dim + (geometry.value_dim or geometry.head_dim)
+        parts: list[tuple[float, float, float, float]] = []  # bytes, operations per token, of KV per token, per pair
+        self.parts: list[tuple[tuple[float, float, float, float], ...]] = []
+        for block in range(geometry.layers):
+            has_kv = block in attended
+            params = geometry.attention_params if has_kv else geometry.mixer_params
+            params += geometry.router_params + geometry.shared_params if block in moe else geometry.dense_ffn_params
+            kv = kv_dtype_bytes * geometry.kv_values_per_token_per_layer if has_kv else 0.0
+            parts.append((float(blocks[block]), 2.0 * params, kv, 2.0 * geometry.heads * shown if has_kv else 0.0))
+            if block in moe:
+                self.parts.append(tuple(parts))
+                parts = []
+        self.rest = tuple(parts)
+        self.head = float(output_bytes(geometry, dtype)), 2.0 * geometry.vocab * geometry.hidden
+
+    def before(self, layer: int, size: StepSize) -> float:
+        """Seconds of the dense blocks before a MoE layer, and of its own dense part."""
+        return sum(self._part(part, size) for part in self.parts[layer])
+
+    def after(self, size: StepSize) -> float:
+        """Seconds of the dense blocks at the end, and of the output matrix for one token per request."""
+        weights, operations = self.head
+        head = max(weights / self.bandwidth, operations * size.sequences / self.compute) + self.overhead
+        return sum(self._part(part, size) for part in self.rest) + head
+
+    def expert(self, layer: int, tokens: int) -> float:
+        """Seconds of one expert."""
+        return max(self.bytes[layer] / self.bandwidth, self.operations * tokens / self.compute) + self.overhead
+
+    def on_cpu(self, layer: int, tokens: int) -> tuple[float, float, float]:
+        """Overhead, bytes, and bytes/s: of DRAM, or less where the arithmetic takes longer."""
+        size, cpu = self.bytes[layer], self.cpu
+        return cpu.overhead, float(size), size / max(size / cpu.bandwidth, self.operations * tokens / cpu.compute)
+
+    def _part(self, part: tuple[float, float, float, float], size: StepSize) -> float:
+        weights, per_token, per_context, per_pair = part
+        moved = (weights + per_context * size.context) / self.bandwidth
+        return max(moved, (per_token * size.tokens + per_pair * size.pairs) / self.compute) + self.overhead

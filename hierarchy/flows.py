@@ -1,0 +1,104 @@
+"""Bytes on the move: transfers on links and experts computed by the CPU, sharing links and DRAM as fluids.
+
+Every flow has a nominal rate: on a link an equal share of the link's bandwidth, for the CPU what it can draw. All of
+them go through DRAM. Where together they ask for more than it gives, each is slowed by the same factor. Rates change
+only when a flow starts or ends, so between such moments everything is linear and the next end is known exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import simpy
+
+__all__ = ["Flow", "Flows", "Lane"]
+
+TOGETHER = 1e-12
+"""Flows whose ends differ by less than this share of the remaining time end at the same moment."""
+
+
+class Lane:
+    """What limits a group of flows: a link's bandwidth in bytes/s, shared equally by those active now."""
+
+    def __init__(self, bandwidth: float) -> None:
+        self.bandwidth = bandwidth
+        self.active = 0
+
+
+class Flow:
+    """So many bytes to move.
+
+    Attributes:
+        left: bytes still to move.
+        lane: the link it runs on.
+        done: called when the last byte has moved.
+        rate: bytes/s at the moment.
+    """
+
+    __slots__ = ("done", "lane", "left", "rate")
+
+    def __init__(self, left: float, lane: Lane, done: Callable[[], None]) -> None:
+        self.left = left
+        self.lane = lane
+        self.done = done
+        self.rate = 0.0
+
+
+class Flows:
+    """All flows of a machine.
+
+    Args:
+        env: the simulation.
+        dram_bandwidth: bytes/s that all flows share.
+    """
+
+    def __init__(self, env: simpy.Environment, dram_bandwidth: float) -> None:
+        self.env = env
+        self.dram_bandwidth = dram_bandwidth
+        self.active: list[Flow] = []
+        self._since = 0.0  # when `left` of all flows was last brought up to date
+        self._version = 0  # of the rates; a wake-up set under other rates is void
+
+    def start(self, flow: Flow) -> None:
+        """Let a flow begin now."""
+        self._settle()
+        self.active.append(flow)
+        flow.lane.active += 1
+        self._share()
+
+    def _settle(self) -> None:
+        passed = self.env.now - self._since
+        if passed > 0:
+            for flow in self.active:
+                flow.left -= flow.rate * passed
+        self._since = self.env.now
+
+    def _share(self) -> None:
+        """Set all rates, and wake up at the next end."""
+        self._version += 1
+        if not self.active:
+            return
+        wanted = 0.0
+        for flow in self.active:
+            flow.rate = flow.lane.bandwidth / flow.lane.active
+            wanted += flow.rate
+        if wanted > self.dram_bandwidth:
+            slower = self.dram_bandwidth / wanted
+            for flow in self.active:
+                flow.rate *= slower
+        first = min(flow.left / flow.rate for flow in self.active)
+        version = self._version
+        wake = self.env.timeout(max(first, 0.0))
+        wake.callbacks.append(lambda _: self._end(version, first))  # type: ignore[union-attr]  # not processed yet
+
+    def _end(self, version: int, passed: float) -> None:
+        if version != self._version:
+            return
+        ended = [flow for flow in self.active if flow.left / flow.rate <= passed * (1 + TOGETHER)]
+        self._settle()
+        for flow in ended:
+            self.active.remove(flow)
+            flow.lane.active -= 1
+        self._share()
+        for flow in ended:
+            flow.done()

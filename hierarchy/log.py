@@ -1,0 +1,54 @@
+"""What happened when: one list of spans, for tests that assert it whole and for the timeline that people look at."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["Log", "Span"]
+
+
+class Span(NamedTuple):
+    """Something that took from ``start`` to ``end``.
+
+    Attributes:
+        start: seconds.
+        end: seconds; equal to ``start`` for what takes no time (an eviction, a transfer that is joined).
+        track: where: ``"gpu"``, ``"cpu"``, ``"host"``, ``"cache"``, the name of a link.
+        what: ``"dense"``, ``"expert"``, ``"overhead"``, ``"load"``, ``"prefetch"``, ``"evict"``, ``"join"`` ...
+        layer: MoE layer, -1 where there is none.
+        expert: id within the layer, -1 where there is none.
+    """
+
+    start: float
+    end: float
+    track: str
+    what: str
+    layer: int = -1
+    expert: int = -1
+
+
+class Log:
+    """Keeps spans, up to a number of them; ``None`` in place of a log keeps nothing and costs nothing.
+
+    Attributes:
+        spans: in the order in which they were noted, that is of their ends.
+        limit: how many are kept.
+        dropped: how many more there were.
+    """
+
+    def __init__(self, stride: int, limit: int = 1_000_000) -> None:
+        self.stride = stride
+        self.limit = limit
+        self.spans: list[Span] = []
+        self.dropped = 0
+
+    def note(self, start: float, end: float, track: str, what: str, key: int = -1, layer: int = -1) -> None:
+        """Add a span; ``key`` is layer * stride + expert, or -1."""
+        if len(self.spans) >= self.limit:
+            self.dropped += 1
+            return
+        if key >= 0:
+            layer, expert = divmod(key, self.stride)
+            self.spans.append(Span(start, end, track, what, layer, expert))
+        else:
+            self.spans.append(Span(start, end, track, what, layer))

@@ -1,0 +1,135 @@
+"""What the engine is fed: steps one after the other, each with its layer-steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lrcsim.hierarchy.costs import StepSize
+from lrcsim.simulator.future import Future
+from lrcsim.simulator.schedule import Schedule
+from lrcsim.traces import DECODE, RoutingTrace
+
+__all__ = ["Step", "Work", "steps_of"]
+
+
+@dataclass(slots=True)
+class Work:
+    """One layer-step.
+
+    Attributes:
+        layer: MoE layer.
+        keys: the batch, layer * E + expert, in the order of last use.
+        tokens: how many of the step's tokens use each; None: one each.
+        weights: mean router weight of each over the step's tokens; None where the trace has none or nobody asked.
+        next_use: time of the next use of each, in layer-steps; None where nobody asked.
+    """
+
+    layer: int
+    keys: list[int]
+    tokens: list[int] | None
+    weights: list[float] | None
+    next_use: list[int] | None
+
+
+@dataclass(slots=True)
+class Step:
+    """One forward pass.
+
+    Attributes:
+        number: from the beginning of the trace.
+        request: that of its first token.
+        phase: 0 prefill, 1 decode.
+        first_token: of the trace.
+        size: tokens, requests, context.
+        sequences: the requests that get a token out of it.
+        layers: its layer-steps, in order; MoE layers without a recorded expert are missing.
+        following: the next step, None at the end.
+    """
+
+    number: int
+    request: int
+    phase: int
+    first_token: int
+    size: StepSize
+    sequences: tuple[int, ...]
+    layers: list[Work]
+    following: Step | None = None
+
+
+def steps_of(schedule: Schedule, future: Future | None = None) -> Iterator[Step]:
+    """Yield the steps of a schedule, each knowing the one that follows."""
+    held: Step | None = None
+    for step in _steps(schedule, future):
+        if held is not None:
+            held.following = step
+            yield held
+        held = step
+    if held is not None:
+        yield held
+
+
+def _steps(schedule: Schedule, future: Future | None) -> Iterator[Step]:
+    trace = schedule.trace
+    for block in schedule.blocks():
+        keys, starts, layers = block.keys.tolist(), block.starts.tolist(), block.layer.tolist()
+        tokens = None if block.tokens is None else block.tokens.tolist()
+        weights = None if block.weights is None else block.weights.tolist()
+        next_use = None
+        if future is not None:
+            next_use = future.next_use[block.first_access : block.first_access + len(keys)].tolist()
+        first = np.flatnonzero(np.diff(block.step, prepend=-1))
+        ends = [*first[1:].tolist(), len(layers)]
+        first_tokens = block.first_token[first]
+        sizes = _sizes(trace, first_tokens, np.append(first_tokens[1:], block.end_token))
+        for low, high, (size, sequences) in zip(first.tolist(), ends, sizes, strict=True):
+            work = [
+                Work(
+                    layers[i],
+                    keys[starts[i] : starts[i + 1]],
+                    None if tokens is None else tokens[starts[i] : starts[i + 1]],
+                    None if weights is None else weights[starts[i] : starts[i + 1]],
+                    None if next_use is None else next_use[starts[i] : starts[i + 1]],
+                )
+                for i in range(low, high)
+            ]
+            yield Step(
+                int(block.step[low]),
+                int(block.request[low]),
+                int(block.phase[low]),
+                int(block.first_token[low]),
+                size,
+                sequences,
+                work,
+            )
+
+
+def _sizes(
+    trace: RoutingTrace,
+    first: np.ndarray[tuple[int], np.dtype[np.int64]],
+    end: np.ndarray[tuple[int], np.dtype[np.int64]],
+) -> Iterator[tuple[StepSize, tuple[int, ...]]]:
+    """Yield the size of each step ``first[i]:end[i]`` of tokens, and its requests."""
+    if "position" in trace.columns:
+        base = int(first[0])
+        position = trace.read("position", base, int(end[-1]))
+        sequence = trace.read("sequence", base, int(end[-1]))
+        for low, high in zip((first - base).tolist(), (end - base).tolist(), strict=True):
+            longest: dict[int, int] = {}
+            for request, place in zip(sequence[low:high].tolist(), position[low:high].tolist(), strict=True):
+                longest[request] = max(longest.get(request, 0), place + 1)
+            pairs = int(position[low:high].sum()) + high - low
+            yield StepSize(high - low, len(longest), sum(longest.values()), pairs), tuple(longest)
+        return
+    request = np.searchsorted(trace.offsets, first, side="right") - 1
+    before = first - trace.offsets[request]
+    for own, done, tokens in zip(request.tolist(), before.tolist(), (end - first).tolist(), strict=True):
+        pairs = tokens * done + tokens * (tokens + 1) // 2
+        yield StepSize(tokens, 1, done + tokens, pairs), (own,)
+
+
+def is_decode(step: Step) -> bool:
+    """Return whether a step gives output tokens beyond the first of a request."""
+    return step.phase == DECODE
