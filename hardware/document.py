@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -186,13 +187,14 @@ def _read(path: str, kind: Kind, given: object, where: str) -> Any:
         return given
     if kind == "count":
         text = str(given).strip()
-        if isinstance(given, bool | float) or not text.isdecimal() or int(text) < 1:
+        if isinstance(given, bool | float) or not re.fullmatch("0*[1-9][0-9]{0,8}", text):
             raise ConfigError(f"{where}: {path}: {given!r} is no whole number of at least 1")
         return int(text)
     try:
         value = parse_quantity(given, kind)
     except ConfigError as error:
         raise ConfigError(f"{where}: {path}: {error}") from None
+    value = int(value) if kind == "bytes" else value
     if value == 0 and path.rpartition(".")[2] in POSITIVE:
         raise ConfigError(f"{where}: {path}: {given!r} must be above 0")
-    return int(value) if kind == "bytes" else value
+    return value

@@ -111,7 +111,7 @@ def _document(base: str) -> tuple[str, Flat, str]:
 def _parse(text: str, where: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or a whole number with thousands of digits
         raise ConfigError(f"{where} is no TOML: {error}") from None
 
 

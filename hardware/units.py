@@ -60,7 +60,7 @@ def parse_quantity(text: object, dimension: Dimension) -> float:
     """
     expected = f"expected {dimension}, such as {EXAMPLES[dimension]!r}"
     if isinstance(text, int | float) and not isinstance(text, bool):
-        text = f"{text:g}"
+        text = repr(text)
     if not isinstance(text, str):
         raise ConfigError(f"{text!r} is no quantity: {expected}")
     match = re.fullmatch(rf"\s*{NUMBER}\s*(\S*)\s*", text)

@@ -163,6 +163,8 @@ def test_overrides() -> None:
         ("pcie.bandwidth=-1GB/s", "negative"),
         ("pcie.bandwidth=0", "must be above 0"),
         ("pcie.lanes=two", "'two' is no whole number of at least 1"),
+        ("pcie.chunk=0.4 B", "must be above 0"),
+        (f"pcie.lanes={'9' * 5000}", "no whole number of at least 1"),
         ("pcie.lanes=0", "no whole number of at least 1"),
         ("pcie.bandwidth", "write KEY=VALUE"),
         ("pcie=", "write KEY=VALUE"),
@@ -238,6 +240,8 @@ def test_a_wrong_value_is_named(path: str, value: str, tmp_path: Path) -> None:
         ('source = "measured"', 'sauce = "measured"', "gpu.bandwidth is a table: write"),
         ('description = "mine"', "description = 3", "description: 3 is no text"),
         ('description = "mine"', "description = ", "is no TOML"),
+        ("cores = 8", f"cores = {'9' * 5000}", "is no TOML"),
+        ("expert_overhead = 0", f"expert_overhead = 1{'0' * 400}", "has no unit"),
         ('description = "mine"', 'base = "rtx-409"', "did you mean 'rtx-4090'?"),
     ],
 )

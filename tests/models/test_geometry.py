@@ -81,30 +81,26 @@ def test_layers_without_attention_by_hand() -> None:
 
 
 PUBLISHED = {
-    # total parameters in 10^9, as the model cards say them (text models, without multi-token prediction)
-    "gpt-oss-20b": 20.91,
-    "gpt-oss-120b": 116.83,
-    "qwen3-235b-a22b": 235.09,
+    # total parameters in 10^9, as their publishers state them, with as many digits as they give
+    "gpt-oss-20b": 20.9,
+    "gpt-oss-120b": 116.8,
+    "qwen3-235b-a22b": 235,
     "qwen3-next-80b-a3b": 80,
     "qwen3.5-35b-a3b": 35,
-    "deepseek-v3": 671.03,
-    "deepseek-r1": 671.03,
+    "deepseek-v3": 671,
+    "deepseek-r1": 671,
     "deepseek-v2": 236,
-    "kimi-k2": 1026,
-    "kimi-linear-48b-a3b": 49.1,
-    "glm-4.5-air": 106.9,
+    "glm-4.5-air": 106,
     "glm-4.5": 355,
     "glm-4.7-flash": 30,
     "llama-4-scout": 109,
     "llama-4-maverick": 400,
-    "minimax-m2": 228.7,
+    "minimax-m2": 230,
     "minimax-text-01": 456,
-    "mixtral-8x22b": 140.6,
+    "mixtral-8x22b": 141,
     "gemma-4-26b-a4b": 25.2,
     "granite-3.1-3b-a800m": 3.3,
-    "granite-3.1-1b-a400m": 1.33,
     "dbrx": 132,
-    "ernie-4.5-21b-a3b": 21.83,
     # counted by the authors of arXiv 2505.16056 from the checkpoints (model/config.jsonl of ljcleo/moe-lrc)
     "powermoe-3b": 3.3,
     "llama-moe-v1-3.5b": 6.74,
@@ -127,6 +123,13 @@ PUBLISHED = {
     # experiments/bundled_trace/README.md
     "lrcsim-tiny-olmoe": 0.0217,
 }
+ROUNDED = {
+    # stated with fewer digits, or less than they are
+    "kimi-k2": 1000,
+    "kimi-linear-48b-a3b": 48,
+    "granite-3.1-1b-a400m": 1.3,
+    "ernie-4.5-21b-a3b": 21,
+}
 ACTIVE = {
     # 10^9, from the model cards; those that leave the embeddings out are not listed
     "qwen3-235b-a22b": 22,
@@ -141,15 +144,19 @@ ACTIVE = {
     "olmoe-1b-7b": 1.3,
     "gemma-4-26b-a4b": 3.8,
     "jamba-mini": 12,
-    "qwen2-57b-a14b": 14.2,
+    "qwen2-57b-a14b": 14,
     "dbrx": 36,
-    "granite-3.1-3b-a800m": 0.88,
 }
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_total_parameters_are_the_published_ones(name: str) -> None:
     assert load_geometry(name).total_params / 1e9 == pytest.approx(PUBLISHED[name], rel=0.012)
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_total_parameters_are_near_those_stated_roughly(name: str) -> None:
+    assert load_geometry(name).total_params / 1e9 == pytest.approx(ROUNDED[name], rel=0.04)
 
 
 @pytest.mark.parametrize("name", ACTIVE)
@@ -166,7 +173,7 @@ def test_encoder_and_decoder_share_the_embedding(name: str, total: float) -> Non
 
 def test_every_model_is_compared_or_is_half_of_one() -> None:
     halves = {"switch-base-128", "switch-base-128-encoder", "nllb-moe-54b", "nllb-moe-54b-encoder"}
-    assert set(model_names()) == set(PUBLISHED) | halves
+    assert set(model_names()) == set(PUBLISHED) | set(ROUNDED) | halves
 
 
 def test_names_of_the_hub_and_any_case() -> None:
