@@ -129,10 +129,10 @@ def run_singles(paper, rule, cold, experts, steps, next_use, window, state):  # 
         if requests[step] != request:
             if cold and request >= 0:
                 depth, seen, ahead = 0, 0, -1
-                for key in range(num_keys):  # requests may be short: not packed anew
-                    costs[key] = UNUSED + key
-                    place_of[key] = key
-                    uses[key] = 0
+                for unused in range(num_keys):  # requests may be short: not packed anew
+                    costs[unused] = UNUSED + unused
+                    place_of[unused] = unused
+                    uses[unused] = 0
             request = requests[step]
         if rule == LOOKAHEAD:
             ahead = step if ahead < 0 else ahead
@@ -175,7 +175,7 @@ def run_singles(paper, rule, cold, experts, steps, next_use, window, state):  # 
                 if i == 0:
                     first_place = place
                     costs[np.uint64(place)] = HOLE
-            for i in range(size, 4):  # all four first: 5 ns per access, as the stores are joined and then read apart
+            for i in range(size, 4):  # not all four first: that takes 4 ns more per access
                 new_costs[i] = HOLE
                 old_costs[i] = HOLE
             if bypass:
