@@ -47,8 +47,8 @@ def plot_srp(path: str, results: Mapping[str, Sequence[Srp]]) -> None:
     """Draw SRP as its level wants it.
 
     Against segment length (log scale) with intervals and floor, all traces in one panel; by layer a heat map of layers
-    and segment lengths; by domain a row of points each; by expert heat maps of layers and experts; by position a line
-    for each segment length.
+    and segment lengths; by domain or stack a row of points each; by expert heat maps of layers and experts; by position
+    a line for each segment length.
 
     Args:
         path: the picture, .png, .svg or .pdf.
@@ -67,8 +67,8 @@ def plot_srp(path: str, results: Mapping[str, Sequence[Srp]]) -> None:
             for label, found in results.items()
         ]
         _draw_lines(path, {"": lines}, LENGTH, SRP_LABEL, log=True)
-    elif level == "domain":
-        _draw_domains(path, results)
+    elif level in ("domain", "stack"):
+        _draw_names(path, results)
     elif level == "position":
         panels = {
             label: [Line(f"m = {r.segment}", r.positions, _groups(r).value) for r in found if r.positions is not None]
@@ -171,14 +171,14 @@ def _draw_lines(
     _save(figure, path)
 
 
-def _draw_domains(path: str, results: Mapping[str, Sequence[Srp]]) -> None:
-    """Draw a row for each domain, highest SRP at the top, with a point and an interval for each segment length."""
+def _draw_names(path: str, results: Mapping[str, Sequence[Srp]]) -> None:
+    """Draw a row for each domain or stack, highest SRP on top, with a point and an interval for each segment length."""
     plt = _pyplot()
-    most = max(len(found[0].domains or ()) for found in results.values())
+    most = max(len(found[0].labels or ()) for found in results.values())
     size = (6.2 * len(results), 1.4 + 0.4 * most)
     figure, panels = plt.subplots(1, len(results), figsize=size, layout="constrained", sharex=True, squeeze=False)
     for axes, (label, found) in zip(panels[0], results.items(), strict=True):
-        names = found[0].domains or ()
+        names = found[0].labels or ()
         order = np.argsort(_groups(found[0]).value)
         for i, result in enumerate(found):
             groups = _groups(result)

@@ -52,7 +52,7 @@ MEASURES = {
     "level",
     default="model",
     show_default=True,
-    metavar="model|layer|domain|expert|position",
+    metavar="model|stack|layer|domain|expert|position",
     help="Also of each of these.",
 )
 @click.option(
@@ -131,6 +131,8 @@ def _as_json(results: Results) -> Iterator[dict[str, Any]]:
                 data["groups"] = {k: numbers(array) for k, array in vars(result.groups).items() if array is not None}
             if result.domains is not None:
                 data["domains"] = list(result.domains)
+            if result.stacks is not None:
+                data["stacks"] = list(result.stacks)
             if result.positions is not None:
                 data["positions"] = result.positions.tolist()
             yield data
@@ -151,8 +153,8 @@ def _as_rows(results: Results) -> Iterator[dict[str, Any]]:
                 continue
             for place in np.ndindex(result.groups.value.shape):
                 keys: tuple[Any, ...] = place
-                if result.domains is not None:
-                    keys = (result.domains[place[0]],)
+                if result.labels is not None:
+                    keys = (result.labels[place[0]],)
                 if result.positions is not None:
                     keys = (int(result.positions[place]),)
                 arrays = {name: getattr(result.groups, name) for name in columns}
@@ -201,8 +203,8 @@ def _group_rows(found: list[Srp]) -> Iterator[dict[str, str]]:
     import numpy as np
 
     first = found[0]
-    if first.level in ("layer", "domain"):
-        labels = first.domains or [str(layer) for layer in range(len(first.groups.value))]  # type: ignore[union-attr]
+    if first.level in ("stack", "layer", "domain"):
+        labels = first.labels or [str(layer) for layer in range(len(first.groups.value))]  # type: ignore[union-attr]
         for i, label in enumerate(labels):
             values = {f"m = {result.segment}": score(result.groups.value[i]) for result in found if result.groups}
             yield {first.level: label} | values

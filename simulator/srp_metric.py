@@ -32,13 +32,13 @@ from lrcsim.errors import ConfigError, did_you_mean
 from lrcsim.simulator import window_kernels
 from lrcsim.simulator.bootstrap import basic_interval, check_bootstrap, resamples
 from lrcsim.simulator.replay import Progress, part_of
-from lrcsim.simulator.windows import BlockOfWindows, Ints, check_segment, refuse_repeats, streams
+from lrcsim.simulator.windows import BlockOfWindows, Ints, Stream, check_segment, refuse_repeats, streams
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["LEVELS", "Srp", "SrpGroups", "label_requests", "srp"]
 
-Level = Literal["model", "layer", "domain", "expert", "position"]
-LEVELS: tuple[Level, ...] = ("model", "layer", "domain", "expert", "position")
+Level = Literal["model", "stack", "layer", "domain", "expert", "position"]
+LEVELS: tuple[Level, ...] = ("model", "stack", "layer", "domain", "expert", "position")
 Floats = npt.NDArray[np.float64]
 NO_DRAWS: Floats = np.zeros(0)
 MOST_POSITION_BYTES = 2**29
@@ -49,8 +49,9 @@ MOST_POSITION_BYTES = 2**29
 class SrpGroups:
     """SRP of several sets G, each with a threshold of its own.
 
-    All arrays have the same shape: [L] by layer, [domains] by domain, [L, E] by expert, [places] by position. Where a
-    set has no activation (an expert that was never used), ``value``, ``group_size`` and the interval are NaN.
+    All arrays have the same shape: [stacks] by stack, [L] by layer, [domains] by domain, [L, E] by expert, [places] by
+    position. Where a set has no activation (an expert that was never used), ``value``, ``group_size`` and the interval
+    are NaN.
 
     Attributes:
         value: float64, SRP.
@@ -90,6 +91,7 @@ class Srp:
         level: what ``groups`` are.
         groups: SRP by ``level``, or None at level ``"model"``.
         domains: at level ``"domain"`` the labels, in order of appearance.
+        stacks: at level ``"stack"`` their names, as ``("encoder", "decoder")``.
         positions: int64 [places], at level ``"position"``: place p is windows that begin at token p of their request,
             and is drawn at ``positions[p]`` = p + m // 2.
     """
@@ -105,7 +107,13 @@ class Srp:
     level: Level
     groups: SrpGroups | None = None
     domains: tuple[str, ...] | None = None
+    stacks: tuple[str, ...] | None = None
     positions: Ints | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The names of the groups, at levels whose groups have names."""
+        return self.domains if self.stacks is None else self.stacks
 
 
 def srp(
@@ -127,8 +135,8 @@ def srp(
     Args:
         trace: the routing trace.
         segment: m, tokens in a window.
-        level: of what to give SRP besides the pooled one: ``"layer"``, ``"domain"``, ``"expert"``, ``"position"`` (of
-            the window in its request), or nothing more: ``"model"``.
+        level: of what to give SRP besides the pooled one: ``"stack"`` (encoder and decoder), ``"layer"``, ``"domain"``,
+            ``"expert"``, ``"position"`` (of the window in its request), or nothing more: ``"model"``.
         domains: one label per request, in place of the trace's own.
         bootstrap: draws for confidence intervals (the paper: 1000), a byte each per request; 0: none. Requests are
             resampled and the threshold is chosen anew for each resample. At levels ``"expert"`` and ``"position"`` only
@@ -159,12 +167,16 @@ def srp(
     if drawn is not None:
         interval = basic_interval(float(pooled.value), _best(_as_int(sums.drawn), m).value, confidence)
     windows_of_layer, requests_of_layer = np.zeros((2, trace.num_layers), np.int64)
+    windows_of_stack, requests_of_stack = np.zeros((2, len(trace.layers.stack_names)), np.int64)
     for stream, counts in zip(streams(trace), windows, strict=True):
-        windows_of_layer[stream.layers] = counts.sum()
-        requests_of_layer[stream.layers] = np.count_nonzero(counts)
+        windows_of_layer[stream.layers] = windows_of_stack[stream.stack] = counts.sum()
+        requests_of_layer[stream.layers] = requests_of_stack[stream.stack] = np.count_nonzero(counts)
     groups: SrpGroups | None = None
     positions: Ints | None = None
-    if level == "layer":
+    if level == "stack":
+        groups = _best(sums.by_stack, m, windows_of_stack)
+        groups = _with_intervals(groups, sums.drawn_groups, requests_of_stack, m, confidence)
+    elif level == "layer":
         groups = _best(sums.by_layer, m, windows_of_layer)
         groups = _with_intervals(groups, sums.drawn_groups, requests_of_layer, m, confidence)
     elif label is not None:
@@ -194,6 +206,7 @@ def srp(
         level=level,
         groups=groups,
         domains=names if level == "domain" else None,
+        stacks=trace.layers.stack_names if level == "stack" else None,
         positions=positions,
     )
 
@@ -238,25 +251,30 @@ class _Sums:
     ) -> None:
         draws, layers, bins = (0 if drawn is None else len(drawn)), trace.num_layers, segment + 1
         self.segment, self.level, self.weights, self.label = segment, level, drawn, label
+        stacks = len(trace.layers.stack_names)
         self.by_layer = np.zeros((layers, bins), np.int64)
+        self.by_stack = np.zeros((stacks, bins), np.int64)
         self.by_domain = np.zeros((num_domains, bins), np.int64)
         self.by_expert = np.zeros((layers, trace.num_experts if level == "expert" else 0, bins), np.int64)
         self.drawn = np.zeros((draws, bins))
-        groups = {"layer": layers, "domain": num_domains}.get(level, 0)
+        groups = {"stack": stacks, "layer": layers, "domain": num_domains}.get(level, 0)
         self.drawn_groups = np.zeros((groups, draws, bins))
 
-    def add(self, layers: Ints, requests: Ints, rows: Ints) -> None:
-        """Add int64 [layers, requests, m + 1]; a request may come in parts."""
-        self.by_layer[layers] += rows.sum(axis=1)
+    def add(self, stream: Stream, requests: Ints, rows: Ints) -> None:
+        """Add int64 [layers of the stream, requests, m + 1]; a request may come in parts."""
         of_requests = rows.sum(axis=0)
+        self.by_layer[stream.layers] += rows.sum(axis=1)
+        self.by_stack[stream.stack] += of_requests.sum(axis=0)
         if self.label is not None:
             np.add.at(self.by_domain, self.label[requests], of_requests)
         if self.weights is None:
             return
         weights = self.weights[:, requests].astype(np.float64)
         self.drawn += weights @ of_requests
-        if self.level == "layer":
-            for layer, row in zip(layers.tolist(), rows, strict=True):
+        if self.level == "stack":
+            self.drawn_groups[stream.stack] += weights @ of_requests
+        elif self.level == "layer":
+            for layer, row in zip(stream.layers.tolist(), rows, strict=True):
                 self.drawn_groups[layer] += weights @ row
         elif self.label is not None:
             domain = self.label[requests]
@@ -279,7 +297,7 @@ def _count_windows(trace: RoutingTrace, sums: _Sums, jobs: int | None, progress:
                     return bool(kernel(block.experts, layer, num_experts[layer], *block.spans, m, *state, row, own))
 
                 refuse_repeats(all(threads.map(run, stream.layers.tolist(), rows)), block)
-                sums.add(stream.layers, block.requests, rows)
+                sums.add(stream, block.requests, rows)
                 if progress is not None:
                     progress(block.done, trace.num_tokens)
 

@@ -7,8 +7,9 @@ has it, if an expert's worth does not depend on the capacity.
 
 A co-resident batch is inserted as a whole (`_insert_batch`), in the other rules one expert after the other (`_sink`).
 
-The kernels read expert ids as the trace has them; `gather` forms the batches of `schedule.Schedule` on the way. Steps
-of one token in one layer, under co-resident access, have a faster kernel, `stack_tokens.run_tokens`.
+The kernels read expert ids as the trace has them; `gather` forms the batches of `schedule.Schedule` on the way. Pools
+of one layer have faster kernels: `stack_tokens.run_tokens` for steps of one token under co-resident access,
+`stack_singles.run_singles` under the other two rules.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.simulator.stack_singles import run_singles
 from lrcsim.simulator.stack_tokens import (
     LFU,
     LOOKAHEAD,
@@ -134,15 +136,16 @@ def next_use_times(experts, steps, stride, num_keys, cold, per_access):  # type:
             upcoming[:] = never
         low, high = steps.starts[step], steps.starts[step + 1]
         for layer in range(layers - 1, -1, -1):
-            time -= 1
-            if high - low == 1 and not per_access:  # nothing to gather: a quarter of the time
-                first, now = (low * layers + layer) * k, time << bits
-                for rank in range(k):
+            time -= not per_access
+            if high - low == 1:  # nothing to gather: a quarter of the time
+                first = (low * layers + layer) * k
+                for rank in range(k - 1, -1, -1):
                     expert = experts[low, layer, rank]
                     if expert >= 0:
                         key = layer * stride + np.int64(expert)
                         result[first + rank] = upcoming[key]
-                        upcoming[key] = now + key
+                        upcoming[key] = (time << bits) + key
+                        time -= per_access
                 continue
             stamp += 1
             count = gather(experts, low, high, layer, layer + 1, stride, mark, stamp, keys, places)
@@ -272,6 +275,9 @@ def run_stack(rule, access, cold, experts, steps, stride, next_use, window, stat
     stack, worth, uses, mark, counter, hits, accesses = state
     depth, seen, batch_number = counter[0], counter[1], counter[2]
     layers = experts.shape[1]
+    if access != CORESIDENT and layers == 1 and fits(rule, len(stack), uses, seen, experts.size, len(steps.request)):
+        run_singles(access == PAPER, rule, cold, experts, steps, next_use, window, state)
+        return
     keys = np.empty(len(stack), np.int32)
     places = np.empty(len(stack), np.int64)
     forced = rule != NEXT_USE_BYPASS

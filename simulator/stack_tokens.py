@@ -4,6 +4,10 @@ Here the stack holds no keys but *costs*: one number that has the worth of an ex
 and its key in the low ones. So an expert sinks by minimum and maximum alone, without a branch that could be
 mispredicted, and the stack is all that is read. What each part gained is in benchmarks/NOTES.md.
 
+The minimum of two floats is one instruction, of two integers three. So costs are compared as float64: the bits of
+positive floats, read as int64, are in the same order as the floats (IEEE 754). All costs are such bits, from
+0x2000000000000000 to 0x7FEF000000000000: normal and finite.
+
 Two further devices keep the inner loop simple. All experts have a place in the stack from the start, those not used
 yet at its bottom, at a cost above all others. And the members of a batch leave *holes* in the stack, of a still greater
 cost: whatever sinks fills the first hole it meets, and holes are as many as experts that sink.
@@ -38,9 +42,14 @@ SEQUENCE_BITS = 36
 COST_SEQUENCE_BITS = 29
 """The same in a cost, which has the key below: up to 5e8 accesses, and 67 M uses with 256 experts (`fits`)."""
 MOST_KEY_BITS = 10
-HOLE = np.int64(2**63 - 1)
-UNUSED = np.int64(2**62)
-"""Added to the key, the cost of an expert that was not used yet."""
+WORTHLESS = np.int64(0x7FD0 << 48)
+"""Added to the key, the cost of an expert without uses; more uses and a later last use are subtracted."""
+NOW = np.int64(2**61)
+"""Added to a time of `stack.next_use_times`, the cost of an expert by its next use."""
+UNUSED = np.int64(0x7FE0 << 48)
+"""Added to the key, the cost of an expert that is not in the stack: above all others but a hole's."""
+HOLE = np.int64(0x7FEF << 48)
+HOLE_REAL = np.array([HOLE]).view(np.float64)[0]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -116,17 +125,17 @@ def fits(rule, num_keys, uses, seen, accesses, steps):  # type: ignore[no-untype
 
 
 @numba.njit(cache=True, nogil=True)
-def _pack(by_next_use, depth, bits, stack, worth, uses, costs, place_of):  # type: ignore[no-untyped-def]
+def pack(by_next_use, depth, bits, stack, worth, uses, costs, place_of):  # type: ignore[no-untyped-def]
     """Fill ``costs`` and ``place_of`` (as in `run_tokens`) from the arrays of a `StackState`."""
     place_of[:] = len(stack)
     for place in range(depth):
         key = np.int64(stack[place])
         place_of[key] = place
         if by_next_use:
-            costs[place] = -worth[key]
+            costs[place] = NOW - worth[key]
         else:
             sequence = worth[key] & ((np.int64(1) << SEQUENCE_BITS) - 1)
-            costs[place] = key - (uses[key] << (bits + COST_SEQUENCE_BITS)) - (sequence << bits)
+            costs[place] = WORTHLESS + key - (uses[key] << (bits + COST_SEQUENCE_BITS)) - (sequence << bits)
     place = depth
     for unused in range(len(stack)):
         if place_of[unused] == len(stack):
@@ -136,16 +145,16 @@ def _pack(by_next_use, depth, bits, stack, worth, uses, costs, place_of):  # typ
 
 
 @numba.njit(cache=True, nogil=True)
-def _unpack(by_next_use, depth, bits, stack, worth, uses, costs):  # type: ignore[no-untyped-def]
-    """Undo `_pack`."""
+def unpack(by_next_use, depth, bits, stack, worth, uses, costs):  # type: ignore[no-untyped-def]
+    """Undo `pack`."""
     for place in range(depth):
         cost = costs[place]
         key = cost & ((np.int64(1) << bits) - 1)
         stack[place] = key
         if by_next_use:
-            worth[key] = -cost
+            worth[key] = NOW - cost
         else:
-            sequence = (key - cost - (uses[key] << (bits + COST_SEQUENCE_BITS))) >> bits
+            sequence = (WORTHLESS + key - cost - (uses[key] << (bits + COST_SEQUENCE_BITS))) >> bits
             worth[key] = (uses[key] << SEQUENCE_BITS) + sequence
 
 
@@ -160,24 +169,25 @@ def _insert_sorted(row, filled, value):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _sink(costs, place_of, mask, start, end, a, b, c, d):  # type: ignore[no-untyped-def]
+def _sink(reals, costs, place_of, mask, start, end, a, b, c, d):  # type: ignore[no-untyped-def]
     """Let four costs sink from place ``start`` to ``end``: each place keeps the least of its own and those passing.
 
     Four in one pass: one at a time takes up to 22 % longer, eight up to 40 % (they are more than the registers hold).
-    Indices are unsigned, which spares the checks for negative ones: 10 to 15 % of the whole.
+    Indices are unsigned, which spares the checks for negative ones: 10 to 15 % of the whole. ``reals`` and ``costs``
+    are the same memory, as float64 and as int64.
     """
     for place in range(np.uint64(start), np.uint64(end)):
-        cost = costs[place]
-        least = min(cost, a)
-        a = max(cost, a)
-        cost = min(least, b)
-        b = max(least, b)
-        least = min(cost, c)
-        c = max(cost, c)
-        cost = min(least, d)
-        d = max(least, d)
-        costs[place] = cost
-        place_of[np.uint64(cost & mask)] = place
+        cost = reals[place]
+        least = cost if cost < a else a
+        a = cost if cost > a else a
+        cost = least if least < b else b
+        b = least if least > b else b
+        least = cost if cost < c else c
+        c = cost if cost > c else c
+        cost = least if least < d else d
+        d = least if least > d else d
+        reals[place] = cost
+        place_of[np.uint64(costs[place] & mask)] = place
 
 
 @numba.njit(cache=True, nogil=True)
@@ -208,8 +218,9 @@ def run_tokens(rule, cold, experts, steps, first, last, next_use, window, state)
     by_next_use, bypass = rule in (NEXT_USE, NEXT_USE_BYPASS), rule == NEXT_USE_BYPASS
     costs = np.empty(num_keys, np.int64)  # at each place of the stack
     place_of = np.empty(1 << bits, np.uint16)  # of each key
-    _pack(by_next_use, depth, bits, stack, worth, uses, costs, place_of)
+    pack(by_next_use, depth, bits, stack, worth, uses, costs, place_of)
     batch = np.empty(k, np.int64)  # the members' costs after the batch, sorted
+    reals, batch_reals = costs.view(np.float64), batch.view(np.float64)  # the same memory
     holes = np.empty(k, np.int64)  # the places they leave, sorted
     keys, places = np.empty(num_keys, np.int32), np.empty(num_keys, np.int64)
     starts, requests = steps.starts, steps.request
@@ -244,10 +255,10 @@ def run_tokens(rule, cold, experts, steps, first, last, next_use, window, state)
                     found_at[place] += 1
                 seen += 1
                 if by_next_use:
-                    cost = next_use[token * k + rank]
+                    cost = NOW + next_use[token * k + rank]
                 else:
                     uses[key] += 1 if rule == LFU else -1
-                    cost = key - uses[key] * use - (seen << bits)
+                    cost = WORTHLESS + key - uses[key] * use - (seen << bits)
                 costs[place] = HOLE
                 _insert_sorted(holes, count, place)
                 _insert_sorted(batch, count, cost)
@@ -260,17 +271,17 @@ def run_tokens(rule, cold, experts, steps, first, last, next_use, window, state)
                 return
         depth += new
         accesses[steps.phase[first]] += count
-        rising = batch if bypass else costs
+        rising = batch_reals if bypass else reals
         for i in range(0, count, 4):
             end = min(i + 4, count)
             a = rising[i]
-            b = rising[i + 1] if i + 1 < end else HOLE
-            c = rising[i + 2] if i + 2 < end else HOLE
-            d = rising[i + 3] if i + 3 < end else HOLE
-            _sink(costs, place_of, mask, 0 if bypass else end, holes[end - 1] + 1, a, b, c, d)
+            b = rising[i + 1] if i + 1 < end else HOLE_REAL
+            c = rising[i + 2] if i + 2 < end else HOLE_REAL
+            d = rising[i + 3] if i + 3 < end else HOLE_REAL
+            _sink(reals, costs, place_of, mask, 0 if bypass else end, holes[end - 1] + 1, a, b, c, d)
         if not bypass:
             for i in range(count):
                 costs[i] = batch[i]
                 place_of[np.uint64(batch[i] & mask)] = i
-    _unpack(by_next_use, depth, bits, stack, worth, uses, costs)
+    unpack(by_next_use, depth, bits, stack, worth, uses, costs)
     counter[0], counter[1], counter[2], counter[3], counter[4] = depth, seen, batch_number, requests[last - 1], ahead

@@ -62,6 +62,7 @@ class Stream:
         offsets: int64 [requests + 1] into the stream.
         tokens: int64 [n], where the tokens stand in the trace, or None: the stream is the trace.
         done_before: tokens of the streams before this one.
+        stack: index of their stack.
     """
 
     trace: RoutingTrace
@@ -69,6 +70,7 @@ class Stream:
     offsets: Ints
     tokens: Ints | None = None
     done_before: int = 0
+    stack: int = 0
 
     def windows(self, segment: int) -> Ints:
         """int64 [requests], windows of each request."""
@@ -126,7 +128,8 @@ def streams(trace: RoutingTrace) -> list[Stream]:
     for stack in np.unique(trace.layers.stack):
         tokens = np.flatnonzero(of_token == stack)
         offsets = np.searchsorted(tokens, trace.offsets).astype(np.int64)
-        found.append(Stream(trace, everything[trace.layers.stack == stack], offsets, tokens, done))
+        layers = everything[trace.layers.stack == stack]
+        found.append(Stream(trace, layers, offsets, tokens, done, int(stack)))
         done += len(tokens)
     return found
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lrcsim.simulator import sch, srp
-from lrcsim.traces import RoutingTrace
+from lrcsim.traces import LayerTable, RoutingTrace
 
 SIGNATURES = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
 
@@ -62,7 +62,7 @@ def test_srp_table_json_csv_and_plot(lrcsim: Callable[..., Any], trace_file: str
     assert len(list(tmp_path.iterdir())) == 4
 
 
-@pytest.mark.parametrize("level", ["layer", "domain", "expert", "position"])
+@pytest.mark.parametrize("level", ["stack", "layer", "domain", "expert", "position"])
 @pytest.mark.parametrize("picture", ["png", "svg"])
 def test_srp_levels(lrcsim: Callable[..., Any], trace_file: str, tmp_path: Path, level: Any, picture: str) -> None:
     files = {kind: tmp_path / f"s.{kind}" for kind in ("json", "csv", picture)}
@@ -78,6 +78,23 @@ def test_srp_levels(lrcsim: Callable[..., Any], trace_file: str, tmp_path: Path,
     rows = [row for row in csv.DictReader(files["csv"].read_text().splitlines()) if row["segment"] == "4"]
     assert [float(row["value"]) for row in rows[1:]] == groups.value.ravel().tolist()
     assert files[picture].read_bytes().startswith(SIGNATURES[picture])
+
+
+def test_encoder_and_decoder_are_shown_apart(lrcsim: Callable[..., Any], tmp_path: Path) -> None:
+    layers = LayerTable.build(2, 2, 1, stack=[0, 1], stack_names=("encoder", "decoder"))
+    ids = np.array([[0, -1], [0, -1], [-1, 1], [1, -1], [-1, 0]])[:, :, None]
+    trace = RoutingTrace.from_arrays(ids, num_experts=2, layers=layers, stack=[0, 0, 1, 0, 1], model="t5")
+    trace.save(tmp_path / "t.h5")
+    files = ["--json", tmp_path / "t.json", "--csv", tmp_path / "t.csv", "--plot", tmp_path / "t.png"]
+    done = lrcsim("srp", tmp_path / "t.h5", "-m", 2, "--by", "stack", *files)
+    assert (done.code, done.err) == (0, "")
+    # Encoder: counts 2 0 1 1, keeping what is used: 2 * 4 / (6 + 4). Decoder: 1 1, 2 * 2 / (4 + 2).
+    assert [line.split() for line in done.out.splitlines()[-3:-1]] == [["encoder", "0.800"], ["decoder", "0.667"]]
+    (result,) = json.loads((tmp_path / "t.json").read_text())["results"]
+    assert result["stacks"] == ["encoder", "decoder"]
+    assert result["groups"]["value"] == [0.8, 2 / 3]
+    rows = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
+    assert [row["stack"] for row in rows] == ["", "encoder", "decoder"]
 
 
 def test_values_that_do_not_exist_are_null_and_empty(lrcsim: Callable[..., Any], tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_a_segment_of_one_token_is_served_perfectly() -> None:
 def test_every_level_follows_its_definition(trace: RoutingTrace, data: st.DataObject) -> None:
     m = data.draw(st.integers(1, longest(trace)))
     counts = naive_counts(trace, m)
-    for level in ("model", "layer", "domain", "expert", "position"):
+    for level in ("model", "stack", "layer", "domain", "expert", "position"):
         found = srp(trace, m, level=level)
         assert found.level == level
         check(found, (), [c.uses for c in counts], m)
@@ -126,6 +126,8 @@ def test_every_level_follows_its_definition(trace: RoutingTrace, data: st.DataOb
 
 
 def key(count: naive.Count, trace: RoutingTrace, found: Srp, level: str) -> tuple[int, ...]:
+    if level == "stack":  # one, in all traces but those of the tests of stacks
+        return (0,)
     if level == "layer":
         return (count.layer,)
     if level == "expert":
@@ -152,7 +154,7 @@ def test_no_other_choice_of_experts_is_better(trace: RoutingTrace, data: st.Data
     assert naive.best_of_all_choices(uses, m) == (best and best.value)
 
 
-@pytest.mark.parametrize("level", ["model", "layer", "domain", "expert", "position"])
+@pytest.mark.parametrize("level", ["model", "stack", "layer", "domain", "expert", "position"])
 @given(trace=traces(), data=st.data())
 def test_blocks_do_not_matter(level: Any, trace: RoutingTrace, data: st.DataObject) -> None:
     m = data.draw(st.integers(1, longest(trace)))
@@ -187,6 +189,45 @@ def test_an_encoder_and_a_decoder_have_windows_of_their_own_tokens() -> None:
     check(places, 0, [2, 0, 1, 1], 2)
     check(places, 1, [1, 1], 2)
     assert places.windows.tolist() == [2, 1]
+    stacks = srp(trace, 2, level="stack")
+    assert stacks.stacks == ("encoder", "decoder")
+    assert stacks.groups is not None
+    assert stacks.groups.windows.tolist() == [2, 1]
+    check(stacks.groups, 0, [2, 0, 1, 1], 2)
+    check(stacks.groups, 1, [1, 1], 2)
+
+
+@settings(max_examples=60)
+@given(data=st.data(), lengths=st.lists(st.integers(0, 12), min_size=1, max_size=5).filter(any))
+def test_every_stack_is_measured_as_if_it_were_a_trace(data: st.DataObject, lengths: list[int]) -> None:
+    tokens = sum(lengths)
+    of_layer = [0] * data.draw(st.integers(1, 2)) + [1] * data.draw(st.integers(1, 2))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    of_token = (rng.random(tokens) < data.draw(st.sampled_from([0, 0.3, 0.6]))).astype(np.uint8)
+    ids = rng.random((tokens, len(of_layer), 4)).argsort(axis=2)[:, :, :2]
+    ids[of_token[:, None] != np.array(of_layer)] = -1
+    offsets = np.cumsum([0, *lengths])
+    layers = LayerTable.build(len(of_layer), 4, 2, stack=of_layer, stack_names=("encoder", "decoder"))
+    trace = RoutingTrace.from_arrays(ids, num_experts=4, layers=layers, offsets=offsets, stack=of_token)
+    counted = [np.diff([(of_token[:end] == stack).sum() for end in offsets]).tolist() for stack in (0, 1)]
+    m = data.draw(st.integers(1, max(max(of_stack) for of_stack in counted)))
+    found = srp(trace, m, level="stack", bootstrap=20, seed=1)
+    assert found.groups is not None
+    assert found.groups.value.shape == (2,)
+    for stack, of_requests in enumerate(counted):
+        if sum(of_requests) == 0:
+            assert math.isnan(found.groups.value[stack])
+            assert found.groups.windows[stack] == 0
+            continue
+        own = RoutingTrace.from_arrays(
+            ids[of_token == stack][:, np.array(of_layer) == stack], num_experts=4, offsets=np.cumsum([0, *of_requests])
+        )
+        check(found.groups, stack, [count.uses for count in naive_counts(own, m)], m)
+        assert found.groups.windows[stack] == sum(max(length - m + 1, 0) for length in of_requests)
+        if found.groups.low is not None and found.groups.high is not None:
+            alone = srp(own, m, bootstrap=20, seed=1).interval if max(of_requests) >= m else None
+            ends = (found.groups.low[stack], found.groups.high[stack])
+            assert ends == pytest.approx(alone or (math.nan, math.nan), nan_ok=True)
 
 
 # --- intervals -------------------------------------------------------------------------------------------------------
@@ -221,7 +262,7 @@ def test_intervals_equal_a_plain_bootstrap(trace: RoutingTrace, data: st.DataObj
     drawn = [rng.integers(0, requests, requests) for _ in range(20)]
     weights = np.array([[(row == request).sum() for request in range(requests)] for row in drawn])
     with_windows = int((np.diff(trace.offsets) >= m).sum())
-    for level in ("layer", "domain"):
+    for level in ("stack", "layer", "domain"):
         found = srp(trace, m, level=level, bootstrap=20, confidence=0.8, seed=seed)
         if with_windows < 2:
             assert found.interval is None
@@ -295,7 +336,7 @@ def test_intervals_need_two_requests_with_windows() -> None:
         ({"segment": 2.5}, "segment 2.5 is not allowed"),
         ({"segment": True}, "segment True is not allowed"),
         ({"segment": 5}, "segment 5 is longer than every request, the longest has 4 tokens: use at most 4"),
-        ({"level": "layers"}, "level 'layers' is not known, use model, layer, .* did you mean 'layer'"),
+        ({"level": "layers"}, "level 'layers' is not known, use model, stack, layer, .* did you mean 'layer'"),
         ({"level": "domain"}, "does not say which domain its requests belong to"),
         ({"level": "domain", "domains": ["a", "b"]}, r"one label per request \(1\), given 2"),
         ({"bootstrap": -1}, "bootstrap -1 is not allowed"),
