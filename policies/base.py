@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Protocol
 
 from lrcsim.errors import PolicyError, did_you_mean
 
-__all__ = ["NEVER", "Param", "Policy", "Upcoming", "View"]
+__all__ = ["NEVER", "Configurable", "Param", "Policy", "Upcoming", "View"]
 
 NEVER = 2**62
 """Next use of an expert that is not used again."""
@@ -176,33 +176,20 @@ class View:
         return chosen
 
 
-class Policy:
-    """Base of every eviction policy: state the spec as class attributes, write the four methods.
+class Configurable:
+    """Something with a name and parameters, given as ``name``, ``name:16`` or ``name:a=1,b=2``.
 
     Attributes:
         name: public name, lower case with dashes; the class's name if left out.
-        aliases: other names for it.
         params: its parameters (`Param`); their values become attributes.
-        needs: what the trace or the user must supply: any of ``"weights"``, ``"future"``, ``"profile"``.
-        wants: what it uses where it is there, and does without where it is not.
-        bypass: misses may run from a staging buffer outside the capacity, so that any expert, also one of the current
-            batch, may be named as victim.
-        refills: the pool asks ``refill()`` before every step.
-        summary: one line for lists.
+        summary: one line for lists; the docstring's first if left out.
         source: where the rule comes from: paper, project.
-        view: what the policy may look at (`View`), set before the first ``reset``.
     """
 
     name: ClassVar[str] = ""
-    aliases: ClassVar[tuple[str, ...]] = ()
     params: ClassVar[tuple[Param, ...]] = ()
-    needs: ClassVar[frozenset[str]] = frozenset()
-    wants: ClassVar[frozenset[str]] = frozenset()
-    bypass: ClassVar[bool] = False
-    refills: ClassVar[bool] = False
     summary: ClassVar[str] = ""
     source: ClassVar[str] = ""
-    view: View
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -210,9 +197,6 @@ class Policy:
             cls.name = cls.__name__
         if "summary" not in cls.__dict__:
             cls.summary = (cls.__doc__ or "").strip().split("\n")[0]
-        unknown = set(cls.needs | cls.wants) - {"weights", "future", "profile"}
-        if unknown:
-            raise PolicyError(f"{cls.name}: needs {sorted(unknown)}, can only need 'weights', 'future', 'profile'")
 
     def __init__(self, **params: object) -> None:
         """Set the parameters.
@@ -229,9 +213,40 @@ class Policy:
             setattr(self, param.name, param.convert(self.name, params.get(param.name, param.default)))
 
     def label(self) -> str:
-        """Return the name with the parameters, as it can be given to `lrcsim run --policy`."""
+        """Return the name with the parameters, as it can be given to `lrcsim run`."""
         values = ",".join(f"{param.name}={getattr(self, param.name)}" for param in self.params)
         return f"{self.name}:{values}" if values else self.name
+
+
+class Policy(Configurable):
+    """Base of every eviction policy: state the spec as class attributes, write the four methods.
+
+    Attributes:
+        name: public name, lower case with dashes; the class's name if left out.
+        aliases: other names for it.
+        params: its parameters (`Param`); their values become attributes.
+        needs: what the trace or the user must supply: any of ``"weights"``, ``"future"``, ``"profile"``.
+        wants: what it uses where it is there, and does without where it is not.
+        bypass: misses may run from a staging buffer outside the capacity, so that any expert, also one of the current
+            batch, may be named as victim.
+        refills: the pool asks ``refill()`` before every step.
+        summary: one line for lists.
+        source: where the rule comes from: paper, project.
+        view: what the policy may look at (`View`), set before the first ``reset``.
+    """
+
+    aliases: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[frozenset[str]] = frozenset()
+    wants: ClassVar[frozenset[str]] = frozenset()
+    bypass: ClassVar[bool] = False
+    refills: ClassVar[bool] = False
+    view: View
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        unknown = set(cls.needs | cls.wants) - {"weights", "future", "profile"}
+        if unknown:
+            raise PolicyError(f"{cls.name}: needs {sorted(unknown)}, can only need 'weights', 'future', 'profile'")
 
     def reset(self) -> None:
         """Forget the residents: the pool is empty. Called before anything else."""

@@ -9,9 +9,10 @@ import re
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from lrcsim.errors import PolicyError, brief, did_you_mean
-from lrcsim.policies.base import Policy
+from lrcsim.policies.base import Configurable, Policy
 from lrcsim.policies.engines import Dali, Heat, Hobbit, LeastStaleFifo, LeastStaleGap, LeastStaleLayer, MoeInfinity
 from lrcsim.policies.frequency import Lcp, Lfru, Lfu, LfuAging, Lfuda, LfuDecay, LfuResident
 from lrcsim.policies.future import Belady, BeladyBypass, SchLookahead, SchStatic
@@ -20,9 +21,10 @@ from lrcsim.policies.queues import Arc, S3Fifo, Slru
 from lrcsim.policies.recency import Clock, Fifo, Lru, Mru, Random, Sieve
 from lrcsim.policies.router import Mrs, ScoreEma
 
-__all__ = ["BUILT_IN", "FAMILIES", "PolicySpec", "make_policy", "plugins"]
+__all__ = ["BUILT_IN", "FAMILIES", "PolicySpec", "class_in", "make_policy", "parameters", "plugins"]
 
 PolicySpec = str | Policy | type[Policy]
+Kind = TypeVar("Kind")
 
 FAMILIES: dict[str, tuple[type[Policy], ...]] = {
     "recency": (Lru, Mru, Fifo, Clock, Sieve, Random),
@@ -65,10 +67,10 @@ def make_policy(spec: PolicySpec) -> Policy:
     head, _, rest = spec.partition(":")
     if head.endswith(".py") or "/" in head or "." in head:
         class_name, _, rest = rest.partition(":")
-        chosen = _class_of(spec, _module(head), class_name)
+        chosen = class_in(spec, head, class_name, Policy)
     else:
         chosen = _named(head)
-    return chosen(**_parameters(chosen, rest))
+    return chosen(**parameters(chosen, rest))
 
 
 def _named(name: str) -> type[Policy]:
@@ -88,7 +90,7 @@ def _named(name: str) -> type[Policy]:
         loaded = point.load()
     except Exception as error:
         raise PolicyError(f"policy {name!r} ({point.value}) cannot be loaded: {brief(error)}") from error
-    return _checked(point.value, loaded)
+    return _checked(point.value, loaded, Policy)
 
 
 def _module(place: str) -> ModuleType:
@@ -112,25 +114,40 @@ def _module(place: str) -> ModuleType:
     return module
 
 
-def _class_of(spec: str, module: ModuleType, class_name: str) -> type[Policy]:
+def class_in(spec: str, place: str, class_name: str, base: type[Kind]) -> type[Kind]:
+    """Return a class derived from ``base`` out of a file or module.
+
+    Args:
+        spec: what the user gave, for errors.
+        place: path of a file ending in ``.py``, or a module's full name.
+        class_name: the class in it.
+        base: what it must derive from.
+
+    Raises:
+        PolicyError: there is no such file, module or class, or it is of another kind.
+    """
+    what = base.__name__.lower()
+    module = _module(place)
     if not class_name:
-        raise PolicyError(f"policy {spec!r} names a module but no class: write {spec.rstrip(':')}:ClassName")
+        raise PolicyError(f"{what} {spec!r} names a module but no class: write {spec.rstrip(':')}:ClassName")
     if not hasattr(module, class_name):
-        offered = [
-            name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, Policy)
-        ]
-        raise PolicyError(f"policy {spec!r}: there is no class {class_name!r} there{did_you_mean(class_name, offered)}")
-    return _checked(spec, getattr(module, class_name))
+        offered = [name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)]
+        raise PolicyError(f"{what} {spec!r}: there is no class {class_name!r} there{did_you_mean(class_name, offered)}")
+    return _checked(spec, getattr(module, class_name), base)
 
 
-def _checked(spec: str, value: object) -> type[Policy]:
-    if not (isinstance(value, type) and issubclass(value, Policy)):
-        raise PolicyError(f"policy {spec!r} is no class derived from lrcsim.policies.Policy")
+def _checked(spec: str, value: object, base: type[Kind]) -> type[Kind]:
+    if not (isinstance(value, type) and issubclass(value, base)):
+        raise PolicyError(f"{base.__name__.lower()} {spec!r} is no class derived from {base.__name__}")
     return value
 
 
-def _parameters(policy: type[Policy], text: str) -> dict[str, str]:
-    """Read ``"16"`` (the main parameter) or ``"a=1,b=2"``."""
+def parameters(policy: type[Configurable], text: str) -> dict[str, str]:
+    """Read ``"16"`` (the main parameter) or ``"a=1,b=2"``.
+
+    Raises:
+        PolicyError: there are no parameters, or one is given twice.
+    """
     given: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = part.partition("=")

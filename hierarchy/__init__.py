@@ -1,0 +1,19 @@
+"""The memory hierarchy in time: an event-driven engine over links, tiers and compute."""
+
+from lrcsim.hierarchy.costs import Costs, FixedCosts, RooflineCosts, StepSize
+from lrcsim.hierarchy.engine import Engine
+from lrcsim.hierarchy.log import Log, Span
+from lrcsim.hierarchy.prefetch import PREFETCHERS, Prefetcher, make_prefetcher
+
+__all__ = [
+    "PREFETCHERS",
+    "Costs",
+    "Engine",
+    "FixedCosts",
+    "Log",
+    "Prefetcher",
+    "RooflineCosts",
+    "Span",
+    "StepSize",
+    "make_prefetcher",
+]

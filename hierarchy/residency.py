@@ -1,0 +1,160 @@
+"""Which experts are where: the cache on the GPU, the one in DRAM below it, and what each layer-step asks of them.
+
+All decisions are the pools'; none depends on time. So this engine and the replay agree on hits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lrcsim.hierarchy.actions import Decision, MissAction
+from lrcsim.hierarchy.work import Step, Work
+from lrcsim.simulator.pool import Pool
+from lrcsim.simulator.replay import Counts, Replay, make_pools
+
+__all__ = ["Lookup", "Residency"]
+
+
+@dataclass(slots=True)
+class Lookup:
+    """What a layer-step found.
+
+    Attributes:
+        hits: resident, in batch order; some may still be on their way as prefetches.
+        decision: what happens to the misses.
+        from_storage: those of them that DRAM does not hold either.
+        evicted: what left the cache, in order.
+    """
+
+    hits: list[int]
+    decision: Decision
+    from_storage: set[int]
+    evicted: list[int]
+
+
+class Residency:
+    """The caches, and the count of what happened in them.
+
+    Args:
+        job: trace, policy, capacities and rules; access ``"coresident"``.
+        action: what to do with misses.
+        dram: the cache in DRAM; None: DRAM holds all experts.
+        shrink: given the step, how much of its capacity each pool loses to the KV cache; None: none.
+    """
+
+    def __init__(
+        self,
+        job: Replay,
+        action: MissAction,
+        dram: Pool | None = None,
+        shrink: Callable[[Step, Pool], int] | None = None,
+    ) -> None:
+        self.pools = make_pools(job)
+        self.dram = dram
+        self.action = action
+        self.shrink = shrink
+        self.capacities = [pool.capacity for pool in self.pools]
+        layers = job.trace.num_layers
+        self.pool_of_layer = self.pools * layers if len(self.pools) == 1 else self.pools
+        self.counts = Counts(
+            accesses=np.zeros((2, layers), np.int64),
+            misses=np.zeros((2, layers), np.int64),
+            preloaded=np.zeros(layers, np.int64),
+            steps=np.zeros(2, np.int64),
+        )
+        # plain lists while counting: numpy scalars take ten times as long
+        self._accesses = [[0] * layers, [0] * layers]
+        self._misses = [[0] * layers, [0] * layers]
+        self._warm = job.warm
+        self._request = -1
+        self._seen: set[int] = set()
+        self._refills = self.pools[0].policy.refills
+        self.put_out: list[int] = []
+        for pool in self.pools:
+            pool.put_out = self.put_out
+
+    def begin(self, step: Step) -> bool:
+        """Prepare for a step; return whether the cache was emptied."""
+        emptied = step.request != self._request and not self._warm and self._request >= 0
+        if emptied:
+            for pool in self.pools:
+                pool.empty()
+            self._seen.clear()
+        self._request = step.request
+        if self.shrink is not None:
+            for pool, capacity in zip(self.pools, self.capacities, strict=True):
+                pool.resize(max(capacity - self.shrink(step, pool), 0))
+        if self._refills:
+            for pool in self.pools:
+                pool.view.step, pool.view.request, pool.view.phase = step.number, step.request, step.phase
+                pool.refill()
+        if step.layers:
+            self.counts.steps[step.phase] += 1
+        return emptied
+
+    def look_up(self, step: Step, work: Work) -> Lookup:
+        """Run a layer-step through the caches."""
+        layer, keys, phase = work.layer, work.keys, step.phase
+        pool = self.pool_of_layer[layer]
+        view = pool.view
+        view.step, view.layer, view.request, view.phase = step.number, layer, step.request, phase
+        if work.weights is not None:
+            view.weights = work.weights
+        if work.next_use is not None:
+            view.next_use = work.next_use
+        decision = Decision()
+
+        def admit(missed: list[int]) -> list[int]:
+            nonlocal decision
+            decision = self.action.decide(missed, work)
+            self._replace_by_resident(decision, pool, work)
+            return decision.load
+
+        missed = pool.coresident(keys, admit)
+        from_storage: set[int] = set()
+        hits = keys
+        if missed:
+            gone = set(missed)
+            hits = [key for key in keys if key not in gone]
+            fetched = [*decision.load, *decision.cpu, *decision.low]
+            if self.dram is not None and fetched:
+                self.dram.view.step, self.dram.view.layer = step.number, layer
+                from_storage = set(self.dram.coresident(fetched))
+        self._accesses[phase][layer] += len(keys)
+        self._misses[phase][layer] += len(missed)
+        for key in missed:
+            if key not in self._seen:
+                self.counts.cold_misses += 1
+                self._seen.add(key)
+        if self._refills:
+            self._seen.update(keys)
+        evicted = self.put_out[:]
+        self.put_out.clear()
+        return Lookup(hits, decision, from_storage, evicted)
+
+    def finish(self) -> Counts:
+        """Return the counts of everything so far."""
+        counts = self.counts
+        counts.accesses[:] = self._accesses
+        counts.misses[:] = self._misses
+        counts.evictions = sum(pool.evictions for pool in self.pools)
+        counts.bypassed = sum(pool.bypassed for pool in self.pools)
+        counts.resident = sum(len(pool.resident) for pool in self.pools)
+        counts.preloaded[:] = 0
+        for pool in self.pools:
+            for layer, loaded in pool.preloaded.items():
+                counts.preloaded[layer] += loaded
+        return counts
+
+    def _replace_by_resident(self, decision: Decision, pool: Pool, work: Work) -> None:
+        """Load after all what cannot be substituted, because the layer has too few other residents."""
+        if not decision.substitute:
+            return
+        stride = pool.view.stride
+        batch = set(work.keys)
+        spare = sum(key // stride == work.layer and key not in batch for key in pool.resident)
+        decision.load += decision.substitute[spare:]
+        del decision.substitute[spare:]

@@ -1,0 +1,205 @@
+"""What a run took: seconds by step, by resource, and what was prefetched for nothing."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.hierarchy.actions import Decision
+from lrcsim.hierarchy.work import Step
+from lrcsim.traces import DECODE, PREFILL
+
+if TYPE_CHECKING:
+    from lrcsim.hierarchy.links import LinkServer
+    from lrcsim.hierarchy.residency import Residency
+
+__all__ = ["LinkUse", "PrefetchUse", "Tally"]
+
+
+@dataclass(frozen=True)
+class LinkUse:
+    """How much a link carried.
+
+    Attributes:
+        bytes: moved in all.
+        busy_s: seconds with a transfer on it.
+        bandwidth: bytes/s it has.
+    """
+
+    bytes: int
+    busy_s: float
+    bandwidth: float
+
+
+@dataclass
+class PrefetchUse:
+    """What became of prefetched bytes.
+
+    Attributes:
+        issued: bytes asked for.
+        useful: bytes of experts that had arrived when they were first used.
+        late: bytes of experts that were on their way when they were first used.
+        wasted: bytes of experts that were evicted unused, or never used.
+        displaced: experts put out to make room for prefetches.
+        displaced_missed: of those, the experts that missed when they were next used.
+    """
+
+    issued: int = 0
+    useful: int = 0
+    late: int = 0
+    wasted: int = 0
+    displaced: int = 0
+    displaced_missed: int = 0
+
+
+@dataclass
+class Tally:
+    """Everything that is counted in seconds.
+
+    Attributes:
+        residency: the caches, whose counts belong to it.
+        compute: seconds of the GPU (of the CPU, on a machine without one).
+        overhead: seconds of synchronisation and bookkeeping.
+        cpu: seconds of the CPU with experts that missed.
+        total: seconds in all.
+        steps: for each step in order: begin, end, compute, overhead, CPU; seconds.
+        phases: phase of each step.
+        first_step: by request, (begin of its first step, end of the step that gave its first token).
+        sequences: requests that got a token, by step.
+        links: use of each link.
+        prefetch: what became of prefetched bytes.
+        skipped: experts left out.
+        substituted: experts replaced.
+    """
+
+    residency: Residency
+    compute: float = 0.0
+    overhead: float = 0.0
+    cpu: float = 0.0
+    total: float = 0.0
+    steps: array[float] = field(default_factory=lambda: array("d"))
+    phases: bytearray = field(default_factory=bytearray)
+    sequences: array[int] = field(default_factory=lambda: array("q"))
+    first_step: dict[int, tuple[float, float]] = field(default_factory=dict)
+    links: dict[str, LinkUse] = field(default_factory=dict)
+    prefetch: PrefetchUse = field(default_factory=PrefetchUse)
+    skipped: int = 0
+    substituted: int = 0
+    on_cpu: int = 0
+    low: int = 0
+
+    def __post_init__(self) -> None:
+        """Start with nothing under way."""
+        self._unused: dict[int, int] = {}  # prefetched and not used yet: bytes
+        self._displaced: set[int] = set()
+        self._at_begin = (0.0, 0.0, 0.0)
+
+    def begin(self) -> None:
+        """Take note that a step begins."""
+        self._at_begin = (self.compute, self.overhead, self.cpu)
+
+    def end(self, step: Step, begin: float, end: float) -> None:
+        """Take note that it has ended."""
+        compute, overhead, cpu = self._at_begin
+        self.steps.extend((begin, end, self.compute - compute, self.overhead - overhead, self.cpu - cpu))
+        self.phases.append(step.phase)
+        self.sequences.append(len(step.sequences))
+        for request in step.sequences:
+            known = self.first_step.get(request)
+            if known is None or (step.phase == PREFILL):
+                self.first_step[request] = (begin if known is None else known[0], end)
+
+    def count(self, decision: Decision) -> None:
+        """Take note of what happened to misses."""
+        self.skipped += len(decision.skip)
+        self.substituted += len(decision.substitute)
+        self.on_cpu += len(decision.cpu)
+        self.low += len(decision.low)
+        if self._displaced:
+            for missed in (decision.load, decision.cpu, decision.skip, decision.substitute, decision.low):
+                for key in missed:
+                    if key in self._displaced:
+                        self._displaced.remove(key)
+                        self.prefetch.displaced_missed += 1
+
+    def prefetched(self, key: int, size: int) -> None:
+        """Take note that an expert is brought ahead."""
+        self.prefetch.issued += size
+        self._unused[key] = size
+        self._displaced.discard(key)
+
+    def used(self, key: int, late: bool) -> None:
+        """Take note that a resident expert, or one on its way, is used."""
+        if self._unused:
+            size = self._unused.pop(key, 0)
+            if late:
+                self.prefetch.late += size
+            else:
+                self.prefetch.useful += size
+
+    def evicted(self, key: int, for_prefetch: bool) -> None:
+        """Take note that an expert left the cache."""
+        self.prefetch.wasted += self._unused.pop(key, 0)
+        if for_prefetch:
+            self.prefetch.displaced += 1
+            self._displaced.add(key)
+
+    def emptied(self) -> None:
+        """Take note that the cache was emptied."""
+        self.prefetch.wasted += sum(self._unused.values())
+        self._unused.clear()
+        self._displaced.clear()
+
+    def finish(self, now: float, links: dict[str, LinkServer]) -> None:
+        """Close the account."""
+        self.total = now
+        self.prefetch.wasted += sum(self._unused.values())
+        self._unused.clear()
+        self.links = {name: LinkUse(link.bytes, link.busy(), link.link.bandwidth) for name, link in links.items()}
+
+    def by_step(self) -> npt.NDArray[np.float64]:
+        """Return float64 [steps, 5]: begin, end, compute, overhead, CPU of each step, in seconds."""
+        return np.frombuffer(self.steps, np.float64).reshape(-1, 5) if self.steps else np.zeros((0, 5))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return ``time`` and ``links`` as JSON values; seconds unless a name says otherwise."""
+        steps = self.by_step()
+        phases = np.frombuffer(bytes(self.phases), np.uint8)
+        wall = steps[:, 1] - steps[:, 0]
+        decode = phases == DECODE
+        tokens = np.frombuffer(self.sequences, np.int64)[decode] if len(phases) else np.zeros(0, np.int64)
+        decode_s, prefill_s = float(wall[decode].sum()), float(wall[~decode].sum())
+        decode_tokens = int(tokens.sum())
+        per_token = np.repeat(wall[decode] * 1e3, tokens)
+        first = np.array([end - begin for begin, end in self.first_step.values()]) * 1e3
+        return {
+            "total_s": self.total,
+            "prefill_s": prefill_s,
+            "decode_s": decode_s,
+            "decode_tokens_per_s": decode_tokens / decode_s if decode_s > 0 else None,
+            "decode_ms_per_token": decode_s * 1e3 / decode_tokens if decode_tokens else None,
+            "compute_s": self.compute,
+            "stall_s": max(self.total - self.compute - self.overhead, 0.0),
+            "overhead_s": self.overhead,
+            "cpu_s": self.cpu,
+            "ttft_ms": percentiles(first),
+            "tpot_ms": percentiles(per_token),
+        }
+
+
+def percentiles(values: npt.NDArray[np.float64]) -> dict[str, float] | None:
+    """Return mean, p50, p90, p99 and the greatest; None without values."""
+    if not len(values):
+        return None
+    p50, p90, p99 = np.percentile(values, [50, 90, 99])
+    return {
+        "mean": float(values.mean()),
+        "p50": float(p50),
+        "p90": float(p90),
+        "p99": float(p99),
+        "max": float(values.max()),
+    }
