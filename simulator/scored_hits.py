@@ -18,7 +18,8 @@ from lrcsim.simulator.capacity import Scope
 from lrcsim.simulator.future import Future
 from lrcsim.simulator.replay import Progress
 from lrcsim.simulator.schedule import Block, Schedule
-from lrcsim.simulator.scored import ScoredState, compile_policy, run_scored
+from lrcsim.simulator.scored import run_scored
+from lrcsim.simulator.scored_state import ScoredState, ahead_of, compile_policy
 from lrcsim.simulator.stack import RULES
 from lrcsim.traces import RoutingTrace
 
@@ -55,7 +56,7 @@ def scored_hits(
 ) -> ScoredHits:
     """Count the hits of a compiled score policy at each capacity.
 
-    Memory: about 100 bytes x experts x capacities, and a block of the trace.
+    Memory: about 150 bytes x experts x capacities, and a block of the trace.
 
     Args:
         trace: the routing trace.
@@ -82,14 +83,14 @@ def scored_hits(
         raise PolicyError(_not_compiled(policy, error)) from error
     what = (worths, values or worths, values is not None, policy.at_use)
     slots_of_run = [slots for slots in capacities if slots > 0]  # without slots nothing ever hits
-    runs = [(pool, slots, ScoredState.empty(keys_of_pool)) for pool in pools for slots in slots_of_run]
+    runs = [(pool, slots, ScoredState.empty(keys_of_pool, layers)) for pool in pools for slots in slots_of_run]
     accesses = np.zeros(2, np.int64)
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as threads:
         for block in schedule.blocks():
             first, starts, batches = batches_of(block, access, pools)
             columns = (
                 *(block.keys, starts, block.step[first], block.request[first], block.phase[first]),
-                *(_weights(block), _next_use(block, future)),
+                *(*_weights(block), _next_use(block, future)),
             )
 
             def advance(
@@ -137,8 +138,11 @@ def batches_of(
     )
 
 
-def _weights(block: Block) -> npt.NDArray[np.float32]:
-    return np.zeros(0, np.float32) if block.weights is None else block.weights
+def _weights(block: Block) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    if block.weights is None:
+        return np.zeros(0, np.float32), np.zeros(0)
+    ahead: npt.NDArray[np.float64] = ahead_of(block.weights, block.starts)
+    return block.weights, ahead
 
 
 def _next_use(block: Block, future: Future | None) -> npt.NDArray[np.int64]:

@@ -61,7 +61,12 @@ def check_every_capacity(
         assert found.accesses.tolist() == counts.accesses.sum(axis=1).tolist()
 
 
-SPECS = [*(policy.name for policy in TWINS), "lfu-decay:1", "lfu-decay:3", "lcp:2", "heat:1", "score-ema:1"]
+SPECS = [
+    *(policy.name for policy in TWINS),
+    *("lfu-decay:1", "lfu-decay:3", "lcp:2", "heat:1", "score-ema:1", "mrs:0.3", "mrs:1", "lfuda:1", "lfuda:3"),
+    *("lfu-aging:1", "lfu-aging:3,decay=0.3", "lfu-aging:5,decay=0", "lfu-aging:7,decay=1"),
+    *("hobbit:w1=0.1,w2=0.3,w3=0.7,w4=0.2", "hobbit:w1=0,w2=0,w3=1,w4=0", "hobbit:w1=0,w2=0.5,w3=1,w4=1"),
+]
 accesses = pytest.mark.parametrize("access", ["coresident", "sequential", "paper"])
 scopes = pytest.mark.parametrize("scope", ["layer", "model"])
 draws = given(trace=traces(), warm=st.booleans(), prefill=st.sampled_from(["step", "token", "chunk:2"]))
@@ -87,7 +92,9 @@ class Everything(CompiledScore):
     @staticmethod
     def update(expert: Expert, now: Now, weight: float, a: int, b: float) -> float:
         seen = expert.uses * 3 + expert.uses_resident * 5 + now.step - expert.last_step + expert.use_order + now.loads
-        return b * expert.value + weight * a + seen % 7
+        runs = (now.layer_runs - expert.last_run) * 2 + now.layer_uses * 3 + now.uses + expert.uses_request
+        here = (expert.last_request == now.request) + now.step - now.request_step
+        return b * expert.value + weight * a + (seen + runs + here) % 7 + expert.weight_ahead
 
     @staticmethod
     def worth(expert: Expert, now: Now, a: int, b: float) -> float:
@@ -95,8 +102,10 @@ class Everything(CompiledScore):
         orders = expert.load_order * 19 + expert.use_order * 23 + expert.uses * 29 + expert.uses_resident * a
         future = min(expert.next_use, 1000) * 37
         moment = now.step * 41 + now.request * 43 + now.layer * 47 + now.num_layers * 53 + now.loads * 59 + now.slots
-        weights = expert.weight * 100 + expert.weight_mean * 200
-        mixed = (steps + orders + future + moment) * (expert.layer + 3) % 31
+        requests = now.request_step * 61 + expert.last_request * 67 + expert.uses_request * 71 + now.uses * 73
+        runs = now.layer_runs * 79 + expert.last_run * 83 + now.layer_uses * 89 + math.floor(now.age * 4) * 97
+        weights = expert.weight * 100 + expert.weight_mean * 200 + expert.weight_ahead * 300
+        mixed = (steps + orders + future + moment + requests + runs) * (expert.layer + 3) % 31
         return mixed + math.floor(weights) % 7 + expert.value % 5 * b
 
 
