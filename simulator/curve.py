@@ -131,10 +131,9 @@ def hit_rate_curve(
             trace, compiled, points.tolist(), scope, access, rules.prefill, rules.warm, jobs, progress
         )
         hits, accesses = counted.hits, counted.accesses
-    elif type(chosen) in QUEUE_POLICIES and in_slots:
+    elif type(chosen) in QUEUE_POLICIES:
         engine = "compiled"
-        slots = [[pool.capacity for pool in pools] for pools in sizes]
-        counted = queue_hits(trace, chosen, slots, scope, access, rules.prefill, rules.warm, jobs, progress)
+        counted = queue_hits(trace, chosen, sizes, access, rules.prefill, rules.warm, counts_by_key, jobs, progress)
         hits, accesses = counted.hits, counted.accesses
     else:
         for i, pools in enumerate(sizes):
