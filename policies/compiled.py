@@ -109,10 +109,13 @@ class CompiledScore(ScorePolicy):
     Attributes:
         at_use: take the worth when an expert is used, and keep it until its next use; right where the worth depends
             on the expert alone, and much faster in large pools. Else it is taken whenever room is needed.
+        larger_key_first: of equal worths the larger key goes first (larger layer, then larger expert), not the least
+            recent.
     """
 
     name = ""
     at_use: ClassVar[bool] = False
+    larger_key_first: ClassVar[bool] = False
 
     @staticmethod
     def worth(*arguments: Any) -> float:
@@ -202,6 +205,8 @@ class CompiledScore(ScorePolicy):
                 next_use[place] if next_use else NEVER,
                 float(self.update(old, self._now(layer, place + 1), weight, *self._values)) if updates else 0.0,
             )
+            if self.larger_key_first:
+                last_use[key] = -key
         self.uses += len(batch)
         self.layer_uses[layer] += len(batch)
         self.now: dict[int, Now] = {}  # by layer of the expert looked at

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from lrcsim.policies import engines, frequency, recency, router
+from lrcsim.policies import engines, frequency, future, recency, router
 from lrcsim.policies.base import Policy
 from lrcsim.policies.compiled import CompiledScore, Expert, Now
 
@@ -34,6 +34,16 @@ class Mru(CompiledScore):
     @staticmethod
     def worth(expert: Expert, now: Now) -> float:
         return -expert.use_order
+
+
+class Lfu(CompiledScore):
+    """Uses so far."""
+
+    at_use = True
+
+    @staticmethod
+    def worth(expert: Expert, now: Now) -> float:
+        return expert.uses
 
 
 class LfuResident(CompiledScore):
@@ -218,9 +228,28 @@ class ScoreEma(CompiledScore):
         return expert.value
 
 
+class Belady(CompiledScore):
+    """The farther the next use, the less worth."""
+
+    at_use = True
+    larger_key_first = True
+    needs = frozenset({"future"})
+
+    @staticmethod
+    def worth(expert: Expert, now: Now) -> float:
+        return -expert.next_use
+
+
+class BeladyBypass(Belady):
+    """And misses may bypass the cache."""
+
+    bypass = True
+
+
 TWINS: dict[type[Policy], type[CompiledScore]] = {
     recency.Fifo: Fifo,
     recency.Mru: Mru,
+    frequency.Lfu: Lfu,
     frequency.LfuResident: LfuResident,
     frequency.LfuDecay: LfuDecay,
     frequency.LfuAging: LfuAging,
@@ -235,8 +264,11 @@ TWINS: dict[type[Policy], type[CompiledScore]] = {
     engines.Heat: Heat,
     router.Mrs: Mrs,
     router.ScoreEma: ScoreEma,
+    future.Belady: Belady,
+    future.BeladyBypass: BeladyBypass,
 }
-"""The compiled twin of each built-in class that has one."""
+"""The compiled twin of each built-in class that has one. Those that are stacks (lfu, belady ...) need it where experts
+differ in bytes."""
 
 
 def twin_of(policy: Policy) -> CompiledScore | None:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.policies import Policy, View, engines, profiled, queues, recency
+from lrcsim.policies import Policy, engines, profiled, queues, recency
 from lrcsim.simulator.capacity import PoolSize
 from lrcsim.simulator.queue_kernels import ARC, CLOCK, DALI, LRU, RANDOM, S3_FIFO, SIEVE, SLRU, STATIC, run_queues
 from lrcsim.simulator.queue_lists import QueueSizes, QueueState
 from lrcsim.simulator.replay import Progress
 from lrcsim.simulator.schedule import Schedule
-from lrcsim.simulator.scored_hits import ScoredHits, batches_of
+from lrcsim.simulator.scored_hits import ScoredHits, batches_of, cost_of_layers, pool_view
 from lrcsim.simulator.stack import RULES
 from lrcsim.traces import RoutingTrace
 
@@ -64,28 +64,27 @@ def queue_hits(
         jobs: threads, one pool at one capacity each at a time; None: all cores. The result does not depend on it.
         progress: told how far it is.
     """
-    kind, stride, layers = QUEUE_POLICIES[type(policy)], trace.num_experts, trace.num_layers
-    pools = [-1 if len(size.layers) > 1 or layers == 1 else size.layers[0] for size in sizes[0]]
+    kind, stride = QUEUE_POLICIES[type(policy)], trace.num_experts
     runs = [
-        (column, pool, size_in_kernel, cost, state)
+        (column, pool, size.layers[0] * stride, *start)
         for column, of_pools in enumerate(sizes)
-        for pool, size in zip(pools, of_pools, strict=True)
-        for size_in_kernel, cost, state in _start(policy, size, trace, profile)
+        for pool, size in enumerate(of_pools)
+        for start in _start(policy, size, trace, profile)
     ]
     accesses = np.zeros(2, np.int64)
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as threads:
         for block in Schedule(trace, prefill).blocks():
-            first, starts, batches = batches_of(block, access, pools)
+            first, starts, batches = batches_of(block, access, sizes[0])
             columns = (block.keys, starts, block.request[first], block.phase[first])
 
             def advance(
-                one: tuple[int, int, QueueSizes, npt.NDArray[np.int64], QueueState],
-                batches: dict[int, npt.NDArray[np.int64]] = batches,
+                one: tuple[int, int, int, QueueSizes, npt.NDArray[np.int64], QueueState],
+                batches: list[npt.NDArray[np.int64]] = batches,
                 given: tuple[npt.NDArray[np.generic], ...] = columns,
             ) -> None:
-                _, pool, size, cost, state = one
+                _, pool, first_key, size, cost, state = one
                 run: Any = run_queues  # compiled: type checkers do not know its arguments
-                run(kind, size, RULES[access], not warm, max(pool, 0) * stride, cost, batches[pool], *given, state)
+                run(kind, size, RULES[access], not warm, first_key, cost, batches[pool], *given, state)
 
             for _ in threads.map(advance, runs):
                 pass
@@ -93,7 +92,7 @@ def queue_hits(
             if progress is not None:
                 progress(block.end_token, trace.num_tokens)
     hits = np.zeros((2, len(sizes)), np.int64)
-    for column, _, _, _, state in runs:
+    for column, *_, state in runs:
         hits[:, column] += state.hits
     return ScoredHits(hits, accesses)
 
@@ -102,8 +101,7 @@ def _start(
     policy: Policy, pool: PoolSize, trace: RoutingTrace, profile: npt.NDArray[np.float64] | None
 ) -> list[tuple[QueueSizes, npt.NDArray[np.int64], QueueState]]:
     """Ask a fresh object of the same class and parameters what it makes of a pool; nothing where no expert fits."""
-    sizes = None if pool.bytes_per_expert is None else dict(zip(pool.layers, pool.bytes_per_expert, strict=True))
-    view = View(pool.capacity, trace.num_experts, pool.layers, trace.num_layers, trace.top_k, sizes)
+    view = pool_view(pool, trace)
     if view.slots == 0:
         return []  # nothing ever hits
     if profile is not None:
@@ -111,7 +109,7 @@ def _start(
     fresh = type(policy)(**{param.name: getattr(policy, param.name) for param in policy.params})
     fresh.view = view
     fresh.reset()
-    cost = np.repeat(np.array(pool.bytes_per_expert or [1] * len(pool.layers), np.int64), trace.num_experts)
+    cost = np.repeat(cost_of_layers(pool, trace.num_layers)[list(pool.layers)], trace.num_experts)
     pinned = np.array(sorted(fresh.refill() or ()), np.int32) - pool.layers[0] * trace.num_experts
     kernel_sizes, listed, seeds = QueueSizes(pool.capacity, view.slots), 0, (0, 0)
     if isinstance(fresh, queues.Slru):

@@ -17,8 +17,9 @@ from lrcsim.policies.base import NEVER
 from lrcsim.policies.compiled import Now
 from lrcsim.simulator.scored_state import (
     ACCESSES,
-    DISTINCT,
     FIRST_STEP,
+    FREE_FOR,
+    HELD,
     LAST_REQUEST,
     LAST_RUN,
     LAST_STEP,
@@ -47,27 +48,27 @@ __all__ = ["run_scored"]
 
 
 @numba.njit(cache=True, nogil=True)
-def _before(worth, order, a, b):  # type: ignore[no-untyped-def]
-    """Whether expert ``a`` goes before expert ``b``: less worth, or the same and used longer ago."""
-    return worth[a] < worth[b] or (worth[a] == worth[b] and order[a] < order[b])
+def _before(worth, ties, a, b):  # type: ignore[no-untyped-def]
+    """Whether expert ``a`` goes before expert ``b``: less worth, or the same and first in ``ties``."""
+    return worth[a] < worth[b] or (worth[a] == worth[b] and ties[a] < ties[b])
 
 
 @numba.njit(cache=True, nogil=True)
-def _settle(worth, order, resident, place, first_key, size, at):  # type: ignore[no-untyped-def]
+def _settle(worth, ties, resident, place, first_key, size, at):  # type: ignore[no-untyped-def]
     """Restore the heap of ``size`` residents after the one at ``at`` changed."""
     key = resident[at]
     while at > 0:
         parent = resident[(at - 1) // 2]
-        if not _before(worth, order, key - first_key, parent - first_key):
+        if not _before(worth, ties, key - first_key, parent - first_key):
             break
         resident[at] = parent
         place[parent - first_key] = at
         at = (at - 1) // 2
     while 2 * at + 1 < size:
         child = 2 * at + 1
-        if child + 1 < size and _before(worth, order, resident[child + 1] - first_key, resident[child] - first_key):
+        if child + 1 < size and _before(worth, ties, resident[child + 1] - first_key, resident[child] - first_key):
             child += 1
-        if not _before(worth, order, resident[child] - first_key, key - first_key):
+        if not _before(worth, ties, resident[child] - first_key, key - first_key):
             break
         resident[at] = resident[child]
         place[resident[at] - first_key] = at
@@ -77,7 +78,7 @@ def _settle(worth, order, resident, place, first_key, size, at):  # type: ignore
 
 
 @numba.njit(cache=True, nogil=True)
-def _take_out(worth, order, resident, place, first_key, size, key, heap):  # type: ignore[no-untyped-def]
+def _take_out(worth, ties, resident, place, first_key, size, key, heap):  # type: ignore[no-untyped-def]
     """Remove one of ``size`` residents from the array."""
     last, at = resident[size - 1], place[key - first_key]
     place[key - first_key] = -1
@@ -85,15 +86,15 @@ def _take_out(worth, order, resident, place, first_key, size, key, heap):  # typ
         resident[at] = last
         place[last - first_key] = at
         if heap:
-            _settle(worth, order, resident, place, first_key, size - 1, at)
+            _settle(worth, ties, resident, place, first_key, size - 1, at)
 
 
 @numba.njit(cache=True, nogil=True)
-def _least(worth, order, resident, first_key, size):  # type: ignore[no-untyped-def]
+def _least(worth, ties, resident, first_key, size):  # type: ignore[no-untyped-def]
     """Return the resident that goes first, where they stand in any order."""
     least = resident[0]
     for i in range(1, size):
-        if _before(worth, order, resident[i] - first_key, least - first_key):
+        if _before(worth, ties, resident[i] - first_key, least - first_key):
             least = resident[i]
     return least
 
@@ -112,7 +113,7 @@ def _empty(state):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def run_scored(worths, values, update, at_use, heap, bypass, access, cold, slots, stride, num_layers, first_key, batches, keys, starts, step, request, phase, weights, ahead, next_use, state):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold, slots, capacity, cost, stride, num_layers, first_key, batches, keys, starts, step, request, phase, weights, ahead, next_use, state):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Advance a pool over some layer-steps of a block.
 
     Args:
@@ -122,9 +123,12 @@ def run_scored(worths, values, update, at_use, heap, bypass, access, cold, slots
         at_use: whether worths are taken at use.
         heap: whether the residents are kept as a heap, only with ``at_use``.
         bypass: whether misses may bypass the cache.
+        ties: int64 [keys of the pool], of equal worths the smallest of these goes first: ``state.order``, or fixed.
         access: ``CORESIDENT``, ``SEQUENTIAL`` or ``PAPER``.
         cold: whether the pool is emptied when the request changes.
-        slots: its capacity, at least 1.
+        slots: about how many experts fit (`Now.slots`), at least 1.
+        capacity: slots, or bytes where experts differ in size.
+        cost: int64 [L], slots (1) or bytes of an expert of each layer.
         stride: E: the layer of a key is key // E.
         num_layers: L.
         first_key: the pool's smallest key.
@@ -146,12 +150,13 @@ def run_scored(worths, values, update, at_use, heap, bypass, access, cold, slots
     first_step, last_step, loaded_step = whole[FIRST_STEP], whole[LAST_STEP], whole[LOADED_STEP]
     last_run, last_request, load_order = whole[LAST_RUN], whole[LAST_REQUEST], whole[LOAD_ORDER]
     uses, uses_resident, uses_request = whole[USES], whole[USES_RESIDENT], whole[USES_REQUEST]
-    size, loads, used, none = counter[SIZE], counter[LOADS], counter[ACCESSES], weights[:0]
+    size, held, loads, used = counter[SIZE], counter[HELD], counter[LOADS], counter[ACCESSES]
+    none = weights[:0]
     for batch in batches:
         if request[batch] != counter[REQUEST]:
             if cold and counter[REQUEST] >= 0:
                 _empty(state)
-                size = loads = used = 0
+                size = held = loads = used = 0
             counter[REQUEST] = request[batch]
             counter[REQUEST_STEP] = step[batch]
             runs[LAYER_USES] = 0
@@ -164,12 +169,13 @@ def run_scored(worths, values, update, at_use, heap, bypass, access, cold, slots
                     found += place[index] >= 0
                 else:
                     known[index] = True
-                    found += counter[DISTINCT] < slots
-                    counter[DISTINCT] += 1
+                    counter[FREE_FOR] += cost[keys[i] // stride]
+                    found += counter[FREE_FOR] <= capacity
         together = high - low if access == CORESIDENT else 1
         for begin in range(low, high, together):
             end = begin + together
             layer = keys[begin] // stride
+            batch_cost = together * cost[layer]
             if counter[RUN_STEP] != now_step or counter[RUN_LAYER] != layer:
                 counter[RUN_STEP], counter[RUN_LAYER] = now_step, layer
                 runs[LAYER_RUNS, layer] += 1
@@ -177,8 +183,9 @@ def run_scored(worths, values, update, at_use, heap, bypass, access, cold, slots
                 index = keys[i] - first_key
                 if place[index] >= 0:
                     found += access != PAPER
-                    _take_out(worth, order, resident, place, first_key, size, keys[i], heap)
+                    _take_out(worth, ties, resident, place, first_key, size, keys[i], heap)
                     size -= 1
+                    held -= cost[layer]
                 else:
                     loads += 1
                     load_order[index] = loads
@@ -225,16 +232,17 @@ def run_scored(worths, values, update, at_use, heap, bypass, access, cold, slots
                     worth[keys[i] - first_key] = scratch[i - begin]
             for back in range(2):  # evict before the batch is put back, and after
                 if back:
+                    held += batch_cost
                     for i in range(begin, end):
                         resident[size] = keys[i]
                         place[keys[i] - first_key] = size
                         size += 1
                         if heap:
-                            _settle(worth, order, resident, place, first_key, size, size - 1)
+                            _settle(worth, ties, resident, place, first_key, size, size - 1)
                 elif bypass:
                     continue
-                excess = min(size + (0 if back else together) - slots, size)
-                if excess <= 0:
+                limit = capacity if back else capacity - batch_cost
+                if held <= limit or size == 0:
                     continue
                 if not at_use:
                     if worths(whole, real, order, runs, resident, 0, size, first_key, stride, none, now, scratch):
@@ -243,11 +251,12 @@ def run_scored(worths, values, update, at_use, heap, bypass, access, cold, slots
                         if scratch[i] != scratch[i]:  # not a number
                             return now_step
                         worth[resident[i] - first_key] = scratch[i]
-                for _ in range(excess):
-                    victim = resident[0] if heap else _least(worth, order, resident, first_key, size)
-                    _take_out(worth, order, resident, place, first_key, size, victim, heap)
+                while held > limit and size:
+                    victim = resident[0] if heap else _least(worth, ties, resident, first_key, size)
+                    _take_out(worth, ties, resident, place, first_key, size, victim, heap)
                     size -= 1
+                    held -= cost[victim // stride]
                     age[0] = worth[victim - first_key]
         hits[phase[batch]] += found
-    counter[SIZE], counter[LOADS], counter[ACCESSES] = size, loads, used
+    counter[SIZE], counter[HELD], counter[LOADS], counter[ACCESSES] = size, held, loads, used
     return -1

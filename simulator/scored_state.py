@@ -26,7 +26,7 @@ LOAD_ORDER, USES, USES_RESIDENT, USES_REQUEST, NEXT_USE = range(5, 10)
 WEIGHT, WEIGHT_SUM, WEIGHT_AHEAD, VALUE = range(4)
 """Rows of `ScoredState.real`."""
 
-SIZE, REQUEST, REQUEST_STEP, LOADS, ACCESSES, DISTINCT, RUN_STEP, RUN_LAYER = range(8)
+SIZE, HELD, REQUEST, REQUEST_STEP, LOADS, ACCESSES, FREE_FOR, RUN_STEP, RUN_LAYER = range(9)
 """Places in `ScoredState.counter`."""
 
 LAYER_RUNS, LAYER_USES = range(2)
@@ -47,8 +47,8 @@ class ScoredState(NamedTuple):
         scratch: float64 [keys].
         runs: int64 [2, L], `Now.layer_runs` and `Now.layer_uses` of each layer.
         age: float64 [1], `Now.age`.
-        counter: int64 [8]: residents, request (-1 at first), its first step, loads, accesses, distinct experts known
-            (the paper's rule), step and layer of the last layer-step.
+        counter: int64 [9]: residents, their slots (or bytes), request (-1 at first), its first step, loads, accesses,
+            slots (or bytes) of the distinct experts known, step and layer of the last layer-step.
         hits: int64 [2], by phase.
     """
 
@@ -79,7 +79,7 @@ class ScoredState(NamedTuple):
             np.zeros(keys),
             np.zeros((2, layers), np.int64),
             np.zeros(1),
-            np.array([0, -1, 0, 0, 0, 0, -1, -1], np.int64),
+            np.array([0, 0, -1, 0, 0, 0, 0, -1, -1], np.int64),
             np.zeros(2, np.int64),
         )
 
@@ -196,7 +196,7 @@ def ahead_of(weights, starts):  # type: ignore[no-untyped-def]
         total, last = 0.0, falling[0]
         for i in falling:
             ahead[i] = ahead[last] if weights[i] == weights[last] else total
-            total += weights[i]
+            total += np.float64(weights[i])  # without the compiler too
             last = i
         for i in range(low, high):
             ahead[i] = ahead[i] / total if total > 0 else 0.0
