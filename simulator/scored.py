@@ -34,6 +34,7 @@ from lrcsim.simulator.scored_state import (
     RUN_LAYER,
     RUN_STEP,
     SIZE,
+    USE_ORDER,
     USES,
     USES_REQUEST,
     USES_RESIDENT,
@@ -104,7 +105,6 @@ def _empty(state):  # type: ignore[no-untyped-def]
     """Put everything out and forget all, as between the requests of a cold cache."""
     state.whole[:] = 0
     state.real[:] = 0
-    state.order[:] = 0
     state.place[:] = -1
     state.known[:] = False
     state.runs[:] = 0
@@ -123,7 +123,7 @@ def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold,
         at_use: whether worths are taken at use.
         heap: whether the residents are kept as a heap, only with ``at_use``.
         bypass: whether misses may bypass the cache.
-        ties: int64 [keys of the pool], of equal worths the smallest of these goes first: ``state.order``, or fixed.
+        ties: int64 [keys of the pool], by which equal worths are ordered: the row ``USE_ORDER``, or fixed numbers.
         access: ``CORESIDENT``, ``SEQUENTIAL`` or ``PAPER``.
         cold: whether the pool is emptied when the request changes.
         slots: about how many experts fit (`Now.slots`), at least 1.
@@ -146,10 +146,10 @@ def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold,
     Returns:
         -1, or the step at which the policy failed.
     """
-    whole, real, worth, order, resident, place, known, scratch, runs, age, counter, hits = state
+    whole, real, worth, resident, place, known, scratch, runs, age, counter, hits = state
     first_step, last_step, loaded_step = whole[FIRST_STEP], whole[LAST_STEP], whole[LOADED_STEP]
     last_run, last_request, load_order = whole[LAST_RUN], whole[LAST_REQUEST], whole[LOAD_ORDER]
-    uses, uses_resident, uses_request = whole[USES], whole[USES_RESIDENT], whole[USES_REQUEST]
+    order, uses, uses_resident, uses_request = whole[USE_ORDER], whole[USES], whole[USES_RESIDENT], whole[USES_REQUEST]
     size, held, loads, used = counter[SIZE], counter[HELD], counter[LOADS], counter[ACCESSES]
     none = weights[:0]
     for batch in batches:
@@ -200,7 +200,7 @@ def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold,
                 *(now_step, now_request, counter[REQUEST_STEP], layer, num_layers, slots),
                 *(loads, used + together, age[0], 0, 0),
             )
-            if update and values(whole, real, order, runs, keys, begin, end, first_key, stride, weights, now, scratch):
+            if update and values(whole, real, runs, keys, begin, end, first_key, stride, weights, now, scratch):
                 return now_step
             for i in range(begin, end):
                 index = keys[i] - first_key
@@ -224,7 +224,7 @@ def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold,
                     real[VALUE, index] = scratch[i - begin]
             runs[LAYER_USES, layer] += together
             if at_use:
-                if worths(whole, real, order, runs, keys, begin, end, first_key, stride, none, now, scratch):
+                if worths(whole, real, runs, keys, begin, end, first_key, stride, none, now, scratch):
                     return now_step
                 for i in range(begin, end):
                     if scratch[i - begin] != scratch[i - begin]:  # not a number
@@ -245,7 +245,7 @@ def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold,
                 if held <= limit or size == 0:
                     continue
                 if not at_use:
-                    if worths(whole, real, order, runs, resident, 0, size, first_key, stride, none, now, scratch):
+                    if worths(whole, real, runs, resident, 0, size, first_key, stride, none, now, scratch):
                         return now_step
                     for i in range(size):
                         if scratch[i] != scratch[i]:  # not a number

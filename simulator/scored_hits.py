@@ -19,7 +19,7 @@ from lrcsim.simulator.future import Future
 from lrcsim.simulator.replay import Progress
 from lrcsim.simulator.schedule import Block, Schedule
 from lrcsim.simulator.scored import run_scored
-from lrcsim.simulator.scored_state import ScoredState, ahead_of, compile_policy
+from lrcsim.simulator.scored_state import USE_ORDER, ScoredState, ahead_of, compile_policy
 from lrcsim.simulator.stack import RULES
 from lrcsim.traces import RoutingTrace
 
@@ -104,7 +104,7 @@ def scored_hits(
                 slots = pool_view(size, trace).slots
                 run: Any = run_scored  # compiled: type checkers do not know its arguments
                 heap = policy.at_use and slots >= HEAP_FROM
-                ties = larger_first[: len(state.order)] if policy.larger_key_first else state.order
+                ties = larger_first[: len(state.worth)] if policy.larger_key_first else state.whole[USE_ORDER]
                 how = (heap, policy.bypass, ties, RULES[access], not warm)
                 room = (slots, size.capacity, cost_of_layers(size, layers), stride, layers, size.layers[0] * stride)
                 return int(run(*what, *how, *room, batches[pool], *given, state))

@@ -20,7 +20,7 @@ from lrcsim.policies.compiled import CompiledScore, Expert, Now
 __all__ = ["ScoredState", "ahead_of", "compile_policy"]
 
 FIRST_STEP, LAST_STEP, LAST_RUN, LAST_REQUEST, LOADED_STEP = range(5)
-LOAD_ORDER, USES, USES_RESIDENT, USES_REQUEST, NEXT_USE = range(5, 10)
+LOAD_ORDER, USE_ORDER, USES, USES_RESIDENT, USES_REQUEST, NEXT_USE = range(5, 11)
 """Rows of `ScoredState.whole`; the meaning is that of `Expert`."""
 
 WEIGHT, WEIGHT_SUM, WEIGHT_AHEAD, VALUE = range(4)
@@ -37,10 +37,9 @@ class ScoredState(NamedTuple):
     """A pool between blocks; columns are the pool's keys, counted from its first.
 
     Attributes:
-        whole: int64 [10, keys], what is known of each expert, in whole numbers.
+        whole: int64 [11, keys], what is known of each expert, in whole numbers.
         real: float64 [4, keys], the same in real numbers.
         worth: float64 [keys], of residents, as last taken.
-        order: int64 [keys], `Expert.use_order`.
         resident: int32 [keys], the first ``counter[SIZE]`` are the keys of the residents.
         place: int32 [keys], where an expert stands in ``resident``, -1 if it does not.
         known: bool [keys], used since the pool was last empty (the paper's rule).
@@ -55,7 +54,6 @@ class ScoredState(NamedTuple):
     whole: npt.NDArray[np.int64]
     real: npt.NDArray[np.float64]
     worth: npt.NDArray[np.float64]
-    order: npt.NDArray[np.int64]
     resident: npt.NDArray[np.int32]
     place: npt.NDArray[np.int32]
     known: npt.NDArray[np.bool_]
@@ -69,10 +67,9 @@ class ScoredState(NamedTuple):
     def empty(cls, keys: int, layers: int) -> ScoredState:
         """Make the state of a pool over ``keys`` experts, with nothing in it: about 150 bytes each."""
         return cls(
-            np.zeros((10, keys), np.int64),
+            np.zeros((11, keys), np.int64),
             np.zeros((4, keys)),
             np.zeros(keys),
-            np.zeros(keys, np.int64),
             np.zeros(keys, np.int32),
             np.full(keys, -1, np.int32),
             np.zeros(keys, np.bool_),
@@ -85,12 +82,12 @@ class ScoredState(NamedTuple):
 
 
 Compiled = Callable[..., int]
-"""``f(whole, real, order, runs, keys, begin, end, first_key, stride, weights, now, out)``: fills out[0:end - begin]
+"""``f(whole, real, runs, keys, begin, end, first_key, stride, weights, now, out)``: fills out[0:end - begin]
 with the worths, or the new values, of the experts keys[begin:end]; returns 0, or 1 where the policy failed."""
 
 
 @numba.njit(cache=True, nogil=True)
-def _expert(whole, real, order, index, layer):  # type: ignore[no-untyped-def]
+def _expert(whole, real, index, layer):  # type: ignore[no-untyped-def]
     """Gather what is known of an expert. What the policy does not look at, the compiler leaves out."""
     uses = whole[USES, index]
     return Expert(
@@ -101,7 +98,7 @@ def _expert(whole, real, order, index, layer):  # type: ignore[no-untyped-def]
         whole[LAST_REQUEST, index],
         whole[LOADED_STEP, index],
         whole[LOAD_ORDER, index],
-        order[index],
+        whole[USE_ORDER, index],
         uses,
         whole[USES_RESIDENT, index],
         whole[USES_REQUEST, index],
@@ -138,18 +135,18 @@ def _compile(
 ) -> tuple[Compiled, Compiled | None]:
     worth_of = numba.njit(worth)
 
-    def worths(whole, real, order, runs, keys, begin, end, first_key, stride, _, now, out):  # type: ignore[no-untyped-def]
+    def worths(whole, real, runs, keys, begin, end, first_key, stride, _, now, out):  # type: ignore[no-untyped-def]
         for i in range(begin, end):
-            expert = _expert(whole, real, order, keys[i] - first_key, keys[i] // stride)
+            expert = _expert(whole, real, keys[i] - first_key, keys[i] // stride)
             out[i - begin] = worth_of(expert, _seen_from(now, runs, expert.layer, 0), *parameters)
 
     if update is None:
         return _by_address(worths), None
     value_of = numba.njit(update)
 
-    def values(whole, real, order, runs, keys, begin, end, first_key, stride, weights, now, out):  # type: ignore[no-untyped-def]
+    def values(whole, real, runs, keys, begin, end, first_key, stride, weights, now, out):  # type: ignore[no-untyped-def]
         for i in range(begin, end):
-            expert = _expert(whole, real, order, keys[i] - first_key, keys[i] // stride)
+            expert = _expert(whole, real, keys[i] - first_key, keys[i] // stride)
             weight = float(weights[i]) if len(weights) else 0.0
             out[i - begin] = value_of(expert, _seen_from(now, runs, expert.layer, end - 1 - i), weight, *parameters)
 
@@ -160,9 +157,9 @@ def _by_address(function: Callable[..., None]) -> Compiled:
     """Compile to a function that the cached loop can call; errors do not cross such a call, so they become a 1."""
     compiled_function = numba.njit(function)
 
-    def guarded(whole, real, order, runs, keys, begin, end, first_key, stride, weights, now, out):  # type: ignore[no-untyped-def]
+    def guarded(whole, real, runs, keys, begin, end, first_key, stride, weights, now, out):  # type: ignore[no-untyped-def]
         try:
-            compiled_function(whole, real, order, runs, keys, begin, end, first_key, stride, weights, now, out)
+            compiled_function(whole, real, runs, keys, begin, end, first_key, stride, weights, now, out)
         except Exception:
             return 1
         return 0
@@ -170,7 +167,7 @@ def _by_address(function: Callable[..., None]) -> Compiled:
     if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]  # set when numba is imported
         return guarded
     state, none = ScoredState.empty(1, 1), np.zeros(0, np.float32)
-    arrays = (state.whole, state.real, state.order, state.runs, state.resident)
+    arrays = (state.whole, state.real, state.runs, state.resident)
     moment = Now(0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0)
     example: tuple[Any, ...] = (*arrays, 0, 0, 0, 0, none, moment, state.scratch)
     type_of: Any = numba.typeof
