@@ -89,14 +89,15 @@ class Now(NamedTuple):
     layer_uses: int
 
 
-def weights_ahead(weights: Sequence[float]) -> list[float]:
+def weights_ahead(weights: Sequence[float]) -> dict[float, float]:
     """Return for each router weight of a layer-step the share of all that larger weights hold (0 if all are 0)."""
     ahead: dict[float, float] = {}
     total = 0.0
     for weight in sorted(weights, reverse=True):  # added one by one, as compiled: `sum` may round in another way
-        ahead.setdefault(weight, total)
+        if weight not in ahead:
+            ahead[weight] = total
         total += weight
-    return [ahead[weight] / total if total else 0.0 for weight in weights]
+    return {weight: before / total for weight, before in ahead.items()} if total else ahead
 
 
 class CompiledScore(ScorePolicy):
@@ -181,7 +182,7 @@ class CompiledScore(ScorePolicy):
             self.loads += 1
             new = Expert(layer, step, step, 0, -1, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 1.0, NEVER, 0.0)
             experts[key] = experts.get(key, new)._replace(loaded_step=step, load_order=self.loads, uses_resident=0)
-        ahead = self._ahead()
+        ahead = weights_ahead(view.layer_weights or weights) if weights else {}
         for place, key in enumerate(batch):
             old = experts[key]
             uses = old.uses + 1
@@ -201,7 +202,7 @@ class CompiledScore(ScorePolicy):
                 old.uses_request + 1 if old.last_request == view.request else 1,
                 weight,
                 sums[key] / uses,
-                ahead[place] if weights else 1.0,
+                ahead.get(weight, 1.0),
                 next_use[place] if next_use else NEVER,
                 float(self.update(old, self._now(layer, place + 1), weight, *self._values)) if updates else 0.0,
             )
@@ -237,14 +238,6 @@ class CompiledScore(ScorePolicy):
             self.layer_runs[layer],
             self.layer_uses[layer],
         )
-
-    def _ahead(self) -> list[float]:
-        """Return the share of router weight ahead of each expert of the batch; empty without weights."""
-        view = self.view
-        if not view.weights or not view.layer_weights:
-            return weights_ahead(view.weights)
-        everyone = dict(zip(view.layer_weights, weights_ahead(view.layer_weights), strict=True))
-        return [everyone[weight] for weight in view.weights]
 
     def _worth(self, key: int) -> float:
         expert = self.experts[key]

@@ -112,8 +112,7 @@ class Hobbit(ScorePolicy):
             self.last_step[key] = now
             self.uses[key] += 1
         if weights:
-            everyone = self.view.layer_weights or weights
-            ahead = dict(zip(everyone, weights_ahead(everyone), strict=True))
+            ahead = weights_ahead(self.view.layer_weights or weights)
             for key, weight in zip(batch, weights, strict=True):
                 self.precise[key] += ahead[weight] <= 0.6
 
