@@ -13,28 +13,42 @@ from __future__ import annotations
 import sys
 import time
 
+import numpy as np
+import numpy.typing as npt
 from bench_replay import EXPERTS, LAYERS, TOP_K, make_trace
 
 from lrcsim.policies import make_policy
 from lrcsim.simulator import simulate
-from lrcsim.simulator.capacity import Scope
+from lrcsim.simulator.capacity import Scope, resolve_capacity
 from lrcsim.simulator.queue_hits import QUEUE_POLICIES, queue_hits
+from lrcsim.simulator.rules import uses_by_key
 from lrcsim.traces import RoutingTrace
 
 PART = 50
 """The Python policies run this part of the trace."""
 
 
+def popularity(trace: RoutingTrace) -> npt.NDArray[np.float64]:
+    """Return the uses of each expert in the first tokens, as the profile."""
+    return uses_by_key(head(trace), like=trace)
+
+
+def head(trace: RoutingTrace) -> RoutingTrace:
+    """Return the first tokens."""
+    return RoutingTrace.from_arrays(trace.experts[:500], num_experts=EXPERTS)
+
+
 def compiled(trace: RoutingTrace, policy: str, scope: Scope, slots: list[int]) -> int:
     """Count the hits with the compiled loop, at all capacities together."""
-    pools = [[one] * (1 if scope == "model" else LAYERS) for one in slots]
-    found = queue_hits(trace, make_policy(policy), pools, scope, "coresident", "step", warm=True, jobs=1)
+    sizes = [resolve_capacity(one, trace.layers, scope) for one in slots]
+    found = queue_hits(trace, make_policy(policy), sizes, "coresident", "step", True, popularity(trace), jobs=1)
     return int(found.hits.sum())
 
 
 def in_python(trace: RoutingTrace, policy: str, scope: Scope, slots: int) -> int:
     """Count the hits with the Python class."""
-    counts = simulate(trace, policy, slots, scope=scope, bounds=False).counts
+    profile = head(trace) if "profile" in make_policy(policy).needs else None
+    counts = simulate(trace, policy, slots, scope=scope, profile=profile, bounds=False).counts
     return int((counts.accesses - counts.misses).sum())
 
 

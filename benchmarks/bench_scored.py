@@ -17,8 +17,11 @@ from bench_replay import EXPERTS, LAYERS, TOP_K, make_trace
 from lrcsim.policies import CompiledScore, Expert, Now, PolicySpec, make_policy
 from lrcsim.policies.twins import TWINS, twin_of
 from lrcsim.simulator import simulate
+from lrcsim.simulator.capacity import Scope, resolve_capacity
 from lrcsim.simulator.scored_hits import scored_hits
 from lrcsim.traces import RoutingTrace
+
+SIZES: tuple[tuple[Scope, int], ...] = (("layer", 2 * TOP_K), ("model", 2 * TOP_K * LAYERS))
 
 PART = 10
 """The Python contract runs this part of the trace."""
@@ -33,17 +36,18 @@ class Patient(CompiledScore):
         return expert.uses / (now.step - expert.first_step + 1)
 
 
-def compiled(trace: RoutingTrace, policy: PolicySpec, scope: str, slots: int) -> int:
+def compiled(trace: RoutingTrace, policy: PolicySpec, scope: Scope, slots: int) -> int:
     """Count the hits with the compiled loop."""
     twin = twin_of(make_policy(policy))
     assert twin is not None
-    found = scored_hits(trace, twin, [slots], scope, "coresident", "step", warm=True, jobs=1)  # type: ignore[arg-type]
+    sizes = [resolve_capacity(slots, trace.layers, scope)]
+    found = scored_hits(trace, twin, sizes, "coresident", "step", warm=True, jobs=1)
     return int(found.hits.sum())
 
 
-def in_python(trace: RoutingTrace, policy: PolicySpec, scope: str, slots: int) -> int:
+def in_python(trace: RoutingTrace, policy: PolicySpec, scope: Scope, slots: int) -> int:
     """Count the hits with the ordinary contract."""
-    counts = simulate(trace, policy, slots, scope=scope, bounds=False).counts  # type: ignore[arg-type]
+    counts = simulate(trace, policy, slots, scope=scope, bounds=False).counts
     return int((counts.accesses - counts.misses).sum())
 
 
@@ -60,7 +64,7 @@ def main() -> None:
     print("| policy | scope | compile, s | compiled, M/s | Python, M/s | ratio |")
     print("|---|---|---:|---:|---:|---:|")
     for policy in policies:
-        for scope, slots in (("layer", 2 * TOP_K), ("model", 2 * TOP_K * LAYERS)):
+        for scope, slots in SIZES:
             started = time.process_time()
             hits = compiled(short, policy, scope, slots)
             first = time.process_time() - started

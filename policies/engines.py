@@ -6,6 +6,7 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Container, Sequence
 
 from lrcsim.policies.base import Param
+from lrcsim.policies.compiled import weights_ahead
 from lrcsim.policies.ordering import RankedPolicy, ScorePolicy
 from lrcsim.policies.recency import Lru
 
@@ -111,14 +112,9 @@ class Hobbit(ScorePolicy):
             self.last_step[key] = now
             self.uses[key] += 1
         if weights:
-            everyone = sorted(self.view.layer_weights or weights, reverse=True)
-            limit, before = 0.6 * sum(everyone), 0.0
-            larger: dict[float, float] = {}  # for each weight, what the experts of larger weight hold
-            for weight in everyone:
-                larger.setdefault(weight, before)
-                before += weight
+            ahead = weights_ahead(self.view.layer_weights or weights)
             for key, weight in zip(batch, weights, strict=True):
-                self.precise[key] += larger[weight] <= limit
+                self.precise[key] += ahead[weight] <= 0.6
 
     def score(self, key: int) -> float:
         view = self.view

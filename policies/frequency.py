@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 
-from lrcsim.policies.base import Param, Policy
-from lrcsim.policies.ordering import RankedKeys, RankedPolicy, ScorePolicy
+from lrcsim.policies.base import Param
+from lrcsim.policies.ordering import RankedPolicy, ScorePolicy
 
 __all__ = ["Lcp", "Lfru", "Lfu", "LfuAging", "LfuDecay", "LfuResident", "Lfuda"]
 
@@ -60,7 +60,7 @@ class LfuDecay(RankedPolicy):
         return math.log2(count) + now / self.half_life
 
 
-class LfuAging(Policy):
+class LfuAging(ScorePolicy):
     """Evict the fewest uses, where every ``interval`` accesses all counts are multiplied by ``decay``."""
 
     name = "lfu-aging"
@@ -73,28 +73,23 @@ class LfuAging(Policy):
     decay: float
 
     def reset(self) -> None:
-        self.residents = RankedKeys()
-        self.uses: defaultdict[int, float] = defaultdict(float)
-        self.last_use: dict[int, int] = {}
-        self.accesses = 0
+        super().reset()
+        self.uses: dict[int, tuple[float, int]] = {}  # count at the last use, decays before it
+        self.accesses = self.decays = 0
 
     def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
+        super().access(batch, missed)
         for key in batch:
+            self.uses[key] = self._count(key) + 1.0, self.decays
             self.accesses += 1
-            self.uses[key] += 1
-            self.last_use[key] = self.accesses
-            self.residents.set(key, self.uses[key], self.accesses)
-            if self.accesses % self.interval == 0:
-                for counted in self.uses:
-                    self.uses[counted] *= self.decay
-                    if counted in self.residents:
-                        self.residents.set(counted, self.uses[counted], self.last_use[counted])
+            self.decays = self.accesses // self.interval
 
-    def victim(self, protected: Container[int]) -> int:
-        return self.residents.smallest(protected)
+    def _count(self, key: int) -> float:
+        count, decays = self.uses.get(key, (0.0, 0))
+        return count * self.decay ** (self.decays - decays)
 
-    def evicted(self, key: int) -> None:
-        self.residents.discard(key)
+    def score(self, key: int) -> float:
+        return self._count(key)
 
 
 class Lfuda(RankedPolicy):

@@ -64,34 +64,45 @@ class Fifo(Policy):
         del self.order[key]
 
 
-class Random(Policy):
+class Random(EvictThenInsert):
     """Evict an expert drawn at random; the same seed gives the same run."""
 
     name = "random"
-    source = "classic; the floor for every other policy"
+    source = "classic, the floor for every other policy; draws: L'Ecuyer, CACM 31(6), 1988, figure 3"
     params = (Param("seed", 0, "seed of the draws", minimum=0),)
     seed: int
 
     def reset(self) -> None:
+        super().reset()
         self.keys: list[int] = []
         self.place: dict[int, int] = {}
-        if not hasattr(self, "draws"):  # keep drawing on when the pool is emptied between requests
-            self.draws = random.Random(f"{self.seed}/{self.view.layers[0]}")
+        if not hasattr(self, "seeds"):  # keep drawing on when the pool is emptied between requests
+            start = random.Random(f"{self.seed}/{self.view.layers[0]}")
+            self.seeds = start.randrange(1, 2147483563), start.randrange(1, 2147483399)
 
-    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
-        for key in missed:
-            self.place[key] = len(self.keys)
-            self.keys.append(key)
+    def draw(self, below: int) -> int:
+        """Return a whole number from 0, below a limit: two multiplicative generators and their difference.
 
-    def victim(self, protected: Container[int]) -> int:
-        keys = self.keys
-        for _ in range(16):
-            key = keys[int(self.draws.random() * len(keys))]
-            if key not in protected:
-                return key
-        return self.draws.choice([key for key in keys if key not in protected])
+        All products stay below 2**63, so that compiled code draws the same.
+        """
+        one, two = self.seeds
+        one, two = one * 40014 % 2147483563, two * 40692 % 2147483399
+        self.seeds = one, two
+        return (one - two) % 2147483562 * below // 2147483562
 
-    def evicted(self, key: int) -> None:
+    def hit(self, key: int) -> None:
+        pass
+
+    def insert(self, key: int) -> None:
+        self.place[key] = len(self.keys)
+        self.keys.append(key)
+
+    def choose(self, protected: Container[int]) -> int:
+        while (key := self.keys[self.draw(len(self.keys))]) in protected:
+            pass
+        return key
+
+    def removed(self, key: int) -> None:
         last = self.keys.pop()
         place = self.place.pop(key)
         if last != key:

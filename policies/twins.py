@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from lrcsim.policies import engines, frequency, recency, router
+from lrcsim.policies import engines, frequency, future, recency, router
 from lrcsim.policies.base import Policy
 from lrcsim.policies.compiled import CompiledScore, Expert, Now
 
@@ -36,6 +36,16 @@ class Mru(CompiledScore):
         return -expert.use_order
 
 
+class Lfu(CompiledScore):
+    """Uses so far."""
+
+    at_use = True
+
+    @staticmethod
+    def worth(expert: Expert, now: Now) -> float:
+        return expert.uses
+
+
 class LfuResident(CompiledScore):
     """Uses since loading."""
 
@@ -60,6 +70,37 @@ class LfuDecay(CompiledScore):
     @staticmethod
     def worth(expert: Expert, now: Now, half_life: float) -> float:
         return math.log2(expert.value) + expert.last_step / half_life
+
+
+class LfuAging(CompiledScore):
+    """The value is the count at the last use, before the decay that this use may bring about."""
+
+    params = frequency.LfuAging.params
+
+    @staticmethod
+    def update(expert: Expert, now: Now, weight: float, interval: int, decay: float) -> float:
+        decays = (now.uses - 1) // interval - (expert.use_order - 1) // interval
+        return 1.0 + (expert.value * decay ** float(decays) if expert.uses else 0.0)
+
+    @staticmethod
+    def worth(expert: Expert, now: Now, interval: int, decay: float) -> float:
+        faded: float = decay ** float(now.uses // interval - (expert.use_order - 1) // interval)
+        return expert.value * faded
+
+
+class Lfuda(CompiledScore):
+    """The value is the count, halved by every eviction."""
+
+    at_use = True
+    params = frequency.Lfuda.params
+
+    @staticmethod
+    def update(expert: Expert, now: Now, weight: float, cap: int) -> float:
+        return 1.0 + (expert.value // 2 if expert.uses_resident == 0 else expert.value)
+
+    @staticmethod
+    def worth(expert: Expert, now: Now, cap: int) -> float:
+        return now.age + min(expert.value, cap)
 
 
 class Lfru(CompiledScore):
@@ -111,6 +152,38 @@ class LeastStaleLayer(CompiledScore):
         return expert.layer if expert.layer < now.layer else now.num_layers
 
 
+class Hobbit(CompiledScore):
+    """The value is the high-precision uses in the request before the last use; recency counts from 1."""
+
+    wants = frozenset({"weights"})
+    params = engines.Hobbit.params
+
+    @staticmethod
+    def update(expert: Expert, now: Now, weight: float, w1: float, w2: float, w3: float, w4: float) -> float:
+        return expert.value + (expert.weight_ahead <= 0.6) if expert.last_request == now.request else 0.0
+
+    @staticmethod
+    def worth(expert: Expert, now: Now, w1: float, w2: float, w3: float, w4: float) -> float:
+        distance = (now.layer - expert.layer) % now.num_layers
+        near = w4 * (now.num_layers - distance) * (now.step - now.request_step + 1)
+        if expert.last_request != now.request:
+            return near
+        last = expert.last_step - now.request_step + 1
+        precise = expert.value + (expert.weight_ahead <= 0.6)
+        return (w1 * last + w2 * expert.uses_request + w3 * precise) * now.num_layers + near
+
+
+class MoeInfinity(CompiledScore):
+    """Layer order, share in this request's layer, share of all uses."""
+
+    @staticmethod
+    def worth(expert: Expert, now: Now) -> float:
+        ahead = expert.layer - now.layer if expert.layer > now.layer else 0
+        here = expert.uses_request if expert.last_request == now.request else 0
+        request = (here / now.layer_uses if now.layer_uses else 0.0) + 1e-6
+        return (1 - ahead / now.num_layers) * request * (expert.uses / now.uses + 1e-6)
+
+
 class Heat(CompiledScore):
     """Seldom used first."""
 
@@ -120,6 +193,23 @@ class Heat(CompiledScore):
     @staticmethod
     def worth(expert: Expert, now: Now, cold: int) -> float:
         return 0.0 if expert.uses_resident <= cold else 1.0
+
+
+class Mrs(CompiledScore):
+    """The value is the moving score at the last use."""
+
+    needs = frozenset({"weights"})
+    params = router.Mrs.params
+
+    @staticmethod
+    def update(expert: Expert, now: Now, weight: float, alpha: float) -> float:
+        faded: float = (1 - alpha) ** float(now.layer_runs - expert.last_run)
+        return expert.value * faded + alpha * weight
+
+    @staticmethod
+    def worth(expert: Expert, now: Now, alpha: float) -> float:
+        faded: float = (1 - alpha) ** float(now.layer_runs - expert.last_run)
+        return expert.value * faded
 
 
 class ScoreEma(CompiledScore):
@@ -138,20 +228,47 @@ class ScoreEma(CompiledScore):
         return expert.value
 
 
+class Belady(CompiledScore):
+    """The farther the next use, the less worth."""
+
+    at_use = True
+    larger_key_first = True
+    needs = frozenset({"future"})
+
+    @staticmethod
+    def worth(expert: Expert, now: Now) -> float:
+        return -expert.next_use
+
+
+class BeladyBypass(Belady):
+    """And misses may bypass the cache."""
+
+    bypass = True
+
+
 TWINS: dict[type[Policy], type[CompiledScore]] = {
     recency.Fifo: Fifo,
     recency.Mru: Mru,
+    frequency.Lfu: Lfu,
     frequency.LfuResident: LfuResident,
     frequency.LfuDecay: LfuDecay,
+    frequency.LfuAging: LfuAging,
+    frequency.Lfuda: Lfuda,
     frequency.Lfru: Lfru,
     frequency.Lcp: Lcp,
     engines.LeastStaleFifo: LeastStaleFifo,
     engines.LeastStaleGap: LeastStaleGap,
     engines.LeastStaleLayer: LeastStaleLayer,
+    engines.Hobbit: Hobbit,
+    engines.MoeInfinity: MoeInfinity,
     engines.Heat: Heat,
+    router.Mrs: Mrs,
     router.ScoreEma: ScoreEma,
+    future.Belady: Belady,
+    future.BeladyBypass: BeladyBypass,
 }
-"""The compiled twin of each built-in class that has one."""
+"""The compiled twin of each built-in class that has one. Those that are stacks (lfu, belady ...) need it where experts
+differ in bytes."""
 
 
 def twin_of(policy: Policy) -> CompiledScore | None:

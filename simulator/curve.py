@@ -80,8 +80,10 @@ def hit_rate_curve(
 ) -> Curve:
     """Give the hit rate at every capacity.
 
-    A policy of `STACK_POLICIES` is run once, compiled, for all capacities. Any other is run at each capacity: compiled
-    if it is a `CompiledScore`, has a compiled twin (`TWINS`) or is one of `QUEUE_POLICIES`, else by a replay in Python.
+    A policy of `STACK_POLICIES` is run once, compiled, for all capacities in slots. Any other is run at each capacity:
+    compiled if it is one of `QUEUE_POLICIES`, has a compiled twin (`TWINS`) or is a `CompiledScore`, else replayed in
+    Python. Of the built-in policies only `sch-lookahead` and `sch-static` are ever replayed, in one pool of experts of
+    unequal bytes: they look ahead in the trace, and there capacities are not nested, so that no stack serves them.
 
     Args:
         trace: the routing trace.
@@ -109,7 +111,6 @@ def hit_rate_curve(
     everything = layers.total_experts if scope == "model" else int(layers.num_experts.max())
     active = float(layers.top_k.sum() if scope == "model" else layers.top_k.mean())
     one_pass = type(chosen) is BUILT_IN.get(chosen.name) and chosen.name in STACK_POLICIES
-    compiled = None if one_pass else twin_of(chosen)
     if capacities is None:
         steps = np.arange(1, everything + 1) if one_pass else np.array(AROUND) * active
         capacities = np.unique(np.append(steps[steps < everything], everything).astype(np.int64).clip(min=1)).tolist()
@@ -125,16 +126,13 @@ def hit_rate_curve(
         accesses = found.accesses.sum(axis=0)
         for i, pools in enumerate(sizes):
             hits[:, i] = found.at([pool.capacity for pool in pools])
-    elif compiled is not None and not in_bytes:
+    elif type(chosen) in QUEUE_POLICIES:
         engine = "compiled"
-        counted = scored_hits(
-            trace, compiled, points.tolist(), scope, access, rules.prefill, rules.warm, jobs, progress
-        )
+        counted = queue_hits(trace, chosen, sizes, access, rules.prefill, rules.warm, counts_by_key, jobs, progress)
         hits, accesses = counted.hits, counted.accesses
-    elif type(chosen) in QUEUE_POLICIES and in_slots:
+    elif (twin := twin_of(chosen)) is not None:
         engine = "compiled"
-        slots = [[pool.capacity for pool in pools] for pools in sizes]
-        counted = queue_hits(trace, chosen, slots, scope, access, rules.prefill, rules.warm, jobs, progress)
+        counted = scored_hits(trace, twin, sizes, access, rules.prefill, rules.warm, jobs, progress)
         hits, accesses = counted.hits, counted.accesses
     else:
         for i, pools in enumerate(sizes):

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.policies import Policy, View, queues, recency
-from lrcsim.simulator.capacity import Scope
-from lrcsim.simulator.queue_kernels import ARC, CLOCK, S3_FIFO, SIEVE, SLRU, QueueSizes, QueueState, run_queues
+from lrcsim.policies import Policy, engines, profiled, queues, recency
+from lrcsim.simulator.capacity import PoolSize
+from lrcsim.simulator.queue_kernels import ARC, CLOCK, DALI, LRU, RANDOM, S3_FIFO, SIEVE, SLRU, STATIC, run_queues
+from lrcsim.simulator.queue_lists import QueueSizes, QueueState
 from lrcsim.simulator.replay import Progress
 from lrcsim.simulator.schedule import Schedule
-from lrcsim.simulator.scored_hits import ScoredHits, batches_of
+from lrcsim.simulator.scored_hits import ScoredHits, batches_of, cost_of_layers, pool_view
 from lrcsim.simulator.stack import RULES
 from lrcsim.traces import RoutingTrace
 
@@ -27,6 +28,11 @@ QUEUE_POLICIES: dict[type[Policy], int] = {
     queues.Slru: SLRU,
     queues.S3Fifo: S3_FIFO,
     queues.Arc: ARC,
+    recency.Lru: LRU,
+    engines.Dali: DALI,
+    profiled.Static: STATIC,
+    profiled.PinnedLru: LRU,
+    recency.Random: RANDOM,
 }
 """The built-in classes that have a compiled queue, and which."""
 
@@ -34,71 +40,85 @@ QUEUE_POLICIES: dict[type[Policy], int] = {
 def queue_hits(
     trace: RoutingTrace,
     policy: Policy,
-    slots: Sequence[Sequence[int]],
-    scope: Scope,
+    sizes: Sequence[Sequence[PoolSize]],
     access: str,
     prefill: str,
     warm: bool,
+    profile: npt.NDArray[np.float64] | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
 ) -> ScoredHits:
     """Count the hits of a queue policy at each capacity.
 
-    Memory: about 30 bytes x experts x capacities, and a block of the trace.
+    Memory: about 30 bytes x experts x capacities (dali: and 4 x its window x pools x capacities), and a block of the
+    trace.
 
     Args:
         trace: the routing trace.
         policy: an object of a class of `QUEUE_POLICIES` (not of one derived from it); it is left as it is.
-        slots: for each capacity, those of each pool: one per layer, or one in all.
-        scope: ``"layer"`` or ``"model"``.
+        sizes: for each capacity, that of each pool: one per layer, or one in all.
         access: ``"coresident"``, ``"sequential"`` or ``"paper"``.
         prefill: how prompt tokens make steps (`Schedule`).
         warm: whether the cache keeps its contents between requests.
+        profile: float64 [L * E], uses by key in a profiling run, for policies that need it.
         jobs: threads, one pool at one capacity each at a time; None: all cores. The result does not depend on it.
         progress: told how far it is.
     """
     kind, stride = QUEUE_POLICIES[type(policy)], trace.num_experts
-    pools = [-1] if scope == "model" else list(range(trace.num_layers))
-    keys_of_pool = stride * (trace.num_layers if scope == "model" else 1)
     runs = [
-        (column, pool, _sizes(policy, capacity), QueueState.empty(keys_of_pool))
-        for column, capacities in enumerate(slots)
-        for pool, capacity in zip(pools, capacities, strict=True)
-        if capacity > 0  # without slots nothing ever hits
+        (column, pool, size.layers[0] * stride, *start)
+        for column, of_pools in enumerate(sizes)
+        for pool, size in enumerate(of_pools)
+        for start in _start(policy, size, trace, profile)
     ]
     accesses = np.zeros(2, np.int64)
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as threads:
         for block in Schedule(trace, prefill).blocks():
-            first, starts, batches = batches_of(block, access, pools)
+            first, starts, batches = batches_of(block, access, sizes[0])
             columns = (block.keys, starts, block.request[first], block.phase[first])
 
             def advance(
-                one: tuple[int, int, QueueSizes, QueueState],
-                batches: dict[int, npt.NDArray[np.int64]] = batches,
+                one: tuple[int, int, int, QueueSizes, npt.NDArray[np.int64], QueueState],
+                batches: list[npt.NDArray[np.int64]] = batches,
                 given: tuple[npt.NDArray[np.generic], ...] = columns,
             ) -> None:
-                _, pool, size, state = one
+                _, pool, first_key, size, cost, state = one
                 run: Any = run_queues  # compiled: type checkers do not know its arguments
-                run(kind, size, RULES[access], not warm, max(pool, 0) * stride, batches[pool], *given, state)
+                run(kind, size, RULES[access], not warm, first_key, cost, batches[pool], *given, state)
 
             for _ in threads.map(advance, runs):
                 pass
             accesses += block.accesses_by_phase()
             if progress is not None:
                 progress(block.end_token, trace.num_tokens)
-    hits = np.zeros((2, len(slots)), np.int64)
-    for column, _, _, state in runs:
+    hits = np.zeros((2, len(sizes)), np.int64)
+    for column, *_, state in runs:
         hits[:, column] += state.hits
     return ScoredHits(hits, accesses)
 
 
-def _sizes(policy: Policy, slots: int) -> QueueSizes:
-    """Ask a fresh object of the same class and parameters what it makes of a capacity."""
+def _start(
+    policy: Policy, pool: PoolSize, trace: RoutingTrace, profile: npt.NDArray[np.float64] | None
+) -> list[tuple[QueueSizes, npt.NDArray[np.int64], QueueState]]:
+    """Ask a fresh object of the same class and parameters what it makes of a pool; nothing where no expert fits."""
+    view = pool_view(pool, trace)
+    if view.slots == 0:
+        return []  # nothing ever hits
+    if profile is not None:
+        view.profile = profile.tolist()
     fresh = type(policy)(**{param.name: getattr(policy, param.name) for param in policy.params})
-    fresh.view = View(slots, 1, (0,), 1, 1)
+    fresh.view = view
     fresh.reset()
+    cost = np.repeat(cost_of_layers(pool, trace.num_layers)[list(pool.layers)], trace.num_experts)
+    pinned = np.array(sorted(fresh.refill() or ()), np.int32) - pool.layers[0] * trace.num_experts
+    kernel_sizes, listed, seeds = QueueSizes(pool.capacity, view.slots), 0, (0, 0)
     if isinstance(fresh, queues.Slru):
-        return QueueSizes(slots, part=fresh.safe_slots)
-    if isinstance(fresh, queues.S3Fifo):
-        return QueueSizes(slots, fresh.small_slots, fresh.ghost_slots, fresh.threshold)
-    return QueueSizes(slots)
+        kernel_sizes = kernel_sizes._replace(part=fresh.safe_slots)
+    elif isinstance(fresh, queues.S3Fifo):
+        kernel_sizes = kernel_sizes._replace(part=fresh.small_slots, ghost=fresh.ghost_slots, threshold=fresh.threshold)
+    elif isinstance(fresh, engines.Dali):
+        listed = min(fresh.window, max(trace.num_tokens * trace.num_layers * trace.top_k, 1))  # no more is ever seen
+        kernel_sizes = kernel_sizes._replace(threshold=fresh.heavy, window=listed)
+    elif isinstance(fresh, recency.Random):
+        listed, seeds = len(cost), fresh.seeds
+    return [(kernel_sizes, cost, QueueState.new(cost, pinned.astype(np.int32), listed, seeds))]

@@ -13,16 +13,17 @@ import numpy.typing as npt
 from numba.core.errors import NumbaError
 
 from lrcsim.errors import PolicyError
-from lrcsim.policies.compiled import CompiledScore
-from lrcsim.simulator.capacity import Scope
+from lrcsim.policies import CompiledScore, View
+from lrcsim.simulator.capacity import PoolSize
 from lrcsim.simulator.future import Future
 from lrcsim.simulator.replay import Progress
 from lrcsim.simulator.schedule import Block, Schedule
-from lrcsim.simulator.scored import ScoredState, compile_policy, run_scored
+from lrcsim.simulator.scored import run_scored
+from lrcsim.simulator.scored_state import USE_ORDER, ScoredState, ahead_of, compile_policy
 from lrcsim.simulator.stack import RULES
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["ScoredHits", "batches_of", "scored_hits"]
+__all__ = ["ScoredHits", "batches_of", "cost_of_layers", "pool_view", "scored_hits"]
 
 HEAP_FROM = 128
 """Slots from which a heap is faster than searching the residents for the least worth: at 64 slots a search is up to
@@ -45,8 +46,7 @@ class ScoredHits:
 def scored_hits(
     trace: RoutingTrace,
     policy: CompiledScore,
-    capacities: Sequence[int],
-    scope: Scope,
+    sizes: Sequence[Sequence[PoolSize]],
     access: str,
     prefill: str,
     warm: bool,
@@ -55,13 +55,12 @@ def scored_hits(
 ) -> ScoredHits:
     """Count the hits of a compiled score policy at each capacity.
 
-    Memory: about 100 bytes x experts x capacities, and a block of the trace.
+    Memory: about 150 bytes x experts x capacities, and a block of the trace.
 
     Args:
         trace: the routing trace.
         policy: an object of a class that is `CompiledScore.compilable`.
-        capacities: slots of each pool.
-        scope: ``"layer"`` or ``"model"``.
+        sizes: for each capacity, that of each pool: one per layer, or one in all.
         access: ``"coresident"``, ``"sequential"`` or ``"paper"``.
         prefill: how prompt tokens make steps (`Schedule`).
         warm: whether the cache keeps its contents between requests.
@@ -74,34 +73,41 @@ def scored_hits(
     stride, layers = trace.num_experts, trace.num_layers
     schedule = Schedule(trace, prefill, weights="weights" in policy.needs | policy.wants)
     future = Future(schedule, access, warm) if "future" in policy.needs else None
-    pools = [-1] if scope == "model" else list(range(layers))
-    keys_of_pool = stride * (layers if scope == "model" else 1)
     try:
         worths, values = compile_policy(policy)
     except NumbaError as error:
         raise PolicyError(_not_compiled(policy, error)) from error
     what = (worths, values or worths, values is not None, policy.at_use)
-    slots_of_run = [slots for slots in capacities if slots > 0]  # without slots nothing ever hits
-    runs = [(pool, slots, ScoredState.empty(keys_of_pool)) for pool in pools for slots in slots_of_run]
+    runs = [
+        (column, pool, ScoredState.empty(stride * len(size.layers), layers))
+        for column, of_pools in enumerate(sizes)
+        for pool, size in enumerate(of_pools)
+        if pool_view(size, trace).slots > 0  # else nothing ever hits
+    ]
+    larger_first = -np.arange(stride * layers)
     accesses = np.zeros(2, np.int64)
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as threads:
         for block in schedule.blocks():
-            first, starts, batches = batches_of(block, access, pools)
+            first, starts, batches = batches_of(block, access, sizes[0])
             columns = (
                 *(block.keys, starts, block.step[first], block.request[first], block.phase[first]),
-                *(_weights(block), _next_use(block, future)),
+                *(*_weights(block), _next_use(block, future)),
             )
 
             def advance(
                 one: tuple[int, int, ScoredState],
-                batches: dict[int, npt.NDArray[np.int64]] = batches,
+                batches: list[npt.NDArray[np.int64]] = batches,
                 given: tuple[npt.NDArray[np.generic], ...] = columns,
             ) -> int:
-                pool, slots, state = one
+                column, pool, state = one
+                size = sizes[column][pool]
+                slots = pool_view(size, trace).slots
                 run: Any = run_scored  # compiled: type checkers do not know its arguments
-                rules = (RULES[access], not warm, slots, stride, layers, max(pool, 0) * stride)
                 heap = policy.at_use and slots >= HEAP_FROM
-                return int(run(*what, heap, policy.bypass, *rules, batches[pool], *given, state))
+                ties = larger_first[: len(state.worth)] if policy.larger_key_first else state.whole[USE_ORDER]
+                how = (heap, policy.bypass, ties, RULES[access], not warm)
+                room = (slots, size.capacity, cost_of_layers(size, layers), stride, layers, size.layers[0] * stride)
+                return int(run(*what, *how, *room, batches[pool], *given, state))
 
             failed = [step for step in threads.map(advance, runs) if step >= 0]
             if failed:
@@ -112,33 +118,48 @@ def scored_hits(
             accesses += block.accesses_by_phase()
             if progress is not None:
                 progress(block.end_token, trace.num_tokens)
-    hits = np.zeros((2, len(capacities)), np.int64)
-    columns_of = [i for i, slots in enumerate(capacities) if slots > 0] * len(pools)
-    for column, (_, _, state) in zip(columns_of, runs, strict=True):
+    hits = np.zeros((2, len(sizes)), np.int64)
+    for column, _, state in runs:
         hits[:, column] += state.hits
     return ScoredHits(hits, accesses)
 
 
+def pool_view(size: PoolSize, trace: RoutingTrace) -> View:
+    """Make what a policy may look at in a pool."""
+    sizes = None if size.bytes_per_expert is None else dict(zip(size.layers, size.bytes_per_expert, strict=True))
+    return View(size.capacity, trace.num_experts, size.layers, trace.num_layers, trace.top_k, sizes)
+
+
+def cost_of_layers(size: PoolSize, num_layers: int) -> npt.NDArray[np.int64]:
+    """Return int64 [L], what an expert of each layer takes of the pool: slots (1) or bytes."""
+    cost = np.ones(num_layers, np.int64)
+    if size.bytes_per_expert is not None:
+        cost[list(size.layers)] = size.bytes_per_expert
+    return cost
+
+
 def batches_of(
-    block: Block, access: str, pools: Sequence[int]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], dict[int, npt.NDArray[np.int64]]]:
+    block: Block, access: str, pools: Sequence[PoolSize]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], list[npt.NDArray[np.int64]]]:
     """Return the first layer-step of each batch, where each begins in ``keys`` (one more: the end), and each pool's.
 
     Args:
         block: some steps.
-        access: the rule; under the paper's, a batch of the one pool is all layers of a token.
-        pools: layers, or -1 alone for the pool of all.
+        access: the rule; under the paper's, a batch of the one pool of all layers is a whole token.
+        pools: one per layer, or one in all.
     """
-    first, starts = block.batches(access == "paper" and -1 in pools)
-    return (
-        first,
-        starts,
-        {pool: np.arange(len(first)) if pool < 0 else np.flatnonzero(block.layer == pool) for pool in pools},
-    )
+    shared = len(pools) == 1
+    first, starts = block.batches(access == "paper" and shared)
+    if shared:
+        return first, starts, [np.arange(len(first))]
+    return first, starts, [np.flatnonzero(block.layer == pool.layers[0]) for pool in pools]
 
 
-def _weights(block: Block) -> npt.NDArray[np.float32]:
-    return np.zeros(0, np.float32) if block.weights is None else block.weights
+def _weights(block: Block) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    if block.weights is None:
+        return np.zeros(0, np.float32), np.zeros(0)
+    ahead: npt.NDArray[np.float64] = ahead_of(block.weights, block.starts)
+    return block.weights, ahead
 
 
 def _next_use(block: Block, future: Future | None) -> npt.NDArray[np.int64]:

@@ -11,6 +11,7 @@ of a layer-step, in the order of their last use. A key is ``layer * E + expert``
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
@@ -644,7 +645,42 @@ class Arc(Queues):
         return two[0]
 
 
-QUEUES: dict[str, type[Queues]] = {"clock": Clock, "sieve": Sieve, "slru": Slru, "s3-fifo": S3Fifo, "arc": Arc}
+class Random(Queues):
+    """Draw by L'Ecuyer's combined generator, again where the draw is protected; the last resident fills the gap."""
+
+    def __init__(self, capacity: int, params: Params) -> None:
+        super().__init__(capacity, params)
+        self.residents: list[int] = []
+        self.one = self.two = 0  # seeds, which outlive an emptied pool
+
+    def begin_draws(self, seed: int, layer: int) -> None:
+        start = random.Random(f"{seed}/{layer}")
+        self.one, self.two = start.randrange(1, 2147483563), start.randrange(1, 2147483399)
+
+    def insert(self, key: int) -> None:
+        self.residents.append(key)
+
+    def choose(self, protected: Sequence[int]) -> int:
+        while True:
+            self.one = 40014 * self.one % 2147483563
+            self.two = 40692 * self.two % 2147483399
+            share = Fraction((self.one - self.two) % 2147483562, 2147483562)
+            place = int(share * len(self.residents))
+            key = self.residents[place]
+            if key not in protected:
+                self.residents[place] = self.residents[-1]
+                self.residents.pop()
+                return key
+
+
+QUEUES: dict[str, type[Queues]] = {
+    "clock": Clock,
+    "sieve": Sieve,
+    "slru": Slru,
+    "s3-fifo": S3Fifo,
+    "arc": Arc,
+    "random": Random,
+}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -694,7 +730,12 @@ class Pool:
         self.window_end = 0  # first step after the current window
         self.fresh = True  # emptied, and nothing loaded since
         if self.policy in QUEUES:
+            before: Queues | None = getattr(self, "queues", None)
             self.queues = QUEUES[self.policy](self.size.capacity, self.params)
+            if isinstance(self.queues, Random):
+                self.queues.begin_draws(int(self.params["seed"]), self.size.layers[0])
+                if isinstance(before, Random):
+                    self.queues.one, self.queues.two = before.one, before.two
 
     def begin_step(self, step: int, steps: list[Step]) -> None:
         """Let policies that load of their own accord do so."""

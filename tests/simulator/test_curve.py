@@ -63,7 +63,7 @@ def test_sizes_in_bytes(policy: str, scope: str) -> None:
     assert curve.relative.tolist() == [0.5, 1.0, 2.0]  # of 2 * (10 + 20 + 30) bytes
     each = [simulate(trace, policy, size, scope=scope, bounds=False).hit_rate for size in sizes]  # type: ignore[arg-type]
     assert curve.hit_rate.tolist() == each
-    assert curve.engine == ("stack" if scope == "layer" and policy != "fifo" else "replay")
+    assert curve.engine == ("stack" if scope == "layer" and policy != "fifo" else "compiled")
 
 
 def test_policies_that_need_a_profile(trace: RoutingTrace) -> None:

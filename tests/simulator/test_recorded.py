@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pytest
 
 from lrcsim.policies.registry import BUILT_IN
-from lrcsim.simulator import Result, Schedule, simulate
+from lrcsim.simulator import Result, Schedule, hit_rate_curve, simulate
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
 SHARED = Path(os.environ.get("LRCSIM_SHARED") or Path(__file__).resolve().parents[3] / "shared") / "traces"
@@ -199,3 +199,32 @@ def test_a_cache_emptied_between_requests_hits_less(gpt_oss: RoutingTrace) -> No
     cold = simulate(gpt_oss, "lru", "4x", warm=False, bounds=False)
     assert (cold.hit_rate or 0) < (warm.hit_rate or 0)
     assert cold.counts.cold_misses > warm.counts.cold_misses
+
+
+@pytest.mark.parametrize("access", ["coresident", "sequential", "paper"])
+@pytest.mark.parametrize("size", [500, "1500MiB"])
+def test_compiled_curves_equal_replays(qwen3: Recorded, size: int | str, access: str) -> None:
+    """Every built-in policy that has no stack, on real routing; in one pool, in experts and in (unequal) bytes."""
+    whole, tokens = qwen3.trace, 24
+    trace = RoutingTrace.from_arrays(
+        whole.experts[-tokens:],
+        num_experts=whole.num_experts,
+        weights=whole.column("weights")[-tokens:],
+        expert_bytes=whole.expert_bytes,
+    )
+    for name, policy in BUILT_IN.items():
+        if policy.bypass and access == "paper":
+            continue  # refused
+        profile = trace if "profile" in policy.needs else None
+        curve = hit_rate_curve(trace, name, scope="model", access=access, profile=profile, capacities=[size])
+        if curve.engine == "compiled":
+            one = simulate(
+                trace,
+                name,
+                size,
+                scope="model",
+                access=access,  # type: ignore[arg-type]
+                profile=profile,
+                bounds=False,
+            )
+            assert curve.hit_rate[0] == one.hit_rate, name

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from unittest import mock
 
 import numpy as np
@@ -18,7 +19,7 @@ from lrcsim.policies import BUILT_IN, CompiledScore, Expert, Now, Param, Policy,
 from lrcsim.policies.twins import TWINS, twin_of
 from lrcsim.simulator import hit_rate_curve, simulate
 from lrcsim.simulator import scored_hits as module
-from lrcsim.simulator.capacity import Scope
+from lrcsim.simulator.capacity import Scope, resolve_capacity
 from lrcsim.simulator.rules import Access
 from lrcsim.simulator.scored_hits import scored_hits
 from lrcsim.traces import RoutingTrace
@@ -41,27 +42,42 @@ def traces(draw: st.DrawFn) -> RoutingTrace:
 
 
 def check_every_capacity(
-    trace: RoutingTrace, policy: PolicySpec, scope: Scope, access: Access, prefill: str, warm: bool
+    trace: RoutingTrace,
+    policy: PolicySpec,
+    scope: Scope,
+    access: Access,
+    prefill: str,
+    warm: bool,
+    capacities: Sequence[int | str] | None = None,
 ) -> None:
     """Compare the compiled loop, with and without a heap, with replays, hits by phase."""
-    if access == "paper":
-        warm, prefill = False, "token"
     twin = twin_of(make_policy(policy))
     assert twin is not None
-    capacities = list(range(trace.num_experts * (trace.num_layers if scope == "model" else 1) + 2))
-    found = scored_hits(trace, twin, capacities, scope, access, prefill, warm, jobs=1)
+    if twin.bypass and access == "paper":
+        return  # refused: the paper's rule inserts every expert
+    if access == "paper":
+        warm, prefill = False, "token"
+    if capacities is None:
+        capacities = list(range(trace.num_experts * (trace.num_layers if scope == "model" else 1) + 2))
+    sizes = [resolve_capacity(one, trace.layers, scope) for one in capacities]
+    found = scored_hits(trace, twin, sizes, access, prefill, warm, jobs=1)
     with mock.patch.object(module, "HEAP_FROM", 0):
-        heaped = scored_hits(trace, twin, capacities, scope, access, prefill, warm, jobs=1)
+        heaped = scored_hits(trace, twin, sizes, access, prefill, warm, jobs=1)
     assert found.hits.tolist() == heaped.hits.tolist()
-    for slots in capacities:
+    for i, size in enumerate(capacities):
         counts = simulate(
-            trace, policy, slots, scope=scope, access=access, prefill=prefill, warm=warm, bounds=False
+            trace, policy, size, scope=scope, access=access, prefill=prefill, warm=warm, bounds=False
         ).counts
-        assert found.hits[:, slots].tolist() == (counts.accesses - counts.misses).sum(axis=1).tolist(), slots
+        assert found.hits[:, i].tolist() == (counts.accesses - counts.misses).sum(axis=1).tolist(), size
         assert found.accesses.tolist() == counts.accesses.sum(axis=1).tolist()
 
 
-SPECS = [*(policy.name for policy in TWINS), "lfu-decay:1", "lfu-decay:3", "lcp:2", "heat:1", "score-ema:1"]
+SPECS = [
+    *(policy.name for policy in TWINS),
+    *("lfu-decay:1", "lfu-decay:3", "lcp:2", "heat:1", "score-ema:1", "mrs:0.3", "mrs:1", "lfuda:1", "lfuda:3"),
+    *("lfu-aging:1", "lfu-aging:3,decay=0.3", "lfu-aging:5,decay=0", "lfu-aging:7,decay=1"),
+    *("hobbit:w1=0.1,w2=0.3,w3=0.7,w4=0.2", "hobbit:w1=0,w2=0,w3=1,w4=0", "hobbit:w1=0,w2=0.5,w3=1,w4=1"),
+]
 accesses = pytest.mark.parametrize("access", ["coresident", "sequential", "paper"])
 scopes = pytest.mark.parametrize("scope", ["layer", "model"])
 draws = given(trace=traces(), warm=st.booleans(), prefill=st.sampled_from(["step", "token", "chunk:2"]))
@@ -87,7 +103,9 @@ class Everything(CompiledScore):
     @staticmethod
     def update(expert: Expert, now: Now, weight: float, a: int, b: float) -> float:
         seen = expert.uses * 3 + expert.uses_resident * 5 + now.step - expert.last_step + expert.use_order + now.loads
-        return b * expert.value + weight * a + seen % 7
+        runs = (now.layer_runs - expert.last_run) * 2 + now.layer_uses * 3 + now.uses + expert.uses_request
+        here = (expert.last_request == now.request) + now.step - now.request_step
+        return b * expert.value + weight * a + (seen + runs + here) % 7 + expert.weight_ahead
 
     @staticmethod
     def worth(expert: Expert, now: Now, a: int, b: float) -> float:
@@ -95,8 +113,10 @@ class Everything(CompiledScore):
         orders = expert.load_order * 19 + expert.use_order * 23 + expert.uses * 29 + expert.uses_resident * a
         future = min(expert.next_use, 1000) * 37
         moment = now.step * 41 + now.request * 43 + now.layer * 47 + now.num_layers * 53 + now.loads * 59 + now.slots
-        weights = expert.weight * 100 + expert.weight_mean * 200
-        mixed = (steps + orders + future + moment) * (expert.layer + 3) % 31
+        requests = now.request_step * 61 + expert.last_request * 67 + expert.uses_request * 71 + now.uses * 73
+        runs = now.layer_runs * 79 + expert.last_run * 83 + now.layer_uses * 89 + math.floor(now.age * 4) * 97
+        weights = expert.weight * 100 + expert.weight_mean * 200 + expert.weight_ahead * 300
+        mixed = (steps + orders + future + moment + requests + runs) * (expert.layer + 3) % 31
         return mixed + math.floor(weights) % 7 + expert.value % 5 * b
 
 
@@ -118,17 +138,64 @@ class BypassingAtUse(AtUse):
     bypass = True
 
 
+class LargerKeyFirst(Everything):
+    """Ties by key, and there are many."""
+
+    at_use = True
+    larger_key_first = True
+
+    @staticmethod
+    def worth(expert: Expert, now: Now, a: int, b: float) -> float:
+        return expert.use_order % 2
+
+
+DEEP = [Everything, AtUse, Bypassing, BypassingAtUse, LargerKeyFirst]
+
+
 @accesses
 @scopes
-@pytest.mark.parametrize("policy", [Everything, AtUse, Bypassing, BypassingAtUse])
+@pytest.mark.parametrize("policy", DEEP)
 @settings(max_examples=40)
 @draws
 def test_both_ways_of_a_policy_agree_on_all_it_can_see(
     policy: type[CompiledScore], scope: Scope, access: Access, trace: RoutingTrace, warm: bool, prefill: str
 ) -> None:
-    if access == "paper" and policy.bypass:
-        return  # refused: the paper's rule inserts every expert
     check_every_capacity(trace, policy, scope, access, prefill, warm)
+
+
+def in_bytes(trace: RoutingTrace, sizes: list[int]) -> RoutingTrace:
+    return RoutingTrace.from_arrays(
+        trace.experts,
+        num_experts=trace.layers.num_experts.tolist(),
+        offsets=trace.offsets,
+        phase=trace.phase,
+        weights=trace.column("weights"),
+        expert_bytes=sizes,
+    )
+
+
+@accesses
+@pytest.mark.parametrize("policy", [*SPECS, *DEEP])
+@settings(max_examples=8)
+@given(
+    trace=traces(),
+    warm=st.booleans(),
+    prefill=st.sampled_from(["step", "token", "chunk:2"]),
+    sizes=st.lists(st.integers(1, 5), min_size=3, max_size=3),
+    capacities=st.lists(st.integers(1, 80), min_size=1, max_size=8),
+)
+def test_pools_in_bytes(
+    policy: PolicySpec,
+    access: Access,
+    trace: RoutingTrace,
+    warm: bool,
+    prefill: str,
+    sizes: list[int],
+    capacities: list[int],
+) -> None:
+    """One pool for layers whose experts differ in size, also so small that not every expert fits."""
+    unequal = in_bytes(trace, sizes[: trace.num_layers])
+    check_every_capacity(unequal, policy, "model", access, prefill, warm, [f"{one}B" for one in capacities])
 
 
 class Patient(CompiledScore):
@@ -159,13 +226,32 @@ def trace() -> RoutingTrace:
 
 def test_engines(trace: RoutingTrace) -> None:
     engines = {name: hit_rate_curve(trace, name, capacities=[8]).engine for name in ("lru", "fifo", "random", "lfru")}
-    assert engines == {"lru": "stack", "fifo": "compiled", "random": "replay", "lfru": "compiled"}
+    assert engines == {"lru": "stack", "fifo": "compiled", "random": "compiled", "lfru": "compiled"}
     overridden: type[Policy] = type("Mine", (Patient,), {"victim": lambda self, protected: min(self.last_use)})
     assert twin_of(overridden()) is None
     assert twin_of(type("MyFifo", (BUILT_IN["fifo"],), {})()) is None  # whatever it changes
     twin = twin_of(make_policy("lfu-decay:7"))
     assert twin is not None
     assert twin.values() == (7.0,)
+
+
+def test_which_built_in_policies_are_replayed(trace: RoutingTrace) -> None:
+    """None in slots; with layers of unequal bytes in one pool, those that look ahead and are no stacks there."""
+    weighted = RoutingTrace.from_arrays(trace.experts, num_experts=16, weights=trace.experts / 16)
+    unequal = in_bytes(weighted, [1, 2, 3, 4])
+
+    def replayed(trace: RoutingTrace, scope: Scope, size: int | str) -> set[str]:
+        profiles = {name: trace if "profile" in policy.needs else None for name, policy in BUILT_IN.items()}
+        return {
+            name
+            for name, profile in profiles.items()
+            if hit_rate_curve(trace, name, scope=scope, capacities=[size], profile=profile).engine == "replay"
+        }
+
+    assert replayed(weighted, "layer", 8) == set()
+    assert replayed(weighted, "model", 8) == set()
+    assert replayed(unequal, "layer", "40B") == set()
+    assert replayed(unequal, "model", "40B") == {"sch-lookahead", "sch-static"}
 
 
 @pytest.mark.parametrize("policy", ["fifo", "lfru"])
@@ -246,7 +332,7 @@ def test_without_the_compiler() -> None:
         "from lrcsim.traces import RoutingTrace\n"
         "ids = np.random.default_rng(0).random((30, 2, 6)).argsort(axis=2)[:, :, :2]\n"
         "trace = RoutingTrace.from_arrays(ids, num_experts=6, weights=(ids + 1) / 9)\n"
-        "for name in ('fifo', 'lfru', 'lfu-decay', 'score-ema'):\n"
+        "for name in ('fifo', 'lfru', 'lfu-decay', 'score-ema', 'lfuda', 'mrs', 'hobbit', 'moe-infinity'):\n"
         "    curve = hit_rate_curve(trace, name, capacities=[1, 2, 3, 4])\n"
         "    assert curve.engine == 'compiled'\n"
         "    for slots, rate in zip(curve.capacities.tolist(), curve.hit_rate.tolist()):\n"

@@ -1,0 +1,200 @@
+"""A pool of a compiled score policy (`ScoredState`), and the policy as functions that the loop of `scored` calls.
+
+What a policy's class says (`CompiledScore`) becomes two small compiled functions, made anew in every process (half a
+second of CPU; compiling the loop with them took four times as long), that the loop calls by their address, once per
+batch and not per expert: the worths of many experts, and their new values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.policies.compiled import CompiledScore, Expert, Now
+
+__all__ = ["ScoredState", "ahead_of", "compile_policy"]
+
+FIRST_STEP, LAST_STEP, LAST_RUN, LAST_REQUEST, LOADED_STEP = range(5)
+LOAD_ORDER, USE_ORDER, USES, USES_RESIDENT, USES_REQUEST, NEXT_USE = range(5, 11)
+"""Rows of `ScoredState.whole`; the meaning is that of `Expert`."""
+
+WEIGHT, WEIGHT_SUM, WEIGHT_AHEAD, VALUE = range(4)
+"""Rows of `ScoredState.real`."""
+
+SIZE, HELD, REQUEST, REQUEST_STEP, LOADS, ACCESSES, FREE_FOR, RUN_STEP, RUN_LAYER = range(9)
+"""Places in `ScoredState.counter`."""
+
+LAYER_RUNS, LAYER_USES = range(2)
+"""Rows of `ScoredState.runs`."""
+
+
+class ScoredState(NamedTuple):
+    """A pool between blocks; columns are the pool's keys, counted from its first.
+
+    Attributes:
+        whole: int64 [11, keys], what is known of each expert, in whole numbers.
+        real: float64 [4, keys], the same in real numbers.
+        worth: float64 [keys], of residents, as last taken.
+        resident: int32 [keys], the first ``counter[SIZE]`` are the keys of the residents.
+        place: int32 [keys], where an expert stands in ``resident``, -1 if it does not.
+        known: bool [keys], used since the pool was last empty (the paper's rule).
+        scratch: float64 [keys].
+        runs: int64 [2, L], `Now.layer_runs` and `Now.layer_uses` of each layer.
+        age: float64 [1], `Now.age`.
+        counter: int64 [9]: residents, their slots (or bytes), request (-1 at first), its first step, loads, accesses,
+            slots (or bytes) of the distinct experts known, step and layer of the last layer-step.
+        hits: int64 [2], by phase.
+    """
+
+    whole: npt.NDArray[np.int64]
+    real: npt.NDArray[np.float64]
+    worth: npt.NDArray[np.float64]
+    resident: npt.NDArray[np.int32]
+    place: npt.NDArray[np.int32]
+    known: npt.NDArray[np.bool_]
+    scratch: npt.NDArray[np.float64]
+    runs: npt.NDArray[np.int64]
+    age: npt.NDArray[np.float64]
+    counter: npt.NDArray[np.int64]
+    hits: npt.NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, keys: int, layers: int) -> ScoredState:
+        """Make the state of a pool over ``keys`` experts, with nothing in it: about 150 bytes each."""
+        return cls(
+            np.zeros((11, keys), np.int64),
+            np.zeros((4, keys)),
+            np.zeros(keys),
+            np.zeros(keys, np.int32),
+            np.full(keys, -1, np.int32),
+            np.zeros(keys, np.bool_),
+            np.zeros(keys),
+            np.zeros((2, layers), np.int64),
+            np.zeros(1),
+            np.array([0, 0, -1, 0, 0, 0, 0, -1, -1], np.int64),
+            np.zeros(2, np.int64),
+        )
+
+
+Compiled = Callable[..., int]
+"""``f(whole, real, runs, keys, begin, end, first_key, stride, weights, now, out)``: fills out[0:end - begin]
+with the worths, or the new values, of the experts keys[begin:end]; returns 0, or 1 where the policy failed."""
+
+
+@numba.njit(cache=True, nogil=True)
+def _expert(whole, real, index, layer):  # type: ignore[no-untyped-def]
+    """Gather what is known of an expert. What the policy does not look at, the compiler leaves out."""
+    uses = whole[USES, index]
+    return Expert(
+        layer,
+        whole[FIRST_STEP, index],
+        whole[LAST_STEP, index],
+        whole[LAST_RUN, index],
+        whole[LAST_REQUEST, index],
+        whole[LOADED_STEP, index],
+        whole[LOAD_ORDER, index],
+        whole[USE_ORDER, index],
+        uses,
+        whole[USES_RESIDENT, index],
+        whole[USES_REQUEST, index],
+        real[WEIGHT, index],
+        real[WEIGHT_SUM, index] / max(uses, 1),
+        real[WEIGHT_AHEAD, index],
+        whole[NEXT_USE, index],
+        real[VALUE, index],
+    )
+
+
+@numba.njit(cache=True, nogil=True)
+def _seen_from(now, runs, layer, later):  # type: ignore[no-untyped-def]
+    """Return the moment as an expert of a layer sees it, leaving out ``later`` uses of the batch."""
+    return Now(
+        *(now.step, now.request, now.request_step, now.layer, now.num_layers, now.slots, now.loads),
+        *(now.uses - later, now.age, runs[LAYER_RUNS, layer], runs[LAYER_USES, layer]),
+    )
+
+
+def compile_policy(policy: CompiledScore) -> tuple[Compiled, Compiled | None]:
+    """Compile a policy with its parameters: its worths, and its new values if it has an ``update``.
+
+    Raises:
+        numba.core.errors.NumbaError: numba cannot compile it.
+    """
+    update = type(policy).update if policy.updates() else None
+    return _compile(type(policy).worth, update, policy.values())
+
+
+@lru_cache(maxsize=256)
+def _compile(
+    worth: Callable[..., float], update: Callable[..., float] | None, parameters: tuple[int | float, ...]
+) -> tuple[Compiled, Compiled | None]:
+    worth_of = numba.njit(worth)
+
+    def worths(whole, real, runs, keys, begin, end, first_key, stride, _, now, out):  # type: ignore[no-untyped-def]
+        for i in range(begin, end):
+            expert = _expert(whole, real, keys[i] - first_key, keys[i] // stride)
+            out[i - begin] = worth_of(expert, _seen_from(now, runs, expert.layer, 0), *parameters)
+
+    if update is None:
+        return _by_address(worths), None
+    value_of = numba.njit(update)
+
+    def values(whole, real, runs, keys, begin, end, first_key, stride, weights, now, out):  # type: ignore[no-untyped-def]
+        for i in range(begin, end):
+            expert = _expert(whole, real, keys[i] - first_key, keys[i] // stride)
+            weight = float(weights[i]) if len(weights) else 0.0
+            out[i - begin] = value_of(expert, _seen_from(now, runs, expert.layer, end - 1 - i), weight, *parameters)
+
+    return _by_address(worths), _by_address(values)
+
+
+def _by_address(function: Callable[..., None]) -> Compiled:
+    """Compile to a function that the cached loop can call; errors do not cross such a call, so they become a 1."""
+    compiled_function = numba.njit(function)
+
+    def guarded(whole, real, runs, keys, begin, end, first_key, stride, weights, now, out):  # type: ignore[no-untyped-def]
+        try:
+            compiled_function(whole, real, runs, keys, begin, end, first_key, stride, weights, now, out)
+        except Exception:
+            return 1
+        return 0
+
+    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]  # set when numba is imported
+        return guarded
+    state, none = ScoredState.empty(1, 1), np.zeros(0, np.float32)
+    arrays = (state.whole, state.real, state.runs, state.resident)
+    moment = Now(0, 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0)
+    example: tuple[Any, ...] = (*arrays, 0, 0, 0, 0, none, moment, state.scratch)
+    type_of: Any = numba.typeof
+    signature = numba.types.int64(*(type_of(value) for value in example))
+    compiled: Compiled = numba.cfunc(signature)(guarded)
+    return compiled
+
+
+@numba.njit(cache=True, nogil=True)
+def ahead_of(weights, starts):  # type: ignore[no-untyped-def]
+    """Return float64 [accesses], `Expert.weight_ahead` of all accesses of a block; see `weights_ahead`.
+
+    Args:
+        weights: float32 [accesses].
+        starts: int64 [layer-steps + 1].
+    """
+    ahead = np.zeros(len(weights))
+    for row in range(len(starts) - 1):
+        low, high = starts[row], starts[row + 1]
+        falling = np.arange(low, high)
+        if np.any(weights[low : high - 1] < weights[low + 1 : high]):
+            falling = low + np.argsort(-weights[low:high])
+        total, last = 0.0, falling[0]
+        for i in falling:
+            ahead[i] = ahead[last] if weights[i] == weights[last] else total
+            total += np.float64(weights[i])  # without the compiler too
+            last = i
+        for i in range(low, high):
+            ahead[i] = ahead[i] / total if total > 0 else 0.0
+    return ahead
