@@ -15,7 +15,7 @@ Without overlap the experts are computed only when all have arrived, and nothing
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import simpy
@@ -139,7 +139,7 @@ class Engine:
         self.tally.finish(self.env.now, self.links)
         return self.tally
 
-    def _run(self) -> Iterator[simpy.Event]:
+    def _run(self) -> Generator[simpy.Event, Any, None]:
         env, costs, tally = self.env, self.costs, self.tally
         for step in self.steps:
             begin = env.now
@@ -158,7 +158,7 @@ class Engine:
             if self.progress is not None:
                 self.progress(step.first_token + step.size.tokens)
 
-    def _layer_step(self, step: Step, place: int, work: Work) -> Iterator[simpy.Event]:
+    def _layer_step(self, step: Step, place: int, work: Work) -> Generator[simpy.Event, Any, None]:
         env, tally, layer = self.env, self.tally, work.layer
         found = self.residency.look_up(step, work)
         decision = found.decision
@@ -282,7 +282,7 @@ class Engine:
         flow = Flow(size, Lane(rate), done)
         if overhead > 0:
             ready = self.env.timeout(overhead)
-            ready.callbacks.append(lambda _: self.flows.start(flow))  # type: ignore[union-attr]  # not processed yet
+            ready.callbacks.append(lambda _: self.flows.start(flow))
         else:
             self.flows.start(flow)
 

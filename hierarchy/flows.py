@@ -89,7 +89,7 @@ class Flows:
         first = min(flow.left / flow.rate for flow in self.active)
         version = self._version
         wake = self.env.timeout(max(first, 0.0))
-        wake.callbacks.append(lambda _: self._end(version, first))  # type: ignore[union-attr]  # not processed yet
+        wake.callbacks.append(lambda _: self._end(version, first))
 
     def _end(self, version: int, passed: float) -> None:
         if version != self._version:

@@ -80,7 +80,7 @@ class LinkServer:
         transfer.order = self._submitted
         if self.link.latency > 0:
             begin = self.env.timeout(self.link.latency)
-            begin.callbacks.append(lambda _: self._queue(transfer))  # type: ignore[union-attr]  # not processed yet
+            begin.callbacks.append(lambda _: self._queue(transfer))
         else:
             self._queue(transfer)
 
@@ -118,7 +118,7 @@ class LinkServer:
         flow = Flow(size, self._lane, lambda: self._arrived(transfer, begin))
         if self.link.overhead > 0:
             ready = self.env.timeout(self.link.overhead)
-            ready.callbacks.append(lambda _: self.flows.start(flow))  # type: ignore[union-attr]
+            ready.callbacks.append(lambda _: self.flows.start(flow))
         else:
             self.flows.start(flow)
 

@@ -237,7 +237,8 @@ class TraceMatch(Prefetcher):
 
 
 def _rows(uses: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return uses / np.maximum(uses.sum(axis=1, keepdims=True), 1)
+    shares: npt.NDArray[np.float64] = uses / np.maximum(uses.sum(axis=1, keepdims=True), 1)
+    return shares
 
 
 def _cosine(mine: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
@@ -266,7 +267,7 @@ def make_prefetcher(spec: str | Prefetcher | type[Prefetcher]) -> Prefetcher:
     head, _, rest = str(spec).partition(":")
     if head.endswith(".py") or "/" in head or "." in head:
         class_name, _, rest = rest.partition(":")
-        chosen = class_in(str(spec), head, class_name, Prefetcher)  # type: ignore[type-abstract]
+        chosen = class_in(str(spec), head, class_name, Prefetcher)
     elif head in PREFETCHERS:
         chosen = PREFETCHERS[head]
     else:

@@ -76,8 +76,8 @@ def _one_word(batches, newer, found_at):  # type: ignore[no-untyped-def]
         for i in range(size):
             key = np.uint64(batches[batch + 1, i])
             found_at[ones(newer[key] | (NOTHING if (first >> key) & ONE else first))] += 1
-        for key in range(np.uint64(len(newer))):
-            newer[key] |= second if (first >> key) & ONE else both
+        for other in range(np.uint64(len(newer))):
+            newer[other] |= second if (first >> other) & ONE else both
         for i in range(size):
             key = np.uint64(batches[batch + 1, i])
             second &= ~(ONE << key)
@@ -89,8 +89,8 @@ def _one_word(batches, newer, found_at):  # type: ignore[no-untyped-def]
             found_at[ones(newer[key])] += 1
             bits |= ONE << key
         wrong |= size - ones(bits)
-        for key in range(np.uint64(len(newer))):
-            newer[key] |= bits
+        for other in range(np.uint64(len(newer))):
+            newer[other] |= bits
         for i in range(size):
             key = np.uint64(batches[batch, i])
             bits &= ~(ONE << key)
