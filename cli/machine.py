@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import console, human_bytes
+from lrcsim.cli.output import check_picture, console, human_bytes
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Result
@@ -57,6 +57,7 @@ def machine_of(options: dict[str, Any], *, timeline: str | None, plot: str | Non
     """
     from lrcsim.errors import ConfigError
 
+    check_picture(plot)
     given = {name: value for name, value in options.items() if value not in (None, ())}
     if "hardware" not in given:
         named = {**given, **({"timeline": timeline} if timeline else {}), **({"plot": plot} if plot else {})}
@@ -93,8 +94,9 @@ def show_time(result: Result) -> None:
         "–" if per_token is None else f"[bold]{per_token:,.2f} ms[/bold]",
         f"[bold]{seconds(time['total_s'])}[/bold]",
     )
+    proven = time["bounds"].get("optimum", {}).get("proven")
     labels = {
-        "optimum": "optimal policy, perfect prefetch",
+        "optimum": f"{'optimal policy' if proven else 'next-use heuristic'}, perfect prefetch",
         "link_bound": f"these bytes over {time['bounds']['link_bound']['link']} without a pause",
         "compute_only": "everything resident",
     }

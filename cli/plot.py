@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrcsim.errors import ConfigError
+from lrcsim.cli.output import check_picture
 from lrcsim.traces.atomic import replacing
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ __all__ = ["open_figure", "plot_curves"]
 # Okabe and Ito's palette, which people with every kind of colour blindness can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
-ENDINGS = (".png", ".svg", ".pdf")
 
 
 @contextmanager
@@ -31,9 +30,7 @@ def open_figure(
         ConfigError: the ending of the path is not one of a picture.
         TraceError: the file cannot be written.
     """
-    ending = Path(path).suffix.lower()
-    if ending not in ENDINGS:
-        raise ConfigError(f"--plot {path}: pictures are {', '.join(ENDINGS)}, name one of these")
+    check_picture(path)
     import matplotlib
 
     matplotlib.use("Agg")
@@ -42,7 +39,7 @@ def open_figure(
     figure, axes = plt.subplots(rows, columns, figsize=figsize, layout="constrained", height_ratios=height_ratios)
     yield figure, axes
     with replacing(path) as partial:
-        figure.savefig(partial, dpi=150, format=ending[1:])
+        figure.savefig(partial, dpi=150, format=Path(path).suffix.lower()[1:])
     plt.close(figure)
 
 

@@ -12,6 +12,7 @@ from lrcsim.hierarchy.machine import Platform
 from lrcsim.hierarchy.times import Tally
 from lrcsim.hierarchy.work import steps_of
 from lrcsim.simulator.replay import Counts, Replay
+from lrcsim.simulator.result import Bound
 from lrcsim.simulator.schedule import Schedule
 from lrcsim.traces import DECODE
 
@@ -30,6 +31,7 @@ class Limits:
         link: that link's name, empty where nothing was moved.
         optimum: the greater of ``compute_only`` and of moving the misses of the optimal policy: loads can come ahead,
             but no fewer are possible. None where misses are not simply loaded, or the optimum is not known.
+        proven: False where ``optimum`` rests on farthest next use among experts of unequal size, a good heuristic.
         tokens: decoded.
         measured: what the run took.
         busy: by resource, the share of the run that it was at work.
@@ -39,6 +41,7 @@ class Limits:
     link_bound: Phases
     link: str
     optimum: Phases | None
+    proven: bool
     tokens: int
     measured: Phases
     busy: dict[str, float]
@@ -65,12 +68,12 @@ class Limits:
                 "decode_ratio": float(self.measured[DECODE] / decode) if decode > 0 else None,
             }
         result["link_bound"]["link"] = self.link or None
+        if "optimum" in result:
+            result["optimum"]["proven"] = self.proven
         return result
 
 
-def time_limits(
-    job: Replay, platform: Platform, tally: Tally, counts: Counts, optimal_misses: npt.NDArray[np.float64] | None
-) -> Limits:
+def time_limits(job: Replay, platform: Platform, tally: Tally, counts: Counts, best: Bound | None) -> Limits:
     """Work out the bounds of a run.
 
     Args:
@@ -78,7 +81,7 @@ def time_limits(
         platform: on what.
         tally: what it took.
         counts: hits, misses and loads.
-        optimal_misses: float64 [2], misses of the optimal policy in prefill and decode; None where it is not known.
+        best: hit rates of the optimal policy; None where they are not known.
     """
     steps = tally.by_step()
     decode = np.frombuffer(bytes(tally.phases), np.uint8) == DECODE
@@ -95,8 +98,11 @@ def time_limits(
     share = loaded / loaded.sum() if loaded.sum() else np.zeros(2)
     path = platform.profile.pcie or platform.profile.nvme
     optimum = None
-    if optimal_misses is not None and platform.action.name == "load" and path is not None:
-        optimum = np.maximum(shortest, optimal_misses * min(platform.sizes) / path.bandwidth)
+    if best is not None and platform.action.name == "load" and path is not None:
+        accesses = counts.accesses.sum(axis=1)
+        rates = np.array([best.prefill_hit_rate or 0.0, best.decode_hit_rate or 0.0])
+        size = float(counts.accesses.sum(axis=0) @ platform.sizes) / max(float(accesses.sum()), 1.0)  # mean of a use
+        optimum = np.maximum(shortest, (1 - rates) * accesses * size / path.bandwidth)
     busy = {"gpu" if platform.profile.gpu else "cpu": tally.compute, "overhead": tally.overhead}
     busy["cpu"] = busy.get("cpu", 0.0) + tally.cpu
     busy |= {name: use.busy_s for name, use in tally.links.items()}
@@ -105,6 +111,7 @@ def time_limits(
         link_bound=needs.get(link, 0.0) * share,
         link=link,
         optimum=optimum,
+        proven=best is not None and best.proven,
         tokens=tally.decode_tokens(),
         measured=measured,
         busy={name: seconds / tally.total if tally.total else 0.0 for name, seconds in busy.items()},

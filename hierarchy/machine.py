@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from lrcsim.errors import ConfigError, did_you_mean
-from lrcsim.hardware import HardwareProfile, format_quantity, load_profile
+from lrcsim.hardware import HardwareProfile, load_profile
 from lrcsim.hierarchy.actions import MissAction, make_action
 from lrcsim.hierarchy.costs import RooflineCosts
 from lrcsim.hierarchy.prefetch import NoPrefetch, Prefetcher, make_prefetcher
 from lrcsim.hierarchy.work import Step
-from lrcsim.models import Geometry, check_trace, dense_bytes, expert_bytes, load_geometry, output_bytes
+from lrcsim.models import Geometry, check_trace, dense_bytes, expert_bytes, load_geometry, model_names, output_bytes
 from lrcsim.policies import View, make_policy
 from lrcsim.simulator.capacity import PoolSize, resolve_capacity
 from lrcsim.simulator.pool import Pool
@@ -226,8 +226,8 @@ def check_memory(
         return
     left = memory - dense - kv
     fix = (
-        f"give a cache of {format_quantity(left, 'bytes')} or less"
-        if left > 0
+        f"give a cache of {left // 2**20} MiB or less"
+        if left >= 2**20
         else "that leaves no room for experts: use a smaller dtype or another machine"
     )
     raise ConfigError(
@@ -252,6 +252,7 @@ def _geometry(model: str | Path | Geometry | None, trace: RoutingTrace) -> Geome
         raise ConfigError(
             f"time needs the model's geometry, and the trace's model {trace.model!r} is not a built-in one: "
             "say which it is with --model NAME (lrcsim models lists them) or --model path/to/config.json"
+            + did_you_mean(trace.model, model_names())
         ) from None
 
 

@@ -74,13 +74,8 @@ class Timed:
 
     def find_limits(self, job: Replay, bounds: Mapping[str, Bound]) -> None:
         """Work out what the run could not have been shorter than, from what is known of the optimal policy."""
-        accesses = self.counts.accesses.sum(axis=1)
-        optimal: npt.NDArray[np.float64] | None = None
         best = bounds.get("belady-bypass", bounds.get("belady"))
-        if best is not None and best.proven:
-            rates = [best.prefill_hit_rate, best.decode_hit_rate]
-            optimal = np.array([(1.0 - (rate or 0.0)) * uses for rate, uses in zip(rates, accesses, strict=True)])
-        self.limits = time_limits(job, self.platform, self.tally, self.counts, optimal)
+        self.limits = time_limits(job, self.platform, self.tally, self.counts, best)
 
     def advice(self) -> list[str]:
         """Return what a reader of the times should be told."""
