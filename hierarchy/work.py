@@ -93,6 +93,8 @@ def steps_of(schedule: Schedule, future: Future | None = None) -> Iterator[Step]
 def _steps(schedule: Schedule, future: Future | None) -> Iterator[Step]:
     trace = schedule.trace
     for block in schedule.blocks():
+        if not len(block.keys):
+            continue
         keys, starts, layers = block.keys.tolist(), block.starts.tolist(), block.layer.tolist()
         tokens = None if block.tokens is None else block.tokens.tolist()
         weights = None if block.weights is None else block.weights.tolist()
@@ -101,8 +103,7 @@ def _steps(schedule: Schedule, future: Future | None) -> Iterator[Step]:
             next_use = future.next_use[block.first_access : block.first_access + len(keys)].tolist()
         first = np.flatnonzero(np.diff(block.step, prepend=-1))
         ends = [*first[1:].tolist(), len(layers)]
-        first_tokens = block.first_token[first]
-        sizes = _sizes(trace, first_tokens, np.append(first_tokens[1:], block.end_token), block.phase[first])
+        sizes = _sizes(trace, block.first_token[first], block.step_end[first], block.phase[first])
         for low, high, (size, sequences, emitted) in zip(first.tolist(), ends, sizes, strict=True):
             work = [
                 Work(
@@ -132,10 +133,9 @@ def _sizes(
     """Yield of each step ``first[i]:end[i]`` of tokens its size, its requests, and the tokens each gets if not one."""
     if "sequence" in trace.columns:  # a server's order (`batching`)
         base, last = int(first[0]), int(end[-1])
-        position, step = (trace.read(name, base, last) for name in ("position", "step"))
+        position = trace.read("position", base, last)
         columns = [trace.read(name, base, last).tolist() for name in ("sequence", "position", "kept")]
         for low, high, kind in zip((first - base).tolist(), (end - base).tolist(), phase.tolist(), strict=True):
-            high = low + int(np.searchsorted(step[low:high], step[low], side="right"))  # a step not recorded may follow
             longest: dict[int, int] = {}
             emitted: dict[int, int] = {}
             for request, place, kept in zip(*(column[low:high] for column in columns), strict=True):
