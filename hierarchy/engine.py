@@ -15,7 +15,7 @@ Without overlap the experts are computed only when all have arrived, and nothing
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import simpy
@@ -28,7 +28,7 @@ from lrcsim.hierarchy.log import Log
 from lrcsim.hierarchy.prefetch import NoPrefetch, Prefetcher
 from lrcsim.hierarchy.residency import Lookup, Residency
 from lrcsim.hierarchy.times import Tally
-from lrcsim.hierarchy.work import Step, Work
+from lrcsim.hierarchy.work import Step, TimedSteps, Work
 
 __all__ = ["Engine"]
 
@@ -80,7 +80,7 @@ class Engine:
     """Runs steps over a machine.
 
     Args:
-        steps: what to run.
+        steps: what to run; `TimedSteps` where requests arrive in the course of time.
         residency: the caches.
         costs: seconds of compute.
         profile: the machine.
@@ -93,7 +93,7 @@ class Engine:
 
     def __init__(
         self,
-        steps: Iterable[Step],
+        steps: Iterable[Step] | TimedSteps,
         residency: Residency,
         costs: Costs,
         profile: HardwareProfile,
@@ -105,7 +105,6 @@ class Engine:
         progress: Any = None,
     ) -> None:
         self.env = env = simpy.Environment()
-        self.steps = steps
         self.residency = residency
         self.costs = costs
         self.profile = profile
@@ -122,6 +121,13 @@ class Engine:
             if link is not None:
                 self.links[name] = LinkServer(env, name, link, self.flows, log)
         self.tally = Tally(residency)
+        self._next: Callable[[float], Step | float | None]
+        if isinstance(steps, Iterable):
+            following = iter(steps)
+            self._next = lambda _: next(following, None)
+        else:
+            self._next = steps.next
+            self.tally.arrivals = steps.arrivals
         self._in_flight: dict[int, Fetch] = {}  # prefetches that have not arrived
         self._cpu: deque[tuple[int, int]] = deque()
         self._cpu_busy = False
@@ -141,8 +147,14 @@ class Engine:
 
     def _run(self) -> Generator[simpy.Event, Any, None]:
         env, costs, tally = self.env, self.costs, self.tally
-        for step in self.steps:
+        now = 0.0
+        while (step := self._next(now)) is not None:
             begin = env.now
+            if isinstance(step, float):  # nothing to do until a request arrives
+                yield env.timeout(max(step - begin, 0.0))
+                tally.idle += env.now - begin
+                now = max(step, env.now)  # the clock may stand a rounding error before it
+                continue
             if self.residency.begin(step):
                 self._forget_prefetches()
             tally.begin()
@@ -154,7 +166,8 @@ class Engine:
                 yield env.timeout(after)
                 self._note(start, "gpu", "output")
                 tally.compute += after
-            tally.end(step, begin, env.now)
+            now = env.now
+            tally.end(step, begin, now)
             if self.log is not None:
                 self.log.step(begin, env.now, step.phase, step.sequences)
             if self.progress is not None:

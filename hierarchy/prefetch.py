@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.errors import PolicyError, did_you_mean
+from lrcsim.hierarchy.reorder import gather
 from lrcsim.hierarchy.work import Step, Work
 from lrcsim.policies.base import Configurable, Param
 from lrcsim.policies.registry import class_in, parameters
@@ -123,8 +124,10 @@ class NextGate(Prefetcher):
         if layer >= self.num_layers:
             return ()
         if step.number != self._step:
-            column = self.trace.columns[f"predictions/{self.distance}"]
-            self._rows = np.asarray(column[step.first_token : step.first_token + step.size.tokens])
+            rows = step.rows
+            if rows is None:
+                rows = np.arange(step.first_token, step.first_token + step.size.tokens)
+            self._rows = gather(self.trace, f"predictions/{self.distance}", rows)
             self._step = step.number
         width = self.width or self.top_k
         ranked = self._rows[:, layer, :width].T.ravel()

@@ -70,8 +70,12 @@ class Tally:
         total: seconds in all.
         steps: for each step in order: begin, end, compute, overhead, CPU; seconds.
         phases: phase of each step.
-        first_step: by request, (begin of its first step, end of the step that gave its first token).
-        sequences: requests that got a token, by step.
+        idle: seconds in which no request was there.
+        arrivals: seconds at which each request arrived; empty: when its first step began.
+        first_step: by request, (its arrival, end of the step that gave its first token).
+        emitted: tokens that came out of each step; of a prefill step one for each request in it.
+        gaps: for each decode step of each request, the seconds per token since the end of its last step.
+        gap_tokens: tokens that came after each of these gaps.
         links: use of each link.
         prefetch: what became of prefetched bytes.
         skipped: experts left out.
@@ -85,7 +89,11 @@ class Tally:
     total: float = 0.0
     steps: array[float] = field(default_factory=lambda: array("d"))
     phases: bytearray = field(default_factory=bytearray)
-    sequences: array[int] = field(default_factory=lambda: array("q"))
+    idle: float = 0.0
+    arrivals: dict[int, float] = field(default_factory=dict)
+    emitted: array[int] = field(default_factory=lambda: array("q"))
+    gaps: array[float] = field(default_factory=lambda: array("d"))
+    gap_tokens: array[int] = field(default_factory=lambda: array("q"))
     first_step: dict[int, tuple[float, float]] = field(default_factory=dict)
     links: dict[str, LinkUse] = field(default_factory=dict)
     prefetch: PrefetchUse = field(default_factory=PrefetchUse)
@@ -99,6 +107,8 @@ class Tally:
         self._unused: dict[int, int] = {}  # prefetched and not used yet: bytes
         self._displaced: set[int] = set()
         self._at_begin = (0.0, 0.0, 0.0)
+        self._last_end: dict[int, float] = {}  # by request: of its last step
+        self._decoding: set[int] = set()
 
     def begin(self) -> None:
         """Take note that a step begins."""
@@ -109,11 +119,17 @@ class Tally:
         compute, overhead, cpu = self._at_begin
         self.steps.extend((begin, end, self.compute - compute, self.overhead - overhead, self.cpu - cpu))
         self.phases.append(step.phase)
-        self.sequences.append(len(step.sequences))
-        for request in step.sequences:
+        tokens = step.emitted or (1,) * len(step.sequences)
+        self.emitted.append(sum(tokens))
+        for request, given in zip(step.sequences, tokens, strict=True):
             known = self.first_step.get(request)
-            if known is None or (step.phase == PREFILL):
-                self.first_step[request] = (begin if known is None else known[0], end)
+            if known is None or (step.phase == PREFILL and request not in self._decoding):
+                self.first_step[request] = (self.arrivals.get(request, begin) if known is None else known[0], end)
+            if step.phase == DECODE:
+                self._decoding.add(request)
+                self.gaps.append((end - self._last_end.get(request, begin)) / given)
+                self.gap_tokens.append(given)
+            self._last_end[request] = end
 
     def count(self, decision: Decision) -> None:
         """Take note of what happened to misses."""
@@ -169,8 +185,8 @@ class Tally:
         return np.frombuffer(self.steps, np.float64).reshape(-1, 5) if self.steps else np.zeros((0, 5))
 
     def decode_tokens(self) -> int:
-        """Return the tokens that decode steps gave."""
-        return sum(given for given, phase in zip(self.sequences, self.phases, strict=True) if phase == DECODE)
+        """Return the tokens that came out of decode steps."""
+        return sum(given for given, phase in zip(self.emitted, self.phases, strict=True) if phase == DECODE)
 
     def to_dict(self) -> dict[str, Any]:
         """Return ``time``, ``links``, ``prefetch``, ``missed`` as JSON values; seconds unless a name says otherwise."""
@@ -178,10 +194,9 @@ class Tally:
         phases = np.frombuffer(bytes(self.phases), np.uint8)
         wall = steps[:, 1] - steps[:, 0]
         decode = phases == DECODE
-        tokens = np.frombuffer(self.sequences, np.int64)[decode] if len(phases) else np.zeros(0, np.int64)
         decode_s, prefill_s = float(wall[decode].sum()), float(wall[~decode].sum())
         decode_tokens = self.decode_tokens()
-        per_token = np.repeat(wall[decode] * 1e3, tokens)
+        per_token = np.repeat(np.array(self.gaps) * 1e3, np.array(self.gap_tokens, np.int64))
         first = np.array([end - begin for begin, end in self.first_step.values()]) * 1e3
         time = {
             "total_s": self.total,
@@ -190,7 +205,8 @@ class Tally:
             "decode_tokens_per_s": decode_tokens / decode_s if decode_s > 0 else None,
             "decode_ms_per_token": decode_s * 1e3 / decode_tokens if decode_tokens else None,
             "compute_s": self.compute,
-            "stall_s": max(self.total - self.compute - self.overhead, 0.0),
+            "stall_s": max(self.total - self.compute - self.overhead - self.idle, 0.0),
+            "idle_s": self.idle,
             "overhead_s": self.overhead,
             "cpu_s": self.cpu,
             "ttft_ms": percentiles(first),
