@@ -110,7 +110,8 @@ class Residency:
         def admit(missed: list[int]) -> list[int]:
             nonlocal decision
             decision = self.action.decide(missed, work)
-            self._replace_by_resident(decision, pool, work)
+            if decision.substitute:
+                self._load_what_has_no_substitute(missed, decision, pool, work)
             return decision.load
 
         missed = pool.coresident(keys, admit)
@@ -149,12 +150,12 @@ class Residency:
                 counts.preloaded[layer] += loaded
         return counts
 
-    def _replace_by_resident(self, decision: Decision, pool: Pool, work: Work) -> None:
+    def _load_what_has_no_substitute(self, missed: list[int], decision: Decision, pool: Pool, work: Work) -> None:
         """Load after all what cannot be substituted, because the layer has too few other residents."""
-        if not decision.substitute:
-            return
         stride = pool.view.stride
         batch = set(work.keys)
         spare = sum(key // stride == work.layer and key not in batch for key in pool.resident)
-        decision.load += decision.substitute[spare:]
-        del decision.substitute[spare:]
+        if spare < len(decision.substitute):
+            del decision.substitute[spare:]
+            replaced = set(decision.substitute)
+            decision.load = [key for key in missed if key not in replaced]
