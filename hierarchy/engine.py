@@ -15,7 +15,7 @@ Without overlap the experts are computed only when all have arrived, and nothing
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import simpy
@@ -34,41 +34,47 @@ __all__ = ["Engine"]
 
 
 class Fetch:
-    """One expert's way to the GPU: a transfer on each link of its path, one after the other."""
+    """One expert's way to the GPU (or only to DRAM): a transfer on each link of its path, one after the other.
 
-    __slots__ = ("cancelled", "done", "key", "legs", "priority", "sizes", "transfer", "what")
+    Attributes:
+        key: layer * stride + expert.
+        legs: links still to be taken.
+        size: bytes.
+        priority: `DEMAND` or `PREFETCH`.
+        what: for the log.
+        done: called when it has come to the end.
+    """
 
-    def __init__(self, key: int, legs: list[LinkServer], size: int, priority: int, what: str, done: Any) -> None:
+    __slots__ = ("done", "key", "legs", "link", "priority", "size", "transfer", "what")
+
+    def __init__(
+        self, key: int, legs: list[LinkServer], size: int, priority: int, what: str, done: Callable[[Fetch], None]
+    ) -> None:
         self.key = key
         self.legs = legs
-        self.sizes = size
+        self.size = size
         self.priority = priority
         self.what = what
         self.done = done
-        self.cancelled = False
-        self.transfer: Transfer | None = None
+        self.start()
 
     def start(self) -> None:
         """Submit the next leg."""
-        link = self.legs.pop(0)
-        self.transfer = Transfer(self.key, self.sizes, self.priority, self._arrived, self.what)
-        link.submit(self.transfer)
+        self.link = self.legs.pop(0)
+        self.transfer = Transfer(self.key, self.size, self.priority, self._arrived, self.what)
+        self.link.submit(self.transfer)
 
-    def promote(self, links: Iterable[LinkServer]) -> None:
+    def promote(self) -> None:
         """Make it urgent."""
         self.priority = DEMAND
-        for link in links:
-            if self.transfer is not None:
-                link.promote(self.transfer)
+        self.link.promote(self.transfer)
 
     def cancel(self) -> None:
         """Let nothing more of it start."""
-        self.cancelled = True
-        if self.transfer is not None:
-            self.transfer.cancelled = True
+        self.transfer.cancelled = True
 
-    def _arrived(self, _: Transfer) -> None:
-        if self.cancelled:
+    def _arrived(self, transfer: Transfer) -> None:
+        if transfer.cancelled:
             return
         if self.legs:
             self.start()
@@ -145,6 +151,7 @@ class Engine:
             begin = env.now
             if self.residency.begin(step):
                 self._forget_prefetches()
+            self._evict(self.residency.put_out)
             tally.begin()
             for place, work in enumerate(step.layers):
                 yield from self._layer_step(step, place, work)
@@ -176,8 +183,8 @@ class Engine:
                     self.log.note(start + dense, env.now, "host", "overhead", layer=layer)
         self._layer, self._gpu, self._pending, self._held = layer, env.now, 0, []
         self._tokens = {} if work.tokens is None else dict(zip(work.keys, work.tokens, strict=True))
-        self._evict(found)
         self._use_hits(found)
+        self._evict(found.evicted)
         self._start_misses(found)
         if self.prefetcher is not None:
             self._prefetch(step, place, work)
@@ -192,13 +199,13 @@ class Engine:
 
     def _use_hits(self, found: Lookup) -> None:
         for key in found.hits:
-            fetch = self._in_flight.get(key)
-            if fetch is not None:
+            fetch = self._in_flight.pop(key, None)
+            if fetch is not None:  # from now on it is this layer's, whatever becomes of its place in the cache
                 self._pending += 1
                 self.tally.used(key, late=True)
-                fetch.promote(self.links.values())
-                if self.log is not None:
-                    self.log.note(self.env.now, self.env.now, "cache", "join", key)
+                fetch.done = self._loaded
+                fetch.promote()
+                self._note(self.env.now, "cache", "join", key)
             else:
                 self.tally.used(key, late=False)
                 self._ready(key)
@@ -222,16 +229,16 @@ class Engine:
                 self._queue_cpu(key)
         tally.count(decision)
 
-    def _fetch(self, key: int, size: int, from_storage: bool, priority: int, what: str, done: Any) -> Fetch:
+    def _fetch(
+        self, key: int, size: int, from_storage: bool, priority: int, what: str, done: Callable[[Fetch], None]
+    ) -> Fetch:
         links = self.links
         names = (["nvme"] if from_storage or "pcie" not in links else []) + (["pcie"] if "pcie" in links else [])
-        fetch = Fetch(key, [links[name] for name in names], size, priority, what, done)
-        fetch.start()
-        return fetch
+        return Fetch(key, [links[name] for name in names], size, priority, what, done)
 
-    def _read(self, key: int, done: Any) -> None:
+    def _read(self, key: int, done: Callable[[Fetch], None]) -> None:
         """Bring an expert from storage to DRAM only."""
-        Fetch(key, [self.links["nvme"]], self.sizes[key // self.stride], DEMAND, "read", done).start()
+        Fetch(key, [self.links["nvme"]], self.sizes[key // self.stride], DEMAND, "read", done)
 
     def _loaded(self, fetch: Fetch) -> None:
         self._ready(fetch.key)
@@ -297,10 +304,7 @@ class Engine:
             pool = residency.pool_of_layer[key // self.stride]
             if key in pool.resident or not pool.prefetch(key, protected):
                 continue
-            for gone in residency.put_out:
-                self._note(self.env.now, "cache", "evict", gone)
-                self.tally.evicted(gone, for_prefetch=True)
-            residency.put_out.clear()
+            self._evict(residency.put_out, for_prefetch=True)
             size = self.sizes[key // self.stride]
             self.tally.prefetched(key, size)
             from_storage = False
@@ -311,17 +315,17 @@ class Engine:
             protected.add(key)
 
     def _prefetch_arrived(self, fetch: Fetch) -> None:
-        self._in_flight.pop(fetch.key, None)
-        if fetch.priority == DEMAND:  # its layer is waiting for it
-            self._loaded(fetch)
+        del self._in_flight[fetch.key]
 
-    def _evict(self, found: Lookup) -> None:
-        for key in found.evicted:
+    def _evict(self, keys: list[int], for_prefetch: bool = False) -> None:
+        """Take note of what left the cache, and empty the list."""
+        for key in keys:
             fetch = self._in_flight.pop(key, None)
             if fetch is not None:
                 fetch.cancel()
-            self.tally.evicted(key, for_prefetch=False)
+            self.tally.evicted(key, for_prefetch)
             self._note(self.env.now, "cache", "evict", key)
+        keys.clear()
 
     def _forget_prefetches(self) -> None:
         for fetch in self._in_flight.values():
