@@ -92,7 +92,7 @@ class Engine:
         profile: the machine.
         sizes: bytes of an expert of each MoE layer.
         overlap: whether transfers run beside compute.
-        prefetcher: what to bring ahead.
+        prefetcher: what to bring ahead; without overlap nothing is.
         log: where to note every span, or None.
         progress: called with the tokens done after each step.
     """
@@ -118,7 +118,7 @@ class Engine:
         self.sizes = sizes
         self.stride = residency.pools[0].view.stride
         self.overlap = overlap
-        self.prefetcher = None if isinstance(prefetcher, NoPrefetch) else prefetcher
+        self.prefetcher = prefetcher if overlap and not isinstance(prefetcher, NoPrefetch) else None
         self.log = log
         self.progress = progress
         self.flows = Flows(env, profile.dram.bandwidth)
