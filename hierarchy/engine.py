@@ -185,7 +185,7 @@ class Engine:
         self._tokens = {} if work.tokens is None else dict(zip(work.keys, work.tokens, strict=True))
         self._use_hits(found)
         self._evict(found.evicted)
-        self._start_misses(found)
+        self._start_misses(found, step, work)
         if self.prefetcher is not None:
             self._prefetch(step, place, work)
         if self._pending:
@@ -212,7 +212,7 @@ class Engine:
         for key in found.decision.substitute:
             self._ready(key)
 
-    def _start_misses(self, found: Lookup) -> None:
+    def _start_misses(self, found: Lookup, step: Step, work: Work) -> None:
         decision, tally = found.decision, self.tally
         for key in decision.load:
             self._pending += 1
@@ -227,7 +227,7 @@ class Engine:
                 self._read(key, self._on_cpu)
             else:
                 self._queue_cpu(key)
-        tally.count(decision)
+        tally.count(decision, work, step.size.tokens)
 
     def _fetch(
         self, key: int, size: int, from_storage: bool, priority: int, what: str, done: Callable[[Fetch], None]
