@@ -20,6 +20,7 @@ from typing import Any
 
 import simpy
 
+from lrcsim.errors import ConfigError
 from lrcsim.hardware import HardwareProfile
 from lrcsim.hierarchy.costs import Costs
 from lrcsim.hierarchy.flows import Flow, Flows, Lane
@@ -95,6 +96,9 @@ class Engine:
         prefetcher: what to bring ahead; without overlap nothing is.
         log: where to note every span, or None.
         progress: called with the tokens done after each step.
+
+    Raises:
+        ConfigError: the machine has no link that a miss needs, or the policy cannot go with a prefetcher.
     """
 
     def __init__(
@@ -119,6 +123,7 @@ class Engine:
         self.stride = residency.pools[0].view.stride
         self.overlap = overlap
         self.prefetcher = prefetcher if overlap and not isinstance(prefetcher, NoPrefetch) else None
+        _check(profile, residency, self.prefetcher)
         self.log = log
         self.progress = progress
         self.flows = Flows(env, profile.dram.bandwidth)
@@ -129,6 +134,7 @@ class Engine:
                 self.links[name] = LinkServer(env, name, link, self.flows, log)
         self.tally = Tally(residency)
         self._in_flight: dict[int, Fetch] = {}  # prefetches that have not arrived
+        self._reads: dict[int, Fetch] = {}  # cancelled ones that still bring an expert from storage to DRAM
         self._cpu: deque[tuple[int, int]] = deque()
         self._cpu_busy = False
         # of the running layer-step:
@@ -213,32 +219,44 @@ class Engine:
             self._ready(key)
 
     def _start_misses(self, found: Lookup, step: Step, work: Work) -> None:
-        decision, tally = found.decision, self.tally
+        decision, sizes, stored = found.decision, self.sizes, found.from_storage
         for key in decision.load:
             self._pending += 1
-            self._fetch(key, self.sizes[key // self.stride], key in found.from_storage, DEMAND, "load", self._loaded)
+            self._fetch(key, sizes[key // self.stride], key in stored, DEMAND, "load", self._loaded)
         for key in decision.low:
             self._pending += 1
-            size = max(round(self.sizes[key // self.stride] * self.residency.action.fraction), 1)
-            self._fetch(key, size, key in found.from_storage, DEMAND, "load low", self._loaded)
+            size = max(round(sizes[key // self.stride] * self.residency.action.fraction), 1)
+            self._fetch(key, size, key in stored, DEMAND, "load low", self._loaded)
         for key in decision.cpu:
             self._pending += 1
-            if key in found.from_storage:
-                self._read(key, self._on_cpu)
+            if key in stored or key in self._reads or "pcie" not in self.links:
+                self._fetch(key, sizes[key // self.stride], True, DEMAND, "read", self._on_cpu, to_gpu=False)
             else:
                 self._queue_cpu(key)
-        tally.count(decision, work, step.size.tokens)
+        self.tally.count(decision, work, step.size.tokens)
 
     def _fetch(
-        self, key: int, size: int, from_storage: bool, priority: int, what: str, done: Callable[[Fetch], None]
+        self,
+        key: int,
+        size: int,
+        from_storage: bool,
+        priority: int,
+        what: str,
+        done: Callable[[Fetch], None],
+        to_gpu: bool = True,
     ) -> Fetch:
-        links = self.links
-        names = (["nvme"] if from_storage or "pcie" not in links else []) + (["pcie"] if "pcie" in links else [])
-        return Fetch(key, [links[name] for name in names], size, priority, what, done)
-
-    def _read(self, key: int, done: Callable[[Fetch], None]) -> None:
-        """Bring an expert from storage to DRAM only."""
-        Fetch(key, [self.links["nvme"]], self.sizes[key // self.stride], DEMAND, "read", done)
+        """Bring an expert from storage or DRAM to the GPU, or from storage to DRAM only."""
+        legs = [self.links["pcie"]] if to_gpu and "pcie" in self.links else []
+        read = self._reads.pop(key, None)
+        if read is not None:  # it is on its way to DRAM already
+            self._note(self.env.now, "cache", "join", key)
+            read.legs, read.size, read.what, read.done = legs, size, what, done
+            if priority == DEMAND:
+                read.promote()
+            return read
+        if from_storage or not legs:
+            legs.insert(0, self.links["nvme"])
+        return Fetch(key, legs, size, priority, what, done)
 
     def _loaded(self, fetch: Fetch) -> None:
         self._ready(fetch.key)
@@ -307,10 +325,7 @@ class Engine:
             self._evict(residency.put_out, for_prefetch=True)
             size = self.sizes[key // self.stride]
             self.tally.prefetched(key, size)
-            from_storage = False
-            if residency.dram is not None:
-                residency.dram.view.step = step.number
-                from_storage = bool(residency.dram.coresident([key]))
+            from_storage = bool(residency.below([key], step, key // self.stride))
             self._in_flight[key] = self._fetch(key, size, from_storage, PREFETCH, "prefetch", self._prefetch_arrived)
             protected.add(key)
 
@@ -322,17 +337,44 @@ class Engine:
         for key in keys:
             fetch = self._in_flight.pop(key, None)
             if fetch is not None:
-                fetch.cancel()
+                self._cancel(fetch)
             self.tally.evicted(key, for_prefetch)
             self._note(self.env.now, "cache", "evict", key)
         keys.clear()
 
+    def _cancel(self, fetch: Fetch) -> None:
+        """Let nothing more of a prefetch start, but what goes from storage to DRAM: it counts as being there."""
+        if fetch.legs:
+            fetch.legs, fetch.done = [], self._read_for_nobody
+            self._reads[fetch.key] = fetch
+        else:
+            fetch.cancel()
+
+    def _read_for_nobody(self, fetch: Fetch) -> None:
+        del self._reads[fetch.key]
+
     def _forget_prefetches(self) -> None:
         for fetch in self._in_flight.values():
-            fetch.cancel()
+            self._cancel(fetch)
         self._in_flight.clear()
         self.tally.emptied()
 
     def _note(self, start: float, track: str, what: str, key: int = -1) -> None:
         if self.log is not None:
             self.log.note(start, self.env.now, track, what, key)
+
+
+def _check(profile: HardwareProfile, residency: Residency, prefetcher: Prefetcher | None) -> None:
+    if profile.pcie is None and profile.nvme is None:
+        raise ConfigError(
+            f"hardware {profile.name} has neither pcie nor nvme: a missed expert cannot be loaded; set nvme"
+        )
+    if residency.dram is not None and profile.nvme is None:
+        raise ConfigError(f"hardware {profile.name} has no nvme: without it DRAM must hold all experts; set nvme")
+    policy = residency.pools[0].policy
+    if prefetcher is not None and (policy.refills or "future" in policy.needs):
+        reason = "knows the future of uses only" if "future" in policy.needs else "loads experts of its own accord"
+        raise ConfigError(
+            f"policy {policy.name} {reason} and cannot go with prefetcher {prefetcher.name}: "
+            "use another policy, or prefetcher none"
+        )

@@ -31,7 +31,7 @@ class Lookup:
 
     hits: list[int]
     decision: Decision
-    from_storage: set[int]
+    from_storage: list[int]
     evicted: list[int]
 
 
@@ -115,15 +115,12 @@ class Residency:
             return decision.load
 
         missed = pool.coresident(keys, admit)
-        from_storage: set[int] = set()
+        from_storage: list[int] = []
         hits = keys
         if missed:
             gone = set(missed)
             hits = [key for key in keys if key not in gone]
-            fetched = [*decision.load, *decision.cpu, *decision.low]
-            if self.dram is not None and fetched:
-                self.dram.view.step, self.dram.view.layer = step.number, layer
-                from_storage = set(self.dram.coresident(fetched))
+            from_storage = self.below([*decision.load, *decision.cpu, *decision.low], step, layer)
         self._accesses[phase][layer] += len(keys)
         self._misses[phase][layer] += len(missed)
         for key in missed:
@@ -135,6 +132,14 @@ class Residency:
         evicted = self.put_out[:]
         self.put_out.clear()
         return Lookup(hits, decision, from_storage, evicted)
+
+    def below(self, keys: list[int], step: Step, layer: int) -> list[int]:
+        """Ask the cache in DRAM for experts of a layer; return those that must come from storage."""
+        if self.dram is None or not keys:
+            return []
+        view = self.dram.view
+        view.step, view.layer, view.request, view.phase = step.number, layer, step.request, step.phase
+        return self.dram.coresident(keys)
 
     def finish(self) -> Counts:
         """Return the counts of everything so far."""

@@ -6,8 +6,13 @@ lane, nothing else takes time. A line of the expected list is ``start-end track 
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from helpers import SIZE, Wishes, link, machine, run, trace
 
+from lrcsim.errors import ConfigError
+from lrcsim.hardware import HardwareProfile
 from lrcsim.hierarchy import FixedCosts
 
 QUICK = FixedCosts(expert_s=0.25, cpu_bytes=SIZE, cpu_rate=SIZE)
@@ -616,7 +621,7 @@ def test_storage_and_link_work_side_by_side() -> None:
 def test_storage_and_link_share_dram() -> None:
     # As above with 75 bytes/s of DRAM. 0-2: storage alone, 50. From 2: storage wants 50, the link 100, both get half:
     # 25 and 50. At 4 the link has moved its 100 bytes; storage has moved 50 and does the other 50 alone until 5. Then
-    # the link alone at 75: rather than thirds of seconds, an expert of 75 bytes in layer 1 is no help; so chunks: none.
+    # the link alone, at 75.
     found = run(trace("01"), 4, machine(nvme=link(50), dram=75), dram=4)
     assert found.events[:4] == [
         "0-2 nvme load 0.0",
@@ -643,3 +648,80 @@ def test_unified_memory_loads_from_storage_alone() -> None:
         "2-3 gpu expert 0.0",
         "3-4 gpu expert 0.0",
     ]
+
+
+def test_the_cpu_of_a_unified_machine_reads_misses_from_storage_every_time() -> None:
+    # Nothing is kept, and there is no other memory to find it in.
+    assert run(trace("0", "0"), 4, machine(pcie=None, nvme=link(50)), action="cpu").events == [
+        "0-2 nvme read 0.0",
+        "2-3 cpu expert 0.0",
+        "3-5 nvme read 0.0",
+        "5-6 cpu expert 0.0",
+    ]
+
+
+def test_a_cancelled_prefetch_is_still_read_into_dram() -> None:
+    # Storage 50 bytes/s. The prefetch of 3 is read 2-4; at 3.25 step 1 needs both slots, and it is cancelled. DRAM gets
+    # it all the same, so step 2 has it in 1 s.
+    wishes = Wishes(after_0_0="0.3")
+    found = run(trace("0", "12", "3"), 2, machine(nvme=link(50)), dram=4, prefetch=wishes, costs=QUICK)
+    assert found.events == [
+        "0-2 nvme load 0.0",
+        "2-3 pcie load 0.0",
+        "2-4 nvme prefetch 0.3",
+        "3-3.25 gpu expert 0.0",
+        "3.25 cache evict 0.0",
+        "3.25 cache evict 0.3",
+        "4-6 nvme load 0.1",
+        "6-7 pcie load 0.1",
+        "6-8 nvme load 0.2",
+        "7-7.25 gpu expert 0.1",
+        "8-9 pcie load 0.2",
+        "9-9.25 gpu expert 0.2",
+        "9.25 cache evict 0.1",
+        "9.25-10.25 pcie load 0.3",
+        "10.25-10.5 gpu expert 0.3",
+    ]
+    assert (found.tally.prefetch.issued, found.tally.prefetch.wasted) == (100, 100)
+
+
+def test_a_miss_joins_the_read_that_a_cancelled_prefetch_left_behind() -> None:
+    # Storage 50 bytes/s in chunks of 25, the link 200. The read of 3 has moved two chunks when 1 and 2 preempt it at 3.
+    # Its other two chunks are moved 7-8; step 2 wants it at 7.75 and pays the rest, 0.25 s, and the link, 0.5 s.
+    hardware = machine(link(200), nvme=link(50, chunk=25))
+    wishes = Wishes(after_0_0="0.3")
+    found = run(trace("0", "12", "3"), 2, hardware, dram=4, prefetch=wishes, costs=QUICK)
+    assert [event for event in found.events if event.endswith(".3") or "gpu" in event] == [
+        "2-2.5 nvme prefetch 0.3",
+        "2.5-2.75 gpu expert 0.0",
+        "2.5-3 nvme prefetch 0.3",
+        "2.75 cache evict 0.3",
+        "5.5-5.75 gpu expert 0.1",
+        "7-7.5 nvme prefetch 0.3",
+        "7.5-7.75 gpu expert 0.2",
+        "7.5-8 nvme prefetch 0.3",
+        "7.75 cache join 0.3",
+        "8-8.5 pcie load 0.3",
+        "8.5-8.75 gpu expert 0.3",
+    ]
+    assert found.tally.links["nvme"].bytes == 400
+
+
+@pytest.mark.parametrize(
+    ("hardware", "options", "message"),
+    [
+        (machine(pcie=None), {}, "hardware test has neither pcie nor nvme"),
+        (machine(), {"dram": 2}, "hardware test has no nvme: without it DRAM must hold all experts"),
+        (machine(), {"policy": "belady", "prefetch": "oracle"}, "policy belady knows the future of uses only"),
+        (machine(), {"policy": "static", "prefetch": "oracle"}, "policy static loads experts of its own accord"),
+    ],
+)
+def test_what_cannot_run_says_so(hardware: HardwareProfile, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(trace("0"), 4, hardware, **options)
+
+
+def test_a_policy_that_ranks_by_router_weight_goes_with_prefetches() -> None:
+    # The pool of layer 1 has seen no weights yet when 1.1 is brought into it.
+    found = run(trace("0|1", weights=[[[0.5], [0.5]]]), 4, policy="score-ema", prefetch="oracle")
+    assert found.tally.prefetch.useful == 100
