@@ -195,9 +195,16 @@ def show_time(result: Result) -> None:
             f"prefetched {human_bytes(issued)}: {kinds}; {ahead['displaced']:,} experts put out for it, "
             f"{ahead['displaced_missed']:,} of them missed next"
         )
-    missed = {name.replace("_", " "): count for name, count in data["missed"].items() if count}
-    if missed:
-        out.print("misses not loaded whole: " + ", ".join(f"{count:,} {name}" for name, count in missed.items()))
+    missed = data["missed"]
+    kinds = ("on_cpu", "skipped", "substituted", "low_precision")
+    counted = [f"{missed[kind]:,} {kind.replace('_', ' ')}" for kind in kinds if missed[kind]]
+    if counted:
+        dropped = [
+            f"{100 * missed[f'{kind}_weight']:.2f} % of the router weight {kind}"
+            for kind in ("skipped", "substituted")
+            if missed[kind]
+        ]
+        out.print(f"misses not loaded whole: {', '.join(counted + dropped)}")
 
 
 def seconds(amount: float) -> str:

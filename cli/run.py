@@ -132,8 +132,9 @@ def _show(result: Result) -> None:
     cache, config, trace = data["cache"], data["config"], data["trace"]
     out = console()
     phases = f"prefill as {config['prefill']}, " if config["prefill"] else ""
+    requests = config.get("requests", trace["requests"])
     out.print(
-        f"[bold]{trace['model']}[/bold]: {trace['tokens']:,} tokens in {config.get('requests', trace['requests']):,} requests, "
+        f"[bold]{trace['model']}[/bold]: {trace['tokens']:,} tokens in {requests:,} requests, "
         f"{trace['num_layers']} MoE layers x {trace['num_experts']} experts, top-{trace['top_k']}"
     )
     out.print(

@@ -20,6 +20,7 @@ from typing import Any
 
 import simpy
 
+from lrcsim.errors import ConfigError
 from lrcsim.hardware import HardwareProfile
 from lrcsim.hierarchy.costs import Costs
 from lrcsim.hierarchy.flows import Flow, Flows, Lane
@@ -34,41 +35,47 @@ __all__ = ["Engine"]
 
 
 class Fetch:
-    """One expert's way to the GPU: a transfer on each link of its path, one after the other."""
+    """One expert's way to the GPU (or only to DRAM): a transfer on each link of its path, one after the other.
 
-    __slots__ = ("cancelled", "done", "key", "legs", "priority", "sizes", "transfer", "what")
+    Attributes:
+        key: layer * stride + expert.
+        legs: links still to be taken.
+        size: bytes.
+        priority: `DEMAND` or `PREFETCH`.
+        what: for the log.
+        done: called when it has come to the end.
+    """
 
-    def __init__(self, key: int, legs: list[LinkServer], size: int, priority: int, what: str, done: Any) -> None:
+    __slots__ = ("done", "key", "legs", "link", "priority", "size", "transfer", "what")
+
+    def __init__(
+        self, key: int, legs: list[LinkServer], size: int, priority: int, what: str, done: Callable[[Fetch], None]
+    ) -> None:
         self.key = key
         self.legs = legs
-        self.sizes = size
+        self.size = size
         self.priority = priority
         self.what = what
         self.done = done
-        self.cancelled = False
-        self.transfer: Transfer | None = None
+        self.start()
 
     def start(self) -> None:
         """Submit the next leg."""
-        link = self.legs.pop(0)
-        self.transfer = Transfer(self.key, self.sizes, self.priority, self._arrived, self.what)
-        link.submit(self.transfer)
+        self.link = self.legs.pop(0)
+        self.transfer = Transfer(self.key, self.size, self.priority, self._arrived, self.what)
+        self.link.submit(self.transfer)
 
-    def promote(self, links: Iterable[LinkServer]) -> None:
+    def promote(self) -> None:
         """Make it urgent."""
         self.priority = DEMAND
-        for link in links:
-            if self.transfer is not None:
-                link.promote(self.transfer)
+        self.link.promote(self.transfer)
 
     def cancel(self) -> None:
         """Let nothing more of it start."""
-        self.cancelled = True
-        if self.transfer is not None:
-            self.transfer.cancelled = True
+        self.transfer.cancelled = True
 
-    def _arrived(self, _: Transfer) -> None:
-        if self.cancelled:
+    def _arrived(self, transfer: Transfer) -> None:
+        if transfer.cancelled:
             return
         if self.legs:
             self.start()
@@ -86,9 +93,12 @@ class Engine:
         profile: the machine.
         sizes: bytes of an expert of each MoE layer.
         overlap: whether transfers run beside compute.
-        prefetcher: what to bring ahead.
+        prefetcher: what to bring ahead; without overlap nothing is.
         log: where to note every span, or None.
         progress: called with the tokens done after each step.
+
+    Raises:
+        ConfigError: the machine has no link that a miss needs, or the policy cannot go with a prefetcher.
     """
 
     def __init__(
@@ -111,7 +121,8 @@ class Engine:
         self.sizes = sizes
         self.stride = residency.pools[0].view.stride
         self.overlap = overlap
-        self.prefetcher = None if isinstance(prefetcher, NoPrefetch) else prefetcher
+        self.prefetcher = prefetcher if overlap and not isinstance(prefetcher, NoPrefetch) else None
+        _check(profile, residency, self.prefetcher)
         self.log = log
         self.progress = progress
         self.flows = Flows(env, profile.dram.bandwidth)
@@ -129,6 +140,7 @@ class Engine:
             self._next = steps.next
             self.tally.arrivals = steps.arrivals
         self._in_flight: dict[int, Fetch] = {}  # prefetches that have not arrived
+        self._reads: dict[int, Fetch] = {}  # cancelled ones that still bring an expert from storage to DRAM
         self._cpu: deque[tuple[int, int]] = deque()
         self._cpu_busy = False
         # of the running layer-step:
@@ -157,6 +169,7 @@ class Engine:
                 continue
             if self.residency.begin(step):
                 self._forget_prefetches()
+            self._evict(self.residency.put_out)
             tally.begin()
             for place, work in enumerate(step.layers):
                 yield from self._layer_step(step, place, work)
@@ -191,9 +204,9 @@ class Engine:
                     self.log.note(start + dense, env.now, "host", "overhead", layer=layer)
         self._layer, self._gpu, self._pending, self._held = layer, env.now, 0, []
         self._tokens = {} if work.tokens is None else dict(zip(work.keys, work.tokens, strict=True))
-        self._evict(found)
         self._use_hits(found)
-        self._start_misses(found)
+        self._evict(found.evicted)
+        self._start_misses(found, step, work)
         if self.prefetcher is not None:
             self._prefetch(step, place, work)
         if self._pending:
@@ -207,46 +220,58 @@ class Engine:
 
     def _use_hits(self, found: Lookup) -> None:
         for key in found.hits:
-            fetch = self._in_flight.get(key)
-            if fetch is not None:
+            fetch = self._in_flight.pop(key, None)
+            if fetch is not None:  # from now on it is this layer's, whatever becomes of its place in the cache
                 self._pending += 1
                 self.tally.used(key, late=True)
-                fetch.promote(self.links.values())
-                if self.log is not None:
-                    self.log.note(self.env.now, self.env.now, "cache", "join", key)
+                fetch.done = self._loaded
+                fetch.promote()
+                self._note(self.env.now, "cache", "join", key)
             else:
                 self.tally.used(key, late=False)
                 self._ready(key)
         for key in found.decision.substitute:
             self._ready(key)
 
-    def _start_misses(self, found: Lookup) -> None:
-        decision, tally = found.decision, self.tally
+    def _start_misses(self, found: Lookup, step: Step, work: Work) -> None:
+        decision, sizes, stored = found.decision, self.sizes, found.from_storage
         for key in decision.load:
             self._pending += 1
-            self._fetch(key, self.sizes[key // self.stride], key in found.from_storage, DEMAND, "load", self._loaded)
+            self._fetch(key, sizes[key // self.stride], key in stored, DEMAND, "load", self._loaded)
         for key in decision.low:
             self._pending += 1
-            size = max(round(self.sizes[key // self.stride] * self.residency.action.fraction), 1)
-            self._fetch(key, size, key in found.from_storage, DEMAND, "load low", self._loaded)
+            size = max(round(sizes[key // self.stride] * self.residency.action.fraction), 1)
+            self._fetch(key, size, key in stored, DEMAND, "load low", self._loaded)
         for key in decision.cpu:
             self._pending += 1
-            if key in found.from_storage:
-                self._read(key, self._on_cpu)
+            if key in stored or key in self._reads or "pcie" not in self.links:
+                self._fetch(key, sizes[key // self.stride], True, DEMAND, "read", self._on_cpu, to_gpu=False)
             else:
                 self._queue_cpu(key)
-        tally.count(decision)
+        self.tally.count(decision, work, step.size.tokens)
 
-    def _fetch(self, key: int, size: int, from_storage: bool, priority: int, what: str, done: Any) -> Fetch:
-        links = self.links
-        names = (["nvme"] if from_storage or "pcie" not in links else []) + (["pcie"] if "pcie" in links else [])
-        fetch = Fetch(key, [links[name] for name in names], size, priority, what, done)
-        fetch.start()
-        return fetch
-
-    def _read(self, key: int, done: Any) -> None:
-        """Bring an expert from storage to DRAM only."""
-        Fetch(key, [self.links["nvme"]], self.sizes[key // self.stride], DEMAND, "read", done).start()
+    def _fetch(
+        self,
+        key: int,
+        size: int,
+        from_storage: bool,
+        priority: int,
+        what: str,
+        done: Callable[[Fetch], None],
+        to_gpu: bool = True,
+    ) -> Fetch:
+        """Bring an expert from storage or DRAM to the GPU, or from storage to DRAM only."""
+        legs = [self.links["pcie"]] if to_gpu and "pcie" in self.links else []
+        read = self._reads.pop(key, None)
+        if read is not None:  # it is on its way to DRAM already
+            self._note(self.env.now, "cache", "join", key)
+            read.legs, read.size, read.what, read.done = legs, size, what, done
+            if priority == DEMAND:
+                read.promote()
+            return read
+        if from_storage or not legs:
+            legs.insert(0, self.links["nvme"])
+        return Fetch(key, legs, size, priority, what, done)
 
     def _loaded(self, fetch: Fetch) -> None:
         self._ready(fetch.key)
@@ -312,38 +337,59 @@ class Engine:
             pool = residency.pool_of_layer[key // self.stride]
             if key in pool.resident or not pool.prefetch(key, protected):
                 continue
-            for gone in residency.put_out:
-                self._note(self.env.now, "cache", "evict", gone)
-                self.tally.evicted(gone, for_prefetch=True)
-            residency.put_out.clear()
+            self._evict(residency.put_out, for_prefetch=True)
             size = self.sizes[key // self.stride]
             self.tally.prefetched(key, size, step.phase)
-            from_storage = False
-            if residency.dram is not None:
-                residency.dram.view.step = step.number
-                from_storage = bool(residency.dram.coresident([key]))
+            from_storage = bool(residency.below([key], step, key // self.stride))
             self._in_flight[key] = self._fetch(key, size, from_storage, PREFETCH, "prefetch", self._prefetch_arrived)
             protected.add(key)
 
     def _prefetch_arrived(self, fetch: Fetch) -> None:
-        self._in_flight.pop(fetch.key, None)
-        if fetch.priority == DEMAND:  # its layer is waiting for it
-            self._loaded(fetch)
+        del self._in_flight[fetch.key]
 
-    def _evict(self, found: Lookup) -> None:
-        for key in found.evicted:
+    def _evict(self, keys: list[int], for_prefetch: bool = False) -> None:
+        """Take note of what left the cache, and empty the list."""
+        for key in keys:
             fetch = self._in_flight.pop(key, None)
             if fetch is not None:
-                fetch.cancel()
-            self.tally.evicted(key, for_prefetch=False)
+                self._cancel(fetch)
+            self.tally.evicted(key, for_prefetch)
             self._note(self.env.now, "cache", "evict", key)
+        keys.clear()
+
+    def _cancel(self, fetch: Fetch) -> None:
+        """Let nothing more of a prefetch start, but what goes from storage to DRAM: it counts as being there."""
+        if fetch.legs:
+            fetch.legs, fetch.done = [], self._read_for_nobody
+            self._reads[fetch.key] = fetch
+        else:
+            fetch.cancel()
+
+    def _read_for_nobody(self, fetch: Fetch) -> None:
+        del self._reads[fetch.key]
 
     def _forget_prefetches(self) -> None:
         for fetch in self._in_flight.values():
-            fetch.cancel()
+            self._cancel(fetch)
         self._in_flight.clear()
         self.tally.emptied()
 
     def _note(self, start: float, track: str, what: str, key: int = -1) -> None:
         if self.log is not None:
             self.log.note(start, self.env.now, track, what, key)
+
+
+def _check(profile: HardwareProfile, residency: Residency, prefetcher: Prefetcher | None) -> None:
+    if profile.pcie is None and profile.nvme is None:
+        raise ConfigError(
+            f"hardware {profile.name} has neither pcie nor nvme: a missed expert cannot be loaded; set nvme"
+        )
+    if residency.dram is not None and profile.nvme is None:
+        raise ConfigError(f"hardware {profile.name} has no nvme: without it DRAM must hold all experts; set nvme")
+    policy = residency.pools[0].policy
+    if prefetcher is not None and (policy.refills or "future" in policy.needs):
+        reason = "knows the future of uses only" if "future" in policy.needs else "loads experts of its own accord"
+        raise ConfigError(
+            f"policy {policy.name} {reason} and cannot go with prefetcher {prefetcher.name}: "
+            "use another policy, or prefetcher none"
+        )

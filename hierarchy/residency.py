@@ -32,7 +32,7 @@ class Lookup:
 
     hits: list[int]
     decision: Decision
-    from_storage: set[int]
+    from_storage: list[int]
     evicted: list[int]
 
 
@@ -116,19 +116,17 @@ class Residency:
         def admit(missed: list[int]) -> list[int]:
             nonlocal decision
             decision = self.action.decide(missed, work)
-            self._replace_by_resident(decision, pool, work)
+            if decision.substitute:
+                self._load_what_has_no_substitute(missed, decision, pool, work)
             return decision.load
 
         missed = pool.coresident(keys, admit)
-        from_storage: set[int] = set()
+        from_storage: list[int] = []
         hits = keys
         if missed:
             gone = set(missed)
             hits = [key for key in keys if key not in gone]
-            fetched = [*decision.load, *decision.cpu, *decision.low]
-            if self.dram is not None and fetched:
-                self.dram.view.step, self.dram.view.layer = step.number, layer
-                from_storage = set(self.dram.coresident(fetched))
+            from_storage = self.below([*decision.load, *decision.cpu, *decision.low], step, layer)
         loads = len(decision.load) + len(decision.low)
         if loads:
             self._loads[phase] += loads
@@ -152,6 +150,14 @@ class Residency:
         """Return accesses and misses by layer until now, int64 [L] each, both phases together."""
         return np.array(self._accesses).sum(axis=0), np.array(self._misses).sum(axis=0)
 
+    def below(self, keys: list[int], step: Step, layer: int) -> list[int]:
+        """Ask the cache in DRAM for experts of a layer; return those that must come from storage."""
+        if self.dram is None or not keys:
+            return []
+        view = self.dram.view
+        view.step, view.layer, view.request, view.phase = step.number, layer, step.request, step.phase
+        return self.dram.coresident(keys)
+
     def finish(self) -> Counts:
         """Return the counts of everything so far."""
         counts = self.counts
@@ -168,12 +174,12 @@ class Residency:
                 counts.preloaded[layer] += loaded
         return counts
 
-    def _replace_by_resident(self, decision: Decision, pool: Pool, work: Work) -> None:
+    def _load_what_has_no_substitute(self, missed: list[int], decision: Decision, pool: Pool, work: Work) -> None:
         """Load after all what cannot be substituted, because the layer has too few other residents."""
-        if not decision.substitute:
-            return
         stride = pool.view.stride
         batch = set(work.keys)
         spare = sum(key // stride == work.layer and key not in batch for key in pool.resident)
-        decision.load += decision.substitute[spare:]
-        del decision.substitute[spare:]
+        if spare < len(decision.substitute):
+            del decision.substitute[spare:]
+            replaced = set(decision.substitute)
+            decision.load = [key for key in missed if key not in replaced]

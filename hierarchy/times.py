@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.hierarchy.actions import Decision
-from lrcsim.hierarchy.work import Step
+from lrcsim.hierarchy.work import Step, Work
 from lrcsim.traces import DECODE, PREFILL
 
 if TYPE_CHECKING:
@@ -80,6 +80,11 @@ class Tally:
         prefetch: what became of prefetched bytes.
         skipped: experts left out.
         substituted: experts replaced.
+        on_cpu: experts run on the CPU.
+        low: experts brought as a copy of low precision.
+        weight: router weights of all experts used, summed over tokens; 0 where nobody asked for weights.
+        skipped_weight: those of experts left out.
+        substituted_weight: those of experts replaced.
     """
 
     residency: Residency
@@ -101,6 +106,9 @@ class Tally:
     substituted: int = 0
     on_cpu: int = 0
     low: int = 0
+    weight: float = 0.0
+    skipped_weight: float = 0.0
+    substituted_weight: float = 0.0
 
     def __post_init__(self) -> None:
         """Start with nothing under way."""
@@ -131,12 +139,18 @@ class Tally:
                 self.gap_tokens.append(given)
             self._last_end[request] = end
 
-    def count(self, decision: Decision) -> None:
-        """Take note of what happened to misses."""
+    def count(self, decision: Decision, work: Work, tokens: int) -> None:
+        """Take note of what happened to the misses of a layer-step over so many tokens."""
         self.skipped += len(decision.skip)
         self.substituted += len(decision.substitute)
         self.on_cpu += len(decision.cpu)
         self.low += len(decision.low)
+        if work.weights is not None:
+            self.weight += sum(work.weights) * tokens
+            if decision.skip or decision.substitute:
+                weight = dict(zip(work.keys, work.weights, strict=True))
+                self.skipped_weight += sum(weight[key] for key in decision.skip) * tokens
+                self.substituted_weight += sum(weight[key] for key in decision.substitute) * tokens
         if self._displaced:
             for missed in (decision.load, decision.cpu, decision.skip, decision.substitute, decision.low):
                 for key in missed:
@@ -238,6 +252,8 @@ class Tally:
                 "skipped": self.skipped,
                 "substituted": self.substituted,
                 "low_precision": self.low,
+                "skipped_weight": self.skipped_weight / self.weight if self.weight else 0.0,
+                "substituted_weight": self.substituted_weight / self.weight if self.weight else 0.0,
             },
         }
 
