@@ -68,7 +68,7 @@ class Calibration:
         disturbed: bool [steps], measured compute far above that of the fitted steps; None where it is not known.
         misses: int64 [steps], loads that the simulation predicts.
         agreement: by what is compared: ``fitted``; of the held-out steps ``held_out``, ``undisturbed``,
-            ``given_compute``, the parts ``compute``, ``stall``, ``overhead``, and the baselines ``mean`` and ``linear``.
+            ``given_compute``, the parts ``compute``, ``stall``, ``overhead``; the baselines ``mean`` and ``linear``.
         bytes: what was loaded, see `compare_bytes`.
         notes: what the reader should know.
     """
@@ -258,8 +258,8 @@ def _align(rerun: Rerun, run: MeasuredRun) -> tuple[slice, dict[str, FloatArray]
         return slice(0, steps), run.values, []
     if abs(rows - steps) > SPARE:
         raise ConfigError(
-            f"{run.name} has {rows} decode rows, the trace {steps} decode steps: give the trace of the same run, or name "
-            "the column that tells prefill from decode (--column phase=NAME)"
+            f"{run.name} has {rows} decode rows, the trace {steps} decode steps: give the trace of the same run, or "
+            "name the column that tells prefill from decode (--column phase=NAME)"
         )
     both = min(rows, steps)
     like = run.values.get("bytes", run.values["wall"])

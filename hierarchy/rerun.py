@@ -175,7 +175,7 @@ class Rerun:
         return StepTimes(wall, busy.copy(), np.maximum(wall - busy - overhead, 0.0), overhead.copy())
 
     def _recorded(self, trace: RoutingTrace) -> npt.NDArray[np.int64] | None:
-        """Add up the experts that the trace marks as missing; None where it marks none, or steps are no single tokens."""
+        """Add up the experts that the trace marks as missing; None without marks, or if steps are no single tokens."""
         tokens = [step.first_token for step in self._steps]
         if "residency" not in trace.columns or any(step.size.tokens != 1 for step in self._steps):
             return None
