@@ -72,6 +72,10 @@ def calibrate_run(
         raise ConfigError(f"--overlap {overlap!r} is not known, use auto, on or off{did_you_mean(overlap, beside)}")
     if loss not in ("huber", "squares"):
         raise ConfigError(f"--loss {loss!r} is not known, use huber or squares")
+    if plot is not None:
+        from lrcsim.cli.plot_calibration import picture_ending
+
+        picture_ending(plot)  # before the work
     run = read_measured(from_run, parse_mapping(column))
     base = load_profile(hardware, overrides)
     geometry = load_geometry(model)

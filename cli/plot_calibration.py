@@ -14,7 +14,19 @@ from lrcsim.traces.atomic import replacing
 if TYPE_CHECKING:
     from lrcsim.hierarchy.calibration import Calibration
 
-__all__ = ["plot_calibration"]
+__all__ = ["picture_ending", "plot_calibration"]
+
+
+def picture_ending(path: str) -> str:
+    """Return the ending of a picture's name.
+
+    Raises:
+        ConfigError: it is none of those that can be drawn.
+    """
+    ending = Path(path).suffix.lower()
+    if ending not in ENDINGS:
+        raise ConfigError(f"--plot {path}: pictures are {', '.join(ENDINGS)}, name one of these")
+    return ending
 
 
 def plot_calibration(path: str, found: Calibration, title: str) -> None:
@@ -29,9 +41,7 @@ def plot_calibration(path: str, found: Calibration, title: str) -> None:
         ConfigError: another ending.
         TraceError: the file cannot be written.
     """
-    ending = Path(path).suffix.lower()
-    if ending not in ENDINGS:
-        raise ConfigError(f"--plot {path}: pictures are {', '.join(ENDINGS)}, name one of these")
+    ending = picture_ending(path)
     import matplotlib
 
     matplotlib.use("Agg")

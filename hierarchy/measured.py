@@ -149,7 +149,8 @@ def read_measured(path: str | Path, mapping: Mapping[str, tuple[str, str | None]
             continue
         numbers = np.array([_number(path, line, row[places[role]], column.name) for line, row in keep])
         if column.unit in RATES:
-            values[role] = 1.0 / numbers
+            with np.errstate(divide="ignore"):  # no tokens per second: an infinite time, refused below
+                values[role] = 1.0 / numbers
         else:
             values[role] = numbers * _units(role).get(column.unit, 1.0)
     wall = values["wall"]
