@@ -86,9 +86,10 @@ class Flows:
             slower = self.dram_bandwidth / wanted
             for flow in self.active:
                 flow.rate *= slower
-        first = min(flow.left / flow.rate for flow in self.active)
+        # Rounding may leave a flow that ends just now less than nothing to move: without the 0 it would never end.
+        first = max(min(flow.left / flow.rate for flow in self.active), 0.0)
         version = self._version
-        wake = self.env.timeout(max(first, 0.0))
+        wake = self.env.timeout(first)
         wake.callbacks.append(lambda _: self._end(version, first))
 
     def _end(self, version: int, passed: float) -> None:

@@ -61,7 +61,7 @@ class Tally:
     """Everything that is counted in seconds.
 
     Attributes:
-        residency: the caches, whose counts belong to it.
+        residency: the caches, whose counts belong to it; None where they were compiled.
         compute: seconds of the GPU (of the CPU, on a machine without one).
         overhead: seconds of synchronisation and bookkeeping.
         cpu: seconds of the CPU with experts that missed.
@@ -76,7 +76,7 @@ class Tally:
         substituted: experts replaced.
     """
 
-    residency: Residency
+    residency: Residency | None
     compute: float = 0.0
     overhead: float = 0.0
     cpu: float = 0.0
@@ -109,9 +109,28 @@ class Tally:
         self.phases.append(step.phase)
         self.sequences.append(len(step.sequences))
         for request in step.sequences:
-            known = self.first_step.get(request)
-            if known is None or (step.phase == PREFILL):
-                self.first_step[request] = (begin if known is None else known[0], end)
+            self._token_given(request, step.phase, begin, end)
+
+    def extend(
+        self, steps: npt.NDArray[np.float64], phases: npt.NDArray[np.uint8], requests: npt.NDArray[np.int64]
+    ) -> None:
+        """Take note of many steps at once, each of one request.
+
+        Args:
+            steps: float64 [n, 5] as `by_step`.
+            phases: uint8 [n].
+            requests: int64 [n].
+        """
+        self.steps.frombytes(steps.tobytes())
+        self.phases += phases.tobytes()
+        self.sequences.frombytes(np.ones(len(steps), np.int64).tobytes())
+        for i in np.flatnonzero((phases == PREFILL) | (np.diff(requests, prepend=-1) != 0)).tolist():
+            self._token_given(int(requests[i]), int(phases[i]), float(steps[i, 0]), float(steps[i, 1]))
+
+    def _token_given(self, request: int, phase: int, begin: float, end: float) -> None:
+        known = self.first_step.get(request)
+        if known is None or phase == PREFILL:
+            self.first_step[request] = (begin if known is None else known[0], end)
 
     def count(self, decision: Decision) -> None:
         """Take note of what happened to misses."""

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from lrcsim.hierarchy.costs import StepSize
 from lrcsim.simulator.future import Future
 from lrcsim.simulator.schedule import Schedule
 from lrcsim.traces import DECODE, RoutingTrace
 
-__all__ = ["Step", "Work", "steps_of"]
+__all__ = ["Step", "Work", "plain_sizes", "steps_of"]
 
 
 @dataclass(slots=True)
@@ -107,9 +108,7 @@ def _steps(schedule: Schedule, future: Future | None) -> Iterator[Step]:
 
 
 def _sizes(
-    trace: RoutingTrace,
-    first: np.ndarray[tuple[int], np.dtype[np.int64]],
-    end: np.ndarray[tuple[int], np.dtype[np.int64]],
+    trace: RoutingTrace, first: npt.NDArray[np.int64], end: npt.NDArray[np.int64]
 ) -> Iterator[tuple[StepSize, tuple[int, ...]]]:
     """Yield the size of each step ``first[i]:end[i]`` of tokens, and its requests."""
     if "position" in trace.columns:
@@ -123,11 +122,23 @@ def _sizes(
             pairs = int(position[low:high].sum()) + high - low
             yield StepSize(high - low, len(longest), sum(longest.values()), pairs), tuple(longest)
         return
+    request, sizes = plain_sizes(trace, first, end)
+    for own, (tokens, context, pairs) in zip(request.tolist(), sizes.tolist(), strict=True):
+        yield StepSize(tokens, 1, context, pairs), (own,)
+
+
+def plain_sizes(
+    trace: RoutingTrace, first: npt.NDArray[np.int64], end: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return request and size of each step, tokens ``first[i]:end[i]``, where requests run one after the other.
+
+    Returns:
+        int64 [steps], and int64 [steps, 3]: tokens, context, pairs (`StepSize`).
+    """
     request = np.searchsorted(trace.offsets, first, side="right") - 1
-    before = first - trace.offsets[request]
-    for own, done, tokens in zip(request.tolist(), before.tolist(), (end - first).tolist(), strict=True):
-        pairs = tokens * done + tokens * (tokens + 1) // 2
-        yield StepSize(tokens, 1, done + tokens, pairs), (own,)
+    before, tokens = first - trace.offsets[request], end - first
+    pairs = tokens * before + tokens * (tokens + 1) // 2
+    return request, np.stack([tokens, before + tokens, pairs], axis=1)
 
 
 def is_decode(step: Step) -> bool:
