@@ -28,6 +28,10 @@ test-nojit:
 bench NAME="":
     @if [ -z "{{NAME}}" ]; then ls benchmarks/bench_*.py; else {{python}} benchmarks/bench_{{NAME}}.py; fi
 
+# throw compiled kernels away: needed after a change in a function that another module's kernel calls
+clean:
+    find . -name "*.nb[ic]" -not -path "./.venv/*" -delete
+
 # all of CI in a fresh environment
 ci:
     bash .ci/run

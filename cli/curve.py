@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrcsim.cli.allocate import show_allocation
-from lrcsim.cli.output import console, human_bytes, json_option, option_bytes, progress_bar, write_json
+from lrcsim.cli.output import check_picture, console, human_bytes, json_option, option_bytes, progress_bar, write_json
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Curve
@@ -86,6 +86,7 @@ def curve(
     """
     from lrcsim.traces import RoutingTrace
 
+    check_picture(plot_path)
     rules: dict[str, Any] = {"access": access, "prefill": prefill, "warm": warm, "jobs": jobs}
     names = split_policies(policy)
     found = []

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PAPER_SEGMENTS",
-    "check_picture",
     "metric_options",
     "number",
     "numbers",
@@ -97,18 +96,6 @@ def segments_of(text: str | None, traces: Iterable[RoutingTrace], *, fits: bool 
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ConfigError(f"-m {text!r} is not understood: give numbers of tokens with commas between, as 4,16,64,256")
     return list(dict.fromkeys(int(part) for part in parts))
-
-
-def check_picture(path: str | None) -> None:
-    """Refuse a picture that could not be written, before the work is done.
-
-    Raises:
-        ConfigError: its name has another ending than .png, .svg, .pdf.
-    """
-    from lrcsim.cli.plot import ENDINGS
-
-    if path is not None and Path(path).suffix.lower() not in ENDINGS:
-        raise ConfigError(f"--plot {path}: pictures are {', '.join(ENDINGS)}, name one of these")
 
 
 def number(value: float) -> float | None:

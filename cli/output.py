@@ -11,11 +11,34 @@ from typing import Any
 
 import click
 
-__all__ = ["console", "human_bytes", "json_option", "option_bytes", "percent", "progress_bar", "write_json"]
+__all__ = [
+    "check_picture",
+    "console",
+    "human_bytes",
+    "json_option",
+    "option_bytes",
+    "percent",
+    "progress_bar",
+    "write_json",
+]
+
+PICTURES = (".png", ".svg", ".pdf")
 
 json_option = click.option(
     "--json", "json_path", metavar="FILE", help="Write the result as JSON; with - to standard output, and nothing else."
 )
+
+
+def check_picture(path: str | None) -> None:
+    """Refuse a picture that could not be written, before the work is done.
+
+    Raises:
+        ConfigError: its name has another ending than .png, .svg, .pdf.
+    """
+    from lrcsim.errors import ConfigError
+
+    if path is not None and not path.lower().endswith(PICTURES):
+        raise ConfigError(f"--plot {path}: pictures are {', '.join(PICTURES)}, name one of these")
 
 
 def write_json(path: str, value: Any) -> None:

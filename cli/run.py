@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lrcsim.cli.machine import machine_of, machine_options, show_time
 from lrcsim.cli.output import console, human_bytes, json_option, option_bytes, percent, progress_bar, write_json
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ __all__ = ["run"]
     "--profile", metavar="TRACE|self", help="Trace to take expert popularity from, for policies that need it."
 )
 @click.option("--expert-bytes", metavar="SIZE", help="Size of one expert (2.5MiB), where the trace does not have it.")
+@machine_options
 @json_option
 def run(
     trace: str | None,
@@ -67,15 +69,20 @@ def run(
     profile: str | None,
     expert_bytes: str | None,
     json_path: str | None,
+    timeline: str | None,
+    plot: str | None,
+    **machine: Any,
 ) -> None:
     """Replay TRACE through one expert cache and say how often the needed expert is resident.
 
     TRACE is an lrcsim file (see `lrcsim trace import`) or bundled:teacher-forced; without it the generated trace that
-    comes with lrcsim.
+    comes with lrcsim. With --hardware also how long it takes on that machine: tokens per second, what they wait for,
+    and how far that is from the best possible (docs/hierarchy.md).
     """
     from lrcsim.simulator import simulate
     from lrcsim.traces import RoutingTrace
 
+    hardware = machine_of(machine, timeline=timeline, plot=plot)
     with RoutingTrace.open(trace) as opened:
         if expert_bytes is not None:
             opened.layers = opened.layers.with_expert_bytes(option_bytes("--expert-bytes", expert_bytes))
@@ -91,11 +98,26 @@ def run(
                 warm=warm,
                 profile=counted,
                 progress=progress,
+                log=timeline is not None,
+                samples=plot is not None,
+                **hardware,
             )
+        if timeline is not None:
+            from lrcsim.hierarchy.timeline import write_timeline
+
+            write_timeline(timeline, result)
+        if plot is not None:
+            from lrcsim.cli.plot_time import plot_time
+
+            plot_time(result, plot)
         if json_path is not None:
             write_json(json_path, result.to_dict())
         if json_path != "-":
             _show(result)
+            if result.timed is not None:
+                show_time(result)
+            for warning in result.warnings:
+                console().print(f"[yellow]Note:[/yellow] {warning}")
 
 
 def _show(result: Result) -> None:
@@ -157,8 +179,6 @@ def _show(result: Result) -> None:
             if cache[name]["bytes_per_token"] is not None
         ]
         out.print(f"loaded {human_bytes(cache['bytes_loaded'])}: {', '.join(per_token)}")
-    for warning in data["warnings"]:
-        out.print(f"[yellow]Note:[/yellow] {warning}")
 
 
 def _capacity(config: dict[str, Any]) -> str:

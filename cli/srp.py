@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrcsim.cli.metrics import (
-    check_picture,
     metric_options,
     number,
     numbers,
@@ -19,7 +18,7 @@ from lrcsim.cli.metrics import (
     span,
     write_csv,
 )
-from lrcsim.cli.output import json_option, progress_bar, write_json
+from lrcsim.cli.output import check_picture, json_option, progress_bar, write_json
 
 if TYPE_CHECKING:
     from lrcsim.simulator import ExpertMeasures, Srp

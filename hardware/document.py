@@ -30,11 +30,12 @@ PARTS: dict[str, dict[str, Kind]] = {
 TOP: dict[str, Kind] = {
     "description": "text",
     "unified": "flag",
+    "kv_shared": "flag",
     "layer_overhead": "seconds",
     "expert_overhead": "seconds",
 }
 SCHEMA: dict[str, Kind] = TOP | {f"{part}.{key}": kind for part, keys in PARTS.items() for key, kind in keys.items()}
-OPTIONAL = {"description", "unified", "pcie.chunk", "nvme.chunk"}
+OPTIONAL = {"description", "unified", "kv_shared", "pcie.chunk", "nvme.chunk"}
 POSITIVE = {"bandwidth", "compute", "memory", "chunk"}  # the rest may be 0
 NONE = "none"  # takes a part or a chunk size away
 
@@ -123,6 +124,7 @@ def build(name: str, flat: Flat, where: str) -> HardwareProfile:
         pcie=part_of(Link, "pcie"),
         nvme=part_of(Link, "nvme"),
         unified=values.get("unified", False),
+        kv_shared=values.get("kv_shared", False),
         layer_overhead=values["layer_overhead"],
         expert_overhead=values["expert_overhead"],
         sources={path: entry.source for path, entry in flat.items() if entry.source},

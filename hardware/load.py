@@ -65,6 +65,7 @@ def load_profile(spec: str | Path, overrides: Sequence[str] = ()) -> HardwarePro
 def to_toml(profile: HardwareProfile) -> str:
     """Write a profile as the TOML that `load_profile` reads back to the same numbers, with their sources."""
     lines = [f"description = {_quoted(profile.description)}", f"unified = {str(profile.unified).lower()}"]
+    lines += [f"kv_shared = {str(profile.kv_shared).lower()}"]
     table = ""
     for path, text, source in numbers(profile):
         part, _, key = path.rpartition(".")

@@ -83,6 +83,7 @@ class HardwareProfile:
         unified: GPU and CPU share DRAM.
         layer_overhead: seconds per layer: synchronisation and bookkeeping.
         expert_overhead: seconds per expert loaded: bookkeeping.
+        kv_shared: the KV cache takes its room from the expert cache as it grows; else it has room of its own.
         sources: where each number is from, by its path: ``"gpu.bandwidth"``.
     """
 
@@ -96,4 +97,5 @@ class HardwareProfile:
     unified: bool
     layer_overhead: float
     expert_overhead: float
+    kv_shared: bool = False
     sources: dict[str, str] = field(default_factory=dict, compare=False)

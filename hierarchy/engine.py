@@ -155,6 +155,8 @@ class Engine:
                 self._note(start, "gpu", "output")
                 tally.compute += after
             tally.end(step, begin, env.now)
+            if self.log is not None:
+                self.log.step(begin, env.now, step.phase, step.sequences)
             if self.progress is not None:
                 self.progress(step.first_token + step.size.tokens)
 
@@ -302,7 +304,7 @@ class Engine:
                 self.tally.evicted(gone, for_prefetch=True)
             residency.put_out.clear()
             size = self.sizes[key // self.stride]
-            self.tally.prefetched(key, size)
+            self.tally.prefetched(key, size, step.phase)
             from_storage = False
             if residency.dram is not None:
                 residency.dram.view.step = step.number

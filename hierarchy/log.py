@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Log", "Span"]
+__all__ = ["Log", "Span", "StepSpan"]
 
 
 class Span(NamedTuple):
@@ -27,20 +27,36 @@ class Span(NamedTuple):
     expert: int = -1
 
 
+class StepSpan(NamedTuple):
+    """One forward pass, from ``start`` to ``end`` seconds, of ``phase``, for the requests ``sequences``."""
+
+    start: float
+    end: float
+    phase: int
+    sequences: tuple[int, ...]
+
+
 class Log:
     """Keeps spans, up to a number of them; ``None`` in place of a log keeps nothing and costs nothing.
 
     Attributes:
         spans: in the order in which they were noted, that is of their ends.
+        steps: the forward passes whose spans were kept.
         limit: how many are kept.
         dropped: how many more there were.
     """
 
-    def __init__(self, stride: int, limit: int = 1_000_000) -> None:
+    def __init__(self, stride: int, limit: int = 300_000) -> None:
         self.stride = stride
         self.limit = limit
         self.spans: list[Span] = []
+        self.steps: list[StepSpan] = []
         self.dropped = 0
+
+    def step(self, start: float, end: float, phase: int, sequences: tuple[int, ...]) -> None:
+        """Add a forward pass."""
+        if len(self.spans) < self.limit:
+            self.steps.append(StepSpan(start, end, phase, sequences))
 
     def note(self, start: float, end: float, track: str, what: str, key: int = -1, layer: int = -1) -> None:
         """Add a span; ``key`` is layer * stride + expert, or -1."""

@@ -43,6 +43,12 @@ class Prefetcher(Configurable):
     top_k: int
     profile: npt.NDArray[np.float64]
 
+    def label(self) -> str:
+        """Return the name with the parameters that are not at their defaults."""
+        changed = [param for param in self.params if getattr(self, param.name) != param.default]
+        values = ",".join(f"{param.name}={getattr(self, param.name)}" for param in changed)
+        return f"{self.name}:{values}" if values else self.name
+
     def reset(self) -> None:
         """Forget everything; called once before the first step."""
 
@@ -272,7 +278,7 @@ def make_prefetcher(spec: str | Prefetcher | type[Prefetcher]) -> Prefetcher:
         chosen = PREFETCHERS[head]
     else:
         raise PolicyError(
-            f"there is no prefetcher {head!r}{did_you_mean(head, PREFETCHERS)}, there are {', '.join(PREFETCHERS)}; "
-            "your own are given as file.py:Class or package.module:Class"
+            f"there is no prefetcher {head!r}, there are {', '.join(PREFETCHERS)}; your own are given as file.py:Class "
+            f"or package.module:Class{did_you_mean(head, PREFETCHERS)}"
         )
     return chosen(**parameters(chosen, rest))

@@ -5,10 +5,11 @@ All decisions are the pools'; none depends on time. So this engine and the repla
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from lrcsim.hierarchy.actions import Decision, MissAction
 from lrcsim.hierarchy.work import Step, Work
@@ -43,6 +44,7 @@ class Residency:
         action: what to do with misses.
         dram: the cache in DRAM; None: DRAM holds all experts.
         shrink: given the step, how much of its capacity each pool loses to the KV cache; None: none.
+        sizes: bytes of an expert of each MoE layer, to count bytes loaded; None: they are not counted.
     """
 
     def __init__(
@@ -51,11 +53,15 @@ class Residency:
         action: MissAction,
         dram: Pool | None = None,
         shrink: Callable[[Step, Pool], int] | None = None,
+        sizes: Sequence[int] | None = None,
     ) -> None:
         self.pools = make_pools(job)
         self.dram = dram
         self.action = action
         self.shrink = shrink
+        self.sizes = sizes
+        self._loads = [0, 0]
+        self._loaded_bytes = [0, 0]
         self.capacities = [pool.capacity for pool in self.pools]
         layers = job.trace.num_layers
         self.pool_of_layer = self.pools * layers if len(self.pools) == 1 else self.pools
@@ -123,6 +129,13 @@ class Residency:
             if self.dram is not None and fetched:
                 self.dram.view.step, self.dram.view.layer = step.number, layer
                 from_storage = set(self.dram.coresident(fetched))
+        loads = len(decision.load) + len(decision.low)
+        if loads:
+            self._loads[phase] += loads
+            if self.sizes is not None:
+                size = self.sizes[layer]
+                low = max(round(size * self.action.fraction), 1)
+                self._loaded_bytes[phase] += size * len(decision.load) + low * len(decision.low)
         self._accesses[phase][layer] += len(keys)
         self._misses[phase][layer] += len(missed)
         for key in missed:
@@ -135,11 +148,17 @@ class Residency:
         self.put_out.clear()
         return Lookup(hits, decision, from_storage, evicted)
 
+    def so_far(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return accesses and misses by layer until now, int64 [L] each, both phases together."""
+        return np.array(self._accesses).sum(axis=0), np.array(self._misses).sum(axis=0)
+
     def finish(self) -> Counts:
         """Return the counts of everything so far."""
         counts = self.counts
         counts.accesses[:] = self._accesses
         counts.misses[:] = self._misses
+        counts.loads = np.array(self._loads)
+        counts.loaded_bytes = None if self.sizes is None else np.array(self._loaded_bytes)
         counts.evictions = sum(pool.evictions for pool in self.pools)
         counts.bypassed = sum(pool.bypassed for pool in self.pools)
         counts.resident = sum(len(pool.resident) for pool in self.pools)

@@ -46,6 +46,7 @@ class PrefetchUse:
         wasted: bytes of experts that were evicted unused, or never used.
         displaced: experts put out to make room for prefetches.
         displaced_missed: of those, the experts that missed when they were next used.
+        issued_by_phase: ``issued`` in prefill steps, in decode steps.
     """
 
     issued: int = 0
@@ -54,6 +55,7 @@ class PrefetchUse:
     wasted: int = 0
     displaced: int = 0
     displaced_missed: int = 0
+    issued_by_phase: list[int] = field(default_factory=lambda: [0, 0])
 
 
 @dataclass
@@ -145,9 +147,10 @@ class Tally:
                         self._displaced.remove(key)
                         self.prefetch.displaced_missed += 1
 
-    def prefetched(self, key: int, size: int) -> None:
+    def prefetched(self, key: int, size: int, phase: int) -> None:
         """Take note that an expert is brought ahead."""
         self.prefetch.issued += size
+        self.prefetch.issued_by_phase[phase] += size
         self._unused[key] = size
         self._displaced.discard(key)
 
@@ -184,18 +187,22 @@ class Tally:
         """Return float64 [steps, 5]: begin, end, compute, overhead, CPU of each step, in seconds."""
         return np.frombuffer(self.steps, np.float64).reshape(-1, 5) if self.steps else np.zeros((0, 5))
 
+    def decode_tokens(self) -> int:
+        """Return the tokens that decode steps gave."""
+        return sum(given for given, phase in zip(self.sequences, self.phases, strict=True) if phase == DECODE)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return ``time`` and ``links`` as JSON values; seconds unless a name says otherwise."""
+        """Return ``time``, ``links``, ``prefetch``, ``missed`` as JSON values; seconds unless a name says otherwise."""
         steps = self.by_step()
         phases = np.frombuffer(bytes(self.phases), np.uint8)
         wall = steps[:, 1] - steps[:, 0]
         decode = phases == DECODE
         tokens = np.frombuffer(self.sequences, np.int64)[decode] if len(phases) else np.zeros(0, np.int64)
         decode_s, prefill_s = float(wall[decode].sum()), float(wall[~decode].sum())
-        decode_tokens = int(tokens.sum())
+        decode_tokens = self.decode_tokens()
         per_token = np.repeat(wall[decode] * 1e3, tokens)
         first = np.array([end - begin for begin, end in self.first_step.values()]) * 1e3
-        return {
+        time = {
             "total_s": self.total,
             "prefill_s": prefill_s,
             "decode_s": decode_s,
@@ -207,6 +214,34 @@ class Tally:
             "cpu_s": self.cpu,
             "ttft_ms": percentiles(first),
             "tpot_ms": percentiles(per_token),
+        }
+        links = {
+            name: {
+                "bytes": use.bytes,
+                "busy_s": use.busy_s,
+                "utilization": use.busy_s / self.total if self.total > 0 else 0.0,
+                "bandwidth": use.bandwidth,
+            }
+            for name, use in self.links.items()
+        }
+        prefetch = self.prefetch
+        return {
+            "time": time,
+            "links": links,
+            "prefetch": {
+                "issued_bytes": prefetch.issued,
+                "useful_bytes": prefetch.useful,
+                "late_bytes": prefetch.late,
+                "wasted_bytes": prefetch.wasted,
+                "displaced": prefetch.displaced,
+                "displaced_missed": prefetch.displaced_missed,
+            },
+            "missed": {
+                "on_cpu": self.on_cpu,
+                "skipped": self.skipped,
+                "substituted": self.substituted,
+                "low_precision": self.low,
+            },
         }
 
 

@@ -44,6 +44,9 @@ class Counts:
         steps: int64 [2], forward passes with at least one recorded expert.
         resident: experts in the cache at the end.
         hit: bool [accesses in schedule order], when asked for.
+        loads: int64 [2], misses that were brought into the cache or beside it, where a simulation in time may do
+            something else with them; None: all.
+        loaded_bytes: int64 [2], bytes of these; None: the misses' sizes.
     """
 
     accesses: npt.NDArray[np.int64]
@@ -55,6 +58,8 @@ class Counts:
     bypassed: int = 0
     resident: int = 0
     hit: npt.NDArray[np.bool_] | None = field(default=None, repr=False)
+    loads: npt.NDArray[np.int64] | None = None
+    loaded_bytes: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lrcsim.simulator.replay import Counts
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
+
+if TYPE_CHECKING:
+    from lrcsim.hierarchy.timed import Timed
 
 __all__ = ["Bound", "Result", "rate"]
 
@@ -52,6 +55,7 @@ class Result:
             ``upper`` for experts of unequal bytes.
         lru: hit rate of LRU under the same rules, or None when bounds were not asked for.
         warnings: what a reader of the numbers should know.
+        timed: what the run took on a machine (`lrcsim.hierarchy.timed.Timed`); None without one.
     """
 
     trace: RoutingTrace
@@ -60,6 +64,7 @@ class Result:
     bounds: dict[str, Bound]
     lru: Bound | None
     warnings: list[str]
+    timed: Timed | None = None
 
     @property
     def hit_rate(self) -> float | None:
@@ -80,7 +85,10 @@ class Result:
         return (mine - self.lru.hit_rate) / (best.hit_rate - self.lru.hit_rate)
 
     def bytes_loaded(self, phase: int | None = None) -> int | None:
-        """Bytes of the experts that missed, in one phase or both; None when the trace has no expert sizes."""
+        """Bytes of experts loaded because they missed, in one phase or both; None when no expert sizes are known."""
+        loaded = self.counts.loaded_bytes
+        if loaded is not None:
+            return int(loaded.sum() if phase is None else loaded[phase])
         sizes = self.trace.expert_bytes
         if sizes is None:
             return None
@@ -159,6 +167,7 @@ class Result:
             "bounds": {name.replace("-", "_"): bound.to_dict() for name, bound in self.bounds.items()},
             "baseline": {"lru": None if self.lru is None else self.lru.to_dict(), "gap_closed": self.gap_closed},
             "warnings": self.warnings,
+            **({} if self.timed is None else self.timed.to_dict()),
         }
 
 

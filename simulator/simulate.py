@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from copy import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lrcsim.errors import ConfigError
 from lrcsim.policies import PolicySpec, make_policy
 from lrcsim.simulator.advice import advice
 from lrcsim.simulator.capacity import CacheSize, Scope, resolve_capacity
@@ -10,6 +15,11 @@ from lrcsim.simulator.replay import Progress, Replay, part_of, replay
 from lrcsim.simulator.result import Bound, Result
 from lrcsim.simulator.rules import Access, refuse_unservable, resolve_rules, uses_by_key
 from lrcsim.traces import RoutingTrace
+
+if TYPE_CHECKING:
+    from lrcsim.hardware import HardwareProfile
+    from lrcsim.hierarchy.machine import Platform
+    from lrcsim.hierarchy.timed import Timed
 
 __all__ = ["simulate"]
 
@@ -27,8 +37,12 @@ def simulate(
     bounds: bool = True,
     record: bool = False,
     progress: Progress | None = None,
+    hardware: str | Path | HardwareProfile | None = None,
+    log: bool = False,
+    samples: bool = False,
+    **machine: Any,
 ) -> Result:
-    """Replay a trace through an expert cache and count its hits exactly.
+    """Replay a trace through an expert cache and count its hits exactly; on a machine, say also how long it takes.
 
     Args:
         trace: the routing trace.
@@ -45,27 +59,51 @@ def simulate(
         bounds: also run LRU and the optimum at the same capacity.
         record: keep a hit flag for every access in ``result.counts.hit``, in the order of `Schedule`.
         progress: called with tokens done and tokens in all, over all the replays together.
+        hardware: a machine to run on (`lrcsim.hardware`): a profile's name, a TOML file, a `HardwareProfile`. The
+            result then has times; access must be ``"coresident"``. None: hits only.
+        log: with hardware, keep every span of time in ``result.timed.log``.
+        samples: with hardware, keep the state along the way in ``result.timed.samples``.
+        machine: with hardware, the other fields of `lrcsim.hierarchy.Machine`: ``model``, ``dtype``, ``overlap``,
+            ``miss``, ``prefetch``, ``dram`` ...
 
     Returns:
         A `Result`.
 
     Raises:
-        ConfigError: an option is not allowed, alone or with the others.
+        ConfigError: an option is not allowed, alone or with the others; model and trace do not match; the cache is
+            larger than the machine's memory.
         PolicyError: the policy is unknown, cannot serve this trace, or misbehaves.
     """
     tried = make_policy(policy)
     rules = resolve_rules(access, prefill, warm)
+    platform = _platform(trace, hardware, machine, access=access, record=record, log=log or samples)
+    if platform is not None:
+        trace = copy(trace)  # the caller's keeps its own sizes
+        trace.layers = trace.layers.with_expert_bytes(platform.sizes)
     pools = resolve_capacity(cache, trace.layers, scope)
     refuse_unservable(tried, trace, access, profiled=profile is not None)
     counts_by_key = None if profile is None else uses_by_key(profile, like=trace)
     job = Replay(trace, policy, tuple(pools), access, rules.prefill, rules.warm, counts_by_key)
     compared = References(job, scope) if bounds else None
     runs = 1 + (compared.replays_needed(tried.bypass, but=tried.label()) if compared else 0)
-    counts = replay(job, record=record, progress=part_of(progress, 0, runs))
+    timed: Timed | None = None
+    if platform is None:
+        counts = replay(job, record=record, progress=part_of(progress, 0, runs))
+    else:
+        from lrcsim.hierarchy.machine import check_memory
+        from lrcsim.hierarchy.timed import run_timed
+
+        check_memory(platform, trace, pools, cache)
+        timed = run_timed(job, platform, log=log, samples=samples, progress=part_of(progress, 0, runs))
+        counts = timed.counts
     found: dict[str, Bound] = {}
     if compared is not None:
-        compared.keep(tried.label(), counts)
+        if platform is None or platform.on_demand:
+            compared.keep(tried.label(), counts)
         found = compared.find(tried.bypass, progress)
+    if timed is not None:
+        timed.find_limits(job, found)
+    warnings = advice(trace, tried.name, pools, scope, access, counts)
     return Result(
         trace=trace,
         config={
@@ -77,9 +115,37 @@ def simulate(
             "access": access,
             "prefill": rules.prefill if "phase" in trace.columns else None,
             "warm": rules.warm,
+            **({} if platform is None else platform.to_dict()),
         },
         counts=counts,
         bounds={name: bound for name, bound in found.items() if name != "lru"},
         lru=found.get("lru"),
-        warnings=advice(trace, tried.name, pools, scope, access, counts),
+        warnings=warnings + ([] if timed is None else timed.advice()),
+        timed=timed,
     )
+
+
+def _platform(
+    trace: RoutingTrace,
+    hardware: str | Path | HardwareProfile | None,
+    options: dict[str, Any],
+    *,
+    access: str,
+    record: bool,
+    log: bool,
+) -> Platform | None:
+    """Look up the machine, if one is given; refuse what goes only with one, or not with one."""
+    if hardware is None:
+        if options or log:
+            name = next(iter(options), "log")
+            raise ConfigError(f"option {name!r} is about time: name a machine with it, as hardware='rtx-4090'")
+        return None
+    from lrcsim.hierarchy.machine import Machine, resolve
+
+    if access != "coresident":
+        raise ConfigError(
+            f"access {access!r} counts hits as no engine runs them, so it has no time: use 'coresident' with hardware"
+        )
+    if record:
+        raise ConfigError("record is for hits alone: leave out hardware, or use log=True")
+    return resolve(Machine.of(hardware, options), trace)

@@ -1,0 +1,151 @@
+"""What `lrcsim run --hardware` adds: the options of a machine, and the part of the output that is about time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lrcsim.cli.output import check_picture, console, human_bytes
+
+if TYPE_CHECKING:
+    from lrcsim.simulator import Result
+
+__all__ = ["machine_of", "machine_options", "show_time"]
+
+OPTIONS = [
+    click.option("--hardware", metavar="NAME|FILE", help="Machine to run on; lrcsim hardware lists them."),
+    click.option(
+        "--model", metavar="NAME|config.json", help="The model's geometry.  [default: the one the trace names]"
+    ),
+    click.option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One value: pcie.bandwidth=25.6GB/s. Repeatable."
+    ),
+    click.option("--dtype", metavar="NAME", help="How weights are stored: bf16, q4_k_m, mxfp4, q4_k,down=q6_k ..."),
+    click.option("--overlap/--no-overlap", default=None, help="Whether transfers run beside compute.  [default: yes]"),
+    click.option(
+        "--miss",
+        metavar="ACTION",
+        help="load, cpu, split[:SHARE], skip:W, substitute:W, low:W[,SHARE]; W: router weight below.  [default: load]",
+    ),
+    click.option(
+        "--prefetch",
+        metavar="NAME",
+        help="none, oracle:D, next-gate, popularity, temporal, transition, trace-match, file.py:Class. [default: none]",
+    ),
+    click.option("--dram", metavar="SIZE", help="Room for experts in main memory, the rest on flash: 32GiB, 50%."),
+    click.option("--dram-policy", metavar="NAME", help="Eviction policy there.  [default: lru]"),
+    click.option("--engine", metavar="auto|events|compiled", help="Which engine.  [default: auto]"),
+    click.option("--timeline", metavar="FILE", help="Write every span as a Chrome trace (open it in ui.perfetto.dev)."),
+    click.option("--plot", metavar="FILE", help="Draw time per token, link use and residency (.png, .svg, .pdf)."),
+]
+
+
+def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a machine to a command."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def machine_of(options: dict[str, Any], *, timeline: str | None, plot: str | None) -> dict[str, Any]:
+    """Return the options given, as keywords of `simulate`.
+
+    Raises:
+        ConfigError: one needs --hardware, which is missing.
+    """
+    from lrcsim.errors import ConfigError
+
+    check_picture(plot)
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    if "hardware" not in given:
+        named = {**given, **({"timeline": timeline} if timeline else {}), **({"plot": plot} if plot else {})}
+        if named:
+            name = next(iter(named))
+            option = {"overrides": "--set", "overlap": "--overlap"}.get(name, f"--{name.replace('_', '-')}")
+            raise ConfigError(
+                f"{option} is about time: name a machine with it, as --hardware rtx-4090 (lrcsim hardware lists them)"
+            )
+    return given
+
+
+def show_time(result: Result) -> None:
+    """Print what a run took, what for, and what could have been."""
+    from rich.table import Table
+
+    data = result.to_dict()
+    time, links, config = data["time"], data["links"], data["config"]
+    out = console()
+    out.print()
+    parts = [f"{config['model']} as {config['dtype']}", f"miss: {config['miss']}", f"prefetch: {config['prefetch']}"]
+    parts += [] if config["overlap"] else ["no overlap"]
+    if config["dram"] is not None:
+        unit = f"{config['dram']:,} experts" if config["dram_unit"] == "experts" else human_bytes(config["dram"])
+        parts.append(f"{unit} in main memory ({config['dram_policy']})")
+    out.print(f"on [bold]{config['hardware']}[/bold]: {', '.join(parts)}")
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for heading in ("time", "decode", "per token", "all"):
+        table.add_column(heading, justify="left" if heading == "time" else "right", no_wrap=True)
+    speed, per_token = time["decode_tokens_per_s"], time["decode_ms_per_token"]
+    table.add_row(
+        f"[bold]{config['policy']}[/bold]",
+        "–" if speed is None else f"[bold]{speed:,.2f} tokens/s[/bold]",
+        "–" if per_token is None else f"[bold]{per_token:,.2f} ms[/bold]",
+        f"[bold]{seconds(time['total_s'])}[/bold]",
+    )
+    proven = time["bounds"].get("optimum", {}).get("proven")
+    labels = {
+        "optimum": f"{'optimal policy' if proven else 'next-use heuristic'}, perfect prefetch",
+        "link_bound": f"these bytes over {time['bounds']['link_bound']['link']} without a pause",
+        "compute_only": "everything resident",
+    }
+    for name in ("optimum", "link_bound", "compute_only"):
+        bound = time["bounds"].get(name)
+        if bound is None or bound["ratio"] is None:
+            continue
+        rate = bound["decode_tokens_per_s"]
+        table.add_row(
+            labels[name],
+            "–" if rate is None else f"{rate:,.2f} tokens/s",
+            "–" if rate is None else f"{1e3 / rate:,.2f} ms",
+            f"{seconds(bound['total_s'])}  ({bound['ratio']:.2f}x)",
+        )
+    out.print(table)
+    out.print()
+    total = time["total_s"] or 1.0
+    spent = [("compute", "compute_s"), ("stall", "stall_s"), ("overhead", "overhead_s")]
+    line = ", ".join(f"{name} {100 * time[key] / total:.0f} %" for name, key in spent)
+    binds = time["binds"]
+    cpu = f" (the CPU ran missed experts for {seconds(time['cpu_s'])})" if time["cpu_s"] else ""
+    out.print(f"time goes to {line}{cpu}; busiest: [bold]{binds['resource']}[/bold], {100 * binds['busy']:.0f} % of it")
+    for name, use in links.items():
+        if use["bytes"]:
+            out.print(
+                f"{name}: {human_bytes(use['bytes'])}, busy {100 * use['utilization']:.0f} %, "
+                f"{use['bytes'] / use['busy_s'] / 1e9:,.2f} of {use['bandwidth'] / 1e9:,.2f} GB/s while busy"
+            )
+    waits = [("first token", time["ttft_ms"]), ("each further token", time["tpot_ms"])]
+    shown = [f"{name} {v['p50']:,.2f} / {v['p90']:,.2f} / {v['p99']:,.2f} ms" for name, v in waits if v is not None]
+    if shown:
+        out.print(f"p50 / p90 / p99: {', '.join(shown)}")
+    ahead = data["prefetch"]
+    if ahead["issued_bytes"]:
+        issued = ahead["issued_bytes"]
+        kinds = ", ".join(
+            f"{name} {100 * ahead[f'{name}_bytes'] / issued:.0f} %" for name in ("useful", "late", "wasted")
+        )
+        out.print(
+            f"prefetched {human_bytes(issued)}: {kinds}; {ahead['displaced']:,} experts put out for it, "
+            f"{ahead['displaced_missed']:,} of them missed next"
+        )
+    missed = {name.replace("_", " "): count for name, count in data["missed"].items() if count}
+    if missed:
+        out.print("misses not loaded whole: " + ", ".join(f"{count:,} {name}" for name, count in missed.items()))
+
+
+def seconds(amount: float) -> str:
+    """Write seconds with a unit that suits them."""
+    if amount >= 1:
+        return f"{amount:,.2f} s"
+    return f"{amount * 1e3:,.2f} ms" if amount >= 1e-3 else f"{amount * 1e6:,.1f} us"

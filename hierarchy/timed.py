@@ -1,0 +1,224 @@
+"""Run a trace in time: the schedule through the caches and over the machine, watched on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.errors import ConfigError, LrcsimError, PolicyError, brief
+from lrcsim.hierarchy.engine import Engine
+from lrcsim.hierarchy.limits import Limits, time_limits
+from lrcsim.hierarchy.log import Log
+from lrcsim.hierarchy.machine import Platform
+from lrcsim.hierarchy.residency import Residency
+from lrcsim.hierarchy.times import Tally
+from lrcsim.hierarchy.work import Step, steps_of
+from lrcsim.simulator.future import Future
+from lrcsim.simulator.replay import Counts, Progress, Replay
+from lrcsim.simulator.result import Bound
+from lrcsim.simulator.schedule import Schedule
+
+__all__ = ["Samples", "Timed", "run_timed"]
+
+SAMPLES = 400  # at most, along a run
+
+
+@dataclass
+class Samples:
+    """The state of a run at the beginning of some of its steps.
+
+    Attributes:
+        steps: numbers of the steps, ascending.
+        times: seconds.
+        residents: int [samples, L], experts in the cache.
+        accesses: int [samples, L], so far.
+        misses: int [samples, L], so far.
+        link_bytes: by link, bytes so far at each sample.
+        link_busy: by link, busy seconds so far at each sample.
+    """
+
+    steps: list[int] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    residents: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    accesses: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    misses: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    link_bytes: dict[str, list[int]] = field(default_factory=dict)
+    link_busy: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass
+class Timed:
+    """What a run in time found.
+
+    Attributes:
+        counts: hits and misses.
+        tally: seconds and bytes.
+        platform: what it ran on.
+        limits: what no policy or prefetcher could have made shorter; None until they are known.
+        engine: ``"events"`` or ``"compiled"``.
+        log: every span, where it was asked for.
+        samples: the state along the way, where it was asked for.
+    """
+
+    counts: Counts
+    tally: Tally
+    platform: Platform
+    engine: str
+    limits: Limits | None = None
+    log: Log | None = None
+    samples: Samples | None = None
+
+    def find_limits(self, job: Replay, bounds: Mapping[str, Bound]) -> None:
+        """Work out what the run could not have been shorter than, from what is known of the optimal policy."""
+        best = bounds.get("belady-bypass", bounds.get("belady"))
+        self.limits = time_limits(job, self.platform, self.tally, self.counts, best)
+
+    def advice(self) -> list[str]:
+        """Return what a reader of the times should be told."""
+        notes = []
+        if self.platform.action.name == "cpu" and not int(self.counts.preloaded.sum()):
+            notes.append(
+                "with miss action cpu nothing is ever loaded, so this cache stays empty: use a policy that fills it by "
+                "itself (static, pinned-lru), or split"
+            )
+        if self.platform.prefetcher is not None:
+            notes.append(
+                "experts prefetched before their use count as hits, so the hit rate may exceed the optimum, which "
+                "loads on demand; time is what tells"
+            )
+        if self.log is not None and self.log.dropped:
+            notes.append(
+                f"the timeline keeps {self.log.limit:,} spans: the last {self.log.dropped:,} of the run are not in it"
+            )
+        return notes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return ``time``, ``links``, ``misses`` and ``prefetch`` as JSON values."""
+        data = self.tally.to_dict()
+        if self.limits is not None:
+            data["time"]["bounds"] = self.limits.to_dict()
+            data["time"]["binds"] = self.limits.binds
+        return data
+
+
+def run_timed(
+    job: Replay,
+    platform: Platform,
+    *,
+    log: bool = False,
+    samples: bool = False,
+    progress: Progress | None = None,
+) -> Timed:
+    """Run a trace in time.
+
+    Args:
+        job: trace, policy, capacities and rules; access ``"coresident"``.
+        platform: the machine.
+        log: keep every span.
+        samples: keep the state along the way.
+        progress: called with tokens done and tokens in all.
+
+    Raises:
+        ConfigError: options that cannot go together.
+        PolicyError: a policy or a prefetcher failed.
+    """
+    residency = Residency(
+        job, platform.action, platform.dram_pool(job.trace), platform.shrink(len(job.pools)), platform.sizes
+    )
+    policy = residency.pools[0].policy
+    prefetcher = platform.prefetcher
+    if prefetcher is not None and "future" in policy.needs:
+        raise ConfigError(
+            f"policy {policy.name!r} knows the next uses of what is loaded on demand, prefetching would change them: "
+            "use prefetch 'none', or another policy"
+        )
+    wants_weights = platform.action.needs_weights or "weights" in policy.needs | policy.wants
+    schedule = Schedule(job.trace, job.prefill, weights=wants_weights)
+    future = Future(schedule, job.access, job.warm) if "future" in policy.needs else None
+    if future is not None:
+        for pool in residency.pools:
+            pool.view.upcoming = future.of_pool(pool.view.layers)
+    if prefetcher is not None:
+        prefetcher.trace, prefetcher.stride = job.trace, schedule.stride
+        prefetcher.num_layers, prefetcher.top_k = job.trace.num_layers, job.trace.top_k
+        prefetcher.profile = (
+            np.zeros(job.trace.num_layers * schedule.stride) if job.profile is None else job.profile.astype(float)
+        )
+        prefetcher.reset()
+    watch = _Watch(residency, job.trace.num_tokens) if samples else None
+    steps: Iterable[Step] = steps_of(schedule, future)
+    kept = Log(schedule.stride) if log else None
+    engine = Engine(
+        watch.along(steps) if watch else steps,
+        residency,
+        platform.costs,
+        platform.profile,
+        platform.sizes,
+        overlap=platform.overlap,
+        prefetcher=prefetcher,
+        log=kept,
+        progress=None if progress is None else _told(progress, job.trace.num_tokens),
+    )
+    if watch is not None:
+        watch.engine = engine
+    try:
+        tally = engine.run()
+    except LrcsimError:
+        raise
+    except Exception as error:
+        who = f"policy {policy.name}" if prefetcher is None else f"policy {policy.name} or prefetcher {prefetcher.name}"
+        raise PolicyError(f"{who} failed at {engine.env.now:.6g} s: {brief(error)}") from error
+    return Timed(
+        residency.finish(), tally, platform, "events", log=kept, samples=None if watch is None else watch.finish()
+    )
+
+
+def _told(progress: Progress, total: int) -> Callable[[int], None]:
+    return lambda done: progress(done, total)
+
+
+class _Watch:
+    """Looks at the engine as steps pass."""
+
+    def __init__(self, residency: Residency, tokens: int) -> None:
+        self.engine: Engine | None = None
+        self.residency = residency
+        self.every = max(tokens // SAMPLES, 1)
+        self.samples = Samples()
+        self.last_token = -self.every
+        self.step = 0
+
+    def along(self, steps: Iterable[Step]) -> Iterator[Step]:
+        """Pass steps on; take a sample every so many tokens."""
+        for step in steps:
+            if step.first_token >= self.last_token + self.every:
+                self.last_token = step.first_token
+                self._take(step.number)
+            self.step = step.number
+            yield step
+
+    def finish(self) -> Samples:
+        """Take the last sample."""
+        self._take(self.step + 1)
+        return self.samples
+
+    def _take(self, step: int) -> None:
+        assert self.engine is not None
+        samples, residency = self.samples, self.residency
+        residents = np.zeros(len(residency.pool_of_layer), np.int64)
+        for pool in residency.pools:
+            for key in pool.resident:
+                residents[key // pool.view.stride] += 1
+        samples.steps.append(step)
+        samples.times.append(self.engine.env.now)
+        samples.residents.append(residents)
+        accesses, misses = residency.so_far()
+        samples.accesses.append(accesses)
+        samples.misses.append(misses)
+        for name, link in self.engine.links.items():
+            samples.link_bytes.setdefault(name, []).append(link.bytes)
+            samples.link_busy.setdefault(name, []).append(link.busy())
