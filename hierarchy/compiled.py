@@ -153,6 +153,8 @@ def run_compiled(
         preloaded=np.zeros(trace.num_layers, np.int64),
         steps=steps_by_phase,
         cold_misses=counter[COLD_MISSES],
+        loads=totals.loads.sum(axis=1),
+        loaded_bytes=totals.loads @ size_of_layer,
     )
     cache.finish(counts)
     if action.share == 1:

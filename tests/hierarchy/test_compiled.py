@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from lrcsim.simulator.future import Future
 from lrcsim.simulator.replay import Counts, Replay
 from lrcsim.simulator.rules import uses_by_key
 from lrcsim.traces import RoutingTrace
+from lrcsim.traces.importers import import_trace
 
 GB = 10**9
 
@@ -273,7 +276,7 @@ def test_a_policy_of_ones_own(
 def test_roofline_of_every_machine(hardware: str, action: str) -> None:
     """A model with dense layers and shared experts, context that grows, two requests with prompts."""
     profile, geometry = load_profile(hardware), load_geometry("deepseek-v2-lite")
-    layers, experts = len(geometry.moe_layers), geometry.num_experts
+    layers, experts = len(geometry.moe_layers), geometry.experts
     ids = np.random.default_rng(0).random((40, layers, experts)).argsort(axis=2)[:, :, : geometry.top_k]
     phase = np.r_[np.zeros(12), np.ones(10), np.zeros(7), np.ones(11)].astype(int)
     trace = RoutingTrace.from_arrays(ids, num_experts=experts, offsets=[0, 22, 40], phase=phase)
@@ -287,8 +290,14 @@ def test_roofline_of_every_machine(hardware: str, action: str) -> None:
 
 @pytest.mark.parametrize("policy", ["lru", "hobbit", "belady"])
 def test_bundled_trace(policy: str) -> None:
-    trace = RoutingTrace.open()
-    profile, geometry = load_profile("rtx-4090"), load_geometry(trace.model)
+    """Its first three requests, with prompts in chunks."""
+    whole = RoutingTrace.open()
+    end = int(whole.offsets[3])
+    columns = {name: whole.read(name, 0, end) for name in ("experts", "weights", "phase")}
+    trace = RoutingTrace.from_arrays(
+        **columns, num_experts=whole.num_experts, offsets=whole.offsets[:4], expert_bytes=whole.expert_bytes
+    )
+    profile, geometry = load_profile("rtx-4090"), load_geometry(whole.model)
     costs = RooflineCosts(geometry, profile)
     for action, warm in (("load", True), ("split", False)):
         job = job_of(trace, policy, "2x", prefill="chunk:64", warm=warm)
@@ -298,16 +307,19 @@ def test_bundled_trace(policy: str) -> None:
 SHARED = Path(os.environ.get("LRCSIM_SHARED") or Path(__file__).resolve().parents[3] / "shared") / "traces"
 
 
-def test_recorded_trace() -> None:
-    path = SHARED / "gpt-oss-20b.decode.npz"
-    if not path.is_file():
+@pytest.mark.parametrize("hardware", ["phone-ufs", "rtx-4060-laptop"])
+def test_recorded_trace(hardware: str, tmp_path: Path) -> None:
+    """Layers of unequal bytes in one pool."""
+    source = SHARED / "qwen3-30b-a3b.route.csv"
+    if not source.is_file():
         pytest.skip("the shared trace is not there (LRCSIM_SHARED names the folder that has traces/)")
-    from lrcsim.traces.importers import import_trace
-
-    trace = import_trace(path)
-    profile, geometry = load_profile("rtx-4060-laptop"), load_geometry("gpt-oss-20b")
-    costs = RooflineCosts(geometry, profile)
-    check(job_of(trace, "lru", "2x"), costs, profile, costs.bytes, make_action("split", profile), True)
+    import_trace(source, tmp_path / "trace.h5")
+    trace = RoutingTrace.open(tmp_path / "trace.h5")
+    profile = load_profile(hardware)
+    costs = RooflineCosts(load_geometry("qwen3-30b-a3b"), profile, sizes=trace.expert_bytes)
+    for action in ("load", "split"):
+        job = job_of(trace, "lru", "4000MiB", scope="model")
+        check(job, costs, profile, costs.bytes, make_action(action, profile), True)
 
 
 def test_what_it_does_not_do() -> None:
@@ -346,3 +358,12 @@ def test_what_it_does_not_do() -> None:
         (unsupported(job_of(trace), other, profile, load), "costs Other have no table()"),
     ):
         assert why == reason
+
+
+def test_without_the_compiler() -> None:
+    """The kernels as plain Python: index errors and wrong types show here."""
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    chosen = "hand_solved or equals or own"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", __file__, "-k", chosen]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
