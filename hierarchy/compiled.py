@@ -77,6 +77,8 @@ def unsupported(
         return f"access {job.access} is not coresident"
     if profile.pcie is None and profile.nvme is None:
         return "the machine has no link"
+    if profile.pcie is None and action.share < 1:
+        return "without pcie an expert for the CPU is read from storage first"
     if not hasattr(costs, "table"):
         return f"costs {type(costs).__name__} have no table()"
     return None
