@@ -14,7 +14,6 @@ Without overlap the experts are computed only when all have arrived, and nothing
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
@@ -23,8 +22,10 @@ import simpy
 from lrcsim.errors import ConfigError
 from lrcsim.hardware import HardwareProfile
 from lrcsim.hierarchy.costs import Costs
-from lrcsim.hierarchy.flows import Flow, Flows, Lane
-from lrcsim.hierarchy.links import DEMAND, PREFETCH, LinkServer, Transfer
+from lrcsim.hierarchy.cpu import CpuQueue
+from lrcsim.hierarchy.fetch import Fetch
+from lrcsim.hierarchy.flows import Flows
+from lrcsim.hierarchy.links import DEMAND, PREFETCH, LinkServer
 from lrcsim.hierarchy.log import Log
 from lrcsim.hierarchy.prefetch import NoPrefetch, Prefetcher
 from lrcsim.hierarchy.residency import Lookup, Residency
@@ -32,55 +33,6 @@ from lrcsim.hierarchy.times import Tally
 from lrcsim.hierarchy.work import Step, Work
 
 __all__ = ["Engine"]
-
-
-class Fetch:
-    """One expert's way to the GPU (or only to DRAM): a transfer on each link of its path, one after the other.
-
-    Attributes:
-        key: layer * stride + expert.
-        legs: links still to be taken.
-        size: bytes.
-        priority: `DEMAND` or `PREFETCH`.
-        what: for the log.
-        done: called when it has come to the end.
-    """
-
-    __slots__ = ("done", "key", "legs", "link", "priority", "size", "transfer", "what")
-
-    def __init__(
-        self, key: int, legs: list[LinkServer], size: int, priority: int, what: str, done: Callable[[Fetch], None]
-    ) -> None:
-        self.key = key
-        self.legs = legs
-        self.size = size
-        self.priority = priority
-        self.what = what
-        self.done = done
-        self.start()
-
-    def start(self) -> None:
-        """Submit the next leg."""
-        self.link = self.legs.pop(0)
-        self.transfer = Transfer(self.key, self.size, self.priority, self._arrived, self.what)
-        self.link.submit(self.transfer)
-
-    def promote(self) -> None:
-        """Make it urgent."""
-        self.priority = DEMAND
-        self.link.promote(self.transfer)
-
-    def cancel(self) -> None:
-        """Let nothing more of it start."""
-        self.transfer.cancelled = True
-
-    def _arrived(self, transfer: Transfer) -> None:
-        if transfer.cancelled:
-            return
-        if self.legs:
-            self.start()
-        else:
-            self.done(self)
 
 
 class Engine:
@@ -112,7 +64,7 @@ class Engine:
         overlap: bool = True,
         prefetcher: Prefetcher | None = None,
         log: Log | None = None,
-        progress: Any = None,
+        progress: Callable[[int], None] | None = None,
     ) -> None:
         self.env = env = simpy.Environment()
         self.steps = steps
@@ -135,8 +87,7 @@ class Engine:
         self.tally = Tally(residency)
         self._in_flight: dict[int, Fetch] = {}  # prefetches that have not arrived
         self._reads: dict[int, Fetch] = {}  # cancelled ones that still bring an expert from storage to DRAM
-        self._cpu: deque[tuple[int, int]] = deque()
-        self._cpu_busy = False
+        self.cpu = CpuQueue(env, self.flows, costs, self.stride, log)
         # of the running layer-step:
         self._pending = 0
         self._gpu = 0.0  # when the GPU is free
@@ -184,7 +135,8 @@ class Engine:
         if dense + overhead > 0:
             yield env.timeout(dense + overhead)
             if self.log is not None:
-                self.log.note(start, start + dense, "gpu", "dense", layer=layer)
+                if dense:
+                    self.log.note(start, start + dense, "gpu", "dense", layer=layer)
                 if overhead:
                     self.log.note(start + dense, env.now, "host", "overhead", layer=layer)
         self._layer, self._gpu, self._pending, self._held = layer, env.now, 0, []
@@ -232,7 +184,7 @@ class Engine:
             if key in stored or key in self._reads or "pcie" not in self.links:
                 self._fetch(key, sizes[key // self.stride], True, DEMAND, "read", self._on_cpu, to_gpu=False)
             else:
-                self._queue_cpu(key)
+                self._compute_on_cpu(key)
         self.tally.count(decision, work, step.size.tokens)
 
     def _fetch(
@@ -277,39 +229,20 @@ class Engine:
         if self.log is not None:
             self.log.note(begin, self._gpu, "gpu", "expert", key)
 
+    def _on_cpu(self, fetch: Fetch) -> None:
+        self._compute_on_cpu(fetch.key)
+
+    def _compute_on_cpu(self, key: int) -> None:
+        self.cpu.compute(key, self._tokens.get(key, 1), self._cpu_done)
+
+    def _cpu_done(self, seconds: float) -> None:
+        self.tally.cpu += seconds
+        self._one_done()
+
     def _one_done(self) -> None:
         self._pending -= 1
         if not self._pending and self._waiting is not None:
             self._waiting.succeed()
-
-    def _on_cpu(self, fetch: Fetch) -> None:
-        self._queue_cpu(fetch.key)
-
-    def _queue_cpu(self, key: int) -> None:
-        self._cpu.append((key, self._tokens.get(key, 1)))
-        if not self._cpu_busy:
-            self._next_on_cpu()
-
-    def _next_on_cpu(self) -> None:
-        self._cpu_busy = bool(self._cpu)
-        if not self._cpu:
-            return
-        key, tokens = self._cpu.popleft()
-        overhead, size, rate = self.costs.on_cpu(key // self.stride, tokens)
-        begin = self.env.now
-
-        def done() -> None:
-            self.tally.cpu += self.env.now - begin
-            self._note(begin, "cpu", "expert", key)
-            self._one_done()
-            self._next_on_cpu()
-
-        flow = Flow(size, Lane(rate), done)
-        if overhead > 0:
-            ready = self.env.timeout(overhead)
-            ready.callbacks.append(lambda _: self.flows.start(flow))
-        else:
-            self.flows.start(flow)
 
     def _prefetch(self, step: Step, place: int, work: Work) -> None:
         assert self.prefetcher is not None
