@@ -10,7 +10,7 @@ import numpy as np
 from lrcsim.hierarchy.costs import StepSize
 from lrcsim.simulator.future import Future
 from lrcsim.simulator.schedule import Schedule
-from lrcsim.traces import DECODE, RoutingTrace
+from lrcsim.traces import RoutingTrace
 
 __all__ = ["Step", "Work", "steps_of"]
 
@@ -83,7 +83,7 @@ def _steps(schedule: Schedule, future: Future | None) -> Iterator[Step]:
         first = np.flatnonzero(np.diff(block.step, prepend=-1))
         ends = [*first[1:].tolist(), len(layers)]
         first_tokens = block.first_token[first]
-        sizes = _sizes(trace, first_tokens, np.append(first_tokens[1:], block.end_token))
+        sizes = _sizes(trace, first_tokens, block.step_end[first])
         for low, high, (size, sequences) in zip(first.tolist(), ends, sizes, strict=True):
             work = [
                 Work(
@@ -128,8 +128,3 @@ def _sizes(
     for own, done, tokens in zip(request.tolist(), before.tolist(), (end - first).tolist(), strict=True):
         pairs = tokens * done + tokens * (tokens + 1) // 2
         yield StepSize(tokens, 1, done + tokens, pairs), (own,)
-
-
-def is_decode(step: Step) -> bool:
-    """Return whether a step gives output tokens beyond the first of a request."""
-    return step.phase == DECODE
