@@ -19,7 +19,7 @@ from typing import Any
 
 import simpy
 
-from lrcsim.errors import ConfigError
+from lrcsim.errors import ConfigError, PolicyError
 from lrcsim.hardware import HardwareProfile
 from lrcsim.hierarchy.costs import Costs
 from lrcsim.hierarchy.cpu import CpuQueue
@@ -51,6 +51,7 @@ class Engine:
 
     Raises:
         ConfigError: the machine has no link that a miss needs, or the policy cannot go with a prefetcher.
+        PolicyError: in `run`, a policy or a prefetcher broke its contract.
     """
 
     def __init__(
@@ -249,11 +250,15 @@ class Engine:
         wanted = list(self.prefetcher.propose(step, place))
         if not wanted:
             return
-        residency = self.residency
+        residency, end = self.residency, self.stride * len(self.sizes)
         protected = {*work.keys, *self._in_flight}
         for key in wanted:
-            pool = residency.pool_of_layer[key // self.stride]
-            if key in pool.resident or not pool.prefetch(key, protected):
+            if not 0 <= key < end:
+                raise PolicyError(
+                    f"prefetcher {self.prefetcher.name}: propose() returned {key}, which is no expert: "
+                    f"give keys, layer * {self.stride} + expert, below {end}"
+                )
+            if not residency.bring_ahead(key, step, work.layer, protected):
                 continue
             self._evict(residency.put_out, for_prefetch=True)
             size = self.sizes[key // self.stride]
