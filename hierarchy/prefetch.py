@@ -117,8 +117,8 @@ class NextGate(Prefetcher):
         if layer >= self.num_layers:
             return ()
         if step.number != self._step:
-            column = self.trace.columns[f"predictions/{self.distance}"]
-            self._rows = np.asarray(column[step.first_token : step.first_token + step.size.tokens])
+            end = step.first_token + step.size.tokens
+            self._rows = self.trace.read(f"predictions/{self.distance}", step.first_token, end)
             self._step = step.number
         width = self.width or self.top_k
         ranked = self._rows[:, layer, :width].T.ravel()
@@ -272,7 +272,7 @@ def make_prefetcher(spec: str | Prefetcher | type[Prefetcher]) -> Prefetcher:
         chosen = PREFETCHERS[head]
     else:
         raise PolicyError(
-            f"there is no prefetcher {head!r}{did_you_mean(head, PREFETCHERS)}, there are {', '.join(PREFETCHERS)}; "
-            "your own are given as file.py:Class or package.module:Class"
+            f"there is no prefetcher {head!r}, there are {', '.join(PREFETCHERS)}, and your own as file.py:Class or "
+            f"package.module:Class{did_you_mean(head, PREFETCHERS)}"
         )
     return chosen(**parameters(chosen, rest))
