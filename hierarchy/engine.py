@@ -10,6 +10,10 @@ A layer-step runs so:
 4. Each expert that arrives is computed when the GPU is free. The layer ends when its last expert has.
 
 Without overlap the experts are computed only when all have arrived, and nothing is brought ahead.
+
+From storage an expert moves whole to DRAM, then whole to the GPU. What leaves the cache as a prefetch under way is
+cancelled after the chunk that is moving; its read from storage goes on, because the cache in DRAM holds it from then on.
+What a policy loads of its own accord (`Policy.refill`) is there at once and costs nothing.
 """
 
 from __future__ import annotations
