@@ -11,9 +11,9 @@ A layer-step runs so:
 
 Without overlap the experts are computed only when all have arrived, and nothing is brought ahead.
 
-From storage an expert moves whole to DRAM, then whole to the GPU. What leaves the cache as a prefetch under way is
-cancelled after the chunk that is moving; its read from storage goes on, because the cache in DRAM holds it from then on.
-What a policy loads of its own accord (`Policy.refill`) is there at once and costs nothing.
+From storage an expert moves whole to DRAM, then whole to the GPU. A prefetch that leaves the cache under way
+ends with the chunk that is moving; but its read from storage goes on, because the cache in DRAM counts on it. What a
+policy loads of its own accord (`Policy.refill`) is there at once and costs nothing.
 """
 
 from __future__ import annotations
