@@ -117,10 +117,10 @@ def with_numbers(profile: HardwareProfile, numbers: Mapping[str, float]) -> Hard
     """Return the profile with other numbers at these paths."""
     for path, value in numbers.items():
         part, _, key = path.rpartition(".")
+        change: dict[str, Any] = {key: value}
         if part:
-            profile = replace(profile, **{part: replace(getattr(profile, part), **{key: value})})
-        else:
-            profile = replace(profile, **{key: value})
+            change = {part: replace(getattr(profile, part), **change)}
+        profile = replace(profile, **change)
     return profile
 
 
@@ -161,8 +161,11 @@ def fit_numbers(
 
     def spreads(residual: FloatArray) -> FloatArray:
         if loss == "squares":
-            return np.maximum(np.sqrt((residual**2).mean(axis=1, keepdims=True)), SMALLEST * mean)
-        return np.maximum(1.4826 * np.median(np.abs(residual), axis=1, keepdims=True), SMALLEST * mean)
+            spread: FloatArray = np.sqrt((residual**2).mean(axis=1, keepdims=True))
+        else:
+            spread = 1.4826 * np.median(np.abs(residual), axis=1, keepdims=True)
+        least: FloatArray = np.maximum(spread, SMALLEST * mean)
+        return least
 
     def objective(residual: FloatArray, spread: FloatArray, logs: FloatArray) -> float:
         far = np.abs(residual / spread)

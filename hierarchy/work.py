@@ -93,7 +93,7 @@ def steps_of(schedule: Schedule, future: Future | None = None) -> Iterator[Step]
 def _steps(schedule: Schedule, future: Future | None) -> Iterator[Step]:
     trace = schedule.trace
     for block in schedule.blocks():
-        if not len(block.keys):
+        if not len(block.layer):  # nothing was recorded in it
             continue
         keys, starts, layers = block.keys.tolist(), block.starts.tolist(), block.layer.tolist()
         tokens = None if block.tokens is None else block.tokens.tolist()
@@ -163,8 +163,3 @@ def plain_sizes(
     before, tokens = first - trace.offsets[request], end - first
     pairs = tokens * before + tokens * (tokens + 1) // 2
     return request, np.stack([tokens, before + tokens, pairs], axis=1)
-
-
-def is_decode(step: Step) -> bool:
-    """Return whether a step gives output tokens beyond the first of a request."""
-    return step.phase == DECODE
