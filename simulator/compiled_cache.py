@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +88,7 @@ class CompiledCache:
         served = np.zeros(len(block.keys), np.uint8)
         tokens = np.zeros(0, np.int64) if block.tokens is None else block.tokens
         first, starts, batches = batches_of(block, self.job.access, self.job.pools)
+        columns: tuple[npt.NDArray[Any], ...]
         if self._twin is None:
             columns = (block.keys, starts, block.request[first], block.phase[first])
         else:
