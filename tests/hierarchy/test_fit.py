@@ -373,3 +373,4 @@ def test_qwen3_time_cannot_be_foretold_from_routing_alone(qwen3: Calibration) ->
     assert qwen3.disturbed is not None
     assert qwen3.disturbed[32:].sum() == 22
     assert qwen3.agreement["held_out"].total_error == pytest.approx(-0.228, abs=0.01)  # said, not hidden
+    assert any("compute took +47% in the held-out tokens" in note for note in qwen3.notes)
