@@ -10,8 +10,10 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -197,10 +199,10 @@ def _wait_for_quiet(quiet: float, until: float) -> None:
 
 
 def _line(one: Measured) -> str:
-    n = one.numbers
+    n, error = one.numbers, 100 * (one.predicted / one.measured - 1)
     return (
         f"{one.cell.policy} {one.cell.cache} overlap {'on' if one.cell.overlap else 'off'}: "
-        f"measured {one.measured:.2f} s, simulated {one.predicted:.2f} s ({100 * (one.predicted / one.measured - 1):+.1f} %), by token "
+        f"measured {one.measured:.2f} s, simulated {one.predicted:.2f} s ({error:+.1f} %), by token "
         f"{100 * one.error:.1f} %; others {one.others:.2f}; latency {n.latency * 1e6:.0f} us, "
         f"{n.bandwidth / 1e9:.2f} GB/s, expert {n.expert * 1e6:.0f} us, while reading {n.expert_reading * 1e6:.0f}, "
         f"fresh {n.expert_fresh * 1e6:.0f}, layer {n.layer * 1e6:.0f} us"
@@ -250,6 +252,8 @@ def as_markdown(result: dict[str, Any]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Measure all cells several times, in random order, and write the table."""
     options = _options().parse_args(arguments)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the file with the weights goes
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(RoutingTrace.open(options.trace))
         shape = Shape(opened.num_layers, opened.num_experts, options.hidden, options.ffn)
