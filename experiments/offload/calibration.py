@@ -21,7 +21,7 @@ import numpy as np
 
 from lrcsim.experiments.offload.devices import Device
 from lrcsim.experiments.offload.weights import Shape
-from lrcsim.hardware import Cpu, Dram, HardwareProfile, Link
+from lrcsim.hardware import Cpu, Dram, Gpu, HardwareProfile, Link
 from lrcsim.hardware.measure import fit_line
 from lrcsim.hierarchy import FixedCosts
 
@@ -55,16 +55,17 @@ class Numbers:
     expert_fresh: float
     layer: float
 
-    def profile(self, lanes: int) -> HardwareProfile:
-        """Return the machine: a processor that computes, storage behind one link, memory that is never the limit."""
+    def profile(self, lanes: int, *, gpu: bool = False) -> HardwareProfile:
+        """Return the machine: what computes, one link to the experts, and memory that is never the limit."""
+        link = Link(self.bandwidth, latency=self.latency, overhead=0.0, lanes=lanes)
         return HardwareProfile(
             name="measured",
             description="the machine of this run",
-            gpu=None,
-            cpu=Cpu(compute=1e12, bandwidth=1e12, overhead=0.0, cores=1),  # unused: expert times are given
+            gpu=Gpu(memory=1 << 40, bandwidth=1e12, compute=1e12, overhead=0.0) if gpu else None,  # times are given
+            cpu=Cpu(compute=1e12, bandwidth=1e12, overhead=0.0, cores=1),
             dram=Dram(memory=1 << 40, bandwidth=1e15),
-            pcie=None,
-            nvme=Link(self.bandwidth, latency=self.latency, overhead=0.0, lanes=lanes),
+            pcie=link if gpu else None,
+            nvme=None if gpu else link,
             unified=False,
             layer_overhead=self.layer,
             expert_overhead=0.0,
@@ -154,5 +155,6 @@ def _times(device: Device, slots: Sequence[int], x: object) -> list[float]:
     for slot in slots:
         start = time.perf_counter()
         device.compute(slot, x)
+        device.wait()
         times.append(time.perf_counter() - start)
     return times

@@ -13,7 +13,6 @@ import platform
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ import numpy as np
 from lrcsim.experiments.offload.calibration import SPARE, Calibration, Numbers
 from lrcsim.experiments.offload.devices import FileDevice, NoDevice, Throttle
 from lrcsim.experiments.offload.executor import Executor, Run, decode_part, slots_for
+from lrcsim.experiments.offload.gpu import GpuDevice
 from lrcsim.experiments.offload.weights import Matrices, Shape, weights_file
 from lrcsim.hardware.measure.files import file_system
 from lrcsim.hierarchy import Engine
@@ -84,6 +84,7 @@ class Setting:
         lanes: reader threads.
         part: steps between two samples of the calibration.
         throttle: bytes/s, or None.
+        gpu: whether experts are in host memory and computed on a GPU, instead of in the file and on the processor.
     """
 
     trace: RoutingTrace
@@ -92,6 +93,14 @@ class Setting:
     lanes: int
     part: int
     throttle: float | None = None
+    gpu: bool = False
+
+    def device(self, slots: int) -> FileDevice | GpuDevice:
+        """Return the device with so many slots."""
+        if self.gpu:
+            return GpuDevice(self.shape, slots)
+        throttle = None if self.throttle is None else Throttle(self.throttle)
+        return FileDevice(self.path, self.shape, slots, self.lanes, throttle)
 
     def residency(self, cell: Cell) -> Residency:
         """Return the cell's empty caches."""
@@ -111,9 +120,8 @@ def measure(setting: Setting, cell: Cell, seed: int = 0) -> Measured:
     """Run a cell, pausing after every few steps to calibrate, and predict it from the calibration."""
     residency, steps = setting.residency(cell), setting.steps()
     slots = slots_for(residency, setting.trace.top_k)
-    throttle = None if setting.throttle is None else Throttle(setting.throttle)
     spare = range(slots, slots + SPARE)
-    device = FileDevice(setting.path, setting.shape, len(spare) + slots, setting.lanes, throttle)
+    device = setting.device(slots + SPARE)
     try:
         executor = Executor(device, residency, slots, overlap=cell.overlap)
         calibration = Calibration(setting.shape, spare, seed)
@@ -158,7 +166,7 @@ def predict(setting: Setting, cell: Cell, numbers: Numbers) -> np.ndarray[tuple[
         setting.steps(),
         setting.residency(cell),
         numbers.costs(),
-        numbers.profile(setting.lanes),
+        numbers.profile(setting.lanes, gpu=setting.gpu),
         sizes,
         overlap=cell.overlap,
     )
@@ -178,7 +186,8 @@ def _repeat(setting: Setting, cells: list[Cell], options: argparse.Namespace) ->
         for place in order.permutation(np.flatnonzero(missing)).tolist():
             if time.perf_counter() - begun > options.at_most:
                 return found
-            _wait_for_quiet(options.quiet, begun + options.at_most)
+            if not _wait_for_quiet(options.quiet, begun + options.at_most):
+                return found
             one = measure(setting, cells[place], len(found[cells[place]]))
             found[cells[place]].append(one)
             print(f"{time.perf_counter() - begun:6.0f} s  {_line(one)}", file=sys.stderr, flush=True)
@@ -189,13 +198,14 @@ def _is_quiet(one: Measured, quiet: float) -> bool:
     return not one.others > quiet  # nan: the system does not tell, and all count
 
 
-def _wait_for_quiet(quiet: float, until: float) -> None:
-    """Wait until other processes leave the processors alone for two seconds."""
+def _wait_for_quiet(quiet: float, until: float) -> bool:
+    """Wait until other processes leave the processors alone for two seconds; return False where they never do."""
     while time.perf_counter() < until:
         before = _busy()
         time.sleep(2)
         if not np.divide(*(_busy() - before)) > quiet:
-            return
+            return True
+    return False
 
 
 def _line(one: Measured) -> str:
@@ -252,8 +262,6 @@ def as_markdown(result: dict[str, Any]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Measure all cells several times, in random order, and write the table."""
     options = _options().parse_args(arguments)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the file with the weights goes
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(RoutingTrace.open(options.trace))
         shape = Shape(opened.num_layers, opened.num_experts, options.hidden, options.ffn)
@@ -264,7 +272,8 @@ def main(arguments: list[str] | None = None) -> None:
             file=sys.stderr,
         )
         path = stack.enter_context(weights_file(folder, shape))
-        setting = Setting(trace, shape, path, options.lanes, options.part, options.throttle)
+        lanes = 1 if options.gpu or options.throttle else options.lanes
+        setting = Setting(trace, shape, path, lanes, options.part, options.throttle, options.gpu)
         cells = [
             Cell(policy, cache, overlap)
             for policy in options.policies.split(",")
@@ -278,10 +287,11 @@ def main(arguments: list[str] | None = None) -> None:
             "trace": trace.model,
             "tokens": trace.num_tokens,
             "shape": {**asdict(shape), "expert_bytes": shape.expert_bytes},
-            "lanes": options.lanes,
+            "lanes": lanes,
+            "gpu": options.gpu,
             "throttle_bytes_per_s": options.throttle,
             "quiet": options.quiet,
-            "cells": [summarise(found[cell], options.quiet) for cell in cells],
+            "cells": [summarise(found[cell], options.quiet) for cell in cells if found[cell]],
         }
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -311,7 +321,8 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--folder", type=Path, help="where to put the weights; it must be on the storage to be measured"
     )
-    parser.add_argument("--throttle", type=float, help="bytes/s of a slower link to imitate; not the claim")
+    parser.add_argument("--throttle", type=float, help="bytes/s of a slower link to imitate, with one reader thread")
+    parser.add_argument("--gpu", action="store_true", help="experts in page-locked memory, computed on a GPU (torch)")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     return parser
@@ -336,4 +347,5 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the file with the weights goes
     main()

@@ -36,6 +36,9 @@ class Device(Protocol):
     def combine(self, x: Any, weights: Sequence[float], outputs: Sequence[Any]) -> Any:
         """Return what leaves the layer: the vector and the weighted outputs, scaled to its norm; waits for them."""
 
+    def wait(self) -> None:
+        """Wait for what was computed."""
+
     def close(self) -> None:
         """Give everything back."""
 
@@ -116,6 +119,9 @@ class FileDevice:
         """Add the outputs to the vector."""
         return add_to(x, weights, outputs)
 
+    def wait(self) -> None:
+        """Nothing to wait for: products are done when `compute` returns."""
+
     def close(self) -> None:
         """End the threads and close the file."""
         for _ in self._threads:
@@ -182,6 +188,9 @@ class NoDevice:
     def combine(self, x: Vector, weights: Sequence[float], outputs: Sequence[Vector]) -> Vector:
         """Add the outputs to the vector."""
         return add_to(x, weights, outputs)
+
+    def wait(self) -> None:
+        """Nothing to wait for."""
 
     def close(self) -> None:
         """Nothing to give back."""
