@@ -22,7 +22,7 @@ test *ARGS:
 
 # the compiled kernels as plain Python: index errors and wrong types show here
 test-nojit:
-    NUMBA_DISABLE_JIT=1 {{python}} -m pytest -q -n auto -W "ignore:overflow:RuntimeWarning" tests/simulator/test_stack.py tests/simulator/test_stack_tokens.py tests/simulator/test_stack_singles.py -k "not many_experts"
+    NUMBA_DISABLE_JIT=1 {{python}} -m pytest -q -n auto -W "ignore:overflow:RuntimeWarning" tests/simulator/test_stack.py tests/simulator/test_stack_tokens.py tests/simulator/test_stack_singles.py tests/hierarchy/test_compiled.py -k "not many_experts and not without_the_compiler"
 
 # one question of benchmarks/; without a name, list them
 bench NAME="":

@@ -188,11 +188,10 @@ def show_time(result: Result) -> None:
     ahead = data["prefetch"]
     if ahead["issued_bytes"]:
         issued = ahead["issued_bytes"]
-        kinds = ", ".join(
-            f"{name} {100 * ahead[f'{name}_bytes'] / issued:.0f} %" for name in ("useful", "late", "wasted")
-        )
+        useful, late, wasted = (100 * ahead[f"{name}_bytes"] / issued for name in ("useful", "late", "wasted"))
         out.print(
-            f"prefetched {human_bytes(issued)}: {kinds}; {ahead['displaced']:,} experts put out for it, "
+            f"prefetched {human_bytes(issued)}: useful {useful:.0f} %, late {late:.0f} %, wasted {wasted:.0f} %; "
+            f"{ahead['displaced']:,} experts put out for it, "
             f"{ahead['displaced_missed']:,} of them missed next"
         )
     missed = data["missed"]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrcsim.cli.plot import COLOURS, ENDINGS
-from lrcsim.errors import ConfigError
+from lrcsim.cli.output import check_picture
+from lrcsim.cli.plot import COLOURS
 from lrcsim.traces.atomic import replacing
 
 if TYPE_CHECKING:
@@ -23,10 +23,8 @@ def picture_ending(path: str) -> str:
     Raises:
         ConfigError: it is none of those that can be drawn.
     """
-    ending = Path(path).suffix.lower()
-    if ending not in ENDINGS:
-        raise ConfigError(f"--plot {path}: pictures are {', '.join(ENDINGS)}, name one of these")
-    return ending
+    check_picture(path)
+    return Path(path).suffix.lower()
 
 
 def plot_calibration(path: str, found: Calibration, title: str) -> None:

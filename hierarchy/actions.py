@@ -40,13 +40,14 @@ class MissAction:
         decide: from the misses of a layer-step, in batch order, and the layer-step, to a `Decision`.
         needs_weights: whether it looks at router weights.
         fraction: bytes of a low-precision copy over those of the expert.
-        summary: one line.
+        share: of the misses that is loaded while the rest runs on the CPU; None for rules of another kind.
     """
 
     name: str
     decide: Callable[[list[int], Work], Decision]
     needs_weights: bool = False
     fraction: float = 1.0
+    share: float | None = None
 
 
 ACTIONS = {
@@ -76,14 +77,14 @@ def make_action(spec: str, profile: HardwareProfile) -> MissAction:
         if rest:
             raise ConfigError(f"miss action {name!r} takes no parameter, given {rest!r}")
         if name == "load":
-            return MissAction(spec, lambda missed, _: Decision(load=missed))
-        return MissAction(spec, lambda missed, _: Decision(cpu=missed))
+            return MissAction(spec, lambda missed, _: Decision(load=missed), share=1.0)
+        return MissAction(spec, lambda missed, _: Decision(cpu=missed), share=0.0)
     if name == "split":
         link = profile.pcie or profile.nvme
         share = (
             _number(spec, rest) if rest else 1.0 if link is None else _balance(link.bandwidth, profile.cpu.bandwidth)
         )
-        return MissAction(f"split:{share:.4g}", lambda missed, work: _split(missed, work, share))
+        return MissAction(f"split:{share:.4g}", lambda missed, work: _split(missed, work, share), share=share)
     first, _, second = rest.partition(",")
     if second and name != "low":
         raise ConfigError(f"miss action {name!r} takes one parameter, the threshold, given {rest!r}")

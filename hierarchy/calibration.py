@@ -153,6 +153,7 @@ def calibrate(
     disturbed = None
     if compute is not None and known:
         disturbed = compute > DISTURBED * np.median(compute[:fit_tokens])
+        notes += _drift(compute, disturbed, fit_tokens)
     misses = rerun.misses[steps]
     return Calibration(
         best,
@@ -288,6 +289,18 @@ def _columns(measured: dict[str, FloatArray], fitted: int) -> tuple[tuple[str, .
         note = f"{', '.join(parts)} add up to {share:.0%} of the wall time, so they are no parts of it: not fitted"
         return ("wall",), [note]
     return ("wall", *parts), []
+
+
+def _drift(compute: FloatArray, disturbed: npt.NDArray[np.bool_], fitted: int) -> list[str]:
+    """Say so when the machine changed after the fitted tokens: nothing in the routing foretells that."""
+    before, after = compute[:fitted].mean(), compute[fitted:]
+    if not len(after) or abs(after.mean() / before - 1) < 0.05:
+        return []
+    return [
+        f"compute took {after.mean() / before - 1:+.0%} in the held-out tokens against the fitted "
+        f"({int(disturbed[fitted:].sum())} of {len(after)} above {DISTURBED:g} times their median): the machine itself "
+        "changed, which no routing foretells"
+    ]
 
 
 def _doubts(tried: Sequence[Choice], overlap: bool | None) -> list[str]:

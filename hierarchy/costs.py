@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry, dense_bytes, expert_bytes, output_bytes
 
-__all__ = ["Costs", "FixedCosts", "RooflineCosts", "StepSize"]
+__all__ = ["CostTable", "Costs", "FixedCosts", "RooflineCosts", "StepSize"]
 
 
 class StepSize(NamedTuple):
@@ -27,6 +29,39 @@ class StepSize(NamedTuple):
     outputs: int
     context: int
     pairs: int
+
+
+class CostTable(NamedTuple):
+    """Costs as numbers for compiled code, all of the form max(bytes / bandwidth, operations / compute) + overhead.
+
+    Attributes:
+        parts: float64 [n, 4], dense parts: bytes, and operations per token; bytes per token of context, and operations
+            per pair (`StepSize`).
+        first: int64 [L + 2], parts ``first[i]:first[i + 1]`` come before the routing of layer i, the last ``after``.
+        head: bytes of the output matrix, and operations per request.
+        bandwidth: bytes/s where the model runs.
+        compute: FLOP/s there.
+        overhead: seconds per operation there: a part, the head, an expert.
+        expert_bytes: float64 [L], moved by an expert there.
+        operations: of an expert per token.
+        cpu_bytes: float64 [L], moved by an expert on the CPU.
+        cpu_bandwidth: bytes/s.
+        cpu_compute: FLOP/s.
+        cpu_overhead: seconds per expert.
+    """
+
+    parts: npt.NDArray[np.float64]
+    first: npt.NDArray[np.int64]
+    head: tuple[float, float]
+    bandwidth: float
+    compute: float
+    overhead: float
+    expert_bytes: npt.NDArray[np.float64]
+    operations: float
+    cpu_bytes: npt.NDArray[np.float64]
+    cpu_bandwidth: float
+    cpu_compute: float
+    cpu_overhead: float
 
 
 class Costs(Protocol):
@@ -80,6 +115,23 @@ class FixedCosts:
     def on_cpu(self, layer: int, tokens: int) -> tuple[float, float, float]:
         """Return the three numbers."""
         return self.cpu_overhead, self.cpu_bytes, self.cpu_rate
+
+    def table(self, layers: int) -> CostTable:
+        """Return the same as a `CostTable`, in which a byte and an operation take a second."""
+        return CostTable(
+            parts=np.tile([self.dense, 0.0, 0.0, 0.0], (layers, 1)),
+            first=np.append(np.arange(layers + 1), layers),
+            head=(self.output, 0.0),
+            bandwidth=1.0,
+            compute=1.0,
+            overhead=0.0,
+            expert_bytes=np.zeros(layers),
+            operations=self.expert_s,
+            cpu_bytes=np.full(layers, self.cpu_bytes),
+            cpu_bandwidth=self.cpu_rate,
+            cpu_compute=math.inf,
+            cpu_overhead=self.cpu_overhead,
+        )
 
 
 class RooflineCosts:
@@ -148,6 +200,24 @@ class RooflineCosts:
         """Overhead, bytes, and bytes/s: of DRAM, or less where the arithmetic takes longer."""
         size, cpu = self.bytes[layer], self.cpu
         return cpu.overhead, float(size), size / max(size / cpu.bandwidth, self.operations * tokens / cpu.compute)
+
+    def table(self, layers: int) -> CostTable:
+        """Return the same as a `CostTable`."""
+        groups = [*self.parts, self.rest]
+        return CostTable(
+            parts=np.array([part for group in groups for part in group], np.float64).reshape(-1, 4),
+            first=np.cumsum([0, *map(len, groups)]),
+            head=self.head,
+            bandwidth=self.bandwidth,
+            compute=self.compute,
+            overhead=self.overhead,
+            expert_bytes=np.array(self.bytes, np.float64),
+            operations=self.operations,
+            cpu_bytes=np.array(self.bytes, np.float64),
+            cpu_bandwidth=self.cpu.bandwidth,
+            cpu_compute=self.cpu.compute,
+            cpu_overhead=self.cpu.overhead,
+        )
 
     def _part(self, part: tuple[float, float, float, float], size: StepSize) -> float:
         weights, per_token, per_context, per_pair = part

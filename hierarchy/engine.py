@@ -10,21 +10,26 @@ A layer-step runs so:
 4. Each expert that arrives is computed when the GPU is free. The layer ends when its last expert has.
 
 Without overlap the experts are computed only when all have arrived, and nothing is brought ahead.
+
+From storage an expert moves whole to DRAM, then whole to the GPU. A prefetch that leaves the cache under way
+ends with the chunk that is moving; but its read from storage goes on, because the cache in DRAM counts on it. What a
+policy loads of its own accord (`Policy.refill`) is there at once and costs nothing.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import simpy
 
-from lrcsim.errors import ConfigError
+from lrcsim.errors import ConfigError, PolicyError
 from lrcsim.hardware import HardwareProfile
 from lrcsim.hierarchy.costs import Costs
-from lrcsim.hierarchy.flows import Flow, Flows, Lane
-from lrcsim.hierarchy.links import DEMAND, PREFETCH, LinkServer, Transfer
+from lrcsim.hierarchy.cpu import CpuQueue
+from lrcsim.hierarchy.fetch import Fetch
+from lrcsim.hierarchy.flows import Flows
+from lrcsim.hierarchy.links import DEMAND, PREFETCH, LinkServer
 from lrcsim.hierarchy.log import Log
 from lrcsim.hierarchy.prefetch import NoPrefetch, Prefetcher
 from lrcsim.hierarchy.residency import Lookup, Residency
@@ -32,55 +37,6 @@ from lrcsim.hierarchy.times import Tally
 from lrcsim.hierarchy.work import Step, TimedSteps, Work
 
 __all__ = ["Engine"]
-
-
-class Fetch:
-    """One expert's way to the GPU (or only to DRAM): a transfer on each link of its path, one after the other.
-
-    Attributes:
-        key: layer * stride + expert.
-        legs: links still to be taken.
-        size: bytes.
-        priority: `DEMAND` or `PREFETCH`.
-        what: for the log.
-        done: called when it has come to the end.
-    """
-
-    __slots__ = ("done", "key", "legs", "link", "priority", "size", "transfer", "what")
-
-    def __init__(
-        self, key: int, legs: list[LinkServer], size: int, priority: int, what: str, done: Callable[[Fetch], None]
-    ) -> None:
-        self.key = key
-        self.legs = legs
-        self.size = size
-        self.priority = priority
-        self.what = what
-        self.done = done
-        self.start()
-
-    def start(self) -> None:
-        """Submit the next leg."""
-        self.link = self.legs.pop(0)
-        self.transfer = Transfer(self.key, self.size, self.priority, self._arrived, self.what)
-        self.link.submit(self.transfer)
-
-    def promote(self) -> None:
-        """Make it urgent."""
-        self.priority = DEMAND
-        self.link.promote(self.transfer)
-
-    def cancel(self) -> None:
-        """Let nothing more of it start."""
-        self.transfer.cancelled = True
-
-    def _arrived(self, transfer: Transfer) -> None:
-        if transfer.cancelled:
-            return
-        if self.legs:
-            self.start()
-        else:
-            self.done(self)
 
 
 class Engine:
@@ -99,6 +55,7 @@ class Engine:
 
     Raises:
         ConfigError: the machine has no link that a miss needs, or the policy cannot go with a prefetcher.
+        PolicyError: in `run`, a policy or a prefetcher broke its contract.
     """
 
     def __init__(
@@ -112,7 +69,7 @@ class Engine:
         overlap: bool = True,
         prefetcher: Prefetcher | None = None,
         log: Log | None = None,
-        progress: Any = None,
+        progress: Callable[[int], None] | None = None,
     ) -> None:
         self.env = env = simpy.Environment()
         self.residency = residency
@@ -141,8 +98,7 @@ class Engine:
             self.tally.arrivals = steps.arrivals
         self._in_flight: dict[int, Fetch] = {}  # prefetches that have not arrived
         self._reads: dict[int, Fetch] = {}  # cancelled ones that still bring an expert from storage to DRAM
-        self._cpu: deque[tuple[int, int]] = deque()
-        self._cpu_busy = False
+        self.cpu = CpuQueue(env, self.flows, costs, self.stride, log)
         # of the running layer-step:
         self._pending = 0
         self._gpu = 0.0  # when the GPU is free
@@ -199,7 +155,8 @@ class Engine:
         if dense + overhead > 0:
             yield env.timeout(dense + overhead)
             if self.log is not None:
-                self.log.note(start, start + dense, "gpu", "dense", layer=layer)
+                if dense:
+                    self.log.note(start, start + dense, "gpu", "dense", layer=layer)
                 if overhead:
                     self.log.note(start + dense, env.now, "host", "overhead", layer=layer)
         self._layer, self._gpu, self._pending, self._held = layer, env.now, 0, []
@@ -247,7 +204,7 @@ class Engine:
             if key in stored or key in self._reads or "pcie" not in self.links:
                 self._fetch(key, sizes[key // self.stride], True, DEMAND, "read", self._on_cpu, to_gpu=False)
             else:
-                self._queue_cpu(key)
+                self._compute_on_cpu(key)
         self.tally.count(decision, work, step.size.tokens)
 
     def _fetch(
@@ -292,50 +249,35 @@ class Engine:
         if self.log is not None:
             self.log.note(begin, self._gpu, "gpu", "expert", key)
 
+    def _on_cpu(self, fetch: Fetch) -> None:
+        self._compute_on_cpu(fetch.key)
+
+    def _compute_on_cpu(self, key: int) -> None:
+        self.cpu.compute(key, self._tokens.get(key, 1), self._cpu_done)
+
+    def _cpu_done(self, seconds: float) -> None:
+        self.tally.cpu += seconds
+        self._one_done()
+
     def _one_done(self) -> None:
         self._pending -= 1
         if not self._pending and self._waiting is not None:
             self._waiting.succeed()
-
-    def _on_cpu(self, fetch: Fetch) -> None:
-        self._queue_cpu(fetch.key)
-
-    def _queue_cpu(self, key: int) -> None:
-        self._cpu.append((key, self._tokens.get(key, 1)))
-        if not self._cpu_busy:
-            self._next_on_cpu()
-
-    def _next_on_cpu(self) -> None:
-        self._cpu_busy = bool(self._cpu)
-        if not self._cpu:
-            return
-        key, tokens = self._cpu.popleft()
-        overhead, size, rate = self.costs.on_cpu(key // self.stride, tokens)
-        begin = self.env.now
-
-        def done() -> None:
-            self.tally.cpu += self.env.now - begin
-            self._note(begin, "cpu", "expert", key)
-            self._one_done()
-            self._next_on_cpu()
-
-        flow = Flow(size, Lane(rate), done)
-        if overhead > 0:
-            ready = self.env.timeout(overhead)
-            ready.callbacks.append(lambda _: self.flows.start(flow))
-        else:
-            self.flows.start(flow)
 
     def _prefetch(self, step: Step, place: int, work: Work) -> None:
         assert self.prefetcher is not None
         wanted = list(self.prefetcher.propose(step, place))
         if not wanted:
             return
-        residency = self.residency
+        residency, end = self.residency, self.stride * len(self.sizes)
         protected = {*work.keys, *self._in_flight}
         for key in wanted:
-            pool = residency.pool_of_layer[key // self.stride]
-            if key in pool.resident or not pool.prefetch(key, protected):
+            if not 0 <= key < end:
+                raise PolicyError(
+                    f"prefetcher {self.prefetcher.name}: propose() returned {key}, which is no expert: "
+                    f"give keys, layer * {self.stride} + expert, below {end}"
+                )
+            if not residency.bring_ahead(key, step, work.layer, protected):
                 continue
             self._evict(residency.put_out, for_prefetch=True)
             size = self.sizes[key // self.stride]

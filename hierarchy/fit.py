@@ -12,7 +12,9 @@ Marquardt 1963) on
 * The second sum keeps a number near the base where the run does not determine it: a factor of four is one standard
   deviation. With wall time alone, time per miss on the link and in bookkeeping look nearly the same; this decides.
 
-Times are piecewise linear in 1/bandwidth and in overheads, so some ten steps suffice.
+It is done twice, at first roughly and with the base held a thousand times more weakly: far from the truth everything
+looks like noise, and a base held in full would not be left. Times are piecewise linear in 1/bandwidth and in overheads,
+so some ten steps suffice.
 """
 
 from __future__ import annotations
@@ -50,8 +52,10 @@ PRIOR = math.log(4)
 HUBER = 1.345
 STEP = 1e-3  # of the logarithm, for derivatives
 LONGEST = 1.5  # change of a logarithm in one iteration
+WEAK = 1e-3  # how strongly the base is held at first
 SMALLEST = 1e-3  # spread of a column, as a share of its mean
 ROUNDS = 40
+ROUGH = 3e-2
 ENOUGH = 1e-3  # change of the logarithms after which nothing more is sought
 GIVE_UP = 1e4  # damping at which a step is so short that the place is as good as any nearby
 DIGITS = 5
@@ -117,10 +121,10 @@ def with_numbers(profile: HardwareProfile, numbers: Mapping[str, float]) -> Hard
     """Return the profile with other numbers at these paths."""
     for path, value in numbers.items():
         part, _, key = path.rpartition(".")
+        change: dict[str, Any] = {key: value}
         if part:
-            profile = replace(profile, **{part: replace(getattr(profile, part), **{key: value})})
-        else:
-            profile = replace(profile, **{key: value})
+            change = {part: replace(getattr(profile, part), **change)}
+        profile = replace(profile, **change)
     return profile
 
 
@@ -143,65 +147,91 @@ def fit_numbers(
     Raises:
         ConfigError: too many paths, one twice, one unknown, or one that is 0 in the base.
     """
-    start = _start(base, paths)
-    bend = HUBER if loss == "huber" else math.inf
-    columns = list(measured)
-    target = np.stack([measured[name] for name in columns])  # [columns, steps], as all arrays of times below
-    mean = target.mean(axis=1, keepdims=True)
-    evaluations = 0
-
-    def at(logs: FloatArray) -> HardwareProfile:
-        return with_numbers(base, dict(zip(paths, (start * np.exp(logs)).tolist(), strict=True)))
-
-    def simulated(profile: HardwareProfile) -> FloatArray:
-        nonlocal evaluations
-        evaluations += 1
-        found = predict(profile)
-        return np.stack([found[name] for name in columns])
-
-    def spreads(residual: FloatArray) -> FloatArray:
-        if loss == "squares":
-            return np.maximum(np.sqrt((residual**2).mean(axis=1, keepdims=True)), SMALLEST * mean)
-        return np.maximum(1.4826 * np.median(np.abs(residual), axis=1, keepdims=True), SMALLEST * mean)
-
-    def objective(residual: FloatArray, spread: FloatArray, logs: FloatArray) -> float:
-        far = np.abs(residual / spread)
-        size = far**2 / 2 if bend == math.inf else np.where(far <= bend, far**2 / 2, bend * far - bend**2 / 2)
-        return float(size.sum() + (logs**2).sum() / (2 * PRIOR**2))
-
-    logs, damping = np.zeros(len(paths)), 1e-3
-    residual = target - simulated(at(logs))
-    for _ in range(ROUNDS):
-        spread = spreads(residual)
-        moved = [simulated(at(logs + STEP * unit)) for unit in np.eye(len(paths))]
-        slopes = np.stack([(there - (target - residual)).ravel() / STEP for there in moved], axis=1)
-        weight = (np.minimum(1.0, bend / np.maximum(np.abs(residual / spread), 1e-12)) / spread**2).ravel()
-        curvature = slopes.T @ (weight[:, None] * slopes) + np.eye(len(paths)) / PRIOR**2
-        downhill = slopes.T @ (weight * residual.ravel()) - logs / PRIOR**2
-        now, longest = objective(residual, spread, logs), 0.0
-        while damping < GIVE_UP:
-            change = np.linalg.solve(curvature + damping * np.diag(np.diag(curvature)), downhill)
-            change *= min(1.0, LONGEST / max(float(np.abs(change).max()), LONGEST))
-            tried = target - simulated(at(logs + change))
-            if objective(tried, spread, logs + change) < now:
-                logs, residual, longest = logs + change, tried, float(np.abs(change).max())
-                damping /= 30
-                break
-            damping *= 30
-        if longest < ENOUGH:
-            break
-    values = [float(f"{value:.{DIGITS}g}") for value in start * np.exp(logs)]
-    profile = with_numbers(base, dict(zip(paths, values, strict=True)))
-    residual = target - simulated(profile)
-    spread = spreads(residual)
+    problem = _Problem(predict, base, paths, measured, loss)
+    logs = np.zeros(len(paths))
+    for hold, enough in ((WEAK, ROUGH), (1.0, ENOUGH)):
+        logs, curvature = problem.descend(logs, hold, enough)
+    values = [float(f"{value:.{DIGITS}g}") for value in problem.start * np.exp(logs)]
+    logs = np.log(values / problem.start)
+    residual = problem.residual(logs)
+    spread, mean = problem.spreads(residual), problem.mean
     errors = np.sqrt(np.diag(np.linalg.inv(curvature))).tolist()
     return Fit(
-        profile=profile,
-        numbers={path: Fitted(*row) for path, *row in zip(paths, values, start.tolist(), errors, strict=True)},
-        residual=dict(zip(columns, (np.abs(residual).mean(axis=1) / mean[:, 0]).tolist(), strict=True)),
-        score=objective(residual, spread, logs) + target.shape[1] * float(np.log(spread / mean).sum()),
-        evaluations=evaluations,
+        profile=problem.at(logs),
+        numbers={path: Fitted(*row) for path, *row in zip(paths, values, problem.start.tolist(), errors, strict=True)},
+        residual=dict(zip(measured, (np.abs(residual).mean(axis=1) / mean[:, 0]).tolist(), strict=True)),
+        score=problem.objective(residual, spread, logs) + residual.shape[1] * float(np.log(spread / mean).sum()),
+        evaluations=problem.evaluations,
     )
+
+
+class _Problem:
+    """What is minimised, over the logarithms of numbers relative to the base, float64 [numbers].
+
+    Residuals are float64 [columns, steps] in the unit of the measurement, spreads [columns, 1].
+    """
+
+    def __init__(
+        self,
+        predict: Predict,
+        base: HardwareProfile,
+        paths: Sequence[str],
+        measured: Mapping[str, FloatArray],
+        loss: Loss,
+    ) -> None:
+        self.predict, self.base, self.paths, self.loss = predict, base, paths, loss
+        self.start = _start(base, paths)
+        self.columns = list(measured)
+        self.target = np.stack([measured[name] for name in self.columns])
+        self.mean = self.target.mean(axis=1, keepdims=True)
+        self.bend = HUBER if loss == "huber" else math.inf
+        self.evaluations = 0
+
+    def at(self, logs: FloatArray) -> HardwareProfile:
+        return with_numbers(self.base, dict(zip(self.paths, (self.start * np.exp(logs)).tolist(), strict=True)))
+
+    def residual(self, logs: FloatArray) -> FloatArray:
+        self.evaluations += 1
+        found = self.predict(self.at(logs))
+        return self.target - np.stack([found[name] for name in self.columns])
+
+    def spreads(self, residual: FloatArray) -> FloatArray:
+        if self.loss == "squares":
+            typical = np.sqrt((residual**2).mean(axis=1, keepdims=True))
+        else:
+            typical = 1.4826 * np.median(np.abs(residual), axis=1, keepdims=True)
+        least: FloatArray = np.maximum(typical, SMALLEST * self.mean)
+        return least
+
+    def objective(self, residual: FloatArray, spread: FloatArray, logs: FloatArray, hold: float = 1.0) -> float:
+        far, bend = np.abs(residual / spread), self.bend
+        size = far**2 / 2 if bend == math.inf else np.where(far <= bend, far**2 / 2, bend * far - bend**2 / 2)
+        return float(size.sum() + hold * (logs**2).sum() / (2 * PRIOR**2))
+
+    def descend(self, logs: FloatArray, hold: float, enough: float) -> tuple[FloatArray, FloatArray]:
+        """Go downhill with the base held so strongly; return where it ends, and the curvature there."""
+        unit = np.eye(len(logs))
+        damping, prior = 1e-3, hold / PRIOR**2
+        residual = self.residual(logs)
+        for _ in range(ROUNDS):
+            spread = self.spreads(residual)
+            slopes = np.stack([(residual - self.residual(logs + STEP * one)).ravel() / STEP for one in unit], axis=1)
+            weight = np.minimum(1.0, self.bend / np.maximum(np.abs(residual / spread), 1e-12)) / spread**2
+            curvature = slopes.T @ (weight.reshape(-1, 1) * slopes) + prior * unit
+            downhill = slopes.T @ (weight * residual).ravel() - prior * logs
+            now, moved = self.objective(residual, spread, logs, hold), 0.0
+            while damping < GIVE_UP:
+                change = np.linalg.solve(curvature + damping * np.diag(np.diag(curvature)), downhill)
+                change *= min(1.0, LONGEST / max(float(np.abs(change).max()), LONGEST))
+                tried = self.residual(logs + change)
+                if self.objective(tried, spread, logs + change, hold) < now:
+                    logs, residual, moved = logs + change, tried, float(np.abs(change).max())
+                    damping /= 30
+                    break
+                damping *= 30
+            if moved < enough:
+                break
+        return logs, curvature
 
 
 def fit_best(

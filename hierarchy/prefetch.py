@@ -281,7 +281,7 @@ def make_prefetcher(spec: str | Prefetcher | type[Prefetcher]) -> Prefetcher:
         chosen = PREFETCHERS[head]
     else:
         raise PolicyError(
-            f"there is no prefetcher {head!r}, there are {', '.join(PREFETCHERS)}; your own are given as file.py:Class "
-            f"or package.module:Class{did_you_mean(head, PREFETCHERS)}"
+            f"there is no prefetcher {head!r}, there are {', '.join(PREFETCHERS)}, and your own as file.py:Class or "
+            f"package.module:Class{did_you_mean(head, PREFETCHERS)}"
         )
     return chosen(**parameters(chosen, rest))

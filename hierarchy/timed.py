@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from lrcsim.errors import ConfigError, LrcsimError, PolicyError, brief
 from lrcsim.hierarchy.arrivals import ArrivalSteps, arrival_steps, check_arrivals
+from lrcsim.hierarchy.compiled import run_compiled, unsupported
 from lrcsim.hierarchy.engine import Engine
 from lrcsim.hierarchy.limits import Limits, time_limits
 from lrcsim.hierarchy.log import Log
@@ -134,6 +135,19 @@ def run_timed(
         ConfigError: options that cannot go together.
         PolicyError: a policy or a prefetcher failed.
     """
+    compiled = _compiled(job, platform, events=log or samples or arrivals is not None)
+    if compiled:
+        told = None if progress is None else _told(progress, job.trace.num_tokens)
+        tally, counts = run_compiled(
+            job,
+            platform.costs,
+            platform.profile,
+            platform.sizes,
+            platform.action,
+            overlap=platform.overlap,
+            progress=told,
+        )
+        return Timed(job, counts, tally, platform, "compiled")
     residency = Residency(
         job, platform.action, platform.dram_pool(job.trace), platform.shrink(len(job.pools)), platform.sizes
     )
@@ -188,6 +202,24 @@ def run_timed(
     if arriving is not None:
         job = replace(job, trace=arriving.trace())
     return Timed(job, residency.finish(), tally, platform, "events", log=kept, samples=seen)
+
+
+def _compiled(job: Replay, platform: Platform, *, events: bool) -> bool:
+    """Return whether the compiled engine is to run it.
+
+    Raises:
+        ConfigError: it was asked for, and cannot.
+    """
+    if platform.engine == "events":
+        return False
+    shrinks = platform.profile.kv_shared
+    reason = "arrivals, timeline and plot need every event" if events else unsupported(
+        job, platform.costs, platform.profile, platform.action, platform.prefetcher,
+        dram_cache=platform.dram is not None, shrinks=shrinks,
+    )  # fmt: skip
+    if reason is not None and platform.engine == "compiled":
+        raise ConfigError(f"engine 'compiled' is for the standard case: {reason}; use 'auto' or 'events'")
+    return reason is None
 
 
 def _told(progress: Progress, total: int) -> Callable[[int], None]:

@@ -63,7 +63,7 @@ class Tally:
     """Everything that is counted in seconds.
 
     Attributes:
-        residency: the caches, whose counts belong to it.
+        residency: the caches, whose counts belong to it; None where they were compiled.
         compute: seconds of the GPU (of the CPU, on a machine without one).
         overhead: seconds of synchronisation and bookkeeping.
         cpu: seconds of the CPU with experts that missed.
@@ -87,7 +87,7 @@ class Tally:
         substituted_weight: those of experts replaced.
     """
 
-    residency: Residency
+    residency: Residency | None
     compute: float = 0.0
     overhead: float = 0.0
     cpu: float = 0.0
@@ -130,14 +130,49 @@ class Tally:
         tokens = step.emitted or (1,) * len(step.sequences)
         self.emitted.append(sum(tokens))
         for request, given in zip(step.sequences, tokens, strict=True):
-            known = self.first_step.get(request)
-            if known is None or (step.phase == PREFILL and request not in self._decoding):
-                self.first_step[request] = (self.arrivals.get(request, begin) if known is None else known[0], end)
+            self._token_given(request, step.phase, begin, end)
             if step.phase == DECODE:
                 self._decoding.add(request)
                 self.gaps.append((end - self._last_end.get(request, begin)) / given)
                 self.gap_tokens.append(given)
             self._last_end[request] = end
+
+    def extend(
+        self, steps: npt.NDArray[np.float64], phases: npt.NDArray[np.uint8], requests: npt.NDArray[np.int64]
+    ) -> None:
+        """Take note of many steps at once, each of one request, which run one after the other.
+
+        Args:
+            steps: float64 [n, 5] as `by_step`.
+            phases: uint8 [n].
+            requests: int64 [n], never falling.
+        """
+        if not len(steps):
+            return
+        self.steps.frombytes(steps.tobytes())
+        self.phases += phases.tobytes()
+        ones = np.ones(len(steps), np.int64)
+        self.emitted.frombytes(ones.tobytes())
+        begin, end = steps[:, 0], steps[:, 1]
+        decode, new = phases == DECODE, np.diff(requests, prepend=-1) != 0
+        before = np.append(0.0, end[:-1])  # end of the request's last step
+        for i in np.flatnonzero(new).tolist():
+            before[i] = self._last_end.get(int(requests[i]), float(begin[i]))
+        self.gaps.frombytes((end - before)[decode].tobytes())
+        self.gap_tokens.frombytes(ones[decode].tobytes())
+        for i in np.flatnonzero(~decode | new).tolist():
+            if i and not new[i] and decode[i - 1]:
+                self._decoding.add(int(requests[i]))
+            self._token_given(int(requests[i]), int(phases[i]), float(begin[i]), float(end[i]))
+        self._decoding.update(requests[decode].tolist())
+        last = np.flatnonzero(np.append(new[1:], True))
+        self._last_end.update(zip(requests[last].tolist(), end[last].tolist(), strict=True))
+
+    def _token_given(self, request: int, phase: int, begin: float, end: float) -> None:
+        """Take note of a step that may give a request its first token: the last one before it decodes."""
+        known = self.first_step.get(request)
+        if known is None or (phase == PREFILL and request not in self._decoding):
+            self.first_step[request] = (self.arrivals.get(request, begin) if known is None else known[0], end)
 
     def count(self, decision: Decision, work: Work, tokens: int) -> None:
         """Take note of what happened to the misses of a layer-step over so many tokens."""

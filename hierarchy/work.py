@@ -14,7 +14,7 @@ from lrcsim.simulator.future import Future
 from lrcsim.simulator.schedule import Schedule
 from lrcsim.traces import DECODE, RoutingTrace
 
-__all__ = ["Step", "TimedSteps", "Work", "steps_of"]
+__all__ = ["Step", "TimedSteps", "Work", "plain_sizes", "steps_of"]
 
 
 @dataclass(slots=True)
@@ -93,7 +93,7 @@ def steps_of(schedule: Schedule, future: Future | None = None) -> Iterator[Step]
 def _steps(schedule: Schedule, future: Future | None) -> Iterator[Step]:
     trace = schedule.trace
     for block in schedule.blocks():
-        if not len(block.keys):
+        if not len(block.layer):  # nothing was recorded in it
             continue
         keys, starts, layers = block.keys.tolist(), block.starts.tolist(), block.layer.tolist()
         tokens = None if block.tokens is None else block.tokens.tolist()
@@ -146,13 +146,20 @@ def _sizes(
             size = StepSize(high - low, outputs, sum(longest.values()), pairs)
             yield size, tuple(longest), tuple(emitted.values()) if kind == DECODE else ()
         return
+    request, sizes = plain_sizes(trace, first, end)
+    for own, (tokens, context, pairs) in zip(request.tolist(), sizes.tolist(), strict=True):
+        yield StepSize(tokens, 1, context, pairs), (own,), ()
+
+
+def plain_sizes(
+    trace: RoutingTrace, first: npt.NDArray[np.int64], end: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return request and size of each step, tokens ``first[i]:end[i]``, where requests run one after the other.
+
+    Returns:
+        int64 [steps], and int64 [steps, 3]: tokens, context, pairs (`StepSize`).
+    """
     request = np.searchsorted(trace.offsets, first, side="right") - 1
-    before = first - trace.offsets[request]
-    for own, done, tokens in zip(request.tolist(), before.tolist(), (end - first).tolist(), strict=True):
-        pairs = tokens * done + tokens * (tokens + 1) // 2
-        yield StepSize(tokens, 1, done + tokens, pairs), (own,), ()
-
-
-def is_decode(step: Step) -> bool:
-    """Return whether a step gives output tokens beyond the first of a request."""
-    return step.phase == DECODE
+    before, tokens = first - trace.offsets[request], end - first
+    pairs = tokens * before + tokens * (tokens + 1) // 2
+    return request, np.stack([tokens, before + tokens, pairs], axis=1)

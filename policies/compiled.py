@@ -170,11 +170,13 @@ class CompiledScore(ScorePolicy):
         super().access(batch, missed)
         view, experts, sums, last_use = self.view, self.experts, self.weight_sums, self.last_use
         updates, step, weights, next_use = self.updates(), view.step, view.weights, view.next_use
-        layer = view.layer_of(batch[0])  # a batch is of one layer
         self.age = self.last_evicted
         if self.request_step[0] != view.request:
             self.request_step = view.request, step
             self.layer_uses = [0] * view.num_layers
+        if not batch:  # all missed, and none was loaded
+            return
+        layer = view.layer_of(batch[0])  # a batch is of one layer
         if self.last_run != (step, layer):
             self.last_run = step, layer
             self.layer_runs[layer] += 1

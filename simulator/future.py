@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.policies import NEVER
 from lrcsim.simulator.schedule import Schedule
 
 __all__ = ["Future", "PoolFuture", "next_uses"]
@@ -20,7 +20,7 @@ Ints = npt.NDArray[np.int64]
 
 
 def next_uses(keys: npt.NDArray[np.integer], time: Ints, epoch: Ints | None = None) -> Ints:
-    """Return for every access the time of the next access to the same key, `NEVER` if there is none.
+    """Return for every access the time of the next access to the same key, `policies.base.NEVER` if there is none.
 
     Args:
         keys: int [accesses].
@@ -30,12 +30,10 @@ def next_uses(keys: npt.NDArray[np.integer], time: Ints, epoch: Ints | None = No
     Returns:
         int64 [accesses].
     """
-    order = np.argsort(keys, kind="stable")
-    same = keys[order[1:]] == keys[order[:-1]]
-    if epoch is not None:
-        same &= epoch[order[1:]] == epoch[order[:-1]]
-    result = np.full(len(keys), NEVER, np.int64)
-    result[order[:-1]] = np.where(same, time[order[1:]], NEVER)
+    from lrcsim.simulator.future_kernels import find_next_uses  # numba takes half a second to import
+
+    find: Any = find_next_uses  # compiled: type checkers do not know its arguments
+    result: Ints = find(keys, time, np.zeros(0, np.int64) if epoch is None else epoch)
     return result
 
 

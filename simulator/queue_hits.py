@@ -11,16 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.policies import Policy, engines, profiled, queues, recency
+from lrcsim.simulator.admission import Admission
 from lrcsim.simulator.capacity import PoolSize
 from lrcsim.simulator.queue_kernels import ARC, CLOCK, DALI, LRU, RANDOM, S3_FIFO, SIEVE, SLRU, STATIC, run_queues
-from lrcsim.simulator.queue_lists import QueueSizes, QueueState
+from lrcsim.simulator.queue_lists import FIRST, QUEUE, QUEUES, REQUEST, SECOND, QueueSizes, QueueState
 from lrcsim.simulator.replay import Progress
 from lrcsim.simulator.schedule import Schedule
 from lrcsim.simulator.scored_hits import ScoredHits, batches_of, cost_of_layers, pool_view
 from lrcsim.simulator.stack import RULES
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["QUEUE_POLICIES", "queue_hits"]
+__all__ = ["QUEUE_POLICIES", "QueueRun", "queue_hits"]
 
 QUEUE_POLICIES: dict[type[Policy], int] = {
     recency.Clock: CLOCK,
@@ -64,12 +65,11 @@ def queue_hits(
         jobs: threads, one pool at one capacity each at a time; None: all cores. The result does not depend on it.
         progress: told how far it is.
     """
-    kind, stride = QUEUE_POLICIES[type(policy)], trace.num_experts
     runs = [
-        (column, pool, size.layers[0] * stride, *start)
+        (column, pool, QueueRun(policy, size, trace, access, warm, profile))
         for column, of_pools in enumerate(sizes)
         for pool, size in enumerate(of_pools)
-        for start in _start(policy, size, trace, profile)
+        if pool_view(size, trace).slots > 0  # else nothing ever hits
     ]
     accesses = np.zeros(2, np.int64)
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as threads:
@@ -78,13 +78,12 @@ def queue_hits(
             columns = (block.keys, starts, block.request[first], block.phase[first])
 
             def advance(
-                one: tuple[int, int, int, QueueSizes, npt.NDArray[np.int64], QueueState],
+                one: tuple[int, int, QueueRun],
                 batches: list[npt.NDArray[np.int64]] = batches,
-                given: tuple[npt.NDArray[np.generic], ...] = columns,
+                given: tuple[npt.NDArray[Any], ...] = columns,
             ) -> None:
-                _, pool, first_key, size, cost, state = one
-                run: Any = run_queues  # compiled: type checkers do not know its arguments
-                run(kind, size, RULES[access], not warm, first_key, cost, batches[pool], *given, state)
+                _, pool, run = one
+                run.advance(batches[pool], given)
 
             for _ in threads.map(advance, runs):
                 pass
@@ -92,33 +91,76 @@ def queue_hits(
             if progress is not None:
                 progress(block.end_token, trace.num_tokens)
     hits = np.zeros((2, len(sizes)), np.int64)
-    for column, *_, state in runs:
-        hits[:, column] += state.hits
+    for column, _, run in runs:
+        hits[:, column] += run.state.hits
     return ScoredHits(hits, accesses)
 
 
-def _start(
-    policy: Policy, pool: PoolSize, trace: RoutingTrace, profile: npt.NDArray[np.float64] | None
-) -> list[tuple[QueueSizes, npt.NDArray[np.int64], QueueState]]:
-    """Ask a fresh object of the same class and parameters what it makes of a pool; nothing where no expert fits."""
-    view = pool_view(pool, trace)
-    if view.slots == 0:
-        return []  # nothing ever hits
-    if profile is not None:
-        view.profile = profile.tolist()
-    fresh = type(policy)(**{param.name: getattr(policy, param.name) for param in policy.params})
-    fresh.view = view
-    fresh.reset()
-    cost = np.repeat(cost_of_layers(pool, trace.num_layers)[list(pool.layers)], trace.num_experts)
-    pinned = np.array(sorted(fresh.refill() or ()), np.int32) - pool.layers[0] * trace.num_experts
-    kernel_sizes, listed, seeds = QueueSizes(pool.capacity, view.slots), 0, (0, 0)
-    if isinstance(fresh, queues.Slru):
-        kernel_sizes = kernel_sizes._replace(part=fresh.safe_slots)
-    elif isinstance(fresh, queues.S3Fifo):
-        kernel_sizes = kernel_sizes._replace(part=fresh.small_slots, ghost=fresh.ghost_slots, threshold=fresh.threshold)
-    elif isinstance(fresh, engines.Dali):
-        listed = min(fresh.window, max(trace.num_tokens * trace.num_layers * trace.top_k, 1))  # no more is ever seen
-        kernel_sizes = kernel_sizes._replace(threshold=fresh.heavy, window=listed)
-    elif isinstance(fresh, recency.Random):
-        listed, seeds = len(cost), fresh.seeds
-    return [(kernel_sizes, cost, QueueState.new(cost, pinned.astype(np.int32), listed, seeds))]
+class QueueRun:
+    """A pool of a compiled queue policy at one capacity, between blocks.
+
+    Args:
+        policy: an object of a class of `QUEUE_POLICIES`; a fresh one of the same parameters is asked what it makes of
+            the pool.
+        size: the pool; at least one expert fits.
+        trace: the routing trace.
+        access: the rule.
+        warm: whether the cache keeps its contents between requests.
+        profile: float64 [L * E], uses by key in a profiling run, for policies that need it.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        size: PoolSize,
+        trace: RoutingTrace,
+        access: str,
+        warm: bool,
+        profile: npt.NDArray[np.float64] | None,
+    ) -> None:
+        view = pool_view(size, trace)
+        if profile is not None:
+            view.profile = profile.tolist()
+        fresh = type(policy)(**{param.name: getattr(policy, param.name) for param in policy.params})
+        fresh.view = view
+        fresh.reset()
+        first_key = size.layers[0] * trace.num_experts
+        cost = np.repeat(cost_of_layers(size, trace.num_layers)[list(size.layers)], trace.num_experts)
+        pinned = np.array(sorted(fresh.refill() or ()), np.int32) - first_key
+        kernel_sizes, listed, seeds = QueueSizes(size.capacity, view.slots), 0, (0, 0)
+        if isinstance(fresh, queues.Slru):
+            kernel_sizes = kernel_sizes._replace(part=fresh.safe_slots)
+        elif isinstance(fresh, queues.S3Fifo):
+            kernel_sizes = kernel_sizes._replace(
+                part=fresh.small_slots, ghost=fresh.ghost_slots, threshold=fresh.threshold
+            )
+        elif isinstance(fresh, engines.Dali):
+            listed = min(
+                fresh.window, max(trace.num_tokens * trace.num_layers * trace.top_k, 1)
+            )  # no more is ever seen
+            kernel_sizes = kernel_sizes._replace(threshold=fresh.heavy, window=listed)
+        elif isinstance(fresh, recency.Random):
+            listed, seeds = len(cost), fresh.seeds
+        self.state = QueueState.new(cost, pinned.astype(np.int32), listed, seeds)
+        self._fixed = (QUEUE_POLICIES[type(policy)], kernel_sizes, RULES[access], not warm, first_key, cost)
+
+    def advance(
+        self,
+        batches: npt.NDArray[np.int64],
+        columns: tuple[npt.NDArray[Any], ...],
+        admission: Admission | None = None,
+    ) -> int:
+        """Run some layer-steps, ``columns`` being ``keys`` to ``phase`` of the arguments of `run_queues`; return -1."""
+        run: Any = run_queues  # compiled: type checkers do not know its arguments
+        run(*self._fixed, batches, *columns, self.state, admission)
+        return -1  # as `ScoredRun.advance`: none of these fails
+
+    def residents(self) -> int:
+        """Return how many experts are in the pool, not counting pinned ones."""
+        node = self.state.node
+        queue = node[QUEUE, : node.shape[1] - QUEUES]
+        return int(((queue == FIRST) | (queue == SECOND)).sum()) - len(self.state.pinned)
+
+    def request(self) -> int:
+        """Return the request that used the pool last, -1 if none has."""
+        return int(self.state.counter[REQUEST])

@@ -15,6 +15,8 @@ import numba
 
 from lrcsim.policies.base import NEVER
 from lrcsim.policies.compiled import Now
+from lrcsim.simulator.admission import DROPPED, GONE, LOADED, RESIDENT, choose, pack
+from lrcsim.simulator.admission import LOADS as ADMITTED
 from lrcsim.simulator.scored_state import (
     ACCESSES,
     FIRST_STEP,
@@ -42,6 +44,7 @@ from lrcsim.simulator.scored_state import (
     WEIGHT,
     WEIGHT_AHEAD,
     WEIGHT_SUM,
+    ahead_in,
 )
 from lrcsim.simulator.stack import CORESIDENT, PAPER
 
@@ -113,7 +116,7 @@ def _empty(state):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold, slots, capacity, cost, stride, num_layers, first_key, batches, keys, starts, step, request, phase, weights, ahead, next_use, state):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold, slots, capacity, cost, stride, num_layers, first_key, batches, keys, starts, step, request, phase, weights, ahead, next_use, state, admission):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Advance a pool over some layer-steps of a block.
 
     Args:
@@ -142,6 +145,8 @@ def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold,
         ahead: float64 [accesses], `Expert.weight_ahead`, or empty.
         next_use: int64 [accesses], or empty.
         state: `ScoredState`, advanced in place.
+        admission: `Admission`, only with ``CORESIDENT``; then ``keys``, ``weights``, ``ahead`` and ``next_use`` are
+            changed where not all misses are loaded. None: all are, and nobody asks.
 
     Returns:
         -1, or the step at which the policy failed.
@@ -155,6 +160,8 @@ def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold,
     for batch in batches:
         if request[batch] != counter[REQUEST]:
             if cold and counter[REQUEST] >= 0:
+                if admission is not None:
+                    admission.counter[DROPPED] += size
                 _empty(state)
                 size = held = loads = used = 0
             counter[REQUEST] = request[batch]
@@ -162,6 +169,20 @@ def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold,
             runs[LAYER_USES] = 0
         low, high, now_step, now_request = starts[batch], starts[batch + 1], step[batch], request[batch]
         found = 0
+        first_load = loads
+        if admission is not None:
+            for i in range(low, high):
+                admission.served[i] = RESIDENT if place[keys[i] - first_key] >= 0 else LOADED
+            admission.counter[ADMITTED] += choose(admission.share, admission.tokens, admission.served, low, high)
+            end = pack(keys, admission.served, low, high)
+            if end == low:
+                continue
+            if end < high and len(next_use):
+                pack(next_use, admission.served, low, high)
+            if end < high and len(weights):
+                pack(weights, admission.served, low, high)
+                ahead_in(weights, low, end, ahead)
+            high = end
         if access == PAPER:  # all are looked up first, and the first distinct experts are free
             for i in range(low, high):
                 index = keys[i] - first_key
@@ -257,6 +278,8 @@ def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold,
                     size -= 1
                     held -= cost[victim // stride]
                     age[0] = worth[victim - first_key]
+                    if admission is not None:
+                        admission.counter[GONE] += load_order[victim - first_key] > first_load
         hits[phase[batch]] += found
     counter[SIZE], counter[HELD], counter[LOADS], counter[ACCESSES] = size, held, loads, used
     return -1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -14,16 +14,27 @@ from numba.core.errors import NumbaError
 
 from lrcsim.errors import PolicyError
 from lrcsim.policies import CompiledScore, View
+from lrcsim.simulator.admission import Admission
 from lrcsim.simulator.capacity import PoolSize
 from lrcsim.simulator.future import Future
 from lrcsim.simulator.replay import Progress
 from lrcsim.simulator.schedule import Block, Schedule
 from lrcsim.simulator.scored import run_scored
-from lrcsim.simulator.scored_state import USE_ORDER, ScoredState, ahead_of, compile_policy
+from lrcsim.simulator.scored_state import REQUEST, SIZE, USE_ORDER, ScoredState, ahead_of, compile_policy
 from lrcsim.simulator.stack import RULES
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["ScoredHits", "batches_of", "cost_of_layers", "pool_view", "scored_hits"]
+__all__ = [
+    "ScoredHits",
+    "ScoredRun",
+    "batches_of",
+    "cost_of_layers",
+    "pool_view",
+    "refuse_failed",
+    "scored_columns",
+    "scored_functions",
+    "scored_hits",
+]
 
 HEAP_FROM = 128
 """Slots from which a heap is faster than searching the residents for the least worth: at 64 slots a search is up to
@@ -70,58 +81,120 @@ def scored_hits(
     Raises:
         PolicyError: ``worth`` or ``update`` cannot be compiled, or fails.
     """
-    stride, layers = trace.num_experts, trace.num_layers
     schedule = Schedule(trace, prefill, weights="weights" in policy.needs | policy.wants)
     future = Future(schedule, access, warm) if "future" in policy.needs else None
-    try:
-        worths, values = compile_policy(policy)
-    except NumbaError as error:
-        raise PolicyError(_not_compiled(policy, error)) from error
-    what = (worths, values or worths, values is not None, policy.at_use)
+    functions = scored_functions(policy)
     runs = [
-        (column, pool, ScoredState.empty(stride * len(size.layers), layers))
+        (column, pool, ScoredRun(policy, functions, size, trace, access, warm))
         for column, of_pools in enumerate(sizes)
         for pool, size in enumerate(of_pools)
         if pool_view(size, trace).slots > 0  # else nothing ever hits
     ]
-    larger_first = -np.arange(stride * layers)
     accesses = np.zeros(2, np.int64)
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as threads:
         for block in schedule.blocks():
             first, starts, batches = batches_of(block, access, sizes[0])
-            columns = (
-                *(block.keys, starts, block.step[first], block.request[first], block.phase[first]),
-                *(*_weights(block), _next_use(block, future)),
-            )
+            columns = scored_columns(block, first, starts, future)
 
             def advance(
-                one: tuple[int, int, ScoredState],
+                one: tuple[int, int, ScoredRun],
                 batches: list[npt.NDArray[np.int64]] = batches,
-                given: tuple[npt.NDArray[np.generic], ...] = columns,
+                given: tuple[npt.NDArray[Any], ...] = columns,
             ) -> int:
-                column, pool, state = one
-                size = sizes[column][pool]
-                slots = pool_view(size, trace).slots
-                run: Any = run_scored  # compiled: type checkers do not know its arguments
-                heap = policy.at_use and slots >= HEAP_FROM
-                ties = larger_first[: len(state.worth)] if policy.larger_key_first else state.whole[USE_ORDER]
-                how = (heap, policy.bypass, ties, RULES[access], not warm)
-                room = (slots, size.capacity, cost_of_layers(size, layers), stride, layers, size.layers[0] * stride)
-                return int(run(*what, *how, *room, batches[pool], *given, state))
+                _, pool, run = one
+                return run.advance(batches[pool], given)
 
-            failed = [step for step in threads.map(advance, runs) if step >= 0]
-            if failed:
-                raise PolicyError(
-                    f"policy {policy.name} failed at step {min(failed)}: worth() or update() raised an error, or "
-                    "returned what is not a number; `lrcsim run` with the same policy and cache says more"
-                )
+            refuse_failed(policy, threads.map(advance, runs))
             accesses += block.accesses_by_phase()
             if progress is not None:
                 progress(block.end_token, trace.num_tokens)
     hits = np.zeros((2, len(sizes)), np.int64)
-    for column, _, state in runs:
-        hits[:, column] += state.hits
+    for column, _, run in runs:
+        hits[:, column] += run.state.hits
     return ScoredHits(hits, accesses)
+
+
+class ScoredRun:
+    """A pool of a compiled score policy at one capacity, between blocks.
+
+    Args:
+        policy: the policy.
+        functions: of `scored_functions`.
+        size: the pool; at least one expert fits.
+        trace: the routing trace.
+        access: the rule.
+        warm: whether the cache keeps its contents between requests.
+    """
+
+    def __init__(
+        self,
+        policy: CompiledScore,
+        functions: tuple[Any, Any, bool],
+        size: PoolSize,
+        trace: RoutingTrace,
+        access: str,
+        warm: bool,
+    ) -> None:
+        stride, layers = trace.num_experts, trace.num_layers
+        self.state = ScoredState.empty(stride * len(size.layers), layers)
+        slots = pool_view(size, trace).slots
+        keys = len(self.state.worth)
+        ties = -np.arange(keys) if policy.larger_key_first else self.state.whole[USE_ORDER]
+        heap = policy.at_use and slots >= HEAP_FROM
+        how = (policy.at_use, heap, policy.bypass, ties, RULES[access], not warm)
+        room = (slots, size.capacity, cost_of_layers(size, layers), stride, layers, size.layers[0] * stride)
+        self._fixed = (*functions, *how, *room)
+
+    def advance(
+        self,
+        batches: npt.NDArray[np.int64],
+        columns: tuple[npt.NDArray[Any], ...],
+        admission: Admission | None = None,
+    ) -> int:
+        """Run some layer-steps, ``columns`` being those of `scored_columns`; return -1, or the step that failed."""
+        run: Any = run_scored  # compiled: type checkers do not know its arguments
+        return int(run(*self._fixed, batches, *columns, self.state, admission))
+
+    def residents(self) -> int:
+        """Return how many experts are in the pool."""
+        return int(self.state.counter[SIZE])
+
+    def request(self) -> int:
+        """Return the request that used the pool last, -1 if none has."""
+        return int(self.state.counter[REQUEST])
+
+
+def scored_functions(policy: CompiledScore) -> tuple[Any, Any, bool]:
+    """Compile a policy: its worths, its new values (anything of that type where there are none), whether there are.
+
+    Raises:
+        PolicyError: they cannot be compiled.
+    """
+    try:
+        worths, values = compile_policy(policy)
+    except NumbaError as error:
+        raise PolicyError(_not_compiled(policy, error)) from error
+    return worths, values or worths, values is not None
+
+
+def scored_columns(
+    block: Block, first: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], future: Future | None
+) -> tuple[npt.NDArray[Any], ...]:
+    """Return what `run_scored` is told of the accesses of a block: ``keys`` to ``next_use`` of its arguments."""
+    return (
+        *(block.keys, starts, block.step[first], block.request[first], block.phase[first]),
+        *(*_weights(block), _next_use(block, future)),
+    )
+
+
+def refuse_failed(policy: CompiledScore, results: Iterable[int]) -> None:
+    """Raise PolicyError where one of `ScoredRun.advance` failed."""
+    failed = [step for step in results if step >= 0]
+    if failed:
+        raise PolicyError(
+            f"policy {policy.name} failed at step {min(failed)}: worth() or update() raised an error, or "
+            "returned what is not a number; `lrcsim run` with the same policy and cache says more"
+        )
 
 
 def pool_view(size: PoolSize, trace: RoutingTrace) -> View:

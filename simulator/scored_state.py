@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from lrcsim.policies.compiled import CompiledScore, Expert, Now
 
-__all__ = ["ScoredState", "ahead_of", "compile_policy"]
+__all__ = ["ScoredState", "ahead_in", "ahead_of", "compile_policy"]
 
 FIRST_STEP, LAST_STEP, LAST_RUN, LAST_REQUEST, LOADED_STEP = range(5)
 LOAD_ORDER, USE_ORDER, USES, USES_RESIDENT, USES_REQUEST, NEXT_USE = range(5, 11)
@@ -177,8 +177,23 @@ def _by_address(function: Callable[..., None]) -> Compiled:
 
 
 @numba.njit(cache=True, nogil=True)
+def ahead_in(weights, low, high, ahead):  # type: ignore[no-untyped-def]
+    """Fill in ``ahead[low:high]``, `Expert.weight_ahead` of the accesses of one layer-step; see `weights_ahead`."""
+    falling = np.arange(low, high)
+    if np.any(weights[low : high - 1] < weights[low + 1 : high]):
+        falling = low + np.argsort(-weights[low:high])
+    total, last = 0.0, falling[0]
+    for i in falling:
+        ahead[i] = ahead[last] if weights[i] == weights[last] and i != last else total
+        total += np.float64(weights[i])  # without the compiler too
+        last = i
+    for i in range(low, high):
+        ahead[i] = ahead[i] / total if total > 0 else 0.0
+
+
+@numba.njit(cache=True, nogil=True)
 def ahead_of(weights, starts):  # type: ignore[no-untyped-def]
-    """Return float64 [accesses], `Expert.weight_ahead` of all accesses of a block; see `weights_ahead`.
+    """Return float64 [accesses], `Expert.weight_ahead` of all accesses of a block.
 
     Args:
         weights: float32 [accesses].
@@ -186,15 +201,5 @@ def ahead_of(weights, starts):  # type: ignore[no-untyped-def]
     """
     ahead = np.zeros(len(weights))
     for row in range(len(starts) - 1):
-        low, high = starts[row], starts[row + 1]
-        falling = np.arange(low, high)
-        if np.any(weights[low : high - 1] < weights[low + 1 : high]):
-            falling = low + np.argsort(-weights[low:high])
-        total, last = 0.0, falling[0]
-        for i in falling:
-            ahead[i] = ahead[last] if weights[i] == weights[last] else total
-            total += np.float64(weights[i])  # without the compiler too
-            last = i
-        for i in range(low, high):
-            ahead[i] = ahead[i] / total if total > 0 else 0.0
+        ahead_in(weights, starts[row], starts[row + 1], ahead)
     return ahead

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from helpers import SIZE, Wishes, link, machine, run, trace
 
-from lrcsim.errors import ConfigError
+from lrcsim.errors import ConfigError, PolicyError
 from lrcsim.hardware import HardwareProfile
 from lrcsim.hierarchy import FixedCosts
 
@@ -725,3 +725,8 @@ def test_a_policy_that_ranks_by_router_weight_goes_with_prefetches() -> None:
     # The pool of layer 1 has seen no weights yet when 1.1 is brought into it.
     found = run(trace("0|1", weights=[[[0.5], [0.5]]]), 4, policy="score-ema", prefetch="oracle")
     assert found.tally.prefetch.useful == 100
+
+
+def test_a_prefetcher_that_names_no_expert() -> None:
+    with pytest.raises(PolicyError, match="returned 60, which is no expert"):
+        run(trace("0"), 4, prefetch=Wishes(after_0_0="10.0"))

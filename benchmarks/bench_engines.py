@@ -1,0 +1,145 @@
+"""How many layer-steps per second do the two engines make, is it flat in trace length, and what is the peak memory?
+
+Generated traces (16 layers, 64 experts, sticky), LRU at a capacity that gives about 2 misses per layer-step, and other
+policies and miss actions, on one core: CPU time of a process of its own for each row, caches, schedule and time
+included, compiling and making the trace not. Peak memory is that of the process, compiler and libraries included. Both
+engines run the short trace, and their hits and times are compared.
+
+    python benchmarks/bench_engines.py [TOKENS]
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from lrcsim.hardware import load_profile
+from lrcsim.hierarchy import Engine, FixedCosts
+from lrcsim.hierarchy.actions import make_action
+from lrcsim.hierarchy.compiled import run_compiled
+from lrcsim.hierarchy.residency import Residency
+from lrcsim.hierarchy.work import steps_of
+from lrcsim.simulator import Schedule
+from lrcsim.simulator.capacity import resolve_capacity
+from lrcsim.simulator.future import Future
+from lrcsim.simulator.replay import Replay
+from lrcsim.traces import RoutingTrace
+
+LAYERS, EXPERTS = 16, 64
+SIZE = 12_000_000
+FLOORS = {"events": 15_000, "compiled": 1_000_000}
+REPEATED = 1_000
+"""Tokens that are drawn; longer traces repeat them, which no cache of less than a layer can notice."""
+
+
+def make_trace(tokens: int, top_k: int, path: Path) -> None:
+    """Draw sticky routing and write it."""
+    rng = np.random.default_rng(1)
+    popularity = -np.log(rng.permuted(np.tile(np.arange(1.0, EXPERTS + 1), (LAYERS, 1)), axis=1))
+    taste = np.zeros((LAYERS, EXPERTS))
+    drawn = np.empty((min(tokens, REPEATED), LAYERS, top_k), np.int16)
+    for token in range(len(drawn)):
+        taste = 0.9 * taste + 0.6 * rng.normal(size=taste.shape)
+        scores = popularity + 1.5 * taste + rng.gumbel(size=taste.shape)
+        drawn[token] = np.argsort(-scores, axis=1)[:, :top_k]
+    experts = np.tile(drawn, (-(-tokens // len(drawn)), 1, 1))[:tokens]
+    RoutingTrace.from_arrays(experts, num_experts=EXPERTS).save(path, compression="none")
+
+
+def run(engine: str, path: Path, policy: str, cache: int, action: str, chunk: int) -> dict[str, float]:
+    """Run one engine in this process."""
+    trace = RoutingTrace.open(path)
+    profile = load_profile("rtx-4090", [f"pcie.chunk={chunk}B"] if chunk else [])
+    costs = FixedCosts(1e-4, 2e-5, 1e-3, 1e-5, SIZE, 6e10)
+    miss = make_action(action, profile)
+    pools = tuple(resolve_capacity(cache, trace.layers, "layer"))
+    job = Replay(trace, policy, pools, "coresident", "step", True)
+    if engine == "compiled":  # compile, or load what was compiled
+        first = RoutingTrace.from_arrays(trace.read("experts", 0, 2), num_experts=EXPERTS)
+        run_compiled(Replay(first, policy, pools, "coresident", "step", True), costs, profile, [SIZE] * LAYERS, miss)
+    started = time.process_time()
+    if engine == "compiled":
+        tally, counts = run_compiled(job, costs, profile, [SIZE] * LAYERS, miss)
+    else:
+        residency = Residency(job, miss, sizes=[SIZE] * LAYERS)
+        needed = residency.pools[0].policy.needs
+        schedule = Schedule(trace)
+        future = Future(schedule, job.access, job.warm) if "future" in needed else None
+        tally = Engine(steps_of(schedule, future), residency, costs, profile, [SIZE] * LAYERS).run()
+        counts = residency.finish()
+    passed = time.process_time() - started
+    rows = trace.num_tokens * LAYERS
+    return {
+        "rate": rows / passed,
+        "misses": int(counts.misses.sum()) / rows,
+        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "total_s": tally.total,
+        "busy_s": tally.links["pcie"].busy_s,
+    }
+
+
+def measure(*arguments: object) -> dict[str, float]:
+    """Run one engine in a process of its own; the better of two."""
+    found: list[dict[str, float]] = []
+    for _ in range(2):
+        command = [sys.executable, __file__, "run", *map(str, arguments)]
+        found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    return max(found, key=lambda one: one["rate"])
+
+
+def main() -> None:
+    """Measure, check and print a table."""
+    tokens = int(sys.argv[1]) if len(sys.argv) > 1 else 400_000
+    print(
+        "| top-k | policy | cache | miss | chunk | engine | tokens | misses per layer-step | layer-steps/s | peak MB |"
+    )
+    print("|---:|---|---:|---|---:|---|---:|---:|---:|---:|")
+    with tempfile.TemporaryDirectory() as folder:
+        for top_k, policy, cache, action, chunk in (
+            (4, "lru", 8, "load", 0),
+            (8, "lru", 22, "load", 0),
+            (8, "lru", 22, "split", 0),
+            (8, "lfu", 25, "load", 0),
+            (8, "lfru", 24, "load", 0),
+            (8, "belady", 13, "load", 0),
+            (8, "lru", 22, "load", 1_000_000),
+        ):
+            agreed: list[dict[str, float]] = []
+            for engine, length in (
+                ("events", 1_000),
+                ("events", 4_000),
+                ("compiled", 1_000),
+                ("compiled", tokens // 10),
+                ("compiled", tokens),
+            ):
+                path = Path(folder, f"{top_k}-{length}.h5")
+                if not path.exists():
+                    make_trace(length, top_k, path)
+                found = measure(engine, path, policy, cache, action, chunk)
+                mark = "" if chunk or found["rate"] >= FLOORS[engine] else " (below)"  # a chunk is an event of its own
+                print(
+                    f"| {top_k} | {policy} | {cache} | {action} | {chunk or ''} | {engine} | {length:,} "
+                    f"| {found['misses']:.2f} | {found['rate']:,.0f}{mark} | {found['memory_mb']:.0f} |",
+                    flush=True,
+                )
+                if length == 1_000:
+                    agreed.append(found)
+            events, compiled = agreed
+            assert events["misses"] == compiled["misses"]
+            for name in ("total_s", "busy_s"):
+                assert abs(events[name] - compiled[name]) <= 1e-9 * events[name], name
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["run"]:
+        engine, path, policy, cache, action, chunk = sys.argv[2:]
+        print(json.dumps(run(engine, Path(path), policy, int(cache), action, int(chunk))))
+    else:
+        main()
