@@ -17,7 +17,7 @@ __all__ = ["plot_front", "plot_pivot"]
 
 
 def plot_pivot(path: str, pivot: Pivot) -> None:
-    """Draw a line for each row of a pivot over its columns; sizes such as 2x, 4x stand where their numbers say.
+    """Draw a line for each row of a pivot: columns such as 2x, 4x stand where their numbers say; names give dots.
 
     Raises:
         ConfigError: another ending than that of a picture.
@@ -35,9 +35,9 @@ def plot_pivot(path: str, pivot: Pivot) -> None:
                 [x for x, _ in points],
                 [y for _, y in points],
                 color=COLOURS[number % len(COLOURS)],
-                linestyle=STYLES[number // len(COLOURS) % len(STYLES)],
+                linestyle=STYLES[number // len(COLOURS) % len(STYLES)] if to_scale else "",
                 marker="o",
-                markersize=3,
+                markersize=3 if to_scale else 6,
                 label=str(name),
             )
         if not to_scale:

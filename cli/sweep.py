@@ -64,17 +64,20 @@ def sweep(
     if dry_run:
         _dry_run(plan, tasks, jobs or workers or _cores(), json_path)
         return
-    with _progress(len(plan.runs)) as progress:
-        where = _where(jobs, scheduler, workers, tasks)
-        outcome = run_sweep(plan, table, workers=where, retry=retry, replace=replace, progress=progress)
+    where = _where(jobs, scheduler, workers, tasks)
+    try:
+        with _progress(len(plan.runs)) as progress:
+            outcome = run_sweep(plan, table, workers=where, retry=retry, replace=replace, progress=progress)
+    except KeyboardInterrupt:
+        click.echo(f"What is finished is kept beside {table}; the same command does the rest.", err=True)
+        raise
     if json_path is not None:
         summary = {"table": table, "runs": len(plan.runs), "ran": outcome.ran, "failed": outcome.failed}
         write_json(json_path, summary)
     if json_path != "-":
         known = len(plan.runs) - outcome.ran
         before = f", {known:,} were there already" if known else ""
-        console().print(f"{table}: {len(plan.runs):,} rows{before}")
-        console().print(f"lrcsim results {table} shows them", style="dim")
+        click.echo(f"{table}: {len(plan.runs):,} rows{before}; lrcsim results {table} shows them")
     if outcome.failed:
         raise ConfigError(
             f"{outcome.failed:,} of {len(plan.runs):,} runs failed "

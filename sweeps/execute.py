@@ -73,7 +73,6 @@ def _run_pass(task: Task) -> list[Row]:
         told = _arguments(task, task.runs[0], trace)
         spec, profile = told.get("policy", filled["policy"]), told.get("profile")
         policy, rules = make_policy(spec), resolve_rules(filled["access"], filled["prefill"], filled["warm"])
-        refuse_unservable(policy, trace, filled["access"], profiled=profile is not None)
         sizes: dict[str, list[PoolSize]] = {}
         for run in task.runs:
             try:
@@ -81,6 +80,7 @@ def _run_pass(task: Task) -> list[Row]:
                 sizes[run.key] = resolve_capacity(cache, trace.layers, filled["scope"])
             except LrcsimError as error:
                 rows[run.key] = failed_row(_identity(run, task), run.values, _said(error))
+        refuse_unservable(policy, trace, filled["access"], profiled=profile is not None)
         counted = None if profile is None else uses_by_key(profile, like=trace)
         hits, accesses, _ = hits_at(
             trace, spec, list(sizes.values()), filled["scope"], filled["access"], rules, counted, jobs=1

@@ -84,8 +84,8 @@ def read_spec(source: str | Path | Mapping[str, Any], folder: str | Path | None 
 
 def _all(table: Mapping[str, Any], name: str) -> Iterator[Values]:
     grids = table.get("grid", [])
-    for number, grid in enumerate([grids] if isinstance(grids, Mapping) else grids, start=1):
-        where = f"{name}: [grid]" if isinstance(grids, Mapping) else f"{name}: [[grid]] {number}"
+    for number, grid in enumerate(grids if isinstance(grids, list) else [grids], start=1):
+        where = f"{name}: [[grid]] {number}" if isinstance(grids, list) else f"{name}: [grid]"
         axes = []
         for key, values in _flat(_table(grid, where), where):
             if values == []:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -21,6 +24,9 @@ Workers = Callable[[Sequence[Task]], Iterator[list[Row]]]
 
 AHEAD = 2
 """Tasks per process that are handed over beforehand, so that none waits for work."""
+
+ANSWER = "20s"
+"""How long a Dask scheduler may take to answer."""
 
 DIED = "the process that ran it died (killed, or out of memory?)"
 
@@ -70,7 +76,21 @@ def _alone(task: Task) -> list[Row]:
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
     """Make processes that start afresh: a fork would copy threads and open files in the middle of their work."""
-    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(jobs, mp_context=context, initializer=_obey)
+
+
+def _obey() -> None:
+    """End this process at Ctrl-C, silently, and when its parent is killed: it would wait for work for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def on_dask(address: str) -> Workers:
@@ -83,7 +103,7 @@ def on_dask(address: str) -> Workers:
 
     def work(tasks: Sequence[Task]) -> Iterator[list[Row]]:
         try:
-            client = distributed.Client(address, timeout="20s", set_as_default=False)
+            client = distributed.Client(address, timeout=ANSWER, set_as_default=False)
         except (OSError, ValueError) as error:
             raise ConfigError(f"no Dask scheduler answers at {address}: {brief(error)}") from None
         with client:
@@ -117,6 +137,10 @@ def _through(client: Any, tasks: Sequence[Task]) -> Iterator[list[Row]]:
         task = running.pop(future)
         if future.status == "finished":
             yield future.result()
+        elif future.status in ("cancelled", "lost"):
+            raise ConfigError(
+                "the Dask scheduler went away: what is finished is in the table, the same command does the rest"
+            )
         else:  # Dask has tried on other workers what took workers down with it
             error = future.exception()
             died = isinstance(error, distributed.KilledWorker)
