@@ -10,8 +10,11 @@ from lrcsim.cli.output import json_option
 
 __all__ = ["calibrate"]
 
-RUN_ONLY = ("trace", "model", "dtype", "policy", "cache", "scope", "prefill", "warm", "hardware", "overrides")
-RUN_ONLY += ("fit_tokens", "fit", "overlap", "loss", "column", "plot")
+RUN_ONLY = (
+    *("trace", "model", "dtype", "policy", "cache", "scope", "prefill", "warm", "hardware", "overrides"),
+    *("fit_tokens", "fit", "overlap", "loss", "column", "plot"),
+)
+"""Options that mean nothing without --from-run."""
 
 
 @click.command()
@@ -45,7 +48,7 @@ RUN_ONLY += ("fit_tokens", "fit", "overlap", "loss", "column", "plot")
 @click.option("-o", "--output", metavar="FILE", help="Write the profile as TOML.")
 @json_option
 @click.pass_context
-def calibrate(ctx: click.Context, output: str | None, json_path: str | None, **options: Any) -> None:
+def calibrate(ctx: click.Context, /, output: str | None, json_path: str | None, **options: Any) -> None:
     """Make a hardware profile from measurements.
 
     With --from-run: fit at most three numbers of a profile to the first tokens of a run that some engine logged, and

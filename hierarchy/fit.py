@@ -121,10 +121,8 @@ def with_numbers(profile: HardwareProfile, numbers: Mapping[str, float]) -> Hard
     """Return the profile with other numbers at these paths."""
     for path, value in numbers.items():
         part, _, key = path.rpartition(".")
-        if part:
-            profile = replace(profile, **{part: replace(getattr(profile, part), **{key: value})})
-        else:
-            profile = replace(profile, **{key: value})
+        change: dict[str, Any] = {key: value}
+        profile = replace(profile, **({part: replace(getattr(profile, part), **change)} if part else change))
     return profile
 
 
@@ -200,7 +198,8 @@ class _Problem:
             typical = np.sqrt((residual**2).mean(axis=1, keepdims=True))
         else:
             typical = 1.4826 * np.median(np.abs(residual), axis=1, keepdims=True)
-        return np.maximum(typical, SMALLEST * self.mean)
+        spread: FloatArray = np.maximum(typical, SMALLEST * self.mean)
+        return spread
 
     def objective(self, residual: FloatArray, spread: FloatArray, logs: FloatArray, hold: float = 1.0) -> float:
         far, bend = np.abs(residual / spread), self.bend

@@ -101,7 +101,7 @@ class Rerun:
         known = trace.expert_bytes
         self._sizes = np.asarray(expert_bytes(geometry, self.dtype) if known is None else known, np.int64)
         if known is None:
-            trace.layers = trace.layers.with_expert_bytes(self._sizes)
+            trace.layers = trace.layers.with_expert_bytes(self._sizes.tolist())
         tried = make_policy(policy)
         rules = resolve_rules("coresident", prefill, warm)
         refuse_unservable(tried, trace, "coresident", profiled=False)
