@@ -75,6 +75,8 @@ def steps_of(schedule: Schedule, future: Future | None = None) -> Iterator[Step]
 def _steps(schedule: Schedule, future: Future | None) -> Iterator[Step]:
     trace = schedule.trace
     for block in schedule.blocks():
+        if not len(block.keys):  # nothing was recorded
+            continue
         keys, starts, layers = block.keys.tolist(), block.starts.tolist(), block.layer.tolist()
         tokens = None if block.tokens is None else block.tokens.tolist()
         weights = None if block.weights is None else block.weights.tolist()
