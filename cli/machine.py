@@ -12,7 +12,24 @@ from lrcsim.cli.output import check_picture, console, human_bytes
 if TYPE_CHECKING:
     from lrcsim.simulator import Result
 
-__all__ = ["machine_of", "machine_options", "show_time"]
+__all__ = ["machine_of", "machine_options", "served_of", "served_options", "served_text", "show_time"]
+
+SERVED = [
+    click.option("--batch", type=int, metavar="N", help="Requests at once; a step uses the union.  [default: 1]"),
+    click.option(
+        "--batching", metavar="continuous|static", help="When waiting requests join the batch.  [default: continuous]"
+    ),
+    click.option("--draft", type=int, metavar="N", help="Speculative decoding: tokens drafted for each step."),
+    click.option(
+        "--acceptance",
+        metavar="RATE|LIST",
+        help="How many drafts are accepted: a rate, or counts: 2,0,3. [default: 0.7]",
+    ),
+    click.option(
+        "--arrivals", metavar="poisson:RATE|FILE", help="When requests arrive: per second, or a file of seconds."
+    ),
+    click.option("--seed", type=int, metavar="N", help="Of acceptance and arrivals.  [default: 0]"),
+]
 
 OPTIONS = [
     click.option("--hardware", metavar="NAME|FILE", help="Machine to run on; lrcsim hardware lists them."),
@@ -40,6 +57,45 @@ OPTIONS = [
     click.option("--timeline", metavar="FILE", help="Write every span as a Chrome trace (open it in ui.perfetto.dev)."),
     click.option("--plot", metavar="FILE", help="Draw time per token, link use and residency (.png, .svg, .pdf)."),
 ]
+
+
+def served_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a server, which runs several requests at once, to a command."""
+    for option in reversed(SERVED):
+        command = option(command)
+    return command
+
+
+def served_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Take these options out of all, as keywords of `simulate`.
+
+    Raises:
+        ConfigError: --acceptance is no rate and no list, or stands without --draft.
+    """
+    from lrcsim.errors import ConfigError
+
+    names = ("batch", "batching", "draft", "acceptance", "arrivals", "seed")
+    given = {name: value for name in names if (value := options.pop(name)) is not None}
+    draft, acceptance = given.pop("draft", None), given.pop("acceptance", None)
+    if draft is not None:
+        from lrcsim.hierarchy.batching import parse_acceptance
+
+        given["speculative"] = (draft, parse_acceptance(acceptance or "0.7"))
+    elif acceptance is not None:
+        raise ConfigError("--acceptance is that of drafts: say how many with it, as --draft 3")
+    return given
+
+
+def served_text(config: dict[str, Any]) -> str:
+    """Say how requests are run together, empty for one at a time."""
+    if "batch" not in config:
+        return ""
+    text = f", batch {config['batch']} ({config['batching']})"
+    if config["speculative"]:
+        drafts, accepted = config["speculative"]
+        text += f", {drafts} drafts accepted at {accepted}" if isinstance(accepted, float) else f", {drafts} drafts"
+    arrivals = config["arrivals"]
+    return text + ("" if arrivals is None else f", arrivals {arrivals if isinstance(arrivals, str) else 'as listed'}")
 
 
 def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -132,16 +188,22 @@ def show_time(result: Result) -> None:
     ahead = data["prefetch"]
     if ahead["issued_bytes"]:
         issued = ahead["issued_bytes"]
-        kinds = ", ".join(
-            f"{name} {100 * ahead[f'{name}_bytes'] / issued:.0f} %" for name in ("useful", "late", "wasted")
-        )
+        useful, late, wasted = (100 * ahead[f"{name}_bytes"] / issued for name in ("useful", "late", "wasted"))
         out.print(
-            f"prefetched {human_bytes(issued)}: {kinds}; {ahead['displaced']:,} experts put out for it, "
+            f"prefetched {human_bytes(issued)}: useful {useful:.0f} %, late {late:.0f} %, wasted {wasted:.0f} %; "
+            f"{ahead['displaced']:,} experts put out for it, "
             f"{ahead['displaced_missed']:,} of them missed next"
         )
-    missed = {name.replace("_", " "): count for name, count in data["missed"].items() if count}
-    if missed:
-        out.print("misses not loaded whole: " + ", ".join(f"{count:,} {name}" for name, count in missed.items()))
+    missed = data["missed"]
+    kinds = ("on_cpu", "skipped", "substituted", "low_precision")
+    counted = [f"{missed[kind]:,} {kind.replace('_', ' ')}" for kind in kinds if missed[kind]]
+    if counted:
+        dropped = [
+            f"{100 * missed[f'{kind}_weight']:.2f} % of the router weight {kind}"
+            for kind in ("skipped", "substituted")
+            if missed[kind]
+        ]
+        out.print(f"misses not loaded whole: {', '.join(counted + dropped)}")
 
 
 def seconds(amount: float) -> str:

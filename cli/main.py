@@ -29,6 +29,9 @@ COMMANDS = {
     "trace": Lazy("lrcsim.cli.trace", "trace", "Look at, check, import and export routing traces."),
     "policies": Lazy("lrcsim.cli.policies", "policies", "List the eviction policies and what they need."),
     "hardware": Lazy("lrcsim.cli.hardware", "hardware", "List the hardware profiles; one with each number's source."),
+    "calibrate": Lazy(
+        "lrcsim.cli.calibrate", "calibrate", "A hardware profile from measurements: of a recorded run, or this machine."
+    ),
     "models": Lazy("lrcsim.cli.models", "models", "List the model geometries: experts, parameters, bytes."),
 }
 

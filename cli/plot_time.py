@@ -52,7 +52,7 @@ def plot_time(result: Result, path: str) -> None:
 def _per_token(axis: Any, timed: Timed) -> None:
     steps = timed.tally.by_step()
     decode = np.frombuffer(bytes(timed.tally.phases), np.uint8) == DECODE
-    emitted = np.array(timed.tally.sequences)[decode]
+    emitted = np.array(timed.tally.emitted)[decode]
     chosen = steps[decode] * 1e3
     if not len(chosen):
         axis.text(0.5, 0.5, "no decode steps", ha="center", va="center", transform=axis.transAxes)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.machine import machine_of, machine_options, show_time
+from lrcsim.cli.machine import machine_of, machine_options, served_of, served_options, served_text, show_time
 from lrcsim.cli.output import console, human_bytes, json_option, option_bytes, percent, progress_bar, write_json
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ __all__ = ["run"]
     "--profile", metavar="TRACE|self", help="Trace to take expert popularity from, for policies that need it."
 )
 @click.option("--expert-bytes", metavar="SIZE", help="Size of one expert (2.5MiB), where the trace does not have it.")
+@served_options
 @machine_options
 @json_option
 def run(
@@ -82,6 +83,7 @@ def run(
     from lrcsim.simulator import simulate
     from lrcsim.traces import RoutingTrace
 
+    served = served_of(machine)
     hardware = machine_of(machine, timeline=timeline, plot=plot)
     with RoutingTrace.open(trace) as opened:
         if expert_bytes is not None:
@@ -100,6 +102,7 @@ def run(
                 progress=progress,
                 log=timeline is not None,
                 samples=plot is not None,
+                **served,
                 **hardware,
             )
         if timeline is not None:
@@ -129,13 +132,14 @@ def _show(result: Result) -> None:
     cache, config, trace = data["cache"], data["config"], data["trace"]
     out = console()
     phases = f"prefill as {config['prefill']}, " if config["prefill"] else ""
+    requests = config.get("requests", trace["requests"])
     out.print(
-        f"[bold]{trace['model']}[/bold]: {trace['tokens']:,} tokens in {trace['requests']:,} requests, "
+        f"[bold]{trace['model']}[/bold]: {trace['tokens']:,} tokens in {requests:,} requests, "
         f"{trace['num_layers']} MoE layers x {trace['num_experts']} experts, top-{trace['top_k']}"
     )
     out.print(
         f"cache [bold]{config['cache']}[/bold] = {_capacity(config)}, access {config['access']}, {phases}"
-        f"{'warm' if config['warm'] else 'emptied'} between requests"
+        f"{'warm' if config['warm'] else 'emptied'} between requests{served_text(config)}"
     )
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("hit rate")

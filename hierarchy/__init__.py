@@ -1,5 +1,7 @@
 """The memory hierarchy in time: an event-driven engine over links, tiers and compute."""
 
+from lrcsim.hierarchy.arrivals import arrival_steps
+from lrcsim.hierarchy.batching import batched
 from lrcsim.hierarchy.costs import Costs, FixedCosts, RooflineCosts, StepSize
 from lrcsim.hierarchy.engine import Engine
 from lrcsim.hierarchy.log import Log, Span
@@ -15,5 +17,7 @@ __all__ = [
     "RooflineCosts",
     "Span",
     "StepSize",
+    "arrival_steps",
+    "batched",
     "make_prefetcher",
 ]

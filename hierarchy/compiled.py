@@ -32,6 +32,7 @@ from lrcsim.hierarchy.prefetch import NoPrefetch, Prefetcher
 from lrcsim.hierarchy.times import LinkUse, Tally
 from lrcsim.hierarchy.work import plain_sizes
 from lrcsim.policies import make_policy
+from lrcsim.simulator.admission import LOADED
 from lrcsim.simulator.compiled_cache import CompiledCache, has_compiled_cache
 from lrcsim.simulator.replay import Counts, Replay
 
@@ -76,6 +77,8 @@ def unsupported(
         return f"access {job.access} is not coresident"
     if profile.pcie is None and profile.nvme is None:
         return "the machine has no link"
+    if profile.pcie is None and action.share < 1:
+        return "without pcie an expert for the CPU is read from storage first"
     if not hasattr(costs, "table"):
         return f"costs {type(costs).__name__} have no table()"
     return None
@@ -118,10 +121,10 @@ def run_compiled(
     tally, steps_by_phase = Tally(None), np.zeros(2, np.int64)
     run: Any = run_layer_steps  # compiled: type checkers do not know its arguments
     none = np.zeros(0, np.int64)
+    loads = np.zeros((2, trace.num_layers), np.int64)
     for block, served in cache.blocks():
         rows = np.flatnonzero(np.diff(block.step, prepend=-1))
-        first_token = block.first_token[rows]
-        _, step_sizes = plain_sizes(trace, first_token, np.append(first_token[1:], block.end_token)[: len(rows)])
+        _, step_sizes = plain_sizes(trace, block.first_token[rows], block.step_end[rows])
         request, phase = block.request[rows], block.phase[rows]
         steps = np.empty((len(rows), 5))
         run(
@@ -130,6 +133,10 @@ def run_compiled(
             *(np.append(rows, len(block.layer)), request, phase, step_sizes, steps, totals),
         )
         tally.extend(steps, phase, request)
+        if 0 < action.share < 1:
+            cell = block.phase.astype(np.int64) * trace.num_layers + block.layer
+            loaded = np.repeat(cell, np.diff(block.starts))[served == LOADED]
+            loads += np.bincount(loaded, minlength=2 * trace.num_layers).reshape(2, -1)
         steps_by_phase += np.bincount(phase, minlength=2)
         if progress is not None:
             progress(block.end_token)
@@ -152,6 +159,9 @@ def run_compiled(
         loaded_bytes=totals.loads @ size_of_layer,
     )
     cache.finish(counts)
+    if action.share == 1:
+        loads = counts.misses
+    counts.loads, counts.loaded_bytes = loads.sum(axis=1), loads @ size_of_layer
     return tally, counts
 
 

@@ -20,13 +20,13 @@ class StepSize(NamedTuple):
 
     Attributes:
         tokens: run through the model.
-        sequences: requests among them; each gets one token out of the step.
+        outputs: tokens whose output is computed: one for each request, or every one that is verified.
         context: tokens of KV cache read, over the requests.
         pairs: pairs of a token and one it attends to.
     """
 
     tokens: int
-    sequences: int
+    outputs: int
     context: int
     pairs: int
 
@@ -187,9 +187,9 @@ class RooflineCosts:
         return sum(self._part(part, size) for part in self.parts[layer])
 
     def after(self, size: StepSize) -> float:
-        """Seconds of the dense blocks at the end, and of the output matrix for one token per request."""
+        """Seconds of the dense blocks at the end, and of the output matrix."""
         weights, operations = self.head
-        head = max(weights / self.bandwidth, operations * size.sequences / self.compute) + self.overhead
+        head = max(weights / self.bandwidth, operations * size.outputs / self.compute) + self.overhead
         return sum(self._part(part, size) for part in self.rest) + head
 
     def expert(self, layer: int, tokens: int) -> float:

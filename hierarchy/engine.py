@@ -10,90 +10,57 @@ A layer-step runs so:
 4. Each expert that arrives is computed when the GPU is free. The layer ends when its last expert has.
 
 Without overlap the experts are computed only when all have arrived, and nothing is brought ahead.
+
+From storage an expert moves whole to DRAM, then whole to the GPU. A prefetch that leaves the cache under way
+ends with the chunk that is moving; but its read from storage goes on, because the cache in DRAM counts on it. What a
+policy loads of its own accord (`Policy.refill`) is there at once and costs nothing.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import simpy
 
+from lrcsim.errors import ConfigError, PolicyError
 from lrcsim.hardware import HardwareProfile
 from lrcsim.hierarchy.costs import Costs
-from lrcsim.hierarchy.flows import Flow, Flows, Lane
-from lrcsim.hierarchy.links import DEMAND, PREFETCH, LinkServer, Transfer
+from lrcsim.hierarchy.cpu import CpuQueue
+from lrcsim.hierarchy.fetch import Fetch
+from lrcsim.hierarchy.flows import Flows
+from lrcsim.hierarchy.links import DEMAND, PREFETCH, LinkServer
 from lrcsim.hierarchy.log import Log
 from lrcsim.hierarchy.prefetch import NoPrefetch, Prefetcher
 from lrcsim.hierarchy.residency import Lookup, Residency
 from lrcsim.hierarchy.times import Tally
-from lrcsim.hierarchy.work import Step, Work
+from lrcsim.hierarchy.work import Step, TimedSteps, Work
 
 __all__ = ["Engine"]
-
-
-class Fetch:
-    """One expert's way to the GPU: a transfer on each link of its path, one after the other."""
-
-    __slots__ = ("cancelled", "done", "key", "legs", "priority", "sizes", "transfer", "what")
-
-    def __init__(self, key: int, legs: list[LinkServer], size: int, priority: int, what: str, done: Any) -> None:
-        self.key = key
-        self.legs = legs
-        self.sizes = size
-        self.priority = priority
-        self.what = what
-        self.done = done
-        self.cancelled = False
-        self.transfer: Transfer | None = None
-
-    def start(self) -> None:
-        """Submit the next leg."""
-        link = self.legs.pop(0)
-        self.transfer = Transfer(self.key, self.sizes, self.priority, self._arrived, self.what)
-        link.submit(self.transfer)
-
-    def promote(self, links: Iterable[LinkServer]) -> None:
-        """Make it urgent."""
-        self.priority = DEMAND
-        for link in links:
-            if self.transfer is not None:
-                link.promote(self.transfer)
-
-    def cancel(self) -> None:
-        """Let nothing more of it start."""
-        self.cancelled = True
-        if self.transfer is not None:
-            self.transfer.cancelled = True
-
-    def _arrived(self, _: Transfer) -> None:
-        if self.cancelled:
-            return
-        if self.legs:
-            self.start()
-        else:
-            self.done(self)
 
 
 class Engine:
     """Runs steps over a machine.
 
     Args:
-        steps: what to run.
+        steps: what to run; `TimedSteps` where requests arrive in the course of time.
         residency: the caches.
         costs: seconds of compute.
         profile: the machine.
         sizes: bytes of an expert of each MoE layer.
         overlap: whether transfers run beside compute.
-        prefetcher: what to bring ahead.
+        prefetcher: what to bring ahead; without overlap nothing is.
         log: where to note every span, or None.
         progress: called with the tokens done after each step.
+
+    Raises:
+        ConfigError: the machine has no link that a miss needs, or the policy cannot go with a prefetcher.
+        PolicyError: in `run`, a policy or a prefetcher broke its contract.
     """
 
     def __init__(
         self,
-        steps: Iterable[Step],
+        steps: Iterable[Step] | TimedSteps,
         residency: Residency,
         costs: Costs,
         profile: HardwareProfile,
@@ -102,17 +69,17 @@ class Engine:
         overlap: bool = True,
         prefetcher: Prefetcher | None = None,
         log: Log | None = None,
-        progress: Any = None,
+        progress: Callable[[int], None] | None = None,
     ) -> None:
         self.env = env = simpy.Environment()
-        self.steps = steps
         self.residency = residency
         self.costs = costs
         self.profile = profile
         self.sizes = sizes
         self.stride = residency.pools[0].view.stride
         self.overlap = overlap
-        self.prefetcher = None if isinstance(prefetcher, NoPrefetch) else prefetcher
+        self.prefetcher = prefetcher if overlap and not isinstance(prefetcher, NoPrefetch) else None
+        _check(profile, residency, self.prefetcher)
         self.log = log
         self.progress = progress
         self.flows = Flows(env, profile.dram.bandwidth)
@@ -122,9 +89,16 @@ class Engine:
             if link is not None:
                 self.links[name] = LinkServer(env, name, link, self.flows, log)
         self.tally = Tally(residency)
+        self._next: Callable[[float], Step | float | None]
+        if isinstance(steps, Iterable):
+            following = iter(steps)
+            self._next = lambda _: next(following, None)
+        else:
+            self._next = steps.next
+            self.tally.arrivals = steps.arrivals
         self._in_flight: dict[int, Fetch] = {}  # prefetches that have not arrived
-        self._cpu: deque[tuple[int, int]] = deque()
-        self._cpu_busy = False
+        self._reads: dict[int, Fetch] = {}  # cancelled ones that still bring an expert from storage to DRAM
+        self.cpu = CpuQueue(env, self.flows, costs, self.stride, log)
         # of the running layer-step:
         self._pending = 0
         self._gpu = 0.0  # when the GPU is free
@@ -141,10 +115,17 @@ class Engine:
 
     def _run(self) -> Generator[simpy.Event, Any, None]:
         env, costs, tally = self.env, self.costs, self.tally
-        for step in self.steps:
+        now = 0.0
+        while (step := self._next(now)) is not None:
             begin = env.now
+            if isinstance(step, float):  # nothing to do until a request arrives
+                yield env.timeout(max(step - begin, 0.0))
+                tally.idle += env.now - begin
+                now = max(step, env.now)  # the clock may stand a rounding error before it
+                continue
             if self.residency.begin(step):
                 self._forget_prefetches()
+            self._evict(self.residency.put_out)
             tally.begin()
             for place, work in enumerate(step.layers):
                 yield from self._layer_step(step, place, work)
@@ -154,7 +135,8 @@ class Engine:
                 yield env.timeout(after)
                 self._note(start, "gpu", "output")
                 tally.compute += after
-            tally.end(step, begin, env.now)
+            now = env.now
+            tally.end(step, begin, now)
             if self.log is not None:
                 self.log.step(begin, env.now, step.phase, step.sequences)
             if self.progress is not None:
@@ -173,14 +155,15 @@ class Engine:
         if dense + overhead > 0:
             yield env.timeout(dense + overhead)
             if self.log is not None:
-                self.log.note(start, start + dense, "gpu", "dense", layer=layer)
+                if dense:
+                    self.log.note(start, start + dense, "gpu", "dense", layer=layer)
                 if overhead:
                     self.log.note(start + dense, env.now, "host", "overhead", layer=layer)
         self._layer, self._gpu, self._pending, self._held = layer, env.now, 0, []
         self._tokens = {} if work.tokens is None else dict(zip(work.keys, work.tokens, strict=True))
-        self._evict(found)
         self._use_hits(found)
-        self._start_misses(found)
+        self._evict(found.evicted)
+        self._start_misses(found, step, work)
         if self.prefetcher is not None:
             self._prefetch(step, place, work)
         if self._pending:
@@ -194,46 +177,58 @@ class Engine:
 
     def _use_hits(self, found: Lookup) -> None:
         for key in found.hits:
-            fetch = self._in_flight.get(key)
-            if fetch is not None:
+            fetch = self._in_flight.pop(key, None)
+            if fetch is not None:  # from now on it is this layer's, whatever becomes of its place in the cache
                 self._pending += 1
                 self.tally.used(key, late=True)
-                fetch.promote(self.links.values())
-                if self.log is not None:
-                    self.log.note(self.env.now, self.env.now, "cache", "join", key)
+                fetch.done = self._loaded
+                fetch.promote()
+                self._note(self.env.now, "cache", "join", key)
             else:
                 self.tally.used(key, late=False)
                 self._ready(key)
         for key in found.decision.substitute:
             self._ready(key)
 
-    def _start_misses(self, found: Lookup) -> None:
-        decision, tally = found.decision, self.tally
+    def _start_misses(self, found: Lookup, step: Step, work: Work) -> None:
+        decision, sizes, stored = found.decision, self.sizes, found.from_storage
         for key in decision.load:
             self._pending += 1
-            self._fetch(key, self.sizes[key // self.stride], key in found.from_storage, DEMAND, "load", self._loaded)
+            self._fetch(key, sizes[key // self.stride], key in stored, DEMAND, "load", self._loaded)
         for key in decision.low:
             self._pending += 1
-            size = max(round(self.sizes[key // self.stride] * self.residency.action.fraction), 1)
-            self._fetch(key, size, key in found.from_storage, DEMAND, "load low", self._loaded)
+            size = max(round(sizes[key // self.stride] * self.residency.action.fraction), 1)
+            self._fetch(key, size, key in stored, DEMAND, "load low", self._loaded)
         for key in decision.cpu:
             self._pending += 1
-            if key in found.from_storage:
-                self._read(key, self._on_cpu)
+            if key in stored or key in self._reads or "pcie" not in self.links:
+                self._fetch(key, sizes[key // self.stride], True, DEMAND, "read", self._on_cpu, to_gpu=False)
             else:
-                self._queue_cpu(key)
-        tally.count(decision)
+                self._compute_on_cpu(key)
+        self.tally.count(decision, work, step.size.tokens)
 
-    def _fetch(self, key: int, size: int, from_storage: bool, priority: int, what: str, done: Any) -> Fetch:
-        links = self.links
-        names = (["nvme"] if from_storage or "pcie" not in links else []) + (["pcie"] if "pcie" in links else [])
-        fetch = Fetch(key, [links[name] for name in names], size, priority, what, done)
-        fetch.start()
-        return fetch
-
-    def _read(self, key: int, done: Any) -> None:
-        """Bring an expert from storage to DRAM only."""
-        Fetch(key, [self.links["nvme"]], self.sizes[key // self.stride], DEMAND, "read", done).start()
+    def _fetch(
+        self,
+        key: int,
+        size: int,
+        from_storage: bool,
+        priority: int,
+        what: str,
+        done: Callable[[Fetch], None],
+        to_gpu: bool = True,
+    ) -> Fetch:
+        """Bring an expert from storage or DRAM to the GPU, or from storage to DRAM only."""
+        legs = [self.links["pcie"]] if to_gpu and "pcie" in self.links else []
+        read = self._reads.pop(key, None)
+        if read is not None:  # it is on its way to DRAM already
+            self._note(self.env.now, "cache", "join", key)
+            read.legs, read.size, read.what, read.done = legs, size, what, done
+            if priority == DEMAND:
+                read.promote()
+            return read
+        if from_storage or not legs:
+            legs.insert(0, self.links["nvme"])
+        return Fetch(key, legs, size, priority, what, done)
 
     def _loaded(self, fetch: Fetch) -> None:
         self._ready(fetch.key)
@@ -254,83 +249,89 @@ class Engine:
         if self.log is not None:
             self.log.note(begin, self._gpu, "gpu", "expert", key)
 
+    def _on_cpu(self, fetch: Fetch) -> None:
+        self._compute_on_cpu(fetch.key)
+
+    def _compute_on_cpu(self, key: int) -> None:
+        self.cpu.compute(key, self._tokens.get(key, 1), self._cpu_done)
+
+    def _cpu_done(self, seconds: float) -> None:
+        self.tally.cpu += seconds
+        self._one_done()
+
     def _one_done(self) -> None:
         self._pending -= 1
         if not self._pending and self._waiting is not None:
             self._waiting.succeed()
-
-    def _on_cpu(self, fetch: Fetch) -> None:
-        self._queue_cpu(fetch.key)
-
-    def _queue_cpu(self, key: int) -> None:
-        self._cpu.append((key, self._tokens.get(key, 1)))
-        if not self._cpu_busy:
-            self._next_on_cpu()
-
-    def _next_on_cpu(self) -> None:
-        self._cpu_busy = bool(self._cpu)
-        if not self._cpu:
-            return
-        key, tokens = self._cpu.popleft()
-        overhead, size, rate = self.costs.on_cpu(key // self.stride, tokens)
-        begin = self.env.now
-
-        def done() -> None:
-            self.tally.cpu += self.env.now - begin
-            self._note(begin, "cpu", "expert", key)
-            self._one_done()
-            self._next_on_cpu()
-
-        flow = Flow(size, Lane(rate), done)
-        if overhead > 0:
-            ready = self.env.timeout(overhead)
-            ready.callbacks.append(lambda _: self.flows.start(flow))
-        else:
-            self.flows.start(flow)
 
     def _prefetch(self, step: Step, place: int, work: Work) -> None:
         assert self.prefetcher is not None
         wanted = list(self.prefetcher.propose(step, place))
         if not wanted:
             return
-        residency = self.residency
+        residency, end = self.residency, self.stride * len(self.sizes)
         protected = {*work.keys, *self._in_flight}
         for key in wanted:
-            pool = residency.pool_of_layer[key // self.stride]
-            if key in pool.resident or not pool.prefetch(key, protected):
+            if not 0 <= key < end:
+                raise PolicyError(
+                    f"prefetcher {self.prefetcher.name}: propose() returned {key}, which is no expert: "
+                    f"give keys, layer * {self.stride} + expert, below {end}"
+                )
+            if not residency.bring_ahead(key, step, work.layer, protected):
                 continue
-            for gone in residency.put_out:
-                self._note(self.env.now, "cache", "evict", gone)
-                self.tally.evicted(gone, for_prefetch=True)
-            residency.put_out.clear()
+            self._evict(residency.put_out, for_prefetch=True)
             size = self.sizes[key // self.stride]
             self.tally.prefetched(key, size, step.phase)
-            from_storage = False
-            if residency.dram is not None:
-                residency.dram.view.step = step.number
-                from_storage = bool(residency.dram.coresident([key]))
+            from_storage = bool(residency.below([key], step, key // self.stride))
             self._in_flight[key] = self._fetch(key, size, from_storage, PREFETCH, "prefetch", self._prefetch_arrived)
             protected.add(key)
 
     def _prefetch_arrived(self, fetch: Fetch) -> None:
-        self._in_flight.pop(fetch.key, None)
-        if fetch.priority == DEMAND:  # its layer is waiting for it
-            self._loaded(fetch)
+        del self._in_flight[fetch.key]
 
-    def _evict(self, found: Lookup) -> None:
-        for key in found.evicted:
+    def _evict(self, keys: list[int], for_prefetch: bool = False) -> None:
+        """Take note of what left the cache, and empty the list."""
+        for key in keys:
             fetch = self._in_flight.pop(key, None)
             if fetch is not None:
-                fetch.cancel()
-            self.tally.evicted(key, for_prefetch=False)
+                self._cancel(fetch)
+            self.tally.evicted(key, for_prefetch)
             self._note(self.env.now, "cache", "evict", key)
+        keys.clear()
+
+    def _cancel(self, fetch: Fetch) -> None:
+        """Let nothing more of a prefetch start, but what goes from storage to DRAM: it counts as being there."""
+        if fetch.legs:
+            fetch.legs, fetch.done = [], self._read_for_nobody
+            self._reads[fetch.key] = fetch
+        else:
+            fetch.cancel()
+
+    def _read_for_nobody(self, fetch: Fetch) -> None:
+        del self._reads[fetch.key]
 
     def _forget_prefetches(self) -> None:
         for fetch in self._in_flight.values():
-            fetch.cancel()
+            self._cancel(fetch)
         self._in_flight.clear()
         self.tally.emptied()
 
     def _note(self, start: float, track: str, what: str, key: int = -1) -> None:
         if self.log is not None:
             self.log.note(start, self.env.now, track, what, key)
+
+
+def _check(profile: HardwareProfile, residency: Residency, prefetcher: Prefetcher | None) -> None:
+    if profile.pcie is None and profile.nvme is None:
+        raise ConfigError(
+            f"hardware {profile.name} has neither pcie nor nvme: a missed expert cannot be loaded; set nvme"
+        )
+    if residency.dram is not None and profile.nvme is None:
+        raise ConfigError(f"hardware {profile.name} has no nvme: without it DRAM must hold all experts; set nvme")
+    policy = residency.pools[0].policy
+    if prefetcher is not None and (policy.refills or "future" in policy.needs):
+        reason = "knows the future of uses only" if "future" in policy.needs else "loads experts of its own accord"
+        raise ConfigError(
+            f"policy {policy.name} {reason} and cannot go with prefetcher {prefetcher.name}: "
+            "use another policy, or prefetcher none"
+        )

@@ -27,12 +27,11 @@ class Transfer:
         priority: `DEMAND` or `PREFETCH`.
         done: called when the last byte has arrived.
         what: for the log.
-        started: whether the first chunk was.
         cancelled: the rest is not wanted any more.
         order: place among those of equal priority.
     """
 
-    __slots__ = ("cancelled", "done", "key", "left", "order", "priority", "size", "started", "what")
+    __slots__ = ("cancelled", "done", "key", "left", "order", "priority", "size", "what")
 
     def __init__(self, key: int, size: int, priority: int, done: Callable[[Transfer], None], what: str) -> None:
         self.key = key
@@ -40,7 +39,6 @@ class Transfer:
         self.priority = priority
         self.done = done
         self.what = what
-        self.started = False
         self.cancelled = False
         self.order = 0
 
@@ -111,7 +109,6 @@ class LinkServer:
     def _chunk(self, transfer: Transfer) -> None:
         """Move the next chunk."""
         size = transfer.left if self.link.chunk is None else min(transfer.left, self.link.chunk)
-        transfer.started = True
         transfer.left -= size
         self.bytes += size
         begin = self.env.now

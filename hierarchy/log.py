@@ -40,7 +40,7 @@ class Log:
     """Keeps spans, up to a number of them; ``None`` in place of a log keeps nothing and costs nothing.
 
     Attributes:
-        spans: in the order in which they were noted, that is of their ends.
+        spans: in the order in which they were noted: at their ends, but for the GPU's experts, noted when queued.
         steps: the forward passes whose spans were kept.
         limit: how many are kept.
         dropped: how many more there were.

@@ -128,8 +128,8 @@ class Platform:
             return None
 
         def taken(step: Step, pool: Pool) -> int:
-            size = step.size
-            share = self.kv_bytes(size.sequences, -(-size.context // max(size.sequences, 1))) / pools
+            requests = len(step.sequences)
+            share = self.kv_bytes(requests, -(-step.size.context // max(requests, 1))) / pools
             unit = 1 if pool.size else max(self.sizes[layer] for layer in pool.view.layers)
             return int(-(-share // unit))
 

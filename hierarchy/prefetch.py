@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.errors import PolicyError, did_you_mean
+from lrcsim.hierarchy.reorder import gather
 from lrcsim.hierarchy.work import Step, Work
 from lrcsim.policies.base import Configurable, Param
 from lrcsim.policies.registry import class_in, parameters
@@ -123,8 +124,10 @@ class NextGate(Prefetcher):
         if layer >= self.num_layers:
             return ()
         if step.number != self._step:
-            column = self.trace.columns[f"predictions/{self.distance}"]
-            self._rows = np.asarray(column[step.first_token : step.first_token + step.size.tokens])
+            rows = step.rows
+            if rows is None:
+                rows = np.arange(step.first_token, step.first_token + step.size.tokens)
+            self._rows = gather(self.trace, f"predictions/{self.distance}", rows)
             self._step = step.number
         width = self.width or self.top_k
         ranked = self._rows[:, layer, :width].T.ravel()
@@ -278,7 +281,7 @@ def make_prefetcher(spec: str | Prefetcher | type[Prefetcher]) -> Prefetcher:
         chosen = PREFETCHERS[head]
     else:
         raise PolicyError(
-            f"there is no prefetcher {head!r}, there are {', '.join(PREFETCHERS)}; your own are given as file.py:Class "
-            f"or package.module:Class{did_you_mean(head, PREFETCHERS)}"
+            f"there is no prefetcher {head!r}, there are {', '.join(PREFETCHERS)}, and your own as file.py:Class or "
+            f"package.module:Class{did_you_mean(head, PREFETCHERS)}"
         )
     return chosen(**parameters(chosen, rest))

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from lrcsim.hierarchy.actions import Decision, MissAction
 from lrcsim.hierarchy.work import Step, Work
+from lrcsim.policies import View
 from lrcsim.simulator.pool import Pool
 from lrcsim.simulator.replay import Counts, Replay, make_pools
 
@@ -32,7 +33,7 @@ class Lookup:
 
     hits: list[int]
     decision: Decision
-    from_storage: set[int]
+    from_storage: list[int]
     evicted: list[int]
 
 
@@ -75,6 +76,7 @@ class Residency:
         self._accesses = [[0] * layers, [0] * layers]
         self._misses = [[0] * layers, [0] * layers]
         self._warm = job.warm
+        self._stride = job.trace.num_experts
         self._request = -1
         self._seen: set[int] = set()
         self._refills = self.pools[0].policy.refills
@@ -106,7 +108,7 @@ class Residency:
         layer, keys, phase = work.layer, work.keys, step.phase
         pool = self.pool_of_layer[layer]
         view = pool.view
-        view.step, view.layer, view.request, view.phase = step.number, layer, step.request, phase
+        _tell(view, step, layer)
         if work.weights is not None:
             view.weights = work.weights
         if work.next_use is not None:
@@ -116,19 +118,17 @@ class Residency:
         def admit(missed: list[int]) -> list[int]:
             nonlocal decision
             decision = self.action.decide(missed, work)
-            self._replace_by_resident(decision, pool, work)
+            if decision.substitute:
+                self._load_what_has_no_substitute(missed, decision, pool, work)
             return decision.load
 
         missed = pool.coresident(keys, admit)
-        from_storage: set[int] = set()
+        from_storage: list[int] = []
         hits = keys
         if missed:
             gone = set(missed)
             hits = [key for key in keys if key not in gone]
-            fetched = [*decision.load, *decision.cpu, *decision.low]
-            if self.dram is not None and fetched:
-                self.dram.view.step, self.dram.view.layer = step.number, layer
-                from_storage = set(self.dram.coresident(fetched))
+            from_storage = self.below([*decision.load, *decision.cpu, *decision.low], step, layer)
         loads = len(decision.load) + len(decision.low)
         if loads:
             self._loads[phase] += loads
@@ -152,6 +152,21 @@ class Residency:
         """Return accesses and misses by layer until now, int64 [L] each, both phases together."""
         return np.array(self._accesses).sum(axis=0), np.array(self._misses).sum(axis=0)
 
+    def bring_ahead(self, key: int, step: Step, layer: int, protected: set[int]) -> bool:
+        """Take in an expert that a prefetcher wants while a layer runs; return False where it is not to be fetched."""
+        pool = self.pool_of_layer[key // self._stride]
+        if key in pool.resident:
+            return False
+        _tell(pool.view, step, layer)  # the pool of a later layer still has those of the step before
+        return pool.prefetch(key, protected)
+
+    def below(self, keys: list[int], step: Step, layer: int) -> list[int]:
+        """Ask the cache in DRAM for experts of a layer; return those that must come from storage."""
+        if self.dram is None or not keys:
+            return []
+        _tell(self.dram.view, step, layer)
+        return self.dram.coresident(keys)
+
     def finish(self) -> Counts:
         """Return the counts of everything so far."""
         counts = self.counts
@@ -168,12 +183,16 @@ class Residency:
                 counts.preloaded[layer] += loaded
         return counts
 
-    def _replace_by_resident(self, decision: Decision, pool: Pool, work: Work) -> None:
+    def _load_what_has_no_substitute(self, missed: list[int], decision: Decision, pool: Pool, work: Work) -> None:
         """Load after all what cannot be substituted, because the layer has too few other residents."""
-        if not decision.substitute:
-            return
-        stride = pool.view.stride
+        stride = self._stride
         batch = set(work.keys)
         spare = sum(key // stride == work.layer and key not in batch for key in pool.resident)
-        decision.load += decision.substitute[spare:]
-        del decision.substitute[spare:]
+        if spare < len(decision.substitute):
+            del decision.substitute[spare:]
+            replaced = set(decision.substitute)
+            decision.load = [key for key in missed if key not in replaced]
+
+
+def _tell(view: View, step: Step, layer: int) -> None:
+    view.step, view.layer, view.request, view.phase = step.number, layer, step.request, step.phase

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lrcsim.errors import ConfigError, LrcsimError, PolicyError, brief
+from lrcsim.hierarchy.arrivals import ArrivalSteps, arrival_steps, check_arrivals
+from lrcsim.hierarchy.compiled import run_compiled, unsupported
 from lrcsim.hierarchy.engine import Engine
 from lrcsim.hierarchy.limits import Limits, time_limits
 from lrcsim.hierarchy.log import Log
 from lrcsim.hierarchy.machine import Platform
 from lrcsim.hierarchy.residency import Residency
 from lrcsim.hierarchy.times import Tally
-from lrcsim.hierarchy.work import Step, steps_of
+from lrcsim.hierarchy.work import Step, TimedSteps, steps_of
 from lrcsim.simulator.future import Future
 from lrcsim.simulator.replay import Counts, Progress, Replay
 from lrcsim.simulator.result import Bound
@@ -55,6 +58,7 @@ class Timed:
     """What a run in time found.
 
     Attributes:
+        job: what was run; with arrivals its trace is in the order in which it was.
         counts: hits and misses.
         tally: seconds and bytes.
         platform: what it ran on.
@@ -64,6 +68,7 @@ class Timed:
         samples: the state along the way, where it was asked for.
     """
 
+    job: Replay
     counts: Counts
     tally: Tally
     platform: Platform
@@ -72,10 +77,10 @@ class Timed:
     log: Log | None = None
     samples: Samples | None = None
 
-    def find_limits(self, job: Replay, bounds: Mapping[str, Bound]) -> None:
+    def find_limits(self, bounds: Mapping[str, Bound]) -> None:
         """Work out what the run could not have been shorter than, from what is known of the optimal policy."""
         best = bounds.get("belady-bypass", bounds.get("belady"))
-        self.limits = time_limits(job, self.platform, self.tally, self.counts, best)
+        self.limits = time_limits(self.job, self.platform, self.tally, self.counts, best)
 
     def advice(self) -> list[str]:
         """Return what a reader of the times should be told."""
@@ -109,6 +114,8 @@ def run_timed(
     job: Replay,
     platform: Platform,
     *,
+    arrivals: str | Sequence[float] | None = None,
+    serving: Mapping[str, Any] = MappingProxyType({}),
     log: bool = False,
     samples: bool = False,
     progress: Progress | None = None,
@@ -118,6 +125,8 @@ def run_timed(
     Args:
         job: trace, policy, capacities and rules; access ``"coresident"``.
         platform: the machine.
+        arrivals: when requests arrive (`arrival_times`); None: the steps are those of the trace.
+        serving: with arrivals, ``batch``, ``batching``, ``speculative`` and ``seed`` of `arrival_steps`.
         log: keep every span.
         samples: keep the state along the way.
         progress: called with tokens done and tokens in all.
@@ -126,18 +135,35 @@ def run_timed(
         ConfigError: options that cannot go together.
         PolicyError: a policy or a prefetcher failed.
     """
+    compiled = _compiled(job, platform, events=log or samples or arrivals is not None)
+    if compiled:
+        told = None if progress is None else _told(progress, job.trace.num_tokens)
+        tally, counts = run_compiled(
+            job,
+            platform.costs,
+            platform.profile,
+            platform.sizes,
+            platform.action,
+            overlap=platform.overlap,
+            progress=told,
+        )
+        return Timed(job, counts, tally, platform, "compiled")
     residency = Residency(
         job, platform.action, platform.dram_pool(job.trace), platform.shrink(len(job.pools)), platform.sizes
     )
     policy = residency.pools[0].policy
     prefetcher = platform.prefetcher
+    weights = platform.action.needs_weights or "weights" in policy.needs | policy.wants
+    arriving: ArrivalSteps | None = None
+    if arrivals is not None:
+        check_arrivals(policy, prefetcher)
+        arriving = arrival_steps(job.trace, arrivals, prefill=job.prefill, weights=weights, **serving)
     if prefetcher is not None and "future" in policy.needs:
         raise ConfigError(
             f"policy {policy.name!r} knows the next uses of what is loaded on demand, prefetching would change them: "
             "use prefetch 'none', or another policy"
         )
-    wants_weights = platform.action.needs_weights or "weights" in policy.needs | policy.wants
-    schedule = Schedule(job.trace, job.prefill, weights=wants_weights)
+    schedule = Schedule(job.trace, job.prefill, weights=weights)
     future = Future(schedule, job.access, job.warm) if "future" in policy.needs else None
     if future is not None:
         for pool in residency.pools:
@@ -150,10 +176,10 @@ def run_timed(
         )
         prefetcher.reset()
     watch = _Watch(residency, job.trace.num_tokens) if samples else None
-    steps: Iterable[Step] = steps_of(schedule, future)
+    steps: Iterable[Step] | TimedSteps = steps_of(schedule, future) if arriving is None else arriving
     kept = Log(schedule.stride) if log else None
     engine = Engine(
-        watch.along(steps) if watch else steps,
+        steps if watch is None else watch.along(steps),
         residency,
         platform.costs,
         platform.profile,
@@ -172,9 +198,28 @@ def run_timed(
     except Exception as error:
         who = f"policy {policy.name}" if prefetcher is None else f"policy {policy.name} or prefetcher {prefetcher.name}"
         raise PolicyError(f"{who} failed at {engine.env.now:.6g} s: {brief(error)}") from error
-    return Timed(
-        residency.finish(), tally, platform, "events", log=kept, samples=None if watch is None else watch.finish()
-    )
+    seen = None if watch is None else watch.finish()
+    if arriving is not None:
+        job = replace(job, trace=arriving.trace())
+    return Timed(job, residency.finish(), tally, platform, "events", log=kept, samples=seen)
+
+
+def _compiled(job: Replay, platform: Platform, *, events: bool) -> bool:
+    """Return whether the compiled engine is to run it.
+
+    Raises:
+        ConfigError: it was asked for, and cannot.
+    """
+    if platform.engine == "events":
+        return False
+    shrinks = platform.profile.kv_shared
+    reason = "arrivals, timeline and plot need every event" if events else unsupported(
+        job, platform.costs, platform.profile, platform.action, platform.prefetcher,
+        dram_cache=platform.dram is not None, shrinks=shrinks,
+    )  # fmt: skip
+    if reason is not None and platform.engine == "compiled":
+        raise ConfigError(f"engine 'compiled' is for the standard case: {reason}; use 'auto' or 'events'")
+    return reason is None
 
 
 def _told(progress: Progress, total: int) -> Callable[[int], None]:
@@ -191,15 +236,26 @@ class _Watch:
         self.samples = Samples()
         self.last_token = -self.every
         self.step = 0
+        self.arrivals: dict[int, float] = {}
 
-    def along(self, steps: Iterable[Step]) -> Iterator[Step]:
-        """Pass steps on; take a sample every so many tokens."""
-        for step in steps:
+    def along(self, steps: Iterable[Step] | TimedSteps) -> TimedSteps:
+        """Return a source of the same steps that takes a sample every so many tokens."""
+        if isinstance(steps, Iterable):
+            following = iter(steps)
+            self._next: Callable[[float], Step | float | None] = lambda _: next(following, None)
+        else:
+            self._next, self.arrivals = steps.next, steps.arrivals
+        return self
+
+    def next(self, now: float) -> Step | float | None:
+        """Pass the next step on."""
+        step = self._next(now)
+        if isinstance(step, Step):
             if step.first_token >= self.last_token + self.every:
                 self.last_token = step.first_token
                 self._take(step.number)
             self.step = step.number
-            yield step
+        return step
 
     def finish(self) -> Samples:
         """Take the last sample."""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.hierarchy.actions import Decision
-from lrcsim.hierarchy.work import Step
+from lrcsim.hierarchy.work import Step, Work
 from lrcsim.traces import DECODE, PREFILL
 
 if TYPE_CHECKING:
@@ -70,12 +70,21 @@ class Tally:
         total: seconds in all.
         steps: for each step in order: begin, end, compute, overhead, CPU; seconds.
         phases: phase of each step.
-        first_step: by request, (begin of its first step, end of the step that gave its first token).
-        sequences: requests that got a token, by step.
+        idle: seconds in which no request was there.
+        arrivals: seconds at which each request arrived; empty: when its first step began.
+        first_step: by request, (its arrival, end of the step that gave its first token).
+        emitted: tokens that came out of each step; of a prefill step one for each request in it.
+        gaps: for each decode step of each request, the seconds per token since the end of its last step.
+        gap_tokens: tokens that came after each of these gaps.
         links: use of each link.
         prefetch: what became of prefetched bytes.
         skipped: experts left out.
         substituted: experts replaced.
+        on_cpu: experts run on the CPU.
+        low: experts brought as a copy of low precision.
+        weight: router weights of all experts used, summed over tokens; 0 where nobody asked for weights.
+        skipped_weight: those of experts left out.
+        substituted_weight: those of experts replaced.
     """
 
     residency: Residency | None
@@ -85,7 +94,11 @@ class Tally:
     total: float = 0.0
     steps: array[float] = field(default_factory=lambda: array("d"))
     phases: bytearray = field(default_factory=bytearray)
-    sequences: array[int] = field(default_factory=lambda: array("q"))
+    idle: float = 0.0
+    arrivals: dict[int, float] = field(default_factory=dict)
+    emitted: array[int] = field(default_factory=lambda: array("q"))
+    gaps: array[float] = field(default_factory=lambda: array("d"))
+    gap_tokens: array[int] = field(default_factory=lambda: array("q"))
     first_step: dict[int, tuple[float, float]] = field(default_factory=dict)
     links: dict[str, LinkUse] = field(default_factory=dict)
     prefetch: PrefetchUse = field(default_factory=PrefetchUse)
@@ -93,12 +106,17 @@ class Tally:
     substituted: int = 0
     on_cpu: int = 0
     low: int = 0
+    weight: float = 0.0
+    skipped_weight: float = 0.0
+    substituted_weight: float = 0.0
 
     def __post_init__(self) -> None:
         """Start with nothing under way."""
         self._unused: dict[int, int] = {}  # prefetched and not used yet: bytes
         self._displaced: set[int] = set()
         self._at_begin = (0.0, 0.0, 0.0)
+        self._last_end: dict[int, float] = {}  # by request: of its last step
+        self._decoding: set[int] = set()
 
     def begin(self) -> None:
         """Take note that a step begins."""
@@ -109,37 +127,65 @@ class Tally:
         compute, overhead, cpu = self._at_begin
         self.steps.extend((begin, end, self.compute - compute, self.overhead - overhead, self.cpu - cpu))
         self.phases.append(step.phase)
-        self.sequences.append(len(step.sequences))
-        for request in step.sequences:
+        tokens = step.emitted or (1,) * len(step.sequences)
+        self.emitted.append(sum(tokens))
+        for request, given in zip(step.sequences, tokens, strict=True):
             self._token_given(request, step.phase, begin, end)
+            if step.phase == DECODE:
+                self._decoding.add(request)
+                self.gaps.append((end - self._last_end.get(request, begin)) / given)
+                self.gap_tokens.append(given)
+            self._last_end[request] = end
 
     def extend(
         self, steps: npt.NDArray[np.float64], phases: npt.NDArray[np.uint8], requests: npt.NDArray[np.int64]
     ) -> None:
-        """Take note of many steps at once, each of one request.
+        """Take note of many steps at once, each of one request, which run one after the other.
 
         Args:
             steps: float64 [n, 5] as `by_step`.
             phases: uint8 [n].
-            requests: int64 [n].
+            requests: int64 [n], never falling.
         """
+        if not len(steps):
+            return
         self.steps.frombytes(steps.tobytes())
         self.phases += phases.tobytes()
-        self.sequences.frombytes(np.ones(len(steps), np.int64).tobytes())
-        for i in np.flatnonzero((phases == PREFILL) | (np.diff(requests, prepend=-1) != 0)).tolist():
-            self._token_given(int(requests[i]), int(phases[i]), float(steps[i, 0]), float(steps[i, 1]))
+        ones = np.ones(len(steps), np.int64)
+        self.emitted.frombytes(ones.tobytes())
+        begin, end = steps[:, 0], steps[:, 1]
+        decode, new = phases == DECODE, np.diff(requests, prepend=-1) != 0
+        before = np.append(0.0, end[:-1])  # end of the request's last step
+        for i in np.flatnonzero(new).tolist():
+            before[i] = self._last_end.get(int(requests[i]), float(begin[i]))
+        self.gaps.frombytes((end - before)[decode].tobytes())
+        self.gap_tokens.frombytes(ones[decode].tobytes())
+        for i in np.flatnonzero(~decode | new).tolist():
+            if i and not new[i] and decode[i - 1]:
+                self._decoding.add(int(requests[i]))
+            self._token_given(int(requests[i]), int(phases[i]), float(begin[i]), float(end[i]))
+        self._decoding.update(requests[decode].tolist())
+        last = np.flatnonzero(np.append(new[1:], True))
+        self._last_end.update(zip(requests[last].tolist(), end[last].tolist(), strict=True))
 
     def _token_given(self, request: int, phase: int, begin: float, end: float) -> None:
+        """Take note of a step that may give a request its first token: the last one before it decodes."""
         known = self.first_step.get(request)
-        if known is None or phase == PREFILL:
-            self.first_step[request] = (begin if known is None else known[0], end)
+        if known is None or (phase == PREFILL and request not in self._decoding):
+            self.first_step[request] = (self.arrivals.get(request, begin) if known is None else known[0], end)
 
-    def count(self, decision: Decision) -> None:
-        """Take note of what happened to misses."""
+    def count(self, decision: Decision, work: Work, tokens: int) -> None:
+        """Take note of what happened to the misses of a layer-step over so many tokens."""
         self.skipped += len(decision.skip)
         self.substituted += len(decision.substitute)
         self.on_cpu += len(decision.cpu)
         self.low += len(decision.low)
+        if work.weights is not None:
+            self.weight += sum(work.weights) * tokens
+            if decision.skip or decision.substitute:
+                weight = dict(zip(work.keys, work.weights, strict=True))
+                self.skipped_weight += sum(weight[key] for key in decision.skip) * tokens
+                self.substituted_weight += sum(weight[key] for key in decision.substitute) * tokens
         if self._displaced:
             for missed in (decision.load, decision.cpu, decision.skip, decision.substitute, decision.low):
                 for key in missed:
@@ -188,8 +234,8 @@ class Tally:
         return np.frombuffer(self.steps, np.float64).reshape(-1, 5) if self.steps else np.zeros((0, 5))
 
     def decode_tokens(self) -> int:
-        """Return the tokens that decode steps gave."""
-        return sum(given for given, phase in zip(self.sequences, self.phases, strict=True) if phase == DECODE)
+        """Return the tokens that came out of decode steps."""
+        return sum(given for given, phase in zip(self.emitted, self.phases, strict=True) if phase == DECODE)
 
     def to_dict(self) -> dict[str, Any]:
         """Return ``time``, ``links``, ``prefetch``, ``missed`` as JSON values; seconds unless a name says otherwise."""
@@ -197,10 +243,9 @@ class Tally:
         phases = np.frombuffer(bytes(self.phases), np.uint8)
         wall = steps[:, 1] - steps[:, 0]
         decode = phases == DECODE
-        tokens = np.frombuffer(self.sequences, np.int64)[decode] if len(phases) else np.zeros(0, np.int64)
         decode_s, prefill_s = float(wall[decode].sum()), float(wall[~decode].sum())
         decode_tokens = self.decode_tokens()
-        per_token = np.repeat(wall[decode] * 1e3, tokens)
+        per_token = np.repeat(np.array(self.gaps) * 1e3, np.array(self.gap_tokens, np.int64))
         first = np.array([end - begin for begin, end in self.first_step.values()]) * 1e3
         time = {
             "total_s": self.total,
@@ -209,7 +254,8 @@ class Tally:
             "decode_tokens_per_s": decode_tokens / decode_s if decode_s > 0 else None,
             "decode_ms_per_token": decode_s * 1e3 / decode_tokens if decode_tokens else None,
             "compute_s": self.compute,
-            "stall_s": max(self.total - self.compute - self.overhead, 0.0),
+            "stall_s": max(self.total - self.compute - self.overhead - self.idle, 0.0),
+            "idle_s": self.idle,
             "overhead_s": self.overhead,
             "cpu_s": self.cpu,
             "ttft_ms": percentiles(first),
@@ -241,6 +287,8 @@ class Tally:
                 "skipped": self.skipped,
                 "substituted": self.substituted,
                 "low_precision": self.low,
+                "skipped_weight": self.skipped_weight / self.weight if self.weight else 0.0,
+                "substituted_weight": self.substituted_weight / self.weight if self.weight else 0.0,
             },
         }
 

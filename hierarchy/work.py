@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from lrcsim.simulator.future import Future
 from lrcsim.simulator.schedule import Schedule
 from lrcsim.traces import DECODE, RoutingTrace
 
-__all__ = ["Step", "Work", "plain_sizes", "steps_of"]
+__all__ = ["Step", "TimedSteps", "Work", "plain_sizes", "steps_of"]
 
 
 @dataclass(slots=True)
@@ -47,7 +48,9 @@ class Step:
         size: tokens, requests, context.
         sequences: the requests that get a token out of it.
         layers: its layer-steps, in order; MoE layers without a recorded expert are missing.
-        following: the next step, None at the end.
+        following: the next step, None at the end, and where it depends on time.
+        emitted: how many tokens each of its sequences gets out of it; empty: one each.
+        rows: int64 [tokens], its tokens in the trace, where they are not simply those from ``first_token`` on.
     """
 
     number: int
@@ -58,6 +61,21 @@ class Step:
     sequences: tuple[int, ...]
     layers: list[Work]
     following: Step | None = None
+    emitted: tuple[int, ...] = ()
+    rows: npt.NDArray[np.int64] | None = None
+
+
+class TimedSteps(Protocol):
+    """Steps that depend on when they are asked for (`lrcsim.hierarchy.arrivals`).
+
+    Attributes:
+        arrivals: seconds at which each request arrived.
+    """
+
+    arrivals: dict[int, float]
+
+    def next(self, now: float) -> Step | float | None:
+        """Return the step to run now, or the time before which there is none, or None at the end."""
 
 
 def steps_of(schedule: Schedule, future: Future | None = None) -> Iterator[Step]:
@@ -75,7 +93,7 @@ def steps_of(schedule: Schedule, future: Future | None = None) -> Iterator[Step]
 def _steps(schedule: Schedule, future: Future | None) -> Iterator[Step]:
     trace = schedule.trace
     for block in schedule.blocks():
-        if not len(block.keys):  # nothing was recorded
+        if not len(block.layer):  # nothing was recorded in it
             continue
         keys, starts, layers = block.keys.tolist(), block.starts.tolist(), block.layer.tolist()
         tokens = None if block.tokens is None else block.tokens.tolist()
@@ -85,9 +103,8 @@ def _steps(schedule: Schedule, future: Future | None) -> Iterator[Step]:
             next_use = future.next_use[block.first_access : block.first_access + len(keys)].tolist()
         first = np.flatnonzero(np.diff(block.step, prepend=-1))
         ends = [*first[1:].tolist(), len(layers)]
-        first_tokens = block.first_token[first]
-        sizes = _sizes(trace, first_tokens, np.append(first_tokens[1:], block.end_token))
-        for low, high, (size, sequences) in zip(first.tolist(), ends, sizes, strict=True):
+        sizes = _sizes(trace, block.first_token[first], block.step_end[first], block.phase[first])
+        for low, high, (size, sequences, emitted) in zip(first.tolist(), ends, sizes, strict=True):
             work = [
                 Work(
                     layers[i],
@@ -106,27 +123,32 @@ def _steps(schedule: Schedule, future: Future | None) -> Iterator[Step]:
                 size,
                 sequences,
                 work,
+                emitted=emitted,
             )
 
 
 def _sizes(
-    trace: RoutingTrace, first: npt.NDArray[np.int64], end: npt.NDArray[np.int64]
-) -> Iterator[tuple[StepSize, tuple[int, ...]]]:
-    """Yield the size of each step ``first[i]:end[i]`` of tokens, and its requests."""
-    if "position" in trace.columns:
-        base = int(first[0])
-        position = trace.read("position", base, int(end[-1]))
-        sequence = trace.read("sequence", base, int(end[-1]))
-        for low, high in zip((first - base).tolist(), (end - base).tolist(), strict=True):
+    trace: RoutingTrace, first: npt.NDArray[np.int64], end: npt.NDArray[np.int64], phase: npt.NDArray[np.uint8]
+) -> Iterator[tuple[StepSize, tuple[int, ...], tuple[int, ...]]]:
+    """Yield of each step ``first[i]:end[i]`` of tokens its size, its requests, and the tokens each gets if not one."""
+    if "sequence" in trace.columns:  # a server's order (`batching`)
+        base, last = int(first[0]), int(end[-1])
+        position = trace.read("position", base, last)
+        columns = [trace.read(name, base, last).tolist() for name in ("sequence", "position", "kept")]
+        for low, high, kind in zip((first - base).tolist(), (end - base).tolist(), phase.tolist(), strict=True):
             longest: dict[int, int] = {}
-            for request, place in zip(sequence[low:high].tolist(), position[low:high].tolist(), strict=True):
+            emitted: dict[int, int] = {}
+            for request, place, kept in zip(*(column[low:high] for column in columns), strict=True):
                 longest[request] = max(longest.get(request, 0), place + 1)
+                emitted[request] = emitted.get(request, 0) + kept
             pairs = int(position[low:high].sum()) + high - low
-            yield StepSize(high - low, len(longest), sum(longest.values()), pairs), tuple(longest)
+            outputs = high - low if kind == DECODE else len(longest)
+            size = StepSize(high - low, outputs, sum(longest.values()), pairs)
+            yield size, tuple(longest), tuple(emitted.values()) if kind == DECODE else ()
         return
     request, sizes = plain_sizes(trace, first, end)
     for own, (tokens, context, pairs) in zip(request.tolist(), sizes.tolist(), strict=True):
-        yield StepSize(tokens, 1, context, pairs), (own,)
+        yield StepSize(tokens, 1, context, pairs), (own,), ()
 
 
 def plain_sizes(
@@ -141,8 +163,3 @@ def plain_sizes(
     before, tokens = first - trace.offsets[request], end - first
     pairs = tokens * before + tokens * (tokens + 1) // 2
     return request, np.stack([tokens, before + tokens, pairs], axis=1)
-
-
-def is_decode(step: Step) -> bool:
-    """Return whether a step gives output tokens beyond the first of a request."""
-    return step.phase == DECODE

@@ -110,7 +110,7 @@ class Pool:
             return False
         one, view = (key,), self.view
         weights = view.weights
-        view.weights = (0.0,) if weights else ()
+        view.weights = (0.0,) if weights or "weights" in self.policy.needs else ()
         self.policy.access(one, one)
         view.weights = weights
         self._load(one)

@@ -58,7 +58,13 @@ def refuse_unservable(policy: Policy, trace: RoutingTrace, access: str, *, profi
 
     Raises:
         PolicyError: with the reason, and what to do.
+        ConfigError: the trace is in a server's order (`lrcsim.hierarchy.batched`), and the rule runs single tokens.
     """
+    if access == "paper" and "step" in trace.columns:
+        raise ConfigError(
+            "access 'paper' runs one token after the other, which leaves no batches or drafts: "
+            "use access 'coresident' or 'sequential'"
+        )
     if "weights" in policy.needs and "weights" not in trace.columns:
         raise PolicyError(f"policy {policy.name} needs router weights, and this trace has none recorded")
     if "profile" in policy.needs and not profiled:

@@ -37,6 +37,7 @@ class Block:
         request: int64 [layer_steps].
         phase: uint8 [layer_steps], 0 prefill, 1 decode; a trace without phases counts as decode.
         first_token: int64 [layer_steps], first token of the step.
+        step_end: int64 [layer_steps], token after the step's last.
         first_access: accesses in the trace before this block.
         end_token: token after the block's last.
     """
@@ -50,6 +51,7 @@ class Block:
     request: npt.NDArray[np.int64]
     phase: npt.NDArray[np.uint8]
     first_token: npt.NDArray[np.int64]
+    step_end: npt.NDArray[np.int64]
     first_access: int
     end_token: int
 
@@ -211,6 +213,7 @@ class Schedule:
             request=run.request[step],
             phase=run.phase[step],
             first_token=run.starts[:-1][step],
+            step_end=run.starts[1:][step],
             first_access=first_access,
             end_token=last,
         )

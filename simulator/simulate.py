@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lrcsim.errors import ConfigError
 from lrcsim.policies import PolicySpec, make_policy
@@ -37,6 +38,11 @@ def simulate(
     bounds: bool = True,
     record: bool = False,
     progress: Progress | None = None,
+    batch: int = 1,
+    batching: Literal["continuous", "static"] = "continuous",
+    speculative: tuple[int, float | Sequence[int]] | None = None,
+    arrivals: str | Sequence[float] | None = None,
+    seed: int = 0,
     hardware: str | Path | HardwareProfile | None = None,
     log: bool = False,
     samples: bool = False,
@@ -59,6 +65,13 @@ def simulate(
         bounds: also run LRU and the optimum at the same capacity.
         record: keep a hit flag for every access in ``result.counts.hit``, in the order of `Schedule`.
         progress: called with tokens done and tokens in all, over all the replays together.
+        batch: requests that run together at most, as in a server (docs/batching.md): a step's experts are the union.
+        batching: ``"continuous"``: a request joins when a place is free; ``"static"``: when the last batch is done.
+        speculative: ``(n, acceptance)``: a decode step verifies n drafted tokens besides; the rate at which each is
+            accepted, or a list of the numbers accepted.
+        arrivals: with hardware, when requests arrive: seconds, ``"poisson:2.5"`` per second, or a file of numbers.
+            None: all are there from the beginning.
+        seed: of acceptance and arrivals.
         hardware: a machine to run on (`lrcsim.hardware`): a profile's name, a TOML file, a `HardwareProfile`. The
             result then has times; access must be ``"coresident"``. None: hits only.
         log: with hardware, keep every span of time in ``result.timed.log``.
@@ -77,6 +90,15 @@ def simulate(
     tried = make_policy(policy)
     rules = resolve_rules(access, prefill, warm)
     platform = _platform(trace, hardware, machine, access=access, record=record, log=log or samples)
+    serving: dict[str, Any] = {"batch": batch, "batching": batching, "speculative": speculative, "seed": seed}
+    requests = trace.num_requests
+    served = batch != 1 or speculative is not None or arrivals is not None
+    if served:
+        _check_served(access, arrivals, platform)
+        if arrivals is None:
+            from lrcsim.hierarchy.batching import batched
+
+            trace = batched(trace, prefill=rules.prefill, **serving)
     if platform is not None:
         trace = copy(trace)  # the caller's keeps its own sizes
         trace.layers = trace.layers.with_expert_bytes(platform.sizes)
@@ -93,36 +115,56 @@ def simulate(
         from lrcsim.hierarchy.machine import check_memory
         from lrcsim.hierarchy.timed import run_timed
 
-        check_memory(platform, trace, pools, cache)
-        timed = run_timed(job, platform, log=log, samples=samples, progress=part_of(progress, 0, runs))
+        check_memory(platform, trace, pools, cache, batch)
+        told = part_of(progress, 0, runs)
+        timed = run_timed(job, platform, arrivals=arrivals, serving=serving, log=log, samples=samples, progress=told)
         counts = timed.counts
+        if timed.job is not job:  # what was run is known only now
+            job, trace = timed.job, timed.job.trace
+            compared = References(job, scope) if bounds else None
     found: dict[str, Bound] = {}
     if compared is not None:
         if platform is None or platform.on_demand:
             compared.keep(tried.label(), counts)
         found = compared.find(tried.bypass, progress)
     if timed is not None:
-        timed.find_limits(job, found)
+        timed.find_limits(found)
+    config = {
+        "policy": tried.label(),
+        "cache": cache if isinstance(cache, str | int | float) else list(cache),
+        "capacity": [pool.capacity for pool in pools],
+        "capacity_unit": "experts" if pools[0].bytes_per_expert is None else "bytes",
+        "scope": scope,
+        "access": access,
+        "prefill": rules.prefill if "phase" in trace.columns else None,
+        "warm": rules.warm,
+    }
+    if served:
+        config |= serving | {
+            "requests": requests,
+            "arrivals": arrivals if arrivals is None or isinstance(arrivals, str) else list(arrivals),
+        }
+    if platform is not None:
+        config |= platform.to_dict()
     warnings = advice(trace, tried.name, pools, scope, access, counts)
     return Result(
         trace=trace,
-        config={
-            "policy": tried.label(),
-            "cache": cache if isinstance(cache, str | int | float) else list(cache),
-            "capacity": [pool.capacity for pool in pools],
-            "capacity_unit": "experts" if pools[0].bytes_per_expert is None else "bytes",
-            "scope": scope,
-            "access": access,
-            "prefill": rules.prefill if "phase" in trace.columns else None,
-            "warm": rules.warm,
-            **({} if platform is None else platform.to_dict()),
-        },
+        config=config,
         counts=counts,
         bounds={name: bound for name, bound in found.items() if name != "lru"},
         lru=found.get("lru"),
         warnings=warnings + ([] if timed is None else timed.advice()),
         timed=timed,
     )
+
+
+def _check_served(access: str, arrivals: object, platform: Platform | None) -> None:
+    if access == "paper":
+        raise ConfigError(
+            "access 'paper' takes one token at a time: leave out batch, speculative and arrivals, or access"
+        )
+    if arrivals is not None and platform is None:
+        raise ConfigError("arrivals are about time: name a machine with them, as hardware='rtx-4090'")
 
 
 def _platform(

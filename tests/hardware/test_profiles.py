@@ -63,7 +63,7 @@ def refused(path: Path, text: str) -> str:
 def test_the_machines_asked_for_are_there() -> None:
     geforce = {"rtx-3090", "rtx-4090", "rtx-5090", "rtx-4060-laptop"}
     servers = {"a100-40gb", "a100-80gb", "h100-sxm", "h200", "l40s"}
-    others = {"jetson-agx-orin", "apple-m4-max", "desktop-cpu", "phone-ufs"}
+    others = {"jetson-agx-orin", "apple-m4-max", "desktop-cpu", "phone", "phone-ufs"}
     assert geforce | servers | others <= set(profile_names())
     links = {f"pcie{generation}-x{lanes}" for generation in (3, 4, 5) for lanes in (8, 16)}
     assert links == set(component_names("pcie"))

@@ -80,10 +80,11 @@ def check(
     for name in ("cold_misses", "evictions", "bypassed", "resident"):
         assert getattr(counts, name) == getattr(counted, name), name
     assert tally.by_step() == pytest.approx(events.by_step(), rel=1e-9, abs=1e-15)
-    for name in ("phases", "sequences", "on_cpu", "skipped", "substituted", "low", "prefetch"):
+    for name in ("phases", "emitted", "gap_tokens", "on_cpu", "skipped", "substituted", "low", "prefetch"):
         assert getattr(tally, name) == getattr(events, name), name
     for name in ("total", "compute", "overhead", "cpu"):
         assert getattr(tally, name) == pytest.approx(getattr(events, name), rel=1e-9), name
+    assert list(tally.gaps) == pytest.approx(list(events.gaps), rel=1e-9, abs=1e-15)
     assert list(tally.first_step) == list(events.first_step)
     for request, span in events.first_step.items():
         assert tally.first_step[request] == pytest.approx(span, rel=1e-9), request
@@ -95,6 +96,11 @@ def check(
     assert tally.to_dict().keys() == events.to_dict().keys()
     assert told[-1] == job.trace.num_tokens
     return tally, counts
+
+
+def action_of(spec: str, profile: HardwareProfile) -> MissAction:
+    """Make a miss action; ``load`` where experts for the CPU would come from storage, which is not compiled."""
+    return make_action("load" if profile.pcie is None else spec, profile)
 
 
 def job_of(
@@ -239,7 +245,7 @@ def test_equals_the_event_driven_engine(
 ) -> None:
     assert trace.expert_bytes is not None
     job = job_of(trace, policy, cache, scope=scope, prefill=prefill, warm=warm)
-    check(job, costs, profile, trace.expert_bytes.tolist(), make_action(action, profile), overlap)
+    check(job, costs, profile, trace.expert_bytes.tolist(), action_of(action, profile), overlap)
 
 
 @pytest.mark.parametrize("policy", SPECS)
@@ -253,7 +259,7 @@ def test_every_policy(
     costs = FixedCosts(0.01, 0.003, 0.0, 0.0, 2000.0, 9e5)
     assert trace.expert_bytes is not None
     job = job_of(trace, policy, cache, scope="model", prefill=prefill, warm=warm)
-    check(job, costs, profile, trace.expert_bytes.tolist(), make_action(action, profile), overlap)
+    check(job, costs, profile, trace.expert_bytes.tolist(), action_of(action, profile), overlap)
 
 
 class Patient(CompiledScore):
@@ -274,7 +280,7 @@ def test_a_policy_of_ones_own(
 ) -> None:
     profile = machine(Link(1e6, 1e-3, 0.0, 2), dram=1.1e6)
     job = job_of(trace, Patient, cache, scope="model", prefill=prefill, warm=warm)
-    check(job, FixedCosts(0.01, 0.003), profile, [1000] * trace.num_layers, make_action(action, profile), overlap)
+    check(job, FixedCosts(0.01, 0.003), profile, [1000] * trace.num_layers, action_of(action, profile), overlap)
 
 
 @pytest.mark.parametrize("action", ["load", "cpu", "split"])
@@ -291,7 +297,7 @@ def test_roofline_of_every_machine(hardware: str, action: str) -> None:
         return
     for overlap in (True, False):
         job = job_of(trace, "pinned-lru", "2x", prefill="chunk:8")
-        check(job, costs, profile, costs.bytes, make_action(action, profile), overlap)
+        check(job, costs, profile, costs.bytes, action_of(action, profile), overlap)
 
 
 @pytest.mark.parametrize("policy", ["lru", "hobbit", "belady"])
@@ -307,7 +313,7 @@ def test_bundled_trace(policy: str) -> None:
     costs = RooflineCosts(geometry, profile)
     for action, warm in (("load", True), ("split", False)):
         job = job_of(trace, policy, "2x", prefill="chunk:64", warm=warm)
-        check(job, costs, profile, costs.bytes, make_action(action, profile), True)
+        check(job, costs, profile, costs.bytes, action_of(action, profile), True)
 
 
 SHARED = Path(os.environ.get("LRCSIM_SHARED") or Path(__file__).resolve().parents[3] / "shared") / "traces"
@@ -325,7 +331,7 @@ def test_recorded_trace(hardware: str, tmp_path: Path) -> None:
     costs = RooflineCosts(load_geometry("qwen3-30b-a3b"), profile, sizes=trace.expert_bytes)
     for action in ("load", "split"):
         job = job_of(trace, "lru", "4000MiB", scope="model")
-        check(job, costs, profile, costs.bytes, make_action(action, profile), True)
+        check(job, costs, profile, costs.bytes, action_of(action, profile), True)
 
 
 def test_what_it_does_not_do() -> None:
@@ -333,6 +339,8 @@ def test_what_it_does_not_do() -> None:
     profile, costs = machine(Link(1e6, 0.0, 0.0, 1)), FixedCosts()
     load = make_action("load", profile)
     assert unsupported(job_of(trace), costs, profile, load, make_prefetcher("none")) is None
+    flash = machine(None, nvme=Link(1e6, 0.0, 0.0, 1))
+    assert "read from storage first" in str(unsupported(job_of(trace), costs, flash, make_action("cpu", flash)))
     assert {name for name, policy in BUILT_IN.items() if not has_compiled_cache(policy())} == {
         "sch-lookahead",
         "sch-static",

@@ -1,0 +1,130 @@
+"""`lrcsim calibrate` without a run: measure the machine at hand, and write a hardware profile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lrcsim.cli.output import console, human_bytes, progress_bar, write_json
+
+if TYPE_CHECKING:
+    from lrcsim.hardware.measure import Machine, Timing
+
+__all__ = ["calibrate_machine", "machine_options"]
+
+
+def machine_options(command: Any) -> Any:
+    """Add the options of `calibrate_machine` to a command."""
+    for option in (
+        click.option("--no-gpu", "gpu", flag_value=False, default=True, help="Leave a GPU out."),
+        click.option("--quick", is_flag=True, help="A few seconds: fewer repetitions, a smaller file."),
+        click.option("--repetitions", type=int, default=50, show_default=True, help="Of each measurement; at least 3."),
+        click.option(
+            "--sizes",
+            metavar="SIZES",
+            help="Sizes of reads and of an expert, with commas between: 512KiB,2MiB.  [default: 4KiB to 4MiB]",
+        ),
+        click.option(
+            "--folder",
+            metavar="DIR",
+            help="Where to put the file that is read: a folder on the storage that experts would be on.  "
+            "[default: the system's for temporary files]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def calibrate_machine(
+    output: Path | None,
+    json_path: str | None,
+    *,
+    folder: str | None = None,
+    sizes: str | None = None,
+    repetitions: int = 50,
+    quick: bool = False,
+    gpu: bool = True,
+) -> None:
+    """Measure the machine at hand; write its profile, show what was found.
+
+    Args:
+        output: TOML file to write, or None: the profile is printed.
+        json_path: file for every measured time by size, ``"-"`` for standard output, or None.
+        folder: where to put the file that is read, removed afterwards.
+        sizes: of reads and experts, ``"512KiB,2MiB"``.
+        repetitions: of each measurement.
+        quick: whether a few seconds must do.
+        gpu: whether to measure a GPU where torch sees one.
+
+    Raises:
+        ConfigError: an option has a value that is not allowed, or the folder cannot be written to.
+    """
+    from lrcsim.cli.output import option_bytes
+    from lrcsim.hardware.measure import Plan, measure_machine, toml_of
+
+    given: dict[str, Any] = {}
+    if sizes is not None:
+        each = tuple(sorted({option_bytes("--sizes", text.strip()) for text in sizes.split(",")}))
+        given = {"reads": each, "experts": each}
+    plan = Plan(repetitions=repetitions, folder=None if folder is None else Path(folder), gpu=gpu, **given)
+    if quick:
+        plan = plan.quick()
+    with progress_bar("measuring this machine") as progress:
+        machine = measure_machine(plan, progress)
+    text = toml_of(machine)
+    if output is not None:
+        from lrcsim.traces.atomic import replacing
+
+        with replacing(output) as partial:
+            partial.write_text(text, encoding="utf-8")
+    if json_path is not None:
+        write_json(json_path, {**machine.to_dict(), "profile": str(output) if output is not None else None})
+    if json_path == "-":
+        return
+    _show(machine)
+    if output is None:
+        click.echo(f"\n{text}", nl=False)
+    else:
+        click.echo(f"\nprofile written to {output}: lrcsim run --hardware {output}, lrcsim hardware {output}")
+
+
+def _show(machine: Machine) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    out = console()
+    out.print(f"[bold]{escape(machine.name)}[/bold]: {escape(machine.processor)}, {human_bytes(machine.memory)}")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("measured", "size", "median", "p10", "p90", "rate"):
+        table.add_column(heading, no_wrap=True, justify="left" if heading == "measured" else "right")
+
+    def rows(name: str, timings: Sequence[Timing]) -> None:
+        for timing in timings:
+            low, high = timing.percentile(10), timing.percentile(90)
+            rate = f"{timing.rate / 1e9:,.2f} GB/s"
+            table.add_row(name, human_bytes(timing.size), _time(timing.median), _time(low), _time(high), rate)
+
+    rows("memory copy", machine.copies)
+    rows(f"memory copy, {machine.threads} threads", [machine.together])
+    rows("expert on the CPU, cached", [warm for warm, _ in machine.experts])
+    rows("expert on the CPU, from memory", [cold for _, cold in machine.experts])
+    if machine.reads is not None:
+        rows("file read", machine.reads.sizes)
+        for count, timing in machine.reads.lanes.items():
+            rows(f"file read, {count} thread{'s' if count > 1 else ''}", [timing])
+    if machine.gpu is not None:
+        rows("copy to the GPU, pinned", machine.gpu.pinned)
+        rows("copy to the GPU, pageable", machine.gpu.pageable)
+        rows("expert on the GPU", machine.gpu.experts)
+    out.print(table)
+    if machine.reads is not None:
+        out.print(f"file reads past the page cache by {machine.reads.how}, {machine.reads.file_system}")
+    for note in machine.notes:
+        out.print(note)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e6:,.1f} us" if seconds < 1e-3 else f"{seconds * 1e3:,.2f} ms"

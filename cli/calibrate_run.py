@@ -1,0 +1,253 @@
+"""`lrcsim calibrate --from-run`: fit a profile to a measured run, and say how well it foretells the rest of it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lrcsim.cli.output import console, human_bytes, percent, write_json
+
+if TYPE_CHECKING:
+    from lrcsim.hardware import HardwareProfile
+    from lrcsim.hierarchy.calibration import Calibration
+    from lrcsim.hierarchy.measured import MeasuredRun
+    from lrcsim.hierarchy.rerun import Rerun
+    from lrcsim.traces import RoutingTrace
+
+__all__ = ["calibrate_run", "document", "open_or_import", "sourced"]
+
+LABELS = {
+    "fitted": "fitted tokens",
+    "held_out": "held-out tokens",
+    "undisturbed": "  of them undisturbed",
+    "given_compute": "  given their compute",
+    "compute": "  their compute",
+    "stall": "  their stall, given compute",
+    "overhead": "  their overhead",
+    "mean": "baseline: mean of the fitted",
+    "linear": "baseline: line in the misses",
+}
+
+
+def calibrate_run(
+    *,
+    from_run: str,
+    trace: str | None,
+    model: str | None,
+    dtype: str | None,
+    policy: str,
+    cache: str,
+    scope: Any,
+    prefill: str | None,
+    warm: bool | None,
+    hardware: str,
+    overrides: Sequence[str],
+    fit_tokens: int,
+    fit: str | None,
+    overlap: str,
+    loss: Any,
+    column: Sequence[str],
+    plot: str | None,
+    output: str | None,
+    json_path: str | None,
+) -> None:
+    """Fit, predict, compare, and write what was asked for."""
+    from lrcsim.errors import ConfigError, did_you_mean
+    from lrcsim.hardware import load_profile, to_toml
+    from lrcsim.hierarchy.calibration import calibrate
+    from lrcsim.hierarchy.measured import parse_mapping, read_measured
+    from lrcsim.hierarchy.rerun import Rerun
+    from lrcsim.models import load_geometry
+    from lrcsim.traces.atomic import replacing
+
+    if trace is None or model is None:
+        raise ConfigError("--from-run needs --trace, the run's own routing, and --model, the model that ran")
+    beside = {"auto": None, "on": True, "off": False}
+    if overlap not in beside:
+        raise ConfigError(f"--overlap {overlap!r} is not known, use auto, on or off{did_you_mean(overlap, beside)}")
+    if loss not in ("huber", "squares"):
+        raise ConfigError(f"--loss {loss!r} is not known, use huber or squares")
+    if plot is not None:
+        from lrcsim.cli.plot_calibration import picture_ending
+
+        picture_ending(plot)  # before the work
+    run = read_measured(from_run, parse_mapping(column))
+    base = load_profile(hardware, overrides)
+    geometry = load_geometry(model)
+    with open_or_import(trace) as routing:
+        rerun = Rerun(
+            routing, geometry, dtype=dtype, policy=policy, cache=cache, scope=scope, prefill=prefill, warm=warm
+        )
+    found = calibrate(
+        rerun,
+        run,
+        base,
+        fit_tokens=fit_tokens,
+        paths=None if fit is None else [path.strip() for path in fit.split(",")],
+        overlap=beside[overlap],
+        loss=loss,
+    )
+    profile = sourced(found, run)
+    if output is not None:
+        with replacing(output) as partial:
+            partial.write_text(to_toml(profile), encoding="utf-8")
+    if plot is not None:
+        from lrcsim.cli.plot_calibration import plot_calibration
+
+        plot_calibration(plot, found, f"{geometry.name}, {run.name}")
+    result = document(found, run, rerun, base, profile)
+    if json_path is not None:
+        write_json(json_path, result)
+    if json_path != "-":
+        _print(found, run, result)
+
+
+@contextmanager
+def open_or_import(path: str) -> Iterator[RoutingTrace]:
+    """Open an lrcsim trace, or import another tool's into a temporary file first."""
+    from lrcsim.traces import RoutingTrace
+    from lrcsim.traces.importers import import_trace
+
+    source = Path(path)
+    is_ours = path.startswith("bundled:") or source.suffix in (".h5", ".hdf5") or not source.exists()
+    with tempfile.TemporaryDirectory() as folder:
+        if not is_ours:
+            target = Path(folder, "trace.h5")
+            import_trace(source, target)
+        with RoutingTrace.open(path if is_ours else target) as opened:
+            yield opened
+
+
+def sourced(found: Calibration, run: MeasuredRun) -> HardwareProfile:
+    """Return the fitted profile with its fitted numbers saying where they are from."""
+    from dataclasses import replace
+
+    profile = found.best.fit.profile
+    said = {
+        path: f"fitted to the first {found.fitted} decoded tokens of {run.name}, +- {value.spread:.1%}"
+        for path, value in found.best.fit.numbers.items()
+    }
+    return replace(
+        profile,
+        description=f"{profile.name}, {len(said)} numbers fitted to {run.name}",
+        sources=dict(profile.sources) | said,
+    )
+
+
+def document(
+    found: Calibration, run: MeasuredRun, rerun: Rerun, base: HardwareProfile, profile: HardwareProfile
+) -> dict[str, Any]:
+    """Return everything as JSON values: seconds and bytes."""
+    from dataclasses import asdict
+
+    from lrcsim.hardware import to_toml
+
+    return {
+        "run": {
+            "file": run.name,
+            "steps": len(found.measured["wall"]),
+            "prefill_rows": run.prefill_rows,
+            "columns": {
+                role: {"name": c.name, "unit": c.unit, "guessed": c.guessed} for role, c in run.columns.items()
+            },
+            "unused": run.unused,
+        },
+        "model": {"name": rerun.geometry.name, "top_k": rerun.geometry.top_k, "dtype": rerun.dtype},
+        "fit": {
+            "base": base.name,
+            "tokens": found.fitted,
+            "columns": list(found.columns),
+            "overlap": found.best.overlap,
+            "numbers": {
+                path: asdict(value) | {"determined": value.determined} for path, value in found.best.fit.numbers.items()
+            },
+            "residual": found.best.fit.residual,
+            "score": found.best.fit.score,
+            "tried": [
+                {
+                    "overlap": choice.overlap,
+                    "score": choice.fit.score,
+                    "numbers": {path: value.value for path, value in choice.fit.numbers.items()},
+                }
+                for choice in found.tried
+            ],
+        },
+        "agreement": {name: asdict(value) for name, value in found.agreement.items()},
+        "disturbed_tokens": None if found.disturbed is None else int(found.disturbed[found.fitted :].sum()),
+        "bytes": found.bytes,
+        "tokens": {
+            "measured_s": found.measured["wall"].tolist(),
+            "predicted_s": found.predicted.wall.tolist(),
+            "given_compute_s": None if found.given_compute is None else found.given_compute.wall.tolist(),
+            "misses": found.misses.tolist(),
+        },
+        "notes": [*run.notes, *found.notes],
+        "profile": to_toml(profile),
+    }
+
+
+def _print(found: Calibration, run: MeasuredRun, result: dict[str, Any]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from lrcsim.hardware.document import SCHEMA
+    from lrcsim.hardware.units import DIMENSIONS, format_quantity
+
+    out = console()
+    out.print(f"[bold]{escape(run.name)}[/bold]: {escape(run.understood())}", soft_wrap=True)
+    model, fit = result["model"], result["fit"]
+    out.print(
+        f"{model['name']}, top-{model['top_k']}, {model['dtype']}; base {fit['base']}; transfers "
+        f"{'overlap' if fit['overlap'] else 'do not overlap'} compute; fitted {', '.join(fit['columns'])} "
+        f"of {fit['tokens']} tokens\n",
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for heading in ("number", "fitted", "+-", "base"):
+        table.add_column(heading, justify="left" if heading == "number" else "right")
+    for path, value in found.best.fit.numbers.items():
+        kind = SCHEMA[path]
+        assert kind in DIMENSIONS
+        digits = [format_quantity(float(f"{amount:.4g}"), kind) for amount in (value.value, value.base)]
+        table.add_row(
+            path, digits[0], f"{100 * value.spread:.1f} %" if value.determined else "not determined", digits[1]
+        )
+    out.print(table)
+    out.print()
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for heading in ("predicted against measured", "tokens", "total", "mean |error|", "per token"):
+        table.add_column(heading, justify="left" if heading[0] == "p" and "ag" in heading else "right")
+    for name, label in LABELS.items():
+        if name in found.agreement:
+            of = found.agreement[name]
+            errors = (f"{100 * of.total_error:+.1f} %", percent(of.mean_error), percent(of.relative_error))
+            table.add_row(label, str(of.steps), *errors)
+    out.print(table)
+    for line in _bytes(found.bytes):
+        out.print(line, soft_wrap=True)
+    if not found.best.overlap:
+        out.print("Replay this profile without overlap: a profile does not say whether transfers run beside compute.")
+    for note in result["notes"]:
+        out.print(f"[yellow]Note:[/yellow] {escape(note)}", soft_wrap=True)
+    if "held_out" not in found.agreement:
+        click.echo("No token was held out: nothing says how well this foretells.")
+
+
+def _bytes(of: dict[str, Any]) -> list[str]:
+    lines = []
+    if of["recorded_exact_steps"] is not None:
+        lines.append(
+            f"loaded bytes: as the engine recorded them in {of['recorded_exact_steps']} of {of['steps']} tokens"
+        )
+    if of["measured"] is not None:
+        lines.append(
+            f"held-out bytes: simulated {human_bytes(of['simulated'])}, measured {human_bytes(of['measured'])} "
+            f"({100 * of['error']:+.2f} %); with {of['extra_per_load']:,} bytes more per load, as in the fitted "
+            f"tokens, {of['exact_steps']} of {of['steps']} tokens are exact"
+        )
+    return lines

@@ -1,0 +1,107 @@
+"""Doing something several times, and what its times say."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Line", "Timing", "fit_line", "repeat"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Times of one thing.
+
+    Attributes:
+        size: bytes that it moves each time.
+        seconds: each time, in the order in which they were taken.
+    """
+
+    size: int
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Seconds."""
+        return float(np.median(self.seconds))
+
+    @property
+    def rate(self) -> float:
+        """Bytes/s at the median."""
+        return self.size / self.median
+
+    def percentile(self, percent: float) -> float:
+        """Seconds that so many of the times do not exceed."""
+        return float(np.percentile(self.seconds, percent))
+
+    def to_dict(self) -> dict[str, float | int]:
+        """Return size, number of times, median, p10 and p90 in seconds, and the rate, as JSON values."""
+        return {
+            "bytes": self.size,
+            "n": len(self.seconds),
+            "median_s": self.median,
+            "p10_s": self.percentile(10),
+            "p90_s": self.percentile(90),
+            "bytes_per_s": self.rate,
+        }
+
+
+@dataclass(frozen=True)
+class Line:
+    """``seconds = overhead + size / bandwidth``; overhead in seconds, bandwidth in bytes/s."""
+
+    overhead: float
+    bandwidth: float
+
+
+def repeat(
+    size: int,
+    action: Callable[[int], object],
+    repetitions: int,
+    *,
+    inner: int = 1,
+    at_most_s: float = 3.0,
+) -> Timing:
+    """Time an action, once unmeasured and then ``repetitions`` times.
+
+    Args:
+        size: bytes that one call moves.
+        action: called with the number of the call, from 0.
+        repetitions: how many times to keep, at least 3; fewer are taken where they would last too long.
+        inner: calls in a row that count as one time, divided by their number, for what is very short.
+        at_most_s: no further time is begun after so many seconds, once there are 3.
+    """
+    action(0)
+    call = 1
+    begun = time.perf_counter()
+    seconds: list[float] = []
+    while len(seconds) < max(repetitions, 3):
+        start = time.perf_counter()
+        if len(seconds) >= 3 and start - begun > at_most_s:
+            break
+        for _ in range(inner):
+            action(call)
+            call += 1
+        seconds.append((time.perf_counter() - start) / inner)
+    return Timing(size, tuple(seconds))
+
+
+def fit_line(sizes: Sequence[float], seconds: Sequence[float]) -> Line:
+    """Fit a line, each point weighted by 1 / size squared, so that small sizes count as much as large ones.
+
+    Weights by the seconds themselves would favour the points that noise has made short. An overhead below zero is taken
+    as zero, and the bandwidth fitted without it.
+
+    Raises:
+        ValueError: there are fewer than two sizes.
+    """
+    if len(set(sizes)) < 2:
+        raise ValueError("a line needs two sizes")
+    x, y = np.asarray(sizes, float), np.asarray(seconds, float)
+    overhead, per_byte = np.linalg.lstsq(np.stack([1 / x, np.ones(len(x))], axis=1), y / x, rcond=None)[0]
+    if overhead < 0 or per_byte <= 0:
+        overhead, per_byte = 0.0, float((y / x).mean())
+    return Line(float(overhead), float(1 / per_byte))

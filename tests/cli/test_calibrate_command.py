@@ -1,0 +1,134 @@
+"""`lrcsim calibrate --from-run`, from the files an engine leaves to a profile that `lrcsim hardware` reads."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lrcsim.hardware import load_profile
+from lrcsim.hierarchy.fit import with_numbers
+from lrcsim.hierarchy.rerun import Rerun
+from lrcsim.models import load_geometry
+from lrcsim.traces import RoutingTrace
+
+TRUTH = {"cpu.bandwidth": 17e9, "nvme.bandwidth": 2.1e9, "expert_overhead": 250e-6}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> list[str]:
+    """A made run of OLMoE with the options that name it; its columns have names of their own."""
+    geometry = load_geometry("olmoe-1b-7b")
+    layers, experts = len(geometry.moe_layers), geometry.experts
+    rng = np.random.default_rng(1)
+    ids = np.argsort(rng.random((26, layers, experts)) * np.linspace(1, 4, experts), axis=2)[:, :, : geometry.top_k]
+    phase = np.array([0] * 2 + [1] * 24, np.uint8)
+    trace = RoutingTrace.from_arrays(ids.astype(np.int16), num_experts=experts, phase=phase, model="olmoe")
+    trace.save(tmp_path / "route.h5")
+    rerun = Rerun(trace, geometry, dtype="q4_k_m", cache="24")
+    times = rerun.times(with_numbers(load_profile("phone"), TRUTH))
+    with open(tmp_path / "metrics.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["token", "t_us", "gpu_ms", "wait_ms", "host_ms", "io_mib"])
+        for row in zip(range(24), times.wall, times.compute, times.stall, times.overhead, rerun.bytes, strict=True):
+            token, wall, compute, stall, overhead, loaded = row
+            writer.writerow([token, wall * 1e6, compute * 1e3, stall * 1e3, overhead * 1e3, loaded / 2**20])
+    options = {"from-run": "metrics.csv", "trace": "route.h5"}
+    named = [part for name, file in options.items() for part in (f"--{name}", str(tmp_path / file))]
+    return [*named, "--model", "olmoe-1b-7b", "--dtype", "q4_k_m", "--cache", "24", "--fit-tokens", "12"]
+
+
+def test_a_run_gives_a_profile_a_table_json_and_a_picture(lrcsim, run: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    profile, result, picture = tmp_path / "p.toml", tmp_path / "p.json", tmp_path / "p.png"
+    outcome = lrcsim(
+        "calibrate",
+        *run,
+        "--column",
+        "wall=t_us",
+        "--overlap",
+        "on",
+        "-o",
+        profile,
+        "--json",
+        result,
+        "--plot",
+        picture,
+    )
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "wall = t_us in us" in outcome.out
+    assert "held-out tokens" in outcome.out
+    found = json.loads(result.read_text())
+    assert found["run"]["columns"]["wall"] == {"name": "t_us", "unit": "us", "guessed": False}
+    assert set(found["fit"]["numbers"]) == set(TRUTH)
+    assert found["agreement"]["held_out"]["steps"] == 12
+    assert abs(found["agreement"]["held_out"]["total_error"]) < 1e-3
+    assert found["bytes"]["error"] == pytest.approx(0, abs=1e-9)
+    loaded = load_profile(profile)
+    assert loaded.cpu.bandwidth == pytest.approx(17e9, rel=1e-3)
+    assert loaded.nvme is not None
+    assert loaded.nvme.bandwidth == pytest.approx(2.1e9, rel=1e-3)
+    assert loaded.expert_overhead == pytest.approx(250e-6, rel=1e-3)
+    assert "first 12 decoded tokens of metrics.csv" in loaded.sources["cpu.bandwidth"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_json_to_standard_output_is_all_there_is(lrcsim, run: list[str]) -> None:  # type: ignore[no-untyped-def]
+    outcome = lrcsim(
+        *("calibrate", *run, "--column", "wall=t_us", "--fit", "nvme.bandwidth", "--overlap", "off", "--json", "-")
+    )
+    found = json.loads(outcome.out)
+    assert list(found["fit"]["numbers"]) == ["nvme.bandwidth"]
+    assert found["fit"]["overlap"] is False
+
+
+def test_another_tools_trace_is_imported_on_the_way(lrcsim, run: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    with RoutingTrace.open(tmp_path / "route.h5") as trace, open(tmp_path / "route.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["turn", "phase", "step", "layer", "slot", "expert"])
+        phase = trace.read("phase", 0, trace.num_tokens)
+        for (token, layer, slot), expert in np.ndenumerate(trace.read("experts", 0, trace.num_tokens)):
+            writer.writerow([0, phase[token], token, layer, slot, expert])
+    at = run.index("--trace") + 1
+    one, other = (
+        json.loads(lrcsim("calibrate", *used, "--column", "wall=t_us", "--fit", "nvme.bandwidth", "--json", "-").out)
+        for used in (run, [*run[:at], str(tmp_path / "route.csv"), *run[at + 1 :]])
+    )
+    assert one["tokens"] == other["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--overlap", "maybe"], "--overlap 'maybe' is not known, use auto, on or off"),
+        (["--loss", "cubes"], "--loss 'cubes' is not known"),
+        (["--fit", "nvme.bandwith"], "did you mean 'nvme.bandwidth'"),
+        (["--model", "mixtral-8x7b"], "the trace has 16 MoE layers, the model mixtral-8x7b 32"),
+        (["--hardware", "fone"], "there is no hardware profile 'fone'"),
+        (["--column", "wall=nothing"], "has no column 'nothing'"),
+        (["--plot", "x.gif"], "pictures are"),
+        (["--fit-tokens", "2"], "at least 4"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(lrcsim, run: list[str], change: list[str], message: str) -> None:  # type: ignore[no-untyped-def]
+    wall = [] if change[0] == "--column" else ["--column", "wall=t_us"]
+    outcome = lrcsim("calibrate", *run, *wall, *change)
+    assert outcome.code == 1
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_run_without_its_trace_or_model(lrcsim, run: list[str]) -> None:  # type: ignore[no-untyped-def]
+    outcome = lrcsim("calibrate", *run[:2])
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert "--from-run needs --trace" in outcome.err
+
+
+def test_options_of_a_run_without_a_run(lrcsim) -> None:  # type: ignore[no-untyped-def]
+    outcome = lrcsim("calibrate", "--cache", "4")
+    assert (outcome.code, outcome.err) == (
+        1,
+        "Error: --cache is for a measured run: name it with --from-run metrics.csv\n",
+    )
