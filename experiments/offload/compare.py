@@ -176,21 +176,23 @@ def predict(setting: Setting, cell: Cell, numbers: Numbers) -> np.ndarray[tuple[
 
 
 def _repeat(setting: Setting, cells: list[Cell], options: argparse.Namespace) -> dict[Cell, list[Measured]]:
-    """Measure each cell until it has enough quiet repetitions, or time is up; in rounds of random order."""
+    """Measure each cell until it has enough quiet repetitions, time is up, or Ctrl-C; in rounds of random order."""
     found: dict[Cell, list[Measured]] = {cell: [] for cell in cells}
     order = np.random.default_rng(0)
     begun = time.perf_counter()
-    while any(
-        missing := [sum(_is_quiet(one, options.quiet) for one in found[cell]) < options.repetitions for cell in cells]
-    ):
-        for place in order.permutation(np.flatnonzero(missing)).tolist():
-            if time.perf_counter() - begun > options.at_most:
-                return found
-            if not _wait_for_quiet(options.quiet, begun + options.at_most):
-                return found
-            one = measure(setting, cells[place], len(found[cells[place]]))
-            found[cells[place]].append(one)
-            print(f"{time.perf_counter() - begun:6.0f} s  {_line(one)}", file=sys.stderr, flush=True)
+
+    def missing() -> list[int]:
+        quiet = [sum(_is_quiet(one, options.quiet) for one in found[cell]) for cell in cells]
+        return [place for place, count in enumerate(quiet) if count < options.repetitions]
+
+    with contextlib.suppress(KeyboardInterrupt):  # what there is by then counts
+        while places := missing():
+            for place in order.permutation(places).tolist():
+                if not _wait_for_quiet(options.quiet, begun + options.at_most):
+                    return found
+                one = measure(setting, cells[place], len(found[cells[place]]))
+                found[cells[place]].append(one)
+                print(f"{time.perf_counter() - begun:6.0f} s  {_line(one)}", file=sys.stderr, flush=True)
     return found
 
 
@@ -347,5 +349,5 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the file with the weights goes
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was measured is written, and the weights go
     main()
