@@ -17,7 +17,7 @@ from lrcsim.hierarchy.prefetch import NoPrefetch, Prefetcher, make_prefetcher
 from lrcsim.hierarchy.work import Step
 from lrcsim.models import Geometry, check_trace, dense_bytes, expert_bytes, load_geometry, model_names, output_bytes
 from lrcsim.policies import View, make_policy
-from lrcsim.simulator.capacity import PoolSize, resolve_capacity
+from lrcsim.simulator.capacity import PoolSize, bytes_of, resolve_capacity
 from lrcsim.simulator.pool import Pool
 from lrcsim.traces import RoutingTrace
 
@@ -210,18 +210,11 @@ def check_memory(
     Raises:
         ConfigError: it does not; with the numbers.
     """
-    profile, geometry, dtype = platform.profile, platform.geometry, platform.dtype
+    profile, dtype = platform.profile, platform.dtype
     where, memory = ("main memory", profile.dram.memory) if profile.gpu is None or profile.unified else (
         "GPU memory", profile.gpu.memory
     )  # fmt: skip
-    wanted = 0
-    for pool in pools:
-        everything = sum(int(trace.layers.num_experts[layer]) * platform.sizes[layer] for layer in pool.layers)
-        largest = max(platform.sizes[layer] for layer in pool.layers)
-        wanted += min(pool.capacity * (largest if pool.bytes_per_expert is None else 1), everything)
-    dense = int(dense_bytes(geometry, dtype).sum()) + output_bytes(geometry, dtype)
-    longest = int(np.diff(trace.offsets).max(initial=0))
-    kv = 0 if profile.kv_shared else int(platform.kv_bytes(batch, longest))
+    wanted, dense, kv = memory_needed(platform, trace, pools, batch)
     if wanted + dense + kv <= memory:
         return
     left = memory - dense - kv
@@ -234,6 +227,20 @@ def check_memory(
         f"cache {cache!r} takes {human(wanted)}, with {human(dense)} of other weights ({dtype}) and {human(kv)} of KV "
         f"cache this exceeds the {human(memory)} of {where} of {profile.name}: {fix}"
     )
+
+
+def memory_needed(
+    platform: Platform, trace: RoutingTrace, pools: Sequence[PoolSize], batch: int = 1
+) -> tuple[int, int, int]:
+    """Return the bytes of the full cache, of the weights that every token uses, and of the KV cache at its longest.
+
+    Where the KV cache takes its room from the expert cache (``kv_shared``) it adds nothing.
+    """
+    cache = bytes_of(pools, trace.layers.with_expert_bytes(platform.sizes))
+    assert cache is not None  # the sizes are known
+    dense = int(dense_bytes(platform.geometry, platform.dtype).sum()) + output_bytes(platform.geometry, platform.dtype)
+    longest = int(np.diff(trace.offsets).max(initial=0))
+    return cache, dense, 0 if platform.profile.kv_shared else int(platform.kv_bytes(batch, longest))
 
 
 def human(amount: float) -> str:

@@ -12,7 +12,7 @@ from lrcsim.errors import ConfigError, did_you_mean
 from lrcsim.hardware.units import parse_quantity
 from lrcsim.traces import LayerTable
 
-__all__ = ["SCOPES", "CacheSize", "PoolSize", "Scope", "parse_bytes", "resolve_capacity"]
+__all__ = ["SCOPES", "CacheSize", "PoolSize", "Scope", "bytes_of", "parse_bytes", "resolve_capacity"]
 
 Scope = Literal["layer", "model"]
 SCOPES: tuple[Scope, ...] = ("layer", "model")
@@ -79,6 +79,18 @@ def resolve_capacity(size: CacheSize, layers: LayerTable, scope: Scope) -> list[
     if len(set(sizes)) == 1:
         return [PoolSize(tuple(range(count)), int(budget.amount) // sizes[0])]
     return [PoolSize(tuple(range(count)), int(budget.amount), sizes)]
+
+
+def bytes_of(pools: Sequence[PoolSize], layers: LayerTable) -> int | None:
+    """Return the bytes that the pools take when full, at most all experts; None when no expert sizes are known."""
+    if layers.expert_bytes is None:
+        return None
+    sizes, total = layers.expert_bytes.tolist(), 0
+    for pool in pools:
+        everything = sum(int(layers.num_experts[layer]) * sizes[layer] for layer in pool.layers)
+        slot = max(sizes[layer] for layer in pool.layers) if pool.bytes_per_expert is None else 1
+        total += min(pool.capacity * slot, everything)
+    return int(total)
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.errors import ConfigError
-from lrcsim.policies import BUILT_IN, PolicySpec, make_policy
+from lrcsim.policies import BUILT_IN, Policy, PolicySpec, make_policy
 from lrcsim.policies.twins import twin_of
-from lrcsim.simulator.capacity import Scope, parse_bytes, resolve_capacity
+from lrcsim.simulator.capacity import PoolSize, Scope, parse_bytes, resolve_capacity
 from lrcsim.simulator.queue_hits import QUEUE_POLICIES, queue_hits
 from lrcsim.simulator.replay import Progress, Replay, part_of, replay
-from lrcsim.simulator.rules import refuse_unservable, resolve_rules, uses_by_key
+from lrcsim.simulator.rules import Rules, refuse_unservable, resolve_rules, uses_by_key
 from lrcsim.simulator.scored_hits import scored_hits
 from lrcsim.simulator.stack_hits import STACK_POLICIES, stack_hits
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
-__all__ = ["Curve", "hit_rate_curve"]
+__all__ = ["Curve", "engine_of", "hit_rate_curve", "hits_at"]
+
+EngineName = Literal["stack", "compiled", "replay"]
 
 AROUND = (0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16)
 """Relative sizes at which policies without a stack algorithm are run."""
@@ -52,7 +54,7 @@ class Curve:
     decode_hit_rate: npt.NDArray[np.float64] | None
     unit: Literal["experts", "bytes"]
     exact_at_all: bool
-    engine: Literal["stack", "compiled", "replay"] = "replay"
+    engine: EngineName = "replay"
 
     @property
     def knee(self) -> int:
@@ -110,36 +112,13 @@ def hit_rate_curve(
     layers = trace.layers
     everything = layers.total_experts if scope == "model" else int(layers.num_experts.max())
     active = float(layers.top_k.sum() if scope == "model" else layers.top_k.mean())
-    one_pass = type(chosen) is BUILT_IN.get(chosen.name) and chosen.name in STACK_POLICIES
+    one_pass = engine_of(chosen) == "stack"
     if capacities is None:
         steps = np.arange(1, everything + 1) if one_pass else np.array(AROUND) * active
         capacities = np.unique(np.append(steps[steps < everything], everything).astype(np.int64).clip(min=1)).tolist()
     points, in_bytes = _amounts(capacities)
     sizes = [resolve_capacity(size, layers, scope) for size in capacities]
-    in_slots = all(pool.bytes_per_expert is None for pools in sizes for pool in pools)
-    hits = np.zeros((2, len(sizes)), np.int64)
-    accesses: npt.NDArray[np.int64] = np.zeros(2, np.int64)
-    engine: Literal["stack", "compiled", "replay"] = "replay"
-    if one_pass and in_slots:
-        engine = "stack"
-        found = stack_hits(trace, chosen.label(), scope, access, rules.prefill, rules.warm, jobs, progress)
-        accesses = found.accesses.sum(axis=0)
-        for i, pools in enumerate(sizes):
-            hits[:, i] = found.at([pool.capacity for pool in pools])
-    elif type(chosen) in QUEUE_POLICIES:
-        engine = "compiled"
-        counted = queue_hits(trace, chosen, sizes, access, rules.prefill, rules.warm, counts_by_key, jobs, progress)
-        hits, accesses = counted.hits, counted.accesses
-    elif (twin := twin_of(chosen)) is not None:
-        engine = "compiled"
-        counted = scored_hits(trace, twin, sizes, access, rules.prefill, rules.warm, jobs, progress)
-        hits, accesses = counted.hits, counted.accesses
-    else:
-        for i, pools in enumerate(sizes):
-            job = Replay(trace, policy, tuple(pools), access, rules.prefill, rules.warm, counts_by_key)
-            counts = replay(job, progress=part_of(progress, i, len(sizes)))
-            hits[:, i] = (counts.accesses - counts.misses).sum(axis=1)
-            accesses = counts.accesses.sum(axis=1)
+    hits, accesses, engine = hits_at(trace, policy, sizes, scope, access, rules, counts_by_key, jobs, progress)
     if in_bytes:
         assert layers.expert_bytes is not None  # resolve_capacity refused bytes otherwise
         active = float(layers.top_k @ layers.expert_bytes)
@@ -155,6 +134,63 @@ def hit_rate_curve(
         exact_at_all=engine == "stack" and not in_bytes,
         engine=engine,
     )
+
+
+def engine_of(policy: Policy) -> EngineName:
+    """Return what counts a policy's hits at several capacities (`Curve.engine`), where these are in slots."""
+    if type(policy) is BUILT_IN.get(policy.name) and policy.name in STACK_POLICIES:
+        return "stack"
+    return "compiled" if type(policy) in QUEUE_POLICIES or twin_of(policy) is not None else "replay"
+
+
+def hits_at(
+    trace: RoutingTrace,
+    policy: PolicySpec,
+    sizes: Sequence[Sequence[PoolSize]],
+    scope: Scope,
+    access: str,
+    rules: Rules,
+    profile: npt.NDArray[np.float64] | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], EngineName]:
+    """Count a policy's hits at each of some capacities, by the fastest engine that can.
+
+    Args:
+        trace: the routing trace.
+        policy: as in `simulate`.
+        sizes: for each capacity, that of each pool.
+        scope: as in `simulate`.
+        access: as in `simulate`.
+        rules: prefill and warm, settled.
+        profile: float64 [L * E], uses by key in a profiling run.
+        jobs: as in `hit_rate_curve`.
+        progress: as in `hit_rate_curve`.
+
+    Returns:
+        The hits, int64 [2, capacities] by phase, the accesses, int64 [2], and the engine.
+    """
+    chosen = make_policy(policy)
+    engine = engine_of(chosen)
+    in_slots = all(pool.bytes_per_expert is None for pools in sizes for pool in pools)
+    if engine == "stack" and in_slots:
+        found = stack_hits(trace, chosen.label(), scope, access, rules.prefill, rules.warm, jobs, progress)
+        hits = np.array([found.at([pool.capacity for pool in pools]) for pools in sizes], np.int64)
+        return hits.reshape(-1, 2).T, found.accesses.sum(axis=0), "stack"
+    if type(chosen) in QUEUE_POLICIES:
+        counted = queue_hits(trace, chosen, sizes, access, rules.prefill, rules.warm, profile, jobs, progress)
+        return counted.hits, counted.accesses, "compiled"
+    if (twin := twin_of(chosen)) is not None:
+        counted = scored_hits(trace, twin, sizes, access, rules.prefill, rules.warm, jobs, progress)
+        return counted.hits, counted.accesses, "compiled"
+    hits = np.zeros((2, len(sizes)), np.int64)
+    accesses: npt.NDArray[np.int64] = np.zeros(2, np.int64)
+    for i, pools in enumerate(sizes):
+        job = Replay(trace, policy, tuple(pools), access, rules.prefill, rules.warm, profile)
+        counts = replay(job, progress=part_of(progress, i, len(sizes)))
+        hits[:, i] = (counts.accesses - counts.misses).sum(axis=1)
+        accesses = counts.accesses.sum(axis=1)
+    return hits, accesses, "replay"
 
 
 def _amounts(capacities: Sequence[int | str]) -> tuple[npt.NDArray[np.int64], bool]:

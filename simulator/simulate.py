@@ -91,7 +91,7 @@ def simulate(
     rules = resolve_rules(access, prefill, warm)
     platform = _platform(trace, hardware, machine, access=access, record=record, log=log or samples)
     serving: dict[str, Any] = {"batch": batch, "batching": batching, "speculative": speculative, "seed": seed}
-    requests = trace.num_requests
+    asked, requests = trace, trace.num_requests
     served = batch != 1 or speculative is not None or arrivals is not None
     if served:
         _check_served(access, arrivals, platform)
@@ -115,7 +115,7 @@ def simulate(
         from lrcsim.hierarchy.machine import check_memory
         from lrcsim.hierarchy.timed import run_timed
 
-        check_memory(platform, trace, pools, cache, batch)
+        check_memory(platform, asked, pools, cache, batch)  # a server's order has longer requests
         told = part_of(progress, 0, runs)
         timed = run_timed(job, platform, arrivals=arrivals, serving=serving, log=log, samples=samples, progress=told)
         counts = timed.counts

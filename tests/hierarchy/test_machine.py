@@ -83,6 +83,15 @@ def test_a_cache_larger_than_memory() -> None:
         run(hardware=machine(gpu=machine().gpu.__class__(exact - 1, 1e6, 1e12, 0.0)))  # type: ignore[union-attr]
 
 
+def test_requests_at_once_each_have_their_own_kv_cache() -> None:
+    """4 requests of 2 tokens, 2 at once: KV of 2 x 2 tokens, whatever order a server makes of all 8."""
+    trace = walk(offsets=[0, 2, 4, 6, 8])
+    exact = 400 + (4 + 2 + 4) * 2 * 2 + 1 * 2 + 2 * 2 * 2 * 2 * 2
+    run(trace, batch=2, hardware=machine(gpu=machine().gpu.__class__(exact, 1e6, 1e12, 0.0)))  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match="exceeds"):
+        run(trace, batch=2, hardware=machine(gpu=machine().gpu.__class__(exact - 1, 1e6, 1e12, 0.0)))  # type: ignore[union-attr]
+
+
 def test_main_memory_that_cannot_hold_all_experts_caches_them() -> None:
     """8 experts of 100 bytes, main memory of 700: 90 % of it are 6 experts, the rest comes from flash."""
     small = machine(dram=machine().dram.__class__(700, 1e9), nvme=LINK)

@@ -1,0 +1,165 @@
+"""`lrcsim results`: ask a sweep's table."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lrcsim.cli.output import check_picture, console, human_bytes, json_option, write_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lrcsim.sweeps.query import Pivot
+
+__all__ = ["results"]
+
+SHOWN = ("hit_rate", "decode_hit_rate", "belady_hit_rate", "decode_tokens_per_s", "total_s", "gpu_bytes", "error")
+"""Results in the table on the terminal, those that some row has."""
+
+
+@click.command()
+@click.argument("table")
+@click.option("--where", "condition", metavar="SQL", help="Only rows that fit: \"policy = 'lru' and hit_rate > 0.5\".")
+@click.option("--best", "best_of", metavar="COLUMN", help="The best row, or of each group of --per.")
+@click.option("--per", metavar="COLUMNS", help="Columns that make the groups of --best, with commas between.")
+@click.option("--pareto", "front", metavar="COLUMNS", help="Rows that no other beats in these: X,Y.")
+@click.option("--pivot", "grid", nargs=3, metavar="ROW COLUMN VALUE", help="VALUE by ROW and COLUMN.")
+@click.option("--columns", metavar="COLUMNS", help="Show these.  [default: those that vary, and the main results]")
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1), help="Rows on the terminal.")
+@click.option("--plot", "plot_path", metavar="FILE", help="Draw the --pivot or the --pareto front (.png, .svg, .pdf).")
+@click.option("--csv", "csv_path", metavar="FILE", help="Write what is shown as CSV, all its rows and columns.")
+@json_option
+def results(
+    table: str,
+    condition: str | None,
+    best_of: str | None,
+    per: str | None,
+    front: str | None,
+    grid: tuple[str, str, str] | None,
+    columns: str | None,
+    limit: int,
+    plot_path: str | None,
+    csv_path: str | None,
+    json_path: str | None,
+) -> None:
+    """Show TABLE, which lrcsim sweep has written or is writing: the filter first, then best, Pareto front, pivot.
+
+    COLUMN:max or COLUMN:min says what is better where that is not known.
+    """
+    from lrcsim.sweeps import query, read_table
+
+    check_picture(plot_path)
+    if per is not None and best_of is None:
+        raise click.UsageError("--per makes the groups of --best: say the best of what")
+    if plot_path is not None and not (grid or front):
+        raise click.UsageError("--plot draws a --pivot or a --pareto front: give one of them")
+    everything = chosen = read_table(table)
+    if condition is not None:
+        everything = chosen = query.where(chosen, condition)
+    if best_of is not None:
+        chosen = query.best(chosen, best_of, split(per))
+    if front is not None:
+        chosen = query.pareto(chosen, split(front))
+    if columns is not None:
+        for name in split(columns):
+            query.check_column(chosen, name)
+        chosen = chosen.select(split(columns))
+    pivot = query.pivot(chosen, *grid) if grid else None
+    if plot_path is not None:
+        from lrcsim.cli.plot_results import plot_front, plot_pivot
+
+        if pivot is not None:
+            plot_pivot(plot_path, pivot)
+        else:
+            plot_front(plot_path, everything, chosen, split(front))
+    header, rows = _cells(chosen, pivot)
+    if csv_path is not None:
+        _write_csv(csv_path, header, rows)
+    if json_path is not None:
+        write_json(json_path, [dict(zip(header, row, strict=True)) for row in rows])
+    if json_path == "-":
+        return
+    if pivot is not None:
+        _show(header, rows, limit, value=pivot.value)
+    else:
+        shown = list(chosen.column_names) if columns is not None else _interesting(chosen, everything)
+        same = {} if columns is not None else _same(chosen, shown)
+        if same:
+            console().print("in all: " + ", ".join(f"{name} {text(name, value)}" for name, value in same.items()))
+            console().print()
+        _show(*_cells(chosen.select(shown), None), limit)
+
+
+def split(text: str | None) -> list[str]:
+    """Split a list with commas between."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def text(column: str, value: Any) -> str:
+    """Write a value for people: rates in percent, bytes with a unit, other numbers with four digits."""
+    if value is None or isinstance(value, str):
+        return value or "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if column.endswith("hit_rate"):
+        return f"{100 * value:.1f} %"
+    if "bytes" in column:
+        return human_bytes(value)
+    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
+
+
+def _interesting(table: pa.Table, everything: pa.Table) -> list[str]:
+    """Return the columns that differ in all the rows asked for, and the main results that there are."""
+    from lrcsim.sweeps.query import varying
+
+    given = [name for name in SHOWN if table[name].null_count < len(table)]
+    if "decode_hit_rate" in given and table["decode_hit_rate"].equals(table["hit_rate"]):
+        given.remove("decode_hit_rate")
+    return [*varying(everything), *given]
+
+
+def _same(table: pa.Table, shown: list[str]) -> dict[str, Any]:
+    """Return what describes all the rows alike."""
+    if not len(table):
+        return {}
+    names = ("trace", "model", "policy", "cache", "scope", "access", "prefill", "hardware", "dtype", "prefetch", "miss")
+    first = table.slice(0, 1).to_pylist()[0]
+    return {name: first[name] for name in names if name not in shown and first.get(name) is not None}
+
+
+def _cells(table: pa.Table, pivot: Pivot | None) -> tuple[list[str], list[list[Any]]]:
+    if pivot is not None:
+        header = [pivot.row, *(str(value) for value in pivot.columns)]
+        return header, [[name, *cells] for name, cells in zip(pivot.rows, pivot.cells, strict=True)]
+    return table.column_names, [list(row.values()) for row in table.to_pylist()]
+
+
+def _write_csv(path: str, header: list[str], rows: list[list[Any]]) -> None:
+    from lrcsim.traces.atomic import replacing
+
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _show(header: list[str], rows: list[list[Any]], limit: int, value: str | None = None) -> None:
+    """Print a table; ``value`` is the column that all cells but the first are of, in a pivot."""
+    from rich.table import Table
+
+    out = console()
+    if value is not None:
+        out.print(f"[bold]{value}[/bold]")
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for number, name in enumerate(header):
+        numeric = all(isinstance(row[number], int | float | None) for row in rows)
+        grid.add_column(name, justify="right" if numeric and number > 0 else "left", overflow="fold")
+    for row in rows[:limit]:
+        names = header if value is None else [header[0], *[value] * (len(header) - 1)]
+        grid.add_row(*(text(name, cell) for name, cell in zip(names, row, strict=True)))
+    out.print(grid)
+    if len(rows) > limit:
+        out.print(f"... and {len(rows) - limit:,} more rows (--limit, --where, --best, --csv)", style="dim")

@@ -1,0 +1,111 @@
+"""What can be told about a sweep's values before anything runs: each value by itself, not its combinations.
+
+A combination that cannot be run (a cache larger than the machine's memory) is a row with its error; a value that no run
+could use is refused here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lrcsim.errors import ConfigError, LrcsimError, did_you_mean
+from lrcsim.hardware import load_profile
+from lrcsim.hierarchy.actions import make_action
+from lrcsim.hierarchy.machine import ENGINES
+from lrcsim.hierarchy.prefetch import make_prefetcher
+from lrcsim.models import load_geometry
+from lrcsim.models.quantisation import parse_dtype
+from lrcsim.policies import make_policy
+from lrcsim.simulator.capacity import SCOPES, parse_bytes, resolve_capacity
+from lrcsim.simulator.rules import ACCESS
+from lrcsim.simulator.schedule import parse_prefill
+from lrcsim.sweeps.files import located, trace_path
+from lrcsim.sweeps.options import hardware_key, options
+from lrcsim.sweeps.spec import Spec
+from lrcsim.traces import LayerTable, RoutingTrace
+
+__all__ = ["check_values"]
+
+
+def check_values(spec: Spec) -> None:
+    """Check every value of a sweep once.
+
+    Raises:
+        ConfigError: one is wrong, or needs hardware that its run has not; the message says which.
+    """
+    checked: set[tuple[str, ...]] = set()
+    for run in spec.runs:
+        machine = run.get("hardware")
+        for name, value in run.items():
+            single = hardware_key(name)
+            if machine is None and (single or options()[name].timed):
+                raise ConfigError(
+                    f'{spec.source}: {name} is about time: name a machine with it, as hardware = "rtx-4090" '
+                    "(runs with and without one go into two tables, [[grid]] and [[grid]])"
+                )
+            key = (name, str(value), str(machine)) if single or name == "miss" else (name, str(value))
+            if key in checked:
+                continue
+            checked.add(key)
+            try:
+                if single:
+                    load_profile(located(machine, spec.folder), [f"{name}={value}"])
+                elif name == "miss":
+                    make_action(str(value), load_profile(located(machine, spec.folder)))
+                elif name in CHECKS:
+                    CHECKS[name](trace_path(value, spec.folder) if name in TRACES else located(value, spec.folder))
+            except LrcsimError as error:
+                raise ConfigError(f"{spec.source}: {name}: {error}") from None
+
+
+def _trace(path: str) -> None:
+    RoutingTrace.open(path).close()
+
+
+def _profile(path: str) -> None:
+    if Path(path).name != "self":
+        _trace(path)
+
+
+def _size(size: Any) -> None:
+    """Read a cache size, or each of one per layer, for a model with one expert of one byte."""
+    for entry in str(size).split(","):
+        resolve_capacity(entry, LayerTable.build(1, 1, 1, expert_bytes=1), "model")
+
+
+def _bytes(text: str) -> None:
+    if not (text.isdecimal() and int(text)) and not parse_bytes(text):
+        raise ConfigError(f"{text!r} is no size: write bytes as 2752512 or with a unit, 2.5MiB")
+
+
+def _one_of(what: str, allowed: Sequence[str]) -> Callable[[Any], None]:
+    def check(value: str) -> None:
+        if value not in allowed:
+            hint = did_you_mean(str(value), allowed)
+            raise ConfigError(f"{what} {value!r} is not known, use {', '.join(allowed)}{hint}")
+
+    return check
+
+
+TRACES = ("trace", "profile")
+
+CHECKS: dict[str, Callable[[Any], object]] = {
+    "trace": _trace,
+    "profile": _profile,
+    "expert_bytes": _bytes,
+    "policy": make_policy,
+    "cache": _size,
+    "scope": _one_of("scope", SCOPES),
+    "access": _one_of("access", ACCESS),
+    "prefill": parse_prefill,
+    "hardware": load_profile,
+    "model": load_geometry,
+    "dtype": parse_dtype,
+    "prefetch": make_prefetcher,
+    "dram": _size,
+    "dram_policy": make_policy,
+    "engine": _one_of("engine", ENGINES),
+}
+"""How a value is checked by itself; an option that is not here is checked by the run."""

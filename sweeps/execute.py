@@ -1,0 +1,183 @@
+"""Run a task: in this process, one of several, or a worker of a cluster."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections import OrderedDict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrcsim.errors import ConfigError, LrcsimError, TraceError, brief
+from lrcsim.policies import make_policy
+from lrcsim.simulator import Result, resolve_capacity, simulate
+from lrcsim.simulator.capacity import PoolSize, parse_bytes
+from lrcsim.simulator.curve import hits_at
+from lrcsim.simulator.references import References
+from lrcsim.simulator.replay import Counts, Replay
+from lrcsim.simulator.rules import Rules, refuse_unservable, resolve_rules, uses_by_key
+from lrcsim.sweeps.columns import Row, failed_row, identity, row_of
+from lrcsim.sweeps.files import located, sha256_of, trace_path
+from lrcsim.sweeps.options import hardware_key, options
+from lrcsim.sweeps.plan import PlannedRun, Task
+from lrcsim.traces import RoutingTrace
+
+__all__ = ["error_rows", "run_task"]
+
+TRACES_KEPT = 2
+"""Open traces per process: the one that is run, and one to take a profile from."""
+
+IN_MEMORY = 1 << 30
+"""Bytes up to which a trace's columns are read once and kept; a larger trace is streamed by each run."""
+
+LOOPED_OVER = ("experts", "phase", "weights")
+
+_open: OrderedDict[tuple[str, str | None], tuple[RoutingTrace, str]] = OrderedDict()
+_opening = threading.Lock()  # a Dask worker may have several threads
+
+
+def run_task(task: Task) -> list[Row]:
+    """Do a task and return a row for each of its runs, in order; a run that fails is a row with its error."""
+    mine = version("lrcsim")
+    if task.lrcsim != mine:
+        return error_rows(task, f"the worker has lrcsim {mine}, the sweep was planned by {task.lrcsim}")
+    if task.kind == "pass":
+        return _run_pass(task)
+    return [_run_one(task, run) for run in task.runs]
+
+
+def error_rows(task: Task, error: str) -> list[Row]:
+    """Return the rows of a task none of whose runs could be done."""
+    return [failed_row(_identity(run, task), run.values, error) for run in task.runs]
+
+
+def _run_one(task: Task, run: PlannedRun) -> Row:
+    try:
+        trace = _trace_of(task, run)
+        result = simulate(trace, **_arguments(task, run, trace))
+        return row_of(_identity(run, task), run.values, trace, result)
+    except Exception as error:
+        return failed_row(_identity(run, task), run.values, _said(error))
+
+
+def _run_pass(task: Task) -> list[Row]:
+    """Count the hits of all runs in one pass; only their cache sizes differ."""
+    rows: dict[str, Row] = {}
+    try:
+        values = task.runs[0].values
+        trace = _trace_of(task, task.runs[0])
+        filled = {name: option.default for name, option in options().items()} | values
+        told = _arguments(task, task.runs[0], trace)
+        spec, profile = told.get("policy", filled["policy"]), told.get("profile")
+        policy, rules = make_policy(spec), resolve_rules(filled["access"], filled["prefill"], filled["warm"])
+        sizes: dict[str, list[PoolSize]] = {}
+        for run in task.runs:
+            try:
+                cache = run.values.get("cache", options()["cache"].default)
+                sizes[run.key] = resolve_capacity(cache, trace.layers, filled["scope"])
+            except LrcsimError as error:
+                rows[run.key] = failed_row(_identity(run, task), run.values, _said(error))
+        refuse_unservable(policy, trace, filled["access"], profiled=profile is not None)
+        counted = None if profile is None else uses_by_key(profile, like=trace)
+        hits, accesses, _ = hits_at(
+            trace, spec, list(sizes.values()), filled["scope"], filled["access"], rules, counted, jobs=1
+        )
+        for number, run in enumerate(run for run in task.runs if run.key in sizes):
+            job = Replay(trace, spec, tuple(sizes[run.key]), filled["access"], rules.prefill, rules.warm, counted)
+            found = References(job, filled["scope"]).find(policy.bypass) if filled["bounds"] else {}
+            result = _result(job, policy.label(), rules, accesses, accesses - hits[:, number], found, filled["scope"])
+            rows[run.key] = row_of(_identity(run, task), run.values, trace, result)
+    except Exception as error:
+        for run in task.runs:
+            rows.setdefault(run.key, failed_row(_identity(run, task), run.values, _said(error)))
+    return [rows[run.key] for run in task.runs]
+
+
+def _result(
+    job: Replay, label: str, rules: Rules, accesses: Any, misses: Any, found: dict[str, Any], scope: str
+) -> Result:
+    """Return what `simulate` would have, but with the layers summed up, and without what a pass does not count."""
+    trace = job.trace
+    sizes = trace.expert_bytes
+    counts = Counts(
+        accesses=accesses[:, None],
+        misses=misses[:, None],
+        preloaded=np.zeros(1, np.int64),
+        steps=np.zeros(2, np.int64),
+        loaded_bytes=None if sizes is None else misses * int(sizes[0]),  # equal sizes: see Plan.tasks
+    )
+    config = {
+        "policy": label,
+        "capacity_unit": "experts",
+        "scope": scope,
+        "access": job.access,
+        "prefill": rules.prefill if "phase" in trace.columns else None,
+        "warm": rules.warm,
+    }
+    bounds = {name: bound for name, bound in found.items() if name != "lru"}
+    return Result(trace, config, counts, bounds, found.get("lru"), warnings=[])
+
+
+def _arguments(task: Task, run: PlannedRun, trace: RoutingTrace) -> dict[str, Any]:
+    """Return what to call `simulate` with, besides the trace."""
+    folder = Path(task.folder)
+    told: dict[str, Any] = {}
+    for name, value in run.values.items():
+        if name not in ("trace", "expert_bytes", "profile") and not hardware_key(name):
+            told[name] = located(value, folder)
+    overrides = [f"{name}={value}" for name, value in run.values.items() if hardware_key(name)]
+    if overrides:
+        told["overrides"] = overrides
+    profile = run.values.get("profile")
+    if profile is not None:
+        told["profile"] = trace if profile == "self" else _opened(trace_path(profile, folder), None)[0]
+    return told
+
+
+def _trace_of(task: Task, run: PlannedRun) -> RoutingTrace:
+    """Return the trace of a run, opened and read once in this process.
+
+    Raises:
+        TraceError: it is not the file that the sweep was planned with.
+    """
+    trace, found = _opened(trace_path(task.trace, Path(task.folder)), run.values.get("expert_bytes"))
+    if found != run.trace_sha256:
+        raise TraceError(f"trace {task.trace} is not what it was when the sweep was planned: its SHA-256 is {found}")
+    return trace
+
+
+def _opened(path: str, expert_bytes: str | None) -> tuple[RoutingTrace, str]:
+    with _opening:
+        key = (path, expert_bytes)
+        if key not in _open:
+            trace = RoutingTrace.open(path)
+            if expert_bytes is not None:
+                size = int(expert_bytes) if expert_bytes.isdecimal() else parse_bytes(expert_bytes)
+                if not size:
+                    raise ConfigError(f"expert_bytes {expert_bytes!r} is no size: write bytes, 2.5MiB")
+                trace.layers = trace.layers.with_expert_bytes(size)
+            columns = [name for name in LOOPED_OVER if name in trace.columns]
+            if sum(int(np.prod(trace.columns[name].shape)) * 4 for name in columns) <= IN_MEMORY:
+                for name in columns:
+                    trace.column(name)
+            _open[key] = trace, sha256_of(path)
+            while len(_open) > TRACES_KEPT:
+                _open.popitem(last=False)
+        _open.move_to_end(key)
+        return _open[key]
+
+
+def _identity(run: PlannedRun, task: Task) -> Row:
+    return identity(run.key, run.trace_sha256, task.lrcsim, run.files) | {"trace": task.trace}
+
+
+def _said(error: Exception) -> str:
+    """Return an error on one line; of one that is no user's, where it happened too."""
+    if isinstance(error, LrcsimError | OSError):
+        return " ".join(str(error).split())
+    frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"internal error: {brief(error)}{place}"

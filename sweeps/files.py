@@ -1,0 +1,61 @@
+"""Files that a run depends on: found in its values, located from any folder, told apart by their contents."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from lrcsim.traces import RoutingTrace
+
+__all__ = ["file_in", "located", "sha256_of", "trace_path"]
+
+BLOCK = 1 << 20
+
+
+def file_in(value: object, folder: Path) -> tuple[Path, str] | None:
+    """Return the file that a value names and the rest of the value; None where it names none.
+
+    ``mine.py:Class:m=3`` names ``mine.py``, ``my.toml+pcie3-x8`` names ``my.toml``, the folder of a ``config.json``
+    that file. A name without a dot or a slash is never taken for a file.
+    """
+    if not isinstance(value, str):
+        return None
+    for end in (len(value), value.find(":"), value.find("+")):
+        head = value[:end] if end > 0 else ""
+        if not ("." in head or "/" in head):
+            continue
+        path = folder / head
+        if (path / "config.json").is_file():
+            path = path / "config.json"
+        if path.is_file():
+            return path.resolve(), value[end:]
+    return None
+
+
+def located(value: Any, folder: Path) -> Any:
+    """Return a value with the file in it by its full path, so that a worker in another folder finds it."""
+    found = file_in(value, folder)
+    return value if found is None else f"{found[0]}{found[1]}"
+
+
+def trace_path(name: str, folder: Path) -> str:
+    """Return what to open for a trace's name: a bundled one as it is, a file by its full path."""
+    return name if name.startswith("bundled:") else str((folder / name).resolve())
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes, or of a bundled trace's.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if str(path).startswith("bundled:"):
+        with RoutingTrace.open(path) as trace:
+            assert trace.path is not None  # it was opened from a file
+            path = trace.path
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

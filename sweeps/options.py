@@ -1,0 +1,117 @@
+"""What a sweep can vary: the parameters of `simulate` and the fields of `Machine`, read from their signatures.
+
+There is no second list: an option that `simulate` or `Machine` gains can be swept from then on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from lrcsim.errors import ConfigError, did_you_mean
+from lrcsim.hardware.document import PARTS, SCHEMA, suggest_key
+from lrcsim.hierarchy.machine import Machine
+from lrcsim.simulator.simulate import simulate
+from lrcsim.traces.trace import BUNDLED
+
+__all__ = ["Kind", "Option", "as_text", "hardware_key", "options", "read_value", "unknown_key"]
+
+Kind = Literal["text", "flag", "count", "number"]
+
+NOT_IN_A_TABLE = {"trace", "progress", "record", "log", "samples", "machine", "overrides"}
+"""Parameters of `simulate` that are no option of a run in a table, or are written otherwise (trace, single values)."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One thing that a run can be told.
+
+    Attributes:
+        name: as in `simulate`.
+        kind: the type of its column: text, a flag, a whole number, a number.
+        default: when it is left out.
+        timed: it goes with ``hardware`` only.
+    """
+
+    name: str
+    kind: Kind
+    default: Any
+    timed: bool = False
+
+
+@cache
+def options() -> dict[str, Option]:
+    """Return every option by name, in the order of the table's columns."""
+    found = {
+        "trace": Option("trace", "text", next(iter(BUNDLED))),
+        "expert_bytes": Option("expert_bytes", "text", None),  # of the trace, as lrcsim run --expert-bytes
+    }
+    for parameter in inspect.signature(simulate).parameters.values():
+        if parameter.name not in NOT_IN_A_TABLE:
+            found[parameter.name] = Option(parameter.name, _kind(parameter.annotation), parameter.default)
+    for field in dataclasses.fields(Machine):
+        if field.name not in NOT_IN_A_TABLE and field.name not in found:
+            found[field.name] = Option(field.name, _kind(field.type), field.default, timed=True)
+    return found
+
+
+def _kind(annotation: object) -> Kind:
+    """Return what kind of value an annotation such as ``"bool | None"`` is; all that is no plain number is text."""
+    kinds = {part.strip() for part in str(annotation).split("|")} - {"None"}
+    for types, kind in (({"bool"}, "flag"), ({"int"}, "count"), ({"float"}, "number"), ({"int", "float"}, "number")):
+        if kinds == types:
+            return kind  # type: ignore[return-value]  # one of the four
+    return "text"
+
+
+def hardware_key(name: str) -> bool:
+    """Whether a name is a single value of a hardware profile (``pcie.bandwidth``) or a part of one (``nvme``)."""
+    return name not in options() and (name in SCHEMA or name in PARTS)
+
+
+def unknown_key(name: str, where: str) -> ConfigError:
+    """Return the error for a name that is neither an option nor a value of a profile, with the closest that is."""
+    if name.partition(".")[0] in PARTS and "." in name:
+        return ConfigError(f"{where}: {name} is no key of a hardware profile{suggest_key(name)}")
+    close = did_you_mean(name, [*options(), *SCHEMA, *PARTS])
+    known = close or f"; there are {', '.join(options())}, and values of a hardware profile such as pcie.bandwidth"
+    return ConfigError(f"{where}: {name!r} is nothing that a sweep can set{known}")
+
+
+def read_value(name: str, value: object, where: str) -> Any:
+    """Return a value from a spec as `simulate` takes it, None where it is to be left out.
+
+    Raises:
+        ConfigError: it is of another type than the option.
+    """
+    if value == "default" or (name == "hardware" and value == "none"):
+        return None
+    kind: Kind = "text" if hardware_key(name) else options()[name].kind
+    plain = not isinstance(value, bool)
+    if kind == "flag" and not isinstance(value, bool):
+        raise ConfigError(f"{where}: {name} is true or false, given {value!r}")
+    if kind == "count" and not (isinstance(value, int) and plain):
+        raise ConfigError(f"{where}: {name} is a whole number, given {value!r}")
+    if kind == "number":
+        if not (isinstance(value, int | float) and plain):
+            raise ConfigError(f"{where}: {name} is a number, given {value!r}")
+        return float(value)
+    if kind == "text":
+        if isinstance(value, Mapping) or not isinstance(value, str | int | float | list | bool):
+            raise ConfigError(f"{where}: {name} is text, given {value!r}")
+        if name == "cache" and isinstance(value, list):
+            return ",".join(str(entry) for entry in value)
+        return value if isinstance(value, str | list) else as_text(value)
+    return value
+
+
+def as_text(value: Any) -> str:
+    """Write a value as it stands in a column of text."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value)
