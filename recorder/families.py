@@ -11,9 +11,29 @@ from typing import Any
 
 from lrcsim.errors import ConfigError
 
-__all__ = ["ADAPTERS", "ALONE", "REFUSED", "Adapter", "corrected", "first_logits", "refuse", "routed_experts", "shared"]
+__all__ = [
+    "ADAPTERS",
+    "ALONE",
+    "NOTICES",
+    "REFUSED",
+    "TEXT_PART",
+    "Adapter",
+    "corrected",
+    "first_logits",
+    "refuse",
+    "routed_experts",
+    "shared",
+    "text_part",
+]
 
-REFUSED: dict[str, str] = {}
+REFUSED = {
+    "diffusion_gemma": "it fills a canvas by diffusion; its passes are neither prefill nor decode of a token stream",
+    "diffusion_gemma_text": "it is a part of diffusion_gemma, which does not run a token stream",
+    "dots3_note_vision_encoder": "it reads images, not tokens",
+    "qwen3_omni_moe_talker_text": "it speaks: it runs on another model's states, not on text",
+    "vitpose": "it reads images, and the data set chooses its expert, not a router",
+    "vitpose_backbone": "it reads images, and the data set chooses its expert, not a router",
+}
 """Model types that cannot be recorded, and why; the same list stands in docs/recorder.md."""
 
 ALONE = {
@@ -32,6 +52,10 @@ NOTICES = {
     "the chosen ones",
 }
 """What a user should know of a recording of these model types."""
+
+TEXT_PART = {"llama4": "language_model", "qwen3_omni_moe": "thinker"}
+"""Model types of which only this part is run: the whole cannot run on text alone (Llama 4 in transformers 5.24 fails
+without an image), or is several models."""
 
 SHARED = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts", "num_shared_expert")
 SHARED_WIDTH = ("shared_expert_intermediate_size", "shared_intermediate_size", "share_expert_dim")
@@ -200,6 +224,15 @@ def shared(config: Any) -> int:
         if isinstance(value, int):
             return value
     return int(any(getattr(text, key, None) for key in SHARED_WIDTH) or text.model_type == "llama4_text")
+
+
+def text_part(model: Any) -> Any:
+    """Return the part of a model that runs on text, mostly all of it, with the whole's settings of generation."""
+    name = TEXT_PART.get(model.config.model_type)
+    part = model if name is None else getattr(model, name, model)
+    if part is not model:
+        part.generation_config = model.generation_config
+    return part
 
 
 def refuse(config: Any) -> None:

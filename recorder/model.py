@@ -93,7 +93,7 @@ def load(name: str, *, device: str = "auto", dtype: str = "auto") -> Loaded:
     model_class = _model_class(transformers, config)
     wanted = "auto" if dtype == "auto" else getattr(torch, DTYPES[dtype])
     try:
-        model = model_class.from_pretrained(name, config=config, dtype=wanted).to(device).eval()
+        model = families.text_part(model_class.from_pretrained(name, config=config, dtype=wanted)).to(device).eval()
     except Exception as error:
         raise ConfigError(f"model {name}: cannot be loaded as {model_class.__name__} ({brief(error)})") from None
     tokenizer = None

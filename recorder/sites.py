@@ -59,9 +59,15 @@ class Site:
     @property
     def expert_bytes(self) -> int | None:
         """Bytes of one routed expert's weights as they are in memory, or None when they cannot be told apart."""
-        sizes = [p.numel() * p.element_size() for module in self.experts for p in module.parameters()]
-        total = sum(sizes)
-        return total // self.num_experts if total and total % self.num_experts == 0 else None
+        total = 0
+        for module in self.experts:
+            apart = hasattr(module, "keys")  # a module for each expert; else tensors of all of them, experts first
+            for parameter in module.parameters():
+                if parameter.ndim < 2 and not apart:  # a norm that the experts share
+                    continue
+                experts = parameter.shape[0] if parameter.ndim == 3 and not apart else self.num_experts
+                total += parameter.numel() * parameter.element_size() // experts
+        return total or None
 
 
 def find_sites(model: Any) -> list[Site]:
