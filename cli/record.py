@@ -15,7 +15,7 @@ from lrcsim.cli.output import console, json_option, percent, write_json
 from lrcsim.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lrcsim.recorder import Recording
+    from lrcsim.recorder import Recording, Settings
 
 __all__ = ["record"]
 
@@ -49,6 +49,9 @@ __all__ = ["record"]
 @click.option("--restart", is_flag=True, help="Drop an unfinished recording instead of resuming it.")
 @click.option("--from-vllm", metavar="URL", help="Ask a vLLM server run with --enable-return-routed-experts.")
 @click.option("--from-sglang", metavar="URL", help="Ask an SGLang server run with --enable-return-routed-experts.")
+@click.option("--num-layers", type=int, metavar="L", help="With a server: blocks of the model, if MODEL is not given.")
+@click.option("--top-k", type=int, metavar="K", help="With a server: experts per token, if MODEL is not given.")
+@click.option("--num-experts", type=int, metavar="E", help="With a server: experts per layer, if MODEL is not given.")
 @json_option
 def record(
     model: str | None,
@@ -60,6 +63,9 @@ def record(
     restart: bool,
     from_vllm: str | None,
     from_sglang: str | None,
+    num_layers: int | None,
+    top_k: int | None,
+    num_experts: int | None,
     json_path: str | None,
     **given: Any,
 ) -> None:
@@ -68,26 +74,52 @@ def record(
     MODEL is a local folder or a hub id of a Mixture-of-Experts model in transformers. Stopped at any point, the same
     command goes on where it was. See docs/recorder.md.
     """
-    from lrcsim.recorder import Settings
+    from lrcsim.recorder import Settings, read_prompts
     from lrcsim.recorder import record as record_trace
-    from lrcsim.recorder.model import load, require_torch
 
     settings = Settings(**given)
-    if model is None:
-        raise ConfigError("name the MODEL to record: a local folder or a hub id")
-    require_torch()
-    with (
-        _opened(prompts) as (lines, path),
-        _progress(_total(path, settings.teacher_forced, settings.limit)) as progress,
-    ):
-        from lrcsim.recorder import read_prompts
+    server = _server(from_vllm, from_sglang)
+    if model is None and server is None:
+        raise ConfigError("name the MODEL to record: a local folder or a hub id; or a server with --from-vllm URL")
+    shape = {"num_layers": num_layers, "top_k": top_k, "num_experts": num_experts}
+    if server is None:
+        if any(value is not None for value in shape.values()):
+            raise ConfigError("--num-layers, --top-k and --num-experts are for servers; a MODEL says them itself")
+        from lrcsim.recorder.model import load, require_torch
 
+        require_torch()
+    with _opened(prompts) as (lines, path), _progress(path, settings) as progress:
         asked = read_prompts(lines, where=prompts, domain=domain, whole=settings.teacher_forced)
-        loaded = load(model, device=device, dtype=dtype)
-        result = record_trace(
-            loaded, asked, output, settings, source=Path(prompts).name, restart=restart, progress=progress
-        )
+        about: dict[str, Any] = {"source": Path(prompts).name, "restart": restart, "progress": progress}
+        if server is not None:
+            from lrcsim.recorder.servers import record_from_server
+
+            result = record_from_server(*server, asked, output, settings, _shape(server[0], model, shape), **about)
+        else:
+            result = record_trace(load(str(model), device=device, dtype=dtype), asked, output, settings, **about)
     _show(result, json_path)
+
+
+def _server(from_vllm: str | None, from_sglang: str | None) -> tuple[str, str] | None:
+    if from_vllm is not None and from_sglang is not None:
+        raise ConfigError("--from-vllm and --from-sglang: give one of them")
+    if from_vllm is not None:
+        return "vllm", from_vllm
+    return None if from_sglang is None else ("sglang", from_sglang)
+
+
+def _shape(kind: str, model: str | None, given: dict[str, int | None]) -> Any:
+    """Return what a server's answers do not say, from the options, else from the model's config."""
+    from lrcsim.models import load_geometry
+    from lrcsim.traces.importers import FORMATS, Options
+
+    known: dict[str, int | None] = {}
+    if model is not None:
+        geometry = load_geometry(model)
+        known = {"num_layers": geometry.layers, "top_k": geometry.top_k, "num_experts": geometry.experts}
+    useful = {name: value for name, value in given.items() if value is not None} or {}
+    merged = {name: useful.get(name, known.get(name)) for name in given if name in FORMATS[kind].options}
+    return Options(**merged)
 
 
 def _show(result: Recording, json_path: str | None) -> None:
@@ -144,7 +176,7 @@ def _total(path: Path | None, whole: bool, limit: int | None) -> int | None:
 
 
 @contextmanager
-def _progress(total: int | None) -> Iterator[Callable[[int, int], None] | None]:
+def _progress(path: Path | None, settings: Settings) -> Iterator[Callable[[int, int], None] | None]:
     """Give a function to call with requests and tokens done; a bar with the rate is drawn on a terminal."""
     if not sys.stderr.isatty():
         yield None
@@ -158,9 +190,10 @@ def _progress(total: int | None) -> Iterator[Callable[[int, int], None] | None]:
         TextColumn("requests, {task.fields[rate]}"),
         TimeRemainingColumn(),
     )
+    total = _total(path, settings.teacher_forced, settings.limit)
     started: list[tuple[float, int]] = []
     with Progress(*columns, console=console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total, rate="loading the model")
+        task = bar.add_task("", total=total, rate="starting")
 
         def advance(requests: int, tokens: int) -> None:
             now = time.monotonic()

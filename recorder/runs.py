@@ -148,9 +148,8 @@ def _generation_config(model: Any, max_new_tokens: int, pad: int, ends: list[int
 
 
 def _start(model: Any) -> int:
-    start = model.generation_config.decoder_start_token_id
-    if start is None:
-        start = model.config.pad_token_id
+    config = model.generation_config  # in the order in which generate() looks
+    start = config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
     if start is None:
         raise ConfigError("the model's decoder has no start token (decoder_start_token_id)")
     return int(start)

@@ -16,6 +16,7 @@ from lrcsim.recorder import families
 from lrcsim.recorder.prompts import Prompt
 from lrcsim.recorder.requests import Request, batches, encoded, packed
 from lrcsim.recorder.store import Store
+from lrcsim.recorder.workspace import Workspace
 
 if TYPE_CHECKING:
     from lrcsim.recorder.model import Loaded
@@ -127,7 +128,7 @@ def record(
         raise ConfigError(f"{type(model).__name__} cannot generate text; use --teacher-forced")
     notices, size = _notices(model, settings)
     determined = {"model": loaded.name, "config": _config_digest(model), "dtype": _dtype(model), **asdict(settings)}
-    with Store(out, determined, restart=restart) as store:
+    with Workspace(out, determined, restart=restart) as workspace, Store(workspace) as store:
         digest, number = b"", -1
         with capture.on():
             for batch in batches(_requests(loaded, prompts, settings), size, equal=settings.teacher_forced):
@@ -145,9 +146,10 @@ def record(
                     progress(store.requests, store.tokens)
         if number + 1 < store.resumed:
             raise ConfigError(f"{out}: an unfinished recording of more prompts is there; use --restart")
-        about = _provenance(loaded, settings, source, store, notices)
+        about = _provenance(loaded, settings, source, store, workspace.started, notices)
         requests, tokens = store.requests, store.tokens
         recall = store.finish(loaded.name, about)
+        workspace.discard()
     return Recording(out, requests, tokens, store.resumed, recall.by_distance(), notices)
 
 
@@ -221,7 +223,9 @@ def _config_digest(model: Any) -> str:
     return hashlib.sha256(json.dumps(_config(model), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _provenance(loaded: Loaded, settings: Settings, source: str, store: Store, notices: list[str]) -> dict[str, Any]:
+def _provenance(
+    loaded: Loaded, settings: Settings, source: str, store: Store, started: str, notices: list[str]
+) -> dict[str, Any]:
     import torch
     import transformers
 
@@ -250,7 +254,7 @@ def _provenance(loaded: Loaded, settings: Settings, source: str, store: Store, n
         "device": _device(model),
         "dtype": _dtype(model),
         "seed": settings.seed,
-        "date": store.started,
+        "date": started,
         "prompts": source or None,
         "layers": store.layer_names,
         "weights": "as the experts' outputs are multiplied with",

@@ -1,26 +1,22 @@
 """A recording on disk while it grows: parts that are complete traces, joined at the end.
 
-Beside ``OUT.h5`` stands the folder ``.OUT.h5.recording`` with ``settings.json`` and ``part-000000.h5``, ... Every part
-is a trace of whole requests that appeared under its name in one step, so after a stop at any point the parts are good,
-and what was not yet in one is recorded again.
+In the folder of the `Workspace` stand ``part-000000.h5``, ``part-000001.h5``, ... Every part is a trace of whole
+requests that appeared under its name in one step, so after a stop at any point the parts are good, and what was not yet
+in one is recorded again.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
-from lrcsim.errors import ConfigError, TraceError
+from lrcsim.errors import TraceError
 from lrcsim.recorder.frames import Columns
 from lrcsim.recorder.predict import Recall
+from lrcsim.recorder.workspace import Workspace
 from lrcsim.traces import LayerTable, RoutingTrace, TraceWriter
-from lrcsim.traces.atomic import replacing
 
 __all__ = ["Store"]
 
@@ -32,41 +28,11 @@ class Store:
     """The parts of one recording.
 
     Args:
-        out: the trace to be written in the end.
-        settings: what determines the trace, as JSON values; a recording is only resumed with the same.
-        restart: drop what an earlier, unfinished recording left.
-
-    Raises:
-        TraceError: the folder cannot be written, or another process is recording there.
-        ConfigError: an unfinished recording with other settings is there.
+        workspace: where they are kept; parts of an earlier run are taken over.
     """
 
-    def __init__(self, out: Path, settings: Mapping[str, Any], *, restart: bool = False) -> None:
-        self.out = out
-        if not out.absolute().parent.is_dir():
-            raise TraceError(f"{out}: the folder {out.parent} does not exist")
-        if out.is_dir():
-            raise TraceError(f"{out}: is a folder, name a file")
-        self.folder = out.with_name(f".{out.name}.recording")
-        try:
-            self.folder.mkdir(exist_ok=True)
-            self._lock = _locked(self.folder / "lock")
-        except OSError as error:
-            raise TraceError(f"{self.folder}: cannot be written ({error.strerror or error})") from None
-        wanted = json.loads(json.dumps(settings))
-        about = self.folder / "settings.json"
-        if restart:
-            for path in self.folder.iterdir():
-                if path.name != "lock":
-                    path.unlink()
-        if about.exists():
-            kept = json.loads(about.read_text(encoding="utf-8"))
-            self._compare(kept["settings"], wanted)
-            self.started: str = kept["started"]
-        else:
-            self.started = datetime.now(UTC).isoformat(timespec="seconds")
-            with replacing(about) as partial:
-                partial.write_text(json.dumps({"settings": wanted, "started": self.started}), encoding="utf-8")
+    def __init__(self, workspace: Workspace) -> None:
+        self.out, self.folder = workspace.out, workspace.folder
         for left in self.folder.glob(".part-*"):  # half a part, from a stop in the middle
             left.unlink()
         self.parts = sorted(self.folder.glob("part-*.h5"))
@@ -84,15 +50,6 @@ class Store:
         self._writer: TraceWriter | None = None
         self._opened = 0.0
         self._about_part: dict[str, Any] = {}
-
-    def _compare(self, kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-        changed = [key for key in {**kept, **wanted} if kept.get(key) != wanted.get(key)]
-        if changed:
-            what = ", ".join(f"{key} {kept.get(key)!r}, now {wanted.get(key)!r}" for key in changed)
-            raise ConfigError(
-                f"{self.out}: an unfinished recording is there, begun with other settings ({what[:300]}); "
-                "finish it with those, or drop it with --restart"
-            )
 
     def add(
         self, requests: list[tuple[str | None, Columns]], layers: LayerTable, layer_names: list[str], digest: str
@@ -137,15 +94,16 @@ class Store:
     def finish(
         self, model: str, provenance: Mapping[str, Any], progress: Callable[[int, int], None] | None = None
     ) -> Recall:
-        """Join the parts under the final name, drop the folder, and return the recall of recorded predictions.
+        """Join the parts under the final name, and return the recall of recorded predictions.
 
         Raises:
             TraceError: nothing was recorded, or the file cannot be written.
         """
         self.commit()
         if self.layers is None:
-            self.discard()
             raise TraceError(f"{self.out}: not written, there was nothing to record")
+        for left in self.out.parent.glob(f".{self.out.name}.*.tmp"):  # of a run that was killed here
+            left.unlink()
         recall, done = Recall(), 0
         with TraceWriter(self.out, self.layers, model=model, provenance=provenance) as writer:
             for part in self.parts:
@@ -161,7 +119,6 @@ class Store:
                             done += high - low
                     if progress is not None:
                         progress(done, self.tokens)
-        self.discard()
         return recall
 
     def logits_kind(self) -> str | None:
@@ -177,37 +134,8 @@ class Store:
                 return "probabilities" if probable else "raw"
         return None
 
-    def discard(self) -> None:
-        """Remove the folder."""
-        self._lock.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def __enter__(self) -> Store:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        try:
-            self.commit()  # whole batches only, so good to resume from whatever went wrong
-        finally:
-            self._lock.close()
-            if self.folder.exists() and not self.parts:
-                shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _locked(path: Path) -> IO[str]:
-    """Open a file that one process at a time can hold; the system lets go of it when the process ends, however.
-
-    Raises:
-        TraceError: another process holds it.
-    """
-    handle = path.open("w")
-    try:
-        import fcntl
-    except ImportError:  # not on this system: two recordings to one file are then the user's care
-        return handle
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        handle.close()
-        raise TraceError(f"{path.parent}: another process is recording to the same file") from None
-    return handle
+        self.commit()  # whole batches only, so good to resume from whatever went wrong

@@ -230,3 +230,32 @@ def tiny_model(model_type: str) -> Any:
                 rows = [torch.randperm(EXPERTS)[: buffer.shape[1]] for _ in range(buffer.shape[0])]
                 buffer.copy_(torch.stack(rows))
     return model
+
+
+def save(folder: Any, chat_template: str | None = None) -> None:
+    """Save a tiny OLMoE and a tokenizer whose tokens are the bytes of the text, 256 padding, 257 the end of a text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
+
+    config = OlmoeConfig(
+        vocab_size=258, hidden_size=32, intermediate_size=16, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=2, num_experts=EXPERTS, num_experts_per_tok=TOP_K, max_position_embeddings=640,
+        pad_token_id=256, bos_token_id=None, eos_token_id=257,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = OlmoeForCausalLM(config)
+    with torch.no_grad():
+        model.lm_head.weight[256:] = 0  # hardly ever sampled
+    model.save_pretrained(folder)
+    letters = [
+        chr(code) for code in (*range(33, 127), *range(161, 173), *range(174, 256))
+    ]  # that byte-level BPE writes
+    others = [code for code in range(256) if chr(code) not in letters]
+    written = {ord(letter): letter for letter in letters} | {code: chr(256 + at) for at, code in enumerate(others)}
+    vocabulary = {letter: code for code, letter in written.items()} | {"<pad>": 256, "<end>": 257}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>")
+    fast.chat_template = chat_template
+    fast.save_pretrained(folder)
