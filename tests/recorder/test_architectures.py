@@ -92,7 +92,7 @@ def test_refused_with_the_reason(kind: str) -> None:
 def test_recorded_ids_are_the_experts_that_ran(model: Any) -> None:
     if model.config.model_type == "nllb-moe":
         pytest.skip("transformers runs other experts than the router chose, see test_nllb_records_what_was_meant")
-    capture = Capture(model, logits=True)
+    capture = Capture(model, logits=True, ahead=1)
     calls: dict[str, list[tuple[Any, Any]]] = {}
     handles = [
         container(model, site).register_forward_pre_hook(keep(calls.setdefault(site.name, [])), with_kwargs=True)
@@ -114,7 +114,7 @@ def test_recorded_ids_are_the_experts_that_ran(model: Any) -> None:
             recorded = [set(row[row >= 0].tolist()) for row in experts[:, layer]]
             assert recorded == ran, f"{site.name}, run {occurrence}"
             at += 1
-        check_columns(taken[stack].columns)
+        check_columns(taken[stack].columns, capture)
 
 
 def container(model: Any, site: Any) -> Any:
@@ -181,12 +181,17 @@ def weights_of(holder: Any, expert: int, count: int) -> list[Any]:
     return found
 
 
-def check_columns(columns: dict[str, npt.NDArray[Any]]) -> None:
+def check_columns(columns: dict[str, npt.NDArray[Any]], capture: Capture) -> None:
     experts, weights = columns["experts"], columns["weights"]
     assert np.isfinite(weights).all()
     assert (weights[experts < 0] == 0).all()
     assert (np.diff(np.where(experts < 0, -np.inf, weights), axis=2)[experts[:, :, 1:] >= 0] <= 0).all()
     assert columns["logits"].shape[2] == tiny.EXPERTS or columns["logits"].shape[2] == 64
+    predicted = columns["predictions/1"]
+    assert (predicted[:, 0] == -1).all()
+    if any(site.guess for site in capture.sites):
+        assert (predicted[:, 1:] >= -1).all()
+        assert (predicted[:, 1:, 0] >= 0).any(axis=0).all()
     assert len(np.unique(experts)) > 3, "the router is not lively enough to test anything"
 
 
