@@ -83,8 +83,9 @@ def load(name: str, *, device: str = "auto", dtype: str = "auto") -> Loaded:
     if dtype not in DTYPES:
         raise ConfigError(f"--dtype {dtype!r} is not known, use {', '.join(DTYPES)}{did_you_mean(dtype, DTYPES)}")
     device = resolve_device(device)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    logging: Any = transformers.utils.logging
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         config = transformers.AutoConfig.from_pretrained(name)
     except Exception as error:  # whatever files and networks raise

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import transformers
 
 from lrcsim.errors import ConfigError
 from lrcsim.recorder.capture import Capture
@@ -129,10 +130,9 @@ def generation_limit(model: Any) -> int | None:
 
 
 def _generation_config(model: Any, max_new_tokens: int, pad: int, ends: list[int]) -> Any:
-    from transformers import GenerationConfig
-
+    config: Any = transformers.GenerationConfig
     own = model.generation_config
-    return GenerationConfig(
+    return config(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=1,

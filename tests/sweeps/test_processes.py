@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import alive, logged
+from watched import alive, logged
 
 from lrcsim.errors import ConfigError
 from lrcsim.sweeps import in_processes, make_plan, on_dask, read_spec, read_table, run_sweep

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import logged
+from watched import logged
 
 from lrcsim.errors import ConfigError
 from lrcsim.simulator import simulate
