@@ -32,7 +32,7 @@ from lrcsim.hierarchy.actions import make_action
 from lrcsim.hierarchy.residency import Residency
 from lrcsim.hierarchy.work import Step, steps_of
 from lrcsim.simulator.capacity import resolve_capacity
-from lrcsim.simulator.replay import Replay
+from lrcsim.simulator.replay import Replay, replay
 from lrcsim.simulator.schedule import Schedule
 from lrcsim.traces import RoutingTrace
 
@@ -162,10 +162,12 @@ def bookkeeping(setting: Setting, cell: Cell, experts: Sequence[Matrices]) -> fl
 def predict(setting: Setting, cell: Cell, numbers: Numbers) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Return seconds of each step from the event-driven engine."""
     sizes = [setting.shape.expert_bytes] * setting.shape.layers
+    pools = tuple(resolve_capacity(cell.cache, setting.trace.layers, "layer"))
+    counts = replay(Replay(setting.trace, cell.policy, pools, "coresident", "step", True))
     engine = Engine(
         setting.steps(),
         setting.residency(cell),
-        numbers.costs(),
+        numbers.costs(1 - float(counts.misses.sum() / counts.accesses.sum())),
         numbers.profile(setting.lanes, gpu=setting.gpu),
         sizes,
         overlap=cell.overlap,
