@@ -64,7 +64,12 @@ class Task:
     @property
     def trace(self) -> str:
         """The trace's name, as in the spec."""
-        return str(self.runs[0].values.get("trace", options()["trace"].default))
+        return _told(self.runs[0].values, "trace")
+
+    @property
+    def opened(self) -> tuple[str, str]:
+        """What a worker has to open: the trace, and the size of its experts."""
+        return self.trace, _told(self.runs[0].values, "expert_bytes")
 
 
 @dataclass(frozen=True)
@@ -86,24 +91,29 @@ class Plan:
             done: keys of runs that are not to be done again.
             share: False: every run by itself, to see that sharing changes nothing.
         """
-        finished, groups = set(done), dict[str, list[PlannedRun]]()
+        finished, groups, engines = set(done), dict[str, list[PlannedRun]](), dict[str, str]()
         folder, mine, tasks = str(self.spec.folder), version("lrcsim"), list[Task]()
         unequal = _traces_of_unequal_experts(self.runs, self.spec.folder)
         for run in self.runs:
             if run.key in finished:
                 continue
-            trace = str(run.values.get("trace", options()["trace"].default))
-            if share and run.values.keys() <= SHARED and trace not in unequal and _compiled(run.values, folder):
+            trace = _told(run.values, "trace")
+            policy = _told(run.values, "policy")
+            if policy not in engines:
+                engines[policy] = engine_of(make_policy(located(policy, self.spec.folder)))
+            shares = share and run.values.keys() <= SHARED and trace not in unequal and engines[policy] != "replay"
+            if shares:
                 same = {name: value for name, value in run.values.items() if name != "cache"}
                 groups.setdefault(json.dumps(same, sort_keys=True), []).append(run)
             else:
                 tasks.append(Task("timed" if "hardware" in run.values else "replay", (run,), folder, mine))
         for group in groups.values():
-            size = len(group) if _compiled(group[0].values, folder) == "stack" else SIZES_PER_PASS
+            policy = _told(group[0].values, "policy")
+            size = len(group) if engines[policy] == "stack" else SIZES_PER_PASS
             for start in range(0, len(group), size):
                 tasks.append(Task("pass", tuple(group[start : start + size]), folder, mine))
-        order = {trace: number for number, trace in enumerate(dict.fromkeys(task.trace for task in tasks))}
-        return sorted(tasks, key=lambda task: order[task.trace])
+        order = {opened: number for number, opened in enumerate(dict.fromkeys(task.opened for task in tasks))}
+        return sorted(tasks, key=lambda task: order[task.opened])
 
 
 def make_plan(spec: Spec) -> Plan:
@@ -130,7 +140,7 @@ def make_plan(spec: Spec) -> Plan:
     runs: dict[str, PlannedRun] = {}
     mine = version("lrcsim")
     for values in spec.runs:
-        trace = sum_of(trace_path(str(values.get("trace", options()["trace"].default)), spec.folder))
+        trace = sum_of(trace_path(_told(values, "trace"), spec.folder))
         found = {name: file_in(value, spec.folder) for name, value in values.items() if name != "trace"}
         files = {name: sum_of(str(file[0])) for name, file in found.items() if file is not None}
         text = json.dumps([mine, trace, files, values], sort_keys=True)
@@ -139,16 +149,15 @@ def make_plan(spec: Spec) -> Plan:
     return Plan(spec, list(runs.values()))
 
 
-def _compiled(values: Values, folder: str) -> Literal["stack", "compiled"] | None:
-    """Return what gives a policy's hits at several capacities, None where it has to be replayed at each."""
-    engine = engine_of(make_policy(located(values.get("policy", options()["policy"].default), Path(folder))))
-    return None if engine == "replay" else engine
+def _told(values: Values, name: str) -> str:
+    """Return what a run is told of an option, or the option's default."""
+    return str(values.get(name, options()[name].default))
 
 
 def _traces_of_unequal_experts(runs: Sequence[PlannedRun], folder: Path) -> set[str]:
     """Return the traces whose experts differ in bytes: there the bytes loaded do not follow from the hits."""
     found = set()
-    for name in {str(run.values.get("trace", options()["trace"].default)) for run in runs}:
+    for name in {_told(run.values, "trace") for run in runs}:
         with RoutingTrace.open(trace_path(name, folder)) as trace:
             if trace.expert_bytes is not None and len(set(trace.expert_bytes.tolist())) > 1:
                 found.add(name)

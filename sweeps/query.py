@@ -66,7 +66,7 @@ def where(table: pa.Table, condition: str) -> pa.Table:
         ) from None
     finally:
         database.close()
-    return table.take(found)
+    return table.take(pa.array(found, pa.int64()))
 
 
 def _read_only(action: int, *_: str | None) -> int:
@@ -94,7 +94,7 @@ def best(table: pa.Table, column: str, per: Sequence[str] = ()) -> pa.Table:
     for row, (key, value) in enumerate(zip(keys, values, strict=True)):
         if not np.isnan(value) and (key not in chosen or sign * value > sign * values[chosen[key]]):
             chosen[key] = row
-    return table.take(list(chosen.values()))
+    return table.take(pa.array(list(chosen.values()), pa.int64()))
 
 
 def pareto(table: pa.Table, columns: Sequence[str]) -> pa.Table:
@@ -120,7 +120,7 @@ def pareto(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     for row in order:  # what beats a row, or equals it, stands before it
         if not any((points[other] <= points[row]).all() for other in front):
             front.append(int(row))
-    return table.take(front)
+    return table.take(pa.array(front, pa.int64()))
 
 
 def pivot(table: pa.Table, row: str, column: str, value: str) -> Pivot:

@@ -25,7 +25,7 @@ from lrcsim.traces.atomic import replacing
 
 __all__ = ["Store", "read_table"]
 
-WRITING = 0.02
+WRITING = 0.05
 """Share of the time that may go into writing: a row is written as soon as this allows, often at once."""
 
 PARTS_AT_MOST = 500

@@ -24,7 +24,7 @@ class Watched(Lru):
         super().reset()
         with open(HERE / "log", "a") as log:
             log.write(f"{self.view.capacity} {os.getpid()}\\n")
-        time.sleep(0.15)
+        time.sleep(0.25)
 
 
 class Deadly(Lru):

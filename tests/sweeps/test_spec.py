@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +143,9 @@ def test_a_run_is_known_by_all_that_its_result_depends_on(folder: Path) -> None:
     assert (after[0] == before[0], after[1] == before[1]) == (False, True)
     (folder / "round.h5").write_bytes((folder / "round.h5").read_bytes() + b"\0")
     assert set(keys()).isdisjoint(after)
+
+
+def test_the_specifications_of_the_docs_can_be_run() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "sweeps.md"
+    specs = re.findall(r"```toml\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    assert [len(make_plan(read_spec(tomllib.loads(spec))).runs) for spec in specs] == [27]

@@ -1,0 +1,157 @@
+"""`lrcsim sweep` and `lrcsim results` as a user meets them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from lrcsim.traces import RoutingTrace
+
+SPEC = """
+[grid]
+trace = "round.h5"
+policy = ["lru", "belady", "slru"]
+cache = [1, 2, 3]
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    trace = RoutingTrace.from_arrays([[[e]] for e in (0, 1, 2, 0, 1, 2)], num_experts=3, expert_bytes=10)
+    trace.save(tmp_path / "round.h5")
+    (tmp_path / "s.toml").write_text(SPEC)
+    return tmp_path / "s.toml"
+
+
+@pytest.fixture
+def table(lrcsim: Callable[..., Any], spec: Path) -> Path:
+    assert lrcsim("sweep", spec, "--jobs", 1).code == 0
+    return spec.with_suffix(".parquet")
+
+
+def test_sweep(lrcsim: Callable[..., Any], spec: Path) -> None:
+    table = spec.with_suffix(".parquet")
+    code, out, err = lrcsim("sweep", spec, "--jobs", 1)
+    assert (code, out, err) == (0, f"{table}: 9 rows; lrcsim results {table} shows them\n", "")
+    code, out, _ = lrcsim("sweep", spec)
+    assert (code, "9 rows, 9 were there already" in out) == (0, True)
+    code, out, _ = lrcsim("sweep", spec, "-o", spec.parent / "other.parquet", "--jobs", 1, "--json", "-")
+    assert json.loads(out) == {"table": str(spec.parent / "other.parquet"), "runs": 9, "ran": 9, "failed": 0}
+    assert table.read_bytes() == (spec.parent / "other.parquet").read_bytes()
+
+
+def test_dry_run(lrcsim: Callable[..., Any], spec: Path) -> None:
+    code, out, err = lrcsim("sweep", spec, "--dry-run", "--jobs", 2)
+    assert (code, err) == (0, "")
+    assert out.startswith("9 runs\n  3 shared passes give 9 of them, all their cache sizes at once\nabout ")
+    assert "with 2 processes (3 tasks measured in" in out
+    assert not spec.with_suffix(".parquet").exists()
+    data = json.loads(lrcsim("sweep", spec, "--dry-run", "--json", "-").out)
+    assert {name: data[name] for name in ("runs", "missing", "passes", "in_passes", "replays", "timed")} == {
+        "runs": 9, "missing": 9, "passes": 3, "in_passes": 9, "replays": 0, "timed": 0,
+    }  # fmt: skip
+    lrcsim("sweep", spec, "--jobs", 1)
+    assert "9 are in the table already" in lrcsim("sweep", spec, "--dry-run").out
+
+
+def test_failing_runs_end_with_an_error(lrcsim: Callable[..., Any], spec: Path) -> None:
+    spec.write_text(SPEC.replace('"slru"', '"mrs"'))
+    code, out, err = lrcsim("sweep", spec, "--jobs", 1)
+    assert (code, "9 rows" in out) == (1, True)
+    assert err.startswith("Error: 3 of 9 runs failed (lrcsim results")
+    assert err.endswith("the first with: policy mrs needs router weights, and this trace has none recorded\n")
+    out = lrcsim("results", spec.with_suffix(".parquet"), "--where", "error is not null", "--json", "-").out
+    assert [row["policy"] for row in json.loads(out)] == ["mrs"] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["none.toml"], 1, "Error: sweep none.toml cannot be read"),
+        (["SPEC", "-o", "t.csv"], 1, "Error: a table is a Parquet file: name it t.parquet, given t.csv"),
+        (["SPEC", "--jobs", "2", "--workers", "2"], 2, "give one of them"),
+    ],
+    ids=str,
+)
+def test_what_is_said_of_wrong_options(
+    lrcsim: Callable[..., Any], spec: Path, options: list[str], code: int, said: str
+) -> None:
+    found = lrcsim("sweep", *[str(spec) if option == "SPEC" else option for option in options])
+    assert (found.code, found.out) == (code, "")
+    assert said in found.err
+
+
+def test_results(lrcsim: Callable[..., Any], table: Path) -> None:
+    code, out, err = lrcsim("results", table)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].startswith("in all: trace round.h5, model unknown, scope layer, access coresident")
+    assert lines[2].split() == ["policy", "cache", "hit_rate", "belady_hit_rate"]
+    assert lines[4].split() == ["lru", "2", "0.0", "%", "33.3", "%"]
+    assert "... and 7 more rows" in lrcsim("results", table, "--limit", 2).out
+
+
+def test_results_best_pareto_pivot(lrcsim: Callable[..., Any], table: Path) -> None:
+    def rows(*options: str) -> Any:
+        return json.loads(lrcsim("results", table, *options, "--json", "-").out)
+
+    best = rows("--best", "hit_rate", "--per", "cache")
+    assert [(row["policy"], row["cache"]) for row in best] == [("lru", "1"), ("belady", "2"), ("lru", "3")]
+    front = rows("--where", "hits > 0", "--pareto", "hit_rate,cache_bytes", "--columns", "policy,cache,hits")
+    assert front == [{"policy": "lru", "cache": "3", "hits": 3}, {"policy": "belady", "cache": "2", "hits": 2}]
+    assert rows("--where", "policy != 'slru'", "--pivot", "policy", "cache", "hits") == [
+        {"policy": "lru", "1": 0, "2": 0, "3": 3}, {"policy": "belady", "1": 0, "2": 2, "3": 3},
+    ]  # fmt: skip
+    assert lrcsim("results", table, "--pivot", "policy", "cache", "hit_rate").out.splitlines()[2:4] == [
+        "lru     0.0 %   0.0 %  50.0 %",
+        "belady  0.0 %  33.3 %  50.0 %",
+    ]
+
+
+def test_results_files(lrcsim: Callable[..., Any], table: Path) -> None:
+    folder = table.parent
+    pivot = ["--pivot", "policy", "cache", "hit_rate", "--csv", folder / "p.csv", "--plot", folder / "p.png"]
+    front = ["--pareto", "hit_rate,cache_bytes", "--csv", folder / "f.csv", "--plot", folder / "f.svg"]
+    for options in (pivot, front):
+        assert lrcsim("results", table, *options).code == 0
+    with open(folder / "p.csv", newline="") as file:
+        assert list(csv.reader(file))[:2] == [["policy", "1", "2", "3"], ["lru", "0.0", "0.0", "0.5"]]
+    with open(folder / "f.csv", newline="") as file:
+        assert next(csv.reader(file)) == pq.read_schema(table).names
+    assert (folder / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (folder / "f.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--where", "polcy = 'lru'"], 1, "did you mean 'policy'?"),
+        (["--columns", "polcy"], 1, "did you mean 'policy'?"),
+        (["--per", "policy"], 2, "--per makes the groups of --best"),
+        (["--plot", "p.png"], 2, "--plot draws a --pivot or a --pareto front"),
+        (["--pareto", "hit_rate,cache_bytes", "--plot", "p.gif"], 1, "pictures are .png, .svg, .pdf"),
+        (["--pivot", "cache", "scope", "hit_rate"], 1, "two of them differ in policy: choose with --where"),
+    ],
+    ids=str,
+)
+def test_what_is_said_of_wrong_questions(
+    lrcsim: Callable[..., Any], table: Path, options: list[str], code: int, said: str
+) -> None:
+    found = lrcsim("results", table, *options)
+    assert (found.code, found.out) == (code, "")
+    assert said in " ".join(found.err.split())
+
+
+def test_no_table(lrcsim: Callable[..., Any], tmp_path: Path) -> None:
+    assert (
+        "there is no table none.parquet: lrcsim sweep SPEC -o none.parquet makes one"
+        in lrcsim("results", "none.parquet").err
+    )
+    (tmp_path / "x.parquet").write_text("no")
+    assert "is no Parquet table" in lrcsim("results", tmp_path / "x.parquet").err
