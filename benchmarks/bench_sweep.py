@@ -4,6 +4,8 @@
    alone, into one table: wall time in one process and in all cores, processes started and kernels loaded included. Rows
    drawn at random are held against `simulate`, and both tables must be the same file.
 2. Overhead: 1,000 runs of a short trace, none of them sharing a pass, against the same calls of `simulate` in a loop.
+3. 100 runs in time: 4 policies x 5 cache sizes x 5 bandwidths of the link on the bundled trace, all cores; a row drawn
+   at random is held against `simulate`.
 
     python benchmarks/bench_sweep.py [RUNS OF PART 2]
 """
@@ -82,12 +84,29 @@ def overhead(folder: Path, runs: int) -> None:
     )
 
 
+def timed_runs(folder: Path) -> None:
+    """Time a sweep of runs on a machine, check one of its rows, print."""
+    speeds = ["6GB/s", "12GB/s", "25GB/s", "50GB/s", "100GB/s"]
+    grid = {"policy": ["lru", "lfu", "slru", "arc"], "cache": ["1x", "2x", "3x", "4x", "6x"], "pcie.bandwidth": speeds}
+    started = time.perf_counter()
+    plan = make_plan(read_spec({"defaults": {"hardware": "rtx-3090"}, "grid": grid}))
+    outcome = run_sweep(plan, folder / "timed.parquet", workers=in_processes(os.cpu_count() or 1))
+    took = time.perf_counter() - started
+    assert (len(outcome.table), outcome.failed) == (100, 0), outcome.first_error
+    print(f"100 runs in time, all cores: {took:.1f} s")
+    (row,) = random.Random(2).sample(outcome.table.to_pylist(), 1)
+    speed = [f"pcie.bandwidth={row['pcie.bandwidth']}"]
+    result = simulate(RoutingTrace.open(), row["policy"], row["cache"], hardware="rtx-3090", overrides=speed)
+    assert row["decode_tokens_per_s"] == result.to_dict()["time"]["decode_tokens_per_s"], row
+
+
 def main() -> None:
-    """Run both parts."""
+    """Run all parts."""
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     with tempfile.TemporaryDirectory() as folder:
         overhead(Path(folder), runs)
         thousand_runs(Path(folder))
+        timed_runs(Path(folder))
 
 
 if __name__ == "__main__":

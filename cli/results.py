@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["results"]
 
-SHOWN = ("hit_rate", "decode_hit_rate", "belady_hit_rate", "decode_tokens_per_s", "total_s", "gpu_bytes", "error")
-"""Results in the table on the terminal, those that some row has."""
+SHOWN = ("hit_rate", "decode_hit_rate", "belady_hit_rate", "error")
+SHOWN_TIMED = ("hit_rate", "decode_tokens_per_s", "gpu_bytes", "error")
+"""Results in the table on the terminal, those that some row has; of hits alone, and of runs on a machine."""
 
 
 @click.command()
@@ -82,7 +83,9 @@ def results(
         write_json(json_path, [dict(zip(header, row, strict=True)) for row in rows])
     if json_path == "-":
         return
-    if pivot is not None:
+    if not rows:
+        console().print("no run fits")
+    elif pivot is not None:
         _show(header, rows, limit, value=pivot.value)
     else:
         shown = list(chosen.column_names) if columns is not None else _interesting(chosen, everything)
@@ -115,7 +118,8 @@ def _interesting(table: pa.Table, everything: pa.Table) -> list[str]:
     """Return the columns that differ in all the rows asked for, and the main results that there are."""
     from lrcsim.sweeps.query import varying
 
-    given = [name for name in SHOWN if table[name].null_count < len(table)]
+    timed = table["decode_tokens_per_s"].null_count < len(table)
+    given = [name for name in (SHOWN_TIMED if timed else SHOWN) if table[name].null_count < len(table)]
     if "decode_hit_rate" in given and table["decode_hit_rate"].equals(table["hit_rate"]):
         given.remove("decode_hit_rate")
     return [*varying(everything), *given]

@@ -13,7 +13,7 @@ import pyarrow as pa
 from lrcsim.errors import ConfigError, did_you_mean
 from lrcsim.sweeps.columns import MEASURED, better
 
-__all__ = ["Pivot", "best", "pareto", "pivot", "varying", "where"]
+__all__ = ["Pivot", "best", "check_column", "direction", "pareto", "pivot", "varying", "where"]
 
 IDENTITY = ("run", "trace_sha256", "lrcsim", "files", "error")
 """Columns that are no part of a run's configuration as people name it."""
@@ -85,7 +85,7 @@ def best(table: pa.Table, column: str, per: Sequence[str] = ()) -> pa.Table:
     Raises:
         ConfigError: there is no such column, or it is not said which way is better.
     """
-    name, sign = _direction(table, column)
+    name, sign = direction(table, column)
     for group in per:
         check_column(table, group)
     values = _numbers(table, name)
@@ -112,7 +112,7 @@ def pareto(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     """
     if len(columns) < 2:
         raise ConfigError(f"a Pareto front weighs two columns or more, given {', '.join(columns)}")
-    directions = [_direction(table, column) for column in columns]
+    directions = [direction(table, column) for column in columns]
     points = np.array([-sign * _numbers(table, name) for name, sign in directions]).T  # less is better
     complete = np.flatnonzero(~np.isnan(points).any(axis=1))
     order = complete[np.lexsort(points[complete][:, ::-1].T)]  # by the first column, then the next ...
@@ -148,13 +148,19 @@ def pivot(table: pa.Table, row: str, column: str, value: str) -> Pivot:
 
 
 def varying(table: pa.Table) -> list[str]:
-    """Return the columns of the configuration in which the rows differ."""
+    """Return the columns of the configuration in which the rows differ.
+
+    What a failed run left open, and never settled, is no difference.
+    """
     measured = {column.name for column in MEASURED}
-    return [
-        name
-        for name in table.column_names
-        if name not in measured and name not in IDENTITY and len(set(table[name].to_pylist())) > 1
-    ]
+    errors = table["error"].to_pylist() if "error" in table.column_names else [None] * len(table)
+    found = []
+    for name in table.column_names:
+        if name not in measured and name not in IDENTITY:
+            values = zip(table[name].to_pylist(), errors, strict=True)
+            if len({value for value, error in values if value is not None or error is None}) > 1:
+                found.append(name)
+    return found
 
 
 def check_column(table: pa.Table, name: str) -> None:
@@ -164,8 +170,12 @@ def check_column(table: pa.Table, name: str) -> None:
         raise ConfigError(f"the table has no column {name!r}{hint}")
 
 
-def _direction(table: pa.Table, column: str) -> tuple[str, int]:
-    """Return a column's name, and 1 where more of it is better, -1 where less."""
+def direction(table: pa.Table, column: str) -> tuple[str, int]:
+    """Read ``COLUMN``, ``COLUMN:max`` or ``COLUMN:min``: its name, and 1 where more of it is better, -1 where less.
+
+    Raises:
+        ConfigError: there is no such column, or it is not said which way is better.
+    """
     name, _, given = column.partition(":")
     check_column(table, name)
     signs = {"more": 1, "max": 1, "less": -1, "min": -1}

@@ -94,6 +94,7 @@ def test_results(lrcsim: Callable[..., Any], table: Path) -> None:
     assert lines[0].startswith("in all: trace round.h5, model unknown, scope layer, access coresident")
     assert lines[2].split() == ["policy", "cache", "hit_rate", "belady_hit_rate"]
     assert lines[4].split() == ["lru", "2", "0.0", "%", "33.3", "%"]
+    assert lrcsim("results", table, "--where", "policy = 'arc'").out == "no run fits\n"
     assert "... and 7 more rows" in lrcsim("results", table, "--limit", 2).out
 
 
