@@ -117,8 +117,11 @@ def _shape(kind: str, model: str | None, given: dict[str, int | None]) -> Any:
     if model is not None:
         geometry = load_geometry(model)
         known = {"num_layers": geometry.layers, "top_k": geometry.top_k, "num_experts": geometry.experts}
-    useful = {name: value for name, value in given.items() if value is not None} or {}
-    merged = {name: useful.get(name, known.get(name)) for name in given if name in FORMATS[kind].options}
+    merged: dict[str, Any] = {
+        name: known.get(name) if value is None else value
+        for name, value in given.items()
+        if name in FORMATS[kind].options
+    }
     return Options(**merged)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import transformers
 
 from lrcsim.errors import ConfigError
 from lrcsim.recorder.capture import Capture
@@ -115,7 +116,8 @@ class _Sampler:
 
 def special_ids(model: Any) -> tuple[int, list[int]]:
     """Return the padding id and the end-of-text ids of a model; what is padded is masked, so any id serves."""
-    config = model.generation_config
+    # A model that cannot generate has no settings for it.
+    config = getattr(model, "generation_config", None) or model.config.get_text_config()
     end = config.eos_token_id
     ends = [] if end is None else [int(end)] if isinstance(end, int) else [int(i) for i in end]
     pad = config.pad_token_id
@@ -129,10 +131,9 @@ def generation_limit(model: Any) -> int | None:
 
 
 def _generation_config(model: Any, max_new_tokens: int, pad: int, ends: list[int]) -> Any:
-    from transformers import GenerationConfig
-
+    config: Any = transformers.GenerationConfig
     own = model.generation_config
-    return GenerationConfig(
+    return config(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=1,
