@@ -203,13 +203,16 @@ def routed_experts(experts: Any) -> int:
 
 
 def first_logits(num_experts: int) -> Callable[[Any], Any]:
-    """Return the function that takes the scores [tokens, E] from the output of an ordinary router.
+    """Return the function that takes the scores [tokens, E] from a router's output: its first wide tensor.
 
     Routers score classes beyond E where a class has no weights (Zaya, LongCat); those are left out.
     """
 
     def logits(output: Any) -> Any:
-        return _flat(output[0] if isinstance(output, tuple) else output)[:, :num_experts]
+        for part in output if isinstance(output, tuple) else (output,):
+            if part.is_floating_point() and part.shape[-1] >= num_experts:
+                return _flat(part)[:, :num_experts]
+        raise ConfigError("--logits: the model's router does not give the scores of all experts, leave the option out")
 
     return logits
 

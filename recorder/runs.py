@@ -116,7 +116,8 @@ class _Sampler:
 
 def special_ids(model: Any) -> tuple[int, list[int]]:
     """Return the padding id and the end-of-text ids of a model; what is padded is masked, so any id serves."""
-    config = model.generation_config
+    # A model that cannot generate has no settings for it.
+    config = getattr(model, "generation_config", None) or model.config.get_text_config()
     end = config.eos_token_id
     ends = [] if end is None else [int(end)] if isinstance(end, int) else [int(i) for i in end]
     pad = config.pad_token_id

@@ -168,6 +168,41 @@ def test_errors_about_the_model(lrcsim: Run, folder: Path, tmp_path: Path) -> No
     assert "models of type 'vitpose_backbone' cannot be recorded: it reads images" in err
 
 
+def test_a_model_that_does_not_generate(tmp_path: Path) -> None:
+    import tiny
+
+    from lrcsim.errors import ConfigError
+    from lrcsim.recorder import Prompt, Settings, record
+    from lrcsim.recorder.model import Loaded
+
+    loaded = Loaded(tiny.tiny_model("openai_privacy_filter"), None, "tiny")
+    prompts = [Prompt(token_ids=(5, 9, 11, 4))]
+    with pytest.raises(ConfigError, match="cannot generate text; use --teacher-forced"):
+        record(loaded, prompts, tmp_path / "out.h5")
+    result = record(loaded, prompts, tmp_path / "out.h5", Settings(teacher_forced=True))
+    assert result.tokens == 5  # with the end of the text
+    assert check_file(tmp_path / "out.h5") == []
+
+
+@pytest.mark.parametrize("kind", ["switch_transformers", "nllb-moe"])
+@pytest.mark.parametrize("teacher_forced", [False, True])
+def test_encoder_decoder_traces_are_good(tmp_path: Path, kind: str, teacher_forced: bool) -> None:
+    import tiny
+
+    from lrcsim.recorder import Prompt, Settings, record
+    from lrcsim.recorder.model import Loaded
+
+    out = tmp_path / "out.h5"
+    settings = Settings(teacher_forced=teacher_forced, max_new_tokens=4, batch=2, sample_tokens=6, predict_next=True)
+    prompts = [Prompt(token_ids=(5, 9, 11, 4)), Prompt(token_ids=(7, 8, 3, 22, 14, 9))]
+    result = record(Loaded(tiny.tiny_model(kind), None, "tiny"), prompts, out, settings)
+    assert bool(result.notices) == (kind == "nllb-moe")
+    assert check_file(out) == []
+    with RoutingTrace.open(out) as trace:
+        assert trace.layers.stack_names == ("encoder", "decoder")
+        assert set(trace.column("stack")) == {0, 1}
+
+
 def test_without_torch_the_command_says_how(tmp_path: Path) -> None:
     """In a process of its own, where importing torch fails."""
     script = "import sys; sys.modules['torch'] = None; from lrcsim.cli.main import main; main()"
