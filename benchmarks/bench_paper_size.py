@@ -58,7 +58,7 @@ SAMPLE = 32
 """Requests, evenly spread, whose hit rates must be those of the whole trace to `CLOSE`."""
 
 CLOSE = 0.01
-"""The rate of one request strays by 0.003 (standard deviation), of a sample by a sixth of that."""
+"""The rate of one request strays by up to 0.0016 (standard deviation; lru), that of a sample by a sixth of it."""
 
 
 class Run(NamedTuple):

@@ -14,6 +14,7 @@ RUN_ONLY = (
     *("trace", "model", "dtype", "policy", "cache", "scope", "prefill", "warm", "hardware", "overrides"),
     *("fit_tokens", "fit", "overlap", "loss", "column", "plot"),
 )
+"""Options that mean nothing without --from-run."""
 
 
 @click.command()

@@ -29,6 +29,7 @@ COMMANDS = {
     "srp": Lazy("lrcsim.cli.srp", "srp", "Local routing consistency: SRP, and what the experts specialise in."),
     "sch": Lazy("lrcsim.cli.sch", "sch", "Local routing consistency: SCH at any cache size, in both definitions."),
     "trace": Lazy("lrcsim.cli.trace", "trace", "Look at, check, import and export routing traces."),
+    "record": Lazy("lrcsim.cli.record", "record", "Record a trace from a model in transformers, or from a server."),
     "policies": Lazy("lrcsim.cli.policies", "policies", "List the eviction policies and what they need."),
     "hardware": Lazy("lrcsim.cli.hardware", "hardware", "List the hardware profiles; one with each number's source."),
     "calibrate": Lazy(

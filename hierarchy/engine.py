@@ -115,13 +115,11 @@ class Engine:
 
     def _run(self) -> Generator[simpy.Event, Any, None]:
         env, costs, tally = self.env, self.costs, self.tally
-        now = 0.0
-        while (step := self._next(now)) is not None:
+        while (step := self._next(env.now)) is not None:
             begin = env.now
             if isinstance(step, float):  # nothing to do until a request arrives
-                yield env.timeout(max(step - begin, 0.0))
+                yield env.timeout(step - begin)  # where rounding leaves the clock just before, it waits once more
                 tally.idle += env.now - begin
-                now = max(step, env.now)  # the clock may stand a rounding error before it
                 continue
             if self.residency.begin(step):
                 self._forget_prefetches()
@@ -135,8 +133,7 @@ class Engine:
                 yield env.timeout(after)
                 self._note(start, "gpu", "output")
                 tally.compute += after
-            now = env.now
-            tally.end(step, begin, now)
+            tally.end(step, begin, env.now)
             if self.log is not None:
                 self.log.step(begin, env.now, step.phase, step.sequences)
             if self.progress is not None:

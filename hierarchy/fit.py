@@ -122,9 +122,7 @@ def with_numbers(profile: HardwareProfile, numbers: Mapping[str, float]) -> Hard
     for path, value in numbers.items():
         part, _, key = path.rpartition(".")
         change: dict[str, Any] = {key: value}
-        if part:
-            change = {part: replace(getattr(profile, part), **change)}
-        profile = replace(profile, **change)
+        profile = replace(profile, **({part: replace(getattr(profile, part), **change)} if part else change))
     return profile
 
 
@@ -200,8 +198,8 @@ class _Problem:
             typical = np.sqrt((residual**2).mean(axis=1, keepdims=True))
         else:
             typical = 1.4826 * np.median(np.abs(residual), axis=1, keepdims=True)
-        least: FloatArray = np.maximum(typical, SMALLEST * self.mean)
-        return least
+        spread: FloatArray = np.maximum(typical, SMALLEST * self.mean)
+        return spread
 
     def objective(self, residual: FloatArray, spread: FloatArray, logs: FloatArray, hold: float = 1.0) -> float:
         far, bend = np.abs(residual / spread), self.bend

@@ -50,6 +50,9 @@ ROLES: dict[str, tuple[str, ...]] = {
 }
 """What a column can be. ``io`` is shown and not fitted: some engines add it up over lanes, others do not."""
 
+DURATIONS = {"wall", "elapsed", "latency", "tpot", "itl", "duration", "time"}
+"""Words that make a column a time even where it names no unit."""
+
 SECONDS = {"s": 1.0, "sec": 1.0, "secs": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 BYTES = {"bytes": 1, "byte": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 RATES = {"tok/s": 1.0, "tps": 1.0}  # a rate of tokens: its inverse is the wall time
@@ -247,12 +250,9 @@ def _guess(header: list[str], role: str) -> str | None:
         last = re.split(r"[^a-z0-9]+", name.lower())[-1]
         if role == "bytes" and not unit:
             continue
-        if (
-            role in (*TIMES, "io")
-            and not unit
-            and (len(words) > 1 or last in BYTES or words[:1] in (["step"], ["token"]))
-        ):
-            continue  # cache_hit_pct, read_bytes, step: no times
+        plain = (len(words) == 1 and words[0] not in ("step", "token")) or not DURATIONS.isdisjoint(words)
+        if role in (*TIMES, "io") and not unit and (last in BYTES or not plain):
+            continue  # cache_hit_pct, read_bytes, step, total_tokens: no times
         if role == "phase" and len(words) > 1:
             continue
         for order, alias in enumerate(ROLES[role]):

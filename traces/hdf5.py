@@ -196,6 +196,10 @@ class TraceWriter:
         """Tokens given so far."""
         return self._tokens
 
+    def set_provenance(self, provenance: Mapping[str, Any]) -> None:
+        """Replace the provenance, when some of it is known only at the end."""
+        self._file.attrs["provenance"] = json.dumps(dict(provenance))
+
     def begin_request(self, domain: str | None = None) -> None:
         """Start the next request; tokens appended from now on are its."""
         self._offsets.append(self._tokens)

@@ -5,10 +5,11 @@ All of them are measured on the device that runs, while it pauses between two to
 * **link**: m experts are asked for at once and waited for, m = 1, 2, 4, 8; seconds = latency + m * size / bandwidth.
   With one size only, the time that a read costs besides its bytes is part of the bandwidth; what is paid once
   however many are asked for (waking a reader thread, and the thread that waits) is the latency.
-* **expert**: products with the experts in the slots, in random order, so that the weights come from memory.
+* **expert**: products with the experts in the slots, in random order, so that the weights come from memory; and of
+  experts just read, which the processor still has in its cache.
 * **bookkeeping**: the same steps through the same cache on a device that neither loads nor computes.
 
-Beside them, to say what the simulator leaves out: products while reads go on, and of an expert just read.
+Beside them, to say what the simulator leaves out: products while reads go on.
 """
 
 from __future__ import annotations
@@ -71,9 +72,9 @@ class Numbers:
             expert_overhead=0.0,
         )
 
-    def costs(self) -> FixedCosts:
-        """Return the seconds of compute."""
-        return FixedCosts(expert_s=self.expert)
+    def costs(self, hit_rate: float) -> FixedCosts:
+        """Return the seconds of compute: the engine has one number for an expert, so the mean over hits and misses."""
+        return FixedCosts(expert_s=hit_rate * self.expert + (1 - hit_rate) * self.expert_fresh)
 
 
 @dataclass

@@ -32,7 +32,7 @@ from lrcsim.hierarchy.actions import make_action
 from lrcsim.hierarchy.residency import Residency
 from lrcsim.hierarchy.work import Step, steps_of
 from lrcsim.simulator.capacity import resolve_capacity
-from lrcsim.simulator.replay import Replay
+from lrcsim.simulator.replay import Replay, replay
 from lrcsim.simulator.schedule import Schedule
 from lrcsim.traces import RoutingTrace
 
@@ -162,10 +162,12 @@ def bookkeeping(setting: Setting, cell: Cell, experts: Sequence[Matrices]) -> fl
 def predict(setting: Setting, cell: Cell, numbers: Numbers) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Return seconds of each step from the event-driven engine."""
     sizes = [setting.shape.expert_bytes] * setting.shape.layers
+    pools = tuple(resolve_capacity(cell.cache, setting.trace.layers, "layer"))
+    counts = replay(Replay(setting.trace, cell.policy, pools, "coresident", "step", True))
     engine = Engine(
         setting.steps(),
         setting.residency(cell),
-        numbers.costs(),
+        numbers.costs(1 - float(counts.misses.sum() / counts.accesses.sum())),
         numbers.profile(setting.lanes, gpu=setting.gpu),
         sizes,
         overlap=cell.overlap,
@@ -176,21 +178,23 @@ def predict(setting: Setting, cell: Cell, numbers: Numbers) -> np.ndarray[tuple[
 
 
 def _repeat(setting: Setting, cells: list[Cell], options: argparse.Namespace) -> dict[Cell, list[Measured]]:
-    """Measure each cell until it has enough quiet repetitions, or time is up; in rounds of random order."""
+    """Measure each cell until it has enough quiet repetitions, time is up, or Ctrl-C; in rounds of random order."""
     found: dict[Cell, list[Measured]] = {cell: [] for cell in cells}
     order = np.random.default_rng(0)
     begun = time.perf_counter()
-    while any(
-        missing := [sum(_is_quiet(one, options.quiet) for one in found[cell]) < options.repetitions for cell in cells]
-    ):
-        for place in order.permutation(np.flatnonzero(missing)).tolist():
-            if time.perf_counter() - begun > options.at_most:
-                return found
-            if not _wait_for_quiet(options.quiet, begun + options.at_most):
-                return found
-            one = measure(setting, cells[place], len(found[cells[place]]))
-            found[cells[place]].append(one)
-            print(f"{time.perf_counter() - begun:6.0f} s  {_line(one)}", file=sys.stderr, flush=True)
+
+    def missing() -> list[int]:
+        quiet = [sum(_is_quiet(one, options.quiet) for one in found[cell]) for cell in cells]
+        return [place for place, count in enumerate(quiet) if count < options.repetitions]
+
+    with contextlib.suppress(KeyboardInterrupt):  # what there is by then counts
+        while places := missing():
+            for place in order.permutation(places).tolist():
+                if not _wait_for_quiet(options.quiet, begun + options.at_most):
+                    return found
+                one = measure(setting, cells[place], len(found[cells[place]]))
+                found[cells[place]].append(one)
+                print(f"{time.perf_counter() - begun:6.0f} s  {_line(one)}", file=sys.stderr, flush=True)
     return found
 
 
@@ -347,5 +351,5 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the file with the weights goes
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was measured is written, and the weights go
     main()

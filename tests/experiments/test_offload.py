@@ -119,7 +119,7 @@ def test_slots_are_never_shared(setting: Setting) -> None:
 def test_the_prediction_is_the_closed_form_without_overlap(setting: Setting) -> None:
     # One lane, nothing but reads of 1 s per expert, 2 s once per burst, 10 s per product, 100 s per layer-step:
     # each layer-step takes 100 + 8 * 10, and 2 + misses where there are any.
-    numbers = Numbers(2.0, SHAPE.expert_bytes, 10.0, 0.0, 0.0, 100.0)
+    numbers = Numbers(2.0, SHAPE.expert_bytes, 10.0, 0.0, 10.0, 100.0)
     cell = Cell("lru", "2x", False)
     one_lane = Setting(setting.trace, SHAPE, setting.path, lanes=1, part=10)
     residency, expected = setting.residency(cell), []
@@ -163,7 +163,8 @@ def test_calibration_counts_its_samples(setting: Setting) -> None:
     assert profile.nvme is not None
     assert (profile.nvme.bandwidth, profile.nvme.latency, profile.nvme.lanes) == (numbers.bandwidth, numbers.latency, 3)
     assert profile.layer_overhead == layer > 0
-    assert numbers.costs().expert(0, 1) == numbers.expert > 0
+    assert numbers.costs(1.0).expert(0, 1) == numbers.expert > 0
+    assert numbers.costs(0.0).expert(0, 1) == numbers.expert_fresh > 0
 
 
 def test_a_throttle_makes_reads_wait_their_turn() -> None:

@@ -151,6 +151,13 @@ def test_hand_solved_with_the_cpu() -> None:
     assert (tally.total, tally.links["pcie"].busy_s, tally.cpu, tally.compute) == (3.25, 2.25, 3.25, 0.5)
 
 
+def test_nothing_recorded() -> None:
+    profile = machine(Link(10.0, 0.0, 0.0, 1))
+    trace = RoutingTrace.from_arrays([[[-1, -1]]], num_experts=2)
+    tally, counts = check(job_of(trace), FixedCosts(1.0), profile, [20], make_action("load", profile), True)
+    assert (tally.total, int(counts.accesses.sum()), tally.by_step().shape) == (0, 0, (0, 5))
+
+
 @st.composite
 def traces(draw: st.DrawFn) -> RoutingTrace:
     """Sticky traces with gaps, prompts, requests, layers of unequal numbers of experts."""

@@ -33,6 +33,7 @@ def write(folder: Path, text: str) -> Path:
         ("i,time", "wall = time in ms; not used: i"),
         ("step,total_tokens,step_ms", "wall = step_ms in ms; not used: step, total_tokens"),
         ("n,totalMs,io_mib", "wall = totalMs in ms; bytes = io_mib in mib; not used: n"),
+        ("n,decode_latency,total_tokens", "wall = decode_latency in ms; not used: n, total_tokens"),
         ("n,tok_per_s", "wall = tok_per_s in tok/s; not used: n"),
         ("n,tokens/s", "wall = tokens/s in tok/s; not used: n"),
         ("n,decode_time_ms,wall_ms", "wall = wall_ms in ms; not used: n, decode_time_ms"),

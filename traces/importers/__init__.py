@@ -6,11 +6,12 @@ new one is added to `FORMATS` below.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -133,6 +134,8 @@ def import_trace(
     format: str | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
+    *,
+    provenance: Mapping[str, Any] | None = None,
 ) -> ImportReport:
     """Read routing that another tool recorded and write it as an lrcsim trace, in bounded memory.
 
@@ -144,6 +147,7 @@ def import_trace(
         format: one of `FORMATS`; None: guessed.
         options: what the file does not say itself.
         progress: called now and then with the work done and the total.
+        provenance: of the trace, in place of a note about the import.
 
     Raises:
         TraceError: the source is not of that format, or its routing is impossible; the message says where.
@@ -170,17 +174,16 @@ def import_trace(
     if source_path.exists() and out_path.exists() and source_path.samefile(out_path):
         raise TraceError(f"{out_path}: is the file to import; name another output")
     source = entry.open_source(source_path, options, progress or (lambda _done, _total: None))
-    imported = {
+    noted: dict[str, Any] = {
         "file": source_path.name,
         "format": format,
         "lrcsim": version("lrcsim"),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
+    about = {**source.provenance, **({"import": noted} if provenance is None else provenance)}
     unrecorded = requests = 0
     model = options.model or source.model
-    with TraceWriter(
-        out_path, source.layers, model=model, provenance={**source.provenance, "import": imported}
-    ) as writer:
+    with TraceWriter(out_path, source.layers, model=model, provenance=about) as writer:
         for domain, runs in source.requests():
             writer.begin_request(domain)
             requests += 1

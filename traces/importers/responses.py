@@ -43,12 +43,14 @@ class Routed:
         prompt: number of prompt tokens, or None when the response does not say.
         token_ids: ids of the tokens, or None; those beyond the routing are left out.
         model: name of the model, or None.
+        domain: label of the request, or None.
     """
 
     experts: npt.NDArray[np.int32]
     prompt: int | None
     token_ids: list[int] | None = None
     model: str | None = None
+    domain: str | None = None
 
 
 def objects(path: Path, report: Callable[[int], None]) -> Iterator[dict[str, Any]]:
@@ -186,6 +188,7 @@ def open_responses(
             except (AttributeError, TypeError, ValueError, OverflowError) as error:
                 raise TraceError(f"{path}: response {number} is not of the form that servers send ({error})") from None
             for entry in found:
+                entry.domain = _label(response)
                 _check(f"{path}: response {number}", entry)
                 if entry.prompt is None and options.phase is None:
                     raise TraceError(
@@ -226,9 +229,16 @@ def open_responses(
 
     def requests() -> Iterator[Request]:
         for entry in routed(lambda done: progress(size + done, 2 * size)):
-            yield None, _runs(entry, blocks, options.phase != "none", with_ids)
+            yield entry.domain, _runs(entry, blocks, options.phase != "none", with_ids)
 
     return Source(layers, model or named_after(path), requests, notices=notices)
+
+
+def _label(response: dict[str, Any]) -> str | None:
+    """Return the label that `lrcsim record` notes beside a response, ``{"lrcsim": {"domain": ...}}``."""
+    noted = response.get("lrcsim")
+    domain = noted.get("domain") if isinstance(noted, dict) else None
+    return domain if isinstance(domain, str) else None
 
 
 def _check(where: str, entry: Routed) -> None:

@@ -46,7 +46,11 @@ def extract(response: dict[str, Any], options: Options) -> list[Routed]:
     if isinstance(response.get("meta_info"), dict):
         meta = response["meta_info"]
         made = meta.get("completion_tokens")
-        return [_routed(meta, meta.get("prompt_tokens"), made, model, options)]
+        routed = _routed(meta, meta.get("prompt_tokens"), made, model, options)
+        given, output = response.get("input_ids"), response.get("output_ids")  # the first is noted by lrcsim record
+        if isinstance(given, list) and isinstance(output, list):
+            routed.token_ids = [*given, *output]
+        return [routed]
     choices = response.get("choices")
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise TraceError("has neither 'meta_info' nor 'choices', is it a response of an SGLang server?")

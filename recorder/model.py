@@ -1,0 +1,122 @@
+"""Load a model and its tokenizer from a folder or a hub, for recording."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from lrcsim.errors import ConfigError, brief, did_you_mean
+from lrcsim.recorder import families
+
+__all__ = ["DTYPES", "Loaded", "load", "require_torch", "resolve_device"]
+
+DTYPES = {"auto": "auto", "bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
+"""Names that ``--dtype`` takes; auto is what the model's files say."""
+
+OLDEST = (5, 20)
+"""The oldest transformers that the tests passed with; earlier ones build some families in other ways."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to run, its tokenizer (None: it has none), and what to call it."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+
+
+def require_torch() -> None:
+    """Raise when torch or transformers is absent, or too old.
+
+    Raises:
+        ConfigError: with the command that installs them.
+    """
+    try:
+        import torch  # noqa: F401
+        import transformers
+    except ImportError as error:
+        raise ConfigError(
+            f"recording needs torch and transformers ({brief(error)}): pip install 'lrcsim[record]'"
+        ) from None
+    version = transformers.__version__
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise ConfigError(
+            f"recording needs transformers {oldest} or later, here is {version}: pip install -U 'lrcsim[record]'"
+        )
+
+
+def resolve_device(device: str) -> str:
+    """Turn ``auto`` into cuda where there is one, else cpu.
+
+    Raises:
+        ConfigError: the device is unknown, or not there.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = device.partition(":")[0]
+    if kind not in ("cuda", "cpu"):
+        raise ConfigError(
+            f"--device {device!r} is not known, use auto, cuda or cpu{did_you_mean(kind, ('cuda', 'cpu'))}"
+        )
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: torch finds no CUDA device here; use cpu, or install torch with CUDA")
+    return device
+
+
+def load(name: str, *, device: str = "auto", dtype: str = "auto") -> Loaded:
+    """Load a model by the class that its config names, and its tokenizer if it has one.
+
+    Args:
+        name: a local folder, or a model id of the hub that transformers is set up for.
+        device: ``auto``, ``cuda`` (also ``cuda:1``) or ``cpu``.
+        dtype: one of `DTYPES`.
+
+    Raises:
+        ConfigError: torch is absent, the model is not found or cannot be loaded, or it is known not to be recordable.
+    """
+    require_torch()
+    import torch
+    import transformers
+
+    if dtype not in DTYPES:
+        raise ConfigError(f"--dtype {dtype!r} is not known, use {', '.join(DTYPES)}{did_you_mean(dtype, DTYPES)}")
+    device = resolve_device(device)
+    logging: Any = transformers.utils.logging
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        config = transformers.AutoConfig.from_pretrained(name)
+    except Exception as error:  # whatever files and networks raise
+        raise ConfigError(f"model {name}: its config cannot be loaded ({brief(error)})") from None
+    families.refuse(config)
+    model_class = _model_class(transformers, config)
+    wanted = "auto" if dtype == "auto" else getattr(torch, DTYPES[dtype])
+    try:
+        model = families.text_part(model_class.from_pretrained(name, config=config, dtype=wanted)).to(device).eval()
+    except Exception as error:
+        raise ConfigError(f"model {name}: cannot be loaded as {model_class.__name__} ({brief(error)})") from None
+    tokenizer = None
+    with suppress(Exception):  # prompts given as token ids need none; texts are refused later, with the reason
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+    return Loaded(model, tokenizer, name)
+
+
+def _model_class(transformers: Any, config: Any) -> Any:
+    """Return the class that the config names, or the automatic one for its kind."""
+    for architecture in config.architectures or []:
+        if hasattr(transformers, architecture):
+            return getattr(transformers, architecture)
+    if config.is_encoder_decoder:
+        return transformers.AutoModelForSeq2SeqLM
+    return transformers.AutoModelForCausalLM
+
+
+def accepts(model: Any, argument: str) -> bool:
+    """Tell whether the model's forward has an argument of that name."""
+    return argument in inspect.signature(type(model).forward).parameters
