@@ -29,7 +29,7 @@ def trace_file(tmp_path: Path) -> str:
 def test_table(lrcsim: Callable[..., Any], trace_file: str) -> None:
     code, out, err = lrcsim("run", trace_file, "--hardware", "rtx-3090")
     assert (code, err) == (0, "")
-    assert "on rtx-3090: lrcsim-tiny-olmoe" in out
+    assert "on rtx-3090: lrcsim-toy-baseline" in out
     for line in ("tokens/s", "everything resident", "optimal policy, perfect prefetch", "busiest:", "p50 / p90 / p99"):
         assert line in out
 

@@ -120,8 +120,8 @@ PUBLISHED = {
     "mixtral-8x7b": 46.7,
     "jamba-mini": 51.57,
     "qwen2-57b-a14b": 57.41,
-    # experiments/bundled_trace/README.md
-    "lrcsim-tiny-olmoe": 0.0217,
+    # experiments/model_family/results.md
+    "lrcsim-toy-baseline": 0.00813,
 }
 ROUNDED = {
     # stated with fewer digits, or less than they are

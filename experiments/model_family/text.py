@@ -1,22 +1,27 @@
-"""Collect free text of six domains from installed Debian packages: one training and one validation file per domain.
+"""Free text of six domains from installed Debian packages: one training and one validation file per domain.
 
-Nothing is downloaded. What is missing is named together with the package that holds it.
+Token ids can be turned back to text, and the traces hold token ids, so every source is in the public domain (or CC0),
+or may be used as if it were: nobody needs to be asked or named. Nothing is downloaded; what is missing is named with
+its package.
 """
 
 from __future__ import annotations
 
-import argparse
+import gzip
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
+from lrcsim.errors import ConfigError
+
 BLOCK_BYTES = 16 * 1024
 VALIDATION_EVERY = 20
+MOST_BYTES = 6_000_000
+"""At most this much text of each domain."""
 NOTICE = re.compile(r"copyright|licen[sc]e", re.IGNORECASE)
 
 
@@ -29,7 +34,6 @@ class Domain:
     needs: tuple[str, ...]
     source: str
     licence: str
-    copyright: str
     read: Callable[[Path], list[str]]
 
 
@@ -40,38 +44,46 @@ def read_prose(root: Path) -> list[str]:
     return ["\n".join(line.partition(" ")[2] for line in printed.splitlines())]
 
 
+DICT_DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+
+
+def read_dict(path: Path) -> str:
+    """Read a dictionary of the DICT protocol: its entries in their order, without its own description.
+
+    An index line is: headword, offset and length in the uncompressed file, in base-64 digits.
+    """
+
+    def number(digits: str) -> int:
+        value = 0
+        for digit in digits:
+            value = 64 * value + DICT_DIGITS.index(digit)
+        return value
+
+    data = gzip.decompress(path.with_suffix(".dict.dz").read_bytes())
+    places = set()
+    for line in path.with_suffix(".index").read_text(encoding="utf-8").splitlines():
+        word, offset, length = line.split("\t")
+        if not word.startswith("00"):
+            places.add((number(offset), number(length)))
+    return "\n".join(data[start : start + size].decode("utf-8", "replace") for start, size in sorted(places))
+
+
 def read_dictionary(root: Path) -> list[str]:
-    """Read WordNet as dictionary entries: 'word, word (part of speech): gloss'."""
-    entries: list[str] = []
-    for part in ("noun", "verb", "adj", "adv"):
-        for line in (root / f"share/wordnet/data.{part}").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("  "):
-                continue
-            head, _, gloss = line.partition(" | ")
-            fields = head.split()
-            words = fields[4 : 4 + 2 * int(fields[3], 16) : 2]
-            entries.append(f"{', '.join(words).replace('_', ' ')} ({part}): {gloss.strip()}")
-    return ["\n".join(entries)]
+    """Read the Jargon File and the Devil's Dictionary."""
+    return [read_dict(root / "share/dictd/jargon"), read_dict(root / "share/dictd/devil")]
 
 
-def read_without_notices(paths: list[Path]) -> list[str]:
-    """Read files, leaving out those that carry a copyright or licence notice of their own."""
+def read_python(root: Path) -> list[str]:
+    """Read the modules of yt-dlp, without tables and files that carry a notice of their own."""
+    folder = root / "lib/python3/dist-packages/yt_dlp"
+    paths = [path for path in sorted(folder.rglob("*.py")) if path.name != "lazy_extractors.py"]
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in paths]
     return [text for text in texts if not NOTICE.search(text)]
 
 
-def read_python(root: Path) -> list[str]:
-    """Read Python's standard library, without tables, configuration and other projects' modules."""
-    library = root / "lib/python3.11"
-    skipped = {"dist-packages", "encodings", "pydoc_data", "__pycache__"}
-    paths = [path for path in sorted(library.rglob("*.py")) if not skipped & set(path.relative_to(library).parts)]
-    return read_without_notices([path for path in paths if not path.name.startswith("_sysconfigdata")])
-
-
 def read_c(root: Path) -> list[str]:
-    """Read the stb single-file libraries (whole) and CPython's headers."""
-    stb = [path.read_text(encoding="utf-8", errors="replace") for path in sorted((root / "include/stb").glob("*.h"))]
-    return stb + read_without_notices(sorted((root / "include/python3.11").rglob("*.h")))
+    """Read the stb single-file libraries."""
+    return [path.read_text(encoding="utf-8", errors="replace") for path in sorted((root / "include/stb").glob("*.h"))]
 
 
 def read_mathematics(root: Path) -> list[str]:
@@ -127,8 +139,6 @@ def read_documentation(root: Path) -> list[str]:
     return texts
 
 
-PYTHON_COPYRIGHT = "Copyright (c) 2001-2023 Python Software Foundation; All Rights Reserved"
-
 DOMAINS = (
     Domain(
         name="prose",
@@ -136,34 +146,30 @@ DOMAINS = (
         needs=("bin/bible", "lib/bible.data"),
         source="King James Version of the Bible",
         licence="public domain (1611, copyright expired)",
-        copyright="none",
         read=read_prose,
     ),
     Domain(
         name="dictionary",
-        packages=("wordnet-base",),
-        needs=("share/wordnet/data.noun",),
-        source="WordNet 3.0 entries",
-        licence="WordNet 3.0 licence (permissive, with a notice)",
-        copyright="WordNet 3.0 Copyright 2006 by Princeton University. All rights reserved.",
+        packages=("dict-jargon", "dict-devil"),
+        needs=("share/dictd/jargon.index", "share/dictd/devil.index"),
+        source="Jargon File 4.4.7; The Devil's Dictionary",
+        licence="public domain (dedicated; copyright expired)",
         read=read_dictionary,
     ),
     Domain(
         name="python",
-        packages=("libpython3.11-stdlib",),
-        needs=("lib/python3.11/argparse.py",),
-        source="Python 3.11 standard library, files without a notice of their own",
-        licence="PSF-2.0",
-        copyright=PYTHON_COPYRIGHT,
+        packages=("yt-dlp",),
+        needs=("lib/python3/dist-packages/yt_dlp/YoutubeDL.py",),
+        source="yt-dlp, files without a notice of their own",
+        licence="public domain (Unlicense)",
         read=read_python,
     ),
     Domain(
         name="c",
-        packages=("libstb-dev", "libpython3.11-dev"),
-        needs=("include/stb/stb_image.h", "include/python3.11/Python.h"),
-        source="stb libraries; CPython 3.11 headers without a notice of their own",
-        licence="stb: public domain (or MIT, at choice); CPython: PSF-2.0",
-        copyright=PYTHON_COPYRIGHT,
+        packages=("libstb-dev",),
+        needs=("include/stb/stb_image.h",),
+        source="stb single-file libraries",
+        licence="public domain (or MIT, at choice)",
         read=read_c,
     ),
     Domain(
@@ -172,7 +178,6 @@ DOMAINS = (
         needs=("share/metamath/databases/set.mm",),
         source="Metamath set.mm, comments and statements without proofs",
         licence="CC0-1.0",
-        copyright="none (waived)",
         read=read_mathematics,
     ),
     Domain(
@@ -181,7 +186,6 @@ DOMAINS = (
         needs=("share/doc/sqlite3/about.html",),
         source="SQLite documentation",
         licence="public domain",
-        copyright="none (dedicated to the public domain)",
         read=read_documentation,
     ),
 )
@@ -212,39 +216,37 @@ def package_version(package: str) -> str:
         return "unknown"
 
 
-def main() -> None:
-    """Write <out>/<domain>.{train,val}.txt and <out>/sources.json."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", type=Path, required=True, help="where Debian packages are installed, e.g. /usr")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the text")
-    parser.add_argument("--max-bytes", type=int, default=6_000_000, help="at most this much text of each domain")
-    arguments = parser.parse_args()
+def prepare(out: Path, root: Path = Path("/usr")) -> list[str]:
+    """Write <out>/<domain>.{train,val}.txt and, last, <out>/sources.json; do nothing where that is there.
 
-    missing = [d.packages for d in DOMAINS if not all((arguments.root / need).exists() for need in d.needs)]
+    Returns:
+        The names of the domains.
+
+    Raises:
+        ConfigError: a package is not installed.
+    """
+    if (out / "sources.json").exists():
+        return list(json.loads((out / "sources.json").read_text(encoding="utf-8")))
+    missing = [d.packages for d in DOMAINS if not all((root / need).exists() for need in d.needs)]
     if missing:
-        sys.exit("missing: apt-get install " + " ".join(package for packages in missing for package in packages))
-
-    arguments.out.mkdir(parents=True, exist_ok=True)
+        names = " ".join(package for packages in missing for package in packages)
+        raise ConfigError(f"the text to train on is not all there: apt-get install {names}")
+    out.mkdir(parents=True, exist_ok=True)
     sources: dict[str, object] = {}
     for domain in DOMAINS:
-        blocks = cut_blocks("\n\n".join(domain.read(arguments.root)))
-        wanted = min(len(blocks), arguments.max_bytes // BLOCK_BYTES)
+        blocks = cut_blocks("\n\n".join(domain.read(root)))
+        wanted = min(len(blocks), MOST_BYTES // BLOCK_BYTES)
         blocks = [blocks[i * len(blocks) // wanted] for i in range(wanted)]
         held_out = blocks[VALIDATION_EVERY // 2 :: VALIDATION_EVERY]
         training = [block for i, block in enumerate(blocks) if i % VALIDATION_EVERY != VALIDATION_EVERY // 2]
         for split, part in (("train", training), ("val", held_out)):
-            (arguments.out / f"{domain.name}.{split}.txt").write_text("".join(part), encoding="utf-8")
+            (out / f"{domain.name}.{split}.txt").write_text("".join(part), encoding="utf-8")
         sources[domain.name] = {
             "source": domain.source,
             "licence": domain.licence,
-            "copyright": domain.copyright,
             "packages": {package: package_version(package) for package in domain.packages},
             "train_characters": sum(map(len, training)),
             "validation_characters": sum(map(len, held_out)),
         }
-        print(domain.name, sources[domain.name])
-    (arguments.out / "sources.json").write_text(json.dumps(sources, indent=2) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+    (out / "sources.json").write_text(json.dumps(sources, indent=2) + "\n", encoding="utf-8")
+    return list(sources)

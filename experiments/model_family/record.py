@@ -1,0 +1,126 @@
+"""Record the traces of a trained variant, with the project's own recorder, and say in them where they come from."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lrcsim.experiments.model_family.corpus import Corpus
+from lrcsim.experiments.model_family.variants import Scale
+from lrcsim.recorder import Settings, record
+from lrcsim.recorder.model import load
+from lrcsim.recorder.prompts import Prompt
+from lrcsim.traces import RoutingTrace
+
+__all__ = ["BUNDLED", "SHIPPED", "Plan", "record_variant", "trace_name"]
+
+ABOUT = (
+    "a small Mixture-of-Experts model trained from scratch on free text, weights rounded to bf16; "
+    "see experiments/model_family in lrcsim's repository"
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of a variant is recorded, and what of it is kept.
+
+    Attributes:
+        samples: teacher-forced samples of each domain.
+        requests: generated requests of each domain.
+        new_tokens: tokens generated per request.
+        columns: kept besides the experts, the phase and the token ids.
+        predict_next: record what the gates of the next layers say.
+    """
+
+    samples: int
+    requests: int
+    new_tokens: int
+    columns: tuple[str, ...] = ()
+    predict_next: bool = False
+
+
+SHIPPED = Plan(samples=8, requests=4, new_tokens=192)
+"""Of every variant, in experiments/model_family/traces."""
+
+BUNDLED = Plan(
+    samples=4,
+    requests=7,
+    new_tokens=192,
+    columns=("weights", "predictions/1", "predictions/2", "predictions/3"),
+    predict_next=True,
+)
+"""Of the baseline, in the package."""
+
+
+def trace_name(variant: str, seed: int, kind: str) -> str:
+    """Name a trace: ``baseline.generated.h5``; with a seed other than 0 ``baseline.seed1.generated.h5``."""
+    return f"{variant}.{f'seed{seed}.' if seed else ''}{kind}.h5"
+
+
+def record_variant(
+    run: Path, corpus: Corpus, scale: Scale, plan: Plan, out: Path, names: dict[str, str], device: str
+) -> list[Path]:
+    """Record both traces of a trained variant; one that is there already is kept.
+
+    Args:
+        run: folder that `train` wrote.
+        corpus: the text; only what was held out is used.
+        scale: of the model; it is run in ``scale.dtype``.
+        plan: how much.
+        out: folder of the traces.
+        names: file names by kind, ``generated`` and ``teacher_forced``.
+        device: cpu or cuda.
+
+    Returns:
+        The traces.
+    """
+    training = json.loads((run / "training.json").read_text(encoding="utf-8"))
+    sources = json.loads((run / "sources.json").read_text(encoding="utf-8"))
+    name = "lrcsim-toy-" + training["variant"]["name"]
+    samples = corpus.samples(plan.samples, scale.sequence)
+    new_tokens = min(plan.new_tokens, scale.sequence // 2)
+    prompts = corpus.prompts(plan.requests, scale.sequence - new_tokens)
+    asked: dict[str, tuple[Iterable[tuple[str, list[int]]], Settings]] = {
+        "teacher_forced": (
+            samples,
+            Settings(teacher_forced=True, sample_tokens=scale.sequence, predict_next=plan.predict_next),
+        ),
+        "generated": (prompts, Settings(max_new_tokens=new_tokens, predict_next=plan.predict_next)),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    loaded = None
+    written = []
+    for kind, (ids, settings) in asked.items():
+        path = out / names[kind]
+        written.append(path)
+        if path.exists():
+            continue
+        if loaded is None:
+            loaded = replace(load(str(run / "model"), device=device, dtype=scale.dtype), name=name)
+        raw = path.with_name(path.name + ".tmp")
+        listed = [Prompt(token_ids=tuple(row), domain=domain) for domain, row in ids]
+        record(loaded, listed, raw, settings, source="held-out text, as token ids")
+        _finish(raw, path, plan, {"about": ABOUT, "training": training, "text": sources})
+        raw.unlink()
+    return written
+
+
+def _finish(raw: Path, path: Path, plan: Plan, provenance: dict[str, Any]) -> None:
+    """Keep the columns that are asked for, and add the provenance."""
+    with RoutingTrace.open(raw) as trace:
+        kept = {"experts", "phase", "token_ids", *plan.columns} & trace.columns.keys()
+        slim = RoutingTrace(
+            trace.layers,
+            {name: trace.columns[name] for name in kept},
+            trace.offsets,
+            domains=trace.domains,
+            model=trace.model,
+            provenance={**trace.provenance, **provenance},
+        )
+        partial = path.with_name(path.name + ".partial.tmp")
+        slim.save(partial)
+        os.replace(partial, path)
