@@ -216,6 +216,7 @@ def _dtype(model: Any) -> str:
 
 def _config(model: Any) -> dict[str, Any]:
     values = json.loads(json.dumps(model.config.to_dict(), default=str))
+    values.pop("_name_or_path", None)  # where the files are on this machine; the model's name stands beside
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -121,9 +121,9 @@ def markdown(rows: list[Row]) -> str:
         + (f"Not trained this time: {', '.join(absent)}." if absent else "All variants."),
         "",
         "Teacher-forced samples of held-out text, the same for all. In brackets 95 % intervals (basic bootstrap over "
-        f"requests, {DRAWS} draws; they say nothing of how another seed would come out). SCH (look-ahead) and the first "
-        "LRU: the paper's rule, one pool for all layers. The second LRU and the optimum: one cache per layer, co-resident "
-        "batches, every request cold.",
+        f"requests, {DRAWS} draws; they say nothing of how another seed would come out). SCH (look-ahead) and the "
+        "first LRU: the paper's rule, one pool for all layers. The second LRU and the optimum: one cache per layer, "
+        "co-resident batches, every request cold.",
         "",
         *_table(rows),
         "",
@@ -256,9 +256,9 @@ def _balance_finding(rows: list[Row]) -> str:
         for row in rows
     ]
     return (
-        "* **About twice the active experts is where effect and cost balance.** LRU, a cache per layer, at 1x, 2x, 3x and "
-        f"4x: {'; '.join(parts)}. Where the knee is (here Kneedle, from no cache to all experts) depends on the "
-        "criterion: [experiments/paper](../paper/results.md) computes it by several, with uncertainty."
+        "* **About twice the active experts is where effect and cost balance.** LRU, a cache per layer, at 1x, 2x, 3x "
+        f"and 4x: {'; '.join(parts)}. Where the knee is (here Kneedle, from no cache to all experts) depends on "
+        "the criterion: [experiments/paper](../paper/results.md) computes it by several, with uncertainty."
     )
 
 

@@ -62,6 +62,7 @@ def test_generation(lrcsim: Run, folder: Path, tmp_path: Path) -> None:
         assert about["dtype"] == "float32"
         assert about["layers"] == [f"model.layers.{layer}.mlp.experts" for layer in range(3)]
         assert about["config"]["model_type"] == "olmoe"
+        assert str(tmp_path) not in str(about["config"])  # no path of the machine beyond the name that was given
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["requests"] == 2
     assert report["tokens"] == 22
