@@ -11,18 +11,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from lrcsim.errors import LrcsimError
 from lrcsim.cli.output import write_json
+from lrcsim.errors import LrcsimError
+from lrcsim.experiments.paper.claims import claims_section
 from lrcsim.experiments.paper.inputs import Input, opened, pairs_of
 from lrcsim.experiments.paper.measure import Measured, Options, measure
 from lrcsim.experiments.paper.report import as_dict, write_folder
 from lrcsim.experiments.paper.section import Section, Table
+from lrcsim.experiments.paper.section_two_x import two_x_section
 from lrcsim.experiments.paper.sections_cache import cache_sections
 from lrcsim.experiments.paper.sections_models import model_sections
 from lrcsim.experiments.paper.sections_srp import srp_sections
 from lrcsim.experiments.paper.throughput import throughput_section
-from lrcsim.experiments.paper.two_x import two_x_section
-from lrcsim.experiments.paper.claims import claims_section
 
 __all__ = ["main", "reproduce"]
 
@@ -58,9 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(chosen.output / "results.md")
 
 
-def reproduce(
-    inputs: list[Input], pairs: list[tuple[Input, Input]], options: Options
-) -> tuple[Table, list[Section]]:
+def reproduce(inputs: list[Input], pairs: list[tuple[Input, Input]], options: Options) -> tuple[Table, list[Section]]:
     """Measure every trace and make all sections."""
     found: list[Measured] = []
     for one in inputs:
@@ -78,7 +76,9 @@ def reproduce(
         for done, make in enumerate(makers, start=1):
             sections += make()
             progress(done, len(makers))
-    sections.insert(0, claims_section(found, sections))
+    by_label = {one.label: one for one in found}
+    measured_pairs = [(by_label[a.label], by_label[b.label]) for a, b in pairs]
+    sections.insert(0, claims_section(found, measured_pairs, options))
     return _traces(inputs), sections
 
 
@@ -99,7 +99,12 @@ def _traces(inputs: list[Input]) -> Table:
         }
         for one in inputs
     ]
-    return Table("traces", "## Traces", rows, "Teacher-forced traces are the paper's setting; figures show only those, where there are any.")
+    return Table(
+        "traces",
+        "## Traces",
+        rows,
+        "Teacher-forced traces are the paper's setting; figures show only those, where there are any.",
+    )
 
 
 @contextmanager
@@ -121,7 +126,7 @@ def _told(what: str) -> Iterator[Callable[[int, int], None]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lrcsim.experiments.paper",
-        description="Every figure and table of arXiv 2505.16056 on any routing traces, the published numbers beside them.",
+        description="Every figure and table of arXiv 2505.16056 on any routing traces, published numbers beside them.",
     )
     parser.add_argument(
         "traces",
@@ -132,15 +137,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where results.md goes")
     parser.add_argument(
-        "--pair", action="append", default=[], metavar="BASE:POST", help="names of traces before and after post-training"
+        "--pair",
+        action="append",
+        default=[],
+        metavar="BASE:POST",
+        help="names of traces before and after post-training",
     )
     parser.add_argument("--bootstrap", type=int, default=1000, help="draws of requests (default: 1000, as the paper)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws and of random order")
     parser.add_argument("--hardware", default="rtx-4090", help="profile for throughput, or none")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="single values of the profile")
     parser.add_argument("--dtype", default="bf16", help="of the experts, for throughput")
-    parser.add_argument("--model", help="whose shape throughput has: a name or config.json (default: the paper's toy's)")
-    parser.add_argument("--tokens", type=int, default=4096, help="of each trace that are run for throughput")
+    parser.add_argument(
+        "--model", help="whose shape throughput has: a name or config.json (default: the paper's toy's)"
+    )
+    parser.add_argument("--tokens", type=int, default=16384, help="of each trace that are run for throughput")
     parser.add_argument("--jobs", type=int, help="threads; the result does not depend on it (default: all cores)")
     parser.add_argument("--quick", action="store_true", help="m = 4 and 16, 50 draws, 300 tokens: to try things")
     parser.add_argument("--json", metavar="FILE", help="also write all results as JSON; with - to standard output")

@@ -16,7 +16,7 @@ Z_95 = 1.959963984540054  # of the normal distribution, two-sided 95 %
 
 
 def fisher_interval(correlation: float, points: int) -> tuple[float, float] | None:
-    """Give the 95 % interval of a correlation: tanh(atanh r +- 1.96 / sqrt(n - 3)) (Fisher 1921); None below 4 points."""
+    """Give the 95 % interval tanh(atanh r +- 1.96 / sqrt(n - 3)) (Fisher 1921); None below 4 points."""
     if points < 4:
         return None
     if abs(correlation) >= 1:

@@ -48,14 +48,14 @@ class RequestCurves:
     @property
     def everything(self) -> float:
         """Relative size of a cache of all experts."""
-        return (self.hits.shape[1] - 1) / self.active
+        return float((self.hits.shape[1] - 1) / self.active)
 
     def rate(self, sizes: Floats) -> Floats:
         """Float64 [sizes]: hit rate at relative sizes, on the straight line between whole numbers of experts."""
         return self._at(self.hits.sum(axis=0) / self.accesses.sum(), sizes)
 
     def drawn(self, sizes: Floats, draws: int, seed: int) -> Floats:
-        """Float64 [draws, sizes]: the same with requests drawn with replacement; no rows for fewer than two requests."""
+        """Float64 [draws, sizes]: the same with requests drawn with replacement; no rows below two requests."""
         requests = len(self.hits)
         if requests < 2:
             return np.zeros((0, len(sizes)))

@@ -44,6 +44,7 @@ def _look(i: int) -> dict[str, Any]:
 def _tidy(axes: Any, x: str, y: str, title: str = "", *, legend: bool = True, **limits: Any) -> None:
     axes.set(xlabel=x, ylabel=y, title=title, **limits)
     axes.grid(color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if legend and axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=8)
@@ -108,7 +109,9 @@ def domains(path: str, found: Sequence[Measured]) -> None:
             assert one.domains.groups is not None
             mine = dict(zip(one.domains.domains or (), one.domains.groups.value / one.domains.value - 1, strict=True))
             values = [mine.get(name, np.nan) for name in names]
-            axes.barh(range(len(names)), values, color=[COLOURS[0] if v > 0 else COLOURS[1] for v in values], height=0.6)
+            axes.barh(
+                range(len(names)), values, color=[COLOURS[0] if v > 0 else COLOURS[1] for v in values], height=0.6
+            )
             axes.axvline(0, color="0.3", lw=0.8)
             for end in _paper(one).get("domain_range", ()):
                 axes.axvline(end, color="black", lw=1, linestyle=":")
@@ -224,8 +227,9 @@ def scatter(path: str, found: Sequence[Measured]) -> None:
             y = [m["sch16"][7] if name == "SCH" else m["policies"]["lru"][1] for m in real]
             axes.scatter([m["srp"][1] for m in real], y, s=22, facecolors="none", edgecolors="0.5", label="paper, real")
             y = [m["sch16"][7] if name == "SCH" else m["lru"][1] for m in toys]
-            axes.scatter([m["srp16"] for m in toys], y, s=22, marker="s", facecolors="none", edgecolors="0.5",
-                         label="paper, toy")
+            axes.scatter(
+                [m["srp16"] for m in toys], y, s=22, marker="s", facecolors="none", edgecolors="0.5", label="paper, toy"
+            )
             for i, one in enumerate(_shown(found)):
                 if AT in one.srp:
                     y_value = one.at(SCH if name == "SCH" else "lru", "model", 2.0)
@@ -269,68 +273,97 @@ def designs(path: str, found: Sequence[Measured]) -> None:
         _tidy(axes, f"SRP, m = {AT}", "")
 
 
-def throughput(path: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Draw the overhead per token against cache size, a panel for each machine, the paper's dashed."""
+def throughput(path: str, rows: Sequence[dict[str, Any]], found: Sequence[Measured]) -> None:
+    """Draw the overhead per token against cache size, a panel for each machine, the paper's in grey."""
     machines = list(dict.fromkeys(row["machine"] for row in rows))
-    with open_figure(path, 1, len(machines), figsize=(5.2 * len(machines), 4)) as (_, grid):
-        for axes, machine in zip(_flat(grid, len(machines)), machines, strict=True):
-            traces = list(dict.fromkeys(row["trace"] for row in rows))
-            for i, trace in enumerate(traces):
-                mine = [row for row in rows if row["trace"] == trace and row["machine"] == machine and row["cache"] != "all"]
-                sizes = [float(row["cache"].rstrip("x")) for row in mine]
-                look = _look(i)
-                axes.plot(sizes, [row["overhead [ms/token]"] for row in mine], label=trace, **look)
-                if mine and mine[0]["paper tokens/s"] is not None:
-                    theirs = [row["paper overhead [ms/token]"] for row in mine]
-                    axes.plot(sizes, theirs, color=look["color"], linestyle=":", marker="x", label=f"paper: {trace}")
-            _tidy(axes, "cache size / active experts", "overhead [ms/token]", machine, ylim=(0, None))
+    shown = [one.label for one in _shown(found)]
+    with open_figure(path, 1, len(machines), figsize=(5.2 * len(machines) + 1.5, 4)) as (_, grid):
+        panels = _flat(grid, len(machines))
+        for axes, machine in zip(panels, machines, strict=True):
+            for key, toy in published().toy.items():
+                theirs = [1e3 * (1 / rate - 1 / toy["decode"][-1]) for rate in toy["decode"][:-1]]
+                label = "the paper's toy models" if key == "baseline" else None
+                axes.plot((1, 2, 3), theirs, color="0.75", lw=1, marker="x", ms=4, zorder=0, label=label)
+            for i, trace in enumerate(shown):
+                mine = [row for row in rows if (row["trace"], row["machine"]) == (trace, machine)]
+                points = [
+                    (float(row["cache"][:-1]), row["overhead [ms/token]"]) for row in mine if row["cache"] != "all"
+                ]
+                if points:
+                    axes.plot(*zip(*points, strict=True), label=trace, **_look(i))
+            last = axes is panels[-1]
+            _tidy(axes, "cache size / active experts", "overhead [ms/token]", machine, ylim=(0, None), legend=False)
             axes.set_xticks((1, 2, 3))
+            if last:
+                axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def two_x(path: str, found: Sequence[Measured]) -> None:
     """Draw the curves with their knees, and the knees of all criteria here and in the paper's own curves."""
-    from lrcsim.experiments.paper.knee import chord_height
+    from lrcsim.experiments.paper.two_x import sizes_of
 
     shown = [one for one in _shown(found) if (SCH, "model") in one.curves]
-    with open_figure(path, 1, 2, figsize=(12, 4.6)) as (_, (left, right)):
+    with open_figure(path, 1, 2, figsize=(14, 4.8)) as (_, (left, right)):
         for axes in (left, right):
             axes.axvspan(*ABOUT_TWICE, color="0.93", zorder=0)
         for i, one in enumerate(shown):
             curve, look = one.curves[SCH, "model"], _look(i)
-            rates = curve.rate(GRID)
-            left.plot(GRID, rates, label=one.label, **(look | {"marker": None}))
+            sizes = sizes_of(curve)
+            left.plot(sizes, curve.rate(sizes), label=one.label, **(look | {"marker": None}))
             if one.control is not None:
-                left.plot(GRID, one.control.rate(GRID), color=look["color"], linestyle=(0, (1, 2)), lw=1)
-            if chord_height(GRID, rates) > 0:
-                knee = float(CRITERIA[0].find(GRID, rates[None], curve.everything)[0])
-                if np.isfinite(knee):
-                    left.plot(knee, curve.rate(np.array([knee])), "o", color=look["color"], ms=7)
+                left.plot(sizes, one.control.rate(sizes), color=look["color"], linestyle=(0, (1, 2)), lw=1)
+            for which in (curve, one.control):
+                knee = _knee(which, 0)
+                if which is not None and np.isfinite(knee):
+                    hollow = {} if which is curve else {"mfc": "white"}
+                    left.plot(knee, which.rate(np.array([knee])), "o", color=look["color"], ms=6, **hollow)
         left.plot([], [], color="0.4", linestyle=(0, (1, 2)), label="tokens in random order")
         left.plot([], [], "o", color="0.4", label=f"knee ({CRITERIA[0].name})")
         _tidy(left, "cache size / active experts", f"SCH, m = {AT}, one pool", xlim=(0, 4.1), ylim=(0, 1))
-        sets = {"paper, real": published().real, "paper, toy": published().toy}
         for row, criterion in enumerate(CRITERIA):
-            for j, models in enumerate(sets.values()):
+            for j, models in enumerate((published().real, published().toy)):
                 knees = [
                     float(criterion.find(GRID, np.array([m["sch16"]]), m["experts"] / m["top_k"])[0])
                     for m in models.values()
                 ]
-                _dots(right, knees, row + 0.22 * (j + 1) - 0.33, ("0.55", "0.3")[j], ("o", "s")[j])
+                _dots(right, knees, row + 0.24 * j, ("0.55", "0.3")[j], ("o", "s")[j])
             for i, one in enumerate(shown):
-                curve = one.curves[SCH, "model"]
-                knee = float(criterion.find(GRID, curve.rate(GRID)[None], curve.everything)[0])
                 look = _look(i)
-                right.plot(min(knee, 4.4), row - 0.33, look["marker"], color=look["color"], ms=6)
-        right.plot([], [], "o", color="0.55", mfc="none", label="paper, real (size: models)")
-        right.plot([], [], "s", color="0.3", mfc="none", label="paper, toy")
+                knee = min(_knee(one.curves[SCH, "model"], row), 4.4)
+                right.plot(
+                    knee, row - 0.27, look["marker"], color=look["color"], ms=5.5, label=one.label if not row else None
+                )
+                right.plot(
+                    min(_knee(one.control, row), 4.4),
+                    row - 0.27,
+                    look["marker"],
+                    color=look["color"],
+                    ms=5.5,
+                    mfc="none",
+                )
+        right.plot([], [], "D", color="0.4", mfc="none", label="the same, random order")
+        right.plot([], [], "o", color="0.55", mfc="none", label="paper, real (by number)")
+        right.plot([], [], "s", color="0.3", mfc="none", label="paper, toy (by number)")
         right.set_yticks(range(len(CRITERIA)), [criterion.name for criterion in CRITERIA])
         right.invert_yaxis()
-        right.set_xticks([0, 1, 2, 3, 4, 4.4], ["0", "1", "2", "3", "4", "beyond"])
+        right.set_xticks([0, 1, 2, 3, 4, 4.4], ["0", "1", "2", "3", "", "beyond"])
         _tidy(right, "knee / active experts", "", "knee by criterion; shaded: about twice", xlim=(0, 4.6), legend=False)
-        right.legend(frameon=False, fontsize=8, loc="lower left")
+        right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _knee(curve: Any, criterion: int) -> float:
+    """Return the knee of a measured curve by a criterion; infinity for none."""
+    from lrcsim.experiments.paper.two_x import sizes_of
+
+    if curve is None:
+        return float("inf")
+    sizes = sizes_of(curve)
+    return float(CRITERIA[criterion].find(sizes, curve.rate(sizes)[None], curve.everything)[0])
 
 
 def _dots(axes: Any, knees: Sequence[float], height: float, colour: str, marker: str) -> None:
     """Draw a dot at each size, as large as models have their knee there."""
     sizes, counts = np.unique(np.minimum(knees, 4.4), return_counts=True)
-    axes.scatter(sizes, np.full(len(sizes), height), s=10 + 8 * counts, facecolors="none", edgecolors=colour, marker=marker)
+    axes.scatter(
+        sizes, np.full(len(sizes), height), s=10 + 8 * counts, facecolors="none", edgecolors=colour, marker=marker
+    )

@@ -42,14 +42,13 @@ class Input:
 
 
 @contextmanager
-def opened(specs: Sequence[str], family: Iterable[str] = ()) -> Iterator[list[Input]]:
+def opened(specs: Sequence[str]) -> Iterator[list[Input]]:
     """Open ``path`` or ``name=path`` each; a path may be ``bundled:...``; without any, the bundled ones.
 
     A file without a name is called after itself (``share1.generated.h5`` is ``share1.generated``).
 
     Args:
         specs: as typed.
-        family: unused names to suggest from; kept for messages.
 
     Raises:
         ConfigError: two traces have the same name, or a name is empty.

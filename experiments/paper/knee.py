@@ -13,12 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ABOUT_TWICE", "CRITERIA", "Criterion", "best_size", "chord_height", "prices_of"]
+__all__ = ["ABOUT_TWICE", "CLOSE_TO_TWICE", "CRITERIA", "Criterion", "best_size", "chord_height", "prices_of"]
 
 Floats = npt.NDArray[np.float64]
 
 ABOUT_TWICE = (1.5, 2.5)
-"""What counts as "about twice the active experts": 2 and a quarter to either side."""
+"""What counts as "about twice the active experts": 2 and a quarter of it to either side."""
+
+CLOSE_TO_TWICE = (1.75, 2.25)
+"""The same, taken more strictly."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class Criterion:
     find: Callable[[Floats, Floats, float], Floats]
 
 
-def chord(sizes: Floats, rates: Floats, everything: float) -> Floats:
-    """Give the size farthest above the line from nothing to the last point (Satopaa et al., 2011, without smoothing)."""
+def chord(sizes: Floats, rates: Floats, _: float) -> Floats:
+    """Give the size farthest above the line to the last point (Satopaa et al., 2011, without smoothing)."""
     return _interior(sizes, rates - rates[:, -1:] * sizes / sizes[-1])
 
 
@@ -46,12 +49,12 @@ def chord_all(sizes: Floats, rates: Floats, everything: float) -> Floats:
     return _interior(sizes, rates - sizes / everything)
 
 
-def balance(sizes: Floats, rates: Floats, everything: float) -> Floats:
+def balance(sizes: Floats, rates: Floats, _: float) -> Floats:
     """Give the size of the largest hit rate times hit rate per slot, h^2 / rho: where its elasticity falls to 1/2."""
     return _interior(sizes, rates**2 / sizes)
 
 
-def bend(sizes: Floats, rates: Floats, everything: float) -> Floats:
+def bend(sizes: Floats, rates: Floats, _: float) -> Floats:
     """Give the size before which 1x brings most more than after it: the largest second difference with step 1x."""
     step = _steps_of_one(sizes)
     padded = np.pad(rates, ((0, 0), (1, 0)))  # size 0
@@ -62,13 +65,13 @@ def bend(sizes: Floats, rates: Floats, everything: float) -> Floats:
 def below(points: float) -> Callable[[Floats, Floats, float], Floats]:
     """Make: the first size from which the next 1x brings less than so many points of hit rate."""
 
-    def find(sizes: Floats, rates: Floats, everything: float) -> Floats:
+    def find(sizes: Floats, rates: Floats, _: float) -> Floats:
         return _first(sizes, _next_one(sizes, rates) < points / 100)
 
     return find
 
 
-def half(sizes: Floats, rates: Floats, everything: float) -> Floats:
+def half(sizes: Floats, rates: Floats, _: float) -> Floats:
     """Give the first size from which the next 1x brings less than half of what the first 1x brought."""
     first = rates[:, _steps_of_one(sizes) - 1 : _steps_of_one(sizes)]
     return _first(sizes, _next_one(sizes, rates) < first / 2)
@@ -78,7 +81,7 @@ CRITERIA = (
     Criterion("chord", "farthest above the line from 0 to the last size of the paper's figures (4x)", chord),
     Criterion("chord to all", "farthest above the line from 0 to all experts", chord_all),
     Criterion("balance", "largest hit rate times hit rate per slot", balance),
-    Criterion("bend", "largest fall of what 1x brings, before and after", bend),
+    Criterion("bend", "largest fall of what 1x brings, before and after; 1x at least, by its definition", bend),
     Criterion("half", "the next 1x brings less than half of what the first brought", half),
     Criterion("below 20", "the next 1x brings less than 20 points of hit rate", below(20)),
     Criterion("below 10", "the next 1x brings less than 10 points of hit rate", below(10)),

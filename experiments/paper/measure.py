@@ -14,6 +14,7 @@ from lrcsim.experiments.paper.inputs import Input, mean_loss, requests_of
 from lrcsim.experiments.paper.published import SEGMENTS
 from lrcsim.simulator import ExpertMeasures, Srp, expert_measures, srp
 from lrcsim.simulator.specialisation import activation_by_domain, pearson
+from lrcsim.traces import RoutingTrace
 
 __all__ = ["Measured", "Options", "measure"]
 
@@ -49,7 +50,7 @@ class Options:
     overrides: tuple[str, ...] = ()
     dtype: str = "bf16"
     model: str | None = None
-    tokens: int = 4096
+    tokens: int = 16384
 
 
 @dataclass
@@ -107,7 +108,7 @@ def measure(source: Input, options: Options, progress: Callable[[int, int], None
     if len(segments) < len(options.segments):
         gone = ", ".join(str(m) for m in options.segments if m > longest)
         found.missing["segments"] = f"no request has the tokens for m = {gone}; the longest has {longest}"
-    at = AT if AT <= longest else None
+    at = AT if longest >= AT else None
     curves = [f"sch-{kind}:{m}" for kind in ("lookahead", "static") for m in segments] + ["lru", "lfu", "belady"]
     jobs: list[Callable[[], None]] = []
     given = {"bootstrap": options.draws, "seed": options.seed, "jobs": options.jobs}
@@ -149,9 +150,7 @@ def _experts(found: Measured, options: Options) -> None:
 def _domains(found: Measured, options: Options) -> None:
     trace = found.source.trace
     try:
-        found.domains = srp(
-            trace, AT, level="domain", bootstrap=options.draws, seed=options.seed, jobs=options.jobs
-        )
+        found.domains = srp(trace, AT, level="domain", bootstrap=options.draws, seed=options.seed, jobs=options.jobs)
     except LrcsimError as error:
         found.missing["domains"] = str(error)
         return
@@ -177,13 +176,12 @@ def _domains(found: Measured, options: Options) -> None:
 def _case(found: Measured) -> None:
     trace = found.source.trace
     tokens = np.diff(trace.offsets)
-    enough = np.flatnonzero(tokens >= min(CASE_TOKENS, int(tokens.max())))[0]
-    low = int(trace.offsets[enough])
-    part = requests_of(trace, [int(enough)])
-    count = min(CASE_TOKENS, int(tokens[enough]))
-    if low >= 0 and "stack" not in trace.columns:
-        part = type(trace)(trace.layers, {"experts": part.experts[:count]}, np.array([0, count]))
-    groups = srp(part, AT, level="expert").groups
+    request = int(np.flatnonzero(tokens >= min(CASE_TOKENS, int(tokens.max())))[0])
+    low = int(trace.offsets[request])
+    high = min(low + CASE_TOKENS, int(trace.offsets[request + 1]))
+    names = ["experts", *(["stack"] if "stack" in trace.columns else [])]
+    columns = {name: trace.read(name, low, high) for name in names}
+    groups = srp(RoutingTrace(trace.layers, columns, np.array([0, high - low])), AT, level="expert").groups
     assert groups is not None
     found.case = groups.value
 

@@ -14,8 +14,8 @@ __all__ = ["as_dict", "write_folder"]
 
 INTRO = """# The paper's figures and tables on these traces
 
-Every figure and table of arXiv 2505.16056 (local routing consistency of Mixture-of-Experts models), measured on the traces
-below with lrcsim's own metrics, the published numbers beside them. This file is wholly generated:
+Every figure and table of arXiv 2505.16056 (local routing consistency of Mixture-of-Experts models), measured on the
+traces below with lrcsim's own metrics, the published numbers beside them. This file is wholly generated:
 
     {command}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Table:
 
     name: str
     caption: str
-    rows: list[Row]
+    rows: Sequence[Row]
     foot: str = ""
     shown: bool = True
     digits: int = 3

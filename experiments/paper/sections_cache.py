@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ SCH = f"sch-lookahead:{AT}"
 
 def cache_sections(found: Sequence[Measured], options: Options) -> list[Section]:
     """Make the sections on caches."""
-    return [_sch(found, options), _sch_layers(found), _policies(found, options), _correlations(found)]
+    return [_sch(found, options), _sch_layers(found), _policies(found), _correlations(found)]
 
 
 def published_rate(one: Measured, policy: str, size: float) -> float | None:
@@ -47,10 +48,10 @@ def _sch(found: Sequence[Measured], options: Options) -> Section:
         "SCH against cache size and segment length",
         "msch.pdf and toy_msch.pdf (later definition, look-ahead); msch.pdf of the first commit (static)",
         [
-            "Two metrics have this name. **Look-ahead** is the hit rate of a cache that evicts what the next m tokens use "
-            "least, under the paper's rule; it is no upper bound. **Static** is the share that the best fixed set of each "
-            "segment serves. Only published values of the first are shown beside it. One pool of all layers; sizes are "
-            "times the active experts, between whole experts on a straight line."
+            "Two metrics have this name. **Look-ahead** is the hit rate of a cache that evicts what the next m "
+            "tokens use least, under the paper's rule; it is no upper bound. **Static** is the share that the best "
+            "fixed set of each segment serves. Only published values of the first are shown beside it. One pool of "
+            "all layers; sizes are times the active experts, between whole experts on a straight line."
         ],
         missing=lacks(found, "segments"),
         draw=lambda path: figures.sch_by_size(path, found),
@@ -70,14 +71,17 @@ def _sch(found: Sequence[Measured], options: Options) -> Section:
                 row = {"trace": one.label, "definition": name[4:], "m": int(m)}
                 for size in (1.0, 2.0):
                     row[f"{size:g}x"] = one.at(policy, scope, size)
-                    row[f"{size:g}x, 95 %"] = curve.interval(size, options.draws, options.seed) if options.draws else None
+                    row[f"{size:g}x, 95 %"] = (
+                        curve.interval(size, options.draws, options.seed) if options.draws else None
+                    )
                     row[f"{size:g}x, paper"] = published_rate(one, policy, size) if name == "sch-lookahead" else None
                 rows.append(row | {"2x, layer by layer": one.at(policy, "layer", 2.0)})
     section.add(Table("sch_summary", "", rows, published().source("sch16", "sch")))
     section.add(Table("sch", "All sizes.", every, shown=False))
     data = published()
     rows = [
-        {"paper's model": key} | {f"{size:g}x": value for size, value in zip(GRID[3::2], model["sch16"][3::2], strict=False)}
+        {"paper's model": key}
+        | {f"{size:g}x": value for size, value in zip(GRID[3::2], model["sch16"][3::2], strict=False)}
         for key, model in [*data.real.items(), *((f"toy {key}", model) for key, model in data.toy.items())]
     ]
     section.add(Table("sch_published", f"The paper's SCH (look-ahead, m = {AT}).", rows, data.source("sch16")))
@@ -113,15 +117,16 @@ def _sch_layers(found: Sequence[Measured]) -> Section:
     return section
 
 
-def _policies(found: Sequence[Measured], options: Options) -> Section:
+def _policies(found: Sequence[Measured]) -> Section:
     section = Section(
         "policies",
         "LRU, LFU and Belady against SCH",
         "mchr.pdf",
         [
-            "Under the paper's rule of counting. Its Belady is not optimal in batches (it may evict what the same token "
-            "still needs); lrcsim's `belady` under this rule is the same algorithm. For a proven optimum see "
-            "`lrcsim curve --policy belady`. LRU in one pool smaller than a token's experts depends wholly on the rule."
+            "Under the paper's rule of counting. Its Belady is not optimal in batches (it may evict what the same "
+            "token still needs); lrcsim's `belady` under this rule is the same algorithm. For a proven optimum see "
+            "`lrcsim curve --policy belady`. LRU in one pool smaller than a token's experts depends wholly on the "
+            "rule."
         ],
         draw=lambda path: figures.policies(path, found),
     )
@@ -137,7 +142,7 @@ def _policies(found: Sequence[Measured], options: Options) -> Section:
                     for s, r in zip(GRID.tolist(), curve.rate(GRID).tolist(), strict=True)
                 ]
                 if scope == "model":
-                    row = {"trace": one.label, "policy": policy}
+                    row: dict[str, Any] = {"trace": one.label, "policy": policy}
                     for size in (1.0, 2.0, 3.0):
                         row |= {f"{size:g}x": one.at(policy, scope, size)}
                         row |= {f"{size:g}x, paper": published_rate(one, policy, size)}
@@ -162,8 +167,9 @@ def _correlations(found: Sequence[Measured]) -> Section:
         "Does one measure stand for another?",
         "the claim that SRP and SCH tell how well a real cache does; correlations over the published models beside it",
         [
-            "Pearson's correlation, with Fisher's 95 % interval, which takes the points as independent. Over layers: every "
-            "layer with a cache of its own. Over variants: teacher-forced traces, one pool, each variant a point."
+            "Pearson's correlation, with Fisher's 95 % interval, which takes the points as independent. Over "
+            "layers: every layer with a cache of its own. Over variants: teacher-forced traces, one pool, each "
+            "variant a point."
         ],
         draw=lambda path: figures.scatter(path, found),
     )

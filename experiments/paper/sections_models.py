@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +15,9 @@ from lrcsim.experiments.paper.measure import AT, Measured
 from lrcsim.experiments.paper.published import SEGMENTS, published
 from lrcsim.experiments.paper.section import Section, Table
 from lrcsim.experiments.paper.sections_srp import lacks, published_srp, theirs
+from lrcsim.simulator.bootstrap import basic_interval
 
-__all__ = ["MEASURES", "difference", "model_sections"]
+__all__ = ["MEASURES", "difference", "model_sections", "same_texts"]
 
 MEASURES = {"domain": "domains", "vocabulary_in": "routed tokens", "vocabulary_out": "next tokens"}
 
@@ -25,17 +27,30 @@ def model_sections(found: Sequence[Measured], pairs: Sequence[tuple[Input, Input
     return [_specialisation(found), _designs(found), _loss(found), _post(found, pairs)]
 
 
-def difference(one: Measured, base: Measured, m: int = AT) -> tuple[float, tuple[float, float] | None]:
-    """Return SRP less that of another trace, with an interval.
+def same_texts(a: Input, b: Input) -> bool:
+    """Whether two traces are of the same requests: as long, of the same domains, of the same token ids where known."""
+    one, other = a.trace, b.trace
+    if a.kind != "teacher-forced" or b.kind != "teacher-forced":
+        return False
+    if not np.array_equal(one.offsets, other.offsets) or one.domains != other.domains:
+        return False
+    return one.token_ids is None or other.token_ids is None or bool((one.token_ids == other.token_ids).all())
 
-    The two intervals are taken as independent: half widths add as squares. On the same requests that is too wide.
+
+def difference(one: Measured, base: Measured, m: int = AT) -> tuple[float, tuple[float, float] | None]:
+    """Return SRP less that of another trace, with its basic 95 % interval.
+
+    On the same texts the resamples are paired: both models see the same draws. Otherwise the two are taken as
+    independent, and half widths add as squares.
     """
     a, b = one.srp[m], base.srp[m]
     value = a.value - b.value
-    if a.interval is None or b.interval is None:
+    if a.interval is None or b.interval is None or a.draws is None or b.draws is None:
         return value, None
-    half = np.hypot(*((ends[1] - ends[0]) / 2 for ends in (a.interval, b.interval)))
-    return value, (value - float(half), value + float(half))
+    if same_texts(one.source, base.source):
+        return value, basic_interval(value, a.draws - b.draws, 0.95)
+    half = math.hypot(a.interval[1] - a.interval[0], b.interval[1] - b.interval[0]) / 2
+    return value, (value - half, value + half)
 
 
 def _specialisation(found: Sequence[Measured]) -> Section:
@@ -45,9 +60,9 @@ def _specialisation(found: Sequence[Measured]) -> Section:
         "Specialisation of experts, and how SRP goes with it",
         "msrpsc.pdf and toy_msrpsc.pdf",
         [
-            "Means over experts that have a value, and Pearson's correlation with the experts' SRP. Fisher's intervals "
-            "take experts as independent. A vocabulary differs in size between models, and rare tokens do not count: its "
-            "level cannot be compared with the paper's, the sign of the correlation can."
+            "Means over experts that have a value, and Pearson's correlation with the experts' SRP. Fisher's "
+            "intervals take experts as independent. A vocabulary differs in size between models, and rare tokens "
+            "do not count: its level cannot be compared with the paper's, the sign of the correlation can."
         ],
         missing=lacks(having, *MEASURES),
         draw=(lambda path: figures.specialisation(path, having)) if having else None,
@@ -73,7 +88,8 @@ def _specialisation(found: Sequence[Measured]) -> Section:
         for key, toy in data.toy.items()
     ]
     rows += [
-        {"paper's model": key} | {f"{what}: mean, correlation": None for what in MEASURES.values()}
+        {"paper's model": key}
+        | {f"{what}: mean, correlation": None for what in MEASURES.values()}
         | {"domains: mean, correlation": tuple(model["domain"])}
         for key, model in data.real.items()
     ]
@@ -91,20 +107,31 @@ def _designs(found: Sequence[Measured]) -> Section:
         "What the design of a model does to its routing",
         "the toy study (toy_msrpls.pdf, D3): variants of one model that differ in one thing",
         [
-            "Every variant against the baseline (the first trace of it): the paper's difference beside that of the traces, "
-            "and whether both have the same sign. Other runs of the baseline show what another seed does: a difference "
-            "no larger than theirs says nothing. The variants differ in k / E, and so in the floor of SRP."
+            "Every variant against the baseline (the first trace of it): the paper's difference beside that of the "
+            "traces, and whether both have the same sign. Other runs of the baseline show what another seed does: "
+            "a difference no larger than theirs says nothing. The variants differ in k / E, and so in the floor of "
+            "SRP. Intervals pair the draws where the traces are of the same texts; they know nothing of what "
+            "another training run would give.",
+            _above_floor(),
         ],
     )
     if not bases or len(toys) < 2:
-        section.missing.append("it takes a baseline and another variant of the toy study, teacher-forced, under their names")
+        section.missing.append(
+            "it takes a baseline and another variant of the toy study, teacher-forced, under their names"
+        )
         return section
     base = bases[0]
     their_base = published().toy["baseline"]["srp16"]
+    seeds = max(abs(one.srp[AT].value - base.srp[AT].value) for one in bases)
     rows = []
     for one in toys:
         value = one.srp[AT].value
-        row: dict[str, Any] = {"trace": one.label, "change": theirs(one)["change"], "floor": one.srp[AT].floor, "SRP": value}
+        row: dict[str, Any] = {
+            "trace": one.label,
+            "change": theirs(one)["change"],
+            "floor": one.srp[AT].floor,
+            "SRP": value,
+        }
         if one is not base:
             delta, ends = difference(one, base)
             row |= {"against baseline": delta, "95 %": ends}
@@ -112,8 +139,12 @@ def _designs(found: Sequence[Measured]) -> Section:
             row |= {"against baseline": None, "95 %": None}
         row["paper: SRP"] = theirs(one)["srp16"]
         their = theirs(one)["srp16"] - their_base
-        row["paper: against baseline"] = their if one.source.paper != "toy.baseline" else None
-        row["sign"] = _sign(row["against baseline"], row["95 %"], their) if one not in bases else None
+        row["paper: against baseline"] = None if one in bases else their
+        row["above floor"] = value - one.srp[AT].floor
+        row["paper: above floor"] = theirs(one)["srp16"] - _floor(theirs(one))
+        row["sign"] = "another seed" if one in bases[1:] else None
+        if one not in bases:
+            row["sign"] = _sign(row["against baseline"], row["95 %"], their, seeds)
         rows.append(row)
     section.add(Table("designs", f"SRP at m = {AT}.", rows, published().source("srp16"), digits=4))
     rows = []
@@ -134,14 +165,34 @@ def _designs(found: Sequence[Measured]) -> Section:
     left = sorted(set(published().toy) - {(one.source.paper or "")[4:] for one in toys})
     if left:
         section.missing.append(f"variants without a teacher-forced trace: {', '.join(left)}")
-    section.missing.append("balance of load within segments (the paper's later versions): its definition is not at hand")
+    section.missing.append(
+        "balance of load within segments (the paper's later versions): its definition is not at hand"
+    )
     return section
 
 
-def _sign(value: float | None, ends: tuple[float, float] | None, paper: float) -> str | None:
-    if value is None:
-        return None
-    if ends is not None and ends[0] <= 0 <= ends[1]:
+def _above_floor() -> str:
+    """Say how much of the paper's differences is the floor's: sharing experts changes k / E."""
+    base, told = published().toy["baseline"], []
+    for key in ("share1", "share2", "32expert"):
+        toy = published().toy[key]
+        whole, floor = toy["srp16"] - base["srp16"], _floor(toy) - _floor(base)
+        told.append(f"{key} {whole:+.4f}, its floor {floor:+.4f}")
+    return (
+        "Part of a difference may be the floor's alone: an expert that is shared leaves a smaller k / E to route. The "
+        f"paper's differences and those of the floor: {'; '.join(told)}. So columns *above floor* stand beside."
+    )
+
+
+def _floor(model: dict[str, Any]) -> float:
+    """Return the floor of SRP: 2 r / (1 + r) at r = k / E."""
+    rate = model["top_k"] / model["experts"]
+    return float(2 * rate / (1 + rate))
+
+
+def _sign(value: float, ends: tuple[float, float] | None, paper: float, seeds: float) -> str:
+    """Compare the sign of a difference with the paper's, where it is larger than its interval and than other seeds'."""
+    if (ends is not None and ends[0] <= 0 <= ends[1]) or abs(value) <= seeds:
         return "undecided"
     return "same" if value * paper > 0 else "opposite"
 
@@ -156,13 +207,23 @@ def _loss(found: Sequence[Measured]) -> Section:
         ["Losses of models with different tokenizers or texts must not be compared; those of one family can."],
         missing=lacks(forced, "loss"),
     )
-    rows = [{"trace": one.label, "SRP": one.srp[AT].value, "loss": one.loss, "paper: SRP": published_srp(one, AT),
-             "paper: loss": theirs(one).get("log_ppl")} for one in having]
+    rows = [
+        {
+            "trace": one.label,
+            "SRP": one.srp[AT].value,
+            "loss": one.loss,
+            "paper: SRP": published_srp(one, AT),
+            "paper: loss": theirs(one).get("log_ppl"),
+        }
+        for one in having
+    ]
     section.add(Table("loss", f"m = {AT}; loss in nats per token.", rows, published().source("log_ppl"), digits=4))
     data = published()
     toys, real = list(data.toy.values()), [model for model in data.real.values() if "log_ppl" in model]
     lines = [
-        correlation_row("the paper's 10 toy models", "", "SRP", "loss", *_columns([(t["srp16"], t["log_ppl"]) for t in toys])),
+        correlation_row(
+            "the paper's 10 toy models", "", "SRP", "loss", *_columns([(t["srp16"], t["log_ppl"]) for t in toys])
+        ),
         correlation_row(
             "the paper's 18 decoders", "", "SRP", "loss", *_columns([(r["srp"][1], r["log_ppl"]) for r in real])
         ),
@@ -197,8 +258,9 @@ def _post(found: Sequence[Measured], pairs: Sequence[tuple[Input, Input]]) -> Se
                 row = {"base": a.label, "post": b.label, "m": m, "SRP before": a.srp[m].value}
                 rows.append(row | {"after": b.srp[m].value, "difference": delta, "95 %": ends})
     if pairs:
-        text = "Intervals take the two traces as independent, which on the same text makes them too wide."
-        section.text.append(text)
+        paired = [f"{a.label}:{b.label}" for a, b in pairs if same_texts(a, b)]
+        told = f"Same texts, draws paired: {', '.join(paired) or 'none'}. Other pairs are taken as independent."
+        section.text.append(told)
         section.add(Table("post_training", "", rows, digits=4))
     else:
         section.missing.append("no pair of a model before and after post-training was given: --pair base:post")

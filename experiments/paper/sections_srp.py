@@ -48,8 +48,8 @@ def _length(found: Sequence[Measured]) -> Section:
         "SRP against segment length",
         "msrp.pdf and toy_msrpls.pdf",
         [
-            "SRP depends on how sparse a model is: it cannot fall below its floor, 2r / (1 + r) at r = k / E. Intervals "
-            "resample whole requests (95 %, basic)."
+            "SRP depends on how sparse a model is: it cannot fall below its floor, 2r / (1 + r) at r = k / E. "
+            "Intervals resample whole requests (95 %, basic)."
         ],
         missing=lacks(found, "segments"),
         draw=lambda path: figures.srp_by_length(path, found),
@@ -93,7 +93,9 @@ def _layers(found: Sequence[Measured]) -> Section:
         for m, result in one.srp.items():
             groups = result.groups
             assert groups is not None
-            low, high = (np.full(len(groups.value), np.nan) if ends is None else ends for ends in (groups.low, groups.high))
+            low, high = (
+                np.full(len(groups.value), np.nan) if ends is None else ends for ends in (groups.low, groups.high)
+            )
             every += [
                 {"trace": one.label, "m": m, "layer": layer, "SRP": value, "95 %": (low[layer], high[layer])}
                 for layer, value in enumerate(groups.value.tolist())
@@ -167,7 +169,9 @@ def _domains(found: Sequence[Measured]) -> Section:
                     "range": (float(np.nanmin(inner)), float(np.nanmax(inner))),
                 }
             )
-    caption = "Do two domains use the same experts, and the same experts consistently? (mactdr, msrpdr: Pearson over all"
+    caption = (
+        "Do two domains use the same experts, and the same experts consistently? (mactdr, msrpdr: Pearson over all"
+    )
     section.add(Table("domain_pairs_range", caption + " experts, by pair of domains.)", rows))
     section.missing.append("published correlations between datasets: not among the values at hand")
     return section
@@ -179,8 +183,8 @@ def _positions(found: Sequence[Measured]) -> Section:
         "SRP by position",
         "msrpp.pdf",
         [
-            "Each position has a threshold of its own. With few requests a position has few windows: short-term ups and "
-            "downs are noise; the spread is given with the number of requests."
+            "Each position has a threshold of its own. With few requests a position has few windows: short-term "
+            "ups and downs are noise; the spread is given with the number of requests."
         ],
         missing=lacks(found, "m = 16"),
         draw=lambda path: figures.positions(path, found),
@@ -237,7 +241,14 @@ def _experts(found: Sequence[Measured]) -> Section:
         activation, value = measures.activation, measures.srp
         floor = 2 * activation / (1 + activation)
         every += [
-            {"trace": one.label, "layer": i, "expert": j, "activation": activation[i, j], "SRP": v, "floor": floor[i, j]}
+            {
+                "trace": one.label,
+                "layer": i,
+                "expert": j,
+                "activation": activation[i, j],
+                "SRP": v,
+                "floor": floor[i, j],
+            }
             for (i, j), v in np.ndenumerate(value)
         ]
         row = {"trace": one.label, "experts": int(np.isfinite(value).sum()), "mean SRP": float(np.nanmean(value))}
@@ -257,7 +268,10 @@ def _case(found: Sequence[Measured]) -> Section:
         "case",
         "Case study: experts in one text",
         "A0 to A3: SRP of every expert in the first 256 tokens of one prompt",
-        ["The first request of 256 tokens (or the longest); the paper's prompt is another, so its figure has no counterpart."],
+        [
+            "The first request of 256 tokens (or the longest); the paper's prompt is another, so its figure has no "
+            "counterpart."
+        ],
         draw=(lambda path: figures.case(path, having)) if having else None,
     )
     rows = [
@@ -267,5 +281,3 @@ def _case(found: Sequence[Measured]) -> Section:
     ]
     section.add(Table("case", "SRP of every expert.", rows, shown=False))
     return section
-
-

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from typing import Any
+
+import numpy as np
 
 from lrcsim.errors import ConfigError, LrcsimError
 from lrcsim.experiments.paper import figures
@@ -15,18 +16,35 @@ from lrcsim.experiments.paper.section import Section, Table
 from lrcsim.experiments.paper.sections_srp import theirs
 from lrcsim.models import Geometry, check_trace, load_geometry
 from lrcsim.simulator import simulate
-from lrcsim.traces import RoutingTrace
+from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
-__all__ = ["geometry_for", "throughput_section", "toy_geometry"]
+__all__ = ["geometry_for", "prompted", "throughput_section", "toy_geometry"]
 
-SIZES = ("1x", "2x", "3x", "100%")
+SIZES = ("1x", "2x", "3x")
 PAPER_LINK = "pcie.bandwidth=5.2GB/s"
 """What the paper's baseline implies: 0.91 to 0.98 ms per missed expert of 4.9 MB, from its overheads and LRU misses."""
+
+PROMPT = 480 / 512
+"""Share of a request that is the prompt in the paper's runs: 480 tokens, then 32 steps of decoding."""
+
+TEXT = [
+    "Simulated, not measured. LRU, a cache for each layer, warm from request to request, misses loaded on demand "
+    "beside compute, one request at a time; as in the paper the first 480 of 512 tokens of a teacher-forced "
+    "request are its prompt (15/16 of any other length), run in one step. Where a trace has the layers, experts "
+    "and top-k of one of the paper's toy models, its routing is run on that shape (1.4 B parameters). The paper's "
+    "machine, cache layout and overlap are not published; the machine with the slower link has the one that the "
+    "paper's baseline implies.",
+    "The paper's numbers are hard to reconcile with its models: with all resident, eight variants of different "
+    "work have 18.5 to 19.1 tokens/s (as if bound by the host), and `sparse2` has the overhead of `baseline` at half "
+    "the accesses. So compare the overhead per token, 1 / rate - 1 / rate with all resident, and how it falls with "
+    "size; not the rates.",
+]
 
 
 def toy_geometry(key: str) -> Geometry:
     """Build the shape of one of the paper's toy models (the toy_model folder of its code)."""
     toy = published().toy[key]
+    shared = toy.get("shared_width", 0)
     return Geometry(
         name=f"the paper's {key}",
         source="arXiv 2505.16056, toy models",
@@ -34,10 +52,10 @@ def toy_geometry(key: str) -> Geometry:
         moe_layers=tuple(toy["moe_layers"]),
         experts=toy["experts"],
         top_k=toy["top_k"],
-        shared_experts=toy.get("shared_width", 0) // toy["expert_width"],
+        shared_experts=shared // toy["expert_width"],
         hidden=1280,
         expert_width=toy["expert_width"],
-        shared_width=toy.get("shared_width", 0),
+        shared_width=shared,
         dense_width=toy.get("dense_width", 0),
         matrices=3,
         heads=10,
@@ -52,8 +70,8 @@ def toy_geometry(key: str) -> Geometry:
 def geometry_for(one: Measured, options: Options) -> Geometry:
     """Choose the model that a trace's routing is run on.
 
-    The one asked for; else the toy model that the trace is a variant of, or the toy baseline, if the trace has its
-    layers, experts and top-k; else the model that the trace names.
+    The one asked for; else the toy model that the trace is a variant of, or (for a trace of no published model) the toy
+    baseline, if the trace has its layers, experts and top-k; else the model that the trace names.
 
     Raises:
         ConfigError: none fits.
@@ -63,15 +81,23 @@ def geometry_for(one: Measured, options: Options) -> Geometry:
         geometry = load_geometry(options.model)
         check_trace(geometry, trace)
         return geometry
-    group, _, key = (one.source.paper or "").partition(".")
-    for toy in [key] if group == "toy" else ["baseline"] if not group else []:
-        geometry = toy_geometry(toy)
+    group, _, key = (one.source.paper or "toy.baseline").partition(".")
+    if group == "toy":
+        geometry = toy_geometry(key)
         try:
             check_trace(geometry, trace)
+        except ConfigError as error:
+            if one.source.paper is not None:
+                raise
+            why = str(error)
+        else:
+            return geometry
+        try:
+            geometry = load_geometry(trace.model)
         except ConfigError:
-            continue
-        return geometry
-    geometry = load_geometry(trace.model)
+            raise ConfigError(f"no shape to run it on: give one with --model (not the toy baseline's: {why})") from None
+    else:
+        geometry = load_geometry(trace.model)
     check_trace(geometry, trace)
     return geometry
 
@@ -81,16 +107,9 @@ def throughput_section(found: Sequence[Measured], options: Options) -> Section:
     section = Section(
         "throughput",
         "Throughput under offloading",
-        "D0 to D3: tokens per second of the toy models with a cache of 1, 2, 3 times the active experts, and all resident",
-        [
-            "Simulated, not measured: LRU, a cache for each layer, misses loaded on demand with overlap, one request at a "
-            "time. Where a trace has the layers, experts and top-k of one of the paper's toy models, its routing is run on "
-            "that shape (1.4 B parameters); the machine is not the paper's, which is not published. The second machine has "
-            "the host link that the paper's baseline implies.",
-            "The paper's absolute numbers are hard to reconcile with its models: all resident is 18.5 to 19.1 tokens/s for "
-            "eight variants of different work (a host-bound executor), and `sparse2` has the overhead of `baseline` at half "
-            "the accesses. So compare the overhead per token, 1 / rate - 1 / rate resident, and its change with size.",
-        ],
+        "D0 to D3: tokens per second of the toy models with a cache of 1, 2, 3 times the active experts, and all "
+        "resident",
+        list(TEXT),
     )
     if options.hardware is None:
         section.missing.append("left out (--hardware none)")
@@ -99,57 +118,103 @@ def throughput_section(found: Sequence[Measured], options: Options) -> Section:
     for one in found:
         try:
             geometry = geometry_for(one, options)
-            for overrides in (options.overrides, (*options.overrides, PAPER_LINK)):
+            for overrides in dict.fromkeys((options.overrides, (*options.overrides, PAPER_LINK))):
                 rows += _rows(one, geometry, options, overrides)
         except LrcsimError as error:
             section.missing.append(f"{one.label}: {error}")
-    section.add(Table("throughput", "", rows, published().source("throughput"), digits=2))
     data = published()
-    rows_published = [
+    for table in _wide(rows):
+        section.add(table)
+    section.add(Table("throughput", "Every run.", rows, shown=False))
+    theirs_all = [
         {"paper's model": key}
-        | {f"{mode} {size}": rate for mode in ("prefill", "decode") for size, rate in zip(SIZES, toy[mode], strict=True)}
+        | {
+            f"{mode} {size}": rate
+            for mode in ("prefill", "decode")
+            for size, rate in zip(_NAMES, toy[mode], strict=True)
+        }
         for key, toy in data.toy.items()
     ]
-    section.add(
-        Table("throughput_published", "The paper's tokens/s.", rows_published, data.source("throughput"), digits=1)
-    )
+    section.add(Table("throughput_published", "The paper's tokens/s.", theirs_all, data.source("throughput"), digits=1))
     if rows:
-        section.draw = lambda path: figures.throughput(path, rows)
+        section.draw = lambda path: figures.throughput(path, rows, found)
     return section
 
 
+_NAMES = (*SIZES, "all")
+
+
 def _rows(one: Measured, geometry: Geometry, options: Options, overrides: tuple[str, ...]) -> list[dict[str, Any]]:
-    trace = _part(one.source.trace, options.tokens)
-    rates = {}
+    """Simulate one trace at every size; a row each."""
+    trace = prompted(one.source.trace, options.tokens)
+    machine: dict[str, Any] = {"model": geometry, "dtype": options.dtype, "overrides": overrides}
+    tokens = np.array([_tokens(trace, PREFILL), _tokens(trace, DECODE)])
+    hits: list[float | None] = []
+    rates = []
     for size in SIZES:
-        machine: dict[str, Any] = {"model": geometry, "dtype": options.dtype, "overrides": overrides}
         result = simulate(trace, cache=size, hardware=options.hardware, bounds=False, **machine)
-        time = result.to_dict()["time"]
-        rates[size] = (result.hit_rate, time["decode_tokens_per_s"])
-    resident = rates[SIZES[-1]][1]
-    paper = theirs(one).get("decode")
+        assert result.timed is not None
+        assert result.timed.limits is not None
+        hits.append(result.phase_rate(DECODE))
+        rates.append(tokens / result.timed.limits.measured)
+        resident = tokens / result.timed.limits.compute_only  # the same at every size: all experts resident
+    rates.append(resident)
+    hits.append(1.0)
+    paper = [theirs(one).get(mode) for mode in ("prefill", "decode")]
     rows = []
-    for i, size in enumerate(SIZES):
-        hit, rate = rates[size]
-        row = {
-            "trace": one.label,
-            "model": geometry.name,
-            "machine": ", ".join([str(options.hardware), *overrides]),
-            "cache": "all" if i == 3 else size,
-            "hit rate": hit,
-            "decode tokens/s": rate,
-            "overhead [ms/token]": 1e3 * (1 / rate - 1 / resident),
-            "paper tokens/s": paper[i] if paper else None,
-            "paper overhead [ms/token]": 1e3 * (1 / paper[i] - 1 / paper[3]) if paper else None,
-        }
+    for i, name in enumerate(_NAMES):
+        row: dict[str, Any] = {"trace": one.label, "shape": geometry.name}
+        row["machine"] = ", ".join([str(options.hardware), *overrides])
+        row |= {"cache": name, "decode hit rate": hits[i]}
+        for phase, mode in ((PREFILL, "prefill"), (DECODE, "decode")):
+            row[f"{mode} tokens/s"] = float(rates[i][phase])
+        row["overhead [ms/token]"] = 1e3 * float(1 / rates[i][DECODE] - 1 / rates[-1][DECODE])
+        for mode, values in zip(("prefill", "decode"), paper, strict=True):
+            row[f"paper: {mode} tokens/s"] = values[i] if values else None
+        row["paper: overhead [ms/token]"] = 1e3 * (1 / paper[1][i] - 1 / paper[1][-1]) if paper[1] else None
         rows.append(row)
     return rows
 
 
-def _part(trace: RoutingTrace, tokens: int) -> RoutingTrace:
-    """Return the first requests, until they have so many tokens."""
-    count = int((trace.offsets[1:] < tokens).sum()) + 1
-    if count >= trace.num_requests:
-        return copy(trace)
-    columns = ["experts", *(["phase"] if "phase" in trace.columns else [])]
-    return requests_of(trace, range(count), columns)
+def _wide(rows: Sequence[dict[str, Any]]) -> list[Table]:
+    """Show a row for each trace and machine: the overhead while decoding, then tokens/s in both phases."""
+    overhead: dict[tuple[str, str], dict[str, Any]] = {}
+    speed: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        key = row["trace"], row["machine"]
+        start = {"trace": row["trace"], "shape": row["shape"], "machine": row["machine"]}
+        for name, table in (("overhead", overhead), ("speed", speed)):
+            cells, size = table.setdefault(key, dict(start)), row["cache"]
+            if name == "speed":
+                cells[f"decode {size}"] = row["decode tokens/s"]
+                cells[f"prefill {size}"] = row["prefill tokens/s"]
+            elif size != "all":
+                cells[f"decode hit rate {size}"] = row["decode hit rate"]
+                cells[f"overhead {size}"] = row["overhead [ms/token]"]
+                cells[f"paper: overhead {size}"] = row["paper: overhead [ms/token]"]
+    foot = published().source("throughput")
+    return [
+        Table("throughput_overhead", "Overhead while decoding, ms per token.", list(overhead.values()), foot, digits=2),
+        Table("throughput_speed", "Tokens per second.", list(speed.values()), digits=0),
+    ]
+
+
+def prompted(trace: RoutingTrace, tokens: int) -> RoutingTrace:
+    """Return the first requests, up to so many tokens, with phases: the trace's own, or as in the paper's runs.
+
+    Raises:
+        ConfigError: no request has a prompt and a token to decode.
+    """
+    count = min(int((trace.offsets[1:] < tokens).sum()) + 1, trace.num_requests)
+    part = requests_of(trace, range(count), ["experts", *(["phase"] if "phase" in trace.columns else [])])
+    if "phase" not in part.columns:
+        length = np.repeat(np.diff(part.offsets), np.diff(part.offsets))
+        place = np.arange(part.num_tokens) - np.repeat(part.offsets[:-1], np.diff(part.offsets))
+        part.columns["phase"] = (place >= np.floor(PROMPT * length)).astype(np.uint8)
+    if not _tokens(part, PREFILL) or not _tokens(part, DECODE):
+        raise ConfigError("its requests have no prompt, or nothing after it: throughput takes both")
+    return part
+
+
+def _tokens(trace: RoutingTrace, phase: int) -> int:
+    return int((trace.read("phase", 0, trace.num_tokens) == phase).sum())
