@@ -23,6 +23,8 @@ from lrcsim.experiments.paper.sections_cache import cache_sections
 from lrcsim.experiments.paper.sections_models import model_sections
 from lrcsim.experiments.paper.sections_srp import srp_sections
 from lrcsim.experiments.paper.throughput import throughput_section
+from lrcsim.hardware import load_profile
+from lrcsim.models import load_geometry
 
 __all__ = ["main", "reproduce"]
 
@@ -45,6 +47,10 @@ def main(arguments: list[str] | None = None) -> None:
         options = replace(options, draws=min(options.draws, 50), segments=(4, 16), tokens=min(options.tokens, 300))
     command = shlex.join(["python", "-m", "lrcsim.experiments.paper", *given])
     try:
+        if options.hardware is not None:  # before the work: a wrong name is found at once
+            load_profile(options.hardware, options.overrides)
+        if options.model is not None:
+            load_geometry(options.model)
         with opened(chosen.traces) as inputs:
             traces, sections = reproduce(inputs, pairs_of(chosen.pair, inputs), options)
             with _told("figures and tables") as progress:

@@ -12,7 +12,7 @@ from lrcsim.experiments.paper.knee import CRITERIA
 from lrcsim.experiments.paper.measure import AT, Measured, Options
 from lrcsim.experiments.paper.section import Section, Table
 from lrcsim.experiments.paper.section_two_x import CURVE
-from lrcsim.experiments.paper.sections_models import difference
+from lrcsim.experiments.paper.sections_models import baselines, difference
 from lrcsim.experiments.paper.two_x import knees_of
 from lrcsim.simulator.specialisation import pearson
 
@@ -165,7 +165,7 @@ def _against_baseline(
     """
 
     def judge(forced: Sequence[Measured], _: Options) -> list[Finding]:
-        bases = [one for one in forced if one.source.paper == "toy.baseline"]
+        bases = baselines(forced)
         if not bases:
             return []
         seeds = [abs(one.srp[AT].value - bases[0].srp[AT].value) for one in bases[1:]]

@@ -14,7 +14,7 @@ import numpy as np
 
 from lrcsim.errors import ConfigError, did_you_mean
 from lrcsim.experiments.paper.published import key_of
-from lrcsim.traces import RoutingTrace
+from lrcsim.traces import DECODE, RoutingTrace
 
 __all__ = ["Input", "mean_loss", "opened", "pairs_of", "requests_of"]
 
@@ -29,7 +29,7 @@ class Input:
     Attributes:
         label: as shown; unique.
         variant: the model variant: the label without its kind, as ``"baseline-seed1"``.
-        kind: ``"teacher-forced"`` (the paper's setting: no phases) or ``"generated"``.
+        kind: ``"teacher-forced"`` (the paper's setting: nothing decoded) or ``"generated"``.
         trace: the routing trace.
         paper: key of the published model it is compared with (`published.key_of`), or None.
     """
@@ -66,7 +66,8 @@ def opened(specs: Sequence[str]) -> Iterator[list[Input]]:
                 raise ConfigError(f"two traces are called {label!r}: give them names, as {label}-2={path}")
             trace = stack.enter_context(RoutingTrace.open(path))
             variant = re.sub(KINDS, "", label, flags=re.IGNORECASE)
-            kind: Kind = "generated" if "phase" in trace.columns else "teacher-forced"
+            phase = trace.phase
+            kind: Kind = "generated" if phase is not None and bool((phase == DECODE).any()) else "teacher-forced"
             found.append(Input(label, variant, kind, trace, key_of(variant, trace.model)))
         yield found
 

@@ -53,11 +53,11 @@ def published() -> Published:
 
 
 def key_of(variant: str, model: str) -> str | None:
-    """Find which published model a trace is of: a toy by the name of its variant, a real one by either name.
+    """Find which published model a trace is of: by its variant, or else its model.
 
     Args:
         variant: the label's variant, as ``"share1"``; a seed after it does not count.
-        model: the trace's model.
+        model: the trace's model, as ``"lrcsim-toy-share1"`` or ``"allenai/OLMoE-1B-7B-0924"``.
 
     Returns:
         ``"toy.share1"`` or ``"real.olmoe"``, or None.
@@ -67,8 +67,10 @@ def key_of(variant: str, model: str) -> str | None:
 
     data = published()
     stem = re.sub(r"[-_.]?(seed|s)[-_]?[0-9]+$", "", variant.lower())
-    if stem in data.toy:
-        return f"toy.{stem}"
+    for name in (stem, model.lower()):
+        toy = name.rpartition("toy-")[2]  # as the project's own family names its models
+        if toy in data.toy:
+            return f"toy.{toy}"
     for name in (stem, model):
         if name.lower() in data.real:
             return f"real.{name.lower()}"

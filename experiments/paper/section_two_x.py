@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.experiments.paper import figures
+from lrcsim.experiments.paper import figures_cache
 from lrcsim.experiments.paper.knee import ABOUT_TWICE, CRITERIA, chord_height, prices_of
 from lrcsim.experiments.paper.measure import AT, Measured, Options
 from lrcsim.experiments.paper.published import GRID, published
@@ -37,7 +37,7 @@ def two_x_section(found: Sequence[Measured], options: Options) -> Section:
         "Is twice the active experts the knee?",
         "the finding that for most models a cache of about twice the active experts balances effect and cost",
         [TEXT, "Criteria: " + "; ".join(f"*{one.name}*: {one.meaning}" for one in CRITERIA) + "."],
-        draw=lambda path: figures.two_x(path, found),
+        draw=lambda path: figures_cache.two_x(path, found),
     )
     rows: list[dict[str, Any]] = []
     for one in found:

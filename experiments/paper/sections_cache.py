@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lrcsim.experiments.paper import figures
+from lrcsim.experiments.paper import figures_cache
 from lrcsim.experiments.paper.correlation import correlation_row
 from lrcsim.experiments.paper.measure import AT, Measured, Options
 from lrcsim.experiments.paper.published import GRID, SEGMENTS, published
@@ -54,7 +54,7 @@ def _sch(found: Sequence[Measured], options: Options) -> Section:
             "all layers; sizes are times the active experts, between whole experts on a straight line."
         ],
         missing=lacks(found, "segments"),
-        draw=lambda path: figures.sch_by_size(path, found),
+        draw=lambda path: figures_cache.sch_by_size(path, found),
     )
     rows, every = [], []
     for one in found:
@@ -93,7 +93,7 @@ def _sch_layers(found: Sequence[Measured]) -> Section:
         "sch_layer",
         "SCH by layer",
         "lsch.pdf: every layer with a cache of its own",
-        draw=lambda path: figures.sch_layers(path, found),
+        draw=lambda path: figures_cache.sch_layers(path, found),
     )
     every, rows = [], []
     for one in found:
@@ -128,7 +128,7 @@ def _policies(found: Sequence[Measured]) -> Section:
             "`lrcsim curve --policy belady`. LRU in one pool smaller than a token's experts depends wholly on the "
             "rule."
         ],
-        draw=lambda path: figures.policies(path, found),
+        draw=lambda path: figures_cache.policies(path, found),
     )
     rows, every = [], []
     for one in found:
@@ -171,7 +171,7 @@ def _correlations(found: Sequence[Measured]) -> Section:
             "layers: every layer with a cache of its own. Over variants: teacher-forced traces, one pool, each "
             "variant a point."
         ],
-        draw=lambda path: figures.scatter(path, found),
+        draw=lambda path: figures_cache.scatter(path, found),
     )
     rows = []
     for one in found:

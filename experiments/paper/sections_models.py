@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lrcsim.experiments.paper import figures
+from lrcsim.experiments.paper import figures_srp
 from lrcsim.experiments.paper.correlation import correlation_row, fisher_interval
 from lrcsim.experiments.paper.inputs import Input
 from lrcsim.experiments.paper.measure import AT, Measured
@@ -17,7 +17,7 @@ from lrcsim.experiments.paper.section import Section, Table
 from lrcsim.experiments.paper.sections_srp import lacks, published_srp, theirs
 from lrcsim.simulator.bootstrap import basic_interval
 
-__all__ = ["MEASURES", "difference", "model_sections", "same_texts"]
+__all__ = ["MEASURES", "baselines", "difference", "model_sections", "same_texts"]
 
 MEASURES = {"domain": "domains", "vocabulary_in": "routed tokens", "vocabulary_out": "next tokens"}
 
@@ -25,6 +25,13 @@ MEASURES = {"domain": "domains", "vocabulary_in": "routed tokens", "vocabulary_o
 def model_sections(found: Sequence[Measured], pairs: Sequence[tuple[Input, Input]]) -> list[Section]:
     """Make the sections that compare experts and models."""
     return [_specialisation(found), _designs(found), _loss(found), _post(found, pairs)]
+
+
+def baselines(found: Sequence[Measured]) -> list[Measured]:
+    """Return the teacher-forced traces of the toy baseline, the one without a seed in its name first."""
+    forced = [one for one in found if one.source.kind == "teacher-forced" and AT in one.srp]
+    bases = [one for one in forced if one.source.paper == "toy.baseline"]
+    return sorted(bases, key=lambda one: one.source.variant)
 
 
 def same_texts(a: Input, b: Input) -> bool:
@@ -65,7 +72,7 @@ def _specialisation(found: Sequence[Measured]) -> Section:
             "do not count: its level cannot be compared with the paper's, the sign of the correlation can."
         ],
         missing=lacks(having, *MEASURES),
-        draw=(lambda path: figures.specialisation(path, having)) if having else None,
+        draw=(lambda path: figures_srp.specialisation(path, having)) if having else None,
     )
     rows = []
     for one in having:
@@ -101,15 +108,15 @@ def _specialisation(found: Sequence[Measured]) -> Section:
 def _designs(found: Sequence[Measured]) -> Section:
     forced = [one for one in found if one.source.kind == "teacher-forced" and AT in one.srp]
     toys = [one for one in forced if (one.source.paper or "").startswith("toy.")]
-    bases = [one for one in toys if one.source.paper == "toy.baseline"]
+    bases = baselines(found)
     section = Section(
         "designs",
         "What the design of a model does to its routing",
         "the toy study (toy_msrpls.pdf, D3): variants of one model that differ in one thing",
         [
-            "Every variant against the baseline (the first trace of it): the paper's difference beside that of the "
-            "traces, and whether both have the same sign. Other runs of the baseline show what another seed does: "
-            "a difference no larger than theirs says nothing. The variants differ in k / E, and so in the floor of "
+            "Every variant against the baseline (the one without a seed in its name): the paper's difference "
+            "beside that of the traces, and whether both have the same sign. Other runs of the baseline show what "
+            "another seed does: a difference no larger than theirs says nothing. The variants differ in k / E, and so in the floor of "
             "SRP. Intervals pair the draws where the traces are of the same texts; they know nothing of what "
             "another training run would give.",
             _above_floor(),
@@ -161,7 +168,7 @@ def _designs(found: Sequence[Measured]) -> Section:
         paper = np.array([theirs(one)["srp16"] for one in distinct])
         row = correlation_row("variants", "", "SRP here", "SRP in the paper", mine, paper)
         section.add(Table("designs_agreement", "Do the variants stand in the paper's order?", [row]))
-    section.draw = lambda path: figures.designs(path, toys)
+    section.draw = lambda path: figures_srp.designs(path, toys)
     left = sorted(set(published().toy) - {(one.source.paper or "")[4:] for one in toys})
     if left:
         section.missing.append(f"variants without a teacher-forced trace: {', '.join(left)}")

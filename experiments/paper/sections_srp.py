@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lrcsim.experiments.paper import figures
+from lrcsim.experiments.paper import figures_srp
 from lrcsim.experiments.paper.measure import AT, Measured
 from lrcsim.experiments.paper.published import SEGMENTS, published
 from lrcsim.experiments.paper.section import Section, Table
@@ -52,7 +52,7 @@ def _length(found: Sequence[Measured]) -> Section:
             "Intervals resample whole requests (95 %, basic)."
         ],
         missing=lacks(found, "segments"),
-        draw=lambda path: figures.srp_by_length(path, found),
+        draw=lambda path: figures_srp.srp_by_length(path, found),
     )
     rows = [
         {
@@ -86,7 +86,7 @@ def _layers(found: Sequence[Measured]) -> Section:
         "srp_layer",
         "SRP by layer",
         "lsrp.pdf",
-        draw=lambda path: figures.heat_by_layer(path, found),
+        draw=lambda path: figures_srp.heat_by_layer(path, found),
     )
     rows, every = [], []
     for one in found:
@@ -127,7 +127,7 @@ def _domains(found: Sequence[Measured]) -> Section:
         "the notebooks 34_srp_domain: SRP of a dataset over that of all, less 1",
         ["The paper's datasets are others than a trace's domains, so only the spread can be compared."],
         missing=lacks(found, "domains", "domain pairs", "m = 16"),
-        draw=(lambda path: figures.domains(path, having)) if having else None,
+        draw=(lambda path: figures_srp.domains(path, having)) if having else None,
     )
     rows, spread = [], []
     for one in having:
@@ -187,7 +187,7 @@ def _positions(found: Sequence[Measured]) -> Section:
             "ups and downs are noise; the spread is given with the number of requests."
         ],
         missing=lacks(found, "m = 16"),
-        draw=lambda path: figures.positions(path, found),
+        draw=lambda path: figures_srp.positions(path, found),
     )
     rows, every = [], []
     for one in found:
@@ -232,7 +232,7 @@ def _experts(found: Sequence[Measured]) -> Section:
         "esrp.pdf",
         ["An expert's SRP has the floor 2a / (1 + a) at its own activation rate a."],
         missing=lacks(found, "m = 16"),
-        draw=(lambda path: figures.experts(path, having)) if having else None,
+        draw=(lambda path: figures_srp.experts(path, having)) if having else None,
     )
     rows, every = [], []
     for one in having:
@@ -272,7 +272,7 @@ def _case(found: Sequence[Measured]) -> Section:
             "The first request of 256 tokens (or the longest); the paper's prompt is another, so its figure has no "
             "counterpart."
         ],
-        draw=(lambda path: figures.case(path, having)) if having else None,
+        draw=(lambda path: figures_srp.case(path, having)) if having else None,
     )
     rows = [
         {"trace": one.label, "layer": i, "expert": j, "SRP": v}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lrcsim.errors import ConfigError, LrcsimError
-from lrcsim.experiments.paper import figures
+from lrcsim.experiments.paper import figures_cache
 from lrcsim.experiments.paper.inputs import requests_of
 from lrcsim.experiments.paper.measure import Measured, Options
 from lrcsim.experiments.paper.published import published
@@ -137,7 +137,7 @@ def throughput_section(found: Sequence[Measured], options: Options) -> Section:
     ]
     section.add(Table("throughput_published", "The paper's tokens/s.", theirs_all, data.source("throughput"), digits=1))
     if rows:
-        section.draw = lambda path: figures.throughput(path, rows, found)
+        section.draw = lambda path: figures_cache.throughput(path, rows, found)
     return section
 
 
@@ -207,7 +207,7 @@ def prompted(trace: RoutingTrace, tokens: int) -> RoutingTrace:
     """
     count = min(int((trace.offsets[1:] < tokens).sum()) + 1, trace.num_requests)
     part = requests_of(trace, range(count), ["experts", *(["phase"] if "phase" in trace.columns else [])])
-    if "phase" not in part.columns:
+    if "phase" not in part.columns or not _tokens(part, DECODE):
         length = np.repeat(np.diff(part.offsets), np.diff(part.offsets))
         place = np.arange(part.num_tokens) - np.repeat(part.offsets[:-1], np.diff(part.offsets))
         part.columns["phase"] = (place >= np.floor(PROMPT * length)).astype(np.uint8)
