@@ -16,6 +16,7 @@ from lrcsim.errors import LrcsimError
 from lrcsim.experiments.paper.claims import claims_section
 from lrcsim.experiments.paper.inputs import Input, opened, pairs_of
 from lrcsim.experiments.paper.measure import Measured, Options, measure
+from lrcsim.experiments.paper.published import published
 from lrcsim.experiments.paper.report import as_dict, write_folder
 from lrcsim.experiments.paper.section import Section, Table
 from lrcsim.experiments.paper.section_two_x import two_x_section
@@ -101,7 +102,7 @@ def _traces(inputs: list[Input]) -> Table:
             "L": one.trace.num_layers,
             "E": str(one.trace.num_experts),
             "k": str(one.trace.top_k),
-            "compared with": one.paper,
+            "compared with": _compared(one),
         }
         for one in inputs
     ]
@@ -111,6 +112,17 @@ def _traces(inputs: list[Input]) -> Table:
         rows,
         "Teacher-forced traces are the paper's setting; figures show only those, where there are any.",
     )
+
+
+def _compared(one: Input) -> str | None:
+    """Name the published model, and its sparsity where the trace has another."""
+    if one.paper is None:
+        return None
+    group, _, key = one.paper.partition(".")
+    theirs = getattr(published(), group)[key]
+    if (theirs["experts"], theirs["top_k"]) == (one.trace.num_experts, one.trace.top_k):
+        return one.paper
+    return f"{one.paper}, which has E = {theirs['experts']}, k = {theirs['top_k']}: another sparsity"
 
 
 @contextmanager

@@ -205,8 +205,9 @@ def _statement(rows: Sequence[dict[str, Any]], control: Sequence[Any], published
         words = [f"{word} by {n}" for word in ("holds", "undecided", "does not hold")
                  if (n := sum(row["about twice"] == word for row in mine))]  # fmt: skip
         parts.append(
-            f"* {trace}: knee by *{first}* at {_size(knee['knee'])}{span}: {knee['about twice']}. "
-            f"Of the {len(mine)} criteria the statement {', '.join(words)}.{random.get(trace, '')}"
+            f"* {trace}: knee by *{first}* at {_size(knee['knee'])}{span}: {knee['about twice']}."
+            + (f" Of the {len(mine)} criteria the statement {', '.join(words)}." if words else "")
+            + random.get(trace, "")
         )
     told = [
         f"{row['holds']} of {row['holds'] + row['undecided'] + row['does not hold']} by *{row['criterion']}*"

@@ -114,10 +114,10 @@ def _designs(found: Sequence[Measured]) -> Section:
         "What the design of a model does to its routing",
         "the toy study (toy_msrpls.pdf, D3): variants of one model that differ in one thing",
         [
-            "Every variant against the baseline (the one without a seed in its name): the paper's difference "
-            "beside that of the traces, and whether both have the same sign. Other runs of the baseline show what "
-            "another seed does: a difference no larger than theirs says nothing. The variants differ in k / E, and so in the floor of "
-            "SRP. Intervals pair the draws where the traces are of the same texts; they know nothing of what "
+            "Every variant against the baseline (the one without a seed in its name): the paper's difference beside "
+            "that of the traces, and whether both have the same sign. Other runs of the baseline show what another "
+            "seed does: a difference no larger than theirs says nothing. The variants differ in k / E, and so in the "
+            "floor of SRP. Intervals pair the draws where the traces are of the same texts; they know nothing of what "
             "another training run would give.",
             _above_floor(),
         ],
