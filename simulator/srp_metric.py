@@ -94,8 +94,8 @@ class Srp:
         stacks: at level ``"stack"`` their names, as ``("encoder", "decoder")``.
         positions: int64 [places], at level ``"position"``: place p is windows that begin at token p of their request,
             and is drawn at ``positions[p]`` = p + m // 2.
-        draws: float64 [bootstrap], the value of each resample, or None without an interval. Two traces of as many requests
-            have the same resamples at one seed, so that where these are the same texts the differences are paired.
+        draws: float64 [bootstrap], the value of each resample, or None without an interval. Two traces of as many
+            requests have the same resamples at one seed: where these are the same texts, differences are paired.
     """
 
     segment: int
