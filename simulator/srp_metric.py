@@ -94,6 +94,8 @@ class Srp:
         stacks: at level ``"stack"`` their names, as ``("encoder", "decoder")``.
         positions: int64 [places], at level ``"position"``: place p is windows that begin at token p of their request,
             and is drawn at ``positions[p]`` = p + m // 2.
+        draws: float64 [bootstrap], the value of each resample, or None without an interval. Two traces of as many
+            requests have the same resamples at one seed: where these are the same texts, differences are paired.
     """
 
     segment: int
@@ -109,6 +111,7 @@ class Srp:
     domains: tuple[str, ...] | None = None
     stacks: tuple[str, ...] | None = None
     positions: Ints | None = None
+    draws: Floats | None = None
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -163,9 +166,10 @@ def srp(
     _count_windows(trace, sums, jobs, part_of(progress, 0, passes))
 
     pooled = _best(sums.by_layer.sum(axis=0), m, windows.sum())
-    interval = None
+    interval, values = None, None
     if drawn is not None:
-        interval = basic_interval(float(pooled.value), _best(_as_int(sums.drawn), m).value, confidence)
+        values = _best(_as_int(sums.drawn), m).value
+        interval = basic_interval(float(pooled.value), values, confidence)
     windows_of_layer, requests_of_layer = np.zeros((2, trace.num_layers), np.int64)
     windows_of_stack, requests_of_stack = np.zeros((2, len(trace.layers.stack_names)), np.int64)
     for stream, counts in zip(streams(trace), windows, strict=True):
@@ -208,6 +212,7 @@ def srp(
         domains=names if level == "domain" else None,
         stacks=trace.layers.stack_names if level == "stack" else None,
         positions=positions,
+        draws=values,
     )
 
 

@@ -266,8 +266,11 @@ def test_intervals_equal_a_plain_bootstrap(trace: RoutingTrace, data: st.DataObj
         found = srp(trace, m, level=level, bootstrap=20, confidence=0.8, seed=seed)
         if with_windows < 2:
             assert found.interval is None
+            assert found.draws is None
             continue
-        expected = interval(found.value, redrawn(trace, m, weights, lambda c: True), 0.8)
+        pooled = redrawn(trace, m, weights, lambda c: True)
+        assert found.draws == pytest.approx(pooled, abs=1e-12, nan_ok=True)
+        expected = interval(found.value, pooled, 0.8)
         assert found.interval == pytest.approx(expected, abs=1e-12, nan_ok=True)
         assert found.groups is not None
         assert found.groups.low is not None

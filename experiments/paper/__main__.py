@@ -1,0 +1,180 @@
+"""`python -m lrcsim.experiments.paper TRACE... -o out`: everything in one command."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from lrcsim.cli.output import write_json
+from lrcsim.errors import LrcsimError
+from lrcsim.experiments.paper.claims import claims_section
+from lrcsim.experiments.paper.inputs import Input, opened, pairs_of
+from lrcsim.experiments.paper.measure import Measured, Options, measure
+from lrcsim.experiments.paper.published import published
+from lrcsim.experiments.paper.report import as_dict, write_folder
+from lrcsim.experiments.paper.section import Section, Table
+from lrcsim.experiments.paper.section_two_x import two_x_section
+from lrcsim.experiments.paper.sections_cache import cache_sections
+from lrcsim.experiments.paper.sections_models import model_sections
+from lrcsim.experiments.paper.sections_srp import srp_sections
+from lrcsim.experiments.paper.throughput import throughput_section
+from lrcsim.hardware import load_profile
+from lrcsim.models import load_geometry
+
+__all__ = ["main", "reproduce"]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure the traces and write the folder; errors about the input are one line, exit 1."""
+    given = sys.argv[1:] if arguments is None else arguments
+    chosen = _parser().parse_args(given)
+    options = Options(
+        draws=chosen.bootstrap,
+        seed=chosen.seed,
+        jobs=chosen.jobs,
+        hardware=None if chosen.hardware == "none" else chosen.hardware,
+        overrides=tuple(chosen.set),
+        dtype=chosen.dtype,
+        model=chosen.model,
+        tokens=chosen.tokens,
+    )
+    if chosen.quick:
+        options = replace(options, draws=min(options.draws, 50), segments=(4, 16), tokens=min(options.tokens, 300))
+    command = shlex.join(["python", "-m", "lrcsim.experiments.paper", *given])
+    try:
+        if options.hardware is not None:  # before the work: a wrong name is found at once
+            load_profile(options.hardware, options.overrides)
+        if options.model is not None:
+            load_geometry(options.model)
+        with opened(chosen.traces) as inputs:
+            traces, sections = reproduce(inputs, pairs_of(chosen.pair, inputs), options)
+            with _told("figures and tables") as progress:
+                write_folder(chosen.output, command, traces, sections, progress)
+            if chosen.json is not None:
+                write_json(chosen.json, as_dict(command, traces, sections))
+    except LrcsimError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    if chosen.json != "-":
+        print(chosen.output / "results.md")
+
+
+def reproduce(inputs: list[Input], pairs: list[tuple[Input, Input]], options: Options) -> tuple[Table, list[Section]]:
+    """Measure every trace and make all sections."""
+    found: list[Measured] = []
+    for one in inputs:
+        with _told(one.label) as progress:
+            found.append(measure(one, options, progress))
+    makers: list[Callable[[], list[Section]]] = [
+        lambda: [two_x_section(found, options)],
+        lambda: srp_sections(found),
+        lambda: cache_sections(found, options),
+        lambda: model_sections(found, pairs),
+        lambda: [throughput_section(found, options)],
+    ]
+    sections: list[Section] = []
+    with _told("intervals and throughput") as progress:
+        for done, make in enumerate(makers, start=1):
+            sections += make()
+            progress(done, len(makers))
+    by_label = {one.label: one for one in found}
+    measured_pairs = [(by_label[a.label], by_label[b.label]) for a, b in pairs]
+    sections.insert(0, claims_section(found, measured_pairs, options))
+    return _traces(inputs), sections
+
+
+def _traces(inputs: list[Input]) -> Table:
+    rows = [
+        {
+            "trace": one.label,
+            "variant": one.variant,
+            "tokens are": one.kind,
+            "model": one.trace.model,
+            "tokens": f"{one.trace.num_tokens:,}",
+            "requests": one.trace.num_requests,
+            "domains": None if one.trace.domains is None else len(set(one.trace.domains)),
+            "L": one.trace.num_layers,
+            "E": str(one.trace.num_experts),
+            "k": str(one.trace.top_k),
+            "compared with": _compared(one),
+        }
+        for one in inputs
+    ]
+    return Table(
+        "traces",
+        "## Traces",
+        rows,
+        "Teacher-forced traces are the paper's setting; figures show only those, where there are any.",
+    )
+
+
+def _compared(one: Input) -> str | None:
+    """Name the published model, and its sparsity where the trace has another."""
+    if one.paper is None:
+        return None
+    group, _, key = one.paper.partition(".")
+    theirs = getattr(published(), group)[key]
+    if (theirs["experts"], theirs["top_k"]) == (one.trace.num_experts, one.trace.top_k):
+        return one.paper
+    return f"{one.paper}, which has E = {theirs['experts']}, k = {theirs['top_k']}: another sparsity"
+
+
+@contextmanager
+def _told(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Say on standard error what is being done, how far it is, and how long it took."""
+    begun = time.monotonic()
+    live = sys.stderr.isatty()
+
+    def progress(done: int, total: int) -> None:
+        if live:
+            print(f"\r{what}: {done} of {total}   ", end="", file=sys.stderr, flush=True)
+
+    if not live:
+        print(f"{what} ...", file=sys.stderr, flush=True)
+    yield progress
+    print(f"{chr(13) if live else ''}{what}: {time.monotonic() - begun:.1f} s        ", file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lrcsim.experiments.paper",
+        description="Every figure and table of arXiv 2505.16056 on any routing traces, published numbers beside them.",
+    )
+    parser.add_argument(
+        "traces",
+        nargs="*",
+        metavar="TRACE",
+        help="lrcsim traces, as FILE or NAME=FILE; named after the paper's toy models (baseline, share1, ... -seed1, "
+        ".generated) or real ones they are compared with these; none: the traces that come with lrcsim",
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where results.md goes")
+    parser.add_argument(
+        "--pair",
+        action="append",
+        default=[],
+        metavar="BASE:POST",
+        help="names of traces before and after post-training",
+    )
+    parser.add_argument("--bootstrap", type=int, default=1000, help="draws of requests (default: 1000, as the paper)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws and of random order")
+    parser.add_argument("--hardware", default="rtx-4090", help="profile for throughput, or none")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="single values of the profile")
+    parser.add_argument("--dtype", default="bf16", help="of the experts, for throughput")
+    parser.add_argument(
+        "--model", help="whose shape throughput has: a name or config.json (default: the paper's toy's)"
+    )
+    parser.add_argument("--tokens", type=int, default=16384, help="of each trace that are run for throughput")
+    parser.add_argument("--jobs", type=int, help="threads; the result does not depend on it (default: all cores)")
+    parser.add_argument("--quick", action="store_true", help="m = 4 and 16, 50 draws, 300 tokens: to try things")
+    parser.add_argument("--json", metavar="FILE", help="also write all results as JSON; with - to standard output")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

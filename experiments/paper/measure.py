@@ -1,0 +1,190 @@
+"""Everything that is measured of one trace, once, with lrcsim's own metrics; what cannot be, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.errors import LrcsimError
+from lrcsim.experiments.paper.curves import RequestCurves, request_curves, shuffled
+from lrcsim.experiments.paper.inputs import Input, mean_loss, requests_of
+from lrcsim.experiments.paper.published import SEGMENTS
+from lrcsim.simulator import ExpertMeasures, Srp, expert_measures, srp
+from lrcsim.simulator.specialisation import activation_by_domain, pearson
+from lrcsim.traces import RoutingTrace
+
+__all__ = ["Measured", "Options", "measure"]
+
+Floats = npt.NDArray[np.float64]
+AT = 16
+"""The segment length of the paper's single numbers."""
+
+CASE_TOKENS = 256
+"""Tokens of the paper's case study."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much to measure.
+
+    Attributes:
+        draws: of requests, for intervals (the paper: 1000).
+        seed: of the draws and of the random order.
+        jobs: threads; None: all cores.
+        segments: m.
+        hardware: profile for throughput, or None: leave it out.
+        overrides: single values of the profile.
+        dtype: how experts are stored there.
+        model: geometry for throughput; None: the paper's toy shape where the trace fits it, else the trace's own model.
+        tokens: tokens per trace that are run for throughput.
+    """
+
+    draws: int = 1000
+    seed: int = 0
+    jobs: int | None = None
+    segments: tuple[int, ...] = SEGMENTS
+    hardware: str | None = "rtx-4090"
+    overrides: tuple[str, ...] = ()
+    dtype: str = "bf16"
+    model: str | None = None
+    tokens: int = 16384
+
+
+@dataclass
+class Measured:
+    """What was measured of a trace.
+
+    Attributes:
+        source: the trace.
+        srp: by segment length, pooled and by layer, with intervals.
+        domains: SRP at m = 16 by domain, or None.
+        positions: by segment length, SRP by position.
+        curves: by (policy, scope).
+        control: SCH (look-ahead, m = 16, one pool) of the same tokens in random order, or None.
+        experts: measures of every expert at m = 16, or None.
+        pairs: correlations over experts between domains: ``activation`` and ``srp``, float64 [domains, domains].
+        case: SRP at m = 16 of every expert in the first tokens of the first request, [L, E], or None.
+        loss: validation loss of the model, nats per token, or None.
+        missing: what is not there, and why.
+    """
+
+    source: Input
+    srp: dict[int, Srp] = field(default_factory=dict)
+    domains: Srp | None = None
+    positions: dict[int, Srp] = field(default_factory=dict)
+    curves: dict[tuple[str, str], RequestCurves] = field(default_factory=dict)
+    control: RequestCurves | None = None
+    experts: ExpertMeasures | None = None
+    pairs: dict[str, Floats] = field(default_factory=dict)
+    case: Floats | None = None
+    loss: float | None = None
+    missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The trace's label."""
+        return self.source.label
+
+    def at(self, policy: str, scope: str, size: float) -> float | None:
+        """Return the hit rate of a curve at a relative size, or None where it was not measured."""
+        curve = self.curves.get((policy, scope))
+        return None if curve is None else float(curve.rate(np.array([size]))[0])
+
+
+def measure(source: Input, options: Options, progress: Callable[[int, int], None] | None = None) -> Measured:
+    """Measure a trace.
+
+    What it lacks (domains, token ids, long enough requests) is said in ``missing`` and left out.
+
+    Raises:
+        LrcsimError: the trace is damaged.
+    """
+    trace, found = source.trace, Measured(source)
+    longest = int(np.diff(trace.offsets).max())
+    segments = [m for m in options.segments if m <= longest]
+    if len(segments) < len(options.segments):
+        gone = ", ".join(str(m) for m in options.segments if m > longest)
+        found.missing["segments"] = f"no request has the tokens for m = {gone}; the longest has {longest}"
+    at = AT if longest >= AT else None
+    curves = [f"sch-{kind}:{m}" for kind in ("lookahead", "static") for m in segments] + ["lru", "lfu", "belady"]
+    jobs: list[Callable[[], None]] = []
+    given = {"bootstrap": options.draws, "seed": options.seed, "jobs": options.jobs}
+
+    def srp_at(m: int) -> None:
+        found.srp[m] = srp(trace, m, level="layer", **given)  # type: ignore[arg-type]
+        found.positions[m] = srp(trace, m, level="position", jobs=options.jobs)
+
+    def curve_of(policy: str, scope: str) -> None:
+        found.curves[policy, scope] = request_curves(trace, policy, scope, jobs=options.jobs)  # type: ignore[arg-type]
+
+    def control() -> None:
+        if "stack" in trace.columns:
+            found.missing["control"] = "tokens of several stacks cannot be put in random order"
+            return
+        found.control = request_curves(shuffled(trace, options.seed), f"sch-lookahead:{AT}", "model", jobs=options.jobs)
+
+    jobs += [lambda m=m: srp_at(m) for m in segments]  # type: ignore[misc]
+    jobs += [lambda p=p, s=s: curve_of(p, s) for p in curves for s in ("model", "layer")]  # type: ignore[misc]
+    if at is None:
+        found.missing["m = 16"] = f"the longest request has {longest} tokens, fewer than the segments of 16"
+    else:
+        jobs += [control, lambda: _experts(found, options), lambda: _domains(found, options), lambda: _case(found)]
+    for done, job in enumerate(jobs, start=1):
+        job()
+        if progress is not None:
+            progress(done, len(jobs))
+    found.loss = mean_loss(trace)
+    if found.loss is None:
+        found.missing["loss"] = "the trace's provenance holds no validation loss (validation_loss)"
+    return found
+
+
+def _experts(found: Measured, options: Options) -> None:
+    found.experts = expert_measures(found.source.trace, AT, jobs=options.jobs)
+    found.missing |= found.experts.missing
+
+
+def _domains(found: Measured, options: Options) -> None:
+    trace = found.source.trace
+    try:
+        found.domains = srp(trace, AT, level="domain", bootstrap=options.draws, seed=options.seed, jobs=options.jobs)
+    except LrcsimError as error:
+        found.missing["domains"] = str(error)
+        return
+    names = found.domains.domains or ()
+    if len(names) < 2:
+        found.missing["domain pairs"] = f"all requests are of the domain {names[0]!r}"
+        return
+    labels = np.array(trace.domains)
+    rates = activation_by_domain(trace, AT).reshape(len(names), -1)
+    by_expert = []
+    for name in names:
+        part = requests_of(trace, np.flatnonzero(labels == name).tolist())
+        if int(np.diff(part.offsets).max()) < AT:
+            by_expert.append(np.full(rates.shape[1], np.nan))
+            continue
+        groups = srp(part, AT, level="expert", jobs=options.jobs).groups
+        assert groups is not None
+        by_expert.append(groups.value.ravel())
+    for what, values in (("activation", rates), ("srp", np.array(by_expert))):
+        found.pairs[what] = np.array([[_number(pearson(a, b)) for b in values] for a in values])
+
+
+def _case(found: Measured) -> None:
+    trace = found.source.trace
+    tokens = np.diff(trace.offsets)
+    request = int(np.flatnonzero(tokens >= min(CASE_TOKENS, int(tokens.max())))[0])
+    low = int(trace.offsets[request])
+    high = min(low + CASE_TOKENS, int(trace.offsets[request + 1]))
+    names = ["experts", *(["stack"] if "stack" in trace.columns else [])]
+    columns = {name: trace.read(name, low, high) for name in names}
+    groups = srp(RoutingTrace(trace.layers, columns, np.array([0, high - low])), AT, level="expert").groups
+    assert groups is not None
+    found.case = groups.value
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -1,0 +1,223 @@
+"""Throughput under offloading: simulated on a machine at 1, 2, 3 times the active experts and with all resident."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lrcsim.errors import ConfigError, LrcsimError
+from lrcsim.experiments.paper import figures_cache
+from lrcsim.experiments.paper.inputs import requests_of
+from lrcsim.experiments.paper.measure import Measured, Options
+from lrcsim.experiments.paper.published import published
+from lrcsim.experiments.paper.section import Section, Table
+from lrcsim.experiments.paper.sections_srp import theirs
+from lrcsim.models import Geometry, check_trace, load_geometry
+from lrcsim.simulator import simulate
+from lrcsim.traces import DECODE, PREFILL, RoutingTrace
+
+__all__ = ["geometry_for", "prompted", "throughput_section", "toy_geometry"]
+
+SIZES = ("1x", "2x", "3x")
+PAPER_LINK = "pcie.bandwidth=5.2GB/s"
+"""What the paper's baseline implies: 0.91 to 0.98 ms per missed expert of 4.9 MB, from its overheads and LRU misses."""
+
+TOY_SOURCE = "arXiv 2505.16056, toy models"
+PROMPT = 480 / 512
+"""Share of a request that is the prompt in the paper's runs: 480 tokens, then 32 steps of decoding."""
+
+TEXT = [
+    "Simulated, not measured. LRU, a cache for each layer, warm from request to request, misses loaded on demand "
+    "beside compute, one request at a time; as in the paper the first 480 of 512 tokens of a teacher-forced "
+    "request are its prompt (15/16 of any other length), run in one step. Where a trace has the layers, experts "
+    "and top-k of one of the paper's toy models, its routing is run on that shape (1.4 B parameters). The paper's "
+    "machine, cache layout and overlap are not published; the machine with the slower link has the one that the "
+    "paper's baseline implies.",
+    "The paper's numbers are hard to reconcile with its models: with all resident, eight variants of different "
+    "work have 18.5 to 19.1 tokens/s (as if bound by the host), and `sparse2` has the overhead of `baseline` at half "
+    "the accesses. So compare the overhead per token, 1 / rate - 1 / rate with all resident, and how it falls with "
+    "size; not the rates.",
+]
+
+
+def toy_geometry(key: str) -> Geometry:
+    """Build the shape of one of the paper's toy models (the toy_model folder of its code)."""
+    toy = published().toy[key]
+    shared = toy.get("shared_width", 0)
+    return Geometry(
+        name=f"the paper's {key}",
+        source=TOY_SOURCE,
+        layers=8,
+        moe_layers=tuple(toy["moe_layers"]),
+        experts=toy["experts"],
+        top_k=toy["top_k"],
+        shared_experts=shared // toy["expert_width"],
+        hidden=1280,
+        expert_width=toy["expert_width"],
+        shared_width=shared,
+        dense_width=toy.get("dense_width", 0),
+        matrices=3,
+        heads=10,
+        kv_heads=5,
+        head_dim=128,
+        vocab=50304,
+        tied=False,
+        qk_norm=True,
+    )
+
+
+def geometry_for(one: Measured, options: Options) -> Geometry:
+    """Choose the model that a trace's routing is run on.
+
+    The one asked for; else the toy model that the trace is a variant of, or (for a trace of no published model) the toy
+    baseline, if the trace has its layers, experts and top-k; else the model that the trace names.
+
+    Raises:
+        ConfigError: none fits.
+    """
+    trace = one.source.trace
+    if options.model is not None:
+        geometry = load_geometry(options.model)
+        check_trace(geometry, trace)
+        return geometry
+    group, _, key = (one.source.paper or "toy.baseline").partition(".")
+    if group == "toy":
+        geometry = toy_geometry(key)
+        try:
+            check_trace(geometry, trace)
+        except ConfigError as error:
+            if one.source.paper is not None:
+                raise
+            why = str(error)
+        else:
+            return geometry
+        try:
+            geometry = load_geometry(trace.model)
+        except ConfigError:
+            raise ConfigError(f"no shape to run it on: give one with --model (not the toy baseline's: {why})") from None
+    else:
+        geometry = load_geometry(trace.model)
+    check_trace(geometry, trace)
+    return geometry
+
+
+def throughput_section(found: Sequence[Measured], options: Options) -> Section:
+    """Make the section on throughput."""
+    section = Section(
+        "throughput",
+        "Throughput under offloading",
+        "D0 to D3: tokens per second of the toy models with a cache of 1, 2, 3 times the active experts, and all "
+        "resident",
+        list(TEXT),
+    )
+    if options.hardware is None:
+        section.missing.append("left out (--hardware none)")
+        return section
+    rows: list[dict[str, Any]] = []
+    for one in found:
+        try:
+            geometry = geometry_for(one, options)
+            rows += _rows(one, geometry, options, options.overrides)
+            if geometry.source == TOY_SOURCE:
+                rows += _rows(one, geometry, options, (*options.overrides, PAPER_LINK))
+        except LrcsimError as error:
+            section.missing.append(f"{one.label}: {error}")
+    data = published()
+    for table in _wide(rows):
+        section.add(table)
+    section.add(Table("throughput", "Every run.", rows, shown=False))
+    theirs_all = [
+        {"paper's model": key}
+        | {
+            f"{mode} {size}": rate
+            for mode in ("prefill", "decode")
+            for size, rate in zip(_NAMES, toy[mode], strict=True)
+        }
+        for key, toy in data.toy.items()
+    ]
+    section.add(Table("throughput_published", "The paper's tokens/s.", theirs_all, data.source("throughput"), digits=1))
+    if rows:
+        section.draw = lambda path: figures_cache.throughput(path, rows, found)
+    return section
+
+
+_NAMES = (*SIZES, "all")
+
+
+def _rows(one: Measured, geometry: Geometry, options: Options, overrides: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Simulate one trace at every size; a row each."""
+    trace = prompted(one.source.trace, options.tokens)
+    machine: dict[str, Any] = {"model": geometry, "dtype": options.dtype, "overrides": overrides}
+    tokens = np.array([_tokens(trace, PREFILL), _tokens(trace, DECODE)])
+    hits: list[float | None] = []
+    rates = []
+    for size in SIZES:
+        result = simulate(trace, cache=size, hardware=options.hardware, bounds=False, **machine)
+        assert result.timed is not None
+        assert result.timed.limits is not None
+        hits.append(result.phase_rate(DECODE))
+        with np.errstate(invalid="ignore"):  # NaN in prefill where there are no prompts
+            rates.append(tokens / result.timed.limits.measured)
+            resident = tokens / result.timed.limits.compute_only  # the same at every size: all experts resident
+    rates.append(resident)
+    hits.append(1.0)
+    paper = [theirs(one).get(mode) for mode in ("prefill", "decode")]
+    rows = []
+    for i, name in enumerate(_NAMES):
+        row: dict[str, Any] = {"trace": one.label, "shape": geometry.name}
+        row["machine"] = ", ".join([str(options.hardware), *overrides])
+        row |= {"cache": name, "decode hit rate": hits[i]}
+        for phase, mode in ((PREFILL, "prefill"), (DECODE, "decode")):
+            row[f"{mode} tokens/s"] = float(rates[i][phase])
+        row["overhead [ms/token]"] = 1e3 * float(1 / rates[i][DECODE] - 1 / rates[-1][DECODE])
+        for mode, values in zip(("prefill", "decode"), paper, strict=True):
+            row[f"paper: {mode} tokens/s"] = values[i] if values else None
+        row["paper: overhead [ms/token]"] = 1e3 * (1 / paper[1][i] - 1 / paper[1][-1]) if paper[1] else None
+        rows.append(row)
+    return rows
+
+
+def _wide(rows: Sequence[dict[str, Any]]) -> list[Table]:
+    """Show a row for each trace and machine: the overhead while decoding, then tokens/s in both phases."""
+    overhead: dict[tuple[str, str], dict[str, Any]] = {}
+    speed: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        key = row["trace"], row["machine"]
+        start = {"trace": row["trace"], "shape": row["shape"], "machine": row["machine"]}
+        for name, table in (("overhead", overhead), ("speed", speed)):
+            cells, size = table.setdefault(key, dict(start)), row["cache"]
+            if name == "speed":
+                cells[f"decode {size}"] = row["decode tokens/s"]
+                cells[f"prefill {size}"] = row["prefill tokens/s"]
+            elif size != "all":
+                cells[f"decode hit rate {size}"] = row["decode hit rate"]
+                cells[f"overhead {size}"] = row["overhead [ms/token]"]
+                cells[f"paper: overhead {size}"] = row["paper: overhead [ms/token]"]
+    foot = published().source("throughput")
+    return [
+        Table("throughput_overhead", "Overhead while decoding, ms per token.", list(overhead.values()), foot, digits=2),
+        Table("throughput_speed", "Tokens per second.", list(speed.values()), digits=0),
+    ]
+
+
+def prompted(trace: RoutingTrace, tokens: int) -> RoutingTrace:
+    """Return the first requests, up to so many tokens, with phases: the trace's own, or as in the paper's runs.
+
+    Raises:
+        ConfigError: no request has a token to decode.
+    """
+    count = min(int((trace.offsets[1:] < tokens).sum()) + 1, trace.num_requests)
+    part = requests_of(trace, range(count), ["experts", *(["phase"] if "phase" in trace.columns else [])])
+    if "phase" not in part.columns or not _tokens(part, DECODE):
+        length = np.repeat(np.diff(part.offsets), np.diff(part.offsets))
+        place = np.arange(part.num_tokens) - np.repeat(part.offsets[:-1], np.diff(part.offsets))
+        part.columns["phase"] = (place >= np.floor(PROMPT * length)).astype(np.uint8)
+    if not _tokens(part, DECODE):
+        raise ConfigError("its requests have nothing after the prompt: throughput takes tokens that are decoded")
+    return part
+
+
+def _tokens(trace: RoutingTrace, phase: int) -> int:
+    return int((trace.read("phase", 0, trace.num_tokens) == phase).sum())
