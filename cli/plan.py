@@ -24,9 +24,7 @@ TRACES = "LRCSIM_TRACES"
 @click.option(
     "--model", required=True, metavar="NAME|config.json", help="The model; lrcsim models lists them. NAME:top_k=6."
 )
-@click.option(
-    "--hardware", required=True, metavar="NAME|FILE", help="The machine; lrcsim hardware lists them."
-)
+@click.option("--hardware", required=True, metavar="NAME|FILE", help="The machine; lrcsim hardware lists them.")
 @click.option("--vram", metavar="SIZE", help="GPU memory, where it is not the profile's: 24GiB.")
 @click.option("--ram", metavar="SIZE", help="Main memory, where it is not the profile's: 64GiB.")
 @click.option(
@@ -34,7 +32,11 @@ TRACES = "LRCSIM_TRACES"
 )
 @click.option("--dtype", metavar="NAME", help="How weights are stored: q4_k_m, fp8 ...  [default: as released]")
 @click.option(
-    "--kv-dtype", default="f16", show_default=True, metavar="NAME", help="How the KV cache is stored: f16, fp8, q8_0 ..."
+    "--kv-dtype",
+    default="f16",
+    show_default=True,
+    metavar="NAME",
+    help="How the KV cache is stored: f16, fp8, q8_0 ...",
 )
 @click.option(
     "--reserve", metavar="SIZE", help="Kept free on the GPU.  [default: 1GiB; without a GPU a tenth of main memory]"

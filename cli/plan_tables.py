@@ -71,7 +71,11 @@ def _how(row: Row) -> str:
 def _memory(plan: Plan) -> None:
     memory = plan.memory
     rows = [
-        ("weights of every token", human_bytes(memory.dense), "attention, routers, shared experts, dense layers, output"),
+        (
+            "weights of every token",
+            human_bytes(memory.dense),
+            "attention, routers, shared experts, dense layers, output",
+        ),
         (f"KV cache, {plan.context:,} tokens", human_bytes(memory.kv), plan.kv_dtype),
         ("kept free", human_bytes(memory.reserve), "driver, compute buffers, desktop (--reserve)"),
     ]
@@ -99,10 +103,10 @@ def _remedies(plan: Plan) -> None:
         rows.append(("a smaller dtype", f"--dtype {found.dtype}"))
     if found.context is not None:
         rows.append(("a shorter context", f"--context {found.context}"))
-    if found.device_bytes is not None:
-        rows.append((f"more {plan.memory.device}", human_bytes(found.device_bytes)))
-    if found.main_memory_bytes is not None:
-        rows.append(("more main memory", human_bytes(found.main_memory_bytes)))
+    more = [(found.device_bytes, plan.memory.device), (found.main_memory_bytes, "main memory")]
+    sizes = [f"{human_bytes(size)} of {where}" for size, where in more if size is not None]
+    if sizes:
+        rows.append(("more memory", " and ".join(sizes)))
     if found.machines:
         rows.append(("another machine", ", ".join(found.machines)))
     if not rows:
@@ -156,7 +160,9 @@ def _sizes(plan: Plan) -> None:
         return
     name = plan.best.strategy.name
     if plan.knee is None:
-        console().print(f"No knee: with {name} every GiB up to all experts buys about as much as the one before, or more.")
+        console().print(
+            f"No knee: with {name} every GiB up to all experts buys about as much as the one before, or more."
+        )
     else:
         at, speed = plan.sizes_fine[plan.knee]
         console().print(
@@ -211,9 +217,16 @@ def _evidence(plan: Plan) -> None:
     first = plan.sources[0]
     shape = f"{first.shape.layers} layers x {first.shape.experts} experts, top-{first.shape.top_k}"
     size = f"{first.tokens:,} tokens in {first.requests:,} requests"
+    low, high = MODEL_RANGE
     out.print("\n[bold]What this rests on[/bold]")
-    if plan.measured:
-        out.print(f"A trace of this model: {first.name} ({size}). The range is that of resampled requests,", soft_wrap=True)
+    if plan.memory.fit == "gpu":
+        out.print(
+            f"All experts are resident, so no trace is needed. The range is {low:g} to {high:g} times", soft_wrap=True
+        )
+    elif plan.measured:
+        out.print(
+            f"A trace of this model: {first.name} ({size}). The range is that of resampled requests,", soft_wrap=True
+        )
     else:
         out.print(
             f"[yellow]No trace of {plan.geometry.name} is at hand.[/yellow] Its hit rates are carried over from the nearest "
@@ -227,10 +240,15 @@ def _evidence(plan: Plan) -> None:
             + "; a trace of your own (lrcsim record, --trace) narrows it,",
             soft_wrap=True,
         )
-    low, high = MODEL_RANGE
+    times = "" if plan.memory.fit == "gpu" else f"times {low:g} to {high:g} "
+    cpu = (
+        " Experts on the CPU have not been held against a measured run yet."
+        if plan.memory.ram and plan.memory.fit != "gpu"
+        else ""
+    )
     out.print(
-        f"times {low:g} to {high:g} for the model of time itself (docs/validation.md). Numbers of the machine: "
-        f"lrcsim hardware {plan.profile.name}. Prompts, several requests at once and heat are not in it (docs/plan.md).",
+        f"{times}for the model of time itself (docs/validation.md). Numbers of the machine: "
+        f"lrcsim hardware {plan.profile.name}. Prompts, several requests at once and heat are not in it (docs/plan.md).{cpu}",
         soft_wrap=True,
     )
 
@@ -240,8 +258,19 @@ def _print(title: str, headings: list[str], rows: Iterable[tuple[Any, ...]]) -> 
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(headings))
     for i, heading in enumerate(headings):
-        numbers = heading in ("tokens/s", "range", "context full", "hits", "experts", "per GiB more", "KV cache", "left for experts")
-        table.add_column(heading, justify="right" if numbers or (not any(headings) and i == 1 and len(headings) == 3) else "left")
+        numbers = heading in (
+            "tokens/s",
+            "range",
+            "context full",
+            "hits",
+            "experts",
+            "per GiB more",
+            "KV cache",
+            "left for experts",
+        )
+        table.add_column(
+            heading, justify="right" if numbers or (not any(headings) and i == 1 and len(headings) == 3) else "left"
+        )
     for row in rows:
         table.add_row(*row)
     out = console()

@@ -50,7 +50,15 @@ def override_pattern(layers: int) -> str:
 
     The same as ``--n-cpu-moe``, for builds without it, or as a start for other choices of layers.
     """
-    return rf"blk\.({'|'.join(map(str, range(layers)))})\.ffn_.*_exps=CPU"
+    if not 1 <= layers <= 100:
+        raise ValueError(f"1 to 100 layers, given {layers}")
+    tens, ones = divmod(layers - 1, 10)
+    numbers = [f"[0-{ones}]" if tens == 0 else "[0-9]"]
+    if tens > 1:
+        numbers.append(f"[1-{tens - 1}][0-9]")
+    if tens:
+        numbers.append(f"{tens}[0-{ones}]")
+    return rf"blk\.({'|'.join(numbers)})\.ffn_.*_exps=CPU"
 
 
 def engine_flags(
@@ -61,7 +69,7 @@ def engine_flags(
     all_resident: bool,
     cpu_layers: int,
     layers: int,
-    popular_slots: int,
+    popular_slots: int | None,
     experts_outside: int,
     cores: int,
     own_gpu: bool,
@@ -76,7 +84,7 @@ def engine_flags(
         all_resident: whether all experts fit on the device.
         cpu_layers: N of ``--n-cpu-moe N``, counted over all layers.
         layers: of the model.
-        popular_slots: experts per MoE layer on the GPU, for fixed contents.
+        popular_slots: experts per MoE layer on the GPU, for fixed contents; None: main memory does not hold the others.
         experts_outside: bytes of the experts of those N layers.
         cores: of the CPU.
         own_gpu: whether the machine has a GPU with memory of its own.
@@ -84,17 +92,28 @@ def engine_flags(
     """
     base = parse_dtype(dtype)[0]
     gguf = base in GGUF or base in MIXES
-    found = [_llama(dtype, gguf, context, kv_dtype, all_resident, cpu_layers, layers, own_gpu, has_gpu)]
+    in_gguf = gguf or base in ("f32", "bf16", "f16", "mxfp4")
+    found = [_llama(dtype, in_gguf, context, kv_dtype, all_resident, cpu_layers, layers, own_gpu, has_gpu)]
     if not own_gpu:
         return found
-    found.append(_ktransformers(base, gguf, context, all_resident, popular_slots, cores))
+    if popular_slots is None and not all_resident:
+        short = ("the experts that are not on the GPU must fit main memory, and do not",)
+        return [*found, *(Flags(engine, "", "", short) for engine in ("ktransformers", "vLLM", "SGLang"))]
+    found.append(_ktransformers(base, gguf, context, all_resident, popular_slots or 0, cores))
     length = f"--max-model-len {context}"
     gib = math.ceil(experts_outside / 2**30 * 10) / 10
-    unlike = (f"{dtype} is a format of GGUF files: the sizes here hold for a checkpoint as small as that",) if gguf else ()
+    unlike = (
+        (f"{dtype} is a format of GGUF files: the sizes here hold for a checkpoint as small as that",) if gguf else ()
+    )
     if all_resident:
         found.append(Flags("vLLM", "all-resident", f"vllm serve MODEL {length}", unlike))
         found.append(
-            Flags("SGLang", "all-resident", f"python -m sglang.launch_server --model-path MODEL --context-length {context}", unlike)
+            Flags(
+                "SGLang",
+                "all-resident",
+                f"python -m sglang.launch_server --model-path MODEL --context-length {context}",
+                unlike,
+            )
         )
         return found
     kv = " --kv-cache-dtype fp8" if kv_dtype == "fp8" else ""
@@ -144,7 +163,7 @@ def _llama(
             parts.append("--cpu-moe")
         else:
             parts.append(f"--n-cpu-moe {cpu_layers}")
-            notes.append(f"the same by name: -ot \"{override_pattern(cpu_layers)}\"")
+            notes.append(f'the same by name: -ot "{override_pattern(cpu_layers)}"')
     if not own_gpu and not all_resident:
         notes.append("experts that do not fit are paged in by the operating system (mmap); no flag chooses which stay")
     name = LLAMA_KV.get(kv_dtype, kv_dtype)

@@ -10,8 +10,7 @@ from lrcsim.errors import ConfigError, did_you_mean
 from lrcsim.hardware import HardwareProfile
 from lrcsim.hierarchy.machine import DRAM_FOR_EXPERTS
 from lrcsim.models import Geometry, dense_bytes, expert_bytes, output_bytes
-from lrcsim.models.quantisation import bits_per_weight, tensor_bytes
-from lrcsim.models.quantisation import Tensor
+from lrcsim.models.quantisation import Tensor, bits_per_weight, tensor_bytes
 
 __all__ = ["KV_DTYPES", "RESERVE", "Fit", "Memory", "kv_bytes", "memory_of", "with_memory"]
 

@@ -85,7 +85,9 @@ def upgrades(profile: HardwareProfile, memory: Memory) -> list[Upgrade]:
             found.append(Upgrade(f"{gib} GiB of {memory.device}", grown))
     if memory.fit == "flash" and memory.ram:
         need = int((memory.experts + memory.embedding) / 0.9) + 1
-        gib = next((size for size in (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048) if size * 2**30 >= need), 0)
+        gib = next(
+            (size for size in (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048) if size * 2**30 >= need), 0
+        )
         if gib:
             grown = replace(profile, dram=replace(profile.dram, memory=gib * 2**30))
             found.append(Upgrade(f"{gib} GiB of main memory", grown))
@@ -95,22 +97,22 @@ def upgrades(profile: HardwareProfile, memory: Memory) -> list[Upgrade]:
     if profile.nvme is not None and memory.fit == "flash":
         faster = replace(profile.nvme, bandwidth=2 * profile.nvme.bandwidth)
         found.append(Upgrade("flash twice as fast", replace(profile, nvme=faster)))
-    if memory.ram and memory.fit != "gpu":
+    if profile.gpu is None or (memory.ram and memory.fit != "gpu"):
         found.append(
             Upgrade(
                 "main memory and CPU twice as fast",
                 replace(
                     profile,
                     dram=replace(profile.dram, bandwidth=2 * profile.dram.bandwidth),
-                    cpu=replace(
-                        profile.cpu, bandwidth=2 * profile.cpu.bandwidth, compute=2 * profile.cpu.compute
-                    ),
+                    cpu=replace(profile.cpu, bandwidth=2 * profile.cpu.bandwidth, compute=2 * profile.cpu.compute),
                 ),
             )
         )
     if profile.gpu is not None:
         gpu = replace(profile.gpu, bandwidth=2 * profile.gpu.bandwidth)
-        found.append(Upgrade("GPU memory twice as fast", replace(profile, gpu=gpu)))
+        faster_dram = replace(profile.dram, bandwidth=(2 if profile.unified else 1) * profile.dram.bandwidth)
+        name = "memory twice as fast" if profile.unified else "GPU memory twice as fast"
+        found.append(Upgrade(name, replace(profile, gpu=gpu, dram=faster_dram)))
     return found
 
 

@@ -16,7 +16,7 @@ from lrcsim.planner.outlook import knee_of, marginal, sizes_to_show, to_gib, upg
 from lrcsim.planner.remedies import Remedies, remedies
 from lrcsim.planner.rows import Row, Runner
 from lrcsim.planner.sources import Shape, Source, find_sources
-from lrcsim.planner.strategies import cpu_layers, strategies
+from lrcsim.planner.strategies import cpu_layers
 from lrcsim.planner.workload import Measured, Workload, transferred
 from lrcsim.simulator.replay import Progress
 from lrcsim.traces import RoutingTrace
@@ -122,7 +122,7 @@ class Plan:
         if not self.sources:
             return None
         return {
-            "kind": "measured" if self.measured else "transferred",
+            "kind": "not needed" if self.memory.fit == "gpu" else "measured" if self.measured else "transferred",
             "traces": [
                 {
                     "name": source.name,
@@ -181,6 +181,8 @@ def make_plan(
     shape = Shape.of(geometry)
     workloads: Sequence[Workload]
     workloads = [Measured(sources[0])] if sources[0].own else transferred(shape, sources)
+    if memory.fit == "gpu":  # nothing is missed: any routing takes as long
+        workloads = workloads[:1]
     runner = Runner(geometry, dtype, workloads, bits_per_weight(kv_dtype) / 8, context, progress)
     runner.expect(memory)
     plan.rows, plan.policy_note, plan.bound, kept = runner.compare(profile, memory)
@@ -201,9 +203,7 @@ class _Account:
     reserve: int | None
 
     def memory(self, profile: HardwareProfile, context: int) -> Memory:
-        return memory_of(
-            self.geometry, profile, self.dtype, context, kv_dtype=self.kv_dtype, reserve=self.reserve
-        )
+        return memory_of(self.geometry, profile, self.dtype, context, kv_dtype=self.kv_dtype, reserve=self.reserve)
 
 
 def _resized(profile: HardwareProfile, total: int) -> HardwareProfile:
@@ -298,7 +298,7 @@ def _flags(plan: Plan) -> list[Flags]:
         all_resident=memory.fit == "gpu",
         cpu_layers=cpu_layers(placed.slots, geometry) if placed is not None else 0,
         layers=geometry.layers,
-        popular_slots=min(popular.slots) if popular is not None else 0,
+        popular_slots=min(popular.slots) if popular is not None else None,
         experts_outside=outside,
         cores=profile.cpu.cores,
         own_gpu=bool(memory.ram),

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lrcsim.hardware import HardwareProfile, load_profile, profile_names
+from lrcsim.hierarchy.machine import DRAM_FOR_EXPERTS
 from lrcsim.models import Geometry
 from lrcsim.models.quantisation import bits_per_weight
 from lrcsim.planner.memory import Fit, memory_of
@@ -20,14 +21,14 @@ GOOD: tuple[Fit, ...] = ("gpu", "memory")
 
 @dataclass(frozen=True)
 class Remedies:
-    """Changes that, each alone, make the model fit GPU and main memory.
+    """Changes each of which makes the model fit GPU and main memory; the two sizes of memory are one change.
 
     Attributes:
         context: the longest context that fits, tokens, in steps of 1,024; None: none does.
         dtype: the largest smaller format that fits; None: none does.
         machines: built-in profiles that fit as it is.
-        device_bytes: memory that the device must have at least, main memory as it is; None: that alone is not enough.
-        main_memory_bytes: main memory that is needed beside the device as it is; None: that alone is not enough.
+        device_bytes: memory that the device must have at least, with ``main_memory_bytes``; None: it has it.
+        main_memory_bytes: main memory that is needed beside the device; None: it is there, or is the device.
     """
 
     context: int | None
@@ -56,8 +57,12 @@ def remedies(
     smaller = next((name for name in SMALLER if bits_per_weight(name) < base and fits(profile, name, context)), None)
     machines = tuple(name for name in profile_names() if fits(load_profile(name), dtype, context))
     ram_holds = bool(now.ram) and now.ram_for_experts >= now.experts
-    device = now.fixed if ram_holds else now.fixed + now.experts
-    main = None
-    if now.ram and now.budget >= 0 and not ram_holds:
-        main = int((now.experts + now.embedding) / 0.9) + 1
-    return Remedies(shorter, smaller, machines, device if device > now.total else None, main)
+    device = now.fixed if now.ram else now.fixed + now.experts
+    main = int((now.experts + now.embedding) / DRAM_FOR_EXPERTS) + 1
+    return Remedies(
+        shorter,
+        smaller,
+        machines,
+        device if device > now.total else None,
+        main if now.ram and not ram_holds else None,
+    )

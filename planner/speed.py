@@ -42,13 +42,11 @@ class Setup:
         profile: the machine.
         geometry: the model.
         dtype: how its weights are stored.
-        dram: bytes of main memory for experts, the rest on flash; None: all of them.
     """
 
     profile: HardwareProfile
     geometry: Geometry
     dtype: str
-    dram: int | None = None
 
 
 @dataclass(frozen=True)
@@ -126,8 +124,7 @@ def _run(
     fold: Fold, cache: str, setup: Setup, miss: str
 ) -> tuple[Floats, Floats, tuple[int, int], dict[str, float], float]:
     trace = fold.trace
-    dram = None if setup.dram is None else f"{setup.dram}B"
-    machine = Machine(setup.profile, setup.geometry, dtype=setup.dtype, miss=miss, dram=dram)
+    machine = Machine(setup.profile, setup.geometry, dtype=setup.dtype, miss=miss)
     platform = resolve(machine, trace)
     pools = resolve_capacity(cache, trace.layers, "layer")
     check_memory(platform, trace, pools, cache)

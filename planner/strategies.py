@@ -40,7 +40,7 @@ class Strategy:
 def strategies(memory: Memory) -> list[Strategy]:
     """Return the strategies that make sense with such memory, the plain LRU cache first."""
     if memory.fit == "gpu":
-        return [Strategy("all-resident", "all experts on the device", PLACED, "load", True, ("any",))]
+        return [Strategy("all-resident", "everything resident", PLACED, "load", True, ("any",))]
     caches = [Strategy(policy, f"{policy.upper()} cache, misses are loaded", policy, "load") for policy in POLICIES]
     if not memory.ram:
         return caches
@@ -53,7 +53,9 @@ def strategies(memory: Memory) -> list[Strategy]:
         *caches,
         Strategy("lru-split", "LRU cache, misses shared by link and CPU", "lru", "split"),
         Strategy("n-cpu-moe", "first layers' experts on the CPU", PLACED, "cpu", True, ("llama.cpp",)),
-        Strategy("popular", "most used experts on the GPU, others on the CPU", POPULAR, "cpu", False, ("ktransformers",)),
+        Strategy(
+            "popular", "most used experts on the GPU, others on the CPU", POPULAR, "cpu", False, ("ktransformers",)
+        ),
         Strategy("streamed", "first layers' experts read over the link", PLACED, "load", True, ("vLLM",)),
     ]
 

@@ -21,8 +21,9 @@ POPULAR = "static"
 PLACED = "placed"
 """All experts of some layers resident, none of the others: what is used where does not matter."""
 
-TOKENS = 256
-"""Decoded tokens of a made-up trace: at 8 of 128 experts and 48 layers its hit rate is within 0.2 points of the curve."""
+ACCESSES = 50_000
+"""Of a made-up trace while decoding, 64 tokens at least and 256 at most: enough for its hit rate to be within half a
+point of the curve."""
 
 MOST_SOURCES = 3
 """Traces of other models that make up the range."""
@@ -44,6 +45,9 @@ class Workload(Protocol):
     def folds(self, policy: str) -> list[Fold]:
         """Return the replays for a policy of lrcsim, `POPULAR` or `PLACED`; their times are added."""
 
+    def curve(self, policy: str) -> npt.NDArray[np.float64]:
+        """Return the hit rate at 0 .. E experts per layer, first uses left out, float64 [E + 1]."""
+
 
 class Measured:
     """The model's own trace, replayed under the policy itself."""
@@ -52,6 +56,10 @@ class Measured:
         self.label = "its own trace"
         self.source = source
         self._halves: tuple[RoutingTrace, RoutingTrace] | None = None
+
+    def curve(self, policy: str) -> npt.NDArray[np.float64]:
+        """Return the trace's own curve."""
+        return _curve_of(self.source, policy)
 
     def folds(self, policy: str) -> list[Fold]:
         """Return the trace itself; for `POPULAR` each half, with the popularity counted in the other."""
@@ -87,7 +95,8 @@ class Transferred:
         """Return a trace on which LRU hits as often as the policy would; `POPULAR`: one with that popularity."""
         if policy not in self._made:
             fixed = policy == POPULAR
-            trace = routing_of_curve(self.shape, self.curve("lru" if policy == PLACED else policy), TOKENS, fixed=fixed)
+            tokens = min(max(ACCESSES // (self.shape.layers * self.shape.top_k), 64), 256)
+            trace = routing_of_curve(self.shape, self.curve("lru" if policy == PLACED else policy), tokens, fixed=fixed)
             profile = trace if fixed else all_experts(self.shape) if policy == PLACED else None
             self._made[policy] = Fold(trace, "static" if profile is not None else "lru", profile)
         return [self._made[policy]]
