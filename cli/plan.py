@@ -76,7 +76,7 @@ def plan(
     """Say whether MODEL fits HARDWARE, how to divide memory, how fast it decodes, and what would make it faster.
 
     One request at a time. The speed rests on a routing trace: one of the model itself (--trace), or of the model of the
-    nearest shape, carried over (docs/plan.md). Command lines for llama.cpp, ktransformers, vLLM and SGLang come with it.
+    nearest shape, carried over (docs/plan.md). With command lines for llama.cpp, ktransformers, vLLM and SGLang.
     """
     from lrcsim.hardware import load_profile
     from lrcsim.models import load_geometry

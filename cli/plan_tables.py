@@ -59,7 +59,8 @@ def _answer(plan: Plan) -> None:
     if released is None and best.strategy.name != "all-resident":
         out.print("No released engine has a cache of experts: this is for forks, and for those who write one.")
     out.print(
-        f"{_rate(best.full)} when the context is full. Busiest: {best.binds[0]}, {percent(best.binds[1], digits=0)} of the time."
+        f"{_rate(best.full)} when the context is full. "
+        f"Busiest: {best.binds[0]}, {percent(best.binds[1], digits=0)} of the time."
     )
 
 
@@ -91,7 +92,8 @@ def _memory(plan: Plan) -> None:
             flash = f", {human_bytes(memory.on_flash)} do not fit, and there is no flash to read them from"
         console().print(
             f"main memory, {human_bytes(memory.ram)}: {human_bytes(memory.ram_for_experts)} of "
-            f"{human_bytes(memory.experts)} of experts{flash}, {human_bytes(memory.embedding)} embedding, a tenth kept free"
+            f"{human_bytes(memory.experts)} of experts{flash}, {human_bytes(memory.embedding)} embedding, a tenth kept "
+            "free"
         )
 
 
@@ -229,8 +231,8 @@ def _evidence(plan: Plan) -> None:
         )
     else:
         out.print(
-            f"[yellow]No trace of {plan.geometry.name} is at hand.[/yellow] Its hit rates are carried over from the nearest "
-            f"shape, {first.trace.model} ({first.name}: {shape}, {size}, distance {first.distance:.2f}).",
+            f"[yellow]No trace of {plan.geometry.name} is at hand.[/yellow] Its hit rates are carried over from the "
+            f"nearest shape, {first.trace.model} ({first.name}: {shape}, {size}, distance {first.distance:.2f}).",
             soft_wrap=True,
         )
         others = ", ".join(source.name for source in plan.sources[1:3])
@@ -248,7 +250,8 @@ def _evidence(plan: Plan) -> None:
     )
     out.print(
         f"{times}for the model of time itself (docs/validation.md). Numbers of the machine: "
-        f"lrcsim hardware {plan.profile.name}. Prompts, several requests at once and heat are not in it (docs/plan.md).{cpu}",
+        f"lrcsim hardware {plan.profile.name}. Prompts, several requests at once and heat are not in it "
+        f"(docs/plan.md).{cpu}",
         soft_wrap=True,
     )
 

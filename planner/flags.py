@@ -1,10 +1,7 @@
 """The command lines of engines that do what a plan says, as far as they have flags for it.
 
-Options were checked against: llama.cpp's `common/arg.cpp` and the help of build b10481 (August 2026); ktransformers 0.7.0
-(kt-kernel's README and its tutorial on expert scheduling), which runs in its own fork of SGLang, `sglang-kt`; vLLM's
-`vllm/config/offload.py` (v0.18 to v0.30); SGLang's `server_args.py` and `offloader.py` of 2026. None of these has a cache
-of experts that evicts; those proposed are pull request 27861 of llama.cpp (``--moe-expert-cache``) and 37190 of vLLM
-(``--moe-expert-cache-size``).
+docs/plan.md says which versions' documentation they were checked against; none was run. No released engine has a cache of
+experts that evicts.
 """
 
 from __future__ import annotations
@@ -124,7 +121,7 @@ def engine_flags(
             f"vllm serve MODEL {length}{kv} --cpu-offload-gb {gib:g} --cpu-offload-params experts",
             (
                 "the GPU reads these experts over the link at every token, nothing is cached; the CPU computes nothing",
-                "--cpu-offload-params matches whole segments of parameter names; releases without it offload any weights",
+                "--cpu-offload-params takes whole segments of parameter names; releases without it offload any weights",
                 *unlike,
             ),
         )
@@ -135,8 +132,8 @@ def engine_flags(
             "",
             "",
             (
-                "no flag for this: --cpu-offload-gb copies all weights of an offloaded layer at every step, used or not "
-                "(ktransformers' fork has the --kt flags above)",
+                "no flag for this: --cpu-offload-gb copies all weights of an offloaded layer at every step, used or "
+                "not (ktransformers' fork has the --kt flags above)",
             ),
         )
     )

@@ -22,8 +22,8 @@ LEAST_BEND = 0.03
 def knee_of(amounts: Sequence[float], speeds: Sequence[float]) -> int | None:
     """Return the index from which on more memory buys less than on average up to the end; None: there is no such.
 
-    The point farthest above the line from the first point to the last (Satopaa et al., "Finding a kneedle in a haystack",
-    ICDCS workshops 2011, without smoothing), if it is above by `LEAST_BEND` of the whole gain.
+    The point farthest above the line from the first point to the last (Satopaa et al., "Finding a kneedle in a
+    haystack", ICDCS workshops 2011, without smoothing), if it is above by `LEAST_BEND` of the whole gain.
 
     Args:
         amounts: ascending.
@@ -74,8 +74,8 @@ class Upgrade:
 def upgrades(profile: HardwareProfile, memory: Memory) -> list[Upgrade]:
     """Return the upgrades to try: the next size of GPU memory, links and memories twice as fast, main memory for all.
 
-    Prices are left to the reader. A faster link is a later generation or more lanes; twice the bandwidth of main memory is
-    twice the channels, and the CPU computes experts as much faster.
+    Prices are left to the reader. A faster link is a later generation or more lanes; twice the bandwidth of main memory
+    is twice the channels, and the CPU computes experts as much faster.
     """
     found: list[Upgrade] = []
     if profile.gpu is not None and memory.fit != "gpu":

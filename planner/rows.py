@@ -131,10 +131,10 @@ class Runner:
         if strategy.by_layer:  # main memory need not hold what is on the GPU
             outside = sum(held < self.geometry.experts for held in slots)
             in_ram = min(in_ram * len(slots) / max(outside, 1), self.geometry.experts)
-            return chained(profile, flash_share(curve, 1.0, 0, in_ram), self.geometry.top_k)
+            return chained(profile, self.geometry.top_k, 1.0, flash_share(curve, 1.0, 0, in_ram))
         on_gpu = float(np.mean(slots))
         missed = 1 - at(workload.curve(strategy.policy), on_gpu)
-        return chained(profile, flash_share(curve, missed, on_gpu, in_ram), self.geometry.top_k * missed)
+        return chained(profile, self.geometry.top_k, missed, flash_share(curve, missed, on_gpu, in_ram))
 
     def row(self, strategy: Strategy, profile: HardwareProfile, memory: Memory) -> tuple[Row, list[Speed]]:
         """Run a strategy on all workloads."""

@@ -44,9 +44,9 @@ def shape_distance(one: Shape, other: Shape) -> float:
     A metric: symmetric, 0 only for equal shapes, and never shorter by a detour.
     """
     return (
-        abs(math.log2(one.experts / other.experts))
-        + abs(math.log2(one.top_k / other.top_k))
-        + LAYER_WEIGHT * abs(math.log2(one.layers / other.layers))
+        abs(math.log2(one.experts) - math.log2(other.experts))
+        + abs(math.log2(one.top_k) - math.log2(other.top_k))
+        + LAYER_WEIGHT * abs(math.log2(one.layers) - math.log2(other.layers))
     )
 
 

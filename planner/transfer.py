@@ -1,7 +1,7 @@
 """Hit-rate curves of one model, carried over to a model of another shape.
 
-What is carried over is *locality*: how many times better than chance. Were every token's experts drawn at random, a cache
-of C of E experts would miss with 1 - C / E. The exponent a of
+What is carried over is *locality*: how many times better than chance. Were every token's experts drawn at random, a
+cache of C of E experts would miss with 1 - C / E. The exponent a of
 
     M(C) = (1 - C / E) ** a
 
@@ -77,10 +77,11 @@ def _exponents(curve: Floats) -> tuple[Floats, Floats]:
     capacity = np.arange(1, experts, dtype=np.float64)
     misses = 1 - curve[1:-1]
     known = np.maximum.accumulate(misses[::-1])[::-1] > LEAST_MISSES
-    if not known.any():
+    known[:1] = True
+    capacity, misses = capacity[known], np.clip(misses[known], LEAST_MISSES**2, 1.0)
+    if len(capacity) == 0:  # a single expert
         return np.ones(1), np.ones(1)
-    capacity, misses = capacity[known], misses[known]
-    return capacity, np.log(np.minimum(misses, 1.0)) / np.log(1 - capacity / experts)
+    return capacity, np.log(misses) / np.log(1 - capacity / experts)
 
 
 def curve_of(trace: RoutingTrace, policy: str) -> Floats:

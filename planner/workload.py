@@ -105,8 +105,8 @@ class Transferred:
 def transferred(shape: Shape, sources: Sequence[Source]) -> list[Transferred]:
     """Return the central workload, the nearest source under the middle rule, and those that make the range.
 
-    These are the nearest source with `LOCALITY_RANGE` times more and less locality and under the other two rules, and the
-    next sources.
+    These are the nearest source with `LOCALITY_RANGE` times more and less locality and under the other two rules, and
+    the next sources.
     """
     nearest, *others = sources[:MOST_SOURCES]
     return [
