@@ -86,8 +86,8 @@ def plan(
     geometry = load_geometry(model)
     profile = with_memory(
         load_profile(hardware, overrides),
-        None if vram is None else option_bytes("--vram", vram),
-        None if ram is None else option_bytes("--ram", ram),
+        None if vram is None else _size("--vram", vram),
+        None if ram is None else _size("--ram", ram),
     )
     tokens = parse_context(context)
     where = folders or tuple(filter(None, os.environ.get(TRACES, "").split(os.pathsep)))
@@ -103,7 +103,7 @@ def plan(
             dtype=dtype,
             context=tokens,
             kv_dtype=kv_dtype,
-            reserve=None if reserve is None else option_bytes("--reserve", reserve),
+            reserve=None if reserve is None else _size("--reserve", reserve),
             traces=given,
             folders=where,
             progress=progress,
@@ -114,6 +114,19 @@ def plan(
         from lrcsim.cli.plan_tables import show_plan
 
         show_plan(found)
+
+
+def _size(option: str, text: str) -> int:
+    """Read a size with its unit: a bare number of bytes is never meant here.
+
+    Raises:
+        ConfigError: it is none, or has no unit.
+    """
+    from lrcsim.errors import ConfigError
+
+    if text.strip().isdecimal():
+        raise ConfigError(f"{option} {text!r} has no unit: write {text.strip()}GiB, or 0B for none")
+    return 0 if text.strip() == "0B" else option_bytes(option, text)
 
 
 def parse_context(text: str) -> int:

@@ -1,7 +1,7 @@
 """The command lines of engines that do what a plan says, as far as they have flags for it.
 
-docs/plan.md says which versions' documentation they were checked against; none was run. No released engine has a cache of
-experts that evicts.
+docs/plan.md says which versions' documentation they were checked against; none was run. No released engine has a cache
+of experts that evicts.
 """
 
 from __future__ import annotations

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from lrcsim.hardware import HardwareProfile
 from lrcsim.planner.memory import Memory
 
-__all__ = ["LEAST_BEND", "STANDARD_GIB", "Upgrade", "knee_of", "sizes_to_show", "upgrades"]
+__all__ = ["LEAST_BEND", "STANDARD_GIB", "Upgrade", "knee_of", "marginal", "sizes_to_show", "to_gib", "upgrades"]
 
 STANDARD_GIB = (4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 141, 192, 288)
 """Sizes that GPUs are sold with."""
@@ -127,8 +126,3 @@ def marginal(amounts: Sequence[int], speeds: Sequence[float]) -> list[float | No
 def to_gib(amount: int) -> float:
     """Return bytes in GiB."""
     return amount / 2**30
-
-
-def as_rows(rows: Sequence[Any]) -> list[Any]:
-    """Return the JSON values of rows."""
-    return [row.to_dict() for row in rows]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.hardware import HardwareProfile
-from lrcsim.hierarchy.machine import KV_BYTES, Machine, check_memory, resolve
+from lrcsim.hierarchy.machine import KV_BYTES, Machine, resolve
 from lrcsim.hierarchy.timed import Timed, run_timed
 from lrcsim.models import Geometry
 from lrcsim.planner.workload import Fold
@@ -85,7 +85,7 @@ class Speed:
 
 
 def measure(folds: Sequence[Fold], cache: str, setup: Setup, miss: str = "load") -> Speed:
-    """Run replays in time and add them up.
+    """Run replays in time and add them up. Whether memory suffices is not checked: `memory_of` has accounted for it.
 
     Args:
         folds: what to replay.
@@ -94,7 +94,7 @@ def measure(folds: Sequence[Fold], cache: str, setup: Setup, miss: str = "load")
         miss: what to do with misses.
 
     Raises:
-        ConfigError: trace and model do not match, or the cache is larger than the memory.
+        ConfigError: trace and model do not match.
     """
     parts = [_run(fold, cache, setup, miss) for fold in folds]
     seconds, tokens = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
@@ -127,7 +127,6 @@ def _run(
     machine = Machine(setup.profile, setup.geometry, dtype=setup.dtype, miss=miss)
     platform = resolve(machine, trace)
     pools = resolve_capacity(cache, trace.layers, "layer")
-    check_memory(platform, trace, pools, cache)
     counted = None if fold.profile is None else uses_by_key(fold.profile, like=trace)
     timed = run_timed(Replay(trace, fold.policy, tuple(pools), "coresident", "step", True, counted), platform)
     seconds, tokens, context = _units(trace, timed)

@@ -43,7 +43,8 @@ def test_edges_of_the_device(vram: int, fit: str) -> None:
     assert memory_of(geometry(), machine(vram=vram), "bf16", 100, reserve=1_000).fit == fit
 
 
-# Main memory holds embedding and experts, 26,240 bytes, in nine tenths of it: from 29,156 bytes on (0.9 x 29,156 = 26,240.4).
+# Main memory holds embedding and experts, 26,240 bytes, in nine tenths of it: from 29,156 bytes on
+# (0.9 x 29,156 = 26,240.4).
 @pytest.mark.parametrize(
     ("ram", "flash", "fit", "below"),
     [

@@ -38,9 +38,8 @@ def test_sparser_by_hand() -> None:
     assert transfer(power(4, 2), source, target, "middle") == pytest.approx(power(16, 4))
     assert transfer(power(4, 2), source, target, "rho") == pytest.approx(power(16, 8))
     # and at small caches the rule rho gives what the source has at as many experts
-    assert transfer(power(64, 2), Shape(1, 64, 4), Shape(1, 1024, 4), "rho")[4] == pytest.approx(
-        power(64, 2)[4], abs=0.01
-    )
+    carried = transfer(power(64, 2), Shape(1, 64, 4), Shape(1, 1024, 4), "rho")
+    assert carried[4] == pytest.approx(power(64, 2)[4], abs=0.01)
 
 
 def test_chance_stays_chance_at_equal_fraction_and_is_the_floor() -> None:
@@ -76,7 +75,8 @@ def test_curve_of_leaves_first_uses_out() -> None:
 
 
 def test_popularity_is_counted_elsewhere() -> None:
-    # two requests: 0 0 1 and 0 2 2 of 3 experts. Ranked by the first, 0 1 2: the second hits 1, 1, 3 of 3 at C = 1, 2, 3.
+    # two requests: 0 0 1 and 0 2 2 of 3 experts. Ranked by the first, 0 1 2: the second hits 1, 1, 3 of 3 at C = 1, 2,
+    # 3.
     # Ranked by the second, 2 0 1: the first hits 0, 2, 3. Together 1, 3, 6 of 6.
     trace = RoutingTrace.from_arrays(np.array([0, 0, 1, 0, 2, 2]).reshape(-1, 1, 1), num_experts=3, offsets=[0, 3, 6])
     assert curve_of(trace, "static").tolist() == pytest.approx([0, 1 / 6, 3 / 6, 1])
