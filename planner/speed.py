@@ -157,7 +157,7 @@ def _units(trace: RoutingTrace, timed: Timed) -> tuple[Floats, Floats, float]:
     position = steps.starts[1:][recorded][decode] - trace.offsets[request]
     if len(np.unique(request)) < FEW_REQUESTS:
         request = np.arange(len(taken)) // BLOCK
-    seconds = np.bincount(request, weights=taken)
+    seconds = np.bincount(request, weights=taken).astype(np.float64)
     tokens = np.bincount(request).astype(np.float64)
     used = tokens > 0
     return seconds[used], tokens[used], float(position.mean())

@@ -45,7 +45,8 @@ def matching_size(capacity: Floats, source: Shape, target: Shape, rule: Rule) ->
     """Return the source's capacities, experts per layer, that match the target's ``capacity``; maybe not whole."""
     share = SPARSITY_SHARE[rule]
     by_fraction, by_rho = source.experts / target.experts, source.top_k / target.top_k
-    return capacity * (by_fraction ** (1 - share) * by_rho**share)
+    factor: float = by_fraction ** (1 - share) * by_rho**share
+    return capacity * factor
 
 
 def transfer(curve: Floats, source: Shape, target: Shape, rule: Rule = "middle", locality: float = 1.0) -> Floats:
@@ -124,7 +125,8 @@ def _popular(trace: RoutingTrace) -> Floats:
     for ranked, used in (counted, counted[::-1]):
         order = np.argsort(-ranked, axis=1, kind="stable")
         hits[1:] += np.cumsum(np.take_along_axis(used, order, axis=1), axis=1).sum(axis=0)
-    return hits / hits[-1]
+    rates: Floats = hits / hits[-1]
+    return rates
 
 
 def _uses(trace: RoutingTrace) -> npt.NDArray[np.int64]:

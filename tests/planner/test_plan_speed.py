@@ -28,7 +28,7 @@ def one_layer(*experts: int, offsets: list[int] | None = None) -> RoutingTrace:
 
 
 def test_by_hand() -> None:
-    # The link moves 1e5 bytes/s, an expert has 960: 9.6 ms. All compute, about 9 KB per token at 1 MB/s, is 10 to 13 ms.
+    # The link moves 1e5 bytes/s, an expert has 960: 9.6 ms. Compute, about 9 KB per token at 1 MB/s, is 10 to 13 ms.
     # 2 slots: token 1 loads both, token 2 none, token 3 one.
     trace = one_layer(0, 1, 0, 1, 1, 2)
     found = measure([Fold(trace, "lru", None)], "2", SETUP)

@@ -1,4 +1,4 @@
-"""The rules that carry curves over, against the published curves of 20 models (arXiv 2505.16056, read from its figures).
+"""The rules that carry curves over, against published curves of 20 models, read from the figures of arXiv 2505.16056.
 
 These are hit rates of one pool under that paper's accounting, at 1, 1.5, 2 and 3 times the active experts, for decoder
 models. From each model to each other the exponent is predicted at equal relative size.
