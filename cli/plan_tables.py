@@ -87,13 +87,14 @@ def _memory(plan: Plan) -> None:
     rows.append(("left for experts", human_bytes(left) if left >= 0 else f"-{human_bytes(-left)}", about))
     _print(f"{memory.device}, {human_bytes(memory.total)}", ["", "", ""], rows)
     if memory.ram and memory.fit != "gpu":
-        flash = f", {human_bytes(memory.on_flash)} stay on flash" if memory.on_flash else ""
+        flash = f", {human_bytes(memory.on_flash)} of these stay on flash" if memory.on_flash else ""
         if memory.on_flash and not memory.flash:
             flash = f", {human_bytes(memory.on_flash)} do not fit, and there is no flash to read them from"
         console().print(
-            f"main memory, {human_bytes(memory.ram)}: {human_bytes(memory.ram_for_experts)} of "
-            f"{human_bytes(memory.experts)} of experts{flash}, {human_bytes(memory.embedding)} embedding, a tenth kept "
-            "free"
+            f"main memory, {human_bytes(memory.ram)}: room for {_gib(int(memory.ram * 0.9) - memory.embedding)} of "
+            f"experts beside {human_bytes(memory.embedding)} of embedding, a tenth kept free; "
+            f"{human_bytes(memory.outside)} are not on the GPU{flash}",
+            soft_wrap=True,
         )
 
 
@@ -279,6 +280,10 @@ def _print(title: str, headings: list[str], rows: Iterable[tuple[Any, ...]]) -> 
     out = console()
     out.print(f"\n[bold]{title}[/bold]")
     out.print(table)
+
+
+def _gib(amount: int) -> str:
+    return human_bytes(max(amount, 0))
 
 
 def _rate(speed: float) -> str:

@@ -52,7 +52,7 @@ def override_pattern(layers: int) -> str:
     tens, ones = divmod(layers - 1, 10)
     numbers = [f"[0-{ones}]" if tens == 0 else "[0-9]"]
     if tens > 1:
-        numbers.append(f"[1-{tens - 1}][0-9]")
+        numbers.append(f"[1-{tens - 1}][0-9]" if tens > 2 else "1[0-9]")
     if tens:
         numbers.append(f"{tens}[0-{ones}]")
     return rf"blk\.({'|'.join(numbers)})\.ffn_.*_exps=CPU"

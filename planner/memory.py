@@ -30,8 +30,8 @@ class Memory:
     """An account of a machine's memory; all numbers are bytes.
 
     The *device* is where the model computes: GPU memory, or main memory on a machine with unified memory or no GPU.
-    Main memory beside a GPU of its own holds the embedding (a token reads one row of it) and all routed experts, also
-    those that the GPU has a copy of; what it cannot hold stays on flash.
+    Main memory beside a GPU of its own holds the embedding (a token reads one row of it) and the routed experts that
+    the GPU does not; for a cache that evicts all of them (``copies_all``). What it cannot hold stays on flash.
 
     Attributes:
         device: ``"GPU memory"`` or ``"main memory"``.
@@ -81,11 +81,19 @@ class Memory:
         return min(max(int(self.ram * DRAM_FOR_EXPERTS) - self.embedding, 0), self.experts)
 
     @property
+    def copies_all(self) -> bool:
+        """Whether main memory beside the device has room for all experts, also those that the device has."""
+        return self.ram_for_experts >= self.experts
+
+    @property
+    def outside(self) -> int:
+        """Experts that the device has no room for."""
+        return self.experts - max(self.budget, 0)
+
+    @property
     def on_flash(self) -> int:
-        """Experts that neither the device's copy nor main memory can hold: what is read from flash when it is used."""
-        if self.budget >= self.experts:
-            return 0
-        return self.experts - (self.ram_for_experts if self.ram else max(self.budget, 0))
+        """Experts that neither the device nor main memory can hold: what is read from flash when it is used."""
+        return max(self.outside - (self.ram_for_experts if self.ram else 0), 0)
 
     @property
     def fit(self) -> Fit:

@@ -82,7 +82,7 @@ def upgrades(profile: HardwareProfile, memory: Memory) -> list[Upgrade]:
         for gib in larger:
             grown = replace(profile, gpu=replace(profile.gpu, memory=gib * 2**30))
             found.append(Upgrade(f"{gib} GiB of {memory.device}", grown))
-    if memory.fit == "flash" and memory.ram:
+    if memory.fit in ("memory", "flash") and memory.ram and not memory.copies_all:
         need = int((memory.experts + memory.embedding) / 0.9) + 1
         gib = next(
             (size for size in (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048) if size * 2**30 >= need), 0

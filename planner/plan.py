@@ -178,6 +178,11 @@ def make_plan(
         return plan
     sources, notes = find_sources(geometry, traces, folders)
     plan.sources, plan.notes = sources, notes
+    if memory.fit == "memory" and memory.ram and not memory.copies_all:
+        plan.notes.append(
+            "main memory holds the experts that are not on the GPU, but no copy of all of them, as a cache that evicts "
+            "needs: its row reads the others from flash" + ("" if memory.flash else ", of which there is none")
+        )
     shape = Shape.of(geometry)
     workloads: Sequence[Workload]
     workloads = [Measured(sources[0])] if sources[0].own else transferred(shape, sources)
@@ -215,7 +220,11 @@ def _resized(profile: HardwareProfile, total: int) -> HardwareProfile:
 def _sizes(plan: Plan, runner: Runner, account: _Account, kept: Sequence[str]) -> None:
     """Fill in what other sizes of the device's memory give."""
     memory = plan.memory
-    totals = sizes_to_show(memory)
+    totals = [
+        total
+        for total in sizes_to_show(memory)
+        if account.memory(_resized(plan.profile, total), plan.context).fit != "no"
+    ]
     speeds: dict[str, list[float | None]] = {name: [] for name in kept}
     best: list[float] = []
     for total in totals:
@@ -243,8 +252,9 @@ def _sizes(plan: Plan, runner: Runner, account: _Account, kept: Sequence[str]) -
     points = [memory.experts * i // 12 for i in range(13)]
     for point in points[:-1]:
         profile = _resized(plan.profile, memory.fixed + point)
-        found = runner.quick(profile, account.memory(profile, plan.context), [name])
-        plan.sizes_fine.append((point, found[name]))
+        sized = account.memory(profile, plan.context)
+        if sized.fit != "no":
+            plan.sizes_fine.append((point, runner.quick(profile, sized, [name])[name]))
     plan.knee = knee_of([to_gib(point) for point, _ in plan.sizes_fine], [speed for _, speed in plan.sizes_fine])
 
 
@@ -298,7 +308,7 @@ def _flags(plan: Plan) -> list[Flags]:
         all_resident=memory.fit == "gpu",
         cpu_layers=cpu_layers(placed.slots, geometry) if placed is not None else 0,
         layers=geometry.layers,
-        popular_slots=min(popular.slots) if popular is not None else None,
+        popular_slots=min(popular.slots) if popular is not None and memory.on_flash == 0 else None,
         experts_outside=outside,
         cores=profile.cpu.cores,
         own_gpu=bool(memory.ram),

@@ -56,13 +56,12 @@ def remedies(
     base = bits_per_weight(dtype.partition(",")[0])
     smaller = next((name for name in SMALLER if bits_per_weight(name) < base and fits(profile, name, context)), None)
     machines = tuple(name for name in profile_names() if fits(load_profile(name), dtype, context))
-    ram_holds = bool(now.ram) and now.ram_for_experts >= now.experts
     device = now.fixed if now.ram else now.fixed + now.experts
-    main = int((now.experts + now.embedding) / DRAM_FOR_EXPERTS) + 1
+    main = int((now.outside + now.embedding) / DRAM_FOR_EXPERTS) + 1
     return Remedies(
         shorter,
         smaller,
         machines,
         device if device > now.total else None,
-        main if now.ram and not ram_holds else None,
+        main if now.ram and now.on_flash else None,
     )

@@ -14,7 +14,7 @@ from lrcsim.planner.flash import at, chained, flash_share
 from lrcsim.planner.memory import Memory
 from lrcsim.planner.speed import MODEL_RANGE, Setup, Speed, interval, measure, resampled
 from lrcsim.planner.strategies import POLICIES, Strategy, cache_of, strategies
-from lrcsim.planner.workload import Measured, Workload
+from lrcsim.planner.workload import PLACED, POPULAR, Measured, Workload
 from lrcsim.simulator.replay import Progress
 
 __all__ = ["WORTH", "Row", "Runner"]
@@ -110,25 +110,26 @@ class Runner:
         self, strategy: Strategy, slots: Sequence[int], profile: HardwareProfile, memory: Memory, which: int = 0
     ) -> Speed:
         """Run a strategy on one of the workloads."""
-        chain = memory.fit == "flash" and memory.ram > 0
-        if chain:
+        own = profile
+        if memory.ram and memory.fit != "gpu":
             profile = self._over_flash(strategy, slots, profile, memory, self.workloads[which])
         setup = Setup(_holding(profile, memory), self.geometry, self.dtype)
         found = measure(self.workloads[which].folds(strategy.policy), ",".join(map(str, slots)), setup, strategy.miss)
         self.runs += 1
         if self.progress is not None:
             self.progress(min(self.runs, self.expected - 1), self.expected)
-        if chain and found.binds[0] in ("pcie", "cpu"):  # as slow as flash makes them
-            found = replace(found, binds=("flash", found.binds[1]))
-        return found
+        return replace(found, binds=(_binding(found.binds[0], own, profile), found.binds[1]))
 
     def _over_flash(
         self, strategy: Strategy, slots: Sequence[int], profile: HardwareProfile, memory: Memory, workload: Workload
     ) -> HardwareProfile:
-        """Return the machine with flash below main memory, as `chained` counts it."""
+        """Return the machine with flash below main memory, as `chained` counts it, where main memory is too small."""
+        fixed = strategy.policy in (PLACED, POPULAR)  # main memory need not hold what is on the GPU
+        if memory.copies_all or (fixed and memory.fit == "memory"):
+            return profile
         curve = workload.curve("lru")
         in_ram = memory.ram_for_experts / memory.experts * self.geometry.experts
-        if strategy.by_layer:  # main memory need not hold what is on the GPU
+        if fixed:
             outside = sum(held < self.geometry.experts for held in slots)
             in_ram = min(in_ram * len(slots) / max(outside, 1), self.geometry.experts)
             return chained(profile, self.geometry.top_k, 1.0, flash_share(curve, 1.0, 0, in_ram))
@@ -203,7 +204,7 @@ class Runner:
         Only with a trace of the model itself: how layers differ does not carry over to another model.
         """
         workload = self.workloads[0]
-        if not isinstance(workload, Measured) or memory.fit != "memory" or not memory.ram:
+        if not isinstance(workload, Measured) or memory.fit != "memory" or not memory.copies_all:
             return None
         from lrcsim.planner.transfer import halves
         from lrcsim.simulator.allocate import allocate
@@ -262,6 +263,17 @@ def replace_layers(trace: Any, sizes: Sequence[int]) -> Any:
     sized = copy(trace)
     sized.layers = trace.layers.with_expert_bytes(list(sizes))
     return sized
+
+
+def _binding(name: str, own: HardwareProfile, joint: HardwareProfile) -> str:
+    """Return a resource's name; ``flash`` for a link or CPU that flash makes slower by a fifth and more."""
+    if name == "nvme":
+        return "flash"
+    for part in ("pcie", "cpu"):
+        mine, shared = getattr(own, part), getattr(joint, part)
+        if name == part and mine is not None and shared.bandwidth < 0.8 * mine.bandwidth:
+            return "flash"
+    return name
 
 
 def _holding(profile: HardwareProfile, memory: Memory) -> HardwareProfile:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lrcsim.models import Geometry
 from lrcsim.planner.memory import Memory, slots_of
@@ -44,18 +44,18 @@ def strategies(memory: Memory) -> list[Strategy]:
     caches = [Strategy(policy, f"{policy.upper()} cache, misses are loaded", policy, "load") for policy in POLICIES]
     if not memory.ram:
         return caches
+    placed = Strategy("n-cpu-moe", "first layers' experts on the CPU", PLACED, "cpu", True, ("llama.cpp",))
+    popular = Strategy("popular", "most used experts on the GPU, others on the CPU", POPULAR, "cpu")
+    if memory.copies_all or memory.flash:
+        caches.append(Strategy("lru-split", "LRU cache, misses shared by link and CPU", "lru", "split"))
+    else:  # a cache that evicts needs a copy of what it evicts
+        caches = []
     if memory.fit == "flash":
-        return [
-            *caches,
-            Strategy("n-cpu-moe", "first layers' experts on the CPU", PLACED, "cpu", True, ("llama.cpp",)),
-        ]
+        return [*caches, placed, popular]
     return [
         *caches,
-        Strategy("lru-split", "LRU cache, misses shared by link and CPU", "lru", "split"),
-        Strategy("n-cpu-moe", "first layers' experts on the CPU", PLACED, "cpu", True, ("llama.cpp",)),
-        Strategy(
-            "popular", "most used experts on the GPU, others on the CPU", POPULAR, "cpu", False, ("ktransformers",)
-        ),
+        placed,
+        replace(popular, engines=("ktransformers",)),
         Strategy("streamed", "first layers' experts read over the link", PLACED, "load", True, ("vLLM",)),
     ]
 

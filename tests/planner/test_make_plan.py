@@ -109,7 +109,7 @@ def test_from_flash() -> None:
     assert plan.best.binds[0] == "flash"
     assert plan.best.speed < planned(FIXED + EXPERTS // 4).rows[0].speed
     assert plan.remedies is not None
-    assert plan.remedies.main_memory_bytes == 29_156
+    assert plan.remedies.main_memory_bytes == 22_756  # (23,040 - 5,760 + 3,200) / 0.9
 
 
 def test_memory_never_slows_a_stack_policy_down(half: Plan) -> None:
@@ -152,3 +152,14 @@ def test_progress_ends_full() -> None:
     planned(FIXED + EXPERTS // 2, progress=lambda done, total: told.append((done, total)))
     assert told[-1][0] == told[-1][1]
     assert all(done <= total for done, total in told)
+
+
+def test_a_copy_of_all_is_needed_only_by_caches() -> None:
+    """Main memory for what the GPU has not, but no copy of all: caches read from flash, placed experts do not."""
+    room = FIXED + 3 * EXPERTS // 4
+    scarce, ample = planned(room, ram=19_000), planned(room)
+    assert scarce.memory.fit == "memory"
+    assert "no copy of all of them" in scarce.notes[0]
+    for name in ("n-cpu-moe", "popular"):
+        assert rows(scarce)[name].speed == rows(ample)[name].speed
+    assert rows(scarce)["lru"].speed < rows(ample)["lru"].speed

@@ -83,7 +83,10 @@ def test_strategies_by_memory() -> None:
     caches = ["lru", "lfu", "slru", "lfru"]
     assert names_of(vram=50_000) == ["all-resident"]
     assert names_of(vram=20_000) == [*caches, "lru-split", "n-cpu-moe", "popular", "streamed"]
-    assert names_of(vram=20_000, ram=10_000) == [*caches, "n-cpu-moe"]
+    assert names_of(vram=20_000, ram=10_000) == [*caches, "lru-split", "n-cpu-moe", "popular"]
+    # 19,000 bytes: no copy of all, but what is not on the GPU; a cache then needs flash for the rest
+    assert names_of(vram=30_000, ram=19_000) == [*caches, "lru-split", "n-cpu-moe", "popular", "streamed"]
+    assert names_of(vram=30_000, ram=19_000, nvme=None) == ["n-cpu-moe", "popular", "streamed"]
     alone = memory_of(geometry(), replace(machine(ram=30_000), gpu=None, pcie=None), "bf16", 100, reserve=0)
     assert [strategy.name for strategy in strategies(alone)] == caches
 
