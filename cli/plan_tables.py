@@ -85,7 +85,7 @@ def _memory(plan: Plan) -> None:
     left = memory.total - memory.fixed
     about = f"of {human_bytes(memory.experts)}" if left >= 0 else "missing, before any expert"
     rows.append(("left for experts", human_bytes(left) if left >= 0 else f"-{human_bytes(-left)}", about))
-    _print(f"{memory.device}, {human_bytes(memory.total)}", ["", "", ""], rows)
+    _print(f"{memory.device}, {human_bytes(memory.total)}", ["", "", ""], rows, [1])
     if memory.ram and memory.fit != "gpu":
         flash = f", {human_bytes(memory.on_flash)} of these stay on flash" if memory.on_flash else ""
         if memory.on_flash and not memory.flash:
@@ -122,7 +122,7 @@ def _strategies(plan: Plan) -> None:
     rows = [_row(row) for row in plan.rows]
     if plan.bound is not None:
         rows.append(_row(plan.bound, dim=True))
-    _print("Ways to run it", ["", "tokens/s", "range", "context full", "hits", "busiest", "engines"], rows)
+    _print("Ways to run it", ["", "", "tokens/s", "range", "full", "hits", "busiest", "engines"], rows, range(2, 6))
     if plan.policy_note:
         console().print(f"Eviction: {plan.policy_note}.")
     budgets = plan.layer_budgets
@@ -138,8 +138,8 @@ def _strategies(plan: Plan) -> None:
 def _row(row: Row, *, dim: bool = False) -> tuple[str, ...]:
     engines = ", ".join(row.strategy.engines) or ("bound" if dim else "forks only")
     cells = (
-        row.strategy.about, _rate(row.speed), _range(row), _rate(row.full), percent(row.hit_rate, digits=0),
-        f"{row.binds[0]} {percent(row.binds[1], digits=0)}", engines,
+        row.strategy.name, row.strategy.about, _rate(row.speed), _range(row), _rate(row.full),
+        percent(row.hit_rate, digits=0), row.binds[0], engines,
     )  # fmt: skip
     return tuple(f"[dim]{cell}[/dim]" for cell in cells) if dim else cells
 
@@ -158,7 +158,7 @@ def _sizes(plan: Plan) -> None:
                 "–" if step is None else f"{step:+.2f}",
             )
         )
-    _print(f"Tokens/s by {plan.memory.device}", ["size", "experts", *names, "per GiB more"], rows)
+    _print(f"Tokens/s by {plan.memory.device}", ["size", "experts", *names, "per GiB more"], rows, range(1, 99))
     if plan.best is None:
         return
     name = plan.best.strategy.name
@@ -185,7 +185,12 @@ def _contexts(plan: Plan) -> None:
         )
         for row in plan.contexts
     ]
-    _print("KV cache or experts", ["context", "KV cache", "left for experts", "tokens/s", "context full"], rows)
+    _print(
+        "KV cache or experts",
+        ["context", "KV cache", "left for experts", "tokens/s", "context full"],
+        rows,
+        range(1, 5),
+    )
 
 
 def _upgrades(plan: Plan) -> None:
@@ -197,7 +202,7 @@ def _upgrades(plan: Plan) -> None:
         rows.append(
             (row["upgrade"], f"{_rate(row['tokens_per_s'])} ({row['gain']:+.0%})", row["strategy"], plain, row["binds"])
         )
-    _print("What an upgrade would buy", ["", "tokens/s", "with", "released engines", "then busiest"], rows)
+    _print("What an upgrade would buy", ["", "tokens/s", "with", "released engines", "then busiest"], rows, [1, 3])
 
 
 def _flags(plan: Plan) -> None:
@@ -257,24 +262,14 @@ def _evidence(plan: Plan) -> None:
     )
 
 
-def _print(title: str, headings: list[str], rows: Iterable[tuple[Any, ...]]) -> None:
+def _print(title: str, headings: list[str], rows: Iterable[tuple[Any, ...]], numbers: Iterable[int] = ()) -> None:
+    """Print a table; ``numbers``: the columns that are set to the right."""
     from rich.table import Table
 
+    right = set(numbers)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(headings))
     for i, heading in enumerate(headings):
-        numbers = heading in (
-            "tokens/s",
-            "range",
-            "context full",
-            "hits",
-            "experts",
-            "per GiB more",
-            "KV cache",
-            "left for experts",
-        )
-        table.add_column(
-            heading, justify="right" if numbers or (not any(headings) and i == 1 and len(headings) == 3) else "left"
-        )
+        table.add_column(heading, justify="right" if i in right else "left", no_wrap=i in right)
     for row in rows:
         table.add_row(*row)
     out = console()

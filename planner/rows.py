@@ -161,7 +161,7 @@ class Runner:
         if caches:
             judged, note = self._judge(caches, profile, memory)
             rows += judged
-            best = Strategy("optimum", "optimal eviction, misses are loaded", "belady", "load")
+            best = Strategy("optimum", "optimal eviction, misses loaded", "belady", "load")
             bound, _ = self.row(best, profile, memory)
         rows.sort(key=lambda row: -row.speed)
         released = [row.strategy.name for row in rows if row.strategy.engines and row.strategy.name != "streamed"]

@@ -41,13 +41,13 @@ def strategies(memory: Memory) -> list[Strategy]:
     """Return the strategies that make sense with such memory, the plain LRU cache first."""
     if memory.fit == "gpu":
         return [Strategy("all-resident", "everything resident", PLACED, "load", True, ("any",))]
-    caches = [Strategy(policy, f"{policy.upper()} cache, misses are loaded", policy, "load") for policy in POLICIES]
+    caches = [Strategy(policy, f"{policy.upper()} cache, misses loaded", policy, "load") for policy in POLICIES]
     if not memory.ram:
         return caches
     placed = Strategy("n-cpu-moe", "first layers' experts on the CPU", PLACED, "cpu", True, ("llama.cpp",))
-    popular = Strategy("popular", "most used experts on the GPU, others on the CPU", POPULAR, "cpu")
+    popular = Strategy("popular", "popular experts on GPU, rest on CPU", POPULAR, "cpu")
     if memory.copies_all or memory.flash:
-        caches.append(Strategy("lru-split", "LRU cache, misses shared by link and CPU", "lru", "split"))
+        caches.append(Strategy("lru-split", "LRU cache, misses loaded or on the CPU", "lru", "split"))
     else:  # a cache that evicts needs a copy of what it evicts
         caches = []
     if memory.fit == "flash":
@@ -56,7 +56,7 @@ def strategies(memory: Memory) -> list[Strategy]:
         *caches,
         placed,
         replace(popular, engines=("ktransformers",)),
-        Strategy("streamed", "first layers' experts read over the link", PLACED, "load", True, ("vLLM",)),
+        Strategy("streamed", "first layers' experts over the link", PLACED, "load", True, ("vLLM",)),
     ]
 
 

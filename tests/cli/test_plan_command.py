@@ -43,7 +43,7 @@ def test_answer_first(lrcsim: Callable[..., Any], short_trace: str) -> None:
     assert first[0].startswith("lrcsim-tiny-olmoe as ")
     assert first[1].startswith("It fits with ")
     assert first[2].startswith("Expect ")
-    for part in ("left for experts", "LRU cache, misses are loaded", "<- yours", "What an upgrade would buy",
+    for part in ("left for experts", "LRU cache, misses loaded", "<- yours", "What an upgrade would buy",
                  "--n-cpu-moe", "--kt-num-gpu-experts", "--cpu-offload-gb", "A trace of this model"):  # fmt: skip
         assert part in out
 
