@@ -129,13 +129,14 @@ class Runner:
             return profile
         curve = workload.curve("lru")
         in_ram = memory.ram_for_experts / memory.experts * self.geometry.experts
-        if fixed:
+        if strategy.by_layer:
             outside = sum(held < self.geometry.experts for held in slots)
             in_ram = min(in_ram * len(slots) / max(outside, 1), self.geometry.experts)
             return chained(profile, self.geometry.top_k, 1.0, flash_share(curve, 1.0, 0, in_ram))
         on_gpu = float(np.mean(slots))
         missed = 1 - at(workload.curve(strategy.policy), on_gpu)
-        return chained(profile, self.geometry.top_k, missed, flash_share(curve, missed, on_gpu, in_ram))
+        below = in_ram + on_gpu if fixed else in_ram
+        return chained(profile, self.geometry.top_k, missed, flash_share(curve, missed, on_gpu, below))
 
     def row(self, strategy: Strategy, profile: HardwareProfile, memory: Memory) -> tuple[Row, list[Speed]]:
         """Run a strategy on all workloads."""
