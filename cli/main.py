@@ -23,6 +23,7 @@ COMMANDS = {
     "run": Lazy(
         "lrcsim.cli.run", "run", "Replay a trace through one cache: hit rate, bytes, and the optimum beside it."
     ),
+    "plan": Lazy("lrcsim.cli.plan", "plan", "Will it fit my machine, how fast, what to tell my engine, what to buy."),
     "curve": Lazy("lrcsim.cli.curve", "curve", "Hit rate of policies at every cache size, from one pass each."),
     "sweep": Lazy("lrcsim.cli.sweep", "sweep", "Run a grid of options, on all cores or a cluster, into one table."),
     "results": Lazy("lrcsim.cli.results", "results", "Ask a sweep's table: filter, best, Pareto front, pivot, plot."),

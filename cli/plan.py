@@ -1,0 +1,144 @@
+"""`lrcsim plan`: does a model fit a machine, how to divide its memory, how fast, what would help."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import click
+
+from lrcsim.cli.output import json_option, option_bytes, progress_bar, write_json
+
+if TYPE_CHECKING:
+    from lrcsim.traces import RoutingTrace
+
+__all__ = ["TRACES", "parse_context", "plan"]
+
+TRACES = "LRCSIM_TRACES"
+"""Environment variable: folders of traces, separated as in PATH."""
+
+
+@click.command()
+@click.option(
+    "--model", required=True, metavar="NAME|config.json", help="The model; lrcsim models lists them. NAME:top_k=6."
+)
+@click.option("--hardware", required=True, metavar="NAME|FILE", help="The machine; lrcsim hardware lists them.")
+@click.option("--vram", metavar="SIZE", help="GPU memory, where it is not the profile's: 24GiB.")
+@click.option("--ram", metavar="SIZE", help="Main memory, where it is not the profile's: 64GiB.")
+@click.option(
+    "--context", default="8k", show_default=True, metavar="TOKENS", help="Tokens the KV cache has room for: 32k."
+)
+@click.option("--dtype", metavar="NAME", help="How weights are stored: q4_k_m, fp8 ...  [default: as released]")
+@click.option(
+    "--kv-dtype",
+    default="f16",
+    show_default=True,
+    metavar="NAME",
+    help="How the KV cache is stored: f16, fp8, q8_0 ...",
+)
+@click.option(
+    "--reserve", metavar="SIZE", help="Kept free on the GPU.  [default: 1GiB; without a GPU a tenth of main memory]"
+)
+@click.option(
+    "--trace",
+    "traces",
+    multiple=True,
+    metavar="FILE",
+    help="A trace of the model, or of others like it; any file that lrcsim trace import reads. Repeatable.",
+)
+@click.option(
+    "--traces",
+    "folders",
+    multiple=True,
+    metavar="FOLDER",
+    help=f"Where to look for traces (*.h5) of this model or the nearest.  [default: ${TRACES}]",
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One value: pcie.bandwidth=25.6GB/s. Repeatable."
+)
+@json_option
+def plan(
+    model: str,
+    hardware: str,
+    vram: str | None,
+    ram: str | None,
+    context: str,
+    dtype: str | None,
+    kv_dtype: str,
+    reserve: str | None,
+    traces: tuple[str, ...],
+    folders: tuple[str, ...],
+    overrides: tuple[str, ...],
+    json_path: str | None,
+) -> None:
+    """Say whether MODEL fits HARDWARE, how to divide memory, how fast it decodes, and what would make it faster.
+
+    One request at a time. The speed rests on a routing trace: one of the model itself (--trace), or of the model of the
+    nearest shape, carried over (docs/plan.md). With command lines for llama.cpp, ktransformers, vLLM and SGLang.
+    """
+    from lrcsim.hardware import load_profile
+    from lrcsim.models import load_geometry
+    from lrcsim.planner.memory import with_memory
+    from lrcsim.planner.plan import make_plan
+
+    geometry = load_geometry(model)
+    profile = with_memory(
+        load_profile(hardware, overrides),
+        None if vram is None else _size("--vram", vram),
+        None if ram is None else _size("--ram", ram),
+    )
+    tokens = parse_context(context)
+    where = folders or tuple(filter(None, os.environ.get(TRACES, "").split(os.pathsep)))
+    with ExitStack() as opened, progress_bar(f"planning {geometry.name} on {profile.name}") as progress:
+        given: list[tuple[str, RoutingTrace]] = []
+        if traces:
+            from lrcsim.cli.calibrate_run import open_or_import
+
+            given = [(path, opened.enter_context(open_or_import(path))) for path in traces]
+        found = make_plan(
+            geometry,
+            profile,
+            dtype=dtype,
+            context=tokens,
+            kv_dtype=kv_dtype,
+            reserve=None if reserve is None else _size("--reserve", reserve),
+            traces=given,
+            folders=where,
+            progress=progress,
+        )
+    if json_path is not None:
+        write_json(json_path, found.to_dict())
+    if json_path != "-":
+        from lrcsim.cli.plan_tables import show_plan
+
+        show_plan(found)
+
+
+def _size(option: str, text: str) -> int:
+    """Read a size with its unit: a bare number of bytes is never meant here.
+
+    Raises:
+        ConfigError: it is none, or has no unit.
+    """
+    from lrcsim.errors import ConfigError
+
+    if text.strip().isdecimal():
+        raise ConfigError(f"{option} {text!r} has no unit: write {text.strip()}GiB, or 0B for none")
+    return 0 if text.strip() == "0B" else option_bytes(option, text)
+
+
+def parse_context(text: str) -> int:
+    """Read a number of tokens: ``32768``, ``32k`` (of 1,024), ``1M``.
+
+    Raises:
+        ConfigError: it is none, or zero.
+    """
+    from lrcsim.errors import ConfigError
+
+    match = re.fullmatch(r"([0-9]+)([kKmM]?)", text.strip())
+    tokens = int(match[1]) * {"": 1, "k": 1024, "m": 1024**2}[match[2].lower()] if match else 0
+    if tokens < 1:
+        raise ConfigError(f"--context {text!r} is no number of tokens: write 32768 or 32k")
+    return tokens

@@ -1,0 +1,200 @@
+"""The command lines of engines that do what a plan says, as far as they have flags for it.
+
+docs/plan.md says which versions' documentation they were checked against; none was run. No released engine has a cache
+of experts that evicts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lrcsim.models.quantisation import GGUF, MIXES, parse_dtype
+
+__all__ = ["Flags", "engine_flags", "override_pattern"]
+
+LLAMA_KV = {"fp8": None, "bf16": "bf16", "f16": None}
+"""What ``-ctk`` calls a format of the KV cache; None: nothing to say (f16 is its default), or it has none."""
+
+KT_METHOD = {"bf16": "BF16", "fp8": "FP8", "int8": "AMXINT8"}
+"""``--kt-method`` by dtype; GGUF files run with LLAMAFILE."""
+
+
+@dataclass(frozen=True)
+class Flags:
+    """One engine's command line.
+
+    Attributes:
+        engine: its name.
+        strategy: which strategy of the plan it carries out; empty: none of them.
+        command: the command line, with MODEL where the model goes; empty: there is none.
+        notes: what to know about it.
+    """
+
+    engine: str
+    strategy: str
+    command: str
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {**asdict(self), "notes": list(self.notes)}
+
+
+def override_pattern(layers: int) -> str:
+    """Return llama.cpp's ``-ot`` for the experts of the first so many layers: ``PATTERN=BUFFER``, a regular expression.
+
+    The same as ``--n-cpu-moe``, for builds without it, or as a start for other choices of layers.
+    """
+    if not 1 <= layers <= 100:
+        raise ValueError(f"1 to 100 layers, given {layers}")
+    tens, ones = divmod(layers - 1, 10)
+    numbers = [f"[0-{ones}]" if tens == 0 else "[0-9]"]
+    if tens > 1:
+        numbers.append(f"[1-{tens - 1}][0-9]" if tens > 2 else "1[0-9]")
+    if tens:
+        numbers.append(f"{tens}[0-{ones}]")
+    return rf"blk\.({'|'.join(numbers)})\.ffn_.*_exps=CPU"
+
+
+def engine_flags(
+    *,
+    dtype: str,
+    context: int,
+    kv_dtype: str,
+    all_resident: bool,
+    cpu_layers: int,
+    layers: int,
+    popular_slots: int | None,
+    experts_outside: int,
+    cores: int,
+    own_gpu: bool,
+    has_gpu: bool,
+) -> list[Flags]:
+    """Return the command lines for a plan.
+
+    Args:
+        dtype: of the weights.
+        context: tokens.
+        kv_dtype: of the KV cache.
+        all_resident: whether all experts fit on the device.
+        cpu_layers: N of ``--n-cpu-moe N``, counted over all layers.
+        layers: of the model.
+        popular_slots: experts per MoE layer on the GPU, for fixed contents; None: main memory does not hold the others.
+        experts_outside: bytes of the experts of those N layers.
+        cores: of the CPU.
+        own_gpu: whether the machine has a GPU with memory of its own.
+        has_gpu: whether it has a GPU at all.
+    """
+    base = parse_dtype(dtype)[0]
+    gguf = base in GGUF or base in MIXES
+    in_gguf = gguf or base in ("f32", "bf16", "f16", "mxfp4")
+    found = [_llama(dtype, in_gguf, context, kv_dtype, all_resident, cpu_layers, layers, own_gpu, has_gpu)]
+    if not own_gpu:
+        return found
+    if popular_slots is None and not all_resident:
+        short = ("the experts that are not on the GPU must fit main memory, and do not",)
+        return [*found, *(Flags(engine, "", "", short) for engine in ("ktransformers", "vLLM", "SGLang"))]
+    found.append(_ktransformers(base, gguf, context, all_resident, popular_slots or 0, cores))
+    length = f"--max-model-len {context}"
+    gib = math.ceil(experts_outside / 2**30 * 10) / 10
+    unlike = (
+        (f"{dtype} is a format of GGUF files: the sizes here hold for a checkpoint as small as that",) if gguf else ()
+    )
+    if all_resident:
+        found.append(Flags("vLLM", "all-resident", f"vllm serve MODEL {length}", unlike))
+        found.append(
+            Flags(
+                "SGLang",
+                "all-resident",
+                f"python -m sglang.launch_server --model-path MODEL --context-length {context}",
+                unlike,
+            )
+        )
+        return found
+    kv = " --kv-cache-dtype fp8" if kv_dtype == "fp8" else ""
+    found.append(
+        Flags(
+            "vLLM",
+            "streamed",
+            f"vllm serve MODEL {length}{kv} --cpu-offload-gb {gib:g} --cpu-offload-params experts",
+            (
+                "the GPU reads these experts over the link at every token, nothing is cached; the CPU computes nothing",
+                "--cpu-offload-params takes whole segments of parameter names; releases without it offload any weights",
+                *unlike,
+            ),
+        )
+    )
+    found.append(
+        Flags(
+            "SGLang",
+            "",
+            "",
+            (
+                "no flag for this: --cpu-offload-gb copies all weights of an offloaded layer at every step, used or "
+                "not (ktransformers' fork has the --kt flags above)",
+            ),
+        )
+    )
+    return found
+
+
+def _llama(
+    dtype: str,
+    gguf: bool,
+    context: int,
+    kv_dtype: str,
+    all_resident: bool,
+    cpu_layers: int,
+    layers: int,
+    own_gpu: bool,
+    has_gpu: bool,
+) -> Flags:
+    notes: list[str] = []
+    parts = ["llama-server -m MODEL.gguf", f"-c {context}"]
+    if has_gpu:
+        parts.append("-ngl 99")
+    if own_gpu and not all_resident:
+        if cpu_layers >= layers:
+            parts.append("--cpu-moe")
+        else:
+            parts.append(f"--n-cpu-moe {cpu_layers}")
+            notes.append(f'the same by name: -ot "{override_pattern(cpu_layers)}"')
+    if not own_gpu and not all_resident:
+        notes.append("experts that do not fit are paged in by the operating system (mmap); no flag chooses which stay")
+    name = LLAMA_KV.get(kv_dtype, kv_dtype)
+    if kv_dtype == "fp8":
+        notes.append("llama.cpp has no fp8 KV cache: q8_0 is as small")
+        name = "q8_0"
+    if name is not None:
+        parts.append(f"-ctk {name} -ctv {name}")
+        if name not in ("bf16", "f16"):
+            parts.append("-fa on")
+    if not gguf:
+        notes.append(f"{dtype} is no format of GGUF files, the sizes hold for one as small as that")
+    if own_gpu and not all_resident:
+        notes.append("no expert cache in releases: a layer's experts are all on the GPU or all on the CPU")
+    strategy = "all-resident" if all_resident else "n-cpu-moe" if own_gpu else ""
+    return Flags("llama.cpp", strategy, " ".join(parts), tuple(notes))
+
+
+def _ktransformers(base: str, gguf: bool, context: int, all_resident: bool, slots: int, cores: int) -> Flags:
+    if all_resident:
+        return Flags("ktransformers", "", "", ("not needed: all experts fit on the GPU",))
+    method = "LLAMAFILE" if gguf else KT_METHOD.get(base)
+    notes = [
+        "--kt-num-gpu-experts is per MoE layer; frequency placement reads counts of uses from --init-expert-location, "
+        "without it the placement is uniform and hits no better than chance",
+    ]
+    if method is None:
+        notes.append(f"--kt-method is not given: none of its methods is {base}")
+    if gguf:
+        notes.append("experts on the GPU come from MODEL, in its own format, not from the GGUF file: check their size")
+    command = (
+        f"python -m sglang.launch_server --model MODEL --context-length {context}"
+        + (f" --kt-method {method}" if method else "")
+        + f" --kt-weight-path WEIGHTS --kt-cpuinfer {cores} --kt-num-gpu-experts {slots}"
+        + " --kt-expert-placement-strategy frequency --init-expert-location COUNTS.pt"
+    )
+    return Flags("ktransformers", "popular", command, tuple(notes))

@@ -1,0 +1,86 @@
+"""Ways to use what memory is left for experts, and which engines have them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from lrcsim.models import Geometry
+from lrcsim.planner.memory import Memory, slots_of
+from lrcsim.planner.workload import PLACED, POPULAR
+
+__all__ = ["POLICIES", "Strategy", "cache_of", "cpu_layers", "strategies"]
+
+POLICIES = ("lru", "lfu", "slru", "lfru")
+"""Eviction policies that engines with an expert cache run: LRU in most forks of llama.cpp, LFU and segmented LRU in
+offloading engines, LFRU in the expert cache proposed for vLLM."""
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way to place experts and to serve misses.
+
+    Attributes:
+        name: short, unique.
+        about: what it does, in a few words.
+        policy: of the cache; `PLACED` and `POPULAR` are fixed contents.
+        miss: what happens to an expert that is not resident, as in ``lrcsim run --miss``.
+        by_layer: whole layers are resident or not, those at the end first; else every layer has an equal share.
+        engines: released engines that can be told to do this; empty: forks and proposals only.
+    """
+
+    name: str
+    about: str
+    policy: str
+    miss: str
+    by_layer: bool = False
+    engines: tuple[str, ...] = ()
+
+
+def strategies(memory: Memory) -> list[Strategy]:
+    """Return the strategies that make sense with such memory, the plain LRU cache first."""
+    if memory.fit == "gpu":
+        return [Strategy("all-resident", "everything resident", PLACED, "load", True, ("any",))]
+    caches = [Strategy(policy, f"{policy.upper()} cache, misses loaded", policy, "load") for policy in POLICIES]
+    if not memory.ram:
+        return caches
+    placed = Strategy("n-cpu-moe", "first layers' experts on the CPU", PLACED, "cpu", True, ("llama.cpp",))
+    popular = Strategy("popular", "popular experts on GPU, rest on CPU", POPULAR, "cpu")
+    if memory.copies_all or memory.flash:
+        caches.append(Strategy("lru-split", "LRU cache, misses loaded or on the CPU", "lru", "split"))
+    else:  # a cache that evicts needs a copy of what it evicts
+        caches = []
+    if memory.fit == "flash":
+        return [*caches, placed, popular]
+    return [
+        *caches,
+        placed,
+        replace(popular, engines=("ktransformers",)),
+        Strategy("streamed", "first layers' experts over the link", PLACED, "load", True, ("vLLM",)),
+    ]
+
+
+def cache_of(strategy: Strategy, budget: int, memory: Memory, experts: int) -> list[int]:
+    """Return the experts that each MoE layer has room for on the device, int [L].
+
+    Args:
+        strategy: how to divide.
+        budget: bytes for experts.
+        memory: sizes of an expert of each layer.
+        experts: of each layer.
+    """
+    if not strategy.by_layer:
+        return slots_of(budget, memory.slot, experts)
+    slots, left = [0] * len(memory.slot), budget
+    for layer in reversed(range(len(slots))):
+        if memory.layer_experts[layer] > left:
+            break
+        slots[layer] = experts
+        left -= memory.layer_experts[layer]
+    return slots
+
+
+def cpu_layers(slots: Sequence[int], geometry: Geometry) -> int:
+    """Return N of ``--n-cpu-moe N``: it counts all layers from the first on, those without experts too."""
+    outside = [block for block, held in zip(geometry.moe_layers, slots, strict=True) if held < geometry.experts]
+    return outside[-1] + 1 if outside else 0

@@ -1,0 +1,146 @@
+"""`lrcsim plan` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lrcsim.cli.plan import TRACES
+from lrcsim.traces import RoutingTrace
+
+USUAL = ("plan", "--model", "lrcsim-tiny-olmoe", "--hardware", "rtx-3090")
+HALF = ("--vram", "64MiB", "--reserve", "8MiB", "--context", "1k")
+"""Room for about half of the bundled model's experts."""
+
+
+@pytest.fixture(autouse=True)
+def no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(TRACES, raising=False)
+
+
+@pytest.fixture(scope="module")
+def short_trace(tmp_path_factory: pytest.TempPathFactory) -> str:
+    bundled = RoutingTrace.open()
+    path = tmp_path_factory.mktemp("traces") / "short.h5"
+    RoutingTrace.from_arrays(
+        bundled.experts[:600],
+        num_experts=bundled.num_experts,
+        phase=bundled.read("phase", 0, 600),
+        model=bundled.model,
+        offsets=[0, 200, 400, 600],
+    ).save(path)
+    return str(path)
+
+
+def test_answer_first(lrcsim: Callable[..., Any], short_trace: str) -> None:
+    code, out, err = lrcsim(*USUAL, *HALF, "--trace", short_trace)
+    assert (code, err) == (0, "")
+    first = out.splitlines()[:3]
+    assert first[0].startswith("lrcsim-tiny-olmoe as ")
+    assert first[1].startswith("It fits with ")
+    assert first[2].startswith("Expect ")
+    for part in ("left for experts", "LRU cache, misses loaded", "<- yours", "What an upgrade would buy",
+                 "--n-cpu-moe", "--kt-num-gpu-experts", "--cpu-offload-gb", "A trace of this model"):  # fmt: skip
+        assert part in out
+
+
+def test_json_only(lrcsim: Callable[..., Any], short_trace: str) -> None:
+    code, out, err = lrcsim(*USUAL, *HALF, "--trace", short_trace, "--json", "-")
+    assert (code, err) == (0, "")
+    data = json.loads(out)
+    assert data["fit"] == "memory"
+    assert data["memory"]["total"] == 64 * 2**20
+    assert data["evidence"]["kind"] == "measured"
+    low, high = data["recommended"]["range"]
+    assert low < data["recommended"]["tokens_per_s"] < high
+    assert {flags["engine"] for flags in data["flags"]} == {"llama.cpp", "ktransformers", "vLLM", "SGLang"}
+
+
+def test_json_file_and_consistency_with_run(lrcsim: Callable[..., Any], short_trace: str, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    assert lrcsim(*USUAL, *HALF, "--trace", short_trace, "--json", file).code == 0
+    data = json.loads(file.read_text())
+    budget = data["memory"]["left_for_experts"]
+    run = lrcsim(
+        "run", short_trace, "--cache", f"{budget}B", "--hardware", "rtx-3090", "--dtype", data["dtype"], "--json", "-"
+    )
+    wanted = json.loads(run.out)["time"]["decode_tokens_per_s"]
+    lru = next(row for row in data["strategies"] if row["strategy"] == "lru")
+    assert lru["tokens_per_s"] == pytest.approx(wanted, rel=1e-12)
+
+
+def test_another_model_says_so(lrcsim: Callable[..., Any]) -> None:
+    code, out, _ = lrcsim(
+        "plan", "--model", "olmoe-1b-7b", "--hardware", "rtx-3090", "--dtype", "q4_k_m", "--vram", "2560MiB"
+    )
+    assert code == 0
+    assert "No trace of olmoe-1b-7b is at hand" in out
+    assert "distance 0.25" in out  # 8 layers for 16
+
+
+def test_everything_fits(lrcsim: Callable[..., Any]) -> None:
+    code, out, _ = lrcsim(*USUAL)
+    assert code == 0
+    assert "It fits: everything is in GPU memory." in out
+    assert "no trace is needed" in out
+    assert "--n-cpu-moe" not in out
+
+
+def test_does_not_fit(lrcsim: Callable[..., Any]) -> None:
+    code, out, _ = lrcsim("plan", "--model", "deepseek-v3", "--hardware", "rtx-4060-laptop", "--json", "-")
+    assert code == 0
+    data = json.loads(out)
+    assert (data["fit"], data["recommended"]) == ("no", None)
+    code, out, _ = lrcsim("plan", "--model", "deepseek-v3", "--hardware", "rtx-4060-laptop")
+    assert code == 0
+    assert "It does not fit." in out
+    assert "What would fit, each alone" in out
+    assert "missing, before any expert" in out
+
+
+def test_folders_of_traces(
+    lrcsim: Callable[..., Any], short_trace: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = str(Path(short_trace).parent)
+    (tmp_path / "empty").mkdir()
+    for arguments, environment in (
+        (("--traces", folder), ""),
+        ((), folder),
+        (("--traces", folder), str(tmp_path / "no")),
+    ):
+        monkeypatch.setenv(TRACES, environment)
+        code, out, _ = lrcsim(*USUAL, *HALF, *arguments, "--json", "-")
+        assert code == 0
+        assert json.loads(out)["evidence"]["traces"][0]["name"] == short_trace
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--model", "olmoo", "--hardware", "rtx-3090"), "did you mean 'olmoe'"),
+        (("--model", "olmoe", "--hardware", "rtx-309"), "did you mean 'rtx-3090'"),
+        ((*USUAL[1:], "--context", "lots"), "--context 'lots' is no number of tokens"),
+        ((*USUAL[1:], "--context", "0"), "--context '0' is no number of tokens"),
+        ((*USUAL[1:], "--vram", "24"), "--vram '24' has no unit: write 24GiB"),
+        ((*USUAL[1:], "--vram", "many"), "--vram 'many' is not a size"),
+        ((*USUAL[1:], "--dtype", "q4_k_n"), "did you mean 'q4_k_m'"),
+        ((*USUAL[1:], "--kv-dtype", "q8"), "did you mean 'q8_0'"),
+        ((*USUAL[1:], "--trace", "nowhere.h5"), "nowhere.h5"),
+        ((*USUAL[1:], "--traces", "nowhere"), "there is no folder of traces 'nowhere'"),
+        (("--model", "olmoe", "--hardware", "desktop-cpu", "--vram", "8GiB"), "desktop-cpu has no GPU"),
+    ],
+    ids=str,
+)
+def test_one_line_each(lrcsim: Callable[..., Any], arguments: tuple[str, ...], said: str) -> None:
+    code, out, err = lrcsim("plan", *arguments)
+    assert (code, out) == (1, "")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_wrong_usage(lrcsim: Callable[..., Any]) -> None:
+    assert lrcsim("plan", "--model", "olmoe").code == 2

@@ -1,0 +1,165 @@
+"""Whole plans of a toy: consistent with `simulate`, monotone, and honest about what they rest on."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from planned import geometry, local_trace, machine
+
+from lrcsim.planner import Plan, make_plan
+from lrcsim.planner.speed import MODEL_RANGE
+from lrcsim.simulator import simulate
+from lrcsim.traces import RoutingTrace
+
+# All experts of the toy take 23,040 bytes; 9,216 of other weights and 6,400 of KV cache leave the rest.
+FIXED, EXPERTS = 9_216 + 6_400, 23_040
+
+
+def planned(vram: int, *traces: tuple[str, RoutingTrace], **options: Any) -> Plan:
+    hardware = machine(vram=vram, **{name: options.pop(name) for name in ("ram",) if name in options})
+    given = traces or (("own", local_trace()),)
+    return make_plan(geometry(), hardware, context=100, reserve=0, traces=given, **options)
+
+
+@pytest.fixture(scope="module")
+def half() -> Plan:
+    """Plan with room for half the experts, on the toy's own trace."""
+    return planned(FIXED + EXPERTS // 2)
+
+
+@pytest.fixture(scope="module")
+def carried() -> Plan:
+    """Plan with the same room, on a trace of another shape."""
+    return planned(FIXED + EXPERTS // 2, ("other", local_trace(6, 16, 2, tokens=400)))
+
+
+def rows(plan: Plan) -> dict[str, Any]:
+    return {row.strategy.name: row for row in plan.rows}
+
+
+def test_is_what_run_gives(half: Plan) -> None:
+    """The LRU row is `lrcsim run --cache BYTES` on the same machine, to the last digit."""
+    wanted = simulate(
+        local_trace(), "lru", f"{EXPERTS // 2}B", bounds=False, hardware=half.profile, model=geometry(), dtype="bf16"
+    ).to_dict()
+    found = rows(half)["lru"]
+    assert found.slots == (4, 4, 4)
+    assert found.speed == pytest.approx(wanted["time"]["decode_tokens_per_s"], rel=1e-12)
+    assert found.hit_rate == wanted["cache"]["decode"]["hit_rate"]
+
+
+def test_measured(half: Plan) -> None:
+    assert half.measured
+    assert half.best is not None
+    assert half.best.speed == max(row.speed for row in half.rows)
+    for row in half.rows:
+        low, high = row.spread
+        assert low <= row.speed <= high
+        assert row.range == (low * MODEL_RANGE[0], high * MODEL_RANGE[1])
+        assert row.full <= row.speed
+    assert half.bound is not None
+    assert half.bound.hit_rate >= rows(half)["lru"].hit_rate
+    assert half.layer_budgets is not None
+    assert sum(half.layer_budgets["experts_per_layer"]) * 960 <= EXPERTS // 2
+
+
+def test_placed_layers_hit_by_their_number(half: Plan) -> None:
+    # 11,520 bytes hold one layer of 7,680: a third of all uses, whoever is used
+    assert rows(half)["n-cpu-moe"].hit_rate == pytest.approx(1 / 3)
+    assert rows(half)["streamed"].slots == (0, 0, 8)
+    llama = next(flags for flags in half.flags if flags.engine == "llama.cpp")
+    assert "--n-cpu-moe 3" in llama.command  # the layer without experts, and two with
+
+
+def test_transferred(carried: Plan) -> None:
+    assert not carried.measured
+    assert carried.layer_budgets is None  # how layers differ does not carry over
+    evidence = carried.to_dict()["evidence"]
+    assert evidence["kind"] == "transferred"
+    assert evidence["traces"][0]["distance"] == pytest.approx(1 + 0.25)
+    lru = rows(carried)["lru"]
+    assert lru.spread[0] < lru.speed < lru.spread[1]
+    placed = rows(carried)["n-cpu-moe"]  # does not depend on locality
+    assert placed.spread[1] == pytest.approx(placed.spread[0], rel=0.02)
+
+
+def test_everything_resident_needs_no_trace() -> None:
+    plan = planned(FIXED + EXPERTS, ("other", local_trace(6, 16, 2)))
+    assert [row.strategy.name for row in plan.rows] == ["all-resident"]
+    assert plan.to_dict()["evidence"]["kind"] == "not needed"
+    assert plan.rows[0].hit_rate == 1.0
+    assert plan.knee is None
+
+
+def test_does_not_fit() -> None:
+    plan = planned(FIXED - 1)
+    data = plan.to_dict()
+    assert (data["fit"], data["strategies"], data["recommended"], data["flags"]) == ("no", [], None, [])
+    assert plan.remedies is not None
+    assert plan.remedies.device_bytes == FIXED
+
+
+def test_from_flash() -> None:
+    plan = planned(FIXED + EXPERTS // 4, ram=15_000)
+    assert plan.memory.fit == "flash"
+    assert plan.best is not None
+    assert plan.best.binds[0] == "flash"
+    assert plan.best.speed < planned(FIXED + EXPERTS // 4).rows[0].speed
+    assert plan.remedies is not None
+    assert plan.remedies.main_memory_bytes == 22_756  # (23,040 - 5,760 + 3,200) / 0.9
+
+
+def test_memory_never_slows_a_stack_policy_down(half: Plan) -> None:
+    for series in (
+        [size["by_strategy"]["lru"] for size in half.sizes],
+        [rows(planned(FIXED + EXPERTS * part // 8))["lru"].speed for part in range(1, 8)],
+    ):
+        assert all(later >= earlier * (1 - 1e-9) for earlier, later in pairwise(series))
+
+
+def test_sizes_knee_and_contexts(half: Plan) -> None:
+    own = [size for size in half.sizes if size["own"]]
+    assert len(own) == 1
+    assert half.best is not None
+    assert own[0]["tokens_per_s"] == pytest.approx(half.best.speed)
+    assert len(half.sizes_fine) == 12
+    assert [row["context"] for row in half.contexts] == [25, 100, 400]
+    # 400 tokens take 25,600 bytes: more than there is
+    assert [row["experts_bytes"] for row in half.contexts] == [EXPERTS // 2 + 4_800, EXPERTS // 2, 0]
+    assert half.contexts[2]["tokens_per_s"] is None
+
+
+def test_upgrades_never_slow_down(half: Plan) -> None:
+    assert {row["upgrade"] for row in half.upgrades} >= {"pcie twice as fast", "GPU memory twice as fast"}
+    assert all(row["gain"] > -1e-9 for row in half.upgrades)
+
+
+def test_json(half: Plan, carried: Plan) -> None:
+    for plan in (half, carried, planned(FIXED - 1), planned(FIXED + EXPERTS)):
+        assert json.loads(json.dumps(plan.to_dict(), allow_nan=False)) == plan.to_dict()
+
+
+def test_policy_is_judged(half: Plan) -> None:
+    note = half.policy_note
+    assert note.startswith("none of lru, lfu, slru, lfru") or "faster than plain LRU" in note
+
+
+def test_progress_ends_full() -> None:
+    told: list[tuple[int, int]] = []
+    planned(FIXED + EXPERTS // 2, progress=lambda done, total: told.append((done, total)))
+    assert told[-1][0] == told[-1][1]
+    assert all(done <= total for done, total in told)
+
+
+def test_a_copy_of_all_is_needed_only_by_caches() -> None:
+    """Main memory for what the GPU has not, but no copy of all: caches read from flash, placed experts do not."""
+    room = FIXED + 3 * EXPERTS // 4
+    scarce, ample = planned(room, ram=19_000), planned(room)
+    assert scarce.memory.fit == "memory"
+    assert "no copy of all of them" in scarce.notes[0]
+    for name in ("n-cpu-moe", "popular"):
+        assert rows(scarce)[name].speed == rows(ample)[name].speed
+    assert rows(scarce)["lru"].speed < rows(ample)["lru"].speed

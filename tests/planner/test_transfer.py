@@ -1,0 +1,138 @@
+"""Curves carried over to another shape, and the traces made to have them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planned import local_trace
+
+from lrcsim.planner.sources import Shape
+from lrcsim.planner.synthesis import inclusion, routing_of_curve, touching_all
+from lrcsim.planner.transfer import LOCALITY_RANGE, RULES, curve_of, transfer
+from lrcsim.simulator import hit_rate_curve, simulate
+from lrcsim.traces import RoutingTrace
+
+
+def power(experts: int, exponent: float) -> np.ndarray:
+    """Return the curve whose misses are (1 - C / E) ** exponent."""
+    return 1 - (1 - np.arange(experts + 1) / experts) ** exponent
+
+
+def test_same_share_of_experts_by_hand() -> None:
+    # 4 experts top-1 and 8 top-2 use a quarter each, so all rules agree: misses of the source at C = 1, 2, 3 are
+    # 0.5, 0.25, 0.125, so the exponents are ln 0.5 / ln 0.75 = 2.409, ln 0.25 / ln 0.5 = 2, ln 0.125 / ln 0.25 = 1.5.
+    curve = np.array([0, 0.5, 0.75, 0.875, 1])
+    for rule in RULES:
+        carried = transfer(curve, Shape(1, 4, 1), Shape(1, 8, 2), rule)
+        assert carried[[0, 2, 4, 6, 8]] == pytest.approx([0, 0.5, 0.75, 0.875, 1])
+        between = (1 - 3 / 8) ** ((2.4094208 + 2) / 2)
+        assert carried[3] == pytest.approx(1 - between, rel=1e-6)
+
+
+def test_sparser_by_hand() -> None:
+    # From 1 of 4 to 1 of 16: four times sparser. Misses (1 - C/E) ** 2 everywhere.
+    source, target = Shape(1, 4, 1), Shape(1, 16, 1)
+    assert transfer(power(4, 2), source, target, "fraction") == pytest.approx(power(16, 2))
+    assert transfer(power(4, 2), source, target, "middle") == pytest.approx(power(16, 4))
+    assert transfer(power(4, 2), source, target, "rho") == pytest.approx(power(16, 8))
+    # and at small caches the rule rho gives what the source has at as many experts
+    carried = transfer(power(64, 2), Shape(1, 64, 4), Shape(1, 1024, 4), "rho")
+    assert carried[4] == pytest.approx(power(64, 2)[4], abs=0.01)
+
+
+def test_chance_stays_chance_at_equal_fraction_and_is_the_floor() -> None:
+    source, target = Shape(1, 8, 2), Shape(1, 32, 2)
+    assert transfer(power(8, 1), source, target, "fraction") == pytest.approx(power(32, 1))
+    assert transfer(power(8, 1.5), source, target, "fraction", 1 / LOCALITY_RANGE) == pytest.approx(power(32, 1))
+    worse = transfer(power(8, 0.8), source, target, "fraction", 1 / LOCALITY_RANGE)
+    assert worse == pytest.approx(power(32, 0.8))  # what is worse than chance is not made worse still
+
+
+exponents = st.floats(0.5, 12)
+
+
+@given(exponents, st.integers(2, 40), st.integers(2, 200), st.integers(1, 8), st.integers(1, 8), st.sampled_from(RULES))
+def test_laws(exponent: float, experts: int, others: int, k: int, other_k: int, rule: str) -> None:
+    source, target = Shape(1, experts, min(k, experts)), Shape(1, others, min(other_k, others))
+    curve = power(experts, exponent)
+    low, middle, high = (transfer(curve, source, target, rule, factor) for factor in (0.5, 1.0, 2.0))  # type: ignore[arg-type]
+    for found in (low, middle, high):
+        assert len(found) == others + 1
+        assert (found[0], found[-1]) == (0, 1)
+        assert (np.diff(found) >= 0).all()
+    assert (low <= middle + 1e-12).all()
+    assert (middle <= high + 1e-12).all()
+    assert transfer(curve, source, source, rule)[:-1] == pytest.approx(curve[:-1], abs=0.011)  # type: ignore[arg-type]
+
+
+def test_curve_of_leaves_first_uses_out() -> None:
+    # one expert per token, 0 1 0 1 0 2 0 2: LRU with 1 slot hits 0 of 8; with 2: 0 1 0 1 0 | 2 0 2: misses 0, 1, 2;
+    # with 3: the same three first uses. 5 of 8 hits at 2 and 3, so both count as 1.
+    trace = RoutingTrace.from_arrays(np.array([0, 1, 0, 1, 0, 2, 0, 2]).reshape(-1, 1, 1), num_experts=3)
+    assert curve_of(trace, "lru").tolist() == [0, 0, 1, 1]
+
+
+def test_popularity_is_counted_elsewhere() -> None:
+    # two requests: 0 0 1 and 0 2 2 of 3 experts. Ranked by the first, 0 1 2: the second hits 1, 1, 3 of 3 at C = 1, 2,
+    # 3.
+    # Ranked by the second, 2 0 1: the first hits 0, 2, 3. Together 1, 3, 6 of 6.
+    trace = RoutingTrace.from_arrays(np.array([0, 0, 1, 0, 2, 2]).reshape(-1, 1, 1), num_experts=3, offsets=[0, 3, 6])
+    assert curve_of(trace, "static").tolist() == pytest.approx([0, 1 / 6, 3 / 6, 1])
+
+
+def test_inclusion_by_hand() -> None:
+    # top-2, curve 0 .7 .8 1: places 1.4, 0.2, 0.4; no place twice, so 1, 0.6, 0.4
+    assert inclusion(np.array([0, 0.7, 0.8, 1]), 2).tolist() == pytest.approx([1, 0.6, 0.4])
+    # 0 0 .1 1: 0, 0.2, 1.8: what is too much at the end goes back: 0, 1, 1
+    assert inclusion(np.array([0, 0, 0.1, 1]), 2).tolist() == pytest.approx([0, 1, 1])
+
+
+@given(st.integers(1, 6), st.integers(0, 20), exponents)
+def test_inclusion_adds_up(k: int, more: int, exponent: float) -> None:
+    found = inclusion(power(k + more, exponent), k)
+    assert found.sum() == pytest.approx(k)
+    assert ((found >= 0) & (found <= 1 + 1e-12)).all()
+
+
+def test_touching_all_uses_every_expert_once() -> None:
+    tokens = touching_all(Shape(2, 5, 2))
+    assert tokens.shape == (3, 2, 2)
+    for layer in range(2):
+        assert sorted(tokens[:, layer][tokens[:, layer] >= 0]) == [0, 1, 2, 3, 4]
+
+
+@settings(max_examples=10)
+@given(st.sampled_from([(3, 8, 2), (2, 32, 4), (4, 16, 1)]), st.floats(1, 8), st.integers(0, 3))
+def test_made_traces_have_the_curve(shape: tuple[int, int, int], exponent: float, seed: int) -> None:
+    wanted = power(shape[1], exponent)
+    trace = routing_of_curve(Shape(*shape), wanted, 400, seed=seed)
+    found = hit_rate_curve(trace, "lru").decode_hit_rate
+    assert found is not None
+    accesses = 400 * shape[0] * shape[2]
+    possible = np.cumsum(inclusion(wanted, shape[2])) / shape[2]  # a token cannot use a place twice
+    assert found == pytest.approx(possible, abs=4 * 0.5 / np.sqrt(accesses))
+    assert found[-1] == 1  # the prompt has filled the cache
+
+
+def test_made_traces_of_fixed_places() -> None:
+    wanted = power(16, 3)
+    trace = routing_of_curve(Shape(4, 16, 2), wanted, 1_000, fixed=True)
+    for capacity in (2, 5, 9):
+        found = simulate(trace, "static", capacity, profile=trace, bounds=False).phase_rate(1)
+        assert found == pytest.approx(wanted[capacity], abs=0.025)
+
+
+def test_equal_seeds_make_equal_traces() -> None:
+    one, same = (routing_of_curve(Shape(2, 8, 2), power(8, 2), 20) for _ in range(2))
+    assert np.array_equal(one.experts, same.experts)
+
+
+def test_a_trace_stands_for_itself() -> None:
+    """Made of its own curve, a trace hits as the original: what is lost is only who was used."""
+    original = local_trace(3, 16, 2, tokens=1_000)
+    made = routing_of_curve(Shape(3, 16, 2), curve_of(original, "lru"), 1_000)
+    found = hit_rate_curve(made, "lru").decode_hit_rate
+    assert found is not None
+    assert found[1:] == pytest.approx(curve_of(original, "lru")[2:], abs=0.02)
