@@ -127,7 +127,9 @@ def _ceiling(time: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
         if bound is not None and bound["decode_tokens_per_s"] is not None:
             if name == "compute_only":
                 return bound, "every expert resident"
-            return bound, "the optimal policy" + ("" if bound["proven"] else " (a heuristic)") + " with perfect prefetching"
+            return bound, "the optimal policy" + (
+                "" if bound["proven"] else " (a heuristic)"
+            ) + " with perfect prefetching"
     return None, ""
 
 

@@ -47,7 +47,9 @@ def curve_sentence(curve: dict[str, Any]) -> str:
     parts = []
     relative = dict(zip(curve["capacities"], curve["relative"], strict=True))
     for policy, rates in curve["hit_rate"].items():
-        enough = [size for size, rate in zip(curve["relative"], rates, strict=True) if rate is not None and rate >= GOAL]
+        enough = [
+            size for size, rate in zip(curve["relative"], rates, strict=True) if rate is not None and rate >= GOAL
+        ]
         reaches = f"reaches {percent(GOAL, 0)} at {enough[0]:.3g}x" if enough else f"never reaches {percent(GOAL, 0)}"
         knee = relative.get(curve["knee"].get(policy))
         parts.append(f"{policy} {reaches}" + (f" (knee at {knee:.3g}x)" if knee is not None else ""))
@@ -72,7 +74,10 @@ def _lines(curve: dict[str, Any], key: str, own: str | None) -> list[dict[str, A
         points = [
             (size, slots, rate)
             for size, slots, rate in zip(
-                curve["relative"], curve["capacities"], curve[key].get(policy, [None] * len(curve["relative"])), strict=True
+                curve["relative"],
+                curve["capacities"],
+                curve[key].get(policy, [None] * len(curve["relative"])),
+                strict=True,
             )
             if rate is not None
         ]
@@ -99,10 +104,26 @@ def _layout(here: float | None) -> dict[str, Any]:
     )
     if here is not None:
         drawing["shapes"] = [
-            {"type": "line", "x0": here, "x1": here, "yref": "paper", "y0": 0, "y1": 1, "line": {"color": INK, "width": 1, "dash": "dot"}}
+            {
+                "type": "line",
+                "x0": here,
+                "x1": here,
+                "yref": "paper",
+                "y0": 0,
+                "y1": 1,
+                "line": {"color": INK, "width": 1, "dash": "dot"},
+            }
         ]
         drawing["annotations"] = [
-            {"x": here, "y": 0, "yref": "paper", "text": "this run", "showarrow": False, "xanchor": "left", "yanchor": "bottom"}
+            {
+                "x": here,
+                "y": 0,
+                "yref": "paper",
+                "text": "this run",
+                "showarrow": False,
+                "xanchor": "left",
+                "yanchor": "bottom",
+            }
         ]
     return drawing
 
@@ -112,9 +133,9 @@ def _table(curve: dict[str, Any]) -> Table:
     sizes = curve["relative"]
     places = list(range(len(sizes)))
     if len(sizes) > 16:
-        wanted = [max((i for i in places if sizes[i] <= size + 1e-9), default=None) for size in SHOWN if size <= sizes[-1]]
+        wanted = [
+            max((i for i in places if sizes[i] <= size + 1e-9), default=None) for size in SHOWN if size <= sizes[-1]
+        ]
         places = sorted({place for place in wanted if place is not None})
-    rows = [
-        (policy, *(percent(curve["hit_rate"][policy][place]) for place in places)) for policy in curve["hit_rate"]
-    ]
+    rows = [(policy, *(percent(curve["hit_rate"][policy][place]) for place in places)) for policy in curve["hit_rate"]]
     return Table("hit rate by cache size", ("policy", *(f"{sizes[place]:.3g}x" for place in places)), rows)
