@@ -23,7 +23,7 @@ from lrcsim.traces import RoutingTrace
 __all__ = ["Again", "Unavailable", "set_up"]
 
 
-class Unavailable(Exception):
+class Unavailable(Exception):  # noqa: N818  # a reason, not a mistake
     """Something cannot be worked out; the message says why, in words for the page."""
 
 

@@ -14,7 +14,7 @@ from lrcsim.reports.residency import STEPS, Rates, Residents
 __all__ = ["map_section"]
 
 KINDS = ("not there, not used", "there, not used", "hit", "miss, loaded")
-KIND_COLOURS = ("rgba(0,0,0,0)", "#a9b3be", COLOURS[0], COLOURS[1])
+KIND_COLOURS = ("rgba(0,0,0,0)", "@grey", COLOURS[0], COLOURS[1])
 
 
 def map_section(seen: Residents, name: str) -> Section:
@@ -34,8 +34,8 @@ def _layers(seen: Residents, name: str) -> Figure:
     views, texts = [], []
     if seen.own is not None:
         views.append(_rates(seen.own, f"request {seen.request}", "step of the request"))
-        prompt = f", the first {seen.prompt_steps:,} of them prefill" if seen.prompt_steps else ""
-        texts.append(f"Request {seen.request}, one of middling length unless chosen{prompt}{_grouped(seen.own)}.")
+        prompt = f", the first {seen.prompt_steps:,} of its steps prefill" if seen.prompt_steps else ""
+        texts.append(f"Request {seen.request} (of middling length, unless chosen){prompt}{_grouped(seen.own)}.")
     if seen.own is None or seen.whole.rate.shape != seen.own.rate.shape or seen.whole.per_column > 1:
         views.append(_rates(seen.whole, "the whole trace", "step"))
         texts.append(f"The whole trace{_grouped(seen.whole)}.")
@@ -47,7 +47,7 @@ def _layers(seen: Residents, name: str) -> Figure:
 
 
 def _grouped(rates: Rates) -> str:
-    return f" (a column is the mean of {rates.per_column:,} steps)" if rates.per_column > 1 else ""
+    return f" (a column of the map is the mean of {rates.per_column:,} steps)" if rates.per_column > 1 else ""
 
 
 def _rates(rates: Rates, label: str, x_title: str) -> View:

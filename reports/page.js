@@ -8,13 +8,13 @@
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
   };
 
-  // Colours that begin with @ are the theme's: "@ink" is the style's --ink.
-  function themed(value, style) {
-    if (Array.isArray(value)) return value.map((part) => themed(part, style));
+  // Colours that begin with @ are the theme's: "@ink" is the style's --ink. Other text may begin with @ as it likes.
+  function themed(value, style, key = "") {
+    if (Array.isArray(value)) return value.map((part) => themed(part, style, key));
     if (value && typeof value === "object") {
-      return Object.fromEntries(Object.entries(value).map(([key, part]) => [key, themed(part, style)]));
+      return Object.fromEntries(Object.entries(value).map(([name, part]) => [name, themed(part, style, name)]));
     }
-    if (typeof value === "string" && value.startsWith("@")) return style.getPropertyValue("--" + value.slice(1)).trim();
+    if (/^color/.test(key) && typeof value === "string" && value.startsWith("@")) return style.getPropertyValue("--" + value.slice(1)).trim();
     return value;
   }
 

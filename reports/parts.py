@@ -18,12 +18,14 @@ class Table:
         head: the columns' headings; the first column names the row.
         rows: as many cells each.
         marked: number of the row that is the run itself, or None.
+        words: whether the cells are words, not numbers.
     """
 
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     marked: int | None = None
+    words: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from lrcsim.reports.plots import COLOURS, axis, layout
 
 __all__ = ["config_section", "hits_section"]
 
+GIVEN = ("policy", "profile", "model", "overrides")
+"""Options of the command line of which the configuration has only what they came to."""
+
 
 def hits_section(run: dict[str, Any], name: str) -> Section:
     """Return hit rates beside their bounds, and by layer."""
@@ -60,18 +63,20 @@ def _by_layer(rates: list[float | None], name: str) -> Figure:
 
 def config_section(run: dict[str, Any], name: str, source: str) -> Section:
     """Return what was run, under which rules, on what, and from where it is known."""
-    trace, config = run["trace"], run["config"]
+    trace, config, known = run["trace"], run["config"], run.get("provenance", {})
+    options = known.get("options", {})
     facts = [
         ("model", str(trace["model"])),
         ("trace", str(trace.get("path") or "in memory")),
-        ("SHA-256 of the trace", str(trace.get("sha256") or "not in the result")),
+        ("SHA-256 of the trace", str(known.get("trace_sha256") or "not in the result")),
         ("tokens, requests", f"{trace['tokens']:,} in {trace['requests']:,} requests"),
         (
             "MoE layers, experts, top-k",
             f"{trace['num_layers']:,} x {trace['num_experts']:,}, top-{trace['top_k']:,}",
         ),
         ("result", source),
-        ("lrcsim", str(run.get("lrcsim") or "version not in the result")),
+        ("lrcsim", str(known.get("lrcsim") or "version not in the result")),
+        *((f"given: {key}", _setting(options[key])) for key in GIVEN if key in options),
     ]
     rules = [("cache", f"{cache_text(config['cache'])} = {capacity_text(config)}")]
     skipped = ("cache", "capacity", "capacity_unit", "expert_bytes")
@@ -83,7 +88,10 @@ def config_section(run: dict[str, Any], name: str, source: str) -> Section:
         f"{name}-config",
         "Configuration and provenance",
         [],
-        [Table("configuration", ("option", "value"), rules), Table("provenance", ("", ""), facts)],
+        [
+            Table("configuration", ("option", "value"), rules, words=True),
+            Table("provenance", ("what", "value"), facts, words=True),
+        ],
     )
 
 

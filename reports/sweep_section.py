@@ -60,9 +60,10 @@ def sweep_section(table: pa.Table, name: str, source: str) -> Section:
         good = _sorted(table, results[0])
         drawn = good.slice(0, DRAWN)
         cut = f" Of {len(good):,} runs the best {DRAWN:,} are drawn." if len(good) > DRAWN else ""
-        views = [_view(drawn, result, by, varied) for result in results for by in varied]
+        by_number = sorted(varied, key=lambda by: not _numeric(table, by))
+        views = [_view(drawn, result, by, varied) for result in results for by in by_number]
         if views:
-            text = f"Choose what is drawn against what. A line for each of the other options, or dots.{cut}"
+            text = f"Choose what is drawn against what. Numbers have lines, names dots.{cut}"
             blocks.append(Figure(f"{name}-figure", "Any result by any option", text, views))
         if {"decode_tokens_per_s", "gpu_bytes"} <= set(results) | _known(table, ["gpu_bytes"]):
             blocks.append(_front(drawn, f"{name}-front", varied))
@@ -79,12 +80,19 @@ def sweep_section(table: pa.Table, name: str, source: str) -> Section:
             (", ".join(cell_text(column, row[column]) for column in varied) or "run", str(row["error"]))
             for row in failed[:BEST_ROWS]
         ]
-        blocks.append(Table(f"runs that failed, {len(rows):,} of {len(failed):,}", (", ".join(varied), "error"), rows))
+        blocks.append(
+            Table(
+                f"runs that failed, {len(rows):,} of {len(failed):,}",
+                (", ".join(varied) or "run", "error"),
+                rows,
+                words=True,
+            )
+        )
     same = [(column, _one(table, column)) for column in ("trace", "model", "hardware", "scope", "access", "lrcsim")]
     rows = [(column, value) for column, value in same if value]
     rows.append(("table", source))
     rows += [("SHA-256 of a trace", str(value)) for value in dict.fromkeys(table["trace_sha256"].to_pylist()) if value]
-    blocks.append(Table("the same in all runs", ("", ""), rows))
+    blocks.append(Table("the same in all runs", ("what", "value"), rows, words=True))
     return Section(name, f"Sweep: {source}", [], blocks)
 
 
@@ -125,9 +133,10 @@ def _view(table: pa.Table, result: str, by: str, varied: list[str]) -> View:
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(tuple(cell_text(name, row[name]) for name in others), []).append(row)
-    lines = len(groups) <= LINES
-    if not lines:
+    too_many = len(groups) > LINES
+    if too_many:
         groups = {("all runs",): rows}
+    lines = _numeric(table, by) and not too_many
     order = sorted({cell_text(by, row[by]) for row in rows}, key=_natural)
     data = []
     for number, (label, members) in enumerate(sorted(groups.items(), key=lambda item: tuple(map(_natural, item[0])))):
@@ -151,6 +160,11 @@ def _view(table: pa.Table, result: str, by: str, varied: list[str]) -> View:
         showlegend=len(data) > 1,
     )
     return View(f"{_words(result)} by {by}", data, drawing)
+
+
+def _numeric(table: pa.Table, column: str) -> bool:
+    """Return whether the values have an order to draw lines along: 2x, 4x; 6GB/s, 12GB/s."""
+    return all(_natural(cell_text(column, value))[0] < float("inf") for value in table[column].to_pylist())
 
 
 def _describe(row: dict[str, Any], varied: Iterable[str]) -> str:

@@ -84,7 +84,7 @@ def _token(run: dict[str, Any], name: str) -> Figure:
         {
             "type": "bar",
             "orientation": "h",
-            "name": "no shorter than",
+            "name": "cannot be shorter",
             "y": list(bounds),
             "x": [1e3 / bound["decode_tokens_per_s"] for bound in bounds.values()],
             "marker": {"color": MUTED},
@@ -96,6 +96,7 @@ def _token(run: dict[str, Any], name: str) -> Figure:
         x=axis("ms per decoded token", rangemode="tozero"),
         y=axis("", autorange="reversed"),
         barmode="stack",
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "xanchor": "left", "traceorder": "normal"},
         bargap=0.35,
     )
     rows = [(SPENT[part], f"{value:,.4g} ms", percent(value / per_token)) for part, value in parts.items()]
