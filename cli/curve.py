@@ -156,6 +156,7 @@ def as_json(found: TraceCurves) -> dict[str, Any]:
         "relative": [relative[c] for c in capacities],
         "knee": {curve.policy: int(curve.capacities[curve.knee]) for curve in curves},
         "engine": {curve.policy: curve.engine for curve in curves},
+        "unit": curves[0].unit,
     }
     for name in ("hit_rate", "prefill_hit_rate", "decode_hit_rate"):
         data[name] = {}

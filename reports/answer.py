@@ -98,10 +98,15 @@ def _whose_fault(run: dict[str, Any]) -> list[str]:
     who = "the optimum, which knows the future," if best["proven"] else "farthest next use, which knows the future,"
     if share < 0.005:
         return [f"Nearly all of its {misses:,} misses are the working set's: {who} has them too."]
-    verdict = "the policy" if share >= 0.5 else "the working set"
+    mine, upper = run["cache"]["hit_rate"], run["bounds"].get("upper")
+    most = share if upper is None else max(share, (upper["hit_rate"] - mine) / (1 - mine))
+    verdict = "mostly the policy" if share >= 0.5 else "mostly the working set"
+    if share < 0.5 <= most:
+        verdict = "the policy and the working set alike"
+    bound = "" if upper is None else f", and no policy more than {percent(most, 0)}"
     return [
-        f"It is mostly {verdict}: {who} avoids {percent(share, 0)} of the {misses:,} misses; the other "
-        f"{percent(1 - share, 0)} only a larger cache, or fewer different experts, could."
+        f"It is {verdict}: {who} avoids {percent(share, 0)} of the {misses:,} misses{bound}; the other "
+        f"{percent(1 - most, 0)} only a larger cache, or fewer different experts, could."
     ]
 
 
@@ -117,7 +122,7 @@ def _time(run: dict[str, Any]) -> list[str]:
     most = next(iter(shares))
     spent = ", ".join(f"{percent(share, 0)} {SPENT[name]}" for name, share in shares.items())
     of = "a token's time" if "decode" in time else "the time of prefill and decode"
-    return [f"{text}.", f"Of {of}, {spent}. {_binds(most, time, bound)}"]
+    return [f"{text}.", f"Of {of}, {spent}. {_binds(most, time)}"]
 
 
 def _ceiling(time: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
@@ -127,21 +132,20 @@ def _ceiling(time: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
         if bound is not None and bound["decode_tokens_per_s"] is not None:
             if name == "compute_only":
                 return bound, "every expert resident"
-            return bound, "the optimal policy" + (
-                "" if bound["proven"] else " (a heuristic)"
-            ) + " with perfect prefetching"
+            who = "the optimal policy" if bound["proven"] else "farthest next use (a heuristic)"
+            return bound, f"{who} with perfect prefetching"
     return None, ""
 
 
-def _binds(most: str, time: dict[str, Any], bound: dict[str, Any] | None) -> str:
+def _binds(most: str, time: dict[str, Any]) -> str:
     if most == "stall":
         link = time.get("binds", {}).get("resource")
         busy = time.get("binds", {}).get("busy")
         name = f" ({link} is busy {percent(busy, 0)} of the time)" if link in ("pcie", "nvme") else ""
         return f"Loading experts binds{name}: more hits, or loads that come ahead, make it faster."
-    gain = ""
-    if bound is not None and bound["decode_ratio"] is not None:
-        gain = f", so caching can gain at most a factor of {bound['decode_ratio']:.2f}"
+    gain, resident = "", time.get("bounds", {}).get("compute_only")
+    if resident is not None and resident["decode_ratio"] is not None:
+        gain = f"; with every expert resident it would be {resident['decode_ratio']:.2f} times as fast"
     return f"{SPENT[most].capitalize()} binds, not loading{gain}."
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lrcsim.cli.output import percent
+from lrcsim.cli.output import human_bytes, percent
 from lrcsim.reports.parts import Figure, Section, Table, View
 from lrcsim.reports.plots import INK, axis, layout, line, policy_style
 
@@ -88,11 +88,15 @@ def _lines(curve: dict[str, Any], key: str, own: str | None) -> list[dict[str, A
                 [rate for _, _, rate in points],
                 policy_style(policy, number),
                 mode="lines" if len(points) > 40 else "lines+markers",
-                customdata=[slots for _, slots, _ in points],
-                hovertemplate="%{x:.3g}x (%{customdata:,} slots): %{y:.1%}",
+                customdata=[_amount(curve, size) for _, size, _ in points],
+                hovertemplate="%{x:.3g}x (%{customdata}): %{y:.1%}",
             )
         )
     return lines
+
+
+def _amount(curve: dict[str, Any], capacity: int) -> str:
+    return human_bytes(capacity) if curve.get("unit") == "bytes" else f"{capacity:,} experts"
 
 
 def _layout(here: float | None) -> dict[str, Any]:

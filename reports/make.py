@@ -80,7 +80,7 @@ def _run_sections(run: dict[str, Any], found: Rebuilt, name: str, source: str) -
         sections.append(time_section(run, name))
     if found.curve is not None:
         sizes, active = run["config"]["capacity"], _active(found.curve)
-        here = sum(sizes) / len(sizes) / active if run["config"]["capacity_unit"] == "experts" else None
+        here = sum(sizes) / len(sizes) / active
         sections.append(curve_section(found.curve, f"{name}-curve", here=here, own=run["config"]["policy"]))
     if found.compared:
         sections.append(compare_section(found.compared, name))
@@ -94,7 +94,7 @@ def _run_sections(run: dict[str, Any], found: Rebuilt, name: str, source: str) -
 
 
 def _active(curve: dict[str, Any]) -> float:
-    """Return the experts that one token uses, per layer or in all, as the curve's relative sizes have it."""
+    """Return what one token uses (experts per layer or in all, or bytes) as the curve's relative sizes have it."""
     return float(curve["capacities"][-1] / curve["relative"][-1])
 
 

@@ -36,6 +36,9 @@ ON_CURVE = ("lru", "lfu", "belady")
 RESAMPLES = 1000
 """Of requests, for confidence intervals, as `lrcsim srp` makes them."""
 
+AROUND = (0.25, 0.5, 0.75, 1, 1.5, 2, 3)
+"""Sizes of a curve in bytes, times the run's own."""
+
 Watcher = Callable[[str], AbstractContextManager[Progress]]
 """Given what is being done, a context that gives a function to tell how far it is."""
 
@@ -180,8 +183,11 @@ def _curve(found: Rebuilt, again: Again, own: str, watcher: Watcher) -> None:
     from lrcsim.simulator import hit_rate_curve
 
     job = again.job
-    if any(pool.bytes_per_expert is not None for pool in job.pools):
-        raise Unavailable("its experts differ in size and its capacity is in bytes, the curves count experts")
+    capacities = None
+    if job.pools[0].bytes_per_expert is not None:  # experts of unequal size: these are replayed, at a few sizes
+        everything = int(again.trace.layers.num_experts @ again.trace.layers.expert_bytes)
+        wanted = [int(times * job.pools[0].capacity) for times in AROUND]
+        capacities = [f"{size}B" for size in wanted if size < everything]
     policies: dict[str, Any] = {name: name for name in ON_CURVE} | {own: job.policy}
     curves = []
     for label, policy in policies.items():
@@ -195,6 +201,7 @@ def _curve(found: Rebuilt, again: Again, own: str, watcher: Watcher) -> None:
                     prefill=job.prefill if "phase" in again.trace.columns else None,
                     warm=job.warm,
                     profile=again.profile,
+                    capacities=capacities,
                     progress=progress,
                 )
             )
