@@ -43,9 +43,11 @@ def report(
     from lrcsim.cli.curve import split_policies
     from lrcsim.errors import ConfigError
     from lrcsim.reports import make_page, page_html, read_inputs
+    from lrcsim.reports.page import check_installed
     from lrcsim.reports.rebuild import COMPARED, parts_but
     from lrcsim.traces.atomic import replacing
 
+    check_installed()
     parts = parts_but(unwanted)
     if output is None:
         if results[0] == "-":

@@ -36,13 +36,16 @@ def _layers(seen: Residents, name: str) -> Figure:
         views.append(_rates(seen.own, f"request {seen.request}", "step of the request"))
         prompt = f", the first {seen.prompt_steps:,} of its steps prefill" if seen.prompt_steps else ""
         texts.append(f"Request {seen.request} (of middling length, unless chosen){prompt}{_grouped(seen.own)}.")
-    if seen.own is None or seen.whole.rate.shape != seen.own.rate.shape or seen.whole.per_column > 1:
+    if seen.own is None or seen.own.accesses.sum() < seen.whole.accesses.sum():  # else it is the only request
         views.append(_rates(seen.whole, "the whole trace", "step"))
         texts.append(f"The whole trace{_grouped(seen.whole)}.")
-    by_layer = np.nanmean(seen.whole.rate, axis=1) if seen.whole.rate.size else np.zeros(0)
-    rows = [(str(layer), percent(float(rate))) for layer, rate in enumerate(by_layer)]
+    whole = zip(seen.whole.hits.sum(axis=1).tolist(), seen.whole.accesses.sum(axis=1).tolist(), strict=True)
+    rows = [
+        (str(layer), f"{hits:,}", f"{used:,}", percent(hits / used if used else None))
+        for layer, (hits, used) in enumerate(whole)
+    ]
     text = "How many of the experts that a layer needed in a step were resident. " + " ".join(texts)
-    table = Table("hit rate by layer, mean over the columns of the whole trace", ("layer", "hit rate"), rows)
+    table = Table("hits by layer, over the whole trace", ("layer", "hits", "accesses", "hit rate"), rows)
     return Figure(name, "Hits by layer and step", text, views, table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from lrcsim.errors import ConfigError
 from lrcsim.reports.parts import Figure, Page
 
-__all__ = ["Page", "page_html"]
+__all__ = ["Page", "check_installed", "page_html"]
 
 HERE = Path(__file__).parent
 
@@ -24,14 +25,11 @@ def page_html(page: Page) -> str:
     Raises:
         ConfigError: plotly or jinja2 is not installed.
     """
-    try:
-        import jinja2
-        from markupsafe import Markup
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise ConfigError(
-            f"a report needs {error.name}, which is not installed: pip install 'lrcsim[report]'"
-        ) from None
+    check_installed()
+    import jinja2
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -43,6 +41,22 @@ def page_html(page: Page) -> str:
         plotly=Markup(get_plotlyjs()),
         figures=Markup(script_json({figure.name: [asdict(view) for view in figure.views] for figure in page.figures})),
     )
+
+
+def check_installed() -> None:
+    """See that a page can be made, before the work is done.
+
+    Raises:
+        ConfigError: plotly or jinja2 is not installed.
+    """
+    for name in ("jinja2", "plotly.offline"):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            package = name.partition(".")[0]
+            raise ConfigError(
+                f"a report needs {package}, which is not installed: pip install 'lrcsim[report]'"
+            ) from None
 
 
 def script_json(value: Any) -> str:

@@ -33,14 +33,23 @@ class Rates:
     """Hit rate by layer and step.
 
     Attributes:
-        rate: float64 [L, columns], NaN where nothing was accessed.
+        hits: int64 [L, columns].
+        accesses: int64 [L, columns].
         first: int64 [columns], the first step of each column, from the first of those shown.
         per_column: steps taken together, at most.
     """
 
-    rate: npt.NDArray[np.float64]
+    hits: npt.NDArray[np.int64]
+    accesses: npt.NDArray[np.int64]
     first: npt.NDArray[np.int64]
     per_column: int
+
+    @property
+    def rate(self) -> npt.NDArray[np.float64]:
+        """Return hits over accesses, float64 [L, columns], NaN where nothing was accessed."""
+        rate = np.full(self.hits.shape, np.nan)
+        np.divide(self.hits, self.accesses, out=rate, where=self.accesses > 0)
+        return rate
 
 
 @dataclass(frozen=True)
@@ -89,9 +98,8 @@ class _Counter:
 
     def rates(self) -> Rates:
         """Return what was counted."""
-        rate = np.full(self.hits.shape, np.nan)
-        np.divide(self.hits, self.accesses, out=rate, where=self.accesses > 0)
-        return Rates(rate, np.arange(rate.shape[1]) * self.per_column, self.per_column)
+        first = np.arange(self.hits.shape[1]) * self.per_column
+        return Rates(self.hits, self.accesses, first, self.per_column)
 
 
 def middling_request(offsets: npt.NDArray[np.int64]) -> int:

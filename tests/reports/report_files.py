@@ -26,7 +26,7 @@ class Results(NamedTuple):
 
     Attributes:
         folder: where they lie.
-        trace: the trace they are of, four requests of the bundled one.
+        trace: the trace they are of, two requests of the bundled one.
         run: of ``lrcsim run``.
         timed: of ``lrcsim run --hardware``.
         curve: of ``lrcsim curve``.
@@ -54,13 +54,13 @@ def load(path: Path) -> Any:
 
 
 def small_trace(path: Path) -> None:
-    """Write the first four requests of the bundled trace."""
+    """Write the first two requests of the bundled trace."""
     with RoutingTrace.open() as whole:
-        end = int(whole.offsets[4])
+        end = int(whole.offsets[2])
         RoutingTrace.from_arrays(
             whole.read("experts", 0, end),
             num_experts=whole.num_experts,
-            offsets=whole.offsets[:5],
+            offsets=whole.offsets[:3],
             phase=whole.read("phase", 0, end),
             expert_bytes=147_456,
             model=whole.model,
