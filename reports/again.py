@@ -116,8 +116,8 @@ def _set_up(run: dict[str, Any], trace_path: str | None, stack: ExitStack, progr
         raise Unavailable(f"cache {config['cache']} is another capacity now than in the result")
     profile = None
     if options.get("profile") is not None:
-        profile = path if options["profile"] == "self" else options["profile"]
-        profile = stack.enter_context(RoutingTrace.open(profile))
+        named = path if options["profile"] == "self" else options["profile"]
+        profile = stack.enter_context(RoutingTrace.open(named))
     counted = None if profile is None else uses_by_key(profile, like=trace)
     policy = str(options.get("policy", config["policy"]))
     job = Replay(trace, policy, pools, config["access"], rules.prefill, rules.warm, counted)

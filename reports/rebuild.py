@@ -185,7 +185,9 @@ def _curve(found: Rebuilt, again: Again, own: str, watcher: Watcher) -> None:
     job = again.job
     capacities = None
     if job.pools[0].bytes_per_expert is not None:  # experts of unequal size: these are replayed, at a few sizes
-        everything = int(again.trace.layers.num_experts @ again.trace.layers.expert_bytes)
+        layers = again.trace.layers
+        assert layers.expert_bytes is not None  # they are what is unequal
+        everything = int(layers.num_experts @ layers.expert_bytes)
         wanted = [int(times * job.pools[0].capacity) for times in AROUND]
         capacities = [f"{size}B" for size in wanted if size < everything]
     policies: dict[str, Any] = {name: name for name in ON_CURVE} | {own: job.policy}

@@ -56,8 +56,23 @@ def view(browser: Any) -> Iterator[Any]:
         context.close()
 
 
-def hover(page: Any, figure: str, x: float, y: float) -> str:
-    """Move the mouse to a point of a figure's data; return what the tooltip says."""
+@pytest.fixture(scope="module")
+def desktop(browser: Any, report: Path) -> Iterator[Watched]:
+    """Give the page on a wide, light screen, opened once: it is large."""
+    context = browser.new_context(viewport={"width": 1100, "height": 900}, color_scheme="light")
+    watched = Watched(context.new_page())
+    watched.open(report)
+    yield watched
+    context.close()
+
+
+def expect(found: Any) -> Any:
+    """Return assertions that wait for what they say."""
+    return pytest.importorskip("playwright.sync_api").expect(found)
+
+
+def hover(page: Any, figure: str, x: float, y: float) -> Any:
+    """Move the mouse to a point of a figure's data; return where tooltips are shown."""
     plot = page.locator(f"#{figure}-plot")
     plot.scroll_into_view_if_needed()
     place = plot.evaluate(
@@ -67,15 +82,13 @@ def hover(page: Any, figure: str, x: float, y: float) -> str:
         }""",
         [x, y],
     )
-    page.mouse.move(place[0] - 8, place[1])
+    page.mouse.move(place[0] - 1, place[1])
     page.mouse.move(*place)
-    page.wait_for_selector(f"#{figure}-plot .hoverlayer text", state="attached")
-    return " ".join(page.locator(f"#{figure}-plot .hoverlayer text").all_text_contents())
+    return page.locator(f"#{figure}-plot .hoverlayer")
 
 
-def test_everything_is_drawn_without_a_word_or_a_request(view: Any, report: Path) -> None:
-    watched = view(report)
-    page = watched.page
+def test_everything_is_drawn_without_a_word_or_a_request(desktop: Watched, report: Path) -> None:
+    page = desktop.page
     titles = page.locator("h2").all_inner_texts()
     assert [title.split(":")[0] for title in titles] == [
         *("Hit rate", "Time", "Every cache size", "Other policies", "Residency", "Local routing consistency"),
@@ -89,46 +102,46 @@ def test_everything_is_drawn_without_a_word_or_a_request(view: Any, report: Path
         assert len(figure.locator("figcaption").inner_text()) > 20
         assert figure.locator("details tbody tr").count() > 0  # the numbers, for those who do not see the drawing
     assert "lfu with a cache of 2x" in page.locator("#answer").inner_text()
-    assert watched.said == []
-    assert watched.asked == [report.as_uri()]
+    assert desktop.said == []
+    assert desktop.asked == [report.as_uri()]
 
 
-def test_the_page_may_not_reach_the_network(view: Any, report: Path) -> None:
-    watched = view(report)
-    reached = watched.page.evaluate("fetch('https://example.org/').then(() => 'reached', () => 'refused')")
-    assert reached == "refused"
-    assert any("Content Security Policy" in text for text in watched.said)
-
-
-def test_tooltips_have_the_values(view: Any, report: Path, results: Results) -> None:
-    page = view(report).page
+def test_tooltips_have_the_values(desktop: Watched, results: Results) -> None:
     rate = load(results.timed)["cache"]["per_layer_hit_rate"][3]
-    assert hover(page, "run1-layers", 3, rate / 2) == f"layer 3: {100 * rate:.1f}%"
-    token = load(results.timed)["time"]
-    computing = token["decode_ms_per_token"] * token["decode"]["compute_s"] / token["decode_s"]
-    text = hover(page, "run1-token", computing / 2, 0)
-    assert f"{computing:.4g} ms" in text
-    assert "computing" in text
+    expect(hover(desktop.page, "run1-layers", 3, rate / 2)).to_have_text(f"layer 3: {100 * rate:.1f}%")
+    time = load(results.timed)["time"]
+    computing = time["decode_ms_per_token"] * time["decode"]["compute_s"] / time["decode_s"]
+    expect(hover(desktop.page, "run1-token", computing / 2, 0)).to_have_text(f"{computing:.4g} mscomputing")
+    curve = load(results.curve)
+    at = curve["relative"].index(2.0)
+    tip = hover(desktop.page, "run1-curve-curves", 2.0, 0.5)
+    expect(tip).to_contain_text(f"lru : 2x (16 experts): {100 * curve['hit_rate']['lru'][at]:.1f}%")
+    expect(tip).to_contain_text(f"belady : 2x (16 experts): {100 * curve['hit_rate']['belady'][at]:.1f}%")
 
 
-def test_the_map_of_experts_names_what_happened(view: Any, report: Path) -> None:
-    page = view(report).page
-    page.locator("#run1-experts-plot").scroll_into_view_if_needed()
+def test_the_map_of_experts_names_what_happened(desktop: Watched) -> None:
+    page = desktop.page
     drawn = page.evaluate("document.getElementById('run1-experts-plot').data[0].customdata")
     step = next(i for i, kind in enumerate(drawn[5]) if kind == "miss, loaded")
-    assert hover(page, "run1-experts", step, 5) == f"step {step}, expert 5: miss, loaded"
+    expect(hover(page, "run1-experts", step, 5)).to_have_text(f"step {step}, expert 5: miss, loaded")
     page.select_option("select[data-figure=run1-experts]", label="layer 7")
     other = page.evaluate("document.getElementById('run1-experts-plot').data[0].customdata")
     assert other != drawn
 
 
-def test_the_legend_hides_a_line(view: Any, report: Path) -> None:
-    page = view(report).page
-    lines = page.locator("#run1-curve-curves-plot .scatterlayer .trace")
-    before = lines.count()
-    page.locator("#run1-curve-curves-plot .legendtoggle").first.click()
-    expect = pytest.importorskip("playwright.sync_api").expect
-    expect(lines).to_have_count(before - 1)
+def test_the_legend_hides_a_line(desktop: Watched) -> None:
+    lines = desktop.page.locator("#run1-curve-curves-plot .scatterlayer .trace")
+    expect(lines).to_have_count(3)
+    desktop.page.locator("#run1-curve-curves-plot .legendtoggle").first.click()
+    expect(lines).to_have_count(2)
+    assert desktop.said == []
+
+
+def test_the_page_may_not_reach_the_network(desktop: Watched) -> None:
+    reached = desktop.page.evaluate("fetch('https://example.org/').then(() => 'reached', () => 'refused')")
+    assert reached == "refused"
+    assert any("Content Security Policy" in text for text in desktop.said)
+    desktop.said.clear()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
