@@ -89,7 +89,7 @@ def _lines(curve: dict[str, Any], key: str, own: str | None) -> list[dict[str, A
                 policy_style(policy, number),
                 mode="lines" if len(points) > 40 else "lines+markers",
                 customdata=[_amount(curve, size) for _, size, _ in points],
-                hovertemplate="%{x:.3g}x (%{customdata}): %{y:.1%}",
+                hovertemplate="%{y:.1%} (%{customdata})",
             )
         )
     return lines

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from lrcsim.cli.output import percent
+from lrcsim.errors import ConfigError, brief
 from lrcsim.reports.answer import answer_of, numbers_of, run_name, speed
 from lrcsim.reports.compare_section import compare_section
 from lrcsim.reports.curve_section import curve_section, curve_sentence
@@ -41,7 +43,7 @@ def make_page(
         request: whose residency to map; None: one of middling length.
 
     Raises:
-        ConfigError: there is no such request.
+        ConfigError: there is no such request, or a file is not as its command writes it.
         PolicyError: there is no such policy to compare with.
     """
     page = Page(_title(inputs))
@@ -51,27 +53,45 @@ def make_page(
     for number, (source, run) in enumerate(inputs.runs, start=1):
         wanted = [part for part in parts if not _given(part, run, inputs)]
         found = rebuild(run, watcher, trace_path=trace_path, parts=wanted, policies=policies, request=request)
-        label = run_name(run)
-        answer = answer_of(run)
-        page.answer += answer if alone else [f"{label}: {' '.join(answer)}"]
-        page.numbers += numbers_of(run) if alone else []
-        page.notes += [str(warning) if alone else f"{label}: {warning}" for warning in run["warnings"]]
-        for section in _run_sections(run, found, f"run{number}", source):
-            title = section.title if alone else f"{section.title}: {label}"
-            page.sections.append(Section(section.name, title, section.text, section.blocks))
-        page.left_out += found.left_out
-    for number, (_, curve) in enumerate(inputs.curves, start=1):
-        page.sections.append(curve_section(curve, f"curve{number}"))
-        page.answer += [] if inputs.runs else [f"{curve['trace']}: {curve_sentence(curve)}"]
-    for number, (_, srp) in enumerate(inputs.srps, start=1):
-        page.sections.append(srp_section(srp, f"srp{number}"))
-        page.answer += [] if inputs.runs else [srp_sentence(srp)]
-    for number, (_, sch) in enumerate(inputs.schs, start=1):
-        page.sections.append(sch_section(sch, f"sch{number}"))
+        with _of(source, "run"):
+            _add_run(page, run, found, f"run{number}", source, alone=alone)
+    for number, (source, curve) in enumerate(inputs.curves, start=1):
+        with _of(source, "curve"):
+            page.sections.append(curve_section(curve, f"curve{number}"))
+            page.answer += [] if inputs.runs else [f"{curve['trace']}: {curve_sentence(curve)}"]
+    for number, (source, srp) in enumerate(inputs.srps, start=1):
+        with _of(source, "srp"):
+            page.sections.append(srp_section(srp, f"srp{number}"))
+            page.answer += [] if inputs.runs else [srp_sentence(srp)]
+    for number, (source, sch) in enumerate(inputs.schs, start=1):
+        with _of(source, "sch"):
+            page.sections.append(sch_section(sch, f"sch{number}"))
     for number, (source, table) in enumerate(inputs.tables, start=1):
         page.sections.append(sweep_section(table, f"sweep{number}", source))
         page.answer += sweep_answer(table, source)
     return page
+
+
+@contextmanager
+def _of(source: str, command: str) -> Iterator[None]:
+    """Say of which file it is that something in it is not what it should be."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{source} is not as lrcsim {command} writes it ({brief(error)}): make it again with --json"
+        ) from error
+
+
+def _add_run(page: Page, run: dict[str, Any], found: Rebuilt, name: str, source: str, *, alone: bool) -> None:
+    label, answer = run_name(run), answer_of(run)
+    page.answer += answer if alone else [f"{label}: {' '.join(answer)}"]
+    page.numbers += numbers_of(run) if alone else []
+    page.notes += [str(warning) if alone else f"{label}: {warning}" for warning in run["warnings"]]
+    for section in _run_sections(run, found, name, source):
+        title = section.title if alone else f"{section.title}: {label}"
+        page.sections.append(Section(section.name, title, section.text, section.blocks))
+    page.left_out += found.left_out
 
 
 def _run_sections(run: dict[str, Any], found: Rebuilt, name: str, source: str) -> list[Section]:

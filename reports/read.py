@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["Inputs", "read_inputs"]
 
 KINDS = {
-    "run": ("trace.model", "trace.tokens", "config.policy", "config.cache", "config.capacity", "cache.hit_rate",
-            "cache.decode.hit_rate", "bounds", "baseline", "warnings"),
+    "run": ("trace.model", "trace.tokens", "config.policy", "config.cache", "config.capacity", "config.capacity_unit",
+            "config.scope", "config.access", "config.prefill", "config.warm", "cache.hit_rate",
+            "cache.prefill.hit_rate", "cache.decode.hit_rate", "bounds", "baseline", "warnings"),
     "curve": ("trace", "capacities", "relative", "hit_rate", "knee"),
     "sch": ("definition", "scope", "results"),
     "srp": ("level", "results"),

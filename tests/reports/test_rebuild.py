@@ -182,3 +182,13 @@ def test_files_that_are_none(lrcsim: Callable[..., Any], tmp_path: Path, content
     assert message in done.err
     assert done.err.count("\n") == 1
     assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_file_that_was_changed_by_hand(lrcsim: Callable[..., Any], tmp_path: Path) -> None:
+    run = run_json(tmp_path)
+    run["cache"]["accesses"] = "many"
+    (tmp_path / "x.json").write_text(json.dumps(run))
+    done = lrcsim("report", tmp_path / "x.json", "--without", "all")
+    assert done.code == 1
+    assert "x.json is not as lrcsim run writes it (ValueError" in done.err
+    assert done.err.count("\n") == 1
