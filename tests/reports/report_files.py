@@ -62,7 +62,7 @@ def small_trace(path: Path) -> None:
             num_experts=whole.num_experts,
             offsets=whole.offsets[:3],
             phase=whole.read("phase", 0, end),
-            expert_bytes=147_456,
+            expert_bytes=whole.expert_bytes,
             model=whole.model,
         ).save(path)
 
