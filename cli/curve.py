@@ -84,6 +84,7 @@ def curve(
     are run at about a dozen sizes, compiled where they can be. TRACE is an lrcsim file; without it, the trace that
     comes with lrcsim. Several traces are shown one after the other, and in one figure.
     """
+    from lrcsim.simulator.rules import resolve_rules
     from lrcsim.traces import RoutingTrace
 
     check_picture(plot_path)
@@ -99,7 +100,9 @@ def curve(
             curves = [_curve(opened, name, scope, sizes, {**rules, "profile": counted}) for name in names]
             found.append(TraceCurves(opened.model, curves, allocations))
     if json_path is not None:
-        each = [as_json(one) for one in found]
+        settled = resolve_rules(access, prefill, warm)
+        config = {"scope": scope, "access": access, **settled._asdict()}
+        each = [as_json(one) | {"config": config} for one in found]
         write_json(json_path, each[0] if len(each) == 1 else {"traces": each})
     if csv_path is not None:
         _write_csv(csv_path, found)
@@ -153,6 +156,7 @@ def as_json(found: TraceCurves) -> dict[str, Any]:
         "relative": [relative[c] for c in capacities],
         "knee": {curve.policy: int(curve.capacities[curve.knee]) for curve in curves},
         "engine": {curve.policy: curve.engine for curve in curves},
+        "unit": curves[0].unit,
     }
     for name in ("hit_rate", "prefill_hit_rate", "decode_hit_rate"):
         data[name] = {}

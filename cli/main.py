@@ -27,6 +27,7 @@ COMMANDS = {
     "curve": Lazy("lrcsim.cli.curve", "curve", "Hit rate of policies at every cache size, from one pass each."),
     "sweep": Lazy("lrcsim.cli.sweep", "sweep", "Run a grid of options, on all cores or a cluster, into one table."),
     "results": Lazy("lrcsim.cli.results", "results", "Ask a sweep's table: filter, best, Pareto front, pivot, plot."),
+    "report": Lazy("lrcsim.cli.report", "report", "One page of results: the answer first, then interactive figures."),
     "srp": Lazy("lrcsim.cli.srp", "srp", "Local routing consistency: SRP, and what the experts specialise in."),
     "sch": Lazy("lrcsim.cli.sch", "sch", "Local routing consistency: SCH at any cache size, in both definitions."),
     "trace": Lazy("lrcsim.cli.trace", "trace", "Look at, check, import and export routing traces."),

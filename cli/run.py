@@ -83,6 +83,7 @@ def run(
     from lrcsim.simulator import simulate
     from lrcsim.traces import RoutingTrace
 
+    given = dict(click.get_current_context().params)
     served = served_of(machine)
     hardware = machine_of(machine, timeline=timeline, plot=plot)
     with RoutingTrace.open(trace) as opened:
@@ -114,7 +115,9 @@ def run(
 
             plot_time(result, plot)
         if json_path is not None:
-            write_json(json_path, result.to_dict())
+            from lrcsim.cli.provenance import provenance
+
+            write_json(json_path, result.to_dict() | {"provenance": provenance(opened, given)})
         if json_path != "-":
             _show(result)
             if result.timed is not None:

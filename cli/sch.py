@@ -24,7 +24,7 @@ from lrcsim.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from lrcsim.simulator import Sch
 
-__all__ = ["sch"]
+__all__ = ["as_json", "sch"]
 
 Results = Mapping[str, "list[Sch]"]
 
@@ -104,7 +104,7 @@ def sch(
                         **options,
                     )
     if json_path is not None:
-        data = {"definition": definition, "scope": scope, **options, "results": list(_as_json(results))}
+        data = {"definition": definition, "scope": scope, **options, "results": list(as_json(results))}
         write_json(json_path, data)
     if csv_path is not None:
         write_csv(csv_path, _as_rows(results, level))
@@ -116,7 +116,8 @@ def sch(
         _show(results, definition, scope, level, confidence)
 
 
-def _as_json(results: Results) -> Iterator[dict[str, Any]]:
+def as_json(results: Results) -> Iterator[dict[str, Any]]:
+    """Yield ``results`` of the JSON: an entry for each trace and segment length and cache size."""
     for label, found in results.items():
         for result in found:
             yield {

@@ -23,7 +23,7 @@ from lrcsim.cli.output import check_picture, json_option, progress_bar, write_js
 if TYPE_CHECKING:
     from lrcsim.simulator import ExpertMeasures, Srp
 
-__all__ = ["srp"]
+__all__ = ["as_json", "srp"]
 
 Results = Mapping[str, "list[Srp]"]
 
@@ -101,7 +101,7 @@ def srp(
                     at = 16 if 16 in segments else segments[0]
                     experts[label] = expert_measures(trace, at, jobs=jobs, progress=progress)
     if json_path is not None:
-        data: dict[str, Any] = {"level": level, **options, "results": list(_as_json(results))}
+        data: dict[str, Any] = {"level": level, **options, "results": list(as_json(results))}
         del data["jobs"]
         if specialisation:
             data["specialisation"] = {label: _specialisation(found) for label, found in experts.items()}
@@ -118,7 +118,8 @@ def srp(
             _show_experts(label, found)
 
 
-def _as_json(results: Results) -> Iterator[dict[str, Any]]:
+def as_json(results: Results) -> Iterator[dict[str, Any]]:
+    """Yield ``results`` of the JSON: an entry for each trace and segment length."""
     for label, found in results.items():
         for result in found:
             data: dict[str, Any] = {"trace": label, "segment": result.segment}

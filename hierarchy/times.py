@@ -258,6 +258,12 @@ class Tally:
             "idle_s": self.idle,
             "overhead_s": self.overhead,
             "cpu_s": self.cpu,
+            "decode": {
+                "compute_s": float(steps[decode, 2].sum()),
+                "stall_s": float(np.maximum(wall - steps[:, 2] - steps[:, 3], 0.0)[decode].sum()),
+                "overhead_s": float(steps[decode, 3].sum()),
+                "cpu_s": float(steps[decode, 4].sum()),
+            },
             "ttft_ms": percentiles(first),
             "tpot_ms": percentiles(per_token),
         }

@@ -1,0 +1,36 @@
+"""Where a result is from: enough to check that a trace is still the same, and to run it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lrcsim.traces import RoutingTrace
+
+__all__ = ["provenance"]
+
+OUTPUTS = ("json_path", "timeline", "plot")
+"""Options that say where output goes, and change nothing in it."""
+
+
+def provenance(trace: RoutingTrace, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return JSON values: lrcsim's version, the SHA-256 of the trace's file, and the options as they were given.
+
+    Args:
+        trace: what was run; one that was opened from no file has no SHA-256.
+        options: of the command line, by parameter; those left open (None, empty) are left out.
+    """
+    from lrcsim.sweeps.files import sha256_of
+
+    given = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in options.items()
+        if name not in OUTPUTS and value not in (None, ())
+    }
+    return {
+        "lrcsim": version("lrcsim"),
+        "trace_sha256": None if trace.path is None else sha256_of(trace.path),
+        "options": given,
+    }

@@ -1,0 +1,65 @@
+"""Other policies in the run's place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lrcsim.cli.output import percent
+from lrcsim.reports.parts import Figure, Section, Table, View
+from lrcsim.reports.plots import COLOURS, INK, MUTED, axis, layout, safe
+from lrcsim.reports.rebuild import Compared
+
+__all__ = ["compare_section"]
+
+
+def compare_section(compared: Sequence[Compared], name: str) -> Section:
+    """Return policies at the run's cache size, best first.
+
+    Args:
+        compared: the run's own policy among others.
+        name: unique on the page.
+    """
+    ranked = sorted(compared, key=lambda one: -one.hit_rate)
+    own = next(one for one in ranked if one.own)
+    real = [one for one in ranked if not one.clairvoyant]
+    best = real[0] if real else own
+    text = f"{own.policy} has {percent(own.hit_rate)}."
+    if best is not own:
+        gain = 100 * (best.hit_rate - own.hit_rate)
+        text += f" Of these the best that does not know the future is {best.policy}, with {gain:.1f} points more."
+    else:
+        text += " None of the others that do not know the future has more."
+    bars = {
+        "type": "bar",
+        "orientation": "h",
+        "y": [safe(one.policy) for one in ranked],
+        "x": [one.hit_rate for one in ranked],
+        "marker": {"color": [COLOURS[0] if one.own else INK if one.clairvoyant else MUTED for one in ranked]},
+        "hovertemplate": "%{x:.2%}<extra>%{y}</extra>",
+    }
+    drawing = layout(
+        height=90 + 26 * len(ranked),
+        x=axis("hit rate", tickformat=".0%", rangemode="tozero"),
+        y=axis("", autorange="reversed", type="category"),
+        showlegend=False,
+    )
+    rows = [
+        (
+            one.policy + (" (knows the future)" if one.clairvoyant else ""),
+            percent(one.hit_rate),
+            *(percent(hits / total if total else None) for hits, total in zip(one.hits, one.accesses, strict=True)),
+            f"{sum(one.accesses) - sum(one.hits):,}",
+        )
+        for one in ranked
+    ]
+    table = Table(
+        "policies at this size",
+        ("policy", "overall", "prefill", "decode", "misses"),
+        rows,
+        marked=ranked.index(own),
+    )
+    note = "Blue: this run. Black (white on dark): knows the future. Loads on demand, the rules of this run."
+    figure = Figure(
+        f"{name}-compared", "Policies at this cache size", f"{text} {note}", [View("", [bars], drawing)], table
+    )
+    return Section(f"{name}-policies", "Other policies", [], [figure])

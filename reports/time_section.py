@@ -1,0 +1,137 @@
+"""What a token's time goes to, and what it could not be shorter than."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lrcsim.cli.machine import seconds
+from lrcsim.cli.output import human_bytes, percent
+from lrcsim.reports.answer import SPENT, speed
+from lrcsim.reports.parts import Figure, Section, Table, View
+from lrcsim.reports.plots import COLOURS, MUTED, axis, layout
+
+__all__ = ["time_section"]
+
+BOUNDS = {"optimum": "optimum, prefetched", "compute_only": "all resident", "link_bound": "transfers alone"}
+SPENT_COLOURS = {"compute": COLOURS[0], "overhead": COLOURS[5], "stall": COLOURS[1]}
+
+
+def time_section(run: dict[str, Any], name: str) -> Section:
+    """Return a token's time beside its bounds, waits, links and prefetches of a run on a machine.
+
+    Args:
+        run: JSON of ``lrcsim run --hardware``.
+        name: unique on the page.
+    """
+    time, config = run["time"], run["config"]
+    text = [
+        f"On {config['hardware']}, {config['model']} as {config['dtype']}; misses: {config['miss']}; prefetch: "
+        f"{config['prefetch']}; {seconds(time['total_s'])} in all, {seconds(time['prefill_s'])} of it prefill."
+    ]
+    blocks: list[Figure | Table] = []
+    if time["decode_tokens_per_s"] is not None:
+        blocks.append(_token(run, f"{name}-token"))
+    waits = [("first token", time["ttft_ms"]), ("each further token", time["tpot_ms"])]
+    rows = [
+        (label, *(f"{wait[part]:,.2f}" for part in ("mean", "p50", "p90", "p99", "max")))
+        for label, wait in waits
+        if wait is not None
+    ]
+    if rows:
+        blocks.append(Table("how long a request waits, ms", ("", "mean", "p50", "p90", "p99", "most"), rows))
+    rows = [
+        (
+            link,
+            human_bytes(use["bytes"]),
+            percent(use["utilization"]),
+            f"{use['bytes'] / use['busy_s'] / 1e9:,.2f}" if use["busy_s"] else "–",
+            f"{use['bandwidth'] / 1e9:,.2f}",
+        )
+        for link, use in run["links"].items()
+        if use["bytes"]
+    ]
+    if rows:
+        head = ("", "moved", "busy", "GB/s while busy", "GB/s at most")
+        blocks.append(Table("links", head, rows))
+    blocks += _extras(run)
+    return Section(f"{name}-time", "Time", text, blocks)
+
+
+def _token(run: dict[str, Any], name: str) -> Figure:
+    """Draw the run's parts of a token's time, and each bound as a bar of its own."""
+    time = run["time"]
+    per_token, source = time["decode_ms_per_token"], time.get("decode")
+    whole = time["decode_s"] if source else time["compute_s"] + time["stall_s"] + time["overhead_s"]
+    parts = {part: per_token * (source or time)[f"{part}_s"] / whole for part in SPENT_COLOURS}
+    data = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": SPENT[part],
+            "y": ["this run"],
+            "x": [value],
+            "marker": {"color": SPENT_COLOURS[part]},
+            "hovertemplate": "%{x:,.4g} ms<extra>%{fullData.name}</extra>",
+        }
+        for part, value in parts.items()
+    ]
+    bounds = {
+        BOUNDS[key]: time["bounds"][key]
+        for key in BOUNDS
+        if time.get("bounds", {}).get(key, {}).get("decode_tokens_per_s") is not None
+    }
+    data.append(
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": "cannot be shorter",
+            "y": list(bounds),
+            "x": [1e3 / bound["decode_tokens_per_s"] for bound in bounds.values()],
+            "marker": {"color": MUTED},
+            "hovertemplate": "%{x:,.4g} ms<extra>%{y}</extra>",
+        }
+    )
+    drawing = layout(
+        height=120 + 36 * (1 + len(bounds)),
+        x=axis("ms per decoded token", rangemode="tozero"),
+        y=axis("", autorange="reversed"),
+        barmode="stack",
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "xanchor": "left", "traceorder": "normal"},
+        bargap=0.35,
+    )
+    rows = [(SPENT[part], f"{value:,.4g} ms", percent(value / per_token)) for part, value in parts.items()]
+    rows.append(("a token", f"{per_token:,.4g} ms", speed(time["decode_tokens_per_s"])))
+    rows += [
+        (label, f"{1e3 / bound['decode_tokens_per_s']:,.4g} ms", speed(bound["decode_tokens_per_s"]))
+        for label, bound in bounds.items()
+    ]
+    spent = ", ".join(f"{value:,.3g} ms {SPENT[part]}" for part, value in parts.items())
+    of = "" if source else " (prefill and decode have the same shares here: the result does not tell them apart)"
+    text = (
+        f"A decoded token takes {per_token:,.3g} ms: {spent}{of}. Below, what it could not be shorter than: with the "
+        f"optimal policy and every load ahead of its use; with all experts resident; with "
+        f"{(time.get('bounds', {}).get('link_bound') or {}).get('link') or 'the link'} as the only thing at work."
+    )
+    return Figure(name, "A token's time", text, [View("", data, drawing)], Table("a token's time", ("", "", ""), rows))
+
+
+def _extras(run: dict[str, Any]) -> list[Table]:
+    """Return what became of prefetches and of misses that were not simply loaded."""
+    tables, ahead, missed = [], run["prefetch"], run["missed"]
+    if ahead["issued_bytes"]:
+        rows = [
+            (kind, human_bytes(ahead[f"{kind}_bytes"]), percent(ahead[f"{kind}_bytes"] / ahead["issued_bytes"]))
+            for kind in ("issued", "useful", "late", "wasted")
+        ]
+        rows.append(("experts put out for them", f"{ahead['displaced']:,}", ""))
+        rows.append(("of these missed when next used", f"{ahead['displaced_missed']:,}", ""))
+        tables.append(Table("prefetches", ("", "bytes", "share"), rows))
+    kinds = ("on_cpu", "skipped", "substituted", "low_precision")
+    rows = [
+        (kind.replace("_", " "), f"{missed[kind]:,}", percent(missed.get(f"{kind}_weight"), 2))
+        for kind in kinds
+        if missed[kind]
+    ]
+    if rows:
+        tables.append(Table("misses not loaded whole", ("", "experts", "of the router weight"), rows))
+    return tables

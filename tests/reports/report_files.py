@@ -1,0 +1,102 @@
+"""What tests of reports share: results made by the commands themselves, pages of them, what is in a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from lrcsim.cli.main import main
+from lrcsim.reports import page_html
+from lrcsim.reports.parts import Page
+from lrcsim.simulator.replay import Progress
+from lrcsim.traces import RoutingTrace
+
+POLICIES = ("lru", "fifo", "belady")
+"""To compare with in tests: compiled ahead, or soon."""
+
+
+class Results(NamedTuple):
+    """Files that the commands wrote.
+
+    Attributes:
+        folder: where they lie.
+        trace: the trace they are of, two requests of the bundled one.
+        run: of ``lrcsim run``.
+        timed: of ``lrcsim run --hardware``.
+        curve: of ``lrcsim curve``.
+        srp: of ``lrcsim srp``.
+        sch: of ``lrcsim sch``.
+    """
+
+    folder: Path
+    trace: Path
+    run: Path
+    timed: Path
+    curve: Path
+    srp: Path
+    sch: Path
+
+
+def command(*arguments: object) -> None:
+    """Run lrcsim in this process; it must succeed."""
+    main([str(argument) for argument in arguments])
+
+
+def load(path: Path) -> Any:
+    """Read JSON."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def small_trace(path: Path) -> None:
+    """Write the first two requests of the bundled trace."""
+    with RoutingTrace.open() as whole:
+        end = int(whole.offsets[2])
+        RoutingTrace.from_arrays(
+            whole.read("experts", 0, end),
+            num_experts=whole.num_experts,
+            offsets=whole.offsets[:3],
+            phase=whole.read("phase", 0, end),
+            expert_bytes=whole.expert_bytes,
+            model=whole.model,
+        ).save(path)
+
+
+@contextmanager
+def unseen(_: str) -> Iterator[Progress]:
+    """Show no progress."""
+    yield lambda done, total: None
+
+
+MakePage = Callable[..., Page]
+
+
+def embedded(html: str) -> Mapping[str, Any]:
+    """Return the figures in a page: lists of views by name."""
+    _, _, rest = html.partition('<script type="application/json" id="figures">')
+    found: Mapping[str, Any] = json.loads(rest.partition("</script>")[0])
+    return found
+
+
+def without_plotly(html: str) -> str:
+    """Return a page without the library's script."""
+    before, _, rest = html.partition("\n/**\n* plotly.js")
+    return before + rest.partition("</script>")[2]
+
+
+def toy(path: Path, *, model: str = "toy", tokens: int = 40, seed: int = 0) -> Path:
+    """Write a small random trace without phases."""
+    ids = np.random.default_rng(seed).random((tokens, 3, 8)).argsort(axis=2)[:, :, :2]
+    RoutingTrace.from_arrays(ids, num_experts=8, offsets=[0, tokens // 2, tokens], model=model).save(path)
+    return path
+
+
+def html_of(page: Page) -> str:
+    """Return a page's HTML, or skip where plotly is not installed."""
+    pytest.importorskip("plotly")
+    return page_html(page)
