@@ -1,0 +1,62 @@
+"""mkdocs hook: the Python reference, one page for each package with the names of its ``__all__``.
+
+mkdocstrings reads sources. The packages stand at the repository's root, which is not called ``lrcsim``, so they are copied
+to where their names say they are.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("traces", "simulator", "policies", "hierarchy", "hardware", "models", "recorder", "sweeps", "errors")
+_copy: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def copy_sources(target: Path) -> None:
+    """Copy the modules of all packages of pyproject.toml, as ``lrcsim/...`` in a folder."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    for package in listed:
+        place = Path(*package.split(".")[1:])
+        (target / "lrcsim" / place).mkdir(parents=True, exist_ok=True)
+        if place.parts:
+            for module in (ROOT / place).glob("*.py"):
+                shutil.copy(module, target / "lrcsim" / place)
+
+
+def on_config(config: Any) -> Any:
+    """Tell mkdocstrings where the sources are."""
+    on_post_build(config)
+    _copy.append(tempfile.TemporaryDirectory(prefix="lrcsim-docs-"))
+    copy_sources(Path(_copy[0].name))
+    config.plugins["mkdocstrings"].config.handlers["python"]["paths"] = [_copy[0].name]
+    return config
+
+
+def on_post_build(config: Any) -> None:
+    """Drop the copy."""
+    while _copy:
+        _copy.pop().cleanup()
+
+
+def page(package: str) -> str:
+    """Return the page of one package as Markdown."""
+    module = importlib.import_module(f"lrcsim.{package}")
+    names = sorted(module.__all__, key=lambda name: (name.isupper(), name.lower()))
+    parts = [f"# lrcsim.{package}", module.__doc__ or ""]
+    parts += [f"::: lrcsim.{package}.{name}" for name in names]
+    return "\n\n".join(parts) + "\n"
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the pages."""
+    from mkdocs.structure.files import File
+
+    for package in PACKAGES:
+        files.append(File.generated(config, f"api/{package}.md", content=page(package)))
+    return files
