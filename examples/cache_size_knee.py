@@ -1,8 +1,8 @@
 """Which cache size is the knee, and what does one more expert per layer buy?
 
-One pass gives the hit rate at every size. The knee is the point farthest above the straight line to the last one: beyond
-it a slot brings less than the average. What to buy is decided by the last column, the hit rate that the next slots
-bring.
+One pass gives the hit rate at every size. The knee is the point farthest above the straight line to the last one:
+beyond it a slot brings less than the average. What to buy is decided by the last column, the hit rate that the next
+slots bring.
 """
 
 from lrcsim.simulator import hit_rate_curve

@@ -1,8 +1,8 @@
 """Does a better hit rate turn into tokens per second, also when misses may run on the CPU?
 
-A hit rate counts; a machine waits. Here every policy meets every way to treat a miss: load it, split the layer's misses
-between the link and the CPU, or run all on the CPU beside a cache that is filled once from a profile. Sort by either column
-and see whether the order is the same.
+A hit rate counts; a machine waits. Here policies meet ways to treat a miss: load it, split the layer's misses between
+the link and the CPU, or run all on the CPU beside a cache that is filled once from a profile. Sort by either column and
+see whether the order is the same.
 """
 
 from lrcsim.simulator import simulate

@@ -1,8 +1,8 @@
 """A cache for every layer, or one pool for all?
 
-The same memory three ways: equal shares, shares by the layers' own hit curves, and one pool in which the layers compete.
-A pool adapts by itself, but LRU in it has a cliff: below the experts that one token uses in all layers, each is
-evicted just before its layer comes round again.
+The same memory three ways: equal shares, shares by the layers' own hit curves, and one pool in which the layers
+compete. A pool adapts by itself, but LRU in it has a cliff: below the experts that one token uses in all layers, each
+is evicted just before its layer comes round again.
 """
 
 from lrcsim.simulator import hit_rate_curve

@@ -1,9 +1,11 @@
 """Is a low hit rate the policy's fault, or the working set's?
 
-A miss is one of three things: the first use ever of an expert, one that no policy could have avoided at this cache size, or
-one that the optimum would have avoided. Only the last is the policy's. A window of a request's tokens that uses more experts than
-there are slots says why.
+A miss is one of three things: the first use ever of an expert, one that no policy could have avoided at this cache
+size, or one that the optimum would have avoided. Only the last is the policy's. Why the others cannot be avoided, the
+last line says: how many distinct experts a few tokens in a row use.
 """
+
+from itertools import pairwise
 
 import numpy as np
 
@@ -25,6 +27,10 @@ for size in SIZES:
     best = 1 - result.bounds["belady"].hit_rate
     print(f"{size:>5} {missed:>5.1%} {first:>11.1%} {best - first:>13.1%} {missed - best:>14.1%}")
 
-begins = [at for low, high in zip(trace.offsets, trace.offsets[1:]) for at in range(low, high - WINDOW + 1, WINDOW)]
-used = [len(np.unique(trace.experts[at : at + WINDOW, layer])) for at in begins for layer in range(trace.num_layers)]
+used = [
+    len(np.unique(trace.experts[at : at + WINDOW, layer]))
+    for low, high in pairwise(trace.offsets)
+    for at in range(low, high - WINDOW + 1, WINDOW)
+    for layer in range(trace.num_layers)
+]
 print(f"\n{WINDOW} tokens in a row use {np.mean(used):.0f} experts of a layer, {np.mean(used) / trace.top_k:.1f}x")

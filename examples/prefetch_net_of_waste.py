@@ -1,8 +1,8 @@
 """Does prefetching help, net of the bytes that it wastes?
 
-A prefetcher raises the hit rate nearly always. It pays only if the link has time to spare for the experts that it brings in vain,
-and if they come early enough. So look at tokens per second, and at what became of the bytes; the oracle is the
-ceiling of any prefetcher that looks one layer ahead.
+What is brought ahead counts as a hit when it is used, in time or not, and puts something else out. It pays only if the
+link has time to spare for the experts that it brings in vain, and if the others come early enough. So look at tokens
+per second, and at what became of the bytes. The oracle is the ceiling of prefetchers that look one layer ahead.
 """
 
 from lrcsim.simulator import simulate

@@ -1,12 +1,13 @@
 """mkdocs hook: the Python reference, one page for each package with the names of its ``__all__``.
 
-mkdocstrings reads sources. The packages stand at the repository's root, which is not called ``lrcsim``, so they are copied
-to where their names say they are.
+mkdocstrings reads sources. The packages stand at the repository's root, which is not called ``lrcsim``, so they are
+copied to where their names say they are.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import shutil
 import tempfile
 import tomllib
@@ -15,6 +16,11 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("traces", "simulator", "policies", "hierarchy", "hardware", "models", "recorder", "sweeps", "errors")
+BESIDES = {  # what others refer to, and is imported from its module
+    "traces": ("traces.importers.import_trace", "traces.importers.Options", "traces.exporters.export_trace"),
+    "simulator": ("simulator.allocate.allocate", "simulator.allocate.Allocation", "simulator.replay.Counts"),
+    "hierarchy": ("hierarchy.machine.Machine", "hierarchy.timed.Timed", "hierarchy.times.Tally", "hierarchy.work.Step"),
+}
 _copy: list[tempfile.TemporaryDirectory[str]] = []
 
 
@@ -38,18 +44,31 @@ def on_config(config: Any) -> Any:
     return config
 
 
-def on_post_build(config: Any) -> None:
+def on_post_build(config: Any) -> None:  # noqa: ARG001  # mkdocs passes it by name
     """Drop the copy."""
     while _copy:
         _copy.pop().cleanup()
 
 
+def text_of(module: object) -> str:
+    """Return a docstring as Markdown: single backquotes for code."""
+    return inspect.cleandoc(getattr(module, "__doc__", None) or "").replace("``", "`")
+
+
+def entry(package: str, name: str) -> str:
+    """Return the directive for one name; a function may stand in a module of its own name, which hides it."""
+    if (ROOT / package / f"{name}.py").exists():
+        return f'<a id="lrcsim.{package}.{name}"></a>\n\n::: lrcsim.{package}.{name}.{name}'
+    return f"::: lrcsim.{package}.{name}"
+
+
 def page(package: str) -> str:
-    """Return the page of one package as Markdown."""
+    """Return the page of one package as Markdown: functions first, then classes, then constants."""
     module = importlib.import_module(f"lrcsim.{package}")
-    names = sorted(module.__all__, key=lambda name: (name.isupper(), name.lower()))
-    parts = [f"# lrcsim.{package}", module.__doc__ or ""]
-    parts += [f"::: lrcsim.{package}.{name}" for name in names]
+    names = sorted(module.__all__, key=lambda name: (name.isupper(), name[0].isupper(), name.lower()))
+    parts = [f"# lrcsim.{package}", text_of(module), *(entry(package, name) for name in names)]
+    if package in BESIDES:
+        parts += ["## In modules of the package", *(f"::: lrcsim.{name}" for name in BESIDES[package])]
     return "\n\n".join(parts) + "\n"
 
 

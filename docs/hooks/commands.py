@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import inspect
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,9 +13,14 @@ import click
 HEAD = """# Command line
 
 What `--help` says of each command. Every command takes `--json FILE`, or `--json -` for standard output with nothing
-else on it. `lrcsim --debug COMMAND` shows the traceback of an error. Exit codes: 0 good, 1 an error in the input (one line on
-standard error), 2 wrong usage.
+else on it. `lrcsim --debug COMMAND` shows the traceback of an error. Exit codes: 0 good, 1 an error in the input (one
+line on standard error), 2 wrong usage.
 """
+
+
+def linked(text: str) -> str:
+    """Return a help text as Markdown, with the documents that it names as links."""
+    return re.sub(r"docs/(\w+\.md)", r"[\g<0>](\1)", html.escape(text, quote=False))
 
 
 def prose(help_text: str) -> str:
@@ -24,7 +30,7 @@ def prose(help_text: str) -> str:
         if paragraph.startswith("\b"):
             parts.append("```\n" + inspect.cleandoc(paragraph.removeprefix("\b\n")) + "\n```")
         else:
-            parts.append(html.escape(paragraph, quote=False))
+            parts.append(linked(paragraph))
     return "\n\n".join(parts)
 
 
@@ -45,8 +51,8 @@ def described(command: click.Command, context: click.Context) -> str:
     lines = [f"## {context.command_path}", "", f"```\n{usage}\n```", "", prose(command.help or ""), ""]
     for option in command.get_params(context):
         record = option.get_help_record(context)
-        if record is not None and "--help" not in record[0]:
-            lines += [f"`{record[0]}`", f":   {html.escape(record[1], quote=False)}", ""]
+        if record is not None and record[1] and "--help" not in record[0]:
+            lines += [f"`{record[0]}`", f":   {linked(record[1])}", ""]
     return "\n".join(lines)
 
 

@@ -45,19 +45,23 @@ def profiles() -> str:
     return "\n".join(parts)
 
 
+def _billions(count: int) -> str:
+    return f"{count / 1e9:,.2f}"
+
+
 def models() -> str:
     """Return the page of model geometries."""
     from lrcsim.cli.output import human_bytes
     from lrcsim.models import expert_bytes, load_geometry, model_names
 
-    heads = ("model", "layers", "MoE", "experts", "k", "shared", "parameters", "active", "one expert", "dtype")
+    heads = ("model", "layers", "MoE", "experts", "k", "shared", "parameters (10^9)", "active", "one expert", "dtype")
     parts = [MODELS, "| " + " | ".join(heads) + " |", "|---|" + "---:|" * 8 + "---|"]
     sources = []
     for name in model_names():
         model = load_geometry(name)
         counts = (model.layers, len(model.moe_layers), model.experts, model.top_k, model.shared_experts)
-        size = human_bytes(expert_bytes(model, model.dtype).mean())
-        cells = (f"`{name}`", *counts, f"{model.total_params:,}", f"{model.active_params:,}", size, model.dtype)
+        size = human_bytes(expert_bytes(model, model.dtype).mean()).replace(" ", "\u00a0")
+        cells = (f"`{name}`", *counts, _billions(model.total_params), _billions(model.active_params), size, model.dtype)
         parts.append("| " + " | ".join(map(str, cells)) + " |")
         sources.append(f"- `{name}`: {model.source}")
     parts += ["", "One expert: the mean over layers.", "", "## Sources", "", *sources, ""]

@@ -1,7 +1,7 @@
 """mkdocs hook: pages that stand outside docs/, and links that work both in the repository and on the site.
 
-In the repository a link is relative to the page's own file. Here every such link is resolved against the repository, and
-written anew for the place the page has on the site. A link to a file that is no page becomes its text alone.
+In the repository a link is relative to the page's own file. Here every such link is resolved against the repository,
+and written anew for the place the page has on the site. A link to a file that is no page becomes its text alone.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
-def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:  # noqa: ARG001  # passed by name
     """Write the page's links for the site."""
     known = places()
     here = {place: path for path, place in known.items()}.get(page.file.src_uri)

@@ -10,15 +10,15 @@ HEADS = {
     "policies.md": """# Policies
 
 Every built-in eviction policy: what it evicts, its parameters, what it needs, and where the rule comes from. The
-same in a terminal: `lrcsim policies NAME`. How they rank among each other depends on the trace; `lrcsim run` puts LRU and the
-optimum beside each. Where a rule names a *batch*, it is the distinct experts of one layer-step
-([when is an access a hit?](accounting.md)). *Needs* must be in the trace or be given (`--profile`); *uses* is done without
-where it is missing. Your own: [a policy in 20 lines](index.md#your-own-policy).
+same in a terminal: `lrcsim policies NAME`. How they rank among each other depends on the trace; `lrcsim run` puts LRU
+and the optimum beside each. Where a rule names a *batch*, it is the distinct experts of one layer-step
+([when is an access a hit?](accounting.md)). What a policy *needs* must be in the trace or be given (`--profile`); what
+it *uses* it does without where it is missing. Your own: [a policy in 20 lines](index.md#your-own-policy).
 """,
     "prefetchers.md": """# Prefetchers
 
-What `lrcsim run --hardware ... --prefetch NAME` brings ahead of its use. What comes of it (useful, late, wasted) and how
-to write your own: [time on a memory hierarchy](hierarchy.md#prefetchers-prefetch).
+What `lrcsim run --hardware ... --prefetch NAME` brings ahead of its use. What comes of it (useful, late, wasted) and
+how to write your own: [time on a memory hierarchy](hierarchy.md#prefetchers-prefetch).
 """,
 }
 

@@ -9,9 +9,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = """# Examples
 
-Questions that people ask before they write an engine, each answered by a short script on the trace that comes with lrcsim. They are in
-`examples/`; put your own trace in place of `RoutingTrace.open()`. The outputs are those of `python examples/NAME.py`,
-checked by a test.
+Questions that people ask before they write an engine, each answered by a short script on the trace that comes with
+lrcsim. They are in `examples/`; put your own trace in place of `RoutingTrace.open()`. The outputs are those of
+`python examples/NAME.py`, checked by a test.
 """
 
 
