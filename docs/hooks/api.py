@@ -1,7 +1,7 @@
 """mkdocs hook: the Python reference, one page for each package with the names of its ``__all__``.
 
-mkdocstrings reads sources. The packages stand at the repository's root, which is not called ``lrcsim``, so they are
-copied to where their names say they are.
+mkdocstrings reads sources. The packages stand at the repository's root, whatever that is called, so they are copied to
+where their names say they are.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from mkdocs.plugins import event_priority
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("traces", "simulator", "policies", "hierarchy", "hardware", "models", "recorder", "sweeps", "errors")
 BESIDES = {  # what others refer to, and is imported from its module
@@ -25,7 +27,10 @@ _copy: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def copy_sources(target: Path) -> None:
-    """Copy the modules of all packages of pyproject.toml, as ``lrcsim/...`` in a folder."""
+    """Copy the modules of all packages of pyproject.toml, as ``lrcsim/...`` in a folder.
+
+    There ``lrcsim`` is an ordinary package: the parts of a namespace would be looked for elsewhere too.
+    """
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
     for package in listed:
         place = Path(*package.split(".")[1:])
@@ -33,8 +38,10 @@ def copy_sources(target: Path) -> None:
         if place.parts:
             for module in (ROOT / place).glob("*.py"):
                 shutil.copy(module, target / "lrcsim" / place)
+    (target / "lrcsim/__init__.py").touch()
 
 
+@event_priority(100)  # before mkdocstrings reads its settings
 def on_config(config: Any) -> Any:
     """Tell mkdocstrings where the sources are."""
     on_post_build(config)
