@@ -38,6 +38,11 @@ def brief(error: BaseException) -> str:
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the closest allowed name, or an empty string when none is close."""
+    """Return ``"; did you mean 'x'?"`` for the closest allowed name, or an empty string when none is close.
+
+    Args:
+        given: what the user wrote.
+        allowed: the names there are.
+    """
     close = difflib.get_close_matches(given.lower(), list(allowed), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""

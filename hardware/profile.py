@@ -62,7 +62,12 @@ class Cpu:
 
 @dataclass(frozen=True)
 class Dram:
-    """Main memory: ``memory`` in bytes, ``bandwidth`` in bytes/s, shared by the CPU and by transfers out of it."""
+    """Main memory.
+
+    Attributes:
+        memory: bytes.
+        bandwidth: bytes/s, shared by the CPU and by transfers out of it and into it.
+    """
 
     memory: int
     bandwidth: float

@@ -99,6 +99,10 @@ def format_quantity(value: float, dimension: Dimension) -> str:
     """Write a value so that `parse_quantity` gives exactly the same value back: ``"25.6 GB/s"``.
 
     The shortest form in any of the dimension's units; of equally short ones the one with the largest unit.
+
+    Args:
+        value: in bytes, bytes/s, seconds or FLOP/s.
+        dimension: which of these it is.
     """
     if value == 0:
         return "0"

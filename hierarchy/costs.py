@@ -68,16 +68,31 @@ class Costs(Protocol):
     """Seconds of compute, for MoE layers numbered as in the trace."""
 
     def before(self, layer: int, size: StepSize) -> float:
-        """Seconds before the routing of a layer is known: attention, router, shared experts, dense layers before it."""
+        """Seconds before the routing of a layer is known: attention, router, shared experts, dense layers before it.
+
+        Args:
+            layer: MoE layer, as in the trace.
+            size: of the step.
+        """
 
     def after(self, size: StepSize) -> float:
         """Seconds after the last MoE layer: dense layers behind it, and the output."""
 
     def expert(self, layer: int, tokens: int) -> float:
-        """Seconds of one expert for so many tokens where the model runs."""
+        """Seconds of one expert where the model runs.
+
+        Args:
+            layer: its MoE layer.
+            tokens: of the step that use it.
+        """
 
     def on_cpu(self, layer: int, tokens: int) -> tuple[float, float, float]:
-        """What one expert takes on the CPU: seconds of overhead, bytes drawn from DRAM, bytes/s undisturbed."""
+        """What one expert takes on the CPU: seconds of overhead, bytes drawn from DRAM, bytes/s undisturbed.
+
+        Args:
+            layer: its MoE layer.
+            tokens: of the step that use it.
+        """
 
 
 @dataclass(frozen=True)

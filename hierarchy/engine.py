@@ -53,6 +53,10 @@ class Engine:
         log: where to note every span, or None.
         progress: called with the tokens done after each step.
 
+    Attributes:
+        tally: what was measured so far: seconds by step and resource, use of links, what became of prefetches.
+        links: the links by name.
+
     Raises:
         ConfigError: the machine has no link that a miss needs, or the policy cannot go with a prefetcher.
         PolicyError: in `run`, a policy or a prefetcher broke its contract.

@@ -40,6 +40,7 @@ class Log:
     """Keeps spans, up to a number of them; ``None`` in place of a log keeps nothing and costs nothing.
 
     Attributes:
+        stride: E, for keys.
         spans: in the order in which they were noted: at their ends, but for the GPU's experts, noted when queued.
         steps: the forward passes whose spans were kept.
         limit: how many are kept.
@@ -54,12 +55,28 @@ class Log:
         self.dropped = 0
 
     def step(self, start: float, end: float, phase: int, sequences: tuple[int, ...]) -> None:
-        """Add a forward pass."""
+        """Add a forward pass.
+
+        Args:
+            start: seconds.
+            end: seconds.
+            phase: 0 prefill, 1 decode.
+            sequences: the requests that it runs.
+        """
         if len(self.spans) < self.limit:
             self.steps.append(StepSpan(start, end, phase, sequences))
 
     def note(self, start: float, end: float, track: str, what: str, key: int = -1, layer: int = -1) -> None:
-        """Add a span; ``key`` is layer * stride + expert, or -1."""
+        """Add a span.
+
+        Args:
+            start: seconds.
+            end: seconds.
+            track: the resource at work.
+            what: what it does.
+            key: layer * stride + expert, or -1 where it is about no expert.
+            layer: the MoE layer where ``key`` is -1; -1: none.
+        """
         if len(self.spans) >= self.limit:
             self.dropped += 1
             return

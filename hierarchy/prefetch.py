@@ -64,7 +64,12 @@ class Prefetcher(Configurable):
         raise NotImplementedError
 
     def most(self, scores: npt.NDArray[np.float64], layer: int) -> list[int]:
-        """Return the keys of a layer with the greatest scores above 0, `WIDTH` at most, ties to the smaller id."""
+        """Return the keys of a layer with the greatest scores above 0, ``width`` at most, ties to the smaller id.
+
+        Args:
+            scores: float64 [E], of the layer's experts.
+            layer: the MoE layer.
+        """
         width = int(getattr(self, "width", 0)) or self.top_k
         best = np.argsort(-scores, kind="stable")[:width]
         return [layer * self.stride + int(expert) for expert in best if scores[expert] > 0]

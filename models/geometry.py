@@ -198,6 +198,10 @@ class Geometry:
 def check_trace(geometry: Geometry, trace: RoutingTrace) -> None:
     """Check that a trace can be of this model: as many MoE layers, experts and top-k.
 
+    Args:
+        geometry: the model.
+        trace: the trace.
+
     Raises:
         ConfigError: one of them differs.
     """

@@ -145,7 +145,11 @@ def dtype_names() -> list[str]:
 
 
 def bits_per_weight(dtype: str) -> float:
-    """Return the bits per weight of a format, scales included; of a mix those of its most common format."""
+    """Return the bits per weight of a format, scales included; of a mix those of its most common format.
+
+    Raises:
+        ConfigError: there is no such format.
+    """
     name = _known(dtype)
     block, bits = FORMATS[name if name in FORMATS else name.removesuffix("_m")]
     return bits / block
@@ -274,6 +278,13 @@ def dense_bytes(geometry: Geometry, dtype: str | None = None) -> IntArray:
     """Return the bytes that each layer reads for one token besides routed experts, int64 [all layers].
 
     Attention (or what stands in its place), norms, router, shared experts or the dense block. Biases are left out.
+
+    Args:
+        geometry: the model.
+        dtype: as in `expert_bytes`.
+
+    Raises:
+        ConfigError: the dtype is not known.
     """
     dtype = dtype or geometry.dtype
     sizes = [
@@ -284,5 +295,13 @@ def dense_bytes(geometry: Geometry, dtype: str | None = None) -> IntArray:
 
 
 def output_bytes(geometry: Geometry, dtype: str | None = None) -> int:
-    """Return the bytes of the output matrix, which every token reads in full; of the embedding it reads one row."""
+    """Return the bytes of the output matrix, which every token reads in full; of the embedding it reads one row.
+
+    Args:
+        geometry: the model.
+        dtype: as in `expert_bytes`.
+
+    Raises:
+        ConfigError: the dtype is not known.
+    """
     return tensor_bytes(geometry, Tensor("output", -1, geometry.vocab, geometry.hidden), dtype or geometry.dtype)

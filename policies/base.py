@@ -50,6 +50,10 @@ class Param:
     def convert(self, policy: str, given: object) -> Value:
         """Return the value in the parameter's type.
 
+        Args:
+            policy: name of the policy, for errors.
+            given: the value, text or a number.
+
         Raises:
             PolicyError: it has another type, or lies outside the range.
         """

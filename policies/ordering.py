@@ -135,7 +135,7 @@ class ScorePolicy(Policy):
         self._candidates_for: Container[int] | None = None
 
     def score(self, key: int) -> float:
-        """Return how much the resident ``key`` is worth keeping now."""
+        """Return how much the resident ``key`` is worth keeping now, in any unit: the smallest is evicted."""
         raise NotImplementedError
 
     def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:

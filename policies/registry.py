@@ -24,6 +24,8 @@ from lrcsim.policies.router import Mrs, ScoreEma
 __all__ = ["BUILT_IN", "FAMILIES", "PolicySpec", "class_in", "make_policy", "parameters", "plugins"]
 
 PolicySpec = str | Policy | type[Policy]
+"""What `make_policy` takes: a name with parameters, a class or an object."""
+
 Kind = TypeVar("Kind")
 
 FAMILIES: dict[str, tuple[type[Policy], ...]] = {
@@ -38,6 +40,8 @@ FAMILIES: dict[str, tuple[type[Policy], ...]] = {
 """The built-in policies by family; the family is the module they stand in."""
 
 BUILT_IN: dict[str, type[Policy]] = {policy.name: policy for family in FAMILIES.values() for policy in family}
+"""The built-in policies by name."""
+
 ALIASES: dict[str, str] = {alias: policy.name for policy in BUILT_IN.values() for alias in policy.aliases}
 ENTRY_POINTS = "lrcsim.policies"
 

@@ -55,6 +55,11 @@ def resolve_capacity(size: CacheSize, layers: LayerTable, scope: Scope) -> list[
       experts; in scope ``model`` experts of different layers take their own size.
     * a list, or text with commas: an entry of these forms per layer (bytes there are the layer's own).
 
+    Args:
+        size: the cache size, in one of these forms.
+        layers: the model's MoE layers.
+        scope: ``"layer"`` or ``"model"``.
+
     Raises:
         ConfigError: the size is malformed or out of range, or bytes are asked of a trace without expert sizes.
     """

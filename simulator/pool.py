@@ -25,6 +25,10 @@ class Pool:
         view: what the policy may look at; whoever runs the pool sets its ``step``, ``layer``, ``weights`` ...
 
     Attributes:
+        capacity: in slots, or in bytes where experts differ in size.
+        policy: the policy object.
+        view: what the policy may look at.
+        size: bytes of an expert of each layer where ``capacity`` is in bytes, else None.
         resident: keys of the experts now in the pool.
         evictions: residents put out so far.
         bypassed: loads that a bypassing policy never let in.
@@ -53,7 +57,11 @@ class Pool:
         self.policy.reset()
 
     def refill(self) -> None:
-        """Let a refilling policy replace the contents before a step."""
+        """Let a refilling policy replace the contents before a step.
+
+        Raises:
+            PolicyError: it asks for more than the capacity.
+        """
         if self.view.slots == 0:
             return
         wanted = self.policy.refill()
@@ -102,6 +110,10 @@ class Pool:
         """Take in an expert ahead of its use; return False, and change nothing, where that would need a protected one.
 
         To the policy this is a use, as it is to the engines that do it: the expert enters as if used now.
+
+        Args:
+            key: the expert.
+            protected: experts that may not be put out for it.
         """
         size = self._bytes(key) if self.size else 1
         resident = self.resident

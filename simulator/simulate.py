@@ -76,8 +76,8 @@ def simulate(
             result then has times; access must be ``"coresident"``. None: hits only.
         log: with hardware, keep every span of time in ``result.timed.log``.
         samples: with hardware, keep the state along the way in ``result.timed.samples``.
-        machine: with hardware, the other fields of `lrcsim.hierarchy.Machine`: ``model``, ``dtype``, ``overlap``,
-            ``miss``, ``prefetch``, ``dram`` ...
+        machine: with hardware, the other fields of `lrcsim.hierarchy.machine.Machine`: ``model``, ``dtype``,
+            ``overlap``, ``miss``, ``prefetch``, ``dram`` ...
 
     Returns:
         A `Result`.

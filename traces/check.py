@@ -21,7 +21,13 @@ MAX_PROBLEMS = 20
 
 @dataclass(frozen=True)
 class Problem:
-    """One kind of fault in a trace: where it first stands, what it is, and how often it occurs."""
+    """One kind of fault in a trace.
+
+    Attributes:
+        where: where it first stands.
+        what: what it is.
+        count: how often it occurs.
+    """
 
     where: str
     what: str

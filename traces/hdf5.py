@@ -211,6 +211,9 @@ class TraceWriter:
         Args:
             columns: per-token arrays of equal length as in `RoutingTrace.from_arrays`, ids signed with -1 for not
                 recorded; the same names in every call.
+
+        Raises:
+            TraceError: a column is missing or new, or holds what `check_file` would complain of.
         """
         if not self._offsets:
             self.begin_request()

@@ -55,6 +55,16 @@ class LayerTable:
     ) -> LayerTable:
         """Broadcast single numbers to all layers and check every column.
 
+        Args:
+            num_layers: L, MoE layers.
+            num_experts: routed experts, one number or int [L].
+            top_k: routed experts per token, one number or int [L].
+            expert_bytes: bytes of one expert, one number or int [L]; None: not known.
+            block: int [L], index of each layer among all blocks of its stack; None: 0, 1, 2 ...
+            stack: int [L], index into ``stack_names``; None: all 0.
+            num_shared: shared experts, one number or int [L].
+            stack_names: the model's stacks, such as encoder and decoder.
+
         Raises:
             TraceError: a column has the wrong length, or a value outside its range.
         """

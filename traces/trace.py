@@ -16,8 +16,11 @@ from lrcsim.traces.layers import LayerTable
 
 __all__ = ["BUNDLED", "DECODE", "PREFILL", "RoutingTrace"]
 
-PREFILL, DECODE = 0, 1
-"""Values of ``phase``."""
+PREFILL = 0
+"""Value of ``phase`` for a token of the prompt."""
+
+DECODE = 1
+"""Value of ``phase`` for a generated token."""
 
 BUNDLED = {"bundled:generated": "generated.h5", "bundled:teacher-forced": "teacher_forced.h5"}
 """Traces that come with lrcsim, by the name to open them with; the first is the default."""

@@ -1,0 +1,77 @@
+"""mkdocs hook: the hardware profiles with the source of each number, and the models, from the data files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PROFILES = """# Hardware profiles
+
+Machines as data: effective rates, each with its source. Options, units and how to write your own:
+[machines and models](hardware.md). A part of a profile can be replaced by a [component](#components):
+`rtx-4090+pcie3-x8+ddr4-3200-2ch`.
+"""
+MODELS = """# Models
+
+The geometries that are built in, each a name for `--model`. Bytes are for the format in which the model was released;
+for another one: `lrcsim models NAME --dtype q4_k_m`. Any `config.json` of the known families works too:
+[machines and models](hardware.md#model-geometries).
+"""
+
+
+PARTS = ("cpu", "dram", "pcie", "nvme")
+
+
+def _numbers(profile: Any, part: str = "") -> list[str]:
+    from lrcsim.hardware.document import numbers
+
+    rows = ["| | | source |", "|---|---|---|"]
+    rows += [f"| `{key}` | {value} | {source} |" for key, value, source in numbers(profile) if key.startswith(part)]
+    return [*rows, ""]
+
+
+def profiles() -> str:
+    """Return the page of hardware profiles."""
+    from lrcsim.hardware import component_names, load_profile, profile_names
+
+    parts = [PROFILES]
+    for name in profile_names():
+        profile = load_profile(name)
+        shared = " GPU and CPU share the DRAM." if profile.unified else ""
+        parts += [f"## {name}\n", f"{profile.description}.{shared}\n", *_numbers(profile)]
+    parts.append("## Components\n")
+    for part in PARTS:
+        for name in component_names(part):
+            parts += [f"### {name}\n", *_numbers(load_profile(f"rtx-4090+{name}"), f"{part}.")]
+    return "\n".join(parts)
+
+
+def _billions(count: int) -> str:
+    return f"{count / 1e9:,.2f}"
+
+
+def models() -> str:
+    """Return the page of model geometries."""
+    from lrcsim.cli.output import human_bytes
+    from lrcsim.models import expert_bytes, load_geometry, model_names
+
+    heads = ("model", "layers", "MoE", "experts", "k", "shared", "parameters (10^9)", "active", "one expert", "dtype")
+    parts = [MODELS, "| " + " | ".join(heads) + " |", "|---|" + "---:|" * 8 + "---|"]
+    sources = []
+    for name in model_names():
+        model = load_geometry(name)
+        counts = (model.layers, len(model.moe_layers), model.experts, model.top_k, model.shared_experts)
+        size = human_bytes(expert_bytes(model, model.dtype).mean()).replace(" ", "\u00a0")
+        cells = (f"`{name}`", *counts, _billions(model.total_params), _billions(model.active_params), size, model.dtype)
+        parts.append("| " + " | ".join(map(str, cells)) + " |")
+        sources.append(f"- `{name}`: {model.source}")
+    parts += ["", "One expert: the mean over layers.", "", "## Sources", "", *sources, ""]
+    return "\n".join(parts)
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the pages."""
+    from mkdocs.structure.files import File
+
+    files.append(File.generated(config, "profiles.md", content=profiles()))
+    files.append(File.generated(config, "models.md", content=models()))
+    return files

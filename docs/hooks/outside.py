@@ -1,0 +1,111 @@
+"""mkdocs hook: pages that stand outside docs/, and links that work both in the repository and on the site.
+
+In the repository a link is relative to the page's own file. Here every such link is resolved against the repository,
+and written anew for the place the page has on the site. A link to a file that is no page becomes its text alone.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = {  # path in the repository -> path on the site
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "traces/FORMAT.md": "trace-format.md",
+    "benchmarks/NOTES.md": "benchmarks.md",
+}
+EXPERIMENTS = "Held against"  # their READMEs go under this heading
+PICTURES = {".png", ".svg", ".jpg"}
+FENCE = re.compile(r"^(```|~~~).*?^\1", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"(?P<text>!?\[(?:[^\[\]]|\[[^\]]*\])*\])\((?P<target>[^)\s]+)\)")
+
+
+def experiments() -> dict[str, str]:
+    """Return the experiments' pages and pictures, by path in the repository; the values are paths on the site."""
+    found = {}
+    for path in sorted((ROOT / "experiments").glob("*/*")):
+        name = path.relative_to(ROOT).as_posix()
+        if path.name == "README.md":
+            found[name] = f"experiments/{path.parent.name}.md"
+        elif path.suffix == ".md":
+            found[name] = f"experiments/{path.parent.name}-{path.stem}.md"
+        elif path.suffix in PICTURES:
+            found[name] = name
+    return found
+
+
+def places() -> dict[str, str]:
+    """Return every page and picture by its path in the repository; the values are paths on the site."""
+    own = {path.relative_to(ROOT).as_posix(): path.name for path in sorted((ROOT / "docs").glob("*.md"))}
+    return own | PAGES | experiments()
+
+
+def title(path: Path) -> str:
+    """Return a page's first heading."""
+    return next(line.lstrip("# ") for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# "))
+
+
+def _names(nav: list[Any]) -> set[str]:
+    found: set[str] = set()
+    for entry in nav:
+        value = next(iter(entry.values())) if isinstance(entry, dict) else entry
+        found |= _names(value) if isinstance(value, list) else {value}
+    return found
+
+
+def on_config(config: Any) -> Any:
+    """Put into the navigation what stands in docs/ and experiments/ and is not named there."""
+    placed = _names(config.nav)
+    (studies,) = [section[EXPERIMENTS] for section in config.nav if EXPERIMENTS in section]
+    more = []
+    for path, page in places().items():
+        if page in placed or not path.startswith(("docs/", "experiments/")):
+            continue
+        if path.endswith("/README.md"):
+            studies.append({title(ROOT / path): page})
+        elif path.startswith("docs/"):
+            more.append({title(ROOT / path): page})
+    if more:
+        config.nav.append({"More": more})
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the pages and pictures that are not in docs/."""
+    from mkdocs.structure.files import File
+
+    for path, place in (PAGES | experiments()).items():
+        files.append(File.generated(config, place, abs_src_path=str(ROOT / path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:  # noqa: ARG001  # passed by name
+    """Write the page's links for the site."""
+    known = places()
+    here = {place: path for path, place in known.items()}.get(page.file.src_uri)
+    if here is None:  # a page made by reference.py or api.py, with links for the site
+        return markdown
+
+    def site_link(match: re.Match[str]) -> str:
+        text, target = match["text"], match["target"]
+        path, hash_, anchor = target.partition("#")
+        if not path or ":" in path:  # within the page, or elsewhere in the world
+            return match[0]
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(here), path))
+        if path in known:
+            place = posixpath.relpath(known[path], posixpath.dirname(page.file.src_uri) or ".")
+            return f"{text}({place}{hash_}{anchor})"
+        if not (ROOT / path).exists():
+            return match[0]  # mkdocs says that it leads nowhere
+        return text[1:-1]
+
+    parts, end = [], 0
+    for fence in FENCE.finditer(markdown):  # code stays as it is
+        parts += [LINK.sub(site_link, markdown[end : fence.start()]), fence[0]]
+        end = fence.end()
+    return "".join([*parts, LINK.sub(site_link, markdown[end:])])
