@@ -28,6 +28,14 @@ test-nojit:
 bench NAME="":
     @if [ -z "{{NAME}}" ]; then ls benchmarks/bench_*.py; else {{python}} benchmarks/bench_{{NAME}}.py; fi
 
+# the documentation site, at the address it prints
+docs:
+    {{python}} -m mkdocs serve
+
+# write the outputs of the examples and of the tutorial anew, after a change of results that is meant
+outputs:
+    {{python}} tests/examples/test_examples.py --write && {{python}} tests/docs/shown.py --write
+
 # throw compiled kernels away: needed after a change in a function that another module's kernel calls
 clean:
     find . -name "*.nb[ic]" -not -path "./.venv/*" -delete

@@ -112,7 +112,7 @@ def measure(trace: RoutingTrace, progress: Callable[[int, int], None] | None = N
         except ConfigError:
             value[name] = None
             return
-        drawn[name] = np.array([number(resampled(trace, times)) for times in draws])
+        drawn[name] = np.array([_or_nan(number, resampled(trace, times)) for times in draws])
 
     def at(policy: str, scope: str, access: str) -> Callable[[RoutingTrace], float]:
         def rate(request: RoutingTrace) -> float:
@@ -128,8 +128,8 @@ def measure(trace: RoutingTrace, progress: Callable[[int, int], None] | None = N
         lambda: of_requests("lru_paper", at("lru", "model", "paper")),
         lambda: of_requests("lru", at("lru", "layer", "coresident")),
         lambda: of_requests("optimum", at("belady", "layer", "coresident")),
-        lambda: of_trace("domain", lambda part: float(np.nanmean(domain_specialisation(part, SEGMENT)))),
-        lambda: of_trace("vocabulary", lambda part: float(np.nanmean(vocabulary_specialisation(part)))),
+        lambda: of_trace("domain", lambda part: _mean(domain_specialisation(part, SEGMENT))),
+        lambda: of_trace("vocabulary", lambda part: _mean(vocabulary_specialisation(part))),
     ]
     for done, step in enumerate(steps, start=1):
         step()
@@ -149,6 +149,20 @@ def measure(trace: RoutingTrace, progress: Callable[[int, int], None] | None = N
         for name, found in curves.items()
     }
     return Measured(value, drawn, correlation, float(lru.relative[lru.knee]), curve)
+
+
+def _or_nan(number: Callable[[RoutingTrace], float], part: RoutingTrace) -> float:
+    """Measure a resample; NaN, which intervals leave out, where it lacks what the measure needs (a second domain)."""
+    try:
+        return number(part)
+    except ConfigError:
+        return float("nan")
+
+
+def _mean(values: Floats) -> float:
+    """Return the mean over the experts that have a value; NaN where none has."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def difference(a: Measured, b: Measured, name: str) -> tuple[float, float, float] | None:

@@ -10,7 +10,7 @@ import pytest
 from lrcsim.errors import ConfigError
 from lrcsim.experiments.model_family import measure as measuring
 from lrcsim.experiments.model_family.measure import difference, measure, resampled
-from lrcsim.experiments.model_family.table import markdown, read_rows, verdict, write_table
+from lrcsim.experiments.model_family.table import floor, markdown, read_rows, verdict, write_table
 from lrcsim.experiments.model_family.variants import SCALES, VARIANTS
 from lrcsim.simulator import simulate, srp
 from lrcsim.traces import RoutingTrace
@@ -68,6 +68,11 @@ def test_values_are_those_of_the_library(monkeypatch: pytest.MonkeyPatch) -> Non
     low, high = found.interval("srp") or (0, 0)
     assert low < high
     assert difference(found, found, "srp") == (0, 0, 0)  # paired: the same resamples on both sides
+
+
+def test_floor_by_hand() -> None:
+    assert floor("baseline") == pytest.approx(2 / 9)  # r = 1/8: (1/4) / (9/8)
+    assert floor("share1") == pytest.approx(1 / 5)  # r = 1/9: (2/9) / (10/9)
 
 
 @pytest.mark.parametrize(
