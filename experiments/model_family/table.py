@@ -12,6 +12,7 @@ from lrcsim.errors import ConfigError
 from lrcsim.experiments.model_family.measure import DRAWS, MEASURES, Measured, difference, measure
 from lrcsim.experiments.model_family.variants import VARIANTS
 from lrcsim.experiments.paper.published import published
+from lrcsim.experiments.paper.sections_models import SEED_MARGIN
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.atomic import replacing
 
@@ -81,7 +82,7 @@ def verdict(found: tuple[float, float, float], sign: int, noise: float | None) -
     value, low, high = found
     if low <= 0 <= high:
         return "undecided: the interval holds 0"
-    if noise is not None and abs(value) <= 2 * noise:
+    if noise is not None and abs(value) <= SEED_MARGIN * noise:
         return "undecided: no more than twice what two seeds differ by"
     certain = "" if noise is not None else " (in one seed each)"
     return ("seen" if value * sign > 0 else "the opposite is seen") + certain
