@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 __all__ = [
+    "capacity_text",
     "check_picture",
     "console",
     "human_bytes",
@@ -110,6 +111,17 @@ def option_bytes(option: str, text: str) -> int:
     if not amount:
         raise ConfigError(f"{option} {text!r} is not a size: write bytes as 2752512 or with a unit, 2.5MiB")
     return amount
+
+
+def capacity_text(config: dict[str, Any]) -> str:
+    """Return what a cache size came to, from the ``config`` of a run."""
+    sizes = config["capacity"]
+    if config["capacity_unit"] == "bytes":
+        return f"{human_bytes(sizes[0])} in one pool"
+    if config["scope"] == "model":
+        return f"{sizes[0]:,} experts in one pool"
+    low, high = min(sizes), max(sizes)
+    return f"{low:,} experts per layer" if low == high else f"{low:,} to {high:,} experts per layer"
 
 
 def human_bytes(amount: float | None) -> str:

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrcsim.cli.machine import machine_of, machine_options, served_of, served_options, served_text, show_time
-from lrcsim.cli.output import console, human_bytes, json_option, option_bytes, percent, progress_bar, write_json
+from lrcsim.cli.output import (
+    capacity_text,
+    console,
+    human_bytes,
+    json_option,
+    option_bytes,
+    percent,
+    progress_bar,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Result
@@ -141,7 +150,7 @@ def _show(result: Result) -> None:
         f"{trace['num_layers']} MoE layers x {trace['num_experts']} experts, top-{trace['top_k']}"
     )
     out.print(
-        f"cache [bold]{config['cache']}[/bold] = {_capacity(config)}, access {config['access']}, {phases}"
+        f"cache [bold]{config['cache']}[/bold] = {capacity_text(config)}, access {config['access']}, {phases}"
         f"{'warm' if config['warm'] else 'emptied'} between requests{served_text(config)}"
     )
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
@@ -186,13 +195,3 @@ def _show(result: Result) -> None:
             if cache[name]["bytes_per_token"] is not None
         ]
         out.print(f"loaded {human_bytes(cache['bytes_loaded'])}: {', '.join(per_token)}")
-
-
-def _capacity(config: dict[str, Any]) -> str:
-    sizes = config["capacity"]
-    if config["capacity_unit"] == "bytes":
-        return f"{human_bytes(sizes[0])} in one pool"
-    if config["scope"] == "model":
-        return f"{sizes[0]:,} experts in one pool"
-    low, high = min(sizes), max(sizes)
-    return f"{low:,} experts per layer" if low == high else f"{low:,} to {high:,} experts per layer"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from lrcsim.cli.output import human_bytes, percent
+from lrcsim.cli.output import capacity_text, human_bytes, percent
 from lrcsim.reports.parts import KeyNumber
 
-__all__ = ["answer_of", "best_of", "capacity_text", "numbers_of", "policys_share", "run_name", "token_shares"]
+__all__ = ["answer_of", "best_of", "numbers_of", "policys_share", "run_name", "token_shares"]
 
 SPENT = {"compute": "computing", "stall": "waiting for experts", "overhead": "synchronisation and bookkeeping"}
 
@@ -22,17 +22,6 @@ def run_name(run: dict[str, Any]) -> str:
 def cache_text(cache: Any) -> str:
     """Return a cache size as it was asked for."""
     return ",".join(str(size) for size in cache) if isinstance(cache, list) else str(cache)
-
-
-def capacity_text(config: dict[str, Any]) -> str:
-    """Return what a cache size came to."""
-    sizes = config["capacity"]
-    if config["capacity_unit"] == "bytes":
-        return f"{human_bytes(sizes[0])} in one pool"
-    if config["scope"] == "model":
-        return f"{sizes[0]:,} experts in one pool"
-    low, high = min(sizes), max(sizes)
-    return f"{low:,} experts per layer" if low == high else f"{low:,} to {high:,} experts per layer"
 
 
 def best_of(run: dict[str, Any]) -> dict[str, Any] | None:

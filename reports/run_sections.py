@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lrcsim.cli.output import human_bytes, percent
-from lrcsim.reports.answer import cache_text, capacity_text
+from lrcsim.cli.output import capacity_text, human_bytes, percent
+from lrcsim.reports.answer import cache_text
 from lrcsim.reports.parts import Figure, Section, Table, View
 from lrcsim.reports.plots import COLOURS, axis, layout
 
