@@ -39,7 +39,7 @@ class Row:
     @property
     def loss(self) -> float:
         """Mean validation loss over the domains, nats per token."""
-        losses = self.training["validation_loss"].values()
+        losses: list[float] = list(self.training["validation_loss"].values())
         return sum(losses) / len(losses)
 
 

@@ -107,8 +107,9 @@ class MasterWeights:
 def make_model(variant: Variant, scale: Scale, seed: int, device: str) -> torch.nn.Module:
     """Make a freshly initialised model."""
     torch.manual_seed(seed)
-    model = transformers.Ernie4_5_MoeForCausalLM(config_of(variant, scale))
-    return model.to(device=device, dtype=torch.bfloat16 if scale.dtype == "bf16" else torch.float32)
+    model: Any = transformers.Ernie4_5_MoeForCausalLM(config_of(variant, scale))
+    moved: torch.nn.Module = model.to(device=device, dtype=torch.bfloat16 if scale.dtype == "bf16" else torch.float32)
+    return moved
 
 
 def language_loss(model: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
@@ -244,6 +245,7 @@ def _check_same(out: Path, found: Any, wanted: Any) -> None:
 
 def _export(model: Any, corpus: Corpus, folder: Path) -> None:
     """Write the model, rounded to bf16, and its tokenizer, as transformers loads them."""
-    transformers.utils.logging.disable_progress_bar()
+    library: Any = transformers  # its functions have no types
+    library.utils.logging.disable_progress_bar()
     model.to(torch.bfloat16).save_pretrained(folder)
-    transformers.PreTrainedTokenizerFast(tokenizer_object=corpus.tokenizer).save_pretrained(folder)
+    library.PreTrainedTokenizerFast(tokenizer_object=corpus.tokenizer).save_pretrained(folder)
