@@ -42,6 +42,10 @@ def shape_distance(one: Shape, other: Shape) -> float:
     """Return |log2 E/E'| + |log2 k/k'| + 0.25 |log2 L/L'|: 0 for the same shape, 1 for twice the experts.
 
     A metric: symmetric, 0 only for equal shapes, and never shorter by a detour.
+
+    Args:
+        one: experts, top-k and MoE layers of a model: E, k, L.
+        other: those of another: E', k', L'.
     """
     return (
         abs(math.log2(one.experts) - math.log2(other.experts))

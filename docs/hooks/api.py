@@ -17,7 +17,10 @@ from typing import Any
 from mkdocs.plugins import event_priority
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("traces", "simulator", "policies", "hierarchy", "hardware", "models", "recorder", "sweeps", "errors")
+PACKAGES = (
+    "traces", "simulator", "policies", "hierarchy", "hardware", "models", "recorder", "sweeps", "planner", "reports",
+    "errors",
+)  # fmt: skip
 BESIDES = {  # what others refer to, and is imported from its module
     "traces": ("traces.importers.import_trace", "traces.importers.Options", "traces.exporters.export_trace"),
     "simulator": ("simulator.allocate.allocate", "simulator.allocate.Allocation", "simulator.replay.Counts"),

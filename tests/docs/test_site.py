@@ -16,7 +16,10 @@ import pytest
 
 pytest.importorskip("mkdocs")  # in the extras test and docs
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("errors", "hardware", "hierarchy", "models", "policies", "recorder", "simulator", "sweeps", "traces")
+PACKAGES = (
+    "errors", "hardware", "hierarchy", "models", "planner", "policies", "recorder", "reports", "simulator", "sweeps",
+    "traces",
+)  # fmt: skip
 LOADED = {
     "script": "src",
     "img": "src",
