@@ -67,7 +67,7 @@ def test_folders_need_the_name_too(tmp_path: Path) -> None:
 def test_bundled_where_nothing_is_given() -> None:
     found, _ = find_sources(load_geometry("qwen3-30b-a3b"), [])
     assert [(source.name, source.own) for source in found] == [("bundled:generated", False)]
-    tiny, _ = find_sources(load_geometry("lrcsim-tiny-olmoe"), [])
+    tiny, _ = find_sources(load_geometry("lrcsim-toy-baseline"), [])
     assert tiny[0].own
 
 
