@@ -53,7 +53,7 @@ def test_json_only(lrcsim: Callable[..., Any], short_trace: str) -> None:
     assert (code, err) == (0, "")
     data = json.loads(out)
     assert data["fit"] == "memory"
-    assert data["memory"]["total"] == 64 * 2**20
+    assert data["memory"]["total"] == 26 * 2**20
     assert data["evidence"]["kind"] == "measured"
     low, high = data["recommended"]["range"]
     assert low < data["recommended"]["tokens_per_s"] < high
