@@ -12,7 +12,7 @@ from lrcsim.errors import ConfigError
 from lrcsim.experiments.model_family.measure import DRAWS, MEASURES, Measured, difference, measure
 from lrcsim.experiments.model_family.variants import VARIANTS
 from lrcsim.experiments.paper.published import published
-from lrcsim.experiments.paper.sections_models import SEED_MARGIN
+from lrcsim.experiments.paper.sections_models import SEED_MARGIN, srp_floor
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.atomic import replacing
 
@@ -89,9 +89,8 @@ def verdict(found: tuple[float, float, float], sign: int, noise: float | None) -
 
 
 def floor(variant: str) -> float:
-    """Return the SRP that keeping every expert gives, 2r / (1 + r) at r = k / E."""
-    rate = VARIANTS[variant].top_k / VARIANTS[variant].experts
-    return 2 * rate / (1 + rate)
+    """Return the floor of SRP of a variant."""
+    return srp_floor(VARIANTS[variant].top_k, VARIANTS[variant].experts)
 
 
 def write_table(traces: Path, out: Path, progress: Callable[[int, int], None] | None = None) -> None:

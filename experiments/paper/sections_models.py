@@ -17,7 +17,7 @@ from lrcsim.experiments.paper.section import Section, Table
 from lrcsim.experiments.paper.sections_srp import lacks, published_srp, theirs
 from lrcsim.simulator.bootstrap import basic_interval
 
-__all__ = ["MEASURES", "SEED_MARGIN", "baselines", "difference", "model_sections", "same_texts"]
+__all__ = ["MEASURES", "SEED_MARGIN", "baselines", "difference", "model_sections", "same_texts", "srp_floor"]
 
 SEED_MARGIN = 2
 """A difference between variants counts where it is more than so many times what other seeds of the baseline differ by:
@@ -164,7 +164,7 @@ def _designs(found: Sequence[Measured]) -> Section:
         their = theirs(one)["srp16"] - their_base
         row["paper: against baseline"] = None if one in bases else their
         row["above floor"] = value - one.srp[AT].floor
-        row["paper: above floor"] = theirs(one)["srp16"] - _floor(theirs(one))
+        row["paper: above floor"] = theirs(one)["srp16"] - srp_floor(theirs(one)["top_k"], theirs(one)["experts"])
         row["sign"] = "another seed" if one in bases[1:] else None
         if one not in bases:
             row["sign"] = _sign(row["against baseline"], row["95 %"], their, seeds)
@@ -199,7 +199,8 @@ def _above_floor() -> str:
     base, told = published().toy["baseline"], []
     for key in ("share1", "share2", "32expert"):
         toy = published().toy[key]
-        whole, floor = toy["srp16"] - base["srp16"], _floor(toy) - _floor(base)
+        whole = toy["srp16"] - base["srp16"]
+        floor = srp_floor(toy["top_k"], toy["experts"]) - srp_floor(base["top_k"], base["experts"])
         told.append(f"{key} {whole:+.4f}, its floor {floor:+.4f}")
     return (
         "Part of a difference may be the floor's alone: an expert that is shared leaves a smaller k / E to route. The "
@@ -207,10 +208,10 @@ def _above_floor() -> str:
     )
 
 
-def _floor(model: dict[str, Any]) -> float:
-    """Return the floor of SRP: 2 r / (1 + r) at r = k / E."""
-    rate = model["top_k"] / model["experts"]
-    return float(2 * rate / (1 + rate))
+def srp_floor(top_k: int, experts: int) -> float:
+    """Return the SRP that keeping every expert gives: 2 r / (1 + r) at r = k / E."""
+    rate = top_k / experts
+    return 2 * rate / (1 + rate)
 
 
 def _sign(value: float, ends: tuple[float, float] | None, paper: float, seeds: float) -> str:
