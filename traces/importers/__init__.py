@@ -18,8 +18,10 @@ import numpy as np
 from lrcsim.errors import ConfigError, TraceError, did_you_mean
 from lrcsim.traces.hdf5 import TraceWriter
 from lrcsim.traces.importers import moe_lrc, npz, sglang, table, vllm
-from lrcsim.traces.importers.source import Options, Progress, Source, open_bytes, parse_columns
-from lrcsim.traces.trace import mark_missing
+from lrcsim.traces.importers.columns import parse_columns
+from lrcsim.traces.importers.source import Columns, Options, Progress, Source, open_bytes
+from lrcsim.traces.layers import LayerTable
+from lrcsim.traces.trace import DECODE, mark_missing
 
 __all__ = ["FORMATS", "Format", "ImportReport", "Options", "guess_format", "import_trace", "parse_columns"]
 
@@ -75,7 +77,7 @@ FORMATS = {
             "CSV, TSV, JSON lines or Parquet, one row per expert or one list of experts per row",
             table.open_source,
             table.matches,
-            COMMON | {"phase", "columns"},
+            COMMON | {"phase", "columns", "prompt_tokens", "top_k"},
         ),
     )
 }
@@ -92,6 +94,12 @@ class ImportReport:
         requests: requests written.
         unrecorded: (token, layer, rank) positions without an expert; they stay out of every account.
         notices: what the user should know of how the file was read.
+        layers: MoE layers.
+        num_experts: routed experts of a layer (of the largest, where layers differ).
+        top_k: experts per token and layer (of the largest).
+        prefill: prompt tokens that ran; None: the trace has no phases.
+        decode: generated tokens that ran; None: the trace has no phases.
+        not_run: tokens without a single expert: they did not run, or were not recorded.
     """
 
     format: str
@@ -99,6 +107,12 @@ class ImportReport:
     requests: int
     unrecorded: int
     notices: list[str]
+    layers: int = 0
+    num_experts: int = 0
+    top_k: int = 0
+    prefill: int | None = None
+    decode: int | None = None
+    not_run: int = 0
 
 
 def guess_format(path: Path) -> str:
@@ -181,13 +195,46 @@ def import_trace(
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
     about = {**source.provenance, **({"import": noted} if provenance is None else provenance)}
-    unrecorded = requests = 0
     model = options.model or source.model
-    with TraceWriter(out_path, source.layers, model=model, provenance=about) as writer:
-        for domain, runs in source.requests():
-            writer.begin_request(domain)
-            requests += 1
-            for columns in runs:
-                writer.append(columns)
-                unrecorded += int(np.count_nonzero(mark_missing(columns, source.layers)))
-    return ImportReport(format, writer.tokens, requests, unrecorded, source.notices)
+    counted = _Counted()
+    try:
+        with TraceWriter(out_path, source.layers, model=model, provenance=about) as writer:
+            for domain, runs in source.requests():
+                writer.begin_request(domain)
+                counted.requests += 1
+                for columns in runs:
+                    writer.append(columns)
+                    counted.add(columns, source.layers)
+    finally:
+        source.close()
+    layers = source.layers
+    return ImportReport(
+        format,
+        writer.tokens,
+        counted.requests,
+        counted.unrecorded,
+        list(dict.fromkeys(source.notices)),
+        len(layers),
+        int(layers.num_experts.max()),
+        int(layers.top_k.max()),
+        counted.prefill if counted.phased else None,
+        counted.decode if counted.phased else None,
+        counted.not_run,
+    )
+
+
+class _Counted:
+    """Sums over what was written."""
+
+    def __init__(self) -> None:
+        self.requests = self.unrecorded = self.prefill = self.decode = self.not_run = 0
+        self.phased = False
+
+    def add(self, columns: Columns, layers: LayerTable) -> None:
+        self.unrecorded += int(np.count_nonzero(mark_missing(columns, layers)))
+        ran = (columns["experts"] >= 0).any(axis=(1, 2))
+        self.not_run += int(np.count_nonzero(~ran))
+        if "phase" in columns:
+            self.phased = True
+            self.decode += int(np.count_nonzero((columns["phase"] == DECODE) & ran))
+            self.prefill += int(np.count_nonzero((columns["phase"] != DECODE) & ran))
