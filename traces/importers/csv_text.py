@@ -35,6 +35,7 @@ class CsvText:
     Attributes:
         names: the column names; ``1, 2, ...`` where the file has none.
         first: the first row, by name.
+        sample: the cells of the first rows.
         comments: lines of the comment header.
         mapping: what the user said, with positions turned to names.
         headerless: whether the file has no column names.
@@ -49,7 +50,7 @@ class CsvText:
             text = head.decode("utf-8-sig", errors="strict" if len(head) < 1 << 20 else "ignore")
         except UnicodeDecodeError:
             raise TraceError(f"{path}: is neither text, Parquet, gzip nor zstd") from None
-        lines = re.split(r"\r\n|\n|\r", text)
+        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         self._skip = 0
         while self._skip < len(lines) and (lines[self._skip].startswith("#") or not lines[self._skip].strip()):
             self.comments.append(lines[self._skip].lstrip("# ").rstrip())
@@ -73,7 +74,9 @@ class CsvText:
                 raise TraceError(f"{path}: has no rows under its column names")
             self.names = cells[0]
             self.first = dict(zip(self.names, cells[1], strict=False))
+            del cells[0]
             self.mapping = {ours: self._named(theirs) for ours, theirs in mapping.items()}
+        self.sample = cells
         if self.headerless and not self.mapping:
             raise TraceError(
                 f"{path}: has no column names, so no column is named like 'token', 'layer' or 'expert'; say which of its "

@@ -179,7 +179,8 @@ def as_phases(path: Path, theirs: str, column: Any, first_row: int) -> npt.NDArr
         TraceError: a word is not known.
     """
     name = re.sub(r"\W+", "_", theirs.strip().lower())
-    text = pc.utf8_lower(pc.utf8_trim_whitespace(as_text(column)))
+    encoded = pc.dictionary_encode(as_text(column))
+    text = pc.utf8_lower(pc.utf8_trim_whitespace(encoded.dictionary))
     text = pc.replace_substring_regex(text, r"[\s\-]+", "_")
     text = pc.replace_substring_regex(text, r"^(\d+)\.0+$", r"\1")
     asks_decode = name.startswith("is_dec") or name.startswith("is_gen") or name == "decode"
@@ -194,12 +195,13 @@ def as_phases(path: Path, theirs: str, column: Any, first_row: int) -> npt.NDArr
             allowed = "prefill, prompt, pp ..., or decode, generated, tg ..."
     code = pc.index_in(text, value_set=pa.array([*first, *second]))
     if code.null_count:
-        at = int(np.argmax(code.is_null().to_numpy(zero_copy_only=False)))
+        unknown = code.is_null().to_numpy(zero_copy_only=False)
+        at = int(np.argmax(unknown[encoded.indices.to_numpy()]))
         raise TraceError(
             f"{path}: {place(first_row + at)}: phase {str(column[at].as_py())[:40]!r} in column {theirs!r}, allowed "
             f"{allowed}; leave the column out with --columns phase=none"
         )
-    return (code.to_numpy() >= len(first)).astype(np.int64)
+    return (code.to_numpy() >= len(first)).astype(np.int64)[encoded.indices.to_numpy()]
 
 
 def as_lists(path: Path, name: str, column: Any, first_row: int) -> Any:
