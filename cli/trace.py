@@ -81,7 +81,12 @@ def check(path: str | None, json_path: str | None) -> None:
 @click.option(
     "-o", "--output", "output", required=True, metavar="OUT.h5", help="Trace to write; replaced if it exists."
 )
-@click.option("--format", "format", metavar="FORMAT", help="table, npz, vllm, sglang or moe-lrc; guessed when omitted.")
+@click.option(
+    "--format",
+    "format",
+    metavar="FORMAT",
+    help="table, npz, vllm, sglang, recorder, moe-lrc, layers or folder; guessed when omitted.",
+)
 @click.option(
     "--columns",
     metavar="OURS=THEIRS,...",

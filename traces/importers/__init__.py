@@ -6,6 +6,8 @@ new one is added to `FORMATS` below.
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from lrcsim.errors import ConfigError, TraceError, did_you_mean
+from lrcsim.errors import ConfigError, LrcsimError, TraceError, brief, did_you_mean
 from lrcsim.traces.hdf5 import TraceWriter
-from lrcsim.traces.importers import moe_lrc, npz, sglang, table, vllm
+from lrcsim.traces.importers import folder, layer_files, moe_lrc, npz, recorder_file, sglang, table, vllm
 from lrcsim.traces.importers.columns import parse_columns
 from lrcsim.traces.importers.source import Columns, Options, Progress, Source, open_bytes
 from lrcsim.traces.layers import LayerTable
@@ -45,6 +48,12 @@ class Format:
     options: frozenset[str]
 
 
+FOREIGN = (
+    *(pa.ArrowException, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError),
+    *(MemoryError, EOFError, struct.error, zlib.error),
+)
+"""What libraries raise on damaged files, where an importer did not say it better."""
+
 COMMON = frozenset({"num_experts", "expert_bytes", "model"})
 
 FORMATS = {
@@ -57,7 +66,27 @@ FORMATS = {
             moe_lrc.matches,
             COMMON | {"top_k"},
         ),
-        Format("npz", "NumPy arrays: experts, offsets, ...", npz.open_source, npz.matches, COMMON | {"phase"}),
+        Format(
+            "layers",
+            "a folder of one Parquet file per layer (layer_02.parquet), a row per token",
+            layer_files.open_source,
+            layer_files.matches,
+            COMMON | {"phase", "prompt_tokens"},
+        ),
+        Format(
+            "recorder",
+            "SGLang's expert distribution recorder, mode per_token (.pt)",
+            recorder_file.open_source,
+            recorder_file.matches,
+            COMMON | {"phase"},
+        ),
+        Format(
+            "npz",
+            "NumPy arrays (npz, npy): experts, offsets, ...; or router logits",
+            npz.open_source,
+            npz.matches,
+            COMMON | {"phase", "prompt_tokens", "top_k", "layer_first"},
+        ),
         Format(
             "sglang",
             "JSON of servers run with --enable-return-routed-experts",
@@ -78,6 +107,13 @@ FORMATS = {
             table.open_source,
             table.matches,
             COMMON | {"phase", "columns", "prompt_tokens", "top_k"},
+        ),
+        Format(
+            "folder",
+            "a folder of files of one of these formats, one or more requests in each",
+            folder.open_source,
+            folder.matches,
+            frozenset(Options.__dataclass_fields__),
         ),
     )
 }
@@ -187,10 +223,27 @@ def import_trace(
         raise TraceError(f"{out_path}: is a folder, name a file")
     if source_path.exists() and out_path.exists() and source_path.samefile(out_path):
         raise TraceError(f"{out_path}: is the file to import; name another output")
-    source = entry.open_source(source_path, options, progress or (lambda _done, _total: None))
+    try:
+        return _import(entry, source_path, out_path, options, progress or (lambda _done, _total: None), provenance)
+    except FOREIGN as error:
+        if isinstance(error, LrcsimError):
+            raise
+        raise TraceError(f"{source_path}: is damaged, or no file of format {format!r} ({brief(error)[:200]})") from None
+
+
+def _import(
+    entry: Format,
+    source_path: Path,
+    out_path: Path,
+    options: Options,
+    progress: Progress,
+    provenance: Mapping[str, Any] | None,
+) -> ImportReport:
+    """Read and write; errors of foreign files are not all caught."""
+    source = entry.open_source(source_path, options, progress)
     noted: dict[str, Any] = {
         "file": source_path.name,
-        "format": format,
+        "format": entry.name,
         "lrcsim": version("lrcsim"),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
@@ -209,7 +262,7 @@ def import_trace(
         source.close()
     layers = source.layers
     return ImportReport(
-        format,
+        entry.name,
         writer.tokens,
         counted.requests,
         counted.unrecorded,
