@@ -256,7 +256,7 @@ def _import(
                 writer.begin_request(domain)
                 counted.requests += 1
                 for columns in runs:
-                    writer.append(columns)
+                    _append(writer, columns, source_path)
                     counted.add(columns, source.layers)
     finally:
         source.close()
@@ -274,6 +274,14 @@ def _import(
         counted.decode if counted.phased else None,
         counted.not_run,
     )
+
+
+def _append(writer: TraceWriter, columns: Columns, source_path: Path) -> None:
+    """Write tokens; what is impossible in them is said of the file that they came from."""
+    try:
+        writer.append(columns)
+    except TraceError as error:
+        raise TraceError(f"{source_path}: {error}" if str(error).startswith("token") else str(error)) from None
 
 
 class _Counted:

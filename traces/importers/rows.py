@@ -86,6 +86,7 @@ class Rows:
             self._csv = CsvText(path, head, mapping)
             self.comments, present, first = self._csv.comments, self._csv.names, self._csv.first
             mapping = self._csv.mapping
+            depths = {name: depth for name, cell in first.items() if (depth := _brackets(cell)) > 1}
         self._layout = find_columns(path, present, mapping, depths)
         self.names, self.notices = self._layout.names, self._layout.notices
         self._shape(first, depths)
@@ -98,6 +99,12 @@ class Rows:
         if not self.holds_logits:
             layout.names.pop("logits", None)
             layout.ranked.pop("logits", None)
+        experts, weights = layout.ranked.get("expert", []), layout.ranked.get("weight", [])
+        if experts and weights and len(experts) != len(weights):
+            del layout.ranked["weight"]
+            self.notices.append(
+                f"weights left out: there are {len(weights)} columns of them, and {len(experts)} of experts"
+            )
         source = "logits" if self.holds_logits else "expert"
         if self.holds_logits and self._top_k is None:
             raise TraceError(f"{self.path}: holds router logits, not experts: give --top-k")
@@ -106,7 +113,7 @@ class Rows:
         self._depth = depths.get(theirs, 0)
         if isinstance(cell, str) and source not in layout.ranked:  # CSV: a cell that is no number is a list
             listed = plain(theirs) in PLURALS or re.fullmatch(r"\s*[+-]?\d+(\.0*)?\s*", cell) is None
-            self._depth = max(int(listed), cell.count("[", 0, len(cell) - len(cell.lstrip(" ["))))
+            self._depth = max(int(listed), _brackets(cell))
         elif theirs and self._depth == 0 and self._holds_text(theirs):
             self._depth = 1
         if source in layout.ranked:
@@ -161,7 +168,8 @@ class Rows:
 
     def _batches(self, names: Mapping[str, str], report: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
         """Read the file's own columns."""
-        wanted = list(dict.fromkeys([*names.values(), *self._ranked(names), *self._beside(names)]))
+        single = [theirs for ours, theirs in names.items() if ours not in self._layout.ranked]
+        wanted = list(dict.fromkeys([*single, *self._ranked(names), *self._beside(names)]))
         if self._csv is not None:
             yield from self._csv.batches(self._types(names), report)
         elif self._json is not None:
@@ -376,6 +384,11 @@ class Rows:
 PLURALS = frozenset(
     name for name in ALIASES["expert"] if name.endswith("s") and name not in ("expert",) or name == "indices"
 ) | {"topk"}
+
+
+def _brackets(cell: str) -> int:
+    """Count the brackets that a cell of a CSV begins with."""
+    return cell.count("[", 0, len(cell) - len(cell.lstrip(" [")))
 
 
 def _lengths(column: Any) -> npt.NDArray[np.int64]:

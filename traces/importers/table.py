@@ -95,8 +95,8 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
         else:
             mapping["prompt_tokens"] = options.prompt_tokens
     rows = Rows(path, mapping, options.top_k)
-    prompts = _Prompts(first, getattr(options, "cached_prefix", None) == "keep", rows.negative)
     _settle_phases(rows, options)
+    prompts = _Prompts(first, getattr(options, "cached_prefix", None) == "keep", rows.negative)
     table: Table = rows
     if rows.no_token or (rows.negative and "request" not in rows.names and first is None):
         table = by_passes(rows, options.top_k)
@@ -153,6 +153,8 @@ def _source(table: Table, scan: _Scan, options: Options, prompts: _Prompts, prog
     said_k = next((_small(header[key]) for key in TOP_K_KEYS if _small(header.get(key, ""))), None)
     if said_k is not None and said_k != int(layers.top_k.max()):
         notices.append(f"the file says top-{said_k} and lists {layers.top_k.max()} experts per token")
+    if prompts.negative and isinstance(table, (Rows, Regrouped)):
+        notices.append("tokens with negative numbers are taken as the prompt (prefill), the others as decode")
     has_phases = bool({"phase", "prompt_tokens"} & set(table.names)) or prompts.first is not None or prompts.negative
     if not has_phases and options.phase is None:
         notices.append(NO_PHASES)
@@ -163,7 +165,9 @@ def _source(table: Table, scan: _Scan, options: Options, prompts: _Prompts, prog
         tally, last = Tally(), None
         for domain, columns in _by_request(table, lambda done: progress(table.size + done, 2 * table.size)):
             whole = _whole(path, columns, blocks, int(layers.top_k.max()), scan.rank_base, options.phase)
-            if "phase" not in whole and (prompts.first is not None or "prompt_tokens" in columns):
+            if "phase" not in whole and prompts.negative and prompts.first is None and "prompt_tokens" not in columns:
+                whole["phase"] = (np.unique(columns["token"]) >= 0).astype(np.uint8)
+            elif "phase" not in whole and (prompts.first is not None or "prompt_tokens" in columns):
                 whole = _with_prompt(path, whole, columns, prompts, tally, last)
             last = int(columns["token"].max())
             yield domain, _runs_of(whole)
@@ -285,7 +289,7 @@ def _scan(rows: Table, report: Callable[[int], None]) -> _Scan:
     if not ranked:
         fewest = np.full(MAX_LAYERS, np.iinfo(np.int64).max)
         for _, columns in _by_request(rows, report):
-            token, phase = _tokens(columns)
+            token, phase = _tokens(rows.path, columns)
             layer = columns["layer"]
             width = int(layer.max()) + 1
             counts = np.bincount(token * width + layer, minlength=len(phase) * width).reshape(-1, width)
@@ -427,7 +431,7 @@ def _arrays(rows: Table, batch: Batch) -> Columns:
     return columns
 
 
-def _tokens(columns: Columns) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+def _tokens(path: Path, columns: Columns) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
     """Number a request's tokens from 0 in order: by number, or by phase first where both phases use a number.
 
     Returns:
@@ -439,13 +443,15 @@ def _tokens(columns: Columns) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uin
         phase = columns["phase"]
         token_phase[token] = phase
         if (token_phase[token] != phase).any():
-            _refuse_two_phases(columns, numbers, token)
+            _refuse_two_phases(path, columns, numbers, token)
             pairs, token = np.unique(phase * len(numbers) + token, return_inverse=True)
             token_phase = (pairs // len(numbers)).astype(np.uint8)
     return token, token_phase
 
 
-def _refuse_two_phases(columns: Columns, numbers: npt.NDArray[np.int64], token: npt.NDArray[np.int64]) -> None:
+def _refuse_two_phases(
+    path: Path, columns: Columns, numbers: npt.NDArray[np.int64], token: npt.NDArray[np.int64]
+) -> None:
     """Refuse a token that is prefill at some layers and decode at others; numbers may start again with decode."""
     width = int(columns["layer"].max()) + 1
     cell = token * width + columns["layer"]
@@ -456,7 +462,7 @@ def _refuse_two_phases(columns: Columns, numbers: npt.NDArray[np.int64], token: 
         at = min(both - common)
         layers = [int(cells[cells // width == at][0] % width) for cells in seen]
         raise TraceError(
-            f"token {numbers[at]} is prefill at layer {layers[0]} and decode at layer {layers[1]}; it can only be one"
+            f"{path}: token {numbers[at]} is prefill at layer {layers[0]} and decode at layer {layers[1]}; it can only be one"
         )
 
 
@@ -464,10 +470,7 @@ def _whole(
     path: Path, rows: Columns, blocks: npt.NDArray[np.intp], top_k: int, rank_base: int, phase: str | None
 ) -> Columns:
     """Lay the rows of one request out as [tokens, L, k]."""
-    try:
-        token, token_phase = _tokens(rows)
-    except TraceError as error:
-        raise TraceError(f"{path}: {error}") from None
+    token, token_phase = _tokens(path, rows)
     tokens, width = len(token_phase), len(blocks)
     cell = token * width + np.searchsorted(blocks, rows["layer"])
     if "rank" in rows:
