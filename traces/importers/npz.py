@@ -564,7 +564,7 @@ class _Stream:
     def __init__(self, contents: _Contents, name: str, arrays: _Arrays) -> None:
         self._path, self._name = contents.path, name
         shape, dtype, by_column = contents.header(name)
-        spread = len(shape) in (2, 4) and arrays.axis != "layer" and shape[0] != arrays.tokens
+        spread = len(shape) in (2, 4) and arrays.axis != "layer"  # [requests, tokens, ...]
         turned = arrays.layer_first and len(shape) == 3
         self._whole: npt.NDArray[Any] | None = None
         self._rest = shape[2:] if spread else shape[1:]

@@ -134,8 +134,13 @@ def numbers(path: Path, name: str, column: Any, first_row: int) -> Any:
             column = column.cast(pa.float64())
         return column.cast(pa.float32(), safe=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        at = 0
+        if pa.types.is_string(column.type):
+            good = pc.match_substring_regex(column, r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^(?i:[+-]?(nan|inf|infinity))$")
+            at = int(np.argmin(good.fill_null(True).to_numpy(zero_copy_only=False)))
         raise TraceError(
-            f"{path}: {name} must be numbers, from {place(first_row)} on one is not ({str(error)[:120]})"
+            f"{path}: {name} must be numbers, item {first_row + at} (counted from 1) is not "
+            f"({' '.join(str(error).split())[:120]})"
         ) from None
 
 
@@ -233,4 +238,4 @@ def _refuse(
 ) -> Any:
     at = int(np.argmax(bad))
     row = first_row + (at if parents is None else int(parents[at]))
-    raise TraceError(f"{path}: {place(row)}: {name} {str(column[at].as_py())[:60]} {why}")
+    raise TraceError(f"{path}: {place(row)}: {name} {' '.join(str(column[at].as_py()).split())[:60]} {why}")
