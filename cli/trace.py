@@ -247,12 +247,12 @@ def _same_or_list(values: Any) -> int | list[int]:
 
 def _info_shape(facts: dict[str, Any]) -> str:
     """Say the shape in one line, as an import does."""
-    largest = {name: max(value) if isinstance(value := facts[name], list) else value for name in ("num_experts", "top_k")}
+    largest = {
+        name: max(value) if isinstance(value := facts[name], list) else value for name in ("num_experts", "top_k")
+    }
     layers = facts["layers"]
     mixed = ", not the same in all" if any(isinstance(facts[name], list) for name in largest) else ""
-    return (
-        f"{layers:,} layer{'s' * (layers != 1)} x {largest['num_experts']:,} experts, top-{largest['top_k']}{mixed}"
-    )
+    return f"{layers:,} layer{'s' * (layers != 1)} x {largest['num_experts']:,} experts, top-{largest['top_k']}{mixed}"
 
 
 def _print_facts(facts: dict[str, Any]) -> None:

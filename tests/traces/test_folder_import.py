@@ -63,7 +63,9 @@ def test_tables_and_folders_in_it(folder: Path, tmp_path: Path) -> None:
         ("b.csv", "", "b.csv: is empty"),
     ],
 )
-def test_what_does_not_fit_is_named(name: str, content: object, message: str | None, folder: Path, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_named(
+    name: str, content: object, message: str | None, folder: Path, tmp_path: Path
+) -> None:
     (folder / "a.csv").write_text("token,layer,expert\n0,0,1\n")
     if content is None:
         np.savez(folder / name, experts=draw(1, 2))

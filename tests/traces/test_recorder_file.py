@@ -95,7 +95,10 @@ def test_dense_layers_have_no_experts(tmp_path: Path) -> None:
         ({"records": [{"global_physical_count": torch.zeros((2, 8))}]}, "counts, not a trace"),
         ({"records": []}, "no records"),
         ([1, 2], "no records"),
-        ({"records": [{"topk_ids_of_layer": torch.zeros((2, 1, 8), dtype=torch.int32), "forward_mode": 2}]}, "positions"),
+        (
+            {"records": [{"topk_ids_of_layer": torch.zeros((2, 1, 8), dtype=torch.int32), "forward_mode": 2}]},
+            "positions",
+        ),
     ],
 )
 def test_what_is_no_recording(content: object, message: str, tmp_path: Path) -> None:

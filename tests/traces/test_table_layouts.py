@@ -118,7 +118,8 @@ def nested_rows(drawn: Drawn) -> list[dict[str, object]]:
     for r in range(len(drawn.experts)):
         rows = [row for row in drawn.long() if row["request"] == r]
         inner = [
-            {"layer": w["layer"], "token_idx": w["token"], "expert_idx": w["expert"], "gate_weight": w["weight"]} for w in rows
+            {"layer": w["layer"], "token_idx": w["token"], "expert_idx": w["expert"], "gate_weight": w["weight"]}
+            for w in rows
         ]
         found.append({"model_id": "toy", "prompt_len": drawn.prompts[r], "activations": inner})
     return found
@@ -237,7 +238,12 @@ def test_words_of_decode(word: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "first", "second"),
-    [("is_prefill", "True", "False"), ("is_prompt", "1", "0"), ("is_decode", "false", "true"), ("is_generated", "0", "1.0")],
+    [
+        ("is_prefill", "True", "False"),
+        ("is_prompt", "1", "0"),
+        ("is_decode", "false", "true"),
+        ("is_generated", "0", "1.0"),
+    ],
 )
 def test_phases_as_yes_and_no(name: str, first: str, second: str, tmp_path: Path) -> None:
     with small(tmp_path, f"{name},token,layer,expert\n{first},0,0,1\n{second},1,0,2\n")[0] as back:
@@ -328,7 +334,15 @@ def test_no_hint_leads_to_one_rank_of_several(option: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "header", ["expert_0,expert_1", "expert0,expert1", "id0,id1", "topk_0,topk_1", "top1_expert,top2_expert", "expert[0],expert[1]"]
+    "header",
+    [
+        "expert_0,expert_1",
+        "expert0,expert1",
+        "id0,id1",
+        "topk_0,topk_1",
+        "top1_expert,top2_expert",
+        "expert[0],expert[1]",
+    ],
 )
 def test_names_of_columns_by_rank(header: str, tmp_path: Path) -> None:
     with small(tmp_path, f"Token Index,Layer.ID,{header}\n0,0,1,2\n1,0,2,0\n")[0] as back:
@@ -364,7 +378,13 @@ def test_types_of_parquet(column: str, kind: pa.DataType, tmp_path: Path) -> Non
     if pa.types.is_dictionary(kind):
         columns[column] = columns[column].cast(kind.value_type).dictionary_encode()
     else:
-        columns[column] = columns[column].cast(pa.string() if pa.types.is_large_string(kind) else pa.decimal128(38, 2) if pa.types.is_decimal(kind) else kind)
+        columns[column] = columns[column].cast(
+            pa.string()
+            if pa.types.is_large_string(kind)
+            else pa.decimal128(38, 2)
+            if pa.types.is_decimal(kind)
+            else kind
+        )
         columns[column] = columns[column].cast(kind)
     parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
     back, _ = imported(tmp_path / "t.parquet", tmp_path)
@@ -480,7 +500,13 @@ def test_a_token_without_experts_still_is_one(tmp_path: Path) -> None:
 
 def test_metadata_records_begin_requests(tmp_path: Path) -> None:
     head = {"record_type": "metadata", "num_experts": 9, "experts_per_token": 1, "model_id": "toy"}
-    row = {"record_type": "routing_selection", "phase": "prompt", "token_position": 0, "layer": 0, "selected_experts": [1]}
+    row = {
+        "record_type": "routing_selection",
+        "phase": "prompt",
+        "token_position": 0,
+        "layer": 0,
+        "selected_experts": [1],
+    }
     text = "".join(json.dumps(value) + "\n" for value in [head, row, head, row | {"selected_experts": [2]}])
     back, report = small(tmp_path, text, "t.jsonl")
     with back:

@@ -126,7 +126,9 @@ def families(present: Sequence[str]) -> dict[str, list[str]]:
     for name in present:
         match = NUMBERED.fullmatch(plain(name))
         if match is not None:
-            found.setdefault(match["stem"].strip("_") + (match["tail"] or ""), {}).setdefault(int(match["number"]), name)
+            found.setdefault(match["stem"].strip("_") + (match["tail"] or ""), {}).setdefault(
+                int(match["number"]), name
+            )
     return {
         stem: [members[number] for number in sorted(members)] for stem, members in found.items() if len(members) > 1
     }
@@ -175,7 +177,9 @@ def find_columns(
             raise TraceError(f"{path}: has {present.count(theirs)} columns named {theirs!r}; names must differ")
     doubled = sorted({plain(n) for n in present if sum(plain(n) == plain(other) for other in present) > 1})
     if doubled and any(plain(theirs) in doubled for theirs in layout.names.values()):
-        raise TraceError(f"{path}: has several columns named {doubled[0]!r} (but for case or signs); rename all but one")
+        raise TraceError(
+            f"{path}: has several columns named {doubled[0]!r} (but for case or signs); rename all but one"
+        )
     deep = max((depths.get(layout.names.get(ours, ""), 0) for ours in ("expert", "logits")), default=0)
     _complete(path, layout, present, deep)
     layout.notices += _left_out(layout, present)
@@ -219,7 +223,10 @@ def _family(
     matching = [
         (stem, names)
         for stem, names in groups.items()
-        if (stem in STEMS[ours] or (ours == "expert" and re.fullmatch(r"(top|rank|slot|choice)_expert(_idx|_id)?", stem)))
+        if (
+            stem in STEMS[ours]
+            or (ours == "expert" and re.fullmatch(r"(top|rank|slot|choice)_expert(_idx|_id)?", stem))
+        )
         and not set(names) & set(taken)
     ]
     if not matching:
@@ -300,11 +307,12 @@ def _complete(path: Path, layout: Layout, present: Sequence[str], deep: int) -> 
     if missing == ["token"]:
         return  # tokens may follow from the runs of rows of a layer
     if missing:
-        wanted = "; ".join(f"no column is named like {ours!r} ({', '.join(ALIASES[ours][:6])}, ...)" for ours in missing)
+        wanted = "; ".join(
+            f"no column is named like {ours!r} ({', '.join(ALIASES[ours][:6])}, ...)" for ours in missing
+        )
         say = ",".join(f"{ours}=NAME" for ours in missing)
         raise TraceError(
-            f"{path}: {wanted}; it has {', '.join(present)[:200]}; say which with --columns {say}; "
-            f"a trace is {EXAMPLE}"
+            f"{path}: {wanted}; it has {', '.join(present)[:200]}; say which with --columns {say}; a trace is {EXAMPLE}"
         )
 
 

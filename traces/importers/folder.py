@@ -18,7 +18,9 @@ from lrcsim.traces.layers import LayerTable
 
 __all__ = ["matches", "natural", "open_source"]
 
-OTHER = frozenset((".md", ".rst", ".log", ".py", ".sh", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".lock", ".ipynb")) | {
+OTHER = frozenset(
+    (".md", ".rst", ".log", ".py", ".sh", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".lock", ".ipynb")
+) | {
     *(".png", ".jpg", ".jpeg", ".svg", ".pdf", ".html", ".css", ".js", ".pyc", ".sha256", ".md5"),
 }
 """Endings of files that stand beside recordings and are none."""
@@ -80,7 +82,9 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
         for source in sources:
             source.close()
 
-    models = {source.model for source, file in zip(sources, files, strict=True)} - {file.name.split(".")[0] for file in files}
+    models = {source.model for source, file in zip(sources, files, strict=True)} - {
+        file.name.split(".")[0] for file in files
+    }
     model = models.pop() if len(models) == 1 else path.resolve().name
     return Source(layers, model, requests, {"files": len(files)}, notices, guessed, close)
 
@@ -93,7 +97,9 @@ def _files(path: Path) -> tuple[list[Path], list[str]]:
             f"{path}: holds folders of one file per layer ({', '.join(p.name for p in inner[:4])} ...); import one of them, "
             f"for example {inner[0]}"
         )
-    found = sorted((file for file in path.rglob("*") if file.is_file()), key=lambda file: natural(file.relative_to(path)))
+    found = sorted(
+        (file for file in path.rglob("*") if file.is_file()), key=lambda file: natural(file.relative_to(path))
+    )
     found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
     data_stems = {file.with_suffix("") for file in found if file.suffix != ".json"}
     kept, left = [], []
@@ -117,7 +123,9 @@ def _format(path: Path, files: list[Path]) -> tuple[str, Any]:
         by_name.setdefault(guess_format(file), file)
     if len(by_name) > 1:
         said = ", ".join(f"{file.relative_to(path)} is {name}" for name, file in by_name.items())
-        raise TraceError(f"{path}: holds files of several formats ({said}); put those of one kind into a folder of their own")
+        raise TraceError(
+            f"{path}: holds files of several formats ({said}); put those of one kind into a folder of their own"
+        )
     name = next(iter(by_name))
     return name, FORMATS[name]
 
@@ -161,7 +169,10 @@ def _again(first: Columns, rest: Iterator[Columns]) -> Iterator[Columns]:
 def _gathered(sources: list[Source]) -> list[str]:
     """Return the notices of all files, each once."""
     counted = Counter(
-        notice for source in sources for notice in source.notices if not notice.startswith("number of experts not given")
+        notice
+        for source in sources
+        for notice in source.notices
+        if not notice.startswith("number of experts not given")
     )
     said = [notice if times == 1 else f"{notice} (in {times:,} files)" for notice, times in counted.items()]
     more = [f"... and {len(said) - SHOWN} notices more about single files"] if len(said) > SHOWN else []

@@ -152,7 +152,9 @@ class _Layer:
                     k = ids.shape[1]
                     if int(ids.min()) < -1 or int(ids.max()) >= MAX_EXPERTS:
                         at = int(np.argmax(((ids < -1) | (ids >= MAX_EXPERTS)).any(axis=1)))
-                        raise TraceError(f"{self.path}: row {row + at}: expert id out of all range in {ids[at].tolist()}")
+                        raise TraceError(
+                            f"{self.path}: row {row + at}: expert id out of all range in {ids[at].tolist()}"
+                        )
                     weights = None
                     if len(columns) > 1:
                         weights = self._square(batch.column(columns[1]), "weight", row, k)

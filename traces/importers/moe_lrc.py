@@ -63,7 +63,9 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
     if all(kind.experts for kind in kinds):
         experts: int | list[int] = [int(kind.experts or 0) for kind in kinds]
         if options.num_experts is not None and set(experts) != {options.num_experts}:
-            raise TraceError(f"{path}: holds ranks or logits of {experts[0]} experts, --num-experts says {options.num_experts}")
+            raise TraceError(
+                f"{path}: holds ranks or logits of {experts[0]} experts, --num-experts says {options.num_experts}"
+            )
     elif options.num_experts is not None:
         experts = options.num_experts
     else:

@@ -64,7 +64,17 @@ NAMES = {
 
 LAYER_KEYS = ("num_experts", "top_k", "expert_bytes", "block", "stack_of_layer", "num_shared")
 OTHER_KEYS = ("offsets", "domains", "model", "stack_names", "provenance")
-LAYER_STEMS = ("layer", "layers", "l", "blk", "block", "layer_experts", "experts_layer", "layer_topk_ids", "topk_ids_layer")
+LAYER_STEMS = (
+    "layer",
+    "layers",
+    "l",
+    "blk",
+    "block",
+    "layer_experts",
+    "experts_layer",
+    "layer_topk_ids",
+    "topk_ids_layer",
+)
 REQUEST_STEMS = ("arr", "request", "req", "sample", "seq", "sequence", "prompt", "routed_experts", "experts", "trace")
 DAMAGE = (
     *(OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, RuntimeError),
@@ -214,7 +224,9 @@ def _prompts(path: Path, contents: _Contents, ignored: list[str], options: Optio
         if options.prompt_tokens.isdecimal():
             return _Prompts(first=int(options.prompt_tokens))
         if options.prompt_tokens not in contents.names:
-            raise TraceError(f"{path}: has no array {options.prompt_tokens!r}, it has {', '.join(contents.names)[:200]}")
+            raise TraceError(
+                f"{path}: has no array {options.prompt_tokens!r}, it has {', '.join(contents.names)[:200]}"
+            )
     if options.phase is not None:
         return None
     name = options.prompt_tokens or next((n for n in ignored if plain(n) in ALIASES["prompt_tokens"]), None)
@@ -379,7 +391,9 @@ def _shaped(
         shapes.append(shape)
     if axis == "layer":
         if len(set(shapes)) > 1:
-            raise TraceError(f"{path}: the arrays per layer differ in shape: {shapes[0]} and {next(s for s in shapes if s != shapes[0])}")
+            raise TraceError(
+                f"{path}: the arrays per layer differ in shape: {shapes[0]} and {next(s for s in shapes if s != shapes[0])}"
+            )
         tokens, k = shapes[0]
         return _Arrays(names, pieces, axis, tokens, len(pieces), k, np.array([0, tokens]), block=block)
     if axis == "token":
@@ -521,7 +535,9 @@ class _Reader:
         if self._arrays.chosen is not None and "experts" in columns:
             logits = block.setdefault("logits", np.empty(0))
             if logits.size == 0:
-                logits = _converted(self._path, "logits", self._streams[self._arrays.names["logits"]].read(count), self._at)
+                logits = _converted(
+                    self._path, "logits", self._streams[self._arrays.names["logits"]].read(count), self._at
+                )
                 block["logits"] = logits
             _finite(self._path, logits, self._at)
             block["experts"] = best(logits.astype(np.float32), self._arrays.chosen).astype(np.int32)
@@ -657,6 +673,8 @@ def _converted(path: Path, name: str, block: npt.NDArray[Any], first: int) -> np
     if bad.any():
         place = np.unravel_index(int(np.argmax(bad)), bad.shape)
         where = f"token {first + int(place[0])}" + (f", layer {place[1]}" if len(place) > 1 else "")
-        wrong = "must be integers" if block.dtype.kind == "f" and not abs(block[place]) > high else "is out of all range"
+        wrong = (
+            "must be integers" if block.dtype.kind == "f" and not abs(block[place]) > high else "is out of all range"
+        )
         raise TraceError(f"{path}: {where}: {name} {wrong}, has {block[place]}, allowed are {low}..{high}")
     return block.astype(dtype)

@@ -76,7 +76,9 @@ def by_passes(rows: Rows, top_k: int | None) -> Held:
     return Held(rows, columns)
 
 
-def _cells(rows: Rows, layer: IntArray, position: IntArray | None, columns: Mapping[str, Any], top_k: int | None) -> IntArray:
+def _cells(
+    rows: Rows, layer: IntArray, position: IntArray | None, columns: Mapping[str, Any], top_k: int | None
+) -> IntArray:
     """Number the (token, layer) cells in the order of the rows."""
     if rows.wide:
         return np.cumsum(columns["rank"].to_numpy() == 0) - 1

@@ -98,7 +98,9 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
             yield None, _tokens(sequence, used, top_k, options.phase)
             progress(done + 1, len(sequences))
 
-    return Source(layers, named_after(path), requests, {"recorder": "SGLang expert distribution recorder"}, notices, guessed)
+    return Source(
+        layers, named_after(path), requests, {"recorder": "SGLang expert distribution recorder"}, notices, guessed
+    )
 
 
 def _sequences(path: Path, records: list[dict[str, Any]], notices: list[str]) -> list[_Sequence]:
@@ -164,7 +166,9 @@ def _checked(path: Path, number: int, record: dict[str, Any]) -> tuple[npt.NDArr
     if not isinstance(given, np.ndarray) or given.ndim != 3 or given.dtype.kind not in "iu":
         raise TraceError(f"{path}: record {number}: topk_ids_of_layer must be integers [layers, tokens, k]")
     if given.size and (int(given.min()) < -1 or int(given.max()) >= MAX_EXPERTS):
-        raise TraceError(f"{path}: record {number}: expert ids from {given.min()} to {given.max()}, allowed 0..65534 or -1")
+        raise TraceError(
+            f"{path}: record {number}: expert ids from {given.min()} to {given.max()}, allowed 0..65534 or -1"
+        )
     tokens = given.shape[1]
     listed = []
     for name in ("positions", "input_ids"):

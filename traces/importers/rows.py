@@ -329,9 +329,11 @@ class Rows:
                 continue
             source_at = np.cumsum(~empty) - 1  # a cell without experts still is a token
             spread = flat.take(pa.array(np.where(empty, 0, source_at), mask=empty))
-            long[name] = pc.coalesce(spread, pa.scalar("-1" if pa.types.is_string(flat.type) else -1, flat.type)) if (
-                name == "expert"
-            ) else spread
+            long[name] = (
+                pc.coalesce(spread, pa.scalar("-1" if pa.types.is_string(flat.type) else -1, flat.type))
+                if (name == "expert")
+                else spread
+            )
         starts = np.cumsum(np.maximum(lengths, 1)) - np.maximum(lengths, 1)
         long["rank"] = pa.array(np.arange(len(cells)) - starts[cells])
         return self._typed(long, first_row, rows)
@@ -371,7 +373,9 @@ class Rows:
                 f"{name}"
             )
 
-    def _of_tokens(self, name: str, column: Any, rows: npt.NDArray[np.int64], token: npt.NDArray[np.int64] | None) -> Any:
+    def _of_tokens(
+        self, name: str, column: Any, rows: npt.NDArray[np.int64], token: npt.NDArray[np.int64] | None
+    ) -> Any:
         """Give each row the item of its token, of a column with one list per request."""
         if token is None:
             raise TraceError(f"{self.path}: {name} holds lists, but the rows are no whole requests")

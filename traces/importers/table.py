@@ -355,7 +355,9 @@ def _by_request(rows: Table, report: Callable[[int], None]) -> Iterator[tuple[st
                 current = value
                 domain = None if domains is None else batch["domain"][low].as_py()
             if domains is not None:
-                _one_domain(rows, batch["domain"].slice(low, high - low), domains.indices.slice(low, high - low), domain)
+                _one_domain(
+                    rows, batch["domain"].slice(low, high - low), domains.indices.slice(low, high - low), domain
+                )
             pending.append({name: column[low:high] for name, column in columns.items()})
     if pending and named:
         yield domain, _joined(pending)
@@ -393,10 +395,14 @@ def _started_again(rows: Table, columns: Columns) -> list[Columns]:
         for low, high in zip(bounds[:-1], bounds[1:], strict=True)
     ]
     layers = set(np.unique(parts[0]["layer"]).tolist())
-    whole = all(set(np.unique(part["layer"]).tolist()) == layers and len(np.unique(part["token"])) > 1 for part in parts)
+    whole = all(
+        set(np.unique(part["layer"]).tolist()) == layers and len(np.unique(part["token"])) > 1 for part in parts
+    )
     if len(parts) == 1 or not whole:
         return [columns]
-    said = f"no column tells requests apart; where the first token and layer come again a new one starts: {len(parts):,}"
+    said = (
+        f"no column tells requests apart; where the first token and layer come again a new one starts: {len(parts):,}"
+    )
     if said not in rows.notices:
         rows.notices.append(said)
     return parts

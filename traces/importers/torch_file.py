@@ -64,7 +64,9 @@ def load(path: Path) -> Any:
     except DAMAGE as error:
         if isinstance(error, TraceError):
             raise TraceError(f"{path}: {error}") from None
-        raise TraceError(f"{path}: is damaged, or no file of torch.save ({' '.join(str(error).split())[:160]})") from None
+        raise TraceError(
+            f"{path}: is damaged, or no file of torch.save ({' '.join(str(error).split())[:160]})"
+        ) from None
 
 
 class _Storage:
@@ -116,7 +118,11 @@ def _tensor(storage: npt.NDArray[Any], offset: int, size: Any, stride: Any, *_: 
     last = offset + sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
     if 0 in shape:
         return np.zeros(shape, storage.dtype)
-    if last >= len(storage) or int(np.prod(shape, dtype=object)) > len(storage) or any(step == 0 and n > 1 for n, step in zip(shape, steps, strict=True)):
+    if (
+        last >= len(storage)
+        or int(np.prod(shape, dtype=object)) > len(storage)
+        or any(step == 0 and n > 1 for n, step in zip(shape, steps, strict=True))
+    ):
         raise TraceError(f"holds a tensor {list(shape)} beyond its {len(storage)} numbers")
     strides = [step * storage.itemsize for step in steps]
     return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides, writeable=False).copy()

@@ -92,9 +92,7 @@ def integers(path: Path, name: str, column: Any, first_row: int, parents: npt.ND
     raise TraceError(f"{path}: {name} must be whole numbers, the column is {kind}")
 
 
-def _integers_of_text(
-    path: Path, name: str, column: Any, first_row: int, parents: npt.NDArray[np.int64] | None
-) -> Any:
+def _integers_of_text(path: Path, name: str, column: Any, first_row: int, parents: npt.NDArray[np.int64] | None) -> Any:
     text = pc.utf8_trim(column, characters=" \t\r\n\"'")
     text = pc.if_else(pc.is_in(text, value_set=pa.array(["", "null", "NULL", "None", "NaN", "nan", "NA"])), None, text)
     if name == "layer":  # "model.layers.3.mlp" and "blk.3" name layer 3
@@ -136,7 +134,9 @@ def numbers(path: Path, name: str, column: Any, first_row: int) -> Any:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         at = 0
         if pa.types.is_string(column.type):
-            good = pc.match_substring_regex(column, r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^(?i:[+-]?(nan|inf|infinity))$")
+            good = pc.match_substring_regex(
+                column, r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^(?i:[+-]?(nan|inf|infinity))$"
+            )
             at = int(np.argmin(good.fill_null(True).to_numpy(zero_copy_only=False)))
         raise TraceError(
             f"{path}: {name} must be numbers, item {first_row + at} (counted from 1) is not "
@@ -217,9 +217,7 @@ def as_lists(path: Path, name: str, column: Any, first_row: int) -> Any:
     """
     column = decoded(column)
     if pa.types.is_string(column.type):
-        trimmed = pc.utf8_trim(
-            pc.replace_substring_regex(column, r"[\[\](){}<>,;|:/\s\"']+", " "), characters=" "
-        )
+        trimmed = pc.utf8_trim(pc.replace_substring_regex(column, r"[\[\](){}<>,;|:/\s\"']+", " "), characters=" ")
         filled = pc.if_else(pc.equal(trimmed, ""), None, trimmed)
         return pc.split_pattern(filled, " ")
     if not pa.types.is_list(column.type):
