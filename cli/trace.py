@@ -91,6 +91,17 @@ def check(path: str | None, json_path: str | None) -> None:
 @click.option(
     "--num-layers", type=int, metavar="L", help="For sglang: layers in the routing (all blocks of the model)."
 )
+@click.option(
+    "--cached-prefix",
+    metavar="drop|keep",
+    help="For servers: prompt tokens out of the prefix cache did not run (drop), or count as run (keep); "
+    "else as the file says.",
+)
+@click.option(
+    "--stop-on-error", is_flag=True, help="For servers: refuse a file in which a request has no routing; else skip it."
+)
+@click.option("--keep-zero-layers", is_flag=True, help="For servers, top-1: keep layers whose ids are all 0.")
+@click.option("--drop-zero-rows", is_flag=True, help="For servers: tokens with id 0 everywhere are not recorded.")
 @click.option("--top-k", type=int, metavar="K", help="For sglang, and moe-lrc ranks or logits: experts per token.")
 @click.option("--phase", metavar="PHASE", help="Phase of all tokens of a file without phases: prefill, decode or none.")
 @click.option("--expert-bytes", type=int, metavar="BYTES", help="Bytes of one expert.")

@@ -44,6 +44,9 @@ class Format:
 
 
 COMMON = frozenset({"num_experts", "expert_bytes", "model"})
+SERVED = COMMON | {
+    "phase", "num_layers", "top_k", "cached_prefix", "stop_on_error", "keep_zero_layers", "drop_zero_rows"
+}  # fmt: skip
 
 FORMATS = {
     entry.name: entry
@@ -61,14 +64,14 @@ FORMATS = {
             "JSON of servers run with --enable-return-routed-experts",
             sglang.open_source,
             sglang.matches,
-            COMMON | {"phase", "num_layers", "top_k"},
+            SERVED,
         ),
         Format(
             "vllm",
             "JSON of servers run with --enable-return-routed-experts",
             vllm.open_source,
             vllm.matches,
-            COMMON | {"phase"},
+            SERVED,
         ),
         Format(
             "table",

@@ -50,6 +50,11 @@ class Options:
         phase: ``"prefill"`` or ``"decode"`` for all tokens of a file without phases, ``"none"`` to leave phases out.
         expert_bytes: bytes of one expert.
         model: name of the model.
+        cached_prefix: prompt tokens out of a server's prefix cache, ``"drop"`` (did not run) or ``"keep"`` (count as
+            run); None: as the file says.
+        stop_on_error: refuse a file in which a request has no routing, in place of leaving the request out.
+        keep_zero_layers: keep layers of top-1 models whose ids are all 0, in place of taking them for dense ones.
+        drop_zero_rows: take tokens with expert 0 at every rank of every layer as not recorded.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -59,8 +64,14 @@ class Options:
     phase: str | None = None
     expert_bytes: int | None = None
     model: str | None = None
+    cached_prefix: str | None = None
+    stop_on_error: bool = False
+    keep_zero_layers: bool = False
+    drop_zero_rows: bool = False
 
     def __post_init__(self) -> None:
+        if self.cached_prefix not in (None, "drop", "keep"):
+            raise ConfigError(f"cached-prefix {self.cached_prefix!r} is not known, use 'drop' or 'keep'")
         if self.phase not in (None, "prefill", "decode", "none"):
             raise ConfigError(f"phase {self.phase!r} is not known, use 'prefill', 'decode' or 'none'")
         for name in ("num_experts", "num_layers", "top_k", "expert_bytes"):
@@ -70,7 +81,7 @@ class Options:
 
     def given(self) -> set[str]:
         """Names of the options that the user set."""
-        return {name for name in self.__dataclass_fields__ if getattr(self, name) not in (None, {})}
+        return {name for name in self.__dataclass_fields__ if getattr(self, name) not in (None, {}, False)}
 
 
 @dataclass
