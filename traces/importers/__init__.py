@@ -191,6 +191,9 @@ def import_trace(
             writer.begin_request(domain)
             requests += 1
             for columns in runs:
-                writer.append(columns)
+                try:
+                    writer.append(columns)
+                except TraceError as error:
+                    raise TraceError(f"{source.place()}: {error}" if source.place else str(error)) from None
                 unrecorded += int(np.count_nonzero(mark_missing(columns, source.layers)))
     return ImportReport(format, writer.tokens, requests, unrecorded, source.notices)

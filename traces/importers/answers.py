@@ -50,6 +50,7 @@ class Answer:
     Attributes:
         routed: its requests with routing.
         without: why there is none, for each of its requests without.
+        unsent_choices: further choices, where a server sends the first one's routing only.
         model: name of the model, or None.
         domain: label that `lrcsim record` noted, or None.
         shared_cache: whether it counts cached tokens of several prompts in one sum.
@@ -57,6 +58,7 @@ class Answer:
 
     routed: list[Routed] = field(default_factory=list)
     without: list[str] = field(default_factory=list)
+    unsent_choices: int = 0
     model: str | None = None
     domain: str | None = None
     shared_cache: bool = False
@@ -168,11 +170,13 @@ def _openai(body: Json, choices: list[Json], answer: Answer, options: Options) -
     before = None if prompt_part is None else decode_array(prompt_part, options)
     found: list[_Choice] = []
     for number, choice in enumerate(choices):
-        choice_found = _choice(body, choice, number, before, options)
-        if isinstance(choice_found, str):
-            answer.without.append(choice_found)
+        read = _choice(body, choice, number, before, options)
+        if isinstance(read, _Choice):
+            found.append(read)
+        elif number > 0 and any(not _nothing(_routing_in(_object(body, name), 0)) for name in EXTRAS):
+            answer.unsent_choices += 1
         else:
-            found.append(choice_found)
+            answer.without.append(read)
     if not choices:
         answer.without.append("has no choices")
     single = len(choices) == 1
@@ -214,9 +218,7 @@ def _choice(body: Json, choice: Json, number: int, before: Wire | None, options:
             extras = _object(where, place)
             given = _routing_in(extras, number)
     if _nothing(given) and not (given == [] and before is not None):
-        of_first = number > 0 and any(not _nothing(_routing_in(_object(body, name), 0)) for name in EXTRAS)
-        why = "a choice has no 'routed_experts'"
-        return _why(_reason(choice), f"{why}: the server sends the first choice's only" if of_first else why)
+        return _why(_reason(choice), "a choice has no 'routed_experts'")
     meta = _object(choice, "meta_info")
     dtype = extras.get("routed_experts_dtype", "int32")
     prompt = _count(meta, "prompt_tokens")

@@ -127,11 +127,14 @@ def open_responses(path: Path, options: Options, progress: Progress) -> Source:
     experts = options.num_experts if options.num_experts is not None else guessed_experts(layers.largest, notices)
     table = LayerTable.build(len(blocks), experts, shape[1], expert_bytes=options.expert_bytes, block=blocks)
 
+    place = [str(path)]
+
     def requests() -> Iterator[Request]:
         for entry in _Reading(path, options, size).entries(lambda done: progress(size + done, 2 * size)):
+            place[0] = entry.where
             yield entry.domain, _runs(entry, blocks, options.phase != "none", layers.with_ids)
 
-    return Source(table, layers.model or named_after(path), requests, notices=notices)
+    return Source(table, layers.model or named_after(path), requests, notices=notices, place=lambda: place[0])
 
 
 @dataclass
@@ -161,7 +164,7 @@ class _Reading:
         self.tally = Tally()
         self.skipped = _Skipped()
         self.most_not_sent = NOT_SENT_PER_BYTE * size + (1 << 20)
-        self.repeated = self.repeated_of = self.kept = self.disputed = self.shared_cache = 0
+        self.repeated = self.repeated_of = self.kept = self.disputed = self.shared_cache = self.unsent_choices = 0
         self._prefixes = Prefixes()
 
     def entries(self, report: Callable[[int], None]) -> Iterator[_Entry]:
@@ -183,6 +186,7 @@ class _Reading:
 
     def _skip(self, where: str, answer: Answer) -> None:
         self.shared_cache += answer.shared_cache
+        self.unsent_choices += answer.unsent_choices
         for reason in answer.without:
             if self.options.stop_on_error:
                 raise TraceError(f"{reason} (--stop-on-error)")
@@ -225,6 +229,11 @@ class _Reading:
                 f"{self.skipped.count:,} request{'s' * (self.skipped.count != 1)} without routing skipped, the first "
                 f"at {self.skipped.first}; --stop-on-error refuses such a file"
             )
+        if self.unsent_choices:
+            said.append(
+                f"{self.unsent_choices:,} further choice{'s' * (self.unsent_choices != 1)} (n > 1) without routing: "
+                "the server sends the first choice's only"
+            )
         said += self.tally.notices()
         if self.kept:
             said.append(
@@ -238,8 +247,8 @@ class _Reading:
         if self.repeated and self.options.cached_prefix is None:
             said.append(
                 f"{self.repeated:,} of {self.repeated_of:,} prompt tokens repeat earlier requests, and their responses "
-                "have no cached_tokens: whether they ran or came out of a prefix cache cannot be told, they count as run. "
-                "--cached-prefix drop leaves them out (-1), --cached-prefix keep counts them without this note"
+                "have no cached_tokens: whether they ran or came out of a prefix cache cannot be told, they count as "
+                "run. --cached-prefix drop leaves them out (-1), --cached-prefix keep counts them without this note"
             )
         if self.repeated and self.options.cached_prefix == "drop":
             said.append(

@@ -94,6 +94,7 @@ class Source:
         requests: a function that yields the requests, in order; each is read to its end before the next.
         provenance: what the file says of its origin.
         notices: what the user should know of how the file was read.
+        place: says where in the source the request is that was yielded last, for the messages of what is wrong with it.
     """
 
     layers: LayerTable
@@ -101,6 +102,7 @@ class Source:
     requests: Callable[[], Iterator[Request]]
     provenance: dict[str, Any] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
+    place: Callable[[], str] | None = None
 
 
 def guessed_experts(largest_id: int, notices: list[str]) -> int:
