@@ -78,6 +78,8 @@ def read_answer(value: Json, options: Options) -> Answer:
     noted = _object(value, "lrcsim")
     domain = noted.get("domain")
     answer = Answer(domain=domain if isinstance(domain, str) else None)
+    if noted.get("skipped") is not None:
+        return answer  # lrcsim record has said so
     if problem is not None:
         answer.without.append(problem)
         return answer
