@@ -102,7 +102,7 @@ class Connection:
             value = json.loads(data)
         except urllib.error.HTTPError as error:
             with error:
-                text = _plain(error.read(400).decode(errors="replace"))
+                text = _message(error.read(1 << 16).decode(errors="replace"))
             kind = RefusedError if error.code in ABOUT_THE_PROMPT and request.data is not None else ConfigError
             raise kind(f"{request.full_url} refuses: {error.code} {_plain(str(error.reason))} {text}".strip()) from None
         except ConfigError:
@@ -112,6 +112,18 @@ class Connection:
         if not isinstance(value, dict):
             raise ConfigError(f"{request.full_url} answers with no JSON object")
         return value
+
+
+def _message(text: str) -> str:
+    """Return what a server says of a refusal: the message in its JSON, or its text."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return _plain(text)[:300]
+    for name in ("error", "message", "detail"):
+        if isinstance(value, dict) and value.get(name):
+            value = value[name]
+    return _plain(value if isinstance(value, str) else text)[:300]
 
 
 def _plain(text: str) -> str:
