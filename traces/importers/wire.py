@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import TraceError
+from lrcsim.errors import TraceError, brief
 from lrcsim.traces.importers.source import Options
 
 __all__ = ["Wire", "decode_array"]
@@ -24,6 +24,8 @@ __all__ = ["Wire", "decode_array"]
 DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 NPY = b"\x93NUMPY"
 LARGEST_ID = 65_534
+MOST = 65_535
+"""Layers, and experts per token, at most."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def decode_array(value: object, options: Options | None = None, dtype: object = 
         array = _nested(value)
     else:
         raise TraceError(f"routed_experts must be a list, base64 or a described buffer, is {type(value).__name__}")
-    if array.ndim != 3 or array.dtype.kind not in "iu" or 0 in array.shape[1:]:
+    if array.ndim != 3 or array.dtype.kind not in "iu" or not all(0 < size <= MOST for size in array.shape[1:]):
         raise TraceError(f"routed_experts must be integers [tokens, layers, k], is {array.dtype} {list(array.shape)}")
     if array.size and (array.min() < -1 or array.max() > LARGEST_ID):
         raise TraceError(f"routed_experts has ids from {array.min()} to {array.max()}, allowed -1..{LARGEST_ID}")
@@ -94,7 +96,7 @@ def _npy(data: bytes) -> npt.NDArray[Any]:
         OverflowError,
         tokenize.TokenError,
     ) as error:
-        raise TraceError(f"routed_experts is base64 of no .npy array ({str(error).splitlines()[:1]})") from None
+        raise TraceError(f"routed_experts is base64 of no .npy array ({brief(error)[:120]})") from None
     if dtype.hasobject:
         raise TraceError("routed_experts is base64 of no .npy array of numbers")
     array = _sized(data[file.tell() :], shape, dtype)
@@ -152,7 +154,7 @@ def _sized(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDA
     count = 1
     for size in shape:
         count *= size
-    if count * dtype.itemsize != len(data):
+    if count * dtype.itemsize != len(data) or any(size < 0 for size in shape):
         raise TraceError(
             f"routed_experts holds {len(data)} bytes, "
             f"shape {str(list(shape))[:80]} of {dtype.name} needs another number"
