@@ -194,7 +194,8 @@ def import_trace(
                 try:
                     writer.append(columns)
                 except TraceError as error:
-                    about_routing = source.place is not None and str(error).startswith("token ")
-                    raise TraceError(f"{source.place()}: {error}" if about_routing else str(error)) from None
+                    if source.place is None or not str(error).startswith("token "):
+                        raise
+                    raise TraceError(f"{source.place()}: {error}") from None
                 unrecorded += int(np.count_nonzero(mark_missing(columns, source.layers)))
     return ImportReport(format, writer.tokens, requests, unrecorded, source.notices)

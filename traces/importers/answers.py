@@ -163,6 +163,31 @@ class _Choice:
     cached: int | None
     aborted: bool
 
+    def without_echo(self) -> None:
+        """Take an echoed prompt out of the generated tokens."""
+        if self.prompt_ids is None or self.made_ids is None or self.made is None:
+            return
+        prompt = len(self.prompt_ids)
+        if len(self.made_ids) == prompt + self.made and self.made_ids[:prompt] == self.prompt_ids:
+            self.made_ids = self.made_ids[prompt:]
+
+    def placed(self) -> Routed:
+        """Say where the rows belong.
+
+        Raises:
+            TraceError: the counts are impossible.
+        """
+        return _placed(
+            self.wire,
+            prompts=[None if self.prompt_ids is None else len(self.prompt_ids), self.prompt],
+            mades=[None if self.made_ids is None else len(self.made_ids), self.made],
+            start=self.start,
+            cached=self.cached,
+            aborted=self.aborted,
+            prompt_ids=self.prompt_ids,
+            made_ids=self.made_ids,
+        )
+
 
 def _openai(body: Json, choices: list[Json], answer: Answer, options: Options) -> None:
     """Read an answer of an OpenAI-compatible API."""
@@ -181,35 +206,19 @@ def _openai(body: Json, choices: list[Json], answer: Answer, options: Options) -
             answer.without.append(read)
     if not choices:
         answer.without.append("has no choices")
-    single = len(choices) == 1
     cached = _cached(body, usage)
-    prompt = total_prompt if single else _prompt_of_each(found, body, len(choices), total_prompt, total_made)
-    several = not single and _several_prompts(found, body, total_prompt, prompt)
-    for choice in found:
-        own = choice.cached
-        if own is None:
-            own = cached if not several or cached == 0 else None
-            answer.shared_cache |= several and bool(cached)
-        own_prompt = choice.prompt if choice.prompt is not None else prompt
-        own_made = choice.made if choice.made is not None else total_made if single else None
-        mades = [None if choice.made_ids is None else len(choice.made_ids), own_made]
-        prompt_ids = choice.prompt_ids
-        if single and choice.made_ids is not None and prompt_ids is not None and own_made is not None:
-            echoed = len(choice.made_ids) == len(prompt_ids) + own_made
-            if echoed and choice.made_ids[: len(prompt_ids)] == prompt_ids:
-                choice.made_ids, mades[0] = choice.made_ids[len(prompt_ids) :], own_made
-        answer.routed.append(
-            _placed(
-                choice.wire,
-                prompts=[None if prompt_ids is None else len(prompt_ids), own_prompt],
-                mades=mades,
-                start=choice.start,
-                cached=own,
-                aborted=choice.aborted,
-                prompt_ids=prompt_ids,
-                made_ids=choice.made_ids,
-            )
-        )
+    if len(choices) == 1:
+        prompt, made = total_prompt, total_made
+    else:
+        prompt, made = _prompt_of_each(found, body, len(choices), total_prompt, total_made), None
+        if cached and _several_prompts(found, body, total_prompt, prompt):
+            answer.shared_cache, cached = True, None
+    for own in found:
+        own.prompt = prompt if own.prompt is None else own.prompt
+        own.made = made if own.made is None else own.made
+        own.cached = cached if own.cached is None else own.cached
+        own.without_echo()
+        answer.routed.append(own.placed())
 
 
 def _choice(body: Json, choice: Json, number: int, before: Wire | None, options: Options) -> _Choice | str:
