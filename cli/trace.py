@@ -13,6 +13,7 @@ from lrcsim.errors import TraceError
 
 if TYPE_CHECKING:
     from lrcsim.traces import RoutingTrace
+    from lrcsim.traces.importers import ImportReport
 
 __all__ = ["trace"]
 
@@ -80,17 +81,36 @@ def check(path: str | None, json_path: str | None) -> None:
 @click.option(
     "-o", "--output", "output", required=True, metavar="OUT.h5", help="Trace to write; replaced if it exists."
 )
-@click.option("--format", "format", metavar="FORMAT", help="table, npz, vllm, sglang or moe-lrc; guessed when omitted.")
+@click.option(
+    "--format",
+    "format",
+    metavar="FORMAT",
+    help="table, npz, vllm, sglang, recorder, moe-lrc, layers or folder; guessed when omitted.",
+)
 @click.option(
     "--columns",
     metavar="OURS=THEIRS,...",
     help="For tables, the file's name of columns that go by unusual names, such as request=conv,token=n. "
-    "Ours are request, phase, token, layer, rank, expert, weight, residency, expert_bytes, domain, token_id.",
+    "Ours are request, phase, token, layer, rank, expert, weight, logits, residency, expert_bytes, domain, token_id, "
+    "prompt_tokens, generated_tokens, cached_tokens. Theirs may be a range (expert=e0-e7), a position in files without "
+    "names (layer=2,expert=3-10), or none.",
 )
 @click.option("--num-experts", type=int, metavar="E", help="Routed experts per layer; else the largest id + 1.")
 @click.option(
     "--num-layers", type=int, metavar="L", help="For sglang: layers in the routing (all blocks of the model)."
 )
+@click.option(
+    "--top-k",
+    type=int,
+    metavar="K",
+    help="Experts per token: for sglang, for ranks and router logits, and for logs without token numbers.",
+)
+@click.option(
+    "--prompt-tokens",
+    metavar="N|COLUMN",
+    help="For files without phases: the first N tokens of each request are prefill, or the column that says how many.",
+)
+@click.option("--layer-first", is_flag=True, default=None, help="For arrays whose axes are [layers, tokens, k].")
 @click.option(
     "--cached-prefix",
     metavar="drop|keep",
@@ -102,7 +122,6 @@ def check(path: str | None, json_path: str | None) -> None:
 )
 @click.option("--keep-zero-layers", is_flag=True, help="For servers, top-1: keep layers whose ids are all 0.")
 @click.option("--drop-zero-rows", is_flag=True, help="For servers: tokens with id 0 everywhere are not recorded.")
-@click.option("--top-k", type=int, metavar="K", help="For sglang, and moe-lrc ranks or logits: experts per token.")
 @click.option("--phase", metavar="PHASE", help="Phase of all tokens of a file without phases: prefill, decode or none.")
 @click.option("--expert-bytes", type=int, metavar="BYTES", help="Bytes of one expert.")
 @click.option("--model", metavar="NAME", help="Name of the model.")
@@ -112,9 +131,10 @@ def import_(
 ) -> None:
     """Bring in routing that another tool recorded.
 
-    IN is a file (CSV, TSV, JSON lines, Parquet, npz, JSON responses of vLLM or SGLang; gzip and zstd are read as they
-    are), or for moe-lrc a folder or a quoted pattern of safetensors files. What `lrcsim trace check` would complain of
-    is refused, and nothing is written then.
+    IN is a file (CSV, TSV, JSON lines, Parquet, npz, npy, JSON responses of vLLM or SGLang, a recording of SGLang's
+    expert distribution recorder; gzip and zstd are read as they are), or a folder: of one file per request, of one
+    Parquet file per layer, or for moe-lrc of safetensors files (or a quoted pattern of them). What `lrcsim trace check`
+    would complain of is refused, and nothing is written then. docs/importing.md shows every layout.
     """
     from lrcsim.traces.importers import Options, import_trace, parse_columns
 
@@ -126,8 +146,7 @@ def import_(
     for notice in report.notices:
         click.echo(f"Note: {notice}", err=True)
     if json_path != "-":
-        left = f", {report.unrecorded:,} expert positions not recorded (-1)" if report.unrecorded else ""
-        click.echo(f"{output}: {_size(report.tokens, report.requests)} from {report.format}{left}")
+        click.echo(f"{output}: {_size(report.tokens, report.requests)} from {report.format}: {_shape(report)}")
 
 
 @trace.command()
@@ -218,9 +237,33 @@ def _size(tokens: int, requests: int) -> str:
     return f"{tokens:,} token{'s' * (tokens != 1)} in {requests:,} request{'s' * (requests != 1)}"
 
 
+def _shape(report: ImportReport) -> str:
+    """Say what was read: layers, experts, phases, and what is not recorded."""
+    said = f"{report.layers:,} layer{'s' * (report.layers != 1)} x {report.num_experts:,} experts, top-{report.top_k}"
+    if report.prefill is not None:
+        said += f"; {report.prefill:,} prefill, {report.decode:,} decode tokens"
+    else:
+        said += "; no phases"
+    if report.not_run:
+        said += f"; {report.not_run:,} tokens without routing (not run or not recorded, -1)"
+    if report.unrecorded:
+        said += f"; {report.unrecorded:,} expert positions not recorded (-1)"
+    return said
+
+
 def _same_or_list(values: Any) -> int | list[int]:
     listed = [int(value) for value in values]
     return listed[0] if len(set(listed)) == 1 else listed
+
+
+def _info_shape(facts: dict[str, Any]) -> str:
+    """Say the shape in one line, as an import does."""
+    largest = {
+        name: max(value) if isinstance(value := facts[name], list) else value for name in ("num_experts", "top_k")
+    }
+    layers = facts["layers"]
+    mixed = ", not the same in all" if any(isinstance(facts[name], list) for name in largest) else ""
+    return f"{layers:,} layer{'s' * (layers != 1)} x {largest['num_experts']:,} experts, top-{largest['top_k']}{mixed}"
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
@@ -245,6 +288,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
         ("model", facts["model"]),
         ("tokens", tokens),
         ("requests", requests),
+        ("shape", _info_shape(facts)),
         ("MoE layers", layers),
         ("experts per layer", span(facts["num_experts"])),
         ("top-k", span(facts["top_k"])),

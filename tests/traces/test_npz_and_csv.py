@@ -69,7 +69,7 @@ def save(path: Path, **arrays: object) -> Path:
 
 def test_npz_needs_experts_only(tmp_path: Path) -> None:
     experts = make_trace(2).experts
-    back, report = imported(save(tmp_path / "in.npz", experts=experts), tmp_path)
+    back, report = imported(save(tmp_path / "in.npz", experts=experts), tmp_path, phase="none")
     with back:
         np.testing.assert_array_equal(back.experts, experts)
         assert back.phase is None
@@ -100,7 +100,7 @@ def test_npz_in_fortran_order(tmp_path: Path) -> None:
 
 def test_npz_unknown_arrays_are_named(tmp_path: Path) -> None:
     source = save(tmp_path / "in.npz", experts=make_trace(2).experts, num_experts=8, losses=np.zeros(3))
-    _, report = imported(source, tmp_path)
+    _, report = imported(source, tmp_path, phase="none")
     assert report.notices == ["arrays of no known name were left out: losses"]
 
 

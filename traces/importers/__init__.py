@@ -6,6 +6,8 @@ new one is added to `FORMATS` below.
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from lrcsim.errors import ConfigError, TraceError, did_you_mean
+from lrcsim.errors import ConfigError, LrcsimError, TraceError, brief, did_you_mean
 from lrcsim.traces.hdf5 import TraceWriter
-from lrcsim.traces.importers import moe_lrc, npz, sglang, table, vllm
-from lrcsim.traces.importers.source import Options, Progress, Source, open_bytes, parse_columns
-from lrcsim.traces.trace import mark_missing
+from lrcsim.traces.importers import folder, layer_files, moe_lrc, npz, recorder_file, sglang, table, vllm
+from lrcsim.traces.importers.columns import parse_columns
+from lrcsim.traces.importers.source import Columns, Options, Progress, Source, open_bytes
+from lrcsim.traces.layers import LayerTable
+from lrcsim.traces.trace import DECODE, mark_missing
 
 __all__ = ["FORMATS", "Format", "ImportReport", "Options", "guess_format", "import_trace", "parse_columns"]
 
@@ -43,6 +48,12 @@ class Format:
     options: frozenset[str]
 
 
+FOREIGN = (
+    *(pa.ArrowException, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError),
+    *(MemoryError, EOFError, struct.error, zlib.error),
+)
+"""What libraries raise on damaged files, where an importer did not say it better."""
+
 COMMON = frozenset({"num_experts", "expert_bytes", "model"})
 SERVED = COMMON | {
     "phase", "num_layers", "top_k", "cached_prefix", "stop_on_error", "keep_zero_layers", "drop_zero_rows"
@@ -58,7 +69,27 @@ FORMATS = {
             moe_lrc.matches,
             COMMON | {"top_k"},
         ),
-        Format("npz", "NumPy arrays: experts, offsets, ...", npz.open_source, npz.matches, COMMON | {"phase"}),
+        Format(
+            "layers",
+            "a folder of one Parquet file per layer (layer_02.parquet), a row per token",
+            layer_files.open_source,
+            layer_files.matches,
+            COMMON | {"phase", "prompt_tokens"},
+        ),
+        Format(
+            "recorder",
+            "SGLang's expert distribution recorder, mode per_token (.pt)",
+            recorder_file.open_source,
+            recorder_file.matches,
+            COMMON | {"phase"},
+        ),
+        Format(
+            "npz",
+            "NumPy arrays (npz, npy): experts, offsets, ...; or router logits",
+            npz.open_source,
+            npz.matches,
+            COMMON | {"phase", "prompt_tokens", "top_k", "layer_first"},
+        ),
         Format(
             "sglang",
             "JSON of servers run with --enable-return-routed-experts",
@@ -78,7 +109,14 @@ FORMATS = {
             "CSV, TSV, JSON lines or Parquet, one row per expert or one list of experts per row",
             table.open_source,
             table.matches,
-            COMMON | {"phase", "columns"},
+            COMMON | {"phase", "columns", "prompt_tokens", "top_k"},
+        ),
+        Format(
+            "folder",
+            "a folder of files of one of these formats, one or more requests in each",
+            folder.open_source,
+            folder.matches,
+            frozenset(Options.__dataclass_fields__),
         ),
     )
 }
@@ -95,6 +133,12 @@ class ImportReport:
         requests: requests written.
         unrecorded: (token, layer, rank) positions without an expert; they stay out of every account.
         notices: what the user should know of how the file was read.
+        layers: MoE layers.
+        num_experts: routed experts of a layer (of the largest, where layers differ).
+        top_k: experts per token and layer (of the largest).
+        prefill: prompt tokens that ran; None: the trace has no phases.
+        decode: generated tokens that ran; None: the trace has no phases.
+        not_run: tokens without a single expert: they did not run, or were not recorded.
     """
 
     format: str
@@ -102,6 +146,12 @@ class ImportReport:
     requests: int
     unrecorded: int
     notices: list[str]
+    layers: int = 0
+    num_experts: int = 0
+    top_k: int = 0
+    prefill: int | None = None
+    decode: int | None = None
+    not_run: int = 0
 
 
 def guess_format(path: Path) -> str:
@@ -176,26 +226,79 @@ def import_trace(
         raise TraceError(f"{out_path}: is a folder, name a file")
     if source_path.exists() and out_path.exists() and source_path.samefile(out_path):
         raise TraceError(f"{out_path}: is the file to import; name another output")
-    source = entry.open_source(source_path, options, progress or (lambda _done, _total: None))
+    try:
+        return _import(entry, source_path, out_path, options, progress or (lambda _done, _total: None), provenance)
+    except FOREIGN as error:
+        if isinstance(error, LrcsimError):
+            raise
+        raise TraceError(f"{source_path}: is damaged, or no file of format {format!r} ({brief(error)[:200]})") from None
+
+
+def _import(
+    entry: Format,
+    source_path: Path,
+    out_path: Path,
+    options: Options,
+    progress: Progress,
+    provenance: Mapping[str, Any] | None,
+) -> ImportReport:
+    """Read and write; errors of foreign files are not all caught."""
+    source = entry.open_source(source_path, options, progress)
     noted: dict[str, Any] = {
         "file": source_path.name,
-        "format": format,
+        "format": entry.name,
         "lrcsim": version("lrcsim"),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
     about = {**source.provenance, **({"import": noted} if provenance is None else provenance)}
-    unrecorded = requests = 0
     model = options.model or source.model
-    with TraceWriter(out_path, source.layers, model=model, provenance=about) as writer:
-        for domain, runs in source.requests():
-            writer.begin_request(domain)
-            requests += 1
-            for columns in runs:
-                try:
-                    writer.append(columns)
-                except TraceError as error:
-                    if source.place is None or not str(error).startswith("token "):
-                        raise
-                    raise TraceError(f"{source.place()}: {error}") from None
-                unrecorded += int(np.count_nonzero(mark_missing(columns, source.layers)))
-    return ImportReport(format, writer.tokens, requests, unrecorded, source.notices)
+    counted = _Counted()
+    try:
+        with TraceWriter(out_path, source.layers, model=model, provenance=about) as writer:
+            for domain, runs in source.requests():
+                writer.begin_request(domain)
+                counted.requests += 1
+                for columns in runs:
+                    _append(writer, columns, str(source_path) if source.place is None else source.place())
+                    counted.add(columns, source.layers)
+    finally:
+        source.close()
+    layers = source.layers
+    return ImportReport(
+        entry.name,
+        writer.tokens,
+        counted.requests,
+        counted.unrecorded,
+        list(dict.fromkeys(source.notices)),
+        len(layers),
+        int(layers.num_experts.max()),
+        int(layers.top_k.max()),
+        counted.prefill if counted.phased else None,
+        counted.decode if counted.phased else None,
+        counted.not_run,
+    )
+
+
+def _append(writer: TraceWriter, columns: Columns, place: str) -> None:
+    """Write tokens; what is impossible in them is said of the file that they came from."""
+    try:
+        writer.append(columns)
+    except TraceError as error:
+        raise TraceError(f"{place}: {error}" if str(error).startswith("token") else str(error)) from None
+
+
+class _Counted:
+    """Sums over what was written."""
+
+    def __init__(self) -> None:
+        self.requests = self.unrecorded = self.prefill = self.decode = self.not_run = 0
+        self.phased = False
+
+    def add(self, columns: Columns, layers: LayerTable) -> None:
+        self.unrecorded += int(np.count_nonzero(mark_missing(columns, layers)))
+        ran = (columns["experts"] >= 0).any(axis=(1, 2))
+        self.not_run += int(np.count_nonzero(~ran))
+        if "phase" in columns:
+            self.phased = True
+            self.decode += int(np.count_nonzero((columns["phase"] == DECODE) & ran))
+            self.prefill += int(np.count_nonzero((columns["phase"] != DECODE) & ran))

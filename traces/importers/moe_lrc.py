@@ -22,9 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.errors import TraceError
+from lrcsim.traces.importers.logits import best as chosen
 from lrcsim.traces.importers.safetensors import open_tensors, to_float
 from lrcsim.traces.importers.source import Columns, Options, Progress, Request, Source, guessed_experts
-from lrcsim.traces.layers import LayerTable
+from lrcsim.traces.layers import MAX_EXPERTS, LayerTable
 
 __all__ = ["matches", "open_source"]
 
@@ -61,6 +62,8 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
     notices: list[str] = []
     if all(kind.experts for kind in kinds):
         experts: int | list[int] = [int(kind.experts or 0) for kind in kinds]
+        if options.num_experts is not None and set(experts) != {options.num_experts}:
+            raise TraceError(f"{path}: holds ranks or logits of {experts[0]} experts, --num-experts says {options.num_experts}")
     elif options.num_experts is not None:
         experts = options.num_experts
     else:
@@ -127,7 +130,7 @@ def _kind(file: Path, tensors: dict[str, tuple[str, npt.NDArray[Any]]], top_k: i
     if not is_logits and not is_rank:
         if top_k is not None and top_k != width:
             raise TraceError(f"{file}: {name!r} lists {width} experts per token, --top-k says {top_k}")
-        return _Kind(lambda _, values: _unsigned(values), width, None)
+        return _Kind(lambda _, values: _ids(file, values), width, None)
     if top_k is None:
         raise TraceError(
             f"{file}: {name!r} holds {'logits' if is_logits else 'ranks'} of {width} experts: give --top-k"
@@ -136,10 +139,17 @@ def _kind(file: Path, tensors: dict[str, tuple[str, npt.NDArray[Any]]], top_k: i
         raise TraceError(f"{file}: {name!r} holds {width} experts, --top-k says {top_k}")
 
     def best(kind: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        scores = to_float(kind, values) if is_logits else _unsigned(values).astype(np.int32)
+        scores = to_float(kind, values) if is_logits else _unsigned(values).astype(np.int64)
         if is_logits and not np.isfinite(scores).all():
             raise TraceError(f"{file}: logits must be finite numbers")
-        return np.argsort(-scores, axis=-1, kind="stable")[..., :top_k]
+        if is_rank:
+            good = (np.sort(scores, axis=-1) == np.arange(width)).all(axis=-1)
+            if not good.all():
+                raise TraceError(
+                    f"{file}: {name!r}: the ranks of token {int(np.argmin(good))} of a sample are "
+                    f"{scores[int(np.argmin(good))].tolist()[:8]}..., not those of {width} experts, 0 to {width - 1} once each"
+                )
+        return chosen(scores, top_k)
 
     return _Kind(best, top_k, width)
 
@@ -147,6 +157,15 @@ def _kind(file: Path, tensors: dict[str, tuple[str, npt.NDArray[Any]]], top_k: i
 def _unsigned(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     values = np.asarray(values)
     return values.view(np.uint8) if values.dtype == np.int8 else values
+
+
+def _ids(file: Path, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return ids, refusing those that no trace can hold."""
+    ids = _unsigned(values)
+    if ids.size and (int(ids.min()) < -1 or int(ids.max()) >= MAX_EXPERTS):
+        at = np.unravel_index(int(np.argmax((ids < -1) | (ids >= MAX_EXPERTS))), ids.shape)
+        raise TraceError(f"{file}: token {at[0]} of a sample: expert id {ids[at]}, allowed 0..{MAX_EXPERTS - 1} or -1")
+    return ids
 
 
 def _largest(tensors: dict[str, tuple[str, npt.NDArray[Any]]]) -> int:

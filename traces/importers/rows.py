@@ -1,21 +1,24 @@
-"""Tables of any kind (CSV, TSV, JSON lines, Parquet) as one stream of batches in long form, one row per expert."""
+"""Tables of any kind (CSV, TSV, JSON, Parquet) as one stream of batches in long form, one row per expert."""
 
 from __future__ import annotations
 
-import csv as text_csv
-import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import csv, parquet
-from pyarrow import json as arrow_json
+from pyarrow import parquet
 
-from lrcsim.errors import TraceError, did_you_mean
+from lrcsim.errors import TraceError
+from lrcsim.traces.importers import values
+from lrcsim.traces.importers.columns import ALIASES, Layout, find_columns, plain
+from lrcsim.traces.importers.csv_text import CsvText
+from lrcsim.traces.importers.json_rows import JsonRows
+from lrcsim.traces.importers.logits import best_of_logits
 from lrcsim.traces.importers.source import open_bytes
 
 __all__ = ["Batch", "Rows"]
@@ -26,9 +29,14 @@ Batch = dict[str, Any]
 BLOCK = 8 << 20
 """Bytes parsed at a time."""
 
-TEXT = ("request", "phase", "domain")
-LISTS = ("expert", "weight", "residency")
-PLURALS = ("experts", "expert_ids", "selected_experts", "topk_ids", "topk_experts")
+OPTIONAL = (
+    *("weight", "residency", "token_id", "domain", "expert_bytes"),
+    *("prompt_tokens", "generated_tokens", "cached_tokens"),
+)
+"""Columns whose cells may be empty."""
+
+BY_RANK = ("expert", "weight", "residency", "logits")
+"""Columns that may hold a list on each row."""
 
 
 class Rows:
@@ -36,101 +44,156 @@ class Rows:
 
     Args:
         path: the file.
-        aliases: for each of our columns, the names it goes by in files.
         mapping: for some of our columns, the file's own name.
+        top_k: experts per token, where rows hold router logits.
 
     Attributes:
         names: the file's name of each of our columns that it has.
         comments: lines of the comment header, without the leading ``#``.
-        wide: whether a row holds a list of experts.
+        metadata: what a record before the first row says (JSON lines).
+        wide: whether a row holds several experts.
+        numbered: whether tokens are numbered by a column.
+        negative: whether tokens of the prompt have negative numbers (in the first rows).
         size: work of one pass over the file, in the unit of the positions that `batches` reports.
+        holds_logits: whether rows hold router logits in place of experts.
+        num_experts: experts of a layer, where router logits say so.
+        notices: what the user should know of how the columns were read.
     """
 
-    def __init__(self, path: Path, aliases: Mapping[str, Collection[str]], mapping: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, mapping: Mapping[str, str], top_k: int | None = None) -> None:
         self.path = path
         self.comments: list[str] = []
+        self.metadata: dict[str, Any] = {}
+        self.num_experts: int | None = None
+        self._top_k = top_k
+        self._csv: CsvText | None = None
+        self._json: JsonRows | None = None
         stream, _, self.size = open_bytes(path)
         with stream:
             head = _read(path, stream, 1 << 20)
+        depths: dict[str, int] = {}
+        first: dict[str, Any] = {}
         if head.startswith(b"PAR1"):
-            self._kind = "parquet"
             with self._parquet() as file:
                 schema, self.size = file.schema_arrow, file.metadata.num_rows
-            first, present = {field.name: field.type for field in schema}, schema.names
-        elif head.lstrip()[:1] == b"{":
-            self._kind = "json"
-            first, present = self._first_object(head)
+            present, depths = schema.names, {field.name: _depth(field.type) for field in schema}
+            if self.size == 0:
+                raise TraceError(f"{path}: has no rows")
+        elif head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
+            self._json = JsonRows(path)
+            present, depths, self.metadata = self._json.names, self._json.depths, self._json.metadata
         else:
-            self._kind = "csv"
-            first, present = self._first_line(head)
-        self.names = self._find(present, aliases, mapping)
-        theirs = self.names.get("expert", "")
-        value = first.get(theirs)
-        if isinstance(value, str):  # CSV: a cell that is no integer is a list
-            self.wide = theirs.lower() in PLURALS or re.fullmatch(r"\s*[+-]?\d+\s*", value) is None
-        else:
-            self.wide = isinstance(value, list) or (isinstance(value, pa.DataType) and pa.types.is_nested(value))
+            self._csv = CsvText(path, head, mapping)
+            self.comments, present, first = self._csv.comments, self._csv.names, self._csv.first
+            mapping = self._csv.mapping
+            depths = {name: depth for name, cell in first.items() if (depth := _brackets(cell)) > 1}
+        self._layout = find_columns(path, present, mapping, depths)
+        self.names, self.notices = self._layout.names, self._layout.notices
+        self._shape(first, depths)
+        self.negative = "phase" not in self.names and self._sample_is_negative()
+
+    def _shape(self, first: Mapping[str, Any], depths: Mapping[str, int]) -> None:
+        """Find out how many experts, layers and tokens a row holds."""
+        layout = self._layout
+        self.holds_logits = "expert" not in layout.names and "expert" not in layout.ranked
+        if not self.holds_logits:
+            layout.names.pop("logits", None)
+            layout.ranked.pop("logits", None)
+        experts, weights = layout.ranked.get("expert", []), layout.ranked.get("weight", [])
+        if experts and weights and len(experts) != len(weights):
+            del layout.ranked["weight"]
+            self.notices.append(
+                f"weights left out: there are {len(weights)} columns of them, and {len(experts)} of experts"
+            )
+        source = "logits" if self.holds_logits else "expert"
+        if self.holds_logits and self._top_k is None:
+            raise TraceError(f"{self.path}: holds router logits, not experts: give --top-k")
+        theirs = self.names.get(source, "")
+        cell = first.get(theirs)
+        self._depth = depths.get(theirs, 0)
+        if isinstance(cell, str) and source not in layout.ranked:  # CSV: a cell that is no number is a list
+            listed = plain(theirs) in PLURALS or re.fullmatch(r"\s*[+-]?\d+(\.0*)?\s*", cell) is None
+            self._depth = max(int(listed), _brackets(cell))
+        elif theirs and self._depth == 0 and self._holds_text(theirs):
+            self._depth = 1
+        if source in layout.ranked:
+            self._depth = 1
+        self.wide = self._depth > 0
+        if self.holds_logits and not self.wide:
+            raise TraceError(f"{self.path}: {theirs!r} must be a list of the logits of all experts")
         if self.wide:
             self.names.pop("rank", None)  # the list's order is the rank
-
-    def _first_line(self, head: bytes) -> tuple[dict[str, Any], list[str]]:
-        """Find the comment header, the delimiter and the column names of a CSV file."""
-        try:
-            lines = head.decode("utf-8-sig", errors="strict" if len(head) < 1 << 20 else "ignore").split("\n")
-        except UnicodeDecodeError:
-            raise TraceError(f"{self.path}: is neither text, Parquet, gzip nor zstd") from None
-        self._skip = 0
-        while self._skip < len(lines) and (lines[self._skip].startswith("#") or not lines[self._skip].strip()):
-            self.comments.append(lines[self._skip].lstrip("# ").rstrip())
-            self._skip += 1
-        rows = [line for line in lines[self._skip : self._skip + 100] if line.strip() and not line.startswith("#")]
-        if len(rows) < 2:
-            raise TraceError(f"{self.path}: has no rows under its column names")
-        self._delimiter = max("\t,;", key=rows[0].count)
-        try:
-            present, first = (
-                [cell.strip() for cell in next(text_csv.reader([row], delimiter=self._delimiter))] for row in rows[:2]
+        axes = [axis for axis in ("token", "layer") if axis not in self.names][: max(0, self._depth - 1)]
+        if self._depth > 3 or len(axes) < self._depth - 1:
+            raise TraceError(
+                f"{self.path}: {theirs!r} holds lists {self._depth} deep, allowed are [k] per token and layer, "
+                "[layers][k] per token or [tokens][layers][k] per request; leave a column out with --columns layer=none"
             )
-        except text_csv.Error as error:
-            raise TraceError(f"{self.path}: is no CSV ({error})") from None
-        self._header = present
-        return dict(zip(present, first, strict=False)), present
+        if self._depth == 2 and axes == ["token"] and "layer" not in self.names:
+            axes = ["layer"]  # a row per token
+        if self._depth == 2 and "token" not in self.names and "layer" not in self.names:
+            axes = ["layer"]
+        self._axes = axes
+        self.numbered = "token" in self.names
+        self.no_token = not self.numbered and "token" not in axes and self._depth < 2
+        """Whether tokens follow only from the runs of rows of a layer."""
 
-    def _first_object(self, head: bytes) -> tuple[dict[str, Any], list[str]]:
-        line = head.lstrip().split(b"\n", 1)[0]
+    def _holds_text(self, theirs: str) -> bool:
+        """Tell whether a Parquet or JSON column is text, which then holds lists."""
+        if self._json is not None:
+            return isinstance(self._json.first.get(theirs), str) and plain(theirs) in PLURALS
+        if self._csv is None:
+            with self._parquet() as file:
+                kind = file.schema_arrow.field(theirs).type
+            if pa.types.is_dictionary(kind):
+                kind = kind.value_type
+            text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or "string_view" in str(kind)
+            return text and plain(theirs) in PLURALS
+        return False
+
+    def _sample_is_negative(self) -> bool:
+        """Look at the first rows for negative token numbers."""
+        if "token" not in self.names:
+            return False
+        theirs = self.names["token"]
+        if self._csv is not None:
+            at = self._csv.names.index(theirs)
+            return any(len(row) > at and re.fullmatch(r"-\d+(\.0*)?", row[at]) for row in self._csv.sample)
         try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise TraceError(f"{self.path}: line 1 is no JSON object ({error})") from None
-        return value, list(value)
+            batch = next(self._batches({"token": theirs}, lambda _: None), None)
+            column = None if batch is None else values.integers(self.path, "token", batch.column(theirs), 1)
+        except (TraceError, pa.ArrowException):
+            return False  # what is wrong is said when all columns are read
+        return column is not None and bool((column.drop_null().to_numpy() < 0).any())
 
-    def _find(
-        self, present: list[str], aliases: Mapping[str, Collection[str]], mapping: Mapping[str, str]
-    ) -> dict[str, str]:
-        names: dict[str, str] = {}
-        lowered = {name.lower(): name for name in reversed(present)}
-        for ours, known in aliases.items():
-            if ours in mapping:
-                if mapping[ours] not in present:
-                    raise TraceError(
-                        f"{self.path}: has no column {mapping[ours]!r}, it has {', '.join(present)}"
-                        + did_you_mean(mapping[ours], present)
-                    )
-                names[ours] = mapping[ours]
-                continue
-            found = next((lowered[name] for name in known if name in lowered), None)
-            if found is not None and found not in mapping.values():
-                names[ours] = found
-        for theirs in names.values():
-            if present.count(theirs) > 1:
-                raise TraceError(f"{self.path}: has {present.count(theirs)} columns named {theirs!r}")
-        for needed in ("token", "layer", "expert"):
-            if needed not in names:
-                raise TraceError(
-                    f"{self.path}: no column is named like {needed!r} ({', '.join(aliases[needed])}), "
-                    f"it has {', '.join(present)[:200]}; say which with --columns {needed}=NAME"
-                )
-        return names
+    def _batches(self, names: Mapping[str, str], report: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
+        """Read the file's own columns."""
+        single = [theirs for ours, theirs in names.items() if ours not in self._layout.ranked]
+        wanted = list(dict.fromkeys([*single, *self._ranked(names), *self._beside(names)]))
+        if self._csv is not None:
+            yield from self._csv.batches(self._types(names), report)
+        elif self._json is not None:
+            yield from self._json.batches(wanted, report)
+        else:
+            yield from self._parquet_batches(wanted, report)
+
+    def _ranked(self, names: Mapping[str, str]) -> list[str]:
+        return [theirs for ours, listed in self._layout.ranked.items() if ours in names for theirs in listed]
+
+    def _beside(self, names: Mapping[str, str]) -> list[str]:
+        return self._layout.beside if "request" in names else []
+
+    def _types(self, names: Mapping[str, str]) -> dict[str, Any]:
+        """Give the type in which a CSV's columns are read: text where it is no plain number."""
+        types: dict[str, Any] = {theirs: pa.string() for theirs in self._beside(names)}
+        for ours, theirs in names.items():
+            number = pa.float32() if ours in ("weight", "logits") else pa.int64()
+            if ours in self._layout.ranked:
+                types |= dict.fromkeys(self._layout.ranked[ours], number)
+            else:
+                text = ours in ("request", "phase", "domain") or (self.wide and ours in BY_RANK)
+                types[theirs] = pa.string() if text else number
+        return types
 
     def batches(self, wanted: Collection[str], report: Callable[[int], None]) -> Iterator[Batch]:
         """Yield the rows in order.
@@ -140,68 +203,31 @@ class Rows:
             report: called with the position reached, up to ``size``.
 
         Yields:
-            Columns of equal length: ``rank`` is added in wide form; numbers are int64, weights float32.
+            Columns of equal length: ``rank`` is added where a row holds several experts, ``token``, ``layer`` and
+            ``request`` where they follow from the lists' depth; numbers are int64, weights float32.
         """
-        names = {ours: theirs for ours, theirs in self.names.items() if ours in wanted}
-        read = {"csv": self._csv, "json": self._json, "parquet": self._parquet_batches}[self._kind]
+        wanted = {*wanted, "logits"} if self.holds_logits and "expert" in wanted else set(wanted)
+        ours = [*self.names, *self._layout.ranked]
+        names = {name: self.names.get(name, "") for name in ours if name in wanted}
+        plainly = {name: theirs for name, theirs in names.items() if name not in self._layout.ranked}
         first_row = 1
         try:
-            for batch in read(list(names.values()), report):
-                columns = {ours: batch.column(theirs) for ours, theirs in names.items()}
+            for batch in self._batches(names, report):
+                columns: Batch = {name: values.decoded(batch.column(theirs)) for name, theirs in plainly.items()}
+                for name, listed in self._layout.ranked.items():
+                    if name in names:
+                        columns[name] = self._side_by_side(name, [batch.column(theirs) for theirs in listed], first_row)
+                if "request" in columns and self._layout.beside:
+                    columns["request"] = _joined([columns["request"], *map(batch.column, self._layout.beside)])
+                if "part" in batch.schema.names:  # several files, one after the other
+                    columns["request"] = _parts(columns.get("request"), batch.column("part"))
                 yield self._long(columns, first_row) if self.wide else self._typed(columns, first_row)
                 first_row += batch.num_rows
-        except TraceError:
-            raise
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        except TraceError as error:
+            why = self._csv.why_loose if self._csv is not None else ""
+            raise TraceError(f"{error} ({why})" if why else str(error)) from None
+        except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
             raise TraceError(f"{self.path}: {_one_line(error)}") from None
-
-    def _csv(self, names: list[str], report: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
-        ours = {theirs: name for name, theirs in self.names.items()}
-        types: dict[str, Any] = {}
-        for theirs in names:
-            name = ours[theirs]
-            text = name in TEXT or (self.wide and name in LISTS)
-            types[theirs] = pa.string() if text else pa.float32() if name == "weight" else pa.int64()
-        stream, position, _ = open_bytes(self.path)
-
-        def on_bad_row(row: Any) -> str:
-            return "skip" if row.text.startswith("#") else "error"
-
-        with stream:
-            reader = csv.open_csv(
-                stream,
-                csv.ReadOptions(
-                    block_size=BLOCK, skip_rows=self._skip + 1, column_names=self._header, use_threads=False
-                ),
-                csv.ParseOptions(delimiter=self._delimiter, invalid_row_handler=on_bad_row),
-                csv.ConvertOptions(column_types=types, include_columns=names),
-            )
-            for batch in reader:
-                yield batch
-                report(position())
-
-    def _json(self, names: list[str], report: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
-        stream, position, _ = open_bytes(self.path)
-        schema, rest = None, b""
-        with stream:
-            while block := _read(self.path, stream, BLOCK):
-                text, newline, tail = (rest + block).rpartition(b"\n")
-                rest = tail
-                if text.strip():
-                    table = self._parse_json(text + newline, schema)
-                    schema = schema or pa.schema([table.schema.field(n) for n in names if n in table.schema.names])
-                    yield from _present(self.path, table, names)
-                report(position())
-            if rest.strip():
-                yield from _present(self.path, self._parse_json(rest, schema), names)
-
-    def _parse_json(self, text: bytes, schema: pa.Schema | None) -> pa.Table:
-        options = arrow_json.ParseOptions(
-            explicit_schema=schema, unexpected_field_behavior="ignore" if schema else "infer"
-        )
-        return arrow_json.read_json(
-            pa.BufferReader(text), arrow_json.ReadOptions(use_threads=True, block_size=2 * BLOCK), options
-        )
 
     def _parquet(self) -> parquet.ParquetFile:
         try:
@@ -214,58 +240,179 @@ class Rows:
     def _parquet_batches(self, names: list[str], report: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
         done = 0
         with self._parquet() as file:
-            for batch in file.iter_batches(batch_size=262_144, columns=names):
+            rows = 262_144 if self._depth < 2 else 256
+            for batch in file.iter_batches(batch_size=rows, columns=names):
                 yield batch
                 done += batch.num_rows
                 report(done)
 
-    def _typed(self, columns: Batch, first_row: int) -> Batch:
+    def _side_by_side(self, name: str, columns: list[Any], first_row: int) -> Any:
+        """Put one column per rank together as lists."""
+        width = len(columns)
+        if name in ("weight", "logits"):
+            listed = [values.numbers(self.path, name, column, first_row) for column in columns]
+            kind: Any = pa.float32()
+            filled = [column.fill_null(np.nan).to_numpy(zero_copy_only=False) for column in listed]
+        else:
+            listed = [values.integers(self.path, name, column, first_row) for column in columns]
+            kind = pa.int64()
+            filled = [column.fill_null(-1).to_numpy(zero_copy_only=False) for column in listed]
+        flat = pa.array(np.stack(filled, axis=1).ravel(), kind)
+        return pa.ListArray.from_arrays(pa.array(np.arange(len(columns[0]) + 1, dtype=np.int32) * width), flat)
+
+    def _typed(self, columns: Batch, first_row: int, parents: npt.NDArray[np.int64] | None = None) -> Batch:
+        typed: Batch = {}
         for name, column in columns.items():
-            if column.null_count and name not in ("weight", "residency", "token_id", "domain", "expert_bytes"):
-                row = first_row + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
-                raise TraceError(f"{self.path}: row {row} (counted from 1 under the column names) has no {name}")
-            if name == "request" and not pa.types.is_string(column.type):
-                columns[name] = column.cast(pa.int64())
+            if name == "request":
+                typed[name] = column = values.as_request(self.path, column)
+            elif name == "phase":
+                self._complete(name, column, first_row, parents)
+                typed[name] = pa.array(values.as_phases(self.path, self.names["phase"], column, first_row))
+                continue
+            elif name == "domain":
+                typed[name] = column = values.as_text(column)
+            elif name == "weight":
+                typed[name] = column = values.numbers(self.path, name, column, first_row)
             else:
-                kind = pa.string() if name in TEXT else pa.float32() if name == "weight" else pa.int64()
-                columns[name] = column.cast(kind)
-        return columns
+                typed[name] = column = values.integers(self.path, name, column, first_row, parents)
+            self._complete(name, column, first_row, parents)
+        return typed
+
+    def _complete(self, name: str, column: Any, first_row: int, parents: npt.NDArray[np.int64] | None) -> None:
+        if column.null_count and name not in OPTIONAL:
+            at = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
+            row = first_row + (at if parents is None else int(parents[at]))
+            raise TraceError(f"{self.path}: {values.place(row)} has no {name}")
 
     def _long(self, columns: Batch, first_row: int) -> Batch:
-        """Turn one row per token and layer into one row per expert."""
-        if isinstance(columns["expert"].type, pa.DataType) and pa.types.is_string(columns["expert"].type):
-            for name in LISTS:
-                if name in columns:
-                    numbers = pc.utf8_trim_whitespace(pc.replace_substring_regex(columns[name], r"[\[\](),;|\s]+", " "))
-                    kind = pa.float32() if name == "weight" else pa.int64()
-                    columns[name] = pc.split_pattern_regex(numbers, r" +").cast(pa.list_(kind))
-        lists = columns["expert"]
-        lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
-        parents = np.repeat(np.arange(len(lengths)), lengths)
+        """Turn rows with several experts into one row per expert."""
+        source = "logits" if self.holds_logits else "expert"
+        listed = {name: self._lists(name, columns.pop(name), first_row) for name in BY_RANK if name in columns}
+        parents = np.arange(len(listed[source]))
+        axes: dict[str, npt.NDArray[np.int64]] = {}
+        for axis in self._axes if self._depth > 1 else []:
+            lengths = _lengths(listed[source])
+            index = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+            for name, column in listed.items():
+                self._same_lengths(name, _lengths(column), lengths, first_row, parents)
+                listed[name] = values.decoded(pc.list_flatten(column))
+            parents = np.repeat(parents, lengths)
+            axes = {known: np.repeat(at, lengths) for known, at in axes.items()} | {axis: index}
+        if self.holds_logits:
+            logits = listed.pop("logits")
+            experts, self.num_experts = best_of_logits(
+                self.path, logits, int(self._top_k or 0), self.num_experts, first_row, parents
+            )
+            listed["expert"] = experts
+            listed.pop("weight", None)
+        lengths = _lengths(listed["expert"])
+        cells = np.repeat(np.arange(len(lengths)), np.maximum(lengths, 1))
+        rows = parents[cells]
         long: Batch = {}
         for name, column in columns.items():
-            if name not in LISTS:
-                long[name] = column.take(pa.array(parents))
+            if pa.types.is_list(column.type):  # one item per token of a request
+                long[name] = self._of_tokens(name, column, rows, axes["token"][cells] if "token" in axes else None)
+            else:
+                long[name] = column.take(pa.array(rows))
+        for axis, index in axes.items():
+            long[axis] = pa.array(index[cells])
+        if "token" not in long and "token" not in self.names and self._depth > 1:
+            long["token"] = pa.array(first_row - 1 + rows)  # a row per token
+        if "request" not in long and "token" in axes and "layer" in axes:
+            long["request"] = pa.array(first_row - 1 + rows)  # a row per request
+        empty = (lengths == 0)[cells]
+        for name, column in listed.items():
+            self._same_lengths(name, _lengths(column), lengths, first_row, parents)
+            flat = pc.list_flatten(column)
+            if not empty.any():
+                long[name] = flat
                 continue
-            if not pa.types.is_nested(column.type):
-                raise TraceError(f"{self.path}: {name} must be a list on each row, as the experts are")
-            given = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
-            if (given != lengths).any():
-                at = int(np.argmax(given != lengths))
+            source_at = np.cumsum(~empty) - 1  # a cell without experts still is a token
+            spread = flat.take(pa.array(np.where(empty, 0, source_at), mask=empty))
+            long[name] = pc.coalesce(spread, pa.scalar("-1" if pa.types.is_string(flat.type) else -1, flat.type)) if (
+                name == "expert"
+            ) else spread
+        starts = np.cumsum(np.maximum(lengths, 1)) - np.maximum(lengths, 1)
+        long["rank"] = pa.array(np.arange(len(cells)) - starts[cells])
+        return self._typed(long, first_row, rows)
+
+    def _lists(self, name: str, column: Any, first_row: int) -> Any:
+        if self._depth > 1 and pa.types.is_string(column.type):
+            return self._nested_text(name, column, first_row)
+        return values.as_lists(self.path, name, column, first_row)
+
+    def _nested_text(self, name: str, column: Any, first_row: int) -> Any:
+        """Read cells such as ``[[1, 2], [3, 4]]`` of a CSV."""
+        import json
+
+        cells = []
+        for at, text in enumerate(column.to_pylist()):
+            try:
+                cells.append(json.loads(text or "[]"))
+            except (ValueError, RecursionError):
                 raise TraceError(
-                    f"{self.path}: row {first_row + at} lists {lengths[at]} experts and {given[at]} values of {name}"
-                )
-            long[name] = pc.list_flatten(column)
+                    f"{self.path}: {values.place(first_row + at)}: {name} {str(text)[:60]!r} is no nested list"
+                ) from None
+        return values.decoded(pa.array(cells))
+
+    def _same_lengths(
+        self,
+        name: str,
+        given: npt.NDArray[np.int64],
+        wanted: npt.NDArray[np.int64],
+        first_row: int,
+        parents: npt.NDArray[np.int64],
+    ) -> None:
+        if len(given) != len(wanted) or (given != wanted).any():
+            differ = given[: len(wanted)] != wanted[: len(given)]
+            at = int(np.argmax(differ)) if differ.any() else 0
+            raise TraceError(
+                f"{self.path}: row {first_row + int(parents[at])} lists {wanted[at]} experts and {given[at]} values of "
+                f"{name}"
+            )
+
+    def _of_tokens(self, name: str, column: Any, rows: npt.NDArray[np.int64], token: npt.NDArray[np.int64] | None) -> Any:
+        """Give each row the item of its token, of a column with one list per request."""
+        if token is None:
+            raise TraceError(f"{self.path}: {name} holds lists, but the rows are no whole requests")
+        lengths = _lengths(column)
         starts = np.cumsum(lengths) - lengths
-        long["rank"] = pa.array(np.arange(len(parents)) - starts[parents])
-        return self._typed(long, first_row)
+        inside = token < lengths[rows]
+        return pc.list_flatten(column).take(pa.array(np.where(inside, starts[rows] + token, 0), mask=~inside))
 
 
-def _present(path: Path, table: pa.Table, names: list[str]) -> Iterator[pa.RecordBatch]:
-    absent = [name for name in names if name not in table.schema.names]
-    if absent:
-        raise TraceError(f"{path}: some rows have no {absent[0]!r}")
-    yield from table.select(names).combine_chunks().to_batches()
+PLURALS = frozenset(
+    name for name in ALIASES["expert"] if name.endswith("s") and name not in ("expert",) or name == "indices"
+) | {"topk"}
+
+
+def _brackets(cell: str) -> int:
+    """Count the brackets that a cell of a CSV begins with."""
+    return cell.count("[", 0, len(cell) - len(cell.lstrip(" [")))
+
+
+def _lengths(column: Any) -> npt.NDArray[np.int64]:
+    return np.asarray(pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False), np.int64)
+
+
+def _depth(kind: pa.DataType) -> int:
+    """Count how deep the lists of a type are; 0: no list."""
+    depth = 0
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        kind, depth = kind.value_type, depth + 1
+    return depth
+
+
+def _joined(columns: list[Any]) -> Any:
+    return pc.binary_join_element_wise(*[values.as_text(column) for column in columns], "/")
+
+
+def _parts(request: Any, part: Any) -> Any:
+    """Tell the requests of one catenated file from those of the next."""
+    if request is None:
+        return part
+    again = pc.binary_join_element_wise(values.as_text(request), part.cast(pa.string()), "#")
+    return pc.if_else(pc.equal(part, 0), values.as_text(request), again)
 
 
 def _read(path: Path, stream: Any, count: int) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 import numpy.typing as npt
 import pyarrow as pa
 
-from lrcsim.errors import ConfigError, TraceError, did_you_mean
+from lrcsim.errors import ConfigError, TraceError
 from lrcsim.traces.layers import LayerTable
 
 __all__ = [
+    "NO_PHASES",
     "Columns",
     "Options",
     "Progress",
@@ -23,7 +23,6 @@ __all__ = [
     "guessed_experts",
     "named_after",
     "open_bytes",
-    "parse_columns",
 ]
 
 Columns = dict[str, npt.NDArray[Any]]
@@ -34,6 +33,12 @@ Request = tuple[str | None, Iterator[Columns]]
 
 Progress = Callable[[int, int], None]
 """Called with the amount of work done and the total, in any one unit."""
+
+NO_PHASES = (
+    "nothing tells prefill from decode, so every token is a step of its own; say it with --prompt-tokens N|COLUMN, "
+    "--phase, or --columns phase=NAME (--phase none: it is so)"
+)
+"""Notice of an importer that finds no phases."""
 
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
@@ -47,7 +52,9 @@ class Options:
         num_experts: routed experts per layer, E.
         num_layers: layers recorded per token, where the file does not say.
         top_k: experts per token, where the file does not say.
+        prompt_tokens: the first N tokens of each request are prefill (``"20"``), or the column that says how many.
         phase: ``"prefill"`` or ``"decode"`` for all tokens of a file without phases, ``"none"`` to leave phases out.
+        layer_first: for arrays: the axes are [layers, tokens, k].
         expert_bytes: bytes of one expert.
         model: name of the model.
         cached_prefix: prompt tokens out of a server's prefix cache, ``"drop"`` (did not run) or ``"keep"`` (count as
@@ -62,6 +69,8 @@ class Options:
     num_layers: int | None = None
     top_k: int | None = None
     phase: str | None = None
+    prompt_tokens: str | None = None
+    layer_first: bool | None = None
     expert_bytes: int | None = None
     model: str | None = None
     cached_prefix: str | None = None
@@ -93,7 +102,9 @@ class Source:
         model: name of the model.
         requests: a function that yields the requests, in order; each is read to its end before the next.
         provenance: what the file says of its origin.
-        notices: what the user should know of how the file was read.
+        notices: what the user should know of how the file was read; more may be added while requests are read.
+        experts_guessed: whether the number of experts is only the largest id + 1.
+        close: gives back what the source holds; called once, at the end.
         place: says where in the source the request is that was yielded last, for the messages of what is wrong with it.
     """
 
@@ -102,6 +113,8 @@ class Source:
     requests: Callable[[], Iterator[Request]]
     provenance: dict[str, Any] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
+    experts_guessed: bool = False
+    close: Callable[[], None] = lambda: None
     place: Callable[[], str] | None = None
 
 
@@ -136,24 +149,3 @@ def open_bytes(path: Path) -> tuple[Any, Callable[[], int], int]:
         if magic.startswith(start):
             return pa.CompressedInputStream(file, codec), lambda: 0 if file.closed else int(file.tell()), size
     return file, lambda: 0 if file.closed else int(file.tell()), size
-
-
-def parse_columns(text: str) -> dict[str, str]:
-    """Parse ``request=turn,token=step`` into the file's name of each column.
-
-    Raises:
-        ConfigError: an entry is not of the form ours=theirs, or names an unknown column.
-    """
-    from lrcsim.traces.importers.table import ALIASES
-
-    mapping: dict[str, str] = {}
-    for entry in filter(None, (part.strip() for part in text.split(","))):
-        match = re.fullmatch(r"(\w+)\s*=\s*(.+)", entry)
-        if match is None:
-            raise ConfigError(f"columns entry {entry!r} must be of the form OURS=THEIRS, for example request=turn")
-        if match[1] not in ALIASES:
-            raise ConfigError(
-                f"column {match[1]!r} is not known, use {', '.join(ALIASES)}{did_you_mean(match[1], ALIASES)}"
-            )
-        mapping[match[1]] = match[2]
-    return mapping

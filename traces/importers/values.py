@@ -1,0 +1,236 @@
+"""Cells of a table as exact numbers and words, whatever type the file gives them; what does not fit is refused."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lrcsim.errors import TraceError
+
+__all__ = ["as_lists", "as_phases", "as_request", "as_text", "decoded", "integers", "numbers", "place"]
+
+PREFILL_WORDS = (
+    *("0", "prefill", "prefilling", "prompt", "pp", "p", "prompt_processing", "prompt_eval", "prefill_phase"),
+    *("encode", "context", "ctx", "input", "extend", "decoder_prompt", "chunked_prefill", "prompt_phase"),
+)
+DECODE_WORDS = (
+    *("1", "decode", "decoding", "generated", "generation", "generate", "generating", "gen", "tg", "g", "d"),
+    *("output", "completion", "response", "token_generation", "text_generation", "decoder_generated", "decode_phase"),
+    *("generation_phase",),
+)
+YES, NO = ("true", "1", "yes", "t", "y"), ("false", "0", "no", "f", "n")
+EXACT = 1 << 53
+"""Largest whole number that a float holds exactly."""
+
+
+def place(row: int) -> str:
+    """Name a row for a message."""
+    return f"row {row} (counted from 1 under the column names)"
+
+
+def decoded(column: Any) -> Any:
+    """Return a column without dictionary encoding, with plain strings and plain lists."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return decoded(column.dictionary_decode())
+    if pa.types.is_large_string(kind) or _is(kind, "is_string_view"):
+        return column.cast(pa.string())
+    if pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind) or _is(kind, "is_list_view"):
+        return column.cast(pa.list_(kind.value_type))
+    return column
+
+
+def _is(kind: pa.DataType, test: str) -> bool:
+    return bool(getattr(pa.types, test, lambda _: False)(kind))
+
+
+def integers(path: Path, name: str, column: Any, first_row: int, parents: npt.NDArray[np.int64] | None = None) -> Any:
+    """Return a column as int64, refusing what is no whole number of that size; nulls stay.
+
+    Args:
+        path: the file, for messages.
+        name: our name of the column.
+        column: of any integer, float, decimal, text or dictionary type.
+        first_row: number of the first row, for messages.
+        parents: int [items], the row of each item, counted from 0, where a row has several.
+
+    Raises:
+        TraceError: a value has a fraction, is no number, or is beyond 64 bits.
+    """
+    column = decoded(column)
+    kind = column.type
+    if kind == pa.int64():
+        return column
+    if pa.types.is_integer(kind) or pa.types.is_null(kind):
+        try:
+            return column.cast(pa.int64())
+        except pa.ArrowInvalid:
+            bad = np.asarray(column.fill_null(0).to_numpy(zero_copy_only=False)) > np.uint64(np.iinfo(np.int64).max)
+            _refuse(path, name, column, bad, first_row, parents, "is out of all range")
+    if pa.types.is_floating(kind):
+        values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        empty = column.is_null().to_numpy(zero_copy_only=False) | np.isnan(values)
+        with np.errstate(invalid="ignore"):
+            bad = ~empty & ~((np.floor(values) == values) & (np.abs(values) <= EXACT))
+        if bad.any():
+            _refuse(path, name, column, bad, first_row, parents, "is no whole number")
+        return pa.array(np.where(empty, 0, values).astype(np.int64), mask=empty)
+    if pa.types.is_decimal(kind):
+        try:
+            return column.cast(pa.int64())
+        except pa.ArrowInvalid:
+            values = np.array([v is not None and (v != int(v) or abs(v) >= 2**63) for v in column.to_pylist()])
+            _refuse(path, name, column, values, first_row, parents, "is no whole number")
+    if pa.types.is_string(kind):
+        return _integers_of_text(path, name, column, first_row, parents)
+    raise TraceError(f"{path}: {name} must be whole numbers, the column is {kind}")
+
+
+def _integers_of_text(
+    path: Path, name: str, column: Any, first_row: int, parents: npt.NDArray[np.int64] | None
+) -> Any:
+    text = pc.utf8_trim(column, characters=" \t\r\n\"'")
+    text = pc.if_else(pc.is_in(text, value_set=pa.array(["", "null", "NULL", "None", "NaN", "nan", "NA"])), None, text)
+    if name == "layer":  # "model.layers.3.mlp" and "blk.3" name layer 3
+        text = pc.replace_substring_regex(text, r"^\D*?[A-Za-z_.]\D*?(\d+)\D*$", r"\1")
+    whole = pc.replace_substring_regex(text, r"^\+?(-?\d+)\.0*$", r"\1")
+    try:
+        return whole.cast(pa.int64())
+    except pa.ArrowInvalid:
+        found = pc.match_substring_regex(whole, r"^-?\d{1,18}$").fill_null(True).to_numpy(zero_copy_only=False)
+        exact = [v is None or good or _fits(v) for v, good in zip(whole.to_pylist(), found.tolist(), strict=True)]
+        if all(exact):
+            return pa.array([None if v is None else int(float(v)) for v in whole.to_pylist()], pa.int64())
+        return _refuse(path, name, column, ~np.array(exact), first_row, parents, "is no whole number in 64 bits")
+
+
+def _fits(text: str) -> bool:
+    """Tell whether a number written in another way (1e3) is whole and exact."""
+    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", text) is None or len(text) > 40:
+        return False
+    value = float(text)
+    return value == value // 1 and abs(value) <= EXACT
+
+
+def numbers(path: Path, name: str, column: Any, first_row: int) -> Any:
+    """Return a column as float32; nulls stay.
+
+    Raises:
+        TraceError: a value is no number.
+    """
+    column = decoded(column)
+    if column.type == pa.float32():
+        return column
+    try:
+        if pa.types.is_string(column.type):
+            column = pc.utf8_trim(column, characters=" \t\r\n\"'")
+        if pa.types.is_decimal(column.type) or pa.types.is_string(column.type):
+            column = column.cast(pa.float64())
+        return column.cast(pa.float32(), safe=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise TraceError(
+            f"{path}: {name} must be numbers, from {place(first_row)} on one is not ({str(error)[:120]})"
+        ) from None
+
+
+def as_text(column: Any) -> Any:
+    """Return a column as strings; whole numbers written as floats lose their ``.0``."""
+    column = decoded(column)
+    if pa.types.is_floating(column.type):
+        values = column.to_numpy(zero_copy_only=False)
+        with np.errstate(invalid="ignore"):
+            if not (np.floor(values) != values)[~np.isnan(values)].any() and (np.abs(values) <= EXACT).all():
+                return column.cast(pa.int64()).cast(pa.string())
+    return column.cast(pa.string())
+
+
+def as_request(path: Path, column: Any) -> Any:
+    """Return what tells requests apart as int64 or as strings.
+
+    Raises:
+        TraceError: the column holds lists or the like.
+    """
+    column = decoded(column)
+    if pa.types.is_integer(column.type) and column.type != pa.uint64():
+        return column.cast(pa.int64())
+    if pa.types.is_nested(column.type):
+        raise TraceError(f"{path}: the column of requests holds {column.type}, must be numbers or text")
+    if pa.types.is_binary(column.type) or pa.types.is_fixed_size_binary(column.type):
+        return pa.array([None if v is None else v.hex() for v in column.to_pylist()], pa.string())
+    return as_text(column)
+
+
+def as_phases(path: Path, theirs: str, column: Any, first_row: int) -> npt.NDArray[np.int64]:
+    """Return phases as people write them as 0 (prefill) and 1 (decode).
+
+    Args:
+        path: the file, for messages.
+        theirs: the file's name of the column; ``is_prefill`` and the like hold yes or no.
+        column: of any type.
+        first_row: number of the first row, for messages.
+
+    Raises:
+        TraceError: a word is not known.
+    """
+    name = re.sub(r"\W+", "_", theirs.strip().lower())
+    encoded = pc.dictionary_encode(as_text(column))
+    text = pc.utf8_lower(pc.utf8_trim_whitespace(encoded.dictionary))
+    text = pc.replace_substring_regex(text, r"[\s\-]+", "_")
+    text = pc.replace_substring_regex(text, r"^(\d+)\.0+$", r"\1")
+    asks_decode = name.startswith("is_dec") or name.startswith("is_gen") or name == "decode"
+    if asks_decode or name in ("is_prefill", "is_prompt", "prefill"):
+        first, second = (NO, YES) if asks_decode else (YES, NO)
+        allowed = "true or false, 1 or 0"
+    else:
+        first, second = PREFILL_WORDS, DECODE_WORDS
+        allowed = "0, prefill, prompt, pp ..., or 1, decode, generated, tg ..."
+        if name in ("stage", "mode", "forward_mode"):  # numbers here mean something else
+            first, second = first[1:], second[1:]
+            allowed = "prefill, prompt, pp ..., or decode, generated, tg ..."
+    code = pc.index_in(text, value_set=pa.array([*first, *second]))
+    if code.null_count:
+        unknown = code.is_null().to_numpy(zero_copy_only=False)
+        at = int(np.argmax(unknown[encoded.indices.to_numpy()]))
+        raise TraceError(
+            f"{path}: {place(first_row + at)}: phase {str(column[at].as_py())[:40]!r} in column {theirs!r}, allowed "
+            f"{allowed}; leave the column out with --columns phase=none"
+        )
+    return (code.to_numpy() >= len(first)).astype(np.int64)[encoded.indices.to_numpy()]
+
+
+def as_lists(path: Path, name: str, column: Any, first_row: int) -> Any:
+    """Return cells that hold a list, also one written as text (``[1, 2]``, ``1 2``, ``1;2``, ``1|2``), as lists.
+
+    Raises:
+        TraceError: the column holds neither lists nor text.
+    """
+    column = decoded(column)
+    if pa.types.is_string(column.type):
+        trimmed = pc.utf8_trim(
+            pc.replace_substring_regex(column, r"[\[\](){}<>,;|:/\s\"']+", " "), characters=" "
+        )
+        filled = pc.if_else(pc.equal(trimmed, ""), None, trimmed)
+        return pc.split_pattern(filled, " ")
+    if not pa.types.is_list(column.type):
+        raise TraceError(f"{path}: {name} must be a list on each row, as the experts are; the column is {column.type}")
+    return column
+
+
+def _refuse(
+    path: Path,
+    name: str,
+    column: Any,
+    bad: npt.NDArray[np.bool_],
+    first_row: int,
+    parents: npt.NDArray[np.int64] | None,
+    why: str,
+) -> Any:
+    at = int(np.argmax(bad))
+    row = first_row + (at if parents is None else int(parents[at]))
+    raise TraceError(f"{path}: {place(row)}: {name} {str(column[at].as_py())[:60]} {why}")
