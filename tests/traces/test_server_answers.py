@@ -541,3 +541,47 @@ def test_streams_of_sglang(tmp_path: Path) -> None:
     assert (report.format, trace.num_tokens) == ("sglang", 6)
     assert trace.phase is not None
     assert trace.phase.tolist() == [0] * 4 + [1] * 2
+
+
+# --- folders, and the command line -----------------------------------------------------------------------------------
+
+
+def test_a_folder_of_answers_is_read_as_one_file(tmp_path: Path) -> None:
+    folder = tmp_path / "answers"
+    folder.mkdir()
+    for number, answer in enumerate([*TURNS, {"error": {"message": "too long"}}, ABORTED]):
+        (folder / f"turn{number}.json").write_text(json.dumps(answer, indent=1))
+    out = tmp_path / "out.h5"
+    report = import_trace(folder, out, options=Options(num_experts=EXPERTS))
+    assert report.requests == 3
+    assert report.notices[0].startswith(f"2 requests without routing skipped, the first at {folder / 'turn3.json'}: ")
+    assert report.notices[1].startswith("108 of 120 prompt tokens repeat earlier requests")
+    report = import_trace(folder, out, options=Options(num_experts=EXPERTS, cached_prefix="drop"))
+    assert report.unrecorded == 108 * LAYERS * TOP_K
+
+
+def test_drop_says_where_it_can_do_nothing(tmp_path: Path) -> None:
+    usage = {"prompt_tokens": 4, "completion_tokens": 3}
+    options = Options(num_experts=EXPERTS, cached_prefix="drop")
+    _, report = read(tmp_path, openai({"routed_experts": npy(routing(6))}, usage), options=options)
+    assert report.notices == [
+        "1 of 1 requests have neither cached_tokens nor token ids: what came out of a prefix cache cannot be told, "
+        "--cached-prefix drop left nothing out of them"
+    ]
+
+
+def test_options_on_the_command_line(lrcsim: Any, tmp_path: Path) -> None:
+    source = _file(tmp_path, *TURNS, ABORTED)
+    out = tmp_path / "out.h5"
+    code, said, err = lrcsim("trace", "import", source, "-o", out, "--cached-prefix", "drop")
+    assert code == 0, err
+    assert "Note: 1 request without routing skipped" in err
+    assert f"{108 * LAYERS * TOP_K} expert positions not recorded" in said or "108" in said
+    code, _, err = lrcsim("trace", "import", source, "-o", out, "--stop-on-error")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "response 4: a choice has no 'routed_experts' (finish_reason abort)" in err
+    code, _, err = lrcsim("trace", "import", source, "-o", out, "--cached-prefix", "maybe")
+    assert (code, "use 'drop' or 'keep'" in err) == (1, True)
+    (tmp_path / "rows.csv").write_text("token,layer,expert\n0,0,1\n")
+    code, _, err = lrcsim("trace", "import", tmp_path / "rows.csv", "-o", out, "--stop-on-error")
+    assert (code, "has no use for stop-on-error" in err) == (1, True)

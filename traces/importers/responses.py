@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,16 @@ from lrcsim.traces.importers.streams import joined
 from lrcsim.traces.layers import LayerTable
 from lrcsim.traces.what_ran import Ran, Tally, lay_out, phases, settle
 
-__all__ = ["open_responses"]
+__all__ = ["BEGINS", "are_answers", "open_responses"]
 
 RUN = 16_384
 CHUNK = 4 << 20
 NOT_SENT_PER_BYTE = 64
 """Positions without routing, for each byte of a file and above a million: more is a number that went wrong."""
+BEGINS = re.compile(rb"\s*(?:[{\[]|data:|event:|id:|:)")
+"""How a file of answers begins."""
+
+MARKS = (b'"choices"', b'"meta_info"')
 EVENT_LINE = re.compile(r"(?:data:(?:[ \t]*\[DONE\])?|(?:event|id|retry):[^\n]*(?=\n)|:[^\n]*(?=\n))")
 """What server-sent events have around their JSON."""
 
@@ -104,7 +109,21 @@ def _skip(text: str, at: int) -> int:
     return at
 
 
-def open_responses(path: Path, options: Options, progress: Progress) -> Source:
+def are_answers(files: Sequence[Path]) -> bool:
+    """Tell whether files are answers of servers: one at least with choices or extras, others perhaps with errors."""
+    heads = []
+    for file in files:
+        with open_bytes(file)[0] as stream:
+            try:
+                heads.append(stream.read(65_536))
+            except OSError:
+                return False
+    answers = [BEGINS.match(head) is not None and any(mark in head for mark in MARKS) for head in heads]
+    errors = [BEGINS.match(head) is not None and (b'"error"' in head or b'"detail"' in head) for head in heads]
+    return any(answers) and all(one or other for one, other in zip(answers, errors, strict=True))
+
+
+def open_responses(path: Path, options: Options, progress: Progress, files: Sequence[Path] = ()) -> Source:
     """Read all responses once for the layers, and return a source that reads them again.
 
     Layers whose recorded ids are all 0, at every rank, are the servers' placeholders for dense layers: they are left
@@ -114,11 +133,13 @@ def open_responses(path: Path, options: Options, progress: Progress) -> Source:
         path: the file.
         options: what the user says.
         progress: called with bytes.
+        files: those of a folder ``path``, in order; none: ``path`` itself.
     """
-    if path.is_dir():
+    if path.is_dir() and not files:
         raise TraceError(f"{path}: is a folder, name a file of responses")
-    size = path.stat().st_size if path.exists() else 0
-    reading = _Reading(path, options, size)
+    files = files or [path]
+    size = sum(file.stat().st_size for file in files if file.exists())
+    reading = _Reading(files, options, size)
     layers = _Layers(path)
     for entry in reading.entries(lambda done: progress(done, 2 * size)):
         layers.add(entry)
@@ -126,11 +147,10 @@ def open_responses(path: Path, options: Options, progress: Progress) -> Source:
     shape, blocks = layers.settle(options, notices, reading.skipped)
     experts = options.num_experts if options.num_experts is not None else guessed_experts(layers.largest, notices)
     table = LayerTable.build(len(blocks), experts, shape[1], expert_bytes=options.expert_bytes, block=blocks)
-
     place = [str(path)]
 
     def requests() -> Iterator[Request]:
-        for entry in _Reading(path, options, size).entries(lambda done: progress(size + done, 2 * size)):
+        for entry in _Reading(files, options, size).entries(lambda done: progress(size + done, 2 * size)):
             place[0] = entry.where
             yield entry.domain, _runs(entry, blocks, options.phase != "none", layers.with_ids)
 
@@ -157,32 +177,40 @@ class _Skipped:
 
 
 class _Reading:
-    """One pass over the responses of a file."""
+    """One pass over the responses of a file, or of several as if they were one."""
 
-    def __init__(self, path: Path, options: Options, size: int) -> None:
-        self.path, self.options = path, options
+    def __init__(self, files: Sequence[Path], options: Options, size: int) -> None:
+        self.files, self.options = files, options
         self.tally = Tally()
         self.skipped = _Skipped()
         self.most_not_sent = NOT_SENT_PER_BYTE * size + (1 << 20)
         self.repeated = self.repeated_of = self.kept = self.disputed = self.shared_cache = self.unsent_choices = 0
+        self.untold = 0
         self._prefixes = Prefixes()
 
     def entries(self, report: Callable[[int], None]) -> Iterator[_Entry]:
         """Yield the requests that have routing."""
-        for number, response in enumerate(joined(objects(self.path, report)), start=1):
-            where = f"{self.path}: response {number}"
-            try:
-                answer = read_answer(response, self.options)
-                self._skip(where, answer)
-                for routed in answer.routed:
-                    ran = self._settle(routed)
-                    if self.options.drop_zero_rows:
-                        routed.experts[_zero_rows(routed)] = -1
-                    yield _Entry(where, routed, ran, answer.model, answer.domain)
-            except TraceError as error:
-                raise TraceError(f"{where}: {error}") from None
-            except (AttributeError, TypeError, ValueError, OverflowError, RecursionError) as error:
-                raise TraceError(f"{where} is not of the form that servers send ({str(error)[:120]})") from None
+        before = 0
+        for file in self.files:
+            done = partial(_add_to, report, before)
+            for number, response in enumerate(joined(objects(file, done)), start=1):
+                yield from self._entries_of(f"{file}: response {number}", response)
+            before += file.stat().st_size
+
+    def _entries_of(self, where: str, response: dict[str, Any]) -> list[_Entry]:
+        try:
+            answer = read_answer(response, self.options)
+            self._skip(where, answer)
+            entries = []
+            for routed in answer.routed:
+                if self.options.drop_zero_rows:
+                    routed.experts[_zero_rows(routed)] = -1
+                entries.append(_Entry(where, routed, self._settle(routed), answer.model, answer.domain))
+            return entries
+        except TraceError as error:
+            raise TraceError(f"{where}: {error}") from None
+        except (AttributeError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise TraceError(f"{where} is not of the form that servers send ({str(error)[:120]})") from None
 
     def _skip(self, where: str, answer: Answer) -> None:
         self.shared_cache += answer.shared_cache
@@ -207,6 +235,8 @@ class _Reading:
                 self.repeated_of += len(ids)
                 if self.options.cached_prefix == "drop":
                     sent = replace(sent, cached=shared)
+        else:
+            self.untold += 1
         ran = settle(sent)
         if ids is not None:
             self._prefixes.add([*ids, *(routed.made_ids or [])][: max(ran.tokens, len(ids))])
@@ -254,6 +284,11 @@ class _Reading:
             said.append(
                 "where there is no cached_tokens, the prompt tokens that repeat earlier requests were left out "
                 "(--cached-prefix drop): at most so many came out of a prefix cache"
+            )
+        if self.untold and self.options.cached_prefix == "drop":
+            said.append(
+                f"{self.untold:,} of {self.tally.requests:,} requests have neither cached_tokens nor token ids: what "
+                "came out of a prefix cache cannot be told, --cached-prefix drop left nothing out of them"
             )
         if self.disputed:
             said.append(
@@ -332,6 +367,11 @@ class _Layers:
                 f"{len(left)} of {self.shape[0]} layers hold only zeros (dense layers), left out: {listed}{stuck}"
             )
         return self.shape, blocks
+
+
+def _add_to(report: Callable[[int], None], before: int, done: int) -> None:
+    """Report the bytes of one file as those of all."""
+    report(before + done)
 
 
 def _zero_rows(routed: Routed) -> npt.NDArray[np.intp]:

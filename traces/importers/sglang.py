@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lrcsim.traces.importers import vllm
+from lrcsim.traces.importers.responses import BEGINS
 from lrcsim.traces.importers.responses import open_responses as open_source
 from lrcsim.traces.importers.source import open_bytes
 
@@ -25,7 +25,7 @@ FAR = 4 << 20
 
 def matches(path: Path, head: bytes) -> bool:
     """Tell whether a file holds responses with SGLang's extras."""
-    if not path.is_file() or vllm.BEGINS.match(head) is None:
+    if not path.is_file() or BEGINS.match(head) is None:
         return False
     if any(mark in head for mark in MARKS):
         return True

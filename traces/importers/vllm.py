@@ -13,14 +13,12 @@ What is read where is in `lrcsim.traces.importers.answers`, which positions ran 
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
+from lrcsim.traces.importers.responses import BEGINS
 from lrcsim.traces.importers.responses import open_responses as open_source
 
 __all__ = ["matches", "open_source"]
-
-BEGINS = re.compile(rb"\s*(?:[{\[]|data:|event:|id:|:)")
 
 
 def matches(path: Path, head: bytes) -> bool:
