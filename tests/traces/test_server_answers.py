@@ -508,6 +508,25 @@ def test_streams(form: str, mixed: bool, tmp_path: Path) -> None:
     assert (trace.experts[:, 0, 0] < 0).tolist() == [True] + [False] * 5 + [True] + [False] * 3
 
 
+@pytest.mark.parametrize("chunk", [7, 40])
+def test_server_sent_events_across_chunks(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lrcsim.traces.importers.responses.CHUNK", chunk)
+    lines = [json.dumps(part) for part in chunks("a", 4, 3, usage=True)]
+    around = ": a comment, to keep the connection alive\r\n\r\nevent: message of a long name\r\nid: 3\r\ndata:"
+    text = "\ufeff" + "".join(f"{around}{line}\r\n\r\n" for line in lines) + "retry: 100\r\ndata: [DONE]\r\n\r\n"
+    (tmp_path / "stream.txt").write_text(text)
+    report = import_trace(tmp_path / "stream.txt", tmp_path / "out.h5")
+    assert (report.format, report.requests, report.tokens) == ("vllm", 1, 6)
+
+
+def test_a_phase_for_what_does_not_say_it(tmp_path: Path) -> None:
+    silent = openai({"routed_experts": npy(routing(5))})
+    options = Options(num_experts=EXPERTS, phase="decode")
+    trace, _ = read(tmp_path, turn([1, 2, 3, 4], [5, 6, 7]), silent, options=options)
+    assert trace.phase is not None
+    assert trace.phase.tolist() == [0, 0, 0, 0, 1, 1] + [1] * 5
+
+
 def test_a_stream_that_broke_off_is_skipped(tmp_path: Path) -> None:
     values = chunks("a", 4, 3, usage=False)[:2] + chunks("b", 2, 3, usage=False)
     _, report = read(tmp_path, *values, form="sse")

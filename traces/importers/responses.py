@@ -28,6 +28,7 @@ from lrcsim.traces.importers.source import (
 )
 from lrcsim.traces.importers.streams import joined
 from lrcsim.traces.layers import LayerTable
+from lrcsim.traces.trace import DECODE, PREFILL
 from lrcsim.traces.what_ran import Ran, Tally, lay_out, phases, settle
 
 __all__ = ["BEGINS", "are_answers", "open_responses"]
@@ -36,12 +37,14 @@ RUN = 16_384
 CHUNK = 4 << 20
 NOT_SENT_PER_BYTE = 64
 """Positions without routing, for each byte of a file and above a million: more is a number that went wrong."""
-BEGINS = re.compile(rb"\s*(?:[{\[]|data:|event:|id:|:)")
+BEGINS = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:[{\[]|data:|event:|id:|:)")
 """How a file of answers begins."""
 
 MARKS = (b'"choices"', b'"meta_info"')
 EVENT_LINE = re.compile(r"(?:data:(?:[ \t]*\[DONE\])?|(?:event|id|retry):[^\n]*(?=\n)|:[^\n]*(?=\n))")
 """What server-sent events have around their JSON."""
+
+EVENT_LETTERS = "deir:"
 
 
 def objects(path: Path, report: Callable[[int], None]) -> Iterator[dict[str, Any]]:
@@ -65,7 +68,9 @@ def objects(path: Path, report: Callable[[int], None]) -> Iterator[dict[str, Any
                 value, at = decoder.raw_decode(text, at)
             except (ValueError, RecursionError) as error:
                 unfinished = isinstance(error, json.JSONDecodeError) and (
-                    error.pos >= len(text) - 16 or error.msg.startswith("Unterminated")
+                    error.pos >= len(text) - 16
+                    or error.msg.startswith("Unterminated")
+                    or (text[at] in EVENT_LETTERS and "\n" not in text[at:])
                 )
                 if more and unfinished:
                     try:
@@ -100,9 +105,9 @@ def objects(path: Path, report: Callable[[int], None]) -> Iterator[dict[str, Any
 def _skip(text: str, at: int) -> int:
     """Return where the next value begins: after blanks, brackets, and the lines around server-sent events."""
     while at < len(text):
-        if text[at] in " \t\r\n,[]":
+        if text[at] in " \t\r\n,[]\ufeff":
             at += 1
-        elif text[at] in "deir:" and (line := EVENT_LINE.match(text, at)) is not None:
+        elif text[at] in EVENT_LETTERS and (line := EVENT_LINE.match(text, at)) is not None:
             at = line.end()
         else:
             break
@@ -152,7 +157,7 @@ def open_responses(path: Path, options: Options, progress: Progress, files: Sequ
     def requests() -> Iterator[Request]:
         for entry in _Reading(files, options, size).entries(lambda done: progress(size + done, 2 * size)):
             place[0] = entry.where
-            yield entry.domain, _runs(entry, blocks, options.phase != "none", layers.with_ids)
+            yield entry.domain, _runs(entry, blocks, options.phase, layers.with_ids)
 
     return Source(table, layers.model or named_after(path), requests, notices=notices, place=lambda: place[0])
 
@@ -379,17 +384,19 @@ def _zero_rows(routed: Routed) -> npt.NDArray[np.intp]:
     return np.flatnonzero((routed.experts == 0).all(axis=(1, 2)))
 
 
-def _runs(entry: _Entry, blocks: npt.NDArray[np.intp], with_phase: bool, with_ids: bool) -> Iterator[Columns]:
+def _runs(entry: _Entry, blocks: npt.NDArray[np.intp], given: str | None, with_ids: bool) -> Iterator[Columns]:
     routed, ran = entry.routed, entry.ran
     experts = routed.experts[:, blocks]
     columns: Columns = {}
-    phase = phases(ran)
-    if with_phase and phase is not None:
+    if given != "none":
+        phase = phases(ran)
+        if phase is None:  # only with a phase given for all that does not say it
+            phase = np.full(ran.tokens, PREFILL if given == "prefill" else DECODE, np.uint8)
         columns["phase"] = phase
     if with_ids:
         ids = np.full(ran.tokens, -1, np.int32)
-        given = [*(routed.prompt_ids or []), *(routed.made_ids or [])][: ran.tokens]
-        ids[: len(given)] = given
+        known = [*(routed.prompt_ids or []), *(routed.made_ids or [])][: ran.tokens]
+        ids[: len(known)] = known
         columns["token_ids"] = ids
     for low in range(0, ran.tokens, RUN):
         run = {name: values[low : low + RUN] for name, values in columns.items()}
