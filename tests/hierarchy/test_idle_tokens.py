@@ -49,6 +49,13 @@ def test_a_cached_prefix_makes_prefill_shorter() -> None:
     assert prefill(384) == pytest.approx(prefill(384, log=True), rel=1e-9)  # the engine that has a log is the other one
 
 
+def test_every_block_names_its_own() -> None:
+    trace = trace_of([(3, 2, [0, 1]), (4, 1, [2]), (2, 2, [])])
+    blocks = list(Schedule(trace, "token").blocks(2))
+    assert len(blocks) > 3
+    assert [int(token) for block in blocks for token in block.idle] == [0, 1, 7]
+
+
 @given(data=st.data(), batch=st.sampled_from([1, 1, 2, 3]), chunk=st.sampled_from(["step", "chunk:2", "token"]))
 def test_sizes_by_position(data: st.DataObject, batch: int, chunk: str) -> None:
     requests = []

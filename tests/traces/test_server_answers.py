@@ -527,6 +527,13 @@ def test_a_phase_for_what_does_not_say_it(tmp_path: Path) -> None:
     assert trace.phase.tolist() == [0, 0, 0, 0, 1, 1] + [1] * 5
 
 
+def test_answers_of_one_id_without_a_finish_reason_are_no_chunks(tmp_path: Path) -> None:
+    answer = turn([1, 2, 3, 4], [5, 6, 7])
+    answer["choices"][0]["finish_reason"] = None
+    _, report = read(tmp_path, answer, answer)
+    assert (report.requests, report.tokens) == (2, 12)
+
+
 def test_a_stream_that_broke_off_is_skipped(tmp_path: Path) -> None:
     values = chunks("a", 4, 3, usage=False)[:2] + chunks("b", 2, 3, usage=False)
     _, report = read(tmp_path, *values, form="sse")
