@@ -6,6 +6,7 @@ import base64
 import io
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from lrcsim.errors import TraceError
 from lrcsim.traces import RoutingTrace, check_file
-from lrcsim.traces.importers import ImportReport, Options, import_trace
+from lrcsim.traces.importers import FORMATS, ImportReport, Options, import_trace
 
 LAYERS, EXPERTS, TOP_K = 2, 12, 2
 SHAPE = Options(num_layers=LAYERS, top_k=TOP_K, num_experts=EXPERTS)
@@ -611,3 +612,15 @@ def test_options_on_the_command_line(lrcsim: Any, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("token,layer,expert\n0,0,1\n")
     code, _, err = lrcsim("trace", "import", tmp_path / "rows.csv", "-o", out, "--stop-on-error")
     assert (code, "has no use for stop-on-error" in err) == (1, True)
+
+
+def test_the_example_of_the_page(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "importing.md").read_text()
+    (text,) = re.findall(r"^```json\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    trace, report = read(tmp_path, json.loads(text), options=Options(num_experts=6))
+    assert trace.phase is not None
+    assert trace.phase.tolist() == [0, 0, 1, 1]
+    assert trace.experts[:, 0].tolist() == [[-1, -1], [4, 5], [0, 1], [3, 4]]
+    assert report.notices[0].startswith("1 of 2 prompt tokens came out of the prefix cache")
+    for name in FORMATS["vllm"].options - {"expert_bytes", "model", "num_experts"}:
+        assert f"--{name.replace('_', '-')}" in page
