@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -52,6 +53,18 @@ __all__ = ["record"]
 @click.option("--num-layers", type=int, metavar="L", help="With a server: blocks of the model, if MODEL is not given.")
 @click.option("--top-k", type=int, metavar="K", help="With a server: experts per token, if MODEL is not given.")
 @click.option("--num-experts", type=int, metavar="E", help="With a server: experts per layer, if MODEL is not given.")
+@click.option(
+    "--cached-prefix",
+    metavar="drop|keep",
+    help="With a server: prompt tokens out of its prefix cache did not run (drop), or count as run (keep); "
+    "else as its answers say.",
+)
+@click.option(
+    "--stop-on-error", is_flag=True, help="With a server: end at a prompt that it refuses or aborts; else skip it."
+)
+@click.option(
+    "--api-key-env", metavar="NAME", help="Environment variable with the server's key.  [default: LRCSIM_SERVER_KEY]"
+)
 @json_option
 def record(
     model: str | None,
@@ -66,6 +79,9 @@ def record(
     num_layers: int | None,
     top_k: int | None,
     num_experts: int | None,
+    cached_prefix: str | None,
+    stop_on_error: bool,
+    api_key_env: str | None,
     json_path: str | None,
     **given: Any,
 ) -> None:
@@ -82,7 +98,10 @@ def record(
     if model is None and server is None:
         raise ConfigError("name the MODEL to record: a local folder or a hub id; or a server with --from-vllm URL")
     shape = {"num_layers": num_layers, "top_k": top_k, "num_experts": num_experts}
+    reading = {"cached_prefix": cached_prefix, "stop_on_error": stop_on_error}
     if server is None:
+        if cached_prefix is not None or stop_on_error or api_key_env is not None:
+            raise ConfigError("--cached-prefix, --stop-on-error and --api-key-env are for servers (--from-vllm URL)")
         if any(value is not None for value in shape.values()):
             raise ConfigError("--num-layers, --top-k and --num-experts are for servers; a MODEL says them itself")
         from lrcsim.recorder.model import load, require_torch
@@ -94,7 +113,8 @@ def record(
         if server is not None:
             from lrcsim.recorder.servers import record_from_server
 
-            result = record_from_server(*server, asked, output, settings, _shape(server[0], model, shape), **about)
+            options = replace(_shape(server[0], model, shape), **reading)
+            result = record_from_server(*server, asked, output, settings, options, api_key_env=api_key_env, **about)
         else:
             result = record_trace(load(str(model), device=device, dtype=dtype), asked, output, settings, **about)
     _show(result, json_path)

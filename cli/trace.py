@@ -111,6 +111,17 @@ def check(path: str | None, json_path: str | None) -> None:
     help="For files without phases: the first N tokens of each request are prefill, or the column that says how many.",
 )
 @click.option("--layer-first", is_flag=True, default=None, help="For arrays whose axes are [layers, tokens, k].")
+@click.option(
+    "--cached-prefix",
+    metavar="drop|keep",
+    help="For servers: prompt tokens out of the prefix cache did not run (drop), or count as run (keep); "
+    "else as the file says.",
+)
+@click.option(
+    "--stop-on-error", is_flag=True, help="For servers: refuse a file in which a request has no routing; else skip it."
+)
+@click.option("--keep-zero-layers", is_flag=True, help="For servers, top-1: keep layers whose ids are all 0.")
+@click.option("--drop-zero-rows", is_flag=True, help="For servers: tokens with id 0 everywhere are not recorded.")
 @click.option("--phase", metavar="PHASE", help="Phase of all tokens of a file without phases: prefill, decode or none.")
 @click.option("--expert-bytes", type=int, metavar="BYTES", help="Bytes of one expert.")
 @click.option("--model", metavar="NAME", help="Name of the model.")

@@ -124,7 +124,7 @@ def run_compiled(
     loads = np.zeros((2, trace.num_layers), np.int64)
     for block, served in cache.blocks():
         rows = np.flatnonzero(np.diff(block.step, prepend=-1))
-        _, step_sizes = plain_sizes(trace, block.first_token[rows], block.step_end[rows])
+        _, step_sizes = plain_sizes(trace, block.first_token[rows], block.step_end[rows], block.idle)
         request, phase = block.request[rows], block.phase[rows]
         steps = np.empty((len(rows), 5))
         run(

@@ -103,7 +103,7 @@ def _steps(schedule: Schedule, future: Future | None) -> Iterator[Step]:
             next_use = future.next_use[block.first_access : block.first_access + len(keys)].tolist()
         first = np.flatnonzero(np.diff(block.step, prepend=-1))
         ends = [*first[1:].tolist(), len(layers)]
-        sizes = _sizes(trace, block.first_token[first], block.step_end[first], block.phase[first])
+        sizes = _sizes(trace, block.first_token[first], block.step_end[first], block.phase[first], block.idle)
         for low, high, (size, sequences, emitted) in zip(first.tolist(), ends, sizes, strict=True):
             work = [
                 Work(
@@ -124,42 +124,65 @@ def _steps(schedule: Schedule, future: Future | None) -> Iterator[Step]:
                 sequences,
                 work,
                 emitted=emitted,
+                rows=_rows(int(block.first_token[low]), int(block.step_end[low]), block.idle),
             )
 
 
+def _rows(first: int, end: int, idle: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+    """Return the tokens ``first:end`` that ran; None for all."""
+    low, high = np.searchsorted(idle, [first, end])
+    return None if low == high else np.setdiff1d(np.arange(first, end), idle[low:high])
+
+
 def _sizes(
-    trace: RoutingTrace, first: npt.NDArray[np.int64], end: npt.NDArray[np.int64], phase: npt.NDArray[np.uint8]
+    trace: RoutingTrace,
+    first: npt.NDArray[np.int64],
+    end: npt.NDArray[np.int64],
+    phase: npt.NDArray[np.uint8],
+    idle: npt.NDArray[np.int64],
 ) -> Iterator[tuple[StepSize, tuple[int, ...], tuple[int, ...]]]:
     """Yield of each step ``first[i]:end[i]`` of tokens its size, its requests, and the tokens each gets if not one."""
     if "sequence" in trace.columns:  # a server's order (`batching`)
         base, last = int(first[0]), int(end[-1])
         position = trace.read("position", base, last)
         columns = [trace.read(name, base, last).tolist() for name in ("sequence", "position", "kept")]
+        ran = np.ones(last - base, bool)
+        ran[idle[(idle >= base) & (idle < last)] - base] = False  # whole steps without routing are none
         for low, high, kind in zip((first - base).tolist(), (end - base).tolist(), phase.tolist(), strict=True):
             longest: dict[int, int] = {}
             emitted: dict[int, int] = {}
             for request, place, kept in zip(*(column[low:high] for column in columns), strict=True):
                 longest[request] = max(longest.get(request, 0), place + 1)
                 emitted[request] = emitted.get(request, 0) + kept
-            pairs = int(position[low:high].sum()) + high - low
-            outputs = high - low if kind == DECODE else len(longest)
-            size = StepSize(high - low, outputs, sum(longest.values()), pairs)
+            tokens = int(ran[low:high].sum())
+            pairs = int(position[low:high][ran[low:high]].sum()) + tokens
+            outputs = tokens if kind == DECODE else len(longest)
+            size = StepSize(tokens, outputs, sum(longest.values()), pairs)
             yield size, tuple(longest), tuple(emitted.values()) if kind == DECODE else ()
         return
-    request, sizes = plain_sizes(trace, first, end)
+    request, sizes = plain_sizes(trace, first, end, idle)
     for own, (tokens, context, pairs) in zip(request.tolist(), sizes.tolist(), strict=True):
         yield StepSize(tokens, 1, context, pairs), (own,), ()
 
 
 def plain_sizes(
-    trace: RoutingTrace, first: npt.NDArray[np.int64], end: npt.NDArray[np.int64]
+    trace: RoutingTrace, first: npt.NDArray[np.int64], end: npt.NDArray[np.int64], idle: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return request and size of each step, tokens ``first[i]:end[i]``, where requests run one after the other.
+
+    Tokens of ``idle`` (`Block.idle`) are context only.
 
     Returns:
         int64 [steps], and int64 [steps, 3]: tokens, context, pairs (`StepSize`).
     """
     request = np.searchsorted(trace.offsets, first, side="right") - 1
-    before, tokens = first - trace.offsets[request], end - first
+    begin = trace.offsets[request]
+    before, tokens = first - begin, end - first
+    context = before + tokens
     pairs = tokens * before + tokens * (tokens + 1) // 2
-    return request, np.stack([tokens, before + tokens, pairs], axis=1)
+    if len(idle):
+        low, high = np.searchsorted(idle, first), np.searchsorted(idle, end)
+        positions = np.concatenate([[0], np.cumsum(idle)])
+        tokens = tokens - (high - low)
+        pairs -= positions[high] - positions[low] + (high - low) * (1 - begin)
+    return request, np.stack([tokens, context, pairs], axis=1)

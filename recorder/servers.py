@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -20,30 +18,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lrcsim.errors import ConfigError, TraceError, brief
+from lrcsim.errors import ConfigError, TraceError
+from lrcsim.recorder.connection import Connection, RefusedError
 from lrcsim.recorder.prompts import Prompt
 from lrcsim.recorder.session import Progress, Recording, Settings
 from lrcsim.recorder.workspace import Workspace
-from lrcsim.traces.importers import Options, import_trace, sglang, vllm
-from lrcsim.traces.importers.responses import Routed
+from lrcsim.traces.importers import Options, import_trace
+from lrcsim.traces.importers.answers import read_answer
+from lrcsim.traces.what_ran import settle
 
-__all__ = ["SERVERS", "Server", "record_from_server"]
+__all__ = ["SERVERS", "record_from_server"]
 
-TIMEOUT = 600.0
-"""Seconds to wait for one answer."""
-
-
-@dataclass(frozen=True)
-class Server:
-    """How to talk to one kind of server.
-
-    Attributes:
-        ask: gives path and body of the request for a prompt, its number, the settings and the model's name.
-        read: gives the routing in an answer; raises TraceError when there is none.
-    """
-
-    ask: Callable[[Prompt, int, Settings, str], tuple[str, dict[str, Any]]]
-    read: Callable[[dict[str, Any], Options], list[Routed]]
+Ask = Callable[[Prompt, int, Settings, str], tuple[str, dict[str, Any]]]
+"""Gives path and body of the request for a prompt, its number, the settings and the model's name."""
 
 
 def _ask_vllm(prompt: Prompt, number: int, settings: Settings, model: str) -> tuple[str, dict[str, Any]]:
@@ -86,10 +73,7 @@ def _messages(prompt: Prompt, settings: Settings) -> list[dict[str, Any]] | None
     return prompt.messages
 
 
-SERVERS = {
-    "vllm": Server(_ask_vllm, lambda answer, _options: vllm.extract(answer)),
-    "sglang": Server(_ask_sglang, lambda answer, options: sglang.extract(answer, options)),
-}
+SERVERS: dict[str, Ask] = {"vllm": _ask_vllm, "sglang": _ask_sglang}
 """By the name of the importer that reads their answers."""
 
 
@@ -101,11 +85,14 @@ def record_from_server(
     settings: Settings,
     options: Options,
     *,
+    api_key_env: str | None = None,
     source: str = "",
     restart: bool = False,
     progress: Progress | None = None,
 ) -> Recording:
     """Send prompts to a server and write what it routed as a trace; resumable as `lrcsim.recorder.record` is.
+
+    A prompt that the server refuses, or does not finish, is skipped and named in the notices.
 
     Args:
         kind: one of `SERVERS`.
@@ -113,14 +100,16 @@ def record_from_server(
         prompts: as texts (with ``settings.chat`` as chat messages), messages or token ids.
         out: the trace to write.
         settings: ``batch`` requests are in flight at a time; only what a server knows of may differ from the defaults.
-        options: what answers do not say: for SGLang ``num_layers`` and ``top_k``; for both ``num_experts``.
+        options: what answers do not say: for SGLang ``num_layers`` and ``top_k``; for both ``num_experts``; how cached
+            prefixes count; with ``stop_on_error`` a prompt without routing ends the recording.
+        api_key_env: environment variable with the server's key; None: ``LRCSIM_SERVER_KEY``, if it is set.
         source: where the prompts are from, for the provenance.
         restart: drop an unfinished recording.
         progress: called after each batch.
 
     Raises:
         ConfigError: the server does not answer, refuses, or the settings are not for servers.
-        TraceError: an answer holds no routing, or the trace cannot be written.
+        TraceError: no answer holds routing, or the trace cannot be written.
     """
     useless = [name for name in ("teacher_forced", "logits", "predict_next") if getattr(settings, name)]
     if useless:
@@ -128,24 +117,30 @@ def record_from_server(
         raise ConfigError(f"--{option}: a server returns the ids of routed experts only; record from a MODEL for that")
     if kind == "sglang" and (options.num_layers is None or options.top_k is None):
         raise ConfigError("an SGLang server does not send the shape of its routing: give --num-layers and --top-k")
-    server, url, out = SERVERS[kind], url.rstrip("/"), Path(out)
-    model = _model_name(url)
-    determined = {"server": kind, "model": model, **asdict(settings), **asdict(options)}
+    connection, out = Connection.to(url, api_key_env), Path(out)
+    model = _model_name(connection)
+    read_later = {"cached_prefix", "stop_on_error"}  # they change how answers are read, not what is asked
+    known = {name: value for name, value in asdict(options).items() if name not in read_later}
+    determined = {"server": kind, "model": model, **asdict(settings), **known}
     with Workspace(out, determined, restart=restart) as workspace:
         kept = workspace.folder / "responses.jsonl"
         waiting = islice(enumerate(prompts), settings.limit)
-        resumed, tokens = _recover(kept, server, options, waiting)
-        done = resumed
+        so_far = _recover(kept, options, waiting)
+        resumed = so_far.recorded
+        ask = partial(_answer, SERVERS[kind], connection, settings, model)
         with kept.open("ab") as file, ThreadPoolExecutor(settings.batch) as pool:
             while batch := list(islice(waiting, settings.batch)):
-                ask = partial(_answer, server, url, settings, model, options)
-                for answer, count in pool.map(ask, batch):
+                for answer in pool.map(ask, batch):
+                    so_far.add(answer, options, connection.url)
                     file.write(json.dumps(answer).encode() + b"\n")
-                    tokens, done = tokens + count, done + 1
                 file.flush()
                 os.fsync(file.fileno())
                 if progress is not None:
-                    progress(done, tokens)
+                    progress(so_far.asked, so_far.tokens)
+        if so_far.skipped and not so_far.recorded:
+            raise ConfigError(
+                f"{out}: not written, all {so_far.skipped:,} prompts were skipped; {so_far.first_skipped}"
+            )
         about = {
             "model_id": model,
             "synthetic": False,
@@ -156,24 +151,84 @@ def record_from_server(
             "date": workspace.started,
             "prompts": source or None,
         }
+        if so_far.skipped:
+            about["skipped_prompts"] = so_far.skipped
         report = import_trace(kept, out, kind, _with_model(options, model), provenance=about)
         workspace.discard()
-    return Recording(out, report.requests, report.tokens, resumed, {}, report.notices)
+    return Recording(out, report.requests, report.tokens, resumed, {}, [*so_far.notices(), *report.notices])
+
+
+@dataclass
+class _Progress:
+    """What the answers so far came to.
+
+    Attributes:
+        asked: prompts answered or refused.
+        recorded: answers with routing.
+        tokens: tokens in them.
+        skipped: prompts without routing.
+        first_skipped: which was the first, and why.
+    """
+
+    asked: int = 0
+    recorded: int = 0
+    tokens: int = 0
+    skipped: int = 0
+    first_skipped: str = ""
+
+    def add(self, answer: dict[str, Any], options: Options, url: str) -> None:
+        """Count an answer; one without routing is marked as skipped.
+
+        Raises:
+            TraceError: nothing yet had routing and this has none, or it is malformed.
+            ConfigError: a prompt is skipped, and the user wants to stop then.
+        """
+        self.asked += 1
+        noted = answer["lrcsim"]
+        if noted.get("skipped") is None:
+            try:
+                read = read_answer(answer, options)
+                self.tokens += sum(settle(routed.sent).tokens for routed in read.routed)
+            except TraceError as error:
+                raise TraceError(f"prompt {self.asked}: the answer of {url} {error}") from None
+            if read.routed:
+                self.recorded += 1
+                return
+            why = read.without[0] if read.without else "no routing"
+            if not self.recorded and "finish_reason" not in why and not why.startswith("error"):
+                raise TraceError(
+                    f"prompt {self.asked}: the answer of {url}: {why}; was it run with --enable-return-routed-experts?"
+                )
+            noted["skipped"] = f"the answer of {url}: {why}"
+        self.skipped += 1
+        self.first_skipped = self.first_skipped or f"prompt {self.asked}: {noted['skipped']}"
+        if options.stop_on_error:
+            raise ConfigError(f"prompt {self.asked}: {noted['skipped']} (--stop-on-error)")
+
+    def notices(self) -> list[str]:
+        """Say which prompts were skipped."""
+        if not self.skipped:
+            return []
+        return [
+            f"{self.skipped:,} of {self.asked:,} prompts skipped, the first: {self.first_skipped}; "
+            "--stop-on-error ends a recording there"
+        ]
 
 
 def _with_model(options: Options, model: str) -> Options:
     return options if options.model else replace(options, model=model)
 
 
-def _recover(kept: Path, server: Server, options: Options, prompts: Iterator[tuple[int, Prompt]]) -> tuple[int, int]:
-    """Count the whole answers of an earlier run, and their tokens; cut off one that was being written.
+def _recover(kept: Path, options: Options, prompts: Iterator[tuple[int, Prompt]]) -> _Progress:
+    """Count the whole answers of an earlier run; cut off one that was being written.
 
     Raises:
         ConfigError: they are answers to other prompts.
     """
+    so_far = _Progress()
     if not kept.exists():
-        return 0, 0
-    good = count = tokens = 0
+        return so_far
+    good = 0
     with kept.open("rb") as file:
         for line in file:
             if not line.endswith(b"\n"):
@@ -182,77 +237,47 @@ def _recover(kept: Path, server: Server, options: Options, prompts: Iterator[tup
             _, prompt = next(prompts, (0, None))
             if prompt is None or answer["lrcsim"]["prompt"] != _digest(prompt):
                 raise ConfigError(f"{kept.parent}: an unfinished recording of other prompts is there; use --restart")
-            good, count = good + len(line), count + 1
-            tokens += sum(len(routed.experts) for routed in server.read(answer, options))
+            good += len(line)
+            so_far.add(answer, options, "the server")
     os.truncate(kept, good)
-    return count, tokens
+    return so_far
 
 
 def _answer(
-    server: Server, url: str, settings: Settings, model: str, options: Options, numbered: tuple[int, Prompt]
-) -> tuple[dict[str, Any], int]:
-    """Ask for one prompt; return the answer, with our notes, and its tokens.
+    ask: Ask, connection: Connection, settings: Settings, model: str, numbered: tuple[int, Prompt]
+) -> dict[str, Any]:
+    """Ask for one prompt; return the answer, or why there is none, with our notes under ``lrcsim``.
 
     Raises:
-        TraceError: there is no routing in it.
+        ConfigError: the server does not answer, or refuses more than this prompt.
     """
     number, prompt = numbered
-    path, body = server.ask(prompt, number, settings, model)
-    answer = _post(url + path, body)
+    path, body = ask(prompt, number, settings, model)
+    noted: dict[str, Any] = {"domain": prompt.domain, "prompt": _digest(prompt)}
     try:
-        routed = server.read(answer, options)
-    except TraceError as error:
-        raise TraceError(
-            f"prompt {number + 1}: the answer of {url} {error}; was it run with --enable-return-routed-experts?"
-        ) from None
-    answer["lrcsim"] = {"domain": prompt.domain, "prompt": _digest(prompt)}
+        answer = connection.post(path, body)
+    except RefusedError as error:
+        return {"lrcsim": {**noted, "skipped": str(error)}}
+    except ConfigError as error:
+        raise ConfigError(f"prompt {number + 1}: {error}; the same command goes on from there") from None
+    answer["lrcsim"] = noted
     if "input_ids" in body:
         answer["input_ids"] = body["input_ids"]
-    return answer, sum(len(entry.experts) for entry in routed)
+    return answer
 
 
 def _digest(prompt: Prompt) -> str:
     return hashlib.sha256(json.dumps(asdict(prompt), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _model_name(url: str) -> str:
+def _model_name(connection: Connection) -> str:
     """Ask which model the server has.
 
     Raises:
         ConfigError: there is no server at the URL, or it serves no model.
     """
-    if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"{url!r} is no address of a server, write for example http://localhost:8000")
-    listed = _fetch(urllib.request.Request(url + "/v1/models"))
+    listed = connection.get("/v1/models")
     try:
         return str(listed["data"][0]["id"])
     except (KeyError, IndexError, TypeError):
-        raise ConfigError(f"{url}/v1/models names no model, is it a vLLM or SGLang server?") from None
-
-
-def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    data = json.dumps(body).encode()
-    return _fetch(urllib.request.Request(url, data, {"Content-Type": "application/json"}))
-
-
-def _fetch(request: urllib.request.Request) -> dict[str, Any]:
-    """Return the JSON object that a server answers with.
-
-    Raises:
-        ConfigError: it does not answer, refuses, or answers with something else.
-    """
-    key = os.environ.get("OPENAI_API_KEY")
-    if key:
-        request.add_header("Authorization", f"Bearer {key}")
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            value = json.load(answer)
-    except urllib.error.HTTPError as error:
-        with error:
-            text = " ".join(error.read(400).decode(errors="replace").split())
-        raise ConfigError(f"{request.full_url} refuses: {error.code} {error.reason} {text}".strip()) from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{request.full_url} does not answer as a server should ({brief(error)})") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{request.full_url} answers with no JSON object")
-    return value
+        raise ConfigError(f"{connection.url}/v1/models names no model, is it a vLLM or SGLang server?") from None

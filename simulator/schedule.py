@@ -40,6 +40,8 @@ class Block:
         step_end: int64 [layer_steps], token after the step's last.
         first_access: accesses in the trace before this block.
         end_token: token after the block's last.
+        idle: int64 [n], tokens of the trace in which nothing is recorded: they did not run (a cached prefix), but the
+            tokens after them attend to them.
     """
 
     keys: npt.NDArray[np.int32]
@@ -54,6 +56,7 @@ class Block:
     step_end: npt.NDArray[np.int64]
     first_access: int
     end_token: int
+    idle: npt.NDArray[np.int64]
 
     def batches(self, whole_tokens: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return int64 [batches], the first layer-step of each batch, and int64 [batches + 1], where each begins.
@@ -216,7 +219,14 @@ class Schedule:
             step_end=run.starts[1:][step],
             first_access=first_access,
             end_token=last,
+            idle=first + _idle(experts),
         )
+
+
+def _idle(experts: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    """Return int64 [n], the tokens of int [tokens, L, k] in which nothing is recorded."""
+    maybe = np.flatnonzero(experts[:, 0, 0] < 0)  # none, as a rule
+    return maybe[(experts[maybe] < 0).all(axis=(1, 2))]
 
 
 @dataclass(frozen=True)

@@ -99,15 +99,13 @@ def settle(sent: Sent) -> Ran:
         if prompt < 0:
             raise TraceError(f"{_said(sent)}: the generated tokens alone have more rows than that")
     cached = sent.cached or 0
-    if cached:
-        if prompt is not None and cached > prompt:
-            raise TraceError(f"{_said(sent)}: more of the prompt is cached than there is")
-        if prompt is not None and cached == prompt:  # a hit of the whole prompt: its last token runs all the same
-            cached -= 1
-        cached = min(cached, tokens)
+    if prompt is not None and cached > prompt:
+        raise TraceError(f"{_said(sent)}: more of the prompt is cached than there is")
+    # a hit of the whole prompt: its last token runs all the same, to give the first generated one
+    cached = max(0, min(cached, (tokens if prompt is None else prompt) - 1))
     if prompt is not None:
         prompt = min(prompt, tokens)
-    return Ran(tokens, prompt, start, cached, short, surplus)
+    return Ran(tokens, prompt, start, min(cached, tokens), short, surplus)
 
 
 def _start(sent: Sent) -> tuple[int, bool, bool]:

@@ -29,16 +29,29 @@ def routing(prompt: list[int], made: int) -> npt.NDArray[np.int32]:
 
 
 class Stub(BaseHTTPRequestHandler):
-    """Answers as vLLM 0.22 and SGLang 0.5 do; tokens are the characters' codes."""
+    """Answers as vLLM 0.32 and SGLang 0.5 do; tokens are the characters' codes.
+
+    A prompt of more than ``longest`` tokens is refused, one that begins with token 120 ("x") is aborted.
+    """
 
     asked: list[tuple[str, dict[str, Any]]]
+    keys: list[str | None]
     with_routing = True
     fail_after = 10**6
+    longest = 10**6
+    cached = 0
+    elsewhere = ""
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
     def do_GET(self) -> None:
+        self.keys.append(self.headers["Authorization"])
+        if self.elsewhere:
+            self.send_response(302)
+            self.send_header("Location", self.elsewhere)
+            self.end_headers()
+            return
         self.reply({"data": [{"id": "stub-moe"}]} if self.path == "/v1/models" else {})
 
     def do_POST(self) -> None:
@@ -47,11 +60,17 @@ class Stub(BaseHTTPRequestHandler):
             self.send_error(503, "overloaded")
             return
         self.asked.append((self.path, body))
+        self.keys.append(self.headers["Authorization"])
+        given = body.get("prompt") or body.get("text") or body.get("input_ids") or ""
+        if len(given) > self.longest:
+            message = f"This model's maximum context length is {self.longest}\x1b[31m tokens.\nShorten it."
+            self.reply({"error": {"message": message, "code": 400}}, 400)
+            return
         self.reply(getattr(self, self.path.strip("/").replace("/", "_").replace("v1_", ""))(body))
 
-    def reply(self, value: dict[str, Any]) -> None:
+    def reply(self, value: dict[str, Any], status: int = 200) -> None:
         data = json.dumps(value).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -65,30 +84,37 @@ class Stub(BaseHTTPRequestHandler):
 
     def openai(self, prompt: list[int], body: dict[str, Any]) -> dict[str, Any]:
         made = body["max_tokens"]
-        choice: dict[str, Any] = {"index": 0, "text": "x" * made}
-        if "return_routed_experts" in body:  # SGLang
-            choice["sgl_ext"] = {"routed_experts": base64.b64encode(routing(prompt, made).tobytes()).decode()}
+        choice: dict[str, Any] = {"index": 0, "text": "x" * made, "finish_reason": "length"}
+        extras: dict[str, Any] = {}
+        if prompt[0] == ord("x"):
+            made, choice["finish_reason"], choice["routed_experts"] = 0, "abort", None
+        elif "return_routed_experts" in body:  # SGLang
+            extras = {"sglext": {"routed_experts": base64.b64encode(routing(prompt, made).tobytes()).decode()}}
         elif self.with_routing:
             file = io.BytesIO()
             np.save(file, routing(prompt, made).astype(np.uint8))
             choice["routed_experts"] = base64.b64encode(file.getvalue()).decode()
         if body.get("return_token_ids"):
             choice |= {"prompt_token_ids": prompt, "token_ids": list(range(made))}
-        usage = {"prompt_tokens": len(prompt), "completion_tokens": made}
-        return {"model": body["model"], "choices": [choice], "usage": usage}
+        usage: dict[str, Any] = {"prompt_tokens": len(prompt), "completion_tokens": made}
+        if self.cached:
+            usage["prompt_tokens_details"] = {"cached_tokens": self.cached}
+        return {"model": body["model"], "choices": [choice], "usage": usage, **extras}
 
     def generate(self, body: dict[str, Any]) -> dict[str, Any]:
         prompt = body.get("input_ids") or [ord(c) for c in body["text"]]
         made = body["sampling_params"]["max_new_tokens"]
-        meta = {"prompt_tokens": len(prompt), "completion_tokens": made}
-        if body.get("return_routed_experts"):
+        meta: dict[str, Any] = {"prompt_tokens": len(prompt), "completion_tokens": made, "cached_tokens": self.cached}
+        if prompt[0] == ord("x"):
+            meta["finish_reason"] = {"type": "abort", "message": "the client left"}
+        elif body.get("return_routed_experts"):
             meta["routed_experts"] = base64.b64encode(routing(prompt, made).tobytes()).decode()
         return {"text": "x" * made, "output_ids": list(range(made)), "meta_info": meta}
 
 
 @pytest.fixture
 def stub() -> Iterator[tuple[str, type[Stub]]]:
-    handler = type("Handler", (Stub,), {"asked": []})
+    handler = type("Handler", (Stub,), {"asked": [], "keys": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
@@ -254,3 +280,148 @@ def test_the_shape_can_come_from_a_known_model(
     assert code == 0, err
     with RoutingTrace.open(out) as trace:
         assert (trace.num_experts, trace.top_k, trace.num_layers) == (EXPERTS, TOP_K, LAYERS - 1)
+
+
+# --- prompts that a server does not take ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_bad_prompts(tmp_path: Path) -> str:
+    """Good, too long, good, aborted, good."""
+    path = tmp_path / "five.txt"
+    path.write_text("hello\n" + "a" * 90 + "\nthere\nx-ray\nworld\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_bad_prompt_is_skipped_and_named(
+    lrcsim: Callable[..., Any], stub: Any, with_bad_prompts: str, tmp_path: Path, kind: str, batch: int
+) -> None:
+    url, handler = stub
+    handler.longest = 50
+    shape = SGLANG if kind == "sglang" else ()
+    out = tmp_path / "out.h5"
+    command = (
+        "record", f"--from-{kind}", url, "--prompts", with_bad_prompts, "-o", out,
+        "--max-new-tokens", 4, "--batch", batch, *shape,
+    )  # fmt: skip
+    code, said, err = lrcsim(*command)
+    assert (code, said) == (0, f"{out}: 24 tokens in 3 requests\n"), err
+    assert "2 of 5 prompts skipped, the first: prompt 2: " in err
+    assert "refuses: 400 Bad Request" in err
+    assert "maximum context length is 50 [31m tokens. Shorten it." in err
+    assert "\x1b" not in err
+    assert "without routing skipped" not in err  # said once
+    with RoutingTrace.open(out) as trace:
+        assert trace.provenance["skipped_prompts"] == 2
+        assert (trace.experts[:8] == routing([ord(c) for c in "hello"], 4)[:, 1:]).all()
+        assert (trace.experts[8:16] == routing([ord(c) for c in "there"], 4)[:, 1:]).all()
+
+    code, _, err = lrcsim(*command, "--stop-on-error", "--restart")
+    assert code == 1
+    assert "prompt 2: " in err
+    assert "--stop-on-error" in err
+    assert err.count("\n") == 1
+
+
+def test_a_skipped_prompt_stays_skipped(
+    lrcsim: Callable[..., Any], stub: Any, with_bad_prompts: str, tmp_path: Path
+) -> None:
+    url, handler = stub
+    handler.longest, handler.fail_after = 50, 4
+    out = tmp_path / "out.h5"
+    command = ("record", "--from-vllm", url, "--prompts", with_bad_prompts, "-o", out, "--max-new-tokens", 4)
+    code, _, err = lrcsim(*command)
+    assert code == 1
+    assert "prompt 5: " in err
+    assert "the same command goes on from there" in err
+    handler.fail_after = 10**6
+    handler.asked.clear()
+    code, said, err = lrcsim(*command)
+    assert (code, said) == (0, f"{out}: 24 tokens in 3 requests (2 of them by an earlier run)\n"), err
+    assert "2 of 5 prompts skipped, the first: prompt 2: " in err
+    assert len(handler.asked) == 1
+
+
+def test_all_prompts_skipped(lrcsim: Callable[..., Any], stub: Any, prompts: str, tmp_path: Path) -> None:
+    stub[1].longest = 1
+    code, _, err = lrcsim(
+        "record", "--from-vllm", stub[0], "--prompts", prompts, "--limit", 2, "-o", tmp_path / "out.h5"
+    )
+    assert code == 1
+    assert "not written, all 2 prompts were skipped; prompt 1: " in err
+    assert not (tmp_path / "out.h5").exists()
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_cached_tokens_did_not_run(
+    lrcsim: Callable[..., Any], stub: Any, prompts: str, tmp_path: Path, kind: str
+) -> None:
+    url, handler = stub
+    handler.cached = 3
+    out = tmp_path / "out.h5"
+    shape = SGLANG if kind == "sglang" else ()
+    command = ("record", f"--from-{kind}", url, "--prompts", prompts, "-o", out, "--max-new-tokens", 4, *shape)
+    code, _, err = lrcsim(*command)
+    assert code == 0, err
+    assert "9 of 14 prompt tokens came out of the prefix cache" in err
+    with RoutingTrace.open(out) as trace:
+        assert [(trace.experts[low : low + 4] < 0).all(axis=(1, 2)).tolist() for low in trace.offsets[:-1]] == [
+            [True, True, True, False]
+        ] * 3
+    code, _, err = lrcsim(*command, "--cached-prefix", "keep")
+    assert code == 0, err
+    with RoutingTrace.open(out) as trace:
+        assert trace.experts.min() >= 0
+
+
+# --- the key --------------------------------------------------------------------------------------------------------
+
+
+def test_the_key_is_one_of_its_own(
+    lrcsim: Callable[..., Any], stub: Any, prompts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, handler = stub
+    for name in ("OPENAI_API_KEY", "LRCSIM_SERVER_KEY", "MINE"):
+        monkeypatch.delenv(name, raising=False)
+    command = ("record", "--from-vllm", url, "--prompts", prompts, "-o", tmp_path / "out.h5", "--max-new-tokens", 2)
+    monkeypatch.setenv("OPENAI_API_KEY", "of-another-server")
+    assert lrcsim(*command)[0] == 0
+    assert set(handler.keys) == {None}
+    handler.keys.clear()
+    monkeypatch.setenv("LRCSIM_SERVER_KEY", "secret")
+    assert lrcsim(*command)[0] == 0
+    assert set(handler.keys) == {"Bearer secret"}
+    handler.keys.clear()
+    monkeypatch.setenv("MINE", "other")
+    assert lrcsim(*command, "--api-key-env", "MINE")[0] == 0
+    assert set(handler.keys) == {"Bearer other"}
+    code, _, err = lrcsim(*command, "--api-key-env", "NONE_SUCH")
+    assert (code, "there is no such environment variable" in err) == (1, True)
+    monkeypatch.setenv("LRCSIM_SERVER_KEY", "sec\nret")
+    code, _, err = lrcsim(*command)
+    assert (code, "characters that cannot be sent" in err, "ret" in err.replace("characters", "")) == (1, True, False)
+
+
+def test_a_redirect_is_not_followed(
+    lrcsim: Callable[..., Any], stub: Any, prompts: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, handler = stub
+    monkeypatch.setenv("LRCSIM_SERVER_KEY", "secret")
+    handler.elsewhere = url.replace("127.0.0.1", "localhost") + "/v1/models"
+    code, _, err = lrcsim("record", "--from-vllm", url, "--prompts", prompts, "-o", tmp_path / "out.h5")
+    assert code == 1
+    assert "redirects to http://localhost" in err
+    assert len(handler.keys) == 1
+
+
+def test_options_of_servers_need_one(lrcsim: Callable[..., Any], prompts: str, tmp_path: Path) -> None:
+    for option in (("--stop-on-error",), ("--cached-prefix", "drop"), ("--api-key-env", "X")):
+        code, _, err = lrcsim("record", "some-model", "--prompts", prompts, "-o", tmp_path / "out.h5", *option)
+        assert (code, "are for servers" in err) == (1, True)
+    code, _, err = lrcsim(
+        "record", "--from-vllm", "http://127.0.0.1:9", "--prompts", prompts, "-o", tmp_path / "o.h5",
+        "--cached-prefix", "perhaps",
+    )  # fmt: skip
+    assert (code, "use 'drop' or 'keep'" in err) == (1, True)

@@ -55,6 +55,9 @@ FOREIGN = (
 """What libraries raise on damaged files, where an importer did not say it better."""
 
 COMMON = frozenset({"num_experts", "expert_bytes", "model"})
+SERVED = COMMON | {
+    "phase", "num_layers", "top_k", "cached_prefix", "stop_on_error", "keep_zero_layers", "drop_zero_rows"
+}  # fmt: skip
 
 FORMATS = {
     entry.name: entry
@@ -92,14 +95,14 @@ FORMATS = {
             "JSON of servers run with --enable-return-routed-experts",
             sglang.open_source,
             sglang.matches,
-            COMMON | {"phase", "num_layers", "top_k"},
+            SERVED,
         ),
         Format(
             "vllm",
             "JSON of servers run with --enable-return-routed-experts",
             vllm.open_source,
             vllm.matches,
-            COMMON | {"phase"},
+            SERVED,
         ),
         Format(
             "table",
@@ -256,7 +259,7 @@ def _import(
                 writer.begin_request(domain)
                 counted.requests += 1
                 for columns in runs:
-                    _append(writer, columns, source_path)
+                    _append(writer, columns, str(source_path) if source.place is None else source.place())
                     counted.add(columns, source.layers)
     finally:
         source.close()
@@ -276,12 +279,12 @@ def _import(
     )
 
 
-def _append(writer: TraceWriter, columns: Columns, source_path: Path) -> None:
+def _append(writer: TraceWriter, columns: Columns, place: str) -> None:
     """Write tokens; what is impossible in them is said of the file that they came from."""
     try:
         writer.append(columns)
     except TraceError as error:
-        raise TraceError(f"{source_path}: {error}" if str(error).startswith("token") else str(error)) from None
+        raise TraceError(f"{place}: {error}" if str(error).startswith("token") else str(error)) from None
 
 
 class _Counted:

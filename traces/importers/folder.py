@@ -13,6 +13,7 @@ import numpy as np
 
 from lrcsim.errors import ConfigError, TraceError
 from lrcsim.traces.importers import layer_files
+from lrcsim.traces.importers.responses import are_answers, open_responses
 from lrcsim.traces.importers.source import Columns, Options, Progress, Request, Source, guessed_experts
 from lrcsim.traces.layers import LayerTable
 
@@ -43,13 +44,20 @@ def natural(path: Path) -> tuple[tuple[int, int, str], ...]:
 
 def open_source(path: Path, options: Options, progress: Progress) -> Source:
     """Open every file, check that all are of one format and one model, and return a source over them in order."""
+    from lrcsim.traces.importers import FORMATS
+
     files, notices = _files(path)
-    name, entry = _format(path, files)
+    answers = are_answers(files)
+    name, entry = ("vllm", FORMATS["vllm"]) if answers else _format(path, files)
     useless = sorted(options.given() - entry.options)
     if useless:
         raise ConfigError(
             f"{path}: holds files of format {name!r}, which has no use for {', '.join(useless).replace('_', '-')}"
         )
+    if answers:  # of a server: one file's prompts may repeat another's
+        source = open_responses(path, options, progress, files)
+        source.notices[:0] = notices
+        return source
     sources: list[Source] = []
     try:
         for at, file in enumerate(files):

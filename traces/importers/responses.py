@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.errors import TraceError
+from lrcsim.traces.importers.answers import Answer, Routed, read_answer
+from lrcsim.traces.importers.prefixes import Prefixes
 from lrcsim.traces.importers.source import (
     Columns,
     Options,
@@ -25,36 +26,31 @@ from lrcsim.traces.importers.source import (
     named_after,
     open_bytes,
 )
+from lrcsim.traces.importers.streams import joined
 from lrcsim.traces.layers import LayerTable
+from lrcsim.traces.trace import DECODE, PREFILL
+from lrcsim.traces.what_ran import Ran, Tally, lay_out, phases, settle
 
-__all__ = ["Routed", "decode_array", "open_responses", "unbase64"]
+__all__ = ["BEGINS", "are_answers", "open_responses"]
 
 RUN = 16_384
 CHUNK = 4 << 20
-DTYPES = ("uint8", "uint16", "int16", "int32", "int64")
+NOT_SENT_PER_BYTE = 64
+"""Positions without routing, for each byte of a file and above a million: more is a number that went wrong."""
+BEGINS = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:[{\[]|data:|event:|id:|:)")
+"""How a file of answers begins."""
 
+MARKS = (b'"choices"', b'"meta_info"')
+EVENT_LINE = re.compile(r"(?:data:(?:[ \t]*\[DONE\])?|(?:event|id|retry):[^\n]*(?=\n)|:[^\n]*(?=\n))")
+"""What server-sent events have around their JSON."""
 
-@dataclass
-class Routed:
-    """Routing of one request, as a server returned it.
-
-    Attributes:
-        experts: int32 [tokens, layers, k], the prompt first, -1 where not recorded.
-        prompt: number of prompt tokens, or None when the response does not say.
-        token_ids: ids of the tokens, or None; those beyond the routing are left out.
-        model: name of the model, or None.
-        domain: label of the request, or None.
-    """
-
-    experts: npt.NDArray[np.int32]
-    prompt: int | None
-    token_ids: list[int] | None = None
-    model: str | None = None
-    domain: str | None = None
+EVENT_LETTERS = "deir:"
 
 
 def objects(path: Path, report: Callable[[int], None]) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON file, of a JSON list of them, or of JSON lines, holding one at a time.
+    """Yield the objects of a JSON file, of lists of them, JSON lines or server-sent events, holding one at a time.
+
+    A null in their place comes as an object with an error.
 
     Raises:
         TraceError: the file is no JSON, is truncated, or holds something other than objects.
@@ -65,15 +61,16 @@ def objects(path: Path, report: Callable[[int], None]) -> Iterator[dict[str, Any
     pending = b""
     with stream:
         while True:
-            while at < len(text) and text[at] in " \t\r\n,[]":
-                at += 1
+            at = _skip(text, at)
             try:
                 if at == len(text):
                     raise json.JSONDecodeError("nothing", text, at)
                 value, at = decoder.raw_decode(text, at)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 unfinished = isinstance(error, json.JSONDecodeError) and (
-                    error.pos >= len(text) - 16 or error.msg.startswith("Unterminated")
+                    error.pos >= len(text) - 16
+                    or error.msg.startswith("Unterminated")
+                    or (text[at] in EVENT_LETTERS and "\n" not in text[at:])
                 )
                 if more and unfinished:
                     try:
@@ -97,73 +94,41 @@ def objects(path: Path, report: Callable[[int], None]) -> Iterator[dict[str, Any
                     return
                 what = "is truncated" if unfinished else "is no JSON"
                 raise TraceError(f"{path}: response {count + 1} {what} ({str(error)[:120]})") from None
+            if value is None:
+                value = {"error": "null"}
             if not isinstance(value, dict):
                 raise TraceError(f"{path}: response {count + 1} is no JSON object")
             count += 1
             yield value
 
 
-def unbase64(text: str) -> bytes:
-    """Decode base64, refusing anything else.
-
-    Raises:
-        TraceError: the text is no base64.
-    """
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise TraceError(f"routed_experts is no base64 ({error})") from None
-
-
-def decode_array(value: object) -> npt.NDArray[np.int32]:
-    """Decode ``[tokens, layers, k]`` from nested lists, from base64 of a .npy file, or from a described buffer.
-
-    The last is ``{"data": base64, "shape": [...], "dtype": "uint8", "start": n}``: the first ``n`` positions were not
-    sent, and come back as -1.
-
-    Raises:
-        TraceError: it is none of these, or not of three dimensions.
-    """
-    start = 0
-    if isinstance(value, str):
-        try:
-            array = np.load(io.BytesIO(unbase64(value)), allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            if isinstance(error, TraceError):
-                raise
-            raise TraceError(f"routed_experts is base64 of no .npy array ({error})") from None
-    elif isinstance(value, dict):
-        dtype, shape, start = value.get("dtype", "uint8"), value.get("shape"), value.get("start", 0)
-        if dtype not in DTYPES or not isinstance(shape, list) or not all(isinstance(n, int) and n >= 0 for n in shape):
-            raise TraceError(
-                f"routed_experts has dtype {dtype!r} and shape {shape!r}, needs {'/'.join(DTYPES)} and a list"
-            )
-        if not isinstance(value.get("data"), str) or not isinstance(start, int) or start < 0:
-            raise TraceError("routed_experts needs base64 'data', and a 'start' that is not negative")
-        data = unbase64(value["data"])
-        if len(data) != int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize:
-            raise TraceError(f"routed_experts holds {len(data)} bytes, shape {shape} of {dtype} needs another number")
-        array = np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(shape)
-    else:
-        try:
-            array = np.array(value)
-        except ValueError:
-            raise TraceError("routed_experts is a ragged list, must be [tokens, layers, k]") from None
-    if not isinstance(array, np.ndarray) or array.ndim != 3 or array.dtype.kind not in "iu" or 0 in array.shape[1:]:
-        raise TraceError(f"routed_experts must be integers [tokens, layers, k], is {_describe(array)}")
-    if array.size and (array.min() < -1 or array.max() > 65_534):
-        raise TraceError(f"routed_experts has ids from {array.min()} to {array.max()}, allowed -1..65534")
-    absent = np.full((start, *array.shape[1:]), -1, np.int32)
-    return np.concatenate([absent, array.astype(np.int32)])
+def _skip(text: str, at: int) -> int:
+    """Return where the next value begins: after blanks, brackets, and the lines around server-sent events."""
+    while at < len(text):
+        if text[at] in " \t\r\n,[]\ufeff":
+            at += 1
+        elif text[at] in EVENT_LETTERS and (line := EVENT_LINE.match(text, at)) is not None:
+            at = line.end()
+        else:
+            break
+    return at
 
 
-def _describe(array: Any) -> str:
-    return f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+def are_answers(files: Sequence[Path]) -> bool:
+    """Tell whether files are answers of servers: one at least with choices or extras, others perhaps with errors."""
+    heads = []
+    for file in files:
+        with open_bytes(file)[0] as stream:
+            try:
+                heads.append(stream.read(65_536))
+            except OSError:
+                return False
+    answers = [BEGINS.match(head) is not None and any(mark in head for mark in MARKS) for head in heads]
+    errors = [BEGINS.match(head) is not None and (b'"error"' in head or b'"detail"' in head) for head in heads]
+    return any(answers) and all(one or other for one, other in zip(answers, errors, strict=True))
 
 
-def open_responses(
-    path: Path, options: Options, progress: Progress, extract: Callable[[dict[str, Any]], list[Routed]]
-) -> Source:
+def open_responses(path: Path, options: Options, progress: Progress, files: Sequence[Path] = ()) -> Source:
     """Read all responses once for the layers, and return a source that reads them again.
 
     Layers whose recorded ids are all 0, at every rank, are the servers' placeholders for dense layers: they are left
@@ -173,96 +138,266 @@ def open_responses(
         path: the file.
         options: what the user says.
         progress: called with bytes.
-        extract: gives the requests of one response.
+        files: those of a folder ``path``, in order; none: ``path`` itself.
     """
-    if path.is_dir():
+    if path.is_dir() and not files:
         raise TraceError(f"{path}: is a folder, name a file of responses")
-    size = path.stat().st_size if path.exists() else 0
-
-    def routed(report: Callable[[int], None]) -> Iterator[Routed]:
-        for number, response in enumerate(objects(path, report), start=1):
-            try:
-                found = extract(response)
-            except TraceError as error:
-                raise TraceError(f"{path}: response {number}: {error}") from None
-            except (AttributeError, TypeError, ValueError, OverflowError) as error:
-                raise TraceError(f"{path}: response {number} is not of the form that servers send ({error})") from None
-            for entry in found:
-                entry.domain = _label(response)
-                _check(f"{path}: response {number}", entry)
-                if entry.prompt is None and options.phase is None:
-                    raise TraceError(
-                        f"{path}: response {number} does not say how many tokens its prompt has; "
-                        "give --phase none to import without phases"
-                    )
-                yield entry
-
-    shape: tuple[int, ...] | None = None
-    largest, with_ids, model = -1, True, None
-    used = placeholder = np.zeros(0, bool)
-    for number, entry in enumerate(routed(lambda done: progress(done, 2 * size))):
-        if shape is None:
-            shape = entry.experts.shape[1:]
-            used, placeholder = np.zeros(shape[0], bool), np.ones(shape[0], bool)
-        elif entry.experts.shape[1:] != shape:
-            raise TraceError(
-                f"{path}: request {number} has [layers, k] = {list(entry.experts.shape[1:])}, "
-                f"earlier ones {list(shape)}; import models one by one"
-            )
-        used |= (entry.experts >= 0).any(axis=(0, 2))
-        placeholder &= (entry.experts <= 0).all(axis=(0, 2))
-        largest = max(largest, int(entry.experts.max(initial=-1)))
-        with_ids &= entry.token_ids is not None
-        model = model or entry.model
-    if shape is None or largest < 0:
-        raise TraceError(f"{path}: holds no routed experts; was the server run with --enable-return-routed-experts?")
-    notices: list[str] = []
-    blocks = np.arange(shape[0])
-    if shape[1] > 1:  # with k = 1 a layer of zeros could be a router that is stuck
-        blocks = np.flatnonzero(used & ~placeholder)
-    if len(blocks) == 0:
-        raise TraceError(f"{path}: every recorded expert id is 0, that is no routing")
-    if len(blocks) < shape[0]:
-        notices.append(f"{shape[0] - len(blocks)} of {shape[0]} layers hold only zeros (dense layers), left out")
-    experts = options.num_experts if options.num_experts is not None else guessed_experts(largest, notices)
-    layers = LayerTable.build(len(blocks), experts, shape[1], expert_bytes=options.expert_bytes, block=blocks)
+    files = files or [path]
+    size = sum(file.stat().st_size for file in files if file.exists())
+    reading = _Reading(files, options, size)
+    layers = _Layers(path)
+    for entry in reading.entries(lambda done: progress(done, 2 * size)):
+        layers.add(entry)
+    notices = reading.notices()
+    shape, blocks = layers.settle(options, notices, reading.skipped)
+    experts = options.num_experts if options.num_experts is not None else guessed_experts(layers.largest, notices)
+    table = LayerTable.build(len(blocks), experts, shape[1], expert_bytes=options.expert_bytes, block=blocks)
+    place = [str(path)]
 
     def requests() -> Iterator[Request]:
-        for entry in routed(lambda done: progress(size + done, 2 * size)):
-            yield entry.domain, _runs(entry, blocks, options.phase != "none", with_ids)
+        for entry in _Reading(files, options, size).entries(lambda done: progress(size + done, 2 * size)):
+            place[0] = entry.where
+            yield entry.domain, _runs(entry, blocks, options.phase, layers.with_ids)
 
-    return Source(layers, model or named_after(path), requests, notices=notices)
-
-
-def _label(response: dict[str, Any]) -> str | None:
-    """Return the label that `lrcsim record` notes beside a response, ``{"lrcsim": {"domain": ...}}``."""
-    noted = response.get("lrcsim")
-    domain = noted.get("domain") if isinstance(noted, dict) else None
-    return domain if isinstance(domain, str) else None
+    return Source(table, layers.model or named_after(path), requests, notices=notices, place=lambda: place[0])
 
 
-def _check(where: str, entry: Routed) -> None:
-    """Refuse what JSON allows and no server sends."""
-    if entry.prompt is not None and (type(entry.prompt) is not int or not 0 <= entry.prompt <= len(entry.experts) + 1):
-        raise TraceError(
-            f"{where} has a prompt of {str(entry.prompt)[:40]} tokens, but routing of only {len(entry.experts)}"
-        )
-    if entry.model is not None and not isinstance(entry.model, str):
-        raise TraceError(f"{where} has a model that is no text")
-    ids = entry.token_ids or []
-    if not all(type(number) is int and -1 <= number < 1 << 31 for number in ids):
-        raise TraceError(f"{where} has token ids that are no 32-bit integers")
+@dataclass
+class _Entry:
+    """One request of the file, and where its rows belong."""
+
+    where: str
+    routed: Routed
+    ran: Ran
+    model: str | None
+    domain: str | None
 
 
-def _runs(entry: Routed, blocks: npt.NDArray[np.intp], with_phase: bool, with_ids: bool) -> Iterator[Columns]:
-    tokens = len(entry.experts)
-    columns: Columns = {"experts": entry.experts[:, blocks]}
-    if with_phase:
-        columns["phase"] = (np.arange(tokens) >= (entry.prompt or 0)).astype(np.uint8)
+@dataclass
+class _Skipped:
+    """Requests without routing: how many, and the first."""
+
+    count: int = 0
+    first: str = ""
+
+
+class _Reading:
+    """One pass over the responses of a file, or of several as if they were one."""
+
+    def __init__(self, files: Sequence[Path], options: Options, size: int) -> None:
+        self.files, self.options = files, options
+        self.tally = Tally()
+        self.skipped = _Skipped()
+        self.most_not_sent = NOT_SENT_PER_BYTE * size + (1 << 20)
+        self.repeated = self.repeated_of = self.kept = self.disputed = self.shared_cache = self.unsent_choices = 0
+        self.untold = 0
+        self._prefixes = Prefixes()
+
+    def entries(self, report: Callable[[int], None]) -> Iterator[_Entry]:
+        """Yield the requests that have routing."""
+        before = 0
+        for file in self.files:
+            done = partial(_add_to, report, before)
+            for number, response in enumerate(joined(objects(file, done)), start=1):
+                yield from self._entries_of(f"{file}: response {number}", response)
+            before += file.stat().st_size
+
+    def _entries_of(self, where: str, response: dict[str, Any]) -> list[_Entry]:
+        try:
+            answer = read_answer(response, self.options)
+            self._skip(where, answer)
+            entries = []
+            for routed in answer.routed:
+                if self.options.drop_zero_rows:
+                    routed.experts[_zero_rows(routed)] = -1
+                entries.append(_Entry(where, routed, self._settle(routed), answer.model, answer.domain))
+            return entries
+        except TraceError as error:
+            raise TraceError(f"{where}: {error}") from None
+        except (AttributeError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise TraceError(f"{where} is not of the form that servers send ({str(error)[:120]})") from None
+
+    def _skip(self, where: str, answer: Answer) -> None:
+        self.shared_cache += answer.shared_cache
+        self.unsent_choices += answer.unsent_choices
+        for reason in answer.without:
+            if self.options.stop_on_error:
+                raise TraceError(f"{reason} (--stop-on-error)")
+            self.skipped.count += 1
+            self.skipped.first = self.skipped.first or f"{where}: {reason}"
+
+    def _settle(self, routed: Routed) -> Ran:
+        """Say what ran of a request, after the user's word on cached prefixes; count it."""
+        sent, ids = routed.sent, routed.prompt_ids
+        if sent.cached is not None:
+            if self.options.cached_prefix == "keep":
+                self.kept += sent.cached
+                sent = replace(sent, cached=0)
+        elif ids is not None:
+            shared = self._prefixes.shared(ids)
+            if Prefixes.tells(shared, len(ids)):
+                self.repeated += shared
+                self.repeated_of += len(ids)
+                if self.options.cached_prefix == "drop":
+                    sent = replace(sent, cached=shared)
+        else:
+            self.untold += 1
+        ran = settle(sent)
+        if ids is not None:
+            self._prefixes.add([*ids, *(routed.made_ids or [])][: max(ran.tokens, len(ids))])
+        if ran.prompt is None and self.options.phase is None:
+            raise TraceError("does not say how many tokens its prompt has; give --phase none to import without phases")
+        self.disputed += routed.disputed
+        self.tally.add(ran)
+        if self.tally.not_sent > self.most_not_sent:
+            raise TraceError(
+                f"the file says of {self.tally.not_sent:,} tokens that they come before the first row, "
+                f"which is too much for its size (allowed {self.most_not_sent:,})"
+            )
+        return ran
+
+    def notices(self) -> list[str]:
+        """Say what was left out, and what cannot be told."""
+        said: list[str] = []
+        if self.skipped.count:
+            said.append(
+                f"{self.skipped.count:,} request{'s' * (self.skipped.count != 1)} without routing skipped, the first "
+                f"at {self.skipped.first}; --stop-on-error refuses such a file"
+            )
+        if self.unsent_choices:
+            said.append(
+                f"{self.unsent_choices:,} further choice{'s' * (self.unsent_choices != 1)} (n > 1) without routing: "
+                "the server sends the first choice's only"
+            )
+        said += self.tally.notices()
+        if self.kept:
+            said.append(
+                f"{self.kept:,} prompt tokens came out of the prefix cache and count as run (--cached-prefix keep)"
+            )
+        if self.shared_cache:
+            said.append(
+                f"{self.shared_cache:,} response{'s' * (self.shared_cache != 1)} give cached_tokens of several prompts "
+                "in one sum: it cannot be told whose they are, all count as run"
+            )
+        if self.repeated and self.options.cached_prefix is None:
+            said.append(
+                f"{self.repeated:,} of {self.repeated_of:,} prompt tokens repeat earlier requests, and their responses "
+                "have no cached_tokens: whether they ran or came out of a prefix cache cannot be told, they count as "
+                "run. --cached-prefix drop leaves them out (-1), --cached-prefix keep counts them without this note"
+            )
+        if self.repeated and self.options.cached_prefix == "drop":
+            said.append(
+                "where there is no cached_tokens, the prompt tokens that repeat earlier requests were left out "
+                "(--cached-prefix drop): at most so many came out of a prefix cache"
+            )
+        if self.untold and self.options.cached_prefix == "drop":
+            said.append(
+                f"{self.untold:,} of {self.tally.requests:,} requests have neither cached_tokens nor token ids: what "
+                "came out of a prefix cache cannot be told, --cached-prefix drop left nothing out of them"
+            )
+        if self.disputed:
+            said.append(
+                f"{self.disputed:,} of {self.tally.requests:,} requests have routing whose own start contradicts the "
+                "number of generated tokens; the start was taken"
+            )
+        return said
+
+
+@dataclass
+class _Layers:
+    """What all requests together say of the layers."""
+
+    path: Path
+    shape: tuple[int, ...] | None = None
+    used: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    zeros: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    largest: int = -1
+    with_ids: bool = True
+    model: str | None = None
+    zero_row: str | None = None
+
+    def add(self, entry: _Entry) -> None:
+        """Take in one request.
+
+        Raises:
+            TraceError: its layers are not those of the requests before.
+        """
+        experts = entry.routed.experts
+        if self.shape is None:
+            self.shape = experts.shape[1:]
+            self.used, self.zeros = np.zeros(self.shape[0], bool), np.ones(self.shape[0], bool)
+        elif experts.shape[1:] != self.shape:
+            raise TraceError(
+                f"{entry.where} has [layers, k] = {list(experts.shape[1:])}, "
+                f"earlier ones {list(self.shape)}; import models one by one"
+            )
+        self.used |= (experts >= 0).any(axis=(0, 2))
+        self.zeros &= (experts <= 0).all(axis=(0, 2))
+        self.largest = max(self.largest, int(experts.max(initial=-1)))
+        self.with_ids &= entry.routed.prompt_ids is not None and entry.routed.made_ids is not None
+        self.model = self.model or entry.model
+        if self.zero_row is None and self.shape[1] > 1 and len(rows := _zero_rows(entry.routed)):
+            row = int(rows[0])
+            self.zero_row = (
+                f"{entry.where}: row {row} (token {row + entry.ran.start}) has expert 0 at every rank of every layer"
+            )
+
+    def settle(
+        self, options: Options, notices: list[str], skipped: _Skipped
+    ) -> tuple[tuple[int, ...], npt.NDArray[np.intp]]:
+        """Return [layers, k] and the layers to import.
+
+        Raises:
+            TraceError: there is no routing.
+        """
+        if self.shape is None or self.largest < 0:
+            why = f"; {skipped.first}" if skipped.count else ""
+            raise TraceError(
+                f"{self.path}: holds no routed experts; was the server run with --enable-return-routed-experts, and "
+                f"did the requests ask for them?{why}"
+            )
+        keep_zeros = options.keep_zero_layers and self.shape[1] == 1  # with more ranks no router can choose 0 at each
+        blocks = np.flatnonzero(self.used if keep_zeros else self.used & ~self.zeros)
+        if len(blocks) == 0:
+            raise TraceError(f"{self.path}: every recorded expert id is 0, that is no routing")
+        if self.zero_row is not None:
+            raise TraceError(
+                f"{self.zero_row}: the server did not fill it; --drop-zero-rows takes such rows as not recorded"
+            )
+        left = sorted(set(range(self.shape[0])) - set(blocks.tolist()))
+        if left:
+            listed = ", ".join(map(str, left[:12])) + (", ..." if len(left) > 12 else "")
+            stuck = "; if a router is stuck at expert 0, --keep-zero-layers keeps them" if self.shape[1] == 1 else ""
+            notices.append(
+                f"{len(left)} of {self.shape[0]} layers hold only zeros (dense layers), left out: {listed}{stuck}"
+            )
+        return self.shape, blocks
+
+
+def _add_to(report: Callable[[int], None], before: int, done: int) -> None:
+    """Report the bytes of one file as those of all."""
+    report(before + done)
+
+
+def _zero_rows(routed: Routed) -> npt.NDArray[np.intp]:
+    """Return the rows that hold expert 0 at every rank of every layer."""
+    return np.flatnonzero((routed.experts == 0).all(axis=(1, 2)))
+
+
+def _runs(entry: _Entry, blocks: npt.NDArray[np.intp], given: str | None, with_ids: bool) -> Iterator[Columns]:
+    routed, ran = entry.routed, entry.ran
+    experts = routed.experts[:, blocks]
+    columns: Columns = {}
+    if given != "none":
+        phase = phases(ran)
+        if phase is None:  # only with a phase given for all that does not say it
+            phase = np.full(ran.tokens, PREFILL if given == "prefill" else DECODE, np.uint8)
+        columns["phase"] = phase
     if with_ids:
-        ids = np.full(tokens, -1, np.int32)
-        given = (entry.token_ids or [])[:tokens]
-        ids[: len(given)] = given
+        ids = np.full(ran.tokens, -1, np.int32)
+        known = [*(routed.prompt_ids or []), *(routed.made_ids or [])][: ran.tokens]
+        ids[: len(known)] = known
         columns["token_ids"] = ids
-    for low in range(0, tokens, RUN):
-        yield {name: values[low : low + RUN] for name, values in columns.items()}
+    for low in range(0, ran.tokens, RUN):
+        run = {name: values[low : low + RUN] for name, values in columns.items()}
+        yield {"experts": lay_out(experts, ran, low, low + RUN), **run}

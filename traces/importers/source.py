@@ -57,6 +57,11 @@ class Options:
         layer_first: for arrays: the axes are [layers, tokens, k].
         expert_bytes: bytes of one expert.
         model: name of the model.
+        cached_prefix: prompt tokens out of a server's prefix cache, ``"drop"`` (did not run) or ``"keep"`` (count as
+            run); None: as the file says.
+        stop_on_error: refuse a file in which a request has no routing, in place of leaving the request out.
+        keep_zero_layers: keep layers of top-1 models whose ids are all 0, in place of taking them for dense ones.
+        drop_zero_rows: take tokens with expert 0 at every rank of every layer as not recorded.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -68,8 +73,14 @@ class Options:
     layer_first: bool | None = None
     expert_bytes: int | None = None
     model: str | None = None
+    cached_prefix: str | None = None
+    stop_on_error: bool = False
+    keep_zero_layers: bool = False
+    drop_zero_rows: bool = False
 
     def __post_init__(self) -> None:
+        if self.cached_prefix not in (None, "drop", "keep"):
+            raise ConfigError(f"cached-prefix {self.cached_prefix!r} is not known, use 'drop' or 'keep'")
         if self.phase not in (None, "prefill", "decode", "none"):
             raise ConfigError(f"phase {self.phase!r} is not known, use 'prefill', 'decode' or 'none'")
         for name in ("num_experts", "num_layers", "top_k", "expert_bytes"):
@@ -79,7 +90,7 @@ class Options:
 
     def given(self) -> set[str]:
         """Names of the options that the user set."""
-        return {name for name in self.__dataclass_fields__ if getattr(self, name) not in (None, {})}
+        return {name for name in self.__dataclass_fields__ if getattr(self, name) not in (None, {}, False)}
 
 
 @dataclass
@@ -94,6 +105,7 @@ class Source:
         notices: what the user should know of how the file was read; more may be added while requests are read.
         experts_guessed: whether the number of experts is only the largest id + 1.
         close: gives back what the source holds; called once, at the end.
+        place: says where in the source the request is that was yielded last, for the messages of what is wrong with it.
     """
 
     layers: LayerTable
@@ -103,6 +115,7 @@ class Source:
     notices: list[str] = field(default_factory=list)
     experts_guessed: bool = False
     close: Callable[[], None] = lambda: None
+    place: Callable[[], str] | None = None
 
 
 def guessed_experts(largest_id: int, notices: list[str]) -> int:
