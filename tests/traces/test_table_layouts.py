@@ -50,8 +50,10 @@ class Drawn:
         rows = []
         for cell in self.cells():
             experts, weights = cell.pop("experts"), cell.pop("weights")
-            for rank in range(TOP_K):
-                rows.append({**cell, "rank": rank, "expert": experts[rank], "weight": weights[rank]})  # type: ignore[index]
+            rows += [
+                {**cell, "rank": rank, "expert": experts[rank], "weight": weights[rank]}  # type: ignore[index]
+                for rank in range(TOP_K)
+            ]
         return rows
 
 
@@ -109,7 +111,7 @@ def interleaved(drawn: Drawn) -> list[dict[str, object]]:
     rows.sort(key=lambda row: (row["token"], row["layer"]))
     rows.sort(key=lambda row: row["token"])  # type: ignore[arg-type,return-value]
     first = {row["request"]: at for at, row in reversed(list(enumerate(rows)))}
-    assert list(first) != [] and sorted(first, key=lambda r: first[r]) == list(range(len(drawn.experts)))
+    assert sorted(first, key=lambda r: first[r]) == list(range(len(drawn.experts)))
     return rows
 
 
@@ -325,7 +327,7 @@ def test_no_hint_leads_to_one_rank_of_several(option: str, tmp_path: Path) -> No
     text = "pos,layer,e0,e1,w0,w1\n0,0,1,2,.5,.5\n1,0,2,0,.6,.4\n"
     with small(tmp_path, text)[0] as back:
         assert back.experts.tolist() == [[[1, 2]], [[2, 0]]]
-    with pytest.raises(TraceError, match="one of 2 columns e0 to e1.*expert=e0-e1"):
+    with pytest.raises(TraceError, match=r"one of 2 columns e0 to e1.*expert=e0-e1"):
         small(tmp_path, text, columns=f"expert={option}")
     back, report = small(tmp_path, text, columns="expert=e0-e0")
     with back:
