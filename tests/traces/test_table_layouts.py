@@ -568,3 +568,30 @@ def test_counts_of_the_field_are_no_trace(name: str, shared_traces: Path, tmp_pa
         pytest.skip("this input is not here")
     with pytest.raises(TraceError, match="not a trace"):
         import_trace(path, tmp_path / "out.h5")
+
+
+def test_a_late_number_of_the_second_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ranks, tokens are read in the second pass only; the rows before the odd cell must not come twice."""
+    monkeypatch.setattr(csv_text, "BLOCK", 4096)
+    rows = [f"{t},0,0,{t % 7}" for t in range(3_000)]
+    rows[-2] = "2998.0,0,0,5"
+    (tmp_path / "t.csv").write_text("token,layer,rank,expert\n" + "\n".join(rows) + "\n")
+    back, report = imported(tmp_path / "t.csv", tmp_path, phase="decode")
+    with back:
+        assert report.tokens == 3_000
+        assert back.experts.ravel().tolist() == [*(t % 7 for t in range(2_998)), 5, 2_999 % 7]
+
+
+@pytest.mark.parametrize("bad", [1.5, float("inf"), 1e20, -1e300])
+def test_floats_that_are_no_whole_numbers(bad: float, tmp_path: Path) -> None:
+    parquet.write_table(pa.table(BASE | {"expert": pa.array([1.0, 2.0, bad])}), tmp_path / "t.parquet")
+    with pytest.raises(TraceError, match="row 3 .*is no whole number"):
+        import_trace(tmp_path / "t.parquet", tmp_path / "o.h5")
+
+
+def test_more_requests_than_a_batch(tmp_path: Path) -> None:
+    rows = [{"experts": [[[r % 5]], [[(r + 1) % 5]]], "prompt_len": 1} for r in range(600)]
+    back, _ = imported(as_parquet(tmp_path / "t.parquet", rows), tmp_path)  # type: ignore[arg-type]
+    with back:
+        assert back.num_requests == 600
+        assert back.experts.ravel().tolist() == [e for r in range(600) for e in (r % 5, (r + 1) % 5)]
