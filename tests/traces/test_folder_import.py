@@ -103,7 +103,7 @@ def test_a_file_per_layer(folder: Path, tmp_path: Path) -> None:
 def test_files_per_layer_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
     layer_files(folder, draw(3, 20, 2))
     parquet.write_table(pa.table({"indices": [[1, 2]]}), folder / "layer_09.parquet")
-    with pytest.raises(TraceError, match="layer_09.parquet: has 1 rows, layer_02.parquet has 20"):
+    with pytest.raises(TraceError, match=r"layer_09\.parquet: has 1 rows, layer_02.parquet has 20"):
         import_trace(folder, tmp_path / "out.h5")
     parquet.write_table(pa.table({"indices": [[1, 2]] * 19 + [[1]]}), folder / "layer_09.parquet")
     with pytest.raises(TraceError, match="row 20 lists 1 values"):
@@ -116,5 +116,5 @@ def test_files_per_layer_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
 def test_a_folder_around_folders_of_layers(folder: Path, tmp_path: Path) -> None:
     (folder / "iter_1").mkdir()
     layer_files(folder / "iter_1", draw(3, 4, 2))
-    with pytest.raises(TraceError, match="import one of them, for example .*iter_1"):
+    with pytest.raises(TraceError, match=r"import one of them, for example .*iter_1"):
         import_trace(folder, tmp_path / "out.h5")

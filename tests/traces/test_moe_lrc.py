@@ -168,3 +168,27 @@ def test_names_must_say_the_layer(tmp_path: Path) -> None:
     save_file({"c4": rank_of(2, 5, 8)}, tmp_path / "routing.safetensors")
     with pytest.raises(TraceError, match="MODEL_LAYER"):
         import_trace(tmp_path / "routing.safetensors", tmp_path / "out.h5")
+
+
+@pytest.mark.parametrize("bad", [2**32 + 3, 2**31, 65_535, -(2**32) - 1])
+def test_ids_beyond_the_range_never_wrap(bad: int, tmp_path: Path) -> None:
+    ids = transformed(logits(1), topk)
+    ids = [{name: values.astype(np.int64) for name, values in layer.items()} for layer in ids]
+    ids[1]["github"][1, 4, 2] = bad
+    with pytest.raises(TraceError, match=rf"olmoe_01.*token 4 of a sample: expert id {bad}"):
+        import_trace(write(tmp_path / "in", ids), tmp_path / "out.h5", options=Options(num_experts=EXPERTS))
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_ranks_broken_in_a_later_sample(tmp_path: Path) -> None:
+    broken = transformed(logits(1), ranks)
+    broken[2]["c4"][1, 7] = 0
+    with pytest.raises(TraceError, match=r"olmoe_02.*'c4': the ranks of token 7 of a sample"):
+        import_trace(write(tmp_path / "in", broken), tmp_path / "out.h5", options=Options(top_k=TOP_K))
+
+
+@pytest.mark.parametrize("function", [ranks, lambda scores: scores])
+def test_another_number_of_experts_than_the_file_has(function, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    source = write(tmp_path / "in", transformed(logits(1), function))
+    with pytest.raises(TraceError, match="of 16 experts, --num-experts says 64"):
+        import_trace(source, tmp_path / "out.h5", options=Options(top_k=TOP_K, num_experts=64))

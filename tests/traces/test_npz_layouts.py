@@ -137,8 +137,8 @@ def test_what_does_not_fit(arrays, options, error, message: str, tmp_path: Path)
 def test_counts_are_no_trace(name: str, tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="has no array 'experts'" if name == "x" else "not a trace"):
         import_trace(save(tmp_path / "t.npz", **{name: np.ones((2, 8), int)}), tmp_path / "o.h5")
+    np.save(tmp_path / "c.npy", np.ones((2, 8), int))
     with pytest.raises(TraceError, match="not a trace"):
-        np.save(tmp_path / "c.npy", np.ones((2, 8), int))
         import_trace(tmp_path / "c.npy", tmp_path / "o.h5")
 
 

@@ -62,7 +62,7 @@ def test_two_requests_through_their_passes(tmp_path: Path) -> None:
 
 
 def test_chunks_cached_prefixes_and_copies_of_experts(tmp_path: Path) -> None:
-    # Positions 0..1 came out of the cache; 2..3 and 4 are chunks of one prompt. Physical experts 8..15 are copies of 0..7.
+    # Positions 0..1 came out of the cache; 2..3 and 4 are chunks of one prompt. Physical experts 8..15 copy 0..7.
     experts = random_experts(np.random.default_rng(2), 4, 2, 8, 2)
     records = [
         record(experts[:2] + 8, [2, 3], 1, extend_seq_lens=[2]),

@@ -50,8 +50,10 @@ class Drawn:
         rows = []
         for cell in self.cells():
             experts, weights = cell.pop("experts"), cell.pop("weights")
-            for rank in range(TOP_K):
-                rows.append({**cell, "rank": rank, "expert": experts[rank], "weight": weights[rank]})  # type: ignore[index]
+            rows += [
+                {**cell, "rank": rank, "expert": experts[rank], "weight": weights[rank]}  # type: ignore[index]
+                for rank in range(TOP_K)
+            ]
         return rows
 
 
@@ -109,7 +111,7 @@ def interleaved(drawn: Drawn) -> list[dict[str, object]]:
     rows.sort(key=lambda row: (row["token"], row["layer"]))
     rows.sort(key=lambda row: row["token"])  # type: ignore[arg-type,return-value]
     first = {row["request"]: at for at, row in reversed(list(enumerate(rows)))}
-    assert list(first) != [] and sorted(first, key=lambda r: first[r]) == list(range(len(drawn.experts)))
+    assert sorted(first, key=lambda r: first[r]) == list(range(len(drawn.experts)))
     return rows
 
 
@@ -325,7 +327,7 @@ def test_no_hint_leads_to_one_rank_of_several(option: str, tmp_path: Path) -> No
     text = "pos,layer,e0,e1,w0,w1\n0,0,1,2,.5,.5\n1,0,2,0,.6,.4\n"
     with small(tmp_path, text)[0] as back:
         assert back.experts.tolist() == [[[1, 2]], [[2, 0]]]
-    with pytest.raises(TraceError, match="one of 2 columns e0 to e1.*expert=e0-e1"):
+    with pytest.raises(TraceError, match=r"one of 2 columns e0 to e1.*expert=e0-e1"):
         small(tmp_path, text, columns=f"expert={option}")
     back, report = small(tmp_path, text, columns="expert=e0-e0")
     with back:
@@ -566,3 +568,30 @@ def test_counts_of_the_field_are_no_trace(name: str, shared_traces: Path, tmp_pa
         pytest.skip("this input is not here")
     with pytest.raises(TraceError, match="not a trace"):
         import_trace(path, tmp_path / "out.h5")
+
+
+def test_a_late_number_of_the_second_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ranks, tokens are read in the second pass only; the rows before the odd cell must not come twice."""
+    monkeypatch.setattr(csv_text, "BLOCK", 4096)
+    rows = [f"{t},0,0,{t % 7}" for t in range(3_000)]
+    rows[-2] = "2998.0,0,0,5"
+    (tmp_path / "t.csv").write_text("token,layer,rank,expert\n" + "\n".join(rows) + "\n")
+    back, report = imported(tmp_path / "t.csv", tmp_path, phase="decode")
+    with back:
+        assert report.tokens == 3_000
+        assert back.experts.ravel().tolist() == [*(t % 7 for t in range(2_998)), 5, 2_999 % 7]
+
+
+@pytest.mark.parametrize("bad", [1.5, float("inf"), 1e20, -1e300])
+def test_floats_that_are_no_whole_numbers(bad: float, tmp_path: Path) -> None:
+    parquet.write_table(pa.table(BASE | {"expert": pa.array([1.0, 2.0, bad])}), tmp_path / "t.parquet")
+    with pytest.raises(TraceError, match="row 3 .*is no whole number"):
+        import_trace(tmp_path / "t.parquet", tmp_path / "o.h5")
+
+
+def test_more_requests_than_a_batch(tmp_path: Path) -> None:
+    rows = [{"experts": [[[r % 5]], [[(r + 1) % 5]]], "prompt_len": 1} for r in range(600)]
+    back, _ = imported(as_parquet(tmp_path / "t.parquet", rows), tmp_path)  # type: ignore[arg-type]
+    with back:
+        assert back.num_requests == 600
+        assert back.experts.ravel().tolist() == [e for r in range(600) for e in (r % 5, (r + 1) % 5)]

@@ -88,7 +88,7 @@ FORMATS = {
             "NumPy arrays (npz, npy): experts, offsets, ...; or router logits",
             npz.open_source,
             npz.matches,
-            COMMON | {"phase", "prompt_tokens", "top_k", "layer_first"},
+            COMMON | {"phase", "prompt_tokens", "top_k", "layer_first", "cached_prefix"},
         ),
         Format(
             "sglang",
@@ -109,7 +109,7 @@ FORMATS = {
             "CSV, TSV, JSON lines or Parquet, one row per expert or one list of experts per row",
             table.open_source,
             table.matches,
-            COMMON | {"phase", "columns", "prompt_tokens", "top_k"},
+            COMMON | {"phase", "columns", "prompt_tokens", "top_k", "cached_prefix"},
         ),
         Format(
             "folder",

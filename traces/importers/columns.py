@@ -195,8 +195,8 @@ def _said(
         first, last = present.index(low), present.index(high)
         if first > last or ours not in STEMS:
             raise TraceError(
-                f"{path}: {ours}={theirs} must name the first and the last of the columns by rank, for expert, weight or "
-                "logits"
+                f"{path}: {ours}={theirs} must name the first and the last of the columns by rank, for expert, "
+                "weight or logits"
             )
         layout.ranked[ours] = list(present[first : last + 1])
         return
@@ -231,7 +231,7 @@ def _family(
     ]
     if not matching:
         return []
-    stem, names = matching[0]
+    _, names = matching[0]
     numbers = [int(re.search(r"\d+", plain(name))[0]) for name in names]  # type: ignore[index]
     if len(matching) > 1 and ours == "expert":
         raise TraceError(

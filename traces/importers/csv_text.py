@@ -6,6 +6,7 @@ import csv as text_csv
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,8 @@ class CsvText:
         self.sample = cells
         if self.headerless and not self.mapping:
             raise TraceError(
-                f"{path}: has no column names, so no column is named like 'token', 'layer' or 'expert'; say which of its "
-                f"{len(self.names)} columns is which by position, for example --columns "
+                f"{path}: has no column names, so no column is named like 'token', 'layer' or 'expert'; say which of "
+                f"its {len(self.names)} columns is which by position, for example --columns "
                 + ("token=1,layer=2,expert=3" if len(self.names) < 4 else f"token=1,layer=2,expert=3-{len(self.names)}")
             )
 
@@ -120,7 +121,7 @@ class CsvText:
         width = len(rows[0])
         if width < 3 or any(len(row) != width for row in rows):
             return {}
-        steps = zip(rows, rows[1:], strict=False)
+        steps = pairwise(rows)
         prompt = rows[0][0] < 0 and all(row[1] >= 0 and min(row[2:]) >= 0 for row in rows)
         if prompt and all(a[:2] != b[:2] for a, b in steps) and all(len(set(r[2:])) == width - 2 for r in rows):
             return {"token": "1", "layer": "2", "expert": f"3-{width}"}

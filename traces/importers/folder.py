@@ -31,7 +31,7 @@ SHOWN = 8
 """Notices about single files that are printed."""
 
 
-def matches(path: Path, head: bytes) -> bool:
+def matches(path: Path, _head: bytes) -> bool:
     """Tell whether a path is a folder with files in it."""
     return path.is_dir() and any(file.is_file() and not file.name.startswith(".") for file in path.rglob("*"))
 
@@ -63,7 +63,7 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
         for at, file in enumerate(files):
             sources.append(entry.open_source(file, options, lambda _done, _total: None))
             progress(at + 1, 2 * len(files))
-        layers, guessed = _one_table(files, sources, options, notices)
+        layers, guessed = _one_table(files, sources, notices)
     except BaseException:
         for source in sources:
             source.close()
@@ -102,8 +102,8 @@ def _files(path: Path) -> tuple[list[Path], list[str]]:
     inner = sorted({file.parent for file in path.rglob("*.parquet") if layer_files.files_of(file.parent)}, key=natural)
     if inner:
         raise TraceError(
-            f"{path}: holds folders of one file per layer ({', '.join(p.name for p in inner[:4])} ...); import one of them, "
-            f"for example {inner[0]}"
+            f"{path}: holds folders of one file per layer ({', '.join(p.name for p in inner[:4])} ...); import one of "
+            f"them, for example {inner[0]}"
         )
     found = sorted(
         (file for file in path.rglob("*") if file.is_file()), key=lambda file: natural(file.relative_to(path))
@@ -138,9 +138,7 @@ def _format(path: Path, files: list[Path]) -> tuple[str, Any]:
     return name, FORMATS[name]
 
 
-def _one_table(
-    files: list[Path], sources: list[Source], options: Options, notices: list[str]
-) -> tuple[LayerTable, bool]:
+def _one_table(files: list[Path], sources: list[Source], notices: list[str]) -> tuple[LayerTable, bool]:
     """Check that all files are of one model, and give its layers."""
     first = sources[0].layers
     for file, source in zip(files[1:], sources[1:], strict=True):
@@ -148,14 +146,15 @@ def _one_table(
             ours, theirs = getattr(first, what), getattr(source.layers, what)
             if (ours is None) != (theirs is None) or not np.array_equal(ours, theirs):
                 raise TraceError(
-                    f"{file}: has {what} {_short(theirs)}, {files[0].name} has {_short(ours)}; all files must be of one model"
+                    f"{file}: has {what} {_short(theirs)}, {files[0].name} has {_short(ours)}; all files must be of "
+                    "one model"
                 )
     known = [(file, source.layers) for file, source in zip(files, sources, strict=True) if not source.experts_guessed]
     for file, table in known[1:]:
         if not np.array_equal(table.num_experts, known[0][1].num_experts):
             raise TraceError(
-                f"{file}: has {_short(table.num_experts)} experts, {known[0][0].name} {_short(known[0][1].num_experts)}; "
-                "all files must be of one model"
+                f"{file}: has {_short(table.num_experts)} experts, {known[0][0].name} "
+                f"{_short(known[0][1].num_experts)}; all files must be of one model"
             )
     if known:
         return known[0][1], False

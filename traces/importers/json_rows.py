@@ -119,7 +119,8 @@ class JsonRows:
         depth = list_depth(value)
         if depth not in (3, 4):
             raise TraceError(
-                f"{self.path}: holds lists {depth} deep, allowed are [tokens][layers][k], or a list of these, one per request"
+                f"{self.path}: holds lists {depth} deep, allowed are [tokens][layers][k], or a list of these, "
+                "one per request"
             )
         yield from ({"experts": request} for request in (value if depth == 4 else [value]))
 

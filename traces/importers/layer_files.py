@@ -1,4 +1,4 @@
-"""Import folders of one table per layer, ``layer_02.parquet``: a row per token with its experts (FLAME-MoE and the like).
+"""Import folders of one table per layer, ``layer_02.parquet``: a row per token with its experts (FLAME-MoE-Traces).
 
 Columns are found as in other tables (``indices`` and ``scores``, ``topk_ids`` and ``topk_weights`` ...). Row i of every
 file is token i; a column of requests is not expected, so all tokens are one request. The files are read side by side.
@@ -30,7 +30,7 @@ NAME = re.compile(r"(?:.*?[_.-])?(?:layer|blk|block|l)[_.-]?(\d+)\.parquet", re.
 RUN = 16_384
 
 
-def matches(path: Path, head: bytes) -> bool:
+def matches(path: Path, _head: bytes) -> bool:
     """Tell whether a folder holds one Parquet file per layer."""
     return path.is_dir() and bool(files_of(path))
 

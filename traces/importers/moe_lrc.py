@@ -61,10 +61,11 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
     kinds = [_kind(file, tensors, options.top_k) for (_, file), (_, tensors) in zip(files, layers, strict=True)]
     notices: list[str] = []
     if all(kind.experts for kind in kinds):
-        experts: int | list[int] = [int(kind.experts or 0) for kind in kinds]
-        if options.num_experts is not None and set(experts) != {options.num_experts}:
+        widths = [int(kind.experts or 0) for kind in kinds]
+        experts: int | list[int] = widths
+        if options.num_experts is not None and set(widths) != {options.num_experts}:
             raise TraceError(
-                f"{path}: holds ranks or logits of {experts[0]} experts, --num-experts says {options.num_experts}"
+                f"{path}: holds ranks or logits of {widths[0]} experts, --num-experts says {options.num_experts}"
             )
     elif options.num_experts is not None:
         experts = options.num_experts
@@ -149,7 +150,7 @@ def _kind(file: Path, tensors: dict[str, tuple[str, npt.NDArray[Any]]], top_k: i
             if not good.all():
                 raise TraceError(
                     f"{file}: {name!r}: the ranks of token {int(np.argmin(good))} of a sample are "
-                    f"{scores[int(np.argmin(good))].tolist()[:8]}..., not those of {width} experts, 0 to {width - 1} once each"
+                    f"{scores[int(np.argmin(good))].tolist()[:8]}..., not 0 to {width - 1} once each"
                 )
         return chosen(scores, top_k)
 

@@ -1,8 +1,8 @@
 """Import NumPy arrays: .npz with arrays named as in `RoutingTrace.from_arrays` or as other programs do, and .npy.
 
 The experts are [tokens, layers, k]; or [requests, tokens, layers, k]; or one array per request, or one per layer
-([tokens, k]); or router logits [tokens, layers, E] with ``--top-k``. A file ``NAME.json`` beside ``NAME.npz`` may hold the
-server's ``usage`` (how many prompt tokens, and how many of them cached). Arrays are read a run of tokens at a time.
+([tokens, k]); or router logits [tokens, layers, E] with ``--top-k``. A file ``NAME.json`` beside ``NAME.npz`` may hold
+the server's ``usage`` (how many prompt tokens, and how many of them cached). Arrays are read a run of tokens at a time.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
     contents = _Contents(path)
     small = {name: contents.whole(name) for name in contents.names if name in (*LAYER_KEYS, *OTHER_KEYS)}
     notices: list[str] = []
-    arrays = _find(path, contents, options, notices)
+    arrays = _find(path, contents, options)
     if "phase" in arrays.names and options.phase == "none":
         del arrays.names["phase"]
     elif "phase" in arrays.names and (options.phase or options.prompt_tokens) is not None:
@@ -219,7 +219,7 @@ class _Prompts:
 
 def _prompts(path: Path, contents: _Contents, ignored: list[str], options: Options) -> _Prompts | None:
     """Find the lengths of the prompts: as the user says, as an array says, or as the server's usage beside says."""
-    keep = getattr(options, "cached_prefix", None) == "keep"
+    keep = options.cached_prefix == "keep"
     if options.prompt_tokens is not None:
         if options.prompt_tokens.isdecimal():
             return _Prompts(first=int(options.prompt_tokens))
@@ -295,7 +295,7 @@ class _Arrays:
         return [*self.names.values(), *self.pieces]
 
 
-def _find(path: Path, contents: _Contents, options: Options, notices: list[str]) -> _Arrays:
+def _find(path: Path, contents: _Contents, options: Options) -> _Arrays:
     """Find the arrays of a trace by their names and shapes."""
     known = contents.names
     by_plain: dict[str, str] = {}
@@ -380,8 +380,8 @@ def _shaped(
         if dtype.kind not in "iuf" or len(shape) not in dimensions:
             if len(shape) == 2 and axis is None:
                 raise TraceError(
-                    f"{path}: {name} must be integers in 3 dimensions [tokens, layers, k], is {dtype} {list(shape)}; if "
-                    f"these are counts [layers, experts], they are {NOT_A_TRACE}"
+                    f"{path}: {name} must be integers in 3 dimensions [tokens, layers, k], is {dtype} {list(shape)}; "
+                    f"if these are counts [layers, experts], they are {NOT_A_TRACE}"
                 )
             raise TraceError(f"{path}: {name} must be integers in 3 dimensions, is {dtype} {list(shape)}")
         if 0 in shape:
@@ -391,9 +391,7 @@ def _shaped(
         shapes.append(shape)
     if axis == "layer":
         if len(set(shapes)) > 1:
-            raise TraceError(
-                f"{path}: the arrays per layer differ in shape: {shapes[0]} and {next(s for s in shapes if s != shapes[0])}"
-            )
+            raise TraceError(f"{path}: the arrays per layer differ in shape: {sorted(set(shapes))[:2]}")
         tokens, k = shapes[0]
         return _Arrays(names, pieces, axis, tokens, len(pieces), k, np.array([0, tokens]), block=block)
     if axis == "token":
@@ -406,7 +404,8 @@ def _shaped(
         requests, each = shape[0], shape[1]
         offsets = np.arange(requests + 1) * each
         return _Arrays(names, pieces, None, requests * each, shape[2], shape[3], offsets)
-    return _Arrays(names, pieces, None, *shape, np.array([0, shape[0]]), layer_first=layer_first)
+    tokens, num_layers, k = shape
+    return _Arrays(names, pieces, None, tokens, num_layers, k, np.array([0, tokens]), layer_first=layer_first)
 
 
 def _same_shapes(path: Path, contents: _Contents, arrays: _Arrays) -> None:
@@ -470,7 +469,7 @@ class _Contents:
     def open(self, name: str) -> Any:
         """Open an array's bytes."""
         if self._single:
-            return open(self.path, "rb")  # noqa: SIM115 - closed by the reader
+            return open(self.path, "rb")
         if self._archive is not None:
             return self._archive.open(f"{name}.npy")
         with zipfile.ZipFile(self.path) as archive:

@@ -87,8 +87,8 @@ def _cells(
         return np.concatenate([[0], np.cumsum(change)])
     if top_k is None:
         raise TraceError(
-            f"{rows.path}: no column is named like 'token': one row per expert, and tokens only follow from the runs of "
-            "rows of a layer (as llama.cpp's moe-trace writes them): give --top-k, or say which column numbers the "
+            f"{rows.path}: no column is named like 'token': one row per expert, and tokens only follow from the runs "
+            "of rows of a layer (as llama.cpp's moe-trace writes them): give --top-k, or say which column numbers the "
             "tokens with --columns token=NAME"
         )
     ends = np.concatenate([np.flatnonzero(np.diff(layer)) + 1, [len(layer)]])
@@ -96,8 +96,8 @@ def _cells(
     if (lengths % top_k).any():
         at = int(np.argmax(lengths % top_k != 0))
         raise TraceError(
-            f"{rows.path}: up to row {ends[at]} (counted from 1 under the column names) layer {layer[ends[at] - 1]} has "
-            f"{lengths[at]} rows, no multiple of --top-k {top_k}"
+            f"{rows.path}: up to row {ends[at]} (counted from 1 under the column names) layer {layer[ends[at] - 1]} "
+            f"has {lengths[at]} rows, no multiple of --top-k {top_k}"
         )
     return np.arange(len(layer)) // top_k
 

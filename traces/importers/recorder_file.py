@@ -1,9 +1,9 @@
 """Import what SGLang's expert distribution recorder dumps in mode ``per_token``: one record per forward pass.
 
-A record has ``topk_ids_of_layer`` [layers, tokens, 8] (physical experts; -1 beyond k and in dense layers), ``positions``,
-``input_ids``, ``forward_mode`` (1 extend, 2 decode, 3 mixed) and, for a prompt, ``extend_seq_lens``. Requests have no
-name in it (older servers wrote ``rids``): a token belongs to the request whose next position it has. In the other modes
-the recorder counts, which is no trace.
+A record has ``topk_ids_of_layer`` [layers, tokens, 8] (physical experts; -1 beyond k and in dense layers),
+``positions``, ``input_ids``, ``forward_mode`` (1 extend, 2 decode, 3 mixed) and, for a prompt, ``extend_seq_lens``.
+Requests have no name in it (older servers wrote ``rids``): a token belongs to the request whose next position it has.
+In the other modes the recorder counts, which is no trace.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from lrcsim.errors import TraceError
 from lrcsim.traces.importers import values
-from lrcsim.traces.importers.columns import ALIASES, Layout, find_columns, plain
+from lrcsim.traces.importers.columns import ALIASES, find_columns, plain
 from lrcsim.traces.importers.csv_text import CsvText
 from lrcsim.traces.importers.json_rows import JsonRows
 from lrcsim.traces.importers.logits import best_of_logits
@@ -341,7 +341,7 @@ class Rows:
     def _lists(self, name: str, column: Any, first_row: int) -> Any:
         if self._depth > 1 and pa.types.is_string(column.type):
             return self._nested_text(name, column, first_row)
-        return values.as_lists(self.path, name, column, first_row)
+        return values.as_lists(self.path, name, column)
 
     def _nested_text(self, name: str, column: Any, first_row: int) -> Any:
         """Read cells such as ``[[1, 2], [3, 4]]`` of a CSV."""
@@ -385,9 +385,7 @@ class Rows:
         return pc.list_flatten(column).take(pa.array(np.where(inside, starts[rows] + token, 0), mask=~inside))
 
 
-PLURALS = frozenset(
-    name for name in ALIASES["expert"] if name.endswith("s") and name not in ("expert",) or name == "indices"
-) | {"topk"}
+PLURALS = frozenset(name for name in ALIASES["expert"] if name.endswith("s") or name == "indices") | {"topk"}
 
 
 def _brackets(cell: str) -> int:

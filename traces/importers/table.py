@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -96,7 +97,7 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
             mapping["prompt_tokens"] = options.prompt_tokens
     rows = Rows(path, mapping, options.top_k)
     _settle_phases(rows, options)
-    prompts = _Prompts(first, getattr(options, "cached_prefix", None) == "keep", rows.negative)
+    prompts = _Prompts(first, options.cached_prefix == "keep", rows.negative)
     table: Table = rows
     if rows.no_token or (rows.negative and "request" not in rows.names and first is None):
         table = by_passes(rows, options.top_k)
@@ -300,8 +301,8 @@ def _scan(rows: Table, report: Callable[[int], None]) -> _Scan:
         if len(uneven):
             at = int(uneven[0])
             rows.notices.append(
-                f"layer {at}: some tokens have {fewest[at]} experts, others {top_k[at]}, which is taken as top-k; if these "
-                "are several requests, name the column that tells them apart with --columns request=NAME"
+                f"layer {at}: some tokens have {fewest[at]} experts, others {top_k[at]}, which is taken as top-k; if "
+                "these are several requests, name the column that tells them apart with --columns request=NAME"
             )
     return _Scan(top_k, largest, rank_base or 0, low, high)
 
@@ -339,7 +340,7 @@ def _by_request(rows: Table, report: Callable[[int], None]) -> Iterator[tuple[st
     seen: set[object] = set()
     named = True
     for batch in rows.batches(set(ALIASES) - {"expert_bytes", "logits"}, report):
-        columns = _arrays(rows, batch)
+        columns = _arrays(batch)
         count = len(columns["expert"])
         named = named and "request" in batch
         values, bounds = _runs(batch, count)
@@ -390,10 +391,7 @@ def _started_again(rows: Table, columns: Columns) -> list[Columns]:
     if "phase" in columns:
         again &= columns["phase"] == columns["phase"][0]
     bounds = [*np.flatnonzero(again).tolist(), len(token)]
-    parts = [
-        {name: column[low:high] for name, column in columns.items()}
-        for low, high in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
+    parts = [{name: column[low:high] for name, column in columns.items()} for low, high in pairwise(bounds)]
     layers = set(np.unique(parts[0]["layer"]).tolist())
     whole = all(
         set(np.unique(part["layer"]).tolist()) == layers and len(np.unique(part["token"])) > 1 for part in parts
@@ -425,7 +423,7 @@ def _runs(batch: Batch, count: int) -> tuple[list[object], list[int]]:
     return [names[code] for code in codes[starts]], [*starts.tolist(), count]
 
 
-def _arrays(rows: Table, batch: Batch) -> Columns:
+def _arrays(batch: Batch) -> Columns:
     columns: Columns = {}
     for name, column in batch.items():
         if name in ("token", "layer", "rank", "expert", "phase"):
@@ -462,13 +460,14 @@ def _refuse_two_phases(
     width = int(columns["layer"].max()) + 1
     cell = token * width + columns["layer"]
     seen = [np.unique(cell[columns["phase"] == phase]) for phase in (0, 1)]
-    common = set(np.unique(np.intersect1d(*seen) // width).tolist())
-    both = set(np.intersect1d(np.unique(seen[0] // width), np.unique(seen[1] // width)).tolist())
+    common = set((np.intersect1d(seen[0], seen[1]) // width).tolist())
+    both = set((seen[0] // width).tolist()) & set((seen[1] // width).tolist())
     if both - common:
         at = min(both - common)
         layers = [int(cells[cells // width == at][0] % width) for cells in seen]
         raise TraceError(
-            f"{path}: token {numbers[at]} is prefill at layer {layers[0]} and decode at layer {layers[1]}; it can only be one"
+            f"{path}: token {numbers[at]} is prefill at layer {layers[0]} and decode at layer {layers[1]}; "
+            "it can only be one"
         )
 
 
@@ -496,9 +495,9 @@ def _whole(
         _, first = np.unique(cell, return_index=True)
         at = int(np.setdiff1d(np.arange(len(cell)), first)[0])
         raise TraceError(
-            f"{path}: token {rows['token'][at]}, layer {rows['layer'][at]}: rank {rank[at] + rank_base} is given twice; "
-            "if several requests are meant, name the column that tells them apart with --columns request=NAME; if the "
-            "column of ranks is another machine's rank, leave it out with --columns rank=none"
+            f"{path}: token {rows['token'][at]}, layer {rows['layer'][at]}: rank {rank[at] + rank_base} is given "
+            "twice; if several requests are meant, name the column that tells them apart with --columns request=NAME; "
+            "if the column of ranks is another machine's rank, leave it out with --columns rank=none"
         )
 
     def spread(values: npt.NDArray[Any], empty: int, dtype: type[np.generic]) -> npt.NDArray[Any]:
@@ -529,7 +528,8 @@ def _refuse_apart(path: Path, rows: Columns, cell: npt.NDArray[np.int64]) -> Non
     at = int(starts[np.setdiff1d(np.arange(len(starts)), first)[0]])
     raise TraceError(
         f"{path}: token {rows['token'][at]}, layer {rows['layer'][at]}: its rows do not stand together, and no column "
-        "gives their rank; name the column that tells requests apart with --columns request=NAME, or the rank with rank=NAME"
+        "gives their rank; name the column that tells requests apart with --columns request=NAME, or the rank with "
+        "rank=NAME"
     )
 
 
@@ -545,7 +545,7 @@ def _token_ids(path: Path, rows: Columns, token: npt.NDArray[np.int64], tokens: 
     if (ids[token[known]] != given[known]).any():
         at = int(np.flatnonzero(known)[np.argmax(ids[token[known]] != given[known])])
         raise TraceError(
-            f"{path}: token {rows['token'][at]} has the token ids {given[at]} and {ids[token[at]]}; it can only have one"
+            f"{path}: token {rows['token'][at]} has the token ids {given[at]} and {ids[token[at]]}; it has one"
         )
     return ids
 

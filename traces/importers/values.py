@@ -188,9 +188,10 @@ def as_phases(path: Path, theirs: str, column: Any, first_row: int) -> npt.NDArr
     text = pc.utf8_lower(pc.utf8_trim_whitespace(encoded.dictionary))
     text = pc.replace_substring_regex(text, r"[\s\-]+", "_")
     text = pc.replace_substring_regex(text, r"^(\d+)\.0+$", r"\1")
-    asks_decode = name.startswith("is_dec") or name.startswith("is_gen") or name == "decode"
+    asks_decode = name.startswith(("is_dec", "is_gen")) or name == "decode"
     if asks_decode or name in ("is_prefill", "is_prompt", "prefill"):
-        first, second = (NO, YES) if asks_decode else (YES, NO)
+        first: tuple[str, ...] = NO if asks_decode else YES
+        second: tuple[str, ...] = YES if asks_decode else NO
         allowed = "true or false, 1 or 0"
     else:
         first, second = PREFILL_WORDS, DECODE_WORDS
@@ -206,10 +207,11 @@ def as_phases(path: Path, theirs: str, column: Any, first_row: int) -> npt.NDArr
             f"{path}: {place(first_row + at)}: phase {str(column[at].as_py())[:40]!r} in column {theirs!r}, allowed "
             f"{allowed}; leave the column out with --columns phase=none"
         )
-    return (code.to_numpy() >= len(first)).astype(np.int64)[encoded.indices.to_numpy()]
+    decode: npt.NDArray[np.int64] = (code.to_numpy() >= len(first)).astype(np.int64)
+    return decode[encoded.indices.to_numpy()]
 
 
-def as_lists(path: Path, name: str, column: Any, first_row: int) -> Any:
+def as_lists(path: Path, name: str, column: Any) -> Any:
     """Return cells that hold a list, also one written as text (``[1, 2]``, ``1 2``, ``1;2``, ``1|2``), as lists.
 
     Raises:
