@@ -121,11 +121,11 @@ def _lossy_advice(action: str, given_up: GivenUp) -> list[str]:
     for kind, does in (("skipped", "leaves out"), ("substituted", "replaces")):
         prefill, decode, overall = (given_up.mean(kind, phase) for phase in (PREFILL, DECODE, None))
         if max(prefill, decode, overall) > TOO_MUCH:
-            phases = f" ({prefill:.1%} in prefill, {decode:.1%} in decode)" if all(given_up.tokens) else ""
+            both = all(given_up.tokens)
+            phases = f" ({100 * prefill:.1f} % in prefill, {100 * decode:.1f} % in decode)" if both else ""
             notes.append(
-                f"miss action {action} {does} {overall:.1%} of the router weight{phases}, more than a third: what then "
-                "runs is hardly the model that was recorded, and its speed not that model's; use a lower threshold, "
-                "a larger keep, a larger cache, or load"
+                f"miss action {action} {does} {100 * overall:.1f} % of the router weight{phases}, more than a third: "
+                "what runs is hardly the model that was recorded; use a lower threshold, a larger keep or cache, or load"
             )
     return notes
 
