@@ -10,6 +10,7 @@ from helpers import link, machine, trace
 from lrcsim.errors import ConfigError, TraceError
 from lrcsim.hardware import HardwareProfile
 from lrcsim.hierarchy.actions import ACTIONS, Decision, make_action
+from lrcsim.hierarchy.uses import uses_of
 from lrcsim.hierarchy.work import Work, steps_of
 from lrcsim.simulator.schedule import Schedule
 
@@ -107,11 +108,15 @@ def test_a_token_without_weight_keeps_its_first() -> None:
 
 @pytest.mark.parametrize("weight", [-0.5, float("nan"), float("inf")])
 def test_weights_that_have_no_shares_are_refused(weight: float) -> None:
-    routing = trace("01", "01", weights=[[[0.5, 0.5]], [[0.75, 0.25]]])
+    routing = trace("01", "01", "01", "01", weights=[[[0.75, 0.25]]] * 4)
     assert routing.weights is not None
-    routing.weights[1, 0, 1] = weight  # as a file may have it
-    with pytest.raises(TraceError, match=r"^token 1, layer 0: router weight .*: skip, substitute and low compare"):
+    routing.weights[3, 0, 1] = weight  # as a file may have it
+    with pytest.raises(TraceError, match=r"^token 3, layer 0: router weight .*: skip, substitute and low compare"):
         list(steps_of(Schedule(routing), uses=True))
+    first, *_, last = Schedule(routing).blocks(1)
+    assert len(list(uses_of(routing, first))) == len(first.layer)
+    with pytest.raises(TraceError, match=r"^token 3, layer 0: router weight"):
+        list(uses_of(routing, last))
 
 
 def test_each_token_has_its_own_stand_ins() -> None:
@@ -125,6 +130,12 @@ def test_each_token_has_its_own_stand_ins() -> None:
     assert decide("substitute:0.2", missed, step, residents=6) == Decision(
         load=[6], substitute=[key for key in missed if key != 6]
     )
+
+
+def test_what_is_there_needs_no_stand_in() -> None:
+    # 0 is resident and light; 1 stands in for 3, the only expert to be replaced.
+    step = work("230", weights=[[0.5, 0.25, 0.25]])
+    assert decide("substitute:0.3", [2, 3], step, residents=2) == Decision(load=[2], substitute=[3])
 
 
 @pytest.mark.parametrize(("missed", "loads"), [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)])
