@@ -61,8 +61,8 @@ ACTIONS = {
     "load": "load every miss (default)",
     "cpu": "run misses on the CPU; nothing is loaded but what the policy loads of itself (Fiddler, ktransformers)",
     "split": "load a share of the misses, the rest runs on the CPU; split:0.4, by default q* = link / (link + cpu)",
-    "skip": "leave out misses that have less than a share of the router weight of every token that uses them, skip:0.1; "
-    "never a token's first expert (keep=0 allows that, keep=2 spares two); load the rest",
+    "skip": "leave out misses that have less than a share of the router weight of each token that uses them, skip:0.1, "
+    "but never a token's first expert (skip:0.1,keep=0 allows that, keep=2 spares two); load the rest",
     "substitute": "in place of such misses use residents that the token does not use, substitute:0.1; load the rest",
     "low": "load a copy of low precision of such misses, used once: low:0.1 or low:0.1,0.25 (its share of the bytes)",
 }
@@ -189,6 +189,7 @@ def _number(spec: str, text: str) -> float:
 def _count(spec: str, text: str) -> int:
     if not text.strip().isdecimal():
         raise ConfigError(
-            f"miss action {spec!r}: keep must be a number of experts that a token never loses, 0 or more, given {text!r}"
+            f"miss action {spec!r}: keep must be the number of experts that a token never loses, 0 or more, "
+            f"given {text!r}"
         )
     return int(text)

@@ -13,9 +13,9 @@ Without overlap the experts are computed only when all have arrived, and nothing
 
 From storage an expert moves whole to DRAM, then whole to the GPU. A prefetch that leaves the cache under way
 ends with the chunk that is moving; but its read from storage goes on, because the cache in DRAM counts on it. A copy of
-low precision comes over the same links; where DRAM does not hold the expert, from storage, and DRAM does not keep it. An
-expert for which residents stand in takes the time of one that is resident. What a
-policy loads of its own accord (`Policy.refill`) is there at once and costs nothing.
+low precision comes over the same links, from storage where DRAM does not hold the expert, and DRAM does not keep it. An
+expert for which residents stand in takes the time of one that is resident. What a policy loads of its own accord
+(`Policy.refill`) is there at once and costs nothing.
 """
 
 from __future__ import annotations

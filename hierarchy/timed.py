@@ -125,7 +125,8 @@ def _lossy_advice(action: str, given_up: GivenUp) -> list[str]:
             phases = f" ({100 * prefill:.1f} % in prefill, {100 * decode:.1f} % in decode)" if both else ""
             notes.append(
                 f"miss action {action} {does} {100 * overall:.1f} % of the router weight{phases}, more than a third: "
-                "what runs is hardly the model that was recorded; use a lower threshold, a larger keep or cache, or load"
+                "what runs is hardly the model that was recorded; use a lower threshold, a larger keep or cache, or "
+                "load"
             )
     return notes
 

@@ -57,8 +57,9 @@ def uses_of(trace: RoutingTrace, block: Block) -> Iterator[Uses]:
     if len(wrong):
         where = f"token {low + token[wrong[0]]}, layer {layer[wrong[0]]}"
         raise TraceError(
-            f"{where}: router weight {weight[wrong[0]]:g}: skip, substitute and low compare a token's weights with their "
-            "sum, so these must be 0 or more: use load, cpu or split, or record what experts' outputs are multiplied with"
+            f"{where}: router weight {weight[wrong[0]]:g}: skip, substitute and low compare a token's weights with "
+            "their sum, so these must be 0 or more: use load, cpu or split, or record what experts' outputs are "
+            "multiplied with"
         )
     row = _layer_step(block, token + low, layer)
     place = _place(block, row, experts[token, layer, rank], trace.num_experts)

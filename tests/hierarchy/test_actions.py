@@ -78,7 +78,7 @@ def test_a_miss_is_loaded_where_one_token_needs_it(spec: str, expected: Decision
 
 
 def test_weights_are_shares_of_the_token() -> None:
-    # A router of sigmoids times 2.5: 1.5, 0.75 and 0.25 are 0.6, 0.3 and 0.1 of 2.5. Equal but for rounding is not below.
+    # A router of sigmoids times 2.5: 1.5, 0.75 and 0.25 are 0.6, 0.3 and 0.1 of it. Equal but for rounding is not below.
     for scale in (1, 2.5, 100, 1e-6):
         step = work("012", weights=[[0.6 * scale, 0.3 * scale, 0.1 * scale]])
         assert decide("skip:0.1", [0, 1, 2], step) == Decision(load=[0, 1, 2])
@@ -195,7 +195,7 @@ def test_bytes_of_a_low_precision_copy(size: int, fraction: float, expected: int
         ("skip:0.1,0.2", "miss action 'skip' takes one parameter, the threshold, given '0.1,0.2'"),
         ("low:0.1,2", "'2' is no number from 0 to 1"),
         ("low:0.1,0.5,0.5", "takes two numbers, threshold and share of the bytes, given '0.1,0.5,0.5'"),
-        ("skip:0.1,keep=-1", "keep must be a number of experts that a token never loses, 0 or more, given '-1'"),
+        ("skip:0.1,keep=-1", "keep must be the number of experts that a token never loses, 0 or more, given '-1'"),
         ("skip:0.1,keep=", "0 or more, given ''"),
         ("skip:keep=1.5", "0 or more, given '1.5'"),
         ("low:0.1,0.25,kep=1", "there is no option 'kep', only keep=N; did you mean 'keep'?"),

@@ -119,8 +119,8 @@ def test_static_gives_up_its_least_used_and_takes_it_back() -> None:
 
 
 def test_statics_guests_leave_first() -> None:
-    # The profile knows 0 to 3, and there is room for 6: 4 and 5 stay when they have missed. With room for 5 the last one
-    # in, 5, has to go, and runs beside; with 6 it is not back by itself, but stays when it has missed once more.
+    # The profile knows 0 to 3, and there is room for 6: 4 and 5 stay when they have missed. With room for 5 the last in,
+    # 5, has to go, and runs beside; with 6 it is not back by itself, but stays when it has missed once more.
     routing = trace("4", "5", "4", "5", "4", "5", "5")
     found = run(routing, 6, policy="static", profile=PROFILED, shrink=taking(0, 0, 0, 1, 0, 0, 0))
     assert loads(found) == ["0.4", "0.5", "0.5", "0.5"]
@@ -143,8 +143,8 @@ def test_sch_static_keeps_the_most_used_of_its_window() -> None:
 
 
 def test_pinned_lru_keeps_its_share_of_what_is_left() -> None:
-    # Half of 4 is pinned: 0 and 1. 4 and 5 fill the rest. With room for 2 one of the pinned goes, 1, and 4, the older of
-    # the others; 5 stays. With 4 again 1 is pinned again, beside 5, and there is room for 4.
+    # Half of 4 is pinned: 0 and 1. 4 and 5 fill the rest. With room for 2 one of the pinned goes, 1, and 4, the older
+    # of the others; 5 stays. With 4 again 1 is pinned again, beside 5, and there is room for 4.
     routing = trace("4", "5", "5", "0", "1", "4", "5")
     found = run(routing, 4, policy="pinned-lru", profile=PROFILED, shrink=taking(0, 0, 2, 2, 0, 0, 0))
     assert loads(found) == ["0.4", "0.5", "0.4"]

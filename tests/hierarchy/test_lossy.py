@@ -190,7 +190,9 @@ def test_a_phones_own_replay() -> None:
                     continue
                 for work in step.layers:
                     assert work.uses is not None
-                    recorded = residency[step.first_token, work.layer][routing.experts[step.first_token, work.layer] >= 0]
+                    recorded = residency[step.first_token, work.layer][
+                        routing.experts[step.first_token, work.layer] >= 0
+                    ]
                     missed = [key for key, state in zip(work.keys, recorded.tolist(), strict=True) if state == 0]
                     skipped = action.decide(missed, work, lambda: 0).skip
                     share = dict(zip(work.keys, work.uses.share_of(len(work.keys)), strict=True))
