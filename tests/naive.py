@@ -1011,9 +1011,9 @@ def lossy_replay(
                 share = shares(trace, token, run.layer)
                 outcome.tokens[step.phase] += len(share) > 0
                 outcome.weight[step.phase] += sum(share.get(key, 0) for key in lost)
-            uses = []
-            for key in (key for key in run.batch if key not in lost):
-                uses.append(Use(key, run.layer, step.number, step.request, number, number, Fraction(0), False, False))
+            shown = [key for key in run.batch if key not in lost]
+            place = (step.number, step.request, number, number)
+            uses = [Use(key, run.layer, *place, Fraction(0), False, False) for key in shown]
             number += 1
             outcome.loads[step.phase] += len(pool.serve(uses))
     outcome.evictions = sum(pool.evictions for pool in pools)

@@ -95,6 +95,6 @@ def test_a_rule_that_cannot_be_is_refused_in_one_line(lrcsim: Callable[..., Any]
     code, out, err = lrcsim("run", "--hardware", "rtx-4090", "--miss", "skip:0.1,keep=no")
     assert (code, out) == (1, "")
     assert err == (
-        "Error: miss action 'skip:0.1,keep=no': keep must be the number of experts that a token never loses, 0 or more, "
-        "given 'no'\n"
+        "Error: miss action 'skip:0.1,keep=no': keep must be the number of experts that a token never loses, 0 or "
+        "more, given 'no'\n"
     )

@@ -78,7 +78,7 @@ def test_a_miss_is_loaded_where_one_token_needs_it(spec: str, expected: Decision
 
 
 def test_weights_are_shares_of_the_token() -> None:
-    # A router of sigmoids times 2.5: 1.5, 0.75 and 0.25 are 0.6, 0.3 and 0.1 of it. Equal but for rounding is not below.
+    # A router of sigmoids times 2.5: 1.5, 0.75 and 0.25 are 0.6, 0.3 and 0.1 of it. As good as equal is not below.
     for scale in (1, 2.5, 100, 1e-6):
         step = work("012", weights=[[0.6 * scale, 0.3 * scale, 0.1 * scale]])
         assert decide("skip:0.1", [0, 1, 2], step) == Decision(load=[0, 1, 2])

@@ -119,8 +119,8 @@ def test_static_gives_up_its_least_used_and_takes_it_back() -> None:
 
 
 def test_statics_guests_leave_first() -> None:
-    # The profile knows 0 to 3, and there is room for 6: 4 and 5 stay when they have missed. With room for 5 the last in,
-    # 5, has to go, and runs beside; with 6 it is not back by itself, but stays when it has missed once more.
+    # The profile knows 0 to 3, and there is room for 6: 4 and 5 stay when they have missed. With room for 5 the last
+    # in, 5, has to go, and runs beside; with 6 it is not back by itself, but stays when it has missed once more.
     routing = trace("4", "5", "4", "5", "4", "5", "5")
     found = run(routing, 6, policy="static", profile=PROFILED, shrink=taking(0, 0, 0, 1, 0, 0, 0))
     assert loads(found) == ["0.4", "0.5", "0.5", "0.5"]

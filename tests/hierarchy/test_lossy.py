@@ -190,9 +190,8 @@ def test_a_phones_own_replay() -> None:
                     continue
                 for work in step.layers:
                     assert work.uses is not None
-                    recorded = residency[step.first_token, work.layer][
-                        routing.experts[step.first_token, work.layer] >= 0
-                    ]
+                    used = routing.experts[step.first_token, work.layer] >= 0
+                    recorded = residency[step.first_token, work.layer][used]
                     missed = [key for key, state in zip(work.keys, recorded.tolist(), strict=True) if state == 0]
                     skipped = action.decide(missed, work, lambda: 0).skip
                     share = dict(zip(work.keys, work.uses.share_of(len(work.keys)), strict=True))
@@ -249,8 +248,25 @@ def test_each_phase_is_warned_of() -> None:
     assert result.to_dict()["warnings"] == result.warnings
 
 
+def test_a_phase_that_loses_much_is_warned_of_where_both_together_do_not() -> None:
+    # In the prompt of 16 each of the 8 experts is the first of two tokens, so all are loaded. Room for 3 leaves 5, 6
+    # and 7. Decoded: token 0 with 0, 1, 2, 3, of which 0 is loaded, the others lost, half of the weight; the last three
+    # tokens find 0 and lose the same.
+    prompt, decoded = [[(token + rank) % 8 for rank in range(4)] for token in range(16)], [[0, 1, 2, 3]] * 4
+    routing = RoutingTrace.from_arrays(
+        np.array(prompt + decoded)[:, None],
+        num_experts=8,
+        weights=np.tile([0.5, 0.25, 0.125, 0.125], (20, 1, 1)),
+        phase=[0] * 16 + [1] * 4,
+        expert_bytes=100,
+    )
+    result = see(routing, "skip:0.3", cache=3)
+    (warned,) = [text for text in result.warnings if "router weight" in text]
+    assert "leaves out 10.0 % of the router weight (0.0 % in prefill, 50.0 % in decode), more than a third" in warned
+
+
 def test_bytes_loaded_count_low_precision_copies_at_their_own_size() -> None:
-    # 8 tokens: their first, 100 bytes, and three copies of 25 bytes. With room for 4 the two firsts stay: one load each.
+    # 8 tokens: their first, 100 bytes, and three copies of 25 bytes. With room for 4 two firsts stay: one load each.
     result = see(light(8), "low:0.3,0.25")
     cache, links = result.to_dict()["cache"], result.to_dict()["links"]
     assert cache["bytes_loaded"] == links["pcie"]["bytes"] == 2 * 100 + 8 * 3 * 25
@@ -271,7 +287,7 @@ def test_requests_that_arrive_are_served_by_the_same_rule(miss: str) -> None:
 
 def test_weights_without_shares_are_refused_in_one_line() -> None:
     routing = trace("01", "01", weights=[[[0.5, 0.5]], [[0.75, -0.25]]], expert_bytes=100)
-    with pytest.raises(Exception, match="^token 1, layer 0: router weight -0.25: skip") as caught:
+    with pytest.raises(Exception, match=r"^token 1, layer 0: router weight -0\.25: skip") as caught:
         simulate(
             routing, "lru", 2, hardware=machine(), miss="skip:0.1",
             model=geometry(layers=1, moe_layers=(0,), experts=6, top_k=2),
