@@ -638,14 +638,10 @@ def test_low_precision_copies_are_smaller_and_used_once() -> None:
 def test_the_host_takes_its_time_for_low_precision_copies_too() -> None:
     # 0.25 s for each of the two loads, but not for what is skipped.
     routing, hardware = trace("01", weights=[[[0.75, 0.25]]]), machine(expert_overhead=0.25)
-    assert run(routing, 4, hardware, action="low:0.5,0.25").events[:2] == [
-        "0-0.5 host overhead 0",
-        "0.5-1.5 pcie load 0.0",
-    ]
-    assert run(routing, 4, hardware, action="skip:0.5").events[:2] == [
-        "0-0.25 host overhead 0",
-        "0.25-1.25 pcie load 0.0",
-    ]
+    low = run(routing, 4, hardware, action="low:0.5,0.25")
+    assert low.events[:2] == ["0-0.5 host overhead 0", "0.5-1.5 pcie load 0.0"]
+    skip = run(routing, 4, hardware, action="skip:0.5")
+    assert skip.events[:2] == ["0-0.25 host overhead 0", "0.25-1.25 pcie load 0.0"]
 
 
 def test_low_precision_copies_come_from_storage_where_dram_does_not_hold_the_expert() -> None:
