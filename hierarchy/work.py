@@ -18,7 +18,7 @@ from lrcsim.traces import DECODE, RoutingTrace
 __all__ = ["Step", "TimedSteps", "Work", "plain_sizes", "steps_of"]
 
 TOKENS_AT_ONCE, WITH_USES = 8_192, 2_048
-"""Tokens per block of the schedule; fewer where every use of every token is kept: some 40 bytes per use and layer."""
+"""Tokens per block of the schedule; fewer where every use of every token is wanted: each takes some 100 bytes."""
 
 
 @dataclass(slots=True)

@@ -250,8 +250,8 @@ def test_each_phase_is_warned_of() -> None:
 
 def test_a_phase_that_loses_much_is_warned_of_where_both_together_do_not() -> None:
     # In the prompt of 16 each of the 8 experts is the first of two tokens, so all are loaded. Room for 3 leaves those
-    # used last, 0, 1 and 2. The first decoded token loads 3 and loses 4, 5, 6, half of its weight; the others find 3 and
-    # lose the same.
+    # used last, 0, 1 and 2. The first decoded token loads 3 and loses 4, 5, 6, half of its weight; the others find 3
+    # and lose the same.
     prompt, decoded = [[(token + rank) % 8 for rank in range(4)] for token in range(16)], [[3, 4, 5, 6]] * 4
     routing = RoutingTrace.from_arrays(
         np.array(prompt + decoded)[:, None],

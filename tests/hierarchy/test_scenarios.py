@@ -6,14 +6,19 @@ lane, nothing else takes time. A line of the expected list is ``start-end track 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import pytest
-from helpers import SIZE, Run, Wishes, link, machine, run, trace
+from helpers import SIZE, Run, Wishes, engine, link, machine, run, trace
 
 from lrcsim.errors import ConfigError, PolicyError
 from lrcsim.hardware import HardwareProfile
 from lrcsim.hierarchy import FixedCosts
+from lrcsim.policies import View
+from lrcsim.policies.recency import Lru
+from lrcsim.simulator.capacity import PoolSize
+from lrcsim.simulator.pool import Pool
 
 QUICK = FixedCosts(expert_s=0.25, cpu_bytes=SIZE, cpu_rate=SIZE)
 """Experts that compute in a quarter of a second, so that transfers outlast them."""
@@ -664,6 +669,45 @@ def test_low_precision_copies_come_from_storage_where_dram_does_not_hold_the_exp
         "12-13 pcie load 0.1",
     ]
     assert {name: use.bytes for name, use in found.tally.links.items()} == {"pcie": 375, "nvme": 350}
+
+
+# What the caches' policies are told
+
+
+class Witness(Lru):
+    """LRU that writes down when it was asked: step, layer being run, experts."""
+
+    asked: ClassVar[list[tuple[int, int, list[int]]]] = []
+
+    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
+        self.asked.append((self.view.step, self.view.layer, list(batch)))
+        super().access(batch, missed)
+
+
+def test_a_prefetch_tells_the_pool_of_a_later_layer_where_the_run_is() -> None:
+    # Six experts per layer: layer 1 has keys 6 to 11. It was last told of step 0 when step 1 prefetches from layer 0.
+    Witness.asked.clear()
+    run(trace("0|1", "0|2"), 3, policy=Witness, prefetch=Wishes(after_1_0="1.3"), costs=QUICK)
+    assert Witness.asked == [(0, 0, [0]), (0, 1, [7]), (1, 0, [0]), (1, 0, [9]), (1, 1, [8])]
+
+
+def test_dram_is_told_where_the_run_is() -> None:
+    Witness.asked.clear()
+    made = engine(trace("0|1", "0|2"), 1, machine(nvme=link(50)), dram=6)
+    size = PoolSize((0, 1), 6)
+    made.residency.dram = Pool(size, Witness(), View(6, 6, size.layers, 2, 1))
+    made.run()
+    assert Witness.asked == [(0, 0, [0]), (0, 1, [7]), (1, 1, [8])]
+
+
+def test_dram_does_not_hear_of_low_precision_copies() -> None:
+    Witness.asked.clear()
+    made = engine(trace("01", weights=[[[0.75, 0.25]]]), 2, machine(nvme=link(50)), dram=6, action="low:0.5")
+    size = PoolSize((0,), 6)
+    made.residency.dram = Pool(size, Witness(), View(6, 6, size.layers, 1, 2))
+    made.run()
+    assert Witness.asked == [(0, 0, [0])]
+    assert made.residency.dram.resident == {0}
 
 
 # Storage below
