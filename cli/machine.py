@@ -44,7 +44,8 @@ OPTIONS = [
     click.option(
         "--miss",
         metavar="ACTION",
-        help="load, cpu, split[:SHARE], skip:W, substitute:W, low:W[,SHARE]; W: router weight below.  [default: load]",
+        help="load, cpu, split[:SHARE], skip:W, substitute:W, low:W[,SHARE], W: below this share of a token's router "
+        "weight; ,keep=N: never a token's first N (1).  [default: load]",
     ),
     click.option(
         "--prefetch",
@@ -198,12 +199,17 @@ def show_time(result: Result) -> None:
     kinds = ("on_cpu", "skipped", "substituted", "low_precision")
     counted = [f"{missed[kind]:,} {kind.replace('_', ' ')}" for kind in kinds if missed[kind]]
     if counted:
-        dropped = [
-            f"{100 * missed[f'{kind}_weight']:.2f} % of the router weight {kind}"
-            for kind in ("skipped", "substituted")
-            if missed[kind]
-        ]
-        out.print(f"misses not loaded whole: {', '.join(counted + dropped)}")
+        both = bool(time["prefill_s"] and time["decode_s"])
+        given_up = [_weight_given_up(missed, kind, both) for kind in kinds[1:] if missed[kind]]
+        out.print(f"misses not loaded whole: {', '.join(counted + given_up)}", soft_wrap=True)
+
+
+def _weight_given_up(missed: dict[str, Any], kind: str, both_phases: bool) -> str:
+    name, what = f"{kind}_weight", kind.replace("_", " ")
+    text = f"{100 * missed[name]:.2f} % of the router weight {'in ' if kind == 'low_precision' else ''}{what}"
+    if not both_phases:
+        return text
+    return f"{text} (prefill {100 * missed['prefill'][name]:.2f} %, decode {100 * missed['decode'][name]:.2f} %)"
 
 
 def seconds(amount: float) -> str:

@@ -54,6 +54,7 @@ def sweep(
     """
     from lrcsim.errors import ConfigError
     from lrcsim.sweeps import make_plan, read_spec, run_sweep
+    from lrcsim.sweeps.query import too_lossy
     from lrcsim.sweeps.run import missing
 
     if sum(option is not None for option in (jobs, scheduler, workers)) > 1:
@@ -78,6 +79,9 @@ def sweep(
         known = len(plan.runs) - outcome.ran
         before = f", {known:,} were there already" if known else ""
         click.echo(f"{table}: {len(plan.runs):,} rows{before}; lrcsim results {table} shows them")
+        note = too_lossy(outcome.table)
+        if note is not None:
+            click.echo(f"Note: {note}")
     if outcome.failed:
         raise ConfigError(
             f"{outcome.failed:,} of {len(plan.runs):,} runs failed "

@@ -96,6 +96,7 @@ def arrival_steps(
     seed: int = 0,
     prefill: str = "step",
     weights: bool = False,
+    uses: bool = False,
 ) -> ArrivalSteps:
     """Return the steps of a server to which requests come one by one, for `Engine`.
 
@@ -110,13 +111,14 @@ def arrival_steps(
         seed: of acceptance and arrivals.
         prefill: as for `batched`.
         weights: whether the steps carry router weights.
+        uses: whether they say which token uses which expert how much.
 
     Raises:
         ConfigError: an option is not allowed.
     """
     check_serving(trace, batch, batching, speculative, seed)
     times = arrival_times(arrivals, trace.num_requests, seed)
-    return ArrivalSteps(trace, Server(trace, batch, batching, speculative, seed, prefill, times), weights)
+    return ArrivalSteps(trace, Server(trace, batch, batching, speculative, seed, prefill, times), weights, uses)
 
 
 class ArrivalSteps:
@@ -126,10 +128,11 @@ class ArrivalSteps:
         arrivals: seconds, of each request.
     """
 
-    def __init__(self, trace: RoutingTrace, server: Server, weights: bool) -> None:
+    def __init__(self, trace: RoutingTrace, server: Server, weights: bool, uses: bool = False) -> None:
         self.base = trace
         self.server = server
         self.weights = weights
+        self.uses = uses
         self.arrivals = dict(enumerate(server.arrivals))
         self._order = Order()
 
@@ -140,7 +143,7 @@ class ArrivalSteps:
             self._order.add(turns, self.server.period)
             alone = Order()  # a trace of this one step
             alone.add(turns, 0)
-            for step in steps_of(Schedule(alone.trace(self.base), weights=self.weights)):
+            for step in steps_of(Schedule(alone.trace(self.base), weights=self.weights), uses=self.uses):
                 step.number, step.request, step.first_token = number, self.server.period, tokens_before
                 step.rows = alone.rows()
                 return step

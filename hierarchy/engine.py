@@ -12,8 +12,10 @@ A layer-step runs so:
 Without overlap the experts are computed only when all have arrived, and nothing is brought ahead.
 
 From storage an expert moves whole to DRAM, then whole to the GPU. A prefetch that leaves the cache under way
-ends with the chunk that is moving; but its read from storage goes on, because the cache in DRAM counts on it. What a
-policy loads of its own accord (`Policy.refill`) is there at once and costs nothing.
+ends with the chunk that is moving; but its read from storage goes on, because the cache in DRAM counts on it. A copy of
+low precision comes over the same links, from storage where DRAM does not hold the expert, and DRAM does not keep it. An
+expert for which residents stand in takes the time of one that is resident. What a policy loads of its own accord
+(`Policy.refill`) is there at once and costs nothing.
 """
 
 from __future__ import annotations
@@ -198,7 +200,7 @@ class Engine:
             self._fetch(key, sizes[key // self.stride], key in stored, DEMAND, "load", self._loaded)
         for key in decision.low:
             self._pending += 1
-            size = max(round(sizes[key // self.stride] * self.residency.action.fraction), 1)
+            size = self.residency.action.low_bytes(sizes[key // self.stride])
             self._fetch(key, size, key in stored, DEMAND, "load low", self._loaded)
         for key in decision.cpu:
             self._pending += 1
@@ -206,7 +208,7 @@ class Engine:
                 self._fetch(key, sizes[key // self.stride], True, DEMAND, "read", self._on_cpu, to_gpu=False)
             else:
                 self._compute_on_cpu(key)
-        self.tally.count(decision, work, step.size.tokens)
+        self.tally.count(decision, work, step.phase)
 
     def _fetch(
         self,

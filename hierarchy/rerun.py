@@ -31,7 +31,7 @@ from lrcsim.traces import DECODE, RoutingTrace
 __all__ = ["Rerun", "StepTimes", "matching_dtype"]
 
 FloatArray = npt.NDArray[np.float64]
-LOAD = MissAction("load", lambda missed, _: Decision(load=missed))
+LOAD = MissAction("load", lambda missed, *_: Decision(load=missed))
 
 
 @dataclass(frozen=True)

@@ -117,9 +117,7 @@ class Residency:
 
         def admit(missed: list[int]) -> list[int]:
             nonlocal decision
-            decision = self.action.decide(missed, work)
-            if decision.substitute:
-                self._load_what_has_no_substitute(missed, decision, pool, work)
+            decision = self.action.decide(missed, work, lambda: self._residents(pool, layer))
             return decision.load
 
         missed = pool.coresident(keys, admit)
@@ -128,13 +126,13 @@ class Residency:
         if missed:
             gone = set(missed)
             hits = [key for key in keys if key not in gone]
-            from_storage = self.below([*decision.load, *decision.cpu, *decision.low], step, layer)
+            from_storage = self.below([*decision.load, *decision.cpu], step, layer) + self._not_below(decision.low)
         loads = len(decision.load) + len(decision.low)
         if loads:
             self._loads[phase] += loads
             if self.sizes is not None:
                 size = self.sizes[layer]
-                low = max(round(size * self.action.fraction), 1)
+                low = self.action.low_bytes(size)
                 self._loaded_bytes[phase] += size * len(decision.load) + low * len(decision.low)
         self._accesses[phase][layer] += len(keys)
         self._misses[phase][layer] += len(missed)
@@ -183,15 +181,13 @@ class Residency:
                 counts.preloaded[layer] += loaded
         return counts
 
-    def _load_what_has_no_substitute(self, missed: list[int], decision: Decision, pool: Pool, work: Work) -> None:
-        """Load after all what cannot be substituted, because the layer has too few other residents."""
-        stride = self._stride
-        batch = set(work.keys)
-        spare = sum(key // stride == work.layer and key not in batch for key in pool.resident)
-        if spare < len(decision.substitute):
-            del decision.substitute[spare:]
-            replaced = set(decision.substitute)
-            decision.load = [key for key in missed if key not in replaced]
+    def _not_below(self, keys: list[int]) -> list[int]:
+        """Return those that DRAM does not hold, without putting them there: it caches whole experts, no low copies."""
+        return [] if self.dram is None else [key for key in keys if key not in self.dram.resident]
+
+    def _residents(self, pool: Pool, layer: int) -> int:
+        """Count the residents of a layer."""
+        return sum(key // self._stride == layer for key in pool.resident)
 
 
 def _tell(view: View, step: Step, layer: int) -> None:

@@ -18,16 +18,20 @@ from lrcsim.hierarchy.limits import Limits, time_limits
 from lrcsim.hierarchy.log import Log
 from lrcsim.hierarchy.machine import Platform
 from lrcsim.hierarchy.residency import Residency
-from lrcsim.hierarchy.times import Tally
+from lrcsim.hierarchy.times import GivenUp, Tally
 from lrcsim.hierarchy.work import Step, TimedSteps, steps_of
 from lrcsim.simulator.future import Future
 from lrcsim.simulator.replay import Counts, Progress, Replay
 from lrcsim.simulator.result import Bound
 from lrcsim.simulator.schedule import Schedule
+from lrcsim.traces import DECODE, PREFILL
 
 __all__ = ["Samples", "Timed", "run_timed"]
 
 SAMPLES = 400  # at most, along a run
+
+TOO_MUCH = 1 / 3
+"""Of the router weight; a lossy rule that gives up more is warned of."""
 
 
 @dataclass
@@ -90,6 +94,7 @@ class Timed:
                 "with miss action cpu nothing is ever loaded, so this cache stays empty: use a policy that fills it by "
                 "itself (static, pinned-lru), or split"
             )
+        notes += _lossy_advice(self.platform.action.name, self.tally.given_up)
         if self.platform.prefetcher is not None:
             notes.append(
                 "experts prefetched before their use count as hits, so the hit rate may exceed the optimum, which "
@@ -108,6 +113,22 @@ class Timed:
             data["time"]["bounds"] = self.limits.to_dict()
             data["time"]["binds"] = self.limits.binds
         return data
+
+
+def _lossy_advice(action: str, given_up: GivenUp) -> list[str]:
+    """Return a warning where a lossy rule leaves out or replaces so much that another model runs."""
+    notes = []
+    for kind, does in (("skipped", "leaves out"), ("substituted", "replaces")):
+        prefill, decode, overall = (given_up.mean(kind, phase) for phase in (PREFILL, DECODE, None))
+        if max(prefill, decode, overall) > TOO_MUCH:
+            both = all(given_up.tokens)
+            phases = f" ({100 * prefill:.1f} % in prefill, {100 * decode:.1f} % in decode)" if both else ""
+            notes.append(
+                f"miss action {action} {does} {100 * overall:.1f} % of the router weight{phases}, more than a third: "
+                "what runs is hardly the model that was recorded; use a lower threshold, a larger keep or cache, or "
+                "load"
+            )
+    return notes
 
 
 def run_timed(
@@ -153,11 +174,11 @@ def run_timed(
     )
     policy = residency.pools[0].policy
     prefetcher = platform.prefetcher
-    weights = platform.action.needs_weights or "weights" in policy.needs | policy.wants
+    weights, uses = "weights" in policy.needs | policy.wants, platform.action.needs_weights
     arriving: ArrivalSteps | None = None
     if arrivals is not None:
         check_arrivals(policy, prefetcher)
-        arriving = arrival_steps(job.trace, arrivals, prefill=job.prefill, weights=weights, **serving)
+        arriving = arrival_steps(job.trace, arrivals, prefill=job.prefill, weights=weights, uses=uses, **serving)
     if prefetcher is not None and "future" in policy.needs:
         raise ConfigError(
             f"policy {policy.name!r} knows the next uses of what is loaded on demand, prefetching would change them: "
@@ -176,7 +197,7 @@ def run_timed(
         )
         prefetcher.reset()
     watch = _Watch(residency, job.trace.num_tokens) if samples else None
-    steps: Iterable[Step] | TimedSteps = steps_of(schedule, future) if arriving is None else arriving
+    steps: Iterable[Step] | TimedSteps = steps_of(schedule, future, uses=uses) if arriving is None else arriving
     kept = Log(schedule.stride) if log else None
     engine = Engine(
         steps if watch is None else watch.along(steps),

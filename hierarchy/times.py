@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from lrcsim.hierarchy.links import LinkServer
     from lrcsim.hierarchy.residency import Residency
 
-__all__ = ["LinkUse", "PrefetchUse", "Tally"]
+__all__ = ["LOSSY", "GivenUp", "LinkUse", "PrefetchUse", "Tally"]
+
+LOSSY = ("skipped", "substituted", "low_precision")
+"""What a lossy rule makes of a token's use of an expert."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,25 @@ class PrefetchUse:
 
 
 @dataclass
+class GivenUp:
+    """How much router weight a lossy rule gave up: for each token and layer the share of the token's weight there.
+
+    Attributes:
+        tokens: [2] by phase, tokens that used experts, summed over layers; 0 where there is no such rule.
+        shares: by kind (`LOSSY`) [2], the shares of router weight, summed over tokens and layers.
+    """
+
+    tokens: list[int] = field(default_factory=lambda: [0, 0])
+    shares: dict[str, list[float]] = field(default_factory=lambda: {kind: [0.0, 0.0] for kind in LOSSY})
+
+    def mean(self, kind: str, phase: int | None = None) -> float:
+        """Return the mean share of a token in a layer, 0 to 1; of one phase, or of both."""
+        tokens = sum(self.tokens) if phase is None else self.tokens[phase]
+        shares = self.shares[kind]
+        return (sum(shares) if phase is None else shares[phase]) / tokens if tokens else 0.0
+
+
+@dataclass
 class Tally:
     """Everything that is counted in seconds.
 
@@ -82,9 +104,7 @@ class Tally:
         substituted: experts replaced.
         on_cpu: experts run on the CPU.
         low: experts brought as a copy of low precision.
-        weight: router weights of all experts used, summed over tokens; 0 where nobody asked for weights.
-        skipped_weight: those of experts left out.
-        substituted_weight: those of experts replaced.
+        given_up: router weight of the uses that a lossy rule left out, replaced or served in low precision.
     """
 
     residency: Residency | None
@@ -106,9 +126,7 @@ class Tally:
     substituted: int = 0
     on_cpu: int = 0
     low: int = 0
-    weight: float = 0.0
-    skipped_weight: float = 0.0
-    substituted_weight: float = 0.0
+    given_up: GivenUp = field(default_factory=GivenUp)
 
     def __post_init__(self) -> None:
         """Start with nothing under way."""
@@ -174,18 +192,19 @@ class Tally:
         if known is None or (phase == PREFILL and request not in self._decoding):
             self.first_step[request] = (self.arrivals.get(request, begin) if known is None else known[0], end)
 
-    def count(self, decision: Decision, work: Work, tokens: int) -> None:
-        """Take note of what happened to the misses of a layer-step over so many tokens."""
+    def count(self, decision: Decision, work: Work, phase: int) -> None:
+        """Take note of what happened to the misses of a layer-step."""
         self.skipped += len(decision.skip)
         self.substituted += len(decision.substitute)
         self.on_cpu += len(decision.cpu)
         self.low += len(decision.low)
-        if work.weights is not None:
-            self.weight += sum(work.weights) * tokens
-            if decision.skip or decision.substitute:
-                weight = dict(zip(work.keys, work.weights, strict=True))
-                self.skipped_weight += sum(weight[key] for key in decision.skip) * tokens
-                self.substituted_weight += sum(weight[key] for key in decision.substitute) * tokens
+        if work.uses is not None:
+            self.given_up.tokens[phase] += work.uses.tokens
+            kinds = (decision.skip, decision.substitute, decision.low)
+            if any(kinds):
+                share = dict(zip(work.keys, work.uses.share_of(len(work.keys)), strict=True))
+                for kind, keys in zip(LOSSY, kinds, strict=True):
+                    self.given_up.shares[kind][phase] += sum(share[key] for key in keys)
         if self._displaced:
             for missed in (decision.load, decision.cpu, decision.skip, decision.substitute, decision.low):
                 for key in missed:
@@ -293,10 +312,14 @@ class Tally:
                 "skipped": self.skipped,
                 "substituted": self.substituted,
                 "low_precision": self.low,
-                "skipped_weight": self.skipped_weight / self.weight if self.weight else 0.0,
-                "substituted_weight": self.substituted_weight / self.weight if self.weight else 0.0,
+                **self._weights_given_up(None),
+                "prefill": self._weights_given_up(PREFILL),
+                "decode": self._weights_given_up(DECODE),
             },
         }
+
+    def _weights_given_up(self, phase: int | None) -> dict[str, float]:
+        return {f"{kind}_weight": self.given_up.mean(kind, phase) for kind in LOSSY}
 
 
 def percentiles(values: npt.NDArray[np.float64]) -> dict[str, float] | None:

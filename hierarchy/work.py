@@ -10,11 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.hierarchy.costs import StepSize
+from lrcsim.hierarchy.uses import Uses, uses_of
 from lrcsim.simulator.future import Future
 from lrcsim.simulator.schedule import Schedule
 from lrcsim.traces import DECODE, RoutingTrace
 
 __all__ = ["Step", "TimedSteps", "Work", "plain_sizes", "steps_of"]
+
+TOKENS_AT_ONCE, WITH_USES = 8_192, 2_048
+"""Tokens per block of the schedule; fewer where every use of every token is wanted: each takes some 100 bytes."""
 
 
 @dataclass(slots=True)
@@ -27,6 +31,7 @@ class Work:
         tokens: how many of the step's tokens use each; None: one each.
         weights: mean router weight of each over the step's tokens; None where the trace has none or nobody asked.
         next_use: time of the next use of each, in layer-steps; None where nobody asked.
+        uses: which token uses which of them how much; None where nobody asked.
     """
 
     layer: int
@@ -34,6 +39,7 @@ class Work:
     tokens: list[int] | None
     weights: list[float] | None
     next_use: list[int] | None
+    uses: Uses | None = None
 
 
 @dataclass(slots=True)
@@ -78,10 +84,19 @@ class TimedSteps(Protocol):
         """Return the step to run now, or the time before which there is none, or None at the end."""
 
 
-def steps_of(schedule: Schedule, future: Future | None = None) -> Iterator[Step]:
-    """Yield the steps of a schedule, each knowing the one that follows."""
+def steps_of(schedule: Schedule, future: Future | None = None, *, uses: bool = False) -> Iterator[Step]:
+    """Yield the steps of a schedule, each knowing the one that follows.
+
+    Args:
+        schedule: the steps.
+        future: the next uses, to be handed on.
+        uses: whether to say which token uses which expert how much; the trace must have weights.
+
+    Raises:
+        TraceError: the trace's ids are not allowed, or with ``uses`` its weights.
+    """
     held: Step | None = None
-    for step in _steps(schedule, future):
+    for step in _steps(schedule, future, uses):
         if held is not None:
             held.following = step
             yield held
@@ -90,9 +105,9 @@ def steps_of(schedule: Schedule, future: Future | None = None) -> Iterator[Step]
         yield held
 
 
-def _steps(schedule: Schedule, future: Future | None) -> Iterator[Step]:
+def _steps(schedule: Schedule, future: Future | None, with_uses: bool) -> Iterator[Step]:
     trace = schedule.trace
-    for block in schedule.blocks():
+    for block in schedule.blocks(WITH_USES if with_uses else TOKENS_AT_ONCE):
         if not len(block.layer):  # nothing was recorded in it
             continue
         keys, starts, layers = block.keys.tolist(), block.starts.tolist(), block.layer.tolist()
@@ -101,6 +116,7 @@ def _steps(schedule: Schedule, future: Future | None) -> Iterator[Step]:
         next_use = None
         if future is not None:
             next_use = future.next_use[block.first_access : block.first_access + len(keys)].tolist()
+        uses = uses_of(trace, block) if with_uses else None
         first = np.flatnonzero(np.diff(block.step, prepend=-1))
         ends = [*first[1:].tolist(), len(layers)]
         sizes = _sizes(trace, block.first_token[first], block.step_end[first], block.phase[first], block.idle)
@@ -112,6 +128,7 @@ def _steps(schedule: Schedule, future: Future | None) -> Iterator[Step]:
                     None if tokens is None else tokens[starts[i] : starts[i + 1]],
                     None if weights is None else weights[starts[i] : starts[i + 1]],
                     None if next_use is None else next_use[starts[i] : starts[i + 1]],
+                    None if uses is None else next(uses),
                 )
                 for i in range(low, high)
             ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Container, Sequence
 from typing import ClassVar
 
 from lrcsim.policies.base import Param, Policy
@@ -104,11 +104,11 @@ class SchStatic(FixedContents):
         super().reset()
         self.window_end = -1
 
-    def refill(self) -> Collection[int] | None:
+    def ranking(self) -> list[int] | None:
         upcoming, step = self.view.upcoming, self.view.step
         assert upcoming is not None
         if step < self.window_end:
             return None
         self.window_end = min(step + self.m, upcoming.end(step))
         uses = Counter(key for ahead in range(step, self.window_end) for key in upcoming.uses(ahead))
-        return self.view.take(sorted(uses, key=lambda key: (-uses[key], key)), self.view.capacity)
+        return sorted(uses, key=lambda key: (-uses[key], key))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any
 
@@ -219,19 +219,52 @@ class EvictThenInsert(Policy):
 
 
 class FixedContents(Policy):
-    """Base: the contents come from `refill` alone; what misses runs beside them and goes at once."""
+    """Base: the contents come from a ranking alone; what misses runs beside them and goes at once.
+
+    Slots that the ranking leaves free go to the first misses, the guests, until the ranking changes. Where the pool's
+    capacity changes on the way (a growing KV cache), guests leave first, the last one in before the others, then the
+    least of the ranking; what comes back is filled again.
+    """
 
     bypass = True
     refills = True
 
     def reset(self) -> None:
-        self.passing: list[int] = []
+        self.ranked: list[int] = []
+        self.contents: list[int] = []  # of the ranking, those in the pool
+        self.guests: list[int] = []
+        self.passing: list[int] = []  # misses of the current batch
+        self.filled_at = -1  # capacity
+
+    def ranking(self) -> list[int] | None:
+        """Return what to hold from this step on, most wanted first; None for what was wanted so far."""
+        raise NotImplementedError
+
+    def refill(self) -> Collection[int] | None:
+        ranked = self.ranking()
+        if ranked is None and self.filled_at == self.view.capacity:
+            return None
+        self.filled_at = self.view.capacity
+        self.guests = [] if ranked is not None else self.guests + self.passing
+        self.ranked = self.ranked if ranked is None else ranked
+        self.passing = []
+        taken = self.view.take([*self.ranked, *self.guests], self.view.capacity)
+        stay = frozenset(self.guests)
+        self.contents = [key for key in taken if key not in stay]
+        self.guests = [key for key in taken if key in stay]
+        return taken
 
     def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
+        self.guests += self.passing
         self.passing = list(missed)
 
     def victim(self, protected: Container[int]) -> int:
-        return self.passing[-1]
+        return (self.passing or self.guests or self.contents)[-1]
 
     def evicted(self, key: int) -> None:
-        self.passing.remove(key)
+        for keys in (self.passing, self.guests):
+            if key in keys:
+                keys.remove(key)
+                return
+        self.contents.remove(key)
+        self.filled_at = -1  # it is wanted back

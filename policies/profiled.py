@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Container, Sequence
 
 from lrcsim.policies.base import Param, View
 from lrcsim.policies.ordering import FixedContents
@@ -33,15 +34,18 @@ class Static(FixedContents):
         super().reset()
         self.filled = False
 
-    def refill(self) -> Collection[int] | None:
+    def ranking(self) -> list[int] | None:
         if self.filled:
             return None
         self.filled = True
-        return self.view.take(by_popularity(self.view), self.view.capacity)
+        return by_popularity(self.view)
 
 
 class PinnedLru(Lru):
-    """A share of the slots holds the profile's most used experts for good, the rest is LRU; overflow bypasses."""
+    """A share of the slots holds the profile's most used experts for good, the rest is LRU; overflow bypasses.
+
+    Where the pool's capacity changes on the way (a growing KV cache) the share is that of the present capacity.
+    """
 
     name = "pinned-lru"
     needs = frozenset({"profile"})
@@ -53,16 +57,45 @@ class PinnedLru(Lru):
 
     def reset(self) -> None:
         super().reset()
-        self.pinned: frozenset[int] = frozenset()
-        self.filled = False
+        self.ranked: list[int] = []
+        self.pinned: dict[int, None] = {}  # most used first
+        self.filled_at = -1  # capacity
 
     def refill(self) -> Collection[int] | None:
-        if self.filled:
+        view = self.view
+        if self.filled_at == view.capacity:
             return None
-        self.filled = True
-        room = int(self.share * self.view.capacity + 1e-9)
-        self.pinned = frozenset(self.view.take(by_popularity(self.view), room))
-        return self.pinned
+        self.ranked = self.ranked or by_popularity(view)
+        self.filled_at = view.capacity
+        self.pinned = dict.fromkeys(view.take(self.ranked, self._room()))
+        others = [key for key in reversed(self.order) if key not in self.pinned]
+        contents = view.take([*self.pinned, *others], view.capacity)
+        inside = frozenset(contents)
+        self.order = OrderedDict.fromkeys(key for key in reversed(others) if key in inside)
+        return contents
 
     def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
         super().access([key for key in batch if key not in self.pinned], missed)
+
+    def victim(self, protected: Container[int]) -> int:
+        if self.pinned and (not self.order or self._pinned_too_much()):  # the pool has become smaller
+            return next(reversed(self.pinned))
+        return super().victim(protected)
+
+    def evicted(self, key: int) -> None:
+        if key in self.order:
+            super().evicted(key)
+        else:
+            del self.pinned[key]
+            self.filled_at = -1  # it is wanted back
+
+    def _room(self) -> int:
+        """What the pinned experts may take of the pool as it is now."""
+        return int(self.share * self.view.capacity + 1e-9)
+
+    def _pinned_too_much(self) -> bool:
+        if self.view.capacity == self.filled_at:
+            return False
+        size, stride = self.view.size, self.view.stride
+        taken = len(self.pinned) if size is None else sum(size[key // stride] for key in self.pinned)
+        return taken > self._room()

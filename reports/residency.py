@@ -122,7 +122,7 @@ def watch(job: Replay, request: int | None = None, progress: Progress | None = N
     trace = job.trace
     together = "step" in trace.columns
     chosen = None if together else middling_request(trace.offsets) if request is None else request
-    residency = Residency(job, MissAction("load", lambda missed, _: Decision(load=missed), share=1.0))
+    residency = Residency(job, MissAction("load", lambda missed, *_: Decision(load=missed), share=1.0))
     policy = residency.pools[0].policy
     schedule = Schedule(trace, job.prefill, weights="weights" in policy.needs | policy.wants)
     future = _future(schedule, job, residency, policy)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lrcsim.cli.results import text as cell_text
 from lrcsim.reports.parts import Figure, Section, Table, View
 from lrcsim.reports.plots import COLOURS, DASHES, MUTED, axis, layout, line, safe
-from lrcsim.sweeps.query import best, pareto, varying
+from lrcsim.sweeps.query import best, pareto, too_lossy, varying
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,6 +41,9 @@ def sweep_answer(table: pa.Table, source: str) -> list[str]:
         sentences.append(
             f"Best {_words(result)}: {cell_text(result, first[result])}" + (f" with {how}." if how else ".")
         )
+    note = too_lossy(table)
+    if note is not None:
+        sentences.append(f"{note}.")
     if failed:
         sentences.append(f"{failed:,} runs failed; the table below has the reasons.")
     return sentences

@@ -93,7 +93,10 @@ MEASURED = [
         Column(f"missed_{part}", "count", "", f"missed.{part}")
         for part in ("on_cpu", "skipped", "substituted", "low_precision")
     ),
-    *(Column(f"{part}_weight", "number", "less", f"missed.{part}_weight") for part in ("skipped", "substituted")),
+    *(
+        Column(f"{part}_weight", "number", "less", f"missed.{part}_weight")
+        for part in ("skipped", "substituted", "low_precision")
+    ),
 ]
 """What is measured, in the order of the columns. Seconds, bytes, rates from 0 to 1; null where it is not known."""
 

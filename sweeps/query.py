@@ -13,7 +13,7 @@ import pyarrow as pa
 from lrcsim.errors import ConfigError, did_you_mean
 from lrcsim.sweeps.columns import MEASURED, better
 
-__all__ = ["Pivot", "best", "check_column", "direction", "pareto", "pivot", "varying", "where"]
+__all__ = ["Pivot", "best", "check_column", "direction", "pareto", "pivot", "too_lossy", "varying", "where"]
 
 IDENTITY = ("run", "trace_sha256", "lrcsim", "files", "error")
 """Columns that are no part of a run's configuration as people name it."""
@@ -38,6 +38,24 @@ class Pivot:
     rows: list[Any]
     columns: list[Any]
     cells: list[list[Any]]
+
+
+def too_lossy(table: pa.Table) -> str | None:
+    """Return how many runs left out or replaced more than a third of the router weight, in words; None where none did.
+
+    Their speed is hardly that of the model, so they should not win by it.
+    """
+    from lrcsim.hierarchy.timed import TOO_MUCH
+
+    names = [name for name in ("skipped_weight", "substituted_weight") if name in table.column_names]
+    rows = zip(*(table[name].to_pylist() for name in names), strict=True)
+    count = sum(any(weight is not None and weight > TOO_MUCH for weight in row) for row in rows)
+    if not count:
+        return None
+    return (
+        f"{count:,} of {len(table):,} runs leave out or replace more than a third of the router weight "
+        f"({', '.join(names)}): what they run is hardly the model that was recorded"
+    )
 
 
 def where(table: pa.Table, condition: str) -> pa.Table:

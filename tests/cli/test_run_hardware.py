@@ -80,3 +80,21 @@ def test_one_line_each(lrcsim: Callable[..., Any], trace_file: str, options: lis
     assert (code, out) == (1, "")
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_a_lossy_rule_says_what_it_gave_up(lrcsim: Callable[..., Any]) -> None:
+    machine = ("--hardware", "rtx-4090", "--model", "lrcsim-toy-baseline", "--cache", "1x")
+    code, out, err = lrcsim("run", "bundled:teacher-forced", *machine, "--miss", "skip:0.5,keep=0")
+    assert (code, err) == (0, "")
+    text = " ".join(out.split())
+    assert "Note: miss action skip:0.5,keep=0 leaves out 86.9 % of the router weight, more than a third: what" in text
+    assert "708,901 skipped, 86.93 % of the router weight skipped" in text
+
+
+def test_a_rule_that_cannot_be_is_refused_in_one_line(lrcsim: Callable[..., Any]) -> None:
+    code, out, err = lrcsim("run", "--hardware", "rtx-4090", "--miss", "skip:0.1,keep=no")
+    assert (code, out) == (1, "")
+    assert err == (
+        "Error: miss action 'skip:0.1,keep=no': keep must be the number of experts that a token never loses, 0 or "
+        "more, given 'no'\n"
+    )

@@ -46,6 +46,22 @@ def test_sweep(lrcsim: Callable[..., Any], spec: Path) -> None:
     assert table.read_bytes() == (spec.parent / "other.parquet").read_bytes()
 
 
+def test_a_sweep_says_where_a_rule_gives_up_more_than_a_third(lrcsim: Callable[..., Any], tmp_path: Path) -> None:
+    # No expert has less than a twentieth of a token's weight, and none has half of it.
+    ids = [[[(token + rank) % 64 for rank in range(8)]] * 8 for token in range(64)]
+    weights = [[[0.25, 0.25, *[0.5 / 6] * 6]] * 8] * 64
+    RoutingTrace.from_arrays(ids, num_experts=64, weights=weights, model="lrcsim-toy-baseline").save(tmp_path / "t.h5")
+    (tmp_path / "s.toml").write_text(
+        '[grid]\ntrace = "t.h5"\ncache = 8\nhardware = "rtx-4090"\nmiss = ["load", "skip:0.05", "skip:0.5,keep=0"]\n'
+    )
+    code, out, _ = lrcsim("sweep", tmp_path / "s.toml", "--jobs", 1)
+    note = "Note: 1 of 3 runs leave out or replace more than a third of the router weight"
+    assert (code, note in out) == (0, True)
+    rows = pq.read_table(tmp_path / "s.parquet").to_pylist()
+    assert [row["skipped_weight"] > 1 / 3 for row in rows] == [False, False, True]
+    assert [row["low_precision_weight"] for row in rows] == [0.0] * 3
+
+
 def test_dry_run(lrcsim: Callable[..., Any], spec: Path) -> None:
     code, out, err = lrcsim("sweep", spec, "--dry-run", "--jobs", 2)
     assert (code, err) == (0, "")

@@ -131,7 +131,7 @@ def engine(
     act = make_action(action, hardware)
     residency = Residency(job, act, below, shrink)
     wanted = residency.pools[0].policy.needs | residency.pools[0].policy.wants
-    schedule = Schedule(routing, prefill, weights=act.needs_weights or "weights" in wanted)
+    schedule = Schedule(routing, prefill, weights="weights" in wanted)
     future = None
     if "future" in wanted:
         future = Future(schedule, "coresident", warm)
@@ -142,7 +142,7 @@ def engine(
     fetcher.profile = uses
     fetcher.reset()
     return Engine(
-        steps_of(schedule, future),
+        steps_of(schedule, future, uses=act.needs_weights),
         residency,
         costs,
         hardware,

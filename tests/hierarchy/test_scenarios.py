@@ -6,14 +6,19 @@ lane, nothing else takes time. A line of the expected list is ``start-end track 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import pytest
-from helpers import SIZE, Wishes, link, machine, run, trace
+from helpers import SIZE, Run, Wishes, engine, link, machine, run, trace
 
 from lrcsim.errors import ConfigError, PolicyError
 from lrcsim.hardware import HardwareProfile
 from lrcsim.hierarchy import FixedCosts
+from lrcsim.policies import View
+from lrcsim.policies.recency import Lru
+from lrcsim.simulator.capacity import PoolSize
+from lrcsim.simulator.pool import Pool
 
 QUICK = FixedCosts(expert_s=0.25, cpu_bytes=SIZE, cpu_rate=SIZE)
 """Experts that compute in a quarter of a second, so that transfers outlast them."""
@@ -536,18 +541,67 @@ def test_a_cpu_expert_and_a_transfer_share_dram() -> None:
     ]
 
 
+def given_up(found: Run, kind: str) -> tuple[int, float]:
+    """Return how many tokens (times layers) there were, and the shares of their router weight that were given up."""
+    tally = found.tally.given_up
+    return sum(tally.tokens), sum(tally.shares[kind])
+
+
 def test_skip_leaves_out_light_experts() -> None:
     found = run(trace("01", weights=[[[0.75, 0.25]]]), 4, action="skip:0.5")
     assert found.events == ["0-1 pcie load 0.0", "1-2 gpu expert 0.0"]
-    assert (found.tally.skipped, found.tally.skipped_weight, found.tally.weight) == (1, 0.25, 1)
+    assert found.tally.skipped == 1
+    assert given_up(found, "skipped") == (1, 0.25)
+
+
+def test_skip_in_a_prompt_loads_what_one_token_needs_for_all_of_them() -> None:
+    # Token 0 could do without 1 (0.25), token 1 needs it (0.75), so it is loaded and computed for both: 2 s. Neither
+    # needs 2, which is gone for both: of their weight 0.125 and 0.25. The means over the step, 0.3125, 0.5 and 0.1875,
+    # would have skipped 0 as well.
+    weights = [[[0.625, 0.25, 0.125]], [[0.0, 0.75, 0.25]]]
+    routing = trace("012", "_12", phase=[0, 0], weights=weights)
+    found = run(routing, 4, action="skip:0.4")
+    assert found.events == [
+        "0-1 pcie load 0.0",
+        "1-2 gpu expert 0.0",
+        "1-2 pcie load 0.1",
+        "2-4 gpu expert 0.1",
+    ]
+    assert found.tally.skipped == 1
+    assert given_up(found, "skipped") == (2, 0.375)
+    assert found.tally.to_dict()["missed"] == {
+        "on_cpu": 0, "skipped": 1, "substituted": 0, "low_precision": 0,
+        "skipped_weight": 0.1875, "substituted_weight": 0.0, "low_precision_weight": 0.0,
+        "prefill": {"skipped_weight": 0.1875, "substituted_weight": 0.0, "low_precision_weight": 0.0},
+        "decode": {"skipped_weight": 0.0, "substituted_weight": 0.0, "low_precision_weight": 0.0},
+    }  # fmt: skip
+
+
+def test_what_is_there_is_used_however_light() -> None:
+    # Step 0 leaves 0 and 1 behind. In step 1 1 is light and stays: nothing is dropped.
+    found = run(trace("01", "01", weights=[[[0.5, 0.5]], [[0.875, 0.125]]]), 4, action="skip:0.4")
+    assert found.events[-2:] == ["3-4 gpu expert 0.0", "4-5 gpu expert 0.1"]
+    assert found.tally.skipped == 0
+    assert given_up(found, "skipped") == (2, 0)
+
+
+def test_weights_given_up_are_means_over_tokens_and_layers_that_use_experts() -> None:
+    # Layer 1 of token 1 was not recorded: three tokens and layers. 1 and 4 are skipped, 0.25 and 0.125 of the weight of
+    # their token there; in token 1 it is all of token 1's 4, with 0.375.
+    weights = [[[0.75, 0.25], [0.875, 0.125]], [[0.625, 0.375], [0, 0]]]
+    found = run(trace("01|34", "04|__", weights=weights), 4, action="skip:0.4")
+    assert found.tally.skipped == 3
+    assert given_up(found, "skipped") == (3, 0.25 + 0.125 + 0.375)
+    assert found.tally.to_dict()["missed"]["skipped_weight"] == 0.25
 
 
 def test_substitute_computes_at_once_with_a_resident_expert() -> None:
-    # Step 1: 1 is light and not resident, 0 is there in its place.
-    found = run(trace("0", "1", weights=[[[0.75]], [[0.25]]]), 4, action="substitute:0.5")
-    assert found.events == ["0-1 pcie load 0.0", "1-2 gpu expert 0.0", "2-3 gpu expert 0.1"]
-    tally = found.tally
-    assert (tally.substituted, tally.substituted_weight, tally.weight) == (1, 0.25, 1)  # 0.75 + 0.25
+    # Step 1: 1 is light and not resident, and 2, which the token does not use, is there in its place.
+    weights = [[[0.5, 0.5]], [[0.75, 0.25]]]
+    found = run(trace("02", "01", weights=weights), 4, action="substitute:0.5")
+    assert found.events[-2:] == ["3-4 gpu expert 0.0", "4-5 gpu expert 0.1"]
+    assert found.tally.substituted == 1
+    assert given_up(found, "substituted") == (2, 0.25)
 
 
 def test_substitutes_are_residents_outside_the_batch_and_each_serves_once() -> None:
@@ -571,14 +625,89 @@ def test_substitutes_are_residents_outside_the_batch_and_each_serves_once() -> N
 
 def test_low_precision_copies_are_smaller_and_used_once() -> None:
     # A quarter of the bytes: 0.25 s, in the second step again.
-    found = run(trace("0", "0", weights=[[[0.25]], [[0.25]]]), 4, action="low:0.5,0.25")
+    weights = [[[0.75, 0.25]]] * 2
+    found = run(trace("01", "01", weights=weights), 4, action="low:0.5,0.25")
     assert found.events == [
-        "0-0.25 pcie load low 0.0",
-        "0.25-1.25 gpu expert 0.0",
-        "1.25-1.5 pcie load low 0.0",
-        "1.5-2.5 gpu expert 0.0",
+        "0-1 pcie load 0.0",
+        "1-1.25 pcie load low 0.1",
+        "1-2 gpu expert 0.0",
+        "2-3 gpu expert 0.1",
+        "3-3.25 pcie load low 0.1",
+        "3-4 gpu expert 0.0",
+        "4-5 gpu expert 0.1",
     ]
-    assert (found.tally.low, found.tally.links["pcie"].bytes) == (2, 50)
+    assert (found.tally.low, found.tally.links["pcie"].bytes) == (2, 150)
+    assert given_up(found, "low_precision") == (2, 0.5)
+
+
+def test_the_host_takes_its_time_for_low_precision_copies_too() -> None:
+    # 0.25 s for each of the two loads, but not for what is skipped.
+    routing, hardware = trace("01", weights=[[[0.75, 0.25]]]), machine(expert_overhead=0.25)
+    low = run(routing, 4, hardware, action="low:0.5,0.25")
+    assert low.events[:2] == ["0-0.5 host overhead 0", "0.5-1.5 pcie load 0.0"]
+    skip = run(routing, 4, hardware, action="skip:0.5")
+    assert skip.events[:2] == ["0-0.25 host overhead 0", "0.25-1.25 pcie load 0.0"]
+
+
+def test_low_precision_copies_come_from_storage_where_dram_does_not_hold_the_expert() -> None:
+    # Storage 50 bytes/s. 1's copy, 25 bytes, is read in 0.5 s each time, for DRAM keeps whole experts only: so in the
+    # third step, where 1 is heavy, all of it is read, and 0, whole in DRAM, comes as a copy over the link alone.
+    weights = [[[0.75, 0.25]], [[0.75, 0.25]], [[0.25, 0.75]]]
+    found = run(trace("01", "21", "01", weights=weights), 1, machine(nvme=link(50)), action="low:0.5,0.25", dram=4)
+    moved = [event for event in found.events if "nvme" in event or "pcie" in event]
+    assert moved == [
+        "0-2 nvme load 0.0",
+        "2-2.5 nvme load low 0.1",
+        "2-3 pcie load 0.0",
+        "3-3.25 pcie load low 0.1",
+        "5-7 nvme load 0.2",
+        "7-7.5 nvme load low 0.1",
+        "7-8 pcie load 0.2",
+        "8-8.25 pcie load low 0.1",
+        "10-10.25 pcie load low 0.0",
+        "10-12 nvme load 0.1",
+        "12-13 pcie load 0.1",
+    ]
+    assert {name: use.bytes for name, use in found.tally.links.items()} == {"pcie": 375, "nvme": 350}
+
+
+# What the caches' policies are told
+
+
+class Witness(Lru):
+    """LRU that writes down when it was asked: step, layer being run, experts."""
+
+    asked: ClassVar[list[tuple[int, int, list[int]]]] = []
+
+    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
+        self.asked.append((self.view.step, self.view.layer, list(batch)))
+        super().access(batch, missed)
+
+
+def test_a_prefetch_tells_the_pool_of_a_later_layer_where_the_run_is() -> None:
+    # Six experts per layer: layer 1 has keys 6 to 11. It was last told of step 0 when step 1 prefetches from layer 0.
+    Witness.asked.clear()
+    run(trace("0|1", "0|2"), 3, policy=Witness, prefetch=Wishes(after_1_0="1.3"), costs=QUICK)
+    assert Witness.asked == [(0, 0, [0]), (0, 1, [7]), (1, 0, [0]), (1, 0, [9]), (1, 1, [8])]
+
+
+def test_dram_is_told_where_the_run_is() -> None:
+    Witness.asked.clear()
+    made = engine(trace("0|1", "0|2"), 1, machine(nvme=link(50)), dram=6)
+    size = PoolSize((0, 1), 6)
+    made.residency.dram = Pool(size, Witness(), View(6, 6, size.layers, 2, 1))
+    made.run()
+    assert Witness.asked == [(0, 0, [0]), (0, 1, [7]), (1, 1, [8])]
+
+
+def test_dram_does_not_hear_of_low_precision_copies() -> None:
+    Witness.asked.clear()
+    made = engine(trace("01", weights=[[[0.75, 0.25]]]), 2, machine(nvme=link(50)), dram=6, action="low:0.5")
+    size = PoolSize((0,), 6)
+    made.residency.dram = Pool(size, Witness(), View(6, 6, size.layers, 1, 2))
+    made.run()
+    assert Witness.asked == [(0, 0, [0])]
+    assert made.residency.dram.resident == {0}
 
 
 # Storage below

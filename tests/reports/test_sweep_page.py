@@ -58,6 +58,18 @@ def test_many_runs_are_cut_and_this_is_said(page_of: MakePage, table: Path, monk
     assert min(dots["y"]) >= sorted(read_table(table)["hit_rate"].to_pylist())[2]
 
 
+def test_runs_that_hardly_run_the_model_are_told(page_of: MakePage, table: Path) -> None:
+    rows = read_table(table)
+    for name, weights in (("skipped_weight", [0.34, 1 / 3, 0.1]), ("substituted_weight", [0.0, 0.0, 0.9])):
+        column = pa.array([*weights, None, None, None])
+        rows = rows.set_column(rows.column_names.index(name), name, column)
+    pq.write_table(rows, table)
+    assert page_of(table).answer[-1] == (
+        "2 of 6 runs leave out or replace more than a third of the router weight (skipped_weight, substituted_weight): "
+        "what they run is hardly the model that was recorded."
+    )
+
+
 def test_runs_that_failed_are_listed(page_of: MakePage, table: Path) -> None:
     rows = read_table(table)
     failed = pa.array(["out of memory", *[None] * 5])
