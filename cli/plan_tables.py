@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import console, human_bytes, percent
+from lrcsim.cli.output import console, human_bytes, percent, short_dtype
 
 if TYPE_CHECKING:
     from lrcsim.planner import Plan
@@ -38,8 +38,9 @@ def show_plan(plan: Plan) -> None:
 def _answer(plan: Plan) -> None:
     out, memory = console(), plan.memory
     out.print(
-        f"[bold]{plan.geometry.name}[/bold] as {plan.dtype} on [bold]{plan.profile.name}[/bold], "
-        f"context {plan.context:,}"
+        f"[bold]{plan.geometry.name}[/bold] as {short_dtype(plan.dtype)} on [bold]{plan.profile.name}[/bold], "
+        f"context {plan.context:,}",
+        soft_wrap=True,
     )
     share = percent(max(memory.budget, 0) / memory.experts, digits=0)
     verdict = {

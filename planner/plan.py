@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lrcsim.hardware import HardwareProfile
-from lrcsim.models import Geometry
+from lrcsim.models import Geometry, storage, stored_dtype
 from lrcsim.models.quantisation import bits_per_weight
 from lrcsim.planner.flags import Flags, engine_flags
 from lrcsim.planner.memory import Memory, memory_of
@@ -92,6 +92,7 @@ class Plan:
             "model": self.geometry.name,
             "hardware": self.profile.name,
             "dtype": self.dtype,
+            "stored": storage(self.geometry, self.dtype),
             "context": self.context,
             "kv_dtype": self.kv_dtype,
             "fit": self.memory.fit,
@@ -168,7 +169,7 @@ def make_plan(
     Raises:
         ConfigError: an option is not allowed.
     """
-    dtype = dtype or geometry.dtype
+    dtype = stored_dtype(geometry, dtype)
     account = _Account(geometry, dtype, kv_dtype, reserve)
     memory = account.memory(profile, context)
     plan = Plan(geometry, profile, dtype, context, kv_dtype, memory)
