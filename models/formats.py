@@ -11,6 +11,7 @@ Named formats are in `FORMATS`. Formats with free numbers are named by their ari
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from functools import cache
 from typing import NamedTuple
 
@@ -108,8 +109,8 @@ def find_format(name: str) -> Format | None:
         scale = 16 + {None: bits, "-sym": 0, "-bias": 16}[match[3]]
         return Format(1, bits, int(match[2] or 0), scale)
     if match := _PER_WEIGHT.fullmatch(name):
-        bits = round(float(match[1]) * 10_000)
-        return Format(10_000, bits, flat=True) if 0 < bits <= 320_000 else None
+        mean = Fraction(match[1])
+        return Format(mean.denominator, mean.numerator, flat=True) if 0 < mean <= 32 else None
     return None
 
 
@@ -133,8 +134,6 @@ def known_name(name: str, others: frozenset[str] = frozenset()) -> str:
     plain = ALIASES.get(plain, plain)
     if plain not in others and find_format(plain) is None:
         allowed = sorted({*format_names(), *others})
-        hint = (
-            did_you_mean(plain, allowed) or f"; there are {', '.join(allowed)}, and int4-g128, 4.25bpw in any numbers"
-        )
+        hint = did_you_mean(plain, allowed) or f"; there are {', '.join(allowed)}, and int3-g64, 4.25bpw of any number"
         raise ConfigError(f"there is no dtype {plain!r}{hint}")
     return plain

@@ -115,7 +115,7 @@ class Config:
         return value[:layers]
 
     def indices(self, key: str, layers: int, first: int = 0) -> tuple[int, ...]:
-        """Return a list of layers, counted from ``first``, ascending and once each; layers beyond the last are left out.
+        """Return a list of layers, counted from ``first``, ascending, once each, without those beyond the last.
 
         Raises:
             ConfigError: an entry is no whole number.

@@ -37,8 +37,11 @@ MIXERS = ("linear_attn.in_proj_qkvz", "linear_attn.in_proj_qkv", "mamba.in_proj"
 LONGEST = 300
 MOST = 200
 STARS = 3
-"""Limits of regular expressions from a file, so that they cannot take for ever: length, how many, how many ``*`` or ``+``
-in one (a name has some 50 letters), and no repeated groups."""
+"""Limits of regular expressions from a file, so that they cannot take for ever: length, how many, how many ``*`` or
+``+`` in one (a name has some 50 letters), and no repeated groups."""
+
+OF_OTHERS = ("switch_mlp", "shared_mlp")
+"""Names that only some families or MLX use, and that end as others do: expressions are not tried with them."""
 
 
 class Unreadable(Exception):  # noqa: N818  (not shown: its text becomes part of a ConfigError)
@@ -79,7 +82,8 @@ class Patterns:
     """A list of modules by name, as quantisation configs have them.
 
     A plain name stands for the module and all below it, wherever its parts come one after the other: ``lm_head``,
-    ``mlp.gate``, ``model.layers.3``, ``self_attn``. ``*`` and ``?`` are wild cards; ``re:`` begins a regular expression.
+    ``mlp.gate``, ``model.layers.3``, ``self_attn``. ``*`` and ``?`` are wild cards; ``re:`` begins a regular
+    expression.
 
     Args:
         patterns: the list.
@@ -118,7 +122,7 @@ class Patterns:
             return True
         if not (self.globs or self.expressions):
             return False
-        whole = [prefix + name for name in names for prefix in PREFIXES]
+        whole = [prefix + name for name in names if not any(o in name for o in OF_OTHERS) for prefix in PREFIXES]
         if self.globs and any(self.globs.match(name) for name in whole):
             return True
         return any(expression.search(name) for expression in self.expressions for name in whole)

@@ -253,7 +253,7 @@ def dense_tensors(geometry: Geometry, layer: int) -> Iterator[Tensor]:
 
 
 def tensors(geometry: Geometry) -> Iterator[Tensor]:
-    """Yield all matrices of a model by layer, of the routed experts one each; then the output matrix and the embedding."""
+    """Yield a model's matrices by layer, one of each kind of the routed experts; then output matrix and embedding."""
     moe = set(geometry.moe_layers)
     for layer in range(geometry.layers):
         yield from dense_tensors(geometry, layer)

@@ -194,7 +194,7 @@ def _gptq(given: Values, _: Mapping[str, Any]) -> Scheme:
     return Scheme("gptq", name, tuple(rules))
 
 
-def _auto_round(given: Values, config: Mapping[str, Any]) -> Scheme:
+def _auto_round(given: Values, _: Mapping[str, Any]) -> Scheme:
     """AutoRound: as GPTQ or AWQ are packed, or as the floating-point types; ``extra_config`` has single modules."""
     kind = given.text("data_type", default="int")
     bits, group = given.bits("bits", default=4), given.group("group_size", default=128)
@@ -255,10 +255,7 @@ def _compressed_tensors(given: Values, _: Mapping[str, Any]) -> Scheme | None:
         table = _table(group)
         weights = table.part("weights")
         own = table.text("format", default=layout)
-        if not weights or own == "dense":
-            name = None
-        else:
-            name = _number_format(Values(weights), own)
+        name = None if not weights or own == "dense" else _number_format(Values(weights), own)
         targets = table.names("targets") or ["Linear"]
         modules = [target for target in targets if target not in ("Linear", "LinearBase", "FusedMoE", "MoE")]
         if len(modules) < len(targets):
@@ -271,8 +268,8 @@ def _compressed_tensors(given: Values, _: Mapping[str, Any]) -> Scheme | None:
 def _number_format(weights: Values, layout: str) -> str | None:
     """Return the format of ``{num_bits, type, strategy, group_size, symmetric}``.
 
-    pack-quantized stores N bits; int-quantized and naive-quantized store each integer in a byte. A scale has 16 bits, in
-    mxfp formats 8; symmetric formats have no zero point.
+    pack-quantized stores N bits; int-quantized and naive-quantized store each integer in a byte. A scale has 16 bits,
+    in mxfp formats 8; symmetric formats have no zero point.
     """
     if layout in ("marlin-24", "sparse-24-bitmask", "sparse-bitmask"):
         raise Unreadable(f"its weights are sparse ({layout!r})")
@@ -305,9 +302,9 @@ def _number_format(weights: Values, layout: str) -> str | None:
 
 ALGORITHMS = {
     "fp8": "fp8", "fp8-per-channel-per-token": "fp8", "fp8-pb-wo": "fp8", "fp8-pb-real": "fp8", "mxfp8": "mxfp8",
-    "nvfp4": "nvfp4", "nvfp4-awq": "nvfp4", "nvfp4-svdquant": "nvfp4", "w4a16-nvfp4": "nvfp4", "w4a8-nvfp4-fp8": "nvfp4",
-    "nvfp4-fp8-mha": "nvfp4", "mxfp4": "mxfp4", "w4a8-mxfp4-fp8": "mxfp4", "w8a8-sq-per-channel": "int8",
-    "int8-sq": "int8", "int8": "int8", "w8a16": "int8",
+    "nvfp4": "nvfp4", "nvfp4-awq": "nvfp4", "nvfp4-svdquant": "nvfp4", "w4a16-nvfp4": "nvfp4",
+    "w4a8-nvfp4-fp8": "nvfp4", "nvfp4-fp8-mha": "nvfp4", "mxfp4": "mxfp4", "w4a8-mxfp4-fp8": "mxfp4",
+    "w8a8-sq-per-channel": "int8", "int8-sq": "int8", "int8": "int8", "w8a16": "int8",
 }  # fmt: skip
 """Formats of the weights by ModelOptimizer's ``quant_algo``; 4-bit integers have groups besides."""
 
@@ -346,7 +343,7 @@ def _algorithm(name: str, group: int) -> str | None:
 
 
 def _fp8(given: Values, config: Mapping[str, Any]) -> Scheme:
-    """8-bit floats with a scale per block, row or tensor; experts of DeepSeek-V4 in 4 bits as mxfp4 (``expert_dtype``)."""
+    """8-bit floats with a scale per block, row or tensor; experts of DeepSeek-V4 as mxfp4 (``expert_dtype``)."""
     name = "fp8"
     block = given.values.get("weight_block_size")
     if block is not None:
@@ -418,7 +415,7 @@ def _torchao(given: Values, _: Mapping[str, Any]) -> Scheme:
     name = kind.lower().replace("_", "")
     rules = given.kept()
     table = Values(options)
-    if name.startswith("int4weightonly") or name.startswith("int8dynamicactivationint4"):
+    if name.startswith(("int4weightonly", "int8dynamicactivationint4")):
         symmetric = name.startswith("int8dynamic")
         default = 32 if symmetric else 128
         form = group_format(4, table.group("group_size", default=default), "-sym" if symmetric else "-bias")
