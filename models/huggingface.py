@@ -211,7 +211,7 @@ def geometry_from_dict(values: Mapping[str, Any], *, name: str = "", where: str 
         dense_width=dense if len(moe) < layers else 0,
         matrices=3,
         heads=heads,
-        kv_heads=config.number(*KV_HEADS, default=heads),
+        kv_heads=config.number(*KV_HEADS, default=heads, least=1),
         head_dim=config.number("qk_nope_head_dim", default=head_dim) if mla else head_dim,
         vocab=config.number("vocab_size", least=1),
         tied=config.flag("tie_word_embeddings", default=family in ("gemma4_text", "jetmoe", "minicpm")),
@@ -254,7 +254,7 @@ def _moe_layers(config: Config, family: str, layers: int) -> tuple[int, ...]:
     first = config.number("first_k_dense_replace", "num_dense_layers", default=0)
     step = max(config.number("moe_layer_freq", default=1), 1)
     sparse = max(config.number("decoder_sparse_step", default=1), 1)
-    dense = set(config.listed("mlp_only_layers"))
+    dense = set(config.indices("mlp_only_layers", layers))
     return tuple(
         layer
         for layer in everywhere

@@ -131,8 +131,8 @@ METHOD_BITS: list[tuple[str, dict[str, Any], float, float]] = [
                          ids=[row[0] for row in METHOD_BITS])  # fmt: skip
 def test_bytes_of_every_method_by_hand(quantised: dict[str, Any], experts: float, attention: float) -> None:
     geometry = released(quantised)
-    assert expert_bytes(geometry).tolist() == [pytest.approx(EXPERT * experts / 8, abs=8)] * 4  # blocks
-    assert dense_bytes(geometry).tolist() == [pytest.approx(ATTENTION * attention / 8 + SMALL, abs=8)] * 4
+    assert expert_bytes(geometry).tolist() == [pytest.approx(EXPERT * experts / 8, abs=16)] * 4  # blocks
+    assert dense_bytes(geometry).tolist() == [pytest.approx(ATTENTION * attention / 8 + SMALL, abs=16)] * 4
     assert not geometry.unread
     assert expert_bytes(geometry, "bf16").tolist() == [2 * EXPERT] * 4  # --dtype counts before it
 
