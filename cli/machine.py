@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import check_picture, console, human_bytes
+from lrcsim.cli.output import check_picture, console, human_bytes, short_dtype
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Result
@@ -135,7 +135,11 @@ def show_time(result: Result) -> None:
     time, links, config = data["time"], data["links"], data["config"]
     out = console()
     out.print()
-    parts = [f"{config['model']} as {config['dtype']}", f"miss: {config['miss']}", f"prefetch: {config['prefetch']}"]
+    parts = [
+        f"{config['model']} as {short_dtype(config['dtype'])}",
+        f"miss: {config['miss']}",
+        f"prefetch: {config['prefetch']}",
+    ]
     parts += [] if config["overlap"] else ["no overlap"]
     if config["dram"] is not None:
         unit = f"{config['dram']:,} experts" if config["dram_unit"] == "experts" else human_bytes(config["dram"])

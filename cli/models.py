@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from lrcsim.cli.output import console, human_bytes, json_option, write_json
+from lrcsim.cli.output import console, human_bytes, json_option, short_dtype, write_json
 
 __all__ = ["models"]
 
@@ -38,18 +38,22 @@ def models(name: str | None, dtype: str | None, json_path: str | None) -> None:
 def _row(geometry: Any, dtype: str | None) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from lrcsim.models import dense_bytes, expert_bytes, output_bytes
+    from lrcsim.models import dense_bytes, expert_bytes, output_bytes, storage, stored_dtype
 
-    used = dtype or geometry.dtype
+    used = stored_dtype(geometry, dtype)
+    sizes = expert_bytes(geometry, used).tolist()
     return {
         **asdict(geometry),
+        "num_experts": geometry.experts,
+        "expert_bytes": sizes[0] if len(set(sizes)) == 1 else sizes,
         "total_params": geometry.total_params,
         "active_params": geometry.active_params,
         "expert_params": geometry.expert_params,
         "kv_values_per_token": geometry.kv_values_per_token_per_layer * len(geometry.kv_layers),
         "bytes": {
             "dtype": used,
-            "expert": expert_bytes(geometry, used).tolist(),
+            "stored": storage(geometry, used),
+            "expert": sizes,
             "dense": dense_bytes(geometry, used).tolist(),
             "output": output_bytes(geometry, used),
         },
@@ -112,6 +116,11 @@ def _describe(row: dict[str, Any]) -> None:
     size = row["bytes"]
     every = row["experts"] * sum(size["expert"])
     out.print(
-        f"bytes in {size['dtype']}: expert {_span(size['expert'])}, all experts {human_bytes(every)}, "
+        f"stored as {short_dtype(size['dtype'])}: "
+        + "; ".join(f"{kind} {how}" for kind, how in size["stored"].items()),
+        soft_wrap=True,
+    )
+    out.print(
+        f"bytes: expert {_span(size['expert'])}, all experts {human_bytes(every)}, "
         f"the rest of a layer {_span(size['dense'])}, output {human_bytes(size['output'])}"
     )

@@ -20,6 +20,7 @@ __all__ = [
     "option_bytes",
     "percent",
     "progress_bar",
+    "short_dtype",
     "write_json",
 ]
 
@@ -133,3 +134,9 @@ def human_bytes(amount: float | None) -> str:
             return f"{amount:,.0f} B" if unit == "B" else f"{amount:,.1f} {unit}"
         amount /= 1024
     return f"{amount:,.1f} TiB"
+
+
+def short_dtype(dtype: str) -> str:
+    """Write a dtype, with the number of its overrides in their place where they are many."""
+    base, *overrides = dtype.split(",")
+    return dtype if len(dtype) <= 48 else f"{base} with {len(overrides)} exceptions"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import console, human_bytes, percent
+from lrcsim.cli.output import console, human_bytes, percent, short_dtype
 
 if TYPE_CHECKING:
     from lrcsim.planner import Plan
@@ -38,8 +38,9 @@ def show_plan(plan: Plan) -> None:
 def _answer(plan: Plan) -> None:
     out, memory = console(), plan.memory
     out.print(
-        f"[bold]{plan.geometry.name}[/bold] as {plan.dtype} on [bold]{plan.profile.name}[/bold], "
-        f"context {plan.context:,}"
+        f"[bold]{plan.geometry.name}[/bold] as {short_dtype(plan.dtype)} on [bold]{plan.profile.name}[/bold], "
+        f"context {plan.context:,}",
+        soft_wrap=True,
     )
     share = percent(max(memory.budget, 0) / memory.experts, digits=0)
     verdict = {
@@ -50,23 +51,39 @@ def _answer(plan: Plan) -> None:
         "no": "[red]It does not fit.[/red]",
     }[memory.fit]
     out.print(verdict)
+    if memory.tight:
+        before = "" if memory.fit == "gpu" else ", before any expert"
+        out.print(
+            f"[yellow]It fits by less than a tenth[/yellow]: {human_bytes(memory.left)} left of "
+            f"{human_bytes(memory.total)}{before}. Close what else uses the GPU, or take a smaller context or dtype.",
+            soft_wrap=True,
+        )
     best, released = plan.best, plan.best_released
     if best is None:
         return
-    out.print(f"Expect [bold]{_rate(best.speed)} tokens/s[/bold] ({_range(best)}): {_how(best)}.")
-    if released is not None and released is not best:
-        out.print(f"With a released engine {_rate(released.speed)} tokens/s ({_range(released)}): {_how(released)}.")
-    if released is None and best.strategy.name != "all-resident":
-        out.print("No released engine has a cache of experts: this is for forks, and for those who write one.")
+    if released is not None:
+        out.print(
+            f"Expect [bold]{_rate(released.speed)} tokens/s[/bold] ({_range(released)}) from {_how(released)}.",
+            soft_wrap=True,
+        )
+    if best is not released:
+        given = f"{best.strategy.name} ({best.strategy.about}) would give {_rate(best.speed)} ({_range(best)})"
+        none = "no released engine does that with this dtype, card and memory"
+        said = f"{given}: {none}. It is" if released is not None else f"{none.capitalize()}; {given}. That is"
+        out.print(f"{said} for forks and for those who write one.", soft_wrap=True)
+    shown = released or best
     out.print(
-        f"{_rate(best.full)} when the context is full. "
-        f"Busiest: {best.binds[0]}, {percent(best.binds[1], digits=0)} of the time."
+        f"{_rate(shown.full)} when the context is full. "
+        f"Busiest: {shown.binds[0]}, {percent(shown.binds[1], digits=0)} of the time."
     )
 
 
 def _how(row: Row) -> str:
-    by = f" ({', '.join(row.strategy.engines)})" if row.strategy.engines and row.strategy.engines != ("any",) else ""
-    return f"{row.strategy.about}{by}"
+    """Say which row it is, and which engine that is released does it."""
+    strategy = row.strategy
+    if strategy.name == "all-resident":
+        return "any engine: everything is resident"
+    return f"{strategy.name} with {' or '.join(strategy.engines)}, released: {strategy.about}"
 
 
 def _memory(plan: Plan) -> None:
@@ -78,8 +95,16 @@ def _memory(plan: Plan) -> None:
             "attention, routers, shared experts, dense layers, output",
         ),
         (f"KV cache, {plan.context:,} tokens", human_bytes(memory.kv), plan.kv_dtype),
-        ("kept free", human_bytes(memory.reserve), "driver, compute buffers, desktop (--reserve)"),
+        ("kept free", human_bytes(memory.reserve), "driver, desktop (--reserve)"),
     ]
+    if memory.spare and memory.fit != "gpu":
+        rows.append(
+            (
+                "kept besides",
+                human_bytes(memory.spare),
+                "where released engines place experts: buffers, fragments",
+            )
+        )
     if not memory.ram:
         rows.insert(1, ("embedding", human_bytes(memory.embedding), ""))
     left = memory.total - memory.fixed
@@ -250,7 +275,7 @@ def _evidence(plan: Plan) -> None:
         )
     times = "" if plan.memory.fit == "gpu" else f"times {low:g} to {high:g} "
     cpu = (
-        " Experts on the CPU have not been held against a measured run yet."
+        " Of published speeds with experts on the CPU most are slower, in the mean by a quarter (docs/validation.md)."
         if plan.memory.ram and plan.memory.fit != "gpu"
         else ""
     )

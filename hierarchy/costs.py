@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.hardware import HardwareProfile
-from lrcsim.models import Geometry, dense_bytes, expert_bytes, output_bytes
+from lrcsim.models import Geometry, dense_bytes, expert_bytes, output_bytes, stored_dtype
 
 __all__ = ["CostTable", "Costs", "FixedCosts", "RooflineCosts", "StepSize"]
 
@@ -173,7 +173,7 @@ class RooflineCosts:
         sizes: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None,
         kv_dtype_bytes: float = 2.0,
     ) -> None:
-        dtype = dtype or geometry.dtype
+        dtype = stored_dtype(geometry, dtype)
         device = profile.gpu or profile.cpu
         self.bandwidth, self.compute, self.overhead = device.bandwidth, device.compute, device.overhead
         self.cpu = profile.cpu

@@ -19,7 +19,7 @@ from lrcsim.hierarchy.costs import RooflineCosts, StepSize
 from lrcsim.hierarchy.engine import Engine
 from lrcsim.hierarchy.residency import Lookup, Residency
 from lrcsim.hierarchy.work import Step, Work, steps_of
-from lrcsim.models import Geometry, check_trace, dtype_names, expert_bytes
+from lrcsim.models import Geometry, check_trace, dtype_names, expert_bytes, stored_dtype
 from lrcsim.policies import PolicySpec, make_policy
 from lrcsim.simulator.capacity import CacheSize, Scope, resolve_capacity
 from lrcsim.simulator.future import Future
@@ -221,7 +221,7 @@ def matching_dtype(geometry: Geometry, trace: RoutingTrace) -> str:
     """
     known = trace.expert_bytes
     if known is None:
-        return geometry.dtype
+        return stored_dtype(geometry)
     known = np.asarray(known, np.int64)
     distance: Mapping[str, tuple[int, int]] = {
         name: (abs(int((sizes - known).sum())), int(np.abs(sizes - known).sum()))

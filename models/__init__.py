@@ -2,7 +2,15 @@
 
 from lrcsim.models.geometry import Geometry, check_trace
 from lrcsim.models.load import load_geometry, model_names
-from lrcsim.models.quantisation import bits_per_weight, dense_bytes, dtype_names, expert_bytes, output_bytes
+from lrcsim.models.quantisation import (
+    bits_per_weight,
+    dense_bytes,
+    dtype_names,
+    expert_bytes,
+    output_bytes,
+    storage,
+    stored_dtype,
+)
 
 __all__ = [
     "Geometry",
@@ -14,4 +22,6 @@ __all__ = [
     "load_geometry",
     "model_names",
     "output_bytes",
+    "storage",
+    "stored_dtype",
 ]

@@ -45,6 +45,8 @@ class Geometry:
         attention_idle: those of ``attention_extra`` that one token does not use.
         mixer_params: parameters of what stands in the place of attention in all other layers (Mamba, linear attention).
         dtype: as the weights were released: what bytes are computed in unless told otherwise.
+        unread: why the released format is not known, as the line to show who asks for bytes without a dtype; empty:
+            it is ``dtype``.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Geometry:
     attention_idle: int = 0
     mixer_params: int = 0
     dtype: str = "bf16"
+    unread: str = ""
 
     @property
     def mla(self) -> bool:

@@ -8,67 +8,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import ConfigError, did_you_mean
+from lrcsim.errors import ConfigError
+from lrcsim.models.formats import FORMATS, GGUF, Format, find_format, format_names, known_name
 from lrcsim.models.geometry import Geometry
 
-__all__ = ["bits_per_weight", "dense_bytes", "dtype_names", "expert_bytes", "output_bytes", "parse_dtype"]
+__all__ = [
+    "bits_per_weight",
+    "dense_bytes",
+    "dtype_names",
+    "expert_bytes",
+    "output_bytes",
+    "parse_dtype",
+    "storage",
+    "stored_dtype",
+]
 
 IntArray = npt.NDArray[np.int64]
 
 
-class Format(NamedTuple):
-    """Weights in blocks along a row: ``bits`` for every ``block`` weights, scales included."""
-
-    block: int
-    bits: int
-
-
-FORMATS: dict[str, Format] = {
-    "f32": Format(1, 32),
-    "bf16": Format(1, 16),
-    "f16": Format(1, 16),
-    # fp8 with a float32 scale per 128 x 128, int8 with a scale per row: below 0.02 bits per weight, not counted
-    "fp8": Format(1, 8),
-    "int8": Format(1, 8),
-    # GPTQ and AWQ: 4 bits, per group a 16-bit scale and a 4-bit zero point
-    "int4-g32": Format(32, 32 * 4 + 20),
-    "int4-g128": Format(128, 128 * 4 + 20),
-    # OCP MX: 4 bits, an 8-bit exponent per 32; NVFP4: 4 bits, an 8-bit scale per 16
-    "mxfp4": Format(32, 32 * 4 + 8),
-    "nvfp4": Format(16, 16 * 4 + 8),
-    # ggml, one 16-bit scale (and for _1 a 16-bit minimum) per 32
-    "q4_0": Format(32, 32 * 4 + 16),
-    "q4_1": Format(32, 32 * 4 + 32),
-    "q5_0": Format(32, 32 * 5 + 16),
-    "q5_1": Format(32, 32 * 5 + 32),
-    "q8_0": Format(32, 32 * 8 + 16),
-    "iq4_nl": Format(32, 32 * 4 + 16),
-    # ggml k-quants: super-blocks of 256, in 8 or 16 blocks with quantised scales (and minima), 16-bit scales above them
-    "q2_k": Format(256, 256 * 2 + 16 * 8 + 32),
-    "q3_k": Format(256, 256 * 3 + 16 * 6 + 16),
-    "q4_k": Format(256, 256 * 4 + 8 * 12 + 32),
-    "q5_k": Format(256, 256 * 5 + 8 * 12 + 32),
-    "q6_k": Format(256, 256 * 6 + 16 * 8 + 16),
-    # ggml i-quants: super-blocks of 256 with codebooks
-    "iq1_s": Format(256, 50 * 8),
-    "iq1_m": Format(256, 56 * 8),
-    "iq2_xxs": Format(256, 66 * 8),
-    "iq2_xs": Format(256, 74 * 8),
-    "iq2_s": Format(256, 82 * 8),
-    "iq3_xxs": Format(256, 98 * 8),
-    "iq3_s": Format(256, 110 * 8),
-    "iq4_xs": Format(256, 136 * 8),
-}
-ALIASES = {"fp32": "f32", "float32": "f32", "fp16": "f16", "float16": "f16", "bfloat16": "bf16", "int4": "int4-g128"}
-
 # What llama.cpp takes where a row is no multiple of 256 (src/llama-quant.cpp, "fallback quantization").
 FALLBACK = {"q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
-GGUF = {name for name in FORMATS if re.match(r"i?q\d", name)}
 
 
 class Tensor(NamedTuple):
@@ -141,7 +106,7 @@ MIXES: dict[str, Rule] = {
 
 def dtype_names() -> list[str]:
     """Return the names that a dtype may have."""
-    return sorted({*FORMATS, *MIXES, *ALIASES})
+    return sorted({*format_names(), *MIXES})
 
 
 def bits_per_weight(dtype: str) -> float:
@@ -151,8 +116,7 @@ def bits_per_weight(dtype: str) -> float:
         ConfigError: there is no such format.
     """
     name = _known(dtype)
-    block, bits = FORMATS[name if name in FORMATS else name.removesuffix("_m")]
-    return bits / block
+    return _named(name.removesuffix("_m") if name not in FORMATS and name in MIXES else name).bits_per_weight
 
 
 class Override(NamedTuple):
@@ -163,11 +127,13 @@ class Override(NamedTuple):
     dtype: str
 
 
+@lru_cache(maxsize=256)
 def parse_dtype(dtype: str) -> tuple[str, tuple[Override, ...]]:
     """Read ``"q4_k_m"`` or, with overrides, ``"q4_k_m,0-3=q8_0,ffn_down_exps=q6_k,40-47:ffn_up=bf16"``.
 
     An override is ``LAYERS=``, ``TENSOR=`` or ``LAYERS:TENSOR=`` and a dtype; layers are counted from 0 among
-    all layers, a tensor is named by llama.cpp's name or how it begins. The last override that fits counts.
+    all layers, a tensor is named by llama.cpp's name or how it begins. The last override that fits counts. Norms and
+    routers keep their own format unless they are named in full.
 
     Raises:
         ConfigError: an unknown dtype, or an override that is not understood.
@@ -188,44 +154,78 @@ def _override(text: str) -> Override:
 
 
 def _known(name: str) -> str:
-    name = name.strip().lower()
-    name = ALIASES.get(name, name)
-    if name not in FORMATS and name not in MIXES:
-        hint = did_you_mean(name, dtype_names()) or f"; there are {', '.join(dtype_names())}"
-        raise ConfigError(f"there is no dtype {name!r}{hint}")
-    return name
+    return known_name(name, frozenset(MIXES))
+
+
+def _named(name: str) -> Format:
+    found = find_format(name)
+    assert found is not None  # checked where the dtype was read
+    return found
+
+
+def stored_dtype(geometry: Geometry, dtype: str | None = None) -> str:
+    """Return the dtype that was asked for, or the one that the weights were released in.
+
+    Args:
+        geometry: the model.
+        dtype: what was asked for; None: nothing.
+
+    Raises:
+        ConfigError: none was asked for, and the model's config has a quantisation that lrcsim cannot read.
+    """
+    if dtype is None and geometry.unread:
+        raise ConfigError(geometry.unread)
+    return dtype or geometry.dtype
 
 
 def _format(geometry: Geometry, tensor: Tensor, name: str) -> str:
-    """Return the format of a tensor under a recipe."""
+    """Return the format of a tensor under a recipe for all of them."""
     small = tensor.name in ("norm", "ffn_gate_inp")
     if name in MIXES or name in GGUF:
         if small:
             return "f32"
-        if geometry.dtype == "mxfp4" and tensor.name.endswith("_exps"):
+        if geometry.dtype.partition(",")[0] == "mxfp4" and tensor.name.endswith("_exps"):
             return "mxfp4"  # GGUF files of gpt-oss keep the released experts, whatever the rest is
         if tensor.name == "output":
             name = "q8_0" if name == "q8_0" or tensor.length % 256 else "q6_k"
-        elif name in MIXES:
-            name = MIXES[name](geometry, tensor)
-        if tensor.length % FORMATS[name].block:
-            name = FALLBACK.get(name, "iq4_nl")
-        return "f16" if tensor.length % FORMATS[name].block else name
+        return _named_tensor(geometry, tensor, name)
     experts_only = name in ("mxfp4", "nvfp4")
-    whole = FORMATS[name].block == 1 and FORMATS[name].bits >= 16
-    if whole or not (small or tensor.name == "output" or (experts_only and not tensor.name.endswith("_exps"))):
+    whole = _named(name).block == 1 and _named(name).bits >= 16
+    other = small or tensor.name in ("output", "token_embd")
+    if whole or not (other or (experts_only and not tensor.name.endswith("_exps"))):
         return name
     return "bf16"
 
 
-def tensor_bytes(geometry: Geometry, tensor: Tensor, dtype: str) -> int:
-    """Return the bytes of one matrix, whole blocks per row."""
+def _named_tensor(geometry: Geometry, tensor: Tensor, name: str) -> str:
+    """Return the format of a tensor that is to have this one, with llama.cpp's fallback for rows it cannot store."""
+    if name in MIXES:
+        name = MIXES[name](geometry, tensor)
+    if name not in GGUF:
+        return name
+    if tensor.length % FORMATS[name].block:
+        name = FALLBACK.get(name, "iq4_nl")
+    return "f16" if tensor.length % FORMATS[name].block else name
+
+
+def format_of(geometry: Geometry, tensor: Tensor, dtype: str) -> str:
+    """Return the format that a tensor has under a dtype: an override that names it, or the recipe's own choice."""
     name, overrides = parse_dtype(dtype)
+    chosen: Override | None = None
     for override in overrides:
         if (override.layers is None or tensor.layer in override.layers) and tensor.name.startswith(override.tensor):
-            name = override.dtype
-    block, bits = FORMATS[_format(geometry, tensor, name)]
-    return tensor.rows * (-(-tensor.length // block) * bits) // 8
+            chosen = override
+    if chosen is None:
+        return _format(geometry, tensor, name)
+    exact, small = chosen.tensor == tensor.name, tensor.name in ("norm", "ffn_gate_inp")
+    if exact or (chosen.tensor and not small):
+        return _named_tensor(geometry, tensor, chosen.dtype)
+    return _format(geometry, tensor, chosen.dtype)
+
+
+def tensor_bytes(geometry: Geometry, tensor: Tensor, dtype: str) -> int:
+    """Return the bytes of one matrix, scales included."""
+    return _named(format_of(geometry, tensor, dtype)).matrix_bytes(tensor.rows, tensor.length)
 
 
 def _ffn(geometry: Geometry, layer: int, width: int, suffix: str) -> Iterator[Tensor]:
@@ -256,6 +256,17 @@ def dense_tensors(geometry: Geometry, layer: int) -> Iterator[Tensor]:
         yield from _ffn(geometry, layer, geometry.dense_width, "")
 
 
+def tensors(geometry: Geometry) -> Iterator[Tensor]:
+    """Yield a model's matrices by layer, one of each kind of the routed experts; then output matrix and embedding."""
+    moe = set(geometry.moe_layers)
+    for layer in range(geometry.layers):
+        yield from dense_tensors(geometry, layer)
+        if layer in moe:
+            yield from _ffn(geometry, layer, geometry.expert_width, "_exps")
+    yield Tensor("output", -1, geometry.vocab, geometry.hidden)
+    yield Tensor("token_embd", -1, geometry.vocab, geometry.hidden)
+
+
 def expert_bytes(geometry: Geometry, dtype: str | None = None) -> IntArray:
     """Return the bytes of one routed expert, int64 [MoE layers].
 
@@ -264,9 +275,9 @@ def expert_bytes(geometry: Geometry, dtype: str | None = None) -> IntArray:
         dtype: a format or mix, with overrides (see `parse_dtype`); None: as the weights were released.
 
     Raises:
-        ConfigError: the dtype is not known.
+        ConfigError: the dtype is not known, or none is given and that of the release cannot be read.
     """
-    dtype = dtype or geometry.dtype
+    dtype = stored_dtype(geometry, dtype)
     sizes = [
         sum(tensor_bytes(geometry, tensor, dtype) for tensor in _ffn(geometry, layer, geometry.expert_width, "_exps"))
         for layer in geometry.moe_layers
@@ -284,9 +295,9 @@ def dense_bytes(geometry: Geometry, dtype: str | None = None) -> IntArray:
         dtype: as in `expert_bytes`.
 
     Raises:
-        ConfigError: the dtype is not known.
+        ConfigError: the dtype is not known, or none is given and that of the release cannot be read.
     """
-    dtype = dtype or geometry.dtype
+    dtype = stored_dtype(geometry, dtype)
     sizes = [
         sum(tensor_bytes(geometry, tensor, dtype) for tensor in dense_tensors(geometry, layer))
         for layer in range(geometry.layers)
@@ -302,6 +313,51 @@ def output_bytes(geometry: Geometry, dtype: str | None = None) -> int:
         dtype: as in `expert_bytes`.
 
     Raises:
-        ConfigError: the dtype is not known.
+        ConfigError: the dtype is not known, or none is given and that of the release cannot be read.
     """
-    return tensor_bytes(geometry, Tensor("output", -1, geometry.vocab, geometry.hidden), dtype or geometry.dtype)
+    return tensor_bytes(geometry, Tensor("output", -1, geometry.vocab, geometry.hidden), stored_dtype(geometry, dtype))
+
+
+def storage(geometry: Geometry, dtype: str | None = None) -> dict[str, str]:
+    """Say for each kind of tensor in which format it is and with how many bits a weight.
+
+    Args:
+        geometry: the model.
+        dtype: as in `expert_bytes`.
+
+    Returns:
+        By ``attention``, ``experts``, ``output`` and, where there are such, ``shared experts``, ``dense blocks``: as
+        ``"int4-g128, 4.16 bits"``; several formats with the number of tensors in each, the most common first.
+
+    Raises:
+        ConfigError: the dtype is not known, or none is given and that of the release cannot be read.
+    """
+    dtype = stored_dtype(geometry, dtype)
+    kinds: dict[str, dict[str, list[int]]] = {}
+    for kind, tensor in _by_kind(geometry):
+        name = format_of(geometry, tensor, dtype)
+        count = kinds.setdefault(kind, {}).setdefault(name, [0, 0, 0])
+        for i, value in enumerate((1, tensor_bytes(geometry, tensor, dtype), tensor.rows * tensor.length)):
+            count[i] += value
+    return {kind: _said(formats) for kind, formats in kinds.items()}
+
+
+def _said(formats: dict[str, list[int]]) -> str:
+    ordered = sorted(formats.items(), key=lambda item: -item[1][2])
+    names = ordered[0][0] if len(ordered) == 1 else " and ".join(f"{name} ({n[0]})" for name, n in ordered)
+    size, weights = (sum(n[i] for n in formats.values()) for i in (1, 2))
+    return f"{names}, {8 * size / weights:.4g} bits"
+
+
+def _by_kind(geometry: Geometry) -> Iterator[tuple[str, Tensor]]:
+    kinds = {"_exps": "experts", "_shexp": "shared experts"}
+    for tensor in tensors(geometry):
+        suffix = next((kind for end, kind in kinds.items() if tensor.name.endswith(end)), "")
+        if suffix:
+            yield suffix, tensor
+        elif tensor.name.startswith(("attn", "mixer")):
+            yield "attention", tensor
+        elif tensor.name == "output":
+            yield "output", tensor
+        elif tensor.name in ("ffn_gate", "ffn_up", "ffn_down"):
+            yield "dense blocks", tensor

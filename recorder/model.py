@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from lrcsim.errors import ConfigError, brief, did_you_mean
-from lrcsim.recorder import families
+from lrcsim.recorder import checkpoint, families
 
 __all__ = ["DTYPES", "Loaded", "load", "require_torch", "resolve_device"]
 
@@ -21,11 +20,12 @@ OLDEST = (5, 20)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to run, its tokenizer (None: it has none), and what to call it."""
+    """A model ready to run, its tokenizer (None: it has none), what to call it, and what to know of it."""
 
     model: Any
     tokenizer: Any
     name: str
+    notices: tuple[str, ...] = ()
 
 
 def require_torch() -> None:
@@ -72,13 +72,16 @@ def resolve_device(device: str) -> str:
 def load(name: str, *, device: str = "auto", dtype: str = "auto") -> Loaded:
     """Load a model by the class that its config names, and its tokenizer if it has one.
 
+    Nothing that stands beside the weights is executed, and every weight of the model comes from the checkpoint.
+
     Args:
         name: a local folder, or a model id of the hub that transformers is set up for.
         device: ``auto``, ``cuda`` (also ``cuda:1``) or ``cpu``.
         dtype: one of `DTYPES`.
 
     Raises:
-        ConfigError: torch is absent, the model is not found or cannot be loaded, or it is known not to be recordable.
+        ConfigError: torch is absent, the model is not found or cannot be loaded, needs code of its own, lacks weights
+            or has others than its class uses, or is known not to be recordable.
     """
     require_torch()
     import torch
@@ -91,27 +94,52 @@ def load(name: str, *, device: str = "auto", dtype: str = "auto") -> Loaded:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        config = transformers.AutoConfig.from_pretrained(name)
+        raw = checkpoint.read_config(name)
     except Exception as error:  # whatever files and networks raise
+        raise ConfigError(f"model {name}: its config cannot be loaded ({brief(error)})") from None
+    checkpoint.refuse_code(name, raw)
+    try:
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:
         raise ConfigError(f"model {name}: its config cannot be loaded ({brief(error)})") from None
     families.refuse(config)
     model_class = _model_class(transformers, config)
     wanted = "auto" if dtype == "auto" else getattr(torch, DTYPES[dtype])
     try:
-        model = families.text_part(model_class.from_pretrained(name, config=config, dtype=wanted)).to(device).eval()
+        whole, info = model_class.from_pretrained(
+            name,
+            config=config,
+            dtype=wanted,
+            trust_remote_code=False,
+            weights_only=True,  # a pickled file may hold tensors, and nothing that runs
+            ignore_mismatched_sizes=True,  # they are named and refused below
+            output_loading_info=True,
+        )
     except Exception as error:
         raise ConfigError(f"model {name}: cannot be loaded as {model_class.__name__} ({brief(error)})") from None
-    tokenizer = None
-    with suppress(Exception):  # prompts given as token ids need none; texts are refused later, with the reason
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-    return Loaded(model, tokenizer, name)
+    notices = [*checkpoint.unknown_options(raw, config), *checkpoint.check_weights(name, whole, info, raw)]
+    try:
+        model = families.text_part(whole).to(device).eval()
+    except Exception as error:  # most of all too little memory on the device
+        raise ConfigError(f"model {name}: cannot be put on {device} ({brief(error)})") from None
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # prompts given as token ids need none; texts are refused later, with the reason
+        tokenizer = None
+        if "trust_remote_code" in str(error):
+            notices.append("the tokenizer needs code of its own, which lrcsim does not run: prompts must be token_ids")
+    return Loaded(model, tokenizer, name, tuple(notices))
 
 
 def _model_class(transformers: Any, config: Any) -> Any:
-    """Return the class that the config names, or the automatic one for its kind."""
-    for architecture in config.architectures or []:
-        if hasattr(transformers, architecture):
-            return getattr(transformers, architecture)
+    """Return the class that the config names where it is one of this type's, or the automatic one for its kind."""
+    names = config.architectures
+    for architecture in names if isinstance(names, list) else []:
+        found = getattr(transformers, str(architecture), None)
+        if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+            continue
+        if isinstance(found.config_class, type) and isinstance(config, found.config_class):
+            return found
     if config.is_encoder_decoder:
         return transformers.AutoModelForSeq2SeqLM
     return transformers.AutoModelForCausalLM

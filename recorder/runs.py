@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import torch
 import transformers
 
-from lrcsim.errors import ConfigError
+from lrcsim.errors import ConfigError, LrcsimError, brief
 from lrcsim.recorder.capture import Capture
 from lrcsim.recorder.frames import Columns, Frames
 from lrcsim.recorder.model import accepts
@@ -30,7 +31,7 @@ def teacher_forced(capture: Capture, batch: Sequence[Request]) -> list[Columns]:
     model = capture.model
     ids = torch.tensor([request.ids for request in batch], device=model.device)
     given: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    both = bool(model.config.is_encoder_decoder)
+    both = bool(model.config.is_encoder_decoder) and accepts(model, "decoder_input_ids")  # else an encoder alone
     if both:
         start = torch.full_like(ids[:, :1], _start(model))
         given["decoder_input_ids"] = torch.cat([start, ids[:, :-1]], dim=1)
@@ -38,7 +39,7 @@ def teacher_forced(capture: Capture, batch: Sequence[Request]) -> list[Columns]:
         given["use_cache"] = False
     if accepts(model, "logits_to_keep"):
         given["logits_to_keep"] = 1
-    with torch.inference_mode():
+    with torch.inference_mode(), _one_line(model):
         model(**given)
     taken = capture.take()
     found: list[Columns] = []
@@ -66,7 +67,7 @@ def generate(
         place = slice(0, len(request.ids)) if both else slice(width - len(request.ids), width)
         ids[row, place], mask[row, place] = request.ids, 1
     sampler = [] if temperature == 0 else [_Sampler(temperature, seed, batch)]
-    with torch.inference_mode():
+    with torch.inference_mode(), _one_line(model):
         output = model.generate(
             input_ids=torch.from_numpy(ids).to(model.device),
             attention_mask=torch.from_numpy(mask).to(model.device),
@@ -90,6 +91,21 @@ def generate(
         columns["phase"][len(columns["experts"]) - (stop - prompt) :] = 1
         found.append(columns)
     return found
+
+
+@contextmanager
+def _one_line(model: Any) -> Iterator[None]:
+    """Say in one line what a model's own code could not do: too little memory, other inputs than token ids.
+
+    Raises:
+        ConfigError: with the reason.
+    """
+    try:
+        yield
+    except LrcsimError:
+        raise
+    except Exception as error:  # whatever the code of some hundred models raises
+        raise ConfigError(f"{type(model).__name__} cannot be run on the prompt ({brief(error)})") from error
 
 
 class _Sampler:
@@ -149,8 +165,10 @@ def _generation_config(model: Any, max_new_tokens: int, pad: int, ends: list[int
 
 
 def _start(model: Any) -> int:
-    config = model.generation_config  # in the order in which generate() looks
-    start = config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
+    # In the order in which generate() looks; a model without a head has no settings for it.
+    config = getattr(model, "generation_config", None) or model.config.get_text_config()
+    own, first = (getattr(config, key, None) for key in ("decoder_start_token_id", "bos_token_id"))
+    start = first if own is None else own
     if start is None:
         raise ConfigError("the model's decoder has no start token (decoder_start_token_id)")
     return int(start)

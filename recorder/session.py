@@ -127,6 +127,7 @@ def record(
     if not settings.teacher_forced and not (hasattr(model, "generate") and model.can_generate()):
         raise ConfigError(f"{type(model).__name__} cannot generate text; use --teacher-forced")
     notices, size = _notices(model, settings)
+    notices = [*loaded.notices, *notices]
     determined = {"model": loaded.name, "config": _config_digest(model), "dtype": _dtype(model), **asdict(settings)}
     with Workspace(out, determined, restart=restart) as workspace, Store(workspace) as store:
         digest, number = b"", -1
