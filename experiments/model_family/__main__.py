@@ -47,6 +47,7 @@ def parse_runs(text: str) -> list[tuple[str, int]]:
 @click.option("--steps", type=int, help="Optimiser steps, in place of the scale's.")
 @click.option("--device", default="auto", show_default=True, help="auto, cuda or cpu.")
 @click.option("--threads", type=int, help="CPU threads.  [default: torch's choice]")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Requests recorded at once.")
 @click.option("--only", type=click.Choice(["train", "record", "table"]), help="One part instead of all.")
 def main(
     work: Path,
@@ -56,6 +57,7 @@ def main(
     steps: int | None,
     device: str,
     threads: int | None,
+    batch: int,
     only: str | None,
 ) -> None:
     try:
@@ -68,7 +70,7 @@ def main(
 
             if threads:
                 torch.set_num_threads(threads)
-            _make(wanted, sizes, work, out, resolve_device(device), only)
+            _make(wanted, sizes, work, out, resolve_device(device), batch, only)
         if only in (None, "table"):
             from lrcsim.experiments.model_family.table import write_table
 
@@ -78,7 +80,9 @@ def main(
         raise click.ClickException(str(error)) from None
 
 
-def _make(runs: list[tuple[str, int]], scale: Any, work: Path, out: Path, device: str, only: str | None) -> None:
+def _make(
+    runs: list[tuple[str, int]], scale: Any, work: Path, out: Path, device: str, batch: int, only: str | None
+) -> None:
     from lrcsim.experiments.model_family.corpus import Corpus
     from lrcsim.experiments.model_family.record import BUNDLED, SHIPPED, record_variant, trace_name
     from lrcsim.experiments.model_family.train import train
@@ -100,10 +104,10 @@ def _make(runs: list[tuple[str, int]], scale: Any, work: Path, out: Path, device
             raise ConfigError(f"{run} holds no finished training of {name}; train it first")
         shutil.copyfile(work / "text" / "sources.json", run / "sources.json")
         names = {kind: trace_name(name, seed, kind) for kind in ("generated", "teacher_forced")}
-        record_variant(run, corpus, scale, SHIPPED, out / "traces", names, device)
+        record_variant(run, corpus, scale, SHIPPED, out / "traces", names, device, batch)
         if (name, seed) == (BASELINE, 0):
             bundled = {kind: f"{kind}.h5" for kind in names}
-            record_variant(run, corpus, scale, BUNDLED, out / "bundled", bundled, device)
+            record_variant(run, corpus, scale, BUNDLED, out / "bundled", bundled, device, batch)
             shutil.copytree(run / "model", out / "checkpoint", dirs_exist_ok=True)
         training = json.loads((run / "training.json").read_text(encoding="utf-8"))
         losses = training["validation_loss"].values()

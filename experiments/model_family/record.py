@@ -62,7 +62,7 @@ def trace_name(variant: str, seed: int, kind: str) -> str:
 
 
 def record_variant(
-    run: Path, corpus: Corpus, scale: Scale, plan: Plan, out: Path, names: dict[str, str], device: str
+    run: Path, corpus: Corpus, scale: Scale, plan: Plan, out: Path, names: dict[str, str], device: str, batch: int = 1
 ) -> list[Path]:
     """Record both traces of a trained variant; one that is there already is kept.
 
@@ -74,6 +74,7 @@ def record_variant(
         out: folder of the traces.
         names: file names by kind, ``generated`` and ``teacher_forced``.
         device: cpu or cuda.
+        batch: requests run at once.
 
     Returns:
         The traces.
@@ -87,9 +88,9 @@ def record_variant(
     asked: dict[str, tuple[Iterable[tuple[str, list[int]]], Settings]] = {
         "teacher_forced": (
             samples,
-            Settings(teacher_forced=True, sample_tokens=scale.sequence, predict_next=plan.predict_next),
+            Settings(teacher_forced=True, batch=batch, sample_tokens=scale.sequence, predict_next=plan.predict_next),
         ),
-        "generated": (prompts, Settings(max_new_tokens=new_tokens, predict_next=plan.predict_next)),
+        "generated": (prompts, Settings(max_new_tokens=new_tokens, batch=batch, predict_next=plan.predict_next)),
     }
     out.mkdir(parents=True, exist_ok=True)
     loaded = None

@@ -211,6 +211,22 @@ def test_recorded_traces(corpus: Corpus, tmp_path: Path) -> None:
         assert generated.expert_bytes.tolist() == [384 * 4]
 
 
+def test_requests_recorded_at_once_are_those_recorded_alone(corpus: Corpus, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    training.train(VARIANTS["share1"], TINY, 0, corpus, run, "cpu")
+    (run / "sources.json").write_text("{}", encoding="utf-8")
+    names = {kind: f"{kind}.h5" for kind in ("generated", "teacher_forced")}
+    plan = Plan(samples=2, requests=2, new_tokens=8)
+    alone = record_variant(run, corpus, TINY, plan, tmp_path / "alone", names, "cpu")
+    at_once = record_variant(run, corpus, TINY, plan, tmp_path / "at_once", names, "cpu", batch=3)  # of 4: 3 and 1
+    for one, other in zip(alone, at_once, strict=True):
+        with RoutingTrace.open(one) as a, RoutingTrace.open(other) as b:
+            assert np.array_equal(a.offsets, b.offsets)
+            for name in a.columns.keys() | b.columns.keys():
+                assert np.array_equal(a.columns[name], b.columns[name]), name
+            assert (a.provenance["settings"]["batch"], b.provenance["settings"]["batch"]) == (1, 3)
+
+
 def test_held_out_windows(corpus: Corpus) -> None:
     rows = corpus.windows("one", 3, 10, (0.5, 1.0))
     held_out = corpus.held_out["one"]
