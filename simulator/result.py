@@ -22,8 +22,10 @@ class Bound:
         hit_rate: over all accesses.
         prefill_hit_rate: over those of prefill steps, or None when there are none or the bound does not say.
         decode_hit_rate: the same for decode steps.
-        proven: True when no policy under the same rules can have more hits.
-        note: what kind of bound it is, in a few words.
+        proven: True when no policy under the same rules can have more hits in all; ``prefill_hit_rate`` and
+            ``decode_hit_rate`` are those of the same run, and another may have more of one by having fewer of the other.
+        note: what kind of bound it is, in a line.
+        kind: the same in two or three words: ``"optimum"``, ``"heuristic"``, ``"optimum on demand"``.
     """
 
     hit_rate: float
@@ -31,6 +33,7 @@ class Bound:
     decode_hit_rate: float | None
     proven: bool
     note: str
+    kind: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values as JSON has them."""
@@ -39,6 +42,8 @@ class Bound:
             "prefill_hit_rate": self.prefill_hit_rate,
             "decode_hit_rate": self.decode_hit_rate,
             "proven": self.proven,
+            "proven_of": "hit_rate" if self.proven else None,
+            "kind": self.kind,
             "note": self.note,
         }
 

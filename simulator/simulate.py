@@ -126,9 +126,13 @@ def simulate(
     if compared is not None:
         if platform is None or platform.on_demand:
             compared.keep(tried.label(), counts)
-        found = compared.find(tried.bypass, progress)
+        ahead = "experts that the policy loads of its own accord count as hits" if tried.refills else ""
+        if platform is not None and platform.prefetcher is not None:
+            ahead = "prefetched experts count as hits"
+        elsewhere = platform is not None and platform.action.name != "load"
+        found = compared.find(tried.bypass, progress, ahead=ahead, elsewhere=elsewhere)
     if timed is not None:
-        timed.find_limits(found)
+        timed.find_limits(compared)
     config = {
         "policy": tried.label(),
         "cache": cache if isinstance(cache, str | int | float) else list(cache),
