@@ -1,12 +1,9 @@
 """No run is shorter than what is called a bound of it, in total and in decode: drawn runs of every kind.
 
-Two cases solved by hand first. Layer 0 misses often and its experts are small, layer 1 uses one large expert alone.
+A case solved by hand first. Layer 0 misses often and its experts are small, layer 1 uses one large expert alone.
 With two slots a layer and 200 tokens nearly all misses are small: the mean size of a use says nothing about them.
 
-And a prefetch crosses from a prompt into decoding: one layer, a link of 100 bytes/s, experts of 100 bytes and compute that
-takes no time but 2 s for the output of each step. The prompt uses expert 0 and, with perfect prediction, expert 1 of the
-decode step that follows is brought meanwhile: 1 s for the load, 2 s of output in which the other load runs. Decoding
-moves nothing, so its bound is its own compute.
+The others are in the comments of their tests.
 """
 
 from __future__ import annotations
@@ -22,12 +19,14 @@ from machines import geometry, machine
 
 from lrcsim.errors import LrcsimError
 from lrcsim.hardware import Cpu, Dram, Gpu, HardwareProfile, Link, profile_names
-from lrcsim.hierarchy import PREFETCHERS
+from lrcsim.hierarchy import PREFETCHERS, Prefetcher
+from lrcsim.hierarchy.work import Step
 from lrcsim.policies import BUILT_IN
 from lrcsim.simulator import Result, simulate
 from lrcsim.traces import RoutingTrace
 
 SLACK = 1e-9
+SIX = geometry(experts=6)
 
 
 def check(result: Result) -> None:
@@ -69,53 +68,104 @@ def test_layers_of_different_expert_size_hand_solved() -> None:
     check(result)
 
 
-def test_a_prefetch_moves_the_bytes_of_decode_into_prefill_hand_solved() -> None:
-    gpu = Gpu(memory=10**9, bandwidth=1e30, compute=1e30, overhead=1.0)
-    trace = RoutingTrace.from_arrays([[[0]], [[1]]], num_experts=4, expert_bytes=100, phase=[0, 1])
-    one = geometry(layers=1, moe_layers=(0,))
-    # A step: dense 1 s, expert 1 s, output 1 s. The prompt: dense, load 1 s, expert, output: 4 s; the other load runs from
-    # 2 to 3. Decoding: 3 s, without a byte.
-    result = simulate(trace, "lru", 2, hardware=machine(gpu=gpu), model=one, prefetch="oracle")
+def slow_gpu() -> HardwareProfile:
+    """A GPU on which every operation takes 1 s, and a link of 100 bytes/s."""
+    return machine(gpu=Gpu(memory=10**9, bandwidth=1e30, compute=1e30, overhead=1.0))
+
+
+@pytest.mark.parametrize("scope", ["layer", "model"])
+def test_a_prefetch_moves_the_bytes_of_decode_into_prefill_hand_solved(scope: Any) -> None:
+    # A prompt in two chunks of four tokens that use experts 0 to 3, then a decoded token with expert 4; layer 1 (experts
+    # of 1 byte) uses its expert 0. The second chunk has everything: layer 0 takes 1 + 4 s, layer 1 1 + 1 s (the oracle
+    # asks here, for layer 0 of the next step), output 1 s. In those last 2 s 200 of the 400 bytes move, in the dense part
+    # of the decoded token 100 more, and it waits 1 s for the rest: 1 + 1 + 1 for layer 0, 2 for layer 1, 1: 6 s.
+    experts = np.zeros((9, 2, 1), int)
+    experts[:, 0, 0] = [0, 1, 2, 3, 0, 1, 2, 3, 4]
+    trace = RoutingTrace.from_arrays(experts, num_experts=6, expert_bytes=[400, 1], phase=[0] * 8 + [1])
+    options: dict[str, Any] = {"scope": scope, "prefill": "chunk:4", "prefetch": "oracle:1"}
+    result = simulate(trace, "lru", 6 if scope == "layer" else 12, hardware=slow_gpu(), model=SIX, **options)
     time = result.to_dict()["time"]
-    assert (time["prefill_s"], time["decode_s"]) == pytest.approx((4, 3))
-    assert time["bounds"]["link_bound"]["decode_s"] == pytest.approx(0)
-    assert time["bounds"]["link_bound"]["total_s"] == pytest.approx(2)
-    assert time["bounds"]["optimum"]["decode_s"] == pytest.approx(3)
+    assert time["decode_s"] == pytest.approx(6)
+    assert time["bounds"]["link_bound"]["decode_s"] == pytest.approx(2)
+    assert time["bounds"]["optimum"]["decode_s"] == pytest.approx(5)
     check(result)
 
 
-def test_bytes_under_way_at_the_end_have_not_moved() -> None:
-    # 3 s a step. After the first, popularity brings expert 0 of layer 1 ... none of it is used; the run ends meanwhile.
-    gpu = Gpu(memory=10**9, bandwidth=1e30, compute=1e30, overhead=1.0)
-    trace = RoutingTrace.from_arrays([[[0], [1]], [[0], [2]]], num_experts=4, expert_bytes=1000)
-    result = simulate(trace, "lru", 4, hardware=machine(gpu=gpu), model=geometry(), prefetch="transition")
-    assert result.to_dict()["links"]["pcie"]["bytes"] <= 100 * result.to_dict()["time"]["total_s"]
+@pytest.mark.parametrize("scope", ["layer", "model"])
+def test_what_was_loaded_in_the_prompt_is_not_needed_in_decode_hand_solved(scope: Any) -> None:
+    # The same with 500 bytes and 9 experts in the second chunk, asked for in layer 0 by one who knows: 9 + 2 + 1 s of it
+    # are left, more than the load takes. Decoding moves nothing: 5 s, as long as the load.
+    experts = np.zeros((19, 2, 1), int)
+    experts[:, 0, 0] = [*range(9), *range(9), 9]
+    trace = RoutingTrace.from_arrays(experts, num_experts=10, expert_bytes=[600, 1], phase=[0] * 18 + [1])
+
+    class Knows(Prefetcher):
+        def propose(self, step: Step, place: int) -> list[int]:
+            return [9] if step.number == 1 and place == 0 else []
+
+    options: dict[str, Any] = {"scope": scope, "prefill": "chunk:9", "prefetch": Knows()}
+    ten = geometry(experts=10)
+    result = simulate(trace, "lru", 10 if scope == "layer" else 20, hardware=slow_gpu(), model=ten, **options)
+    time = result.to_dict()["time"]
+    assert time["decode_s"] == pytest.approx(5)
+    assert time["bounds"]["link_bound"]["decode_s"] == 0
+    assert time["bounds"]["optimum"]["decode_s"] == pytest.approx(5)
+    check(result)
+
+
+def test_bytes_under_way_at_the_end_have_not_moved_hand_solved() -> None:
+    # One token: layer 0 takes 1 s and its load of 1,000 bytes 10 s, experts and output 1 s each. An expert nobody uses
+    # is asked for; when all has ended, 2 of its 10 s are over: 1,200 bytes.
+    class Useless(Prefetcher):
+        def propose(self, step: Step, place: int) -> list[int]:
+            return [3]
+
+    trace = RoutingTrace.from_arrays([[[0]]], num_experts=4, expert_bytes=1000)
+    one = geometry(layers=1, moe_layers=(0,))
+    result = simulate(trace, "lru", 4, hardware=slow_gpu(), model=one, prefetch=Useless())
+    data = result.to_dict()
+    assert data["time"]["total_s"] == pytest.approx(13)
+    assert data["links"]["pcie"]["bytes"] == 1200
+    assert data["time"]["bounds"]["link_bound"]["total_s"] == pytest.approx(12)
     check(result)
 
 
 def test_a_division_of_compute_is_bounded_hand_solved() -> None:
     # Two experts, 1 s each on the GPU and 2 s each (100 bytes at 50 bytes/s) on the CPU, divided at best: x on the GPU as
     # long as 2 - x on the CPU takes: x = 2 (2 - x), 4/3 s. With dense and output 1 s each: 3 1/3 s.
-    gpu = Gpu(memory=10**9, bandwidth=1e30, compute=1e30, overhead=1.0)
     trace = RoutingTrace.from_arrays([[[0, 1]]], num_experts=4, expert_bytes=100)
     one = geometry(layers=1, moe_layers=(0,), top_k=2)
     for policy, miss in (("lru", "cpu"), ("lru", "split:0.5")):
-        result = simulate(trace, policy, 2, hardware=machine(gpu=gpu), model=one, miss=miss)
+        result = simulate(trace, policy, 2, hardware=slow_gpu(), model=one, miss=miss)
         time = result.to_dict()["time"]
         assert time["bounds"]["compute_only"]["total_s"] == pytest.approx(1 + 4 / 3 + 1)
         assert time["all_resident"]["total_s"] == pytest.approx(1 + 2 + 1)
         check(result)
 
 
-def test_free_loads_of_a_policy_are_taken_off_hand_solved() -> None:
-    # 0 and 1 in turn, both pinned from the beginning at no cost: the run moves nothing, and neither must the bound.
-    trace = RoutingTrace.from_arrays([[[0]], [[1]]] * 4, num_experts=4, expert_bytes=10_000)
+@pytest.mark.parametrize("scope", ["layer", "model"])
+def test_free_loads_of_a_policy_are_taken_off_hand_solved(scope: Any) -> None:
+    # 0 and 1 in turn, both there from the beginning at no cost: the run moves nothing, and neither must the bound.
+    trace = RoutingTrace.from_arrays([[[0], [0]], [[1], [0]]] * 4, num_experts=4, expert_bytes=[10_000, 3])
     for policy in ("static", "pinned-lru:1", "sch-static:4"):
-        one = geometry(layers=1, moe_layers=(0,))
-        result = simulate(trace, policy, 2, hardware=machine(), model=one, profile=trace)
+        slots = 2 if scope == "layer" else 3
+        result = simulate(trace, policy, slots, scope=scope, hardware=machine(), model=geometry(), profile=trace)
         assert result.to_dict()["links"]["pcie"]["bytes"] == 0
         assert not result.bounds["belady"].proven
         check(result)
+
+
+def test_misses_that_are_not_loaded_leave_room_hand_solved() -> None:
+    # Two slots, 0 1 and 2 3 in turn. Loading every miss puts out the other pair: no hits. With split:0.4 one of the two
+    # misses is loaded, 0 and then 2, and these hit from then on; a single miss runs on the CPU. 1 of 2 in 6 of 8 steps.
+    trace = RoutingTrace.from_arrays([[[0, 1]], [[2, 3]]] * 4, num_experts=4, expert_bytes=100)
+    one = geometry(layers=1, moe_layers=(0,), top_k=2)
+    result = simulate(trace, "lru", 2, hardware=machine(), model=one, miss="split:0.4")
+    assert result.hit_rate == 6 / 16
+    belady, bypass = result.bounds["belady"], result.bounds["belady-bypass"]
+    assert (belady.hit_rate, belady.proven, belady.kind) == (0, False, "optimum if all misses are loaded")
+    assert (bypass.hit_rate, bypass.proven, bypass.kind) == (6 / 16, True, "optimum")
+    check(result)
 
 
 # --- drawn -----------------------------------------------------------------------------------------------------------
