@@ -72,7 +72,8 @@ class Limits:
             of = "the loads of the optimal policy, all ahead of their use"
             if not self.reachable:
                 of = "bytes that no policy does without; it need not be reachable"
-            result["optimum"] = self._times(self.optimum, self.optimum_total) | {"proven": True, "of": of}
+            times = self._times(self.optimum, self.optimum_total)
+            result["optimum"] = times | {"proven": True, "reachable": self.reachable, "of": of}
         return result
 
     def all_resident(self) -> dict[str, Any]:

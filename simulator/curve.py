@@ -42,6 +42,7 @@ class Curve:
         decode_hit_rate: float64 [n], or None without decode accesses.
         unit: of ``capacities``, ``"experts"`` or ``"bytes"``.
         exact_at_all: True when one pass gave every number of experts, False when there are only some points.
+        proven: True when no policy has more hits at any of the capacities (none without bypass, for ``belady``).
         engine: ``"stack"``: one compiled pass for all capacities; ``"compiled"``: a compiled loop at each capacity;
             ``"replay"``: the Python policy at each capacity. All give the same hits.
     """
@@ -55,6 +56,7 @@ class Curve:
     unit: Literal["experts", "bytes"]
     exact_at_all: bool
     engine: EngineName = "replay"
+    proven: bool = False
 
     @property
     def knee(self) -> int:
@@ -133,6 +135,7 @@ def hit_rate_curve(
         unit="bytes" if in_bytes else "experts",
         exact_at_all=engine == "stack" and not in_bytes,
         engine=engine,
+        proven=engine == "stack" and chosen.name in ("belady", "belady-bypass") and access != "paper",
     )
 
 

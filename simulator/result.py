@@ -81,10 +81,14 @@ class Result:
         return rate(self.counts, phase)
 
     @property
+    def compared_with(self) -> Bound | None:
+        """The bound by farthest next use that a run like this one is to be compared with."""
+        return self.bounds.get("belady-bypass") or self.bounds.get("belady")
+
+    @property
     def gap_closed(self) -> float | None:
         """Share of the way from LRU to the optimum: 0 is LRU, 1 the optimum, None where there is no gap."""
-        best = self.bounds.get("belady-bypass") or self.bounds.get("belady")
-        mine = self.hit_rate
+        best, mine = self.compared_with, self.hit_rate
         if self.lru is None or best is None or mine is None or best.hit_rate - self.lru.hit_rate < 1e-12:
             return None
         return (mine - self.lru.hit_rate) / (best.hit_rate - self.lru.hit_rate)

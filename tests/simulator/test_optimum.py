@@ -313,7 +313,7 @@ def test_the_optimum_of_both_phases_is_none_in_decode_hand_solved() -> None:
 
 @pytest.mark.parametrize("scope", ["layer", "model"])
 @pytest.mark.parametrize("policy", ["belady", "belady-bypass"])
-@drawn(120)
+@drawn(60)
 @given(case=cases(max_experts=4, max_tokens=7), only=st.integers(0, 1))
 def test_the_most_hits_in_one_phase_equal_exhaustive_search(scope: Any, policy: str, case: Case, only: int) -> None:
     bypass, layers = policy == "belady-bypass", range(len(case.experts[0]))
@@ -332,7 +332,7 @@ def test_the_most_hits_in_one_phase_equal_exhaustive_search(scope: Any, policy: 
 
 
 @pytest.mark.parametrize("unit", ["slots", "bytes", "layers"])
-@drawn(120)
+@drawn(60)
 @given(
     case=cases(max_experts=3, max_tokens=6).filter(lambda case: len(case.experts[0]) == 2),
     size=st.lists(st.integers(1, 9), min_size=2, max_size=2),
