@@ -27,10 +27,11 @@ def most_hits(future: Future, pools: list[PoolSize]) -> int:
         pools: the capacities.
     """
     hits = 0
+    moments = future.time
+    time = float(moments[-1] - moments[0]) if len(moments) else 0.0
+    layers = future.keys // future.stride
     for pool in pools:
-        layers = future.keys // future.stride
-        mine = np.isin(layers, pool.layers)
-        reused = mine & (future.next_use != NEVER)
+        reused = (future.next_use != NEVER) & np.isin(layers, pool.layers)
         size: npt.NDArray[np.int64] = np.ones(len(pool.layers), np.int64)
         if pool.bytes_per_expert is not None:
             size = np.array(pool.bytes_per_expert, np.int64)
@@ -38,8 +39,7 @@ def most_hits(future: Future, pools: list[PoolSize]) -> int:
         of_layer[[layer for layer in pool.layers if layer < len(of_layer)]] = size[
             [i for i, layer in enumerate(pool.layers) if layer < len(of_layer)]
         ]
-        cost = of_layer[layers[reused]].astype(np.float64) * (future.next_use[reused] - future.time[reused])
-        time = float(future.time[-1] - future.time[0]) if len(future.time) else 0.0
+        cost = of_layer[layers[reused]].astype(np.float64) * (future.next_use[reused] - moments[reused])
         spent = np.cumsum(np.sort(cost))
         fits = int(np.searchsorted(spent, pool.capacity * time * (1 + 1e-12), side="right"))
         hits += min(fits + 1, len(cost)) if fits < len(cost) and pool.capacity > 0 else fits
@@ -58,21 +58,19 @@ def most_bytes_kept(
         future: the accesses, co-resident.
         pool: layers that share a capacity, in slots or in bytes.
         sizes: bytes of an expert of each layer of the model.
-        counted: bool [accesses], the accesses that count when they find their expert; None: all.
+        counted: bool [layer-steps], those in which it counts that an expert is still there; None: all.
     """
     size = np.asarray(sizes, np.float64)
     reused = np.isin(future.keys // future.stride, pool.layers) & (future.next_use != NEVER)
     if counted is not None:
-        batch_counted = np.zeros(int(future.time[-1]) + 1 if len(future.time) else 0, np.bool_)
-        batch_counted[future.time] = counted
-        reused[reused] = batch_counted[future.next_use[reused]]
+        reused[reused] = counted[future.next_use[reused]]
     worth = size[future.keys[reused] // future.stride]
     cost = (future.next_use[reused] - future.time[reused]).astype(np.float64)
     if pool.bytes_per_expert is not None:
         cost *= worth
     order = np.argsort(cost / worth, kind="stable")
     spent, kept = np.cumsum(cost[order]), np.cumsum(worth[order])
-    time = float(future.time[-1] - future.time[0]) if len(future.time) else 0.0
+    time = max(len(future.batch_step) - 1, 0)  # in layer-steps
     budget = pool.capacity * time * (1 + 1e-12)
     fits = int(np.searchsorted(spent, budget, side="right"))
     whole = float(kept[fits - 1]) if fits else 0.0

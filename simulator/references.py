@@ -205,7 +205,7 @@ class References:
         def count() -> list[float]:
             schedule = Schedule(job.trace, job.prefill)
             future = Future(schedule, job.access, job.warm)
-            phase = schedule.all_steps().phase[future.step]
+            phase = schedule.all_steps().phase[future.batch_step]
             masks = (phase == PREFILL, phase == DECODE, None)
             return [most_bytes_kept(future, pool, sizes, counted) for counted in masks]
 
