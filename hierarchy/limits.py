@@ -15,6 +15,7 @@ from lrcsim.hierarchy.work import steps_of
 from lrcsim.simulator.references import Free, LeastBytes
 from lrcsim.simulator.replay import Counts, Replay
 from lrcsim.simulator.schedule import Schedule
+from lrcsim.simulator.shown import short_repr
 from lrcsim.traces import DECODE, PREFILL
 
 __all__ = ["Limits", "all_resident", "compute_shared", "free_loads", "time_limits"]
@@ -54,6 +55,8 @@ class Limits:
     tokens: int
     measured: Phases
     busy: dict[str, float]
+
+    __repr__ = short_repr
 
     @property
     def binds(self) -> dict[str, Any]:

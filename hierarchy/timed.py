@@ -25,6 +25,7 @@ from lrcsim.simulator.future import Future
 from lrcsim.simulator.references import References
 from lrcsim.simulator.replay import Counts, Progress, Replay
 from lrcsim.simulator.schedule import Schedule
+from lrcsim.simulator.shown import short_repr
 
 __all__ = ["Samples", "Timed", "run_timed"]
 
@@ -53,6 +54,8 @@ class Samples:
     link_bytes: dict[str, list[int]] = field(default_factory=dict)
     link_busy: dict[str, list[float]] = field(default_factory=dict)
 
+    __repr__ = short_repr
+
 
 @dataclass
 class Timed:
@@ -77,6 +80,8 @@ class Timed:
     limits: Limits | None = None
     log: Log | None = None
     samples: Samples | None = None
+
+    __repr__ = short_repr
 
     def find_limits(self, references: References | None) -> None:
         """Work out what the run could not have been shorter than.

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lrcsim.hierarchy.actions import Decision
 from lrcsim.hierarchy.work import Step, Work
+from lrcsim.simulator.shown import short_repr
 from lrcsim.traces import DECODE, PREFILL
 
 if TYPE_CHECKING:
@@ -109,6 +110,8 @@ class Tally:
     weight: float = 0.0
     skipped_weight: float = 0.0
     substituted_weight: float = 0.0
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Start with nothing under way."""

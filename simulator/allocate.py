@@ -21,6 +21,7 @@ from lrcsim.policies import make_policy
 from lrcsim.simulator.capacity import CacheSize, PoolSize, resolve_capacity
 from lrcsim.simulator.replay import Progress, Replay, replay
 from lrcsim.simulator.rules import refuse_unservable, resolve_rules
+from lrcsim.simulator.shown import short_repr
 from lrcsim.simulator.stack_hits import stack_hits
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
@@ -50,6 +51,8 @@ class Split:
     used: int
     hits: tuple[int, int]
     accesses: tuple[int, int]
+
+    __repr__ = short_repr
 
     @property
     def hit_rate(self) -> float:
@@ -97,6 +100,8 @@ class Allocation:
     most_hits: int
     uniform: Split
     shared: Split
+
+    __repr__ = short_repr
 
     @property
     def best(self) -> Split:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,8 +16,9 @@ from lrcsim.policies.twins import twin_of
 from lrcsim.simulator.capacity import PoolSize, Scope, parse_bytes, resolve_capacity
 from lrcsim.simulator.queue_hits import QUEUE_POLICIES, queue_hits
 from lrcsim.simulator.replay import Progress, Replay, part_of, replay
-from lrcsim.simulator.rules import Rules, refuse_unservable, resolve_rules, uses_by_key
+from lrcsim.simulator.rules import Rules, profiled_uses, refuse_unservable, resolve_rules
 from lrcsim.simulator.scored_hits import scored_hits
+from lrcsim.simulator.shown import short_repr
 from lrcsim.simulator.stack_hits import STACK_POLICIES, stack_hits
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
@@ -58,6 +60,8 @@ class Curve:
     engine: EngineName = "replay"
     proven: bool = False
 
+    __repr__ = short_repr
+
     @property
     def knee(self) -> int:
         """Index of the capacity from which on more slots bring less than on average up to the last one.
@@ -77,7 +81,7 @@ def hit_rate_curve(
     access: str = "coresident",
     prefill: str | None = None,
     warm: bool | None = None,
-    profile: RoutingTrace | None = None,
+    profile: RoutingTrace | str | Path | None = None,
     capacities: Sequence[int | str] | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
@@ -109,7 +113,7 @@ def hit_rate_curve(
     chosen = make_policy(policy)
     rules = resolve_rules(access, prefill, warm)
     refuse_unservable(chosen, trace, access, profiled=profile is not None)
-    counts_by_key = None if profile is None else uses_by_key(profile, like=trace)
+    counts_by_key = profiled_uses(profile, trace)
     resolve_capacity(0, trace.layers, scope)  # refuses an unknown scope
     layers = trace.layers
     everything = layers.total_experts if scope == "model" else int(layers.num_experts.max())

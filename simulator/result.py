@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lrcsim.simulator.replay import Counts
+from lrcsim.simulator.shown import short
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
 if TYPE_CHECKING:
@@ -70,6 +71,18 @@ class Result:
     lru: Bound | None
     warnings: list[str]
     timed: Timed | None = None
+
+    def __repr__(self) -> str:
+        """Return a few lines: what was run, its hit rate, the optimum's, its speed."""
+        config, mine = self.config, self.hit_rate
+        where = f" on {config['hardware']}" if "hardware" in config else ""
+        lines = [f"<Result {config.get('policy')}, cache {short(config.get('cache'))}{where}: {self.trace!r}"]
+        bounds = [("hit rate", mine), *((f"{name} ({bound.kind})", bound.hit_rate) for name, bound in self.bounds.items())]
+        lines.append("  " + ", ".join(f"{name} {'none' if rate is None else f'{rate:.4f}'}" for name, rate in bounds))
+        if self.timed is not None:
+            time = self.timed.tally.to_dict()["time"]
+            lines.append(f"  {time['total_s']:.6g} s, decode {short(time['decode_tokens_per_s'])} tokens/s")
+        return "\n".join(lines) + ">"
 
     @property
     def hit_rate(self) -> float | None:

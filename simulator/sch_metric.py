@@ -35,6 +35,7 @@ from lrcsim.simulator import window_kernels
 from lrcsim.simulator.bootstrap import basic_interval, check_bootstrap, each_resample
 from lrcsim.simulator.capacity import CacheSize, Scope, resolve_capacity
 from lrcsim.simulator.replay import Progress
+from lrcsim.simulator.shown import short_repr
 from lrcsim.simulator.stack_hits import stack_hits
 from lrcsim.simulator.windows import BlockOfWindows, Ints, Stream, check_segment, refuse_repeats, streams
 from lrcsim.traces import RoutingTrace
@@ -77,6 +78,8 @@ class Sch:
     capacities: Ints
     relative: Floats
     hit_rate: Floats
+
+    __repr__ = short_repr
 
 
 def sch(

@@ -32,6 +32,7 @@ from lrcsim.errors import ConfigError, did_you_mean
 from lrcsim.simulator import window_kernels
 from lrcsim.simulator.bootstrap import basic_interval, check_bootstrap, number_of_blocks, resample_blocks
 from lrcsim.simulator.replay import Progress, part_of
+from lrcsim.simulator.shown import short_repr
 from lrcsim.simulator.windows import BlockOfWindows, Ints, Stream, check_segment, refuse_repeats, streams
 from lrcsim.traces import RoutingTrace
 
@@ -77,6 +78,8 @@ class SrpGroups:
     low: Floats | None = None
     high: Floats | None = None
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class Srp:
@@ -115,6 +118,8 @@ class Srp:
     stacks: tuple[str, ...] | None = None
     positions: Ints | None = None
     draws: Floats | None = None
+
+    __repr__ = short_repr
 
     @property
     def labels(self) -> tuple[str, ...] | None:

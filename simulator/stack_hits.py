@@ -16,6 +16,7 @@ from lrcsim.simulator import lru_stack, stack, static_stack
 from lrcsim.simulator.capacity import Scope
 from lrcsim.simulator.replay import Progress
 from lrcsim.simulator.schedule import Schedule, StepRun
+from lrcsim.simulator.shown import short_repr
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["STACK_POLICIES", "StackHits", "stack_hits"]
@@ -56,6 +57,8 @@ class StackHits:
 
     hits: list[npt.NDArray[np.int64]]
     accesses: npt.NDArray[np.int64]
+
+    __repr__ = short_repr
 
     def at(self, capacities: list[int]) -> npt.NDArray[np.int64]:
         """Return int64 [2], the hits by phase when pool i has ``capacities[i]`` slots."""
