@@ -156,7 +156,10 @@ def show_time(result: Result) -> None:
     bounds, resident = time["bounds"], time["all_resident"]
     shared = bounds["compute_only"]["total_s"] < resident["total_s"] * (1 - 1e-9)
     rows = [
-        (f"{LOADS[bounds['optimum']['reachable']]}, perfect prefetch" if "optimum" in bounds else "", bounds.get("optimum")),
+        (
+            f"{LOADS[bounds['optimum']['reachable']]}, perfect prefetch" if "optimum" in bounds else "",
+            bounds.get("optimum"),
+        ),
         (f"these bytes over {bounds['link_bound']['link']} without a pause", bounds["link_bound"]),
         ("GPU and CPU computing at once, no pause" if shared else "everything resident", bounds["compute_only"]),
         ("everything resident (no bound)" if shared else "", resident if shared else None),

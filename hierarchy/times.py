@@ -234,7 +234,9 @@ class Tally:
         self.total = now
         self.prefetch.wasted += sum(self._unused.values())
         self._unused.clear()
-        self.links = {name: LinkUse(round(link.moved()), link.busy(), link.link.bandwidth) for name, link in links.items()}
+        self.links = {
+            name: LinkUse(round(link.moved()), link.busy(), link.link.bandwidth) for name, link in links.items()
+        }
 
     def by_step(self) -> npt.NDArray[np.float64]:
         """Return float64 [steps, 5]: begin, end, compute, overhead, CPU of each step, in seconds."""

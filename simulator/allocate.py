@@ -153,7 +153,8 @@ def allocate(
         An `Allocation`; ``simulate(trace, policy, list(result.best.capacities))`` has exactly its hits.
 
     Raises:
-        ConfigError: the budget or an option is not understood, or the policy has no stack algorithm.
+        ConfigError: the budget or an option is not understood, or the policy has no stack algorithm,
+            or the trace no recorded expert.
         PolicyError: the policy is unknown or cannot serve this trace.
     """
     chosen = make_policy(policy)
@@ -167,6 +168,10 @@ def allocate(
     largest = trace.layers.num_experts.tolist()
     curves = [hits.sum(axis=0)[: experts + 1] for hits, experts in zip(found.hits, largest, strict=True)]
     accesses = (int(found.accesses[:, PREFILL].sum()), int(found.accesses[:, DECODE].sum()))
+    if not sum(accesses):
+        raise ConfigError(
+            "no expert of this trace was recorded, so there is no hit rate: `lrcsim trace info` says more"
+        )
 
     def split(capacities: Sequence[int]) -> Split:
         hits = found.at(list(capacities)).tolist()

@@ -51,8 +51,8 @@ def most_bytes_kept(
 ) -> float:
     """Return bytes that no policy can exceed in experts that are still there when they are used again.
 
-    The relaxation of `most_hits`, with an expert's bytes for its worth: the reuses that keep most bytes for the room and
-    time they take come first.
+    The relaxation of `most_hits`, with an expert's bytes for its worth: the reuses that keep most bytes for the room
+    and time they take come first.
 
     Args:
         future: the accesses, co-resident.

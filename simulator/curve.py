@@ -107,7 +107,7 @@ def hit_rate_curve(
         progress: told how far it is, in tokens.
 
     Raises:
-        ConfigError: an option is not allowed, alone or with the others.
+        ConfigError: an option is not allowed, alone or with the others; the trace has no recorded expert.
         PolicyError: the policy is unknown, cannot serve this trace, or misbehaves.
     """
     chosen = make_policy(policy)
@@ -125,6 +125,10 @@ def hit_rate_curve(
     points, in_bytes = _amounts(capacities)
     sizes = [resolve_capacity(size, layers, scope) for size in capacities]
     hits, accesses, engine = hits_at(trace, policy, sizes, scope, access, rules, counts_by_key, jobs, progress)
+    if not accesses.any():
+        raise ConfigError(
+            "no expert of this trace was recorded, so there is no hit rate: `lrcsim trace info` says more"
+        )
     if in_bytes:
         assert layers.expert_bytes is not None  # resolve_capacity refused bytes otherwise
         active = float(layers.top_k @ layers.expert_bytes)
@@ -133,7 +137,7 @@ def hit_rate_curve(
         policy=chosen.label(),
         capacities=points,
         relative=points / active,
-        hit_rate=hits.sum(axis=0) / max(int(accesses.sum()), 1),
+        hit_rate=hits.sum(axis=0) / int(accesses.sum()),
         prefill_hit_rate=by_phase[0],
         decode_hit_rate=by_phase[1],
         unit="bytes" if in_bytes else "experts",

@@ -1,7 +1,7 @@
 """What policies that know the future are told: next uses, and the accesses of the steps to come.
 
-This holds the whole schedule in memory, for k experts in a layer-step 12 + 16 / k bytes per access: its key (4), its next
-use (8), and of each layer-step where it begins and its step. Look-ahead takes 4 more. Making it takes 4 more for a while.
+This holds the whole schedule in memory, for k experts in a layer-step 12 + 16 / k bytes per access: its key (4), its
+next use (8), and of each layer-step where it begins and its step. Look-ahead takes 4 more.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class PoolFuture:
 
     @cached_property
     def _own(self) -> tuple[npt.NDArray[np.int32], Ints]:
-        """int32 [accesses of the pool], and int64 [steps + 1]: step s has those from ``starts[s]`` to ``starts[s + 1]``."""
+        """int32 [accesses of the pool], and int64 [steps + 1], where each step's begin."""
         future = self._future
         keys, step, lengths = future.keys, future.batch_step, np.diff(future.starts)
         if len(self._layers) == 1:

@@ -60,29 +60,6 @@ class LeastBytes:
     reachable: bool
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What a bound is called.
-
-    Attributes:
-        how: the rule.
-        short: two or three words; ``"optimum"`` alone is one that is proven.
-        why: the reason where it is another.
-    """
-
-    how: str
-    short: str
-    why: str
-
-    @property
-    def note(self) -> str:
-        """A line that says all of it."""
-        if not self.short:
-            return self.how
-        name = self.short if self.short.startswith("optimum if") else f"{'a' if self.short == 'heuristic' else 'the'} {self.short}"
-        return f"{self.how}, {name}" + (f": {self.why}" if self.why else "")
-
-
 class References:
     """The runs beside the one asked for, under the same rules.
 
@@ -133,14 +110,14 @@ class References:
             why = "experts differ in size" if self.unequal else "under the paper's rule"
         elif ahead:
             kind, why = "optimum on demand", ahead
-        bounds = {"lru": self._bound("lru", Kind("LRU under the same rules", "", ""), progress)}
+        bounds = {"lru": self._bound("lru", "", "LRU under the same rules", progress)}
         for name in self._names(bypass)[1:]:
-            how = "farthest next use" + (" with bypass" if name == "belady-bypass" else "")
-            if name == "belady" and elsewhere and optimal and not ahead:
-                given = Kind(how, "optimum if all misses are loaded", "this run's are not")
-            else:
-                given = Kind(how, kind, why)
-            bounds[name] = self._bound(name, given, progress)
+            called, reason = kind, why
+            if name == "belady" and elsewhere and kind == "optimum":
+                called, reason = "optimum if all misses are loaded", "this run's are not"
+            rule = "farthest next use" + (" with bypass" if name == "belady-bypass" else "")
+            note = f"{rule}, {'a' if called == 'heuristic' else 'the'} {called}" + (f": {reason}" if reason else "")
+            bounds[name] = self._bound(name, called, note, progress)
         if self.unequal and self.job.access != "paper":
             bounds["upper"] = self._upper(ahead)
         return bounds
@@ -214,7 +191,7 @@ class References:
     def _names(self, bypass: bool) -> list[str]:
         return ["lru", "belady", *(["belady-bypass"] if bypass and self.job.access != "paper" else [])]
 
-    def _bound(self, name: str, kind: Kind, progress: Progress | None) -> Bound:
+    def _bound(self, name: str, kind: str, note: str, progress: Progress | None) -> Bound:
         if self.unequal:
             counts = self._once(name, lambda: self._replay(name, progress))
             accesses, hits = counts.accesses.sum(axis=1), (counts.accesses - counts.misses).sum(axis=1)
@@ -227,12 +204,12 @@ class References:
             return int(hits[phase].sum()) / total if total else None
 
         return Bound(
-            hit_rate=rate(slice(None)) or 0.0,
+            hit_rate=rate(slice(None)),
             prefill_hit_rate=rate(PREFILL),
             decode_hit_rate=rate(DECODE),
-            proven=kind.short == "optimum",
-            note=kind.note,
-            kind=kind.short,
+            proven=kind == "optimum",
+            note=note,
+            kind=kind,
         )
 
     def _replay(self, name: str, progress: Progress | None) -> Counts:
@@ -249,7 +226,7 @@ class References:
             return most_hits(future, list(job.pools)), len(future.keys)
 
         hits, accesses = self._once("upper", count)
-        rate = min(hits / accesses, 1.0) if accesses else 0.0
+        rate = min(hits / accesses, 1.0) if accesses else None
         note = "no policy exceeds it (PFOO-L); it need not be reachable"
         if ahead:
             return Bound(rate, None, None, False, f"{note}; on demand, and {ahead}", "upper bound on demand")

@@ -82,9 +82,7 @@ def refuse_unservable(policy: Policy, trace: RoutingTrace, access: str, *, profi
         )
 
 
-def profiled_uses(
-    profile: RoutingTrace | str | Path | None, like: RoutingTrace
-) -> npt.NDArray[np.float64] | None:
+def profiled_uses(profile: RoutingTrace | str | Path | None, like: RoutingTrace) -> npt.NDArray[np.float64] | None:
     """Count the uses of a profile as it is given: a trace, a trace file, or ``"self"``, the trace to be served.
 
     Args:

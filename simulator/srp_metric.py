@@ -274,11 +274,11 @@ class _Sums:
         self.drawn_groups = np.zeros((groups, draws, bins))
 
     def weigh(self, first: int, weights: npt.NDArray[np.uint8]) -> None:
-        """Take some of the draws, from number ``first`` on, for the next pass over the trace: uint8 [some, requests]."""
+        """Take some of the draws, those from ``first`` on, for the next pass: uint8 [some, requests]."""
         self.first, self.weights = first, weights
 
     def counts_experts(self, layer: int) -> Ints:
-        """Return where to count a layer's experts apart: int64 [E or 0, m + 1], of no further use after the first pass."""
+        """Return where to count a layer's experts apart, int64 [E, m + 1]; [0, m + 1] after the first pass."""
         return self.by_expert[layer] if self.first == 0 else self.by_expert[layer, :0]
 
     def add(self, stream: Stream, requests: Ints, rows: Ints) -> None:

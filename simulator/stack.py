@@ -117,7 +117,8 @@ def next_use_times(experts, steps, stride, num_keys, cold, per_access, only):  #
         num_keys: number of keys.
         cold: whether uses in later requests are out of sight.
         per_access: whether time counts in accesses, else in layer-steps.
-        only: the phase whose hits count (0 prefill, 1 decode): a next use in the other one is as good as none. -1: both.
+        only: the phase whose hits count (0 prefill, 1 decode): a next use in the other one is as good as none. -1:
+        both.
 
     Returns:
         int64 [tokens * layers * k]: time << `key_bits` | key, at the place of each expert's last use in its step.

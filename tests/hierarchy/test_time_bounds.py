@@ -75,10 +75,11 @@ def slow_gpu() -> HardwareProfile:
 
 @pytest.mark.parametrize("scope", ["layer", "model"])
 def test_a_prefetch_moves_the_bytes_of_decode_into_prefill_hand_solved(scope: Any) -> None:
-    # A prompt in two chunks of four tokens that use experts 0 to 3, then a decoded token with expert 4; layer 1 (experts
-    # of 1 byte) uses its expert 0. The second chunk has everything: layer 0 takes 1 + 4 s, layer 1 1 + 1 s (the oracle
-    # asks here, for layer 0 of the next step), output 1 s. In those last 2 s 200 of the 400 bytes move, in the dense part
-    # of the decoded token 100 more, and it waits 1 s for the rest: 1 + 1 + 1 for layer 0, 2 for layer 1, 1: 6 s.
+    # A prompt in two chunks of four tokens that use experts 0 to 3, then a decoded token with expert 4; layer 1
+    # (experts of 1 byte) uses its expert 0. The second chunk has everything: layer 0 takes 1 + 4 s, layer 1 1 + 1 s (the oracle
+    # asks after the first, for layer 0 of the next step), output 1 s. In those last 2 s 200 of the 400 bytes move, in
+    # the dense part of the decoded token 100 more, and it waits 1 s for the rest: 1 + 1 + 1 for layer 0, 2 for layer 1,
+    # 1 for the output: 6 s.
     experts = np.zeros((9, 2, 1), int)
     experts[:, 0, 0] = [0, 1, 2, 3, 0, 1, 2, 3, 4]
     trace = RoutingTrace.from_arrays(experts, num_experts=6, expert_bytes=[400, 1], phase=[0] * 8 + [1])
@@ -93,8 +94,8 @@ def test_a_prefetch_moves_the_bytes_of_decode_into_prefill_hand_solved(scope: An
 
 @pytest.mark.parametrize("scope", ["layer", "model"])
 def test_what_was_loaded_in_the_prompt_is_not_needed_in_decode_hand_solved(scope: Any) -> None:
-    # The same with 500 bytes and 9 experts in the second chunk, asked for in layer 0 by one who knows: 9 + 2 + 1 s of it
-    # are left, more than the load takes. Decoding moves nothing: 5 s, as long as the load.
+    # The same with 600 bytes and 9 experts in the second chunk, asked for in layer 0 by one who knows: 9 + 2 + 1 s of
+    # it are left, more than the load takes. Decoding moves nothing: 5 s, as long as the load.
     experts = np.zeros((19, 2, 1), int)
     experts[:, 0, 0] = [*range(9), *range(9), 9]
     trace = RoutingTrace.from_arrays(experts, num_experts=10, expert_bytes=[600, 1], phase=[0] * 18 + [1])
@@ -131,8 +132,8 @@ def test_bytes_under_way_at_the_end_have_not_moved_hand_solved() -> None:
 
 
 def test_a_division_of_compute_is_bounded_hand_solved() -> None:
-    # Two experts, 1 s each on the GPU and 2 s each (100 bytes at 50 bytes/s) on the CPU, divided at best: x on the GPU as
-    # long as 2 - x on the CPU takes: x = 2 (2 - x), 4/3 s. With dense and output 1 s each: 3 1/3 s.
+    # Two experts, 1 s each on the GPU and 2 s each (100 bytes at 50 bytes/s) on the CPU, divided at best: x on the
+    # GPU as long as 2 - x on the CPU takes: x = 2 (2 - x), 4/3 s. With dense and output 1 s each: 3 1/3 s.
     trace = RoutingTrace.from_arrays([[[0, 1]]], num_experts=4, expert_bytes=100)
     one = geometry(layers=1, moe_layers=(0,), top_k=2)
     for policy, miss in (("lru", "cpu"), ("lru", "split:0.5")):

@@ -340,7 +340,7 @@ def test_the_most_hits_in_one_phase_equal_exhaustive_search(scope: Any, policy: 
     bypass=st.booleans(),
 )
 def test_no_policy_loads_fewer_bytes(unit: str, case: Case, size: list[int], slots: int, bypass: bool) -> None:
-    """In phase and all: at most what exhaustive search finds, and exactly that where a pool's experts are of one size."""
+    """In a phase and in all: no more than exhaustive search finds; just that where a pool has one size."""
     trace = case.with_bytes(size)
     scope: Any = "layer" if unit == "layers" else "model"
     cache = f"{slots * max(size)}B" if unit == "bytes" else str(slots)

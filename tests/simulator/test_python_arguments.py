@@ -1,4 +1,4 @@
-"""`simulate` and `hit_rate_curve` take what the command line takes, refuse the rest in a line; results print briefly."""
+"""`simulate` takes what the command line takes and refuses the rest in a line; results print briefly."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_refused_in_a_line(trace: RoutingTrace, options: dict[str, Any], message
 
 
 def test_a_path_is_no_trace() -> None:
-    with pytest.raises(LrcsimError, match="open a file with RoutingTrace.open"):
+    with pytest.raises(LrcsimError, match=r"open a file with RoutingTrace\.open"):
         simulate("x.h5")  # type: ignore[arg-type]
 
 

@@ -18,6 +18,7 @@ By expert: 0 has 2 2 1 (A 5): tau 1: M 5, P 6: 10/11; tau 2: M 4, P 4: 8/9 -> 10
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import naive_metrics as naive
@@ -401,4 +402,4 @@ def test_draws_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch, level: An
     assert whole.draws is not None
     np.testing.assert_array_equal(whole.draws, parts.draws)
     assert told[-1][0] == told[-1][1]
-    assert all(a <= b for (a, _), (b, _) in zip(told, told[1:], strict=False))
+    assert all(a <= b for (a, _), (b, _) in pairwise(told))

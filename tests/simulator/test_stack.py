@@ -117,7 +117,8 @@ def test_policies_without_the_property_are_refused() -> None:
 def test_lru_marks_of_thousands_of_experts_survive_compaction(access: str) -> None:
     """61 layers of 256 experts: 15,616 marks, in four of the line's groups of 4,096 after each compaction.
 
-    The line has 17 groups, 69,632 places, and a token takes 488: it is compacted three times. A plain LRU list at some capacities says what must come out.
+    The line has 17 groups, 69,632 places, and a token takes 488: it is compacted three times. A plain LRU list at
+    some capacities says what must come out.
     """
     layers, experts, k, tokens = 61, 256, 8, 400
     rng = np.random.default_rng(0)
