@@ -163,7 +163,7 @@ class References:
                     least = max(least, relaxed)
                 needed[part] += least
         mixed = any(len({sizes[layer] for layer in pool.layers}) > 1 for pool in job.pools)
-        return LeastBytes(*needed, reachable=not mixed)
+        return LeastBytes(needed[PREFILL], needed[DECODE], needed[2], reachable=not mixed)
 
     def _stack(self, name: str, only: int | None = None) -> StackHits:
         from lrcsim.simulator.stack_hits import stack_hits  # numba takes half a second to import
