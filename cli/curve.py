@@ -113,6 +113,10 @@ def curve(
     if json_path != "-":
         for one in found:
             _show(one.curves, f"{one.label}, scope {scope}, access {access}")
+            unproven = [c.policy for c in one.curves if c.policy in ("belady", "belady-bypass") and not c.proven]
+            if unproven:
+                why = "under the paper's rule" if access == "paper" else "as experts differ in size"
+                console().print(f"{' and '.join(unproven)}: a heuristic {why}, not the optimum")
             for allocation in one.allocations:
                 show_allocation(allocation)
 
@@ -156,6 +160,7 @@ def as_json(found: TraceCurves) -> dict[str, Any]:
         "relative": [relative[c] for c in capacities],
         "knee": {curve.policy: int(curve.capacities[curve.knee]) for curve in curves},
         "engine": {curve.policy: curve.engine for curve in curves},
+        "proven": {curve.policy: curve.proven for curve in curves},
         "unit": curves[0].unit,
     }
     for name in ("hit_rate", "prefill_hit_rate", "decode_hit_rate"):

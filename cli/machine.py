@@ -99,6 +99,9 @@ def served_text(config: dict[str, Any]) -> str:
     return text + ("" if arrivals is None else f", arrivals {arrivals if isinstance(arrivals, str) else 'as listed'}")
 
 
+LOADS = {True: "optimal policy", False: "fewest bytes of any policy"}
+
+
 def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of a machine to a command."""
     for option in reversed(OPTIONS):
@@ -155,19 +158,23 @@ def show_time(result: Result) -> None:
         "–" if per_token is None else f"[bold]{per_token:,.2f} ms[/bold]",
         f"[bold]{seconds(time['total_s'])}[/bold]",
     )
-    proven = time["bounds"].get("optimum", {}).get("proven")
-    labels = {
-        "optimum": f"{'optimal policy' if proven else 'next-use heuristic'}, perfect prefetch",
-        "link_bound": f"these bytes over {time['bounds']['link_bound']['link']} without a pause",
-        "compute_only": "everything resident",
-    }
-    for name in ("optimum", "link_bound", "compute_only"):
-        bound = time["bounds"].get(name)
+    bounds, resident = time["bounds"], time["all_resident"]
+    shared = bounds["compute_only"]["total_s"] < resident["total_s"] * (1 - 1e-9)
+    rows = [
+        (
+            f"{LOADS[bounds['optimum']['reachable']]}, perfect prefetch" if "optimum" in bounds else "",
+            bounds.get("optimum"),
+        ),
+        (f"these bytes over {bounds['link_bound']['link']} without a pause", bounds["link_bound"]),
+        ("GPU and CPU computing at once, no pause" if shared else "everything resident", bounds["compute_only"]),
+        ("everything resident (no bound)" if shared else "", resident if shared else None),
+    ]
+    for label, bound in rows:
         if bound is None or bound["ratio"] is None:
             continue
         rate = bound["decode_tokens_per_s"]
         table.add_row(
-            labels[name],
+            label,
             "–" if rate is None else f"{rate:,.2f} tokens/s",
             "–" if rate is None else f"{1e3 / rate:,.2f} ms",
             f"{seconds(bound['total_s'])}  ({bound['ratio']:.2f}x)",

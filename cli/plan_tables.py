@@ -161,7 +161,7 @@ def _strategies(plan: Plan) -> None:
 
 
 def _row(row: Row, *, dim: bool = False) -> tuple[str, ...]:
-    engines = ", ".join(row.strategy.engines) or ("bound" if dim else "forks only")
+    engines = ", ".join(row.strategy.engines) or ("none: it knows the future" if dim else "forks only")
     cells = (
         row.strategy.name, row.strategy.about, _rate(row.speed), _range(row), _rate(row.full),
         percent(row.hit_rate, digits=0), row.binds[0], engines,

@@ -46,8 +46,8 @@ def open_figure(
 def plot_curves(path: str, traces: Mapping[str, Sequence[Curve]], title: str) -> None:
     """Draw hit rate against relative cache size, the knees as dots, the paper's 2x as a line.
 
-    One trace: a colour for each policy, the optimum in black as the ceiling. Several: a colour for each trace, a style
-    for each policy.
+    One trace: a colour for each policy, a proven optimum in black as the ceiling. Several: a colour for each trace, a
+    style for each policy.
 
     Args:
         path: the picture, .png, .svg or .pdf.
@@ -62,7 +62,7 @@ def plot_curves(path: str, traces: Mapping[str, Sequence[Curve]], title: str) ->
         for number, (label, curves) in enumerate(traces.items()):
             others = 0
             for place, curve in enumerate(curves):
-                optimum = curve.policy in ("belady", "belady-bypass")
+                optimum = curve.proven
                 if len(traces) > 1:
                     colour, style = COLOURS[number % len(COLOURS)], STYLES[place % len(STYLES)]
                 elif optimum:

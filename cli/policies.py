@@ -63,7 +63,8 @@ def _list(rows: list[dict[str, Any]]) -> None:
             table.add_row(f"[dim]{family}[/dim]", "", "")
         params = ",".join(f"{param['name']}={param['default']}" for param in row["params"])
         name = f"[bold]{row['name']}[/bold]" + (f"[dim]:{params}[/dim]" if params else "")
-        table.add_row(name, ", ".join(row["needs"]) or "–", row["summary"])
+        also = f" [dim](also {', '.join(row['aliases'])})[/dim]" if row["aliases"] else ""
+        table.add_row(name, ", ".join(row["needs"]) or "–", row["summary"] + also)
     console().print(table)
     click.echo("\nOne in full: lrcsim policies NAME. Your own: --policy file.py:Class or package.module:Class.")
 

@@ -167,19 +167,18 @@ def _show(result: Result) -> None:
     for name, bound in references:
         if bound is None or name == config["policy"]:
             continue
-        label = {"lru": "lru", "upper": "no policy exceeds"}.get(
-            name, f"{name} ({'optimum' if bound.proven else 'heuristic'})"
-        )
+        exceeds = "no policy exceeds" if bound.proven else "no policy exceeds on demand"
+        label = {"lru": "lru", "upper": exceeds}.get(name, f"{name} ({bound.kind})")
         shown = {"overall": bound.hit_rate, "prefill": bound.prefill_hit_rate, "decode": bound.decode_hit_rate}
         table.add_row(label, *(percent(shown[column]) for column, _ in columns))
     out.print()
     out.print(table)
     out.print()
+    if len(columns) > 1 and any(bound.kind == "optimum" for bound in result.bounds.values()):
+        out.print("the optimum is proven for all accesses together; its prefill and decode are those of the same run")
     if result.gap_closed is not None and config["policy"] not in ("lru", "belady", "belady-bypass"):
-        share, best = (
-            percent(abs(result.gap_closed)),
-            "optimum" if result.bounds["belady"].proven else "next-use heuristic",
-        )
+        share, compared = percent(abs(result.gap_closed)), result.compared_with
+        best = "next-use heuristic" if compared is None or compared.kind == "heuristic" else compared.kind
         verb = "closes" if result.gap_closed >= 0 else "falls below LRU by"
         out.print(f"{config['policy']} {verb} {share} of the gap between LRU and the {best}")
     out.print(

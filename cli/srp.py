@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -187,7 +188,7 @@ def _show(results: Results, confidence: float) -> None:
                     f"{confidence:g} % interval": span(result.interval),
                     "floor": score(result.floor),
                     "threshold": f"{result.tau} of {result.segment}",
-                    "experts kept / active": f"{result.group_size:.2f}",
+                    "experts kept / active": "–" if math.isnan(result.group_size) else f"{result.group_size:.2f}",
                     "segments": f"{result.windows:,}",
                 }
             )

@@ -44,6 +44,8 @@ def arrival_times(arrivals: str | Sequence[float], requests: int, seed: int = 0)
                 f"arrivals {arrivals!r} cannot be read ({type(error).__name__}): "
                 "give poisson:RATE, or a text file with a number of seconds on each line"
             ) from None
+    if not isinstance(given, Sequence | np.ndarray):
+        raise ConfigError(f"arrivals {given!r}: give poisson:RATE, a file of seconds, or a list of them")
     times = []
     for place, value in enumerate(given):
         time = _number(value)

@@ -162,6 +162,7 @@ def run_compiled(
     if action.share == 1:
         loads = counts.misses
     counts.loads, counts.loaded_bytes = loads.sum(axis=1), loads @ size_of_layer
+    tally.moved = {name: counts.loaded_bytes.tolist() if name == used else [0.0, 0.0] for name in tally.links}
     return tally, counts
 
 

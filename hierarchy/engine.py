@@ -130,7 +130,7 @@ class Engine:
             if self.residency.begin(step):
                 self._forget_prefetches()
             self._evict(self.residency.put_out)
-            tally.begin()
+            tally.begin(self.links)
             for place, work in enumerate(step.layers):
                 yield from self._layer_step(step, place, work)
             after = costs.after(step.size)
@@ -139,7 +139,7 @@ class Engine:
                 yield env.timeout(after)
                 self._note(start, "gpu", "output")
                 tally.compute += after
-            tally.end(step, begin, env.now)
+            tally.end(step, begin, env.now, self.links)
             if self.log is not None:
                 self.log.step(begin, env.now, step.phase, step.sequences)
             if self.progress is not None:
@@ -284,7 +284,7 @@ class Engine:
                 continue
             self._evict(residency.put_out, for_prefetch=True)
             size = self.sizes[key // self.stride]
-            self.tally.prefetched(key, size, step.phase)
+            self.tally.prefetched(key, size)
             from_storage = bool(residency.below([key], step, key // self.stride))
             self._in_flight[key] = self._fetch(key, size, from_storage, PREFETCH, "prefetch", self._prefetch_arrived)
             protected.add(key)

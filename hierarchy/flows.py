@@ -66,6 +66,10 @@ class Flows:
         flow.lane.active += 1
         self._share()
 
+    def left(self, flow: Flow) -> float:
+        """Return the bytes that a flow has still to move now."""
+        return max(flow.left - flow.rate * (self.env.now - self._since), 0.0)
+
     def _settle(self) -> None:
         passed = self.env.now - self._since
         if passed > 0:

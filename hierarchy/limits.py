@@ -1,7 +1,8 @@
-"""How short a run could have been: by its compute, by its links, by the optimal policy with perfect prefetch."""
+"""How short a run could have been: by its compute, by its links, by the fewest bytes it had to load."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,27 +12,34 @@ import numpy.typing as npt
 from lrcsim.hierarchy.machine import Platform
 from lrcsim.hierarchy.times import Tally
 from lrcsim.hierarchy.work import steps_of
+from lrcsim.simulator.references import Free, LeastBytes
 from lrcsim.simulator.replay import Counts, Replay
-from lrcsim.simulator.result import Bound
 from lrcsim.simulator.schedule import Schedule
-from lrcsim.traces import DECODE
+from lrcsim.simulator.shown import short_repr
+from lrcsim.traces import DECODE, PREFILL
 
-__all__ = ["Limits", "compute_only", "time_limits"]
+__all__ = ["Limits", "all_resident", "compute_shared", "free_loads", "time_limits"]
 
 Phases = npt.NDArray[np.float64]  # [2], seconds of prefill and of decode
+MOST_KNOWN = 10_000  # sets of experts whose seconds are remembered
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Lower bounds on time, each float64 [2]: seconds of prefill, of decode.
+    """Lower bounds on the time that steps take, each float64 [2]: seconds of prefill, of decode.
 
     Attributes:
-        compute_only: all experts resident: compute, synchronisation, nothing else (experts skipped stay skipped).
+        compute_only: compute and synchronisation, nothing else. Where misses may run on the CPU: those of the best
+            division of every layer-step's experts between the two. Experts that were skipped stay skipped.
         link_bound: the bytes this run moved over its slowest link, at its full bandwidth, without a pause.
         link: that link's name, empty where nothing was moved.
-        optimum: the greater of ``compute_only`` and of moving the misses of the optimal policy: loads can come ahead,
-            but no fewer are possible. None where misses are not simply loaded, or the optimum is not known.
-        proven: False where ``optimum`` rests on farthest next use among experts of unequal size, a good heuristic.
+        optimum: the greater of ``compute_only`` and of moving what no policy and no prefetcher can do without. None
+            where misses are not simply loaded, or nobody asked for it.
+        optimum_total: seconds of both phases together by the same rule: more than the sum where the bytes of one phase
+            may have been loaded in the other.
+        reachable: whether there is a policy that loads as little.
+        resident: all experts resident, hence computed where the model runs: no bound where misses may run on the CPU,
+            as then two compute.
         tokens: decoded.
         measured: what the run took.
         busy: by resource, the share of the run that it was at work.
@@ -41,10 +49,14 @@ class Limits:
     link_bound: Phases
     link: str
     optimum: Phases | None
-    proven: bool
+    optimum_total: float
+    reachable: bool
+    resident: Phases
     tokens: int
     measured: Phases
     busy: dict[str, float]
+
+    __repr__ = short_repr
 
     @property
     def binds(self) -> dict[str, Any]:
@@ -53,27 +65,36 @@ class Limits:
         return {"resource": name, "busy": self.busy[name], "all": self.busy}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the bounds as JSON values; ``ratio`` is the run's time over the bound's."""
-        parts = {"compute_only": self.compute_only, "link_bound": self.link_bound}
+        """Return the bounds as JSON values; ``ratio`` is the run's time over the bound's, never below 1."""
+        result = {
+            "compute_only": self._times(self.compute_only) | {"proven": True, "of": "compute and synchronisation"},
+            "link_bound": self._times(self.link_bound)
+            | {"proven": True, "of": "the bytes that this run moved", "link": self.link or None},
+        }
         if self.optimum is not None:
-            parts["optimum"] = self.optimum
-        result: dict[str, Any] = {}
-        for name, (prefill, decode) in parts.items():
-            total = prefill + decode
-            result[name] = {
-                "total_s": total,
-                "decode_s": decode,
-                "decode_tokens_per_s": self.tokens / decode if decode > 0 else None,
-                "ratio": float(self.measured.sum() / total) if total > 0 else None,
-                "decode_ratio": float(self.measured[DECODE] / decode) if decode > 0 else None,
-            }
-        result["link_bound"]["link"] = self.link or None
-        if "optimum" in result:
-            result["optimum"]["proven"] = self.proven
+            of = "the loads of the optimal policy, all ahead of their use"
+            if not self.reachable:
+                of = "bytes that no policy does without; it need not be reachable"
+            times = self._times(self.optimum, self.optimum_total)
+            result["optimum"] = times | {"proven": True, "reachable": self.reachable, "of": of}
         return result
 
+    def all_resident(self) -> dict[str, Any]:
+        """Return what the run would take with all experts resident, to compare with, as JSON values."""
+        return self._times(self.resident)
 
-def time_limits(job: Replay, platform: Platform, tally: Tally, counts: Counts, best: Bound | None) -> Limits:
+    def _times(self, seconds: Phases, total: float = 0.0) -> dict[str, Any]:
+        decode, total = float(seconds[DECODE]), max(float(seconds.sum()), total)
+        return {
+            "total_s": total,
+            "decode_s": decode,
+            "decode_tokens_per_s": self.tokens / decode if decode > 0 and self.tokens else None,
+            "ratio": float(self.measured.sum() / total) if total > 0 else None,
+            "decode_ratio": float(self.measured[DECODE] / decode) if decode > 0 else None,
+        }
+
+
+def time_limits(job: Replay, platform: Platform, tally: Tally, counts: Counts, least: LeastBytes | None) -> Limits:
     """Work out the bounds of a run.
 
     Args:
@@ -81,51 +102,107 @@ def time_limits(job: Replay, platform: Platform, tally: Tally, counts: Counts, b
         platform: on what.
         tally: what it took.
         counts: hits, misses and loads.
-        best: hit rates of the optimal policy; None where they are not known.
+        least: bytes that have to be loaded, on a machine that loads every miss; None where they are not known.
     """
     steps = tally.by_step()
     decode = np.frombuffer(bytes(tally.phases), np.uint8) == DECODE
     measured = _by_phase(steps[:, 1] - steps[:, 0], decode)
     assert counts.loads is not None  # Residency counts them
-    assert counts.loaded_bytes is not None
-    overhead = _by_phase(steps[:, 3], decode) - platform.profile.expert_overhead * counts.loads
+    overhead = np.maximum(_by_phase(steps[:, 3], decode) - platform.profile.expert_overhead * counts.loads, 0.0)
+    share = platform.action.share
+    two = tally.on_cpu > 0 or (share is not None and share < 1)  # compute at once
     # without experts on the CPU all was computed where the model runs, whether it was resident or not
-    compute = compute_only(job, platform) if tally.on_cpu else _by_phase(steps[:, 2], decode)
-    shortest = compute + np.maximum(overhead, 0.0)
-    loaded = counts.loaded_bytes + np.array(tally.prefetch.issued_by_phase)
-    needs = {name: use.bytes / use.bandwidth for name, use in tally.links.items() if use.bytes}
-    link = max(needs, key=lambda name: needs[name]) if needs else ""
-    share = loaded / loaded.sum() if loaded.sum() else np.zeros(2)
+    resident = all_resident(job, platform) if tally.on_cpu else _by_phase(steps[:, 2], decode)
+    compute = compute_shared(job, platform) if two else resident
+    shortest = compute + overhead
+    needs = {name: np.array(tally.moved[name]) / use.bandwidth for name, use in tally.links.items() if use.bytes}
+    link = max(needs, key=lambda name: float(needs[name].sum())) if needs else ""
     path = platform.profile.pcie or platform.profile.nvme
-    optimum = None
-    if best is not None and platform.action.name == "load" and path is not None:
-        accesses = counts.accesses.sum(axis=1)
-        rates = np.array([best.prefill_hit_rate or 0.0, best.decode_hit_rate or 0.0])
-        size = float(counts.accesses.sum(axis=0) @ platform.sizes) / max(float(accesses.sum()), 1.0)  # mean of a use
-        optimum = np.maximum(shortest, (1 - rates) * accesses * size / path.bandwidth)
+    optimum, total = None, 0.0
+    if least is not None and path is not None:
+        optimum = np.maximum(shortest, np.array([least.prefill, least.decode]) / path.bandwidth)
+        total = least.total / path.bandwidth
     busy = {"gpu" if platform.profile.gpu else "cpu": tally.compute, "overhead": tally.overhead}
-    busy["cpu"] = busy.get("cpu", 0.0) + tally.cpu
+    if platform.profile.gpu or tally.cpu:
+        busy["cpu" if platform.profile.gpu else "cpu (missed experts)"] = tally.cpu
     busy |= {name: use.busy_s for name, use in tally.links.items()}
     return Limits(
         compute_only=shortest,
-        link_bound=needs.get(link, 0.0) * share,
+        link_bound=needs.get(link, np.zeros(2)),
         link=link,
         optimum=optimum,
-        proven=best is not None and best.proven,
+        optimum_total=total,
+        reachable=least is not None and least.reachable,
+        resident=resident + overhead,
         tokens=tally.decode_tokens(),
         measured=measured,
         busy={name: seconds / tally.total if tally.total else 0.0 for name, seconds in busy.items()},
     )
 
 
-def compute_only(job: Replay, platform: Platform) -> Phases:
+def free_loads(tally: Tally, counts: Counts) -> Free:
+    """Return what a run may have had in its caches without a transfer in the steps in question."""
+    steps, phases = tally.by_step(), np.frombuffer(bytes(tally.phases), np.uint8)
+    idle = steps[1:, 0] > steps[:-1, 1]
+    broken = idle | (phases[1:] != phases[:-1])
+    of_phase = [int(np.count_nonzero(broken & (phases[1:] == phase))) for phase in (PREFILL, DECODE)]
+    return Free(counts.preloaded, (of_phase[0], of_phase[1], int(np.count_nonzero(idle))))
+
+
+def all_resident(job: Replay, platform: Platform) -> Phases:
     """Return the seconds of compute with all experts resident, float64 [2]: prefill, decode."""
-    costs, seconds = platform.costs, [0.0, 0.0]
+    return _computed(job, platform, lambda gpu, _: float(gpu.sum()))
+
+
+def compute_shared(job: Replay, platform: Platform) -> Phases:
+    """Return the seconds of compute with the best division of each layer-step's experts, float64 [2]: prefill, decode.
+
+    Some run where the model does, the others meanwhile on the CPU one after the other, as fast as main memory allows;
+    experts may be divided too, so this can only be too short.
+    """
+    return _computed(job, platform, _shared, cpu=True)
+
+
+def _shared(gpu: npt.NDArray[np.float64], cpu: npt.NDArray[np.float64]) -> float:
+    """Return the least, over divisions x, of max(x gpu, (1 - x) cpu), each summed over the experts.
+
+    For every number p from 0 to 1 it is at least the sum of min(p gpu, (1 - p) cpu); at the best p, which is one where
+    the two are equal for some expert, it is just that (duality of linear programs).
+    """
+    both = gpu + cpu
+    weights = np.unique(np.divide(cpu, both, out=np.zeros_like(both), where=both > 0))
+    if not len(weights):
+        return 0.0
+    return float(np.minimum(np.outer(weights, gpu), np.outer(1 - weights, cpu)).sum(axis=1).max())
+
+
+def _computed(
+    job: Replay,
+    platform: Platform,
+    take: Callable[[npt.NDArray[np.float64], npt.NDArray[np.float64]], float],
+    cpu: bool = False,
+) -> Phases:
+    """Sum the dense parts of all layer-steps and what ``take`` says of the experts' seconds on the GPU and the CPU."""
+    costs, seconds, dram = platform.costs, [0.0, 0.0], platform.profile.dram.bandwidth
+    known: dict[tuple[int, tuple[int, ...]], float] = {}  # by layer, and tokens of each expert
+
+    def on_cpu(layer: int, tokens: int) -> float:
+        overhead, size, rate = costs.on_cpu(layer, tokens)
+        return overhead + size / min(rate, dram)
+
+    def experts(layer: int, tokens: tuple[int, ...]) -> float:
+        gpu = np.array([costs.expert(layer, number) for number in tokens])
+        return take(gpu, np.array([on_cpu(layer, number) for number in tokens]) if cpu else gpu)
+
     for step in steps_of(Schedule(job.trace, job.prefill)):
         took = costs.after(step.size)
         for work in step.layers:
-            took += costs.before(work.layer, step.size)
-            took += sum(costs.expert(work.layer, tokens) for tokens in work.tokens or [1] * len(work.keys))
+            used = (work.layer, (1,) * len(work.keys) if work.tokens is None else tuple(sorted(work.tokens)))
+            if used not in known:
+                if len(known) >= MOST_KNOWN:
+                    known.clear()
+                known[used] = experts(*used)
+            took += costs.before(work.layer, step.size) + known[used]
         seconds[step.phase] += took
     return np.array(seconds)
 

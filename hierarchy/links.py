@@ -54,7 +54,7 @@ class LinkServer:
     that waits takes the lane, and the rest waits at its old place in the queue.
 
     Attributes:
-        bytes: moved or moving so far.
+        bytes: moved or moving so far (see `moved`).
         busy_s: seconds with a lane taken, so far (see `busy`).
     """
 
@@ -67,6 +67,7 @@ class LinkServer:
         self.bytes = 0
         self._lane = Lane(link.bandwidth)
         self._taken = 0
+        self._under_way: list[Flow] = []
         self._waiting: list[Transfer] = []
         self._submitted = 0
         self._busy = 0.0
@@ -91,6 +92,10 @@ class LinkServer:
         """Seconds with at least one lane taken, until now."""
         return self._busy + (self.env.now - self._busy_since if self._taken else 0.0)
 
+    def moved(self) -> float:
+        """Bytes that have moved until now: of chunks under way only what has passed."""
+        return self.bytes - sum(map(self.flows.left, self._under_way))
+
     def _queue(self, transfer: Transfer) -> None:
         if not transfer.cancelled:
             heappush(self._waiting, transfer)
@@ -112,14 +117,16 @@ class LinkServer:
         transfer.left -= size
         self.bytes += size
         begin = self.env.now
-        flow = Flow(size, self._lane, lambda: self._arrived(transfer, begin))
+        flow = Flow(size, self._lane, lambda: self._arrived(transfer, flow, begin))
+        self._under_way.append(flow)
         if self.link.overhead > 0:
             ready = self.env.timeout(self.link.overhead)
             ready.callbacks.append(lambda _: self.flows.start(flow))
         else:
             self.flows.start(flow)
 
-    def _arrived(self, transfer: Transfer, begin: float) -> None:
+    def _arrived(self, transfer: Transfer, flow: Flow, begin: float) -> None:
+        self._under_way.remove(flow)
         if self.log is not None:
             self.log.note(begin, self.env.now, self.name, transfer.what, transfer.key)
         over = transfer.left == 0 or transfer.cancelled

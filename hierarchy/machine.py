@@ -19,6 +19,7 @@ from lrcsim.models import Geometry, check_trace, dense_bytes, expert_bytes, load
 from lrcsim.policies import View, make_policy
 from lrcsim.simulator.capacity import PoolSize, bytes_of, resolve_capacity
 from lrcsim.simulator.pool import Pool
+from lrcsim.simulator.shown import short_repr
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["ENGINES", "Machine", "Platform", "resolve"]
@@ -63,7 +64,7 @@ class Machine:
         """Make one of ``hardware`` and keywords.
 
         Raises:
-            ConfigError: a keyword is unknown.
+            ConfigError: a keyword is unknown, or its value of another kind.
         """
         known = [field.name for field in fields(cls) if field.name != "hardware"]
         for name in options:
@@ -71,6 +72,15 @@ class Machine:
                 raise ConfigError(
                     f"there is no option {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"
                 )
+        for name in ("dtype", "miss", "engine"):
+            value = options.get(name)
+            if value is not None and not isinstance(value, str):
+                raise ConfigError(f"{name} must be text, given {value!r}")
+        if not isinstance(options.get("overlap", True), bool):
+            raise ConfigError(f"overlap must be True or False, given {options['overlap']!r}")
+        overrides = options.get("overrides", ())
+        if isinstance(overrides, str) or not isinstance(overrides, Sequence):
+            raise ConfigError(f"overrides must be a list, as ['pcie.bandwidth=25.6GB/s'], given {overrides!r}")
         return cls(hardware, **options)  # type: ignore[arg-type]  # load_profile refuses what is none
 
 
@@ -103,6 +113,8 @@ class Platform:
     dram: PoolSize | None
     dram_policy: str
     engine: str
+
+    __repr__ = short_repr
 
     @property
     def on_demand(self) -> bool:

@@ -14,16 +14,18 @@ from lrcsim.errors import ConfigError, LrcsimError, PolicyError, brief
 from lrcsim.hierarchy.arrivals import ArrivalSteps, arrival_steps, check_arrivals
 from lrcsim.hierarchy.compiled import run_compiled, unsupported
 from lrcsim.hierarchy.engine import Engine
-from lrcsim.hierarchy.limits import Limits, time_limits
+from lrcsim.hierarchy.limits import Limits, free_loads, time_limits
 from lrcsim.hierarchy.log import Log
 from lrcsim.hierarchy.machine import Platform
 from lrcsim.hierarchy.residency import Residency
 from lrcsim.hierarchy.times import GivenUp, Tally
 from lrcsim.hierarchy.work import Step, TimedSteps, steps_of
+from lrcsim.policies import make_policy
 from lrcsim.simulator.future import Future
+from lrcsim.simulator.references import References
 from lrcsim.simulator.replay import Counts, Progress, Replay
-from lrcsim.simulator.result import Bound
 from lrcsim.simulator.schedule import Schedule
+from lrcsim.simulator.shown import short_repr
 from lrcsim.traces import DECODE, PREFILL
 
 __all__ = ["Samples", "Timed", "run_timed"]
@@ -56,6 +58,8 @@ class Samples:
     link_bytes: dict[str, list[int]] = field(default_factory=dict)
     link_busy: dict[str, list[float]] = field(default_factory=dict)
 
+    __repr__ = short_repr
+
 
 @dataclass
 class Timed:
@@ -81,10 +85,23 @@ class Timed:
     log: Log | None = None
     samples: Samples | None = None
 
-    def find_limits(self, bounds: Mapping[str, Bound]) -> None:
-        """Work out what the run could not have been shorter than, from what is known of the optimal policy."""
-        best = bounds.get("belady-bypass", bounds.get("belady"))
-        self.limits = time_limits(self.job, self.platform, self.tally, self.counts, best)
+    __repr__ = short_repr
+
+    def find_limits(self, references: References | None) -> None:
+        """Work out what the run could not have been shorter than.
+
+        Args:
+            references: knows the optimal policy; None: nobody asked for it.
+        """
+        least = None
+        if references is not None and self.platform.action.name == "load":
+            least = references.least_bytes(
+                self.platform.sizes,
+                make_policy(self.job.policy).bypass,
+                free_loads(self.tally, self.counts),
+                self.counts.accesses,
+            )
+        self.limits = time_limits(self.job, self.platform, self.tally, self.counts, least)
 
     def advice(self) -> list[str]:
         """Return what a reader of the times should be told."""
@@ -111,6 +128,7 @@ class Timed:
         data = self.tally.to_dict()
         if self.limits is not None:
             data["time"]["bounds"] = self.limits.to_dict()
+            data["time"]["all_resident"] = self.limits.all_resident()
             data["time"]["binds"] = self.limits.binds
         return data
 
@@ -297,5 +315,5 @@ class _Watch:
         samples.accesses.append(accesses)
         samples.misses.append(misses)
         for name, link in self.engine.links.items():
-            samples.link_bytes.setdefault(name, []).append(link.bytes)
+            samples.link_bytes.setdefault(name, []).append(round(link.moved()))
             samples.link_busy.setdefault(name, []).append(link.busy())

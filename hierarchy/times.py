@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lrcsim.hierarchy.actions import Decision
 from lrcsim.hierarchy.work import Step, Work
+from lrcsim.simulator.shown import short_repr
 from lrcsim.traces import DECODE, PREFILL
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class LinkUse:
     """How much a link carried.
 
     Attributes:
-        bytes: moved in all.
+        bytes: moved in all; not what was still under way at the end.
         busy_s: seconds with a transfer on it.
         bandwidth: bytes/s it has.
     """
@@ -49,7 +50,6 @@ class PrefetchUse:
         wasted: bytes of experts that were evicted unused, or never used.
         displaced: experts put out to make room for prefetches.
         displaced_missed: of those, the experts that missed when they were next used.
-        issued_by_phase: ``issued`` in prefill steps, in decode steps.
     """
 
     issued: int = 0
@@ -58,7 +58,6 @@ class PrefetchUse:
     wasted: int = 0
     displaced: int = 0
     displaced_missed: int = 0
-    issued_by_phase: list[int] = field(default_factory=lambda: [0, 0])
 
 
 @dataclass
@@ -99,6 +98,7 @@ class Tally:
         gaps: for each decode step of each request, the seconds per token since the end of its last step.
         gap_tokens: tokens that came after each of these gaps.
         links: use of each link.
+        moved: by link, bytes that moved in prefill steps, in decode steps.
         prefetch: what became of prefetched bytes.
         skipped: experts left out.
         substituted: experts replaced.
@@ -121,6 +121,7 @@ class Tally:
     gap_tokens: array[int] = field(default_factory=lambda: array("q"))
     first_step: dict[int, tuple[float, float]] = field(default_factory=dict)
     links: dict[str, LinkUse] = field(default_factory=dict)
+    moved: dict[str, list[float]] = field(default_factory=dict)
     prefetch: PrefetchUse = field(default_factory=PrefetchUse)
     skipped: int = 0
     substituted: int = 0
@@ -128,20 +129,27 @@ class Tally:
     low: int = 0
     given_up: GivenUp = field(default_factory=GivenUp)
 
+    __repr__ = short_repr
+
     def __post_init__(self) -> None:
         """Start with nothing under way."""
         self._unused: dict[int, int] = {}  # prefetched and not used yet: bytes
         self._displaced: set[int] = set()
         self._at_begin = (0.0, 0.0, 0.0)
+        self._moved_at_begin: dict[str, float] = {}
         self._last_end: dict[int, float] = {}  # by request: of its last step
         self._decoding: set[int] = set()
 
-    def begin(self) -> None:
+    def begin(self, links: dict[str, LinkServer]) -> None:
         """Take note that a step begins."""
         self._at_begin = (self.compute, self.overhead, self.cpu)
+        self._moved_at_begin = {name: link.moved() for name, link in links.items()}
 
-    def end(self, step: Step, begin: float, end: float) -> None:
+    def end(self, step: Step, begin: float, end: float, links: dict[str, LinkServer]) -> None:
         """Take note that it has ended."""
+        for name, link in links.items():
+            moved = self.moved.setdefault(name, [0.0, 0.0])
+            moved[step.phase] += link.moved() - self._moved_at_begin[name]
         compute, overhead, cpu = self._at_begin
         self.steps.extend((begin, end, self.compute - compute, self.overhead - overhead, self.cpu - cpu))
         self.phases.append(step.phase)
@@ -212,10 +220,9 @@ class Tally:
                         self._displaced.remove(key)
                         self.prefetch.displaced_missed += 1
 
-    def prefetched(self, key: int, size: int, phase: int) -> None:
+    def prefetched(self, key: int, size: int) -> None:
         """Take note that an expert is brought ahead."""
         self.prefetch.issued += size
-        self.prefetch.issued_by_phase[phase] += size
         self._unused[key] = size
         self._displaced.discard(key)
 
@@ -246,7 +253,9 @@ class Tally:
         self.total = now
         self.prefetch.wasted += sum(self._unused.values())
         self._unused.clear()
-        self.links = {name: LinkUse(link.bytes, link.busy(), link.link.bandwidth) for name, link in links.items()}
+        self.links = {
+            name: LinkUse(round(link.moved()), link.busy(), link.link.bandwidth) for name, link in links.items()
+        }
 
     def by_step(self) -> npt.NDArray[np.float64]:
         """Return float64 [steps, 5]: begin, end, compute, overhead, CPU of each step, in seconds."""

@@ -49,6 +49,7 @@ class SchLookahead(Policy):
     """
 
     name = "sch-lookahead"
+    aliases: ClassVar[tuple[str, ...]] = ("sch",)
     needs = frozenset({"future"})
     source = "calc_fsf of ljcleo/moe-lrc, the paper's SCH in its later version"
     params = (Param("m", 16, "steps looked ahead, the current one included", minimum=1),)
@@ -90,11 +91,13 @@ class SchStatic(FixedContents):
     """The best fixed contents for every window of m steps, loaded free at its start; misses bypass.
 
     Windows follow one another from the start of each request (the first step in which anything was recorded); equal
-    counts go to the smaller key, and bytes are filled in this order. The loads are reported as preloaded, not as
+    counts go to the smaller key, and bytes are filled in this order (which is not the best where experts differ in
+    size). The loads are reported as preloaded, not as
     misses, so this may beat the optimum of a cache that has to load.
     """
 
     name = "sch-static"
+    aliases: ClassVar[tuple[str, ...]] = ("segment-optimal",)
     needs = frozenset({"future"})
     source = "SCH of arXiv 2505.16056 in its first version, with windows that do not overlap"
     params = (Param("m", 16, "steps per window", minimum=1),)

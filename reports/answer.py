@@ -71,9 +71,18 @@ def _hits(run: dict[str, Any]) -> str:
     )
     others = [("LRU", lru[key])] if lru is not None and config["policy"] != "lru" else []
     if best is not None and not config["policy"].startswith("belady"):
-        others.append(("the optimum" if best["proven"] else "farthest next use, the best heuristic known,", best[key]))
+        others.append((_words(best, both=bool(both)), best[key]))
     known = [f"{name} has {percent(value)}" for name, value in others if value is not None]
     return f"{text} {'; '.join(known)[:1].upper()}{'; '.join(known)[1:]}." if known else text
+
+
+def _words(best: dict[str, Any], both: bool = False) -> str:
+    """Return what to call a bound by farthest next use; ``both``: where its hit rate in decode alone follows."""
+    if not best["proven"] and best.get("kind", "heuristic") == "heuristic":
+        return "farthest next use, the best heuristic known,"
+    if not best["proven"]:
+        return f"the {best['kind']}"
+    return "the optimum of prefill and decode together" if both else "the optimum"
 
 
 def _whose_fault(run: dict[str, Any]) -> list[str]:
@@ -84,7 +93,8 @@ def _whose_fault(run: dict[str, Any]) -> list[str]:
         if run["cache"]["hit_rate"] in (None, 1):
             return []
         return ["Experts brought ahead of their use count as hits, so the hit rate exceeds what on-demand loading can."]
-    who = "the optimum, which knows the future," if best["proven"] else "farthest next use, which knows the future,"
+    who = "farthest next use" if best.get("kind", "heuristic") == "heuristic" and not best["proven"] else _words(best)
+    who += ", which knows the future,"
     if share < 0.005:
         return [f"Nearly all of its {misses:,} misses are the working set's: {who} has them too."]
     mine, upper = run["cache"]["hit_rate"], run["bounds"].get("upper")
@@ -107,6 +117,7 @@ def _time(run: dict[str, Any]) -> list[str]:
     text = f"On {run['config']['hardware']} that makes {speed(time['decode_tokens_per_s'])} in decode"
     if bound is not None:
         text += f"; {words} would give {speed(bound['decode_tokens_per_s'])}, {bound['decode_ratio']:.2f} times as many"
+        text += ", at most" if bound.get("proven") else ""
     shares = token_shares(time)
     most = next(iter(shares))
     spent = ", ".join(f"{percent(share, 0)} {SPENT[name]}" for name, share in shares.items())
@@ -120,8 +131,10 @@ def _ceiling(time: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
         bound = bounds.get(name)
         if bound is not None and bound["decode_tokens_per_s"] is not None:
             if name == "compute_only":
-                return bound, "every expert resident"
+                return bound, "every expert computed without waiting"
             who = "the optimal policy" if bound["proven"] else "farthest next use (a heuristic)"
+            if not bound.get("reachable", True):
+                who = "the fewest bytes of any policy"
             return bound, f"{who} with perfect prefetching"
     return None, ""
 
@@ -132,7 +145,7 @@ def _binds(most: str, time: dict[str, Any]) -> str:
         busy = time.get("binds", {}).get("busy")
         name = f" ({link} is busy {percent(busy, 0)} of the time)" if link in ("pcie", "nvme") else ""
         return f"Loading experts binds{name}: more hits, or loads that come ahead, make it faster."
-    gain, resident = "", time.get("bounds", {}).get("compute_only")
+    gain, resident = "", time.get("all_resident") or time.get("bounds", {}).get("compute_only")
     if resident is not None and resident["decode_ratio"] is not None:
         gain = f"; with every expert resident it would be {resident['decode_ratio']:.2f} times as fast"
     return f"{SPENT[most].capitalize()} binds, not loading{gain}."
@@ -148,14 +161,14 @@ def numbers_of(run: dict[str, Any]) -> list[KeyNumber]:
     cache, best, share = run["cache"], best_of(run), policys_share(run)
     found = [KeyNumber("hit rate", percent(cache["hit_rate"]), f"of {cache['accesses']:,} accesses")]
     if best is not None:
-        kind = "optimum" if best["proven"] else "best heuristic"
+        kind = "optimum" if best["proven"] else best.get("kind", "heuristic").replace("heuristic", "best heuristic")
         found.append(KeyNumber(kind, percent(best["hit_rate"]), "eviction that knows the future"))
     if share is not None:
         found.append(KeyNumber("misses a better policy could avoid", f"{percent(share, 0)}", "at most; same cache"))
     time = run.get("time")
     if time is not None and time["decode_tokens_per_s"] is not None:
         bound, words = _ceiling(time)
-        most = "" if bound is None else f"{bound['decode_tokens_per_s']:,.0f} with {words}"
+        most = "" if bound is None else f"{bound['decode_tokens_per_s']:,.0f} at most with {words}"
         found.append(KeyNumber("decode", speed(time["decode_tokens_per_s"]), most))
     elif cache["decode"].get("bytes_per_token") is not None:
         found.append(KeyNumber("loaded per decoded token", human_bytes(cache["decode"]["bytes_per_token"])))

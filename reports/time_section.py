@@ -12,7 +12,7 @@ from lrcsim.reports.plots import COLOURS, MUTED, axis, layout
 
 __all__ = ["time_section"]
 
-BOUNDS = {"optimum": "optimum, prefetched", "compute_only": "all resident", "link_bound": "transfers alone"}
+BOUNDS = {"optimum": "fewest loads, prefetched", "compute_only": "compute alone", "link_bound": "transfers alone"}
 SPENT_COLOURS = {"compute": COLOURS[0], "overhead": COLOURS[5], "stall": COLOURS[1]}
 
 
@@ -109,7 +109,7 @@ def _token(run: dict[str, Any], name: str) -> Figure:
     of = "" if source else " (prefill and decode have the same shares here: the result does not tell them apart)"
     text = (
         f"A decoded token takes {per_token:,.3g} ms: {spent}{of}. Below, what it could not be shorter than: with the "
-        f"optimal policy and every load ahead of its use; with all experts resident; with "
+        f"fewest loads that any policy can do with, all ahead of their use; with compute and bookkeeping alone; with "
         f"{(time.get('bounds', {}).get('link_bound') or {}).get('link') or 'the link'} as the only thing at work."
     )
     return Figure(name, "A token's time", text, [View("", data, drawing)], Table("a token's time", ("", "", ""), rows))

@@ -21,6 +21,7 @@ from lrcsim.policies import make_policy
 from lrcsim.simulator.capacity import CacheSize, PoolSize, resolve_capacity
 from lrcsim.simulator.replay import Progress, Replay, replay
 from lrcsim.simulator.rules import refuse_unservable, resolve_rules
+from lrcsim.simulator.shown import short_repr
 from lrcsim.simulator.stack_hits import stack_hits
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
@@ -50,6 +51,8 @@ class Split:
     used: int
     hits: tuple[int, int]
     accesses: tuple[int, int]
+
+    __repr__ = short_repr
 
     @property
     def hit_rate(self) -> float:
@@ -97,6 +100,8 @@ class Allocation:
     most_hits: int
     uniform: Split
     shared: Split
+
+    __repr__ = short_repr
 
     @property
     def best(self) -> Split:
@@ -148,7 +153,8 @@ def allocate(
         An `Allocation`; ``simulate(trace, policy, list(result.best.capacities))`` has exactly its hits.
 
     Raises:
-        ConfigError: the budget or an option is not understood, or the policy has no stack algorithm.
+        ConfigError: the budget or an option is not understood, or the policy has no stack algorithm,
+            or the trace no recorded expert.
         PolicyError: the policy is unknown or cannot serve this trace.
     """
     chosen = make_policy(policy)
@@ -162,6 +168,10 @@ def allocate(
     largest = trace.layers.num_experts.tolist()
     curves = [hits.sum(axis=0)[: experts + 1] for hits, experts in zip(found.hits, largest, strict=True)]
     accesses = (int(found.accesses[:, PREFILL].sum()), int(found.accesses[:, DECODE].sum()))
+    if not sum(accesses):
+        raise ConfigError(
+            "no expert of this trace was recorded, so there is no hit rate: `lrcsim trace info` says more"
+        )
 
     def split(capacities: Sequence[int]) -> Split:
         hits = found.at(list(capacities)).tolist()

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
 from lrcsim.errors import ConfigError
 
-__all__ = ["basic_interval", "check_bootstrap", "resamples"]
+__all__ = [
+    "basic_interval",
+    "check_bootstrap",
+    "each_resample",
+    "number_of_blocks",
+    "resample_blocks",
+    "resamples",
+]
 
 Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.uint8]
+
+MEMORY = 256_000_000
+"""Bytes of resamples that are held at a time."""
 
 
 def check_bootstrap(draws: object, confidence: float) -> None:
@@ -24,20 +37,49 @@ def check_bootstrap(draws: object, confidence: float) -> None:
         raise ConfigError(f"confidence {confidence!r} is not allowed: it lies between 0 and 1, as 0.95")
 
 
-def resamples(requests: int, draws: int, seed: int) -> npt.NDArray[np.uint8]:
-    """Draw requests with replacement, as many as there are.
+def each_resample(requests: int, draws: int, seed: int) -> Iterator[Counts]:
+    """Draw requests with replacement, as many as there are, again and again.
 
     One seed gives one set of resamples, whatever is measured on them: intervals of different layers, domains and
     segment lengths are paired, as in the paper's code.
 
-    Returns:
-        uint8 [draws, requests], how often each request was drawn. (A count above 255 has a probability below 1e-500.)
+    Yields:
+        uint8 [requests], how often each request was drawn. (A count above 255 has a probability below 1e-500.)
     """
     rng = np.random.default_rng(seed)
+    for _ in range(draws):
+        yield np.bincount(rng.integers(0, requests, requests), minlength=requests).astype(np.uint8)
+
+
+def resamples(requests: int, draws: int, seed: int) -> Counts:
+    """Return the resamples of `each_resample` together, uint8 [draws, requests]."""
     found = np.empty((draws, requests), np.uint8)
-    for draw in range(draws):
-        found[draw] = np.bincount(rng.integers(0, requests, requests), minlength=requests)
+    for row, drawn in zip(found, each_resample(requests, draws, seed), strict=True):
+        row[:] = drawn
     return found
+
+
+def _block(requests: int) -> int:
+    return max(MEMORY // max(requests, 1), 1)
+
+
+def number_of_blocks(requests: int, draws: int) -> int:
+    """Return how many `resample_blocks` yields."""
+    return -(-draws // _block(requests))
+
+
+def resample_blocks(requests: int, draws: int, seed: int) -> Iterator[tuple[int, Counts]]:
+    """Yield the same in blocks of about `MEMORY` bytes: the number of the first, and uint8 [some, requests].
+
+    A block's memory is used again for the next.
+    """
+    size = min(_block(requests), draws)
+    found, first = np.empty((size, requests), np.uint8), 0
+    for draw, drawn in enumerate(each_resample(requests, draws, seed)):
+        found[draw - first] = drawn
+        if draw - first == size - 1 or draw == draws - 1:
+            yield first, found[: draw - first + 1]
+            first = draw + 1
 
 
 def basic_interval(value: float, drawn: Floats, confidence: float) -> tuple[float, float]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from lrcsim.errors import ConfigError, did_you_mean
 from lrcsim.hardware.units import parse_quantity
 from lrcsim.traces import LayerTable
@@ -125,6 +127,7 @@ def _expert_bytes(size: object, layers: LayerTable) -> tuple[int, ...]:
 
 
 def _budget(size: object) -> _Budget:
+    size = size.item() if isinstance(size, np.number) else size
     if isinstance(size, bool) or not isinstance(size, str | int | float):
         raise ConfigError(f"cache size {size!r} is not understood: {FORMS}")
     if isinstance(size, float) and not size.is_integer():

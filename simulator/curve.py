@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,8 +16,9 @@ from lrcsim.policies.twins import twin_of
 from lrcsim.simulator.capacity import PoolSize, Scope, parse_bytes, resolve_capacity
 from lrcsim.simulator.queue_hits import QUEUE_POLICIES, queue_hits
 from lrcsim.simulator.replay import Progress, Replay, part_of, replay
-from lrcsim.simulator.rules import Rules, refuse_unservable, resolve_rules, uses_by_key
+from lrcsim.simulator.rules import Rules, profiled_uses, refuse_unservable, resolve_rules
 from lrcsim.simulator.scored_hits import scored_hits
+from lrcsim.simulator.shown import short_repr
 from lrcsim.simulator.stack_hits import STACK_POLICIES, stack_hits
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
@@ -42,6 +44,7 @@ class Curve:
         decode_hit_rate: float64 [n], or None without decode accesses.
         unit: of ``capacities``, ``"experts"`` or ``"bytes"``.
         exact_at_all: True when one pass gave every number of experts, False when there are only some points.
+        proven: True when no policy has more hits at any of the capacities (none without bypass, for ``belady``).
         engine: ``"stack"``: one compiled pass for all capacities; ``"compiled"``: a compiled loop at each capacity;
             ``"replay"``: the Python policy at each capacity. All give the same hits.
     """
@@ -55,6 +58,9 @@ class Curve:
     unit: Literal["experts", "bytes"]
     exact_at_all: bool
     engine: EngineName = "replay"
+    proven: bool = False
+
+    __repr__ = short_repr
 
     @property
     def knee(self) -> int:
@@ -75,7 +81,7 @@ def hit_rate_curve(
     access: str = "coresident",
     prefill: str | None = None,
     warm: bool | None = None,
-    profile: RoutingTrace | None = None,
+    profile: RoutingTrace | str | Path | None = None,
     capacities: Sequence[int | str] | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
@@ -101,13 +107,13 @@ def hit_rate_curve(
         progress: told how far it is, in tokens.
 
     Raises:
-        ConfigError: an option is not allowed, alone or with the others.
+        ConfigError: an option is not allowed, alone or with the others; the trace has no recorded expert.
         PolicyError: the policy is unknown, cannot serve this trace, or misbehaves.
     """
     chosen = make_policy(policy)
     rules = resolve_rules(access, prefill, warm)
     refuse_unservable(chosen, trace, access, profiled=profile is not None)
-    counts_by_key = None if profile is None else uses_by_key(profile, like=trace)
+    counts_by_key = profiled_uses(profile, trace)
     resolve_capacity(0, trace.layers, scope)  # refuses an unknown scope
     layers = trace.layers
     everything = layers.total_experts if scope == "model" else int(layers.num_experts.max())
@@ -119,6 +125,10 @@ def hit_rate_curve(
     points, in_bytes = _amounts(capacities)
     sizes = [resolve_capacity(size, layers, scope) for size in capacities]
     hits, accesses, engine = hits_at(trace, policy, sizes, scope, access, rules, counts_by_key, jobs, progress)
+    if not accesses.any():
+        raise ConfigError(
+            "no expert of this trace was recorded, so there is no hit rate: `lrcsim trace info` says more"
+        )
     if in_bytes:
         assert layers.expert_bytes is not None  # resolve_capacity refused bytes otherwise
         active = float(layers.top_k @ layers.expert_bytes)
@@ -127,12 +137,13 @@ def hit_rate_curve(
         policy=chosen.label(),
         capacities=points,
         relative=points / active,
-        hit_rate=hits.sum(axis=0) / max(int(accesses.sum()), 1),
+        hit_rate=hits.sum(axis=0) / int(accesses.sum()),
         prefill_hit_rate=by_phase[0],
         decode_hit_rate=by_phase[1],
         unit="bytes" if in_bytes else "experts",
         exact_at_all=engine == "stack" and not in_bytes,
         engine=engine,
+        proven=engine == "stack" and chosen.name in ("belady", "belady-bypass") and access != "paper",
     )
 
 

@@ -11,13 +11,29 @@ __all__ = ["find_next_uses"]
 
 
 @numba.njit(cache=True, nogil=True)
-def find_next_uses(keys, time, epoch):  # type: ignore[no-untyped-def]
-    """Return int64 [accesses], what `future.next_uses` says (``epoch`` is empty where there is but one)."""
+def find_next_uses(keys, starts, per_access, epoch):  # type: ignore[no-untyped-def]
+    """Return for every access the time of the next access to the same key, ``NEVER`` if there is none.
+
+    Args:
+        keys: int32 [accesses].
+        starts: int64 [batches + 1], batch b has the accesses ``starts[b]:starts[b + 1]``.
+        per_access: whether time counts in accesses, else in batches.
+        epoch: int64 [batches]; a key's uses in another epoch do not count (the cache is emptied between them). Empty:
+            there is but one.
+
+    Returns:
+        int64 [accesses].
+    """
     result = np.empty(len(keys), np.int64)
-    upcoming = np.full(keys.max() + 1 if len(keys) else 0, len(keys))  # the next access to each key
-    for i in range(len(keys) - 1, -1, -1):
-        following = upcoming[keys[i]]
-        known = following < len(keys) and (len(epoch) == 0 or epoch[following] == epoch[i])
-        result[i] = time[following] if known else NEVER
-        upcoming[keys[i]] = i
+    most = keys.max() + 1 if len(keys) else 0
+    upcoming = np.full(most, -1, np.int64)  # the batch of the next access to each key
+    time = np.full(most, NEVER, np.int64)
+    for batch in range(len(starts) - 2, -1, -1):
+        for i in range(starts[batch + 1] - 1, starts[batch] - 1, -1):
+            key = keys[i]
+            following = upcoming[key]
+            known = following >= 0 and (len(epoch) == 0 or epoch[following] == epoch[batch])
+            result[i] = time[key] if known else NEVER
+            upcoming[key] = batch
+            time[key] = i if per_access else batch
     return result

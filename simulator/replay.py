@@ -14,6 +14,7 @@ from lrcsim.simulator.capacity import PoolSize
 from lrcsim.simulator.future import Future
 from lrcsim.simulator.pool import Pool
 from lrcsim.simulator.schedule import Block, Schedule
+from lrcsim.simulator.shown import short_repr
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["Counts", "Progress", "Replay", "make_pools", "part_of", "replay"]
@@ -61,6 +62,8 @@ class Counts:
     loads: npt.NDArray[np.int64] | None = None
     loaded_bytes: npt.NDArray[np.int64] | None = None
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class Replay:
@@ -83,6 +86,8 @@ class Replay:
     prefill: str
     warm: bool
     profile: npt.NDArray[np.float64] | None = None
+
+    __repr__ = short_repr
 
 
 def replay(job: Replay, *, record: bool = False, progress: Progress | None = None) -> Counts:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lrcsim.simulator.replay import Counts
+from lrcsim.simulator.shown import short
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
 if TYPE_CHECKING:
@@ -19,18 +22,22 @@ class Bound:
     """A hit rate to compare with.
 
     Attributes:
-        hit_rate: over all accesses.
+        hit_rate: over all accesses; None when nothing was accessed.
         prefill_hit_rate: over those of prefill steps, or None when there are none or the bound does not say.
         decode_hit_rate: the same for decode steps.
-        proven: True when no policy under the same rules can have more hits.
-        note: what kind of bound it is, in a few words.
+        proven: True when no policy under the same rules can have more hits in all; ``prefill_hit_rate`` and
+            ``decode_hit_rate`` are those of the same run, and another may have more of one by having fewer of the
+            other.
+        note: what kind of bound it is, in a line.
+        kind: the same in two or three words: ``"optimum"``, ``"heuristic"``, ``"optimum on demand"``.
     """
 
-    hit_rate: float
+    hit_rate: float | None
     prefill_hit_rate: float | None
     decode_hit_rate: float | None
     proven: bool
     note: str
+    kind: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values as JSON has them."""
@@ -39,6 +46,8 @@ class Bound:
             "prefill_hit_rate": self.prefill_hit_rate,
             "decode_hit_rate": self.decode_hit_rate,
             "proven": self.proven,
+            "proven_of": "hit_rate" if self.proven else None,
+            "kind": self.kind,
             "note": self.note,
         }
 
@@ -66,6 +75,21 @@ class Result:
     warnings: list[str]
     timed: Timed | None = None
 
+    def __repr__(self) -> str:
+        """Return a few lines: what was run, its hit rate, the optimum's, its speed."""
+        config, mine = self.config, self.hit_rate
+        where = f" on {config['hardware']}" if "hardware" in config else ""
+        lines = [f"<Result {config.get('policy')}, cache {short(config.get('cache'))}{where}: {self.trace!r}"]
+        bounds = [
+            ("hit rate", mine),
+            *((f"{name} ({bound.kind})", bound.hit_rate) for name, bound in self.bounds.items()),
+        ]
+        lines.append("  " + ", ".join(f"{name} {'none' if rate is None else f'{rate:.4f}'}" for name, rate in bounds))
+        if self.timed is not None:
+            time = self.timed.tally.to_dict()["time"]
+            lines.append(f"  {time['total_s']:.6g} s, decode {short(time['decode_tokens_per_s'])} tokens/s")
+        return "\n".join(lines) + ">"
+
     @property
     def hit_rate(self) -> float | None:
         """Hits over accesses, both phases together; None when nothing was accessed."""
@@ -76,13 +100,18 @@ class Result:
         return rate(self.counts, phase)
 
     @property
+    def compared_with(self) -> Bound | None:
+        """The bound by farthest next use that a run like this one is to be compared with."""
+        return self.bounds.get("belady-bypass") or self.bounds.get("belady")
+
+    @property
     def gap_closed(self) -> float | None:
         """Share of the way from LRU to the optimum: 0 is LRU, 1 the optimum, None where there is no gap."""
-        best = self.bounds.get("belady-bypass") or self.bounds.get("belady")
-        mine = self.hit_rate
-        if self.lru is None or best is None or mine is None or best.hit_rate - self.lru.hit_rate < 1e-12:
+        best, mine = self.compared_with, self.hit_rate
+        top, low = None if best is None else best.hit_rate, None if self.lru is None else self.lru.hit_rate
+        if mine is None or top is None or low is None or top - low < 1e-12:
             return None
-        return (mine - self.lru.hit_rate) / (best.hit_rate - self.lru.hit_rate)
+        return (mine - low) / (top - low)
 
     def bytes_loaded(self, phase: int | None = None) -> int | None:
         """Bytes of experts loaded because they missed, in one phase or both; None when no expert sizes are known."""
@@ -96,9 +125,9 @@ class Result:
         return int(misses @ sizes)
 
     def bytes_per_token(self, phase: int) -> float | None:
-        """Bytes loaded per token of a phase; None without expert sizes or tokens."""
-        tokens = self.tokens(phase)
+        """Bytes loaded per token of a phase that was recorded; None without expert sizes or such tokens."""
         loaded = self.bytes_loaded(phase)
+        tokens = 0 if loaded is None else self._recorded_tokens()[phase]
         return None if loaded is None or not tokens else loaded / tokens
 
     def tokens(self, phase: int) -> int:
@@ -108,6 +137,20 @@ class Result:
             notes["tokens"] = self._count_tokens()
         counted: tuple[int, int] = notes["tokens"]  # type: ignore[assignment]  # what _count_tokens gave
         return counted[phase]
+
+    def _recorded_tokens(self) -> tuple[int, int]:
+        """Tokens of prefill and of decode of which any expert was recorded: the others load nothing."""
+        notes, trace = self.trace.notes, self.trace
+        if "recorded tokens" not in notes:
+            counted = [0, 0]
+            for low, high in trace.blocks():
+                recorded = (trace.read("experts", low, high) >= 0).any(axis=(1, 2))
+                decode = trace.read("phase", low, high) == DECODE if "phase" in trace.columns else np.True_
+                counted[DECODE] += int(np.count_nonzero(recorded & decode))
+                counted[PREFILL] += int(np.count_nonzero(recorded & ~decode))
+            notes["recorded tokens"] = counted[PREFILL], counted[DECODE]
+        found: tuple[int, int] = notes["recorded tokens"]  # type: ignore[assignment]  # what was put there
+        return found
 
     def _count_tokens(self) -> tuple[int, int]:
         if "phase" not in self.trace.columns:

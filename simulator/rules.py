@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from lrcsim.policies import Policy
 from lrcsim.simulator.schedule import Schedule, parse_prefill
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["ACCESS", "Access", "Rules", "refuse_unservable", "resolve_rules", "uses_by_key"]
+__all__ = ["ACCESS", "Access", "Rules", "profiled_uses", "refuse_unservable", "resolve_rules", "uses_by_key"]
 
 Access = Literal["coresident", "sequential", "paper"]
 ACCESS: tuple[Access, ...] = ("coresident", "sequential", "paper")
@@ -38,6 +39,8 @@ def resolve_rules(access: str, prefill: str | None, warm: bool | None) -> Rules:
     """
     if access not in ACCESS:
         raise ConfigError(f"access {access!r} is not known, use {', '.join(ACCESS)}{did_you_mean(str(access), ACCESS)}")
+    if not isinstance(warm, bool | None):
+        raise ConfigError(f"warm must be True, False or None (the default of the rule), given {warm!r}")
     if access == "paper":
         if prefill not in (None, "token"):
             raise ConfigError(
@@ -48,7 +51,7 @@ def resolve_rules(access: str, prefill: str | None, warm: bool | None) -> Rules:
                 "a warm cache cannot go with access 'paper', where every request starts cold: leave it out"
             )
         return Rules("token", warm=False)
-    settled = Rules(prefill or "step", True if warm is None else warm)
+    settled = Rules("step" if prefill is None else prefill, True if warm is None else warm)
     parse_prefill(settled.prefill)
     return settled
 
@@ -77,6 +80,32 @@ def refuse_unservable(policy: Policy, trace: RoutingTrace, access: str, *, profi
             f"policy {policy.name} lets misses bypass the cache, and access 'paper' inserts every expert: "
             "use access 'coresident' or 'sequential'"
         )
+
+
+def profiled_uses(profile: RoutingTrace | str | Path | None, like: RoutingTrace) -> npt.NDArray[np.float64] | None:
+    """Count the uses of a profile as it is given: a trace, a trace file, or ``"self"``, the trace to be served.
+
+    Args:
+        profile: one of these; None: there is none.
+        like: the trace to be served.
+
+    Returns:
+        As `uses_by_key`; None without a profile.
+
+    Raises:
+        ConfigError: it is something else, or the traces are not of the same geometry.
+        TraceError: the file is no trace.
+    """
+    if profile is None:
+        return None
+    if profile == "self":
+        return uses_by_key(like, like)
+    if isinstance(profile, RoutingTrace):
+        return uses_by_key(profile, like)
+    if not isinstance(profile, str | Path) or not str(profile):
+        raise ConfigError(f"profile {profile!r} is not allowed: give a RoutingTrace, the path of one, or 'self'")
+    with RoutingTrace.open(profile) as opened:
+        return uses_by_key(opened, like)
 
 
 def uses_by_key(profile: RoutingTrace, like: RoutingTrace) -> npt.NDArray[np.float64]:

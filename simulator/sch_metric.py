@@ -32,9 +32,10 @@ import numpy.typing as npt
 
 from lrcsim.errors import ConfigError, did_you_mean
 from lrcsim.simulator import window_kernels
-from lrcsim.simulator.bootstrap import basic_interval, check_bootstrap, resamples
+from lrcsim.simulator.bootstrap import basic_interval, check_bootstrap, each_resample
 from lrcsim.simulator.capacity import CacheSize, Scope, resolve_capacity
 from lrcsim.simulator.replay import Progress
+from lrcsim.simulator.shown import short_repr
 from lrcsim.simulator.stack_hits import stack_hits
 from lrcsim.simulator.windows import BlockOfWindows, Ints, Stream, check_segment, refuse_repeats, streams
 from lrcsim.traces import RoutingTrace
@@ -78,6 +79,8 @@ class Sch:
     relative: Floats
     hit_rate: Floats
 
+    __repr__ = short_repr
+
 
 def sch(
     trace: RoutingTrace,
@@ -104,7 +107,7 @@ def sch(
             layer.
         definition: ``"static"`` or ``"lookahead"``; see the top of this module.
         scope: ``"layer"`` or ``"model"``.
-        bootstrap: draws of requests for the confidence interval (the paper: 1000), a byte each per request; 0: none.
+        bootstrap: draws of requests for the confidence interval (the paper: 1000); 0: none.
         confidence: of the interval.
         seed: of the resamples, which are the same for every segment length and cache size.
         jobs: threads, one pool each at a time; None: all cores. The result does not depend on it.
@@ -167,8 +170,7 @@ def sch_at_sizes(
         by_layer = at_slots / accesses
     intervals: list[tuple[float, float] | None] = [None] * len(caches)
     if draws and np.count_nonzero(by_request[-1]) > 1:
-        # One draw at a time: as float64, all of them take eight times the memory.
-        drawn = np.stack([by_request @ row for row in resamples(trace.num_requests, draws, seed)], axis=1)
+        drawn = np.stack([by_request @ row for row in each_resample(trace.num_requests, draws, seed)], axis=1)
         with np.errstate(invalid="ignore"):
             rates = drawn[:-1] / drawn[-1]
         intervals = [basic_interval(float(value), row, confidence) for value, row in zip(values, rates, strict=True)]

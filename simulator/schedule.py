@@ -84,7 +84,7 @@ def parse_prefill(prefill: str) -> int | None:
         return None
     if prefill == "token":
         return 1
-    kind, _, number = prefill.partition(":")
+    kind, _, number = str(prefill).partition(":")
     if kind == "chunk" and number.isdecimal() and int(number) > 0:
         return int(number)
     raise ConfigError(f"prefill {prefill!r} is not known, use 'step', 'chunk:N' (N prompt tokens a step) or 'token'")

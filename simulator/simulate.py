@@ -7,6 +7,8 @@ from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from lrcsim.errors import ConfigError
 from lrcsim.policies import PolicySpec, make_policy
 from lrcsim.simulator.advice import advice
@@ -14,7 +16,8 @@ from lrcsim.simulator.capacity import CacheSize, Scope, resolve_capacity
 from lrcsim.simulator.references import References
 from lrcsim.simulator.replay import Progress, Replay, part_of, replay
 from lrcsim.simulator.result import Bound, Result
-from lrcsim.simulator.rules import Access, refuse_unservable, resolve_rules, uses_by_key
+from lrcsim.simulator.rules import Access, profiled_uses, refuse_unservable, resolve_rules
+from lrcsim.simulator.shown import short
 from lrcsim.traces import RoutingTrace
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ def simulate(
     access: Access = "coresident",
     prefill: str | None = None,
     warm: bool | None = None,
-    profile: RoutingTrace | None = None,
+    profile: RoutingTrace | str | Path | None = None,
     bounds: bool = True,
     record: bool = False,
     progress: Progress | None = None,
@@ -61,7 +64,8 @@ def simulate(
             ``access="paper"`` a batch is always one token.
         warm: whether the cache keeps its contents from request to request; default True, and False under
             ``access="paper"``, where every request starts cold.
-        profile: a trace to take expert popularity from, for policies that need a profile.
+        profile: a trace to take expert popularity from, for policies that need a profile: a `RoutingTrace`, a trace
+            file, or ``"self"``, the trace itself, which is hindsight.
         bounds: also run LRU and the optimum at the same capacity.
         record: keep a hit flag for every access in ``result.counts.hit``, in the order of `Schedule`.
         progress: called with tokens done and tokens in all, over all the replays together.
@@ -87,6 +91,8 @@ def simulate(
             larger than the machine's memory.
         PolicyError: the policy is unknown, cannot serve this trace, or misbehaves.
     """
+    if not isinstance(trace, RoutingTrace):
+        raise ConfigError(f"trace must be a RoutingTrace, given {short(trace)}: open a file with RoutingTrace.open")
     tried = make_policy(policy)
     rules = resolve_rules(access, prefill, warm)
     platform = _platform(trace, hardware, machine, access=access, record=record, log=log or samples)
@@ -104,7 +110,7 @@ def simulate(
         trace.layers = trace.layers.with_expert_bytes(platform.sizes)
     pools = resolve_capacity(cache, trace.layers, scope)
     refuse_unservable(tried, trace, access, profiled=profile is not None)
-    counts_by_key = None if profile is None else uses_by_key(profile, like=trace)
+    counts_by_key = profiled_uses(profile, asked)
     job = Replay(trace, policy, tuple(pools), access, rules.prefill, rules.warm, counts_by_key)
     compared = References(job, scope) if bounds else None
     runs = 1 + (compared.replays_needed(tried.bypass, but=tried.label()) if compared else 0)
@@ -126,12 +132,16 @@ def simulate(
     if compared is not None:
         if platform is None or platform.on_demand:
             compared.keep(tried.label(), counts)
-        found = compared.find(tried.bypass, progress)
+        ahead = "experts that the policy loads of its own accord count as hits" if tried.refills else ""
+        if platform is not None and platform.prefetcher is not None:
+            ahead = "prefetched experts count as hits"
+        elsewhere = platform is not None and platform.action.name != "load"
+        found = compared.find(tried.bypass, progress, ahead=ahead, elsewhere=elsewhere)
     if timed is not None:
-        timed.find_limits(found)
+        timed.find_limits(compared)
     config = {
         "policy": tried.label(),
-        "cache": cache if isinstance(cache, str | int | float) else list(cache),
+        "cache": _plain(cache),
         "capacity": [pool.capacity for pool in pools],
         "capacity_unit": "experts" if pools[0].bytes_per_expert is None else "bytes",
         "scope": scope,
@@ -140,10 +150,8 @@ def simulate(
         "warm": rules.warm,
     }
     if served:
-        config |= serving | {
-            "requests": requests,
-            "arrivals": arrivals if arrivals is None or isinstance(arrivals, str) else list(arrivals),
-        }
+        config |= {name: _plain(value) for name, value in serving.items()}
+        config |= {"requests": requests, "arrivals": _plain(arrivals)}
     if platform is not None:
         config |= platform.to_dict()
     warnings = advice(trace, tried.name, pools, scope, access, counts)
@@ -156,6 +164,15 @@ def simulate(
         warnings=warnings + ([] if timed is None else timed.advice()),
         timed=timed,
     )
+
+
+def _plain(value: Any) -> Any:
+    """Return an option as JSON has it: numbers of numpy as Python's, sequences as lists."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value
 
 
 def _check_served(access: str, arrivals: object, platform: Platform | None) -> None:
@@ -178,6 +195,10 @@ def _platform(
 ) -> Platform | None:
     """Look up the machine, if one is given; refuse what goes only with one, or not with one."""
     if hardware is None:
+        if options:
+            from lrcsim.hierarchy.machine import Machine
+
+            Machine.of(hardware, options)  # refuses what is no option at all
         if options or log:
             name = next(iter(options), "log")
             raise ConfigError(f"option {name!r} is about time: name a machine with it, as hardware='rtx-4090'")

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from lrcsim.errors import ConfigError
 from lrcsim.simulator.replay import Progress
+from lrcsim.simulator.shown import short_repr
 from lrcsim.simulator.srp_metric import label_requests, srp
 from lrcsim.simulator.windows import Ints, check_segment, streams
 from lrcsim.traces import RoutingTrace
@@ -71,6 +72,8 @@ class ExpertMeasures:
     vocabulary_in: Floats | None
     vocabulary_out: Floats | None
     missing: dict[str, str]
+
+    __repr__ = short_repr
 
     @property
     def load_imbalance(self) -> float:

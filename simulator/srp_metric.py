@@ -30,8 +30,9 @@ import numpy.typing as npt
 
 from lrcsim.errors import ConfigError, did_you_mean
 from lrcsim.simulator import window_kernels
-from lrcsim.simulator.bootstrap import basic_interval, check_bootstrap, resamples
+from lrcsim.simulator.bootstrap import basic_interval, check_bootstrap, number_of_blocks, resample_blocks
 from lrcsim.simulator.replay import Progress, part_of
+from lrcsim.simulator.shown import short_repr
 from lrcsim.simulator.windows import BlockOfWindows, Ints, Stream, check_segment, refuse_repeats, streams
 from lrcsim.traces import RoutingTrace
 
@@ -41,6 +42,9 @@ Level = Literal["model", "stack", "layer", "domain", "expert", "position"]
 LEVELS: tuple[Level, ...] = ("model", "stack", "layer", "domain", "expert", "position")
 Floats = npt.NDArray[np.float64]
 NO_DRAWS: Floats = np.zeros(0)
+BYTES_OF_WEIGHTS = 2**26
+"""Of resamples as numbers that are multiplied at a time."""
+
 MOST_POSITION_BYTES = 2**29
 """Threads that count positions have a table each; there are as many as fit this."""
 
@@ -73,6 +77,8 @@ class SrpGroups:
     windows: Ints
     low: Floats | None = None
     high: Floats | None = None
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,8 @@ class Srp:
     positions: Ints | None = None
     draws: Floats | None = None
 
+    __repr__ = short_repr
+
     @property
     def labels(self) -> tuple[str, ...] | None:
         """The names of the groups, at levels whose groups have names."""
@@ -141,8 +149,9 @@ def srp(
         level: of what to give SRP besides the pooled one: ``"stack"`` (encoder and decoder), ``"layer"``, ``"domain"``,
             ``"expert"``, ``"position"`` (of the window in its request), or nothing more: ``"model"``.
         domains: one label per request, in place of the trace's own.
-        bootstrap: draws for confidence intervals (the paper: 1000), a byte each per request; 0: none. Requests are
-            resampled and the threshold is chosen anew for each resample. At levels ``"expert"`` and ``"position"`` only
+        bootstrap: draws for confidence intervals (the paper: 1000); 0: none. Requests are resampled and the threshold
+            is chosen anew for each resample. Where draws x requests exceed `bootstrap.MEMORY` the trace is read again
+            for each part of the draws. At levels ``"expert"`` and ``"position"`` only
             the pooled value has an interval.
         confidence: of the intervals.
         seed: of the resamples, which are the same for every layer, domain and segment length.
@@ -160,14 +169,18 @@ def srp(
     names, label = label_requests(trace, domains) if level == "domain" else ((), None)
     windows = np.stack([stream.windows(m) for stream in streams(trace)])  # [streams, requests]
     draws = bootstrap if np.count_nonzero(windows.sum(axis=0)) > 1 else 0
-    drawn = resamples(trace.num_requests, draws, seed) if draws else None
-    sums = _Sums(trace, m, level, drawn, label, len(names))
-    passes = 2 if level == "position" else 1
-    _count_windows(trace, sums, jobs, part_of(progress, 0, passes))
+    sums = _Sums(trace, m, level, draws, label, len(names))
+    parts = max(number_of_blocks(trace.num_requests, draws), 1)
+    passes = parts + (level == "position")
+    if not draws:
+        _count_windows(trace, sums, jobs, part_of(progress, 0, passes))
+    for number, (first, weights) in enumerate(resample_blocks(trace.num_requests, draws, seed) if draws else ()):
+        sums.weigh(first, weights)
+        _count_windows(trace, sums, jobs, part_of(progress, number, passes))
 
     pooled = _best(sums.by_layer.sum(axis=0), m, windows.sum())
     interval, values = None, None
-    if drawn is not None:
+    if draws:
         values = _best(_as_int(sums.drawn), m).value
         interval = basic_interval(float(pooled.value), values, confidence)
     windows_of_layer, requests_of_layer = np.zeros((2, trace.num_layers), np.int64)
@@ -193,7 +206,7 @@ def srp(
         absent = np.arange(trace.num_experts) >= trace.layers.num_experts[:, None]
         groups.activation[absent] = groups.floor[absent] = np.nan
     elif level == "position":
-        by_place = _count_positions(trace, m, jobs, part_of(progress, 1, passes))
+        by_place = _count_positions(trace, m, jobs, part_of(progress, parts, passes))
         places = np.arange(len(by_place))
         reach = sum(trace.num_requests - np.searchsorted(np.sort(row), places, side="right") for row in windows)
         groups = _best(by_place, m, reach)
@@ -246,16 +259,11 @@ class _Sums:
     """
 
     def __init__(
-        self,
-        trace: RoutingTrace,
-        segment: int,
-        level: Level,
-        drawn: npt.NDArray[np.uint8] | None,
-        label: Ints | None,
-        num_domains: int,
+        self, trace: RoutingTrace, segment: int, level: Level, draws: int, label: Ints | None, num_domains: int
     ) -> None:
-        draws, layers, bins = (0 if drawn is None else len(drawn)), trace.num_layers, segment + 1
-        self.segment, self.level, self.weights, self.label = segment, level, drawn, label
+        layers, bins = trace.num_layers, segment + 1
+        self.segment, self.level, self.label = segment, level, label
+        self.first, self.weights = 0, np.zeros((0, trace.num_requests), np.uint8)
         stacks = len(trace.layers.stack_names)
         self.by_layer = np.zeros((layers, bins), np.int64)
         self.by_stack = np.zeros((stacks, bins), np.int64)
@@ -265,26 +273,42 @@ class _Sums:
         groups = {"stack": stacks, "layer": layers, "domain": num_domains}.get(level, 0)
         self.drawn_groups = np.zeros((groups, draws, bins))
 
+    def weigh(self, first: int, weights: npt.NDArray[np.uint8]) -> None:
+        """Take some of the draws, those from ``first`` on, for the next pass: uint8 [some, requests]."""
+        self.first, self.weights = first, weights
+
+    def counts_experts(self, layer: int) -> Ints:
+        """Return where to count a layer's experts apart, int64 [E, m + 1]; [0, m + 1] after the first pass."""
+        return self.by_expert[layer] if self.first == 0 else self.by_expert[layer, :0]
+
     def add(self, stream: Stream, requests: Ints, rows: Ints) -> None:
         """Add int64 [layers of the stream, requests, m + 1]; a request may come in parts."""
         of_requests = rows.sum(axis=0)
-        self.by_layer[stream.layers] += rows.sum(axis=1)
-        self.by_stack[stream.stack] += of_requests.sum(axis=0)
-        if self.label is not None:
-            np.add.at(self.by_domain, self.label[requests], of_requests)
-        if self.weights is None:
-            return
-        weights = self.weights[:, requests].astype(np.float64)
-        self.drawn += weights @ of_requests
+        if self.first == 0:  # else they are all there from the first pass
+            self.by_layer[stream.layers] += rows.sum(axis=1)
+            self.by_stack[stream.stack] += of_requests.sum(axis=0)
+            if self.label is not None:
+                np.add.at(self.by_domain, self.label[requests], of_requests)
+        step = max(BYTES_OF_WEIGHTS // (8 * max(len(requests), 1)), 1)
+        for low in range(0, len(self.weights), step):
+            weights = self.weights[low : low + step][:, requests].astype(np.float64)
+            draws = slice(self.first + low, self.first + low + len(weights))
+            self._add_drawn(draws, weights, stream, requests, rows, of_requests)
+
+    def _add_drawn(
+        self, draws: slice, weights: Floats, stream: Stream, requests: Ints, rows: Ints, of_requests: Ints
+    ) -> None:
+        self.drawn[draws] += weights @ of_requests
         if self.level == "stack":
-            self.drawn_groups[stream.stack] += weights @ of_requests
+            self.drawn_groups[stream.stack, draws] += weights @ of_requests
         elif self.level == "layer":
             for layer, row in zip(stream.layers.tolist(), rows, strict=True):
-                self.drawn_groups[layer] += weights @ row
+                self.drawn_groups[layer, draws] += weights @ row
         elif self.label is not None:
             domain = self.label[requests]
             for group in np.unique(domain).tolist():
-                self.drawn_groups[group] += weights[:, domain == group] @ of_requests[domain == group]
+                mine = domain == group
+                self.drawn_groups[group, draws] += weights[:, mine] @ of_requests[mine]
 
 
 def _count_windows(trace: RoutingTrace, sums: _Sums, jobs: int | None, progress: Progress | None) -> None:
@@ -298,7 +322,7 @@ def _count_windows(trace: RoutingTrace, sums: _Sums, jobs: int | None, progress:
 
                 def run(layer: int, row: Ints, block: BlockOfWindows = block) -> bool:
                     state = count[layer], since[layer]
-                    own = sums.by_expert[layer]
+                    own = sums.counts_experts(layer)
                     return bool(kernel(block.experts, layer, num_experts[layer], *block.spans, m, *state, row, own))
 
                 refuse_repeats(all(threads.map(run, stream.layers.tolist(), rows)), block)

@@ -107,7 +107,7 @@ class StackState(NamedTuple):
 
 
 @numba.njit(cache=True, nogil=True)
-def next_use_times(experts, steps, stride, num_keys, cold, per_access):  # type: ignore[no-untyped-def]
+def next_use_times(experts, steps, stride, num_keys, cold, per_access, only):  # type: ignore[no-untyped-def]
     """Find when each batch member is used next, with ties broken: the nearer first, then the smaller key.
 
     Args:
@@ -117,6 +117,8 @@ def next_use_times(experts, steps, stride, num_keys, cold, per_access):  # type:
         num_keys: number of keys.
         cold: whether uses in later requests are out of sight.
         per_access: whether time counts in accesses, else in layer-steps.
+        only: the phase whose hits count (0 prefill, 1 decode): a next use in the other one is as good as none. -1:
+        both.
 
     Returns:
         int64 [tokens * layers * k]: time << `key_bits` | key, at the place of each expert's last use in its step.
@@ -135,6 +137,7 @@ def next_use_times(experts, steps, stride, num_keys, cold, per_access):  # type:
         if cold and step + 1 < len(steps.request) and steps.request[step] != steps.request[step + 1]:
             upcoming[:] = never
         low, high = steps.starts[step], steps.starts[step + 1]
+        counts = only < 0 or steps.phase[step] == only
         for layer in range(layers - 1, -1, -1):
             time -= not per_access
             if high - low == 1:  # nothing to gather: a quarter of the time
@@ -144,7 +147,7 @@ def next_use_times(experts, steps, stride, num_keys, cold, per_access):  # type:
                     if expert >= 0:
                         key = layer * stride + np.int64(expert)
                         result[first + rank] = upcoming[key]
-                        upcoming[key] = (time << bits) + key
+                        upcoming[key] = (time << bits) + key if counts else never[key]
                         time -= per_access
                 continue
             stamp += 1
@@ -152,7 +155,7 @@ def next_use_times(experts, steps, stride, num_keys, cold, per_access):  # type:
             for i in range(count - 1, -1, -1):  # none if the ids are impossible; `run_stack` finds that too
                 key = np.int64(keys[i])
                 result[places[i]] = upcoming[key]
-                upcoming[key] = (time << bits) + key
+                upcoming[key] = (time << bits) + key if counts else never[key]
                 if per_access:
                     time -= 1
     return result

@@ -16,6 +16,7 @@ from lrcsim.simulator import lru_stack, stack, static_stack
 from lrcsim.simulator.capacity import Scope
 from lrcsim.simulator.replay import Progress
 from lrcsim.simulator.schedule import Schedule, StepRun
+from lrcsim.simulator.shown import short_repr
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["STACK_POLICIES", "StackHits", "stack_hits"]
@@ -57,6 +58,8 @@ class StackHits:
     hits: list[npt.NDArray[np.int64]]
     accesses: npt.NDArray[np.int64]
 
+    __repr__ = short_repr
+
     def at(self, capacities: list[int]) -> npt.NDArray[np.int64]:
         """Return int64 [2], the hits by phase when pool i has ``capacities[i]`` slots."""
         total = np.zeros(2, np.int64)
@@ -74,6 +77,7 @@ def stack_hits(
     warm: bool,
     jobs: int | None = None,
     progress: Progress | None = None,
+    only: int | None = None,
 ) -> StackHits:
     """Count the hits of a policy at every capacity, in slots.
 
@@ -90,6 +94,8 @@ def stack_hits(
         jobs: threads, one pool each at a time; None: all cores. Fewer where they would hold more than `MEMORY`. The
             result does not depend on it.
         progress: told how far it is, in tokens.
+        only: for ``belady`` and ``belady-bypass``, the phase (0 prefill, 1 decode) in which hits are worth something:
+            those of this phase are then the most that any policy can have in it, those of the other mean nothing.
 
     Raises:
         ConfigError: the policy has no stack algorithm.
@@ -104,7 +110,7 @@ def stack_hits(
     kinds: dict[int, Any] = {LRU: lru_stack.LruState, STATIC: static_stack.StaticState}
     states = [kinds.get(rule, stack.StackState).empty(keys) for _ in pools]
     schedule = Schedule(trace, prefill)
-    run = _Kernel(rule, stack.RULES[access], not warm, trace.num_experts, keys, int(getattr(chosen, "m", 0)))
+    run = _Kernel(rule, stack.RULES[access], not warm, trace.num_experts, keys, int(getattr(chosen, "m", 0)), only)
     width = jobs or os.cpu_count() or 1
     if run.needs_all:  # a pool's ids and next uses are held while it is run
         bytes_per_pool = BYTES_AHEAD * trace.num_tokens * trace.top_k * (trace.num_layers if scope == "model" else 1)
@@ -144,7 +150,9 @@ def stack_hits(
 class _Kernel:
     """The kernel of a policy with everything but the pool's data set."""
 
-    def __init__(self, rule: int, access: int, cold: bool, stride: int, keys: int, window: int) -> None:
+    def __init__(
+        self, rule: int, access: int, cold: bool, stride: int, keys: int, window: int, only: int | None
+    ) -> None:
         self.rule, self.access, self.cold, self.stride, self.keys, self.window = (
             rule,
             access,
@@ -153,6 +161,7 @@ class _Kernel:
             keys,
             window,
         )
+        self.only = -1 if only is None else only
         self.needs_all = rule not in (LRU, stack.LFU)
         self.windows = NO_TIMES  # of every step, for STATIC
 
@@ -181,7 +190,7 @@ class _Kernel:
         if self.rule in (stack.NEXT_USE, stack.NEXT_USE_BYPASS):
             find: Any = stack.next_use_times
             per_access = self.access != stack.CORESIDENT
-            times = find(experts, steps, self.stride, self.keys, self.cold, per_access)
+            times = find(experts, steps, self.stride, self.keys, self.cold, per_access, self.only)
         kernel: Any = stack.run_stack
         kernel(self.rule, self.access, self.cold, experts, steps, self.stride, times, self.window, state)
 

@@ -68,6 +68,7 @@ def test_hand_solved() -> None:
     assert time["bounds"]["link_bound"]["link"] == "pcie"
     assert time["bounds"]["optimum"]["total_s"] == pytest.approx(22.0)
     assert time["bounds"]["optimum"]["proven"] is True
+    assert time["bounds"]["optimum"]["reachable"] is True
     assert time["binds"]["resource"] == "gpu"
     assert time["binds"]["busy"] == pytest.approx(22 / 26)
     json.dumps(data, allow_nan=False)
@@ -111,14 +112,16 @@ def test_no_run_is_shorter_than_its_bounds(options: dict[str, Any]) -> None:
         assert time["bounds"]["link_bound"]["ratio"] is not None
 
 
-def test_compute_only_is_the_time_with_everything_resident() -> None:
+def test_all_resident_is_the_time_with_everything_resident() -> None:
     trace = small(400)
     all_resident = simulate(trace, "static", "100%", hardware="rtx-3090", profile=trace)
     assert all_resident.counts.misses.sum() == 0
     on_cpu = simulate(trace, "lru", "2x", hardware="rtx-3090", miss="cpu")
     for result in (all_resident, on_cpu):  # computed step by step for the second, summed up for the first
-        found = result.to_dict()["time"]["bounds"]["compute_only"]
+        found = result.to_dict()["time"]["all_resident"]
         assert found["total_s"] == pytest.approx(all_resident.to_dict()["time"]["total_s"])
+    bounds = [result.to_dict()["time"]["bounds"]["compute_only"]["total_s"] for result in (all_resident, on_cpu)]
+    assert bounds[1] < bounds[0]  # no bound where the CPU computes beside the GPU
 
 
 def test_hits_are_those_of_the_replay() -> None:

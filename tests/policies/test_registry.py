@@ -38,6 +38,8 @@ def test_parameters() -> None:
     assert make_policy("sch-lookahead:4").label() == "sch-lookahead:m=4"
     assert make_policy("S3FIFO: share = 0.2 , threshold=1").label() == "s3-fifo:share=0.2,threshold=1"
     assert make_policy("min").name == "belady"
+    assert make_policy("sch:8").label() == "sch-lookahead:m=8"
+    assert make_policy("segment-optimal:m=4").label() == "sch-static:m=4"
     assert make_policy("lfu_decay:half_life=64").label() == "lfu-decay:half_life=64.0"
 
 

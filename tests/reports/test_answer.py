@@ -98,7 +98,7 @@ def test_what_binds() -> None:
     *_, speed, spent = answer_of(timed(1, 2, 1))
     assert speed == (
         "On rtx-3090 that makes 10 tokens/s in decode; the optimal policy with perfect prefetching would give "
-        "30 tokens/s, 3.00 times as many."
+        "30 tokens/s, 3.00 times as many, at most."
     )
     assert spent.startswith("Of a token's time, 50 % waiting for experts, 25 % computing, 25 % synchronisation")
     assert spent.endswith(

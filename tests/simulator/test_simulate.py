@@ -11,7 +11,8 @@ import pytest
 
 from lrcsim.errors import ConfigError, TraceError
 from lrcsim.simulator import hit_rate_curve, simulate
-from lrcsim.traces import RoutingTrace
+from lrcsim.simulator.allocate import allocate
+from lrcsim.traces import DECODE, RoutingTrace
 
 
 def cyclic(tokens: int = 12, **options: object) -> RoutingTrace:
@@ -179,3 +180,55 @@ def test_a_file_that_nobody_checked_is_refused_not_miscounted(
             simulate(trace, policy, 2)
         with pytest.raises(TraceError, match="out of range, or twice"):
             hit_rate_curve(trace, policy)
+
+
+def test_what_is_proven_and_of_what() -> None:
+    # The hand-solved case of test_optimum: two slots, LFU hits 3 of 4 in decode, the optimum of both phases 2 of 4.
+    trace = RoutingTrace.from_arrays(
+        [[[x]] for x in (0, 0, 0, 1, 2, 1, 0)],
+        num_experts=3,
+        offsets=[0, 3, 5, 6, 7],
+        phase=[1, 1, 1, 0, 0, 0, 1],
+    )
+    result = simulate(trace, "lfu", 2, prefill="token")
+    belady = result.to_dict()["bounds"]["belady"]
+    assert result.phase_rate(DECODE) == 3 / 4 > belady["decode_hit_rate"] == 2 / 4
+    assert result.hit_rate == belady["hit_rate"] == 3 / 7
+    assert (belady["proven"], belady["proven_of"], belady["kind"]) == (True, "hit_rate", "optimum")
+    for policy in ("static", "pinned-lru", "sch-static:4"):  # loads of their own accord
+        found = simulate(trace, policy, 2, prefill="token", profile="self").to_dict()["bounds"]["belady"]
+        assert (found["proven"], found["proven_of"], found["kind"]) == (False, None, "optimum on demand")
+        assert "of its own accord" in found["note"]
+    paper = simulate(trace, "lru", 2, access="paper").to_dict()["bounds"]["belady"]
+    assert (paper["proven"], paper["kind"]) == (False, "heuristic")
+
+
+def test_a_curve_says_where_belady_is_the_optimum() -> None:
+    sizes = RoutingTrace.from_arrays(np.arange(24).reshape(6, 2, 2) % 4, num_experts=4, expert_bytes=[3, 5])
+    assert hit_rate_curve(sizes, "belady").proven
+    assert hit_rate_curve(sizes, "belady-bypass", scope="model").proven
+    assert not hit_rate_curve(sizes, "belady", access="paper").proven
+    assert not hit_rate_curve(sizes, "belady", scope="model", capacities=["10B", "20B"]).proven
+    assert not hit_rate_curve(sizes, "lru").proven
+
+
+def test_without_an_access_there_is_no_rate() -> None:
+    nothing = RoutingTrace.from_arrays(np.full((4, 2, 1), -1), num_experts=4, expert_bytes=100)
+    data = simulate(nothing, "lru", 2).to_dict()
+    assert (
+        data["cache"]["hit_rate"] is data["bounds"]["belady"]["hit_rate"] is data["baseline"]["lru"]["hit_rate"] is None
+    )
+    assert data["cache"]["decode"]["bytes_per_token"] is data["baseline"]["gap_closed"] is None
+    for measure in (hit_rate_curve, lambda trace: allocate(trace, "lru", "2x")):
+        with pytest.raises(ConfigError, match="no expert of this trace was recorded"):
+            measure(nothing)
+
+
+def test_bytes_per_token_are_of_tokens_that_were_recorded() -> None:
+    # Three prompt tokens of which one was recorded, two decoded ones, one recorded: 100 bytes each.
+    trace = RoutingTrace.from_arrays(
+        [[[-1]], [[-1]], [[0]], [[1]], [[-1]]], num_experts=4, phase=[0, 0, 0, 1, 1], expert_bytes=100
+    )
+    cache = simulate(trace, "lru", 2).to_dict()["cache"]
+    assert (cache["prefill"]["tokens"], cache["decode"]["tokens"]) == (3, 2)
+    assert (cache["prefill"]["bytes_per_token"], cache["decode"]["bytes_per_token"]) == (100, 100)

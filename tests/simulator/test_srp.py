@@ -18,6 +18,7 @@ By expert: 0 has 2 2 1 (A 5): tau 1: M 5, P 6: 10/11; tau 2: M 4, P 4: 8/9 -> 10
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import naive_metrics as naive
@@ -27,6 +28,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import lrcsim.simulator.bootstrap
+import lrcsim.simulator.srp_metric
 import lrcsim.simulator.windows
 from lrcsim.errors import ConfigError, TraceError
 from lrcsim.simulator import Srp, srp
@@ -381,3 +384,22 @@ def test_the_functions_are_exported_under_their_names_whatever_was_imported_befo
     assert callable(package.srp)
     assert callable(package.sch)
     assert set(package.LAZY) <= set(package.__all__)
+
+
+@pytest.mark.parametrize("level", ["model", "layer", "domain", "expert", "position"])
+def test_draws_in_parts_give_the_same(monkeypatch: pytest.MonkeyPatch, level: Any) -> None:
+    rng = np.random.default_rng(3)
+    ids = np.argsort(rng.random((90, 2, 6)), axis=2)[:, :, :2]
+    trace = RoutingTrace.from_arrays(
+        ids, num_experts=6, offsets=np.arange(0, 91, 9), domains=["law", "code"] * 5
+    )  # ten requests: ten bytes a draw
+    whole = srp(trace, 4, level=level, bootstrap=23, seed=5)
+    monkeypatch.setattr(lrcsim.simulator.bootstrap, "MEMORY", 40)  # six parts, the last of three
+    monkeypatch.setattr(lrcsim.simulator.srp_metric, "BYTES_OF_WEIGHTS", 3 * 8 * 10)  # three draws at a time
+    told: list[tuple[int, int]] = []
+    parts = srp(trace, 4, level=level, bootstrap=23, seed=5, progress=lambda done, total: told.append((done, total)))
+    assert same(whole, parts)
+    assert whole.draws is not None
+    np.testing.assert_array_equal(whole.draws, parts.draws)
+    assert told[-1][0] == told[-1][1]
+    assert all(a <= b for (a, _), (b, _) in pairwise(told))

@@ -111,3 +111,36 @@ def test_policies_without_the_property_are_refused() -> None:
     trace = RoutingTrace.from_arrays([[[0]]], num_experts=1)
     with pytest.raises(ConfigError, match="'fifo' has no stack algorithm, these have: lru, sch-static, lfu"):
         stack_hits(trace, "fifo", "layer", "coresident", "step", True)
+
+
+@pytest.mark.parametrize("access", ["coresident", "sequential"])
+def test_lru_marks_of_thousands_of_experts_survive_compaction(access: str) -> None:
+    """61 layers of 256 experts: 15,616 marks, in four of the line's groups of 4,096 after each compaction.
+
+    The line has 17 groups, 69,632 places, and a token takes 488: it is compacted three times. A plain LRU list at
+    some capacities says what must come out.
+    """
+    layers, experts, k, tokens = 61, 256, 8, 400
+    rng = np.random.default_rng(0)
+    worn = rng.random((tokens, layers, experts)) ** (1 + np.arange(experts) / 40)  # most used: the last ones
+    ids = np.argpartition(-worn, k, axis=2)[:, :, :k]
+    trace = RoutingTrace.from_arrays(ids, num_experts=experts)
+    found = stack_hits(trace, "lru", "model", access, "step", True)
+    assert tokens * layers * k > 2 * 69_632
+    assert len(np.unique(ids + np.arange(layers)[:, None] * experts)) > 3 * 4_096
+    keys = (ids + np.arange(layers)[:, None] * experts).reshape(-1, k).tolist()
+    for capacity in (600, 3_000, 5_000, 9_000, 13_000):
+        resident: dict[int, None] = {}  # in the order of last use
+        hits = 0
+        for batch in keys:
+            if access == "coresident":
+                hits += sum(key in resident for key in batch)
+            for key in batch:
+                hits += access == "sequential" and key in resident
+                resident.pop(key, None)
+                resident[key] = None
+                if access == "sequential" and len(resident) > capacity:
+                    del resident[next(iter(resident))]
+            while len(resident) > capacity:
+                del resident[next(iter(resident))]
+        assert found.at([capacity]).tolist() == [0, hits], capacity
