@@ -203,7 +203,7 @@ def check_shapes(
     if given is None:
         return [Problem("the trace", "has no column 'experts'")]
     if len(given) != 3 or given[1] != len(layers) or given[2] < int(layers.top_k.max()):
-        described = f"the table of layers has {len(layers)} layers of up to top-{layers.top_k.max()}"
+        described = f"the table has {len(layers)} layers of up to top-{layers.top_k.max()}"
         return [Problem("experts", f"has shape {list(given)}, {described}")]
     wanted = dict.fromkeys(("experts", "weights", "residency"), given)
     wanted["logits"] = (given[0], given[1], int(layers.num_experts.max()))

@@ -262,6 +262,8 @@ class RoutingTrace:
             if isinstance(error, TraceError):
                 raise
             raise TraceError(f"{self.path}: {name} cannot be read at tokens {low}..{high - 1}: {error}") from None
+        if not data.dtype.isnative:
+            data = data.astype(data.dtype.newbyteorder("="))
         if data.dtype == np.uint16 and (name == "experts" or name.startswith("predictions/")):  # as stored in a file
             narrow = data.view(np.int16)  # 65535 is "not recorded"
             if id_dtype(self.layers) == np.int16:
