@@ -93,6 +93,8 @@ def check_tokens(
         if bad.any():
             place = _first(bad)
             value = columns[name][place[: columns[name].ndim]]
+            if value.dtype == np.int16 and value < -1:  # an id as a file stores it
+                value = int(value) + 65_536
             problems.append(Problem(_where(place, first_token, first_layer), describe.format(value=value), _n(bad)))
 
     def within(name: str, low: int, high: int, describe: str) -> None:
@@ -216,6 +218,8 @@ def check_shapes(
 
 def check_offsets(offsets: npt.NDArray[np.int64], num_tokens: int) -> list[Problem]:
     """Find what is wrong with request offsets: int64 [requests + 1], from 0 to ``num_tokens``, never falling."""
+    if offsets.dtype.kind not in "iu":
+        return [Problem("offsets", f"is of type {offsets.dtype}, must be integers")]
     if offsets.ndim != 1 or len(offsets) < 2:
         return [Problem("offsets", f"needs requests + 1 entries in one dimension, given shape {offsets.shape}")]
     problems: list[Problem] = []

@@ -306,10 +306,9 @@ class TraceWriter:
         count = len(columns["experts"])
         if count == 0:
             return
-        for name, data in columns.items():
-            if len(data) != count:
-                raise TraceError(f"column {name!r} has {len(data)} tokens, experts {count}")
-        problems = check_tokens(columns, self._layers, self._tokens)
+        shapes = {name: data.shape for name, data in columns.items()}
+        problems = check_shapes(shapes, self._layers, np.array([0, count]))
+        problems = problems or check_tokens(columns, self._layers, self._tokens)
         if problems:
             raise TraceError(str(problems[0]))
         self._pending.append(dict(columns))

@@ -18,6 +18,7 @@ import numpy as np
 from lrcsim.errors import ConfigError, TraceError, did_you_mean
 from lrcsim.traces.hdf5 import TraceWriter
 from lrcsim.traces.importers import moe_lrc, npz, sglang, table, vllm
+from lrcsim.traces.importers.net import reads_foreign_file
 from lrcsim.traces.importers.source import Options, Progress, Source, open_bytes, parse_columns
 from lrcsim.traces.trace import mark_missing
 
@@ -101,6 +102,7 @@ class ImportReport:
     notices: list[str]
 
 
+@reads_foreign_file
 def guess_format(path: Path) -> str:
     """Name the format of a file, a folder, or a pattern such as ``rank/olmoe_*.safetensors``.
 
@@ -128,8 +130,9 @@ def guess_format(path: Path) -> str:
     raise TraceError(f"{path}: is of no known format, there are {', '.join(FORMATS)}; name one with --format")
 
 
+@reads_foreign_file
 def import_trace(
-    source_path: str | Path,
+    source_path: Path,
     out_path: str | Path,
     format: str | None = None,
     options: Options | None = None,
@@ -153,7 +156,7 @@ def import_trace(
         TraceError: the source is not of that format, or its routing is impossible; the message says where.
         ConfigError: the format is unknown, or has no use for an option given.
     """
-    source_path, options = Path(source_path), options or Options()
+    options = options or Options()
     if format is None:
         format = guess_format(source_path)
     if format not in FORMATS:

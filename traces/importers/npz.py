@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from lrcsim.errors import ConfigError, TraceError
 from lrcsim.traces.check import check_offsets
+from lrcsim.traces.importers.archive import open_archive
 from lrcsim.traces.importers.source import Columns, Options, Progress, Request, Source, guessed_experts, named_after
 from lrcsim.traces.layers import LayerTable
 
@@ -45,9 +46,11 @@ def matches(path: Path, head: bytes) -> bool:
 def open_source(path: Path, options: Options, progress: Progress) -> Source:
     """Read the small arrays of an archive, and the experts once for the largest id where E is not given."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_archive(path) as archive:
             names = [info.filename.removesuffix(".npy") for info in archive.infolist()]
             small = {name: _whole(archive, name) for name in names if name in (*LAYER_KEYS, *OTHER_KEYS)}
+    except TraceError:
+        raise
     except DAMAGE as error:
         raise TraceError(f"{path}: is no readable NumPy archive ({error})") from None
     columns = [name for name in names if name in PER_TOKEN or re.fullmatch(r"predictions_\d+", name)]
@@ -134,7 +137,7 @@ class _Arrays:
 
     def __init__(self, path: Path, names: list[str]) -> None:
         self._path = path
-        self._archive = zipfile.ZipFile(path)
+        self._archive = open_archive(path)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._readers: dict[str, Any] = {}
         try:
