@@ -40,37 +40,42 @@ def unreadable(path: Path, problem: Exception) -> TraceError:
     return TraceError(f"{path}: cannot be read ({getattr(problem, 'strerror', None) or problem})")
 
 
-def read_text(path: Path, error: type[LrcsimError] = TraceError, largest: int = LARGEST) -> str:
+def read_text(path: Path, where: str, error: type[LrcsimError] = TraceError, largest: int = LARGEST) -> str:
     """Read a file of UTF-8 text.
 
     Args:
         path: the file.
+        where: what messages begin with: which file it is.
         error: kind of error to raise.
         largest: bytes that it may have.
 
     Raises:
         LrcsimError: of the kind ``error``: there is no such file, it cannot be read, is too large, or no text.
     """
-    check_regular(path, error)
     try:
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "a pipe or a device"
+            raise error(f"{where} cannot be read: it is {kind}, no file")
         with open(path, "rb") as file:
             data = file.read(largest + 1)
-    except OSError as problem:
-        raise error(f"{path}: cannot be read ({problem.strerror or problem})") from None
+    except (OSError, ValueError) as problem:
+        if isinstance(problem, LrcsimError):
+            raise
+        raise error(f"{where} cannot be read: {getattr(problem, 'strerror', None) or problem}") from None
     if len(data) > largest:
-        raise error(f"{path}: has more than {largest >> 20} MiB, too large for such a file")
+        raise error(f"{where} cannot be read: it has more than {largest >> 20} MiB")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
-        raise error(f"{path}: is no UTF-8 text (byte {problem.start})") from None
+        raise error(f"{where} cannot be read: it is no text in UTF-8 (byte {problem.start})") from None
 
 
-def parse_json(text: str | bytes, where: object, error: type[LrcsimError] = TraceError) -> Any:
+def parse_json(text: str | bytes, where: str, error: type[LrcsimError] = TraceError) -> Any:
     """Parse JSON.
 
     Args:
         text: the document.
-        where: what the message begins with: the file, or a place in it.
+        where: what messages begin with: the file, or a place in it.
         error: kind of error to raise.
 
     Raises:
@@ -79,19 +84,19 @@ def parse_json(text: str | bytes, where: object, error: type[LrcsimError] = Trac
     try:
         return json.loads(text)
     except RecursionError:
-        raise error(f"{where}: is nested too deep") from None
+        raise error(f"{where} is nested too deep") from None
     except (ValueError, MemoryError) as problem:  # of bytes that are no text too
-        raise error(f"{where}: is no JSON ({_short(problem)})") from None
+        raise error(f"{where} is no JSON: {_short(problem)}") from None
 
 
-def parse_toml(text: str, where: object, error: type[LrcsimError] = TraceError) -> dict[str, Any]:
+def parse_toml(text: str, where: str, error: type[LrcsimError] = TraceError) -> dict[str, Any]:
     """Parse TOML; the arguments and errors are those of `parse_json`."""
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise error(f"{where}: is nested too deep") from None
-    except (ValueError, MemoryError) as problem:
-        raise error(f"{where}: is no TOML ({_short(problem)})") from None
+        raise error(f"{where} is nested too deep") from None
+    except (ValueError, MemoryError) as problem:  # a whole number with thousands of digits too
+        raise error(f"{where} is no TOML: {_short(problem)}") from None
 
 
 def _short(problem: BaseException) -> str:

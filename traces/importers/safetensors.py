@@ -50,7 +50,7 @@ def open_tensors(path: Path) -> dict[str, tuple[str, npt.NDArray[Any]]]:
                 raise TraceError(f"{path}: is truncated, or no safetensors file")
             if length > LONGEST_HEADER:
                 raise TraceError(f"{path}: has a header of {length:,} bytes, allowed are {LONGEST_HEADER:,}")
-            header = parse_json(file.read(length), path)
+            header = parse_json(file.read(length), f"{path}:")
         tensors: dict[str, tuple[str, npt.NDArray[Any]]] = {}
         for name, entry in header.items():
             if name == "__metadata__":
