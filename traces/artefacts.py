@@ -28,6 +28,9 @@ SURPRISE = 25.0
 RUN = 4
 """Tokens one after the other with the same experts in all layers, at least; more where layers and experts are few."""
 
+MANY = 32
+"""Such tokens in a row that are told however long the trace is. Real models do six, on a line of dashes."""
+
 ENOUGH = 64
 """Tokens that a layer must have before it is called constant, or a copy."""
 
@@ -107,10 +110,10 @@ class _Strides:
         if not self.usable:
             return
         count = len(experts)
-        ends = np.append(starts[1:], count)
+        ends = np.append(starts, count)[1:]
         if phase is not None:
             changes = np.append(np.flatnonzero(np.diff(phase)) + 1, count)
-            ends = np.minimum(ends, changes[np.searchsorted(changes, starts, side="right")]) if len(starts) else ends
+            ends = np.minimum(ends, changes[np.searchsorted(changes, starts, side="right")])
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
             chunks = min((end - start) * self.k // self.experts, 4)
             if chunks == 0:
@@ -190,10 +193,10 @@ class _Rows:
             return []
         self._add(np.array([self.start]), np.array([self.tokens - self.start]))
         problems = []
-        if self.longest:
+        if self.longest >= MANY or self.repeated > self.tokens // 100:
             what = (
-                f"{self.repeated:,} tokens stand in runs of {self.least} and more with identical routing in all layers (up to "
-                f"{self.longest:,} in a row): padding, or a buffer that was written once and read again"
+                f"{self.repeated:,} tokens have the routing of the token before them in all layers, up to "
+                f"{self.longest:,} in a row: padding, a buffer read again, or one token repeated"
             )
             problems.append(Problem(f"token {self.first}", what))
         if self.filled >= self.least - 1 > 0:
