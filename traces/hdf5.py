@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -72,6 +73,27 @@ def _state(path: Path) -> tuple[int, ...]:
     return (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
 
 
+def sha256_of_open(file: h5py.File, opened_as: tuple[int, int] | None) -> str:
+    """Return the SHA-256 of an open file's bytes: of those that were opened, if another file has taken its name since.
+
+    Args:
+        file: the file.
+        opened_as: its size and time of change (ns) when it was opened.
+
+    Raises:
+        TraceError: it has been written to since it was opened.
+    """
+    descriptor, at = file.id.get_vfd_handle(), 0
+    digest = hashlib.sha256()
+    while block := os.pread(descriptor, 1 << 20, at):
+        digest.update(block)
+        at += len(block)
+    about = os.fstat(descriptor)
+    if (about.st_size, about.st_mtime_ns) != opened_as:
+        raise TraceError(f"{file.filename}: was written to while it was used")
+    return digest.hexdigest()
+
+
 def read_header(path: Path) -> RoutingTrace:
     """Open a trace file and read its header, without a look at it beforehand.
 
@@ -87,7 +109,10 @@ def read_header(path: Path) -> RoutingTrace:
         reason = "is truncated" if "truncated" in str(error) else "cannot be read"
         raise TraceError(f"{path}: {reason} ({error})") from None
     try:
-        return _read_header(path, file)
+        trace = _read_header(path, file)
+        about = os.fstat(file.id.get_vfd_handle())
+        trace._opened_as = about.st_size, about.st_mtime_ns
+        return trace
     except TraceError as error:
         file.close()
         if str(error).startswith(f"{path}: "):

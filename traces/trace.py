@@ -81,6 +81,8 @@ class RoutingTrace:
         self.provenance: dict[str, Any] = dict(provenance or {})
         self.path = path
         self._file = file
+        self._opened_as: tuple[int, int] | None = None  # size and time of change of the file
+        self._sha256: str | None = None
         self._loaded: dict[str, npt.NDArray[Any]] = {}
         self.notes: dict[object, object] = {}
         """Results that depend on this trace alone, kept by whoever computed them (the bounds of `simulate`)."""
@@ -367,6 +369,20 @@ class RoutingTrace:
         for low, high in self.blocks():
             total += int(np.count_nonzero(mark_missing({n: self.read(n, low, high) for n in wanted}, self.layers)))
         return total
+
+    def file_sha256(self) -> str:
+        """Return the SHA-256 of the file that was opened, whatever stands under its name by now.
+
+        Raises:
+            TraceError: the trace is from no open file, or the file has been written to since it was opened.
+        """
+        from lrcsim.traces.hdf5 import sha256_of_open
+
+        if self._sha256 is None:
+            if self._file is None:
+                raise TraceError("the trace is from no open file, it has no SHA-256")
+            self._sha256 = sha256_of_open(self._file, self._opened_as)
+        return self._sha256
 
     def close(self) -> None:
         """Close the file behind the trace, if any; columns already loaded stay usable."""
