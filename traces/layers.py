@@ -154,5 +154,5 @@ class LayerTable:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= 200 else text[:197] + "..."
