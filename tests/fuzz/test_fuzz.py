@@ -1,8 +1,7 @@
-"""Two thousand spoilt files of every kind: each is read well or refused in one line (`just soak`: a hundred thousand)."""
+"""Two thousand spoilt files, each read well or refused in one line; `just soak` reads a hundred thousand."""
 
 from pathlib import Path
 
-import pytest
 from fuzz_driver import run
 from fuzz_seeds import make_seeds
 
@@ -17,7 +16,6 @@ def test_every_format_is_spoilt(tmp_path: Path) -> None:
     assert {kind.removeprefix("import ") for kind in kinds if kind.startswith("import ")} == set(FORMATS)
 
 
-@pytest.mark.timeout(300)
 def test_spoilt_files(tmp_path: Path) -> None:
-    """No other exception, no crash, no hang, nothing imported that cannot be used, nothing wrong used without a word."""
+    """No other exception, crash or hang; nothing is imported that cannot be used, or used although it is wrong."""
     assert run(CASES, 0, tmp_path) == []
