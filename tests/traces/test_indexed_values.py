@@ -42,7 +42,10 @@ def spoilt(path: Path, place: str, dtype: str, value: Any) -> Path:
     make_trace(3, tokens=12, residency=True, token_ids=True, predictions=True).save(path)
     with h5py.File(path, "r+") as file:
         data = file[place][()].astype(dtype)
-        data[7] = np.reshape(value, (1,) * (data.ndim - np.ndim(value)) + np.shape(value))
+        if np.ndim(value):
+            data[7, 0] = value
+        else:
+            data.reshape(len(data), -1)[7, 0] = value
         del file[place]
         file[place] = data
     return path
@@ -90,15 +93,14 @@ def test_big_endian_and_wide_types_are_read_as_any_other(tmp_path: Path) -> None
         np.testing.assert_array_equal(hit_rate_curve(trace, policy="belady").hit_rate, hits)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_drawn_values_are_found_by_check_and_by_reading_alike(tmp_path: Path, data: st.DataObject) -> None:
-    """Any value of any integer type anywhere: `check_file` finds it exactly where `read` refuses it, and no kernel runs."""
+    """Any value of any integer type anywhere: `check_file` finds it exactly where `read` refuses it; no kernel runs."""
     place = data.draw(
         st.sampled_from(["tokens/phase", "routing/experts", "routing/residency", "routing/predictions/1"])
     )
     dtypes = ["u2"] if place in ("routing/experts", "routing/predictions/1") else ["u1", "i1", "u2", "i4", "i8", "u8"]
-    dtypes = [dtype for dtype in dtypes if place != "routing/residency" or dtype not in ("i1",)]
     dtype = np.dtype(data.draw(st.sampled_from(dtypes)))
     info = np.iinfo(dtype)
     value = data.draw(st.one_of(st.integers(int(info.min), int(info.max)), st.integers(0, 9)))
@@ -134,8 +136,7 @@ def test_arrays_changed_behind_its_back_are_refused_too() -> None:
     ):
         made = RoutingTrace(LayerTable.build(1, 2, 1), columns, np.array([0, 3]))
         with pytest.raises(TraceError, match=message):
-            for name in columns:
-                made.read(name, 0, 3)
+            [made.read(name, 0, 3) for name in columns]
 
 
 @pytest.mark.parametrize(
