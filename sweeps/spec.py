@@ -59,8 +59,8 @@ def read_spec(source: str | Path | Mapping[str, Any], folder: str | Path | None 
     if isinstance(source, Mapping):
         name, table, base = "spec", dict(source), Path.cwd()
     else:
-        name, base = Path(source).name, Path(source).resolve().parent
         table = parse_toml(read_text(Path(source), f"sweep {source}", ConfigError), f"sweep {source}", ConfigError)
+        name, base = Path(source).name, Path(source).resolve().parent
     for key in table:
         if key not in TABLES:
             where = did_you_mean(key, TABLES) or (
