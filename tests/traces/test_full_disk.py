@@ -110,10 +110,16 @@ def test_a_full_file_system(how: str, tmp_path: Path, source: Path) -> None:
 def test_a_failed_write_is_told_at_the_next_run_of_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     trace = make_trace(1)
-    with pytest.raises(TraceError, match="no space"), TraceWriter(tmp_path / "t.h5", trace.layers) as writer:
-        monkeypatch.setattr(Sink, "check", lambda self: (_ for _ in ()).throw(OSError(28, "no space")))
-        for _ in range(3):
-            writer.append({"experts": rng.random((TraceWriter.BLOCK, 3, 8)).argsort(axis=2)[:, :, :2]})
+    ids = rng.random((TraceWriter.BLOCK, 3, 8)).argsort(axis=2)[:, :, :2]
+    writer = TraceWriter(tmp_path / "t.h5", trace.layers)
+
+    def fail(_: Sink) -> None:
+        raise OSError(28, "no space")
+
+    monkeypatch.setattr(Sink, "check", fail)
+    with pytest.raises(TraceError, match="no space"):
+        writer.append({"experts": ids})
+    writer.abandon()
     assert list(tmp_path.iterdir()) == []
 
 
