@@ -144,12 +144,13 @@ class _Arrays:
             for name in names:
                 self._open(name)
         except BaseException:
-            self._archive.close()
+            self.__exit__()
             raise
 
     def _open(self, name: str) -> None:
         try:
             file = self._archive.open(f"{name}.npy")
+            self._readers[name] = (file, np.dtype(np.uint8), 1)  # closed at the end, whatever comes
             major, _ = np.lib.format.read_magic(file)
             read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
             shape, by_column, dtype = read_header(file)
