@@ -22,8 +22,6 @@ def provenance(trace: RoutingTrace, options: Mapping[str, Any]) -> dict[str, Any
         trace: what was run; one that was opened from no file has no SHA-256.
         options: of the command line, by parameter; those left open (None, empty) are left out.
     """
-    from lrcsim.sweeps.files import sha256_of
-
     given = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in options.items()
@@ -31,6 +29,6 @@ def provenance(trace: RoutingTrace, options: Mapping[str, Any]) -> dict[str, Any
     }
     return {
         "lrcsim": version("lrcsim"),
-        "trace_sha256": None if trace.path is None else sha256_of(trace.path),
+        "trace_sha256": None if trace.path is None else trace.file_sha256(),
         "options": given,
     }

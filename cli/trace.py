@@ -50,22 +50,32 @@ def info(path: str | None, quick: bool, json_path: str | None) -> None:
 def check(path: str | None, json_path: str | None) -> None:
     """Read a trace from beginning to end and list what is wrong with it; exit code 1 if anything is.
 
+    Warnings are about what a model hardly ever does and a recorder that reads the wrong memory does: rows that repeat,
+    experts that never come twice, layers that never change. The trace is good all the same; exit code 0.
+
     TRACE is an lrcsim trace file; without it, the trace that comes with lrcsim.
     """
-    from lrcsim.traces import RoutingTrace, check_file
+    from lrcsim.traces import RoutingTrace
+    from lrcsim.traces.check import examine_file
 
     if path is None or path.startswith("bundled:"):
         with RoutingTrace.open(path) as opened:
             path = str(opened.path)
     with progress_bar("checking") as progress:
-        problems = check_file(path, progress=progress)
-    listed = [{"where": problem.where, "what": problem.what, "count": problem.count} for problem in problems]
+        problems, warnings = examine_file(path, progress=progress)
     if json_path is not None:
-        write_json(json_path, {"trace": path, "good": not problems, "problems": listed})
+        listed = {
+            kind: [{"where": one.where, "what": one.what, "count": one.count} for one in found]
+            for kind, found in (("problems", problems), ("warnings", warnings))
+        }
+        write_json(json_path, {"trace": path, "good": not problems, **listed})
     if not problems:
         if json_path != "-":
             with RoutingTrace.open(path) as opened:
-                click.echo(f"{path}: good, {_size(opened.num_tokens, opened.num_requests)}")
+                looks = f", with {len(warnings)} warning{'s' * (len(warnings) != 1)}:" if warnings else ""
+                click.echo(f"{path}: good, {_size(opened.num_tokens, opened.num_requests)}{looks}")
+            for warning in warnings:
+                click.echo(f"Warning: {warning}")
         return
     if len(problems) == 1:
         first = str(problems[0])

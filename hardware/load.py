@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from lrcsim.documents import parse_toml, read_text
 from lrcsim.errors import ConfigError, did_you_mean
 from lrcsim.hardware.document import NONE, PARTS, SCHEMA, Entry, Flat, build, flatten, numbers, suggest_key
 from lrcsim.hardware.profile import HardwareProfile
@@ -94,26 +95,15 @@ def _document(base: str) -> tuple[str, Flat, str]:
     """Return a profile's name, its entries with components filled in, and what to call it in errors."""
     if base in profile_names():
         where = f"hardware {base}"
-        return base, _resolve(_parse(DATA.joinpath("profiles", f"{base}.toml").read_text("utf-8"), where), where), where
+        return base, _resolve(tomllib.loads(DATA.joinpath("profiles", f"{base}.toml").read_text("utf-8")), where), where
     path = Path(base)
     if path.suffix == ".toml" or path.is_file():
         where = f"hardware {base}"
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-            raise ConfigError(f"{where} cannot be read: {reason}") from None
-        return path.stem, _resolve(_parse(text, where), where), where
+        text = read_text(path, where, ConfigError)
+        return path.stem, _resolve(parse_toml(text, where, ConfigError), where), where
     hint = did_you_mean(base, profile_names())
     known = hint or f"; there are {', '.join(profile_names())}"
     raise ConfigError(f"there is no hardware profile {base!r}: give a built-in name or the path of a TOML file{known}")
-
-
-def _parse(text: str, where: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except ValueError as error:  # TOMLDecodeError, or a whole number with thousands of digits
-        raise ConfigError(f"{where} is no TOML: {error}") from None
 
 
 def _resolve(table: dict[str, Any], where: str) -> Flat:

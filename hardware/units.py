@@ -14,7 +14,12 @@ __all__ = ["DIMENSIONS", "Dimension", "format_quantity", "parse_quantity"]
 Dimension = Literal["bytes", "bytes/s", "seconds", "FLOP/s"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 
-NUMBER = r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)"
+QUANTITY = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*(\S*)")
+"""A number and its unit."""
+
+LONGEST = 1_000
+"""Characters of a quantity: what is longer is none, and a pattern could take long to say so."""
+
 _BYTES = {"B": Decimal(1)} | {
     prefix + suffix: Decimal(base**power)
     for power, prefix in enumerate("KMGT", start=1)
@@ -60,12 +65,12 @@ def parse_quantity(text: object, dimension: Dimension) -> float:
     """
     expected = f"expected {dimension}, such as {EXAMPLES[dimension]!r}"
     if isinstance(text, int | float) and not isinstance(text, bool):
-        text = repr(text)
+        text = "inf" if isinstance(text, int) and abs(text) > 10**LONGEST else repr(text)
     if not isinstance(text, str):
-        raise ConfigError(f"{text!r} is no quantity: {expected}")
-    match = re.fullmatch(rf"\s*{NUMBER}\s*(\S*)\s*", text)
+        raise ConfigError(f"{_shown(text)} is no quantity: {expected}")
+    match = QUANTITY.fullmatch(text.strip()) if len(text) <= LONGEST else None
     if not match:
-        raise ConfigError(f"{text!r} is no number with a unit: {expected}")
+        raise ConfigError(f"{_shown(text)} is no number with a unit: {expected}")
     number, unit = float(match[1]), match[2]
     if number < 0:
         raise ConfigError(f"{text!r} is negative: {expected}")
@@ -77,6 +82,11 @@ def parse_quantity(text: object, dimension: Dimension) -> float:
     if number > 1e100 or not math.isfinite(number):
         raise ConfigError(f"{text!r} is too large a number: {expected}")
     return float(Decimal(match[1]) * factor)  # decimal: 15 us is 1.5e-05, the float nearest to it
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:60]}... ({len(text):,} characters)"
 
 
 def _factor(text: str, unit: str, dimension: Dimension, expected: str) -> Decimal:

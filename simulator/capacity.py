@@ -19,6 +19,12 @@ __all__ = ["SCOPES", "CacheSize", "PoolSize", "Scope", "bytes_of", "parse_bytes"
 Scope = Literal["layer", "model"]
 SCOPES: tuple[Scope, ...] = ("layer", "model")
 CacheSize = str | int | float | Sequence[int | str]
+LONGEST = 40
+"""Characters of a cache size."""
+
+MOST = 10**15
+"""The largest number of experts that a cache size may name."""
+
 FORMS = "use 2x (times active experts), 16 (experts), 25% (of all), 4GiB (bytes), or a list with one entry per layer"
 
 
@@ -132,7 +138,9 @@ def _budget(size: object) -> _Budget:
         raise ConfigError(f"cache size {size!r} is not understood: {FORMS}")
     if isinstance(size, float) and not size.is_integer():
         raise ConfigError(f"cache size {size!r} is no whole number of experts: {FORMS}")
-    text = str(int(size)) if isinstance(size, int | float) else size.strip()
+    text = str(min(int(size), MOST + 1)) if isinstance(size, int | float) else size.strip()
+    if len(text) > LONGEST or (text.isdecimal() and int(text) > MOST):
+        raise ConfigError(f"cache size {text[:LONGEST]}... is out of range, {MOST:.0e} at most: {FORMS}")
     if re.fullmatch(r"[0-9]+", text):
         return _Budget(int(text), "experts")
     if re.fullmatch(r"([0-9]+(\.[0-9]*)?|\.[0-9]+)[xX%]", text):

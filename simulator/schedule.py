@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import ConfigError, TraceError
+from lrcsim.errors import ConfigError
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
-from lrcsim.traces.check import check_tokens
 
 __all__ = ["Block", "Rows", "Schedule", "StepRun", "distinct_experts", "parse_prefill"]
 
@@ -197,12 +196,6 @@ class Schedule:
         trace = self.trace
         first, last = int(run.starts[0]), int(run.starts[-1])
         experts = trace.read("experts", first, last)
-        if trace.path is not None:  # opening a file did not look at its data
-            columns = {"experts": experts}
-            if "stack" in trace.columns:
-                columns["stack"] = trace.read("stack", first, last)
-            for problem in check_tokens(columns, trace.layers, first):
-                raise TraceError(f"{trace.path}: {problem}; `lrcsim trace check` lists all")
         weights = trace.read("weights", first, last) if self.weights else None
         rows = distinct_experts(experts, weights, np.diff(run.starts), self.stride)
         step = rows.step

@@ -20,7 +20,7 @@ from lrcsim.simulator.references import References
 from lrcsim.simulator.replay import Counts, Replay
 from lrcsim.simulator.rules import Rules, refuse_unservable, resolve_rules, uses_by_key
 from lrcsim.sweeps.columns import Row, failed_row, identity, row_of
-from lrcsim.sweeps.files import located, sha256_of, trace_path
+from lrcsim.sweeps.files import located, trace_path
 from lrcsim.sweeps.options import hardware_key, options
 from lrcsim.sweeps.plan import PlannedRun, Task
 from lrcsim.traces import RoutingTrace
@@ -163,7 +163,7 @@ def _opened(path: str, expert_bytes: str | None) -> tuple[RoutingTrace, str]:
             if sum(int(np.prod(trace.columns[name].shape)) * 4 for name in columns) <= IN_MEMORY:
                 for name in columns:
                     trace.column(name)
-            _open[key] = trace, sha256_of(path)
+            _open[key] = trace, trace.file_sha256()
             while len(_open) > TRACES_KEPT:
                 _open.popitem(last=False)
         _open.move_to_end(key)

@@ -8,12 +8,12 @@
 from __future__ import annotations
 
 import itertools
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lrcsim.documents import parse_toml, read_text
 from lrcsim.errors import ConfigError, did_you_mean
 from lrcsim.hardware.document import PARTS
 from lrcsim.sweeps.options import hardware_key, options, read_value, unknown_key
@@ -59,13 +59,8 @@ def read_spec(source: str | Path | Mapping[str, Any], folder: str | Path | None 
     if isinstance(source, Mapping):
         name, table, base = "spec", dict(source), Path.cwd()
     else:
+        table = parse_toml(read_text(Path(source), f"sweep {source}", ConfigError), f"sweep {source}", ConfigError)
         name, base = Path(source).name, Path(source).resolve().parent
-        try:
-            table = tomllib.loads(Path(source).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"sweep {source} cannot be read: {error.strerror}") from None
-        except ValueError as error:  # no TOML, or no UTF-8
-            raise ConfigError(f"sweep {source} is no TOML: {error}") from None
     for key in table:
         if key not in TABLES:
             where = did_you_mean(key, TABLES) or (

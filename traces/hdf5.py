@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,12 +16,16 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.documents import check_regular, parse_json, unreadable
 from lrcsim.errors import TraceError
-from lrcsim.traces.check import check_offsets, check_tokens
-from lrcsim.traces.layers import LayerTable
+from lrcsim.traces.atomic import Sink, clear_abandoned, partial_of
+from lrcsim.traces.check import COLUMN_KINDS, check_shapes, check_tokens
+from lrcsim.traces.foreign import count_in, dataset_in, group_in, text_attribute
+from lrcsim.traces.layers import MAX_KEYS, LayerTable
+from lrcsim.traces.probe import probe
 from lrcsim.traces.trace import RoutingTrace
 
-__all__ = ["FORMAT", "VERSION", "TraceWriter", "open_trace"]
+__all__ = ["FORMAT", "VERSION", "TraceWriter", "open_trace", "read_header"]
 
 FORMAT = "lrcsim-trace"
 VERSION = 1
@@ -36,14 +42,65 @@ DATASETS = {
 """Where each per-token column stands in the file; predictions at distance d stand at routing/predictions/d."""
 
 
+BUNDLED_FOLDER = Path(__file__).parent / "data"
+_known: set[tuple[int, ...]] = set()
+"""Files that this process wrote, or has looked at in a child: their identity and state (`_state`)."""
+
+
 def open_trace(path: Path) -> RoutingTrace:
-    """Open a trace file and read its header only.
+    """Open a trace file and read its header only; one of unknown origin in a child process first (`probe`).
 
     Raises:
         TraceError: the file is absent, not HDF5, truncated, not a trace, of an unknown version, or inconsistent.
     """
-    if not path.is_file():
-        raise TraceError(f"{path}: there is no such file" if not path.exists() else f"{path}: is not a file")
+    try:
+        state = _state(path)
+        if path.parent != BUNDLED_FOLDER and state not in _known:
+            check_regular(path)
+            probe(path)
+            _known.add(state)
+    except (OSError, ValueError) as error:
+        raise error if isinstance(error, TraceError) else unreadable(path, error) from None
+    trace = read_header(path)
+    if _state(path) != state:
+        trace.close()
+        raise TraceError(f"{path}: was replaced or written to while it was opened")
+    return trace
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    about = path.stat()
+    return (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+
+
+def sha256_of_open(file: h5py.File, opened_as: tuple[int, int] | None) -> str:
+    """Return the SHA-256 of an open file's bytes: of those that were opened, if another file has taken its name since.
+
+    Args:
+        file: the file.
+        opened_as: its size and time of change (ns) when it was opened.
+
+    Raises:
+        TraceError: it has been written to since it was opened.
+    """
+    descriptor, at = file.id.get_vfd_handle(), 0
+    digest = hashlib.sha256()
+    while block := os.pread(descriptor, 1 << 20, at):
+        digest.update(block)
+        at += len(block)
+    about = os.fstat(descriptor)
+    if (about.st_size, about.st_mtime_ns) != opened_as:
+        raise TraceError(f"{file.filename}: was written to while it was used")
+    return digest.hexdigest()
+
+
+def read_header(path: Path) -> RoutingTrace:
+    """Open a trace file and read its header, without a look at it beforehand.
+
+    Raises:
+        TraceError: as `open_trace`.
+    """
+    check_regular(path)
     try:
         if not h5py.is_hdf5(path):
             raise TraceError(f"{path}: is not an HDF5 file; other formats come in with: lrcsim trace import")
@@ -52,77 +109,120 @@ def open_trace(path: Path) -> RoutingTrace:
         reason = "is truncated" if "truncated" in str(error) else "cannot be read"
         raise TraceError(f"{path}: {reason} ({error})") from None
     try:
-        return _read_header(path, file)
-    except TraceError:
+        trace = _read_header(path, file)
+        about = os.fstat(file.id.get_vfd_handle())
+        trace._opened_as = about.st_size, about.st_mtime_ns
+        return trace
+    except TraceError as error:
+        file.close()
+        if str(error).startswith(f"{path}: "):
+            raise
+        raise TraceError(f"{path}: is damaged or not written as FORMAT.md says: {error}") from None
+    except DAMAGE as error:
+        file.close()
+        said = " ".join(str(error).split())[:200]
+        raise TraceError(f"{path}: is damaged or not written as FORMAT.md says ({said})") from None
+    except BaseException:
         file.close()
         raise
-    except (KeyError, OSError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
-        file.close()
-        raise TraceError(f"{path}: is damaged or not written as FORMAT.md says ({error})") from None
+
+
+DAMAGE = (
+    *(KeyError, OSError, ValueError, TypeError, RuntimeError, AttributeError, IndexError),
+    *(RecursionError, MemoryError, OverflowError),
+)
 
 
 def _read_header(path: Path, file: h5py.File) -> RoutingTrace:
-    if file.attrs.get("format") != FORMAT:
+    if text_attribute(file, "format", None) != FORMAT:
         raise TraceError(f"{path}: is HDF5 but no lrcsim trace (its attribute 'format' is not {FORMAT!r})")
     version = int(file.attrs["version"])
     if version != VERSION:
         raise TraceError(f"{path}: has format version {version}, this lrcsim reads version {VERSION}; update lrcsim")
-    table = file["layers"]
-    layers = LayerTable.build(
-        len(table["num_experts"]),
-        table["num_experts"][:],
-        table["top_k"][:],
-        expert_bytes=table["expert_bytes"][:] if "expert_bytes" in table else None,
-        block=table["block"][:] if "block" in table else None,
-        stack=table["stack"][:] if "stack" in table else None,
-        num_shared=table["num_shared"][:] if "num_shared" in table else 0,
-        stack_names=tuple(json.loads(file.attrs.get("stack_names", '["decoder"]'))),
-    )
-    columns = {name: file[place] for name, place in DATASETS.items() if place in file}
-    if "routing/predictions" in file:
-        for distance in file["routing/predictions"]:
-            columns[f"predictions/{distance}"] = file[f"routing/predictions/{distance}"]
+    layers = _layers(path, file)
+    columns = {name: data for name, place in DATASETS.items() if (data := dataset_in(file, place)) is not None}
+    predictions = group_in(file, "routing/predictions")
+    for distance in predictions or ():
+        if not (distance.isascii() and distance.isdecimal() and 0 < int(distance) <= MAX_KEYS):
+            raise TraceError(f"{path}: routing/predictions/{distance[:40]} must be named by a distance: 1, 2, ...")
+        columns[f"predictions/{distance}"] = _needed(file, f"routing/predictions/{distance}")
     if "experts" not in columns:
         raise TraceError(f"{path}: has no dataset {DATASETS['experts']}")
-    shape = columns["experts"].shape
-    if len(shape) != 3 or shape[1] != len(layers) or shape[2] < layers.top_k.max() or shape[0] < 1:
-        raise TraceError(f"{path}: {DATASETS['experts']} has shape {shape}, the table has {len(layers)} layers")
-    expected: dict[str, tuple[tuple[int, ...], str]] = {
-        "experts": (shape, "u"),
-        "weights": (shape, "f"),
-        "residency": (shape, "u"),
-        "logits": ((shape[0], shape[1], int(layers.num_experts.max())), "f"),
-    }
     for name, data in columns.items():
-        want, kind = expected.get(name, ((shape[0],), "iu"))
-        if name.startswith("predictions/"):
-            want, kind = (*shape[:2], *data.shape[2:3]), "u"
-        if data.shape != want or data.dtype.kind not in kind:
-            raise TraceError(f"{path}: {data.name} is {data.dtype} {list(data.shape)}, must be {list(want)}")
-        if (name == "experts" or name.startswith("predictions/")) and data.dtype != np.uint16:
+        kinds = COLUMN_KINDS[name.partition("/")[0]].replace("b", "")
+        if data.dtype.kind not in kinds:
+            raise TraceError(f"{path}: {data.name} is {data.dtype}, must be {'floats' if kinds == 'f' else 'integers'}")
+        if name.partition("/")[0] in ("experts", "predictions") and data.dtype.newbyteorder("=") != np.uint16:
             raise TraceError(f"{path}: {data.name} is {data.dtype}, must be uint16")
-    offsets = np.asarray(file["requests/offsets"][:])
-    if offsets.dtype.kind not in "iu":
-        raise TraceError(f"{path}: requests/offsets is {offsets.dtype}, must be integers")
-    offsets = offsets.astype(np.int64)
-    for problem in check_offsets(offsets, shape[0]):
-        raise TraceError(f"{path}: {problem}")
-    domains = None
-    if "requests/domain" in file:
-        names = file["requests/domain_names"].asstr()[:]
-        domains = [str(names[i]) for i in file["requests/domain"][:]]
-        if len(domains) != len(offsets) - 1:
-            raise TraceError(f"{path}: requests/domain has {len(domains)} entries, not one per request")
+    shape = columns["experts"].shape
+    if len(shape) != 3 or shape[0] < 1:
+        raise TraceError(f"{path}: {DATASETS['experts']} has shape {shape}, must be [tokens, layers, k]")
+    stored = _needed(file, "requests/offsets")
+    if stored.dtype.kind not in "iu":
+        raise TraceError(f"{path}: requests/offsets is {stored.dtype}, must be integers")
+    offsets = np.asarray(stored[:]).astype(np.int64)
+    for problem in check_shapes({name: data.shape for name, data in columns.items()}, layers, offsets):
+        raise TraceError(f"{path}: {replace(problem, where=DATASETS.get(problem.where, problem.where))}")
+    provenance = parse_json(text_attribute(file, "provenance", None) or "{}", "the attribute 'provenance'")
+    if not isinstance(provenance, dict):
+        raise TraceError(f"{path}: the attribute 'provenance' must be a JSON object")
     return RoutingTrace(
         layers,
         columns,
         offsets,
-        domains=domains,
-        model=str(file.attrs.get("model", "unknown")),
-        provenance=json.loads(file.attrs.get("provenance", "{}")),
+        domains=_domains(path, file, len(offsets) - 1),
+        model=text_attribute(file, "model", None) or "unknown",
+        provenance=provenance,
         path=path,
         file=file,
     )
+
+
+def _layers(path: Path, file: h5py.File) -> LayerTable:
+    if group_in(file, "layers") is None:
+        raise TraceError(f"{path}: has no group 'layers'")
+    count = count_in(_needed(file, "layers/num_experts"), "layers/num_experts", MAX_KEYS)
+    given: dict[str, Any] = {}
+    for name in ("num_experts", "top_k", "expert_bytes", "block", "stack", "num_shared"):
+        column = dataset_in(file, f"layers/{name}")
+        if column is not None:
+            if column.shape != (count,):
+                raise TraceError(f"{path}: layers/{name} must be a list of {count}, has shape {list(column.shape)}")
+            given[name] = column[:]
+    names = parse_json(text_attribute(file, "stack_names", None) or '["decoder"]', "the attribute 'stack_names'")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise TraceError(f"{path}: the attribute 'stack_names' must be a JSON list of names")
+    if "top_k" not in given:
+        raise TraceError("has no dataset layers/top_k")
+    return LayerTable.build(count, **given, stack_names=tuple(names))
+
+
+def _domains(path: Path, file: h5py.File, requests: int) -> list[str] | None:
+    index = dataset_in(file, "requests/domain")
+    if index is None:
+        return None
+    if index.shape != (requests,) or index.dtype.kind not in "iu":
+        raise TraceError(
+            f"{path}: requests/domain has {index.size} entries of {index.dtype}, must be {requests} integers, "
+            "one per request"
+        )
+    stored = _needed(file, "requests/domain_names")
+    if h5py.check_string_dtype(stored.dtype) is None:
+        raise TraceError(f"{path}: requests/domain_names is {stored.dtype}, must be text")
+    count_in(stored, "requests/domain_names", max(requests, 65_536))
+    names = [str(name) for name in stored.asstr()[:]]
+    values = index[:]
+    bad = np.flatnonzero((values < 0) | (values >= len(names)))
+    if len(bad):
+        raise TraceError(f"requests/domain has {values[bad[0]]} for request {bad[0]}, allowed 0..{len(names) - 1}")
+    return [names[value] for value in values.tolist()]
+
+
+def _needed(file: h5py.File, place: str) -> h5py.Dataset:
+    found = dataset_in(file, place)
+    if found is None:
+        raise TraceError(f"has no dataset {place}")
+    return found
 
 
 class TraceWriter:
@@ -163,7 +263,7 @@ class TraceWriter:
             raise TraceError(f"compression {compression!r} is not known, use one of {', '.join(filters)}")
         self._filter = filters[compression]
         self._path = Path(path)
-        self._partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+        self._partial = partial_of(self._path)
         self._layers = layers
         self._offsets: list[int] = []
         self._domains: list[str | None] = []
@@ -173,9 +273,16 @@ class TraceWriter:
         self._written = 0
         self._names: list[str] = []
         try:
-            self._file = h5py.File(self._partial, "w")
-        except OSError as error:
-            raise TraceError(f"{path}: cannot be written ({error.strerror or error})") from None
+            clear_abandoned(self._path)
+            self._sink = Sink(self._partial)
+        except (OSError, ValueError) as error:
+            raise TraceError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+        try:
+            self._file = h5py.File(self._sink, "w")
+        except BaseException:
+            self._sink.close()
+            self._partial.unlink(missing_ok=True)
+            raise
         try:
             self._file.attrs.update(
                 format=FORMAT,
@@ -224,7 +331,9 @@ class TraceWriter:
         count = len(columns["experts"])
         if count == 0:
             return
-        problems = check_tokens(columns, self._layers, self._tokens)
+        shapes = {name: data.shape for name, data in columns.items()}
+        problems = check_shapes(shapes, self._layers, np.array([0, count]))
+        problems = problems or check_tokens(columns, self._layers, self._tokens)
         if problems:
             raise TraceError(str(problems[0]))
         self._pending.append(dict(columns))
@@ -253,6 +362,10 @@ class TraceWriter:
             dataset = self._file[place]
             dataset.resize(self._written + count, axis=0)
             dataset[self._written :] = data[:count]
+        try:
+            self._sink.check()
+        except OSError as error:
+            raise TraceError(f"{self._path}: cannot be written ({error.strerror or error})") from None
         self._written += count
         self._pending = [{name: data[count:] for name, data in joined.items()}]
         self._pending_tokens -= count
@@ -275,9 +388,10 @@ class TraceWriter:
                 self._file["requests/domain_names"] = np.array(names, dtype=h5py.string_dtype())
                 self._file["requests/domain"] = np.array([names.index(label) for label in labels], dtype=np.int32)
             self._file.close()
-            with open(self._partial, "rb") as written:
-                os.fsync(written.fileno())
+            self._sink.sync()
             os.replace(self._partial, self._path)
+            self._sink.close()
+            _known.add(_state(self._path))
         except OSError as error:
             self.abandon()
             raise TraceError(f"{self._path}: cannot be written ({error.strerror or error})") from None
@@ -288,9 +402,10 @@ class TraceWriter:
     def abandon(self) -> None:
         """Drop what was written; the final name is left as it was."""
         try:
-            with suppress(OSError, RuntimeError):  # a full disk: what cannot be flushed is dropped anyway
+            with suppress(OSError, RuntimeError, ValueError):  # what cannot be flushed is dropped anyway
                 self._file.close()
         finally:
+            self._sink.close()
             self._partial.unlink(missing_ok=True)
 
     def __enter__(self) -> TraceWriter:

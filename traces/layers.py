@@ -15,6 +15,15 @@ __all__ = ["MAX_EXPERTS", "LayerTable"]
 MAX_EXPERTS = 65_535
 """Largest number of experts of one layer: ids are stored as uint16 and 65535 means "not recorded"."""
 
+MAX_KEYS = 1 << 22
+"""Most (layer, expert) pairs, counted as layers x experts of the largest layer: simulators hold tables of that size."""
+
+MAX_BYTES = 1 << 40
+"""Most bytes of one expert (1 TiB): sums over all experts of a model stay below 2**63."""
+
+MAX_BLOCK = 1 << 20
+"""Largest index of a layer among all blocks."""
+
 IntArray = npt.NDArray[np.int64]
 
 
@@ -71,34 +80,54 @@ class LayerTable:
         if num_layers < 1:
             raise TraceError(f"a routing trace needs at least one MoE layer, given {num_layers}")
 
-        def column(name: str, value: object, low: int, high: int | None = None) -> IntArray:
+        def column(name: str, value: object, low: int, high: int) -> IntArray:
             try:
                 array = np.asarray(value)
                 if array.dtype.kind not in "iu":
                     raise TypeError
-                array = np.broadcast_to(array, (num_layers,)).astype(np.int64)
-            except (ValueError, TypeError):
+                array = np.broadcast_to(array, (num_layers,))
+            except (ValueError, TypeError, OverflowError):
                 raise TraceError(
-                    f"{name} must be one integer or a list of {num_layers} (one per MoE layer), given {value!r}"
+                    f"{name} must be one integer or a list of {num_layers} (one per MoE layer), given {_short(value)}"
                 ) from None
-            if array.min() < low or (high is not None and array.max() > high):
-                allowed = f"at least {low}" if high is None else f"{low} to {high}"
-                raise TraceError(f"{name} must be {allowed} in every layer, given {array.tolist()}")
-            return array
+            if array.min() < low or array.max() > high:
+                raise TraceError(f"{name} must be {low} to {high} in every layer, given {_short(array.tolist())}")
+            return array.astype(np.int64)
 
+        if num_layers > MAX_KEYS:
+            raise TraceError(f"a routing trace has {num_layers:,} MoE layers, allowed 1 to {MAX_KEYS:,}")
         experts = column("num_experts", num_experts, 1, MAX_EXPERTS)
-        k = column("top_k", top_k, 1)
+        if num_layers * int(experts.max()) > MAX_KEYS:
+            raise TraceError(
+                f"{num_layers:,} layers of up to {experts.max():,} experts are too many, "
+                f"allowed are {MAX_KEYS:,} (layers x experts of the largest layer)"
+            )
+        k = column("top_k", top_k, 1, MAX_EXPERTS)
         if (k > experts).any():
             worst = int(np.argmax(k > experts))
             raise TraceError(f"layer {worst} routes to top-{k[worst]} of only {experts[worst]} experts")
         return cls(
             num_experts=experts,
             top_k=k,
-            expert_bytes=None if expert_bytes is None else column("expert_bytes", expert_bytes, 1),
-            block=column("block", np.arange(num_layers) if block is None else block, 0),
+            expert_bytes=None if expert_bytes is None else column("expert_bytes", expert_bytes, 1, MAX_BYTES),
+            block=column("block", np.arange(num_layers) if block is None else block, 0, MAX_BLOCK),
             stack=column("stack", 0 if stack is None else stack, 0, len(stack_names) - 1),
-            num_shared=column("num_shared", num_shared, 0),
+            num_shared=column("num_shared", num_shared, 0, MAX_EXPERTS),
             stack_names=tuple(stack_names),
+        )
+
+    def only(self, layer: int) -> LayerTable:
+        """Return a table of one of the layers."""
+        row = slice(layer, layer + 1)
+        sizes = None if self.expert_bytes is None else self.expert_bytes[row]
+        return LayerTable(
+            self.num_experts[row],
+            self.top_k[row],
+            sizes,
+            self.block[row],
+            self.stack[row],
+            self.num_shared[row],
+            self.stack_names,
         )
 
     def with_expert_bytes(self, expert_bytes: int | Sequence[int]) -> LayerTable:
@@ -122,3 +151,8 @@ class LayerTable:
     def total_experts(self) -> int:
         """Routed experts of all layers together."""
         return int(self.num_experts.sum())
+
+
+def _short(value: object) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 200 else text[:197] + "..."

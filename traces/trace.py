@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.errors import TraceError, did_you_mean
-from lrcsim.traces.check import check_offsets, check_tokens
+from lrcsim.traces.check import check_offsets, check_shapes, check_tokens
 from lrcsim.traces.layers import LayerTable
 
 __all__ = ["BUNDLED", "DECODE", "PREFILL", "RoutingTrace"]
@@ -42,7 +42,8 @@ class RoutingTrace:
 
     Build one with `from_arrays`, `open` or an importer. A trace opened from a file reads nothing but its header until
     it is asked to; `read` and `blocks` stream it in bounded memory, while `experts`, `weights` and the other array
-    properties load a whole column and keep it.
+    properties load a whole column and keep it. Whatever comes out of `read` and of these properties has been checked
+    (`lrcsim.traces.check.check_tokens`): simulators may index with it.
 
     Attributes:
         layers: the MoE layers (`LayerTable`).
@@ -53,6 +54,9 @@ class RoutingTrace:
         model: name of the model.
         provenance: what is known of the trace's origin (free keys; see FORMAT.md).
         path: the file it was opened from, or None.
+
+    Raises:
+        TraceError: the columns, the table of layers and the offsets do not fit together.
     """
 
     def __init__(
@@ -67,6 +71,8 @@ class RoutingTrace:
         path: Path | None = None,
         file: Any = None,
     ) -> None:
+        for problem in check_shapes({name: column.shape for name, column in columns.items()}, layers, offsets):
+            raise TraceError(f"{path}: {problem}" if path else str(problem))
         self.layers = layers
         self.columns = dict(columns)
         self.offsets = offsets
@@ -75,6 +81,8 @@ class RoutingTrace:
         self.provenance: dict[str, Any] = dict(provenance or {})
         self.path = path
         self._file = file
+        self._opened_as: tuple[int, int] | None = None  # size and time of change of the file
+        self._sha256: str | None = None
         self._loaded: dict[str, npt.NDArray[Any]] = {}
         self.notes: dict[object, object] = {}
         """Results that depend on this trace alone, kept by whoever computed them (the bounds of `simulate`)."""
@@ -223,7 +231,7 @@ class RoutingTrace:
                     writer.append({name: self.read(name, start, stop) for name in self.columns})
 
     def read(self, name: str, low: int, high: int, *, layer: int | None = None) -> npt.NDArray[Any]:
-        """Read tokens ``low:high`` of one column; expert ids come signed, -1 for not recorded.
+        """Read tokens ``low:high`` of one column and check them; expert ids come signed, -1 for not recorded.
 
         Args:
             name: one of ``columns``.
@@ -232,25 +240,58 @@ class RoutingTrace:
             layer: read this MoE layer only, of a column that has layers; that axis stays, with length 1.
 
         Raises:
-            TraceError: the trace has no such column, or its file is damaged there.
+            TraceError: the trace has no such column, its file is damaged there, or it holds what is impossible.
         """
         if name not in self.columns:
             raise TraceError(f"this trace has no {name!r}, it has {', '.join(self.columns)}")
         if name in self._loaded:
-            return self._loaded[name][low:high] if layer is None else self._loaded[name][low:high, layer : layer + 1]
+            data = self._loaded[name][low:high] if layer is None else self._loaded[name][low:high, layer : layer + 1]
+        else:
+            data = self.read_unchecked(name, low, high, layer)
+        self._check(name, data, low, high, layer)
+        return data.astype(STORED[name], copy=False) if name in STORED else data
+
+    def read_unchecked(self, name: str, low: int, high: int, layer: int | None = None) -> npt.NDArray[Any]:
+        """Read tokens of one column as they stand there, for `check_file`; everybody else uses `read`.
+
+        Raises:
+            TraceError: the file is damaged there.
+        """
         part = slice(low, high) if layer is None else (slice(low, high), slice(layer, layer + 1))
         try:
             data = np.asarray(self.columns[name][part])
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError, MemoryError) as error:
+            if isinstance(error, TraceError):
+                raise
             raise TraceError(f"{self.path}: {name} cannot be read at tokens {low}..{high - 1}: {error}") from None
-        if data.dtype == np.uint16:  # expert ids as stored in a file: 65535 is "not recorded"
-            narrow = data.view(np.int16)
+        if not data.dtype.isnative:
+            data = data.astype(data.dtype.newbyteorder("="))
+        if data.dtype == np.uint16 and (name == "experts" or name.startswith("predictions/")):  # as stored in a file
+            narrow = data.view(np.int16)  # 65535 is "not recorded"
             if id_dtype(self.layers) == np.int16:
                 return narrow
             wide = data.astype(np.int32)
             wide[data == 65_535] = -1
             return wide
         return data
+
+    def _check(self, name: str, data: npt.NDArray[Any], low: int, high: int, layer: int | None) -> None:
+        """Refuse what is impossible in what was read of a column.
+
+        Raises:
+            TraceError: it stands in the column; the message says where.
+        """
+        layers = self.layers if layer is None else self.layers.only(layer)
+        columns = {name: data}
+        if name == "experts" and len(layers.stack_names) > 1 and "stack" in self.columns:
+            columns["stack"] = self.read_unchecked("stack", low, high, None)
+        problems = check_tokens(columns, layers, low, layer or 0)
+        if problems and name in ("weights", "logits"):  # they mean nothing where no expert is recorded
+            columns["experts"] = self.read_unchecked("experts", low, high, layer)
+            problems = [one for one in check_tokens(columns, layers, low, layer or 0) if "router" in one.what]
+        if problems:
+            where = "" if self.path is None else f"{self.path}: "
+            raise TraceError(f"{where}{problems[0]}; `lrcsim trace check` lists all")
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """Load one whole column, once, and keep it."""
@@ -329,6 +370,20 @@ class RoutingTrace:
             total += int(np.count_nonzero(mark_missing({n: self.read(n, low, high) for n in wanted}, self.layers)))
         return total
 
+    def file_sha256(self) -> str:
+        """Return the SHA-256 of the file that was opened, whatever stands under its name by now.
+
+        Raises:
+            TraceError: the trace is from no open file, or the file has been written to since it was opened.
+        """
+        from lrcsim.traces.hdf5 import sha256_of_open
+
+        if self._sha256 is None:
+            if self._file is None:
+                raise TraceError("the trace is from no open file, it has no SHA-256")
+            self._sha256 = sha256_of_open(self._file, self._opened_as)
+        return self._sha256
+
     def close(self) -> None:
         """Close the file behind the trace, if any; columns already loaded stay usable."""
         if self._file is not None:
@@ -346,6 +401,10 @@ class RoutingTrace:
             f"<RoutingTrace {self.model}: {self.num_tokens:,} tokens, {self.num_requests:,} requests, "
             f"{self.num_layers} MoE layers x {self.num_experts} experts, top-{self.top_k}>"
         )
+
+
+STORED = {"phase": np.uint8, "stack": np.uint8, "residency": np.uint8, "token_ids": np.int32}
+"""Types in memory of the columns that a file may hold in any integer type."""
 
 
 def mark_missing(columns: Mapping[str, npt.NDArray[Any]], layers: LayerTable) -> npt.NDArray[np.bool_]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,13 +91,19 @@ def test_opening_reads_no_routing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def empty_trace(path: Path, tokens: int) -> None:
-    """A trace of nothing but unrecorded positions, which takes no space on disk."""
+    """A trace of nothing but unrecorded positions, which takes little time and space: all chunks are the same one.
+
+    They are stored: a file that claims more than it can hold is refused.
+    """
     with h5py.File(path, "w") as file:
         file.attrs.update(format="lrcsim-trace", version=1)
         file["layers/num_experts"] = np.full(8, 64)
         file["layers/top_k"] = np.full(8, 4)
-        shape, chunks = (tokens, 8, 4), (16_384, 1, 4)
-        file.create_dataset("routing/experts", shape, np.uint16, chunks=chunks, compression="gzip", fillvalue=65_535)
+        shape, chunks = (tokens, 8, 4), (16_384, 8, 4)
+        data = file.create_dataset("routing/experts", shape, np.uint16, chunks=chunks, compression="gzip")
+        packed = zlib.compress(np.full(chunks, 65_535, np.uint16).tobytes(), 1)
+        for low in range(0, tokens, chunks[0]):
+            data.id.write_direct_chunk((low, 0, 0), packed)
         file["requests/offsets"] = np.array([0, tokens])
 
 
@@ -232,7 +239,7 @@ DAMAGES: list[tuple[Damage, str]] = [
     (replace("routing/experts", np.zeros((12, 2, 2), np.uint16)), "the table has 3 layers"),
     (replace("routing/weights", np.zeros((12, 3, 1), np.float32)), "routing/weights"),
     (replace("tokens/phase", np.zeros(11, np.uint8)), "tokens/phase"),
-    (replace("layers/top_k", np.array([2, 2])), "top_k must be"),
+    (replace("layers/top_k", np.array([2, 2])), "top_k must be a list of 3"),
     (replace("layers/top_k", np.array([2, 2, 99])), "top-99 of only"),
     (replace("layers/num_experts", np.array([8, 8, 0])), "num_experts must be"),
     (delete("layers/top_k"), "damaged"),

@@ -22,6 +22,7 @@ from lrcsim.errors import ConfigError, LrcsimError, TraceError, brief, did_you_m
 from lrcsim.traces.hdf5 import TraceWriter
 from lrcsim.traces.importers import folder, layer_files, moe_lrc, npz, recorder_file, sglang, table, vllm
 from lrcsim.traces.importers.columns import parse_columns
+from lrcsim.traces.importers.net import reads_foreign_file
 from lrcsim.traces.importers.source import Columns, Options, Progress, Source, open_bytes
 from lrcsim.traces.layers import LayerTable
 from lrcsim.traces.trace import DECODE, mark_missing
@@ -47,12 +48,6 @@ class Format:
     matches: Callable[[Path, bytes], bool]
     options: frozenset[str]
 
-
-FOREIGN = (
-    *(pa.ArrowException, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError),
-    *(MemoryError, EOFError, struct.error, zlib.error),
-)
-"""What libraries raise on damaged files, where an importer did not say it better."""
 
 COMMON = frozenset({"num_experts", "expert_bytes", "model"})
 SERVED = COMMON | {
@@ -154,6 +149,7 @@ class ImportReport:
     not_run: int = 0
 
 
+@reads_foreign_file
 def guess_format(path: Path) -> str:
     """Name the format of a file, a folder, or a pattern such as ``rank/olmoe_*.safetensors``.
 
@@ -181,8 +177,9 @@ def guess_format(path: Path) -> str:
     raise TraceError(f"{path}: is of no known format, there are {', '.join(FORMATS)}; name one with --format")
 
 
+@reads_foreign_file
 def import_trace(
-    source_path: str | Path,
+    source_path: Path,
     out_path: str | Path,
     format: str | None = None,
     options: Options | None = None,
@@ -206,7 +203,7 @@ def import_trace(
         TraceError: the source is not of that format, or its routing is impossible; the message says where.
         ConfigError: the format is unknown, or has no use for an option given.
     """
-    source_path, options = Path(source_path), options or Options()
+    options = options or Options()
     if format is None:
         format = guess_format(source_path)
     if format not in FORMATS:
@@ -226,12 +223,7 @@ def import_trace(
         raise TraceError(f"{out_path}: is a folder, name a file")
     if source_path.exists() and out_path.exists() and source_path.samefile(out_path):
         raise TraceError(f"{out_path}: is the file to import; name another output")
-    try:
-        return _import(entry, source_path, out_path, options, progress or (lambda _done, _total: None), provenance)
-    except FOREIGN as error:
-        if isinstance(error, LrcsimError):
-            raise
-        raise TraceError(f"{source_path}: is damaged, or no file of format {format!r} ({brief(error)[:200]})") from None
+    return _import(entry, source_path, out_path, options, progress or (lambda _done, _total: None), provenance)
 
 
 def _import(
@@ -242,7 +234,7 @@ def _import(
     progress: Progress,
     provenance: Mapping[str, Any] | None,
 ) -> ImportReport:
-    """Read and write; errors of foreign files are not all caught."""
+    """Read and write."""
     source = entry.open_source(source_path, options, progress)
     noted: dict[str, Any] = {
         "file": source_path.name,

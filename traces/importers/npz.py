@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from lrcsim.errors import ConfigError, TraceError
 from lrcsim.traces.check import check_offsets
+from lrcsim.traces.importers.archive import open_archive
 from lrcsim.traces.importers.columns import ALIASES, families, is_count, plain
 from lrcsim.traces.importers.logits import best
 from lrcsim.traces.importers.source import (
@@ -448,7 +449,7 @@ class _Contents:
             if self._single:
                 self.names = ["experts"]
             else:
-                with zipfile.ZipFile(path) as archive:
+                with open_archive(path) as archive:  # looks at every member; the openings below need not again
                     self._sizes = {info.filename: info.file_size for info in archive.infolist()}
                 self.names = [name.removesuffix(".npy") for name in self._sizes if name.endswith(".npy")]
         except DAMAGE as error:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.documents import check_regular, parse_json
 from lrcsim.errors import TraceError
 
 __all__ = ["open_tensors", "to_float"]
+
+LONGEST_HEADER = 100_000_000
+"""Bytes, the format's own limit."""
 
 DTYPES = {
     "I8": "i1",
@@ -37,23 +41,28 @@ def open_tensors(path: Path) -> dict[str, tuple[str, npt.NDArray[Any]]]:
     Raises:
         TraceError: the file is no safetensors file, or is truncated.
     """
+    check_regular(path)
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > size - 8:
                 raise TraceError(f"{path}: is truncated, or no safetensors file")
-            header = json.loads(file.read(length))
+            if length > LONGEST_HEADER:
+                raise TraceError(f"{path}: has a header of {length:,} bytes, allowed are {LONGEST_HEADER:,}")
+            header = parse_json(file.read(length), f"{path}:")
         tensors: dict[str, tuple[str, npt.NDArray[Any]]] = {}
         for name, entry in header.items():
             if name == "__metadata__":
                 continue
             low, high = entry["data_offsets"]
             shape, kind = tuple(entry["shape"]), entry["dtype"]
+            if not all(type(number) is int and number >= 0 for number in (low, high, *shape)):
+                raise TraceError(f"{path}: tensor {name!r} has a shape or offsets that are no counts")
             if kind not in DTYPES:
                 raise TraceError(f"{path}: tensor {name!r} is {kind}, known are {', '.join(DTYPES)}")
             dtype = np.dtype(DTYPES[kind])
-            if high - low != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize or low < 0:
+            if high - low != math.prod(shape) * dtype.itemsize:
                 raise TraceError(f"{path}: tensor {name!r} has {high - low} bytes, not those of {kind} {list(shape)}")
             if 8 + length + high > size:
                 raise TraceError(f"{path}: is truncated, tensor {name!r} ends at byte {8 + length + high} of {size}")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy.typing as npt
 import pyarrow as pa
 
+from lrcsim.documents import check_regular
 from lrcsim.errors import ConfigError, TraceError
 from lrcsim.traces.layers import LayerTable
 
@@ -138,6 +139,7 @@ def open_bytes(path: Path) -> tuple[Any, Callable[[], int], int]:
     Returns:
         A pyarrow input stream of the plain bytes, a function giving the position in the file on disk, its size.
     """
+    check_regular(path)
     try:
         file = pa.OSFile(str(path))
     except OSError as error:

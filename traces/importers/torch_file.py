@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.errors import TraceError
+from lrcsim.traces.importers.archive import open_archive
 
 __all__ = ["is_torch_file", "load"]
 
@@ -54,8 +55,9 @@ def load(path: Path) -> Any:
     Raises:
         TraceError: the file is damaged, or holds anything but plain values and tensors.
     """
+    archive = open_archive(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with archive:
             name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
             with archive.open(name) as file:
                 return _Plain(file, archive, name.removesuffix("data.pkl")).load()
