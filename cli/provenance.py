@@ -16,7 +16,7 @@ OUTPUTS = ("json_path", "timeline", "plot")
 
 
 def provenance(trace: RoutingTrace, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return JSON values: lrcsim's version, the SHA-256 of the trace's file, and the options as they were given.
+    """Return JSON values: lrcsim's version, the SHA-256 of the trace's file and the profile's, the options as given.
 
     Args:
         trace: what was run; one that was opened from no file has no SHA-256.
@@ -29,8 +29,10 @@ def provenance(trace: RoutingTrace, options: Mapping[str, Any]) -> dict[str, Any
         for name, value in options.items()
         if name not in OUTPUTS and value not in (None, ())
     }
+    profile = given.get("profile")
     return {
         "lrcsim": version("lrcsim"),
         "trace_sha256": None if trace.path is None else sha256_of(trace.path),
+        **({} if profile in (None, "self") else {"profile_sha256": sha256_of(str(profile))}),
         "options": given,
     }

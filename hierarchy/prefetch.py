@@ -18,10 +18,10 @@ from lrcsim.hierarchy.reorder import gather
 from lrcsim.hierarchy.work import Step, Work
 from lrcsim.policies.base import Configurable, Param, names_in
 from lrcsim.policies.registry import class_in, make, split_spec
-from lrcsim.policies.user_code import check_methods
+from lrcsim.policies.user_code import check_methods, is_users, key_of, telling
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["PREFETCHERS", "Prefetcher", "make_prefetcher"]
+__all__ = ["PREFETCHERS", "Prefetcher", "make_prefetcher", "proposals", "start"]
 
 WIDTH = Param("width", 0, "experts proposed per layer-step; 0: the model's top-k", minimum=0)
 
@@ -79,6 +79,37 @@ class Prefetcher(Configurable):
         width = int(getattr(self, "width", 0)) or self.top_k
         best = np.argsort(-scores, kind="stable")[:width]
         return [layer * self.stride + int(expert) for expert in best if scores[expert] > 0]
+
+
+def start(prefetcher: Prefetcher) -> None:
+    """Reset a prefetcher.
+
+    Raises:
+        PolicyError: a user's failed; with file and line.
+    """
+    if not is_users(type(prefetcher)):
+        prefetcher.reset()
+        return
+    with telling(type(prefetcher), f"prefetcher {prefetcher.name} failed in reset()", "reset"):
+        prefetcher.reset()
+
+
+def proposals(prefetcher: Prefetcher, step: Step, place: int) -> list[int]:
+    """Ask a prefetcher.
+
+    Raises:
+        PolicyError: a user's failed, proposed what is no key, or changed what it was shown; with file and line.
+    """
+    kind = type(prefetcher)
+    if not is_users(kind):
+        return list(prefetcher.propose(step, place))
+    work = step.layers[place]
+    shown = tuple(work.keys)
+    with telling(kind, f"prefetcher {prefetcher.name} failed at step {step.number}, layer {work.layer}", "propose"):
+        keys = [key_of(key, kind, "propose") for key in prefetcher.propose(step, place)]
+        if tuple(work.keys) != shown:
+            raise PolicyError("propose() changed the keys of the step it was shown: make a copy, list(work.keys)")
+    return keys
 
 
 def ahead(step: Step, place: int, distance: int) -> Work | None:

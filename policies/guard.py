@@ -7,7 +7,7 @@ from typing import Any
 
 from lrcsim.errors import PolicyError
 from lrcsim.policies.base import Policy
-from lrcsim.policies.user_code import NotAsked, fail, is_users, key_of, place_of
+from lrcsim.policies.user_code import NotAsked, fail, is_users, key_of, written_in
 
 __all__ = ["guarded", "inner", "where_victim"]
 
@@ -33,9 +33,7 @@ def inner(policy: Policy) -> Policy:
 
 def where_victim(policy: Policy) -> str:
     """Return where a user's policy has its ``victim``, to end an error with; empty for lrcsim's own."""
-    kind = type(inner(policy))
-    place = place_of(kind, "victim") if is_users(kind) else ""
-    return f" ({place} in {kind.__name__}.victim)" if place else ""
+    return written_in(type(inner(policy)), "victim")
 
 
 class _Guarded(Policy):

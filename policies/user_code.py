@@ -21,6 +21,7 @@ __all__ = [
     "NotAsked",
     "check_arguments",
     "check_methods",
+    "compiler_said",
     "checked_number",
     "is_users",
     "key_of",
@@ -29,6 +30,7 @@ __all__ = [
     "said",
     "show_path",
     "telling",
+    "written_in",
 ]
 
 ARGUMENTS = {
@@ -122,9 +124,10 @@ def _frames(traceback: TracebackType | None) -> Iterator[tuple[FrameType, int]]:
 def said(error: BaseException) -> str:
     """Return what an error says on one line: its kind and text, of lrcsim's own errors the text alone."""
     try:
-        return " ".join(str(error).split()) if isinstance(error, LrcsimError) else brief(error)
+        text = " ".join(str(error).split()) if isinstance(error, LrcsimError) else brief(error).rstrip(": ")
     except Exception:  # its own __str__ fails
         return type(error).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 class _Told(PolicyError):
@@ -276,7 +279,7 @@ def _reads_third(code: CodeType) -> bool:
 
 def _refuse_unasked(kind: Any, what: str, need: str) -> None:
     if need not in kind.needs | kind.wants:
-        raise PolicyError(f"{what}, which is filled in only for who asks: write needs = {{{need!r}}} in the class")
+        raise PolicyError(f"{what}, which is filled in only for who asks: write needs = {{\"{need}\"}} in the class")
 
 
 def check_arguments(kind: Any, given: dict[str, Any], spec: str) -> None:
@@ -345,11 +348,12 @@ def checked_number(value: Any, owner: object, method: str, key: int, *, what: ob
     layer = f" (layer {key // stride}, expert {key % stride})" if stride else ""
     raise _Placed(
         f"{method}() returned {_shown(value)}, which is not a number for {what or f'key {key}{layer}'}: return a float"
-        + _in(kind, method)
+        + written_in(kind, method)
     )
 
 
-def _in(kind: type, method: str) -> str:
+def written_in(kind: type, method: str) -> str:
+    """Return where a method of a user's is written, to end an error with; empty for lrcsim's own."""
     place = place_of(kind, method)
     return f" ({place} in {kind.__name__}.{method})" if place else ""
 
@@ -375,11 +379,11 @@ def key_of(value: Any, kind: type, method: str) -> int:
     except TypeError:
         raise _Placed(
             f"TypeError: {method}() returned {_shown(value)}, which is not resident nor any expert: return the key of "
-            f"one, an int{_in(kind, method)}"
+            f"one, an int{written_in(kind, method)}"
         ) from None
 
 
-def numba_said(error: BaseException, functions: Sequence[Callable[..., Any]]) -> str:
+def compiler_said(error: BaseException, functions: Sequence[Callable[..., Any]]) -> str:
     """Return where in a user's functions a compiler failed, and the first line of why."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     noise = ("Failed in", "[1] During", "Failed at", "- ", "During:")
@@ -412,7 +416,7 @@ class NotAsked:
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise PolicyError(
-            f"view.{self._field} is empty, it is filled in only for who asks: write needs = {{{self._need!r}}} in "
+            f"view.{self._field} is empty, it is filled in only for who asks: write needs = {{\"{self._need}\"}} in "
             f"class {self._policy}"
         )
 
