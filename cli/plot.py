@@ -31,6 +31,9 @@ def open_figure(
         TraceError: the file cannot be written.
     """
     check_picture(path)
+    from lrcsim.environment import for_fonts
+
+    for_fonts()
     import matplotlib
 
     matplotlib.use("Agg")

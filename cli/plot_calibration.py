@@ -40,6 +40,9 @@ def plot_calibration(path: str, found: Calibration, title: str) -> None:
         TraceError: the file cannot be written.
     """
     ending = picture_ending(path)
+    from lrcsim.environment import for_fonts
+
+    for_fonts()
     import matplotlib
 
     matplotlib.use("Agg")

@@ -226,6 +226,9 @@ def _draw_heat(path: str, heats: Sequence[Heat], value_label: str) -> None:
 
 
 def _pyplot() -> Any:
+    from lrcsim.environment import for_fonts
+
+    for_fonts()
     import matplotlib
 
     matplotlib.use("Agg")
