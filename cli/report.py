@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from lrcsim.cli.output import human_bytes, json_option, progress_bar, write_json
+from lrcsim.cli.output import echo, human_bytes, json_option, progress_bar, write_json
 
 __all__ = ["report"]
 
@@ -90,7 +90,7 @@ def report(
         write_json(json_path, said)
     if json_path != "-":
         for sentence in page.answer:
-            click.echo(sentence)
+            echo(sentence)
         for part in page.left_out:
-            click.echo(f"Not on the page, {part.what}: {part.why}")
-        click.echo(f"{output}: {len(page.figures)} figures, {human_bytes(len(text.encode()))}")
+            echo(f"Not on the page, {part.what}: {part.why}")
+        echo(f"{output}: {len(page.figures)} figures, {human_bytes(len(text.encode()))}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import console, human_bytes, json_option, percent, progress_bar, write_json
+from lrcsim.cli.output import console, echo, human_bytes, json_option, percent, progress_bar, write_json
 from lrcsim.errors import TraceError
 
 if TYPE_CHECKING:
@@ -64,14 +64,14 @@ def check(path: str | None, json_path: str | None) -> None:
     if not problems:
         if json_path != "-":
             with RoutingTrace.open(path) as opened:
-                click.echo(f"{path}: good, {_size(opened.num_tokens, opened.num_requests)}")
+                echo(f"{path}: good, {_size(opened.num_tokens, opened.num_requests)}")
         return
     if len(problems) == 1:
         first = str(problems[0])
         raise TraceError(first if first.startswith(path) else f"{path}: {first}")
     if json_path != "-":
         for problem in problems:
-            click.echo(str(problem))
+            echo(str(problem))
     raise TraceError(f"{path}: {len(problems)} kinds of problem, the first at {problems[0]}")
 
 
@@ -113,10 +113,10 @@ def import_(
     if json_path is not None:
         write_json(json_path, {"trace": output, **vars(report)})
     for notice in report.notices:
-        click.echo(f"Note: {notice}", err=True)
+        echo(f"Note: {notice}", err=True)
     if json_path != "-":
         left = f", {report.unrecorded:,} expert positions not recorded (-1)" if report.unrecorded else ""
-        click.echo(f"{output}: {_size(report.tokens, report.requests)} from {report.format}{left}")
+        echo(f"{output}: {_size(report.tokens, report.requests)} from {report.format}{left}")
 
 
 @trace.command()
@@ -145,9 +145,9 @@ def export(
     if json_path is not None:
         write_json(json_path, {"file": output, "format": name, "bytes": size, "notices": notices})
     for notice in notices:
-        click.echo(f"Note: {notice}", err=True)
+        echo(f"Note: {notice}", err=True)
     if json_path != "-":
-        click.echo(f"{output}: {size:,} bytes of {name}")
+        echo(f"{output}: {size:,} bytes of {name}")
 
 
 def _facts(opened: RoutingTrace, quick: bool, progress: Callable[[int, int], None]) -> dict[str, Any]:

@@ -99,8 +99,8 @@ def own_folder() -> Path:
             new = True
     except OSError as error:
         raise ConfigError(
-            f"there is no folder to keep compiled code in ({error.strerror or error}): set NUMBA_CACHE_DIR, or TMPDIR, to "
-            "one that can be written"
+            f"there is no folder to keep compiled code in ({error.strerror or error}): set NUMBA_CACHE_DIR, or "
+            "TMPDIR, to one that can be written"
         ) from None
     if new and sys.stderr is not None:
         print(

@@ -35,6 +35,7 @@ from lrcsim.hierarchy.prefetch import NoPrefetch, Prefetcher, proposals
 from lrcsim.hierarchy.residency import Lookup, Residency
 from lrcsim.hierarchy.times import Tally
 from lrcsim.hierarchy.work import Step, TimedSteps, Work
+from lrcsim.policies.user_code import written_in
 
 __all__ = ["Engine"]
 

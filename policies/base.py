@@ -187,7 +187,7 @@ def names_in(cls: type, attribute: str, allowed: Sequence[str]) -> frozenset[str
         PolicyError: it is no set of the names allowed.
     """
     given: object = getattr(cls, attribute)
-    example = f"write {attribute} = {{\"{allowed[0]}\"}} in class {cls.__name__}, of {', '.join(allowed)}"
+    example = f'write {attribute} = {{"{allowed[0]}"}} in class {cls.__name__}, of {", ".join(allowed)}'
     if not isinstance(given, set | frozenset | list | tuple) or not all(isinstance(name, str) for name in given):
         raise PolicyError(f"{attribute} of class {cls.__name__} is {given!r}, and must be a set of names: {example}")
     unknown = sorted(set(given) - set(allowed))

@@ -1,4 +1,4 @@
-"""A user's policy as the pools call it: what it is given cannot be changed, what it returns is checked, errors tell where."""
+"""A user's policy as the pools call it: given what it cannot change, its answers checked, its errors placed."""
 
 from __future__ import annotations
 

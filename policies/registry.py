@@ -113,9 +113,9 @@ class Given(NamedTuple):
 
 
 def split_spec(spec: str) -> Given:
-    """Take ``name:PARAMS``, ``file.py:Class:PARAMS`` or ``pkg.mod:Class:PARAMS`` apart.
+    r"""Take ``name:PARAMS``, ``file.py:Class:PARAMS`` or ``pkg.mod:Class:PARAMS`` apart.
 
-    A path may have colons (``C:\\dir\\mine.py``), blanks and a ``~``: it ends with a ``.py`` that a colon, or
+    A path may have colons (``C:\dir\mine.py``), blanks and a ``~``: it ends with a ``.py`` that a colon, or
     nothing, follows.
     """
     ends = [found.end() for found in re.finditer(r"\.py(?=:|$)", spec)]
@@ -158,6 +158,8 @@ def make(chosen: type[Kind], text: str, spec: str) -> Kind:
     check_arguments(kind, given, head)
     with telling(kind, f"{kind.__name__} cannot be made", "__init__"):
         made = kind(**given)
+    if not isinstance(made, chosen):  # its __new__ makes something else
+        raise PolicyError(f"{kind.__name__} makes {type(made).__name__}, which is no {kind.__name__}")
     return made
 
 
@@ -275,7 +277,9 @@ def class_in(spec: str, place: str, class_name: str, base: type[Kind]) -> type[K
             for name, value in vars(module).items()
             if isinstance(value, type) and issubclass(value, base) and is_users(value)
         ]
-        hint = did_you_mean(class_name, [*offered, *vars(module)]) or (f"; there are {', '.join(offered)}" * bool(offered))
+        hint = did_you_mean(class_name, [*offered, *vars(module)]) or (
+            f"; there are {', '.join(offered)}" * bool(offered)
+        )
         raise PolicyError(f"{what} {spec!r}: there is no class {class_name!r} there{hint}")
     return _checked(spec, getattr(module, class_name), base)
 

@@ -21,8 +21,8 @@ __all__ = [
     "NotAsked",
     "check_arguments",
     "check_methods",
-    "compiler_said",
     "checked_number",
+    "compiler_said",
     "is_users",
     "key_of",
     "place_of",
@@ -130,11 +130,11 @@ def said(error: BaseException) -> str:
     return text if len(text) <= 300 else f"{text[:297]}..."
 
 
-class _Told(PolicyError):
+class _ToldError(PolicyError):
     """A failure of a user's class that is told completely."""
 
 
-class _Placed(PolicyError):
+class _PlacedError(PolicyError):
     """A failure of a user's class that says in which method it happened, but not yet when."""
 
 
@@ -147,10 +147,10 @@ def fail(error: BaseException, kind: type, what: str, method: str | None = None)
         what: what failed, ``"policy Mine failed at step 3, layer 0"``.
         method: the method that was called, for an error that passed no line of the user's.
     """
-    if isinstance(error, _Told):
+    if isinstance(error, _ToldError):
         raise error
-    if isinstance(error, _Placed):
-        raise _Told(f"{what}: {error}") from None
+    if isinstance(error, _PlacedError):
+        raise _ToldError(f"{what}: {error}") from None
     found = place_of_error(error, _sources(kind))
     where = ""
     if found is not None:
@@ -162,7 +162,7 @@ def fail(error: BaseException, kind: type, what: str, method: str | None = None)
         hint = f", {error.name} is set before reset(), not yet in __init__"
     elif isinstance(error, NotImplementedError) and not str(error):
         hint = "the base class leaves this method to you, and it is missing"
-    raise _Told(f"{what}: {said(error)}{hint}{where}") from error
+    raise _ToldError(f"{what}: {said(error)}{hint}{where}") from error
 
 
 @contextlib.contextmanager
@@ -253,7 +253,8 @@ def _check_compiled(kind: Any) -> None:
             inspect.signature(function).bind(*arguments, *(param.name for param in kind.params))
         except TypeError:
             raise PolicyError(
-                f"{head}{kind.__name__}.{name}{inspect.signature(function)} cannot be called: write def {name}({wanted})"
+                f"{head}{kind.__name__}.{name}{inspect.signature(function)} cannot be called: "
+                f"write def {name}({wanted})"
             ) from None
         for field in sorted(_attributes(function.__code__) & LOOKED_AT.keys()):
             _refuse_unasked(kind, f"{head}{kind.__name__}.{name} looks at expert.{field}", LOOKED_AT[field])
@@ -279,7 +280,7 @@ def _reads_third(code: CodeType) -> bool:
 
 def _refuse_unasked(kind: Any, what: str, need: str) -> None:
     if need not in kind.needs | kind.wants:
-        raise PolicyError(f"{what}, which is filled in only for who asks: write needs = {{\"{need}\"}} in the class")
+        raise PolicyError(f'{what}, which is filled in only for who asks: write needs = {{"{need}"}} in the class')
 
 
 def check_arguments(kind: Any, given: dict[str, Any], spec: str) -> None:
@@ -298,7 +299,8 @@ def check_arguments(kind: Any, given: dict[str, Any], spec: str) -> None:
             if one.name not in given:
                 raise PolicyError(
                     f"{who} needs the argument {one.name!r}, which has no default: give it as "
-                    f"{spec}:{one.name}=VALUE (in Python an object, {kind.__name__}({one.name}=...)), or give it a default"
+                    f"{spec}:{one.name}=VALUE (in Python an object, {kind.__name__}({one.name}=...)), or give it a "
+                    "default"
                 )
         elif one.kind is one.POSITIONAL_ONLY and one.default is one.empty:
             raise PolicyError(f"{who} needs the argument {one.name!r} without a name: give it one, or a default")
@@ -346,7 +348,7 @@ def checked_number(value: Any, owner: object, method: str, key: int, *, what: ob
         return value
     stride = getattr(getattr(owner, "view", None), "stride", None)
     layer = f" (layer {key // stride}, expert {key % stride})" if stride else ""
-    raise _Placed(
+    raise _PlacedError(
         f"{method}() returned {_shown(value)}, which is not a number for {what or f'key {key}{layer}'}: return a float"
         + written_in(kind, method)
     )
@@ -377,7 +379,7 @@ def key_of(value: Any, kind: type, method: str) -> int:
     try:
         return index(value)
     except TypeError:
-        raise _Placed(
+        raise _PlacedError(
             f"TypeError: {method}() returned {_shown(value)}, which is not resident nor any expert: return the key of "
             f"one, an int{written_in(kind, method)}"
         ) from None
@@ -416,7 +418,7 @@ class NotAsked:
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise PolicyError(
-            f"view.{self._field} is empty, it is filled in only for who asks: write needs = {{\"{self._need}\"}} in "
+            f'view.{self._field} is empty, it is filled in only for who asks: write needs = {{"{self._need}"}} in '
             f"class {self._policy}"
         )
 

@@ -109,8 +109,8 @@ def _set_up(run: dict[str, Any], allowed: Allowed, stack: ExitStack, progress: P
     policy = str(options.get("policy", config["policy"]))
     if not allowed.code and not built_in(policy):
         raise Unavailable(
-            f"its policy {policy} is a class of the user's, and what a result names is not run: give --allow-code if you "
-            "trust it"
+            f"its policy {policy} is a class of the user's, and what a result names is not run: give --allow-code if "
+            "you trust it"
         )
     path = allowed.trace or was.get("path")
     if path is None:

@@ -251,6 +251,6 @@ def _not_compiled(policy: CompiledScore, error: Exception) -> str:
     kind = type(policy)
     functions = [kind.worth, kind.update] if policy.updates() else [kind.worth]
     return (
-        f"policy {policy.name}: worth() or update() cannot be compiled ({compiler_said(error, functions)}); use numbers, "
-        "math and constants only, or derive from ScorePolicy to run it in Python"
+        f"policy {policy.name}: worth() or update() cannot be compiled ({compiler_said(error, functions)}); use "
+        "numbers, math and constants only, or derive from ScorePolicy to run it in Python"
     )
