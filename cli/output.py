@@ -90,9 +90,14 @@ def write_json(path: str, value: Any) -> None:
 
     Raises:
         TraceError: the file cannot be written.
+        ConfigError: standard output is closed.
     """
+    from lrcsim.errors import ConfigError
+
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     if path == "-":
+        if sys.__stdout__ is None:
+            raise ConfigError("--json - writes to standard output, which is closed: give a file")
         (_json_stream[-1] if _json_stream else sys.stdout).write(text)
         return
     if Path(path).exists() and not Path(path).is_file():  # /dev/stdout, a pipe: nothing to replace

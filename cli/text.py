@@ -31,8 +31,8 @@ TAG = re.compile(r"(\\*)\[([a-z#/@][^[]*?)\]")
 OURS = re.compile(rf"/?(?:{TAGS})")
 """The markup that the commands themselves write."""
 
-BRACKET = "\ue0ff"
-"""Stands for a ``[`` out of a file until it is printed; from a file it would be shown escaped itself."""
+BRACKET, SLASH = "\ue0ff", "\ue0fe"
+"""Stand for ``[`` and a backslash out of a file until they are printed; out of a file they are shown escaped."""
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -51,7 +51,7 @@ def _seen(character: str, keep: str) -> bool:
     return (
         character in keep
         or character in JOINERS
-        or character == BRACKET
+        or character in (BRACKET, SLASH)
         or unicodedata.category(character) not in HIDDEN
     )
 
@@ -63,7 +63,8 @@ def _escaped(character: str) -> str:
 def quoted(value: Any) -> Any:
     """Return JSON values for a display: every text in them as it is, whatever stands in it, on one line."""
     if isinstance(value, str):
-        return printable(value.replace(BRACKET, "\\ue0ff").replace("[", BRACKET))
+        own = value.replace(BRACKET, _escaped(BRACKET)).replace(SLASH, _escaped(SLASH))
+        return printable(own).replace("[", BRACKET).replace("\\", SLASH)
     if isinstance(value, dict):
         return {quoted(key): quoted(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -73,7 +74,11 @@ def quoted(value: Any) -> Any:
 
 def echo(text: object, *, err: bool = False) -> None:
     """Print one line, on which control characters, line ends among them, are shown."""
-    click.echo(printable(str(text)).replace(BRACKET, "["), err=err)
+    click.echo(_back(printable(str(text))), err=err)
+
+
+def _back(text: str) -> str:
+    return text.replace(BRACKET, "[").replace(SLASH, "\\")
 
 
 def _degraded(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -130,12 +135,12 @@ def Screen(*, stderr: bool = False) -> Any:  # noqa: N802  # a class, made when 
                 if segment.control or (segment.text.isascii() and segment.text.isprintable()):
                     yield segment
                 else:
-                    yield Segment(printable(segment.text, keep="\n\t").replace(BRACKET, "["), segment.style)
+                    yield Segment(_back(printable(segment.text, keep="\n\t")), segment.style)
 
         @staticmethod
         def _plain(text: Text) -> Text:
-            if BRACKET in text.plain:
-                text.plain = text.plain.replace(BRACKET, "[")
+            if BRACKET in text.plain or SLASH in text.plain:
+                text.plain = _back(text.plain)
             return text
 
     file = sys.stderr if stderr else sys.stdout

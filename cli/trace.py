@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import console, echo, human_bytes, json_option, percent, progress_bar, write_json
+from lrcsim.cli.output import console, echo, human_bytes, json_option, percent, progress_bar, quoted, write_json
 from lrcsim.errors import TraceError
 
 if TYPE_CHECKING:
@@ -219,6 +219,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
     def span(value: int | list[int], show: Callable[[int], str] = "{:,}".format) -> str:
         return show(value) if isinstance(value, int) else f"{show(min(value))} to {show(max(value))}, by layer"
 
+    facts = quoted(facts)
     tokens = f"{facts['tokens']:,}"
     if facts["decode_tokens"] is not None:
         tokens += f" ({facts['prefill_tokens']:,} prefill, {facts['decode_tokens']:,} decode)"
