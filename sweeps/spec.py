@@ -64,7 +64,7 @@ def read_spec(source: str | Path | Mapping[str, Any], folder: str | Path | None 
             table = tomllib.loads(Path(source).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"sweep {source} cannot be read: {error.strerror}") from None
-        except ValueError as error:  # no TOML, or no UTF-8
+        except (ValueError, RecursionError) as error:  # no TOML, or no UTF-8, or nested without end
             raise ConfigError(f"sweep {source} is no TOML: {error}") from None
     for key in table:
         if key not in TABLES:
