@@ -184,9 +184,14 @@ def _named(name: str) -> type[Policy]:
         return BUILT_IN[lower]
     offered = plugins()
     if lower not in offered:
-        known = [*BUILT_IN, *ALIASES, *offered]
+        file = f"{name.strip()}.py"
+        close = (
+            f"; did you mean {file}:Class?"
+            if Path(file).is_file()
+            else did_you_mean(name, [*BUILT_IN, *ALIASES, *offered])
+        )
         raise PolicyError(
-            f"there is no policy {name!r}{did_you_mean(name, known)}; `lrcsim policies` lists them, "
+            f"there is no policy {name!r}{close}; `lrcsim policies` lists them, "
             "your own are given as file.py:Class or package.module:Class"
         )
     point = offered[lower]
@@ -249,9 +254,12 @@ def _where(error: BaseException) -> str:
     """Return where in somebody else's file an import failed, to end an error with."""
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f" ({show_path(error.filename)}:{error.lineno})"
-    places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    ours = str(Path(__file__).parent)
-    theirs = [one for one in places if not one[0].startswith(("<frozen", ours, str(Path(importlib.__file__).parent)))]
+    theirs = [
+        (frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if not frame.f_globals.get("__name__", "").startswith(("lrcsim.", "importlib"))
+        and not frame.f_code.co_filename.startswith("<frozen")
+    ]
     return f" ({show_path(theirs[-1][0])}:{theirs[-1][1]})" if theirs else ""
 
 

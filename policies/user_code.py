@@ -387,11 +387,12 @@ def key_of(value: Any, kind: type, method: str) -> int:
 
 def compiler_said(error: BaseException, functions: Sequence[Callable[..., Any]]) -> str:
     """Return where in a user's functions a compiler failed, and the first line of why."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # numba writes in colours
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     noise = ("Failed in", "[1] During", "Failed at", "- ", "During:")
     why = next((line for line in lines if not line.startswith(noise)), type(error).__name__)
     files = {function.__code__.co_filename for function in functions}
-    for name, line in reversed(re.findall(r'File "([^"]+)", line (\d+)', str(error))):
+    for name, line in reversed(re.findall(r'File "([^"]+)", line (\d+)', text)):
         for file in files:
             if file == name or os.path.abspath(file) == os.path.abspath(name):
                 return f"{show_path(file)}:{line}: {why[:160]}"
