@@ -280,15 +280,15 @@ def class_in(spec: str, place: str, class_name: str, base: type[Kind]) -> type[K
     if not class_name:
         raise PolicyError(f"{what} {spec!r} names a module but no class: write {spec.rstrip(':')}:ClassName")
     if not hasattr(module, class_name):
-        offered = [
-            name
-            for name, value in vars(module).items()
-            if isinstance(value, type) and issubclass(value, base) and is_users(value)
-        ]
-        hint = did_you_mean(class_name, [*offered, *vars(module)]) or (
-            f"; there are {', '.join(offered)}" * bool(offered)
+        there = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, base)]
+        mine = [kind.__name__ for kind in there if kind.__module__ == module.__name__]
+        offered = mine or [kind.__name__ for kind in there]
+        close = did_you_mean(class_name, [name.lower() for name in offered])
+        hint = next((f"; did you mean {name!r}?" for name in offered if repr(name.lower()) in close), "")
+        raise PolicyError(
+            f"{what} {spec!r}: there is no class {class_name!r} there"
+            + (hint or (f"; there are {', '.join(offered)}" if offered else f", and none derived from {base.__name__}"))
         )
-        raise PolicyError(f"{what} {spec!r}: there is no class {class_name!r} there{hint}")
     return _checked(spec, getattr(module, class_name), base)
 
 
