@@ -35,6 +35,10 @@ BRACKET, SLASH = "\ue0ff", "\ue0fe"
 """Stand for ``[`` and a backslash out of a file until they are printed; out of a file they are shown escaped."""
 
 
+KEPT = f"\n\t{BRACKET}{SLASH}"
+"""What a console is given to lay out."""
+
+
 def printable(text: str, keep: str = "") -> str:
     """Return a text with everything that is not simply seen written as an escape.
 
@@ -48,12 +52,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def _seen(character: str, keep: str) -> bool:
-    return (
-        character in keep
-        or character in JOINERS
-        or character in (BRACKET, SLASH)
-        or unicodedata.category(character) not in HIDDEN
-    )
+    return character in keep or character in JOINERS or unicodedata.category(character) not in HIDDEN
 
 
 def _escaped(character: str) -> str:
@@ -74,7 +73,7 @@ def quoted(value: Any) -> Any:
 
 def echo(text: object, *, err: bool = False) -> None:
     """Print one line, on which control characters, line ends among them, are shown."""
-    click.echo(_back(printable(str(text))), err=err)
+    click.echo(_back(printable(str(text), keep=BRACKET + SLASH)), err=err)
 
 
 def _back(text: str) -> str:
@@ -122,7 +121,7 @@ def Screen(*, stderr: bool = False) -> Any:  # noqa: N802  # a class, made when 
 
     class _Screen(Console):
         def render_str(self, text: str, **options: Any) -> Text:
-            text = printable(text, keep="\n\t")
+            text = printable(text, keep=KEPT)
             if options.get("markup") is not False:
                 try:
                     return self._plain(super().render_str(_escape_markup(text), **options))
@@ -135,7 +134,7 @@ def Screen(*, stderr: bool = False) -> Any:  # noqa: N802  # a class, made when 
                 if segment.control or (segment.text.isascii() and segment.text.isprintable()):
                     yield segment
                 else:
-                    yield Segment(_back(printable(segment.text, keep="\n\t")), segment.style)
+                    yield Segment(_back(printable(segment.text, keep=KEPT)), segment.style)
 
         @staticmethod
         def _plain(text: Text) -> Text:
