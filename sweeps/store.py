@@ -67,9 +67,6 @@ def _check_columns(file: Path, table: pa.Table) -> None:
     lacks = [name for name in NEEDED if name not in names]
     if lacks:
         raise ConfigError(f"{file} is no table of results: it has no column {', '.join(map(repr, lacks))}")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ConfigError(f"{file} is no table of results: it has two columns {twice!r}")
     known = {field.name: field.type for field in schema(())}
     for field in table.schema:
         if pa.types.is_null(field.type):
