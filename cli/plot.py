@@ -30,7 +30,7 @@ def open_figure(
         TraceError: the file cannot be written.
     """
     check_picture(path)
-    from lrcsim.environment import for_fonts
+    from lrcsim.environment.folders import for_fonts
 
     for_fonts()
     import matplotlib

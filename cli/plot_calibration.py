@@ -40,7 +40,7 @@ def plot_calibration(path: str, found: Calibration, title: str) -> None:
         TraceError: the file cannot be written.
     """
     picture_ending(path)
-    from lrcsim.environment import for_fonts
+    from lrcsim.environment.folders import for_fonts
 
     for_fonts()
     import matplotlib

@@ -225,7 +225,7 @@ def _draw_heat(path: str, heats: Sequence[Heat], value_label: str) -> None:
 
 
 def _pyplot() -> Any:
-    from lrcsim.environment import for_fonts
+    from lrcsim.environment.folders import for_fonts
 
     for_fonts()
     import matplotlib
