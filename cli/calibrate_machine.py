@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import console, human_bytes, progress_bar, write_json
+from lrcsim.cli.output import console, human_bytes, progress_bar, quoted, write_json
 
 if TYPE_CHECKING:
     from lrcsim.hardware.measure import Machine, Timing
@@ -92,11 +92,10 @@ def calibrate_machine(
 
 
 def _show(machine: Machine) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
     out = console()
-    out.print(f"[bold]{escape(machine.name)}[/bold]: {escape(machine.processor)}, {human_bytes(machine.memory)}")
+    out.print(f"[bold]{quoted(machine.name)}[/bold]: {quoted(machine.processor)}, {human_bytes(machine.memory)}")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("measured", "size", "median", "p10", "p90", "rate"):
         table.add_column(heading, no_wrap=True, justify="left" if heading == "measured" else "right")

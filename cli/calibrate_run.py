@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import console, human_bytes, percent, write_json
+from lrcsim.cli.output import console, human_bytes, percent, quoted, write_json
 
 if TYPE_CHECKING:
     from lrcsim.hardware import HardwareProfile
@@ -192,14 +192,13 @@ def document(
 
 
 def _print(found: Calibration, run: MeasuredRun, result: dict[str, Any]) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
     from lrcsim.hardware.document import SCHEMA
     from lrcsim.hardware.units import DIMENSIONS, format_quantity
 
     out = console()
-    out.print(f"[bold]{escape(run.name)}[/bold]: {escape(run.understood())}", soft_wrap=True)
+    out.print(f"[bold]{quoted(run.name)}[/bold]: {quoted(run.understood())}", soft_wrap=True)
     model, fit = result["model"], result["fit"]
     out.print(
         f"{model['name']}, top-{model['top_k']}, {model['dtype']}; base {fit['base']}; transfers "
@@ -233,7 +232,7 @@ def _print(found: Calibration, run: MeasuredRun, result: dict[str, Any]) -> None
     if not found.best.overlap:
         out.print("Replay this profile without overlap: a profile does not say whether transfers run beside compute.")
     for note in result["notes"]:
-        out.print(f"[yellow]Note:[/yellow] {escape(note)}", soft_wrap=True)
+        out.print(f"[yellow]Note:[/yellow] {quoted(note)}", soft_wrap=True)
     if "held_out" not in found.agreement:
         click.echo("No token was held out: nothing says how well this foretells.")
 

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrcsim.cli.allocate import show_allocation
-from lrcsim.cli.output import check_picture, console, human_bytes, json_option, option_bytes, progress_bar, write_json
+from lrcsim.cli.output import (
+    check_picture,
+    console,
+    human_bytes,
+    json_option,
+    option_bytes,
+    progress_bar,
+    quoted,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Curve
@@ -204,7 +213,7 @@ def _show(curves: Sequence[Curve], title: str) -> None:
         sizes = [size for size in SHOWN if size <= max(float(curve.relative[-1]) for curve in curves)]
         headings = [f"{size:g}x" for size in sizes]
     relative = "" if few else ", relative to the active experts per token"
-    out.print(f"[bold]{title}[/bold]: hit rate [%] by cache size{relative}")
+    out.print(f"[bold]{quoted(title)}[/bold]: hit rate [%] by cache size{relative}")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("policy")
     for heading in headings:
@@ -219,6 +228,6 @@ def _show(curves: Sequence[Curve], title: str) -> None:
             rates.append(f"{100 * curve.hit_rate[at[-1]]:.1f}" if exact else "–")
         if not few:
             rates.append(f"{curve.relative[curve.knee]:.3g}x")
-        table.add_row(curve.policy, *rates)
+        table.add_row(quoted(curve.policy), *rates)
     out.print()
     out.print(table)

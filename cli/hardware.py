@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from lrcsim.cli.output import console, human_bytes, json_option, write_json
+from lrcsim.cli.output import console, human_bytes, json_option, quoted, write_json
 
 __all__ = ["hardware"]
 
@@ -91,19 +91,18 @@ def _list(rows: list[dict[str, Any]]) -> None:
 
 
 def _describe(profile: Any) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
     from lrcsim.hardware.document import numbers
 
     out = console()
-    out.print(f"[bold]{escape(profile.name)}[/bold]: {escape(profile.description)}")
+    out.print(f"[bold]{quoted(profile.name)}[/bold]: {quoted(profile.description)}")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, justify="right")
     table.add_column()
     for path, text, source in numbers(profile):
-        table.add_row(path, text, f"[dim]{escape(source)}[/dim]")
+        table.add_row(path, text, f"[dim]{quoted(source)}[/dim]")
     out.print(table)
     if profile.unified:
         out.print("unified memory: GPU and CPU share the DRAM, nothing is copied")

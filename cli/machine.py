@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import check_picture, console, human_bytes, short_dtype
+from lrcsim.cli.output import check_picture, console, human_bytes, quoted, short_dtype
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Result
@@ -134,7 +134,7 @@ def show_time(result: Result) -> None:
     """Print what a run took, what for, and what could have been."""
     from rich.table import Table
 
-    data = result.to_dict()
+    data = quoted(result.to_dict())
     time, links, config = data["time"], data["links"], data["config"]
     out = console()
     out.print()

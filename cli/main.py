@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from typing import NamedTuple
 
 import click
+
+from lrcsim.cli.streams import left_by_reader, prepare_streams
+from lrcsim.cli.text import echo, printable
 
 __all__ = ["cli", "main"]
 
@@ -99,23 +103,26 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]  # allowed anywhere
+    prepare_streams()
     try:
         cli.main(args=arguments, prog_name="lrcsim", standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
-    except click.exceptions.Abort:
-        click.echo("Aborted.", err=True)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        echo("Aborted.", err=True)
         sys.exit(130)
     except click.UsageError as error:
+        error.message = printable(error.message, keep="\n")
         error.show()
         sys.exit(2)
-    except BrokenPipeError:  # the reader of our output has left
-        sys.exit(1)
     except Exception as error:
-        from lrcsim.errors import LrcsimError
+        if left_by_reader(error):
+            sys.exit(1)
+        from lrcsim.cli.failure import one_line
 
-        if debug or not isinstance(error, LrcsimError | click.ClickException | OSError):
-            raise
-        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        click.echo("Error: " + " ".join(message.split()), err=True)
+        if debug:
+            click.echo(printable("".join(traceback.format_exception(error)), keep="\n"), err=True, nl=False)
+        else:
+            echo(f"Error: {one_line(error)}", err=True)
         sys.exit(1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import console
+from lrcsim.cli.output import console, quoted
 from lrcsim.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -120,17 +120,16 @@ def span(interval: tuple[float, float] | None) -> str:
 
 def print_table(title: str, rows: Sequence[Mapping[str, Any]], *, note: str = "") -> None:
     """Print rows of equal keys under a title; text stands left, what is given as a number right."""
-    from rich.markup import escape
     from rich.table import Table
 
     out = console()
-    out.print(f"[bold]{escape(title)}[/bold]" + (f"\n{note}" if note else ""))
+    out.print(f"[bold]{quoted(title)}[/bold]" + (f"\n{note}" if note else ""))
     out.print()
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for i, name in enumerate(rows[0]):
         table.add_column(name, justify="left" if i == 0 else "right")
     for row in rows:
-        table.add_row(*(escape(str(value)) for value in row.values()))
+        table.add_row(*(quoted(str(value)) for value in row.values()))
     out.print(table)
     out.print()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from lrcsim.cli.output import console, human_bytes, json_option, short_dtype, write_json
+from lrcsim.cli.output import console, human_bytes, json_option, quoted, short_dtype, write_json
 
 __all__ = ["models"]
 
@@ -93,10 +93,9 @@ def _list(rows: list[dict[str, Any]]) -> None:
 
 
 def _describe(row: dict[str, Any]) -> None:
-    from rich.markup import escape
 
     out = console()
-    out.print(f"[bold]{escape(row['name'])}[/bold], from {escape(row['source'])}", soft_wrap=True)
+    out.print(f"[bold]{quoted(row['name'])}[/bold], from {quoted(row['source'])}", soft_wrap=True)
     shared = f", {row['shared_experts']} shared of width {row['shared_width']} in all" if row["shared_experts"] else ""
     out.print(
         f"layers: {row['layers']}, {len(row['moe_layers'])} of them MoE with {row['experts']} experts, "

@@ -2,33 +2,76 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
 
 import click
+
+from lrcsim.cli.text import Screen, echo, quoted
 
 __all__ = [
     "capacity_text",
     "check_picture",
     "console",
+    "echo",
     "human_bytes",
     "json_option",
     "option_bytes",
     "percent",
     "progress_bar",
+    "quoted",
     "short_dtype",
     "write_json",
 ]
 
 PICTURES = (".png", ".svg", ".pdf")
 
-json_option = click.option(
-    "--json", "json_path", metavar="FILE", help="Write the result as JSON; with - to standard output, and nothing else."
-)
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def json_option(command: Command) -> Command:
+    """Give a command the option ``--json``; see before it runs that whatever it is to write can be written.
+
+    With ``--json -`` all that is printed otherwise, by a user's policy too, goes to standard error.
+    """
+
+    @functools.wraps(command)
+    def checked(*arguments: Any, **given: Any) -> Any:
+        from lrcsim.cli.outputs import check_outputs
+
+        check_outputs(given)
+        if given.get("json_path") != "-":
+            return command(*arguments, **given)
+        with _only_json():
+            return command(*arguments, **given)
+
+    option = click.option(
+        "--json",
+        "json_path",
+        metavar="FILE",
+        help="Write the result as JSON; with - to standard output, and nothing else.",
+    )
+    return option(checked)  # type: ignore[return-value]  # it takes and gives what the command does
+
+
+_json_stream: list[TextIO] = []
+"""Where ``--json -`` goes while everything else goes to standard error."""
+
+
+@contextmanager
+def _only_json() -> Iterator[None]:
+    _json_stream.append(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _json_stream.pop()
 
 
 def check_picture(path: str | None) -> None:
@@ -48,10 +91,18 @@ def write_json(path: str, value: Any) -> None:
 
     Raises:
         TraceError: the file cannot be written.
+        ConfigError: standard output is closed.
     """
+    from lrcsim.errors import ConfigError
+
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     if path == "-":
-        sys.stdout.write(text)
+        if sys.__stdout__ is None:
+            raise ConfigError("--json - writes to standard output, which is closed: give a file")
+        (_json_stream[-1] if _json_stream else sys.stdout).write(text)
+        return
+    if Path(path).exists() and not Path(path).is_file():  # /dev/stdout, a pipe: nothing to replace
+        Path(path).write_text(text, encoding="utf-8")
         return
     from lrcsim.traces.atomic import replacing
 
@@ -60,11 +111,8 @@ def write_json(path: str, value: Any) -> None:
 
 
 def console(*, stderr: bool = False) -> Any:
-    """Return a rich console; wide enough for the tables when the output is no terminal."""
-    from rich.console import Console
-
-    file = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, width=None if file.isatty() else 110)
+    """Return the console that tables are printed on (`lrcsim.cli.text`)."""
+    return Screen(stderr=stderr)
 
 
 @contextmanager
@@ -81,7 +129,12 @@ def progress_bar(what: str, *, after: float = 1.0) -> Iterator[Callable[[int, in
                 return
             from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TaskProgressColumn(),
+                TimeRemainingColumn(),
+            )
             bar = Progress(*columns, console=console(stderr=True), transient=True)
             task = bar.add_task(what, total=total)
             bar.start()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lrcsim.cli.figure_text import write_figure
 from lrcsim.cli.output import check_picture
-from lrcsim.traces.atomic import replacing
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Curve
@@ -31,6 +30,9 @@ def open_figure(
         TraceError: the file cannot be written.
     """
     check_picture(path)
+    from lrcsim.environment.folders import for_fonts
+
+    for_fonts()
     import matplotlib
 
     matplotlib.use("Agg")
@@ -38,8 +40,7 @@ def open_figure(
 
     figure, axes = plt.subplots(rows, columns, figsize=figsize, layout="constrained", height_ratios=height_ratios)
     yield figure, axes
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=150, format=Path(path).suffix.lower()[1:])
+    write_figure(figure, path)
     plt.close(figure)
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lrcsim.cli.figure_text import write_figure
 from lrcsim.cli.output import check_picture
 from lrcsim.cli.plot import COLOURS
-from lrcsim.traces.atomic import replacing
 
 if TYPE_CHECKING:
     from lrcsim.hierarchy.calibration import Calibration
@@ -39,7 +39,10 @@ def plot_calibration(path: str, found: Calibration, title: str) -> None:
         ConfigError: another ending.
         TraceError: the file cannot be written.
     """
-    ending = picture_ending(path)
+    picture_ending(path)
+    from lrcsim.environment.folders import for_fonts
+
+    for_fonts()
     import matplotlib
 
     matplotlib.use("Agg")
@@ -71,6 +74,5 @@ def plot_calibration(path: str, found: Calibration, title: str) -> None:
     for axes in (above, beside):
         axes.grid(color="0.9", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=110, format=ending[1:])
+    write_figure(figure, path, dpi=110)
     plt.close(figure)

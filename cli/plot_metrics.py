@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.cli.figure_text import write_figure
 from lrcsim.cli.plot import COLOURS, STYLES
-from lrcsim.traces.atomic import replacing
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Sch, Srp
@@ -226,6 +225,9 @@ def _draw_heat(path: str, heats: Sequence[Heat], value_label: str) -> None:
 
 
 def _pyplot() -> Any:
+    from lrcsim.environment.folders import for_fonts
+
+    for_fonts()
     import matplotlib
 
     matplotlib.use("Agg")
@@ -235,6 +237,5 @@ def _pyplot() -> Any:
 
 
 def _save(figure: Any, path: str) -> None:
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=150, format=Path(path).suffix.lower()[1:])
+    write_figure(figure, path)
     _pyplot().close(figure)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from lrcsim.cli.output import console, json_option, write_json
+from lrcsim.cli.output import console, echo, json_option, write_json
 
 __all__ = ["policies"]
 
@@ -16,13 +16,18 @@ __all__ = ["policies"]
 @json_option
 def policies(name: str | None, json_path: str | None) -> None:
     """List the eviction policies, or describe one: its rule, parameters, needs and source."""
+    from lrcsim.errors import PolicyError
     from lrcsim.policies import FAMILIES, make_policy, plugins
 
     if name is not None:
         chosen = [("", type(make_policy(name)))]
     else:
         chosen = [(family, policy) for family, members in FAMILIES.items() for policy in members]
-        chosen += [("plugin", type(make_policy(plugin))) for plugin in plugins()]
+        for plugin in plugins():
+            try:
+                chosen.append(("plugin", type(make_policy(plugin))))
+            except PolicyError as error:  # the others work
+                echo(f"Note: {error}", err=True)
     rows: list[dict[str, Any]] = [
         {
             "name": policy.name,

@@ -16,19 +16,23 @@ OUTPUTS = ("json_path", "timeline", "plot")
 
 
 def provenance(trace: RoutingTrace, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return JSON values: lrcsim's version, the SHA-256 of the trace's file, and the options as they were given.
+    """Return JSON values: lrcsim's version, the SHA-256 of the trace's file and the profile's, the options as given.
 
     Args:
         trace: what was run; one that was opened from no file has no SHA-256.
         options: of the command line, by parameter; those left open (None, empty) are left out.
     """
+    from lrcsim.sweeps.files import sha256_of
+
     given = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in options.items()
         if name not in OUTPUTS and value not in (None, ())
     }
+    profile = given.get("profile")
     return {
         "lrcsim": version("lrcsim"),
         "trace_sha256": None if trace.path is None else trace.file_sha256(),
+        **({} if profile in (None, "self") else {"profile_sha256": sha256_of(str(profile))}),
         "options": given,
     }

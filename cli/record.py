@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import console, json_option, percent, write_json
+from lrcsim.cli.output import console, echo, json_option, percent, write_json
 from lrcsim.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _shape(kind: str, model: str | None, given: dict[str, int | None]) -> Any:
 
 def _show(result: Recording, json_path: str | None) -> None:
     for notice in result.notices:
-        click.echo(f"Note: {notice}", err=True)
+        echo(f"Note: {notice}", err=True)
     if json_path is not None:
         facts = {
             "trace": str(result.path),
@@ -160,10 +160,10 @@ def _show(result: Recording, json_path: str | None) -> None:
         write_json(json_path, facts)
     if json_path != "-":
         again = f" ({result.resumed:,} of them by an earlier run)" if result.resumed else ""
-        click.echo(f"{result.path}: {result.tokens:,} tokens in {result.requests:,} requests{again}")
+        echo(f"{result.path}: {result.tokens:,} tokens in {result.requests:,} requests{again}")
         rates = [f"{percent(rate)} {d} ahead" for d, rate in result.recall.items() if rate is not None]
         if rates:
-            click.echo("experts that the next-gate predictor foresaw: " + ", ".join(rates))
+            echo("experts that the next-gate predictor foresaw: " + ", ".join(rates))
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from lrcsim.cli.output import human_bytes, json_option, progress_bar, write_json
+from lrcsim.cli.output import echo, human_bytes, json_option, progress_bar, write_json
 
 __all__ = ["report"]
 
@@ -13,6 +13,12 @@ __all__ = ["report"]
 @click.argument("results", nargs=-1, required=True, metavar="RESULT...")
 @click.option("-o", "--output", metavar="FILE", help="The page, .html.  [default: the first RESULT's name with .html]")
 @click.option("--trace", "trace_path", metavar="FILE", help="Where the trace of the run is now.")
+@click.option("--profile", "profile_path", metavar="TRACE|self", help="Where the trace of its popularity is now.")
+@click.option(
+    "--allow-code",
+    is_flag=True,
+    help="Run policies that a RESULT names as file.py:Class or package.module:Class: code of whoever wrote it.",
+)
 @click.option("--policies", metavar="NAMES", help="Policies to compare a run with, commas between.  [default: seven]")
 @click.option("--request", type=int, metavar="N", help="Request of the residency map.  [default: of middling length]")
 @click.option(
@@ -26,6 +32,8 @@ def report(
     results: tuple[str, ...],
     output: str | None,
     trace_path: str | None,
+    profile_path: str | None,
+    allow_code: bool,
     policies: str | None,
     request: int | None,
     unwanted: str | None,
@@ -63,6 +71,8 @@ def report(
         parts=parts,
         policies=COMPARED if policies is None else split_policies(policies),
         request=request,
+        profile_path=profile_path,
+        allow_code=allow_code,
     )
     text = page_html(page)
     with replacing(output) as partial:
@@ -80,7 +90,7 @@ def report(
         write_json(json_path, said)
     if json_path != "-":
         for sentence in page.answer:
-            click.echo(sentence)
+            echo(sentence)
         for part in page.left_out:
-            click.echo(f"Not on the page, {part.what}: {part.why}")
-        click.echo(f"{output}: {len(page.figures)} figures, {human_bytes(len(text.encode()))}")
+            echo(f"Not on the page, {part.what}: {part.why}")
+        echo(f"{output}: {len(page.figures)} figures, {human_bytes(len(text.encode()))}")

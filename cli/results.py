@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import check_picture, console, human_bytes, json_option, write_json
+from lrcsim.cli.output import check_picture, console, human_bytes, json_option, quoted, write_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,7 +91,9 @@ def results(
         shown = list(chosen.column_names) if columns is not None else _interesting(chosen, everything)
         same = {} if columns is not None else _same(chosen, shown)
         if same:
-            console().print("in all: " + ", ".join(f"{name} {text(name, value)}" for name, value in same.items()))
+            console().print(
+                "in all: " + ", ".join(f"{quoted(name)} {quoted(text(name, value))}" for name, value in same.items())
+            )
             console().print()
         _show(*_cells(chosen.select(shown), None), limit)
 
@@ -156,14 +158,14 @@ def _show(header: list[str], rows: list[list[Any]], limit: int, value: str | Non
 
     out = console()
     if value is not None:
-        out.print(f"[bold]{value}[/bold]")
+        out.print(f"[bold]{quoted(value)}[/bold]")
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, name in enumerate(header):
         numeric = all(isinstance(row[number], int | float | None) for row in rows)
-        grid.add_column(name, justify="right" if numeric and number > 0 else "left", overflow="fold")
+        grid.add_column(quoted(name), justify="right" if numeric and number > 0 else "left", overflow="fold")
     for row in rows[:limit]:
         names = header if value is None else [header[0], *[value] * (len(header) - 1)]
-        grid.add_row(*(text(name, cell) for name, cell in zip(names, row, strict=True)))
+        grid.add_row(*(quoted(text(name, cell)) for name, cell in zip(names, row, strict=True)))
     out.print(grid)
     if len(rows) > limit:
         out.print(f"... and {len(rows) - limit:,} more rows (--limit, --where, --best, --csv)", style="dim")

@@ -15,6 +15,7 @@ from lrcsim.cli.output import (
     option_bytes,
     percent,
     progress_bar,
+    quoted,
     write_json,
 )
 
@@ -132,7 +133,7 @@ def run(
             if result.timed is not None:
                 show_time(result)
             for warning in result.warnings:
-                console().print(f"[yellow]Note:[/yellow] {warning}")
+                console().print(f"[yellow]Note:[/yellow] {quoted(warning)}")
 
 
 def _show(result: Result) -> None:
@@ -140,7 +141,7 @@ def _show(result: Result) -> None:
 
     from lrcsim.traces import DECODE, PREFILL
 
-    data = result.to_dict()
+    data = quoted(result.to_dict())
     cache, config, trace = data["cache"], data["config"], data["trace"]
     out = console()
     phases = f"prefill as {config['prefill']}, " if config["prefill"] else ""

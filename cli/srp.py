@@ -19,7 +19,7 @@ from lrcsim.cli.metrics import (
     span,
     write_csv,
 )
-from lrcsim.cli.output import check_picture, json_option, progress_bar, write_json
+from lrcsim.cli.output import check_picture, echo, json_option, progress_bar, write_json
 
 if TYPE_CHECKING:
     from lrcsim.simulator import ExpertMeasures, Srp
@@ -238,4 +238,4 @@ def _show_experts(label: str, found: ExpertMeasures) -> None:
     load = f"load imbalance {found.load_imbalance:.4f}; the busiest expert has {found.busiest.max():.2f} times the mean"
     print_table(f"{label}: experts, m = {found.segment}", rows, note=load)
     for name, reason in found.missing.items():
-        click.echo(f"{MEASURES[name]}: {reason}")
+        echo(f"{MEASURES[name]}: {reason}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrcsim.cli.machine import seconds
-from lrcsim.cli.output import console, json_option, write_json
+from lrcsim.cli.output import console, echo, json_option, write_json
 
 if TYPE_CHECKING:
     from lrcsim.sweeps.plan import Plan, Task
@@ -70,7 +70,7 @@ def sweep(
         with _progress(len(plan.runs)) as progress:
             outcome = run_sweep(plan, table, workers=where, retry=retry, replace=replace, progress=progress)
     except KeyboardInterrupt:
-        click.echo(f"What is finished is kept beside {table}; the same command does the rest.", err=True)
+        echo(f"What is finished is kept beside {table}; the same command does the rest.", err=True)
         raise
     if json_path is not None:
         summary = {"table": table, "runs": len(plan.runs), "ran": outcome.ran, "failed": outcome.failed}
@@ -78,10 +78,10 @@ def sweep(
     if json_path != "-":
         known = len(plan.runs) - outcome.ran
         before = f", {known:,} were there already" if known else ""
-        click.echo(f"{table}: {len(plan.runs):,} rows{before}; lrcsim results {table} shows them")
+        echo(f"{table}: {len(plan.runs):,} rows{before}; lrcsim results {table} shows them")
         note = too_lossy(outcome.table)
         if note is not None:
-            click.echo(f"Note: {note}")
+            echo(f"Note: {note}")
     if outcome.failed:
         raise ConfigError(
             f"{outcome.failed:,} of {len(plan.runs):,} runs failed "
@@ -170,6 +170,6 @@ def _lines() -> Callable[[int, int], None]:
             last = now
             rate = done / (now - started)
             left = seconds((total - done) / rate)
-            click.echo(f"{done:,} of {total:,} runs, {rate:,.3g} runs/s, {left} left", err=True)
+            echo(f"{done:,} of {total:,} runs, {rate:,.3g} runs/s, {left} left", err=True)
 
     return advance

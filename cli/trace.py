@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import console, human_bytes, json_option, percent, progress_bar, write_json
+from lrcsim.cli.output import console, echo, human_bytes, json_option, percent, progress_bar, quoted, write_json
 from lrcsim.errors import TraceError
 
 if TYPE_CHECKING:
@@ -73,16 +73,16 @@ def check(path: str | None, json_path: str | None) -> None:
         if json_path != "-":
             with RoutingTrace.open(path) as opened:
                 looks = f", with {len(warnings)} warning{'s' * (len(warnings) != 1)}:" if warnings else ""
-                click.echo(f"{path}: good, {_size(opened.num_tokens, opened.num_requests)}{looks}")
+                echo(f"{path}: good, {_size(opened.num_tokens, opened.num_requests)}{looks}")
             for warning in warnings:
-                click.echo(f"Warning: {warning}")
+                echo(f"Warning: {warning}")
         return
     if len(problems) == 1:
         first = str(problems[0])
         raise TraceError(first if first.startswith(path) else f"{path}: {first}")
     if json_path != "-":
         for problem in problems:
-            click.echo(str(problem))
+            echo(str(problem))
     raise TraceError(f"{path}: {len(problems)} kinds of problem, the first at {problems[0]}")
 
 
@@ -154,9 +154,9 @@ def import_(
     if json_path is not None:
         write_json(json_path, {"trace": output, **vars(report)})
     for notice in report.notices:
-        click.echo(f"Note: {notice}", err=True)
+        echo(f"Note: {notice}", err=True)
     if json_path != "-":
-        click.echo(f"{output}: {_size(report.tokens, report.requests)} from {report.format}: {_shape(report)}")
+        echo(f"{output}: {_size(report.tokens, report.requests)} from {report.format}: {_shape(report)}")
 
 
 @trace.command()
@@ -185,9 +185,9 @@ def export(
     if json_path is not None:
         write_json(json_path, {"file": output, "format": name, "bytes": size, "notices": notices})
     for notice in notices:
-        click.echo(f"Note: {notice}", err=True)
+        echo(f"Note: {notice}", err=True)
     if json_path != "-":
-        click.echo(f"{output}: {size:,} bytes of {name}")
+        echo(f"{output}: {size:,} bytes of {name}")
 
 
 def _facts(opened: RoutingTrace, quick: bool, progress: Callable[[int, int], None]) -> dict[str, Any]:
@@ -283,6 +283,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
     def span(value: int | list[int], show: Callable[[int], str] = "{:,}".format) -> str:
         return show(value) if isinstance(value, int) else f"{show(min(value))} to {show(max(value))}, by layer"
 
+    facts = quoted(facts)
     tokens = f"{facts['tokens']:,}"
     if facts["decode_tokens"] is not None:
         tokens += f" ({facts['prefill_tokens']:,} prefill, {facts['decode_tokens']:,} decode)"

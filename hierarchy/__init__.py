@@ -1,5 +1,6 @@
 """The memory hierarchy in time: an event-driven engine over links, tiers and compute."""
 
+import lrcsim.environment.ready  # noqa: F401  # before numba
 from lrcsim.hierarchy.arrivals import arrival_steps
 from lrcsim.hierarchy.batching import batched
 from lrcsim.hierarchy.costs import Costs, FixedCosts, RooflineCosts, StepSize

@@ -33,10 +33,11 @@ from lrcsim.hierarchy.fetch import Fetch
 from lrcsim.hierarchy.flows import Flows
 from lrcsim.hierarchy.links import DEMAND, PREFETCH, LinkServer
 from lrcsim.hierarchy.log import Log
-from lrcsim.hierarchy.prefetch import NoPrefetch, Prefetcher
+from lrcsim.hierarchy.prefetch import NoPrefetch, Prefetcher, proposals
 from lrcsim.hierarchy.residency import Lookup, Residency
 from lrcsim.hierarchy.times import Tally
 from lrcsim.hierarchy.work import Step, TimedSteps, Work
+from lrcsim.policies.user_code import written_in
 
 __all__ = ["Engine"]
 
@@ -269,7 +270,7 @@ class Engine:
 
     def _prefetch(self, step: Step, place: int, work: Work) -> None:
         assert self.prefetcher is not None
-        wanted = list(self.prefetcher.propose(step, place))
+        wanted = proposals(self.prefetcher, step, place)
         if not wanted:
             return
         residency, end = self.residency, self.stride * len(self.sizes)
@@ -279,6 +280,7 @@ class Engine:
                 raise PolicyError(
                     f"prefetcher {self.prefetcher.name}: propose() returned {key}, which is no expert: "
                     f"give keys, layer * {self.stride} + expert, below {end}"
+                    f"{written_in(type(self.prefetcher), 'propose')}"
                 )
             if not residency.bring_ahead(key, step, work.layer, protected):
                 continue

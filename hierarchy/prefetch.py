@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,12 @@ import numpy.typing as npt
 from lrcsim.errors import PolicyError, did_you_mean
 from lrcsim.hierarchy.reorder import gather
 from lrcsim.hierarchy.work import Step, Work
-from lrcsim.policies.base import Configurable, Param
-from lrcsim.policies.registry import class_in, parameters
+from lrcsim.policies.base import Configurable, Param, names_in
+from lrcsim.policies.registry import class_in, make, split_spec
+from lrcsim.policies.user_code import check_methods, is_users, key_of, telling
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["PREFETCHERS", "Prefetcher", "make_prefetcher"]
+__all__ = ["PREFETCHERS", "Prefetcher", "make_prefetcher", "proposals", "start"]
 
 WIDTH = Param("width", 0, "experts proposed per layer-step; 0: the model's top-k", minimum=0)
 
@@ -37,12 +38,17 @@ class Prefetcher(Configurable):
         profile: uses of each key in a profiling run, or all 0.
     """
 
+    methods = ("propose",)
     needs: ClassVar[frozenset[str]] = frozenset()
     trace: RoutingTrace
     stride: int
     num_layers: int
     top_k: int
     profile: npt.NDArray[np.float64]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.needs = names_in(cls, "needs", ("predictions",))
 
     def label(self) -> str:
         """Return the name with the parameters that are not at their defaults."""
@@ -73,6 +79,37 @@ class Prefetcher(Configurable):
         width = int(getattr(self, "width", 0)) or self.top_k
         best = np.argsort(-scores, kind="stable")[:width]
         return [layer * self.stride + int(expert) for expert in best if scores[expert] > 0]
+
+
+def start(prefetcher: Prefetcher) -> None:
+    """Reset a prefetcher.
+
+    Raises:
+        PolicyError: a user's failed; with file and line.
+    """
+    if not is_users(type(prefetcher)):
+        prefetcher.reset()
+        return
+    with telling(type(prefetcher), f"prefetcher {prefetcher.name} failed in reset()", "reset"):
+        prefetcher.reset()
+
+
+def proposals(prefetcher: Prefetcher, step: Step, place: int) -> list[int]:
+    """Ask a prefetcher.
+
+    Raises:
+        PolicyError: a user's failed, proposed what is no key, or changed what it was shown; with file and line.
+    """
+    kind = type(prefetcher)
+    if not is_users(kind):
+        return list(prefetcher.propose(step, place))
+    work = step.layers[place]
+    shown = tuple(work.keys)
+    with telling(kind, f"prefetcher {prefetcher.name} failed at step {step.number}, layer {work.layer}", "propose"):
+        keys = [key_of(key, kind, "propose") for key in prefetcher.propose(step, place)]
+        if tuple(work.keys) != shown:
+            raise PolicyError("propose() changed the keys of the step it was shown: make a copy, list(work.keys)")
+    return keys
 
 
 def ahead(step: Step, place: int, distance: int) -> Work | None:
@@ -275,18 +312,18 @@ def make_prefetcher(spec: str | Prefetcher | type[Prefetcher]) -> Prefetcher:
         PolicyError: there is none, or a parameter is wrong.
     """
     if isinstance(spec, Prefetcher):
+        check_methods(type(spec))
         return spec
     if isinstance(spec, type) and issubclass(spec, Prefetcher):
-        return spec()
-    head, _, rest = str(spec).partition(":")
-    if head.endswith(".py") or "/" in head or "." in head:
-        class_name, _, rest = rest.partition(":")
-        chosen = class_in(str(spec), head, class_name, Prefetcher)
-    elif head in PREFETCHERS:
-        chosen = PREFETCHERS[head]
+        return make(spec, "", spec.__name__)
+    given = split_spec(str(spec))
+    if given.place is not None:
+        chosen = class_in(str(spec), given.place, given.name, Prefetcher)
+    elif given.name in PREFETCHERS:
+        chosen = PREFETCHERS[given.name]
     else:
         raise PolicyError(
-            f"there is no prefetcher {head!r}, there are {', '.join(PREFETCHERS)}, and your own as file.py:Class or "
-            f"package.module:Class{did_you_mean(head, PREFETCHERS)}"
+            f"there is no prefetcher {given.name!r}, there are {', '.join(PREFETCHERS)}, and your own as file.py:Class "
+            f"or package.module:Class{did_you_mean(given.name, PREFETCHERS)}"
         )
-    return chosen(**parameters(chosen, rest))
+    return make(chosen, given.parameters, str(spec))

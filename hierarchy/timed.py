@@ -17,6 +17,7 @@ from lrcsim.hierarchy.engine import Engine
 from lrcsim.hierarchy.limits import Limits, free_loads, time_limits
 from lrcsim.hierarchy.log import Log
 from lrcsim.hierarchy.machine import Platform
+from lrcsim.hierarchy.prefetch import start
 from lrcsim.hierarchy.residency import Residency
 from lrcsim.hierarchy.times import GivenUp, Tally
 from lrcsim.hierarchy.work import Step, TimedSteps, steps_of
@@ -213,7 +214,7 @@ def run_timed(
         prefetcher.profile = (
             np.zeros(job.trace.num_layers * schedule.stride) if job.profile is None else job.profile.astype(float)
         )
-        prefetcher.reset()
+        start(prefetcher)
     watch = _Watch(residency, job.trace.num_tokens) if samples else None
     steps: Iterable[Step] | TimedSteps = steps_of(schedule, future, uses=uses) if arriving is None else arriving
     kept = Log(schedule.stride) if log else None

@@ -180,6 +180,25 @@ class View:
         return chosen
 
 
+def names_in(cls: type, attribute: str, allowed: Sequence[str]) -> frozenset[str]:
+    """Return the names that a class lists in ``needs`` or ``wants``.
+
+    Raises:
+        PolicyError: it is no set of the names allowed.
+    """
+    given: object = getattr(cls, attribute)
+    example = f'write {attribute} = {{"{allowed[0]}"}} in class {cls.__name__}, of {", ".join(allowed)}'
+    if not isinstance(given, set | frozenset | list | tuple) or not all(isinstance(name, str) for name in given):
+        raise PolicyError(f"{attribute} of class {cls.__name__} is {given!r}, and must be a set of names: {example}")
+    unknown = sorted(set(given) - set(allowed))
+    if unknown:
+        raise PolicyError(
+            f"class {cls.__name__}: {attribute} {unknown}, can only need {', '.join(map(repr, allowed))}"
+            + did_you_mean(unknown[0], allowed)
+        )
+    return frozenset(given)
+
+
 class Configurable:
     """Something with a name and parameters, given as ``name``, ``name:16`` or ``name:a=1,b=2``.
 
@@ -188,8 +207,10 @@ class Configurable:
         params: its parameters (`Param`); their values become attributes.
         summary: one line for lists; the docstring's first if left out.
         source: where the rule comes from: paper, project.
+        methods: what a class derived from this one must have.
     """
 
+    methods: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str] = ""
     params: ClassVar[tuple[Param, ...]] = ()
     summary: ClassVar[str] = ""
@@ -199,6 +220,11 @@ class Configurable:
         super().__init_subclass__(**kwargs)
         if "name" not in cls.__dict__:
             cls.name = cls.__name__
+        if not isinstance(cls.name, str) or not isinstance(cls.params, list | tuple):
+            raise PolicyError(f"class {cls.__name__}: name is text, and params are a tuple: params = (Param(...),)")
+        if not all(isinstance(param, Param) for param in cls.params):
+            raise PolicyError(f"class {cls.__name__}: params must hold Param objects: params = (Param(...),)")
+        cls.params = tuple(cls.params)
         if "summary" not in cls.__dict__:
             cls.summary = (cls.__doc__ or "").strip().split("\n")[0]
 
@@ -239,18 +265,20 @@ class Policy(Configurable):
         view: what the policy may look at (`View`), set before the first ``reset``.
     """
 
+    methods = ("reset", "access", "victim", "evicted")
     aliases: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[frozenset[str]] = frozenset()
     wants: ClassVar[frozenset[str]] = frozenset()
     bypass: ClassVar[bool] = False
     refills: ClassVar[bool] = False
     view: View
+    _users: ClassVar[bool] = False  # whether the class is not one of lrcsim's own: what it returns is checked
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        unknown = set(cls.needs | cls.wants) - {"weights", "future", "profile"}
-        if unknown:
-            raise PolicyError(f"{cls.name}: needs {sorted(unknown)}, can only need 'weights', 'future', 'profile'")
+        cls._users = not cls.__module__.startswith("lrcsim.")
+        for which in ("needs", "wants"):
+            setattr(cls, which, names_in(cls, which, ("weights", "future", "profile")))
 
     def reset(self) -> None:
         """Forget the residents: the pool is empty. Called before anything else."""

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 from lrcsim.errors import PolicyError
 from lrcsim.policies.base import NEVER
 from lrcsim.policies.ordering import ScorePolicy
+from lrcsim.policies.user_code import checked_number
 
 __all__ = ["CompiledScore", "Expert", "Now", "weights_ahead"]
 
@@ -115,6 +116,7 @@ class CompiledScore(ScorePolicy):
     """
 
     name = ""
+    methods = ("worth",)
     at_use: ClassVar[bool] = False
     larger_key_first: ClassVar[bool] = False
 
@@ -206,7 +208,7 @@ class CompiledScore(ScorePolicy):
                 sums[key] / uses,
                 ahead.get(weight, 1.0),
                 next_use[place] if next_use else NEVER,
-                float(self.update(old, self._now(layer, place + 1), weight, *self._values)) if updates else 0.0,
+                self._update(key, old, self._now(layer, place + 1), weight) if updates else 0.0,
             )
             if self.larger_key_first:
                 last_use[key] = -key
@@ -241,12 +243,18 @@ class CompiledScore(ScorePolicy):
             self.layer_uses[layer],
         )
 
+    def _update(self, key: int, expert: Expert, now: Now, weight: float) -> float:
+        value: Any = self.update(expert, now, weight, *self._values)
+        if self._users:
+            checked_number(value, self, "update", key, nan=True)
+        return float(value)
+
     def _worth(self, key: int) -> float:
         expert = self.experts[key]
         now = self.now.get(expert.layer)
         if now is None:
             now = self.now[expert.layer] = self._now(expert.layer)
-        worth = float(self.worth(expert, now, *self._values))
-        if worth != worth:
-            raise PolicyError(f"policy {self.name}: worth() is not a number for {expert}")
-        return worth
+        worth: Any = self.worth(expert, now, *self._values)
+        if self._users:
+            checked_number(worth, self, "worth", key, what=expert)
+        return float(worth)

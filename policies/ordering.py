@@ -9,6 +9,7 @@ from typing import Any
 
 from lrcsim.errors import PolicyError
 from lrcsim.policies.base import Policy
+from lrcsim.policies.user_code import checked_number
 
 __all__ = ["EvictThenInsert", "FixedContents", "RankedKeys", "RankedPolicy", "ScorePolicy", "first_unprotected"]
 
@@ -94,6 +95,8 @@ class RankedPolicy(Policy):
     Equal ranks go to the least recent.
     """
 
+    methods = ("rank",)
+
     def reset(self) -> None:
         self.residents = RankedKeys()
         self.uses_seen = 0
@@ -109,11 +112,17 @@ class RankedPolicy(Policy):
         raise NotImplementedError
 
     def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
-        rank, put, seen = self.rank, self.residents.set, self.uses_seen
+        rank, put, seen = self._checked_rank if self._users else self.rank, self.residents.set, self.uses_seen
         loaded = missed if len(missed) < 8 else frozenset(missed)
         for place, key in enumerate(batch):
             put(key, rank(key, place, key in loaded), seen + place)
         self.uses_seen = seen + len(batch)
+
+    def _checked_rank(self, key: int, place: int, missed: bool) -> Any:
+        rank = self.rank(key, place, missed)
+        for part in rank if isinstance(rank, tuple | list) else (rank,):
+            checked_number(part, self, "rank", key)
+        return rank
 
     def victim(self, protected: Container[int]) -> int:
         return self.residents.smallest(protected)
@@ -127,6 +136,8 @@ class ScorePolicy(Policy):
 
     Write ``score``; override ``access`` (calling ``super().access``) to keep statistics.
     """
+
+    methods = ("score",)
 
     def reset(self) -> None:
         self.last_use: dict[int, int] = {}
@@ -147,7 +158,7 @@ class ScorePolicy(Policy):
 
     def victim(self, protected: Container[int]) -> int:
         if self._candidates_for is not protected:  # scores stand still within a layer-step: score once, evict many
-            score = self.score
+            score = self._checked_score if self._users else self.score
             self._candidates = [(score(key), used, key) for key, used in self.last_use.items() if key not in protected]
             heapify(self._candidates)
             self._candidates_for = protected
@@ -158,6 +169,10 @@ class ScorePolicy(Policy):
             heappop(candidates)
         raise PolicyError("every resident expert is protected")
 
+    def _checked_score(self, key: int) -> float:
+        number: float = checked_number(self.score(key), self, "score", key)
+        return number
+
     def evicted(self, key: int) -> None:
         del self.last_use[key]
 
@@ -167,6 +182,8 @@ class EvictThenInsert(Policy):
 
     Only when the batch alone exceeds the capacity do they join before, to be ranked among themselves.
     """
+
+    methods = ("hit", "insert", "choose", "removed")
 
     def reset(self) -> None:
         self.waiting: list[int] = []

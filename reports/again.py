@@ -13,6 +13,7 @@ from typing import Any
 
 from lrcsim.errors import LrcsimError
 from lrcsim.policies import Policy, make_policy
+from lrcsim.policies.registry import built_in
 from lrcsim.simulator.capacity import resolve_capacity
 from lrcsim.simulator.curve import hits_at
 from lrcsim.simulator.replay import Progress, Replay
@@ -20,7 +21,7 @@ from lrcsim.simulator.rules import Rules, refuse_unservable, resolve_rules, uses
 from lrcsim.sweeps.files import sha256_of
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["Again", "Unavailable", "set_up"]
+__all__ = ["Again", "Allowed", "Unavailable", "set_up"]
 
 
 class Unavailable(Exception):  # noqa: N818  # a reason, not a mistake
@@ -64,12 +65,32 @@ class Again:
         return (int(hits[0, 0]), int(hits[1, 0]), int(accesses[0]), int(accesses[1]))
 
 
-def set_up(run: dict[str, Any], trace_path: str | None, stack: ExitStack, progress: Progress | None = None) -> Again:
+@dataclass(frozen=True)
+class Allowed:
+    """What of all that a result names may be used: it may come from a stranger.
+
+    Attributes:
+        trace: the trace, where the user has named it; None: the one that the result names, if that may be opened.
+        profile: the same of the trace that popularity is taken from.
+        code: whether a policy that is not lrcsim's own may be run.
+        beside: folders in which (or below which) a result may name a trace that it does not know the SHA-256 of; None:
+            anywhere.
+    """
+
+    trace: str | None = None
+    profile: str | None = None
+    code: bool = False
+    beside: tuple[Path, ...] | None = None
+
+
+def set_up(run: dict[str, Any], allowed: Allowed, stack: ExitStack, progress: Progress | None = None) -> Again:
     """Open a run's trace and set up its caches; see that they are what they were.
+
+    Nothing that only the result names is run, and only traces are opened (`_named_file`).
 
     Args:
         run: JSON of ``lrcsim run``.
-        trace_path: where the trace is now; None: where the JSON says.
+        allowed: what may be used besides.
         stack: closes the files in the end.
         progress: told how far the check is.
 
@@ -77,18 +98,26 @@ def set_up(run: dict[str, Any], trace_path: str | None, stack: ExitStack, progre
         Unavailable: the trace is gone, or is another one, or the run cannot be made again.
     """
     try:
-        return _set_up(run, trace_path, stack, progress)
+        return _set_up(run, allowed, stack, progress)
     except LrcsimError as error:
         raise Unavailable(str(error)) from None
 
 
-def _set_up(run: dict[str, Any], trace_path: str | None, stack: ExitStack, progress: Progress | None) -> Again:
+def _set_up(run: dict[str, Any], allowed: Allowed, stack: ExitStack, progress: Progress | None) -> Again:
     config, was, known = run["config"], run["trace"], run.get("provenance", {})
     options = known.get("options", {})
-    path = trace_path or was.get("path")
+    policy = str(options.get("policy", config["policy"]))
+    if not allowed.code and not built_in(policy):
+        raise Unavailable(
+            f"its policy {policy} is a class of the user's, and what a result names is not run: give --allow-code if "
+            "you trust it"
+        )
+    path = allowed.trace or was.get("path")
     if path is None:
         raise Unavailable("the result does not say in which file its trace is (--trace FILE says it)")
-    if not str(path).startswith("bundled:") and not Path(path).is_file():
+    if allowed.trace is None:
+        _named_file(path, known.get("trace_sha256"), allowed, "--trace")
+    elif not allowed.trace.startswith("bundled:") and not Path(path).is_file():
         raise Unavailable(f"its trace {path} is not there (--trace FILE says where it is now)")
     sha256 = sha256_of(path)
     if known.get("trace_sha256") not in (None, sha256):
@@ -115,11 +144,9 @@ def _set_up(run: dict[str, Any], trace_path: str | None, stack: ExitStack, progr
     if [pool.capacity for pool in pools] != config["capacity"]:
         raise Unavailable(f"cache {config['cache']} is another capacity now than in the result")
     profile = None
-    if options.get("profile") is not None:
-        named = path if options["profile"] == "self" else options["profile"]
-        profile = stack.enter_context(RoutingTrace.open(named))
+    if allowed.profile is not None or options.get("profile") is not None:
+        profile = stack.enter_context(RoutingTrace.open(_profile_path(path, options, known, allowed)))
     counted = None if profile is None else uses_by_key(profile, like=trace)
-    policy = str(options.get("policy", config["policy"]))
     job = Replay(trace, policy, pools, config["access"], rules.prefill, rules.warm, counted)
     on_demand = "hardware" not in config or (
         config["miss"] == "load" and config["prefetch"] == "none" and not config["kv_shared"]
@@ -127,6 +154,56 @@ def _set_up(run: dict[str, Any], trace_path: str | None, stack: ExitStack, progr
     again = Again(trace, job, config["scope"], rules, sha256, profile, on_demand)
     _check(again, run, progress)
     return again
+
+
+TRACE_ENDINGS = (".h5", ".hdf5")
+
+
+def _named_file(path: object, sha256: object, allowed: Allowed, option: str) -> None:
+    """Refuse to open what a result names unless it is a trace by its name, and the result's own or beside it.
+
+    A stranger's result may name any file of this machine (``/etc/passwd``, a device, a share in the network). A file
+    is opened if it ends in .h5 or .hdf5 where its links end, and the result knows its SHA-256, or it lies where the
+    result does.
+
+    Raises:
+        Unavailable: it is not to be opened; the message says what to give.
+    """
+    if not isinstance(path, str) or "\0" in path:
+        raise Unavailable("the result does not say in which file its trace is (--trace FILE says it)")
+    if path.startswith("bundled:"):
+        return
+    if path.startswith(("//", "\\\\")):
+        raise Unavailable(f"{path} is in the network, where a result may not send one: {option} FILE says where it is")
+    file = Path(path).resolve()
+    if file.suffix.lower() not in TRACE_ENDINGS:
+        raise Unavailable(
+            f"its trace {path} does not end in {' or '.join(TRACE_ENDINGS)}, and no other file that a result names is "
+            f"opened: {option} FILE says where it is"
+        )
+    if not file.is_file():
+        raise Unavailable(f"its trace {path} is not there ({option} FILE says where it is now)")
+    if sha256 is None and allowed.beside is not None:
+        folders = [folder.resolve() for folder in allowed.beside]
+        if not any(file.is_relative_to(folder) for folder in folders):
+            raise Unavailable(
+                f"the result does not say the SHA-256 of {path}, which is in another folder than the result: "
+                f"{option} {path} says that it may be opened"
+            )
+
+
+def _profile_path(trace: str, options: dict[str, Any], known: dict[str, Any], allowed: Allowed) -> str:
+    """Return the trace to take popularity from, as the user says or the result."""
+    if allowed.profile is not None:
+        return trace if allowed.profile == "self" else allowed.profile
+    named = options["profile"]
+    if named == "self":
+        return trace
+    sha256 = known.get("profile_sha256")
+    _named_file(named, sha256, allowed, "--profile")
+    if sha256 is not None and sha256_of(named) != sha256:
+        raise Unavailable(f"its profile {named} has changed since the run (--profile FILE says where it is now)")
+    return str(named)
 
 
 def _served(trace: RoutingTrace, config: dict[str, Any], rules: Rules) -> RoutingTrace:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from lrcsim.cli.output import percent
-from lrcsim.errors import ConfigError, brief
+from lrcsim.errors import ConfigError, LrcsimError, brief
 from lrcsim.reports.answer import answer_of, numbers_of, run_name, speed
 from lrcsim.reports.compare_section import compare_section
 from lrcsim.reports.curve_section import curve_section, curve_sentence
@@ -31,6 +32,8 @@ def make_page(
     parts: Collection[str] = tuple(PARTS),
     policies: Sequence[str] = COMPARED,
     request: int | None = None,
+    profile_path: str | None = None,
+    allow_code: bool = False,
 ) -> Page:
     """Return the page of some results.
 
@@ -41,19 +44,31 @@ def make_page(
         parts: what to work out (`lrcsim.reports.rebuild.PARTS`).
         policies: to compare runs with.
         request: whose residency to map; None: one of middling length.
+        profile_path: where the trace is that the runs took popularity from; None: where their JSON says.
+        allow_code: whether a policy that a JSON names may be code of somebody's.
 
     Raises:
         ConfigError: there is no such request, or a file is not as its command writes it.
         PolicyError: there is no such policy to compare with.
     """
-    page = Page(_title(inputs))
-    alone = len(inputs.runs) == 1
-    if len(inputs.runs) > 1:
-        page.sections.append(_side_by_side(inputs))
+    with _of(_sources(inputs), "a command"):
+        page = Page(_title(inputs))
+        alone = len(inputs.runs) == 1
+        if len(inputs.runs) > 1:
+            page.sections.append(_side_by_side(inputs))
     for number, (source, run) in enumerate(inputs.runs, start=1):
-        wanted = [part for part in parts if not _given(part, run, inputs)]
-        found = rebuild(run, watcher, trace_path=trace_path, parts=wanted, policies=policies, request=request)
         with _of(source, "run"):
+            found = rebuild(
+                run,
+                watcher,
+                trace_path=trace_path,
+                parts=[part for part in parts if not _given(part, run, inputs)],
+                policies=policies,
+                request=request,
+                profile_path=profile_path,
+                allow_code=allow_code,
+                beside=(Path.cwd(), Path(source).parent),
+            )
             _add_run(page, run, found, f"run{number}", source, alone=alone)
     for number, (source, curve) in enumerate(inputs.curves, start=1):
         with _of(source, "curve"):
@@ -67,9 +82,15 @@ def make_page(
         with _of(source, "sch"):
             page.sections.append(sch_section(sch, f"sch{number}"))
     for number, (source, table) in enumerate(inputs.tables, start=1):
-        page.sections.append(sweep_section(table, f"sweep{number}", source))
-        page.answer += sweep_answer(table, source)
+        with _of(source, "sweep"):
+            page.sections.append(sweep_section(table, f"sweep{number}", source))
+            page.answer += sweep_answer(table, source)
     return page
+
+
+def _sources(inputs: Inputs) -> str:
+    results = [*inputs.runs, *inputs.curves, *inputs.srps, *inputs.schs]
+    return ", ".join(dict.fromkeys([*(source for source, _ in results), *(source for source, _ in inputs.tables)]))
 
 
 @contextmanager
@@ -77,7 +98,9 @@ def _of(source: str, command: str) -> Iterator[None]:
     """Say of which file it is that something in it is not what it should be."""
     try:
         yield
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
+    except LrcsimError:
+        raise
+    except Exception as error:  # whatever a wrong value leads to
         raise ConfigError(
             f"{source} is not as lrcsim {command} writes it ({brief(error)}): make it again with --json"
         ) from error

@@ -85,8 +85,8 @@ def _add(inputs: Inputs, name: str, content: bytes) -> None:
         inputs.tables.append((name, read_table(name)))
         return
     try:
-        value = json.loads(content)
-    except ValueError as error:
+        value = json.loads(content, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{name} is neither JSON nor a table of lrcsim sweep: {error}") from None
     several = value.get("traces") if isinstance(value, dict) else None
     for one in several if isinstance(several, list) else [value]:
@@ -94,6 +94,10 @@ def _add(inputs: Inputs, name: str, content: bytes) -> None:
         if kind is None:
             raise ConfigError(_unknown(name, one))
         getattr(inputs, f"{kind}s").append((name, one))
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def _has(value: Any, key: str) -> bool:

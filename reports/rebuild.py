@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lrcsim.cli.curve import TraceCurves
@@ -12,7 +13,7 @@ from lrcsim.cli.curve import as_json as curve_json
 from lrcsim.cli.metrics import PAPER_SEGMENTS
 from lrcsim.errors import ConfigError, LrcsimError, did_you_mean
 from lrcsim.policies import make_policy
-from lrcsim.reports.again import Again, Unavailable, set_up
+from lrcsim.reports.again import Again, Allowed, Unavailable, set_up
 from lrcsim.reports.parts import LeftOut
 from lrcsim.reports.residency import Residents, watch
 from lrcsim.simulator.replay import Progress
@@ -113,6 +114,9 @@ def rebuild(
     parts: Collection[str] = tuple(PARTS),
     policies: Sequence[str] = COMPARED,
     request: int | None = None,
+    profile_path: str | None = None,
+    allow_code: bool = False,
+    beside: tuple[Path, ...] | None = None,
 ) -> Rebuilt:
     """Work out what a run's JSON does not have.
 
@@ -123,6 +127,9 @@ def rebuild(
         parts: which of `PARTS`.
         policies: to compare with.
         request: whose residency to map; None: one of middling length.
+        profile_path: where the trace is that popularity was taken from; None: where the JSON says.
+        allow_code: whether a policy that the JSON names may be code of somebody's.
+        beside: see `Allowed`.
 
     Raises:
         ConfigError: there is no such request.
@@ -136,7 +143,7 @@ def rebuild(
     with ExitStack() as stack:
         try:
             with watcher("checking the trace") as progress:
-                again = set_up(run, trace_path, stack, progress)
+                again = set_up(run, Allowed(trace_path, profile_path, allow_code, beside), stack, progress)
         except Unavailable as reason:
             found.left_out += [LeftOut(PARTS[part], str(reason)) for part in PARTS if part in parts]
             return found

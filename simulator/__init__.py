@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import lrcsim.environment.ready  # noqa: F401  # before numba
 from lrcsim.simulator.capacity import PoolSize, resolve_capacity
 from lrcsim.simulator.pool import Pool
 from lrcsim.simulator.result import Bound, Result

@@ -9,6 +9,7 @@ from collections.abc import Callable, Container, Sequence
 
 from lrcsim.errors import PolicyError
 from lrcsim.policies import Policy, View
+from lrcsim.policies.guard import guarded, where_victim
 from lrcsim.simulator.capacity import PoolSize
 
 __all__ = ["Pool"]
@@ -38,7 +39,6 @@ class Pool:
 
     def __init__(self, size: PoolSize, policy: Policy, view: View) -> None:
         self.capacity = size.capacity
-        self.policy = policy
         self.view = view
         self.evictions = 0
         self.bypassed = 0
@@ -46,6 +46,7 @@ class Pool:
         self.size = view.size
         self.put_out: list[int] | None = None
         policy.view = view
+        self.policy = guarded(policy)
         self.empty()
 
     def empty(self) -> None:
@@ -127,7 +128,7 @@ class Pool:
         view.weights = weights
         self._load(one)
         if self._excess():
-            self._shrink({*protected, key}, len(resident) - len(kept) - 1)
+            self._shrink(frozenset((*protected, key)), len(resident) - len(kept) - 1)
         return True
 
     def resize(self, capacity: int) -> None:
@@ -260,5 +261,5 @@ class Pool:
         why = "which belongs to the current batch" if key in protected else "which is not resident"
         return (
             f"policy {self.policy.name}: victim() returned {what}, {why}; "
-            "return a resident expert that is not in `protected`"
+            f"return a resident expert that is not in `protected`{where_victim(self.policy)}"
         )

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from lrcsim.errors import LrcsimError, PolicyError, brief
 from lrcsim.policies import PolicySpec, View, make_policy
+from lrcsim.policies.guard import inner
 from lrcsim.simulator.capacity import PoolSize
 from lrcsim.simulator.future import Future
 from lrcsim.simulator.pool import Pool
@@ -157,7 +158,7 @@ def make_pools(job: Replay) -> list[Pool]:
         if job.profile is not None:
             view.profile = job.profile.tolist()
         policy = make_policy(job.policy)
-        if pools and policy is pools[0].policy:
+        if pools and policy is inner(pools[0].policy):
             raise PolicyError(
                 f"policy {policy.name}: scope 'layer' needs one object per layer; give the class or the name instead"
             )

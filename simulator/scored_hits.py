@@ -14,6 +14,7 @@ from numba.core.errors import NumbaError
 
 from lrcsim.errors import PolicyError
 from lrcsim.policies import CompiledScore, View
+from lrcsim.policies.user_code import compiler_said, is_users, written_in
 from lrcsim.simulator.admission import Admission
 from lrcsim.simulator.capacity import PoolSize
 from lrcsim.simulator.future import Future
@@ -174,6 +175,10 @@ def scored_functions(policy: CompiledScore) -> tuple[Any, Any, bool]:
         worths, values = compile_policy(policy)
     except NumbaError as error:
         raise PolicyError(_not_compiled(policy, error)) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # numba's own, of odd code
+        if not is_users(type(policy)):
+            raise
+        raise PolicyError(_not_compiled(policy, error)) from error
     return worths, values or worths, values is not None
 
 
@@ -194,6 +199,7 @@ def refuse_failed(policy: CompiledScore, results: Iterable[int]) -> None:
         raise PolicyError(
             f"policy {policy.name} failed at step {min(failed)}: worth() or update() raised an error, or "
             "returned what is not a number; `lrcsim run` with the same policy and cache says more"
+            + written_in(type(policy), "worth")
         )
 
 
@@ -241,10 +247,10 @@ def _next_use(block: Block, future: Future | None) -> npt.NDArray[np.int64]:
     return future.next_use[block.first_access : block.first_access + len(block.keys)]
 
 
-def _not_compiled(policy: CompiledScore, error: NumbaError) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    why = next((line for line in lines if not line.startswith(("Failed in", "[1] During", "Failed at"))), "")
+def _not_compiled(policy: CompiledScore, error: Exception) -> str:
+    kind = type(policy)
+    functions = [kind.worth, kind.update] if policy.updates() else [kind.worth]
     return (
-        f"policy {policy.name}: worth() or update() cannot be compiled ({why[:120]}); use numbers, math and constants "
-        "only, or derive from ScorePolicy to run it in Python"
+        f"policy {policy.name}: worth() or update() cannot be compiled ({compiler_said(error, functions)}); use "
+        "numbers, math and constants only, or derive from ScorePolicy to run it in Python"
     )

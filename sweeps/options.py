@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -36,12 +37,14 @@ class Option:
         kind: the type of its column: text, a flag, a whole number, a number.
         default: when it is left out.
         timed: it goes with ``hardware`` only.
+        several: one value may be a list.
     """
 
     name: str
     kind: Kind
     default: Any
     timed: bool = False
+    several: bool = False
 
 
 @cache
@@ -53,10 +56,17 @@ def options() -> dict[str, Option]:
     }
     for parameter in inspect.signature(simulate).parameters.values():
         if parameter.name not in NOT_IN_A_TABLE:
-            found[parameter.name] = Option(parameter.name, _kind(parameter.annotation), parameter.default)
+            found[parameter.name] = Option(
+                parameter.name,
+                _kind(parameter.annotation),
+                parameter.default,
+                several=_several(parameter.annotation),
+            )
     for field in dataclasses.fields(Machine):
         if field.name not in NOT_IN_A_TABLE and field.name not in found:
-            found[field.name] = Option(field.name, _kind(field.type), field.default, timed=True)
+            found[field.name] = Option(
+                field.name, _kind(field.type), field.default, timed=True, several=_several(field.type)
+            )
     return found
 
 
@@ -67,6 +77,11 @@ def _kind(annotation: object) -> Kind:
         if kinds == types:
             return kind  # type: ignore[return-value]  # one of the four
     return "text"
+
+
+def _several(annotation: object) -> bool:
+    """Return whether an annotation takes several values in one, as ``"str | Sequence[float]"``."""
+    return any(word in str(annotation) for word in ("Sequence", "tuple", "list"))
 
 
 def hardware_key(name: str) -> bool:
@@ -97,13 +112,27 @@ def read_value(name: str, value: object, where: str) -> Any:
         raise ConfigError(f"{where}: {name} is true or false, given {value!r}")
     if kind == "count" and not (isinstance(value, int) and plain):
         raise ConfigError(f"{where}: {name} is a whole number, given {value!r}")
+    if kind == "count" and not -(2**63) <= int(value) < 2**63:  # type: ignore[call-overload]  # an int
+        raise ConfigError(f"{where}: {name} is a whole number of 64 bits, given one that is larger")
     if kind == "number":
         if not (isinstance(value, int | float) and plain):
             raise ConfigError(f"{where}: {name} is a number, given {value!r}")
-        return float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise ConfigError(f"{where}: {name} is a finite number, given {number}")
+        return number
     if kind == "text":
         if isinstance(value, Mapping) or not isinstance(value, str | int | float | list | bool):
             raise ConfigError(f"{where}: {name} is text, given {value!r}")
+        if isinstance(value, list) and (hardware_key(name) or not (options()[name].several or name == "cache")):
+            raise ConfigError(f"{where}: {name} is one value, given a list: only under [grid] are lists several runs")
+        if isinstance(value, list) and not all(isinstance(one, str | int | float) for one in value):
+            raise ConfigError(f"{where}: {name} is a list of numbers, given {value!r}")
+        if "\0" in str(value):
+            raise ConfigError(f"{where}: {name} has a character in it that no name has, given {value!r}")
         if name == "cache" and isinstance(value, list):
             return ",".join(str(entry) for entry in value)
         return value if isinstance(value, str | list) else as_text(value)

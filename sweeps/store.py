@@ -19,8 +19,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lrcsim.errors import ConfigError
-from lrcsim.sweeps.columns import Row
+from lrcsim.errors import ConfigError, brief
+from lrcsim.sweeps.columns import Row, schema
 from lrcsim.traces.atomic import replacing
 
 __all__ = ["Store", "read_table"]
@@ -30,6 +30,10 @@ WRITING = 0.05
 
 PARTS_AT_MOST = 500
 """More parts than this are made into one, so that reading them stays fast."""
+
+
+NEEDED = ("run", "error", "hit_rate", "decode_hit_rate", "belady_hit_rate", "decode_tokens_per_s", "gpu_bytes")
+"""Columns that every table of results has had."""
 
 
 def read_table(path: str | Path) -> pa.Table:
@@ -45,14 +49,42 @@ def read_table(path: str | Path) -> pa.Table:
     tables = []
     for file in files:
         try:
-            tables.append(pq.read_table(file))
-        except (OSError, pa.ArrowException) as error:
-            raise ConfigError(f"{file} is no Parquet table: {str(error).splitlines()[0]}") from None
-        if "run" not in tables[-1].column_names:
-            raise ConfigError(f"{file} is no table of results: it has no column 'run'")
-    table = pa.concat_tables(tables, promote_options="default")
+            tables.append(pq.read_table(file, partitioning=None))
+        except (OSError, pa.ArrowException, ValueError) as error:
+            raise ConfigError(f"{file} is no Parquet table: {brief(error)}") from None
+        _check_columns(file, tables[-1])
+    try:
+        table = pa.concat_tables(tables, promote_options="default")
+    except pa.ArrowException as error:
+        raise ConfigError(f"{path} and its parts are of different kinds: {brief(error)}") from None
     rows = {key: row for row, key in enumerate(table["run"].to_pylist())}  # the last of each
     return table.take(sorted(rows.values()))
+
+
+def _check_columns(file: Path, table: pa.Table) -> None:
+    """Refuse a table that no sweep has written: it lacks columns, or they are of other types."""
+    names = table.column_names
+    lacks = [name for name in NEEDED if name not in names]
+    if lacks:
+        raise ConfigError(f"{file} is no table of results: it has no column {', '.join(map(repr, lacks))}")
+    known = {field.name: field.type for field in schema(())}
+    for field in table.schema:
+        if pa.types.is_null(field.type):
+            continue
+        mine = _kind(field.type)
+        if mine is None or (field.name in known and mine != _kind(known[field.name])):
+            raise ConfigError(f"{file} is no table of results: its column {field.name!r} is {field.type}")
+    if table["run"].null_count:
+        raise ConfigError(f"{file} is no table of results: rows without a value in column 'run'")
+
+
+def _kind(type_: pa.DataType) -> str | None:
+    """Return what kind of value a column has: text, a flag, a number; None for what no table of results has."""
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
+        return "text"
+    if pa.types.is_boolean(type_):
+        return "flag"
+    return "number" if pa.types.is_integer(type_) or pa.types.is_floating(type_) else None
 
 
 def _parts(path: str | Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -81,7 +82,11 @@ def _pool(jobs: int) -> ProcessPoolExecutor:
 
 
 def _obey() -> None:
-    """End this process at Ctrl-C, silently, and when its parent is killed: it would wait for work for ever."""
+    """End this process at Ctrl-C, silently, and when its parent is killed: it would wait for work for ever.
+
+    What a policy prints goes to standard error: standard output is the command's.
+    """
+    sys.stdout = sys.stderr
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -95,10 +95,15 @@ def test_a_policy_of_one_s_own(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     run = run_json(tmp_path, "--policy", f"{tmp_path / 'mine.py'}:Oldest", "--cache", "3")
     found = rebuild(run, unseen, parts=["policies", "map"], policies=["lru"])
+    assert {part.why for part in found.left_out} == {
+        f"its policy {tmp_path / 'mine.py'}:Oldest is a class of the user's, and what a result names is not run: "
+        "give --allow-code if you trust it"
+    }
+    found = rebuild(run, unseen, parts=["policies", "map"], policies=["lru"], allow_code=True)
     assert [one.policy for one in found.compared] == ["Oldest", "lru"]
     assert found.residents is not None
     (tmp_path / "mine.py").unlink()
-    assert "mine.py does not exist" in reasons(run).pop()
+    assert "mine.py does not exist" in reasons(run, allow_code=True).pop()
 
 
 def test_experts_of_unequal_bytes_have_a_curve_in_bytes(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Folders that compiled code and fonts are kept in, where neither the installation nor a home can be written."""

@@ -1,0 +1,94 @@
+"""A user's policy as the pools call it: given what it cannot change, its answers checked, its errors placed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container, Sequence
+from typing import Any
+
+from lrcsim.errors import PolicyError
+from lrcsim.policies.base import Policy
+from lrcsim.policies.user_code import NotAsked, fail, is_users, key_of, written_in
+
+__all__ = ["guarded", "inner", "where_victim"]
+
+ON_REQUEST = {
+    "weights": "weights",
+    "layer_weights": "weights",
+    "next_use": "future",
+    "upcoming": "future",
+    "profile": "profile",
+}
+"""Fields of a `View`, and what a policy must need or want for them to be filled in."""
+
+
+def guarded(policy: Policy) -> Policy:
+    """Return a policy whose ``view`` is set as a pool is to call it: lrcsim's own as it is."""
+    return _Guarded(policy) if is_users(type(policy)) else policy
+
+
+def inner(policy: Policy) -> Policy:
+    """Return the policy itself."""
+    return policy.policy if isinstance(policy, _Guarded) else policy
+
+
+def where_victim(policy: Policy) -> str:
+    """Return where a user's policy has its ``victim``, to end an error with; empty for lrcsim's own."""
+    return written_in(type(inner(policy)), "victim")
+
+
+class _Guarded(Policy):
+    """Calls a user's policy."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.kind = type(policy)
+        for name in ("name", "aliases", "params", "needs", "wants", "bypass", "refills", "summary", "source"):
+            setattr(self, name, getattr(policy, name))
+        self.view = policy.view
+        for field, need in ON_REQUEST.items():
+            if need not in policy.needs | policy.wants and not getattr(self.view, field):
+                setattr(self.view, field, NotAsked(field, need, self.kind.__name__))
+
+    def label(self) -> str:
+        return self.policy.label()
+
+    def reset(self) -> None:
+        try:
+            self.policy.reset()
+        except (Exception, SystemExit) as error:
+            fail(error, self.kind, f"policy {self.name} failed in reset()", "reset")
+
+    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
+        try:
+            self.policy.access(tuple(batch), tuple(missed))
+        except (Exception, SystemExit) as error:
+            self._fail(error, "access")
+
+    def victim(self, protected: Container[int]) -> int:
+        try:
+            return key_of(self.policy.victim(protected), self.kind, "victim")
+        except (Exception, SystemExit) as error:
+            self._fail(error, "victim")
+
+    def evicted(self, key: int) -> None:
+        try:
+            self.policy.evicted(key)
+        except (Exception, SystemExit) as error:
+            self._fail(error, "evicted")
+
+    def refill(self) -> Collection[int] | None:
+        try:
+            wanted: Any = self.policy.refill()
+            if wanted is None:
+                return None
+            keys = {key_of(key, self.kind, "refill") for key in wanted}
+            outside = next((key for key in keys if key // self.view.stride not in self.view.layers), None)
+            if outside is not None:
+                raise PolicyError(f"refill() asks for {outside}, which is no expert of this pool")
+            return keys
+        except (Exception, SystemExit) as error:
+            self._fail(error, "refill")
+
+    def _fail(self, error: BaseException, method: str) -> Any:
+        step, layer = self.view.step, self.view.layer
+        fail(error, self.kind, f"policy {self.name} failed at step {step}, layer {layer}", method)
