@@ -6,8 +6,6 @@ new one is added to `FORMATS` below.
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from lrcsim.errors import ConfigError, LrcsimError, TraceError, brief, did_you_mean
+from lrcsim.errors import ConfigError, TraceError, did_you_mean
 from lrcsim.traces.hdf5 import TraceWriter
 from lrcsim.traces.importers import folder, layer_files, moe_lrc, npz, recorder_file, sglang, table, vllm
 from lrcsim.traces.importers.columns import parse_columns
