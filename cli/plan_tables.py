@@ -51,23 +51,40 @@ def _answer(plan: Plan) -> None:
         "no": "[red]It does not fit.[/red]",
     }[memory.fit]
     out.print(verdict)
-    best, released = plan.best, plan.best_released
-    if best is None:
+    if memory.tight:
+        before = "" if memory.fit == "gpu" else ", before any expert"
+        out.print(
+            f"[yellow]It fits by less than a tenth[/yellow]: {human_bytes(memory.left)} left of "
+            f"{human_bytes(memory.total)}{before}. Close what else uses the GPU, or take a smaller context or dtype.",
+            soft_wrap=True,
+        )
+    best, expected = plan.best, plan.expected
+    if best is None or expected is None:
         return
-    out.print(f"Expect [bold]{_rate(best.speed)} tokens/s[/bold] ({_range(best)}): {_how(best)}.")
-    if released is not None and released is not best:
-        out.print(f"With a released engine {_rate(released.speed)} tokens/s ({_range(released)}): {_how(released)}.")
-    if released is None and best.strategy.name != "all-resident":
-        out.print("No released engine has a cache of experts: this is for forks, and for those who write one.")
     out.print(
-        f"{_rate(best.full)} when the context is full. "
-        f"Busiest: {best.binds[0]}, {percent(best.binds[1], digits=0)} of the time."
+        f"Expect [bold]{_rate(expected.speed)} tokens/s[/bold] ({_range(expected)}) from {_how(expected)}.",
+        soft_wrap=True,
+    )
+    if best is not expected:
+        out.print(
+            f"{best.strategy.name} ({best.strategy.about}) would give {_rate(best.speed)} ({_range(best)}): "
+            "no released engine has it, so it is for forks and for those who write one.",
+            soft_wrap=True,
+        )
+    out.print(
+        f"{_rate(expected.full)} when the context is full. "
+        f"Busiest: {expected.binds[0]}, {percent(expected.binds[1], digits=0)} of the time."
     )
 
 
 def _how(row: Row) -> str:
-    by = f" ({', '.join(row.strategy.engines)})" if row.strategy.engines and row.strategy.engines != ("any",) else ""
-    return f"{row.strategy.about}{by}"
+    """Say which row it is, and whether an engine that is released does it."""
+    strategy = row.strategy
+    if strategy.name == "all-resident":
+        return "any engine: everything is resident"
+    if strategy.engines:
+        return f"{strategy.name} with {' or '.join(strategy.engines)}, released: {strategy.about}"
+    return f"{strategy.name}: {strategy.about}; no released engine has it for this dtype and card"
 
 
 def _memory(plan: Plan) -> None:
@@ -79,8 +96,16 @@ def _memory(plan: Plan) -> None:
             "attention, routers, shared experts, dense layers, output",
         ),
         (f"KV cache, {plan.context:,} tokens", human_bytes(memory.kv), plan.kv_dtype),
-        ("kept free", human_bytes(memory.reserve), "driver, compute buffers, desktop (--reserve)"),
+        ("kept free", human_bytes(memory.reserve), "driver, desktop (--reserve)"),
     ]
+    if memory.spare and memory.fit != "gpu":
+        rows.append(
+            (
+                "kept besides",
+                human_bytes(memory.spare),
+                "buffers for prompts and 15 %, where released engines place experts",
+            )
+        )
     if not memory.ram:
         rows.insert(1, ("embedding", human_bytes(memory.embedding), ""))
     left = memory.total - memory.fixed

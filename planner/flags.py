@@ -1,7 +1,7 @@
 """The command lines of engines that do what a plan says, as far as they have flags for it.
 
 docs/plan.md says which versions' documentation they were checked against; none was run. No released engine has a cache
-of experts that evicts.
+of experts that evicts. A command line is given only where the engine takes the dtype on that card (`planner.engines`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,17 @@ __all__ = ["Flags", "engine_flags", "override_pattern"]
 LLAMA_KV = {"fp8": None, "bf16": "bf16", "f16": None}
 """What ``-ctk`` calls a format of the KV cache; None: nothing to say (f16 is its default), or it has none."""
 
-KT_METHOD = {"bf16": "BF16", "fp8": "FP8", "int8": "AMXINT8"}
-"""``--kt-method`` by dtype; GGUF files run with LLAMAFILE."""
+COUNTS = (
+    "COUNTS.pt holds how often each expert was used: run the server once with --expert-distribution-recorder-mode stat, "
+    "POST to /start_expert_distribution_record, send it prompts of yours, POST to /dump_expert_distribution_record; it "
+    "is written to SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR. Without it use --kt-expert-placement-strategy uniform, "
+    "which hits no better than chance"
+)
+"""How to make the file that frequency placement reads (doc/en/kt-kernel/experts-sched-Tutorial.md of ktransformers)."""
+
+
+MOST_BY_NAME = 100
+"""Layers that `override_pattern` can name."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +56,8 @@ def override_pattern(layers: int) -> str:
 
     The same as ``--n-cpu-moe``, for builds without it, or as a start for other choices of layers.
     """
-    if not 1 <= layers <= 100:
-        raise ValueError(f"1 to 100 layers, given {layers}")
+    if not 1 <= layers <= MOST_BY_NAME:
+        raise ValueError(f"1 to {MOST_BY_NAME} layers, given {layers}")
     tens, ones = divmod(layers - 1, 10)
     numbers = [f"[0-{ones}]" if tens == 0 else "[0-9]"]
     if tens > 1:
@@ -68,6 +77,8 @@ def engine_flags(
     layers: int,
     popular_slots: int | None,
     experts_outside: int,
+    engines: tuple[str, ...],
+    kt: tuple[str, str],
     cores: int,
     own_gpu: bool,
     has_gpu: bool,
@@ -83,20 +94,22 @@ def engine_flags(
         layers: of the model.
         popular_slots: experts per MoE layer on the GPU, for fixed contents; None: main memory does not hold the others.
         experts_outside: bytes of the experts of those N layers.
+        engines: those that take this dtype on this card (`lrcsim.planner.engines.released`).
+        kt: ktransformers' method, and what speaks against it (`lrcsim.planner.engines.kt_method`).
         cores: of the CPU.
         own_gpu: whether the machine has a GPU with memory of its own.
         has_gpu: whether it has a GPU at all.
     """
     base = parse_dtype(dtype)[0]
     gguf = base in GGUF or base in MIXES
-    in_gguf = gguf or base in ("f32", "bf16", "f16", "mxfp4")
+    in_gguf = "llama.cpp" in engines
     found = [_llama(dtype, in_gguf, context, kv_dtype, all_resident, cpu_layers, layers, own_gpu, has_gpu)]
     if not own_gpu:
         return found
     if popular_slots is None and not all_resident:
         short = ("the experts that are not on the GPU must fit main memory, and do not",)
         return [*found, *(Flags(engine, "", "", short) for engine in ("ktransformers", "vLLM", "SGLang"))]
-    found.append(_ktransformers(base, gguf, context, all_resident, popular_slots or 0, cores))
+    found.append(_ktransformers(kt, context, all_resident, popular_slots or 0, cores))
     length = f"--max-model-len {context}"
     gib = math.ceil(experts_outside / 2**30 * 10) / 10
     unlike = (
@@ -117,7 +130,7 @@ def engine_flags(
     found.append(
         Flags(
             "vLLM",
-            "streamed",
+            "streamed" if "vLLM" in engines else "",
             f"vllm serve MODEL {length}{kv} --cpu-offload-gb {gib:g} --cpu-offload-params experts",
             (
                 "the GPU reads these experts over the link at every token, nothing is cached; the CPU computes nothing",
@@ -160,7 +173,8 @@ def _llama(
             parts.append("--cpu-moe")
         else:
             parts.append(f"--n-cpu-moe {cpu_layers}")
-            notes.append(f'the same by name: -ot "{override_pattern(cpu_layers)}"')
+            if cpu_layers <= MOST_BY_NAME:
+                notes.append(f'the same by name: -ot "{override_pattern(cpu_layers)}"')
     if not own_gpu and not all_resident:
         notes.append("experts that do not fit are paged in by the operating system (mmap); no flag chooses which stay")
     name = LLAMA_KV.get(kv_dtype, kv_dtype)
@@ -175,26 +189,20 @@ def _llama(
         notes.append(f"{dtype} is no format of GGUF files, the sizes hold for one as small as that")
     if own_gpu and not all_resident:
         notes.append("no expert cache in releases: a layer's experts are all on the GPU or all on the CPU")
-    strategy = "all-resident" if all_resident else "n-cpu-moe" if own_gpu else ""
+    strategy = "all-resident" if all_resident else "n-cpu-moe" if own_gpu and gguf else ""
     return Flags("llama.cpp", strategy, " ".join(parts), tuple(notes))
 
 
-def _ktransformers(base: str, gguf: bool, context: int, all_resident: bool, slots: int, cores: int) -> Flags:
+def _ktransformers(kt: tuple[str, str], context: int, all_resident: bool, slots: int, cores: int) -> Flags:
+    method, why_not = kt
     if all_resident:
         return Flags("ktransformers", "", "", ("not needed: all experts fit on the GPU",))
-    method = "LLAMAFILE" if gguf else KT_METHOD.get(base)
-    notes = [
-        "--kt-num-gpu-experts is per MoE layer; frequency placement reads counts of uses from --init-expert-location, "
-        "without it the placement is uniform and hits no better than chance",
-    ]
-    if method is None:
-        notes.append(f"--kt-method is not given: none of its methods is {base}")
-    if gguf:
-        notes.append("experts on the GPU come from MODEL, in its own format, not from the GGUF file: check their size")
+    if not method:
+        return Flags("ktransformers", "", "", (why_not,))
     command = (
-        f"python -m sglang.launch_server --model MODEL --context-length {context}"
-        + (f" --kt-method {method}" if method else "")
-        + f" --kt-weight-path WEIGHTS --kt-cpuinfer {cores} --kt-num-gpu-experts {slots}"
-        + " --kt-expert-placement-strategy frequency --init-expert-location COUNTS.pt"
+        f"python -m sglang.launch_server --model MODEL --context-length {context} --kt-method {method}"
+        f" --kt-weight-path MODEL --kt-cpuinfer {cores} --kt-num-gpu-experts {slots}"
+        + (" --kt-expert-placement-strategy frequency --init-expert-location COUNTS.pt" if slots else "")
     )
-    return Flags("ktransformers", "popular", command, tuple(notes))
+    notes = ["--kt-num-gpu-experts is per MoE layer", *([COUNTS] if slots else []), *([why_not] if why_not else [])]
+    return Flags("ktransformers", "" if why_not else "popular", command, tuple(notes))

@@ -11,12 +11,22 @@ from lrcsim.hardware import HardwareProfile
 from lrcsim.hierarchy.machine import DRAM_FOR_EXPERTS
 from lrcsim.models import Geometry, dense_bytes, expert_bytes, output_bytes
 from lrcsim.models.quantisation import Tensor, bits_per_weight, tensor_bytes
+from lrcsim.planner.engines import compute_buffers, released
+from lrcsim.planner.shared_memory import shared
 
 __all__ = ["KV_DTYPES", "RESERVE", "Fit", "Memory", "kv_bytes", "memory_of", "with_memory"]
 
 RESERVE = 2**30
-"""Bytes kept free on a GPU for the driver's context, compute buffers and the desktop: 1 GiB, an estimate (llama.cpp's
-own ``--fit-target`` leaves the same margin)."""
+"""Bytes kept free on a GPU for the driver's context and the desktop: 1 GiB, an estimate (llama.cpp's own
+``--fit-target`` leaves the same margin)."""
+
+TENTH = 0.1
+"""Share of the device below which what is left is called tight."""
+
+SPARE_SHARE = 0.15
+"""Share of a card that released engines' placements leave free besides buffers: what of a card cannot be used (one of
+8 GB reports 7.6 to 7.8 GiB), fragments, the desktop. Chosen so that three settings of ``--n-cpu-moe`` that people
+published (27, 36, 16) are not undercut."""
 
 KV_DTYPES = ("bf16", "f16", "fp8", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 """Formats of the KV cache."""
@@ -44,6 +54,9 @@ class Memory:
         slot: of one expert of each MoE layer.
         ram: of main memory beside the device; 0 where there is none.
         flash: whether there is flash to read experts from.
+        spare: what released engines need besides on a GPU of its own, where some experts are not on it: buffers for
+            prompts (`compute_buffers`) and `SPARE_SHARE` of the device; 0 where the reserve was given.
+        engines: released engines that run this model in this dtype on this card.
     """
 
     device: str
@@ -56,6 +69,8 @@ class Memory:
     slot: tuple[int, ...]
     ram: int
     flash: bool
+    spare: int = 0
+    engines: tuple[str, ...] = ("llama.cpp", "ktransformers", "vLLM")
 
     @property
     def experts(self) -> int:
@@ -74,6 +89,26 @@ class Memory:
     def budget(self) -> int:
         """What is left for routed experts on the device, at most all of them; negative where the rest does not fit."""
         return min(self.total - self.fixed, self.experts)
+
+    @property
+    def placed_budget(self) -> int:
+        """What a released engine has for experts on the device: `budget`, less `spare` where not all of them fit."""
+        return self.budget if self.budget >= self.experts else max(self.budget - self.spare, 0)
+
+    @property
+    def placed_in_memory(self) -> bool:
+        """Whether main memory beside the device holds what a released engine does not place on it."""
+        return self.experts - self.placed_budget <= self.ram_for_experts
+
+    @property
+    def left(self) -> int:
+        """What is free on the device: beside all experts where they fit, else before any of them."""
+        return self.total - self.fixed - (self.experts if self.fit == "gpu" else 0)
+
+    @property
+    def tight(self) -> bool:
+        """Whether it fits, and by less than a tenth of the device."""
+        return self.fit != "no" and self.left < TENTH * self.total
 
     @property
     def ram_for_experts(self) -> int:
@@ -117,6 +152,9 @@ class Memory:
             "reserve": self.reserve,
             "experts": self.experts,
             "left_for_experts": self.budget,
+            "spare": self.spare,
+            "left": self.left,
+            "tight": self.tight,
             "share_of_experts": max(self.budget, 0) / self.experts,
             "main_memory": self.ram or None,
             "main_memory_for_experts": self.ram_for_experts if self.ram else None,
@@ -149,6 +187,10 @@ def memory_of(
     """
     sizes = [int(size) for size in expert_bytes(geometry, dtype)]
     own = profile.gpu is not None and not profile.unified
+    spare = 0
+    if reserve is None and own and profile.gpu is not None:
+        buffers = compute_buffers(geometry, geometry.experts * max(sizes), context)
+        spare = buffers + int(SPARE_SHARE * profile.gpu.memory)
     if reserve is None:
         reserve = RESERVE if profile.gpu is not None else profile.dram.memory - int(
             profile.dram.memory * DRAM_FOR_EXPERTS
@@ -165,6 +207,8 @@ def memory_of(
         slot=tuple(sizes),
         ram=int(profile.dram.memory) if own else 0,
         flash=profile.nvme is not None,
+        spare=spare,
+        engines=released(geometry, profile, dtype),
     )
 
 
@@ -185,11 +229,14 @@ def kv_bytes(geometry: Geometry, context: int, kv_dtype: str) -> int:
 def with_memory(profile: HardwareProfile, vram: int | None, ram: int | None) -> HardwareProfile:
     """Return the machine with another size of GPU memory or main memory, bytes.
 
-    Room for the KV cache is set aside by the plan itself, so it does not shrink the cache besides.
+    Where GPU and CPU share one memory, ``ram`` is all of it, and the GPU has its share (`gpu_share`) unless ``vram``
+    says how much. Room for the KV cache is set aside by the plan itself, so it does not shrink the cache besides.
 
     Raises:
-        ConfigError: there is no GPU to give memory to.
+        ConfigError: there is no GPU to give memory to, or it is to use more than is shared.
     """
+    if profile.gpu is not None and profile.unified:
+        return replace(shared(profile, vram, ram), kv_shared=False)
     if vram is not None:
         if profile.gpu is None:
             raise ConfigError(f"--vram: {profile.name} has no GPU: give --ram, or another machine")

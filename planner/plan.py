@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry, storage, stored_dtype
 from lrcsim.models.quantisation import bits_per_weight
+from lrcsim.planner.engines import kt_method
 from lrcsim.planner.flags import Flags, engine_flags
-from lrcsim.planner.memory import Memory, memory_of
+from lrcsim.planner.memory import Memory, memory_of, with_memory
 from lrcsim.planner.outlook import knee_of, marginal, sizes_to_show, to_gib, upgrades
 from lrcsim.planner.remedies import Remedies, remedies
 from lrcsim.planner.rows import Row, Runner
+from lrcsim.planner.shared_memory import shared
 from lrcsim.planner.sources import Shape, Source, find_sources
 from lrcsim.planner.strategies import cpu_layers
 from lrcsim.planner.workload import Measured, Workload, transferred
@@ -82,8 +84,13 @@ class Plan:
 
     @property
     def best_released(self) -> Row | None:
-        """The fastest strategy that a released engine has."""
+        """The fastest strategy that a released engine has, on this card and in this dtype."""
         return next((row for row in self.rows if row.strategy.engines), None)
+
+    @property
+    def expected(self) -> Row | None:
+        """What a reader can have: the fastest that is released, else the fastest."""
+        return self.best_released or self.best
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values: bytes, tokens/s; ``range`` is low and high."""
@@ -100,6 +107,7 @@ class Plan:
             "evidence": self._evidence(),
             "recommended": None if best is None else best.to_dict(),
             "recommended_released": None if released is None else released.to_dict(),
+            "expected": None if self.expected is None else self.expected.strategy.name,
             "strategies": [row.to_dict() for row in self.rows],
             "optimum": None if self.bound is None else self.bound.to_dict(),
             "policies": self.policy_note,
@@ -170,6 +178,8 @@ def make_plan(
         ConfigError: an option is not allowed.
     """
     dtype = stored_dtype(geometry, dtype)
+    if profile.unified:
+        profile = shared(profile)
     account = _Account(geometry, dtype, kv_dtype, reserve)
     memory = account.memory(profile, context)
     plan = Plan(geometry, profile, dtype, context, kv_dtype, memory)
@@ -213,8 +223,10 @@ class _Account:
 
 
 def _resized(profile: HardwareProfile, total: int) -> HardwareProfile:
-    from lrcsim.planner.memory import with_memory
-
+    """Return the machine with another size of the device's memory, of shared memory as much as that needs."""
+    if profile.gpu is not None and profile.unified:
+        dram = replace(profile.dram, memory=max(profile.dram.memory, total))
+        return replace(profile, gpu=replace(profile.gpu, memory=total), dram=dram)
     return with_memory(profile, total, None) if profile.gpu is not None else with_memory(profile, None, total)
 
 
@@ -309,8 +321,10 @@ def _flags(plan: Plan) -> list[Flags]:
         all_resident=memory.fit == "gpu",
         cpu_layers=cpu_layers(placed.slots, geometry) if placed is not None else 0,
         layers=geometry.layers,
-        popular_slots=min(popular.slots) if popular is not None and memory.on_flash == 0 else None,
+        popular_slots=min(popular.slots) if popular is not None and memory.placed_in_memory else None,
         experts_outside=outside,
+        engines=memory.engines,
+        kt=kt_method(geometry, profile, plan.dtype),
         cores=profile.cpu.cores,
         own_gpu=bool(memory.ram),
         has_gpu=profile.gpu is not None,

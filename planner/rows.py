@@ -13,7 +13,7 @@ from lrcsim.models import Geometry
 from lrcsim.planner.flash import at, chained, flash_share
 from lrcsim.planner.memory import Memory
 from lrcsim.planner.speed import MODEL_RANGE, Setup, Speed, interval, measure, resampled
-from lrcsim.planner.strategies import POLICIES, Strategy, cache_of, strategies
+from lrcsim.planner.strategies import POLICIES, Strategy, cache_of, room_for, strategies
 from lrcsim.planner.workload import PLACED, POPULAR, Measured, Workload
 from lrcsim.simulator.replay import Progress
 
@@ -125,7 +125,7 @@ class Runner:
     ) -> HardwareProfile:
         """Return the machine with flash below main memory, as `chained` counts it, where main memory is too small."""
         fixed = strategy.policy in (PLACED, POPULAR)  # main memory need not hold what is on the GPU
-        if memory.copies_all or (fixed and memory.fit == "memory"):
+        if memory.copies_all or not memory.flash or (fixed and memory.placed_in_memory):
             return profile
         curve = workload.curve("lru")
         in_ram = memory.ram_for_experts / memory.experts * self.geometry.experts
@@ -140,7 +140,7 @@ class Runner:
 
     def row(self, strategy: Strategy, profile: HardwareProfile, memory: Memory) -> tuple[Row, list[Speed]]:
         """Run a strategy on all workloads."""
-        slots = cache_of(strategy, memory.budget, memory, self.geometry.experts)
+        slots = cache_of(strategy, room_for(strategy, memory), memory, self.geometry.experts)
         speeds = [self.speed(strategy, slots, profile, memory, which) for which in range(len(self.workloads))]
         rates = [speed.tokens_per_s for speed in speeds]
         spread = interval(speeds[0]) if len(speeds) == 1 else (min(rates), max(rates))
@@ -193,7 +193,7 @@ class Runner:
         chosen = all_of if memory.fit == "gpu" else [strategy for strategy in all_of if strategy.name in names]
         found = {}
         for strategy in chosen or all_of[:1]:
-            slots = cache_of(strategy, memory.budget, memory, self.geometry.experts)
+            slots = cache_of(strategy, room_for(strategy, memory), memory, self.geometry.experts)
             found[strategy.name] = self.speed(strategy, slots, profile, memory)
         if memory.fit == "gpu":
             found |= dict.fromkeys(names, found["all-resident"])

@@ -9,7 +9,7 @@ from lrcsim.models import Geometry
 from lrcsim.planner.memory import Memory, slots_of
 from lrcsim.planner.workload import PLACED, POPULAR
 
-__all__ = ["POLICIES", "Strategy", "cache_of", "cpu_layers", "strategies"]
+__all__ = ["POLICIES", "Strategy", "cache_of", "cpu_layers", "room_for", "strategies"]
 
 POLICIES = ("lru", "lfu", "slru", "lfru")
 """Eviction policies that engines with an expert cache run: LRU in most forks of llama.cpp, LFU and segmented LRU in
@@ -26,7 +26,7 @@ class Strategy:
         policy: of the cache; `PLACED` and `POPULAR` are fixed contents.
         miss: what happens to an expert that is not resident, as in ``lrcsim run --miss``.
         by_layer: whole layers are resident or not, those at the end first; else every layer has an equal share.
-        engines: released engines that can be told to do this; empty: forks and proposals only.
+        engines: released engines that do this in this dtype on this card; empty: none, forks and proposals only.
     """
 
     name: str
@@ -41,10 +41,11 @@ def strategies(memory: Memory) -> list[Strategy]:
     """Return the strategies that make sense with such memory, the plain LRU cache first."""
     if memory.fit == "gpu":
         return [Strategy("all-resident", "everything resident", PLACED, "load", True, ("any",))]
+    has = {name: (name,) if name in memory.engines else () for name in ("llama.cpp", "ktransformers", "vLLM")}
     caches = [Strategy(policy, f"{policy.upper()} cache, misses loaded", policy, "load") for policy in POLICIES]
     if not memory.ram:
         return caches
-    placed = Strategy("n-cpu-moe", "first layers' experts on the CPU", PLACED, "cpu", True, ("llama.cpp",))
+    placed = Strategy("n-cpu-moe", "first layers' experts on the CPU", PLACED, "cpu", True, has["llama.cpp"])
     popular = Strategy("popular", "popular experts on GPU, rest on CPU", POPULAR, "cpu")
     if memory.copies_all or memory.flash:
         caches.append(Strategy("lru-split", "LRU cache, misses loaded or on the CPU", "lru", "split"))
@@ -55,8 +56,8 @@ def strategies(memory: Memory) -> list[Strategy]:
     return [
         *caches,
         placed,
-        replace(popular, engines=("ktransformers",)),
-        Strategy("streamed", "first layers' experts over the link", PLACED, "load", True, ("vLLM",)),
+        replace(popular, engines=has["ktransformers"]),
+        Strategy("streamed", "first layers' experts over the link", PLACED, "load", True, has["vLLM"]),
     ]
 
 
@@ -78,6 +79,15 @@ def cache_of(strategy: Strategy, budget: int, memory: Memory, experts: int) -> l
         slots[layer] = experts
         left -= memory.layer_experts[layer]
     return slots
+
+
+def room_for(strategy: Strategy, memory: Memory) -> int:
+    """Return the bytes that a strategy has for experts on the device.
+
+    A cache has all that is left, as ``lrcsim run --cache BYTES`` would be told; what released engines place leaves room
+    for their buffers besides.
+    """
+    return memory.placed_budget if strategy.policy in (PLACED, POPULAR) else memory.budget
 
 
 def cpu_layers(slots: Sequence[int], geometry: Geometry) -> int:
