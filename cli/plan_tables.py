@@ -58,33 +58,32 @@ def _answer(plan: Plan) -> None:
             f"{human_bytes(memory.total)}{before}. Close what else uses the GPU, or take a smaller context or dtype.",
             soft_wrap=True,
         )
-    best, expected = plan.best, plan.expected
-    if best is None or expected is None:
+    best, released = plan.best, plan.best_released
+    if best is None:
         return
-    out.print(
-        f"Expect [bold]{_rate(expected.speed)} tokens/s[/bold] ({_range(expected)}) from {_how(expected)}.",
-        soft_wrap=True,
-    )
-    if best is not expected:
+    if released is not None:
         out.print(
-            f"{best.strategy.name} ({best.strategy.about}) would give {_rate(best.speed)} ({_range(best)}): "
-            "no released engine has it, so it is for forks and for those who write one.",
+            f"Expect [bold]{_rate(released.speed)} tokens/s[/bold] ({_range(released)}) from {_how(released)}.",
             soft_wrap=True,
         )
+    if best is not released:
+        given = f"{best.strategy.name} ({best.strategy.about}) would give {_rate(best.speed)} ({_range(best)})"
+        none = "no released engine does that with this dtype, card and memory"
+        said = f"{given}: {none}. It is" if released is not None else f"{none.capitalize()}; {given}. That is"
+        out.print(f"{said} for forks and for those who write one.", soft_wrap=True)
+    shown = released or best
     out.print(
-        f"{_rate(expected.full)} when the context is full. "
-        f"Busiest: {expected.binds[0]}, {percent(expected.binds[1], digits=0)} of the time."
+        f"{_rate(shown.full)} when the context is full. "
+        f"Busiest: {shown.binds[0]}, {percent(shown.binds[1], digits=0)} of the time."
     )
 
 
 def _how(row: Row) -> str:
-    """Say which row it is, and whether an engine that is released does it."""
+    """Say which row it is, and which engine that is released does it."""
     strategy = row.strategy
     if strategy.name == "all-resident":
         return "any engine: everything is resident"
-    if strategy.engines:
-        return f"{strategy.name} with {' or '.join(strategy.engines)}, released: {strategy.about}"
-    return f"{strategy.name}: {strategy.about}; no released engine has it for this dtype and card"
+    return f"{strategy.name} with {' or '.join(strategy.engines)}, released: {strategy.about}"
 
 
 def _memory(plan: Plan) -> None:
@@ -103,7 +102,7 @@ def _memory(plan: Plan) -> None:
             (
                 "kept besides",
                 human_bytes(memory.spare),
-                "buffers for prompts and 15 %, where released engines place experts",
+                "where released engines place experts: buffers, fragments",
             )
         )
     if not memory.ram:

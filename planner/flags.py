@@ -18,9 +18,9 @@ LLAMA_KV = {"fp8": None, "bf16": "bf16", "f16": None}
 """What ``-ctk`` calls a format of the KV cache; None: nothing to say (f16 is its default), or it has none."""
 
 COUNTS = (
-    "COUNTS.pt holds how often each expert was used: run the server once with --expert-distribution-recorder-mode stat, "
-    "POST to /start_expert_distribution_record, send it prompts of yours, POST to /dump_expert_distribution_record; it "
-    "is written to SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR. Without it use --kt-expert-placement-strategy uniform, "
+    "COUNTS.pt holds how often each expert was used: run the server once with --expert-distribution-recorder-mode stat,"
+    " POST to /start_expert_distribution_record, send it prompts of yours, POST to /dump_expert_distribution_record; "
+    "it is written to SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR. Without it use --kt-expert-placement-strategy uniform, "
     "which hits no better than chance"
 )
 """How to make the file that frequency placement reads (doc/en/kt-kernel/experts-sched-Tutorial.md of ktransformers)."""

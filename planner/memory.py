@@ -23,10 +23,10 @@ RESERVE = 2**30
 TENTH = 0.1
 """Share of the device below which what is left is called tight."""
 
-SPARE_SHARE = 0.15
-"""Share of a card that released engines' placements leave free besides buffers: what of a card cannot be used (one of
-8 GB reports 7.6 to 7.8 GiB), fragments, the desktop. Chosen so that three settings of ``--n-cpu-moe`` that people
-published (27, 36, 16) are not undercut."""
+SPARE = 5 * 2**28
+"""Bytes of a card that released engines' placements leave free besides `RESERVE` and buffers, 1.25 GiB: what of a card
+cannot be used (one of 8 GB reports 7.6 to 7.8 GiB), fragments, other programs. Chosen so that three settings of
+``--n-cpu-moe`` that people published (27 of 36 layers on 24 GB, 36 of 48 and 16 of 27 on 8 GB) are not undercut."""
 
 KV_DTYPES = ("bf16", "f16", "fp8", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 """Formats of the KV cache."""
@@ -55,7 +55,7 @@ class Memory:
         ram: of main memory beside the device; 0 where there is none.
         flash: whether there is flash to read experts from.
         spare: what released engines need besides on a GPU of its own, where some experts are not on it: buffers for
-            prompts (`compute_buffers`) and `SPARE_SHARE` of the device; 0 where the reserve was given.
+            prompts (`compute_buffers`) and `SPARE`; 0 where the reserve was given.
         engines: released engines that run this model in this dtype on this card.
     """
 
@@ -190,7 +190,7 @@ def memory_of(
     spare = 0
     if reserve is None and own and profile.gpu is not None:
         buffers = compute_buffers(geometry, geometry.experts * max(sizes), context)
-        spare = buffers + int(SPARE_SHARE * profile.gpu.memory)
+        spare = buffers + SPARE
     if reserve is None:
         reserve = RESERVE if profile.gpu is not None else profile.dram.memory - int(
             profile.dram.memory * DRAM_FOR_EXPERTS

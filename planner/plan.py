@@ -87,11 +87,6 @@ class Plan:
         """The fastest strategy that a released engine has, on this card and in this dtype."""
         return next((row for row in self.rows if row.strategy.engines), None)
 
-    @property
-    def expected(self) -> Row | None:
-        """What a reader can have: the fastest that is released, else the fastest."""
-        return self.best_released or self.best
-
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values: bytes, tokens/s; ``range`` is low and high."""
         best, released = self.best, self.best_released
@@ -107,7 +102,6 @@ class Plan:
             "evidence": self._evidence(),
             "recommended": None if best is None else best.to_dict(),
             "recommended_released": None if released is None else released.to_dict(),
-            "expected": None if self.expected is None else self.expected.strategy.name,
             "strategies": [row.to_dict() for row in self.rows],
             "optimum": None if self.bound is None else self.bound.to_dict(),
             "policies": self.policy_note,

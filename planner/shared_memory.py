@@ -11,7 +11,8 @@ __all__ = ["gpu_share", "shared"]
 
 MACOS_STEP = 36 * 2**30
 """macOS gives its GPU two thirds of up to 36 GB and three quarters of more (Metal's recommendedMaxWorkingSetSize, as
-llama.cpp prints it; 64 GB: 48, 128 GB: 96; 16 GB: 10.7). ``sysctl iogpu.wired_limit_mb`` raises it: say so with --vram."""
+llama.cpp prints it; 64 GB: 48, 128 GB: 96; 16 GB: 10.7). ``sysctl iogpu.wired_limit_mb`` raises it: then give --vram.
+"""
 
 SET = "set by the user"
 """What `load_profile` writes as the source of an override."""
@@ -43,7 +44,7 @@ def shared(profile: HardwareProfile, gpu: int | None = None, total: int | None =
     size = profile.dram.memory if total is None else total
     if gpu is not None and gpu > size:
         raise ConfigError(
-            f"--vram {gpu / 2**30:g}GiB is more than the {size / 2**30:g} GiB that GPU and CPU of {profile.name} share: "
+            f"--vram {gpu / 2**30:g}GiB is more than the {size / 2**30:g} GiB that {profile.name}'s GPU and CPU share: "
             "give at most that, or more --ram"
         )
     if gpu is None:

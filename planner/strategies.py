@@ -51,7 +51,7 @@ def strategies(memory: Memory) -> list[Strategy]:
         caches.append(Strategy("lru-split", "LRU cache, misses loaded or on the CPU", "lru", "split"))
     else:  # a cache that evicts needs a copy of what it evicts
         caches = []
-    if memory.fit == "flash":
+    if memory.fit == "flash" or not memory.placed_in_memory:
         return [*caches, placed, popular]
     return [
         *caches,

@@ -122,7 +122,10 @@ def test_override_pattern_refuses_what_it_cannot_say() -> None:
 USUAL: dict[str, Any] = {
     "dtype": "q4_k_m", "context": 32_768, "kv_dtype": "f16", "all_resident": False, "cpu_layers": 12, "layers": 48,
     "popular_slots": 23, "experts_outside": 10 * GIB, "cores": 8, "own_gpu": True, "has_gpu": True,
+    "engines": ("llama.cpp",), "kt": ("", "no GGUF"),
 }  # fmt: skip
+NATIVE: dict[str, Any] = {"dtype": "fp8", "engines": ("ktransformers", "vLLM"), "kt": ("FP8", "")}
+"""An fp8 checkpoint on a card that has 8-bit floats: no file for llama.cpp."""
 
 
 def commands(**changes: Any) -> dict[str, str]:
@@ -132,9 +135,7 @@ def commands(**changes: Any) -> dict[str, str]:
 def test_commands() -> None:
     assert commands() == {
         "llama.cpp": "llama-server -m MODEL.gguf -c 32768 -ngl 99 --n-cpu-moe 12",
-        "ktransformers": "python -m sglang.launch_server --model MODEL --context-length 32768 --kt-method LLAMAFILE "
-        "--kt-weight-path WEIGHTS --kt-cpuinfer 8 --kt-num-gpu-experts 23 --kt-expert-placement-strategy frequency "
-        "--init-expert-location COUNTS.pt",
+        "ktransformers": "",
         "vLLM": "vllm serve MODEL --max-model-len 32768 --cpu-offload-gb 10 --cpu-offload-params experts",
         "SGLang": "",
     }
@@ -143,10 +144,32 @@ def test_commands() -> None:
 def test_commands_with_other_formats() -> None:
     quantised = commands(kv_dtype="q8_0", cpu_layers=48)
     assert quantised["llama.cpp"] == "llama-server -m MODEL.gguf -c 32768 -ngl 99 --cpu-moe -ctk q8_0 -ctv q8_0 -fa on"
-    eight = commands(dtype="fp8", kv_dtype="fp8", experts_outside=10 * GIB + 1)
-    assert "--kt-method FP8 " in eight["ktransformers"]
+    eight = commands(**NATIVE, kv_dtype="fp8", experts_outside=10 * GIB + 1)
+    assert eight["ktransformers"] == (
+        "python -m sglang.launch_server --model MODEL --context-length 32768 --kt-method FP8 --kt-weight-path MODEL "
+        "--kt-cpuinfer 8 --kt-num-gpu-experts 23 --kt-expert-placement-strategy frequency "
+        "--init-expert-location COUNTS.pt"
+    )
     assert eight["vLLM"].endswith("--kv-cache-dtype fp8 --cpu-offload-gb 10.1 --cpu-offload-params experts")
-    assert "--kt-method" not in commands(dtype="nvfp4")["ktransformers"]
+    # no expert on the GPU: nothing to place, and no file of counts to make
+    assert commands(**NATIVE, popular_slots=0)["ktransformers"].endswith("--kt-num-gpu-experts 0")
+
+
+def test_a_command_belongs_to_a_row_only_where_the_engine_takes_the_dtype() -> None:
+    by_engine = {flags.engine: flags.strategy for flags in engine_flags(**USUAL)}
+    assert by_engine == {"llama.cpp": "n-cpu-moe", "ktransformers": "", "vLLM": "", "SGLang": ""}
+    by_engine = {flags.engine: flags.strategy for flags in engine_flags(**USUAL | NATIVE)}
+    assert by_engine == {"llama.cpp": "", "ktransformers": "popular", "vLLM": "streamed", "SGLang": ""}
+    doubtful = {flags.engine: flags for flags in engine_flags(**USUAL | NATIVE | {"kt": ("MXFP4", "not seen to run")})}
+    assert doubtful["ktransformers"].strategy == ""
+    assert "--kt-method MXFP4" in doubtful["ktransformers"].command
+    assert "not seen to run" in doubtful["ktransformers"].notes
+
+
+def test_more_layers_than_a_pattern_names() -> None:
+    llama = engine_flags(**USUAL | {"cpu_layers": 110, "layers": 126})[0]
+    assert "--n-cpu-moe 110" in llama.command
+    assert not any("-ot" in note for note in llama.notes)
 
 
 def test_commands_where_all_fits_and_where_there_is_no_gpu() -> None:
@@ -161,10 +184,11 @@ def test_commands_where_all_fits_and_where_there_is_no_gpu() -> None:
 
 
 def test_notes_say_what_does_not_match() -> None:
-    notes = {flags.engine: " ".join(flags.notes) for flags in engine_flags(**USUAL | {"dtype": "fp8"})}
+    notes = {flags.engine: " ".join(flags.notes) for flags in engine_flags(**USUAL | NATIVE)}
     assert "fp8 is no format of GGUF files" in notes["llama.cpp"]
     assert "no expert cache in releases" in notes["llama.cpp"]
     assert "no flag for this" in notes["SGLang"]
+    assert "COUNTS.pt holds how often each expert was used" in notes["ktransformers"]
     plain = {flags.engine: " ".join(flags.notes) for flags in engine_flags(**USUAL)}
     assert override_pattern(12) in plain["llama.cpp"]
     assert "is a format of GGUF files" in plain["vLLM"]
