@@ -1,6 +1,6 @@
 """Calibrate to the first 32 decoded tokens of a measured run of Qwen3-30B-A3B on a phone, and test the other 96.
 
-    python experiments/measured_run/compare.py FOLDER      # with qwen3-30b-a3b.route.csv and .metrics.csv
+    python -m lrcsim.experiments.measured_run FOLDER      # with qwen3-30b-a3b.route.csv and .metrics.csv
 
 Prints the table of this folder's README and draws its figure.
 """
@@ -75,9 +75,13 @@ def best_line(found: Calibration) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m lrcsim.experiments.measured_run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("folder", type=Path, help="where the run's two files are")
-    parser.add_argument("--plot", default=str(Path(__file__).with_name("qwen3.png")), help="the figure")
+    parser.add_argument("--plot", default="qwen3.png", help="the figure")
     options = parser.parse_args()
     rerun, run = load(options.folder)
     print("| fit | overlap | numbers | held-out | undisturbed | given compute | stall | overhead |")
@@ -104,7 +108,3 @@ def main() -> None:
             f"measured compute, {label}: median {np.median(compute[chosen]):.1f} ms, mean {compute[chosen].mean():.1f}"
         )
     plot_calibration(options.plot, first, "Qwen3-30B-A3B on a phone")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """How much of published speeds follows from hit rates: two fitted numbers per sweep, and what is left over.
 
-    python experiments/published_sweeps/explain.py         # the tables of this folder's README
-    python experiments/published_sweeps/explain.py --any-three   # the best of any three numbers (minutes)
+    python -m lrcsim.experiments.published_sweeps               # the tables of this folder's README
+    python -m lrcsim.experiments.published_sweeps --any-three   # the best of any three numbers (minutes)
 
 Rests on this: in a layer with k experts each misses with probability 1 - hit rate, independently of the others. The
 engine gives the time of a token whose layers all miss m of k, for m = 0..k; a token's expected time is their mean with
@@ -136,7 +136,11 @@ def saved_per_access(of: Offloaded, accesses: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m lrcsim.experiments.published_sweeps",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--any-three", action="store_true", help="try all choices of three numbers too")
     options = parser.parse_args()
     for sweep in SWEEPS:
@@ -180,7 +184,3 @@ def main() -> None:
             f"| {of.machine} | {of.slots} | {1e3 * saved:.2f} ms | {1e3 * prefetch:.0f} ms | {1e3 * load:.2f} ms "
             f"({of.link}) | {100 * saved / load:.0f} % |"
         )
-
-
-if __name__ == "__main__":
-    main()
