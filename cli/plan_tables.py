@@ -275,7 +275,7 @@ def _evidence(plan: Plan) -> None:
         )
     times = "" if plan.memory.fit == "gpu" else f"times {low:g} to {high:g} "
     cpu = (
-        " Experts on the CPU have not been held against a measured run yet."
+        " Of published speeds with experts on the CPU most are slower, in the mean by a quarter (docs/validation.md)."
         if plan.memory.ram and plan.memory.fit != "gpu"
         else ""
     )
