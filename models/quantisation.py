@@ -166,6 +166,10 @@ def _named(name: str) -> Format:
 def stored_dtype(geometry: Geometry, dtype: str | None = None) -> str:
     """Return the dtype that was asked for, or the one that the weights were released in.
 
+    Args:
+        geometry: the model.
+        dtype: what was asked for; None: nothing.
+
     Raises:
         ConfigError: none was asked for, and the model's config has a quantisation that lrcsim cannot read.
     """
