@@ -426,7 +426,7 @@ def _torchao(given: Values, _: Mapping[str, Any]) -> Scheme:
         return Scheme("torchao", "fp8", rules)
     if name.startswith("nvfp4"):
         return Scheme("torchao", "nvfp4", rules)
-    return _unknown("quant_type", kind)
+    raise Unreadable(f"quant_type is {kind[:40]!r}, which is not known")
 
 
 def _fp_quant(given: Values, _: Mapping[str, Any]) -> Scheme:
