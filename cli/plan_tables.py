@@ -87,6 +87,8 @@ def _how(row: Row) -> str:
 
 
 def _memory(plan: Plan) -> None:
+    from lrcsim.models import storage
+
     memory = plan.memory
     rows = [
         (
@@ -111,6 +113,8 @@ def _memory(plan: Plan) -> None:
     about = f"of {human_bytes(memory.experts)}" if left >= 0 else "missing, before any expert"
     rows.append(("left for experts", human_bytes(left) if left >= 0 else f"-{human_bytes(-left)}", about))
     _print(f"{memory.device}, {human_bytes(memory.total)}", ["", "", ""], rows, [1])
+    kinds = storage(plan.geometry, plan.dtype)
+    console().print(f"stored: {'; '.join(f'{kind} {how}' for kind, how in kinds.items())}", soft_wrap=True)
     if memory.ram and memory.fit != "gpu":
         flash = f", {human_bytes(memory.on_flash)} of these stay on flash" if memory.on_flash else ""
         if memory.on_flash and not memory.flash:

@@ -163,6 +163,8 @@ def read_quantisation(values: Mapping[str, Any], config: Mapping[str, Any]) -> S
     for known, read in METHODS.items():
         if method == known:
             return read(given, config)
+    if method in UNTOLD:
+        raise Unreadable(f"the config of {method} does not say how large {UNTOLD[method]} are")
     raise Unreadable(f"the method {method[:40]!r} is not known")
 
 
@@ -426,7 +428,7 @@ def _torchao(given: Values, _: Mapping[str, Any]) -> Scheme:
         return Scheme("torchao", "fp8", rules)
     if name.startswith("nvfp4"):
         return Scheme("torchao", "nvfp4", rules)
-    return _unknown("quant_type", kind)
+    raise Unreadable(f"quant_type is {kind[:40]!r}, which is not known")
 
 
 def _fp_quant(given: Values, _: Mapping[str, Any]) -> Scheme:
@@ -604,4 +606,11 @@ METHODS: dict[str, Callable[[Values, Mapping[str, Any]], Scheme | None]] = {
     "quark": _quark,
     "w4afp8": _w4afp8,
 }
-"""How each method is read. AQLM, VPTQ, QuIP#, SpQR and GGUF beside a config are refused."""
+"""How each method is read."""
+
+_BOOKS = "its code books"
+UNTOLD = {
+    "aqlm": _BOOKS, "vptq": _BOOKS, "quip": _BOOKS, "quip#": _BOOKS, "quip-sharp": _BOOKS, "spqr": "its outliers",
+    "gguf": "the tensors of its file",
+}  # fmt: skip
+"""Methods that are known and not read, and what their configs do not say."""

@@ -9,7 +9,8 @@ import re
 
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry
-from lrcsim.models.quantisation import GGUF, Tensor, format_of
+from lrcsim.models.formats import GGUF
+from lrcsim.models.quantisation import Tensor, format_of
 
 __all__ = ["compute_buffers", "expert_format", "kt_method", "released"]
 

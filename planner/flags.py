@@ -10,7 +10,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lrcsim.models.quantisation import GGUF, MIXES, parse_dtype
+from lrcsim.models.formats import GGUF
+from lrcsim.models.quantisation import MIXES, parse_dtype
 
 __all__ = ["Flags", "engine_flags", "override_pattern"]
 

@@ -156,10 +156,11 @@ def _known_keys(config: Any) -> set[str]:
         known |= {name for name in vars(cls).get("__annotations__", {}) if not name.startswith("__")}
         known |= {name for name, kind in vars(cls).items() if isinstance(kind, property)}
         known |= set(vars(cls).get("__dataclass_fields__", {}))
-        code = getattr(vars(cls).get("__init__"), "__wrapped__", vars(cls).get("__init__"))
+        init: Any = vars(cls).get("__init__")
+        code: Any = getattr(init, "__wrapped__", init)
         if hasattr(code, "__code__"):
             known |= set(code.__code__.co_varnames[: code.__code__.co_argcount + code.__code__.co_kwonlyargcount])
-        post = vars(cls).get("__post_init__")
+        post: Any = vars(cls).get("__post_init__")
         if hasattr(post, "__code__"):  # what it looks up among the keys that are no fields
             known |= {text for text in post.__code__.co_consts if isinstance(text, str) and text.isidentifier()}
     return known | set(type(config).attribute_map) | set(type(config).sub_configs)

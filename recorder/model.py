@@ -135,10 +135,11 @@ def _model_class(transformers: Any, config: Any) -> Any:
     """Return the class that the config names where it is one of this type's, or the automatic one for its kind."""
     names = config.architectures
     for architecture in names if isinstance(names, list) else []:
-        found = getattr(transformers, str(architecture), None)
+        found: Any = getattr(transformers, str(architecture), None)
         if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
             continue
-        if isinstance(found.config_class, type) and isinstance(config, found.config_class):
+        own = getattr(found, "config_class", None)
+        if isinstance(own, type) and isinstance(config, own):
             return found
     if config.is_encoder_decoder:
         return transformers.AutoModelForSeq2SeqLM

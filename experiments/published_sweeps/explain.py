@@ -70,7 +70,7 @@ def rerun_by_misses(geometry: Geometry, dtype: str) -> Rerun:
         experts,
         num_experts=enough.experts,
         phase=phase,
-        expert_bytes=expert_bytes(geometry, dtype),
+        expert_bytes=expert_bytes(geometry, dtype).tolist(),
         model=geometry.name,
     )
     rerun = Rerun(trace, enough, dtype=dtype, cache=f"{k}")
