@@ -84,11 +84,11 @@ def plan(
     from lrcsim.planner.plan import make_plan
 
     geometry = load_geometry(model)
+    card = load_profile(hardware, overrides)
     profile = with_memory(
-        load_profile(hardware, overrides),
-        None if vram is None else _size("--vram", vram),
-        None if ram is None else _size("--ram", ram),
+        card, None if vram is None else _size("--vram", vram), None if ram is None else _size("--ram", ram)
     )
+    unused = 0 if card.gpu is None or profile.gpu is None else max(0, int(card.gpu.memory - profile.gpu.memory))
     tokens = parse_context(context)
     where = folders or tuple(filter(None, os.environ.get(TRACES, "").split(os.pathsep)))
     with ExitStack() as opened, progress_bar(f"planning {geometry.name} on {profile.name}") as progress:
@@ -104,6 +104,7 @@ def plan(
             context=tokens,
             kv_dtype=kv_dtype,
             reserve=None if reserve is None else _size("--reserve", reserve),
+            unused=unused,
             traces=given,
             folders=where,
             progress=progress,

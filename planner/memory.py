@@ -171,6 +171,7 @@ def memory_of(
     *,
     kv_dtype: str = "f16",
     reserve: int | None = None,
+    unused: int = 0,
 ) -> Memory:
     """Account for a model on a machine.
 
@@ -181,6 +182,7 @@ def memory_of(
         context: tokens of one request that the KV cache has room for.
         kv_dtype: one of `KV_DTYPES`.
         reserve: bytes kept free on the device; None: `RESERVE` with a GPU, without one a tenth of main memory.
+        unused: bytes of the card besides the profile's (``--vram`` below its size): room for what `SPARE` is for.
 
     Raises:
         ConfigError: dtype or kv_dtype is not known.
@@ -190,7 +192,7 @@ def memory_of(
     spare = 0
     if reserve is None and own and profile.gpu is not None:
         buffers = compute_buffers(geometry, geometry.experts * max(sizes), context)
-        spare = buffers + SPARE
+        spare = max(0, buffers + SPARE - unused)
     if reserve is None:
         reserve = RESERVE if profile.gpu is not None else profile.dram.memory - int(
             profile.dram.memory * DRAM_FOR_EXPERTS

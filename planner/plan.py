@@ -151,6 +151,7 @@ def make_plan(
     context: int = 8192,
     kv_dtype: str = "f16",
     reserve: int | None = None,
+    unused: int = 0,
     traces: Sequence[tuple[str, RoutingTrace]] = (),
     folders: Sequence[str | Path] = (),
     progress: Progress | None = None,
@@ -164,6 +165,7 @@ def make_plan(
         context: tokens of a request that the KV cache has room for.
         kv_dtype: of the KV cache.
         reserve: bytes kept free on the device; None: as `memory_of` says.
+        unused: bytes of the card that the profile's memory leaves out (``--vram`` below the card's size).
         traces: names and traces to rest on.
         folders: where to look for more.
         progress: told runs done and runs in all.
@@ -174,7 +176,7 @@ def make_plan(
     dtype = stored_dtype(geometry, dtype)
     if profile.unified:
         profile = shared(profile)
-    account = _Account(geometry, dtype, kv_dtype, reserve)
+    account = _Account(geometry, dtype, kv_dtype, reserve, unused)
     memory = account.memory(profile, context)
     plan = Plan(geometry, profile, dtype, context, kv_dtype, memory)
     if memory.fit in ("no", "flash"):
@@ -211,9 +213,18 @@ class _Account:
     dtype: str
     kv_dtype: str
     reserve: int | None
+    unused: int
 
     def memory(self, profile: HardwareProfile, context: int) -> Memory:
-        return memory_of(self.geometry, profile, self.dtype, context, kv_dtype=self.kv_dtype, reserve=self.reserve)
+        return memory_of(
+            self.geometry,
+            profile,
+            self.dtype,
+            context,
+            kv_dtype=self.kv_dtype,
+            reserve=self.reserve,
+            unused=self.unused,
+        )
 
 
 def _resized(profile: HardwareProfile, total: int) -> HardwareProfile:
