@@ -127,6 +127,25 @@ def test_statics_guests_leave_first() -> None:
     assert found.counts.preloaded.tolist() == [4]
 
 
+def test_statics_guest_stays_while_there_is_room_for_it() -> None:
+    # 4 came in with room for 6, and with room for 5 it is still there.
+    found = run(trace("4", "4"), 6, policy="static", profile=PROFILED, shrink=taking(0, 1))
+    assert loads(found) == ["0.4"]
+
+
+def test_statics_own_that_came_back_as_a_guest_is_its_own_again() -> None:
+    # Experts of layer 0 have 2 bytes, of layer 1 3; the ranking is 1.0, 0.0, 0.1. Room for 7 bytes holds all, for 6 not
+    # 0.1, which misses and runs beside; for 7 it is filled in again and is there once: 0.2 finds no room and goes.
+    uses = [2, 1, 0, 0, 3, 0, 0, 0]
+    size = (PoolSize((0, 1), 7, (2, 3)),)
+    routing = trace("0|0", "1|0", "1|0", "2|0", "2|0", experts=4)
+    found = run(routing, size, policy="static", profile=uses, shrink=taking(0, 1, 0, 0, 0))
+    assert loads(found) == ["0.1", "0.2", "0.2"]
+    assert found.counts.evictions == 1
+    policy: Any = found.engine.residency.pools[0].policy
+    assert (policy.contents, policy.guests) == ([4, 0, 1], [])
+
+
 def test_static_that_has_lost_everything_takes_it_back() -> None:
     routing = trace("0", "0", "0")
     found = run(routing, 2, policy="static", profile=PROFILED, shrink=taking(0, 2, 0))
