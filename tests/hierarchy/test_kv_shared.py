@@ -170,6 +170,17 @@ def test_pinned_lru_keeps_its_share_of_what_is_left() -> None:
     assert found.counts.preloaded.tolist() == [2 + 1]
 
 
+def test_what_pinned_lru_no_longer_pins_is_the_oldest_of_the_others() -> None:
+    # Half of 6 is pinned: 0, 1, 2; then 4 and 5 come in. With room for 5 two are pinned, and all five stay: 2 is found.
+    # 3 puts out the oldest of 4, 5, 2, which is 4.
+    routing = trace("4", "5", "2", "3", "5", "2", "4")
+    found = run(routing, 6, policy="pinned-lru", profile=PROFILED, shrink=taking(0, 0, 1, 1, 1, 1, 1))
+    assert loads(found) == ["0.4", "0.5", "0.3", "0.4"]
+    # Unused, it is the first to go.
+    found = run(trace("4", "5", "3", "2"), 6, policy="pinned-lru", profile=PROFILED, shrink=taking(0, 0, 1, 1))
+    assert loads(found) == ["0.4", "0.5", "0.3", "0.2"]
+
+
 @pytest.mark.parametrize("policy", ["static", "sch-static:3", "pinned-lru"])
 @given(taken=changes())
 @settings(max_examples=20)
