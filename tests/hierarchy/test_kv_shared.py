@@ -86,7 +86,8 @@ def test_a_pool_stays_within_its_room(policy: str, taken: list[int], scope: str,
         """Look at the pool as the last step left it."""
         size = pool.size
         used = len(pool.resident) if size is None else sum(size[key // 8] for key in pool.resident)
-        assert used == pool.used <= pool.capacity
+        assert used == pool.used <= pool.capacity == pool.view.capacity
+        assert pool.view.slots == pool.view.slots_in(pool.capacity)
         believed = resident_of(pool.policy)
         assert believed is None or pool.view.slots == 0 or believed == pool.resident
         watched.append(pool)
