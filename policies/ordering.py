@@ -262,13 +262,14 @@ class FixedContents(Policy):
         if ranked is None and self.filled_at == self.view.capacity:
             return None
         self.filled_at = self.view.capacity
-        self.guests = [] if ranked is not None else self.guests + self.passing
+        guests = [*self.guests, *self.passing] if ranked is None else []
         self.ranked = self.ranked if ranked is None else ranked
+        wanted = frozenset(self.ranked)  # one that had to go may have come back as a guest
+        guests = [key for key in guests if key not in wanted]
+        taken = self.view.take([*self.ranked, *guests], self.view.capacity)
+        self.contents = [key for key in taken if key in wanted]
+        self.guests = [key for key in taken if key not in wanted]
         self.passing = []
-        taken = self.view.take([*self.ranked, *self.guests], self.view.capacity)
-        stay = frozenset(self.guests)
-        self.contents = [key for key in taken if key not in stay]
-        self.guests = [key for key in taken if key in stay]
         return taken
 
     def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:

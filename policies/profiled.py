@@ -67,8 +67,9 @@ class PinnedLru(Lru):
             return None
         self.ranked = self.ranked or by_popularity(view)
         self.filled_at = view.capacity
+        last_first = [*reversed(self.order), *self.pinned]  # those no longer pinned are the oldest of the others
         self.pinned = dict.fromkeys(view.take(self.ranked, self._room()))
-        others = [key for key in reversed(self.order) if key not in self.pinned]
+        others = [key for key in last_first if key not in self.pinned]
         contents = view.take([*self.pinned, *others], view.capacity)
         inside = frozenset(contents)
         self.order = OrderedDict.fromkeys(key for key in reversed(others) if key in inside)

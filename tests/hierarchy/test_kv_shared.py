@@ -86,7 +86,8 @@ def test_a_pool_stays_within_its_room(policy: str, taken: list[int], scope: str,
         """Look at the pool as the last step left it."""
         size = pool.size
         used = len(pool.resident) if size is None else sum(size[key // 8] for key in pool.resident)
-        assert used == pool.used <= pool.capacity
+        assert used == pool.used <= pool.capacity == pool.view.capacity
+        assert pool.view.slots == pool.view.slots_in(pool.capacity)
         believed = resident_of(pool.policy)
         assert believed is None or pool.view.slots == 0 or believed == pool.resident
         watched.append(pool)
@@ -127,6 +128,25 @@ def test_statics_guests_leave_first() -> None:
     assert found.counts.preloaded.tolist() == [4]
 
 
+def test_statics_guest_stays_while_there_is_room_for_it() -> None:
+    # 4 came in with room for 6, and with room for 5 it is still there.
+    found = run(trace("4", "4"), 6, policy="static", profile=PROFILED, shrink=taking(0, 1))
+    assert loads(found) == ["0.4"]
+
+
+def test_statics_own_that_came_back_as_a_guest_is_its_own_again() -> None:
+    # Experts of layer 0 have 2 bytes, of layer 1 3; the ranking is 1.0, 0.0, 0.1. Room for 7 bytes holds all, for 6 not
+    # 0.1, which misses and runs beside; for 7 it is filled in again and is there once: 0.2 finds no room and goes.
+    uses = [2, 1, 0, 0, 3, 0, 0, 0]
+    size = (PoolSize((0, 1), 7, (2, 3)),)
+    routing = trace("0|0", "1|0", "1|0", "2|0", "2|0", experts=4)
+    found = run(routing, size, policy="static", profile=uses, shrink=taking(0, 1, 0, 0, 0))
+    assert loads(found) == ["0.1", "0.2", "0.2"]
+    assert found.counts.evictions == 1
+    policy: Any = found.engine.residency.pools[0].policy
+    assert (policy.contents, policy.guests) == ([4, 0, 1], [])
+
+
 def test_static_that_has_lost_everything_takes_it_back() -> None:
     routing = trace("0", "0", "0")
     found = run(routing, 2, policy="static", profile=PROFILED, shrink=taking(0, 2, 0))
@@ -149,6 +169,17 @@ def test_pinned_lru_keeps_its_share_of_what_is_left() -> None:
     found = run(routing, 4, policy="pinned-lru", profile=PROFILED, shrink=taking(0, 0, 2, 2, 0, 0, 0))
     assert loads(found) == ["0.4", "0.5", "0.4"]
     assert found.counts.preloaded.tolist() == [2 + 1]
+
+
+def test_what_pinned_lru_no_longer_pins_is_the_oldest_of_the_others() -> None:
+    # Half of 6 is pinned: 0, 1, 2; then 4 and 5 come in. With room for 5 two are pinned, and all five stay: 2 is found.
+    # 3 puts out the oldest of 4, 5, 2, which is 4.
+    routing = trace("4", "5", "2", "3", "5", "2", "4")
+    found = run(routing, 6, policy="pinned-lru", profile=PROFILED, shrink=taking(0, 0, 1, 1, 1, 1, 1))
+    assert loads(found) == ["0.4", "0.5", "0.3", "0.4"]
+    # Unused, it is the first to go.
+    found = run(trace("4", "5", "3", "2"), 6, policy="pinned-lru", profile=PROFILED, shrink=taking(0, 0, 1, 1))
+    assert loads(found) == ["0.4", "0.5", "0.3", "0.2"]
 
 
 @pytest.mark.parametrize("policy", ["static", "sch-static:3", "pinned-lru"])
