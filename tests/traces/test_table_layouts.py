@@ -585,7 +585,7 @@ def test_a_late_number_of_the_second_reading(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("bad", [1.5, float("inf"), 1e20, -1e300])
 def test_floats_that_are_no_whole_numbers(bad: float, tmp_path: Path) -> None:
     parquet.write_table(pa.table(BASE | {"expert": pa.array([1.0, 2.0, bad])}), tmp_path / "t.parquet")
-    with pytest.raises(TraceError, match="row 3 .*is no whole number"):
+    with pytest.raises(TraceError, match=r"row 3 .*is no whole number"):
         import_trace(tmp_path / "t.parquet", tmp_path / "o.h5")
 
 
