@@ -619,3 +619,14 @@ def test_metadata_without_record_types(tmp_path: Path) -> None:
     back, _ = small(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), "t.jsonl")
     with back:
         assert (back.num_tokens, back.num_experts, back.model) == (5, 9, "toy")
+
+
+@pytest.mark.parametrize("columns", ["", "token=n"])
+def test_a_table_of_experts_is_no_trace_whatever_its_columns_are_called(columns: str, tmp_path: Path) -> None:
+    rows = [f"{layer},{expert},{(layer + 3) * expert + 1}" for layer in range(3) for expert in range(16)]
+    with pytest.raises(TraceError, match="not a trace" if columns else "give --top-k"):
+        small(tmp_path, "layer,expert,n\n" + "\n".join(rows) + "\n", columns=columns)
+    header = "layer," + ",".join(f"expert_{e}" for e in range(16))
+    rows = [f"{layer}," + ",".join(str(e * 7 + layer) for e in range(16)) for layer in range(3)]
+    with pytest.raises(TraceError, match="look like counts"):
+        small(tmp_path, header + "\n" + "\n".join(rows) + "\n")
