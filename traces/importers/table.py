@@ -322,8 +322,8 @@ def _refuse_grid(path: Path, pairs: list[tuple[npt.NDArray[np.int64], npt.NDArra
     layers = len(np.unique(layer))
     if experts >= 8 and len(expert) == layers * experts and (expert == np.tile(np.arange(experts), layers)).all():
         raise TraceError(
-            f"{path}: every one of {experts} experts stands once in each of {layers} layers, in order: a table of counts "
-            "or the like, not a trace; record the routing of every token"
+            f"{path}: every one of {experts} experts stands once in each of {layers} layers, in order: a table of "
+            "counts or the like, not a trace; record the routing of every token"
         )
 
 
