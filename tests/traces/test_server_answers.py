@@ -112,6 +112,31 @@ def test_every_place_and_wire(place: str, wire: str, tmp_path: Path) -> None:
     assert report.format == ("sglang" if "sgl" in place else "vllm")
 
 
+def test_prompt_and_generation_apart(tmp_path: Path) -> None:
+    """Version 0.21: the prompt's rows beside the choices, or in them where there are several prompts."""
+    rows, usage = routing(6), {"prompt_tokens": 4, "completion_tokens": 3}
+    apart = openai({"routed_experts": rows[4:].tolist()}, usage, prompt_routed_experts=rows[:4].tolist())
+    inside = openai({"routed_experts": rows[4:].tolist(), "prompt_routed_experts": rows[:4].tolist()}, usage)
+    later = openai({"routed_experts": rows[4:].tolist()}, usage, prompt_routed_experts=rows[2:4].tolist())
+    trace, report = read(tmp_path, apart, inside, later)
+    np.testing.assert_array_equal(trace.experts[:12], np.concatenate([rows, rows]))
+    assert trace.experts[12:14].max() == -1
+    np.testing.assert_array_equal(trace.experts[14:], rows[2:])
+    assert trace.phase is not None
+    assert trace.phase.tolist() == [0, 0, 0, 0, 1, 1] * 3
+    assert report.notices[0].startswith("2 tokens before the first row")
+    # one token generated: nothing of it ran; more, and their routing was dropped
+    for nothing in (None, []):
+        one = openai(
+            {"routed_experts": nothing}, {**usage, "completion_tokens": 1}, prompt_routed_experts=rows[:4].tolist()
+        )
+        trace, _ = read(tmp_path, one)
+        np.testing.assert_array_equal(trace.experts, rows[:4])
+    dropped = openai({"routed_experts": None, "token_ids": [1, 2, 3]}, usage, prompt_routed_experts=rows[:4].tolist())
+    trace, report = read(tmp_path, apart, dropped)
+    assert (report.requests, report.notices[0].startswith("1 request without routing")) == (1, True)
+
+
 def test_native_answers(tmp_path: Path) -> None:
     rows = routing(6)
     counts = {"prompt_tokens": 4, "completion_tokens": 3}

@@ -152,16 +152,25 @@ def _native(body: Json, answer: Answer, options: Options) -> None:
 
 @dataclass
 class _Choice:
-    """One choice: its routing, and what it says itself."""
+    """One choice: its routing, and what it says itself; ``prompt_rows`` of it are the prompt's, if they came apart."""
 
     wire: Wire
     prompt_ids: list[int] | None
     made_ids: list[int] | None
+    prompt_rows: int | None
     prompt: int | None
     made: int | None
     start: int | None
     cached: int | None
     aborted: bool
+
+    def with_whole_prompt(self) -> None:
+        """Where the prompt's rows came apart and are not fewer than its tokens, none is missing before them."""
+        if self.prompt_rows is None:
+            return
+        prompt = self.prompt if self.prompt_ids is None else len(self.prompt_ids)
+        if prompt is None or self.prompt_rows >= prompt:
+            self.prompt, self.start = self.prompt_rows, 0
 
     def without_echo(self) -> None:
         """Take an echoed prompt out of the generated tokens."""
@@ -217,6 +226,7 @@ def _openai(body: Json, choices: list[Json], answer: Answer, options: Options) -
         own.prompt = prompt if own.prompt is None else own.prompt
         own.made = made if own.made is None else own.made
         own.cached = cached if own.cached is None else own.cached
+        own.with_whole_prompt()
         own.without_echo()
         answer.routed.append(own.placed())
 
@@ -228,15 +238,14 @@ def _choice(body: Json, choice: Json, number: int, before: Wire | None, options:
         if _nothing(given) and (where is choice or number == 0 or _is_list_of_text(where, place)):
             extras = _object(where, place)
             given = _routing_in(extras, number)
-    if _nothing(given) and not (given == [] and before is not None):
+    if choice.get("prompt_routed_experts") is not None:  # of its own, where there are several prompts
+        before = decode_array(choice["prompt_routed_experts"], options)
+    more = len(_ids(choice, "token_ids") or []) > 1
+    if _nothing(given) and (before is None or more or _aborted(_reason(choice))):
         return _why(_reason(choice), "a choice has no 'routed_experts'")
     meta = _object(choice, "meta_info")
     dtype = extras.get("routed_experts_dtype", "int32")
-    prompt = _count(meta, "prompt_tokens")
-    if before is None:
-        wire = decode_array(given, options, dtype)
-    else:
-        wire, prompt = _together(before, given, options), len(before.experts)
+    wire = decode_array(given, options, dtype) if before is None else _together(before, given, options)
     engine = _object(_object(body, "nvext"), "engine_data") if number == 0 else {}
     first = [_object(body, name) for name in EXTRAS] if number == 0 else []
     return _Choice(
@@ -250,7 +259,8 @@ def _choice(body: Json, choice: Json, number: int, before: Wire | None, options:
                 *((_nth(extra, "output_ids", number), "ids") for extra in first),
             ]
         ),
-        prompt,
+        None if before is None else len(before.experts),
+        _count(meta, "prompt_tokens"),
         _count(meta, "completion_tokens"),
         _count(meta, "routed_experts_start_len") if extras is meta else _count(extras, "routed_experts_start_len"),
         _cached({"meta_info": meta, **{key: choice.get(key) for key in CACHED}}, {}),
@@ -274,7 +284,7 @@ def _is_list_of_text(where: Json, place: str) -> bool:
 
 def _together(prompt: Wire, given: object, options: Options) -> Wire:
     """Join the prompt's rows, sent once, and a choice's (vLLM 0.21)."""
-    if given == []:
+    if _nothing(given):
         return prompt
     generated = decode_array(given, options)
     if generated.experts.shape[1:] != prompt.experts.shape[1:]:
