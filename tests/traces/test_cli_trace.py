@@ -27,6 +27,7 @@ def test_info_for_people(lrcsim, path: Path) -> None:  # type: ignore[no-untyped
     assert "made-up" in lines["model"]
     assert "30 (" in lines["tokens"]
     assert "3 in 3 domains: a b, c, code, maths" in lines["requests"]
+    assert "3 layers x 7 experts, top-2, not the same in all" in lines["shape"]
     assert "hits of the engine's cache" in lines
     assert "seed" in lines
 
@@ -120,6 +121,25 @@ def test_import_reports_and_notes(lrcsim, tmp_path: Path) -> None:  # type: igno
     assert (outcome.code, outcome.err) == (0, "")
     with RoutingTrace.open(tmp_path / "t.h5") as trace:
         assert (trace.num_experts, trace.model) == (8, "tiny")
+
+
+def test_import_says_the_shape_and_what_ran(lrcsim, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    rows = "".join(f"{token},{layer},{token % 4},{4 + layer},5\n" for token in range(3, 8) for layer in range(2))
+    (tmp_path / "t.csv").write_text("token,layer,e0,e1,prompt_len\n" + rows)
+    arguments = ("trace", "import", tmp_path / "t.csv", "-o", tmp_path / "t.h5", "--num-experts", 64)
+    outcome = lrcsim(*arguments)
+    assert outcome.code == 0
+    assert "8 tokens in 1 request from table: 2 layers x 64 experts, top-2; 2 prefill, 3 decode tokens" in outcome.out
+    assert "3 tokens without routing (not run or not recorded, -1)" in outcome.out
+    report = json.loads(lrcsim(*arguments, "--json", "-").out)
+    assert [report[name] for name in ("layers", "num_experts", "top_k", "prefill", "decode", "not_run")] == [
+        2,
+        64,
+        2,
+        2,
+        3,
+        3,
+    ]
 
 
 def test_a_bad_import_leaves_the_earlier_trace(lrcsim, path: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -595,3 +595,38 @@ def test_more_requests_than_a_batch(tmp_path: Path) -> None:
     with back:
         assert back.num_requests == 600
         assert back.experts.ravel().tolist() == [e for r in range(600) for e in (r % 5, (r + 1) % 5)]
+
+
+def test_answers_of_the_python_api_of_vllm(tmp_path: Path) -> None:
+    # Prompt of 2, 2 generated: 3 rows. The list of the prompt's tokens says how many they are.
+    flat = {"prompt_token_ids": [7, 8], "token_ids": [9, 10], "routed_experts": [[[0]], [[1]], [[2]]]}
+    text = json.dumps(flat) + "\n" + json.dumps(flat | {"prompt_token_ids": [7]}) + "\n"
+    back, report = small(tmp_path, text, "t.jsonl")
+    with back:
+        assert back.phase.tolist() == [0, 0, 1, 0, 1, 1]
+        assert back.token_ids is None
+    assert any("token ids left out" in notice for notice in report.notices)
+    outputs = [{"index": 0, "routed_experts": flat["routed_experts"]}, {"index": 1, "routed_experts": [[[2]], [[1]]]}]
+    nested = {"request_id": "0", "prompt_token_ids": [7, 8], "outputs": outputs}
+    back, _ = small(tmp_path, json.dumps(nested) + "\n" + json.dumps(nested) + "\n", "t.jsonl")
+    with back:
+        assert back.phase.tolist() == [0, 0, 1, 0, 0] * 2
+        assert back.num_requests == 4
+
+
+def test_metadata_without_record_types(tmp_path: Path) -> None:
+    rows = [{"model": "toy", "n_expert": 9}, *({"token": t, "layer": 0, "expert": t % 3} for t in range(5))]
+    back, _ = small(tmp_path, "".join(json.dumps(row) + "\n" for row in rows), "t.jsonl")
+    with back:
+        assert (back.num_tokens, back.num_experts, back.model) == (5, 9, "toy")
+
+
+@pytest.mark.parametrize("columns", ["", "token=n"])
+def test_a_table_of_experts_is_no_trace_whatever_its_columns_are_called(columns: str, tmp_path: Path) -> None:
+    rows = [f"{layer},{expert},{(layer + 3) * expert + 1}" for layer in range(3) for expert in range(16)]
+    with pytest.raises(TraceError, match="not a trace" if columns else "give --top-k"):
+        small(tmp_path, "layer,expert,n\n" + "\n".join(rows) + "\n", columns=columns)
+    header = "layer," + ",".join(f"expert_{e}" for e in range(16))
+    rows = [f"{layer}," + ",".join(str(e * 7 + layer) for e in range(16)) for layer in range(3)]
+    with pytest.raises(TraceError, match="look like counts"):
+        small(tmp_path, header + "\n" + "\n".join(rows) + "\n")

@@ -56,10 +56,12 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "prompt_tokens": (
         *("prompt_tokens", "prompt_len", "prompt_length", "n_prompt", "num_prompt_tokens", "n_prompt_tokens"),
         *("num_prefill_tokens", "prefill_tokens", "prefill_len", "prefill_length", "input_len", "input_length"),
+        "prompt_token_ids",
     ),
     "generated_tokens": (
         *("generated_tokens", "completion_tokens", "num_generated_tokens", "n_generated", "output_len"),
         *("output_length", "output_tokens", "num_output_tokens", "generated_len"),
+        *("output_token_ids", "generated_token_ids", "completion_token_ids"),
     ),
     "cached_tokens": ("cached_tokens", "num_cached_tokens", "prefix_cached_tokens"),
 }
@@ -171,6 +173,11 @@ def find_columns(
         elif found:
             layout.names[ours] = found[0]
     _prefer_positions(layout, lowered, mapping)
+    if layout.names.get("token_id") == "token_ids" and "prompt_token_ids" in present and "token_id" not in mapping:
+        del layout.names["token_id"]
+        layout.notices.append(
+            "token ids left out: beside 'prompt_token_ids', 'token_ids' may be the generated ones alone"
+        )
     _join_turns(layout, lowered, mapping)
     for theirs in layout.names.values():
         if present.count(theirs) > 1:

@@ -22,6 +22,9 @@ __all__ = ["JsonRows"]
 BLOCK = 8 << 20
 LONGEST_LINE = 1 << 30
 RECORD = "record_type"
+SHARED = frozenset((*ALIASES["prompt_tokens"], *ALIASES["cached_tokens"], *ALIASES["domain"]))
+"""What an object says of all the requests in it."""
+
 EXPERTS = frozenset((*ALIASES["expert"], *ALIASES["logits"]))
 
 
@@ -89,10 +92,12 @@ class JsonRows:
             if _has_experts(value) or _rows_inside(value) is not None:
                 if seen:
                     self.metadata = seen[0]
+                self._skip_first = bool(seen)
                 return value
             seen.append(value)
             if len(seen) == 2:
                 break
+        self._skip_first = False
         if not seen:
             raise TraceError(f"{self.path}: has no rows")
         return seen[0]
@@ -101,13 +106,17 @@ class JsonRows:
         if self._bare:
             yield from self._bare_lists()
             return
-        for value in objects(self.path, lambda _: None):
+        for number, value in enumerate(objects(self.path, lambda _: None)):
             inside = _inside(value)
             if inside is None:
                 yield value
             else:
-                yield {k: v for k, v in value.items() if k != inside and not isinstance(v, (list, dict))}
-                yield from value[inside]
+                outer = {k: v for k, v in value.items() if k != inside and not isinstance(v, dict)}
+                shared = {k: v for k, v in outer.items() if plain(k) in SHARED}
+                if number == 0:
+                    yield {k: v for k, v in outer.items() if not isinstance(v, list)}
+                for inner in value[inside]:
+                    yield {**shared, **inner} if isinstance(inner, dict) else {}
 
     def _bare_lists(self) -> Iterator[dict[str, Any]]:
         stream, _, _ = open_bytes(self.path)
@@ -157,11 +166,6 @@ class JsonRows:
                 table = table.append_column("request", pa.array(number))
             table = table.filter(pc.equal(said, 0))
             return table, int(number[-1]) if len(number) else first_record
-        if self.metadata:  # of a file without record types: rows without experts
-            theirs = next((n for n in names if plain(n) in EXPERTS and n in table.schema.names), None)
-            if theirs is not None and first_record == 0:
-                table = table.slice(1) if table.column(theirs)[0].as_py() is None else table
-                first_record = 1
         return table, first_record
 
     def _taken_out(self, table: pa.Table, names: Sequence[str], index: Any) -> pa.Table:
@@ -203,8 +207,11 @@ class JsonRows:
             return
         stream, position, _ = open_bytes(self.path)
         rest = b""
+        skip = self._skip_first and RECORD not in self.metadata
         with stream:
             while block := _read(self.path, stream, BLOCK):
+                if skip and b"\n" in rest + block:  # the object before the first row
+                    rest, block, skip = b"", (rest + block).lstrip().split(b"\n", 1)[1], False
                 text, newline, rest = (rest + block).rpartition(b"\n")
                 if text.strip():
                     yield self._parse(text + newline, wanted)
@@ -215,7 +222,9 @@ class JsonRows:
     def _tables_of_objects(self, wanted: Sequence[str], report: Callable[[int], None]) -> Iterator[pa.Table]:
         held: list[dict[str, Any]] = []
         weight = 0
-        for value in self._values():
+        for number, value in enumerate(self._values()):
+            if number == 0 and self._skip_first:
+                continue
             held.append({name: value[name] for name in wanted if name in value})
             weight += 1 + sum(map(_items, held[-1].values()))
             if weight > 1 << 20:
@@ -245,17 +254,17 @@ class JsonRows:
         except pa.ArrowInvalid:
             pass
         held = []
-        for number, line in enumerate(text.split(b"\n")):
+        for line in text.split(b"\n"):
             if not line.strip():
                 continue
             try:
                 value = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise TraceError(f"{self.path}: {line[:40]!r}... is no JSON object ({str(error)[:120]})") from None
+                shown = line[:40].decode(errors="replace")
+                raise TraceError(f"{self.path}: {shown!r}... is no JSON object ({str(error)[:120]})") from None
             if not isinstance(value, dict):
-                raise TraceError(f"{self.path}: {line[:40]!r} is no JSON object")
+                raise TraceError(f"{self.path}: {line[:40].decode(errors='replace')!r} is no JSON object")
             held.append({name: value[name] for name in wanted if name in value})
-            del number
         return self._from_objects(held, wanted)
 
     def _from_objects(self, held: list[dict[str, Any]], wanted: Sequence[str]) -> pa.Table:

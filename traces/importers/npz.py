@@ -12,6 +12,7 @@ import lzma
 import re
 import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -505,7 +506,9 @@ class _Contents:
 def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     major, _ = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-    shape, by_column, dtype = read(file)
+    with warnings.catch_warnings():  # of headers that an old Python wrote
+        warnings.simplefilter("ignore")
+        shape, by_column, dtype = read(file)
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are not read")
     return shape, by_column, dtype

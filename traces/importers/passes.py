@@ -67,6 +67,11 @@ def by_passes(rows: Rows, top_k: int | None) -> Held:
         raise TraceError(f"{rows.path}: has no rows")
     layer = columns["layer"].to_numpy()
     position = columns["token"].to_numpy() if "token" in columns else None
+    if rows.wide and position is None and len(np.unique(layer)) == np.count_nonzero(columns["rank"].to_numpy() == 0):
+        raise TraceError(
+            f"{rows.path}: has one row for each layer and no column of tokens: these look like counts of each expert, "
+            "not a trace; record the routing of every token"
+        )
     cell = _cells(rows, layer, position, columns, top_k)
     first = np.concatenate([[0], np.flatnonzero(np.diff(cell)) + 1])
     made = _number(layer[first], None if position is None else position[first], rows)

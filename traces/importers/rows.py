@@ -217,6 +217,9 @@ class Rows:
                 for name, listed in self._layout.ranked.items():
                     if name in names:
                         columns[name] = self._side_by_side(name, [batch.column(theirs) for theirs in listed], first_row)
+                for name in ("prompt_tokens", "generated_tokens"):  # a list of the tokens says how many they are
+                    if name in columns and pa.types.is_list(columns[name].type):
+                        columns[name] = pc.list_value_length(columns[name])
                 if "request" in columns and self._layout.beside:
                     columns["request"] = _joined([columns["request"], *map(batch.column, self._layout.beside)])
                 if "part" in batch.schema.names:  # several files, one after the other

@@ -43,6 +43,9 @@ EXPERTS_KEYS = ("num_experts", "n_expert", "n_experts", "num_local_experts", "n_
 MODEL_KEYS = ("model", "model_name", "model_id")
 TOP_K_KEYS = ("top_k", "experts_per_token", "num_experts_per_tok", "n_expert_used")
 MAX_LAYERS = 65_536
+GRID = 200_000
+"""Rows up to which a table is looked at for whether it is one row per expert of a layer."""
+
 RUN = 16_384
 """Tokens handed over at a time."""
 
@@ -258,6 +261,7 @@ def _scan(rows: Table, report: Callable[[int], None]) -> _Scan:
     largest, rank_base, row = -1, None, 1
     ranked = rows.wide or "rank" in rows.names
     groups = _Groups()
+    pairs: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = []
     wanted = {"layer", "rank", "expert", "expert_bytes"} | ({"request"} if ranked else set())
     for batch in rows.batches(wanted, report if ranked else lambda _: None):
         layer, expert = batch["layer"].to_numpy(), batch["expert"].to_numpy()
@@ -278,11 +282,15 @@ def _scan(rows: Table, report: Callable[[int], None]) -> _Scan:
             _within(rows, "expert_bytes", size, 0, np.iinfo(np.int64).max, row)
             np.maximum.at(high, layer, size)
             np.minimum.at(low, layer[size > 0], size[size > 0])
+        if row <= GRID:
+            pairs.append((layer, expert))
         row += len(layer)
     if row == 1:
         raise TraceError(f"{rows.path}: has no rows")
     if largest < 0:
         raise TraceError(f"{rows.path}: holds no expert at all, every id is -1")
+    if row <= GRID and not rows.wide:
+        _refuse_grid(rows.path, pairs)
     if rank_base is not None and rank_base > 1:
         raise TraceError(f"{rows.path}: the lowest rank is {rank_base}, ranks must count from 0 or 1")
     if rank_base:
@@ -305,6 +313,18 @@ def _scan(rows: Table, report: Callable[[int], None]) -> _Scan:
                 "these are several requests, name the column that tells them apart with --columns request=NAME"
             )
     return _Scan(top_k, largest, rank_base or 0, low, high)
+
+
+def _refuse_grid(path: Path, pairs: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]) -> None:
+    """Refuse rows that go through all experts of all layers, each once: such a table is about experts, not tokens."""
+    layer, expert = (np.concatenate(column) for column in zip(*pairs, strict=True))
+    experts = int(expert.max()) + 1
+    layers = len(np.unique(layer))
+    if experts >= 8 and len(expert) == layers * experts and (expert == np.tile(np.arange(experts), layers)).all():
+        raise TraceError(
+            f"{path}: every one of {experts} experts stands once in each of {layers} layers, in order: a table of "
+            "counts or the like, not a trace; record the routing of every token"
+        )
 
 
 class _Groups:

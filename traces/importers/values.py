@@ -208,7 +208,7 @@ def as_phases(path: Path, theirs: str, column: Any, first_row: int) -> npt.NDArr
             f"{allowed}; leave the column out with --columns phase=none"
         )
     decode: npt.NDArray[np.int64] = (code.to_numpy() >= len(first)).astype(np.int64)
-    return decode[encoded.indices.to_numpy()]
+    return np.asarray(decode[encoded.indices.to_numpy()], np.int64)
 
 
 def as_lists(path: Path, name: str, column: Any) -> Any:
