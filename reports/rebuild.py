@@ -160,7 +160,7 @@ def rebuild(
             if part in parts:
                 try:
                     work()
-                except Unavailable as reason:
+                except (Unavailable, ConfigError) as reason:
                     found.left_out.append(LeftOut(PARTS[part], str(reason)))
     return found
 

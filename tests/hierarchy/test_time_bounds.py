@@ -77,8 +77,8 @@ def slow_gpu() -> HardwareProfile:
 def test_a_prefetch_moves_the_bytes_of_decode_into_prefill_hand_solved(scope: Any) -> None:
     # A prompt in two chunks of four tokens that use experts 0 to 3, then a decoded token with expert 4; layer 1
     # (experts of 1 byte) uses its expert 0. The second chunk has everything: layer 0 takes 1 + 4 s, layer 1 1 + 1 s
-    # (the oracle asks after the first, for layer 0 of the next step), output 1 s. In those last 2 s 200 of the 400
-    # bytes move, in the dense part of the decoded token 100 more, and it waits 1 s for the rest: 1 + 1 + 1 for layer 0, 2 for
+    # (the oracle asks after the first, for layer 0 of the next step), output 1 s. In those last 2 s 200 of 400 bytes
+    # move, in the dense part of the decoded token 100 more, and it waits 1 s for the rest: 1 + 1 + 1 for layer 0, 2 for
     # layer 1, 1 for the output: 6 s.
     experts = np.zeros((9, 2, 1), int)
     experts[:, 0, 0] = [0, 1, 2, 3, 0, 1, 2, 3, 4]
