@@ -123,7 +123,7 @@ def check_tokens(
         report(~np.isfinite(weights) & recorded, "router weight {value}, must be a finite number", "weights")
     logits = columns.get("logits")
     if logits is not None and np.isnan(logits).any():
-        routed = np.ones(logits.shape, bool) if experts is None else (experts >= 0).any(axis=2)[:, :, None]
+        routed = np.ones(logits.shape, bool) if experts is None else np.asarray((experts >= 0).any(axis=2))[:, :, None]
         report(np.isnan(logits) & routed, "router logit {value}, must be a number", "logits")
     within("phase", 0, 1, "phase {value}, allowed 0 (prefill) and 1 (decode)")
     within("token_ids", -1, MAX_TOKEN_ID, f"token id {{value}}, allowed 0..{MAX_TOKEN_ID} or -1 for unknown")
