@@ -13,8 +13,10 @@ from lrcsim.errors import TraceError
 
 try:
     import fcntl
+
+    CAN_LOCK = True
 except ImportError:  # Windows: what killed processes leave behind stays there
-    fcntl = None  # type: ignore[assignment]
+    CAN_LOCK = False
 
 __all__ = ["Sink", "clear_abandoned", "hold", "partial_of", "replacing"]
 
@@ -26,14 +28,14 @@ def partial_of(final: Path) -> Path:
 
 def hold(file: IO[Any]) -> None:
     """Mark an open partial file as in use, for as long as it is open."""
-    if fcntl is not None:
+    if CAN_LOCK:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def clear_abandoned(final: Path) -> None:
     """Remove what processes that were killed left of this file: of no running process, and held by none elsewhere."""
-    if fcntl is None:
+    if not CAN_LOCK:
         return
     for left in final.parent.glob(glob.escape(f".{final.name}.") + "*.tmp"):
         number = left.name.removeprefix(f".{final.name}.").removesuffix(".tmp")

@@ -119,12 +119,12 @@ def check_tokens(
             problems.extend(_repeated(experts, first_token, first_layer))
     weights = columns.get("weights")
     if weights is not None and not np.isfinite(weights).all():
-        recorded = True if experts is None else experts >= 0
+        recorded = np.ones(weights.shape, bool) if experts is None else experts >= 0
         report(~np.isfinite(weights) & recorded, "router weight {value}, must be a finite number", "weights")
     logits = columns.get("logits")
     if logits is not None and np.isnan(logits).any():
-        recorded = True if experts is None else (experts >= 0).any(axis=2, keepdims=True)
-        report(np.isnan(logits) & recorded, "router logit {value}, must be a number", "logits")
+        routed = np.ones(logits.shape, bool) if experts is None else np.asarray((experts >= 0).any(axis=2))[:, :, None]
+        report(np.isnan(logits) & routed, "router logit {value}, must be a number", "logits")
     within("phase", 0, 1, "phase {value}, allowed 0 (prefill) and 1 (decode)")
     within("token_ids", -1, MAX_TOKEN_ID, f"token id {{value}}, allowed 0..{MAX_TOKEN_ID} or -1 for unknown")
     within("kept", 0, 1, "kept {value}, allowed 0 and 1")

@@ -45,7 +45,7 @@ def _read(kind: str, path: Path) -> str:
     from lrcsim.traces.importers import import_trace
 
     if kind.startswith("import "):
-        out = path.with_suffix(".imported")
+        out = path.with_name(path.name + ".imported")
         try:
             for name in (None, kind.removeprefix("import ")):
                 import_trace(path, out, name)

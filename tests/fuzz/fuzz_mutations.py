@@ -33,7 +33,7 @@ WEIRD: list[Any] = [
 
 
 def mutate(kind: str, seed: Path, out: Path, random: random.Random) -> None:
-    """Write a spoilt copy of a file.
+    """Write a spoilt copy of a file, or of a folder with one file spoilt.
 
     Args:
         kind: as `make_seeds` names it.
@@ -41,6 +41,11 @@ def mutate(kind: str, seed: Path, out: Path, random: random.Random) -> None:
         out: the copy, of the same ending.
         random: what is drawn from.
     """
+    if seed.is_dir():
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(seed, out)
+        seed = random.choice(sorted(seed.iterdir()))
+        out = out / seed.name
     data = seed.read_bytes()
     try:
         if kind == "trace" and random.random() < 0.7:
@@ -56,7 +61,7 @@ def mutate(kind: str, seed: Path, out: Path, random: random.Random) -> None:
 def _ways(seed: Path, data: bytes) -> list[Callable[[bytes, random.Random], bytes]]:
     ways: list[Callable[[bytes, random.Random], bytes]] = [_bytes]
     if data.startswith(b"PK"):
-        ways += [_member] * 4
+        ways += [_member] * (4 if seed.suffix == ".npz" else 0)
     if seed.suffix in (".json", ".jsonl"):
         ways += [_json_node] * 5
     if seed.suffix in (".json", ".jsonl", ".toml", ".csv", ".tsv"):

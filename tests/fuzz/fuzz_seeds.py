@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import importlib.util
 import io
 import json
 from pathlib import Path
@@ -14,6 +15,7 @@ from pyarrow import parquet
 
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.exporters import export_trace
+from lrcsim.traces.importers import FORMATS
 
 __all__ = ["make_seeds"]
 
@@ -46,6 +48,8 @@ def make_seeds(folder: Path) -> dict[str, list[Path]]:
         "import vllm": _vllm(folder, ids),
         "import sglang": _sglang(folder, ids),
     }
+    seeds |= {f"import {name}": paths for name, paths in _folders(folder, ids).items()}
+    seeds = {kind: paths for kind, paths in seeds.items() if _known(kind)}
     config = {"model_type": "mixtral", "hidden_size": 64, "num_hidden_layers": 4, "num_local_experts": 8}
     config |= {"num_experts_per_tok": 2, "intermediate_size": 32, "num_attention_heads": 4, "num_key_value_heads": 4}
     seeds["config"] = [_text(folder / "config.json", json.dumps(config | {"vocab_size": 1000}))]
@@ -133,6 +137,33 @@ def _sglang(folder: Path, ids: np.ndarray) -> list[Path]:
     meta = {"prompt_tokens": 5, "completion_tokens": TOKENS - 4, "routed_experts": ids.tolist(), "cached_tokens": 0}
     answer = {"text": "x", "output_ids": list(range(TOKENS - 4)), "meta_info": meta}
     return [_text(folder / "sglang.jsonl", json.dumps(answer) + "\n" + json.dumps(answer) + "\n")]
+
+
+def _known(kind: str) -> bool:
+    return not kind.startswith("import ") or kind.removeprefix("import ") in FORMATS
+
+
+def _folders(folder: Path, ids: np.ndarray) -> dict[str, list[Path]]:
+    """Folders of files, and what torch saves."""
+    layers, requests = folder / "layers", folder / "requests"
+    for path in (layers, requests):
+        path.mkdir(exist_ok=True)
+    for layer in range(LAYERS):
+        columns = {"indices": ids[:, layer].tolist(), "scores": np.full(ids[:, layer].shape, 0.5).tolist()}
+        parquet.write_table(pa.table(columns), layers / f"layer_{layer:02d}.parquet")
+    for request in range(2):
+        np.savez(requests / f"request_{request}.npz", experts=ids.astype(np.uint8))
+    made = {"layers": [layers], "folder": [requests]}
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        places = list(range(TOKENS))
+        record = {"forward_pass_id": 0, "rank": 0, "rids": ["r"] * TOKENS, "input_ids": places, "positions": places}
+        record |= {"extend_seq_lens": [TOKENS], "forward_mode": 1}
+        record["topk_ids_of_layer"] = torch.tensor(ids.transpose(1, 0, 2).astype(np.int32))
+        torch.save([record], folder / "recorder.pt")
+        made["recorder"] = [folder / "recorder.pt"]
+    return made
 
 
 def _text(path: Path, text: str) -> Path:

@@ -176,7 +176,7 @@ def guess_format(path: Path) -> str:
 
 @reads_foreign_file
 def import_trace(
-    source_path: Path,
+    source_path: str | Path,
     out_path: str | Path,
     format: str | None = None,
     options: Options | None = None,
@@ -200,7 +200,7 @@ def import_trace(
         TraceError: the source is not of that format, or its routing is impossible; the message says where.
         ConfigError: the format is unknown, or has no use for an option given.
     """
-    options = options or Options()
+    source_path, options = Path(source_path), options or Options()
     if format is None:
         format = guess_format(source_path)
     if format not in FORMATS:

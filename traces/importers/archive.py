@@ -80,9 +80,9 @@ def check_array(where: str, file: IO[bytes], size: int) -> None:
         TraceError: it holds Python objects or records, or its shape needs another number of bytes.
         Exception: whatever NumPy raises on a damaged header.
     """
-    major, _ = np.lib.format.read_magic(file)  # type: ignore[arg-type]
+    major, _ = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)  # type: ignore[arg-type]
+    shape, _, dtype = read(file)
     if dtype.hasobject or dtype.kind not in "biufUS":
         raise TraceError(f"{where} is of type {str(dtype)[:80]}, must be numbers or text")
     claimed = math.prod(shape) * dtype.itemsize

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from lrcsim.documents import check_regular
 from lrcsim.errors import LrcsimError, TraceError, brief
@@ -27,7 +27,9 @@ def foreign(path: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except LrcsimError:
+    except LrcsimError as error:
+        if len(str(error).splitlines()) > 1:  # what a library said was passed on
+            raise type(error)(" ".join(str(error).split())) from None
         raise
     except RecursionError as error:
         raise TraceError(f"{path}: is nested too deep") from error
@@ -39,20 +41,17 @@ def foreign(path: str | Path) -> Iterator[None]:
         raise TraceError(f"{path}: is damaged, or not what its name says ({_line(error)})") from error
 
 
-def reads_foreign_file(
-    function: Callable[Concatenate[Path, Given], Result],
-) -> Callable[Concatenate[str | Path, Given], Result]:
+def reads_foreign_file(function: Callable[Given, Result]) -> Callable[Given, Result]:
     """Decorate what reads the file, folder or pattern given first: no devices, pipes or dangling links, and the net."""
     signature = inspect.signature(function)
 
     @wraps(function)
-    def guarded(path: str | Path, *given: Given.args, **named: Given.kwargs) -> Result:
-        path = Path(path)
-        signature.bind(path, *given, **named)  # a wrong call is no damaged file
+    def guarded(*given: Given.args, **named: Given.kwargs) -> Result:
+        path = Path(next(iter(signature.bind(*given, **named).arguments.values())))  # a wrong call is no damaged file
         with foreign(path):
             if not path.is_dir() and (path.exists() or path.is_symlink()):
                 check_regular(path)
-            return function(path, *given, **named)
+            return function(*given, **named)
 
     return guarded
 
