@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import console, human_bytes, progress_bar, quoted, write_json
+from lrcsim.cli.output import console, echo, human_bytes, progress_bar, quoted, write_json
 
 if TYPE_CHECKING:
     from lrcsim.hardware.measure import Machine, Timing
@@ -86,9 +86,11 @@ def calibrate_machine(
         return
     _show(machine)
     if output is None:
-        click.echo(f"\n{text}", nl=False)
+        for line in ("", *text.splitlines()):
+            echo(line)
     else:
-        click.echo(f"\nprofile written to {output}: lrcsim run --hardware {output}, lrcsim hardware {output}")
+        echo("")
+        echo(f"profile written to {output}: lrcsim run --hardware {output}, lrcsim hardware {output}")
 
 
 def _show(machine: Machine) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from lrcsim.cli.output import console, human_bytes, json_option, quoted, write_json
+from lrcsim.cli.output import console, echo, human_bytes, json_option, quoted, write_json
 
 __all__ = ["hardware"]
 
@@ -87,7 +87,7 @@ def _list(rows: list[dict[str, Any]]) -> None:
     click.echo("\nEffective rates, not data-sheet peaks. One with its sources: lrcsim hardware NAME.")
     click.echo("Components replace parts (rtx-4090+pcie3-x8+ddr4-3200-2ch):")
     for part in ("cpu", "dram", "pcie", "nvme"):
-        click.echo(f"  {part}: {', '.join(component_names(part))}")
+        echo(f"  {part}: {', '.join(component_names(part))}")
 
 
 def _describe(profile: Any) -> None:

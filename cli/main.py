@@ -113,8 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
         echo("Aborted.", err=True)
         sys.exit(130)
     except click.UsageError as error:
-        error.message = printable(error.message, keep="\n")
-        error.show()
+        click.UsageError(printable(error.format_message(), keep="\n"), error.ctx).show()
         sys.exit(2)
     except Exception as error:
         if left_by_reader(error):

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from lrcsim.cli.output import console, human_bytes, percent, short_dtype
+from lrcsim.cli.output import console, echo, human_bytes, percent, short_dtype
 
 if TYPE_CHECKING:
     from lrcsim.planner import Plan
@@ -242,9 +240,9 @@ def _flags(plan: Plan) -> None:
         speed = f" ({_rate(row.speed)} tokens/s)" if row is not None else ""
         out.print(f"{flags.engine}{speed}:")
         if flags.command:
-            click.echo(f"  {flags.command}")  # one line, to be copied; not markup
+            echo(f"  {flags.command}")  # one line, to be copied; not markup
         for note in flags.notes:
-            click.echo(f"  - {note}")
+            echo(f"  - {note}")
 
 
 def _evidence(plan: Plan) -> None:

@@ -265,7 +265,7 @@ class Policy(Configurable):
         view: what the policy may look at (`View`), set before the first ``reset``.
     """
 
-    methods = ("reset", "access", "victim", "evicted")
+    methods: ClassVar[tuple[str, ...]] = ("reset", "access", "victim", "evicted")
     aliases: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[frozenset[str]] = frozenset()
     wants: ClassVar[frozenset[str]] = frozenset()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from lrcsim.errors import PolicyError
 from lrcsim.policies.base import Policy
@@ -89,6 +89,6 @@ class _Guarded(Policy):
         except (Exception, SystemExit) as error:
             self._fail(error, "refill")
 
-    def _fail(self, error: BaseException, method: str) -> Any:
+    def _fail(self, error: BaseException, method: str) -> NoReturn:
         step, layer = self.view.step, self.view.layer
         fail(error, self.kind, f"policy {self.name} failed at step {step}, layer {layer}", method)

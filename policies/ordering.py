@@ -158,8 +158,12 @@ class ScorePolicy(Policy):
 
     def victim(self, protected: Container[int]) -> int:
         if self._candidates_for is not protected:  # scores stand still within a layer-step: score once, evict many
-            score = self._checked_score if self._users else self.score
+            score = self.score
             self._candidates = [(score(key), used, key) for key, used in self.last_use.items() if key not in protected]
+            if self._users:
+                for value, _, key in self._candidates:
+                    if type(value) not in (int, float) or value != value:  # most are: the rest is looked at closely
+                        checked_number(value, self, "score", key)
             heapify(self._candidates)
             self._candidates_for = protected
         candidates = self._candidates
@@ -168,10 +172,6 @@ class ScorePolicy(Policy):
                 return candidates[0][2]
             heappop(candidates)
         raise PolicyError("every resident expert is protected")
-
-    def _checked_score(self, key: int) -> float:
-        number: float = checked_number(self.score(key), self, "score", key)
-        return number
 
     def evicted(self, key: int) -> None:
         del self.last_use[key]

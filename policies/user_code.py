@@ -174,17 +174,24 @@ def telling(kind: type, what: str, method: str | None = None) -> Iterator[None]:
         fail(error, kind, what, method)
 
 
-@cache
+_good: set[type] = set()
+"""Classes whose methods have been checked."""
+
+
 def check_methods(kind: type) -> None:
     """Check that a class has the methods it needs, and that they take what they are called with.
 
     Raises:
         PolicyError: one is left out, is no method, or takes other arguments.
     """
-    if not is_users(kind):
-        return
-    base = next(base for base in kind.__mro__ if "methods" in vars(base))
-    needed: Sequence[str] = base.methods  # type: ignore[attr-defined]  # chosen for having it
+    if is_users(kind) and kind not in _good:
+        _check_methods(kind)
+        _good.add(kind)
+
+
+def _check_methods(kind: Any) -> None:
+    base: Any = next(base for base in kind.__mro__ if "methods" in vars(base))
+    needed: Sequence[str] = base.methods
     stubs = [name for name in needed if getattr(kind, name) is getattr(base, name)]
     own_victim = "victim" not in needed and any("victim" in vars(one) for one in kind.__mro__ if is_users(one))
     at = place_of(kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import re
 import unicodedata
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import lrcsim.cli.output
 from lrcsim.cli.output import console, quoted
 from lrcsim.cli.text import printable
 from lrcsim.traces import RoutingTrace
@@ -173,3 +175,12 @@ def test_axes_in_powers_of_ten_are_still_set() -> None:
     assert all(label.get_parse_math() for label in axes.get_xticklabels())
     assert not axes.title.get_parse_math()
     plt.close(figure)
+
+
+def test_the_commands_print_through_the_door() -> None:
+    """`click.echo` is for fixed words: whatever is put into a text goes through `echo` or the console."""
+    folder = Path(lrcsim.cli.output.__file__).parent
+    for file in set(folder.glob("*.py")) - {folder / "text.py", folder / "main.py"}:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("click.echo", "print", "click.secho"):
+                assert isinstance(node.args[0], ast.Constant), f"{file.name}:{node.lineno}: print it with echo()"
