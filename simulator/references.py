@@ -101,6 +101,9 @@ class References:
             ``lru``, ``belady``, with ``bypass`` or ``elsewhere`` also ``belady-bypass``, for experts of unequal size
             also ``upper``.
         """
+        loads_all = ("optimum without bypass", "this run's policy bypasses the cache") if bypass else None
+        if elsewhere:
+            loads_all = ("optimum if all misses are loaded", "this run's are not")
         bypass = bypass or elsewhere
         self.replays = 1 + self.replays_needed(bypass)
         optimal = self.job.access != "paper" and not self.unequal
@@ -113,8 +116,8 @@ class References:
         bounds = {"lru": self._bound("lru", "", "LRU under the same rules", progress)}
         for name in self._names(bypass)[1:]:
             called, reason = kind, why
-            if name == "belady" and elsewhere and kind == "optimum":
-                called, reason = "optimum if all misses are loaded", "this run's are not"
+            if name == "belady" and kind == "optimum" and loads_all is not None:
+                called, reason = loads_all  # the run may have more hits
             rule = "farthest next use" + (" with bypass" if name == "belady-bypass" else "")
             note = f"{rule}, {'a' if called == 'heuristic' else 'the'} {called}" + (f": {reason}" if reason else "")
             bounds[name] = self._bound(name, called, note, progress)

@@ -199,6 +199,11 @@ def test_what_is_proven_and_of_what() -> None:
         found = simulate(trace, policy, 2, prefill="token", profile="self").to_dict()["bounds"]["belady"]
         assert (found["proven"], found["proven_of"], found["kind"]) == (False, None, "optimum on demand")
         assert "of its own accord" in found["note"]
+    bypass = simulate(trace, "belady-bypass", 1, prefill="token")  # has hits that no policy without bypass has
+    without, best = bypass.bounds["belady"], bypass.bounds["belady-bypass"]
+    assert without.hit_rate is not None
+    assert bypass.hit_rate == best.hit_rate > without.hit_rate
+    assert (without.proven, without.kind, best.proven) == (False, "optimum without bypass", True)
     paper = simulate(trace, "lru", 2, access="paper").to_dict()["bounds"]["belady"]
     assert (paper["proven"], paper["kind"]) == (False, "heuristic")
 
