@@ -151,7 +151,8 @@ class _Rows:
     def __init__(self, layers: LayerTable) -> None:
         ways = [math.comb(int(e), int(k)) for e, k in zip(layers.num_experts, layers.top_k, strict=True)]
         told = sum(math.log(way) for way in ways) / 2  # of one row; real routers prefer some experts: half of it
-        self.usable = told > 2
+        self.cells = int(layers.top_k.sum())
+        self.usable = told > 4 and self.cells >= 4
         self.least = max(RUN, 1 + math.ceil(SURPRISE / told)) if self.usable else 0
         self.counting = np.where(
             np.arange(int(layers.top_k.max())) < layers.top_k[:, None], np.arange(int(layers.top_k.max())), -1
@@ -159,17 +160,22 @@ class _Rows:
         self.before: Ids | None = None
         self.start = 0  # of the run that the last token belongs to
         self.tokens = self.repeated = self.longest = self.filled = 0
+        self.pairs = self.differ = self.alike = 0  # tokens with one before; with another row; cells alike in those
         self.first = self.first_filled = -1
 
     def see(self, experts: Ids, starts: Ints, first_token: int) -> None:
         """Compare every token with the one before it, within requests."""
         if not self.usable:
             return
-        same = np.zeros(len(experts), bool)
-        same[1:] = (experts[1:] == experts[:-1]).all(axis=(1, 2))
-        same[0] = self.before is not None and bool((experts[0] == self.before).all())
-        same &= (experts >= 0).any(axis=(1, 2))
+        before = np.concatenate([experts[:1] if self.before is None else self.before[None], experts[:-1]])
+        equal = experts == before
+        same = equal.all(axis=(1, 2)) & (experts >= 0).any(axis=(1, 2))
+        if self.before is None:
+            same[0] = False
         same[starts] = False
+        self.pairs += len(experts)
+        self.differ += int(np.count_nonzero(~same))
+        self.alike += int(np.count_nonzero(equal[~same] & (experts[~same] >= 0)))
         self.before = experts[-1].copy()
         begins = np.concatenate([[self.start], first_token + np.flatnonzero(~same)])
         self._add(begins[:-1], np.diff(begins))
@@ -193,7 +199,9 @@ class _Rows:
             return []
         self._add(np.array([self.start]), np.array([self.tokens - self.start]))
         problems = []
-        if self.longest >= MANY or self.repeated > self.tokens // 100:
+        likeness = self.alike / max(self.differ * self.cells, 1)  # of cells of rows that differ: a few experts for all
+        natural = 4 * self.pairs * likeness**self.cells
+        if self.repeated > natural and (self.longest >= MANY or self.repeated > self.tokens // 100):
             what = (
                 f"{self.repeated:,} tokens have the routing of the token before them in all layers, up to "
                 f"{self.longest:,} in a row: padding, a buffer read again, or one token repeated"

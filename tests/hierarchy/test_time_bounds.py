@@ -242,7 +242,7 @@ def runs(draw: st.DrawFn) -> tuple[RoutingTrace, dict[str, Any]]:
     routing, profile = draw(routings()), draw(hardware())
     layers, top = routing.num_layers, routing.num_experts
     scope = draw(st.sampled_from(["layer", "model"]))
-    policies = [name for name in BUILT_IN if not (profile.kv_shared and name in ("static", "sch-static"))]
+    policies = list(BUILT_IN)
     sizes = [str(draw(st.integers(0, top))), "1x", "2x", "50%", "100%", f"{draw(st.integers(0, 5000))}B"]
     if scope == "layer":
         sizes.append(",".join(str(draw(st.integers(0, top))) for _ in range(layers)))

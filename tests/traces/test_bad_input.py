@@ -97,10 +97,13 @@ CASES: dict[str, tuple[Make, str]] = {
     "import: unknown column of theirs": (bring_in("t.csv", GOOD, "--columns", "token=tok"), "has no column 'tok'"),
     "import: output folder missing": (
         lambda f: [*bring_in("t.csv", GOOD)(f)[:3], f / "no" / "out.h5"],
-        "the folder",
+        "there is no folder",
     ),
     "import: output is a folder": (lambda f: [*bring_in("t.csv", GOOD)(f)[:3], f], "is a folder"),
-    "import: output is the input": (lambda f: [*bring_in("t.csv", GOOD)(f)[:3], f / "t.csv"], "name another output"),
+    "import: output is the input": (
+        lambda f: [*bring_in("t.csv", GOOD)(f)[:3], f / "t.csv"],
+        "would write over what is read",
+    ),
     "csv: no header": (bring_in("t.csv", "0,0,1\n0,0,2\n"), "no column is named like 'token'"),
     "csv: header only": (bring_in("t.csv", "# n_expert=4\ntoken,layer,expert\n"), "no rows"),
     "csv: comments only": (bring_in("t.csv", "# n_expert=4\n# nothing\n"), "no rows"),
@@ -182,8 +185,8 @@ CASES: dict[str, tuple[Make, str]] = {
     "info: JSON into a missing folder": (from_trace("info", "IN", "--json", "OUT/x.json"), "cannot be written"),
     "export: unknown ending": (from_trace("export", "IN", "-o", "OUT.xlsx"), "no format is known by this ending"),
     "export: unknown format": (from_trace("export", "IN", "-o", "OUT", "--format", "oracle"), "did you mean"),
-    "export: missing folder": (from_trace("export", "IN", "-o", "OUT/x.npz"), "the folder"),
-    "export: onto itself": (from_trace("export", "IN", "-o", "IN", "--format", "npz"), "is the trace itself"),
+    "export: missing folder": (from_trace("export", "IN", "-o", "OUT/x.npz"), "there is no folder"),
+    "export: onto itself": (from_trace("export", "IN", "-o", "IN", "--format", "npz"), "would write over what is read"),
     "export: option without use": (from_trace("export", "IN", "-o", "OUT.npz", "--layer", 1), "no use for layer"),
     "export: no such layer": (from_trace("export", "IN", "-o", "OUT.oracleGeneral", "--layer", 7), "0..2"),
     "export: unknown prefill": (
