@@ -106,12 +106,19 @@ def test_a_token_without_weight_keeps_its_first() -> None:
     assert decide("skip:0.1", [0, 1], step) == Decision(load=[0], skip=[1])
 
 
-@pytest.mark.parametrize("weight", [-0.5, float("nan"), float("inf")])
-def test_weights_that_have_no_shares_are_refused(weight: float) -> None:
+@pytest.mark.parametrize(
+    ("weight", "said"),
+    [
+        (-0.5, "router weight -0.5.*: skip, substitute and low compare"),
+        (float("nan"), "router weight nan, must be a finite number"),  # where the trace is read
+        (float("inf"), "router weight inf, must be a finite number"),
+    ],
+)
+def test_weights_that_have_no_shares_are_refused(weight: float, said: str) -> None:
     routing = trace("01", "01", "01", "01", weights=[[[0.75, 0.25]]] * 4)
     assert routing.weights is not None
     routing.weights[3, 0, 1] = weight  # as a file may have it
-    with pytest.raises(TraceError, match=r"^token 3, layer 0: router weight .*: skip, substitute and low compare"):
+    with pytest.raises(TraceError, match=f"^token 3, layer 0: {said}"):
         list(steps_of(Schedule(routing), uses=True))
     first, *_, last = Schedule(routing).blocks(1)
     assert len(list(uses_of(routing, first))) == len(first.layer)

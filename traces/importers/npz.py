@@ -453,6 +453,8 @@ class _Contents:
                 with open_archive(path) as archive:  # looks at every member; the openings below need not again
                     self._sizes = {info.filename: info.file_size for info in archive.infolist()}
                 self.names = [name.removesuffix(".npy") for name in self._sizes if name.endswith(".npy")]
+        except TraceError:
+            raise
         except DAMAGE as error:
             raise TraceError(f"{path}: is no readable NumPy archive ({_said(error)})") from None
 
