@@ -18,6 +18,10 @@ LARGEST = 64 << 20
 def check_regular(path: Path, error: type[LrcsimError] = TraceError) -> None:
     """Refuse what is not there, and what is no regular file (a folder, a pipe that never ends, a device).
 
+    Args:
+        path: of what is to be opened.
+        error: kind of error to raise.
+
     Raises:
         LrcsimError: of the kind ``error``.
     """
@@ -34,7 +38,12 @@ def check_regular(path: Path, error: type[LrcsimError] = TraceError) -> None:
 
 
 def unreadable(path: Path, problem: Exception) -> TraceError:
-    """Return the error for a file that the system does not let one read."""
+    """Return the error for a file that the system does not let one read.
+
+    Args:
+        path: the file.
+        problem: what the system said.
+    """
     if isinstance(problem, FileNotFoundError | NotADirectoryError):
         return TraceError(f"{path}: there is no such file")
     return TraceError(f"{path}: cannot be read ({getattr(problem, 'strerror', None) or problem})")
@@ -90,7 +99,16 @@ def parse_json(text: str | bytes, where: str, error: type[LrcsimError] = TraceEr
 
 
 def parse_toml(text: str, where: str, error: type[LrcsimError] = TraceError) -> dict[str, Any]:
-    """Parse TOML; the arguments and errors are those of `parse_json`."""
+    """Parse TOML.
+
+    Args:
+        text: the document.
+        where: what messages begin with: the file, or a place in it.
+        error: kind of error to raise.
+
+    Raises:
+        LrcsimError: of the kind ``error``: it is no TOML, nested too deep, or has a number of thousands of digits.
+    """
     try:
         return tomllib.loads(text)
     except RecursionError:

@@ -254,6 +254,12 @@ class RoutingTrace:
     def read_unchecked(self, name: str, low: int, high: int, layer: int | None = None) -> npt.NDArray[Any]:
         """Read tokens of one column as they stand there, for `check_file`; everybody else uses `read`.
 
+        Args:
+            name: of the column.
+            low: first token.
+            high: first token not read any more.
+            layer: index of the one layer to read; None: all.
+
         Raises:
             TraceError: the file is damaged there.
         """

@@ -17,8 +17,8 @@ import pytest
 pytest.importorskip("mkdocs")  # in the extras test and docs
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
-    "errors", "hardware", "hierarchy", "models", "planner", "policies", "recorder", "reports", "simulator", "sweeps",
-    "traces",
+    "documents", "errors", "hardware", "hierarchy", "models", "planner", "policies", "recorder", "reports", "simulator",
+    "sweeps", "traces",
 )  # fmt: skip
 LOADED = {
     "script": "src",

@@ -139,7 +139,7 @@ def test_a_conversation_takes_the_chat_template(lrcsim: Run, folder: Path, tmp_p
         (("--max-new-tokens", 1_000), "is more than the 640 positions of the model"),
         (("--chat",), "needs a chat template, and the model has none"),
         (("--top-k", 2), "are for servers"),
-        (("-o", "nowhere/out.h5"), "the folder nowhere does not exist"),
+        (("-o", "nowhere/out.h5"), "there is no folder nowhere"),
         (("--prompts", "none.txt"), "--prompts none.txt: No such file or directory"),
     ],
 )
