@@ -149,7 +149,7 @@ CASES: dict[str, tuple[Make, str]] = {
     "npz: ids out of range": (bring_in("t.npz", npz(experts=IDS * 2**40)), "out of all range"),
     "npz: top-k above E": (bring_in("t.npz", npz(experts=IDS, num_experts=1)), "top-2 of only 1"),
     "npz: cut off": (bring_in("t.npz", npz(experts=IDS)[:-40]), "no readable NumPy archive"),
-    "npz: another zip": (bring_in("t.npz", ZIP_OF_TEXT.getvalue()), "no array 'experts'"),
+    "npz: another zip": (bring_in("t.npz", ZIP_OF_TEXT.getvalue()), "zip archive without arrays (readme.txt)"),
     "vllm: no routing": (bring_in("r.json", response(text="x")), "no 'routed_experts'"),
     "vllm: no base64": (bring_in("r.json", response(routed_experts="?")), "no base64"),
     "vllm: a pickle": (

@@ -168,6 +168,8 @@ def guess_format(path: Path) -> str:
             raise TraceError(f"{path}: is HDF5; an lrcsim trace needs no import, and other HDF5 is not read")
     elif not path.is_dir() and "*" not in path.name:
         raise TraceError(f"{path}: there is no such file or folder")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise TraceError(f"{path}: is UTF-16 text; save it as UTF-8")
     for entry in FORMATS.values():
         if entry.matches(path, head):
             return entry.name

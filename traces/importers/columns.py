@@ -11,24 +11,35 @@ from lrcsim.errors import ConfigError, TraceError, did_you_mean
 
 __all__ = ["ALIASES", "COUNTS", "EXAMPLE", "Layout", "find_columns", "is_count", "parse_columns"]
 
+
+def _counted(*stems: str) -> tuple[str, ...]:
+    """Return the names of what is counted: ``layer_id``, ``layer_idx`` and so on."""
+    return tuple(f"{stem}_{end}" for stem in stems for end in ("id", "idx", "index", "no", "num", "number"))
+
+
+TURNS = ("turn", *_counted("turn"))
 ALIASES: dict[str, tuple[str, ...]] = {
     "request": (
-        *("request", "request_id", "request_idx", "req", "req_id", "turn", "turn_id", "turn_idx"),
-        *("seq", "seq_id", "seq_idx", "sequence", "sequence_id", "sample", "sample_id", "sample_idx"),
-        *("conversation", "conversation_id", "conv", "conv_id", "session", "session_id", "chat_id"),
-        *("prompt_id", "prompt_idx", "trace", "trace_id", "rid", "doc_id", "document_id", "query_id", "example_id"),
+        *("request", *_counted("request"), "req", *_counted("req"), *TURNS, "seq", *_counted("seq")),
+        *("sequence", *_counted("sequence"), "sample", *_counted("sample"), "conversation"),
+        *(*_counted("conversation"), "conv", *_counted("conv"), "session", *_counted("session")),
+        *_counted("chat", "dialog", "dialogue", "prompt"),
+        *("trace", *_counted("trace"), "rid"),
+        *_counted("doc", "document", "query", "question", "example", "instance"),
     ),
     "phase": (
-        *("phase", "stage", "mode", "forward_mode", "is_prefill", "is_prompt", "prefill"),
-        *("is_decode", "is_decoding", "is_generated", "is_generation", "decode"),
+        *("phase", "stage", "mode", "forward_mode", "forward_phase", "inference_phase", "token_phase", "phase_name"),
+        *("is_prefill", "is_prompt", "is_prefill_phase", "is_prefill_token", "is_prompt_token", "prefill"),
+        *("is_decode", "is_decoding", "is_decode_phase", "is_generated", "is_generation", "is_gen", "decode"),
     ),
     "token": (
         *("token", "step", "position", "pos", "token_idx", "token_index", "token_pos", "token_position"),
-        *("token_no", "token_num", "token_number", "position_id", "tok", "tok_idx"),
+        *("token_no", "token_num", "token_number", "position_id", "position_idx", "position_index", "pos_id"),
+        *("pos_idx", "tok", "tok_idx", "tok_pos", "seq_pos", "step_id", "step_idx", "step_index", "timestep"),
     ),
     "layer": (
-        *("layer", "layer_id", "layer_idx", "layer_index", "layer_no", "layer_number", "block", "block_id"),
-        *("block_idx", "blk", "il", "moe_layer", "moe_layer_id", "moe_layer_idx"),
+        *("layer", *_counted("layer"), "layer_name", "block", *_counted("block"), "blk", "il"),
+        *("moe_layer", *_counted("moe_layer"), "decoder_layer", *_counted("decoder_layer"), "module_name"),
     ),
     "rank": ("rank", "slot", "expert_rank", "topk_rank", "k_idx", "choice"),
     "expert": (
@@ -36,7 +47,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
         *("selected_experts", "selected_expert_ids", "topk_ids", "topk_experts", "topk_id", "topk_idx"),
         *("topk_indices", "topk_index", "top_k_indices", "top_k_ids", "top_k_experts", "top_experts", "topk"),
         *("routed_experts", "routed_expert_ids", "active_experts", "activated_experts", "chosen_experts"),
-        *("indices", "expert_choices"),
+        *("indices", "expert_choices", "expert_no", "expert_number", "selected_expert", "chosen_expert"),
+        *("routed_expert", "active_expert", "activated_expert", "topk_expert"),
     ),
     "weight": (
         *("weight", "weights", "router_weight", "router_weights", "topk_weights", "topk_weight", "gate", "gates"),
@@ -56,7 +68,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "prompt_tokens": (
         *("prompt_tokens", "prompt_len", "prompt_length", "n_prompt", "num_prompt_tokens", "n_prompt_tokens"),
         *("num_prefill_tokens", "prefill_tokens", "prefill_len", "prefill_length", "input_len", "input_length"),
-        "prompt_token_ids",
+        *("prompt_lens", "prompt_lengths", "input_lens", "input_lengths", "prompt_token_ids"),
     ),
     "generated_tokens": (
         *("generated_tokens", "completion_tokens", "num_generated_tokens", "n_generated", "output_len"),
@@ -86,8 +98,9 @@ EXAMPLE = (
 )
 
 NUMBERED = re.compile(r"(?P<stem>[a-z][a-z_]*?)_?(?P<number>\d+)\]?(?P<tail>_[a-z_]+)?")
-POSITIONS_BESIDE = frozenset({"position", "pos", "token_idx", "token_index", "token_pos", "token_position"})
-TURNS = frozenset({"turn", "turn_id", "turn_idx"})
+POSITIONS_BESIDE = frozenset(
+    ("position", "pos", "token_idx", "token_index", "token_pos", "token_position", "tok_pos", "seq_pos")
+)
 
 
 @dataclass
@@ -108,8 +121,9 @@ class Layout:
 
 
 def plain(name: str) -> str:
-    """Return a column's name as the aliases have it: lower case, with ``_`` for spaces, dots, dashes and brackets."""
-    return re.sub(r"[\s.\-\[\](){}/:]+", "_", name.strip().lower()).strip("_")
+    """Return a column's name as the aliases have it: ``layer_id`` for ``layerId``, ``Layer ID`` and ``layer.id``."""
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())
+    return re.sub(r"[\s.\-\[\](){}/:?#]+", "_", apart.lower()).strip("_")
 
 
 def is_count(name: str) -> bool:

@@ -49,8 +49,11 @@ class CsvText:
         self.why_loose = ""
         try:
             text = head.decode("utf-8-sig", errors="strict" if len(head) < 1 << 20 else "ignore")
-        except UnicodeDecodeError:
-            raise TraceError(f"{path}: is neither text, Parquet, gzip nor zstd") from None
+        except UnicodeDecodeError as error:
+            raise TraceError(
+                f"{path}: is neither UTF-8 text (byte {error.start:,} is none), Parquet, gzip nor zstd; "
+                "save it as UTF-8"
+            ) from None
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         self._skip = 0
         while self._skip < len(lines) and (lines[self._skip].startswith("#") or not lines[self._skip].strip()):

@@ -26,7 +26,9 @@ OTHER = frozenset(
 }
 """Endings of files that stand beside recordings and are none."""
 
-BESIDE = re.compile(r"(readme|licen[cs]e|notes?|sha256sums|manifest|metadata)(\..*)?", re.IGNORECASE)
+BESIDE = re.compile(
+    r"(readme|licen[cs]e|notes?|sha256sums|manifest|metadata|thumbs\.db|desktop\.ini)(\..*)?", re.IGNORECASE
+)
 SHOWN = 8
 """Notices about single files that are printed."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -42,11 +43,13 @@ class JsonRows:
         depths: how deep the lists of each key are.
         first: the first row.
         metadata: the first object, where it is none of the rows.
+        notices: what the user should know; records without routing are counted here.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metadata: dict[str, Any] = {}
+        self.notices: list[str] = []
         self._schema: pa.Schema | None = None
         self._lines = self._is_lines()
         shown = self._shown()
@@ -143,7 +146,7 @@ class JsonRows:
         Raises:
             TraceError: a row has not all keys, or their types differ from row to row.
         """
-        first_record = 0
+        first_record = without = 0
         for table in self._tables(names, report):
             table, first_record = self._numbered(table, names, first_record)
             absent = [name for name in names if name not in table.schema.names]
@@ -151,7 +154,14 @@ class JsonRows:
                 continue
             if absent:
                 raise TraceError(f"{self.path}: some rows have no {absent[0]!r}")
-            yield from table.select(list(names)).combine_chunks().to_batches()
+            for batch in table.select(list(names)).combine_chunks().to_batches():
+                empty = functools.reduce(pc.and_, [pc.is_null(column) for column in batch.columns])
+                if pc.any(empty).as_py():  # events, sums at the end and the like
+                    without += int(pc.sum(empty).as_py())
+                    batch = batch.filter(pc.invert(empty))
+                yield batch
+        if without:
+            self.notices.append(f"records without routing were left out: {without:,}")
 
     def _numbered(self, table: pa.Table, names: Sequence[str], first_record: int) -> tuple[pa.Table, int]:
         """Take rows out of their objects, drop metadata, and number requests where nothing else does."""

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from lrcsim.errors import ConfigError, TraceError
 from lrcsim.traces.check import check_offsets
@@ -38,6 +39,7 @@ from lrcsim.traces.importers.source import (
     guessed_experts,
     named_after,
 )
+from lrcsim.traces.importers.values import as_phases
 from lrcsim.traces.layers import MAX_EXPERTS, LayerTable
 from lrcsim.traces.what_ran import Ran, Sent, Tally, lay_out, phases, settle
 
@@ -49,7 +51,7 @@ PER_TOKEN = {
     "weights": "f",
     "logits": "f",
     "residency": "iu",
-    "phase": "iub",
+    "phase": "iubU",
     "token_ids": "iu",
     "stack": "iu",
 }
@@ -59,24 +61,14 @@ NAMES = {
     "experts": ("experts", *ALIASES["expert"]),
     "weights": ("weights", *ALIASES["weight"]),
     "logits": ALIASES["logits"],
-    "phase": ("phase", "phases"),
+    "phase": ("phase", "phases", *(name for name in ALIASES["phase"] if name.startswith("is_"))),
     "token_ids": ("token_ids", "input_ids", "token_id"),
 }
 """For some arrays the names they go by, in lower case."""
 
 LAYER_KEYS = ("num_experts", "top_k", "expert_bytes", "block", "stack_of_layer", "num_shared")
 OTHER_KEYS = ("offsets", "domains", "model", "stack_names", "provenance")
-LAYER_STEMS = (
-    "layer",
-    "layers",
-    "l",
-    "blk",
-    "block",
-    "layer_experts",
-    "experts_layer",
-    "layer_topk_ids",
-    "topk_ids_layer",
-)
+LAYER_STEM = re.compile(r"(.*_)?(layers?|l|blk|blocks?)(_.*)?")
 REQUEST_STEMS = ("arr", "request", "req", "sample", "seq", "sequence", "prompt", "routed_experts", "experts", "trace")
 DAMAGE = (
     *(OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, RuntimeError),
@@ -316,6 +308,8 @@ def _find(path: Path, contents: _Contents, options: Options) -> _Arrays:
         shape, dtype, _ = contents.header(known[0])
         pieces = [known[0]] if dtype.kind in "iu" and len(shape) > 2 else []
     if not pieces and "logits" not in names:
+        if not known:
+            raise TraceError(f"{path}: {contents.other()}")
         counts = [name for name in known if is_count(name) or "count" in plain(name)]
         if counts:
             raise TraceError(f"{path}: holds counts (array {counts[0]!r}), {NOT_A_TRACE}")
@@ -341,7 +335,12 @@ def _several(contents: _Contents) -> tuple[list[str], str | None, list[int] | No
     for stem, members in groups.items():
         headers = [contents.header(name) for name in members]
         integers = all(dtype.kind in "iu" for _, dtype, _ in headers)
-        if integers and stem in LAYER_STEMS and all(len(shape) == 2 for shape, _, _ in headers):
+        if (
+            integers
+            and LAYER_STEM.fullmatch(stem)
+            and not is_count(stem)
+            and all(len(shape) == 2 for shape, _, _ in headers)
+        ):
             return members, "layer", [int(re.findall(r"\d+", name)[-1]) for name in members]
         if integers and stem in REQUEST_STEMS and all(len(shape) == 3 for shape, _, _ in headers):
             return members, "token", None
@@ -383,6 +382,7 @@ def _shaped(
             if len(shape) == 2 and axis is None:
                 raise TraceError(
                     f"{path}: {name} must be integers in 3 dimensions [tokens, layers, k], is {dtype} {list(shape)}; "
+                    "one expert per token and layer is [tokens, layers, 1], one layer alone [tokens, 1, k]; "
                     f"if these are counts [layers, experts], they are {NOT_A_TRACE}"
                 )
             raise TraceError(f"{path}: {name} must be integers in 3 dimensions, is {dtype} {list(shape)}")
@@ -457,6 +457,12 @@ class _Contents:
             raise
         except DAMAGE as error:
             raise TraceError(f"{path}: is no readable NumPy archive ({_said(error)})") from None
+
+    def other(self) -> str:
+        """Say what an archive without arrays is."""
+        if "xl/workbook.xml" in self._sizes:
+            return "is an Excel workbook; save the sheet as CSV"
+        return f"is a zip archive without arrays ({', '.join(self._sizes)[:120]}); unpack it, and import what is in it"
 
     def __enter__(self) -> _Contents:
         try:
@@ -536,7 +542,10 @@ class _Reader:
             elif ours in self._arrays.names and not (ours == "logits" and "logits" in block):
                 stream = self._streams[self._arrays.names[ours]]
                 column = ours.replace("_", "/") if ours.startswith("predictions_") else ours
-                block[column] = _converted(self._path, ours, stream.read(count), self._at)
+                given = stream.read(count)
+                if ours == "phase" and (given.dtype.kind == "U" or plain(self._arrays.names[ours]).startswith("is_")):
+                    given = as_phases(self._path, self._arrays.names[ours], pa.array(given), self._at + 1)
+                block[column] = _converted(self._path, ours, given, self._at)
         if self._arrays.chosen is not None and "experts" in columns:
             logits = block.setdefault("logits", np.empty(0))
             if logits.size == 0:
@@ -669,6 +678,7 @@ def _converted(path: Path, name: str, block: npt.NDArray[Any], first: int) -> np
     if name == "experts":
         low, high = -1, MAX_EXPERTS - 1
     if block.dtype.kind == "f":
+        block = block.astype(np.float64)
         with np.errstate(invalid="ignore"):
             bad = ~((np.floor(block) == block) & (block >= low) & (block <= high))
     elif block.dtype.kind == "b" or (block.min() >= low and block.max() <= high):

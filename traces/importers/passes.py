@@ -56,8 +56,15 @@ def by_passes(rows: Rows, top_k: int | None) -> Held:
         top_k: experts per token, where each row holds one.
 
     Raises:
-        TraceError: the rows do not make up whole tokens.
+        TraceError: the rows do not make up whole tokens, or say more than passes can.
     """
+    said = [name for name in ("request", "phase", "prompt_tokens") if name in rows.names]
+    if rows.no_token and said:
+        beside = ", ".join(repr(rows.names[name]) for name in said)
+        raise TraceError(
+            f"{rows.path}: no column is named like 'token', beside {beside}; say which column numbers the tokens of a "
+            "request with --columns token=NAME"
+        )
     pieces: dict[str, list[Any]] = {}
     for batch in rows.batches({"token", "layer", "rank", "expert", "weight", "residency", "token_id"}, lambda _: None):
         for name, column in batch.items():

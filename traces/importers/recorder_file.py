@@ -63,7 +63,10 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
             "--expert-distribution-recorder-mode per_token"
         )
     if not isinstance(records, list) or not records or not all(isinstance(record, dict) for record in records):
-        raise TraceError(f"{path}: holds no records of SGLang's expert distribution recorder")
+        raise TraceError(
+            f"{path}: holds no records of SGLang's expert distribution recorder; other .pt files are not read, save "
+            "their ids with numpy.savez(FILE, experts=ids) as [tokens, layers, k]"
+        )
     if not any("topk_ids_of_layer" in record for record in records):
         raise TraceError(
             f"{path}: its records hold counts, not a trace; record with --expert-distribution-recorder-mode per_token"

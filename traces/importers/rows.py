@@ -89,6 +89,8 @@ class Rows:
             depths = {name: depth for name, cell in first.items() if (depth := _brackets(cell)) > 1}
         self._layout = find_columns(path, present, mapping, depths)
         self.names, self.notices = self._layout.names, self._layout.notices
+        if self._json is not None:
+            self._json.notices = self.notices
         self._shape(first, depths)
         self.negative = "phase" not in self.names and self._sample_is_negative()
 
@@ -109,13 +111,10 @@ class Rows:
         if self.holds_logits and self._top_k is None:
             raise TraceError(f"{self.path}: holds router logits, not experts: give --top-k")
         theirs = self.names.get(source, "")
-        cell = first.get(theirs)
+        cell = first.get(theirs) if self._csv is not None else self._first_text(theirs)
         self._depth = depths.get(theirs, 0)
-        if isinstance(cell, str) and source not in layout.ranked:  # CSV: a cell that is no number is a list
-            listed = plain(theirs) in PLURALS or re.fullmatch(r"\s*[+-]?\d+(\.0*)?\s*", cell) is None
-            self._depth = max(int(listed), _brackets(cell))
-        elif theirs and self._depth == 0 and self._holds_text(theirs):
-            self._depth = 1
+        if isinstance(cell, str) and source not in layout.ranked:
+            self._depth = max(int(plain(theirs) in PLURALS or _is_list(cell)), _brackets(cell))
         if source in layout.ranked:
             self._depth = 1
         self.wide = self._depth > 0
@@ -138,18 +137,27 @@ class Rows:
         self.no_token = not self.numbered and "token" not in axes and self._depth < 2
         """Whether tokens follow only from the runs of rows of a layer."""
 
-    def _holds_text(self, theirs: str) -> bool:
-        """Tell whether a Parquet or JSON column is text, which then holds lists."""
+    def _first_text(self, theirs: str) -> str | None:
+        """Return the first cell of a Parquet or JSON column that is text."""
         if self._json is not None:
-            return isinstance(self._json.first.get(theirs), str) and plain(theirs) in PLURALS
-        if self._csv is None:
-            with self._parquet() as file:
-                kind = file.schema_arrow.field(theirs).type
+            cell = self._json.first.get(theirs)
+            return cell if isinstance(cell, str) else None
+        if not theirs:
+            return None
+        with self._parquet() as file:
+            kind = file.schema_arrow.field(theirs).type
             if pa.types.is_dictionary(kind):
                 kind = kind.value_type
-            text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or "string_view" in str(kind)
-            return text and plain(theirs) in PLURALS
-        return False
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or "string_view" in str(kind)):
+                return None
+            try:
+                for batch in file.iter_batches(batch_size=1_024, columns=[theirs]):
+                    cells = values.decoded(batch.column(0)).drop_null()
+                    if len(cells):
+                        return str(cells[0].as_py())
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                raise TraceError(f"{self.path}: {_one_line(error)}") from None
+        return ""
 
     def _sample_is_negative(self) -> bool:
         """Look at the first rows for negative token numbers."""
@@ -391,8 +399,15 @@ class Rows:
 PLURALS = frozenset(name for name in ALIASES["expert"] if name.endswith("s") or name == "indices") | {"topk"}
 
 
+def _is_list(cell: str) -> bool:
+    """Tell whether text is a list: in brackets, or of several items; ``Expert 7`` is one."""
+    if re.fullmatch(r"[A-Za-z#]+[ _.-]?\d+", cell.strip()):
+        return False
+    return "[" in cell or len(re.findall(r"[^\s(){}<>,;|:/\"']+", cell)) > 1
+
+
 def _brackets(cell: str) -> int:
-    """Count the brackets that a cell of a CSV begins with."""
+    """Count the brackets that a cell begins with."""
     return cell.count("[", 0, len(cell) - len(cell.lstrip(" [")))
 
 
@@ -403,7 +418,7 @@ def _lengths(column: Any) -> npt.NDArray[np.int64]:
 def _depth(kind: pa.DataType) -> int:
     """Count how deep the lists of a type are; 0: no list."""
     depth = 0
-    while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    while values.is_listed(kind):
         kind, depth = kind.value_type, depth + 1
     return depth
 

@@ -84,6 +84,8 @@ class Options:
             raise ConfigError(f"cached-prefix {self.cached_prefix!r} is not known, use 'drop' or 'keep'")
         if self.phase not in (None, "prefill", "decode", "none"):
             raise ConfigError(f"phase {self.phase!r} is not known, use 'prefill', 'decode' or 'none'")
+        if self.prompt_tokens is not None and self.prompt_tokens.isdecimal() and len(self.prompt_tokens) > 18:
+            raise ConfigError(f"prompt-tokens must be below 10**18, given a number of {len(self.prompt_tokens)} digits")
         for name in ("num_experts", "num_layers", "top_k", "expert_bytes"):
             value = getattr(self, name)
             if value is not None and value < 1:

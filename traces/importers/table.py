@@ -316,13 +316,18 @@ def _scan(rows: Table, report: Callable[[int], None]) -> _Scan:
 
 
 def _refuse_grid(path: Path, pairs: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]) -> None:
-    """Refuse rows that go through all experts of all layers, each once: such a table is about experts, not tokens."""
+    """Refuse rows that go through all experts of each layer, in any order: such a table is of experts, not tokens."""
     layer, expert = (np.concatenate(column) for column in zip(*pairs, strict=True))
     experts = int(expert.max()) + 1
-    layers = len(np.unique(layer))
-    if experts >= 8 and len(expert) == layers * experts and (expert == np.tile(np.arange(experts), layers)).all():
+    runs = len(expert) // experts
+    if experts < 8 or len(expert) != runs * experts:
+        return
+    every = np.arange(experts)
+    in_order = (expert == np.tile(every, runs)).all() and runs == len(np.unique(layer))
+    expert, layer = expert.reshape(runs, experts), layer.reshape(runs, experts)
+    if in_order or (runs > 2 and (np.sort(expert, axis=1) == every).all() and (layer == layer[:, :1]).all()):
         raise TraceError(
-            f"{path}: every one of {experts} experts stands once in each of {layers} layers, in order: a table of "
+            f"{path}: every one of {experts} experts stands once in each run of a layer's rows: a table of "
             "counts or the like, not a trace; record the routing of every token"
         )
 

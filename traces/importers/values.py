@@ -12,19 +12,33 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lrcsim.errors import TraceError
+from lrcsim.traces.importers.columns import plain
 
-__all__ = ["as_lists", "as_phases", "as_request", "as_text", "decoded", "integers", "numbers", "place"]
+__all__ = [
+    *("as_lists", "as_phases", "as_request", "as_text", "decoded"),
+    *("integers", "is_listed", "numbers", "place"),
+]
 
 PREFILL_WORDS = (
     *("0", "prefill", "prefilling", "prompt", "pp", "p", "prompt_processing", "prompt_eval", "prefill_phase"),
     *("encode", "context", "ctx", "input", "extend", "decoder_prompt", "chunked_prefill", "prompt_phase"),
+    *("pre_fill", "prefill_step", "prefill_token", "prompt_token", "prompt_tokens"),
 )
 DECODE_WORDS = (
     *("1", "decode", "decoding", "generated", "generation", "generate", "generating", "gen", "tg", "g", "d"),
     *("output", "completion", "response", "token_generation", "text_generation", "decoder_generated", "decode_phase"),
-    *("generation_phase",),
+    *("generation_phase", "dec", "decode_step", "decode_token", "generated_token", "generated_tokens", "token_phase"),
 )
 YES, NO = ("true", "1", "yes", "t", "y"), ("false", "0", "no", "f", "n")
+NAMED = {
+    "layer": (
+        r"(?i)^(?:.*[._/ ])?(?:layers?|blk|blocks?|h)[._/ -]?(\d+)(?:[._/ ].*)?$",
+        r"^\D*?[A-Za-z_.]\D*?(\d+)\D*$",
+    ),
+    "expert": (r"(?i)^(?:.*[./])?(?:experts?|exp|e|#)[._/ -]?(\d+)$",),
+}
+"""How names say a number: ``model.layers.3.mlp`` and ``blk.3``; ``expert_5``, ``E5`` and ``mlp.experts.5``."""
+
 EXACT = 1 << 53
 """Largest whole number that a float holds exactly."""
 
@@ -41,9 +55,15 @@ def decoded(column: Any) -> Any:
         return decoded(column.dictionary_decode())
     if pa.types.is_large_string(kind) or _is(kind, "is_string_view"):
         return column.cast(pa.string())
-    if pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind) or _is(kind, "is_list_view"):
+    if is_listed(kind) and not pa.types.is_list(kind):
         return column.cast(pa.list_(kind.value_type))
     return column
+
+
+def is_listed(kind: pa.DataType) -> bool:
+    """Tell whether the items of a type are lists, of whatever layout."""
+    tests = ("is_list", "is_large_list", "is_fixed_size_list", "is_list_view", "is_large_list_view")
+    return any(_is(kind, test) for test in tests)
 
 
 def _is(kind: pa.DataType, test: str) -> bool:
@@ -89,14 +109,14 @@ def integers(path: Path, name: str, column: Any, first_row: int, parents: npt.ND
             _refuse(path, name, column, values, first_row, parents, "is no whole number")
     if pa.types.is_string(kind):
         return _integers_of_text(path, name, column, first_row, parents)
-    raise TraceError(f"{path}: {name} must be whole numbers, the column is {kind}")
+    raise TraceError(f"{path}: {name} must be whole numbers, the column is {str(kind)[:80]}")
 
 
 def _integers_of_text(path: Path, name: str, column: Any, first_row: int, parents: npt.NDArray[np.int64] | None) -> Any:
     text = pc.utf8_trim(column, characters=" \t\r\n\"'")
     text = pc.if_else(pc.is_in(text, value_set=pa.array(["", "null", "NULL", "None", "NaN", "nan", "NA"])), None, text)
-    if name == "layer":  # "model.layers.3.mlp" and "blk.3" name layer 3
-        text = pc.replace_substring_regex(text, r"^\D*?[A-Za-z_.]\D*?(\d+)\D*$", r"\1")
+    for named in NAMED.get(name, ()):
+        text = pc.replace_substring_regex(text, named, r"\1")
     whole = pc.replace_substring_regex(text, r"^\+?(-?\d+)\.0*$", r"\1")
     try:
         return whole.cast(pa.int64())
@@ -128,6 +148,7 @@ def numbers(path: Path, name: str, column: Any, first_row: int) -> Any:
     try:
         if pa.types.is_string(column.type):
             column = pc.utf8_trim(column, characters=" \t\r\n\"'")
+            column = pc.replace_substring_regex(column, r"^([+-]?\d*),(\d+([eE][+-]?\d+)?)$", r"\1.\2")  # 0,5
         if pa.types.is_decimal(column.type) or pa.types.is_string(column.type):
             column = column.cast(pa.float64())
         return column.cast(pa.float32(), safe=False)
@@ -183,13 +204,15 @@ def as_phases(path: Path, theirs: str, column: Any, first_row: int) -> npt.NDArr
     Raises:
         TraceError: a word is not known.
     """
-    name = re.sub(r"\W+", "_", theirs.strip().lower())
+    name = plain(theirs)
     encoded = pc.dictionary_encode(as_text(column))
-    text = pc.utf8_lower(pc.utf8_trim_whitespace(encoded.dictionary))
+    text = pc.utf8_lower(pc.utf8_trim(encoded.dictionary, characters=" \t\r\n\"'"))
+    text = pc.replace_substring_regex(text, r"^<?[a-z_]\w*\.([a-z_]+)(: .*>)?$", r"\1")  # Phase.PREFILL
     text = pc.replace_substring_regex(text, r"[\s\-]+", "_")
     text = pc.replace_substring_regex(text, r"^(\d+)\.0+$", r"\1")
+    text = pc.replace_substring_regex(text, r"^([a-z_]+?)_?(\d+|\(\d+\))$", r"\1")  # prefill_0, prefill(128)
     asks_decode = name.startswith(("is_dec", "is_gen")) or name == "decode"
-    if asks_decode or name in ("is_prefill", "is_prompt", "prefill"):
+    if asks_decode or name.startswith(("is_prefill", "is_prompt")) or name == "prefill":
         first: tuple[str, ...] = NO if asks_decode else YES
         second: tuple[str, ...] = YES if asks_decode else NO
         allowed = "true or false, 1 or 0"
@@ -212,18 +235,29 @@ def as_phases(path: Path, theirs: str, column: Any, first_row: int) -> npt.NDArr
 
 
 def as_lists(path: Path, name: str, column: Any) -> Any:
-    """Return cells that hold a list, also one written as text (``[1, 2]``, ``1 2``, ``1;2``, ``1|2``), as lists.
+    """Return cells that hold a list as lists, also text: ``[1, 2]``, ``1 2``, ``1;2``, ``1|2``, ``tensor([1, 2])``.
 
     Raises:
-        TraceError: the column holds neither lists nor text.
+        TraceError: the column holds neither lists nor text, or lists in lists.
     """
     column = decoded(column)
     if pa.types.is_string(column.type):
+        column = pc.replace_substring_regex(column, r"\b[A-Za-z_]\w*=[^,)\]]*", "")  # tensor([1, 2], device='cuda:0')
+        column = pc.replace_substring_regex(column, r"\b[A-Za-z_][\w.]*\(", "(")
+        inside = pc.match_substring_regex(column, r"\]\s*,?\s*\[").fill_null(False)
+        if pc.any(inside).as_py():
+            at = int(np.argmax(inside.to_numpy(zero_copy_only=False)))
+            raise TraceError(
+                f"{path}: {name} {' '.join(column[at].as_py().split())[:60]!r} holds lists in a list, where one list "
+                "[k] is expected for a token and layer"
+            )
         trimmed = pc.utf8_trim(pc.replace_substring_regex(column, r"[\[\](){}<>,;|:/\s\"']+", " "), characters=" ")
         filled = pc.if_else(pc.equal(trimmed, ""), None, trimmed)
         return pc.split_pattern(filled, " ")
     if not pa.types.is_list(column.type):
-        raise TraceError(f"{path}: {name} must be a list on each row, as the experts are; the column is {column.type}")
+        raise TraceError(
+            f"{path}: {name} must be a list on each row, as the experts are; the column is {str(column.type)[:80]}"
+        )
     return column
 
 
