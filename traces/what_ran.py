@@ -12,14 +12,16 @@ it was routed, so it ran.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lrcsim.errors import TraceError
 
-__all__ = ["FARTHEST_START", "Ran", "Sent", "Tally", "lay_out", "phases", "settle"]
+__all__ = ["FARTHEST_START", "Ran", "Sent", "Tally", "laid", "lay_out", "phases", "settle"]
 
 FARTHEST_START = 1 << 20
 """Positions before the first row, at most: a number in a small file must not become a huge trace."""
@@ -160,11 +162,11 @@ def lay_out(
         int32 [high - low, L, k] expert ids.
     """
     high = ran.tokens if high is None else min(high, ran.tokens)
-    laid = np.full((max(0, high - low), *experts.shape[1:]), -1, np.int32)
+    placed = np.full((max(0, high - low), *experts.shape[1:]), -1, np.int32)
     first = max(low, ran.start, ran.cached)
     if first < high:
-        laid[first - low :] = experts[first - ran.start : high - ran.start]
-    return laid
+        placed[first - low :] = experts[first - ran.start : high - ran.start]
+    return placed
 
 
 def phases(ran: Ran) -> npt.NDArray[np.uint8] | None:
@@ -231,3 +233,18 @@ class Tally:
         if self.surplus:
             said.append(f"{self.surplus:,} of {self.requests:,} requests have routing of the last token too: it counts")
         return said
+
+
+def laid(columns: Mapping[str, npt.NDArray[Any]], ran: Ran) -> dict[str, npt.NDArray[Any]]:
+    """Put the per-token columns of a request (``experts`` and others) at their positions, and add its phases."""
+    placed: dict[str, npt.NDArray[Any]] = {"experts": lay_out(columns["experts"], ran)}
+    for name, values in columns.items():
+        if name != "experts":
+            empty = {"residency": 255, "token_ids": -1}.get(name, -1 if name.startswith("predictions") else 0)
+            spread = np.full((ran.tokens, *values.shape[1:]), empty, values.dtype)
+            spread[ran.start :] = values
+            placed[name] = spread
+    phase = phases(ran)
+    if phase is not None:
+        placed["phase"] = phase
+    return placed

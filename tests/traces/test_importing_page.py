@@ -8,7 +8,7 @@ import pytest
 from trace_files import imported
 
 from lrcsim.traces.importers import FORMATS, Options
-from lrcsim.traces.importers.columns import ALIASES
+from lrcsim.traces.importers.names import ALIASES
 from lrcsim.traces.importers.values import DECODE_WORDS, PREFILL_WORDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "importing.md"

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 
 from lrcsim.errors import TraceError
-from lrcsim.traces.importers.columns import ALIASES, plain
+from lrcsim.traces.importers.names import ALIASES, plain
 from lrcsim.traces.importers.responses import objects
 from lrcsim.traces.importers.source import open_bytes
 
@@ -295,7 +295,7 @@ def _has_experts(value: dict[str, Any]) -> bool:
 
 
 def _numbered_experts(value: dict[str, Any]) -> bool:
-    from lrcsim.traces.importers.columns import STEMS, families
+    from lrcsim.traces.importers.names import STEMS, families
 
     return any(stem in STEMS["expert"] or stem in STEMS["logits"] for stem in families(list(value)))
 

@@ -20,7 +20,7 @@ from pyarrow import parquet
 
 from lrcsim.errors import TraceError
 from lrcsim.traces.importers import values
-from lrcsim.traces.importers.columns import ALIASES, plain
+from lrcsim.traces.importers.names import ALIASES, plain
 from lrcsim.traces.importers.source import NO_PHASES, Columns, Options, Progress, Request, Source, guessed_experts
 from lrcsim.traces.layers import MAX_EXPERTS, LayerTable
 

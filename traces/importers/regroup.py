@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lrcsim.traces.importers.columns import ALIASES
+from lrcsim.traces.importers.names import ALIASES
 from lrcsim.traces.importers.rows import Batch, Rows
 
 __all__ = ["Regrouped"]

@@ -11,14 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import parquet
 
 from lrcsim.errors import TraceError
-from lrcsim.traces.importers import values
-from lrcsim.traces.importers.columns import ALIASES, find_columns, plain
+from lrcsim.traces.importers import lists, values
+from lrcsim.traces.importers.columns import find_columns
 from lrcsim.traces.importers.csv_text import CsvText
 from lrcsim.traces.importers.json_rows import JsonRows
 from lrcsim.traces.importers.logits import best_of_logits
+from lrcsim.traces.importers.names import plain
+from lrcsim.traces.importers.parquet_rows import ParquetRows
 from lrcsim.traces.importers.source import open_bytes
 
 __all__ = ["Batch", "Rows"]
@@ -26,8 +27,6 @@ __all__ = ["Batch", "Rows"]
 Batch = dict[str, Any]
 """Arrow columns of equal length, under our names."""
 
-BLOCK = 8 << 20
-"""Bytes parsed at a time."""
 
 OPTIONAL = (
     *("weight", "residency", "token_id", "domain", "expert_bytes"),
@@ -68,25 +67,24 @@ class Rows:
         self._top_k = top_k
         self._csv: CsvText | None = None
         self._json: JsonRows | None = None
+        self._parquet: ParquetRows | None = None
         stream, _, self.size = open_bytes(path)
         with stream:
             head = _read(path, stream, 1 << 20)
         depths: dict[str, int] = {}
         first: dict[str, Any] = {}
         if head.startswith(b"PAR1"):
-            with self._parquet() as file:
-                schema, self.size = file.schema_arrow, file.metadata.num_rows
-            present, depths = schema.names, {field.name: _depth(field.type) for field in schema}
-            if self.size == 0:
-                raise TraceError(f"{path}: has no rows")
+            self._parquet = ParquetRows(path)
+            present, depths, self.size = self._parquet.names, self._parquet.depths, self._parquet.size
         elif head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
             self._json = JsonRows(path)
             present, depths, self.metadata = self._json.names, self._json.depths, self._json.metadata
+            first = self._json.first
         else:
             self._csv = CsvText(path, head, mapping)
             self.comments, present, first = self._csv.comments, self._csv.names, self._csv.first
             mapping = self._csv.mapping
-            depths = {name: depth for name, cell in first.items() if (depth := _brackets(cell)) > 1}
+            depths = {name: depth for name, cell in first.items() if (depth := lists.brackets(cell)) > 1}
         self._layout = find_columns(path, present, mapping, depths)
         self.names, self.notices = self._layout.names, self._layout.notices
         if self._json is not None:
@@ -111,10 +109,10 @@ class Rows:
         if self.holds_logits and self._top_k is None:
             raise TraceError(f"{self.path}: holds router logits, not experts: give --top-k")
         theirs = self.names.get(source, "")
-        cell = first.get(theirs) if self._csv is not None else self._first_text(theirs)
+        cell = first.get(theirs) if self._parquet is None else self._parquet.first_text(theirs)
         self._depth = depths.get(theirs, 0)
         if isinstance(cell, str) and source not in layout.ranked:
-            self._depth = max(int(plain(theirs) in PLURALS or _is_list(cell)), _brackets(cell))
+            self._depth = max(int(plain(theirs) in lists.PLURALS or lists.is_list(cell)), lists.brackets(cell))
         if source in layout.ranked:
             self._depth = 1
         self.wide = self._depth > 0
@@ -136,28 +134,6 @@ class Rows:
         self.numbered = "token" in self.names
         self.no_token = not self.numbered and "token" not in axes and self._depth < 2
         """Whether tokens follow only from the runs of rows of a layer."""
-
-    def _first_text(self, theirs: str) -> str | None:
-        """Return the first cell of a Parquet or JSON column that is text."""
-        if self._json is not None:
-            cell = self._json.first.get(theirs)
-            return cell if isinstance(cell, str) else None
-        if not theirs:
-            return None
-        with self._parquet() as file:
-            kind = file.schema_arrow.field(theirs).type
-            if pa.types.is_dictionary(kind):
-                kind = kind.value_type
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or "string_view" in str(kind)):
-                return None
-            try:
-                for batch in file.iter_batches(batch_size=1_024, columns=[theirs]):
-                    cells = values.decoded(batch.column(0)).drop_null()
-                    if len(cells):
-                        return str(cells[0].as_py())
-            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-                raise TraceError(f"{self.path}: {_one_line(error)}") from None
-        return ""
 
     def _sample_is_negative(self) -> bool:
         """Look at the first rows for negative token numbers."""
@@ -182,8 +158,8 @@ class Rows:
             yield from self._csv.batches(self._types(names), report)
         elif self._json is not None:
             yield from self._json.batches(wanted, report)
-        else:
-            yield from self._parquet_batches(wanted, report)
+        elif self._parquet is not None:
+            yield from self._parquet.batches(wanted, report, 262_144 if self._depth < 2 else 256)
 
     def _ranked(self, names: Mapping[str, str]) -> list[str]:
         return [theirs for ours, listed in self._layout.ranked.items() if ours in names for theirs in listed]
@@ -240,23 +216,6 @@ class Rows:
         except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
             raise TraceError(f"{self.path}: {_one_line(error)}") from None
 
-    def _parquet(self) -> parquet.ParquetFile:
-        try:
-            file = parquet.ParquetFile(self.path)
-            file.schema_arrow.names  # noqa: B018 - damaged names fail here, not later
-            return file
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise TraceError(f"{self.path}: is a damaged Parquet file ({_one_line(error)})") from None
-
-    def _parquet_batches(self, names: list[str], report: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
-        done = 0
-        with self._parquet() as file:
-            rows = 262_144 if self._depth < 2 else 256
-            for batch in file.iter_batches(batch_size=rows, columns=names):
-                yield batch
-                done += batch.num_rows
-                report(done)
-
     def _side_by_side(self, name: str, columns: list[Any], first_row: int) -> Any:
         """Put one column per rank together as lists."""
         width = len(columns)
@@ -302,10 +261,10 @@ class Rows:
         parents = np.arange(len(listed[source]))
         axes: dict[str, npt.NDArray[np.int64]] = {}
         for axis in self._axes if self._depth > 1 else []:
-            lengths = _lengths(listed[source])
+            lengths = lists.lengths(listed[source])
             index = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
             for name, column in listed.items():
-                self._same_lengths(name, _lengths(column), lengths, first_row, parents)
+                self._same_lengths(name, lists.lengths(column), lengths, first_row, parents)
                 listed[name] = values.decoded(pc.list_flatten(column))
             parents = np.repeat(parents, lengths)
             axes = {known: np.repeat(at, lengths) for known, at in axes.items()} | {axis: index}
@@ -316,7 +275,7 @@ class Rows:
             )
             listed["expert"] = experts
             listed.pop("weight", None)
-        lengths = _lengths(listed["expert"])
+        lengths = lists.lengths(listed["expert"])
         cells = np.repeat(np.arange(len(lengths)), np.maximum(lengths, 1))
         rows = parents[cells]
         long: Batch = {}
@@ -333,7 +292,7 @@ class Rows:
             long["request"] = pa.array(first_row - 1 + rows)  # a row per request
         empty = (lengths == 0)[cells]
         for name, column in listed.items():
-            self._same_lengths(name, _lengths(column), lengths, first_row, parents)
+            self._same_lengths(name, lists.lengths(column), lengths, first_row, parents)
             flat = pc.list_flatten(column)
             if not empty.any():
                 long[name] = flat
@@ -351,22 +310,8 @@ class Rows:
 
     def _lists(self, name: str, column: Any, first_row: int) -> Any:
         if self._depth > 1 and pa.types.is_string(column.type):
-            return self._nested_text(name, column, first_row)
-        return values.as_lists(self.path, name, column)
-
-    def _nested_text(self, name: str, column: Any, first_row: int) -> Any:
-        """Read cells such as ``[[1, 2], [3, 4]]`` of a CSV."""
-        import json
-
-        cells = []
-        for at, text in enumerate(column.to_pylist()):
-            try:
-                cells.append(json.loads(text or "[]"))
-            except (ValueError, RecursionError):
-                raise TraceError(
-                    f"{self.path}: {values.place(first_row + at)}: {name} {str(text)[:60]!r} is no nested list"
-                ) from None
-        return values.decoded(pa.array(cells))
+            return lists.nested_text(self.path, name, column, first_row)
+        return lists.as_lists(self.path, name, column)
 
     def _same_lengths(
         self,
@@ -390,37 +335,10 @@ class Rows:
         """Give each row the item of its token, of a column with one list per request."""
         if token is None:
             raise TraceError(f"{self.path}: {name} holds lists, but the rows are no whole requests")
-        lengths = _lengths(column)
+        lengths = lists.lengths(column)
         starts = np.cumsum(lengths) - lengths
         inside = token < lengths[rows]
         return pc.list_flatten(column).take(pa.array(np.where(inside, starts[rows] + token, 0), mask=~inside))
-
-
-PLURALS = frozenset(name for name in ALIASES["expert"] if name.endswith("s") or name == "indices") | {"topk"}
-
-
-def _is_list(cell: str) -> bool:
-    """Tell whether text is a list: in brackets, or of several items; ``Expert 7`` is one."""
-    if re.fullmatch(r"[A-Za-z#]+[ _.-]?\d+", cell.strip()):
-        return False
-    return "[" in cell or len(re.findall(r"[^\s(){}<>,;|:/\"']+", cell)) > 1
-
-
-def _brackets(cell: str) -> int:
-    """Count the brackets that a cell begins with."""
-    return cell.count("[", 0, len(cell) - len(cell.lstrip(" [")))
-
-
-def _lengths(column: Any) -> npt.NDArray[np.int64]:
-    return np.asarray(pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False), np.int64)
-
-
-def _depth(kind: pa.DataType) -> int:
-    """Count how deep the lists of a type are; 0: no list."""
-    depth = 0
-    while values.is_listed(kind):
-        kind, depth = kind.value_type, depth + 1
-    return depth
 
 
 def _joined(columns: list[Any]) -> Any:

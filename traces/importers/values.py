@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lrcsim.errors import TraceError
-from lrcsim.traces.importers.columns import plain
+from lrcsim.traces.importers.names import plain
 
 __all__ = [
-    *("as_lists", "as_phases", "as_request", "as_text", "decoded"),
+    *("as_phases", "as_request", "as_text", "decoded"),
     *("integers", "is_listed", "numbers", "place"),
 ]
 
@@ -232,33 +232,6 @@ def as_phases(path: Path, theirs: str, column: Any, first_row: int) -> npt.NDArr
         )
     decode: npt.NDArray[np.int64] = (code.to_numpy() >= len(first)).astype(np.int64)
     return np.asarray(decode[encoded.indices.to_numpy()], np.int64)
-
-
-def as_lists(path: Path, name: str, column: Any) -> Any:
-    """Return cells that hold a list as lists, also text: ``[1, 2]``, ``1 2``, ``1;2``, ``1|2``, ``tensor([1, 2])``.
-
-    Raises:
-        TraceError: the column holds neither lists nor text, or lists in lists.
-    """
-    column = decoded(column)
-    if pa.types.is_string(column.type):
-        column = pc.replace_substring_regex(column, r"\b[A-Za-z_]\w*=[^,)\]]*", "")  # tensor([1, 2], device='cuda:0')
-        column = pc.replace_substring_regex(column, r"\b[A-Za-z_][\w.]*\(", "(")
-        inside = pc.match_substring_regex(column, r"\]\s*,?\s*\[").fill_null(False)
-        if pc.any(inside).as_py():
-            at = int(np.argmax(inside.to_numpy(zero_copy_only=False)))
-            raise TraceError(
-                f"{path}: {name} {' '.join(column[at].as_py().split())[:60]!r} holds lists in a list, where one list "
-                "[k] is expected for a token and layer"
-            )
-        trimmed = pc.utf8_trim(pc.replace_substring_regex(column, r"[\[\](){}<>,;|:/\s\"']+", " "), characters=" ")
-        filled = pc.if_else(pc.equal(trimmed, ""), None, trimmed)
-        return pc.split_pattern(filled, " ")
-    if not pa.types.is_list(column.type):
-        raise TraceError(
-            f"{path}: {name} must be a list on each row, as the experts are; the column is {str(column.type)[:80]}"
-        )
-    return column
 
 
 def _refuse(

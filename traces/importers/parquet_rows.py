@@ -1,0 +1,85 @@
+"""Parquet as rows: names and depths of the columns, and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from lrcsim.errors import TraceError
+from lrcsim.traces.importers import values
+
+__all__ = ["ParquetRows"]
+
+DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
+
+
+class ParquetRows:
+    """A Parquet file.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        names: of the columns.
+        depths: how deep the lists of each column are; 0: no lists.
+        size: rows.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._open() as file:
+            self._schema, self.size = file.schema_arrow, file.metadata.num_rows
+        self.names = self._schema.names
+        self.depths = {field.name: _depth(field.type) for field in self._schema}
+        if self.size == 0:
+            raise TraceError(f"{path}: has no rows")
+
+    def first_text(self, name: str) -> str | None:
+        """Return the first cell of a column of text; None: it is no text, or there is no such column."""
+        if name not in self.names:
+            return None
+        kind = self._schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or "string_view" in str(kind)):
+            return None
+        with self._open() as file:
+            try:
+                for batch in file.iter_batches(batch_size=1_024, columns=[name]):
+                    cells = values.decoded(batch.column(0)).drop_null()
+                    if len(cells):
+                        return str(cells[0].as_py())
+            except DAMAGE as error:
+                raise TraceError(f"{self.path}: {_one_line(error)}") from None
+        return ""
+
+    def batches(self, names: Sequence[str], report: Callable[[int], None], rows: int) -> Iterator[pa.RecordBatch]:
+        """Read some columns, so many rows at a time."""
+        done = 0
+        with self._open() as file:
+            for batch in file.iter_batches(batch_size=rows, columns=list(names)):
+                yield batch
+                done += batch.num_rows
+                report(done)
+
+    def _open(self) -> parquet.ParquetFile:
+        try:
+            file = parquet.ParquetFile(self.path)
+            file.schema_arrow.names  # noqa: B018 - damaged names fail here, not later
+            return file
+        except DAMAGE as error:
+            raise TraceError(f"{self.path}: is a damaged Parquet file ({_one_line(error)})") from None
+
+
+def _depth(kind: pa.DataType) -> int:
+    """Count how deep the lists of a type are; 0: no list."""
+    depth = 0
+    while values.is_listed(kind):
+        kind, depth = kind.value_type, depth + 1
+    return depth
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
