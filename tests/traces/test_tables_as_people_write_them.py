@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +109,27 @@ def test_names_of_layers(form: str, tmp_path: Path) -> None:
     assert_imported(tmp_path / "t.csv", tmp_path)
 
 
+def test_layers_of_two_stacks_do_not_become_one(tmp_path: Path) -> None:
+    # Tokens 0 to 4 run through the encoder, 5 and 6 through the decoder: encoder.layers.0 is not decoder.layers.0.
+    cell: Cell = lambda t, layer, _r: f"{'decoder' if PHASE[t] else 'encoder'}.layers.{layer}.mlp"  # noqa: E731
+    (tmp_path / "t.csv").write_text(text(renamed("layer", "layer", cell)))
+    with pytest.raises(TraceError, match=r"'decoder.layers.N' and 'encoder.layers.N'.*number the layers throughout"):
+        imported(tmp_path / "t.csv", tmp_path)
+
+
+def test_names_of_one_layer_may_end_in_several_ways(tmp_path: Path) -> None:
+    cell: Cell = lambda t, layer, _r: f"model.layers.{layer}.{'mlp' if PHASE[t] else 'mlp.gate'}"  # noqa: E731
+    (tmp_path / "t.csv").write_text(text(renamed("layer", "layer", cell)))
+    assert_imported(tmp_path / "t.csv", tmp_path)
+
+
+def test_thousands_of_columns_take_no_time(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(text({**LONG, **{f"c{at}": lambda *_: 0 for at in range(3_000)}}))
+    before = time.process_time()
+    assert_imported(tmp_path / "t.csv", tmp_path)
+    assert time.process_time() - before < 10  # 27 with a look at every pair of names
+
+
 @pytest.mark.parametrize("form", ["expert_{}", "E{}", "Expert {}", "model.layers.0.mlp.experts.{}", "#{}", "{}e0"])
 def test_names_of_experts(form: str, tmp_path: Path) -> None:
     cell: Cell = lambda t, layer, rank: form.format(EXPERTS[t, layer, rank])  # noqa: E731
@@ -140,6 +162,13 @@ def test_lists_as_programs_print_them(name: str, tmp_path: Path) -> None:
 def test_a_row_of_several_tokens_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('token,layer,experts\n0,0,"tensor([[1, 2], [3, 4]])"\n1,0,"tensor([[5, 6]])"\n')
     with pytest.raises(TraceError, match="holds lists in a list"):
+        imported(tmp_path / "t.csv", tmp_path)
+
+
+@pytest.mark.parametrize("cell", ["E7=0.5 E4=0.5", "E7=0.5,E4=0.5", "7:0.5 4:0.5", "7-4", "tensor(7=1, a=2)"])
+def test_other_cells_are_refused(cell: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f'token,layer,experts\n0,0,"{cell}"\n1,0,"{cell}"\n')
+    with pytest.raises(TraceError, match="is no whole number"):
         imported(tmp_path / "t.csv", tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +87,7 @@ def find_columns(
     for theirs in layout.names.values():
         if present.count(theirs) > 1:
             raise TraceError(f"{path}: has {present.count(theirs)} columns named {theirs!r}; names must differ")
-    doubled = sorted({plain(n) for n in present if sum(plain(n) == plain(other) for other in present) > 1})
+    doubled = sorted(name for name, times in Counter(map(plain, present)).items() if times > 1)
     if doubled and any(plain(theirs) in doubled for theirs in layout.names.values()):
         raise TraceError(
             f"{path}: has several columns named {doubled[0]!r} (but for case or signs); rename all but one"

@@ -46,8 +46,9 @@ def as_lists(path: Path, name: str, column: Any) -> Any:
     """
     column = decoded(column)
     if pa.types.is_string(column.type):
-        column = pc.replace_substring_regex(column, r"\b[A-Za-z_]\w*=[^,)\]]*", "")  # tensor([1, 2], device='cuda:0')
-        column = pc.replace_substring_regex(column, r"\b[A-Za-z_][\w.]*\(", "(")
+        if pc.any(pc.match_substring(column, "(").fill_null(False)).as_py():  # tensor([1, 2], device='cuda:0')
+            column = pc.replace_substring_regex(column, r",\s*[A-Za-z_]\w*=[^,)\]]*", "")
+            column = pc.replace_substring_regex(column, r"\b[A-Za-z_][\w.]*\(", "(")
         inside = pc.match_substring_regex(column, r"\]\s*,?\s*\[").fill_null(False)
         if pc.any(inside).as_py():
             at = int(np.argmax(inside.to_numpy(zero_copy_only=False)))

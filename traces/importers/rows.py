@@ -65,6 +65,7 @@ class Rows:
         self.metadata: dict[str, Any] = {}
         self.num_experts: int | None = None
         self._top_k = top_k
+        self._prefixes: set[str] = set()
         self._csv: CsvText | None = None
         self._json: JsonRows | None = None
         self._parquet: ParquetRows | None = None
@@ -244,9 +245,21 @@ class Rows:
             elif name == "weight":
                 typed[name] = column = values.numbers(self.path, name, column, first_row)
             else:
+                if name == "layer":
+                    self._one_naming(column)
                 typed[name] = column = values.integers(self.path, name, column, first_row, parents)
             self._complete(name, column, first_row, parents)
         return typed
+
+    def _one_naming(self, column: Any) -> None:
+        """Refuse layers of two stacks under one number, as ``encoder.layers.0`` and ``decoder.layers.0``."""
+        self._prefixes |= values.layer_prefixes(column)
+        if len(self._prefixes) > 1:
+            one, other = sorted(self._prefixes)[:2]
+            raise TraceError(
+                f"{self.path}: layers are named {one[:40] + 'N'!r} and {other[:40] + 'N'!r}, so that a number is not "
+                "one layer; number the layers throughout"
+            )
 
     def _complete(self, name: str, column: Any, first_row: int, parents: npt.NDArray[np.int64] | None) -> None:
         if column.null_count and name not in OPTIONAL:

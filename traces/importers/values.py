@@ -16,7 +16,7 @@ from lrcsim.traces.importers.names import plain
 
 __all__ = [
     *("as_phases", "as_request", "as_text", "decoded"),
-    *("integers", "is_listed", "numbers", "place"),
+    *("integers", "is_listed", "layer_prefixes", "numbers", "place"),
 ]
 
 PREFILL_WORDS = (
@@ -126,6 +126,20 @@ def _integers_of_text(path: Path, name: str, column: Any, first_row: int, parent
         if all(exact):
             return pa.array([None if v is None else int(float(v)) for v in whole.to_pylist()], pa.int64())
         return _refuse(path, name, column, ~np.array(exact), first_row, parents, "is no whole number in 64 bits")
+
+
+def layer_prefixes(column: Any) -> set[str]:
+    """Return what stands before the number in the names of layers (``model.layers.``), in lower case."""
+    column = decoded(column)
+    if not pa.types.is_string(column.type):
+        return set()
+    names = pc.unique(column).drop_null()
+    found = set()
+    for name in names.filter(pc.match_substring_regex(names, r"[A-Za-z_]")).to_pylist():
+        match = next((match for named in NAMED["layer"] if (match := re.match(named, name.strip()))), None)
+        if match is not None:
+            found.add(name.strip()[: match.start(1)].lower())
+    return found
 
 
 def _fits(text: str) -> bool:
