@@ -31,6 +31,9 @@ RUN = 4
 MANY = 32
 """Such tokens in a row that are told however long the trace is. Real models do six, on a line of dashes."""
 
+EVERY = 4
+"""One token in so many that repeats the one before is told, however short the runs: rows that are written twice."""
+
 ENOUGH = 64
 """Tokens that a layer must have before it is called constant, or a copy."""
 
@@ -161,7 +164,7 @@ class _Rows:
         self.start = 0  # of the run that the last token belongs to
         self.tokens = self.repeated = self.longest = self.filled = 0
         self.pairs = self.differ = self.alike = 0  # tokens with one before; with another row; cells alike in those
-        self.first = self.first_filled = -1
+        self.first = self.first_filled = self.first_pair = -1
 
     def see(self, experts: Ids, starts: Ints, first_token: int) -> None:
         """Compare every token with the one before it, within requests."""
@@ -176,6 +179,8 @@ class _Rows:
         self.pairs += len(experts)
         self.differ += int(np.count_nonzero(~same))
         self.alike += int(np.count_nonzero(equal[~same] & (experts[~same] >= 0)))
+        if self.first_pair < 0 and same.any():
+            self.first_pair = first_token + int(np.argmax(same)) - 1
         self.before = experts[-1].copy()
         begins = np.concatenate([[self.start], first_token + np.flatnonzero(~same)])
         self._add(begins[:-1], np.diff(begins))
@@ -207,6 +212,12 @@ class _Rows:
                 f"{self.longest:,} in a row: padding, a buffer read again, or one token repeated"
             )
             problems.append(Problem(f"token {self.first}", what))
+        elif self.tokens >= ENOUGH and self.pairs - self.differ > max(natural, self.tokens // EVERY):
+            what = (
+                f"{self.pairs - self.differ:,} of {self.tokens:,} tokens have the routing of the token before them in "
+                "all layers: rows written twice?"
+            )
+            problems.append(Problem(f"token {self.first_pair}", what))
         if self.filled >= self.least - 1 > 0:
             what = f"{self.filled:,} tokens use experts 0, 1, 2 ... in every layer: rows that were never written"
             problems.append(Problem(f"token {self.first_filled}", what))

@@ -67,6 +67,10 @@ def repeat(made: np.ndarray) -> None:
     made[60:] = made[60]
 
 
+def double(made: np.ndarray) -> None:
+    made[21:81:2] = made[20:80:2]
+
+
 def fill(made: np.ndarray) -> None:
     made[90:] = [0, 1]
 
@@ -83,6 +87,7 @@ def copy(made: np.ndarray) -> None:
     ("change", "place", "message"),
     [
         (repeat, "token 60", "40 tokens have the routing of the token before them in all layers, up to 40 in a row"),
+        (double, "token 20", "30 of 100 tokens have the routing of the token before them in all layers: rows written"),
         (fill, "token 90", "10 tokens use experts 0, 1, 2 ..."),
         (constant, "layer 1", "routes all 100 tokens to the same 2 experts"),
         (copy, "layer 3", "exactly the routing of layer 1"),
