@@ -362,6 +362,58 @@ def test_a_template_is_no_repeated_turn(tmp_path: Path) -> None:
     assert report.notices == []
 
 
+# By hand. Without token ids the same three turns are known by their routing: what a server returns of a cached prefix
+# is what it returned before. Of turn 2 the rows 0..48 are those that turn 1 ran, of turn 3 all 60 of the prompt.
+@pytest.mark.parametrize(
+    ("order", "repeated"), [([0, 1, 2], [0, 49, 59]), ([1, 0, 2], [0, 39, 59]), ([2, 1, 0], [0, 59, 39])]
+)
+def test_turns_without_token_ids(order: list[int], repeated: list[int], tmp_path: Path) -> None:
+    random = np.random.default_rng(0).random((70, LAYERS, EXPERTS)).argsort(axis=2)[:, :, :TOP_K]
+    ran = [49, 61, 61]  # prompts of 40, 60, 60
+    rows = [random[:49], np.concatenate([random[:49], random[49:61]]), np.concatenate([random[:60], random[69:]])]
+    counts = [{"prompt_tokens": p, "completion_tokens": r + 1 - p} for p, r in zip([40, 60, 60], ran, strict=True)]
+    turns = [openai({"routed_experts": npy(rows[i])}, counts[i]) for i in order]
+    _, report = read(tmp_path, *turns)
+    assert any("prompt tokens repeat earlier requests" in notice for notice in report.notices)
+    trace, report = read(tmp_path, *turns, options=Options(num_experts=EXPERTS, cached_prefix="drop"))
+    idle = (trace.experts < 0).all(axis=(1, 2))
+    assert [int(part.sum()) for part in np.split(idle, trace.offsets[1:-1])] == repeated
+    _, report = read(tmp_path, *turns, options=Options(num_experts=EXPERTS, cached_prefix="keep"))
+    assert report.notices == []
+
+
+def test_few_equal_rows_are_no_repeated_turn(tmp_path: Path) -> None:
+    one = openai({"routed_experts": npy(routing(9))}, {"prompt_tokens": 7, "completion_tokens": 3})
+    _, report = read(tmp_path, one, one)
+    assert report.notices == []
+
+
+def test_choices_of_one_prompt_and_one_count_of_cached_tokens(tmp_path: Path) -> None:
+    rows = routing(22)  # 20 prompt tokens, 3 generated
+    choices = [{"index": i, "finish_reason": "stop", "routed_experts": npy(rows)} for i in (0, 1)]
+    answer = {"choices": choices, "usage": {"prompt_tokens": 20, "completion_tokens": 6}}
+    _, report = read(tmp_path, answer)  # vLLM runs the prompt once, and takes it out of its cache for the second
+    assert report.notices[0].startswith("19 of 20 prompt tokens repeat earlier requests")
+    answer["usage"] = {**COUNTS_OF_20, "prompt_tokens_details": {"cached_tokens": 16}}
+    trace, report = read(tmp_path, answer)
+    assert (trace.experts < 0).all(axis=(1, 2)).sum() == 32
+    assert report.notices[1].startswith("1 response gives one cached_tokens for several choices (n > 1)")
+
+
+COUNTS_OF_20 = {"prompt_tokens": 20, "completion_tokens": 6}
+
+
+def test_more_cached_tokens_than_the_prompt_has(tmp_path: Path) -> None:
+    # SGLang until 2025 added those of all choices (19 + 19), and those of a request that it had retracted and run again
+    sums = {**COUNTS_OF_20, "prompt_tokens_details": {"cached_tokens": 38}}
+    extras = {"sglext": {"routed_experts": flat(routing(22))}}
+    answer = {"object": "chat.completion", "choices": [{"index": 0}, {"index": 1}], "usage": sums, **extras}
+    again = native(routed_experts=flat(routing(22, 1)), prompt_tokens=20, completion_tokens=3, cached_tokens=21)
+    trace, report = read(tmp_path, answer, again)
+    assert trace.experts.min() >= 0
+    assert any(notice.startswith("2 of 2 requests have more cached_tokens than") for notice in report.notices)
+
+
 # --- lines without routing -------------------------------------------------------------------------------------------
 
 ABORTED = openai({"finish_reason": "abort", "routed_experts": None}, {"prompt_tokens": 4, "completion_tokens": 0})
@@ -466,7 +518,7 @@ COUNTS = {"prompt_tokens": 4, "completion_tokens": 3}
         openai(GOOD, {**COUNTS, "prompt_tokens": 1 << 40}),
         openai(GOOD, {**COUNTS, "completion_tokens": -1}),
         openai(GOOD, {**COUNTS, "completion_tokens": float("nan")}),
-        openai(GOOD, {**COUNTS, "prompt_tokens_details": {"cached_tokens": 5}}),
+        openai(GOOD, {**COUNTS, "prompt_tokens_details": {"cached_tokens": -5}}),
         openai(GOOD, {**COUNTS, "prompt_tokens_details": {"cached_tokens": [4]}}),
         openai(GOOD, {**COUNTS, "prompt_tokens_details": 3}),
         openai({**GOOD, "token_ids": "abc"}, COUNTS),
@@ -615,10 +667,10 @@ def test_a_folder_of_answers_is_read_as_one_file(tmp_path: Path) -> None:
 def test_drop_says_where_it_can_do_nothing(tmp_path: Path) -> None:
     usage = {"prompt_tokens": 4, "completion_tokens": 3}
     options = Options(num_experts=EXPERTS, cached_prefix="drop")
-    _, report = read(tmp_path, openai({"routed_experts": npy(routing(6))}, usage), options=options)
-    assert report.notices == [
-        "1 of 1 requests have neither cached_tokens nor token ids: what came out of a prefix cache cannot be told, "
-        "--cached-prefix drop left nothing out of them"
+    _, report = read(tmp_path, openai({"routed_experts": npy(routing(6)[2:])}, usage), options=options)
+    assert report.notices[1:] == [
+        "1 of 1 requests have neither cached_tokens nor token ids nor the routing of their first tokens: what came out "
+        "of a prefix cache cannot be told, --cached-prefix drop left nothing out of them"
     ]
 
 

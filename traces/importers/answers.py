@@ -34,6 +34,7 @@ class Routed:
         prompt_ids: token ids of the prompt, or None.
         made_ids: token ids generated, or None.
         disputed: whether the array's own start contradicts the number of generated tokens, which is then left aside.
+        overcounted: cached tokens said, where they are more than the prompt has and so are left aside; else 0.
     """
 
     experts: npt.NDArray[np.int32]
@@ -41,6 +42,7 @@ class Routed:
     prompt_ids: list[int] | None = None
     made_ids: list[int] | None = None
     disputed: bool = False
+    overcounted: int = 0
 
 
 @dataclass
@@ -53,7 +55,9 @@ class Answer:
         unsent_choices: further choices, where a server sends the first one's routing only.
         model: name of the model, or None.
         domain: label that `lrcsim record` noted, or None.
-        shared_cache: whether it counts cached tokens of several prompts in one sum.
+        shared_cache: whether one number of cached tokens stands for several prompts: their sum (SGLang) or that of the
+            last (vLLM).
+        one_for_choices: whether one number of cached tokens stands for several choices of one prompt.
     """
 
     routed: list[Routed] = field(default_factory=list)
@@ -62,6 +66,7 @@ class Answer:
     model: str | None = None
     domain: str | None = None
     shared_cache: bool = False
+    one_for_choices: bool = False
 
 
 def read_answer(value: Json, options: Options) -> Answer:
@@ -222,6 +227,7 @@ def _openai(body: Json, choices: list[Json], answer: Answer, options: Options) -
         prompt, made = _prompt_of_each(found, body, len(choices), total_prompt, total_made), None
         if cached and _several_prompts(found, body, total_prompt, prompt):
             answer.shared_cache, cached = True, None
+        answer.one_for_choices = bool(cached) and any(own.cached is None for own in found[1:])
     for own in found:
         own.prompt = prompt if own.prompt is None else own.prompt
         own.made = made if own.made is None else own.made
@@ -349,12 +355,17 @@ def _placed(
     """Choose among the counts that an answer gives those that go with the rows.
 
     Lists of ids come before sums; where the two differ (a stop string cut tokens off, an image stands for many), the
-    first pair with which the rows are complete is taken, else the first that is possible.
+    first pair with which the rows are complete is taken, else the first that is possible. More cached tokens than the
+    prompt has are no count of this prompt: SGLang once added those of all choices, and those of each time that it took
+    up a request again for which it had run out of memory.
     """
     if wire.start is not None:
         start = wire.start
     prompts = [count for count in dict.fromkeys(prompts) if count is not None] or [None]
     mades = [count for count in dict.fromkeys(mades) if count is not None] or [None]
+    overcounted = 0
+    if cached is not None and prompts != [None] and cached > max(count or 0 for count in prompts):
+        overcounted, cached = cached, None
     possible: list[Sent] = []
     refused: TraceError | None = None
     for prompt in prompts:
@@ -366,10 +377,10 @@ def _placed(
                 refused = refused or error
                 continue
             if ran.start == (start or 0) and not ran.surplus and not ran.aborted:
-                return Routed(wire.experts, sent, prompt_ids, made_ids)
+                return Routed(wire.experts, sent, prompt_ids, made_ids, overcounted=overcounted)
             possible.append(sent)
     if possible:
-        return Routed(wire.experts, possible[0], prompt_ids, made_ids)
+        return Routed(wire.experts, possible[0], prompt_ids, made_ids, overcounted=overcounted)
     if wire.start is not None and mades != [None]:
         sent = Sent(len(wire.experts), prompts[0], None, start, cached, aborted)
         try:
@@ -377,7 +388,7 @@ def _placed(
         except TraceError:
             pass
         else:  # the array says itself where its rows are, the counts are of something else
-            return Routed(wire.experts, sent, prompt_ids, made_ids, disputed=True)
+            return Routed(wire.experts, sent, prompt_ids, made_ids, disputed=True, overcounted=overcounted)
     hint = "; check --num-layers and --top-k" if wire.flattened else ""
     raise TraceError(f"{refused}{hint}")
 

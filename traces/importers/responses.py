@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from lrcsim.errors import TraceError
 from lrcsim.traces.importers.answers import Answer, Routed, read_answer
-from lrcsim.traces.importers.prefixes import Prefixes
+from lrcsim.traces.importers.prefixes import Prefixes, row_marks
 from lrcsim.traces.importers.source import (
     Columns,
     Options,
@@ -190,8 +190,8 @@ class _Reading:
         self.skipped = _Skipped()
         self.most_not_sent = NOT_SENT_PER_BYTE * size + (1 << 20)
         self.repeated = self.repeated_of = self.kept = self.disputed = self.shared_cache = self.unsent_choices = 0
-        self.untold = 0
-        self._prefixes = Prefixes()
+        self.untold = self.overcounted = self.one_for_choices = 0
+        self._by_ids, self._by_rows = Prefixes(), Prefixes()
 
     def entries(self, report: Callable[[int], None]) -> Iterator[_Entry]:
         """Yield the requests that have routing."""
@@ -219,6 +219,7 @@ class _Reading:
 
     def _skip(self, where: str, answer: Answer) -> None:
         self.shared_cache += answer.shared_cache
+        self.one_for_choices += answer.one_for_choices
         self.unsent_choices += answer.unsent_choices
         for reason in answer.without:
             if self.options.stop_on_error:
@@ -228,26 +229,21 @@ class _Reading:
 
     def _settle(self, routed: Routed) -> Ran:
         """Say what ran of a request, after the user's word on cached prefixes; count it."""
-        sent, ids = routed.sent, routed.prompt_ids
+        sent = routed.sent
         if sent.cached is not None:
             if self.options.cached_prefix == "keep":
                 self.kept += sent.cached
                 sent = replace(sent, cached=0)
-        elif ids is not None:
-            shared = self._prefixes.shared(ids)
-            if Prefixes.tells(shared, len(ids)):
-                self.repeated += shared
-                self.repeated_of += len(ids)
-                if self.options.cached_prefix == "drop":
-                    sent = replace(sent, cached=shared)
         else:
-            self.untold += 1
+            repeated = self._repeats(routed)
+            if repeated and self.options.cached_prefix == "drop":
+                sent = replace(sent, cached=repeated)
         ran = settle(sent)
-        if ids is not None:
-            self._prefixes.add([*ids, *(routed.made_ids or [])][: max(ran.tokens, len(ids))])
+        self._remember(routed, ran)
         if ran.prompt is None and self.options.phase is None:
             raise TraceError("does not say how many tokens its prompt has; give --phase none to import without phases")
         self.disputed += routed.disputed
+        self.overcounted += routed.overcounted > 0
         self.tally.add(ran)
         if self.tally.not_sent > self.most_not_sent:
             raise TraceError(
@@ -255,6 +251,32 @@ class _Reading:
                 f"which is too much for its size (allowed {self.most_not_sent:,})"
             )
         return ran
+
+    def _repeats(self, routed: Routed) -> int:
+        """Return how many tokens of a prompt repeat earlier requests, and count them."""
+        ids, prompt = routed.prompt_ids, 0
+        if ids is not None:
+            prompt, shared = len(ids), self._by_ids.shared(ids)
+        else:
+            ran = settle(routed.sent)
+            if ran.start > 0 or not len(routed.experts) or routed.experts[0].max() < 0:
+                self.untold += 1
+                return 0
+            prompt = ran.tokens if ran.prompt is None else ran.prompt
+            shared = self._by_rows.shared(row_marks(routed.experts[:prompt]))
+        if not Prefixes.tells(shared, prompt, by_rows=ids is None):
+            return 0
+        self.repeated += shared
+        self.repeated_of += prompt
+        return shared
+
+    def _remember(self, routed: Routed, ran: Ran) -> None:
+        """Keep what a request ran, for `_repeats` of later ones."""
+        ids = routed.prompt_ids
+        if ids is not None:
+            self._by_ids.add([*ids, *(routed.made_ids or [])][: max(ran.tokens, len(ids))])
+        elif ran.start == 0:
+            self._by_rows.add(row_marks(routed.experts))
 
     def notices(self) -> list[str]:
         """Say what was left out, and what cannot be told."""
@@ -279,6 +301,16 @@ class _Reading:
                 f"{self.shared_cache:,} response{'s' * (self.shared_cache != 1)} give cached_tokens of several prompts "
                 "in one sum: it cannot be told whose they are, all count as run"
             )
+        if self.one_for_choices and self.options.cached_prefix is None:
+            said.append(
+                f"{self.one_for_choices:,} response{'s give' if self.one_for_choices != 1 else ' gives'} one "
+                "cached_tokens for several choices (n > 1), and it was taken for each: of one of them more may have run"
+            )
+        if self.overcounted:
+            said.append(
+                f"{self.overcounted:,} of {self.tally.requests:,} requests have more cached_tokens than their prompt "
+                "has tokens (sums over choices, or over restarts of a request): it was left aside"
+            )
         if self.repeated and self.options.cached_prefix is None:
             said.append(
                 f"{self.repeated:,} of {self.repeated_of:,} prompt tokens repeat earlier requests, and their responses "
@@ -292,8 +324,9 @@ class _Reading:
             )
         if self.untold and self.options.cached_prefix == "drop":
             said.append(
-                f"{self.untold:,} of {self.tally.requests:,} requests have neither cached_tokens nor token ids: what "
-                "came out of a prefix cache cannot be told, --cached-prefix drop left nothing out of them"
+                f"{self.untold:,} of {self.tally.requests:,} requests have neither cached_tokens nor token ids nor the "
+                "routing of their first tokens: what came out of a prefix cache cannot be told, --cached-prefix drop "
+                "left nothing out of them"
             )
         if self.disputed:
             said.append(
