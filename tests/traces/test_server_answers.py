@@ -619,6 +619,36 @@ def test_a_stream_that_broke_off_is_skipped(tmp_path: Path) -> None:
     assert report.notices[0].startswith("1 request without routing skipped")
 
 
+@pytest.mark.parametrize("name", ["sglext", "sgl_ext", "routed_experts"])
+def test_routing_after_the_finish_reason(name: str, tmp_path: Path) -> None:
+    """Each of two choices ends, and then gets its routing in a chunk of its own."""
+    kind = {"id": "c", "object": "chat.completion.chunk", "model": "m"}
+    empty: Json = {"delta": {}, "finish_reason": None}
+    given = npy(routing(6)) if name == "routed_experts" else {"routed_experts": flat(routing(6))}
+    values: list[Json] = [
+        *({**kind, "choices": [{"index": i, "delta": {"content": "x"}, "finish_reason": None}]} for i in (0, 1, 0, 1)),
+        *({**kind, "choices": [{"index": i, "delta": {}, "finish_reason": "stop"}]} for i in (0, 1)),
+        *({**kind, "choices": [{"index": i, **empty, name: given}]} for i in (0, 1)),
+        {**kind, "choices": [], "usage": {"prompt_tokens": 4, "completion_tokens": 6}},
+    ]
+    trace, report = read(tmp_path, *values, *values, form="sse")
+    assert (report.requests, report.notices) == (4, [])
+    assert trace.phase is not None
+    assert trace.phase.tolist() == ([0] * 4 + [1] * 2) * 4
+
+
+def test_a_stream_with_routing_so_far_in_each_chunk(tmp_path: Path) -> None:
+    values = [
+        native(
+            id="s", finish_reason={"type": "length"} if made == 3 else None, prompt_tokens=4, completion_tokens=made,
+            routed_experts=flat(routing(3 + made)),
+        )
+        for made in (1, 2, 3)
+    ]  # fmt: skip
+    trace, report = read(tmp_path, *values, form="sse")
+    assert (report.requests, trace.num_tokens) == (1, 6)
+
+
 def test_streams_of_sglang(tmp_path: Path) -> None:
     meta = {"id": "s", "prompt_tokens": 4}
     values = [

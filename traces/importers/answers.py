@@ -438,7 +438,7 @@ def _count(where: Json, name: str) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 1 << 31:
-        raise TraceError(f"is not of the form that servers send ({name} is {str(value)[:40]}, must be a count)")
+        raise TraceError(f"is not of the form that servers send ({name} is {repr(value)[:40]}, must be a whole number)")
     return value
 
 

@@ -298,8 +298,8 @@ class _Reading:
             )
         if self.shared_cache:
             said.append(
-                f"{self.shared_cache:,} response{'s' * (self.shared_cache != 1)} give cached_tokens of several prompts "
-                "in one sum: it cannot be told whose they are, all count as run"
+                f"{self.shared_cache:,} response{'s give' if self.shared_cache != 1 else ' gives'} cached_tokens of "
+                "several prompts in one sum: it cannot be told whose they are, all count as run"
             )
         if self.one_for_choices and self.options.cached_prefix is None:
             said.append(
@@ -314,8 +314,9 @@ class _Reading:
         if self.repeated and self.options.cached_prefix is None:
             said.append(
                 f"{self.repeated:,} of {self.repeated_of:,} prompt tokens repeat earlier requests, and their responses "
-                "have no cached_tokens: whether they ran or came out of a prefix cache cannot be told, they count as "
-                "run. --cached-prefix drop leaves them out (-1), --cached-prefix keep counts them without this note"
+                "have no cached_tokens of their own: whether they ran or came out of a prefix cache cannot be told, "
+                "they count as run. --cached-prefix drop leaves them out (-1), --cached-prefix keep counts them "
+                "without this note"
             )
         if self.repeated and self.options.cached_prefix == "drop":
             said.append(
