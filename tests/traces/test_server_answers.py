@@ -338,7 +338,11 @@ def test_turns_that_repeat_earlier_ones(tmp_path: Path) -> None:
     idle = (trace.experts < 0).all(axis=(1, 2))
     per_turn = [int(part.sum()) for part in np.split(idle, trace.offsets[1:-1])]
     assert (lengths, per_turn) == ([49, 61, 61], [0, 49, 59])
-    assert any("at most" in notice for notice in report.notices)
+    (notice,) = report.notices
+    assert notice.startswith(
+        "108 of 160 prompt tokens repeat earlier requests, have no cached_tokens of their own and were"
+    )
+    assert "at most" in notice
 
     trace, report = read(tmp_path, *TURNS, options=Options(num_experts=EXPERTS, cached_prefix="keep"))
     assert trace.experts.min() >= 0

@@ -244,7 +244,7 @@ class _Reading:
             raise TraceError("does not say how many tokens its prompt has; give --phase none to import without phases")
         self.disputed += routed.disputed
         self.overcounted += routed.overcounted > 0
-        self.tally.add(ran)
+        self.tally.add(ran, told=routed.sent.cached is not None)
         if self.tally.not_sent > self.most_not_sent:
             raise TraceError(
                 f"the file says of {self.tally.not_sent:,} tokens that they come before the first row, "
@@ -317,11 +317,6 @@ class _Reading:
                 "have no cached_tokens of their own: whether they ran or came out of a prefix cache cannot be told, "
                 "they count as run. --cached-prefix drop leaves them out (-1), --cached-prefix keep counts them "
                 "without this note"
-            )
-        if self.repeated and self.options.cached_prefix == "drop":
-            said.append(
-                "where there is no cached_tokens, the prompt tokens that repeat earlier requests were left out "
-                "(--cached-prefix drop): at most so many came out of a prefix cache"
             )
         if self.untold and self.options.cached_prefix == "drop":
             said.append(
