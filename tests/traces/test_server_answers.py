@@ -592,7 +592,7 @@ def test_streams(form: str, mixed: bool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("chunk", [7, 40])
 def test_server_sent_events_across_chunks(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lrcsim.traces.importers.responses.CHUNK", chunk)
+    monkeypatch.setattr("lrcsim.traces.importers.json_objects.CHUNK", chunk)
     lines = [json.dumps(part) for part in chunks("a", 4, 3, usage=True)]
     around = ": a comment, to keep the connection alive\r\n\r\nevent: message of a long name\r\nid: 3\r\ndata:"
     text = "\ufeff" + "".join(f"{around}{line}\r\n\r\n" for line in lines) + "retry: 100\r\ndata: [DONE]\r\n\r\n"
