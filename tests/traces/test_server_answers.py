@@ -386,6 +386,42 @@ def test_turns_without_token_ids(order: list[int], repeated: list[int], tmp_path
     assert report.notices == []
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(data=st.data(), drop=st.booleans())
+def test_routing_tells_what_token_ids_tell(data: st.DataObject, drop: bool, tmp_path: Path) -> None:
+    """Turns, branches and repeats of conversations, read with and without their token ids."""
+    sequences: list[list[int]] = []
+    fresh = itertools.count()
+    turns: list[tuple[list[int], list[int]]] = []
+    for _ in range(data.draw(st.integers(1, 5))):
+        earlier = data.draw(st.sampled_from([[], *sequences]))
+        prompt = earlier[: data.draw(st.integers(0, len(earlier)))] + [
+            next(fresh) for _ in range(data.draw(st.integers(1, 20)))
+        ]
+        made = [next(fresh) for _ in range(data.draw(st.integers(1, 12)))]
+        turns.append((prompt, made))
+        sequences.append([*prompt, *made][:-1])
+    rows = np.random.default_rng(0).random((next(fresh) + 1, 6, EXPERTS)).argsort(axis=2)[:, :, :TOP_K]  # of each id
+    answers = [
+        openai(
+            {"routed_experts": npy(rows[[*prompt, *made][:-1]]), "prompt_token_ids": prompt, "token_ids": made},
+            {"prompt_tokens": len(prompt), "completion_tokens": len(made)},
+        )
+        for prompt, made in turns
+    ]
+    options = Options(num_experts=EXPERTS, cached_prefix="drop" if drop else None)
+    by_ids, said = read(tmp_path, *answers, options=options)
+    for answer in answers:
+        del answer["choices"][0]["prompt_token_ids"], answer["choices"][0]["token_ids"]
+    by_rows, said_by_rows = read(tmp_path, *answers, options=options)
+    idle = [(trace.experts < 0).all(axis=(1, 2)) for trace in (by_ids, by_rows)]
+    for low, high in itertools.pairwise(by_ids.offsets.tolist()):
+        told, seen = (int(part[low:high].sum()) for part in idle)
+        assert seen == (told if told >= 8 else 0)
+    if not drop and not any("repeat" in notice for notice in said.notices):
+        assert said_by_rows.notices == said.notices
+
+
 def test_few_equal_rows_are_no_repeated_turn(tmp_path: Path) -> None:
     one = openai({"routed_experts": npy(routing(9))}, {"prompt_tokens": 7, "completion_tokens": 3})
     _, report = read(tmp_path, one, one)
