@@ -422,6 +422,14 @@ def test_routing_tells_what_token_ids_tell(data: st.DataObject, drop: bool, tmp_
         assert said_by_rows.notices == said.notices
 
 
+def test_an_empty_prompt(tmp_path: Path) -> None:
+    answer = openai({"routed_experts": npy(routing(4))}, {"prompt_tokens": 0, "completion_tokens": 5})
+    trace, report = read(tmp_path, answer, answer)
+    assert (trace.experts.min() >= 0, report.notices) == (True, [])
+    assert trace.phase is not None
+    assert trace.phase.tolist() == [1] * 8
+
+
 def test_few_equal_rows_are_no_repeated_turn(tmp_path: Path) -> None:
     one = openai({"routed_experts": npy(routing(9))}, {"prompt_tokens": 7, "completion_tokens": 3})
     _, report = read(tmp_path, one, one)

@@ -85,7 +85,7 @@ def row_marks(experts: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     Args:
         experts: int32 [rows, L, k] expert ids.
     """
-    flat = experts.reshape(len(experts), -1)
+    flat = experts.reshape(len(experts), experts.shape[1] * experts.shape[2])
     factors = np.random.default_rng(0).integers(0, 1 << 62, flat.shape[1]) * 2 + 1
     marks = np.zeros(len(flat), np.int64)
     for column, factor in zip(flat.T, factors, strict=True):  # a product of all at once would take eight times the file
