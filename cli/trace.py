@@ -214,6 +214,7 @@ def _facts(opened: RoutingTrace, quick: bool, progress: Callable[[int, int], Non
         "columns": list(opened.columns),
         "positions": None,
         "unrecorded": None,
+        "tokens_without_routing": None,
         "recorded_hit_rate": None,
         "file_bytes": opened.path.stat().st_size if opened.path else None,
         "provenance": opened.provenance,
@@ -223,11 +224,13 @@ def _facts(opened: RoutingTrace, quick: bool, progress: Callable[[int, int], Non
     from lrcsim.traces.trace import DECODE, mark_missing
 
     wanted = [name for name in ("experts", "stack", "phase", "residency") if name in opened.columns]
-    missing = recorded = decoded = hits = looked_up = 0
+    missing = recorded = without = decoded = hits = looked_up = 0
     for low, high in opened.blocks():
         block: dict[str, Any] = {name: opened.read(name, low, high) for name in wanted}
         missing += int(np.count_nonzero(mark_missing(block, layers)))
-        recorded += int(np.count_nonzero(block["experts"] >= 0))
+        held = block["experts"] >= 0
+        recorded += int(np.count_nonzero(held))
+        without += int(np.count_nonzero(~held.any(axis=(1, 2))))
         decode = block["phase"] == DECODE if "phase" in block else np.ones(high - low, bool)
         decoded += int(decode.sum())
         if "residency" in block:  # a prompt is looked up in one batch, so only decoded tokens have one look-up per row
@@ -236,6 +239,7 @@ def _facts(opened: RoutingTrace, quick: bool, progress: Callable[[int, int], Non
             looked_up += int(np.count_nonzero(residency != 255))
         progress(high, opened.num_tokens)
     facts["positions"], facts["unrecorded"] = recorded + missing, missing
+    facts["tokens_without_routing"] = without
     if "phase" in opened.columns:
         facts["prefill_tokens"], facts["decode_tokens"] = opened.num_tokens - decoded, decoded
     if looked_up:
@@ -287,6 +291,8 @@ def _print_facts(facts: dict[str, Any]) -> None:
     tokens = f"{facts['tokens']:,}"
     if facts["decode_tokens"] is not None:
         tokens += f" ({facts['prefill_tokens']:,} prefill, {facts['decode_tokens']:,} decode)"
+    if facts["tokens_without_routing"]:
+        tokens += f", {facts['tokens_without_routing']:,} of them without routing"
     requests = f"{facts['requests']:,}"
     if facts["domains"] is not None:
         names = ", ".join(facts["domains"][:8]) + (", ..." if len(facts["domains"]) > 8 else "")

@@ -156,6 +156,8 @@ class Tally:
         tokens = step.emitted or (1,) * len(step.sequences)
         self.emitted.append(sum(tokens))
         for request, given in zip(step.sequences, tokens, strict=True):
+            if given == 0:  # none of the tokens that count ran
+                continue
             self._token_given(request, step.phase, begin, end)
             if step.phase == DECODE:
                 self._decoding.add(request)

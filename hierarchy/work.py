@@ -168,9 +168,10 @@ def _sizes(
         for low, high, kind in zip((first - base).tolist(), (end - base).tolist(), phase.tolist(), strict=True):
             longest: dict[int, int] = {}
             emitted: dict[int, int] = {}
-            for request, place, kept in zip(*(column[low:high] for column in columns), strict=True):
+            parts = (column[low:high] for column in (*columns, ran.tolist()))
+            for request, place, kept, has_run in zip(*parts, strict=True):
                 longest[request] = max(longest.get(request, 0), place + 1)
-                emitted[request] = emitted.get(request, 0) + kept
+                emitted[request] = emitted.get(request, 0) + kept * has_run
             tokens = int(ran[low:high].sum())
             pairs = int(position[low:high][ran[low:high]].sum()) + tokens
             outputs = tokens if kind == DECODE else len(longest)

@@ -109,7 +109,7 @@ def record_from_server(
 
     Raises:
         ConfigError: the server does not answer, refuses, or the settings are not for servers.
-        TraceError: no answer holds routing, or the trace cannot be written.
+        TraceError: no answer holds routing, or they are no trace; then they are kept.
     """
     useless = [name for name in ("teacher_forced", "logits", "predict_next") if getattr(settings, name)]
     if useless:
@@ -153,7 +153,10 @@ def record_from_server(
         }
         if so_far.skipped:
             about["skipped_prompts"] = so_far.skipped
-        report = import_trace(kept, out, kind, _with_model(options, model), provenance=about)
+        try:
+            report = import_trace(kept, out, kind, _with_model(options, model), provenance=about)
+        except TraceError as error:
+            raise TraceError(f"{error}; the answers are kept, see lrcsim trace import {kept} -o {out}") from None
         workspace.discard()
     return Recording(out, report.requests, report.tokens, resumed, {}, [*so_far.notices(), *report.notices])
 

@@ -187,7 +187,8 @@ class Tally:
     Attributes:
         requests: requests settled.
         prompt: prompt tokens, where known.
-        cached: prompt tokens that did not run.
+        cached: prompt tokens that did not run, as their source says.
+        supposed: prompt tokens that are taken as not run.
         not_sent: positions without a row before the first row.
         aborted: requests whose rows end early.
         surplus: requests with a row for the last token.
@@ -197,20 +198,25 @@ class Tally:
     requests: int = 0
     prompt: int = 0
     cached: int = 0
+    supposed: int = 0
     not_sent: int = 0
     aborted: int = 0
     surplus: int = 0
     unphased: int = 0
 
-    def add(self, ran: Ran) -> None:
+    def add(self, ran: Ran, told: bool = True) -> None:
         """Count one request.
 
         Args:
             ran: as `settle` says.
+            told: whether the source says what was cached; else it is supposed, from what repeats.
         """
         self.requests += 1
         self.prompt += ran.prompt or 0
-        self.cached += ran.cached
+        if told:
+            self.cached += ran.cached
+        else:
+            self.supposed += ran.cached
         self.not_sent += ran.not_sent
         self.aborted += ran.aborted
         self.surplus += ran.surplus
@@ -223,6 +229,11 @@ class Tally:
             said.append(
                 f"{self.cached:,} of {self.prompt:,} prompt tokens came out of the prefix cache (cached_tokens): "
                 "not run, left out (-1); --cached-prefix keep counts them as run"
+            )
+        if self.supposed:
+            said.append(
+                f"{self.supposed:,} of {self.prompt:,} prompt tokens repeat earlier requests, have no cached_tokens of "
+                "their own and were left out (-1, --cached-prefix drop): at most so many came out of a prefix cache"
             )
         if self.not_sent:
             said.append(f"{self.not_sent:,} tokens before the first row of their request were not sent: left out (-1)")

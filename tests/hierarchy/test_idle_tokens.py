@@ -49,6 +49,26 @@ def test_a_cached_prefix_makes_prefill_shorter() -> None:
     assert prefill(384) == pytest.approx(prefill(384, log=True), rel=1e-9)  # the engine that has a log is the other one
 
 
+def test_tokens_that_did_not_run_are_not_emitted() -> None:
+    # After a prompt of one token 4 are decoded, of which the third is a hole in the record; one draft, always accepted:
+    # steps of 2 and 2 tokens, which give 2 and 1. Without drafts 3 steps give one each.
+    trace = trace_of([(1, 4, [3])])
+    drafted = batched(trace, speculative=(1, [1]))
+    assert [step.emitted for step in steps_of(Schedule(drafted))] == [(), (2,), (1,)]
+    together = batched(trace_of([(1, 2, [2]), (1, 2, [])]), batch=2)
+    assert [step.emitted for step in steps_of(Schedule(together))] == [(), (), (1, 1), (0, 1)]
+
+
+def test_the_rate_counts_tokens_that_ran() -> None:
+    random = np.random.default_rng(0).random((9, 16, 64)).argsort(axis=2)[:, :, :8]
+    random[[3, 6]] = -1
+    phase = (np.arange(9) > 0).astype(np.uint8)
+    trace = RoutingTrace.from_arrays(random, num_experts=64, phase=phase)
+    for how in ({}, {"speculative": (1, [1])}, {"speculative": (1, [0])}):
+        time = simulate(trace, cache=8, hardware="rtx-4090", model="olmoe-1b-7b", **how).to_dict()["time"]
+        assert time["decode_tokens_per_s"] * time["decode_s"] == pytest.approx(6), how
+
+
 def test_every_block_names_its_own() -> None:
     trace = trace_of([(3, 2, [0, 1]), (4, 1, [2]), (2, 2, [])])
     blocks = list(Schedule(trace, "token").blocks(2))

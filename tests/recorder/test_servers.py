@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,6 +41,7 @@ class Stub(BaseHTTPRequestHandler):
     fail_after = 10**6
     longest = 10**6
     cached = 0
+    hole = False
     elsewhere = ""
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -92,7 +94,10 @@ class Stub(BaseHTTPRequestHandler):
             extras = {"sglext": {"routed_experts": base64.b64encode(routing(prompt, made).tobytes()).decode()}}
         elif self.with_routing:
             file = io.BytesIO()
-            np.save(file, routing(prompt, made).astype(np.uint8))
+            rows = routing(prompt, made).astype(np.uint8)
+            if self.hole:
+                rows[2] = 0
+            np.save(file, rows)
             choice["routed_experts"] = base64.b64encode(file.getvalue()).decode()
         if body.get("return_token_ids"):
             choice |= {"prompt_token_ids": prompt, "token_ids": list(range(made))}
@@ -374,6 +379,20 @@ def test_cached_tokens_did_not_run(
     assert code == 0, err
     with RoutingTrace.open(out) as trace:
         assert trace.experts.min() >= 0
+
+
+def test_answers_that_are_no_trace_are_kept(
+    lrcsim: Callable[..., Any], stub: Any, prompts: str, tmp_path: Path
+) -> None:
+    stub[1].hole = True
+    out = tmp_path / "out.h5"
+    code, _, err = lrcsim("record", "--from-vllm", stub[0], "--prompts", prompts, "-o", out, "--max-new-tokens", 4)
+    assert (code, err.count("\n"), out.exists()) == (1, 1, False)
+    assert "response 1: row 2 (token 2) has expert 0 at every rank" in err
+    kept = re.search(r"the answers are kept, see lrcsim trace import (\S+) -o (\S+)", err)
+    assert kept is not None
+    code, said, err = lrcsim("trace", "import", kept[1], "-o", kept[2], "--drop-zero-rows")
+    assert (code, "23 tokens in 3 requests" in said) == (0, True), err
 
 
 # --- the key --------------------------------------------------------------------------------------------------------

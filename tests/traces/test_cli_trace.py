@@ -163,3 +163,12 @@ def test_one_progress_call_reaches_the_end_of_an_export(tmp_path: Path) -> None:
         export_trace(make_trace(3), tmp_path / name, progress=lambda *call: calls.append(call))  # noqa: B023
         assert calls[-1][0] == calls[-1][1]
         assert all(np.diff([done for done, _ in calls]) >= 0)
+
+
+def test_info_counts_tokens_without_routing(lrcsim, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    experts = np.array([[[-1, -1]], [[0, -1]], [[1, 0]], [[0, 1]]])
+    path = tmp_path / "holes.h5"
+    RoutingTrace.from_arrays(experts, num_experts=2, phase=np.array([0, 0, 1, 1], np.uint8)).save(path)
+    assert "4 (2 prefill, 2 decode), 1 of them without routing" in lrcsim("trace", "info", path).out
+    facts = json.loads(lrcsim("trace", "info", path, "--json", "-").out)
+    assert (facts["tokens_without_routing"], facts["unrecorded"]) == (1, 3)

@@ -13,7 +13,7 @@ from trace_files import imported, random_experts
 
 from lrcsim.errors import TraceError
 from lrcsim.traces.importers import Options, import_trace
-from lrcsim.traces.importers.responses import objects
+from lrcsim.traces.importers.json_objects import objects
 
 LAYERS, EXPERTS, TOP_K = 3, 16, 2
 Json = dict[str, object]
@@ -248,7 +248,7 @@ def test_truncated_json(cut: int, tmp_path: Path) -> None:
 
 
 def test_objects_are_read_one_by_one_across_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lrcsim.traces.importers.responses.CHUNK", 7)  # cuts inside characters, strings and numbers
+    monkeypatch.setattr("lrcsim.traces.importers.json_objects.CHUNK", 7)  # cuts inside characters, strings and numbers
     values = [{"text": 'süß, 日本 " [ {', "n": [1, -2.5e3, None], "at": i} for i in range(20)]
     for form in ("list", "pretty", "jsonl"):
         write(tmp_path / "r.json", values, form)  # type: ignore[arg-type]

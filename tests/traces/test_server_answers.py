@@ -338,7 +338,11 @@ def test_turns_that_repeat_earlier_ones(tmp_path: Path) -> None:
     idle = (trace.experts < 0).all(axis=(1, 2))
     per_turn = [int(part.sum()) for part in np.split(idle, trace.offsets[1:-1])]
     assert (lengths, per_turn) == ([49, 61, 61], [0, 49, 59])
-    assert any("at most" in notice for notice in report.notices)
+    (notice,) = report.notices
+    assert notice.startswith(
+        "108 of 160 prompt tokens repeat earlier requests, have no cached_tokens of their own and were"
+    )
+    assert "at most" in notice
 
     trace, report = read(tmp_path, *TURNS, options=Options(num_experts=EXPERTS, cached_prefix="keep"))
     assert trace.experts.min() >= 0
@@ -360,6 +364,102 @@ def test_what_the_file_says_goes_before_what_repeats(tmp_path: Path) -> None:
 def test_a_template_is_no_repeated_turn(tmp_path: Path) -> None:
     _, report = read(tmp_path, turn([1, 2, 3, *range(50, 70)], [5]), turn([1, 2, 3, *range(80, 99)], [5]))
     assert report.notices == []
+
+
+# By hand. Without token ids the same three turns are known by their routing: what a server returns of a cached prefix
+# is what it returned before. Of turn 2 the rows 0..48 are those that turn 1 ran, of turn 3 all 60 of the prompt.
+@pytest.mark.parametrize(
+    ("order", "repeated"), [([0, 1, 2], [0, 49, 59]), ([1, 0, 2], [0, 39, 59]), ([2, 1, 0], [0, 59, 39])]
+)
+def test_turns_without_token_ids(order: list[int], repeated: list[int], tmp_path: Path) -> None:
+    random = np.random.default_rng(0).random((70, LAYERS, EXPERTS)).argsort(axis=2)[:, :, :TOP_K]
+    ran = [49, 61, 61]  # prompts of 40, 60, 60
+    rows = [random[:49], np.concatenate([random[:49], random[49:61]]), np.concatenate([random[:60], random[69:]])]
+    counts = [{"prompt_tokens": p, "completion_tokens": r + 1 - p} for p, r in zip([40, 60, 60], ran, strict=True)]
+    turns = [openai({"routed_experts": npy(rows[i])}, counts[i]) for i in order]
+    _, report = read(tmp_path, *turns)
+    assert any("prompt tokens repeat earlier requests" in notice for notice in report.notices)
+    trace, report = read(tmp_path, *turns, options=Options(num_experts=EXPERTS, cached_prefix="drop"))
+    idle = (trace.experts < 0).all(axis=(1, 2))
+    assert [int(part.sum()) for part in np.split(idle, trace.offsets[1:-1])] == repeated
+    _, report = read(tmp_path, *turns, options=Options(num_experts=EXPERTS, cached_prefix="keep"))
+    assert report.notices == []
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(data=st.data(), drop=st.booleans())
+def test_routing_tells_what_token_ids_tell(data: st.DataObject, drop: bool, tmp_path: Path) -> None:
+    """Turns, branches and repeats of conversations, read with and without their token ids."""
+    sequences: list[list[int]] = []
+    fresh = itertools.count()
+    turns: list[tuple[list[int], list[int]]] = []
+    for _ in range(data.draw(st.integers(1, 5))):
+        earlier = data.draw(st.sampled_from([[], *sequences]))
+        prompt = earlier[: data.draw(st.integers(0, len(earlier)))] + [
+            next(fresh) for _ in range(data.draw(st.integers(1, 20)))
+        ]
+        made = [next(fresh) for _ in range(data.draw(st.integers(1, 12)))]
+        turns.append((prompt, made))
+        sequences.append([*prompt, *made][:-1])
+    rows = np.random.default_rng(0).random((next(fresh) + 1, 6, EXPERTS)).argsort(axis=2)[:, :, :TOP_K]  # of each id
+    answers = [
+        openai(
+            {"routed_experts": npy(rows[[*prompt, *made][:-1]]), "prompt_token_ids": prompt, "token_ids": made},
+            {"prompt_tokens": len(prompt), "completion_tokens": len(made)},
+        )
+        for prompt, made in turns
+    ]
+    options = Options(num_experts=EXPERTS, cached_prefix="drop" if drop else None)
+    by_ids, said = read(tmp_path, *answers, options=options)
+    for answer in answers:
+        del answer["choices"][0]["prompt_token_ids"], answer["choices"][0]["token_ids"]
+    by_rows, said_by_rows = read(tmp_path, *answers, options=options)
+    idle = [(trace.experts < 0).all(axis=(1, 2)) for trace in (by_ids, by_rows)]
+    for low, high in itertools.pairwise(by_ids.offsets.tolist()):
+        told, seen = (int(part[low:high].sum()) for part in idle)
+        assert seen == (told if told >= 8 else 0)
+    if not drop and not any("repeat" in notice for notice in said.notices):
+        assert said_by_rows.notices == said.notices
+
+
+def test_an_empty_prompt(tmp_path: Path) -> None:
+    answer = openai({"routed_experts": npy(routing(4))}, {"prompt_tokens": 0, "completion_tokens": 5})
+    trace, report = read(tmp_path, answer, answer)
+    assert (trace.experts.min() >= 0, report.notices) == (True, [])
+    assert trace.phase is not None
+    assert trace.phase.tolist() == [1] * 8
+
+
+def test_few_equal_rows_are_no_repeated_turn(tmp_path: Path) -> None:
+    one = openai({"routed_experts": npy(routing(9))}, {"prompt_tokens": 7, "completion_tokens": 3})
+    _, report = read(tmp_path, one, one)
+    assert report.notices == []
+
+
+def test_choices_of_one_prompt_and_one_count_of_cached_tokens(tmp_path: Path) -> None:
+    rows = routing(22)  # 20 prompt tokens, 3 generated
+    choices = [{"index": i, "finish_reason": "stop", "routed_experts": npy(rows)} for i in (0, 1)]
+    answer = {"choices": choices, "usage": {"prompt_tokens": 20, "completion_tokens": 6}}
+    _, report = read(tmp_path, answer)  # vLLM runs the prompt once, and takes it out of its cache for the second
+    assert report.notices[0].startswith("19 of 20 prompt tokens repeat earlier requests")
+    answer["usage"] = {**COUNTS_OF_20, "prompt_tokens_details": {"cached_tokens": 16}}
+    trace, report = read(tmp_path, answer)
+    assert (trace.experts < 0).all(axis=(1, 2)).sum() == 32
+    assert report.notices[1].startswith("1 response gives one cached_tokens for several choices (n > 1)")
+
+
+COUNTS_OF_20 = {"prompt_tokens": 20, "completion_tokens": 6}
+
+
+def test_more_cached_tokens_than_the_prompt_has(tmp_path: Path) -> None:
+    # SGLang until 2025 added those of all choices (19 + 19), and those of a request that it had retracted and run again
+    sums = {**COUNTS_OF_20, "prompt_tokens_details": {"cached_tokens": 38}}
+    extras = {"sglext": {"routed_experts": flat(routing(22))}}
+    answer = {"object": "chat.completion", "choices": [{"index": 0}, {"index": 1}], "usage": sums, **extras}
+    again = native(routed_experts=flat(routing(22, 1)), prompt_tokens=20, completion_tokens=3, cached_tokens=21)
+    trace, report = read(tmp_path, answer, again)
+    assert trace.experts.min() >= 0
+    assert any(notice.startswith("2 of 2 requests have more cached_tokens than") for notice in report.notices)
 
 
 # --- lines without routing -------------------------------------------------------------------------------------------
@@ -466,7 +566,7 @@ COUNTS = {"prompt_tokens": 4, "completion_tokens": 3}
         openai(GOOD, {**COUNTS, "prompt_tokens": 1 << 40}),
         openai(GOOD, {**COUNTS, "completion_tokens": -1}),
         openai(GOOD, {**COUNTS, "completion_tokens": float("nan")}),
-        openai(GOOD, {**COUNTS, "prompt_tokens_details": {"cached_tokens": 5}}),
+        openai(GOOD, {**COUNTS, "prompt_tokens_details": {"cached_tokens": -5}}),
         openai(GOOD, {**COUNTS, "prompt_tokens_details": {"cached_tokens": [4]}}),
         openai(GOOD, {**COUNTS, "prompt_tokens_details": 3}),
         openai({**GOOD, "token_ids": "abc"}, COUNTS),
@@ -536,7 +636,7 @@ def test_streams(form: str, mixed: bool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("chunk", [7, 40])
 def test_server_sent_events_across_chunks(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lrcsim.traces.importers.responses.CHUNK", chunk)
+    monkeypatch.setattr("lrcsim.traces.importers.json_objects.CHUNK", chunk)
     lines = [json.dumps(part) for part in chunks("a", 4, 3, usage=True)]
     around = ": a comment, to keep the connection alive\r\n\r\nevent: message of a long name\r\nid: 3\r\ndata:"
     text = "\ufeff" + "".join(f"{around}{line}\r\n\r\n" for line in lines) + "retry: 100\r\ndata: [DONE]\r\n\r\n"
@@ -565,6 +665,36 @@ def test_a_stream_that_broke_off_is_skipped(tmp_path: Path) -> None:
     _, report = read(tmp_path, *values, form="sse")
     assert report.requests == 1
     assert report.notices[0].startswith("1 request without routing skipped")
+
+
+@pytest.mark.parametrize("name", ["sglext", "sgl_ext", "routed_experts"])
+def test_routing_after_the_finish_reason(name: str, tmp_path: Path) -> None:
+    """Each of two choices ends, and then gets its routing in a chunk of its own."""
+    kind = {"id": "c", "object": "chat.completion.chunk", "model": "m"}
+    empty: Json = {"delta": {}, "finish_reason": None}
+    given = npy(routing(6)) if name == "routed_experts" else {"routed_experts": flat(routing(6))}
+    values: list[Json] = [
+        *({**kind, "choices": [{"index": i, "delta": {"content": "x"}, "finish_reason": None}]} for i in (0, 1, 0, 1)),
+        *({**kind, "choices": [{"index": i, "delta": {}, "finish_reason": "stop"}]} for i in (0, 1)),
+        *({**kind, "choices": [{"index": i, **empty, name: given}]} for i in (0, 1)),
+        {**kind, "choices": [], "usage": {"prompt_tokens": 4, "completion_tokens": 6}},
+    ]
+    trace, report = read(tmp_path, *values, *values, form="sse")
+    assert (report.requests, report.notices) == (4, [])
+    assert trace.phase is not None
+    assert trace.phase.tolist() == ([0] * 4 + [1] * 2) * 4
+
+
+def test_a_stream_with_routing_so_far_in_each_chunk(tmp_path: Path) -> None:
+    values = [
+        native(
+            id="s", finish_reason={"type": "length"} if made == 3 else None, prompt_tokens=4, completion_tokens=made,
+            routed_experts=flat(routing(3 + made)),
+        )
+        for made in (1, 2, 3)
+    ]  # fmt: skip
+    trace, report = read(tmp_path, *values, form="sse")
+    assert (report.requests, trace.num_tokens) == (1, 6)
 
 
 def test_streams_of_sglang(tmp_path: Path) -> None:
@@ -615,10 +745,10 @@ def test_a_folder_of_answers_is_read_as_one_file(tmp_path: Path) -> None:
 def test_drop_says_where_it_can_do_nothing(tmp_path: Path) -> None:
     usage = {"prompt_tokens": 4, "completion_tokens": 3}
     options = Options(num_experts=EXPERTS, cached_prefix="drop")
-    _, report = read(tmp_path, openai({"routed_experts": npy(routing(6))}, usage), options=options)
-    assert report.notices == [
-        "1 of 1 requests have neither cached_tokens nor token ids: what came out of a prefix cache cannot be told, "
-        "--cached-prefix drop left nothing out of them"
+    _, report = read(tmp_path, openai({"routed_experts": npy(routing(6)[2:])}, usage), options=options)
+    assert report.notices[1:] == [
+        "1 of 1 requests have neither cached_tokens nor token ids nor the routing of their first tokens: what came out "
+        "of a prefix cache cannot be told, --cached-prefix drop left nothing out of them"
     ]
 
 

@@ -113,10 +113,13 @@ def test_tally() -> None:
     assert tally.notices() == []
     for sent in (Sent(6, 4, 3, cached=3), Sent(4, 4, 3), Sent(7, 4, 3), Sent(2, 4, 1, aborted=True), Sent(3)):
         tally.add(settle(sent))
-    assert (tally.prompt, tally.cached, tally.not_sent, tally.unphased) == (14, 3, 2, 1)
+    tally.add(settle(Sent(6, 4, 3, cached=2)), told=False)
+    assert (tally.prompt, tally.cached, tally.supposed, tally.not_sent, tally.unphased) == (18, 3, 2, 2, 1)
     assert [notice.split(":")[0] for notice in tally.notices()] == [
-        "3 of 14 prompt tokens came out of the prefix cache (cached_tokens)",
+        "3 of 18 prompt tokens came out of the prefix cache (cached_tokens)",
+        "2 of 18 prompt tokens repeat earlier requests, have no cached_tokens of their own and were left out (-1, "
+        "--cached-prefix drop)",
         "2 tokens before the first row of their request were not sent",
-        "1 of 5 requests end early (aborted)",
-        "1 of 5 requests have routing of the last token too",
+        "1 of 6 requests end early (aborted)",
+        "1 of 6 requests have routing of the last token too",
     ]

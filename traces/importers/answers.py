@@ -8,39 +8,30 @@ are in ``usage`` (sums over the choices), ``meta_info``, and as lists of token i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lrcsim.errors import TraceError
+from lrcsim.traces.importers.answer_fields import (
+    CACHED,
+    EXTRAS,
+    Json,
+    cached_in,
+    count_in,
+    first_ids,
+    ids_in,
+    nothing,
+    nth_ids,
+    object_in,
+    reason_of,
+    was_aborted,
+    why_none,
+)
+from lrcsim.traces.importers.placing import Routed, placed
 from lrcsim.traces.importers.source import Options
 from lrcsim.traces.importers.wire import Wire, decode_array
-from lrcsim.traces.what_ran import Sent, settle
 
-__all__ = ["Answer", "Routed", "read_answer"]
-
-EXTRAS = ("sglext", "sgl_ext", "nvext", "meta_info")
-Json = dict[str, Any]
-
-
-@dataclass
-class Routed:
-    """Routing of one request, as a server returned it.
-
-    Attributes:
-        experts: int32 [rows, layers, k], -1 where not recorded.
-        sent: what the server says of the rows.
-        prompt_ids: token ids of the prompt, or None.
-        made_ids: token ids generated, or None.
-        disputed: whether the array's own start contradicts the number of generated tokens, which is then left aside.
-    """
-
-    experts: npt.NDArray[np.int32]
-    sent: Sent
-    prompt_ids: list[int] | None = None
-    made_ids: list[int] | None = None
-    disputed: bool = False
+__all__ = ["Answer", "read_answer"]
 
 
 @dataclass
@@ -53,7 +44,9 @@ class Answer:
         unsent_choices: further choices, where a server sends the first one's routing only.
         model: name of the model, or None.
         domain: label that `lrcsim record` noted, or None.
-        shared_cache: whether it counts cached tokens of several prompts in one sum.
+        shared_cache: whether one number of cached tokens stands for several prompts: their sum (SGLang) or that of the
+            last (vLLM).
+        one_for_choices: whether one number of cached tokens stands for several choices of one prompt.
     """
 
     routed: list[Routed] = field(default_factory=list)
@@ -62,6 +55,7 @@ class Answer:
     model: str | None = None
     domain: str | None = None
     shared_cache: bool = False
+    one_for_choices: bool = False
 
 
 def read_answer(value: Json, options: Options) -> Answer:
@@ -75,7 +69,7 @@ def read_answer(value: Json, options: Options) -> Answer:
         TraceError: it is no answer of a server, or its routing or its counts are not of a form that servers send.
     """
     body, problem = _unwrapped(value)
-    noted = _object(value, "lrcsim")
+    noted = object_in(value, "lrcsim")
     domain = noted.get("domain")
     answer = Answer(domain=domain if isinstance(domain, str) else None)
     if noted.get("skipped") is not None:
@@ -129,22 +123,22 @@ def _native(body: Json, answer: Answer, options: Options) -> None:
     """Read an answer of SGLang's own API."""
     meta = body["meta_info"]
     given = meta.get("routed_experts")
-    if _nothing(given):
-        answer.without.append(_why(_reason(meta), "meta_info has no 'routed_experts'"))
+    if nothing(given):
+        answer.without.append(why_none(reason_of(meta), "meta_info has no 'routed_experts'"))
         return
-    made = _count(meta, "completion_tokens")
-    output = _ids(body, "output_ids")
+    made = count_in(meta, "completion_tokens")
+    output = ids_in(body, "output_ids")
     if output is not None and made is not None and len(output) != made:
         output = None  # a stream's last piece may hold its own tokens only
     answer.routed.append(
-        _placed(
+        placed(
             decode_array(given, options, meta.get("routed_experts_dtype", "int32")),
-            prompts=[_count(meta, "prompt_tokens")],
+            prompts=[count_in(meta, "prompt_tokens")],
             mades=[made, None if output is None else len(output)],
-            start=_count(meta, "routed_experts_start_len"),
-            cached=_cached(body, {}),
-            aborted=_aborted(_reason(meta)),
-            prompt_ids=_ids(body, "input_ids"),  # noted by lrcsim record
+            start=count_in(meta, "routed_experts_start_len"),
+            cached=cached_in(body, {}),
+            aborted=was_aborted(reason_of(meta)),
+            prompt_ids=ids_in(body, "input_ids"),  # noted by lrcsim record
             made_ids=output,
         )
     )
@@ -186,7 +180,7 @@ class _Choice:
         Raises:
             TraceError: the counts are impossible.
         """
-        return _placed(
+        return placed(
             self.wire,
             prompts=[None if self.prompt_ids is None else len(self.prompt_ids), self.prompt],
             mades=[None if self.made_ids is None else len(self.made_ids), self.made],
@@ -200,8 +194,8 @@ class _Choice:
 
 def _openai(body: Json, choices: list[Json], answer: Answer, options: Options) -> None:
     """Read an answer of an OpenAI-compatible API."""
-    usage = _object(body, "usage")
-    total_prompt, total_made = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    usage = object_in(body, "usage")
+    total_prompt, total_made = count_in(usage, "prompt_tokens"), count_in(usage, "completion_tokens")
     prompt_part = body.get("prompt_routed_experts")
     before = None if prompt_part is None else decode_array(prompt_part, options)
     found: list[_Choice] = []
@@ -209,19 +203,20 @@ def _openai(body: Json, choices: list[Json], answer: Answer, options: Options) -
         read = _choice(body, choice, number, before, options)
         if isinstance(read, _Choice):
             found.append(read)
-        elif number > 0 and any(not _nothing(_routing_in(_object(body, name), 0)) for name in EXTRAS):
+        elif number > 0 and any(not nothing(_routing_in(object_in(body, name), 0)) for name in EXTRAS):
             answer.unsent_choices += 1
         else:
             answer.without.append(read)
     if not choices:
         answer.without.append("has no choices")
-    cached = _cached(body, usage)
+    cached = cached_in(body, usage)
     if len(choices) == 1:
         prompt, made = total_prompt, total_made
     else:
         prompt, made = _prompt_of_each(found, body, len(choices), total_prompt, total_made), None
         if cached and _several_prompts(found, body, total_prompt, prompt):
             answer.shared_cache, cached = True, None
+        answer.one_for_choices = bool(cached) and any(own.cached is None for own in found[1:])
     for own in found:
         own.prompt = prompt if own.prompt is None else own.prompt
         own.made = made if own.made is None else own.made
@@ -235,36 +230,36 @@ def _choice(body: Json, choice: Json, number: int, before: Wire | None, options:
     """Read a choice; return why there is no routing, as text, where there is none."""
     given, extras = choice.get("routed_experts"), {}
     for where, place in [(choice, name) for name in EXTRAS] + [(body, name) for name in EXTRAS]:
-        if _nothing(given) and (where is choice or number == 0 or _is_list_of_text(where, place)):
-            extras = _object(where, place)
+        if nothing(given) and (where is choice or number == 0 or _is_list_of_text(where, place)):
+            extras = object_in(where, place)
             given = _routing_in(extras, number)
     if choice.get("prompt_routed_experts") is not None:  # of its own, where there are several prompts
         before = decode_array(choice["prompt_routed_experts"], options)
-    more = len(_ids(choice, "token_ids") or []) > 1
-    if _nothing(given) and (before is None or more or _aborted(_reason(choice))):
-        return _why(_reason(choice), "a choice has no 'routed_experts'")
-    meta = _object(choice, "meta_info")
+    more = len(ids_in(choice, "token_ids") or []) > 1
+    if nothing(given) and (before is None or more or was_aborted(reason_of(choice))):
+        return why_none(reason_of(choice), "a choice has no 'routed_experts'")
+    meta = object_in(choice, "meta_info")
     dtype = extras.get("routed_experts_dtype", "int32")
     wire = decode_array(given, options, dtype) if before is None else _together(before, given, options)
-    engine = _object(_object(body, "nvext"), "engine_data") if number == 0 else {}
-    first = [_object(body, name) for name in EXTRAS] if number == 0 else []
+    engine = object_in(object_in(body, "nvext"), "engine_data") if number == 0 else {}
+    first = [object_in(body, name) for name in EXTRAS] if number == 0 else []
     return _Choice(
         wire,
-        _first_ids([(body, "prompt_token_ids"), (choice, "prompt_token_ids"), *((e, "input_ids") for e in first)]),
-        _first_ids(
+        first_ids([(body, "prompt_token_ids"), (choice, "prompt_token_ids"), *((e, "input_ids") for e in first)]),
+        first_ids(
             [
                 (choice, "token_ids"),
                 (engine, "completion_token_ids"),
                 *((extra, "completion_token_ids") for extra in first),
-                *((_nth(extra, "output_ids", number), "ids") for extra in first),
+                *((nth_ids(extra, "output_ids", number), "ids") for extra in first),
             ]
         ),
         None if before is None else len(before.experts),
-        _count(meta, "prompt_tokens"),
-        _count(meta, "completion_tokens"),
-        _count(meta, "routed_experts_start_len") if extras is meta else _count(extras, "routed_experts_start_len"),
-        _cached({"meta_info": meta, **{key: choice.get(key) for key in CACHED}}, {}),
-        _aborted(_reason(choice)),
+        count_in(meta, "prompt_tokens"),
+        count_in(meta, "completion_tokens"),
+        count_in(meta, "routed_experts_start_len") if extras is meta else count_in(extras, "routed_experts_start_len"),
+        cached_in({"meta_info": meta, **{key: choice.get(key) for key in CACHED}}, {}),
+        was_aborted(reason_of(choice)),
     )
 
 
@@ -273,18 +268,18 @@ def _routing_in(extras: Json, number: int) -> object:
     given = extras.get("routed_experts")
     if isinstance(given, list) and given and all(part is None or isinstance(part, str) for part in given):
         given = given[number] if number < len(given) else None
-    inner = _object(extras, "engine_data").get("routed_experts")
+    inner = object_in(extras, "engine_data").get("routed_experts")
     return inner if inner is not None and not isinstance(given, dict | list) else given
 
 
 def _is_list_of_text(where: Json, place: str) -> bool:
-    given = _object(where, place).get("routed_experts")
+    given = object_in(where, place).get("routed_experts")
     return isinstance(given, list) and len(given) > 0 and all(part is None or isinstance(part, str) for part in given)
 
 
 def _together(prompt: Wire, given: object, options: Options) -> Wire:
     """Join the prompt's rows, sent once, and a choice's (vLLM 0.21)."""
-    if _nothing(given):
+    if nothing(given):
         return prompt
     generated = decode_array(given, options)
     if generated.experts.shape[1:] != prompt.experts.shape[1:]:
@@ -297,7 +292,7 @@ def _together(prompt: Wire, given: object, options: Options) -> Wire:
 
 def _several_prompts(found: list[_Choice], body: Json, total: int | None, of_each: int | None) -> bool:
     """Whether the choices belong to different prompts, as far as can be seen."""
-    if _ids(body, "prompt_token_ids") is not None:
+    if ids_in(body, "prompt_token_ids") is not None:
         return False
     ids = [choice.prompt_ids for choice in found]
     if all(own is not None for own in ids):
@@ -333,147 +328,3 @@ def _prompt_of_each(found: list[_Choice], body: Json, choices: int, prompt: int 
 def _one_prompt_fits(rows: int, choices: int, prompt: int, made: int | None) -> bool:
     """Whether the first choice's rows go with one prompt of n choices."""
     return made is not None and 1 <= rows + 1 - prompt <= made - (choices - 1)
-
-
-def _placed(
-    wire: Wire,
-    *,
-    prompts: list[int | None],
-    mades: list[int | None],
-    start: int | None,
-    cached: int | None,
-    aborted: bool,
-    prompt_ids: list[int] | None,
-    made_ids: list[int] | None,
-) -> Routed:
-    """Choose among the counts that an answer gives those that go with the rows.
-
-    Lists of ids come before sums; where the two differ (a stop string cut tokens off, an image stands for many), the
-    first pair with which the rows are complete is taken, else the first that is possible.
-    """
-    if wire.start is not None:
-        start = wire.start
-    prompts = [count for count in dict.fromkeys(prompts) if count is not None] or [None]
-    mades = [count for count in dict.fromkeys(mades) if count is not None] or [None]
-    possible: list[Sent] = []
-    refused: TraceError | None = None
-    for prompt in prompts:
-        for made in mades:
-            sent = Sent(len(wire.experts), prompt, made, start, cached, aborted)
-            try:
-                ran = settle(sent)
-            except TraceError as error:
-                refused = refused or error
-                continue
-            if ran.start == (start or 0) and not ran.surplus and not ran.aborted:
-                return Routed(wire.experts, sent, prompt_ids, made_ids)
-            possible.append(sent)
-    if possible:
-        return Routed(wire.experts, possible[0], prompt_ids, made_ids)
-    if wire.start is not None and mades != [None]:
-        sent = Sent(len(wire.experts), prompts[0], None, start, cached, aborted)
-        try:
-            settle(sent)
-        except TraceError:
-            pass
-        else:  # the array says itself where its rows are, the counts are of something else
-            return Routed(wire.experts, sent, prompt_ids, made_ids, disputed=True)
-    hint = "; check --num-layers and --top-k" if wire.flattened else ""
-    raise TraceError(f"{refused}{hint}")
-
-
-CACHED = ("cached_tokens", "num_cached_tokens")
-
-
-def _cached(body: Json, usage: Json) -> int | None:
-    """Return the prompt tokens out of the prefix cache, where the answer says it in one of its places."""
-    details = [_object(usage, name) for name in ("prompt_tokens_details", "input_tokens_details")]
-    for where in (_object(body, "meta_info"), *details, usage, body):
-        for name in CACHED:
-            count = _count(where, name)
-            if count is not None:
-                return count
-    for name in EXTRAS:
-        split = _object(_object(body, name), "cached_tokens_details")
-        parts = [_count(split, tier) for tier in ("device", "host", "storage")]
-        if any(part is not None for part in parts):
-            return sum(part or 0 for part in parts)
-    return None
-
-
-def _object(where: Json, name: str) -> Json:
-    """Return an object that may be left out or null.
-
-    Raises:
-        TraceError: it is something else.
-    """
-    value = where.get(name)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        if name in EXTRAS or name in ("engine_data", "lrcsim"):
-            return {}
-        raise TraceError(f"is not of the form that servers send ({name} is {type(value).__name__}, must be an object)")
-    return value
-
-
-def _count(where: Json, name: str) -> int | None:
-    """Return a count that may be left out or null.
-
-    Raises:
-        TraceError: it is something else; `settle` refuses negative ones, with the other numbers.
-    """
-    value = where.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 1 << 31:
-        raise TraceError(f"is not of the form that servers send ({name} is {str(value)[:40]}, must be a count)")
-    return value
-
-
-def _ids(where: Json, name: str) -> list[int] | None:
-    """Return token ids that may be left out or null.
-
-    Raises:
-        TraceError: they are something else.
-    """
-    value = where.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, list) or not all(type(number) is int and -1 <= number < 1 << 31 for number in value):
-        raise TraceError(f"has token ids that are no 32-bit integers ({name})")
-    return value
-
-
-def _first_ids(places: list[tuple[Json, str]]) -> list[int] | None:
-    return next((ids for where, name in places if (ids := _ids(where, name)) is not None), None)
-
-
-def _nth(extras: Json, name: str, number: int) -> Json:
-    """Return ``{"ids": ...}`` of a list with one entry for each choice, where there is one."""
-    value = extras.get(name)
-    if isinstance(value, list) and number < len(value) and isinstance(value[number], list):
-        return {"ids": value[number]}
-    return {}
-
-
-def _nothing(given: object) -> bool:
-    return given is None or given in ("", [])
-
-
-def _reason(where: Json) -> tuple[str, str]:
-    """Return the finish reason and its message."""
-    reason = where.get("finish_reason")
-    if isinstance(reason, dict):
-        return str(reason.get("type")), str(reason.get("message") or "")[:200]
-    return str(reason), ""
-
-
-def _aborted(reason: tuple[str, str]) -> bool:
-    return reason[0] in ("abort", "aborted", "error", "cancelled")
-
-
-def _why(reason: tuple[str, str], what: str) -> str:
-    if _aborted(reason):
-        return f"{what} (finish_reason {reason[0]}{': ' + reason[1] if reason[1] else ''})"
-    return what

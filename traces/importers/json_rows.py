@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 
 from lrcsim.errors import TraceError
+from lrcsim.traces.importers.json_objects import objects
 from lrcsim.traces.importers.names import ALIASES, plain
-from lrcsim.traces.importers.responses import objects
 from lrcsim.traces.importers.source import open_bytes
 
 __all__ = ["JsonRows"]

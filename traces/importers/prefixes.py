@@ -1,15 +1,24 @@
-"""How much of a prompt repeats an earlier sequence of the same file: what a prefix cache may have held."""
+"""How much of a prompt repeats an earlier sequence of the same file: what a prefix cache may have held.
+
+A sequence is known by its token ids, or, where there are none, by its routing: a server returns the rows of a cached
+prefix as they were when it ran.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
-__all__ = ["Prefixes"]
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Prefixes", "row_marks"]
 
 BLOCK = 16
 BRANCHES = 8
 MOST_BLOCKS = 1 << 19
 LONG = 16
+SHORTEST_BY_ROWS = 8
+"""Rows that must be equal: fewer may be so by chance where layers and experts are few."""
 
 
 class Prefixes:
@@ -23,11 +32,11 @@ class Prefixes:
         self._next: dict[int, list[bytes]] = {}
         self._blocks = 0
 
-    def shared(self, prompt: list[int]) -> int:
+    def shared(self, prompt: Sequence[int] | npt.NDArray[np.int64]) -> int:
         """Return how many tokens at the beginning of a prompt some earlier sequence has too, all but its last at most.
 
         Args:
-            prompt: token ids.
+            prompt: token ids, or `row_marks`.
         """
         data = np.asarray(prompt, np.int64).tobytes()
         node = at = 0
@@ -40,11 +49,11 @@ class Prefixes:
             at += max((_common(block, other) for other in following), default=0)
             return max(0, min(at, len(prompt) - 1))
 
-    def add(self, sequence: list[int]) -> None:
+    def add(self, sequence: Sequence[int] | npt.NDArray[np.int64]) -> None:
         """Keep a sequence.
 
         Args:
-            sequence: token ids that were run, prompt and generated ones.
+            sequence: token ids that were run, prompt and generated ones, or `row_marks` of them.
         """
         data = np.asarray(sequence, np.int64).tobytes()
         node = 0
@@ -59,14 +68,29 @@ class Prefixes:
             node = hash((node, block))
 
     @staticmethod
-    def tells(shared: int, prompt: int) -> bool:
+    def tells(shared: int, prompt: int, by_rows: bool = False) -> bool:
         """Whether a shared beginning is more than a template's: a block of 16 tokens, or half of the prompt.
 
         Args:
             shared: tokens, of `shared`.
             prompt: tokens of the prompt.
+            by_rows: whether they were compared by their routing.
         """
-        return shared > 0 and (shared >= LONG or 2 * shared >= prompt)
+        return shared >= (SHORTEST_BY_ROWS if by_rows else 1) and (shared >= LONG or 2 * shared >= prompt)
+
+
+def row_marks(experts: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """Return int64 [rows]: a number for the routing of each row, in all its layers.
+
+    Args:
+        experts: int32 [rows, L, k] expert ids.
+    """
+    flat = experts.reshape(len(experts), experts.shape[1] * experts.shape[2])
+    factors = np.random.default_rng(0).integers(0, 1 << 62, flat.shape[1]) * 2 + 1
+    marks = np.zeros(len(flat), np.int64)
+    for column, factor in zip(flat.T, factors, strict=True):  # a product of all at once would take eight times the file
+        marks += column * factor
+    return marks
 
 
 def _common(one: bytes, other: bytes) -> int:

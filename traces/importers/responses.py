@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.errors import TraceError
-from lrcsim.traces.importers.answers import Answer, Routed, read_answer
-from lrcsim.traces.importers.prefixes import Prefixes
+from lrcsim.traces.importers.answers import Answer, read_answer
+from lrcsim.traces.importers.json_objects import BEGINS, objects
+from lrcsim.traces.importers.placing import Routed
+from lrcsim.traces.importers.prefixes import Prefixes, row_marks
 from lrcsim.traces.importers.source import (
     Columns,
     Options,
@@ -31,87 +31,12 @@ from lrcsim.traces.layers import LayerTable
 from lrcsim.traces.trace import DECODE, PREFILL
 from lrcsim.traces.what_ran import Ran, Tally, lay_out, phases, settle
 
-__all__ = ["BEGINS", "are_answers", "open_responses"]
+__all__ = ["are_answers", "open_responses"]
 
 RUN = 16_384
-CHUNK = 4 << 20
 NOT_SENT_PER_BYTE = 64
 """Positions without routing, for each byte of a file and above a million: more is a number that went wrong."""
-BEGINS = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:[{\[]|data:|event:|id:|:)")
-"""How a file of answers begins."""
-
 MARKS = (b'"choices"', b'"meta_info"')
-EVENT_LINE = re.compile(r"(?:data:(?:[ \t]*\[DONE\])?|(?:event|id|retry):[^\n]*(?=\n)|:[^\n]*(?=\n))")
-"""What server-sent events have around their JSON."""
-
-EVENT_LETTERS = "deir:"
-
-
-def objects(path: Path, report: Callable[[int], None]) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON file, of lists of them, JSON lines or server-sent events, holding one at a time.
-
-    A null in their place comes as an object with an error.
-
-    Raises:
-        TraceError: the file is no JSON, is truncated, or holds something other than objects.
-    """
-    decoder = json.JSONDecoder()
-    stream, position, size = open_bytes(path)
-    text, at, count, more = "", 0, 0, True
-    pending = b""
-    with stream:
-        while True:
-            at = _skip(text, at)
-            try:
-                if at == len(text):
-                    raise json.JSONDecodeError("nothing", text, at)
-                value, at = decoder.raw_decode(text, at)
-            except (ValueError, RecursionError) as error:
-                unfinished = isinstance(error, json.JSONDecodeError) and (
-                    error.pos >= len(text) - 16
-                    or error.msg.startswith("Unterminated")
-                    or (text[at] in EVENT_LETTERS and "\n" not in text[at:])
-                )
-                if more and unfinished:
-                    try:
-                        data = pending + stream.read(max(CHUNK, len(text) - at))
-                    except OSError as damage:
-                        raise TraceError(f"{path}: is damaged ({damage})") from None
-                    more = len(data) > len(pending)
-                    report(position() if more else size)
-                    try:
-                        fresh = data.decode()
-                        pending = b""
-                    except UnicodeDecodeError as cut:  # perhaps in the middle of a character
-                        if len(data) - cut.start > 3 or not more:
-                            raise TraceError(f"{path}: is no UTF-8 text") from None
-                        fresh, pending = data[: cut.start].decode(), data[cut.start :]
-                    text, at = text[at:] + fresh, 0
-                    continue
-                if at == len(text):
-                    if count == 0:
-                        raise TraceError(f"{path}: holds no JSON object") from None
-                    return
-                what = "is truncated" if unfinished else "is no JSON"
-                raise TraceError(f"{path}: response {count + 1} {what} ({str(error)[:120]})") from None
-            if value is None:
-                value = {"error": "null"}
-            if not isinstance(value, dict):
-                raise TraceError(f"{path}: response {count + 1} is no JSON object")
-            count += 1
-            yield value
-
-
-def _skip(text: str, at: int) -> int:
-    """Return where the next value begins: after blanks, brackets, and the lines around server-sent events."""
-    while at < len(text):
-        if text[at] in " \t\r\n,[]\ufeff":
-            at += 1
-        elif text[at] in EVENT_LETTERS and (line := EVENT_LINE.match(text, at)) is not None:
-            at = line.end()
-        else:
-            break
-    return at
 
 
 def are_answers(files: Sequence[Path]) -> bool:
@@ -190,8 +115,8 @@ class _Reading:
         self.skipped = _Skipped()
         self.most_not_sent = NOT_SENT_PER_BYTE * size + (1 << 20)
         self.repeated = self.repeated_of = self.kept = self.disputed = self.shared_cache = self.unsent_choices = 0
-        self.untold = 0
-        self._prefixes = Prefixes()
+        self.untold = self.overcounted = self.one_for_choices = 0
+        self._by_ids, self._by_rows = Prefixes(), Prefixes()
 
     def entries(self, report: Callable[[int], None]) -> Iterator[_Entry]:
         """Yield the requests that have routing."""
@@ -219,6 +144,7 @@ class _Reading:
 
     def _skip(self, where: str, answer: Answer) -> None:
         self.shared_cache += answer.shared_cache
+        self.one_for_choices += answer.one_for_choices
         self.unsent_choices += answer.unsent_choices
         for reason in answer.without:
             if self.options.stop_on_error:
@@ -228,33 +154,54 @@ class _Reading:
 
     def _settle(self, routed: Routed) -> Ran:
         """Say what ran of a request, after the user's word on cached prefixes; count it."""
-        sent, ids = routed.sent, routed.prompt_ids
+        sent = routed.sent
         if sent.cached is not None:
             if self.options.cached_prefix == "keep":
                 self.kept += sent.cached
                 sent = replace(sent, cached=0)
-        elif ids is not None:
-            shared = self._prefixes.shared(ids)
-            if Prefixes.tells(shared, len(ids)):
-                self.repeated += shared
-                self.repeated_of += len(ids)
-                if self.options.cached_prefix == "drop":
-                    sent = replace(sent, cached=shared)
         else:
-            self.untold += 1
+            repeated = self._repeats(routed)
+            if repeated and self.options.cached_prefix == "drop":
+                sent = replace(sent, cached=repeated)
         ran = settle(sent)
-        if ids is not None:
-            self._prefixes.add([*ids, *(routed.made_ids or [])][: max(ran.tokens, len(ids))])
+        self._remember(routed, ran)
         if ran.prompt is None and self.options.phase is None:
             raise TraceError("does not say how many tokens its prompt has; give --phase none to import without phases")
         self.disputed += routed.disputed
-        self.tally.add(ran)
+        self.overcounted += routed.overcounted > 0
+        self.tally.add(ran, told=routed.sent.cached is not None)
         if self.tally.not_sent > self.most_not_sent:
             raise TraceError(
                 f"the file says of {self.tally.not_sent:,} tokens that they come before the first row, "
                 f"which is too much for its size (allowed {self.most_not_sent:,})"
             )
         return ran
+
+    def _repeats(self, routed: Routed) -> int:
+        """Return how many tokens of a prompt repeat earlier requests, and count them."""
+        ids, prompt = routed.prompt_ids, 0
+        if ids is not None:
+            prompt, shared = len(ids), self._by_ids.shared(ids)
+        else:
+            ran = settle(routed.sent)
+            if ran.start > 0 or not len(routed.experts) or routed.experts[0].max() < 0:
+                self.untold += 1
+                return 0
+            prompt = ran.tokens if ran.prompt is None else ran.prompt
+            shared = self._by_rows.shared(row_marks(routed.experts[:prompt]))
+        if not Prefixes.tells(shared, prompt, by_rows=ids is None):
+            return 0
+        self.repeated += shared
+        self.repeated_of += prompt
+        return shared
+
+    def _remember(self, routed: Routed, ran: Ran) -> None:
+        """Keep what a request ran, for `_repeats` of later ones."""
+        ids = routed.prompt_ids
+        if ids is not None:
+            self._by_ids.add([*ids, *(routed.made_ids or [])][: max(ran.tokens, len(ids))])
+        elif ran.start == 0:
+            self._by_rows.add(row_marks(routed.experts))
 
     def notices(self) -> list[str]:
         """Say what was left out, and what cannot be told."""
@@ -276,24 +223,31 @@ class _Reading:
             )
         if self.shared_cache:
             said.append(
-                f"{self.shared_cache:,} response{'s' * (self.shared_cache != 1)} give cached_tokens of several prompts "
-                "in one sum: it cannot be told whose they are, all count as run"
+                f"{self.shared_cache:,} response{'s give' if self.shared_cache != 1 else ' gives'} cached_tokens of "
+                "several prompts in one sum: it cannot be told whose they are, all count as run"
+            )
+        if self.one_for_choices and self.options.cached_prefix is None:
+            said.append(
+                f"{self.one_for_choices:,} response{'s give' if self.one_for_choices != 1 else ' gives'} one "
+                "cached_tokens for several choices (n > 1), and it was taken for each: of one of them more may have run"
+            )
+        if self.overcounted:
+            said.append(
+                f"{self.overcounted:,} of {self.tally.requests:,} requests have more cached_tokens than their prompt "
+                "has tokens (sums over choices, or over restarts of a request): it was left aside"
             )
         if self.repeated and self.options.cached_prefix is None:
             said.append(
                 f"{self.repeated:,} of {self.repeated_of:,} prompt tokens repeat earlier requests, and their responses "
-                "have no cached_tokens: whether they ran or came out of a prefix cache cannot be told, they count as "
-                "run. --cached-prefix drop leaves them out (-1), --cached-prefix keep counts them without this note"
-            )
-        if self.repeated and self.options.cached_prefix == "drop":
-            said.append(
-                "where there is no cached_tokens, the prompt tokens that repeat earlier requests were left out "
-                "(--cached-prefix drop): at most so many came out of a prefix cache"
+                "have no cached_tokens of their own: whether they ran or came out of a prefix cache cannot be told, "
+                "they count as run. --cached-prefix drop leaves them out (-1), --cached-prefix keep counts them "
+                "without this note"
             )
         if self.untold and self.options.cached_prefix == "drop":
             said.append(
-                f"{self.untold:,} of {self.tally.requests:,} requests have neither cached_tokens nor token ids: what "
-                "came out of a prefix cache cannot be told, --cached-prefix drop left nothing out of them"
+                f"{self.untold:,} of {self.tally.requests:,} requests have neither cached_tokens nor token ids nor the "
+                "routing of their first tokens: what came out of a prefix cache cannot be told, --cached-prefix drop "
+                "left nothing out of them"
             )
         if self.disputed:
             said.append(

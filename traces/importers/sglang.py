@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lrcsim.traces.importers.responses import BEGINS
+from lrcsim.traces.importers.json_objects import BEGINS
 from lrcsim.traces.importers.responses import open_responses as open_source
 from lrcsim.traces.importers.source import open_bytes
 

@@ -17,6 +17,9 @@ OPEN = 256
 SENT_ONCE = ("routed_experts", "prompt_token_ids")
 """What only one chunk of a choice has."""
 
+AFTER_THE_END = ("routed_experts", "sglext", "sgl_ext", "nvext")
+"""What may come in a chunk of its own when a choice has its finish reason."""
+
 Json = dict[str, Any]
 
 
@@ -72,7 +75,8 @@ def _is_chunk(value: Json) -> bool:
         return True
     meta = value.get("meta_info")
     if isinstance(meta, dict):
-        return "finish_reason" in meta and meta["finish_reason"] is None and meta.get("routed_experts") is None
+        unfinished = "finish_reason" in meta and meta["finish_reason"] is None
+        return unfinished and (meta.get("routed_experts") is None or _name(value) != "")
     return any("delta" in choice or choice.get("finish_reason", "") is None for choice in _choices(value))
 
 
@@ -91,7 +95,7 @@ class _Stream:
         for choice in _choices(value):
             own = self.choices.get(_index(choice), {})
             again = any(own.get(key) is not None and choice.get(key) is not None for key in SENT_ONCE)
-            if again or _index(choice) in self.done:
+            if again or (_index(choice) in self.done and not any(choice.get(key) is not None for key in AFTER_THE_END)):
                 return False
         return True
 

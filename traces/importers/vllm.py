@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lrcsim.traces.importers.responses import BEGINS
+from lrcsim.traces.importers.json_objects import BEGINS
 from lrcsim.traces.importers.responses import open_responses as open_source
 
 __all__ = ["matches", "open_source"]
