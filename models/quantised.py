@@ -8,6 +8,7 @@ does not say (AQLM, VPTQ, QuIP#, SpQR) is not guessed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -143,29 +144,24 @@ def read_quantisation(values: Mapping[str, Any], config: Mapping[str, Any]) -> S
         Unreadable: the method is not known, or says too little; the text has no full stop.
     """
     given = Values(values)
-    nested = values.get("quantization")
-    if "quant_method" not in values and isinstance(nested, Mapping):  # hf_quant_config.json of ModelOptimizer
-        return _modelopt(Values(nested), config)
-    method = given.text("quant_method", "quantization_method").replace("_", "-")
-    if not method:
-        if values.get("load_in_4bit") or values.get("load_in_8bit"):
-            method = "bitsandbytes"
-        elif "config_groups" in values:
-            method = "compressed-tensors"
-        elif "quant_algo" in values:
-            method = "modelopt"
-        elif "w_bit" in values:
-            method = "awq"
-        elif "bits" in values or "mode" in values:
-            method = "gptq" if "desc_act" in values or "damp_percent" in values else "mlx"
-        else:
-            raise Unreadable("it names no method")
+    method = given.text("quant_method", "quantization_method").replace("_", "-") or _unnamed(values)
     for known, read in METHODS.items():
         if method == known:
             return read(given, config)
     if method in UNTOLD:
         raise Unreadable(f"the config of {method} does not say how large {UNTOLD[method]} are")
     raise Unreadable(f"the method {method[:40]!r} is not known")
+
+
+def _unnamed(values: Mapping[str, Any]) -> str:
+    """Return the method of a config that names none, by keys that no other has."""
+    for method, keys in SIGNS.items():
+        if any(values.get(key) is not None for key in keys):
+            return method
+    others = (value for key, value in values.items() if key not in ("bits", "group_size", "mode"))
+    if ("bits" in values or "mode" in values) and all(isinstance(value, bool | Mapping) for value in others):
+        return "mlx"
+    raise Unreadable("it names no method")
 
 
 def _awq(given: Values, _: Mapping[str, Any]) -> Scheme:
@@ -209,6 +205,8 @@ def _auto_round(given: Values, _: Mapping[str, Any]) -> Scheme:
             table.group("group_size", default=group),
         )  # fmt: skip
         rules.append((Patterns([pattern]), name))
+    if given.flag("quant_lm_head"):
+        rules.append((Patterns(["lm_head"]), default))
     chosen = given.names("block_name_to_quantize", "to_quant_block_names")
     if chosen:
         names = [name for each in chosen for name in str(each).split(",")]
@@ -259,12 +257,19 @@ def _compressed_tensors(given: Values, _: Mapping[str, Any]) -> Scheme | None:
         own = table.text("format", default=layout)
         name = None if not weights or own == "dense" else _number_format(Values(weights), own)
         targets = table.names("targets") or ["Linear"]
-        modules = [target for target in targets if target not in ("Linear", "LinearBase", "FusedMoE", "MoE")]
+        modules = [target for target in targets if target not in LINEAR]
         if len(modules) < len(targets):
             default = name
+        for target in modules:
+            if name is not None and isinstance(target, str) and re.fullmatch(r"[A-Z]\w*", target):
+                raise Unreadable(f"it is told for modules of the class {target[:40]!r}, which is not known")
         if modules:
             named.append((Patterns(modules), name))
     return Scheme("compressed-tensors", default, (*rules, *named))
+
+
+LINEAR = ("Linear", "LinearBase", "FusedMoE", "MoE")
+"""Classes by which compressed-tensors means all matrices but output and embedding."""
 
 
 def _number_format(weights: Values, layout: str) -> str | None:
@@ -318,6 +323,8 @@ def _modelopt(given: Values, _: Mapping[str, Any]) -> Scheme | None:
     algorithm = given.values.get("quant_algo")
     group = given.group("group_size", default=128)
     rules: list[Rule] = list(given.kept("exclude_modules"))
+    if algorithm is None and given.part("quantization"):  # as hf_quant_config.json has it
+        return _modelopt(Values(given.part("quantization")), {})
     if algorithm is None and "config_groups" in given.values:
         return _compressed_tensors(given, {})
     if algorithm is None:
@@ -414,21 +421,28 @@ def _torchao(given: Values, _: Mapping[str, Any]) -> Scheme:
         options, kind = kind.get("_data", kind), kind.get("_type")
     if not isinstance(kind, str) or not isinstance(options, Mapping):
         raise Unreadable("quant_type does not name a type")
-    name = kind.lower().replace("_", "")
-    rules = given.kept()
+    name = kind.lower().replace("_", "").removesuffix("config")
     table = Values(options)
-    if name.startswith(("int4weightonly", "int8dynamicactivationint4")):
-        symmetric = name.startswith("int8dynamic")
-        default = 32 if symmetric else 128
-        form = group_format(4, table.group("group_size", default=default), "-sym" if symmetric else "-bias")
-        return Scheme("torchao", _checked(form), rules)
-    if name.startswith("int8"):
-        return Scheme("torchao", "int8", rules)
-    if name.startswith("float8"):
-        return Scheme("torchao", "fp8", rules)
-    if name.startswith("nvfp4"):
-        return Scheme("torchao", "nvfp4", rules)
-    raise Unreadable(f"quant_type is {kind[:40]!r}, which is not known")
+    if name in TORCHAO_INT4:
+        group, more = TORCHAO_INT4[name]
+        form = _checked(group_format(4, table.group("group_size", default=group), more))
+    else:
+        form = TORCHAO.get(name) or _unknown("quant_type", kind)
+    everything = given.flag("include_input_output_embeddings")
+    outer: tuple[Rule, ...] = ((Patterns(["lm_head", "embed_tokens"]), form),) if everything else ()
+    return Scheme("torchao", form, (*given.kept(), *outer))
+
+
+TORCHAO_INT4 = {"int4weightonly": (128, "-bias"), "int8dynamicactivationint4weight": (32, "-sym")}
+"""Groups of torchao's 4-bit types, and what each has."""
+
+TORCHAO = {
+    "int8weightonly": "int8", "int8dynamicactivationint8weight": "int8", "float8weightonly": "fp8",
+    "float8dynamicactivationfloat8weight": "fp8", "float8staticactivationfloat8weight": "fp8",
+    "nvfp4inference": "nvfp4", "nvfp4weightonly": "nvfp4", "nvfp4dynamicactivationnvfp4weight": "nvfp4",
+}  # fmt: skip
+"""Its other types, as their weights are stored: an activation's comes first in a name. Types that keep small integers
+in whole bytes (Intx) or that are sparse are not guessed."""
 
 
 def _fp_quant(given: Values, _: Mapping[str, Any]) -> Scheme:
@@ -479,7 +493,8 @@ def _exl(given: Values, _: Mapping[str, Any]) -> Scheme:
 def _mlx(given: Values, _: Mapping[str, Any]) -> Scheme:
     """MLX: all matrices, output, embedding and routers too, unless a module has its own entry (false: as it was).
 
-    affine: a 16-bit scale and bias per group; mxfp4, mxfp8, nvfp4: their own.
+    affine: a 16-bit scale and bias per group; mxfp4, mxfp8, nvfp4: their own. An entry takes nothing from the whole:
+    one without ``mode`` is affine in a model of mxfp4.
     """
     default, divisor = _mlx_format(given, 4, 64)
     rules: list[Rule] = []
@@ -487,8 +502,7 @@ def _mlx(given: Values, _: Mapping[str, Any]) -> Scheme:
         if value is False:
             rules.append((Patterns([name]), None))
         elif isinstance(value, Mapping):
-            changed = {"mode": given.values.get("mode"), "bits": given.values.get("bits")} | dict(value)
-            rules.append((Patterns([name]), _mlx_format(Values(changed), 4, divisor)[0]))
+            rules.append((Patterns([name]), _mlx_format(Values(value), 4, 64)[0]))
     return Scheme("mlx", default, tuple(rules), everything=True, divisor=divisor)
 
 
@@ -511,6 +525,8 @@ def _mlx_format(given: Values, bits: int, group: int) -> tuple[str, int]:
 
 def _quark(given: Values, _: Mapping[str, Any]) -> Scheme | None:
     """Quark: ``global_quant_config`` and ``layer_quant_config`` by pattern, ``exclude``."""
+    if given.part("layer_type_quant_config"):
+        raise Unreadable("layer_type_quant_config is not read")
     rules = list(given.kept("exclude"))
     for pattern, change in given.part("layer_quant_config").items():
         rules.append((Patterns([pattern]), _quark_format(_table(change))))
@@ -609,6 +625,13 @@ METHODS: dict[str, Callable[[Values, Mapping[str, Any]], Scheme | None]] = {
 """How each method is read."""
 
 _BOOKS = "its code books"
+SIGNS = {
+    "bitsandbytes": ("load_in_4bit", "load_in_8bit"), "compressed-tensors": ("config_groups",),
+    "modelopt": ("quant_algo", "quantization"), "awq": ("w_bit", "zero_point", "version"),
+    "gptq": ("desc_act", "damp_percent", "true_sequential", "static_groups", "checkpoint_format", "sym"),
+}  # fmt: skip
+"""Keys by which the method of a config is known that does not name it."""
+
 UNTOLD = {
     "aqlm": _BOOKS, "vptq": _BOOKS, "quip": _BOOKS, "quip#": _BOOKS, "quip-sharp": _BOOKS, "spqr": "its outliers",
     "gguf": "the tensors of its file",
