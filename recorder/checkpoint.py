@@ -11,7 +11,15 @@ from typing import Any
 
 from lrcsim.errors import ConfigError, brief
 
-__all__ = ["check_weights", "read_config", "refuse_code", "refuse_outside", "refuse_sizes", "unknown_options"]
+__all__ = [
+    "check_weights",
+    "read_config",
+    "refuse_code",
+    "refuse_name",
+    "refuse_outside",
+    "refuse_sizes",
+    "unknown_options",
+]
 
 SHOWN = 3
 """Names of keys that a message has."""
@@ -68,6 +76,20 @@ UNUSED = re.compile(
     r"|kv_scale$|num_batches_tracked$|embed_positions\.weights$"
 )
 """Weights that no model of transformers needs to run: buffers that are computed, layers that predict further tokens."""
+
+
+def refuse_name(name: str) -> None:
+    """Raise for what is neither a folder nor can be the id of a model on a hub.
+
+    Raises:
+        ConfigError: with what it is instead.
+    """
+    if name and Path(name).is_dir():
+        return
+    if Path(name).is_file():
+        raise ConfigError(f"model {name}: is a file: give the folder that holds config.json and the weights")
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
+        raise ConfigError(f"model {name!r}: there is no such folder, and it is no id of a hub, as Qwen/Qwen3-30B-A3B")
 
 
 def read_config(name: str) -> dict[str, Any]:

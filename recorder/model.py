@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 from dataclasses import dataclass
+from logging import ERROR, getLogger
 from typing import Any
 
 from lrcsim.errors import ConfigError, brief, did_you_mean
@@ -94,6 +95,8 @@ def load(name: str, *, device: str = "auto", dtype: str = "auto") -> Loaded:
     logging: Any = transformers.utils.logging
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    getLogger("huggingface_hub").setLevel(ERROR)  # each retry of a network that is not there would be a line
+    checkpoint.refuse_name(name)
     try:
         raw = checkpoint.read_config(name)
     except Exception as error:  # whatever files and networks raise

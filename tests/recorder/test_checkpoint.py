@@ -161,6 +161,17 @@ def test_a_config_of_a_million_layers_is_not_built(folder: Path, key: str, value
     assert f"its config says {key} = {value}: at most 2,048 are built" in refused(folder)
 
 
+@pytest.mark.parametrize("name", ["/nowhere/at/all", "../x", "", "a/b/c", "C:\\\\models\\\\x", "x y"])
+def test_what_is_no_model_is_said_at_once(name: str) -> None:
+    with pytest.raises(ConfigError, match="there is no such folder, and it is no id of a hub"):
+        load(name, device="cpu")
+
+
+def test_a_file_is_no_model(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="is a file: give the folder"):
+        load(str(folder / "model.safetensors"), device="cpu")
+
+
 def sharded(folder: Path, second: str) -> None:
     """Divide the weights of a folder into two files, the second under another name in the index."""
     from safetensors.torch import load_file, save_file
