@@ -53,7 +53,7 @@ def module_names(tensor: str, layer: int, expert: int = 0) -> tuple[str, ...]:
     """Return the names that the modules of a tensor may have, without what stands before ``layers``.
 
     Args:
-        tensor: llama.cpp's name, as `lrcsim.models.quantisation.Tensor` has it.
+        tensor: llama.cpp's name, as `lrcsim.models.tensors.Tensor` has it.
         layer: its layer.
         expert: which of a layer's routed experts.
     """

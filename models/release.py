@@ -11,8 +11,10 @@ from typing import Any
 
 from lrcsim.models.geometry import Geometry
 from lrcsim.models.modules import Unreadable, module_names
-from lrcsim.models.quantisation import Tensor, format_of, tensors
-from lrcsim.models.quantised import Scheme, read_quantisation
+from lrcsim.models.quantisation import format_of
+from lrcsim.models.quantised import read_quantisation
+from lrcsim.models.scheme import Scheme
+from lrcsim.models.tensors import Tensor, tensors
 
 __all__ = ["beside", "with_released_dtype"]
 

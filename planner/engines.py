@@ -10,7 +10,8 @@ import re
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry
 from lrcsim.models.formats import GGUF
-from lrcsim.models.quantisation import Tensor, format_of
+from lrcsim.models.quantisation import format_of
+from lrcsim.models.tensors import Tensor
 
 __all__ = ["compute_buffers", "expert_format", "kt_method", "released", "resident"]
 

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lrcsim.models.formats import GGUF
-from lrcsim.models.quantisation import MIXES, parse_dtype
+from lrcsim.models.mixes import MIXES
+from lrcsim.models.quantisation import parse_dtype
 
 __all__ = ["Flags", "engine_flags", "override_pattern"]
 

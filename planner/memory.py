@@ -10,7 +10,8 @@ from lrcsim.errors import ConfigError, did_you_mean
 from lrcsim.hardware import HardwareProfile
 from lrcsim.hierarchy.machine import DRAM_FOR_EXPERTS
 from lrcsim.models import Geometry, dense_bytes, expert_bytes, output_bytes
-from lrcsim.models.quantisation import Tensor, bits_per_weight, tensor_bytes
+from lrcsim.models.quantisation import bits_per_weight, tensor_bytes
+from lrcsim.models.tensors import Tensor
 from lrcsim.planner.engines import compute_buffers, released, resident
 from lrcsim.planner.shared_memory import shared
 
