@@ -80,7 +80,7 @@ def _how(row: Row) -> str:
     """Say which row it is, and which engine that is released does it."""
     strategy = row.strategy
     if strategy.name == "all-resident":
-        return "any engine: everything is resident"
+        return f"{' or '.join(strategy.engines)}, released: everything is resident"
     return f"{strategy.name} with {' or '.join(strategy.engines)}, released: {strategy.about}"
 
 

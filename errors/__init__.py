@@ -16,6 +16,10 @@ from collections.abc import Iterable
 __all__ = ["ConfigError", "LrcsimError", "PolicyError", "TraceError", "brief", "did_you_mean"]
 
 
+LONGEST = 400
+"""Letters of an error of somebody else's code that a message has."""
+
+
 class LrcsimError(ValueError):
     """Base of the errors that are about the input, not about lrcsim."""
 
@@ -33,8 +37,13 @@ class PolicyError(LrcsimError):
 
 
 def brief(error: BaseException) -> str:
-    """Return an error that somebody else's code raised as one line: its kind, and the first line of its text."""
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    """Return an error that somebody else's code raised as one line: its kind, and the first line of its text.
+
+    The second line too where the first ends with a colon; what is longer than `LONGEST` letters is cut.
+    """
+    lines = [line.strip() for line in f"{type(error).__name__}: {error}".splitlines() if line.strip()]
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:

@@ -66,7 +66,7 @@ class Config:
         inner = self.values.get(part)
         if not isinstance(inner, Mapping):
             return
-        taken = {key: value for key, value in inner.items() if value is not None}
+        taken = {key: value for key, value in inner.items() if value is not None and (value or key not in KEYS)}
         if not whole:
             taken = {key: value for key, value in taken.items() if key not in self.values and key != "hidden_size"}
         self.values |= taken
@@ -227,7 +227,7 @@ def geometry_from_dict(values: Mapping[str, Any], *, name: str = "", where: str 
         attention_idle=_attention_idle(config, family, hidden, heads, head_dim, experts),
         mixer_params=0 if len(kv_layers) == layers else _mixer(config, family, hidden, heads, head_dim),
     )
-    return with_released_dtype(geometry, config.values, _rest(config), where)
+    return with_released_dtype(geometry, config.values, where)
 
 
 def _moe_layers(config: Config, family: str, layers: int) -> tuple[int, ...]:
@@ -345,9 +345,3 @@ def _mixer(config: Config, family: str, hidden: int, heads: int, head_dim: int) 
     if family == "lfm2_moe":  # short convolution: in (3 x hidden), output
         return 4 * hidden * hidden
     return 5 * hidden * heads * head_dim  # lightning attention: q, k, v, output gate, output
-
-
-def _rest(config: Config) -> str:
-    """Return the format of weights that are not quantised."""
-    names = {"float32": "f32", "float16": "f16", "half": "f16", "float": "f32"}
-    return names.get(str(config.values.get("torch_dtype") or config.values.get("dtype")).removeprefix("torch."), "bf16")

@@ -49,12 +49,13 @@ class Unreadable(Exception):  # noqa: N818  (not shown: its text becomes part of
 
 
 @cache
-def module_names(tensor: str, layer: int) -> tuple[str, ...]:
+def module_names(tensor: str, layer: int, expert: int = 0) -> tuple[str, ...]:
     """Return the names that the modules of a tensor may have, without what stands before ``layers``.
 
     Args:
-        tensor: llama.cpp's name, as `lrcsim.models.quantisation.Tensor` has it.
+        tensor: llama.cpp's name, as `lrcsim.models.tensors.Tensor` has it.
         layer: its layer.
+        expert: which of a layer's routed experts.
     """
     if tensor == "output":
         return ("lm_head", "output", "embed_out")
@@ -69,10 +70,11 @@ def module_names(tensor: str, layer: int) -> tuple[str, ...]:
     if tensor.startswith("attn"):
         return tuple(f"{start}.{block}.{name}" for block in ATTENTION for name in ATTENTION_PROJECTIONS[tensor])
     _, which, *suffix = tensor.split("_")
-    inner = {(): ("",), ("exps",): (".experts.0", ".switch_mlp"), ("shexp",): (".shared_expert", ".shared_experts")}
+    routed, shared = (f".experts.{expert}", ".switch_mlp"), (".shared_expert", ".shared_experts")
+    inner = {(): ("",), ("exps",): routed, ("shexp",): shared}
     blocks = [block + part for block in BLOCKS for part in inner[tuple(suffix)]]
     if suffix == ["exps"]:
-        blocks += ["experts.0", "mlp.experts"]
+        blocks += [f"experts.{expert}", "mlp.experts"]
     if suffix == ["shexp"]:
         blocks += ["shared_mlp", "mlp.shared_mlp"]
     return tuple(f"{start}.{block}.{name}" for block in blocks for name in PROJECTIONS[which])
@@ -82,8 +84,8 @@ class Patterns:
     """A list of modules by name, as quantisation configs have them.
 
     A plain name stands for the module and all below it, wherever its parts come one after the other: ``lm_head``,
-    ``mlp.gate``, ``model.layers.3``, ``self_attn``. ``*`` and ``?`` are wild cards; ``re:`` begins a regular
-    expression.
+    ``mlp.gate``, ``model.layers.3``, ``self_attn``. ``*`` and ``?`` are wild cards, of names from the left, also for
+    the module and all below it; ``re:`` begins a regular expression, and so does ``.*``.
 
     Args:
         patterns: the list.
@@ -100,14 +102,14 @@ class Patterns:
         for pattern in patterns:
             if not isinstance(pattern, str):
                 raise Unreadable(f"{str(pattern)[:40]!r} is no name of a module")
-            if expressions or pattern.startswith("re:") or re.search(r"[\\^$|()\[\]+]", pattern):
+            if expressions or pattern.startswith(("re:", ".*")) or re.search(r"[\\^$|()\[\]+]", pattern):
                 self.expressions.append(_expression(pattern.removeprefix("re:")))
             elif "*" in pattern or "?" in pattern:
                 _check_cost(pattern, pattern.count("*"))
                 globs.add(fnmatch.translate(pattern).removesuffix(r"\Z"))
             elif parts := _parts(pattern):
                 self.plain.add(parts)
-        self.globs = re.compile(f"(?:{'|'.join(sorted(globs))})\\Z") if globs else None
+        self.globs = re.compile(rf"(?:{'|'.join(sorted(globs))})(?:\..*)?\Z") if globs else None
         if len(self.expressions) > MOST or len(globs) > 20 * MOST:
             raise Unreadable(f"it has more than {MOST} patterns of modules")
 

@@ -7,7 +7,7 @@ and layer; any other dtype gives one format to all matrices. Tensors have llama.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,6 +17,8 @@ import numpy.typing as npt
 from lrcsim.errors import ConfigError
 from lrcsim.models.formats import FORMATS, GGUF, Format, find_format, format_names, known_name
 from lrcsim.models.geometry import Geometry
+from lrcsim.models.mixes import MIXES
+from lrcsim.models.tensors import Tensor, dense_tensors, ffn_tensors, tensors
 
 __all__ = [
     "bits_per_weight",
@@ -34,74 +36,6 @@ IntArray = npt.NDArray[np.int64]
 
 # What llama.cpp takes where a row is no multiple of 256 (src/llama-quant.cpp, "fallback quantization").
 FALLBACK = {"q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
-
-
-class Tensor(NamedTuple):
-    """A matrix: llama.cpp's name, its layer (-1: none), rows, and the length of a row."""
-
-    name: str
-    layer: int
-    rows: int
-    length: int
-
-
-Rule = Callable[[Geometry, Tensor], str]
-
-
-def use_more_bits(layer: int, layers: int) -> bool:
-    """Whether llama.cpp's ``_m`` mixes give more bits to this layer: the first and last eighth, and every third."""
-    return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
-
-
-def _mix(base: str, more: str) -> Rule:
-    """q4_k_m and q5_k_m: ``more`` for the values and the down projections of some layers."""
-
-    def rule(geometry: Geometry, tensor: Tensor) -> str:
-        eight = geometry.experts == 8
-        if tensor.name == "attn_v":
-            order = geometry.kv_layers.index(tensor.layer)
-            return "q8_0" if eight else more if use_more_bits(order, len(geometry.kv_layers)) else base
-        if tensor.name == "attn_k" and eight:
-            return "q8_0"
-        if tensor.name.startswith("ffn_down"):
-            return more if use_more_bits(tensor.layer, geometry.layers) else base
-        return "q5_k" if tensor.name == "attn_output" and eight and base == "q4_k" else base
-
-    return rule
-
-
-def _q3_k_m(geometry: Geometry, tensor: Tensor) -> str:
-    eight = geometry.experts == 8
-    if tensor.name == "attn_v":
-        return "q8_0" if eight else "q5_k" if geometry.kv_layers.index(tensor.layer) < 2 else "q4_k"
-    if tensor.name == "attn_k" and eight:
-        return "q8_0"
-    if tensor.name.startswith("ffn_down"):
-        return "q5_k" if tensor.layer < geometry.layers // 16 else "q4_k"
-    if tensor.name == "attn_output":
-        return "q5_k" if eight else "q4_k"
-    return "q3_k"
-
-
-def _q2_k(geometry: Geometry, tensor: Tensor) -> str:
-    eight = geometry.experts == 8
-    if tensor.name == "attn_v":
-        return "q8_0" if eight else "q4_k" if geometry.heads // geometry.kv_heads >= 4 else "q3_k"
-    if tensor.name == "attn_k" and eight:
-        return "q8_0"
-    if tensor.name.startswith("ffn_down"):
-        return "q3_k"
-    if tensor.name == "attn_output":
-        return "q5_k" if eight else "q3_k"
-    return "q2_k"
-
-
-MIXES: dict[str, Rule] = {
-    "q4_k_m": _mix("q4_k", "q6_k"),
-    "q5_k_m": _mix("q5_k", "q6_k"),
-    "q3_k_m": _q3_k_m,
-    "q2_k": _q2_k,
-}
 
 
 def dtype_names() -> list[str]:
@@ -228,45 +162,6 @@ def tensor_bytes(geometry: Geometry, tensor: Tensor, dtype: str) -> int:
     return _named(format_of(geometry, tensor, dtype)).matrix_bytes(tensor.rows, tensor.length)
 
 
-def _ffn(geometry: Geometry, layer: int, width: int, suffix: str) -> Iterator[Tensor]:
-    if width:
-        if geometry.matrices > 2:
-            yield Tensor(f"ffn_gate{suffix}", layer, (geometry.matrices - 2) * width, geometry.hidden)
-        yield Tensor(f"ffn_up{suffix}", layer, width, geometry.hidden)
-        yield Tensor(f"ffn_down{suffix}", layer, geometry.hidden, width)
-
-
-def dense_tensors(geometry: Geometry, layer: int) -> Iterator[Tensor]:
-    """Yield the matrices of a layer that are no routed experts; its norms as one tensor of that name."""
-    norms = 2 * geometry.hidden
-    if layer in geometry.kv_layers:
-        for name, (rows, length) in geometry.attention_matrices.items():
-            yield Tensor(name, layer, rows, length)
-        if geometry.attention_extra > geometry.attention_idle:
-            rows = -(-(geometry.attention_extra - geometry.attention_idle) // geometry.hidden)
-            yield Tensor("attn_extra", layer, rows, geometry.hidden)
-        norms += 2 * geometry.head_dim if geometry.qk_norm else geometry.kv_rank + geometry.q_rank
-    elif geometry.mixer_params:
-        yield Tensor("mixer", layer, -(-geometry.mixer_params // geometry.hidden), geometry.hidden)
-    yield Tensor("norm", layer, 1, norms)
-    if layer in geometry.moe_layers:
-        yield Tensor("ffn_gate_inp", layer, geometry.experts, geometry.hidden)
-        yield from _ffn(geometry, layer, geometry.shared_width, "_shexp")
-    else:
-        yield from _ffn(geometry, layer, geometry.dense_width, "")
-
-
-def tensors(geometry: Geometry) -> Iterator[Tensor]:
-    """Yield a model's matrices by layer, one of each kind of the routed experts; then output matrix and embedding."""
-    moe = set(geometry.moe_layers)
-    for layer in range(geometry.layers):
-        yield from dense_tensors(geometry, layer)
-        if layer in moe:
-            yield from _ffn(geometry, layer, geometry.expert_width, "_exps")
-    yield Tensor("output", -1, geometry.vocab, geometry.hidden)
-    yield Tensor("token_embd", -1, geometry.vocab, geometry.hidden)
-
-
 def expert_bytes(geometry: Geometry, dtype: str | None = None) -> IntArray:
     """Return the bytes of one routed expert, int64 [MoE layers].
 
@@ -279,7 +174,10 @@ def expert_bytes(geometry: Geometry, dtype: str | None = None) -> IntArray:
     """
     dtype = stored_dtype(geometry, dtype)
     sizes = [
-        sum(tensor_bytes(geometry, tensor, dtype) for tensor in _ffn(geometry, layer, geometry.expert_width, "_exps"))
+        sum(
+            tensor_bytes(geometry, tensor, dtype)
+            for tensor in ffn_tensors(geometry, layer, geometry.expert_width, "_exps")
+        )
         for layer in geometry.moe_layers
     ]
     return np.array(sizes, dtype=np.int64)

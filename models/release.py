@@ -11,12 +11,20 @@ from typing import Any
 
 from lrcsim.models.geometry import Geometry
 from lrcsim.models.modules import Unreadable, module_names
-from lrcsim.models.quantisation import Tensor, format_of, tensors
-from lrcsim.models.quantised import Scheme, read_quantisation
+from lrcsim.models.quantisation import format_of
+from lrcsim.models.quantised import read_quantisation
+from lrcsim.models.scheme import Scheme
+from lrcsim.models.tensors import Tensor, tensors
 
 __all__ = ["beside", "with_released_dtype"]
 
 KEYS = ("quantization_config", "quantization", "compression_config")
+DTYPES = {
+    "bf16": ("bfloat16", "bf16"), "f16": ("float16", "half", "fp16", "f16"), "f32": ("float32", "float", "fp32", "f32"),
+    "fp8": ("fp8", "float8", "float8_e4m3fn", "float8_e4m3", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"),
+}  # fmt: skip
+"""Formats by the names that configs have under ``torch_dtype`` or ``dtype``."""
+
 BESIDE = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
 """Files beside a config.json in which ModelOptimizer, older GPTQ and older AWQ say how weights are stored."""
 
@@ -27,20 +35,23 @@ LARGEST = 16 * 2**20
 """Bytes of a file beside a config that is read."""
 
 
-def with_released_dtype(geometry: Geometry, config: Mapping[str, Any], rest: str, where: str) -> Geometry:
+def with_released_dtype(geometry: Geometry, config: Mapping[str, Any], where: str) -> Geometry:
     """Return the geometry with the dtype that the config's quantisation says, or with the reason why it is not known.
 
     Args:
         geometry: the model, its dtype not yet known.
         config: keys of the config, those of nested parts included.
-        rest: format of what is not quantised: ``bf16``, ``f16`` or ``f32``.
         where: what to call the config in a message.
     """
     found = next(((key, config[key]) for key in KEYS if config.get(key)), None)
-    if found is None:
-        return replace(geometry, dtype=rest)
-    key, values = found
+    given = next((key for key in ("torch_dtype", "dtype") if config.get(key)), "dtype")
+    key, rest = given, "bf16"
     try:
+        rest = _rest(config.get(given))
+        if found is None:
+            return replace(geometry, dtype=rest)
+        key, values = found
+        rest = "bf16" if rest == "fp8" else rest  # of what is quantised; the others are not
         if not isinstance(values, Mapping):
             raise Unreadable("it is no table")
         scheme = read_quantisation(values, config)
@@ -52,6 +63,17 @@ def with_released_dtype(geometry: Geometry, config: Mapping[str, Any], rest: str
     except Unreadable as error:
         message = f"{where}: how its weights are stored cannot be read from {key} ({error}): give --dtype, as int4-g128"
         return replace(geometry, dtype=rest, unread=" ".join(message.split()))
+
+
+def _rest(name: object) -> str:
+    """Return the format of weights that are not quantised; bf16 where the config does not say it."""
+    if name is None or name in ("", "auto"):
+        return "bf16"
+    plain = str(name).lower().removeprefix("torch.")
+    found = next((known for known, names in DTYPES.items() if plain in names), None)
+    if found is None:
+        raise Unreadable(f"{str(name)[:40]!r} is not known")
+    return found
 
 
 def beside(path: Path) -> dict[str, Any]:
@@ -70,7 +92,7 @@ def beside(path: Path) -> dict[str, Any]:
 def _dtype(geometry: Geometry, scheme: Scheme, rest: str) -> str:
     """Return the dtype that gives every tensor the format that the scheme has for it."""
     base = scheme.default or rest
-    wanted = [(tensor, _wanted(tensor, scheme, rest)) for tensor in tensors(geometry)]
+    wanted = [(tensor, _wanted(geometry, tensor, scheme, rest)) for tensor in tensors(geometry)]
     parts = [base]
     by_name: dict[str, list[tuple[Tensor, str]]] = {}
     for tensor, name in wanted:
@@ -94,10 +116,15 @@ def _dtype(geometry: Geometry, scheme: Scheme, rest: str) -> str:
     return ",".join(parts)
 
 
-def _wanted(tensor: Tensor, scheme: Scheme, rest: str) -> str:
+def _wanted(geometry: Geometry, tensor: Tensor, scheme: Scheme, rest: str) -> str:
+    """Return the format of a tensor; of routed experts some are asked for, which must be alike."""
     if tensor.name == "norm":
         return rest
-    return scheme.choose(tensor.name, module_names(tensor.name, tensor.layer), tensor.length) or rest
+    experts = sorted({0, 1, geometry.experts // 2, geometry.experts - 1}) if tensor.name.endswith("_exps") else [0]
+    found = {scheme.choose(tensor.name, module_names(tensor.name, tensor.layer, i), tensor.length) for i in experts}
+    if len(found) > 1:
+        raise Unreadable(f"experts of layer {tensor.layer} are stored in different formats")
+    return found.pop() or rest
 
 
 def _attention(tensor: Tensor) -> bool:

@@ -10,12 +10,19 @@ import re
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry
 from lrcsim.models.formats import GGUF
-from lrcsim.models.quantisation import Tensor, format_of
+from lrcsim.models.quantisation import format_of
+from lrcsim.models.tensors import Tensor
 
-__all__ = ["compute_buffers", "expert_format", "kt_method", "released"]
+__all__ = ["compute_buffers", "expert_format", "kt_method", "released", "resident"]
 
 IN_GGUF = GGUF | {"f32", "bf16", "f16", "mxfp4"}
 """Formats that GGUF files have for experts."""
+
+IN_MLX = {"bf16", "f16", "mxfp4", "mxfp8", "nvfp4"}
+"""Formats that MLX has besides its own, of N bits with a scale and a bias."""
+
+WITHOUT_CUDA = re.compile(r"apple|phone|adreno|mali")
+"""Machines, by name and description, whose GPU vLLM and SGLang do not run on."""
 
 KT_METHODS = {
     "bf16": "BF16", "fp8": "FP8", "mxfp4": "MXFP4", "mxfp8": "MXFP8", "int4-g32-sym": "RAWINT4",
@@ -79,6 +86,17 @@ def released(geometry: Geometry, profile: HardwareProfile, dtype: str) -> tuple[
         found.append("ktransformers")
     if name not in GGUF:
         found.append("vLLM")
+    return tuple(found)
+
+
+def resident(geometry: Geometry, profile: HardwareProfile, dtype: str) -> tuple[str, ...]:
+    """Return the released engines that run this model in this dtype on this machine where all of it fits."""
+    name, machine = expert_format(geometry, dtype), f"{profile.name} {profile.description}".lower()
+    found = ["llama.cpp"] if name in IN_GGUF else []
+    if profile.gpu is not None and name not in GGUF and not WITHOUT_CUDA.search(machine):
+        found += ["vLLM", "SGLang"]
+    if "apple" in machine and (name in IN_MLX or name.endswith("-bias")):
+        found.append("MLX")
     return tuple(found)
 
 

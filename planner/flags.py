@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lrcsim.models.formats import GGUF
-from lrcsim.models.quantisation import MIXES, parse_dtype
+from lrcsim.models.mixes import MIXES
+from lrcsim.models.quantisation import parse_dtype
 
 __all__ = ["Flags", "engine_flags", "override_pattern"]
 
@@ -95,7 +96,7 @@ def engine_flags(
         layers: of the model.
         popular_slots: experts per MoE layer on the GPU, for fixed contents; None: main memory does not hold the others.
         experts_outside: bytes of the experts of those N layers.
-        engines: those that take this dtype on this card (`lrcsim.planner.engines.released`).
+        engines: those that take this dtype on this card (`lrcsim.planner.engines.released`, or `resident`).
         kt: ktransformers' method, and what speaks against it (`lrcsim.planner.engines.kt_method`).
         cores: of the CPU.
         own_gpu: whether the machine has a GPU with memory of its own.
@@ -105,7 +106,9 @@ def engine_flags(
     gguf = base in GGUF or base in MIXES
     in_gguf = "llama.cpp" in engines
     found = [_llama(dtype, in_gguf, context, kv_dtype, all_resident, cpu_layers, layers, own_gpu, has_gpu)]
-    if not own_gpu:
+    if "MLX" in engines:
+        found.append(Flags("MLX", "all-resident", "mlx_lm.server --model MODEL", ()))
+    if not own_gpu and not (all_resident and "vLLM" in engines):
         return found
     if popular_slots is None and not all_resident:
         short = ("the experts that are not on the GPU must fit main memory, and do not",)
@@ -117,11 +120,11 @@ def engine_flags(
         (f"{dtype} is a format of GGUF files: the sizes here hold for a checkpoint as small as that",) if gguf else ()
     )
     if all_resident:
-        found.append(Flags("vLLM", "all-resident", f"vllm serve MODEL {length}", unlike))
+        found.append(Flags("vLLM", "all-resident" if "vLLM" in engines else "", f"vllm serve MODEL {length}", unlike))
         found.append(
             Flags(
                 "SGLang",
-                "all-resident",
+                "all-resident" if "SGLang" in engines else "",
                 f"python -m sglang.launch_server --model-path MODEL --context-length {context}",
                 unlike,
             )
@@ -190,7 +193,7 @@ def _llama(
         notes.append(f"{dtype} is no format of GGUF files, the sizes hold for one as small as that")
     if own_gpu and not all_resident:
         notes.append("no expert cache in releases: a layer's experts are all on the GPU or all on the CPU")
-    strategy = "all-resident" if all_resident else "n-cpu-moe" if own_gpu and gguf else ""
+    strategy = "" if not gguf else "all-resident" if all_resident else "n-cpu-moe" if own_gpu else ""
     return Flags("llama.cpp", strategy, " ".join(parts), tuple(notes))
 
 

@@ -10,8 +10,9 @@ from lrcsim.errors import ConfigError, did_you_mean
 from lrcsim.hardware import HardwareProfile
 from lrcsim.hierarchy.machine import DRAM_FOR_EXPERTS
 from lrcsim.models import Geometry, dense_bytes, expert_bytes, output_bytes
-from lrcsim.models.quantisation import Tensor, bits_per_weight, tensor_bytes
-from lrcsim.planner.engines import compute_buffers, released
+from lrcsim.models.quantisation import bits_per_weight, tensor_bytes
+from lrcsim.models.tensors import Tensor
+from lrcsim.planner.engines import compute_buffers, released, resident
 from lrcsim.planner.shared_memory import shared
 
 __all__ = ["KV_DTYPES", "RESERVE", "Fit", "Memory", "kv_bytes", "memory_of", "with_memory"]
@@ -56,7 +57,8 @@ class Memory:
         flash: whether there is flash to read experts from.
         spare: what released engines need besides on a GPU of its own, where some experts are not on it: buffers for
             prompts (`compute_buffers`) and `SPARE`; 0 where the reserve was given.
-        engines: released engines that run this model in this dtype on this card.
+        engines: released engines that run this model in this dtype on this card with experts beside the GPU.
+        resident: those that run it where all experts fit.
     """
 
     device: str
@@ -71,6 +73,7 @@ class Memory:
     flash: bool
     spare: int = 0
     engines: tuple[str, ...] = ("llama.cpp", "ktransformers", "vLLM")
+    resident: tuple[str, ...] = ("llama.cpp", "vLLM", "SGLang")
 
     @property
     def experts(self) -> int:
@@ -211,6 +214,7 @@ def memory_of(
         flash=profile.nvme is not None,
         spare=spare,
         engines=released(geometry, profile, dtype),
+        resident=resident(geometry, profile, dtype),
     )
 
 

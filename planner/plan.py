@@ -328,7 +328,7 @@ def _flags(plan: Plan) -> list[Flags]:
         layers=geometry.layers,
         popular_slots=min(popular.slots) if popular is not None and memory.placed_in_memory else None,
         experts_outside=outside,
-        engines=memory.engines,
+        engines=memory.resident if memory.fit == "gpu" else memory.engines,
         kt=kt_method(geometry, profile, plan.dtype),
         cores=profile.cpu.cores,
         own_gpu=bool(memory.ram),

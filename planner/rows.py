@@ -36,6 +36,7 @@ class Row:
         speed: tokens/s while decoding, at the trace's short contexts.
         spread: low and high over other requests or other sources, the machine taken as it is.
         full: tokens/s when the context is full.
+        full_spread: as ``spread``, of these.
         hit_rate: while decoding.
         binds: the busiest resource, and its share of the time.
     """
@@ -45,6 +46,7 @@ class Row:
     speed: float
     spread: tuple[float, float]
     full: float
+    full_spread: tuple[float, float]
     hit_rate: float
     binds: tuple[str, float]
 
@@ -52,6 +54,11 @@ class Row:
     def range(self) -> tuple[float, float]:
         """Low and high with the model's own accuracy, `MODEL_RANGE`."""
         return self.spread[0] * MODEL_RANGE[0], self.spread[1] * MODEL_RANGE[1]
+
+    @property
+    def full_range(self) -> tuple[float, float]:
+        """As `range`, when the context is full."""
+        return self.full_spread[0] * MODEL_RANGE[0], self.full_spread[1] * MODEL_RANGE[1]
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -66,6 +73,7 @@ class Row:
             "range": list(self.range),
             "spread": list(self.spread),
             "tokens_per_s_full_context": self.full,
+            "range_full_context": list(self.full_range),
             "hit_rate": self.hit_rate,
             "binds": {"resource": self.binds[0], "busy": self.binds[1]},
         }
@@ -146,8 +154,11 @@ class Runner:
         spread = interval(speeds[0]) if len(speeds) == 1 else (min(rates), max(rates))
         setup = Setup(profile, self.geometry, self.dtype)
         central = speeds[0]
-        full = central.at_context(setup, self.context, self.kv)
-        return Row(strategy, tuple(slots), rates[0], spread, full, central.hit_rate, central.binds), speeds
+        ends = [(central, rate) for rate in spread] if len(speeds) == 1 else list(zip(speeds, rates, strict=True))
+        ends = [*ends, (central, rates[0])]
+        fulls = [speed.at_context(setup, self.context, self.kv, rate) for speed, rate in ends]
+        full = (min(fulls), max(fulls))
+        return Row(strategy, tuple(slots), rates[0], spread, fulls[-1], full, central.hit_rate, central.binds), speeds
 
     def compare(self, profile: HardwareProfile, memory: Memory) -> tuple[list[Row], str, Row | None, list[str]]:
         """Run all strategies; of the eviction policies keep LRU and, where it is better by more than noise, the best.

@@ -72,8 +72,10 @@ class Speed:
         """Tokens over seconds, all units together."""
         return float(self.tokens.sum() / self.seconds.sum())
 
-    def at_context(self, setup: Setup, context: int, kv_bytes_per_value: float) -> float:
-        """Return tokens/s with so many tokens of context.
+    def at_context(
+        self, setup: Setup, context: int, kv_bytes_per_value: float, tokens_per_s: float | None = None
+    ) -> float:
+        """Return tokens/s with so many tokens of context, where `tokens_per_s` or what is given is the run's own.
 
         Longer context is more KV cache to read for each token: its bytes over the device's bandwidth are added to the
         time, those that the run's own context took are taken off.
@@ -81,7 +83,7 @@ class Speed:
         geometry, device = setup.geometry, setup.profile.gpu or setup.profile.cpu
         counted = KV_BYTES * geometry.kv_values_per_token_per_layer * len(geometry.kv_layers) * self.context
         more = (kv_bytes_per_value * geometry.kv_values(context) - counted) / device.bandwidth
-        return 1.0 / (1.0 / self.tokens_per_s + max(more, 0.0))
+        return 1.0 / (1.0 / (tokens_per_s or self.tokens_per_s) + max(more, 0.0))
 
 
 def measure(folds: Sequence[Fold], cache: str, setup: Setup, miss: str = "load") -> Speed:

@@ -40,7 +40,7 @@ class Strategy:
 def strategies(memory: Memory) -> list[Strategy]:
     """Return the strategies that make sense with such memory, the plain LRU cache first."""
     if memory.fit == "gpu":
-        return [Strategy("all-resident", "everything resident", PLACED, "load", True, ("any",))]
+        return [Strategy("all-resident", "everything resident", PLACED, "load", True, memory.resident)]
     has = {name: (name,) if name in memory.engines else () for name in ("llama.cpp", "ktransformers", "vLLM")}
     caches = [Strategy(policy, f"{policy.upper()} cache, misses loaded", policy, "load") for policy in POLICIES]
     if not memory.ram:

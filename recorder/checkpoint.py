@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from lrcsim.errors import ConfigError
+from lrcsim.errors import ConfigError, brief
 
-__all__ = ["check_weights", "read_config", "refuse_code", "unknown_options"]
+__all__ = [
+    "check_weights",
+    "read_config",
+    "refuse_code",
+    "refuse_name",
+    "refuse_outside",
+    "refuse_sizes",
+    "unknown_options",
+]
 
 SHOWN = 3
 """Names of keys that a message has."""
+
+LARGEST = 2_048
+"""Layers, and experts of one, that a model to be recorded may have."""
+
+SIZES = re.compile(r"(num|n|encoder|decoder|num_(hidden|encoder|decoder)|n_routed|num_local|moe_num)_(layers|experts)")
+"""Keys of such numbers."""
 
 ROUTING = re.compile(r"expert|rout|moe|gate|gating|group|top_?k|scale_factor|scaling_factor|scor|capacity|bias_update")
 """Options whose names say that they may change which experts are chosen, or with what weight."""
@@ -62,6 +78,20 @@ UNUSED = re.compile(
 """Weights that no model of transformers needs to run: buffers that are computed, layers that predict further tokens."""
 
 
+def refuse_name(name: str) -> None:
+    """Raise for what is neither a folder nor can be the id of a model on a hub.
+
+    Raises:
+        ConfigError: with what it is instead.
+    """
+    if name and Path(name).is_dir():
+        return
+    if Path(name).is_file():
+        raise ConfigError(f"model {name}: is a file: give the folder that holds config.json and the weights")
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
+        raise ConfigError(f"model {name!r}: there is no such folder, and it is no id of a hub, as Qwen/Qwen3-30B-A3B")
+
+
 def read_config(name: str) -> dict[str, Any]:
     """Return what a model's config.json says, without running anything of it."""
     import transformers
@@ -78,12 +108,13 @@ def refuse_code(name: str, raw: Mapping[str, Any]) -> None:
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    kind = raw.get("model_type")
-    if raw.get("auto_map") and (not isinstance(kind, str) or kind not in CONFIG_MAPPING):
-        raise ConfigError(
-            f"model {name}: is of type {str(kind)[:40]!r} with code of its own (auto_map), which lrcsim does not run; "
-            "record it by other means and import that: docs/recorder.md, 'Models with code of their own'"
-        )
+    for part in (raw, *(value for _, value in _deep(raw) if isinstance(value, Mapping))):
+        kind = part.get("model_type")
+        if part.get("auto_map") and (not isinstance(kind, str) or kind not in CONFIG_MAPPING):
+            raise ConfigError(
+                f"model {name}: is of type {str(kind)[:40]!r} with code of its own (auto_map), which lrcsim does not "
+                "run; record it by other means and import that: docs/recorder.md, 'Models with code of their own'"
+            )
     for key, value in _deep(raw):
         plain = key.removeprefix("_").removesuffix("_internal")
         outside = any("/" in str(part) for part in (value.values() if isinstance(value, Mapping) else [value]))
@@ -92,6 +123,38 @@ def refuse_code(name: str, raw: Mapping[str, Any]) -> None:
                 f"model {name}: its config wants code of a hub for {plain} ({str(value)[:40]!r}), which lrcsim does "
                 "not run: take that key out of a copy of the config"
             )
+
+
+def refuse_sizes(name: str, raw: Mapping[str, Any]) -> None:
+    """Raise for a config with more layers or experts than any model has: building it would take for ever.
+
+    Raises:
+        ConfigError: with the key.
+    """
+    for key, value in _deep(raw):
+        if isinstance(value, int) and value > LARGEST and SIZES.fullmatch(key):
+            raise ConfigError(f"model {name}: its config says {key} = {_shown(value)}: at most {LARGEST:,} are built")
+
+
+def refuse_outside(name: str) -> None:
+    """Raise where an index in a model's folder names a file of weights that is not below the folder.
+
+    Raises:
+        ConfigError: with the name; or the index cannot be read.
+    """
+    folder = Path(name)
+    for index in sorted(folder.glob("*.index.json")) if folder.is_dir() else ():
+        try:
+            named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            files = {str(file) for file in named}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise ConfigError(f"model {name}: {index.name} is no index of weights ({brief(error)})") from None
+        for file in sorted(files):
+            if ".." in re.split(r"[/\\]", file) or file.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", file):
+                raise ConfigError(
+                    f"model {name}: {index.name} names the file {file[:80]!r}, which is not in that folder: weights "
+                    "are read from below it only"
+                )
 
 
 def _deep(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 from dataclasses import dataclass
+from logging import ERROR, getLogger
 from typing import Any
 
 from lrcsim.errors import ConfigError, brief, did_you_mean
@@ -93,11 +95,15 @@ def load(name: str, *, device: str = "auto", dtype: str = "auto") -> Loaded:
     logging: Any = transformers.utils.logging
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    getLogger("huggingface_hub").setLevel(ERROR)  # each retry of a network that is not there would be a line
+    checkpoint.refuse_name(name)
     try:
         raw = checkpoint.read_config(name)
     except Exception as error:  # whatever files and networks raise
         raise ConfigError(f"model {name}: its config cannot be loaded ({brief(error)})") from None
     checkpoint.refuse_code(name, raw)
+    checkpoint.refuse_sizes(name, raw)
+    checkpoint.refuse_outside(name)
     try:
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:
@@ -115,6 +121,11 @@ def load(name: str, *, device: str = "auto", dtype: str = "auto") -> Loaded:
             ignore_mismatched_sizes=True,  # they are named and refused below
             output_loading_info=True,
         )
+    except pickle.UnpicklingError:
+        raise ConfigError(
+            f"model {name}: its pickled weights (.bin, .pt) hold more than tensors, or are damaged, and are not loaded "
+            "since that may run code: take its .safetensors"
+        ) from None
     except Exception as error:
         raise ConfigError(f"model {name}: cannot be loaded as {model_class.__name__} ({brief(error)})") from None
     notices = [*checkpoint.unknown_options(raw, config), *checkpoint.check_weights(name, whole, info, raw)]

@@ -67,11 +67,12 @@ def generate(
         place = slice(0, len(request.ids)) if both else slice(width - len(request.ids), width)
         ids[row, place], mask[row, place] = request.ids, 1
     sampler = [] if temperature == 0 else [_Sampler(temperature, seed, batch)]
-    with torch.inference_mode(), _one_line(model):
+    settings = _generation_config(model, max_new_tokens, pad, ends)
+    with torch.inference_mode(), _one_line(model), _only(model, settings):
         output = model.generate(
             input_ids=torch.from_numpy(ids).to(model.device),
             attention_mask=torch.from_numpy(mask).to(model.device),
-            generation_config=_generation_config(model, max_new_tokens, pad, ends),
+            generation_config=settings,
             logits_processor=sampler,
         )
     sequences = _numpy(output)
@@ -91,6 +92,20 @@ def generate(
         columns["phase"][len(columns["experts"]) - (stop - prompt) :] = 1
         found.append(columns)
     return found
+
+
+@contextmanager
+def _only(model: Any, settings: Any) -> Iterator[None]:
+    """Let the model generate by these settings alone: it would fill in what its generation_config.json says besides.
+
+    Beams, n-grams that may not come again, several sequences: other tokens than were asked for, or other rows.
+    """
+    own = model.generation_config
+    model.generation_config = settings
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 @contextmanager
@@ -186,6 +201,14 @@ def _pick(
     if len(places) != len(ids) - first:
         raise ConfigError(f"{len(places)} of {len(ids) - first} tokens were routed: the model cannot be recorded")
     columns = {name: data[places] for name, data in frames.columns.items()}
+    numbers = np.isfinite(columns["weights"]).all(
+        axis=(0, 2)
+    )  # of padding, which is not among these, anything may come
+    if not numbers.all():
+        raise ConfigError(
+            f"a router gave weights that are no numbers (layer {int(np.argmin(numbers))} of those with experts): the "
+            "checkpoint is damaged, or its numbers are too large for the dtype: try --dtype fp32"
+        )
     columns["token_ids"] = ids[first:].astype(np.int32)
     return columns, stack
 

@@ -21,7 +21,7 @@ from lrcsim.models import (
     model_names,
     output_bytes,
 )
-from lrcsim.models.quantisation import use_more_bits
+from lrcsim.models.mixes import use_more_bits
 
 SHARED = Path(os.environ.get("LRCSIM_SHARED", Path(__file__).parents[3] / "shared"))
 RECORDED = SHARED / "traces/qwen3-30b-a3b.route.csv"

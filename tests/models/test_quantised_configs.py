@@ -38,6 +38,9 @@ def released(quantised: object, key: str = "quantization_config", **more: Any) -
 METHOD_BITS: list[tuple[str, dict[str, Any], float, float]] = [
     ("awq", {"quant_method": "awq", "bits": 4, "group_size": 128}, 4 + 20 / 128, 4 + 20 / 128),
     ("awq as llm-awq names it", {"quant_method": "awq", "w_bit": 4, "q_group_size": 64}, 4 + 20 / 64, 4 + 20 / 64),
+    ("awq without its name", {"bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"},
+     4 + 20 / 128, 4 + 20 / 128),
+    ("gptq without its name", {"bits": 4, "group_size": 128, "sym": True}, 4 + 20 / 128, 4 + 20 / 128),
     ("awq, attention kept", {"quant_method": "awq", "bits": 4, "group_size": 128,
                              "modules_to_not_convert": ["self_attn", "mlp.gate"]}, 4 + 20 / 128, 16),
     ("gptq", {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False}, 4 + 20 / 128, 4 + 20 / 128),
@@ -47,13 +50,15 @@ METHOD_BITS: list[tuple[str, dict[str, Any], float, float]] = [
     ("gptq dynamic", {"quant_method": "gptq", "bits": 4, "group_size": 128,
                       "dynamic": {"-:.*self_attn.*": {}, "+:.*experts.*": {"bits": 8, "group_size": 32}}}, 8.75, 16),
     ("gptq of some modules", {"quant_method": "gptq", "bits": 4, "group_size": 128, "modules_in_block_to_quantize":
-                              [["mlp.experts.0.gate_proj", "mlp.experts.0.up_proj", "mlp.experts.0.down_proj"]]},
+                              [[f"mlp.experts.{i}.{m}_proj" for i in range(16) for m in ("gate", "up", "down")]]},
      4 + 20 / 128, 16),
     ("auto-round", {"quant_method": "auto-round", "bits": 4, "group_size": 128, "sym": True},
      4 + 20 / 128, 4 + 20 / 128),
     ("auto-round of its own modules", {"quant_method": "auto-round", "bits": 2, "group_size": 128, "extra_config":
                                        {f"model.layers.{i}.self_attn.{m}_proj": {"bits": 16} for i in range(4)
                                         for m in "qkvo"}}, 2 + 18 / 128, 16),
+    ("auto-round by expressions", {"quant_method": "auto-round", "bits": 4, "group_size": 128, "extra_config": {
+        ".*self_attn.*": {"bits": 16, "data_type": "fp"}, ".*experts.*": {"bits": 2}}}, 2 + 18 / 128, 16),
     ("auto-round mxfp4", {"quant_method": "auto-round", "bits": 4, "group_size": 32, "data_type": "mx_fp"}, 4.25, 4.25),
     ("bitsandbytes 4", {"quant_method": "bitsandbytes", "load_in_4bit": True}, 4.5, 4.5),
     ("bitsandbytes without its name", {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, 4.5, 4.5),
@@ -65,6 +70,8 @@ METHOD_BITS: list[tuple[str, dict[str, Any], float, float]] = [
                           ["model.layers.*.self_attn", "model.layers.*.mlp.router"]}, 4.25, 16),
     ("mxfp8", {"quant_method": "mxfp8"}, 8.25, 8.25),
     ("fp8", {"quant_method": "fp8", "weight_block_size": [128, 128]}, 8, 8),
+    ("fp8, a wild card for a module", {"quant_method": "fp8", "modules_to_not_convert": ["model.layers.*.self_attn"]},
+     8, 16),
     ("fp8 in small blocks", {"quant_method": "fp8", "weight_block_size": [1, 32], "scale_fmt": "ue8m0"}, 8.25, 8.25),
     ("fp8, fp4 experts", {"quant_method": "fp8", "weight_block_size": [128, 128], "expert_dtype": "fp4"}, 4.25, 8),
     ("fbgemm_fp8", {"quant_method": "fbgemm_fp8", "modules_to_not_convert": ["self_attn"]}, 8, 16),
@@ -75,6 +82,8 @@ METHOD_BITS: list[tuple[str, dict[str, Any], float, float]] = [
     ("modelopt int4", {"quant_method": "modelopt", "quant_algo": "W4A16_AWQ", "group_size": 128}, 4.125, 4.125),
     ("hf_quant_config.json", {"producer": {"name": "modelopt"}, "quantization": {
         "quant_algo": "NVFP4", "exclude_modules": ["lm_head", "*self_attn*"]}}, 4.5, 16),
+    ("modelopt, nested under its name", {"quant_method": "modelopt", "quantization": {
+        "quant_algo": "NVFP4", "exclude_modules": ["*self_attn*"]}}, 4.5, 16),
     ("modelopt mixed", {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": {
         **{f"model.layers.{i}.mlp.experts": {"quant_algo": "NVFP4", "group_size": 16} for i in range(4)},
         **{f"model.layers.{i}.self_attn": {"quant_algo": "FP8"} for i in range(4)}}}, 4.5, 8),
@@ -110,6 +119,10 @@ METHOD_BITS: list[tuple[str, dict[str, Any], float, float]] = [
     ("quanto", {"quant_method": "quanto", "weights": "int4"}, 4.25, 4.25),
     ("torchao", {"quant_method": "torchao", "quant_type": {
         "default": {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 64}}}}, 4.5, 4.5),
+    ("torchao, activations in 8 bits", {"quant_method": "torchao", "quant_type": {
+        "default": {"_type": "Int8DynamicActivationInt4WeightConfig", "_data": {"group_size": 32}}}}, 4.5, 4.5),
+    ("torchao fp8", {"quant_method": "torchao", "quant_type": {
+        "default": {"_type": "Float8DynamicActivationFloat8WeightConfig", "_data": {}}}}, 8, 8),
     ("torchao, older", {"quant_method": "torchao", "quant_type": "int8_weight_only"}, 8, 8),
     ("eetq", {"quant_method": "eetq", "weights": "int8"}, 8, 8),
     ("higgs", {"quant_method": "higgs", "bits": 4, "group_size": 64}, 4.25, 4.25),
@@ -143,6 +156,13 @@ def test_the_output_matrix_is_left_out_unless_it_is_named() -> None:
     assert output_bytes(released({"quant_method": "exl2", "bits": 3.5, "head_bits": 6})) == OUTPUT * 6 / 8
 
 
+def test_output_and_embedding_where_a_flag_says_so() -> None:
+    both = {"quant_method": "torchao", "quant_type": "int8_weight_only", "include_input_output_embeddings": True}
+    assert output_bytes(released(both)) == OUTPUT
+    lm_head = {"quant_method": "auto-round", "bits": 4, "group_size": 128, "quant_lm_head": True}
+    assert output_bytes(released(lm_head)) == OUTPUT * (4 + 20 / 128) / 8
+
+
 MLX = {"bits": 4, "group_size": 64}
 
 
@@ -171,6 +191,14 @@ def test_mlx_modules_of_their_own() -> None:
     # a row that is no multiple of the group stays as it was
     odd = released(MLX, "quantization", moe_intermediate_size=96)
     assert expert_bytes(odd)[0] == 2 * 96 * 256 * 4.5 / 8 + 256 * 96 * 2
+
+
+def test_an_entry_of_mlx_takes_nothing_from_the_whole() -> None:
+    """As mlx-community's gpt-oss: experts in mxfp4, attention in 8 bits of groups of 64 (8.5), without its mode."""
+    own = {f"model.layers.{i}.self_attn.{m}_proj": {"group_size": 64, "bits": 8} for i in range(4) for m in "qkvo"}
+    geometry = released({"group_size": 32, "bits": 4, "mode": "mxfp4"} | own, "quantization")
+    assert expert_bytes(geometry).tolist() == [EXPERT * 4.25 / 8] * 4
+    assert dense_bytes(geometry)[0] == ATTENTION * 8.5 / 8 + 4_096 * 4.25 / 8 + SMALL - 2 * 4_096
 
 
 def test_layers_left_out_by_number() -> None:
@@ -224,7 +252,19 @@ REFUSED: list[Any] = [
         "g": {"weights": {"num_bits": 4, "type": "int"}}}},
     {"quant_method": "compressed-tensors", "config_groups": {"g": 4}},
     {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"num_bits": 5, "type": "float"}}}},
-    {"quant_method": "torchao", "quant_type": "uint7"}, {"bits": 4, "group_size": 64, "mode": "new"},
+    {"quant_method": "torchao", "quant_type": "uint7"},
+    # small integers in whole bytes, 4 bits behind fp8 activations, sparse, several types: none is of 8 bits a weight
+    *({"quant_method": "torchao", "quant_type": {"default": {"_type": kind, "_data": {}}}} for kind in (
+        "Int8DynamicActivationIntxWeightConfig", "Float8DynamicActivationInt4WeightConfig", "ModuleFqnToConfig")),
+    {"quant_method": "torchao", "quant_type": "int8_dynamic_activation_int8_semi_sparse_weight"},
+    {"quant_method": "compressed-tensors", "config_groups": {
+        "g": {"targets": ["Qwen3MoeExperts"], "weights": {"num_bits": 4, "type": "int", "group_size": 128}}}},
+    {"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp4", "group_size": 32}},
+     "layer_type_quant_config": {"nn.Linear": {"weight": {"dtype": "fp8_e4m3"}}}},
+    {"bits": 4, "group_size": 128, "linear_class": "of its own"},
+    # experts of a layer that differ
+    {"quant_method": "gptq", "bits": 4, "dynamic": {r"+:.*experts\.0\..*": {"bits": 8}}},
+    {"bits": 4, "group_size": 64, "mode": "new"},
 ]  # fmt: skip
 
 
@@ -242,6 +282,30 @@ def test_what_cannot_be_told_is_refused_unless_a_dtype_is_given(quantised: objec
 @pytest.mark.parametrize("empty", [None, {}, []])
 def test_nothing_is_not_quantised(empty: object) -> None:
     assert released(empty).dtype == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("bfloat16", 2), ("torch.bfloat16", 2), ("BF16", 2), ("float16", 2), ("half", 2), ("FLOAT32", 4),
+     ("torch.float32", 4), ("fp32", 4), ("float8_e4m3fn", 1), ("torch.float8_e5m2", 1), ("fp8", 1), ("auto", 2),
+     (None, 2), ("", 2)],
+)  # fmt: skip
+@pytest.mark.parametrize("key", ["torch_dtype", "dtype"])
+def test_the_dtype_as_configs_write_it(key: str, name: object, size: int) -> None:
+    geometry = geometry_from_dict({k: v for k, v in SHAPE.items() if k != "torch_dtype"} | {key: name})
+    assert expert_bytes(geometry).tolist() == [EXPERT * size] * 4
+
+
+@pytest.mark.parametrize("name", ["int4", "float64", 5, ["bfloat16"], {"a": 1}])
+def test_a_dtype_that_is_none_is_refused(name: object) -> None:
+    with pytest.raises(ConfigError, match=r"torch_dtype \(.* is not known\): give --dtype"):
+        expert_bytes(geometry_from_dict(SHAPE | {"torch_dtype": name}))
+
+
+def test_an_empty_inner_quantisation_hides_none() -> None:
+    outer = {"model_type": "vl", "text_config": SHAPE | {"quantization_config": {}},
+             "quantization_config": {"quant_method": "fp8"}}  # fmt: skip
+    assert expert_bytes(geometry_from_dict(outer)).tolist() == [EXPERT] * 4
 
 
 def test_every_method_that_transformers_knows_is_read_or_refused() -> None:

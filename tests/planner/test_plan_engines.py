@@ -11,7 +11,7 @@ from planned import geometry, machine
 from lrcsim.hardware import HardwareProfile, load_profile
 from lrcsim.models import load_geometry
 from lrcsim.planner import Plan, make_plan
-from lrcsim.planner.engines import compute_buffers, expert_format, has_eight_bits, kt_method, released
+from lrcsim.planner.engines import compute_buffers, expert_format, has_eight_bits, kt_method, released, resident
 from lrcsim.planner.memory import SPARE, memory_of, with_memory
 from lrcsim.planner.strategies import cache_of, cpu_layers, room_for, strategies
 
@@ -121,7 +121,8 @@ def test_the_format_of_experts_is_what_counts() -> None:
 CARDS: list[tuple[str, str | None, dict[str, Any]]] = [
     ("rtx-3090", None, {}), ("rtx-3090", "int4-g128", {"ram": 128}), ("rtx-4060-laptop", "nvfp4", {}),
     ("rtx-4090", "fp8", {"ram": 256}), ("rtx-4090", None, {"ram": 128}), ("a100-40gb", "q4_k_m", {}),
-    ("apple-m4-max", None, {"ram": 64}), ("desktop-cpu", "q4_k_m", {}),
+    ("apple-m4-max", None, {"ram": 64}), ("desktop-cpu", "q4_k_m", {}), ("apple-m4-max", None, {"ram": 128}),
+    ("apple-m4-max", "int4-g64-bias", {"ram": 128}), ("a100-80gb", None, {}), ("a100-80gb", "q4_k_m", {}),
 ]  # fmt: skip
 
 
@@ -135,13 +136,35 @@ def test_what_is_recommended_as_released_has_a_command(name: str, dtype: str | N
     own = [flags for flags in plan.flags if flags.strategy == best.strategy.name]
     assert own, best.strategy
     assert all(flags.command for flags in own)
-    if best.strategy.name != "all-resident":
-        assert {flags.engine for flags in own} == set(best.strategy.engines)
+    assert {flags.engine for flags in own} == set(best.strategy.engines)
     for flags in plan.flags:
         if match := re.search(r"--kt-num-gpu-experts (\d+)", flags.command):
             assert int(match[1]) * sum(plan.memory.slot) + plan.memory.fixed <= plan.memory.total
             assert ("COUNTS.pt" in flags.command) == any("COUNTS.pt holds" in note for note in flags.notes)
             assert "--kt-method" in flags.command
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "engines"),
+    [("rtx-4090", "q4_k_m", ("llama.cpp",)), ("rtx-4090", "fp8", ("vLLM", "SGLang")),
+     ("rtx-4090", "bf16", ("llama.cpp", "vLLM", "SGLang")), ("apple-m4-max", "q4_k_m", ("llama.cpp",)),
+     ("apple-m4-max", "bf16", ("llama.cpp", "MLX")), ("apple-m4-max", "int4-g64-bias", ("MLX",)),
+     ("apple-m4-max", "fp8", ()), ("jetson-agx-orin", "int4-g128", ("vLLM", "SGLang")), ("phone", "fp8", ()),
+     ("desktop-cpu", "fp8", ()), ("desktop-cpu", "bf16", ("llama.cpp",))],
+)  # fmt: skip
+def test_engines_where_everything_fits(name: str, dtype: str, engines: tuple[str, ...]) -> None:
+    """Not "any engine": llama.cpp reads no fp8, vLLM runs on no Mac."""
+    assert resident(load_geometry("qwen3-30b-a3b"), load_profile(name), dtype) == engines
+
+
+def test_full_context_has_a_range() -> None:
+    plan = quick("deepseek-v2-lite", card("rtx-3090", 8, 64), "q4_k_m")
+    for row in plan.rows:
+        low, high = row.full_range
+        assert low <= row.full <= high
+        assert low <= row.range[0]
+        assert high <= row.range[1]
+        assert row.to_dict()["range_full_context"] == [low, high]
 
 
 def test_tight_fits_are_called_so() -> None:

@@ -18,6 +18,7 @@ pytest.importorskip("transformers")
 from lrcsim.recorder import Prompt, Settings, record  # noqa: E402
 from lrcsim.recorder.checkpoint import unknown_options  # noqa: E402
 from lrcsim.recorder.model import load  # noqa: E402
+from lrcsim.traces import RoutingTrace  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch and transformers warn of their own affairs
 
@@ -139,8 +140,100 @@ def test_pickled_weights_hold_tensors_only(folder: Path, tmp_path: Path) -> None
             return open, (str(ran), "w")
 
     torch.save(weights | {"lm_head.weight": Evil()}, folder / "pytorch_model.bin")
-    assert "cannot be loaded as MixtralForCausalLM" in refused(folder)
+    assert "hold more than tensors" in refused(folder)
     assert not ran.exists()
+
+    (folder / "pytorch_model.bin").write_bytes(b"no pickle")
+    assert "more than tensors, or are damaged" in refused(folder)
+
+
+def test_parts_of_a_config_have_no_code_either(folder: Path) -> None:
+    inner = {"model_type": "evil", "auto_map": {"AutoConfig": "c.C"}}
+    change_config(folder, model_type="llava", text_config=inner)
+    assert "is of type 'evil' with code of its own (auto_map)" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("num_hidden_layers", 10**6), ("num_local_experts", 10**9), ("num_experts", 3_000)]
+)
+def test_a_config_of_a_million_layers_is_not_built(folder: Path, key: str, value: int) -> None:
+    change_config(folder, **{key: value})
+    assert f"its config says {key} = {value}: at most 2,048 are built" in refused(folder)
+
+
+@pytest.mark.parametrize("name", ["/nowhere/at/all", "../x", "", "a/b/c", "C:\\\\models\\\\x", "x y"])
+def test_what_is_no_model_is_said_at_once(name: str) -> None:
+    with pytest.raises(ConfigError, match="there is no such folder, and it is no id of a hub"):
+        load(name, device="cpu")
+
+
+def test_a_file_is_no_model(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="is a file: give the folder"):
+        load(str(folder / "model.safetensors"), device="cpu")
+
+
+def sharded(folder: Path, second: str) -> None:
+    """Divide the weights of a folder into two files, the second under another name in the index."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    where = {name: "model-1.safetensors" if at < 3 else second for at, name in enumerate(names)}
+    for file in ("model-1.safetensors", second):
+        save_file({name: weights[name] for name in names if where[name] == file}, folder / file, {"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+
+
+def test_weights_outside_the_folder_are_not_read(folder: Path) -> None:
+    whole = Path(shutil.copytree(folder, folder.with_name("whole")))
+    sharded(whole, "model-2.safetensors")
+    assert load(str(whole), device="cpu").notices == ()
+    for outside in ("../other.safetensors", str(folder.parent / "absolute.safetensors")):
+        each = Path(shutil.copytree(folder, folder.with_name("part"), dirs_exist_ok=True))
+        sharded(each, outside)
+        text = refused(each)
+        assert f"names the file {outside[:80]!r}" in text
+        assert "which is not in that folder" in text
+    for odd in (
+        "[1]",
+        "{",
+        '{"weight_map": [1]}',
+        '{"weight_map": {"a": "C:\\\\x"}}',
+        '{"weight_map": {"a": "a\\\\..\\\\b"}}',
+    ):
+        (whole / "model.safetensors.index.json").write_text(odd)
+        assert "model.safetensors.index.json" in refused(whole)
+
+
+def test_a_router_that_gives_no_numbers_is_named(lrcsim: Run, folder: Path, tmp_path: Path) -> None:
+    def spoil(weights: dict[str, Any]) -> None:
+        weights[next(key for key in weights if "gate" in key and "layers.1." in key)][:] = float("nan")
+
+    change_weights(folder, spoil)
+    (tmp_path / "prompts").write_text(json.dumps({"token_ids": [3, 4, 5]}))
+    for more in (["--max-new-tokens", "4"], ["--teacher-forced", "--sample-tokens", "2"]):
+        out = tmp_path / "out.h5"
+        code, _, err = lrcsim("record", folder, "--prompts", tmp_path / "prompts", "-o", out, "--device", "cpu", *more)
+        assert code == 1
+        assert "a router gave weights that are no numbers (layer 1 of those with experts)" in err
+        assert err.count("\n") == 1
+
+
+def test_settings_of_generation_are_those_that_were_asked_for(folder: Path, tmp_path: Path) -> None:
+    """Beams and forbidden tokens of a folder's generation_config.json neither add rows nor choose other tokens."""
+
+    def recorded(name: str) -> list[int]:
+        settings = Settings(max_new_tokens=6, temperature=0.0)
+        record(load(str(folder), device="cpu"), [Prompt(token_ids=(3, 4, 5))], tmp_path / name, settings)
+        with RoutingTrace.open(tmp_path / name) as trace:
+            return [int(token) for token in trace.token_ids]
+
+    plain = recorded("plain.h5")
+    own = {"num_beams": 3, "num_return_sequences": 3, "min_new_tokens": 5, "suppress_tokens": [plain[-1]],
+           "no_repeat_ngram_size": 1, "do_sample": True, "top_k": 2}  # fmt: skip
+    (folder / "generation_config.json").write_text(json.dumps(own))
+    assert recorded("own.h5") == plain
 
 
 GATE = "model.layers.1.block_sparse_moe.gate.weight"
