@@ -55,7 +55,8 @@ def too_lossy(table: pa.Table) -> str | None:
         return None
     return (
         f"{count:,} of {len(table):,} runs leave out or replace more than a third of the router weight "
-        "(skipped_weight, substituted_weight), in all or in one phase: what they run is hardly the model that was recorded"
+        "(skipped_weight, substituted_weight), in all or in one phase: what they run is hardly the model that was "
+        "recorded"
     )
 
 
