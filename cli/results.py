@@ -64,6 +64,7 @@ def results(
         chosen = query.best(chosen, best_of, split(per))
     if front is not None:
         chosen = query.pareto(chosen, split(front))
+    note = query.too_lossy(chosen)
     if columns is not None:
         for name in split(columns):
             query.check_column(chosen, name)
@@ -96,6 +97,8 @@ def results(
             )
             console().print()
         _show(*_cells(chosen.select(shown), None), limit)
+    if note is not None:
+        console().print(f"[yellow]Note:[/yellow] {note}")
 
 
 def split(text: str | None) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from lrcsim.simulator.schedule import Schedule
 from lrcsim.simulator.shown import short_repr
 from lrcsim.traces import DECODE, PREFILL
 
-__all__ = ["Limits", "all_resident", "compute_shared", "free_loads", "time_limits"]
+__all__ = ["Limits", "computed", "free_loads", "time_limits"]
 
 Phases = npt.NDArray[np.float64]  # [2], seconds of prefill and of decode
 MOST_KNOWN = 10_000  # sets of experts whose seconds are remembered
@@ -111,9 +110,10 @@ def time_limits(job: Replay, platform: Platform, tally: Tally, counts: Counts, l
     overhead = np.maximum(_by_phase(steps[:, 3], decode) - platform.profile.expert_overhead * counts.loads, 0.0)
     share = platform.action.share
     two = tally.on_cpu > 0 or (share is not None and share < 1)  # compute at once
-    # without experts on the CPU all was computed where the model runs, whether it was resident or not
-    resident = all_resident(job, platform) if tally.on_cpu else _by_phase(steps[:, 2], decode)
-    compute = compute_shared(job, platform) if two else resident
+    if two:
+        resident, compute = computed(job, platform)
+    else:  # all was computed where the model runs, whether it was resident or not
+        resident = compute = _by_phase(steps[:, 2], decode)
     shortest = compute + overhead
     needs = {name: np.array(tally.moved[name]) / use.bandwidth for name, use in tally.links.items() if use.bytes}
     link = max(needs, key=lambda name: float(needs[name].sum())) if needs else ""
@@ -149,18 +149,41 @@ def free_loads(tally: Tally, counts: Counts) -> Free:
     return Free(counts.preloaded, (of_phase[0], of_phase[1], int(np.count_nonzero(idle))))
 
 
-def all_resident(job: Replay, platform: Platform) -> Phases:
-    """Return the seconds of compute with all experts resident, float64 [2]: prefill, decode."""
-    return _computed(job, platform, lambda gpu, _: float(gpu.sum()))
+def computed(job: Replay, platform: Platform) -> tuple[Phases, Phases]:
+    """Return the seconds of compute with all experts resident, and with the best division of each layer-step's experts.
 
+    Where they are divided some run where the model does, the others meanwhile on the CPU one after the other, as fast
+    as main memory allows; experts may be divided too, so this can only be too short.
 
-def compute_shared(job: Replay, platform: Platform) -> Phases:
-    """Return the seconds of compute with the best division of each layer-step's experts, float64 [2]: prefill, decode.
-
-    Some run where the model does, the others meanwhile on the CPU one after the other, as fast as main memory allows;
-    experts may be divided too, so this can only be too short.
+    Returns:
+        Two of float64 [2]: prefill, decode.
     """
-    return _computed(job, platform, _shared, cpu=True)
+    costs, dram = platform.costs, platform.profile.dram.bandwidth
+    known: dict[tuple[int, tuple[int, ...]], tuple[float, float]] = {}  # by layer, and tokens of each expert
+
+    def on_cpu(layer: int, tokens: int) -> float:
+        overhead, size, rate = costs.on_cpu(layer, tokens)
+        return overhead + size / min(rate, dram)
+
+    def experts(layer: int, tokens: tuple[int, ...]) -> tuple[float, float]:
+        gpu = np.array([costs.expert(layer, number) for number in tokens])
+        return float(gpu.sum()), _shared(gpu, np.array([on_cpu(layer, number) for number in tokens]))
+
+    resident, divided = [0.0, 0.0], [0.0, 0.0]
+    for step in steps_of(Schedule(job.trace, job.prefill)):
+        alone = together = costs.after(step.size)
+        for work in step.layers:
+            used = (work.layer, (1,) * len(work.keys) if work.tokens is None else tuple(sorted(work.tokens)))
+            if used not in known:
+                if len(known) >= MOST_KNOWN:
+                    known.clear()
+                known[used] = experts(*used)
+            dense, (whole, least) = costs.before(work.layer, step.size), known[used]
+            alone += dense + whole
+            together += dense + least
+        resident[step.phase] += alone
+        divided[step.phase] += together
+    return np.array(resident), np.array(divided)
 
 
 def _shared(gpu: npt.NDArray[np.float64], cpu: npt.NDArray[np.float64]) -> float:
@@ -174,37 +197,6 @@ def _shared(gpu: npt.NDArray[np.float64], cpu: npt.NDArray[np.float64]) -> float
     if not len(weights):
         return 0.0
     return float(np.minimum(np.outer(weights, gpu), np.outer(1 - weights, cpu)).sum(axis=1).max())
-
-
-def _computed(
-    job: Replay,
-    platform: Platform,
-    take: Callable[[npt.NDArray[np.float64], npt.NDArray[np.float64]], float],
-    cpu: bool = False,
-) -> Phases:
-    """Sum the dense parts of all layer-steps and what ``take`` says of the experts' seconds on the GPU and the CPU."""
-    costs, seconds, dram = platform.costs, [0.0, 0.0], platform.profile.dram.bandwidth
-    known: dict[tuple[int, tuple[int, ...]], float] = {}  # by layer, and tokens of each expert
-
-    def on_cpu(layer: int, tokens: int) -> float:
-        overhead, size, rate = costs.on_cpu(layer, tokens)
-        return overhead + size / min(rate, dram)
-
-    def experts(layer: int, tokens: tuple[int, ...]) -> float:
-        gpu = np.array([costs.expert(layer, number) for number in tokens])
-        return take(gpu, np.array([on_cpu(layer, number) for number in tokens]) if cpu else gpu)
-
-    for step in steps_of(Schedule(job.trace, job.prefill)):
-        took = costs.after(step.size)
-        for work in step.layers:
-            used = (work.layer, (1,) * len(work.keys) if work.tokens is None else tuple(sorted(work.tokens)))
-            if used not in known:
-                if len(known) >= MOST_KNOWN:
-                    known.clear()
-                known[used] = experts(*used)
-            took += costs.before(work.layer, step.size) + known[used]
-        seconds[step.phase] += took
-    return np.array(seconds)
 
 
 def _by_phase(values: npt.NDArray[np.float64], decode: npt.NDArray[np.bool_]) -> Phases:

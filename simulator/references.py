@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Free", "LeastBytes", "References"]
 
 T = TypeVar("T")
+LOADS = {"belady": "every miss, and nothing else,", "belady-bypass": "nothing but misses"}
+"""What the policies load that have no more hits than the optimum of that name."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ class References:
                 called, reason = loads_all  # the run may have more hits
             rule = "farthest next use" + (" with bypass" if name == "belady-bypass" else "")
             note = f"{rule}, {'a' if called == 'heuristic' else 'the'} {called}" + (f": {reason}" if reason else "")
+            if called == "optimum":
+                note += f": no policy that loads {LOADS[name]} has more hits in all"
             bounds[name] = self._bound(name, called, note, progress)
         if self.unequal and self.job.access != "paper":
             bounds["upper"] = self._upper(ahead)
@@ -230,7 +234,7 @@ class References:
 
         hits, accesses = self._once("upper", count)
         rate = min(hits / accesses, 1.0) if accesses else None
-        note = "no policy exceeds it (PFOO-L); it need not be reachable"
+        note = f"no policy that loads {LOADS['belady-bypass']} exceeds it (PFOO-L); it need not be reachable"
         if ahead:
             return Bound(rate, None, None, False, f"{note}; on demand, and {ahead}", "upper bound on demand")
         return Bound(rate, None, None, True, note, "upper bound")

@@ -25,9 +25,9 @@ class Bound:
         hit_rate: over all accesses; None when nothing was accessed.
         prefill_hit_rate: over those of prefill steps, or None when there are none or the bound does not say.
         decode_hit_rate: the same for decode steps.
-        proven: True when no policy under the same rules can have more hits in all; ``prefill_hit_rate`` and
-            ``decode_hit_rate`` are those of the same run, and another may have more of one by having fewer of the
-            other.
+        proven: True when no policy that loads as the run did can have more hits in all under the same rules (``note``
+            says which do); ``prefill_hit_rate`` and ``decode_hit_rate`` are those of the same run, and another may have
+            more of one by having fewer of the other.
         note: what kind of bound it is, in a line.
         kind: the same in two or three words: ``"optimum"``, ``"heuristic"``, ``"optimum on demand"``.
     """

@@ -97,6 +97,11 @@ MEASURED = [
         Column(f"{part}_weight", "number", "less", f"missed.{part}_weight")
         for part in ("skipped", "substituted", "low_precision")
     ),
+    *(
+        Column(f"{phase}_{part}_weight", "number", "less", f"missed.{phase}.{part}_weight")
+        for phase in ("prefill", "decode")
+        for part in ("skipped", "substituted")
+    ),
 ]
 """What is measured, in the order of the columns. Seconds, bytes, rates from 0 to 1; null where it is not known."""
 

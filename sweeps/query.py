@@ -43,18 +43,20 @@ class Pivot:
 def too_lossy(table: pa.Table) -> str | None:
     """Return how many runs left out or replaced more than a third of the router weight, in words; None where none did.
 
-    Their speed is hardly that of the model, so they should not win by it.
+    In all or in one phase, as `lrcsim run` warns of it. Their speed is hardly that of the model, so they should not win
+    by it.
     """
     from lrcsim.hierarchy.timed import TOO_MUCH
 
-    names = [name for name in ("skipped_weight", "substituted_weight") if name in table.column_names]
-    rows = zip(*(table[name].to_pylist() for name in names), strict=True)
+    weights = [f"{phase}{part}_weight" for phase in ("", "prefill_", "decode_") for part in ("skipped", "substituted")]
+    rows = zip(*(table[name].to_pylist() for name in weights if name in table.column_names), strict=True)
     count = sum(any(weight is not None and weight > TOO_MUCH for weight in row) for row in rows)
     if not count:
         return None
     return (
         f"{count:,} of {len(table):,} runs leave out or replace more than a third of the router weight "
-        f"({', '.join(names)}): what they run is hardly the model that was recorded"
+        "(skipped_weight, substituted_weight), in all or in one phase: what they run is hardly the model that was "
+        "recorded"
     )
 
 

@@ -43,7 +43,8 @@ class RoutingTrace:
     Build one with `from_arrays`, `open` or an importer. A trace opened from a file reads nothing but its header until
     it is asked to; `read` and `blocks` stream it in bounded memory, while `experts`, `weights` and the other array
     properties load a whole column and keep it. Whatever comes out of `read` and of these properties has been checked
-    (`lrcsim.traces.check.check_tokens`): simulators may index with it.
+    (`lrcsim.traces.check.check_tokens`): simulators may index with it. What comes from a file is checked whenever it is
+    read; of what lies in memory, checked as a whole when it came there, only the ranges are looked at again.
 
     Attributes:
         layers: the MoE layers (`LayerTable`).
@@ -84,6 +85,7 @@ class RoutingTrace:
         self._opened_as: tuple[int, int] | None = None  # size and time of change of the file
         self._sha256: str | None = None
         self._loaded: dict[str, npt.NDArray[Any]] = {}
+        self._checked: set[str] = set()  # columns in memory that were checked as a whole
         self.notes: dict[object, object] = {}
         """Results that depend on this trace alone, kept by whoever computed them (the bounds of `simulate`)."""
 
@@ -185,7 +187,9 @@ class RoutingTrace:
             if name == "experts" or name.startswith("predictions/"):
                 columns[name] = columns[name].astype(stored)
         labels = None if domains is None else [str(label) for label in domains]
-        return cls(layers, columns, bounds, domains=labels, model=model, provenance=provenance)
+        trace = cls(layers, columns, bounds, domains=labels, model=model, provenance=provenance)
+        trace._checked.update(columns)
+        return trace
 
     @classmethod
     def open(cls, path: str | Path | None = None) -> RoutingTrace:
@@ -291,7 +295,7 @@ class RoutingTrace:
         columns = {name: data}
         if name == "experts" and len(layers.stack_names) > 1 and "stack" in self.columns:
             columns["stack"] = self.read_unchecked("stack", low, high, None)
-        problems = check_tokens(columns, layers, low, layer or 0)
+        problems = check_tokens(columns, layers, low, layer or 0, repeats=name not in self._checked)
         if problems and name in ("weights", "logits"):  # they mean nothing where no expert is recorded
             columns["experts"] = self.read_unchecked("experts", low, high, layer)
             problems = [one for one in check_tokens(columns, layers, low, layer or 0) if "router" in one.what]
@@ -303,6 +307,7 @@ class RoutingTrace:
         """Load one whole column, once, and keep it."""
         if name not in self._loaded:
             self._loaded[name] = self.read(name, 0, self.num_tokens)
+            self._checked.add(name)
         return self._loaded[name]
 
     def blocks(self, tokens: int = 16_384) -> Iterator[tuple[int, int]]:

@@ -62,6 +62,33 @@ def test_a_sweep_says_where_a_rule_gives_up_more_than_a_third(lrcsim: Callable[.
     assert [row["low_precision_weight"] for row in rows] == [0.0] * 3
 
 
+def test_what_is_shown_as_best_says_how_little_of_the_model_it_runs(lrcsim: Callable[..., Any], tmp_path: Path) -> None:
+    # A prompt of 64 tokens in which every expert is the first of one token, so that all are loaded, then four tokens
+    # that each lose 6 of their 8 experts, half of their weight: more than a third in decode, far less in all.
+    prompt = [[[(token + rank) % 64 for rank in range(8)]] * 8 for token in range(64)]
+    decoded = [[[(16 * token + rank) % 64 for rank in range(8)]] * 8 for token in (1, 2, 3, 1)]
+    weights = [[[0.25, 0.25, *[0.5 / 6] * 6]] * 8] * 68
+    RoutingTrace.from_arrays(
+        prompt + decoded, num_experts=64, weights=weights, phase=[0] * 64 + [1] * 4, model="lrcsim-toy-baseline"
+    ).save(tmp_path / "t.h5")
+    (tmp_path / "s.toml").write_text(
+        '[grid]\ntrace = "t.h5"\ncache = 8\nhardware = "rtx-4090"\nmiss = ["load", "skip:0.1"]\n'
+    )
+    code, out, _ = lrcsim("sweep", tmp_path / "s.toml", "--jobs", 1)
+    assert (code, "Note: 1 of 2 runs leave out or replace more than a third" in out) == (0, True)
+    rows = pq.read_table(tmp_path / "s.parquet").to_pylist()
+    assert [row["skipped_weight"] > 1 / 3 for row in rows] == [False, False]
+    assert [row["decode_skipped_weight"] > 1 / 3 for row in rows] == [False, True]
+    told = "Note: 1 of 1 runs leave out or replace more than a third of the router weight"
+    for question in (["--best", "decode_tokens_per_s"], ["--best", "decode_tokens_per_s", "--columns", "miss"]):
+        code, out, _ = lrcsim("results", tmp_path / "s.parquet", *question)
+        assert (code, told in " ".join(out.split())) == (0, True)
+    code, out, _ = lrcsim("results", tmp_path / "s.parquet", "--pareto", "decode_tokens_per_s,gpu_bytes")
+    assert (code, told in " ".join(out.split())) == (0, True)
+    code, out, _ = lrcsim("results", tmp_path / "s.parquet", "--best", "hit_rate", "--where", "miss = 'load'")
+    assert (code, "Note" in out) == (0, False)
+
+
 def test_dry_run(lrcsim: Callable[..., Any], spec: Path) -> None:
     code, out, err = lrcsim("sweep", spec, "--dry-run", "--jobs", 2)
     assert (code, err) == (0, "")

@@ -237,6 +237,20 @@ def test_more_than_a_third_of_the_weight_is_warned_of() -> None:
     assert not [text for text in see(light(8), "low:0.3").warnings if "router weight" in text]
 
 
+def test_just_a_third_is_no_more_than_a_third() -> None:
+    # Top-3 of equal weights, one slot, keep=2: each token finds nothing and loses its third expert, a third of its
+    # weight, whatever the thirds are as binary fractions.
+    tokens = 97
+    ids = np.array([[[(3 * token + rank) % 9 for rank in range(3)]] for token in range(tokens)])
+    for weight in (1 / 3, 0.1, 0.7, 1.0):
+        weights = np.full(ids.shape, weight, np.float32)
+        routing = RoutingTrace.from_arrays(ids, num_experts=9, weights=weights, expert_bytes=100)
+        shape = geometry(layers=1, moe_layers=(0,), experts=9, top_k=3)
+        result = simulate(routing, "lru", 1, hardware=machine(), model=shape, miss="skip:0.5,keep=2")
+        assert result.to_dict()["missed"]["skipped_weight"] == pytest.approx(1 / 3, rel=1e-12)
+        assert not [text for text in result.warnings if "router weight" in text]
+
+
 def test_each_phase_is_warned_of() -> None:
     # The prompt uses all 8: those that are light for both tokens are skipped, half of the weight; in decode everything
     # is resident, but what was skipped before: the first decoded token drops half, the others nothing.

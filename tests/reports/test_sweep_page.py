@@ -65,8 +65,8 @@ def test_runs_that_hardly_run_the_model_are_told(page_of: MakePage, table: Path)
         rows = rows.set_column(rows.column_names.index(name), name, column)
     pq.write_table(rows, table)
     assert page_of(table).answer[-1] == (
-        "2 of 6 runs leave out or replace more than a third of the router weight (skipped_weight, substituted_weight): "
-        "what they run is hardly the model that was recorded."
+        "2 of 6 runs leave out or replace more than a third of the router weight (skipped_weight, substituted_weight), "
+        "in all or in one phase: what they run is hardly the model that was recorded."
     )
 
 

@@ -261,6 +261,23 @@ def test_the_case_solved_by_hand(policy: str, access: str, expected: int) -> Non
     assert BY_HAND.hits(policy, 3, "layer", access) == expected
 
 
+def test_a_proven_optimum_says_of_which_policies() -> None:
+    # 5 hits of those that load every miss, 6 with bypass, and more for a policy whose loads of its own cost nothing.
+    trace = BY_HAND.trace
+    own, beside = simulate(trace, "lru", 3).bounds["belady"], simulate(trace, "belady-bypass", 3).bounds
+    assert (own.hit_rate, own.proven) == (0.5, True)
+    assert own.note.endswith("the optimum: no policy that loads every miss, and nothing else, has more hits in all")
+    assert (beside["belady-bypass"].hit_rate, beside["belady-bypass"].proven) == (0.6, True)
+    assert beside["belady-bypass"].note.endswith("no policy that loads nothing but misses has more hits in all")
+    assert (beside["belady"].hit_rate, beside["belady"].proven) == (0.5, False)
+    loaded = simulate(trace, "static", 3, profile=trace)
+    assert loaded.hit_rate == 0.9
+    assert not any(bound.proven for bound in loaded.bounds.values())
+    sized = RoutingTrace.from_arrays([[[0], [1]]], num_experts=4, expert_bytes=[1, 2])
+    upper = simulate(sized, "lru", "3B", scope="model").bounds["upper"]
+    assert (upper.proven, "no policy that loads nothing but misses exceeds it" in upper.note) == (True, True)
+
+
 def test_the_search_knows_prompts_larger_than_the_cache() -> None:
     # Prompt 0 1 2 in one pass, two slots: any two of the three may be left. Then 0, then 2: both can hit.
     case = Case([[[0]], [[1]], [[2]], [[0]], [[2]]], 3, [0, 5], [0, 0, 0, 1, 1], None, warm=True)

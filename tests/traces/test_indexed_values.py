@@ -15,7 +15,7 @@ from trace_files import make_trace
 
 from lrcsim.errors import TraceError
 from lrcsim.simulator import hit_rate_curve, simulate, srp
-from lrcsim.traces import LayerTable, RoutingTrace, check_file
+from lrcsim.traces import LayerTable, RoutingTrace, check, check_file
 from lrcsim.traces.check import check_tokens
 
 # name: (place in the file, type it is stored as, value put at token 7, where it is read for hits)
@@ -121,6 +121,29 @@ def test_drawn_values_are_found_by_check_and_by_reading_alike(tmp_path: Path, da
                 assert problems
             else:
                 assert not problems
+
+
+def test_what_lies_in_memory_is_looked_through_for_repeats_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make_trace(3).save(tmp_path / "t.h5")
+    looked: list[int] = []
+    whole = check._any_repeated
+    monkeypatch.setattr(check, "_any_repeated", lambda ids, missing: looked.append(len(ids)) or whole(ids, missing))
+    trace = make_trace(3)
+    assert looked == [12]
+    trace.read("experts", 0, 12)
+    trace.read("experts", 3, 5, layer=1)
+    assert looked == [12]
+    with RoutingTrace.open(tmp_path / "t.h5") as opened:  # from a file: whenever it is read, until it is kept
+        opened.read("experts", 0, 12)
+        opened.read("experts", 0, 12)
+        assert opened.experts.shape[0] == 12
+        opened.read("experts", 0, 5)
+    assert looked == [12] * 4
+    trace.experts[7, 0, 0] = 60  # ranges are looked at each time
+    with pytest.raises(TraceError, match="token 7, layer 0: expert id 60, allowed 0"):
+        hit_rate_curve(trace, policy="lru")
 
 
 def test_arrays_changed_behind_its_back_are_refused_too() -> None:
