@@ -115,7 +115,9 @@ def main(arguments: list[str] | None = None) -> None:
     except click.UsageError as error:
         click.UsageError(printable(error.format_message(), keep="\n"), error.ctx).show()
         sys.exit(2)
-    except Exception as error:
+    except SystemExit:
+        raise
+    except BaseException as error:  # a panic of an extension is no Exception
         if left_by_reader(error):
             sys.exit(1)
         from lrcsim.cli.failure import one_line

@@ -18,7 +18,7 @@ from lrcsim.hierarchy.reorder import gather
 from lrcsim.hierarchy.work import Step, Work
 from lrcsim.policies.base import Configurable, Param, names_in
 from lrcsim.policies.registry import class_in, make, split_spec
-from lrcsim.policies.user_code import check_methods, is_users, key_of, telling
+from lrcsim.policies.user_code import check_label, check_methods, is_users, key_of, telling
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["PREFETCHERS", "Prefetcher", "make_prefetcher", "proposals", "start"]
@@ -313,6 +313,7 @@ def make_prefetcher(spec: str | Prefetcher | type[Prefetcher]) -> Prefetcher:
     """
     if isinstance(spec, Prefetcher):
         check_methods(type(spec))
+        check_label(spec)
         return spec
     if isinstance(spec, type) and issubclass(spec, Prefetcher):
         return make(spec, "", spec.__name__)

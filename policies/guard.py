@@ -55,25 +55,25 @@ class _Guarded(Policy):
     def reset(self) -> None:
         try:
             self.policy.reset()
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             fail(error, self.kind, f"policy {self.name} failed in reset()", "reset")
 
     def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
         try:
             self.policy.access(tuple(batch), tuple(missed))
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             self._fail(error, "access")
 
     def victim(self, protected: Container[int]) -> int:
         try:
             return key_of(self.policy.victim(protected), self.kind, "victim")
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             self._fail(error, "victim")
 
     def evicted(self, key: int) -> None:
         try:
             self.policy.evicted(key)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             self._fail(error, "evicted")
 
     def refill(self) -> Collection[int] | None:
@@ -86,7 +86,7 @@ class _Guarded(Policy):
             if outside is not None:
                 raise PolicyError(f"refill() asks for {outside}, which is no expert of this pool")
             return keys
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             self._fail(error, "refill")
 
     def _fail(self, error: BaseException, method: str) -> NoReturn:

@@ -9,6 +9,7 @@ import linecache
 import re
 import sys
 import traceback
+from os.path import expanduser, isdir, isfile  # of impossible names they say no, where Path raises
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
@@ -24,6 +25,7 @@ from lrcsim.policies.recency import Clock, Fifo, Lru, Mru, Random, Sieve
 from lrcsim.policies.router import Mrs, ScoreEma
 from lrcsim.policies.user_code import (
     check_arguments,
+    check_label,
     check_methods,
     is_users,
     own_arguments,
@@ -87,6 +89,7 @@ def make_policy(spec: PolicySpec) -> Policy:
     """
     if isinstance(spec, Policy):
         check_methods(type(spec))
+        check_label(spec)
         return spec
     if isinstance(spec, type) and issubclass(spec, Policy):
         return make(spec, "", spec.__name__)
@@ -120,7 +123,7 @@ def split_spec(spec: str) -> Given:
     """
     ends = [found.end() for found in re.finditer(r"\.py(?=:|$)", spec)]
     head, _, rest = spec.partition(":")
-    file = next((end for end in ends if Path(spec[:end]).expanduser().is_file()), None)
+    file = next((end for end in ends if isfile(expanduser(spec[:end]))), None)
     drive = len(head) == 1 and rest[:1] in ("\\", "/")
     if file is None and ends and (drive or re.search(r"\.py$|[/\\ ~]", head)):
         file = ends[0]
@@ -160,6 +163,7 @@ def make(chosen: type[Kind], text: str, spec: str) -> Kind:
         made = kind(**given)
     if not isinstance(made, chosen):  # its __new__ makes something else
         raise PolicyError(f"{kind.__name__} makes {type(made).__name__}, which is no {kind.__name__}")
+    check_label(made)
     return made
 
 
@@ -185,11 +189,7 @@ def _named(name: str) -> type[Policy]:
     offered = plugins()
     if lower not in offered:
         file = f"{name.strip()}.py"
-        close = (
-            f"; did you mean {file}:Class?"
-            if Path(file).is_file()
-            else did_you_mean(name, [*BUILT_IN, *ALIASES, *offered])
-        )
+        close = f"; did you mean {file}:Class?" if isfile(file) else did_you_mean(name, [*BUILT_IN, *ALIASES, *offered])
         raise PolicyError(
             f"there is no policy {name!r}{close}; `lrcsim policies` lists them, "
             "your own are given as file.py:Class or package.module:Class"
@@ -197,7 +197,9 @@ def _named(name: str) -> type[Policy]:
     point = offered[lower]
     try:
         loaded = point.load()
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise PolicyError(f"policy {name!r} ({point.value}) cannot be loaded: {said(error)}{_where(error)}") from error
     return _checked(point.value, loaded, Policy)
 
@@ -207,15 +209,19 @@ _loaded: dict[str, tuple[tuple[int, int, int], ModuleType]] = {}
 
 
 def _module(place: str) -> ModuleType:
+    if not place.endswith(".py") and not all(map(str.isidentifier, place.split("."))):
+        raise PolicyError(f"{place} is neither a file that ends in .py nor the name of a module, as package.module")
     try:
         return _file(place) if place.endswith(".py") else importlib.import_module(place)
-    except (Exception, SystemExit) as error:
-        if isinstance(error, _Absent):
-            raise PolicyError(str(error)) from None
+    except KeyboardInterrupt:
+        raise
+    except _Absent as error:
+        raise PolicyError(str(error)) from None
+    except BaseException as error:
         hint = ""
         if isinstance(error, ModuleNotFoundError) and error.name is not None:
             top = error.name.partition(".")[0]
-            if Path(f"{top}.py").is_file() or Path(top).is_dir():
+            if isfile(f"{top}.py") or isdir(top):
                 hint = f"; {top} lies in this folder, where Python does not look: set PYTHONPATH=."
         raise PolicyError(f"policy module {place} cannot be loaded: {said(error)}{_where(error)}{hint}") from error
 
@@ -226,10 +232,9 @@ class _Absent(Exception):  # noqa: N818  # a reason, told as it is
 
 def _file(place: str) -> ModuleType:
     """Run a file as a module, once for as long as it does not change."""
-    path = Path(place).expanduser()
-    if not path.is_file():
+    if not isfile(expanduser(place)):
         raise _Absent(f"policy file {place} does not exist")
-    path = path.resolve()
+    path = Path(expanduser(place)).resolve()
     status = path.stat()
     now = (status.st_mtime_ns, status.st_size, status.st_ino)
     if str(path) in _loaded and _loaded[str(path)][0] == now:
@@ -253,7 +258,7 @@ def _file(place: str) -> ModuleType:
 def _where(error: BaseException) -> str:
     """Return where in somebody else's file an import failed, to end an error with."""
     if isinstance(error, SyntaxError) and error.filename is not None:
-        return f" ({show_path(error.filename)}:{error.lineno})"
+        return f" ({show_path(error.filename)}{f':{error.lineno}' if error.lineno else ''})"
     theirs = [
         (frame.f_code.co_filename, line)
         for frame, line in traceback.walk_tb(error.__traceback__)
@@ -295,6 +300,8 @@ def class_in(spec: str, place: str, class_name: str, base: type[Kind]) -> type[K
 def _checked(spec: str, value: object, base: type[Kind]) -> type[Kind]:
     if not (isinstance(value, type) and issubclass(value, base)):
         raise PolicyError(f"{base.__name__.lower()} {spec!r} is no class derived from {base.__name__}")
+    if not is_users(value) and "methods" in vars(value):
+        raise PolicyError(f"{spec} is a base to derive a class of your own from, and can do nothing itself")
     return value
 
 

@@ -13,13 +13,14 @@ from functools import cache
 from numbers import Complex, Real
 from operator import index
 from types import CodeType, FrameType, TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
-from lrcsim.errors import LrcsimError, PolicyError, brief, did_you_mean
+from lrcsim.errors import LrcsimError, PolicyError, did_you_mean
 
 __all__ = [
     "NotAsked",
     "check_arguments",
+    "check_label",
     "check_methods",
     "checked_number",
     "compiler_said",
@@ -62,7 +63,7 @@ def _sources(kind: type) -> dict[str, int]:
     found: dict[str, int] = {}
     for base in kind.__mro__:
         if is_users(base) and base.__module__ != "builtins":
-            for code in filter(None, map(_code_of, vars(base).values())):
+            for code in filter(_in_file, map(_code_of, vars(base).values())):
                 known = found.get(code.co_filename, code.co_firstlineno)
                 found[code.co_filename] = min(known, code.co_firstlineno)
     if not found:
@@ -71,6 +72,11 @@ def _sources(kind: type) -> dict[str, int]:
             with contextlib.suppress(OSError, TypeError):
                 found[file] = inspect.getsourcelines(kind)[1]
     return found
+
+
+def _in_file(code: CodeType | None) -> TypeGuard[CodeType]:
+    """Return whether there is a file of it: what `dataclasses` writes says ``<string>``."""
+    return code is not None and not code.co_filename.startswith("<string>")
 
 
 def _code_of(value: object) -> CodeType | None:
@@ -122,9 +128,14 @@ def _frames(traceback: TracebackType | None) -> Iterator[tuple[FrameType, int]]:
 
 
 def said(error: BaseException) -> str:
-    """Return what an error says on one line: its kind and text, of lrcsim's own errors the text alone."""
+    """Return what an error says on one line: its kind and text, of lrcsim's own errors the text alone.
+
+    Of an error of syntax the place is left out: it is told as of any other.
+    """
     try:
-        text = " ".join(str(error).split()) if isinstance(error, LrcsimError) else brief(error).rstrip(": ")
+        text = str(error.msg if isinstance(error, SyntaxError) else error)
+        text = " ".join((text if isinstance(error, LrcsimError) else f"{type(error).__name__}: {text}").split())
+        text = text.rstrip(": ")
     except Exception:  # its own __str__ fails
         return type(error).__name__
     return text if len(text) <= 300 else f"{text[:297]}..."
@@ -146,7 +157,13 @@ def fail(error: BaseException, kind: type, what: str, method: str | None = None)
         kind: the user's class.
         what: what failed, ``"policy Mine failed at step 3, layer 0"``.
         method: the method that was called, for an error that passed no line of the user's.
+
+    Raises:
+        KeyboardInterrupt: it is one: somebody stops the program, and no class has failed. All else that can be raised,
+            ``exit()`` and a panic of an extension among it, is told.
     """
+    if isinstance(error, KeyboardInterrupt):
+        raise error
     if isinstance(error, _ToldError):
         raise error
     if isinstance(error, _PlacedError):
@@ -160,6 +177,8 @@ def fail(error: BaseException, kind: type, what: str, method: str | None = None)
     hint = ""
     if isinstance(error, AttributeError) and error.name in ("view", "trace"):
         hint = f", {error.name} is set before reset(), not yet in __init__"
+    elif isinstance(error, AttributeError) and error.name in {param.name for param in getattr(kind, "params", ())}:
+        hint = f", __init__ must pass parameters on: super().__init__({error.name}=...)"
     elif isinstance(error, NotImplementedError) and not str(error):
         hint = "the base class leaves this method to you, and it is missing"
     raise _ToldError(f"{what}: {said(error)}{hint}{where}") from error
@@ -167,11 +186,26 @@ def fail(error: BaseException, kind: type, what: str, method: str | None = None)
 
 @contextlib.contextmanager
 def telling(kind: type, what: str, method: str | None = None) -> Iterator[None]:
-    """Turn whatever a user's class raises in this block, ``exit()`` too, into one line that names file and line."""
+    """Turn whatever a user's class raises in this block into one line that names file and line (`fail`)."""
     try:
         yield
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         fail(error, kind, what, method)
+
+
+def check_label(made: Any) -> None:
+    """Check that an object of a user's class has a label, before its first ``reset``.
+
+    Raises:
+        PolicyError: its ``label`` fails, or gives no text.
+    """
+    kind = type(made)
+    if not is_users(kind):
+        return
+    with telling(kind, f"label() of {kind.__name__} failed", "label"):
+        label = made.label()
+    if not isinstance(label, str):
+        raise PolicyError(f"{kind.__name__}.label() returned {_shown(label)}: return text{written_in(kind, 'label')}")
 
 
 _good: set[type] = set()
@@ -398,8 +432,13 @@ def compiler_said(error: BaseException, functions: Sequence[Callable[..., Any]])
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     noise = ("Failed in", "[1] During", "Failed at", "- ", "During:")
     why = next((line for line in lines if not line.startswith(noise)), type(error).__name__)
+    call = next((line.removeprefix(">>> ") for line in lines if line.startswith(">>> ")), "")
+    if call.startswith("setitem("):  # what it gave could not be kept
+        why = "what it returns is not a number"
+    elif call and why.endswith("found for signature:"):
+        why = f"cannot compile {call}"
     files = {function.__code__.co_filename for function in functions}
-    for name, line in reversed(re.findall(r'File "([^"]+)", line (\d+)', text)):
+    for name, line in reversed(re.findall(r'(?:File "|from )([^"\n]+?)(?:", line | \()(\d+)', text)):
         for file in files:
             if file == name or os.path.abspath(file) == os.path.abspath(name):
                 return f"{show_path(file)}:{line}: {why[:160]}"

@@ -164,7 +164,7 @@ def allocate(
         raise ConfigError(f"budget {budget!r} must be one size for all layers together, as 512, 2x, 25% or 4GiB")
     (pool,) = resolve_capacity(budget, trace.layers, "model")
     costs = pool.bytes_per_expert or (1,) * trace.num_layers
-    found = stack_hits(trace, chosen.label(), "layer", access, rules.prefill, rules.warm, jobs)
+    found = stack_hits(trace, policy, "layer", access, rules.prefill, rules.warm, jobs)
     largest = trace.layers.num_experts.tolist()
     curves = [hits.sum(axis=0)[: experts + 1] for hits, experts in zip(found.hits, largest, strict=True)]
     accesses = (int(found.accesses[:, PREFILL].sum()), int(found.accesses[:, DECODE].sum()))
@@ -189,7 +189,7 @@ def allocate(
         exact_left_out=left_out,
         most_hits=most_hits,
         uniform=split(uniform_split([len(curve) - 1 for curve in curves], costs, pool.capacity)),
-        shared=_shared(Replay(trace, chosen.label(), (pool,), access, rules.prefill, rules.warm), jobs, progress),
+        shared=_shared(Replay(trace, policy, (pool,), access, rules.prefill, rules.warm), jobs, progress),
     )
 
 

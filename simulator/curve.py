@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.errors import ConfigError
-from lrcsim.policies import BUILT_IN, Policy, PolicySpec, make_policy
+from lrcsim.policies import Policy, PolicySpec, make_policy
 from lrcsim.policies.twins import twin_of
 from lrcsim.simulator.capacity import PoolSize, Scope, parse_bytes, resolve_capacity
 from lrcsim.simulator.queue_hits import QUEUE_POLICIES, queue_hits
@@ -19,7 +19,7 @@ from lrcsim.simulator.replay import Progress, Replay, part_of, replay
 from lrcsim.simulator.rules import Rules, profiled_uses, refuse_unservable, resolve_rules
 from lrcsim.simulator.scored_hits import scored_hits
 from lrcsim.simulator.shown import short_repr
-from lrcsim.simulator.stack_hits import STACK_POLICIES, stack_hits
+from lrcsim.simulator.stack_hits import has_stack, stack_hits
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
 __all__ = ["Curve", "engine_of", "hit_rate_curve", "hits_at"]
@@ -149,7 +149,7 @@ def hit_rate_curve(
 
 def engine_of(policy: Policy) -> EngineName:
     """Return what counts a policy's hits at several capacities (`Curve.engine`), where these are in slots."""
-    if type(policy) is BUILT_IN.get(policy.name) and policy.name in STACK_POLICIES:
+    if has_stack(policy):
         return "stack"
     return "compiled" if type(policy) in QUEUE_POLICIES or twin_of(policy) is not None else "replay"
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba.core.errors import NumbaError
 
 from lrcsim.errors import PolicyError
 from lrcsim.policies import CompiledScore, View
@@ -173,9 +172,7 @@ def scored_functions(policy: CompiledScore) -> tuple[Any, Any, bool]:
     """
     try:
         worths, values = compile_policy(policy)
-    except NumbaError as error:
-        raise PolicyError(_not_compiled(policy, error)) from error
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # numba's own, of odd code
+    except Exception as error:  # numba raises much else than its NumbaError of odd code
         if not is_users(type(policy)):
             raise
         raise PolicyError(_not_compiled(policy, error)) from error

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.errors import ConfigError, TraceError
-from lrcsim.policies import make_policy
+from lrcsim.policies import BUILT_IN, Policy, PolicySpec, make_policy
 from lrcsim.simulator import lru_stack, stack, static_stack
 from lrcsim.simulator.capacity import Scope
 from lrcsim.simulator.replay import Progress
@@ -19,7 +19,7 @@ from lrcsim.simulator.schedule import Schedule, StepRun
 from lrcsim.simulator.shown import short_repr
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["STACK_POLICIES", "StackHits", "stack_hits"]
+__all__ = ["STACK_POLICIES", "StackHits", "has_stack", "stack_hits"]
 
 LRU, STATIC = -1, -2
 STACK_POLICIES = {
@@ -68,9 +68,14 @@ class StackHits:
         return total
 
 
+def has_stack(policy: Policy) -> bool:
+    """Return whether a policy is one of `STACK_POLICIES`, and not somebody's class of the same name."""
+    return policy.name in STACK_POLICIES and type(policy) is BUILT_IN.get(policy.name)
+
+
 def stack_hits(
     trace: RoutingTrace,
-    policy: str,
+    policy: PolicySpec,
     scope: Scope,
     access: str,
     prefill: str,
@@ -102,7 +107,7 @@ def stack_hits(
         TraceError: the trace, opened from a file and not checked, has impossible expert ids.
     """
     chosen = make_policy(policy)
-    if chosen.name not in STACK_POLICIES:
+    if not has_stack(chosen):
         raise ConfigError(f"policy {policy!r} has no stack algorithm, these have: {', '.join(STACK_POLICIES)}")
     rule = STACK_POLICIES[chosen.name]
     pools: list[int | None] = [None] if scope == "model" else list(range(trace.num_layers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,9 @@ RAISED = {
     "SystemExit: 3": "exit(3)",
     "StopIteration": "next(iter(()))",
     "AssertionError": "(_ for _ in ()).throw(AssertionError)",
+    "ValueError: two lines": "(_ for _ in ()).throw(ValueError('two\\nlines'))",
+    "PanicException: bad index": "(_ for _ in ()).throw(type('PanicException', (BaseException,), {})('bad index'))",
+    "GeneratorExit": "(_ for _ in ()).throw(GeneratorExit)",
 }
 
 LINES = {"reset": 4, "access": 5, "victim": 6, "evicted": 7}
@@ -170,6 +174,12 @@ def test_what_cannot_be_compiled_is_placed(tmp_path: Path) -> None:
     text = told(tmp_path, body, run=curve)
     assert "worth() or update() cannot be compiled (mine.py:6: " in text
     assert "\x1b" not in text
+    for code, why in {
+        "return 'a'": "mine.py:4: what it returns is not a number",
+        "return expert.uses + 'a'": "mine.py:6: cannot compile add(int64, Literal[str](a))",
+        "import os": "mine.py:6: Use of unsupported opcode",
+    }.items():
+        assert why in told(tmp_path, body.replace("return X[expert]", code), run=curve)
     failing = body.replace("return X[expert]", "return 1 / (expert.uses - expert.uses)")
     assert "(mine.py:4 in Mine.worth)" in told(tmp_path, failing, run=curve)
 
@@ -316,6 +326,8 @@ def test_victims_of_numpy_are_keys(tmp_path: Path) -> None:
         ("def (", "SyntaxError: invalid syntax"),
         ("import nothing_of_that_name", "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
         ("raise SystemExit(0)", "SystemExit: 0"),
+        ("raise GeneratorExit", "GeneratorExit (mine.py:3)"),
+        ("raise type('PanicException', (BaseException,), {})('no')", "PanicException: no"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("import sys; sys.setrecursionlimit", "there is no class 'Mine' there"),
         ("class Mien(ScorePolicy):\n    def score(self, key): return 1", "did you mean 'Mien'?"),
@@ -330,6 +342,45 @@ def test_files_that_do_not_load(tmp_path: Path, body: str, said: str) -> None:
     assert said in text
     if "cannot be loaded" in text:
         assert text.endswith("(mine.py:3)")
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("./mine:Mine", "./mine is neither a file that ends in .py nor the name of a module, as package.module"),
+        ("/:Mine", "/ is neither a file"),
+        ("..:Mine", ".. is neither a file"),
+        (f"{'mine' * 2000}.py:Mine", "does not exist"),
+        ("mine" * 2000, "there is no policy"),
+        ("lrcsim.policies:ScorePolicy", "lrcsim.policies:ScorePolicy is a base to derive a class of your own from"),
+        ("lrcsim.policies:Policy", "is a base to derive"),
+    ],
+)
+def test_what_is_no_file_and_no_module(spec: str, said: str) -> None:
+    with pytest.raises(PolicyError, match=re.escape(said)):
+        make_policy(spec)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("def label(self): return 3", "Mine.label() returned 3: return text (mine.py:5 in Mine.label)"),
+        ("def label(self): return X[5]", "label() of Mine failed: IndexError: list index out of range (mine.py:5 in"),
+    ],
+)
+def test_labels_that_cannot_be(tmp_path: Path, line: str, said: str) -> None:
+    body = SCORE.format("1") + f"    {line}\n"
+    assert said in told(tmp_path, body)
+
+
+def test_parameters_that_a_constructor_keeps_to_itself(tmp_path: Path) -> None:
+    body = SCORE.format("1") + "    params = (Param('half', 3, 'x'),)\n    def __init__(self, half=3): self.h = half\n"
+    assert "'half', __init__ must pass parameters on: super().__init__(half=...)" in told(tmp_path, body)
+
+
+def test_a_dataclass_is_placed_in_its_file(tmp_path: Path) -> None:
+    body = f"from dataclasses import dataclass\n@dataclass\n{SCORE.format('1')}    size: int\n"
+    assert told(tmp_path, body).startswith("mine.py:6: class Mine needs the argument 'size'")
 
 
 def test_a_file_is_run_once_until_it_changes(tmp_path: Path) -> None:
@@ -413,3 +464,29 @@ def test_classes_of_lrcsim_are_not_checked_call_by_call() -> None:
     assert not type(lru)._users
     assert isinstance(make_policy("lfu"), Policy)
     assert issubclass(CompiledScore, ScorePolicy)
+
+
+def test_a_class_called_lru_is_not_the_reference() -> None:
+    """Experts of unequal size: the references are replayed, and once the run of a class called lru was taken for one.
+
+    Two experts of layer 0 take turns, 4 bytes each of 4: LRU never hits; a class that keeps what it has would.
+    """
+
+    class Mine(ScorePolicy):
+        name = "lru"
+        bypass = True
+
+        def victim(self, protected: Any) -> int:
+            return max(key for key in self.last_use if key not in protected)
+
+        def score(self, key: int) -> float:
+            return 0.0
+
+    def trace() -> RoutingTrace:
+        ids = np.stack([np.arange(12) % 3, np.arange(12) % 2], axis=1)[:, :, None]
+        return RoutingTrace.from_arrays(ids, num_experts=3, expert_bytes=[4, 8])
+
+    given: dict[str, Any] = {"cache": "12B", "scope": "model"}
+    told_of, alone = simulate(trace(), Mine(), **given).lru, simulate(trace(), "lru", **given)
+    assert told_of is not None
+    assert told_of.hit_rate == alone.hit_rate

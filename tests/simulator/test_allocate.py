@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrcsim.errors import ConfigError
+from lrcsim.policies.recency import Lru
 from lrcsim.simulator import allocate as module
 from lrcsim.simulator import simulate
 from lrcsim.simulator.allocate import Ints, allocate, exact_split, greedy_split, uniform_split
@@ -159,3 +160,18 @@ def test_more_than_everything_and_nothing() -> None:
 def test_refused(policy: str, budget: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         allocate(sticky(20), policy, budget)
+
+
+def test_a_class_of_the_user_has_no_stack_algorithm() -> None:
+    """Whatever it is called: its name once decided, and a class named lru was given LRU's curve."""
+
+    class Mine(Lru):
+        pass
+
+    class Named(Lru):
+        name = "lru"
+
+    trace = RoutingTrace.from_arrays(np.zeros((4, 2, 1), int), num_experts=4)
+    for kind in (Mine, Named):
+        with pytest.raises(ConfigError, match="has no stack algorithm"):
+            allocate(trace, kind, 4)  # type: ignore[arg-type]  # a class, as elsewhere
