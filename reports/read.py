@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -85,7 +86,8 @@ def _add(inputs: Inputs, name: str, content: bytes) -> None:
         inputs.tables.append((name, read_table(name)))
         return
     try:
-        value = json.loads(content, parse_constant=_no_constant)
+        value = json.loads(content, parse_constant=_no_constant, parse_float=_finite)
+        json.dumps(value, ensure_ascii=False).encode()  # half a pair of surrogates is no text
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{name} is neither JSON nor a table of lrcsim sweep: {error}") from None
     several = value.get("traces") if isinstance(value, dict) else None
@@ -98,6 +100,13 @@ def _add(inputs: Inputs, name: str, content: bytes) -> None:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is no JSON number that fits 64 bits")
+    return number
 
 
 def _has(value: Any, key: str) -> bool:

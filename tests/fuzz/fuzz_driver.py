@@ -98,6 +98,8 @@ def run(cases: int, seed: int, folder: Path, report: object = None) -> list[str]
             if said.startswith("WRONG"):
                 kept = folder / f"{number}-{good.name}"
                 spoilt.rename(kept)
+                for left in work.glob(".*.tmp"):  # of a worker that was killed: not the next file's fault
+                    left.unlink()
                 wrong.append(f"{kept} ({kind}): {said}")
     finally:
         worker.stop()

@@ -222,11 +222,13 @@ def test_wrong_values_are_one_clear_line(run: dict[str, Any], tmp_path: Path, lr
         ("9" * 10_000, "is neither JSON nor a table"),
         ("NaN", "NaN is no JSON number"),
         ("[Infinity]", "Infinity is no JSON number"),
+        ("[1e999]", "1e999 is no JSON number that fits 64 bits"),
+        ('["\\ud800"]', "surrogates not allowed"),
         ("PAR1nothing", "is no Parquet table"),
         ("", "is neither JSON nor a table"),
         ("\x00", "is neither JSON nor a table"),
     ],
-    ids=["lists", "objects", "digits", "nan", "infinity", "parquet", "empty", "zero"],
+    ids=["lists", "objects", "digits", "nan", "infinity", "too large", "half a pair", "parquet", "empty", "zero"],
 )
 def test_files_that_are_no_results(content: str, said: str, tmp_path: Path, lrcsim: Callable[..., Any]) -> None:
     pytest.importorskip("plotly")

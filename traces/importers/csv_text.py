@@ -20,7 +20,7 @@ from lrcsim.traces.importers.source import open_bytes
 __all__ = ["CsvText"]
 
 BLOCK = 8 << 20
-NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*")
 SAMPLE = 200
 """Rows looked at to tell the columns."""
 

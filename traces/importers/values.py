@@ -144,7 +144,7 @@ def layer_prefixes(column: Any) -> set[str]:
 
 def _fits(text: str) -> bool:
     """Tell whether a number written in another way (1e3) is whole and exact."""
-    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", text) is None or len(text) > 40:
+    if len(text) > 40 or re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", text) is None:
         return False
     value = float(text)
     return value == value // 1 and abs(value) <= EXACT
@@ -170,7 +170,7 @@ def numbers(path: Path, name: str, column: Any, first_row: int) -> Any:
         at = 0
         if pa.types.is_string(column.type):
             good = pc.match_substring_regex(
-                column, r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^(?i:[+-]?(nan|inf|infinity))$"
+                column, r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$|^(?i:[+-]?(nan|inf|infinity))$"
             )
             at = int(np.argmin(good.fill_null(True).to_numpy(zero_copy_only=False)))
         raise TraceError(
