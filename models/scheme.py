@@ -155,5 +155,5 @@ def checked(name: str) -> str:
 
 
 def unknown(key: str, value: object) -> Any:
-    """Raise for a value that is not known. It never returns, so that it may stand for a value of any type."""
+    """Raise for a value that is not known, in place of what it stands for: nothing is returned."""
     raise Unreadable(f"{key} is {str(value)[:40]!r}, which is not known")

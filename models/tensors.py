@@ -20,7 +20,7 @@ class Tensor(NamedTuple):
 
 
 def ffn_tensors(geometry: Geometry, layer: int, width: int, suffix: str) -> Iterator[Tensor]:
-    """Yield the matrices of a feed-forward block of ``width``; none where it is 0."""
+    """Yield gate, up and down of a block of such a width; none where it is 0."""
     if width:
         if geometry.matrices > 2:
             yield Tensor(f"ffn_gate{suffix}", layer, (geometry.matrices - 2) * width, geometry.hidden)

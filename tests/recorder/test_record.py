@@ -161,7 +161,7 @@ def test_errors_about_the_model(lrcsim: Run, folder: Path, tmp_path: Path) -> No
     assert (code, err) == (1, "Error: request 0 has token id 999, the model's vocabulary has 258\n")
     code, _, err = lrcsim("record", tmp_path / "no model", *common)
     assert code == 1
-    assert "its config cannot be loaded" in err
+    assert "there is no such folder, and it is no id of a hub" in err
     (tmp_path / "vit").mkdir()
     (tmp_path / "vit/config.json").write_text('{"model_type": "vitpose_backbone"}')
     code, _, err = lrcsim("record", tmp_path / "vit", *common)
