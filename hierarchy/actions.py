@@ -104,13 +104,15 @@ def make_action(spec: str, profile: HardwareProfile) -> MissAction:
 
 def _lossy(spec: str, name: str, rest: str) -> MissAction:
     """Make ``skip``, ``substitute`` or ``low`` of ``threshold[,fraction][,keep=N]``."""
-    numbers, keep = [], KEEP
+    numbers, keep, kept = [], KEEP, False
     for part in rest.split(",") if rest else ():
         key, equals, value = part.partition("=")
         if not equals:
             numbers.append(part)
         elif key.strip() == "keep":
-            keep = _count(spec, value)
+            if kept:
+                raise ConfigError(f"miss action {spec!r} says keep twice")
+            keep, kept = _count(spec, value), True
         else:
             raise ConfigError(
                 f"miss action {spec!r}: there is no option {key.strip()!r}, only keep=N{did_you_mean(key, ['keep'])}"
@@ -187,9 +189,9 @@ def _number(spec: str, text: str) -> float:
 
 
 def _count(spec: str, text: str) -> int:
-    if not text.strip().isdecimal():
+    if not text.strip().isdecimal() or len(text) > 9:
         raise ConfigError(
-            f"miss action {spec!r}: keep must be the number of experts that a token never loses, 0 or more, "
-            f"given {text!r}"
+            f"miss action {spec[:40]!r}: keep must be the number of experts that a token never loses, 0 or more, "
+            f"given {text[:20]!r}"
         )
     return int(text)

@@ -215,3 +215,13 @@ def test_what_cannot_be_made_says_so(spec: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         make_action(spec, machine())
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [("skip:0.1,keep=2,keep=3", "says keep twice"), (f"low:keep={'9' * 5000}", "never loses, 0 or more")],
+)
+def test_odd_keeps_are_refused_in_one_line(spec: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        make_action(spec, machine())
+    assert len(str(caught.value)) < 200
