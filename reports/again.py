@@ -18,7 +18,6 @@ from lrcsim.simulator.capacity import resolve_capacity
 from lrcsim.simulator.curve import hits_at
 from lrcsim.simulator.replay import Progress, Replay
 from lrcsim.simulator.rules import Rules, refuse_unservable, resolve_rules, uses_by_key
-from lrcsim.sweeps.files import sha256_of
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["Again", "Allowed", "Unavailable", "set_up"]
@@ -119,12 +118,12 @@ def _set_up(run: dict[str, Any], allowed: Allowed, stack: ExitStack, progress: P
         _named_file(path, known.get("trace_sha256"), allowed, "--trace")
     elif not allowed.trace.startswith("bundled:") and not Path(path).is_file():
         raise Unavailable(f"its trace {path} is not there (--trace FILE says where it is now)")
-    sha256 = sha256_of(path)
+    trace = stack.enter_context(RoutingTrace.open(path))
+    sha256 = trace.file_sha256()
     if known.get("trace_sha256") not in (None, sha256):
         raise Unavailable(f"{path} has changed since the run: its SHA-256 is {sha256}, it was {known['trace_sha256']}")
     if config.get("arrivals") is not None:
         raise Unavailable("with arrivals the order of the steps depends on time")
-    trace = stack.enter_context(RoutingTrace.open(path))
     for name, there in (
         ("tokens", trace.num_tokens),
         ("requests", trace.num_requests),
@@ -146,6 +145,11 @@ def _set_up(run: dict[str, Any], allowed: Allowed, stack: ExitStack, progress: P
     profile = None
     if allowed.profile is not None or options.get("profile") is not None:
         profile = stack.enter_context(RoutingTrace.open(_profile_path(path, options, known, allowed)))
+        was_sha256 = known.get("profile_sha256") if allowed.profile is None else None
+        if was_sha256 is not None and profile.file_sha256() != was_sha256:
+            raise Unavailable(
+                f"its profile {options['profile']} has changed since the run (--profile FILE says where it is now)"
+            )
     counted = None if profile is None else uses_by_key(profile, like=trace)
     job = Replay(trace, policy, pools, config["access"], rules.prefill, rules.warm, counted)
     on_demand = "hardware" not in config or (
@@ -199,10 +203,7 @@ def _profile_path(trace: str, options: dict[str, Any], known: dict[str, Any], al
     named = options["profile"]
     if named == "self":
         return trace
-    sha256 = known.get("profile_sha256")
-    _named_file(named, sha256, allowed, "--profile")
-    if sha256 is not None and sha256_of(named) != sha256:
-        raise Unavailable(f"its profile {named} has changed since the run (--profile FILE says where it is now)")
+    _named_file(named, known.get("profile_sha256"), allowed, "--profile")
     return str(named)
 
 

@@ -277,7 +277,8 @@ def examine_file(
     try:
         trace = RoutingTrace.open(path)
     except TraceError as error:
-        return [Problem(str(path), str(error).removeprefix(f"{path}: "))], []
+        said = str(error).removeprefix(f"{path}: ").removeprefix(f"{Path(path).resolve()}: ")
+        return [Problem(str(path), said)], []
     with trace:
         merged: dict[str, Problem] = {}
         artefacts = Artefacts(trace.layers, trace.offsets)

@@ -42,6 +42,9 @@ DATASETS = {
 """Where each per-token column stands in the file; predictions at distance d stand at routing/predictions/d."""
 
 
+LONGEST_NAME = 65_536
+"""Characters of a domain's name: what an attribute of HDF5 holds, as which the model's name is kept."""
+
 BUNDLED_FOLDER = Path(__file__).parent / "data"
 _known: set[tuple[int, ...]] = set()
 """Files that this process wrote, or has looked at in a child: their identity and state (`_state`)."""
@@ -211,6 +214,9 @@ def _domains(path: Path, file: h5py.File, requests: int) -> list[str] | None:
         raise TraceError(f"{path}: requests/domain_names is {stored.dtype}, must be text")
     count_in(stored, "requests/domain_names", max(requests, 65_536))
     names = [str(name) for name in stored.asstr()[:]]
+    longest = max(map(len, names), default=0)
+    if longest > LONGEST_NAME:
+        raise TraceError(f"requests/domain_names has a name of {longest:,} characters, allowed are {LONGEST_NAME:,}")
     values = index[:]
     bad = np.flatnonzero((values < 0) | (values >= len(names)))
     if len(bad):

@@ -205,3 +205,16 @@ def test_sha256_is_of_the_file_that_was_opened(tmp_path: Path) -> None:
             trace.file_sha256()
     with pytest.raises(TraceError, match="no open file"):
         make_trace(1).file_sha256()
+
+
+def test_a_name_of_megabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took half a minute to print. The file is named once, though a relative path is given."""
+    monkeypatch.chdir(tmp_path)
+    make_trace(1).save("t.h5")
+    with h5py.File("t.h5", "r+") as file:
+        requests = len(file["requests/offsets"]) - 1
+        stored("requests/domain_names", np.array(["x" * 100_000], dtype=h5py.string_dtype()))(file)
+        stored("requests/domain", np.zeros(requests, np.int32))(file)
+    (problem,) = check_file("t.h5")
+    assert str(problem).count("t.h5") == 1
+    assert "has a name of 100,000 characters, allowed are 65,536" in str(problem)
