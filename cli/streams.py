@@ -21,7 +21,7 @@ def prepare_streams() -> None:
             stream.reconfigure(errors=DEGRADE)
 
 
-def left_by_reader(error: Exception) -> bool:
+def left_by_reader(error: BaseException) -> bool:
     """Return whether an error is that standard output cannot take any more; if so, or if it is full, drop the rest.
 
     Python would try again to write it when it ends, and complain.
