@@ -17,8 +17,9 @@ from lrcsim.errors import PolicyError, did_you_mean
 from lrcsim.hierarchy.reorder import gather
 from lrcsim.hierarchy.work import Step, Work
 from lrcsim.policies.base import Configurable, Param, names_in
+from lrcsim.policies.class_checks import check_label, check_methods
 from lrcsim.policies.registry import class_in, make, split_spec
-from lrcsim.policies.user_code import check_label, check_methods, is_users, key_of, telling
+from lrcsim.policies.user_code import is_users, key_of, telling
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["PREFETCHERS", "Prefetcher", "make_prefetcher", "proposals", "start"]

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from lrcsim.errors import PolicyError, did_you_mean
 from lrcsim.policies.base import Configurable, Policy
+from lrcsim.policies.class_checks import check_arguments, check_label, check_methods, own_arguments
 from lrcsim.policies.engines import Dali, Heat, Hobbit, LeastStaleFifo, LeastStaleGap, LeastStaleLayer, MoeInfinity
 from lrcsim.policies.frequency import Lcp, Lfru, Lfu, LfuAging, Lfuda, LfuDecay, LfuResident
 from lrcsim.policies.future import Belady, BeladyBypass, SchLookahead, SchStatic
@@ -23,16 +24,7 @@ from lrcsim.policies.profiled import PinnedLru, Static
 from lrcsim.policies.queues import Arc, S3Fifo, Slru
 from lrcsim.policies.recency import Clock, Fifo, Lru, Mru, Random, Sieve
 from lrcsim.policies.router import Mrs, ScoreEma
-from lrcsim.policies.user_code import (
-    check_arguments,
-    check_label,
-    check_methods,
-    is_users,
-    own_arguments,
-    said,
-    show_path,
-    telling,
-)
+from lrcsim.policies.user_code import is_users, said, show_path, telling
 
 __all__ = [
     "BUILT_IN",
