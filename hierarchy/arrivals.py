@@ -10,7 +10,7 @@ import numpy as np
 
 from lrcsim.errors import ConfigError
 from lrcsim.hierarchy.batching import Batching, Server, Speculative, check_serving
-from lrcsim.hierarchy.prefetch import Prefetcher
+from lrcsim.hierarchy.prefetch import Oracle, Prefetcher
 from lrcsim.hierarchy.reorder import Order
 from lrcsim.hierarchy.work import Step, steps_of
 from lrcsim.policies import Policy
@@ -79,7 +79,7 @@ def check_arrivals(policy: Policy, prefetcher: Prefetcher | None = None) -> None
         ConfigError: the policy needs the future, or the prefetcher is the oracle.
     """
     name = f"policy {policy.name}" if "future" in policy.needs else ""
-    if prefetcher is not None and prefetcher.name == "oracle":
+    if isinstance(prefetcher, Oracle):
         name = "prefetcher oracle"
     if name:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Checks of a class that a user wrote, before it runs: its methods, what they take, what they look at, its arguments."""
+"""Checks of a class that a user wrote, before it runs: its methods, what they take and look at, its arguments."""
 
 from __future__ import annotations
 

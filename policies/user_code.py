@@ -205,8 +205,8 @@ def checked_number(value: Any, owner: object, method: str, key: int, *, what: ob
     stride = getattr(getattr(owner, "view", None), "stride", None)
     layer = f" (layer {key // stride}, expert {key % stride})" if stride else ""
     raise _PlacedError(
-        f"{method}() returned {shown_value(value)}, which is not a number for {what or f'key {key}{layer}'}: return a float"
-        + written_in(kind, method)
+        f"{method}() returned {shown_value(value)}, which is not a number for {what or f'key {key}{layer}'}: "
+        f"return a float{written_in(kind, method)}"
     )
 
 
@@ -217,6 +217,7 @@ def written_in(kind: type, method: str) -> str:
 
 
 def shown_value(value: object) -> str:
+    """Return a value that a user's code gave, in at most 60 characters of one line."""
     try:
         text = " ".join(repr(value).split())
     except Exception:
@@ -236,8 +237,8 @@ def key_of(value: Any, kind: type, method: str) -> int:
         return index(value)
     except TypeError:
         raise _PlacedError(
-            f"TypeError: {method}() returned {shown_value(value)}, which is not resident nor any expert: return the key of "
-            f"one, an int{written_in(kind, method)}"
+            f"TypeError: {method}() returned {shown_value(value)}, which is not resident nor any expert: return the "
+            f"key of one, an int{written_in(kind, method)}"
         ) from None
 
 
