@@ -84,6 +84,7 @@ CASES: dict[str, tuple[str, bytes]] = {
     "a number of 5,000 digits": ("a.json", b'{"choices": [], "x": ' + b"1" * 5_000 + b"}"),
     "half Parquet": ("a.parquet", b"PAR1" + b"\x15\x04" * 50 + b"\xff\0\0\0PAR1"),
     "a cell of 200,000 digits": ("a.csv", b"token,layer,expert\n0,0,1\n1,0," + b"1" * 200_000 + b"x\n"),
+    "a layer's name of 200,000 letters": ("a.csv", b"token,layer,expert\n0," + b"a" * 200_000 + b",1\n1,0,2\n"),
     "no text": ("a.csv", b"token,layer,expert\n\xff\xfe,0,1\n1,0,2\n"),
     "damaged gzip": ("a.csv.gz", b"\x1f\x8b\x08\0\0\0\0\0\0\x03" + b"x" * 50),
     "damaged zstd": ("a.csv.zst", b"\x28\xb5\x2f\xfd" + b"x" * 50),

@@ -39,6 +39,9 @@ NAMED = {
 }
 """How names say a number: ``model.layers.3.mlp`` and ``blk.3``; ``expert_5``, ``E5`` and ``mlp.experts.5``."""
 
+LONGEST_NAME = 1_000
+"""Characters of a layer's name that is looked at: Python's expressions take quadratic time on longer ones."""
+
 EXACT = 1 << 53
 """Largest whole number that a float holds exactly."""
 
@@ -135,6 +138,7 @@ def layer_prefixes(column: Any) -> set[str]:
         return set()
     names = pc.unique(column).drop_null()
     found = set()
+    names = names.filter(pc.less_equal(pc.utf8_length(names), LONGEST_NAME))
     for name in names.filter(pc.match_substring_regex(names, r"[A-Za-z_]")).to_pylist():
         match = next((match for named in NAMED["layer"] if (match := re.match(named, name.strip()))), None)
         if match is not None:
