@@ -24,7 +24,7 @@ from typing import Any
 import libcachesim
 import numpy as np
 
-from lrcsim.simulator.stack_hits import stack_hits
+from lrcsim.simulator.compiled.every_size import stack_hits
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.exporters import Options, export_trace
 

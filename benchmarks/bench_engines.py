@@ -22,15 +22,16 @@ from pathlib import Path
 import numpy as np
 
 from lrcsim.hardware import load_profile
-from lrcsim.hierarchy import Engine, FixedCosts
-from lrcsim.hierarchy.actions import make_action
-from lrcsim.hierarchy.compiled import run_compiled
-from lrcsim.hierarchy.residency import Residency
-from lrcsim.hierarchy.work import steps_of
 from lrcsim.simulator import Schedule
-from lrcsim.simulator.capacity import resolve_capacity
-from lrcsim.simulator.future import Future
-from lrcsim.simulator.replay import Replay
+from lrcsim.simulator.cache.capacity import resolve_capacity
+from lrcsim.simulator.cache.future import Future
+from lrcsim.simulator.cache.replay import Replay
+from lrcsim.simulator.serving.steps import steps_of
+from lrcsim.simulator.time.compiled import run_compiled
+from lrcsim.simulator.time.costs import FixedCosts
+from lrcsim.simulator.time.engine import Engine
+from lrcsim.simulator.time.miss_actions import make_action
+from lrcsim.simulator.time.residency import Residency
 from lrcsim.traces import RoutingTrace
 
 LAYERS, EXPERTS = 16, 64

@@ -19,9 +19,9 @@ from bench_replay import EXPERTS, LAYERS, TOP_K, make_trace
 
 from lrcsim.policies import make_policy
 from lrcsim.simulator import simulate
-from lrcsim.simulator.capacity import Scope, resolve_capacity
-from lrcsim.simulator.queue_hits import QUEUE_POLICIES, queue_hits
-from lrcsim.simulator.rules import uses_by_key
+from lrcsim.simulator.cache.capacity import Scope, resolve_capacity
+from lrcsim.simulator.cache.rules import uses_by_key
+from lrcsim.simulator.compiled.queue_hits import QUEUE_POLICIES, queue_hits
 from lrcsim.traces import RoutingTrace
 
 PART = 50

@@ -17,8 +17,8 @@ from bench_replay import EXPERTS, LAYERS, TOP_K, make_trace
 from lrcsim.policies import CompiledScore, Expert, Now, PolicySpec, make_policy
 from lrcsim.policies.twins import TWINS, twin_of
 from lrcsim.simulator import simulate
-from lrcsim.simulator.capacity import Scope, resolve_capacity
-from lrcsim.simulator.scored_hits import scored_hits
+from lrcsim.simulator.cache.capacity import Scope, resolve_capacity
+from lrcsim.simulator.compiled.scored_hits import scored_hits
 from lrcsim.traces import RoutingTrace
 
 SIZES: tuple[tuple[Scope, int], ...] = (("layer", 2 * TOP_K), ("model", 2 * TOP_K * LAYERS))

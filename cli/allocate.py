@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lrcsim.cli.output import console, human_bytes, percent
+from lrcsim.base.text import human_bytes, percent
+from lrcsim.cli.output import console
 
 if TYPE_CHECKING:
-    from lrcsim.simulator.allocate import Allocation
+    from lrcsim.simulator.curves.allocate import Allocation
 
 __all__ = ["show_allocation"]
 

@@ -54,7 +54,7 @@ def calibrate(ctx: click.Context, /, output: str | None, json_path: str | None, 
     With --from-run: fit at most three numbers of a profile to the first tokens of a run that some engine logged, and
     test the fit on the others by simulating the run's own routing (docs/validation.md). Without: measure this machine.
     """
-    from lrcsim.errors import ConfigError
+    from lrcsim.base.errors import ConfigError
 
     if options["from_run"] is not None:
         from lrcsim.cli.calibrate_run import calibrate_run
@@ -73,7 +73,7 @@ def _measure(output: str | None, json_path: str | None) -> None:
     import importlib
     from pathlib import Path
 
-    from lrcsim.errors import ConfigError
+    from lrcsim.base.errors import ConfigError
 
     try:
         machine = importlib.import_module("lrcsim.cli.calibrate_machine")

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import console, echo, human_bytes, progress_bar, quoted, write_json
+from lrcsim.base.text import human_bytes, quoted
+from lrcsim.cli.output import console, progress_bar, write_json
+from lrcsim.cli.screen import echo
 
 if TYPE_CHECKING:
-    from lrcsim.hardware.measure import Machine, Timing
+    from lrcsim.calibration.of_machine import Machine, Timing
 
 __all__ = ["calibrate_machine", "machine_options"]
 
@@ -62,8 +64,8 @@ def calibrate_machine(
     Raises:
         ConfigError: an option has a value that is not allowed, or the folder cannot be written to.
     """
+    from lrcsim.calibration.of_machine import Plan, measure_machine, toml_of
     from lrcsim.cli.output import option_bytes
-    from lrcsim.hardware.measure import Plan, measure_machine, toml_of
 
     given: dict[str, Any] = {}
     if sizes is not None:
@@ -76,7 +78,7 @@ def calibrate_machine(
         machine = measure_machine(plan, progress)
     text = toml_of(machine)
     if output is not None:
-        from lrcsim.traces.atomic import replacing
+        from lrcsim.base.files import replacing
 
         with replacing(output) as partial:
             partial.write_text(text, encoding="utf-8")

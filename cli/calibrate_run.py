@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import console, human_bytes, percent, quoted, write_json
+from lrcsim.base.text import human_bytes, percent, quoted
+from lrcsim.cli.output import console, write_json
 
 if TYPE_CHECKING:
+    from lrcsim.calibration.from_run.calibration import Calibration
+    from lrcsim.calibration.from_run.measured import MeasuredRun
+    from lrcsim.calibration.from_run.rerun import Rerun
     from lrcsim.hardware import HardwareProfile
-    from lrcsim.hierarchy.calibration import Calibration
-    from lrcsim.hierarchy.measured import MeasuredRun
-    from lrcsim.hierarchy.rerun import Rerun
     from lrcsim.traces import RoutingTrace
 
 __all__ = ["calibrate_run", "document", "open_or_import", "sourced"]
@@ -57,13 +58,13 @@ def calibrate_run(
     json_path: str | None,
 ) -> None:
     """Fit, predict, compare, and write what was asked for."""
-    from lrcsim.errors import ConfigError, did_you_mean
+    from lrcsim.base.errors import ConfigError, did_you_mean
+    from lrcsim.base.files import replacing
+    from lrcsim.calibration.from_run.calibration import calibrate
+    from lrcsim.calibration.from_run.measured import parse_mapping, read_measured
+    from lrcsim.calibration.from_run.rerun import Rerun
     from lrcsim.hardware import load_profile, to_toml
-    from lrcsim.hierarchy.calibration import calibrate
-    from lrcsim.hierarchy.measured import parse_mapping, read_measured
-    from lrcsim.hierarchy.rerun import Rerun
     from lrcsim.models import load_geometry
-    from lrcsim.traces.atomic import replacing
 
     if trace is None or model is None:
         raise ConfigError("--from-run needs --trace, the run's own routing, and --model, the model that ran")
@@ -73,7 +74,7 @@ def calibrate_run(
     if loss not in ("huber", "squares"):
         raise ConfigError(f"--loss {loss!r} is not known, use huber or squares")
     if plot is not None:
-        from lrcsim.cli.plot_calibration import picture_ending
+        from lrcsim.plots.calibration import picture_ending
 
         picture_ending(plot)  # before the work
     run = read_measured(from_run, parse_mapping(column))
@@ -97,7 +98,7 @@ def calibrate_run(
         with replacing(output) as partial:
             partial.write_text(to_toml(profile), encoding="utf-8")
     if plot is not None:
-        from lrcsim.cli.plot_calibration import plot_calibration
+        from lrcsim.plots.calibration import plot_calibration
 
         plot_calibration(plot, found, f"{geometry.name}, {run.name}")
     result = document(found, run, rerun, base, profile)
@@ -194,8 +195,8 @@ def document(
 def _print(found: Calibration, run: MeasuredRun, result: dict[str, Any]) -> None:
     from rich.table import Table
 
+    from lrcsim.base.units import DIMENSIONS, format_quantity
     from lrcsim.hardware.document import SCHEMA
-    from lrcsim.hardware.units import DIMENSIONS, format_quantity
 
     out = console()
     out.print(f"[bold]{quoted(run.name)}[/bold]: {quoted(run.understood())}", soft_wrap=True)

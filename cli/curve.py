@@ -4,41 +4,25 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from lrcsim.base.text import human_bytes, quoted
 from lrcsim.cli.allocate import show_allocation
-from lrcsim.cli.output import (
-    check_picture,
-    console,
-    human_bytes,
-    json_option,
-    option_bytes,
-    progress_bar,
-    quoted,
-    write_json,
-)
+from lrcsim.cli.output import console, json_option, option_bytes, progress_bar, write_json
+from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Curve
-    from lrcsim.simulator.allocate import Allocation
+    from lrcsim.simulator.curves.allocate import Allocation
+    from lrcsim.simulator.curves.trace_curves import TraceCurves
     from lrcsim.traces import RoutingTrace
 
 __all__ = ["curve"]
 
 SHOWN = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 """Relative cache sizes in the table."""
-
-
-@dataclass
-class TraceCurves:
-    """What is shown of one trace."""
-
-    label: str
-    curves: list[Curve]
-    allocations: list[Allocation]
 
 
 @click.command()
@@ -93,7 +77,7 @@ def curve(
     are run at about a dozen sizes, compiled where they can be. TRACE is an lrcsim file; without it, the trace that
     comes with lrcsim. Several traces are shown one after the other, and in one figure.
     """
-    from lrcsim.simulator.rules import resolve_rules
+    from lrcsim.simulator.cache.rules import resolve_rules
     from lrcsim.traces import RoutingTrace
 
     check_picture(plot_path)
@@ -111,12 +95,12 @@ def curve(
     if json_path is not None:
         settled = resolve_rules(access, prefill, warm)
         config = {"scope": scope, "access": access, **settled._asdict()}
-        each = [as_json(one) | {"config": config} for one in found]
+        each = [one.to_dict() | {"config": config} for one in found]
         write_json(json_path, each[0] if len(each) == 1 else {"traces": each})
     if csv_path is not None:
         _write_csv(csv_path, found)
     if plot_path is not None:
-        from lrcsim.cli.plot import plot_curves
+        from lrcsim.plots.curves import plot_curves
 
         plot_curves(plot_path, {one.label: one.curves for one in found}, f"scope {scope}, access {access}")
     if json_path != "-":
@@ -131,7 +115,7 @@ def curve(
 
 
 def _allocate(trace: RoutingTrace, policy: str, size: str, rules: dict[str, Any]) -> Allocation:
-    from lrcsim.simulator.allocate import allocate
+    from lrcsim.simulator.curves.allocate import allocate
 
     with progress_bar(f"{policy}, shared pool") as progress:
         return allocate(trace, policy, size, **rules, progress=progress)
@@ -158,39 +142,13 @@ def split_policies(text: str) -> list[str]:
     return names
 
 
-def as_json(found: TraceCurves) -> dict[str, Any]:
-    """Return ``capacities``, ``relative`` and the rates by policy; None where a policy was not run at a capacity."""
-    curves = found.curves
-    relative = {int(c): float(r) for curve in curves for c, r in zip(curve.capacities, curve.relative, strict=True)}
-    capacities = sorted(relative)
-    data: dict[str, Any] = {
-        "trace": found.label,
-        "capacities": capacities,
-        "relative": [relative[c] for c in capacities],
-        "knee": {curve.policy: int(curve.capacities[curve.knee]) for curve in curves},
-        "engine": {curve.policy: curve.engine for curve in curves},
-        "proven": {curve.policy: curve.proven for curve in curves},
-        "unit": curves[0].unit,
-    }
-    for name in ("hit_rate", "prefill_hit_rate", "decode_hit_rate"):
-        data[name] = {}
-        for curve in curves:
-            rates = getattr(curve, name)
-            if rates is not None:
-                known = dict(zip(curve.capacities.tolist(), rates.tolist(), strict=True))
-                data[name][curve.policy] = [known.get(c) for c in capacities]
-    if found.allocations:
-        data["allocation"] = {allocation.policy: allocation.to_dict() for allocation in found.allocations}
-    return data
-
-
 def _write_csv(path: str, found: Sequence[TraceCurves]) -> None:
-    from lrcsim.traces.atomic import replacing
+    from lrcsim.base.files import replacing
 
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         for number, one in enumerate(found):
-            data = as_json(one)
+            data = one.to_dict()
             if number == 0:
                 writer.writerow(["trace", "capacity", "relative", *data["hit_rate"]])
             columns = zip(data["capacities"], data["relative"], *data["hit_rate"].values(), strict=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from lrcsim.errors import LrcsimError, brief
+from lrcsim.base.errors import LrcsimError, brief
 
 __all__ = ["one_line"]
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 
-from lrcsim.cli.output import console, echo, human_bytes, json_option, quoted, write_json
+from lrcsim.base.text import human_bytes, quoted
+from lrcsim.cli.output import console, json_option, write_json
+from lrcsim.cli.screen import echo
 
 __all__ = ["hardware"]
 
@@ -28,7 +30,7 @@ def hardware(name: str | None, overrides: tuple[str, ...], json_path: str | None
     NAME is a built-in profile, a TOML file, or either with components that replace its parts:
     rtx-4090+pcie3-x8+ddr4-3200-2ch.
     """
-    from lrcsim.errors import ConfigError
+    from lrcsim.base.errors import ConfigError
     from lrcsim.hardware import load_profile, profile_names, to_toml
 
     if name is None:
@@ -42,7 +44,7 @@ def hardware(name: str | None, overrides: tuple[str, ...], json_path: str | None
         return
     profile = load_profile(name, overrides)
     if toml_path is not None:
-        from lrcsim.traces.atomic import replacing
+        from lrcsim.base.files import replacing
 
         with replacing(toml_path) as partial:
             partial.write_text(to_toml(profile), encoding="utf-8")

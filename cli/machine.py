@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import check_picture, console, human_bytes, quoted, short_dtype
+from lrcsim.base.text import human_bytes, quoted, short_dtype
+from lrcsim.cli.output import console
+from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Result
@@ -73,13 +75,13 @@ def served_of(options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: --acceptance is no rate and no list, or stands without --draft.
     """
-    from lrcsim.errors import ConfigError
+    from lrcsim.base.errors import ConfigError
 
     names = ("batch", "batching", "draft", "acceptance", "arrivals", "seed")
     given = {name: value for name in names if (value := options.pop(name)) is not None}
     draft, acceptance = given.pop("draft", None), given.pop("acceptance", None)
     if draft is not None:
-        from lrcsim.hierarchy.batching import parse_acceptance
+        from lrcsim.simulator.serving.batching import parse_acceptance
 
         given["speculative"] = (draft, parse_acceptance(acceptance or "0.7"))
     elif acceptance is not None:
@@ -115,7 +117,7 @@ def machine_of(options: dict[str, Any], *, timeline: str | None, plot: str | Non
     Raises:
         ConfigError: one needs --hardware, which is missing.
     """
-    from lrcsim.errors import ConfigError
+    from lrcsim.base.errors import ConfigError
 
     check_picture(plot)
     given = {name: value for name, value in options.items() if value not in (None, ())}

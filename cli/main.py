@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import click
 
+from lrcsim.base.text import printable
+from lrcsim.cli.screen import echo
 from lrcsim.cli.streams import left_by_reader, prepare_streams
-from lrcsim.cli.text import echo, printable
 
 __all__ = ["cli", "main"]
 
@@ -65,7 +66,7 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or fail with the closest name."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from lrcsim.errors import did_you_mean
+            from lrcsim.base.errors import did_you_mean
 
             ctx.fail(f"there is no command {args[0]!r}{did_you_mean(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)

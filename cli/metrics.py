@@ -11,26 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import console, quoted
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
+from lrcsim.base.text import quoted
+from lrcsim.cli.output import console
 
 if TYPE_CHECKING:
     from lrcsim.traces import RoutingTrace
 
 __all__ = [
-    "PAPER_SEGMENTS",
     "metric_options",
-    "number",
-    "numbers",
     "opened_traces",
     "print_table",
-    "score",
     "segments_of",
-    "span",
     "write_csv",
 ]
-
-PAPER_SEGMENTS = (4, 16, 64, 256)
 
 OPTIONS = (
     click.option(
@@ -86,6 +80,8 @@ def segments_of(text: str | None, traces: Iterable[RoutingTrace], *, fits: bool 
     Raises:
         ConfigError: the text is no list of whole numbers above 0, or (None) no length of the paper's fits.
     """
+    from lrcsim.simulator.metrics.windows import PAPER_SEGMENTS
+
     if text is None:
         longest = min(int((trace.offsets[1:] - trace.offsets[:-1]).max()) for trace in traces)
         found = [m for m in PAPER_SEGMENTS if m <= longest or not fits]
@@ -96,26 +92,6 @@ def segments_of(text: str | None, traces: Iterable[RoutingTrace], *, fits: bool 
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ConfigError(f"-m {text!r} is not understood: give numbers of tokens with commas between, as 4,16,64,256")
     return list(dict.fromkeys(int(part) for part in parts))
-
-
-def number(value: float) -> float | None:
-    """Return a number for JSON: None for NaN."""
-    return None if math.isnan(value) else value
-
-
-def numbers(array: Any) -> Any:
-    """Return nested lists for JSON, with None for NaN."""
-    return [numbers(part) for part in array] if getattr(array, "ndim", 0) else number(array.item())
-
-
-def score(value: float | None) -> str:
-    """Write a score between 0 and 1 as people read it: ``0.514``, or a dash when there is none."""
-    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def span(interval: tuple[float, float] | None) -> str:
-    """Write an interval: ``0.508–0.519``, or a dash when there is none."""
-    return "–" if interval is None or math.isnan(interval[0]) else f"{interval[0]:.3f}–{interval[1]:.3f}"
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, Any]], *, note: str = "") -> None:
@@ -140,7 +116,7 @@ def write_csv(path: str, rows: Iterable[Mapping[str, Any]]) -> None:
     Raises:
         TraceError: the file cannot be written.
     """
-    from lrcsim.traces.atomic import replacing
+    from lrcsim.base.files import replacing
 
     rows = list(rows)
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:

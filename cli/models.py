@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from lrcsim.cli.output import console, human_bytes, json_option, quoted, short_dtype, write_json
+from lrcsim.base.text import human_bytes, quoted, short_dtype
+from lrcsim.cli.output import console, json_option, write_json
 
 __all__ = ["models"]
 

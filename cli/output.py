@@ -13,24 +13,15 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
-from lrcsim.cli.text import Screen, echo, quoted
+from lrcsim.cli.screen import Screen
 
 __all__ = [
-    "capacity_text",
-    "check_picture",
     "console",
-    "echo",
-    "human_bytes",
     "json_option",
     "option_bytes",
-    "percent",
     "progress_bar",
-    "quoted",
-    "short_dtype",
     "write_json",
 ]
-
-PICTURES = (".png", ".svg", ".pdf")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -74,18 +65,6 @@ def _only_json() -> Iterator[None]:
         _json_stream.pop()
 
 
-def check_picture(path: str | None) -> None:
-    """Refuse a picture that could not be written, before the work is done.
-
-    Raises:
-        ConfigError: its name has another ending than .png, .svg, .pdf.
-    """
-    from lrcsim.errors import ConfigError
-
-    if path is not None and not path.lower().endswith(PICTURES):
-        raise ConfigError(f"--plot {path}: pictures are {', '.join(PICTURES)}, name one of these")
-
-
 def write_json(path: str, value: Any) -> None:
     """Write JSON to a file, which appears complete or not at all, or to standard output for ``-``.
 
@@ -93,7 +72,7 @@ def write_json(path: str, value: Any) -> None:
         TraceError: the file cannot be written.
         ConfigError: standard output is closed.
     """
-    from lrcsim.errors import ConfigError
+    from lrcsim.base.errors import ConfigError
 
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     if path == "-":
@@ -104,7 +83,7 @@ def write_json(path: str, value: Any) -> None:
     if Path(path).exists() and not Path(path).is_file():  # /dev/stdout, a pipe: nothing to replace
         Path(path).write_text(text, encoding="utf-8")
         return
-    from lrcsim.traces.atomic import replacing
+    from lrcsim.base.files import replacing
 
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
@@ -147,46 +126,19 @@ def progress_bar(what: str, *, after: float = 1.0) -> Iterator[Callable[[int, in
             bar.stop()
 
 
-def percent(rate: float | None, digits: int = 1) -> str:
-    """Write a rate as people read it: ``74.9 %``, or a dash when it is not known."""
-    return "–" if rate is None else f"{100 * rate:.{digits}f} %"
-
-
 def option_bytes(option: str, text: str) -> int:
     """Read the value of an option that is a number of bytes: ``2752512``, ``2.5MiB``.
 
     Raises:
         ConfigError: it is none, or zero.
     """
-    from lrcsim.errors import ConfigError
-    from lrcsim.simulator.capacity import parse_bytes
+    from lrcsim.base.errors import ConfigError
+    from lrcsim.simulator.cache.capacity import parse_bytes
 
     amount = int(text) if text.isdecimal() else parse_bytes(text)
     if not amount:
         raise ConfigError(f"{option} {text!r} is not a size: write bytes as 2752512 or with a unit, 2.5MiB")
     return amount
-
-
-def capacity_text(config: dict[str, Any]) -> str:
-    """Return what a cache size came to, from the ``config`` of a run."""
-    sizes = config["capacity"]
-    if config["capacity_unit"] == "bytes":
-        return f"{human_bytes(sizes[0])} in one pool"
-    if config["scope"] == "model":
-        return f"{sizes[0]:,} experts in one pool"
-    low, high = min(sizes), max(sizes)
-    return f"{low:,} experts per layer" if low == high else f"{low:,} to {high:,} experts per layer"
-
-
-def human_bytes(amount: float | None) -> str:
-    """Write bytes in binary units: ``155.8 MiB``, or a dash when they are not known."""
-    if amount is None:
-        return "–"
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            return f"{amount:,.0f} B" if unit == "B" else f"{amount:,.1f} {unit}"
-        amount /= 1024
-    return f"{amount:,.1f} TiB"
 
 
 def short_dtype(dtype: str) -> str:

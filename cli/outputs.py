@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 
 __all__ = ["OUTPUTS", "check_outputs"]
 

@@ -123,7 +123,7 @@ def _size(option: str, text: str) -> int:
     Raises:
         ConfigError: it is none, or has no unit.
     """
-    from lrcsim.errors import ConfigError
+    from lrcsim.base.errors import ConfigError
 
     if text.strip().isdecimal():
         raise ConfigError(f"{option} {text!r} has no unit: write {text.strip()}GiB, or 0B for none")
@@ -136,7 +136,7 @@ def parse_context(text: str) -> int:
     Raises:
         ConfigError: it is none, or zero.
     """
-    from lrcsim.errors import ConfigError
+    from lrcsim.base.errors import ConfigError
 
     match = re.fullmatch(r"([0-9]+)([kKmM]?)", text.strip())
     tokens = int(match[1]) * {"": 1, "k": 1024, "m": 1024**2}[match[2].lower()] if match else 0

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from lrcsim.cli.output import console, echo, human_bytes, percent, short_dtype
+from lrcsim.base.text import human_bytes, percent, short_dtype
+from lrcsim.cli.output import console
+from lrcsim.cli.screen import echo
 
 if TYPE_CHECKING:
     from lrcsim.planner import Plan
-    from lrcsim.planner.rows import Row
+    from lrcsim.planner.evaluate import Row
 
 __all__ = ["show_plan"]
 

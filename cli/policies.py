@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from lrcsim.cli.output import console, echo, json_option, write_json
+from lrcsim.cli.output import console, json_option, write_json
+from lrcsim.cli.screen import echo
 
 __all__ = ["policies"]
 
@@ -16,7 +17,7 @@ __all__ = ["policies"]
 @json_option
 def policies(name: str | None, json_path: str | None) -> None:
     """List the eviction policies, or describe one: its rule, parameters, needs and source."""
-    from lrcsim.errors import PolicyError
+    from lrcsim.base.errors import PolicyError
     from lrcsim.policies import FAMILIES, make_policy, plugins
 
     if name is not None:

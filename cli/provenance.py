@@ -22,7 +22,7 @@ def provenance(trace: RoutingTrace, options: Mapping[str, Any]) -> dict[str, Any
         trace: what was run; one that was opened from no file has no SHA-256.
         options: of the command line, by parameter; those left open (None, empty) are left out.
     """
-    from lrcsim.sweeps.files import sha256_of
+    from lrcsim.traces.files import sha256_of
 
     given = {
         name: list(value) if isinstance(value, tuple) else value

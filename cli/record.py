@@ -12,8 +12,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import console, echo, json_option, percent, write_json
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
+from lrcsim.base.text import percent
+from lrcsim.cli.output import console, json_option, write_json
+from lrcsim.cli.screen import echo
 
 if TYPE_CHECKING:
     from lrcsim.recorder import Recording, Settings

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
-from lrcsim.cli.output import echo, human_bytes, json_option, progress_bar, write_json
+from lrcsim.base.text import human_bytes
+from lrcsim.cli.output import json_option, progress_bar, write_json
+from lrcsim.cli.screen import echo
 
 __all__ = ["report"]
 
@@ -48,12 +50,12 @@ def report(
     from dataclasses import asdict
     from pathlib import Path
 
+    from lrcsim.base.errors import ConfigError
+    from lrcsim.base.files import replacing
     from lrcsim.cli.curve import split_policies
-    from lrcsim.errors import ConfigError
     from lrcsim.reports import make_page, page_html, read_inputs
+    from lrcsim.reports.from_trace import COMPARED, parts_but
     from lrcsim.reports.page import check_installed
-    from lrcsim.reports.rebuild import COMPARED, parts_but
-    from lrcsim.traces.atomic import replacing
 
     check_installed()
     parts = parts_but(unwanted)

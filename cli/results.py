@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import check_picture, console, human_bytes, json_option, quoted, write_json
+from lrcsim.base.text import cell_text, quoted
+from lrcsim.cli.output import console, json_option, write_json
+from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,7 +73,7 @@ def results(
         chosen = chosen.select(split(columns))
     pivot = query.pivot(chosen, *grid) if grid else None
     if plot_path is not None:
-        from lrcsim.cli.plot_results import plot_front, plot_pivot
+        from lrcsim.plots.results import plot_front, plot_pivot
 
         if pivot is not None:
             plot_pivot(plot_path, pivot)
@@ -93,7 +95,8 @@ def results(
         same = {} if columns is not None else _same(chosen, shown)
         if same:
             console().print(
-                "in all: " + ", ".join(f"{quoted(name)} {quoted(text(name, value))}" for name, value in same.items())
+                "in all: "
+                + ", ".join(f"{quoted(name)} {quoted(cell_text(name, value))}" for name, value in same.items())
             )
             console().print()
         _show(*_cells(chosen.select(shown), None), limit)
@@ -104,19 +107,6 @@ def results(
 def split(text: str | None) -> list[str]:
     """Split a list with commas between."""
     return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-
-def text(column: str, value: Any) -> str:
-    """Write a value for people: rates in percent, bytes with a unit, other numbers with four digits."""
-    if value is None or isinstance(value, str):
-        return value or "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if column.endswith("hit_rate"):
-        return f"{100 * value:.1f} %"
-    if "bytes" in column:
-        return human_bytes(value)
-    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
 
 
 def _interesting(table: pa.Table, everything: pa.Table) -> list[str]:
@@ -147,7 +137,7 @@ def _cells(table: pa.Table, pivot: Pivot | None) -> tuple[list[str], list[list[A
 
 
 def _write_csv(path: str, header: list[str], rows: list[list[Any]]) -> None:
-    from lrcsim.traces.atomic import replacing
+    from lrcsim.base.files import replacing
 
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -168,7 +158,7 @@ def _show(header: list[str], rows: list[list[Any]], limit: int, value: str | Non
         grid.add_column(quoted(name), justify="right" if numeric and number > 0 else "left", overflow="fold")
     for row in rows[:limit]:
         names = header if value is None else [header[0], *[value] * (len(header) - 1)]
-        grid.add_row(*(quoted(text(name, cell)) for name, cell in zip(names, row, strict=True)))
+        grid.add_row(*(quoted(cell_text(name, cell)) for name, cell in zip(names, row, strict=True)))
     out.print(grid)
     if len(rows) > limit:
         out.print(f"... and {len(rows) - limit:,} more rows (--limit, --where, --best, --csv)", style="dim")

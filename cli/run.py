@@ -6,18 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lrcsim.base.text import capacity_text, human_bytes, percent, quoted
 from lrcsim.cli.machine import machine_of, machine_options, served_of, served_options, served_text, show_time
-from lrcsim.cli.output import (
-    capacity_text,
-    console,
-    human_bytes,
-    json_option,
-    option_bytes,
-    percent,
-    progress_bar,
-    quoted,
-    write_json,
-)
+from lrcsim.cli.output import console, json_option, option_bytes, progress_bar, write_json
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Result
@@ -117,11 +108,11 @@ def run(
                 **hardware,
             )
         if timeline is not None:
-            from lrcsim.hierarchy.timeline import write_timeline
+            from lrcsim.plots.chrome_trace import write_timeline
 
             write_timeline(timeline, result)
         if plot is not None:
-            from lrcsim.cli.plot_time import plot_time
+            from lrcsim.plots.time import plot_time
 
             plot_time(result, plot)
         if json_path is not None:

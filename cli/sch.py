@@ -7,24 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.metrics import (
-    metric_options,
-    number,
-    numbers,
-    opened_traces,
-    print_table,
-    score,
-    segments_of,
-    span,
-    write_csv,
-)
-from lrcsim.cli.output import check_picture, json_option, option_bytes, progress_bar, write_json
-from lrcsim.errors import ConfigError, did_you_mean
+from lrcsim.base.errors import ConfigError, did_you_mean
+from lrcsim.base.text import score, span
+from lrcsim.cli.metrics import metric_options, opened_traces, print_table, segments_of, write_csv
+from lrcsim.cli.output import json_option, option_bytes, progress_bar, write_json
+from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Sch
 
-__all__ = ["as_json", "sch"]
+__all__ = ["sch"]
 
 Results = Mapping[str, "list[Sch]"]
 
@@ -75,7 +67,7 @@ def sch(
     TRACE is an lrcsim file; several are shown together; without any, the trace that comes with lrcsim. JSON has the
     rate at every capacity.
     """
-    from lrcsim.simulator.sch_metric import sch_at_sizes
+    from lrcsim.simulator.metrics.sch_metric import sch_at_sizes
 
     check_picture(plot_path)
     if level not in LEVELS or (level == "layer" and scope == "model"):
@@ -104,35 +96,21 @@ def sch(
                         **options,
                     )
     if json_path is not None:
-        data = {"definition": definition, "scope": scope, **options, "results": list(as_json(results))}
+        data = {
+            "definition": definition,
+            "scope": scope,
+            **options,
+            "results": [one.to_dict(label) for label, found in results.items() for one in found],
+        }
         write_json(json_path, data)
     if csv_path is not None:
         write_csv(csv_path, _as_rows(results, level))
     if plot_path is not None:
-        from lrcsim.cli.plot_metrics import plot_sch
+        from lrcsim.plots.metrics import plot_sch
 
         plot_sch(plot_path, results, by_layer=level == "layer")
     if json_path != "-":
         _show(results, definition, scope, level, confidence)
-
-
-def as_json(results: Results) -> Iterator[dict[str, Any]]:
-    """Yield ``results`` of the JSON: an entry for each trace and segment length and cache size."""
-    for label, found in results.items():
-        for result in found:
-            yield {
-                "trace": label,
-                "segment": result.segment,
-                "cache": result.cache,
-                "slots": result.slots.tolist(),
-                "value": number(result.value),
-                "interval": None if result.interval is None else [number(end) for end in result.interval],
-                "accesses": result.accesses,
-                "by_layer": None if result.by_layer is None else numbers(result.by_layer),
-                "capacities": result.capacities.tolist(),
-                "relative": result.relative.tolist(),
-                "hit_rate": numbers(result.hit_rate),
-            }
 
 
 def _as_rows(results: Results, level: str) -> Iterator[dict[str, Any]]:

@@ -8,23 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.metrics import (
-    metric_options,
-    number,
-    numbers,
-    opened_traces,
-    print_table,
-    score,
-    segments_of,
-    span,
-    write_csv,
-)
-from lrcsim.cli.output import check_picture, echo, json_option, progress_bar, write_json
+from lrcsim.base.text import numbers, score, span
+from lrcsim.cli.metrics import metric_options, opened_traces, print_table, segments_of, write_csv
+from lrcsim.cli.output import json_option, progress_bar, write_json
+from lrcsim.cli.screen import echo
+from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:
     from lrcsim.simulator import ExpertMeasures, Srp
 
-__all__ = ["as_json", "srp"]
+__all__ = ["srp"]
 
 Results = Mapping[str, "list[Srp]"]
 
@@ -102,7 +95,11 @@ def srp(
                     at = 16 if 16 in segments else segments[0]
                     experts[label] = expert_measures(trace, at, jobs=jobs, progress=progress)
     if json_path is not None:
-        data: dict[str, Any] = {"level": level, **options, "results": list(as_json(results))}
+        data: dict[str, Any] = {
+            "level": level,
+            **options,
+            "results": [one.to_dict(label) for label, found in results.items() for one in found],
+        }
         del data["jobs"]
         if specialisation:
             data["specialisation"] = {label: _specialisation(found) for label, found in experts.items()}
@@ -110,33 +107,13 @@ def srp(
     if csv_path is not None:
         write_csv(csv_path, _as_rows(results))
     if plot_path is not None:
-        from lrcsim.cli.plot_metrics import plot_srp
+        from lrcsim.plots.metrics import plot_srp
 
         plot_srp(plot_path, results)
     if json_path != "-":
         _show(results, confidence)
         for label, found in experts.items():
             _show_experts(label, found)
-
-
-def as_json(results: Results) -> Iterator[dict[str, Any]]:
-    """Yield ``results`` of the JSON: an entry for each trace and segment length."""
-    for label, found in results.items():
-        for result in found:
-            data: dict[str, Any] = {"trace": label, "segment": result.segment}
-            for name in ("value", "floor", "activation", "group_size"):
-                data[name] = number(getattr(result, name))
-            data |= {"tau": result.tau, "windows": result.windows}
-            data["interval"] = None if result.interval is None else [number(end) for end in result.interval]
-            if result.groups is not None:
-                data["groups"] = {k: numbers(array) for k, array in vars(result.groups).items() if array is not None}
-            if result.domains is not None:
-                data["domains"] = list(result.domains)
-            if result.stacks is not None:
-                data["stacks"] = list(result.stacks)
-            if result.positions is not None:
-                data["positions"] = result.positions.tolist()
-            yield data
 
 
 def _as_rows(results: Results) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import suppress
 
-from lrcsim.cli.text import DEGRADE
+from lrcsim.cli.screen import DEGRADE
 
 __all__ = ["left_by_reader", "prepare_streams"]
 

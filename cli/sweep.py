@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.machine import seconds
-from lrcsim.cli.output import console, echo, json_option, write_json
+from lrcsim.base.text import seconds
+from lrcsim.cli.output import console, json_option, write_json
+from lrcsim.cli.screen import echo
 
 if TYPE_CHECKING:
-    from lrcsim.sweeps.plan import Plan, Task
+    from lrcsim.sweeps.tasks import Plan, Task
     from lrcsim.sweeps.workers import Workers
 
 __all__ = ["sweep"]
@@ -52,7 +53,7 @@ def sweep(
     SPEC is TOML: [grid] with lists of values for trace, policy, cache, scope, hardware, "pcie.bandwidth" ...; rows are
     written as they finish. Started again it does only what is missing. A run that fails is a row with its error.
     """
-    from lrcsim.errors import ConfigError
+    from lrcsim.base.errors import ConfigError
     from lrcsim.sweeps import make_plan, read_spec, run_sweep
     from lrcsim.sweeps.query import too_lossy
     from lrcsim.sweeps.run import missing

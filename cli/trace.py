@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.cli.output import console, echo, human_bytes, json_option, percent, progress_bar, quoted, write_json
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
+from lrcsim.base.text import human_bytes, percent, quoted
+from lrcsim.cli.output import console, json_option, progress_bar, write_json
+from lrcsim.cli.screen import echo
 
 if TYPE_CHECKING:
     from lrcsim.traces import RoutingTrace

@@ -6,7 +6,7 @@ is evicted just before its layer comes round again.
 """
 
 from lrcsim.simulator import hit_rate_curve
-from lrcsim.simulator.allocate import allocate
+from lrcsim.simulator.curves.allocate import allocate
 from lrcsim.traces import RoutingTrace
 
 POLICIES = ("lru", "lfu", "belady")  # the last is the optimum

@@ -1,8 +1,8 @@
 """Hardware profiles: machines as data files, checked, with a source for each number."""
 
+from lrcsim.base.units import format_quantity, parse_quantity
 from lrcsim.hardware.load import component_names, load_profile, profile_names, to_toml
 from lrcsim.hardware.profile import Cpu, Dram, Gpu, HardwareProfile, Link
-from lrcsim.hardware.units import format_quantity, parse_quantity
 
 __all__ = [
     "Cpu",

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-from lrcsim.errors import ConfigError, did_you_mean
+from lrcsim.base.errors import ConfigError, did_you_mean
+from lrcsim.base.units import EXAMPLES, Dimension, format_quantity, parse_quantity
 from lrcsim.hardware.profile import Cpu, Dram, Gpu, HardwareProfile, Link
-from lrcsim.hardware.units import EXAMPLES, Dimension, format_quantity, parse_quantity
 
 __all__ = ["PARTS", "SCHEMA", "Entry", "Flat", "build", "flatten", "numbers", "suggest_key"]
 

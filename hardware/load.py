@@ -9,8 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lrcsim.documents import parse_toml, read_text
-from lrcsim.errors import ConfigError, did_you_mean
+from lrcsim.base.documents import parse_toml, read_text
+from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.hardware.document import NONE, PARTS, SCHEMA, Entry, Flat, build, flatten, numbers, suggest_key
 from lrcsim.hardware.profile import HardwareProfile
 

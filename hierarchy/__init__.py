@@ -1,24 +1,32 @@
-"""The memory hierarchy in time: an event-driven engine over links, tiers and compute."""
+"""The former name of `lrcsim.simulator.time` and `lrcsim.simulator.serving`; what it had is still found here."""
 
-import lrcsim.environment.ready  # noqa: F401  # before numba
-from lrcsim.hierarchy.arrivals import arrival_steps
-from lrcsim.hierarchy.batching import batched
-from lrcsim.hierarchy.costs import Costs, FixedCosts, RooflineCosts, StepSize
-from lrcsim.hierarchy.engine import Engine
-from lrcsim.hierarchy.log import Log, Span
-from lrcsim.hierarchy.prefetch import PREFETCHERS, Prefetcher, make_prefetcher
+from __future__ import annotations
 
-__all__ = [
-    "PREFETCHERS",
-    "Costs",
-    "Engine",
-    "FixedCosts",
-    "Log",
-    "Prefetcher",
-    "RooflineCosts",
-    "Span",
-    "StepSize",
-    "arrival_steps",
-    "batched",
-    "make_prefetcher",
-]
+import warnings
+from importlib import import_module
+
+MOVED = {
+    "PREFETCHERS": "time.prefetchers",
+    "Costs": "time.costs",
+    "Engine": "time.engine",
+    "FixedCosts": "time.costs",
+    "Log": "time.spans",
+    "Prefetcher": "time.prefetchers",
+    "RooflineCosts": "time.costs",
+    "Span": "time.spans",
+    "StepSize": "serving.steps",
+    "arrival_steps": "serving.arrivals",
+    "batched": "serving.batching",
+    "make_prefetcher": "time.prefetchers",
+}
+"""Where each name lives now, within `lrcsim.simulator`."""
+
+__all__ = list(MOVED)  # the names that __getattr__ finds
+
+
+def __getattr__(name: str) -> object:
+    if name not in MOVED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    place = f"lrcsim.simulator.{MOVED[name]}"
+    warnings.warn(f"lrcsim.hierarchy.{name} has moved: import it from {place}", DeprecationWarning, stacklevel=2)
+    return getattr(import_module(place), name)

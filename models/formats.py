@@ -15,7 +15,7 @@ from fractions import Fraction
 from functools import cache
 from typing import NamedTuple
 
-from lrcsim.errors import ConfigError, did_you_mean
+from lrcsim.base.errors import ConfigError, did_you_mean
 
 __all__ = ["FORMATS", "GGUF", "Format", "find_format", "format_names", "group_format", "known_name"]
 

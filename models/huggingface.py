@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lrcsim.errors import ConfigError, did_you_mean
+from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.models.geometry import Geometry
 from lrcsim.models.release import KEYS, beside, with_released_dtype
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.models.formats import FORMATS, GGUF, Format, find_format, format_names, known_name
 from lrcsim.models.geometry import Geometry
 from lrcsim.models.mixes import MIXES

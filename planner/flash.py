@@ -24,7 +24,7 @@ from math import comb
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.hardware import HardwareProfile
 
 __all__ = ["at", "chained", "flash_share", "joint_rate"]

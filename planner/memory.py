@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from lrcsim.errors import ConfigError, did_you_mean
+from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.hardware import HardwareProfile
-from lrcsim.hierarchy.machine import DRAM_FOR_EXPERTS
 from lrcsim.models import Geometry, dense_bytes, expert_bytes, output_bytes
 from lrcsim.models.quantisation import bits_per_weight, tensor_bytes
 from lrcsim.models.tensors import Tensor
 from lrcsim.planner.engines import compute_buffers, released, resident
 from lrcsim.planner.shared_memory import shared
+from lrcsim.simulator.time.machine import DRAM_FOR_EXPERTS
 
 __all__ = ["KV_DTYPES", "RESERVE", "Fit", "Memory", "kv_bytes", "memory_of", "with_memory"]
 

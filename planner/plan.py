@@ -10,17 +10,17 @@ from typing import Any
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry, storage, stored_dtype
 from lrcsim.models.quantisation import bits_per_weight
+from lrcsim.planner.engine_flags import Flags, engine_flags
 from lrcsim.planner.engines import kt_method
-from lrcsim.planner.flags import Flags, engine_flags
+from lrcsim.planner.evaluate import Row, Runner
 from lrcsim.planner.memory import Memory, memory_of, with_memory
-from lrcsim.planner.outlook import knee_of, marginal, sizes_to_show, to_gib, upgrades
-from lrcsim.planner.remedies import Remedies, remedies
-from lrcsim.planner.rows import Row, Runner
 from lrcsim.planner.shared_memory import shared
-from lrcsim.planner.sources import Shape, Source, find_sources
+from lrcsim.planner.sizes_and_upgrades import knee_of, marginal, sizes_to_show, to_gib, upgrades
 from lrcsim.planner.strategies import cpu_layers
+from lrcsim.planner.traces import Shape, Source, find_sources
+from lrcsim.planner.what_would_fit import Remedies, remedies
 from lrcsim.planner.workload import Measured, Workload, transferred
-from lrcsim.simulator.replay import Progress
+from lrcsim.simulator.cache.replay import Progress
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["Plan", "make_plan"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.hardware import HardwareProfile
 
 __all__ = ["gpu_share", "shared"]

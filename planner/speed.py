@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.hardware import HardwareProfile
-from lrcsim.hierarchy.machine import KV_BYTES, Machine, resolve
-from lrcsim.hierarchy.timed import Timed, run_timed
 from lrcsim.models import Geometry
 from lrcsim.planner.workload import Fold
 from lrcsim.simulator import Schedule, resolve_capacity, uses_by_key
-from lrcsim.simulator.bootstrap import resamples
-from lrcsim.simulator.replay import Replay
+from lrcsim.simulator.cache.replay import Replay
+from lrcsim.simulator.metrics.bootstrap import resamples
+from lrcsim.simulator.time.machine import KV_BYTES, Machine, resolve
+from lrcsim.simulator.time.run_in_time import Timed, run_timed
 from lrcsim.traces import DECODE, RoutingTrace
 
 __all__ = ["MODEL_RANGE", "Setup", "Speed", "interval", "measure"]

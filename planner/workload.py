@@ -8,9 +8,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.planner.sources import Shape, Source
-from lrcsim.planner.synthesis import routing_of_curve, touching_all
-from lrcsim.planner.transfer import LOCALITY_RANGE, RULES, Rule, curve_of, halves, transfer
+from lrcsim.planner.locality_transfer import LOCALITY_RANGE, RULES, Rule, curve_of, halves, transfer
+from lrcsim.planner.synthetic_trace import routing_of_curve, touching_all
+from lrcsim.planner.traces import Shape, Source
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["PLACED", "POPULAR", "Fold", "Measured", "Transferred", "Workload", "all_experts", "transferred"]

@@ -19,7 +19,7 @@ from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from lrcsim.errors import PolicyError, did_you_mean
+from lrcsim.base.errors import PolicyError, did_you_mean
 
 __all__ = ["NEVER", "Configurable", "Param", "Policy", "Upcoming", "View"]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from types import CodeType
 from typing import Any
 
-from lrcsim.errors import PolicyError, did_you_mean
+from lrcsim.base.errors import PolicyError, did_you_mean
 from lrcsim.policies.user_code import is_users, place_of, shown_value, sources_of, telling, written_in
 
 __all__ = ["check_arguments", "check_label", "check_methods", "own_arguments"]

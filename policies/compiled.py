@@ -1,7 +1,7 @@
 """Policies of the form "evict the expert of least worth" that run compiled as well as in Python.
 
 One class, two ways: `simulate` calls it through the ordinary contract, `hit_rate_curve` compiles ``worth`` (and
-``update``) with numba into the loop of `lrcsim.simulator.scored`. Both give the same hits.
+``update``) with numba into the loop of `lrcsim.simulator.compiled.score_loop`. Both give the same hits.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-from lrcsim.errors import PolicyError
+from lrcsim.base.errors import PolicyError
 from lrcsim.policies.base import NEVER
 from lrcsim.policies.ordering import ScorePolicy
 from lrcsim.policies.user_code import checked_number

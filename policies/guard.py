@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Sequence
 from typing import Any, NoReturn
 
-from lrcsim.errors import PolicyError
+from lrcsim.base.errors import PolicyError
 from lrcsim.policies.base import Policy
 from lrcsim.policies.user_code import NotAsked, fail, is_users, key_of, written_in
 

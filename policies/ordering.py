@@ -7,7 +7,7 @@ from collections.abc import Collection, Container, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any
 
-from lrcsim.errors import PolicyError
+from lrcsim.base.errors import PolicyError
 from lrcsim.policies.base import Policy
 from lrcsim.policies.user_code import checked_number
 

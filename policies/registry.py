@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
-from lrcsim.errors import PolicyError, did_you_mean
+from lrcsim.base.errors import PolicyError, did_you_mean
 from lrcsim.policies.base import Configurable, Policy
 from lrcsim.policies.class_checks import check_arguments, check_label, check_methods, own_arguments
 from lrcsim.policies.engines import Dali, Heat, Hobbit, LeastStaleFifo, LeastStaleGap, LeastStaleLayer, MoeInfinity

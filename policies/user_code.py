@@ -14,7 +14,7 @@ from operator import index
 from types import CodeType, FrameType, TracebackType
 from typing import Any, NoReturn, TypeGuard
 
-from lrcsim.errors import LrcsimError, PolicyError
+from lrcsim.base.errors import LrcsimError, PolicyError
 
 __all__ = [
     "NotAsked",

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.recorder import families
-from lrcsim.recorder.frames import Columns, Frames, sorted_by_weight, stacked
+from lrcsim.recorder.passes import Columns, Frames, sorted_by_weight, stacked
 from lrcsim.recorder.predict import NextGate
 from lrcsim.recorder.sites import find_sites
 from lrcsim.traces import LayerTable

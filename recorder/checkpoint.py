@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lrcsim.errors import ConfigError, brief
+from lrcsim.base.errors import ConfigError, brief
 
 __all__ = [
     "check_weights",

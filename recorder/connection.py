@@ -10,7 +10,7 @@ import urllib.request
 from dataclasses import dataclass
 from typing import IO, Any
 
-from lrcsim.errors import ConfigError, brief
+from lrcsim.base.errors import ConfigError, brief
 
 __all__ = ["DEFAULT_KEY", "Connection", "RefusedError"]
 

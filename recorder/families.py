@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 
 __all__ = [
     "ADAPTERS",

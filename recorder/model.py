@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from logging import ERROR, getLogger
 from typing import Any
 
-from lrcsim.errors import ConfigError, brief, did_you_mean
+from lrcsim.base.errors import ConfigError, brief, did_you_mean
 from lrcsim.recorder import checkpoint, families
 
 __all__ = ["DTYPES", "Loaded", "load", "require_torch", "resolve_device"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lrcsim.errors import TraceError, did_you_mean
+from lrcsim.base.errors import TraceError, did_you_mean
 
 __all__ = ["Prompt", "count_prompts", "read_prompts"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lrcsim.errors import ConfigError, brief
+from lrcsim.base.errors import ConfigError, brief
 from lrcsim.recorder.prompts import Prompt
 
 __all__ = ["Request", "batches", "encoded", "packed"]

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 import transformers
 
-from lrcsim.errors import ConfigError, LrcsimError, brief
+from lrcsim.base.errors import ConfigError, LrcsimError, brief
 from lrcsim.recorder.capture import Capture
-from lrcsim.recorder.frames import Columns, Frames
 from lrcsim.recorder.model import accepts
+from lrcsim.recorder.passes import Columns, Frames
 from lrcsim.recorder.requests import Request
 
 __all__ = ["generate", "generation_limit", "teacher_forced"]

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lrcsim.errors import ConfigError, TraceError
+from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.recorder.connection import Connection, RefusedError
 from lrcsim.recorder.prompts import Prompt
 from lrcsim.recorder.session import Progress, Recording, Settings

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.recorder import families
 from lrcsim.recorder.prompts import Prompt
 from lrcsim.recorder.requests import Request, batches, encoded, packed

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
-from lrcsim.errors import TraceError
-from lrcsim.recorder.frames import Columns
+from lrcsim.base.errors import TraceError
+from lrcsim.recorder.passes import Columns
 from lrcsim.recorder.predict import Recall
 from lrcsim.recorder.workspace import Workspace
 from lrcsim.traces import LayerTable, RoutingTrace, TraceWriter

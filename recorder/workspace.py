@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from lrcsim.errors import ConfigError, TraceError
-from lrcsim.traces.atomic import replacing
+from lrcsim.base.errors import ConfigError, TraceError
+from lrcsim.base.files import replacing
 
 __all__ = ["Workspace"]
 

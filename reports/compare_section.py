@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lrcsim.cli.output import percent
-from lrcsim.reports.parts import Figure, Section, Table, View
+from lrcsim.base.text import percent
+from lrcsim.reports.blocks import Figure, Section, Table, View
+from lrcsim.reports.from_trace import Compared
 from lrcsim.reports.plots import COLOURS, INK, MUTED, axis, layout, safe
-from lrcsim.reports.rebuild import Compared
 
 __all__ = ["compare_section"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lrcsim.cli.output import human_bytes, percent
-from lrcsim.reports.parts import Figure, Section, Table, View
+from lrcsim.base.text import human_bytes, percent
+from lrcsim.reports.blocks import Figure, Section, Table, View
 from lrcsim.reports.plots import INK, axis, layout, line, policy_style
 
 __all__ = ["curve_section", "curve_sentence"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lrcsim.cli.metrics import score, span
-from lrcsim.reports.parts import Figure, Section, Table, View
+from lrcsim.base.text import score, span
+from lrcsim.reports.blocks import Figure, Section, Table, View
 from lrcsim.reports.plots import COLOURS, DASHES, MUTED, axis, layout, line
 
 __all__ = ["sch_section", "srp_section", "srp_sentence"]

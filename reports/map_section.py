@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from lrcsim.cli.output import percent
-from lrcsim.reports.parts import Figure, Section, Table, View
+from lrcsim.base.text import percent
+from lrcsim.reports.blocks import Figure, Section, Table, View
 from lrcsim.reports.plots import COLOURS, axis, layout
 from lrcsim.reports.residency import STEPS, Rates, Residents
 

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lrcsim.errors import ConfigError
-from lrcsim.reports.parts import Figure, Page
+from lrcsim.base.errors import ConfigError
+from lrcsim.reports.blocks import Figure, Page
 
 __all__ = ["Page", "check_installed", "page_html"]
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.hierarchy.actions import Decision, MissAction
-from lrcsim.hierarchy.residency import Residency
-from lrcsim.hierarchy.work import steps_of
 from lrcsim.policies import Policy
-from lrcsim.simulator.future import Future
-from lrcsim.simulator.replay import Progress, Replay
-from lrcsim.simulator.schedule import Schedule
+from lrcsim.simulator.cache.future import Future
+from lrcsim.simulator.cache.replay import Progress, Replay
+from lrcsim.simulator.serving.steps import steps_of
+from lrcsim.simulator.time.miss_actions import Decision, MissAction
+from lrcsim.simulator.time.residency import Residency
+from lrcsim.traces.schedule import Schedule
 
 __all__ = ["ABSENT", "COLUMNS", "HIT", "MISS", "SPARE", "STEPS", "Rates", "Residents", "middling_request", "watch"]
 

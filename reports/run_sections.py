@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from lrcsim.cli.output import capacity_text, human_bytes, percent
-from lrcsim.reports.answer import cache_text
-from lrcsim.reports.parts import Figure, Section, Table, View
+from lrcsim.base.text import capacity_text, human_bytes, percent
+from lrcsim.reports.blocks import Figure, Section, Table, View
 from lrcsim.reports.plots import COLOURS, axis, layout
+from lrcsim.reports.verdict import cache_text
 
 __all__ = ["config_section", "hits_section"]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from lrcsim.cli.results import text as cell_text
-from lrcsim.reports.parts import Figure, Section, Table, View
+from lrcsim.base.text import cell_text as cell_text
+from lrcsim.reports.blocks import Figure, Section, Table, View
 from lrcsim.reports.plots import COLOURS, DASHES, MUTED, axis, layout, line, safe
 from lrcsim.sweeps.query import best, pareto, too_lossy, varying
 

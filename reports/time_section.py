@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from lrcsim.cli.machine import seconds
-from lrcsim.cli.output import human_bytes, percent
-from lrcsim.reports.answer import SPENT, speed
-from lrcsim.reports.parts import Figure, Section, Table, View
+from lrcsim.base.text import human_bytes, percent, seconds
+from lrcsim.reports.blocks import Figure, Section, Table, View
 from lrcsim.reports.plots import COLOURS, MUTED, axis, layout
+from lrcsim.reports.verdict import SPENT, speed
 
 __all__ = ["time_section"]
 

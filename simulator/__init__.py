@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import lrcsim.environment.ready  # noqa: F401  # before numba
-from lrcsim.simulator.capacity import PoolSize, resolve_capacity
-from lrcsim.simulator.pool import Pool
+import lrcsim.base.ready  # noqa: F401  # before numba
+from lrcsim.simulator.cache.capacity import PoolSize, resolve_capacity
+from lrcsim.simulator.cache.pool import Pool
+from lrcsim.simulator.cache.rules import uses_by_key
 from lrcsim.simulator.result import Bound, Result
-from lrcsim.simulator.rules import uses_by_key
-from lrcsim.simulator.schedule import Block, Schedule
 from lrcsim.simulator.simulate import simulate
+from lrcsim.traces.schedule import Block, Schedule
 
 if TYPE_CHECKING:
-    from lrcsim.simulator.curve import Curve, hit_rate_curve
-    from lrcsim.simulator.sch_metric import Sch, sch
-    from lrcsim.simulator.specialisation import ExpertMeasures, expert_measures
-    from lrcsim.simulator.srp_metric import Srp, srp
+    from lrcsim.simulator.curves.curve import Curve, hit_rate_curve
+    from lrcsim.simulator.metrics.sch_metric import Sch, sch
+    from lrcsim.simulator.metrics.specialisation import ExpertMeasures, expert_measures
+    from lrcsim.simulator.metrics.srp_metric import Srp, srp
 
 __all__ = [
     "Block",
@@ -40,14 +40,14 @@ __all__ = [
 
 # The modules of srp and sch have longer names than the functions: importing a module puts its name into the package.
 LAZY = {
-    "Curve": "curve",
-    "ExpertMeasures": "specialisation",
-    "Sch": "sch_metric",
-    "Srp": "srp_metric",
-    "expert_measures": "specialisation",
-    "hit_rate_curve": "curve",
-    "sch": "sch_metric",
-    "srp": "srp_metric",
+    "Curve": "curves.curve",
+    "ExpertMeasures": "metrics.specialisation",
+    "Sch": "metrics.sch_metric",
+    "Srp": "metrics.srp_metric",
+    "expert_measures": "metrics.specialisation",
+    "hit_rate_curve": "curves.curve",
+    "sch": "metrics.sch_metric",
+    "srp": "metrics.srp_metric",
 }
 
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrcsim.simulator.replay import Counts
-from lrcsim.simulator.shown import short
+from lrcsim.base.reprs import short
+from lrcsim.simulator.cache.replay import Counts
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
 if TYPE_CHECKING:
-    from lrcsim.hierarchy.timed import Timed
+    from lrcsim.simulator.time.run_in_time import Timed
 
 __all__ = ["Bound", "Result", "rate"]
 
@@ -64,7 +64,7 @@ class Result:
             ``upper`` for experts of unequal bytes.
         lru: hit rate of LRU under the same rules, or None when bounds were not asked for.
         warnings: what a reader of the numbers should know.
-        timed: what the run took on a machine (`lrcsim.hierarchy.timed.Timed`); None without one.
+        timed: what the run took on a machine (`lrcsim.simulator.time.run_in_time.Timed`); None without one.
     """
 
     trace: RoutingTrace

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
+from lrcsim.base.reprs import short
 from lrcsim.policies import BUILT_IN, PolicySpec, make_policy
-from lrcsim.simulator.advice import advice
-from lrcsim.simulator.capacity import CacheSize, Scope, resolve_capacity
-from lrcsim.simulator.references import References
-from lrcsim.simulator.replay import Progress, Replay, part_of, replay
+from lrcsim.simulator.baselines import References
+from lrcsim.simulator.cache.capacity import CacheSize, Scope, resolve_capacity
+from lrcsim.simulator.cache.replay import Progress, Replay, part_of, replay
+from lrcsim.simulator.cache.rules import Access, profiled_uses, refuse_unservable, resolve_rules
+from lrcsim.simulator.caveats import advice
 from lrcsim.simulator.result import Bound, Result
-from lrcsim.simulator.rules import Access, profiled_uses, refuse_unservable, resolve_rules
-from lrcsim.simulator.shown import short
 from lrcsim.traces import RoutingTrace
 
 if TYPE_CHECKING:
     from lrcsim.hardware import HardwareProfile
-    from lrcsim.hierarchy.machine import Platform
-    from lrcsim.hierarchy.timed import Timed
+    from lrcsim.simulator.time.machine import Platform
+    from lrcsim.simulator.time.run_in_time import Timed
 
 __all__ = ["simulate"]
 
@@ -80,7 +80,7 @@ def simulate(
             result then has times; access must be ``"coresident"``. None: hits only.
         log: with hardware, keep every span of time in ``result.timed.log``.
         samples: with hardware, keep the state along the way in ``result.timed.samples``.
-        machine: with hardware, the other fields of `lrcsim.hierarchy.machine.Machine`: ``model``, ``dtype``,
+        machine: with hardware, the other fields of `lrcsim.simulator.time.machine.Machine`: ``model``, ``dtype``,
             ``overlap``, ``miss``, ``prefetch``, ``dram`` ...
 
     Returns:
@@ -102,7 +102,7 @@ def simulate(
     if served:
         _check_served(access, arrivals, platform)
         if arrivals is None:
-            from lrcsim.hierarchy.batching import batched
+            from lrcsim.simulator.serving.batching import batched
 
             trace = batched(trace, prefill=rules.prefill, **serving)
     if platform is not None:
@@ -119,8 +119,8 @@ def simulate(
     if platform is None:
         counts = replay(job, record=record, progress=part_of(progress, 0, runs))
     else:
-        from lrcsim.hierarchy.machine import check_memory
-        from lrcsim.hierarchy.timed import run_timed
+        from lrcsim.simulator.time.machine import check_memory
+        from lrcsim.simulator.time.run_in_time import run_timed
 
         check_memory(platform, asked, pools, cache, batch)  # a server's order has longer requests
         told = part_of(progress, 0, runs)
@@ -197,14 +197,14 @@ def _platform(
     """Look up the machine, if one is given; refuse what goes only with one, or not with one."""
     if hardware is None:
         if options:
-            from lrcsim.hierarchy.machine import Machine
+            from lrcsim.simulator.time.machine import Machine
 
             Machine.of(hardware, options)  # refuses what is no option at all
         if options or log:
             name = next(iter(options), "log")
             raise ConfigError(f"option {name!r} is about time: name a machine with it, as hardware='rtx-4090'")
         return None
-    from lrcsim.hierarchy.machine import Machine, resolve
+    from lrcsim.simulator.time.machine import Machine, resolve
 
     if access != "coresident":
         raise ConfigError(

@@ -1,9 +1,9 @@
 """Sweeps: many runs from one specification, on one machine or many, into one table; and questions to that table."""
 
-from lrcsim.sweeps.plan import Plan, make_plan
 from lrcsim.sweeps.run import Outcome, run_sweep
 from lrcsim.sweeps.spec import Spec, read_spec
 from lrcsim.sweeps.store import read_table
+from lrcsim.sweeps.tasks import Plan, make_plan
 from lrcsim.sweeps.workers import in_processes, in_this_process, on_dask, on_local_dask
 
 __all__ = [

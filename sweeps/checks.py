@@ -10,21 +10,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lrcsim.errors import ConfigError, LrcsimError, did_you_mean
+from lrcsim.base.errors import ConfigError, LrcsimError, did_you_mean
 from lrcsim.hardware import load_profile
-from lrcsim.hierarchy.actions import make_action
-from lrcsim.hierarchy.machine import ENGINES
-from lrcsim.hierarchy.prefetch import make_prefetcher
 from lrcsim.models import load_geometry
 from lrcsim.models.quantisation import parse_dtype
 from lrcsim.policies import make_policy
-from lrcsim.simulator.capacity import SCOPES, parse_bytes, resolve_capacity
-from lrcsim.simulator.rules import ACCESS
-from lrcsim.simulator.schedule import parse_prefill
+from lrcsim.simulator.cache.capacity import SCOPES, parse_bytes, resolve_capacity
+from lrcsim.simulator.cache.rules import ACCESS
+from lrcsim.simulator.time.machine import ENGINES
+from lrcsim.simulator.time.miss_actions import make_action
+from lrcsim.simulator.time.prefetchers import make_prefetcher
 from lrcsim.sweeps.files import located, trace_path
 from lrcsim.sweeps.options import hardware_key, options
 from lrcsim.sweeps.spec import Spec
 from lrcsim.traces import LayerTable, RoutingTrace
+from lrcsim.traces.schedule import parse_prefill
 
 __all__ = ["check_values"]
 

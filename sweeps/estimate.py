@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lrcsim.sweeps.execute import run_task
-from lrcsim.sweeps.plan import Task
+from lrcsim.sweeps.tasks import Task
 
 __all__ = ["Estimate", "estimate"]
 

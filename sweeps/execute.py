@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from lrcsim.errors import ConfigError, LrcsimError, TraceError, brief
+from lrcsim.base.errors import ConfigError, LrcsimError, TraceError, brief
 from lrcsim.policies import make_policy
 from lrcsim.simulator import Result, resolve_capacity, simulate
-from lrcsim.simulator.capacity import PoolSize, parse_bytes
-from lrcsim.simulator.curve import hits_at
-from lrcsim.simulator.references import References
-from lrcsim.simulator.replay import Counts, Replay
-from lrcsim.simulator.rules import Rules, refuse_unservable, resolve_rules, uses_by_key
+from lrcsim.simulator.baselines import References
+from lrcsim.simulator.cache.capacity import PoolSize, parse_bytes
+from lrcsim.simulator.cache.replay import Counts, Replay
+from lrcsim.simulator.cache.rules import Rules, refuse_unservable, resolve_rules, uses_by_key
+from lrcsim.simulator.curves.curve import hits_at
 from lrcsim.sweeps.columns import Row, failed_row, identity, row_of
 from lrcsim.sweeps.files import located, trace_path
 from lrcsim.sweeps.options import hardware_key, options
-from lrcsim.sweeps.plan import PlannedRun, Task
+from lrcsim.sweeps.tasks import PlannedRun, Task
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["error_rows", "run_task"]

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
-from lrcsim.traces import RoutingTrace
-
-__all__ = ["file_in", "located", "sha256_of", "trace_path"]
-
-BLOCK = 1 << 20
+__all__ = ["file_in", "located", "trace_path"]
 
 
 def file_in(value: object, folder: Path) -> tuple[Path, str] | None:
@@ -42,20 +37,3 @@ def located(value: Any, folder: Path) -> Any:
 def trace_path(name: str, folder: Path) -> str:
     """Return what to open for a trace's name: a bundled one as it is, a file by its full path."""
     return name if name.startswith("bundled:") else str((folder / name).resolve())
-
-
-def sha256_of(path: str | Path) -> str:
-    """Return the SHA-256 of a file's bytes, or of a bundled trace's.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    if str(path).startswith("bundled:"):
-        with RoutingTrace.open(path) as trace:
-            assert trace.path is not None  # it was opened from a file
-            path = trace.path
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from lrcsim.errors import ConfigError, did_you_mean
+from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.hardware.document import PARTS, SCHEMA, suggest_key
-from lrcsim.hierarchy.machine import Machine
 from lrcsim.simulator.simulate import simulate
+from lrcsim.simulator.time.machine import Machine
 from lrcsim.traces.trace import BUNDLED
 
 __all__ = ["Kind", "Option", "as_text", "hardware_key", "options", "read_value", "unknown_key"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lrcsim.errors import ConfigError, did_you_mean
+from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.sweeps.columns import MEASURED, better
 
 __all__ = ["Pivot", "best", "check_column", "direction", "pareto", "pivot", "too_lossy", "varying", "where"]
@@ -46,7 +46,7 @@ def too_lossy(table: pa.Table) -> str | None:
     In all or in one phase, as `lrcsim run` warns of it. Their speed is hardly that of the model, so they should not win
     by it.
     """
-    from lrcsim.hierarchy.timed import TOO_MUCH
+    from lrcsim.simulator.time.run_in_time import TOO_MUCH
 
     weights = [f"{phase}{part}_weight" for phase in ("", "prefill_", "decode_") for part in ("skipped", "substituted")]
     rows = zip(*(table[name].to_pylist() for name in weights if name in table.column_names), strict=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.sweeps.columns import schema
-from lrcsim.sweeps.plan import Plan, Task
 from lrcsim.sweeps.store import Store
+from lrcsim.sweeps.tasks import Plan, Task
 from lrcsim.sweeps.workers import Workers, in_this_process
 
 __all__ = ["Outcome", "missing", "run_sweep"]

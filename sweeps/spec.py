@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lrcsim.documents import parse_toml, read_text
-from lrcsim.errors import ConfigError, did_you_mean
+from lrcsim.base.documents import parse_toml, read_text
+from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.hardware.document import PARTS
 from lrcsim.sweeps.options import hardware_key, options, read_value, unknown_key
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lrcsim.errors import ConfigError, brief
+from lrcsim.base.errors import ConfigError, brief
+from lrcsim.base.files import replacing
 from lrcsim.sweeps.columns import Row, schema
-from lrcsim.traces.atomic import replacing
 
 __all__ = ["Store", "read_table"]
 

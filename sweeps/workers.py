@@ -13,10 +13,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from lrcsim.errors import ConfigError, brief
+from lrcsim.base.errors import ConfigError, brief
 from lrcsim.sweeps.columns import Row
 from lrcsim.sweeps.execute import error_rows, run_task
-from lrcsim.sweeps.plan import Task
+from lrcsim.sweeps.tasks import Task
 
 __all__ = ["Workers", "in_processes", "in_this_process", "on_dask", "on_local_dask"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces.layers import LayerTable
 
 __all__ = ["Problem", "check_file", "check_offsets", "check_shapes", "check_tokens", "examine_file"]

@@ -12,7 +12,7 @@ import math
 import h5py
 import numpy as np
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 
 __all__ = ["count_in", "dataset_in", "group_in", "text_attribute"]
 

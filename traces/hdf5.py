@@ -16,9 +16,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.documents import check_regular, parse_json, unreadable
-from lrcsim.errors import TraceError
-from lrcsim.traces.atomic import Sink, clear_abandoned, partial_of
+from lrcsim.base.documents import check_regular, parse_json, unreadable
+from lrcsim.base.errors import TraceError
+from lrcsim.base.files import Sink, clear_abandoned, partial_of
 from lrcsim.traces.check import COLUMN_KINDS, check_shapes, check_tokens
 from lrcsim.traces.foreign import count_in, dataset_in, group_in, text_attribute
 from lrcsim.traces.layers import MAX_KEYS, LayerTable

@@ -20,7 +20,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 
 __all__ = ["probe"]
 

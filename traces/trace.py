@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import TraceError, did_you_mean
+from lrcsim.base.errors import TraceError, did_you_mean
 from lrcsim.traces.check import check_offsets, check_shapes, check_tokens
 from lrcsim.traces.layers import LayerTable
 

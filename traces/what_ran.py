@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 
 __all__ = ["FARTHEST_START", "Ran", "Sent", "Tally", "laid", "lay_out", "phases", "settle"]
 

@@ -51,7 +51,7 @@ def _billions(count: int) -> str:
 
 def models() -> str:
     """Return the page of model geometries."""
-    from lrcsim.cli.output import human_bytes
+    from lrcsim.base.text import human_bytes
     from lrcsim.models import expert_bytes, load_geometry, model_names
 
     heads = ("model", "layers", "MoE", "experts", "k", "shared", "parameters (10^9)", "active", "one expert", "dtype")

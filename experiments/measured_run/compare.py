@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from lrcsim.cli.plot_calibration import plot_calibration
+from lrcsim.base.units import DIMENSIONS, format_quantity
+from lrcsim.calibration.from_run.calibration import Agreement, Calibration, calibrate
+from lrcsim.calibration.from_run.fit import Loss
+from lrcsim.calibration.from_run.measured import MeasuredRun, read_measured
+from lrcsim.calibration.from_run.rerun import Rerun
 from lrcsim.hardware import load_profile
 from lrcsim.hardware.document import SCHEMA
-from lrcsim.hardware.units import DIMENSIONS, format_quantity
-from lrcsim.hierarchy.calibration import Agreement, Calibration, calibrate
-from lrcsim.hierarchy.fit import Loss
-from lrcsim.hierarchy.measured import MeasuredRun, read_measured
-from lrcsim.hierarchy.rerun import Rerun
 from lrcsim.models import load_geometry
+from lrcsim.plots.calibration import plot_calibration
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.importers import import_trace
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
+from lrcsim.base.errors import ConfigError, LrcsimError, did_you_mean
 from lrcsim.cli.output import progress_bar
-from lrcsim.errors import ConfigError, LrcsimError, did_you_mean
 from lrcsim.experiments.model_family.variants import SCALES, VARIANTS, resolve
 
 BASELINE = "baseline"

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.simulator import expert_measures, hit_rate_curve, sch, srp
-from lrcsim.simulator.bootstrap import basic_interval, resamples
-from lrcsim.simulator.specialisation import domain_specialisation, vocabulary_specialisation
+from lrcsim.simulator.metrics.bootstrap import basic_interval, resamples
+from lrcsim.simulator.metrics.specialisation import domain_specialisation, vocabulary_specialisation
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["MEASURES", "Measured", "difference", "measure", "resampled"]

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
+from lrcsim.base.files import replacing
 from lrcsim.experiments.model_family.measure import DRAWS, MEASURES, Measured, difference, measure
 from lrcsim.experiments.model_family.variants import VARIANTS
 from lrcsim.experiments.paper.published import published
 from lrcsim.experiments.paper.sections_models import SEED_MARGIN, srp_floor
 from lrcsim.traces import RoutingTrace
-from lrcsim.traces.atomic import replacing
 
 __all__ = ["Row", "verdict", "write_table"]
 

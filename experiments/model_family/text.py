@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 
 BLOCK_BYTES = 16 * 1024
 VALIDATION_EVERY = 20

@@ -18,7 +18,7 @@ import torch
 import transformers
 from torch.nn import functional
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.experiments.model_family.corpus import Corpus
 from lrcsim.experiments.model_family.variants import Scale, Variant, config_of
 

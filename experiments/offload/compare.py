@@ -21,20 +21,20 @@ from typing import Any
 
 import numpy as np
 
+from lrcsim.calibration.of_machine.files import file_system
 from lrcsim.experiments.offload.calibration import SPARE, Calibration, Numbers
 from lrcsim.experiments.offload.devices import FileDevice, NoDevice, Throttle
 from lrcsim.experiments.offload.executor import Executor, Run, decode_part, slots_for
 from lrcsim.experiments.offload.gpu import GpuDevice
 from lrcsim.experiments.offload.weights import Matrices, Shape, weights_file
-from lrcsim.hardware.measure.files import file_system
-from lrcsim.hierarchy import Engine
-from lrcsim.hierarchy.actions import make_action
-from lrcsim.hierarchy.residency import Residency
-from lrcsim.hierarchy.work import Step, steps_of
-from lrcsim.simulator.capacity import resolve_capacity
-from lrcsim.simulator.replay import Replay, replay
-from lrcsim.simulator.schedule import Schedule
+from lrcsim.simulator.cache.capacity import resolve_capacity
+from lrcsim.simulator.cache.replay import Replay, replay
+from lrcsim.simulator.serving.steps import Step, steps_of
+from lrcsim.simulator.time.engine import Engine
+from lrcsim.simulator.time.miss_actions import make_action
+from lrcsim.simulator.time.residency import Residency
 from lrcsim.traces import RoutingTrace
+from lrcsim.traces.schedule import Schedule
 
 __all__ = ["Cell", "Measured", "main", "measure", "predict"]
 

@@ -1,6 +1,6 @@
 """Runs decode steps through experts that are really brought and really computed; the project's cache decides which.
 
-Each layer-step, as in `lrcsim.hierarchy.engine`: the cache is asked; what it evicts frees slots, and every miss is
+Each layer-step, as in `lrcsim.simulator.time.engine`: the cache is asked; what it evicts frees slots, and every miss is
 put on its way. With overlap the hits are computed at once and each miss when it arrives; without, everything waits for
 the last arrival. The layer ends when its last expert is computed.
 """
@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.experiments.offload.devices import Device
-from lrcsim.hierarchy.residency import Residency
-from lrcsim.hierarchy.work import Step, Work
+from lrcsim.simulator.serving.steps import Step, Work
+from lrcsim.simulator.time.residency import Residency
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["Executor", "Run", "decode_part", "slots_for"]

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.experiments.offload.weights import Matrices, Shape, matrices, random_expert, start_vector
 
 __all__ = ["GpuDevice"]

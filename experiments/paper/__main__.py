@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from lrcsim.base.errors import LrcsimError
 from lrcsim.cli.output import write_json
-from lrcsim.errors import LrcsimError
 from lrcsim.experiments.paper.claims import claims_section
 from lrcsim.experiments.paper.inputs import Input, opened, pairs_of
 from lrcsim.experiments.paper.measure import Measured, Options, measure

@@ -14,7 +14,7 @@ from lrcsim.experiments.paper.section import Section, Table
 from lrcsim.experiments.paper.section_two_x import CURVE
 from lrcsim.experiments.paper.sections_models import SEED_MARGIN, baselines, difference
 from lrcsim.experiments.paper.two_x import knees_of
-from lrcsim.simulator.specialisation import pearson
+from lrcsim.simulator.metrics.specialisation import pearson
 
 __all__ = ["CLAIMS", "Claim", "claims_section", "outcome_of"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.simulator.specialisation import pearson
+from lrcsim.simulator.metrics.specialisation import pearson
 
 __all__ = ["correlation_row", "fisher_interval"]
 

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from lrcsim.experiments.paper.inputs import requests_of
 from lrcsim.simulator import sch
-from lrcsim.simulator.bootstrap import basic_interval, resamples
-from lrcsim.simulator.capacity import Scope
-from lrcsim.simulator.stack_hits import stack_hits
+from lrcsim.simulator.cache.capacity import Scope
+from lrcsim.simulator.compiled.every_size import stack_hits
+from lrcsim.simulator.metrics.bootstrap import basic_interval, resamples
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["RequestCurves", "request_curves", "shuffled"]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrcsim.cli.plot import COLOURS, STYLES
 from lrcsim.experiments.paper.published import published
+from lrcsim.plots.curves import COLOURS, STYLES
 
 if TYPE_CHECKING:
     from lrcsim.experiments.paper.measure import Measured

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrcsim.cli.plot import COLOURS, STYLES, open_figure
 from lrcsim.experiments.paper.figure_style import flat_axes, look_of, panel_grid, paper_of, shown_in, tidy
 from lrcsim.experiments.paper.knee import ABOUT_TWICE, CRITERIA
 from lrcsim.experiments.paper.published import GRID, published
+from lrcsim.plots.curves import COLOURS, STYLES, open_figure
 
 if TYPE_CHECKING:
     from lrcsim.experiments.paper.measure import Measured

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrcsim.cli.plot import COLOURS, open_figure
 from lrcsim.experiments.paper.figure_style import flat_axes, look_of, panel_grid, paper_of, shown_in, tidy
 from lrcsim.experiments.paper.published import SEGMENTS, published
+from lrcsim.plots.curves import COLOURS, open_figure
 
 if TYPE_CHECKING:
     from lrcsim.experiments.paper.measure import Measured
@@ -50,7 +50,7 @@ def srp_by_length(path: str, found: Sequence[Measured]) -> None:
 
 def heat_by_layer(path: str, found: Sequence[Measured]) -> None:
     """Draw SRP by layer and segment length as heat maps."""
-    from lrcsim.cli.plot_metrics import plot_srp
+    from lrcsim.plots.metrics import plot_srp
 
     plot_srp(path, {one.label: list(one.srp.values()) for one in shown_in(found) if one.srp})
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lrcsim.errors import ConfigError, did_you_mean
+from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.experiments.paper.published import key_of
 from lrcsim.traces import DECODE, RoutingTrace
 

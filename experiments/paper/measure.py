@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import LrcsimError
+from lrcsim.base.errors import LrcsimError
 from lrcsim.experiments.paper.curves import RequestCurves, request_curves, shuffled
 from lrcsim.experiments.paper.inputs import Input, mean_loss, requests_of
 from lrcsim.experiments.paper.published import SEGMENTS
 from lrcsim.simulator import ExpertMeasures, Srp, expert_measures, srp
-from lrcsim.simulator.specialisation import activation_by_domain, pearson
+from lrcsim.simulator.metrics.specialisation import activation_by_domain, pearson
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["Measured", "Options", "measure"]

@@ -62,7 +62,7 @@ def key_of(variant: str, model: str) -> str | None:
     Returns:
         ``"toy.share1"`` or ``"real.olmoe"``, or None.
     """
-    from lrcsim.errors import ConfigError
+    from lrcsim.base.errors import ConfigError
     from lrcsim.models import load_geometry
 
     data = published()

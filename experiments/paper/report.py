@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lrcsim.base.files import replacing
 from lrcsim.cli.output import write_json
 from lrcsim.experiments.paper.section import Section, Table
-from lrcsim.traces.atomic import replacing
 
 __all__ = ["as_dict", "write_folder"]
 

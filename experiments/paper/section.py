@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lrcsim.traces.atomic import replacing
+from lrcsim.base.files import replacing
 
 __all__ = ["Section", "Table", "plain"]
 

@@ -15,7 +15,7 @@ from lrcsim.experiments.paper.measure import AT, Measured
 from lrcsim.experiments.paper.published import SEGMENTS, published
 from lrcsim.experiments.paper.section import Section, Table
 from lrcsim.experiments.paper.sections_srp import lacks, published_srp, theirs
-from lrcsim.simulator.bootstrap import basic_interval
+from lrcsim.simulator.metrics.bootstrap import basic_interval
 
 __all__ = ["MEASURES", "SEED_MARGIN", "baselines", "difference", "model_sections", "same_texts", "srp_floor"]
 

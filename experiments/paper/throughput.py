@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lrcsim.errors import ConfigError, LrcsimError
+from lrcsim.base.errors import ConfigError, LrcsimError
 from lrcsim.experiments.paper import figures_cache
 from lrcsim.experiments.paper.inputs import requests_of
 from lrcsim.experiments.paper.measure import Measured, Options

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lrcsim.cli.output
-from lrcsim.cli.output import console, quoted
-from lrcsim.cli.text import printable
+from lrcsim.base.text import printable, quoted
+from lrcsim.cli.output import console
 from lrcsim.traces import RoutingTrace
 
 HOSTILE = (
@@ -165,7 +165,7 @@ def test_axes_in_powers_of_ten_are_still_set() -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from lrcsim.cli.figure_text import _plain_names
+    from lrcsim.plots.figure import _plain_names
 
     figure, axes = plt.subplots()
     axes.loglog([1, 1000], [1, 1000])

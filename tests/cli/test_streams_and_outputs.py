@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lrcsim.base.errors import TraceError
 from lrcsim.cli.failure import one_line
-from lrcsim.cli.text import DEGRADE
-from lrcsim.errors import TraceError
+from lrcsim.cli.screen import DEGRADE
 from lrcsim.traces import RoutingTrace
 
 LRCSIM = f"{sys.executable} -c 'from lrcsim.cli.main import main; main()'"

@@ -118,9 +118,9 @@ def test_every_package_with_public_names_is_in_the_reference() -> None:
 def test_every_policy_command_profile_and_model_has_its_place(site: Path) -> None:
     from lrcsim.cli.main import COMMANDS
     from lrcsim.hardware import profile_names
-    from lrcsim.hierarchy import PREFETCHERS
     from lrcsim.models import model_names
     from lrcsim.policies import BUILT_IN
+    from lrcsim.simulator.time.prefetchers import PREFETCHERS
 
     def headings(name: str) -> list[str]:
         text = (site / name).read_text(encoding="utf-8")

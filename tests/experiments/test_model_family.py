@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.experiments.model_family import text
 from lrcsim.experiments.model_family.variants import SCALES, VARIANTS, resolve
 from lrcsim.traces import RoutingTrace

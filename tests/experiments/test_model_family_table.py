@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.experiments.model_family import measure as measuring
 from lrcsim.experiments.model_family.measure import difference, measure, resampled
 from lrcsim.experiments.model_family.table import floor, markdown, read_rows, verdict, write_table

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.experiments.offload.calibration import BURSTS, Calibration, Numbers
 from lrcsim.experiments.offload.compare import (
     Cell,
@@ -35,7 +35,7 @@ from lrcsim.experiments.offload.weights import (
     weights_file,
 )
 from lrcsim.simulator import simulate
-from lrcsim.simulator.replay import Replay, replay
+from lrcsim.simulator.cache.replay import Replay, replay
 from lrcsim.traces import RoutingTrace
 
 SHAPE = Shape(layers=8, experts=64, hidden=16, ffn=64)  # 12 KiB each
@@ -92,7 +92,7 @@ def test_loads_are_the_replays_and_outputs_those_of_all_experts_in_memory(
 
 
 def test_misses_by_layer_are_the_replays(setting: Setting) -> None:
-    from lrcsim.simulator.capacity import resolve_capacity
+    from lrcsim.simulator.cache.capacity import resolve_capacity
 
     residency = setting.residency(Cell("lru", "2x", True))
     slots = slots_for(residency, setting.trace.top_k)
@@ -255,5 +255,6 @@ def test_the_gpus_link_is_the_one_to_it() -> None:
 
 
 def test_torch_is_not_imported() -> None:
-    code = "import sys, lrcsim.experiments.offload.compare, lrcsim.hardware.measure; assert 'torch' not in sys.modules"
+    modules = "lrcsim.experiments.offload.compare, lrcsim.calibration.of_machine"
+    code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.experiments.paper.__main__ import main
 from lrcsim.experiments.paper.claims import outcome_of
 from lrcsim.experiments.paper.correlation import fisher_interval

@@ -22,7 +22,7 @@ MEMORY = 6 << 30
 
 def answer(kind: str, path: Path) -> str:
     """Read a file of a kind and say what came of it."""
-    from lrcsim.errors import LrcsimError
+    from lrcsim.base.errors import LrcsimError
 
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -86,7 +86,7 @@ def _read(kind: str, path: Path) -> str:
 
 def _use(trace: object, problems: list[object], *, imported: bool) -> str:
     """Run what indexes with a trace's columns; what `check_file` calls good must run, and what runs must add up."""
-    from lrcsim.errors import LrcsimError
+    from lrcsim.base.errors import LrcsimError
     from lrcsim.simulator import hit_rate_curve, simulate
     from lrcsim.traces import RoutingTrace
 

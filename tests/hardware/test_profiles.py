@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lrcsim.errors import ConfigError, LrcsimError
+from lrcsim.base.errors import ConfigError, LrcsimError
 from lrcsim.hardware import Link, component_names, load_profile, profile_names, to_toml
 from lrcsim.hardware.document import OPTIONAL, PARTS, SCHEMA
 

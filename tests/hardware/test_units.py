@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
+from lrcsim.base.units import DIMENSIONS, Dimension
 from lrcsim.hardware import format_quantity, parse_quantity
-from lrcsim.hardware.units import DIMENSIONS, Dimension
 
 
 @pytest.mark.parametrize(

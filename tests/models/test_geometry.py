@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.models import Geometry, check_trace, load_geometry, model_names
 from lrcsim.traces import RoutingTrace
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.models import Geometry, dense_bytes, expert_bytes, load_geometry, output_bytes, storage
 from lrcsim.models.huggingface import geometry_from_dict
 from lrcsim.models.quantised import METHODS

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from planned import GPU, geometry, machine
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.hardware import load_profile, profile_names
 from lrcsim.models import load_geometry, model_names
 from lrcsim.planner.memory import KV_DTYPES, RESERVE, kv_bytes, memory_of, slots_of, with_memory
-from lrcsim.planner.remedies import remedies
+from lrcsim.planner.what_would_fit import remedies
 
 # The toy model in bf16, 2 bytes a parameter:
 #   attention of a layer   q 16 x 8, k and v 16 x 4 each, output 8 x 16: 384 parameters; 4 layers      1,536

@@ -10,9 +10,9 @@ import pytest
 from planned import geometry, machine
 
 from lrcsim.models import load_geometry
-from lrcsim.planner.flags import engine_flags, override_pattern
+from lrcsim.planner.engine_flags import engine_flags, override_pattern
 from lrcsim.planner.memory import memory_of
-from lrcsim.planner.outlook import knee_of, marginal, sizes_to_show, upgrades
+from lrcsim.planner.sizes_and_upgrades import knee_of, marginal, sizes_to_show, upgrades
 from lrcsim.planner.strategies import Strategy, cache_of, cpu_layers, strategies
 from lrcsim.planner.workload import PLACED
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.hardware import load_profile
 from lrcsim.models import load_geometry
 from lrcsim.planner import make_plan

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planned import geometry, local_trace
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.models import load_geometry
-from lrcsim.planner.sources import MOST_TOKENS, Shape, find_sources, same_model, sample, shape_distance
-from lrcsim.planner.transfer import halves
+from lrcsim.planner.locality_transfer import halves
+from lrcsim.planner.traces import MOST_TOKENS, Shape, find_sources, same_model, sample, shape_distance
 from lrcsim.traces import RoutingTrace
 
 

@@ -11,9 +11,9 @@ from planned import geometry, local_trace, machine
 from lrcsim.hardware import load_profile
 from lrcsim.models import load_geometry
 from lrcsim.planner.flash import at, chained, flash_share, joint_rate
-from lrcsim.planner.sources import Shape, find_sources
 from lrcsim.planner.speed import Setup, Speed, interval, measure, resampled
-from lrcsim.planner.synthesis import routing_of_curve
+from lrcsim.planner.synthetic_trace import routing_of_curve
+from lrcsim.planner.traces import Shape, find_sources
 from lrcsim.planner.workload import PLACED, POPULAR, Fold, Measured, Transferred, all_experts, transferred
 from lrcsim.simulator import simulate
 from lrcsim.traces import RoutingTrace

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrcsim.planner.transfer import LOCALITY_RANGE, SPARSITY_SHARE
+from lrcsim.planner.locality_transfer import LOCALITY_RANGE, SPARSITY_SHARE
 
 SIZES = (1.0, 1.5, 2.0, 3.0)
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planned import local_trace
 
-from lrcsim.planner.sources import Shape
-from lrcsim.planner.synthesis import inclusion, routing_of_curve, touching_all
-from lrcsim.planner.transfer import LOCALITY_RANGE, RULES, curve_of, transfer
+from lrcsim.planner.locality_transfer import LOCALITY_RANGE, RULES, curve_of, transfer
+from lrcsim.planner.synthetic_trace import inclusion, routing_of_curve, touching_all
+from lrcsim.planner.traces import Shape
 from lrcsim.simulator import hit_rate_curve, simulate
 from lrcsim.traces import RoutingTrace
 

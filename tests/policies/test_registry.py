@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrcsim.errors import PolicyError
+from lrcsim.base.errors import PolicyError
 from lrcsim.policies import BUILT_IN, FAMILIES, Param, Policy, ScorePolicy, make_policy, registry
 from lrcsim.simulator import simulate
 from lrcsim.traces import RoutingTrace

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrcsim.errors import PolicyError
-from lrcsim.hierarchy import Prefetcher
-from lrcsim.hierarchy.prefetch import make_prefetcher
+from lrcsim.base.errors import PolicyError
 from lrcsim.policies import CompiledScore, Policy, ScorePolicy, make_policy
 from lrcsim.policies.registry import Given, built_in, split_spec
 from lrcsim.simulator import hit_rate_curve, simulate
+from lrcsim.simulator.time import Prefetcher
+from lrcsim.simulator.time.prefetchers import make_prefetcher
 from lrcsim.traces import RoutingTrace
 
 TRACE = RoutingTrace.from_arrays(
@@ -449,7 +449,7 @@ def test_prefetchers(tmp_path: Path) -> None:
         )
     for line, said in cases.items():
         body = f"class Mine(Prefetcher):\n    def propose(self, step, place): {line}\n"
-        file.write_text(f"from lrcsim.hierarchy import Prefetcher\n{body}")
+        file.write_text(f"from lrcsim.simulator.time import Prefetcher\n{body}")
         with pytest.raises(PolicyError) as failed:
             simulate(small, "lru", hardware="rtx-3090", prefetch=f"{file}:Mine", bounds=False)
         assert said in str(failed.value)

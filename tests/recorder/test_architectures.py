@@ -18,7 +18,7 @@ import tiny
 import torch
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.recorder import families
 from lrcsim.recorder.capture import Capture
 from lrcsim.recorder.requests import Request

@@ -9,9 +9,9 @@ import pytest
 import tiny
 import torch
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.recorder.capture import JOIN_TOKENS, Capture
-from lrcsim.recorder.frames import sorted_by_weight
+from lrcsim.recorder.passes import sorted_by_weight
 from lrcsim.recorder.predict import Recall
 from lrcsim.recorder.requests import Request
 from lrcsim.recorder.runs import generate, teacher_forced

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lrcsim.errors import ConfigError, TraceError
+from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.recorder.prompts import Prompt, read_prompts
 from lrcsim.recorder.requests import Request, batches, encoded, packed
 

@@ -172,7 +172,7 @@ def test_errors_about_the_model(lrcsim: Run, folder: Path, tmp_path: Path) -> No
 def test_a_model_that_does_not_generate(tmp_path: Path) -> None:
     import tiny
 
-    from lrcsim.errors import ConfigError
+    from lrcsim.base.errors import ConfigError
     from lrcsim.recorder import Prompt, Settings, record
     from lrcsim.recorder.model import Loaded
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lrcsim.errors import ConfigError, TraceError
+from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.recorder import Prompt, Settings, record, store
 from lrcsim.recorder.model import Loaded
 from lrcsim.traces import RoutingTrace, check_file

@@ -11,7 +11,7 @@ import pytest
 from report_files import POLICIES, MakePage, Results, command, small_trace, unseen
 
 from lrcsim.reports import make_page, read_inputs
-from lrcsim.reports.parts import Page
+from lrcsim.reports.blocks import Page
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 

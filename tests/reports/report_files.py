@@ -13,8 +13,8 @@ import pytest
 
 from lrcsim.cli.main import main
 from lrcsim.reports import page_html
-from lrcsim.reports.parts import Page
-from lrcsim.simulator.replay import Progress
+from lrcsim.reports.blocks import Page
+from lrcsim.simulator.cache.replay import Progress
 from lrcsim.traces import RoutingTrace
 
 POLICIES = ("lru", "fifo", "belady")

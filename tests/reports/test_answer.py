@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lrcsim.reports.answer import answer_of, numbers_of, policys_share, token_shares
+from lrcsim.reports.verdict import answer_of, numbers_of, policys_share, token_shares
 
 
 def run_of(

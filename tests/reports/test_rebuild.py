@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from report_files import MakePage, Results, command, load, toy, unseen
 
-from lrcsim.errors import ConfigError, PolicyError
+from lrcsim.base.errors import ConfigError, PolicyError
 from lrcsim.policies import make_policy
-from lrcsim.reports.rebuild import COMPARED, PARTS, parts_but, rebuild
+from lrcsim.reports.from_trace import COMPARED, PARTS, parts_but, rebuild
 
 MINE = '''
 from lrcsim.policies import ScorePolicy

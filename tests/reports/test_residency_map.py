@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from lrcsim.reports.residency import ABSENT, COLUMNS, HIT, MISS, SPARE, STEPS, middling_request, watch
 from lrcsim.simulator import simulate
-from lrcsim.simulator.capacity import resolve_capacity
-from lrcsim.simulator.replay import Replay, replay
+from lrcsim.simulator.cache.capacity import resolve_capacity
+from lrcsim.simulator.cache.replay import Replay, replay
 from lrcsim.traces import RoutingTrace
 
 
@@ -100,7 +100,7 @@ def test_middling_request() -> None:
 
 
 def test_requests_that_run_together_have_no_map_of_their_own() -> None:
-    from lrcsim.hierarchy.batching import batched
+    from lrcsim.simulator.serving.batching import batched
 
     ids = np.random.default_rng(1).random((40, 2, 6)).argsort(axis=2)[:, :, :2]
     trace = RoutingTrace.from_arrays(ids, num_experts=6, offsets=[0, 20, 40])

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from report_files import command, load, toy, unseen
 
-from lrcsim.reports.rebuild import rebuild
+from lrcsim.reports.from_trace import rebuild
 
 EVIL = """
 from pathlib import Path

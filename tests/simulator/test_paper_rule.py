@@ -43,7 +43,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.simulator import simulate
 from lrcsim.traces import RoutingTrace
 

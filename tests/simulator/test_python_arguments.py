@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lrcsim.errors import LrcsimError
+from lrcsim.base.errors import LrcsimError
 from lrcsim.simulator import hit_rate_curve, sch, simulate, srp
-from lrcsim.simulator.allocate import allocate
+from lrcsim.simulator.curves.allocate import allocate
 from lrcsim.traces import RoutingTrace
 
 

@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
-from lrcsim.errors import ConfigError, TraceError
+from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.simulator import hit_rate_curve, simulate
-from lrcsim.simulator.allocate import allocate
+from lrcsim.simulator.curves.allocate import allocate
 from lrcsim.traces import DECODE, RoutingTrace
 
 

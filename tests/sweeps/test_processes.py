@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from watched import alive, logged
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.sweeps import in_processes, make_plan, on_dask, read_spec, read_table, run_sweep
 
 RUNS = 12

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from lrcsim.errors import LrcsimError
-from lrcsim.hierarchy.machine import Machine
+from lrcsim.base.errors import LrcsimError
 from lrcsim.simulator import simulate
+from lrcsim.simulator.time.machine import Machine
 from lrcsim.sweeps import make_plan, read_spec
 from lrcsim.sweeps.columns import MEASURED, schema
 from lrcsim.sweeps.options import options

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from watched import logged
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.simulator import simulate
 from lrcsim.sweeps import Plan, make_plan, read_spec, read_table, run_sweep
 from lrcsim.sweeps.execute import run_task

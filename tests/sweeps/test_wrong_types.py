@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrcsim.errors import ConfigError
+from lrcsim.base.errors import ConfigError
 from lrcsim.sweeps import read_spec, read_table
 from lrcsim.sweeps.checks import check_values
 from lrcsim.sweeps.columns import schema

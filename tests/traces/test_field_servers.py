@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces import RoutingTrace, check_file
 from lrcsim.traces.importers import Options, guess_format, import_trace
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from trace_files import assert_same, make_trace, random_experts, traces
 
 import lrcsim.traces.trace
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces import LayerTable, RoutingTrace, TraceWriter, check_file
 
 anywhere = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -8,7 +8,7 @@ import pytest
 from pyarrow import parquet
 from trace_files import imported, random_experts
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers import Options, import_trace
 
 

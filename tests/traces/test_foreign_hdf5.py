@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from trace_files import make_trace
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces import RoutingTrace, check_file, probe
 
 Change = Callable[[h5py.File], object]

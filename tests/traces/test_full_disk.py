@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from trace_files import make_trace
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
+from lrcsim.base.files import Sink, clear_abandoned, replacing
 from lrcsim.traces import RoutingTrace, TraceWriter
-from lrcsim.traces.atomic import Sink, clear_abandoned, replacing
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits and mounts are POSIX's")
 
 SAVE = """
 import resource, sys
-from lrcsim.errors import LrcsimError
+from lrcsim.base.errors import LrcsimError
 from lrcsim.traces import RoutingTrace, TraceWriter
 out, how, limit = sys.argv[1], sys.argv[2], int(sys.argv[3])
 if limit:
@@ -73,7 +73,7 @@ def test_limits_at_every_size(tmp_path: Path) -> None:
     trace.save(tmp_path / "whole.h5")
     size = (tmp_path / "whole.h5").stat().st_size
     code = (
-        "import resource, sys\nfrom lrcsim.errors import LrcsimError\nfrom lrcsim.traces import RoutingTrace\n"
+        "import resource, sys\nfrom lrcsim.base.errors import LrcsimError\nfrom lrcsim.traces import RoutingTrace\n"
         "trace, failed = RoutingTrace.open(sys.argv[1]), 0\n"
         "for limit in map(int, sys.argv[3:]):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))\n"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrcsim.errors import ConfigError, LrcsimError, TraceError
+from lrcsim.base.errors import ConfigError, LrcsimError, TraceError
 from lrcsim.traces import check_file
 from lrcsim.traces.importers import FORMATS, Options, guess_format, import_trace
 from lrcsim.traces.importers.net import foreign, reads_foreign_file
@@ -160,7 +160,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(archive())
     (tmp_path / "a.npz").chmod(0)
     code = (
-        "import os, sys\nfrom lrcsim.errors import LrcsimError\nfrom lrcsim.traces.importers import import_trace\n"
+        "import os, sys\nfrom lrcsim.base.errors import LrcsimError\nfrom lrcsim.traces.importers import import_trace\n"
         "from lrcsim.traces import RoutingTrace\nos.setuid(65534)\n"
         "for read in (import_trace, lambda path, _: RoutingTrace.open(path)):\n"
         "    try:\n        read(sys.argv[1], '/tmp/out.h5')\n    except LrcsimError as error:\n        print(error)\n"

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trace_files import make_trace
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.simulator import hit_rate_curve, simulate, srp
 from lrcsim.traces import LayerTable, RoutingTrace, check, check_file
 from lrcsim.traces.check import check_tokens
@@ -222,7 +222,7 @@ def test_without_the_compiler_too(tmp_path: Path) -> None:
     path = spoilt(tmp_path / "t.h5", "tokens/phase", "u1", 2)
     code = (
         "import sys\nfrom lrcsim.traces import RoutingTrace\nfrom lrcsim.simulator import hit_rate_curve\n"
-        "from lrcsim.errors import TraceError\n"
+        "from lrcsim.base.errors import TraceError\n"
         "for policy in ('lru', 'belady', 'sch-static:4'):\n"
         "    try:\n        hit_rate_curve(RoutingTrace.open(sys.argv[1]), policy=policy)\n"
         "    except TraceError as error:\n        print(error)\n"

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 from trace_files import imported, random_experts
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers import Options, import_trace
 from lrcsim.traces.importers.safetensors import open_tensors, to_float
 

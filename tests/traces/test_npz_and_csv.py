@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from trace_files import assert_same, imported, make_trace, traces
 
-from lrcsim.errors import ConfigError, TraceError
+from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.exporters import export_trace
 from lrcsim.traces.importers import Options, import_trace

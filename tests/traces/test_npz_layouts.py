@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trace_files import imported, make_trace, random_experts
 
-from lrcsim.errors import ConfigError, TraceError
+from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.traces import RoutingTrace, check_file
 from lrcsim.traces.exporters import export_trace
 from lrcsim.traces.importers import Options, import_trace

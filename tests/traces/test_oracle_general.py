@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trace_files import make_trace, traces
 
-from lrcsim.errors import ConfigError, TraceError
+from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.exporters import Options, export_trace
 from lrcsim.traces.exporters.oracle_general import RECORD, _fill_next

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from trace_files import imported, random_experts
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers import import_trace
 from lrcsim.traces.importers.torch_file import load
 

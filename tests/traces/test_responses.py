@@ -11,7 +11,7 @@ import pytest
 import zstandard
 from trace_files import imported, random_experts
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers import Options, import_trace
 from lrcsim.traces.importers.json_objects import objects
 

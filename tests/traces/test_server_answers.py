@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces import RoutingTrace, check_file
 from lrcsim.traces.importers import FORMATS, ImportReport, Options, import_trace
 

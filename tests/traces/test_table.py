@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from trace_files import imported, make_trace
 
-from lrcsim.errors import ConfigError, TraceError
+from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.importers import Options, import_trace
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from trace_files import imported, random_experts
 
-from lrcsim.errors import ConfigError, TraceError
+from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.traces.importers import Options, csv_text, import_trace, parse_columns, regroup
 from lrcsim.traces.importers.values import DECODE_WORDS, PREFILL_WORDS
 

@@ -13,7 +13,7 @@ import pytest
 from pyarrow import parquet
 from trace_files import imported, random_experts
 
-from lrcsim.errors import ConfigError, TraceError
+from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.traces.importers import Options
 
 TOKENS, LAYERS, TOP_K = 12, 3, 2

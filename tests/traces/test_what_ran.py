@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces.what_ran import FARTHEST_START, Ran, Sent, Tally, lay_out, phases, settle
 
 # By hand. Prompt a b c d, generated e f g: the model ran a b c d (prefill) e f (decode), g never.

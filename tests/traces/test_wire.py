@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers import Options
 from lrcsim.traces.importers.wire import DTYPES, decode_array
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lrcsim.errors import ConfigError, TraceError, did_you_mean
-from lrcsim.traces.atomic import replacing
+from lrcsim.base.errors import ConfigError, TraceError, did_you_mean
+from lrcsim.base.files import replacing
 from lrcsim.traces.exporters import csv, npz, oracle_general
 from lrcsim.traces.exporters.target import Options
 from lrcsim.traces.importers.source import Progress

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import csv
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces.exporters.target import Options
 from lrcsim.traces.importers.source import Progress
 from lrcsim.traces.trace import RoutingTrace

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lrcsim.errors import ConfigError, TraceError, did_you_mean
+from lrcsim.base.errors import ConfigError, TraceError, did_you_mean
 from lrcsim.traces.hdf5 import TraceWriter
 from lrcsim.traces.importers import folder, layer_files, moe_lrc, npz, recorder_file, sglang, table, vllm
 from lrcsim.traces.importers.columns import parse_columns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 
 __all__ = [
     "CACHED",

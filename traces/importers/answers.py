@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers.answer_fields import (
     CACHED,
     EXTRAS,

@@ -9,8 +9,8 @@ from typing import IO
 
 import numpy as np
 
-from lrcsim.documents import check_regular
-from lrcsim.errors import TraceError, brief
+from lrcsim.base.documents import check_regular
+from lrcsim.base.errors import TraceError, brief
 
 __all__ = ["check_array", "open_archive"]
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lrcsim.errors import ConfigError, TraceError, did_you_mean
+from lrcsim.base.errors import ConfigError, TraceError, did_you_mean
 from lrcsim.traces.importers.names import (
     ALIASES,
     EXAMPLE,

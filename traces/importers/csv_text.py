@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers.source import open_bytes
 
 __all__ = ["CsvText"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lrcsim.errors import ConfigError, TraceError
+from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.traces.importers import layer_files
 from lrcsim.traces.importers.responses import are_answers, open_responses
 from lrcsim.traces.importers.source import Columns, Options, Progress, Request, Source, guessed_experts

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers.json_objects import objects
 from lrcsim.traces.importers.names import ALIASES, plain
 from lrcsim.traces.importers.source import open_bytes

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import parquet
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers import values
 from lrcsim.traces.importers.names import ALIASES, plain
 from lrcsim.traces.importers.source import NO_PHASES, Columns, Options, Progress, Request, Source, guessed_experts

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers.logits import best as chosen
 from lrcsim.traces.importers.safetensors import open_tensors, to_float
 from lrcsim.traces.importers.source import Columns, Options, Progress, Request, Source, guessed_experts

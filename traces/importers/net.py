@@ -9,8 +9,8 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from lrcsim.documents import check_regular
-from lrcsim.errors import LrcsimError, TraceError, brief
+from lrcsim.base.documents import check_regular
+from lrcsim.base.errors import LrcsimError, TraceError, brief
 
 __all__ = ["foreign", "reads_foreign_file"]
 

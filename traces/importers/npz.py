@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import ConfigError, TraceError
+from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.traces.check import check_offsets
 from lrcsim.traces.importers.names import ALIASES, plain
 from lrcsim.traces.importers.npz_arrays import Arrays, find_arrays

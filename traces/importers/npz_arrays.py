@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import ConfigError, TraceError
+from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.traces.importers.names import ALIASES, families, is_count, plain
 from lrcsim.traces.importers.npz_contents import Contents
 from lrcsim.traces.importers.source import Options

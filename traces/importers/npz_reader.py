@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers.logits import best
 from lrcsim.traces.importers.names import plain
 from lrcsim.traces.importers.npz_arrays import PER_TOKEN, Arrays

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers.source import Columns, Options, Progress, Request, Source, guessed_experts, named_after
 from lrcsim.traces.importers.torch_file import is_torch_file, load
 from lrcsim.traces.layers import MAX_EXPERTS, LayerTable

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers.answers import Answer, read_answer
 from lrcsim.traces.importers.json_objects import BEGINS, objects
 from lrcsim.traces.importers.placing import Routed

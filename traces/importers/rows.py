@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers import lists, values
 from lrcsim.traces.importers.columns import find_columns
 from lrcsim.traces.importers.csv_text import CsvText

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.documents import check_regular, parse_json
-from lrcsim.errors import TraceError
+from lrcsim.base.documents import check_regular, parse_json
+from lrcsim.base.errors import TraceError
 
 __all__ = ["open_tensors", "to_float"]
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy.typing as npt
 import pyarrow as pa
 
-from lrcsim.documents import check_regular
-from lrcsim.errors import ConfigError, TraceError
+from lrcsim.base.documents import check_regular
+from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.traces.layers import LayerTable
 
 __all__ = [

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import ConfigError, TraceError
+from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.traces.importers.passes import by_passes
 from lrcsim.traces.importers.regroup import Regrouped
 from lrcsim.traces.importers.rows import Rows

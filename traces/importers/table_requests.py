@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers.names import ALIASES
 from lrcsim.traces.importers.passes import Held
 from lrcsim.traces.importers.regroup import Regrouped

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import TraceError
+from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers.rows import Batch, Rows
 from lrcsim.traces.importers.table_layout import number_tokens
 from lrcsim.traces.importers.table_requests import InterleavedError, Table, by_request, runs_of_requests

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.errors import TraceError, brief
+from lrcsim.base.errors import TraceError, brief
 from lrcsim.traces.importers.source import Options
 
 __all__ = ["Wire", "decode_array"]

@@ -1,0 +1,1 @@
+"""Hardware profiles from measurements: of this machine, or of a recorded run."""

@@ -1,0 +1,1 @@
+"""A hardware profile from the times of a recorded run."""

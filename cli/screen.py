@@ -1,0 +1,96 @@
+"""The console: what stands in files is shown as it is (`lrcsim.base.text`), and cannot steer a terminal or a table."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from lrcsim.base.text import BRACKET, SLASH, escaped, plain, printable
+
+__all__ = ["DEGRADE", "Screen", "echo"]
+
+TAGS = "|".join(("bold", "dim", "green", "red", "yellow"))
+TAG = re.compile(r"(\\*)\[([a-z#/@][^[]*?)\]")
+"""What rich takes for markup."""
+
+OURS = re.compile(rf"/?(?:{TAGS})")
+"""The markup that the commands themselves write."""
+
+KEPT = f"\n\t{BRACKET}{SLASH}"
+"""What a console is given to lay out."""
+
+
+def echo(text: object, *, err: bool = False) -> None:
+    """Print one line, on which control characters, line ends among them, are shown."""
+    click.echo(plain(printable(str(text), keep=BRACKET + SLASH)), err=err)
+
+
+def _degraded(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Give what the encoding of the output has not in characters that it has."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    characters = error.object[error.start : error.end]
+    return "".join(PLAIN.get(character, escaped(character)) for character in characters), error.end
+
+
+PLAIN = {
+    "–": "-", "—": "-", "−": "-", "─": "-", "━": "-", "│": "|", "┃": "|", "×": "x", "·": ".", "•": "*", "…": "...",
+    "→": "->", "≤": "<=", "≥": ">=", "≈": "~", "ρ": "rho", "’": "'", "“": '"', "”": '"', "\xa0": " ",
+    "╸": "-", "╺": "-", "⠋": "*",
+}  # fmt: skip
+
+DEGRADE = "lrcsim_degrade"
+"""Name of the error handler of standard output and error."""
+
+codecs.register_error(DEGRADE, _degraded)
+
+
+def _escape_markup(text: str) -> str:
+    """Escape for rich what looks like markup and is none of ours."""
+
+    def one(found: re.Match[str]) -> str:
+        slashes, tag = found.groups()
+        if OURS.fullmatch(tag) or len(slashes) % 2:  # ours; or escaped already
+            return found.group()
+        return f"{slashes}{slashes}\\[{tag}]"
+
+    return TAG.sub(one, text)
+
+
+def Screen(*, stderr: bool = False) -> Any:  # noqa: N802  # a class, made when rich is needed
+    """Return a rich console that shows what is in files as it is; wide enough for the tables when it is no terminal."""
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.errors import MarkupError
+    from rich.segment import Segment
+    from rich.text import Text
+
+    class _Screen(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            text = printable(text, keep=KEPT)
+            if options.get("markup") is not False:
+                try:
+                    return self._plain(super().render_str(_escape_markup(text), **options))
+                except MarkupError:
+                    options["markup"] = False
+            return self._plain(super().render_str(text, **options))
+
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            for segment in super().render(renderable, options):
+                if segment.control or (segment.text.isascii() and segment.text.isprintable()):
+                    yield segment
+                else:
+                    yield Segment(plain(printable(segment.text, keep=KEPT)), segment.style)
+
+        @staticmethod
+        def _plain(text: Text) -> Text:
+            if BRACKET in text.plain or SLASH in text.plain:
+                text.plain = plain(text.plain)
+            return text
+
+    file = sys.stderr if stderr else sys.stdout
+    return _Screen(stderr=stderr, highlight=False, emoji=False, width=None if file.isatty() else 110)

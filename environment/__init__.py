@@ -1,1 +1,0 @@
-"""Folders that compiled code and fonts are kept in, where neither the installation nor a home can be written."""

@@ -1,5 +1,0 @@
-"""Imported for its effect by the packages that use numba, first of all: a place for what it compiles."""
-
-from lrcsim.environment.folders import for_compiled_code
-
-for_compiled_code()

@@ -1,0 +1,112 @@
+"""A routing trace of a given shape whose hit rate has a given curve, to run in the engine that keeps time.
+
+Experts are drawn by their place in an order: that of last use (LRU's stack; Spirn, "Program Behavior: Models and
+Measurements", 1977, the LRU stack model), or a fixed one. A token uses place d with the probability
+
+    pi(d) = k (H(d) - H(d - 1))
+
+so that the first C places are used k H(C) times per token: under LRU, a cache of C experts hits with H(C). A policy
+other than LRU is stood in for by LRU on a trace that has the policy's own curve.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.planner.traces import Shape
+from lrcsim.traces import DECODE, PREFILL, RoutingTrace
+
+__all__ = ["inclusion", "routing_of_curve", "touching_all"]
+
+Floats = npt.NDArray[np.float64]
+
+
+def inclusion(curve: Floats, top_k: int) -> Floats:
+    """Return pi(d) for the places 1 .. E, float64 [E]: not above 1, k together.
+
+    What would be above 1 (no place is used twice by one token) goes to the next places.
+
+    Args:
+        curve: float64 [E + 1], from 0 to 1.
+        top_k: experts per token.
+    """
+    steps = top_k * np.diff(curve)
+    places = np.empty_like(steps)
+    over = 0.0
+    for place, step in enumerate(steps.tolist()):
+        places[place] = min(step + over, 1.0)
+        over += step - places[place]
+    for place in range(len(places) - 1, -1, -1):  # what went beyond the last place
+        more = min(over, 1.0 - places[place])
+        places[place] += more
+        over -= more
+    return places
+
+
+def routing_of_curve(
+    shape: Shape, curve: Floats, tokens: int, *, fixed: bool = False, seed: int = 0, model: str = "synthetic"
+) -> RoutingTrace:
+    """Make one request of a prompt that uses every expert once, and of ``tokens`` decoded tokens.
+
+    The prompt fills the cache, so that decoding is measured warm. Places are drawn by systematic sampling in random
+    order, which gives each place exactly its pi and a token exactly k places.
+
+    Args:
+        shape: of the model.
+        curve: float64 [E + 1], hit rate at 0 .. E experts per layer.
+        tokens: decoded.
+        fixed: places are experts (their popularity), instead of ranks by last use.
+        seed: of the draws; equal seeds draw alike, so that two curves can be compared.
+        model: name.
+    """
+    layers, experts, top_k = shape
+    random = np.random.default_rng(seed)
+    chances = inclusion(curve, top_k)
+    order = np.argsort(random.random((layers, experts)), axis=1)  # [L, E], most recent first
+    if fixed:
+        order = np.tile(np.arange(experts), (layers, 1))
+    ids = np.empty((tokens, layers, top_k), np.int64)
+    rows = np.arange(layers)[:, None]
+    for token in range(tokens):
+        drawn = order[rows, _places(chances, layers, top_k, random)]
+        ids[token] = drawn
+        if not fixed:
+            used = np.zeros((layers, experts), bool)
+            used[rows, drawn] = True
+            rest = order[~used[rows, order]].reshape(layers, experts - top_k)
+            order = np.concatenate([drawn[:, ::-1], rest], axis=1)
+    first = np.argsort(random.random((layers, experts)), axis=1) if fixed else _first_order(shape, seed)
+    prompt = touching_all(shape, first[:, ::-1])
+    return RoutingTrace.from_arrays(
+        np.concatenate([prompt, ids]),
+        num_experts=experts,
+        phase=np.repeat(np.array([PREFILL, DECODE], np.uint8), [len(prompt), tokens]),
+        model=model,
+    )
+
+
+def touching_all(shape: Shape, order: npt.NDArray[np.integer] | None = None) -> npt.NDArray[np.int64]:
+    """Return tokens that together use every expert once, int64 [tokens, L, k], in an order [L, E]; -1 at the end."""
+    layers, experts, top_k = shape
+    if order is None:
+        order = np.tile(np.arange(experts), (layers, 1))
+    tokens = -(-experts // top_k)
+    padded = np.full((layers, tokens * top_k), -1, np.int64)
+    padded[:, :experts] = order
+    return padded.reshape(layers, tokens, top_k).swapaxes(0, 1)
+
+
+def _first_order(shape: Shape, seed: int) -> npt.NDArray[np.int64]:
+    """Return the order that decoding starts from: the first draw of the same seed."""
+    return np.argsort(np.random.default_rng(seed).random((shape.layers, shape.experts)), axis=1)
+
+
+def _places(chances: Floats, layers: int, top_k: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Draw k places for each layer, int64 [L, k] from 0, each place with its chance, in random order."""
+    shuffled = np.argsort(random.random((layers, len(chances))), axis=1)
+    ends = np.cumsum(chances[shuffled], axis=1)
+    ends[:, -1] = top_k  # rounding
+    points = random.random((layers, 1)) + np.arange(top_k)
+    found = (ends[:, None, :] <= points[:, :, None]).sum(axis=2)
+    return np.take_along_axis(shuffled, np.minimum(found, len(chances) - 1), axis=1)

@@ -1,0 +1,1 @@
+"""Figures of results, for commands, reports and experiments alike."""

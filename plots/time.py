@@ -1,0 +1,121 @@
+"""The figure of a run in time: what each token waited for, how busy the links were, what was in the cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.plots.curves import COLOURS, open_figure
+from lrcsim.traces import DECODE
+
+if TYPE_CHECKING:
+    from lrcsim.simulator import Result
+    from lrcsim.simulator.time.run_in_time import Timed
+
+__all__ = ["plot_time"]
+
+BINS = 300  # tokens are averaged into at most so many bars
+
+
+def plot_time(result: Result, path: str) -> None:
+    """Draw stacked time per decoded token, link use, and by layer and time hits and, in scope model, residents.
+
+    Args:
+        result: of `simulate` with ``samples=True``.
+        path: the picture, .png, .svg or .pdf.
+
+    Raises:
+        ConfigError: another ending.
+        TraceError: the file cannot be written.
+    """
+    timed = result.timed
+    assert timed is not None
+    config = result.config
+    panels = 4 if config["scope"] == "model" else 3  # in scope layer every layer has its full share of residents
+    ratios = (3, 2, 2, 2)[:panels]
+    with open_figure(path, panels, 1, figsize=(9, 1.2 * sum(ratios)), height_ratios=ratios) as (figure, axes):
+        figure.suptitle(
+            f"{result.trace.model} on {config['hardware']}: {config['policy']}, cache {config['cache']}, "
+            f"miss {config['miss']}, prefetch {config['prefetch']}",
+            fontsize=10,
+        )
+        _per_token(axes[0], timed)
+        _links(axes[1], timed)
+        _maps(figure, axes[2:], result)
+        for axis in axes[:2]:
+            axis.grid(color="0.9", linewidth=0.6)
+            axis.spines[["top", "right"]].set_visible(False)
+
+
+def _per_token(axis: Any, timed: Timed) -> None:
+    steps = timed.tally.by_step()
+    decode = np.frombuffer(bytes(timed.tally.phases), np.uint8) == DECODE
+    emitted = np.array(timed.tally.emitted)[decode]
+    chosen = steps[decode] * 1e3
+    if not len(chosen):
+        axis.text(0.5, 0.5, "no decode steps", ha="center", va="center", transform=axis.transAxes)
+        return
+    wall = chosen[:, 1] - chosen[:, 0]
+    stall = np.maximum(wall - chosen[:, 2] - chosen[:, 3], 0)
+    bins = np.array_split(np.arange(len(chosen)), min(BINS, len(chosen)))
+
+    def mean(values: npt.NDArray[np.float64]) -> list[float]:
+        return [float(values[part].sum() / max(emitted[part].sum(), 1)) for part in bins]
+
+    edges = [int(part[0]) for part in bins] + [len(chosen)]
+    bottom = np.zeros(len(bins))
+    for label, values, colour in (
+        ("compute", chosen[:, 2], COLOURS[0]),
+        ("overhead", chosen[:, 3], COLOURS[4]),
+        ("stall", stall, COLOURS[1]),
+    ):
+        heights = np.array(mean(values))
+        axis.stairs(bottom + heights, edges, baseline=bottom, fill=True, color=colour, label=label)
+        bottom += heights
+    if chosen[:, 4].any():
+        axis.stairs(mean(chosen[:, 4]), edges, color="black", linewidth=0.8, label="CPU at work, beside")
+    averaged = f", mean of {len(chosen) // len(bins)}" if len(chosen) > len(bins) else ""
+    axis.set(xlabel=f"decode step{averaged}", ylabel="ms per token", xlim=(0, len(chosen)), ylim=(0, None))
+    axis.legend(frameon=False, loc="upper right", ncols=4, fontsize=8)
+
+
+def _links(axis: Any, timed: Timed) -> None:
+    samples = timed.samples
+    assert samples is not None
+    times = np.array(samples.times)
+    passed = np.diff(times)
+    drawn = 0
+    for name, busy in samples.link_busy.items():
+        if not samples.link_bytes[name][-1]:
+            continue
+        used = np.divide(np.diff(busy), passed, out=np.zeros(len(passed)), where=passed > 0)
+        colour = COLOURS[(0, 2)[drawn % 2]]
+        axis.stairs(
+            100 * used, times, baseline=None, color=colour, label=f"{name} busy", linestyle=("-", "--")[drawn % 2]
+        )
+        drawn += 1
+    if not drawn:
+        axis.text(0.5, 0.5, "nothing was moved", ha="center", va="center", transform=axis.transAxes)
+        return
+    axis.set(xlabel="time [s]", ylabel="link busy [%]", xlim=(times[0], times[-1]), ylim=(0, 105))
+    axis.legend(frameon=False, loc="lower right", fontsize=8)
+
+
+def _maps(figure: Any, axes: Any, result: Result) -> None:
+    assert result.timed is not None
+    samples = result.timed.samples
+    assert samples is not None
+    times = np.array(samples.times)
+    layers = np.arange(result.trace.num_layers + 1) - 0.5
+    residents = np.array(samples.residents)[1:].T
+    accesses = np.diff(np.array(samples.accesses), axis=0)
+    misses = np.diff(np.array(samples.misses), axis=0)
+    rate = 100 * np.divide(accesses - misses, accesses, out=np.full(accesses.shape, np.nan), where=accesses > 0).T
+    maps = [(rate, "hit rate [%]", 100), (residents, "experts resident", max(int(residents.max(initial=0)), 1))]
+    for axis, (values, label, top) in zip(axes, maps, strict=False):
+        mesh = axis.pcolormesh(times, layers, values, vmin=0, vmax=top, cmap="cividis", shading="flat", rasterized=True)
+        axis.set(xlabel="time [s]", ylabel="MoE layer")
+        axis.invert_yaxis()
+        figure.colorbar(mesh, ax=axis, label=label, pad=0.01)

@@ -1,0 +1,1 @@
+"""One cache: its capacity, its policy, when an access is a hit."""

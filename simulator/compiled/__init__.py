@@ -1,0 +1,1 @@
+"""The same caches compiled with numba: at one capacity, or at every capacity in one pass."""

@@ -1,0 +1,216 @@
+"""Compiled LRU at every capacity: an access's place in the LRU stack is the number of experts used since its last use.
+
+Two ways to count them. With up to 256 experts, as a set of bits for each expert, the experts used since it was
+(`lru_bits`). With more, as a line of marks, one for each expert at the time of its last use: a place is the number of
+marks behind its own.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.simulator.compiled.lru_bits import ALL_BITS, insert_batches, ones
+from lrcsim.simulator.compiled.stack_any import PAPER, SEQUENTIAL, TWICE, gather
+
+__all__ = ["BITS", "LruState", "run_lru_bits", "run_lru_marks"]
+
+BITS = 256
+"""Up to this many keys the sets of bits are used."""
+
+WORDS_PER_GROUP = 64
+
+
+class LruState(NamedTuple):
+    """The LRU stack of one pool between blocks.
+
+    Attributes:
+        newer: uint64 [keys, 1, 2 or 4 words], the experts used since each one's last use (up to `BITS` keys).
+        line: uint64 [words of the line], a mark at each expert's last use (more than `BITS` keys).
+        group: int64 [groups], marks in each `WORDS_PER_GROUP` words of the line.
+        time: int64 [keys], each expert's place on the line, -1 when it has none.
+        mark: int64 [keys], scratch of `gather`.
+        counter: int64 [6]: distinct experts used (bits: only under `PAPER`), next place on the line, batches so far,
+            request (-1 at first), unused, 1 once the ids were found to be impossible.
+        hits: int64 [2, keys] or, for bits, [2, 64 * words + 1]: by phase, accesses found at each place of the stack.
+        accesses: int64 [2], by phase.
+    """
+
+    newer: npt.NDArray[np.uint64]
+    line: npt.NDArray[np.uint64]
+    group: npt.NDArray[np.int64]
+    time: npt.NDArray[np.int64]
+    mark: npt.NDArray[np.int64]
+    counter: npt.NDArray[np.int64]
+    hits: npt.NDArray[np.int64]
+    accesses: npt.NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, keys: int) -> LruState:
+        """Make the state of a pool over ``keys`` experts, with nothing in it."""
+        words = 0 if keys > BITS else 1 if keys <= 64 else 2 if keys <= 128 else 4
+        groups = 0 if words else -(-4 * keys // (64 * WORDS_PER_GROUP)) + 1
+        return cls(
+            np.full((keys, words), ALL_BITS),
+            np.zeros(groups * WORDS_PER_GROUP, np.uint64),
+            np.zeros(groups, np.int64),
+            np.full(keys, -1, np.int64),
+            np.full(keys, -1, np.int64),
+            np.array([0, 0, 0, -1, 0, 0], np.int64),
+            np.zeros((2, 64 * words + 1 if words else keys), np.int64),
+            np.zeros(2, np.int64),
+        )
+
+
+@numba.njit(cache=True, nogil=True)
+def run_lru_bits(access, cold, experts, complete, steps, stride, state):  # type: ignore[no-untyped-def]
+    """Advance one pool of up to `BITS` keys over a block of tokens.
+
+    The arguments are those of `stack.run_stack`; ``complete`` says whether every position of ``experts`` was recorded.
+    """
+    newer, mark, counter, hits, accesses = state.newer, state.mark, state.counter, state.hits, state.accesses
+    layers, first_uses = experts.shape[1], hits.shape[1] - 1
+    rows = experts.reshape((len(experts) * layers, experts.shape[2]))  # known to be contiguous, as a slice is not
+    keys, places = np.empty(len(newer), np.int32), np.empty(len(newer), np.int64)
+    layers_at_once = layers if access == PAPER else 1
+    starts, requests, phases = steps.starts, steps.request, steps.phase
+    num_steps, step = len(starts) - 1, 0
+    while step < num_steps:
+        if requests[step] != counter[3]:
+            if cold and counter[3] >= 0:
+                newer[:] = ALL_BITS
+                counter[0] = 0
+            counter[3] = requests[step]
+        phase, low = phases[step], starts[step]
+        found_at, accessed = hits[phase], accesses[phase : phase + 1]
+        new = found_at[first_uses]
+        run = step  # steps of one token each: their ids are the batches, there is nothing to gather
+        if complete and layers == 1 and access != SEQUENTIAL:
+            while (
+                run < num_steps
+                and starts[run + 1] - starts[run] == 1
+                and phases[run] == phase
+                and (not cold or requests[run] == counter[3])
+            ):
+                run += 1
+        good = True
+        if run > step:
+            batches = rows[low : starts[run]]
+            accessed[0] += batches.size
+            good = insert_batches(batches, newer, found_at)
+            counter[3] = requests[run - 1]
+            step = run
+        else:
+            for layer in range(0, layers, layers_at_once):
+                counter[2] += 1
+                count = gather(
+                    experts,
+                    low,
+                    starts[step + 1],
+                    layer,
+                    layer + layers_at_once,
+                    stride,
+                    mark,
+                    counter[2],
+                    keys,
+                    places,
+                )
+                if count == TWICE:
+                    good = False
+                elif count:
+                    accessed[0] += count
+                    together = 1 if access == SEQUENTIAL else count  # accesses looked up before any is inserted
+                    batches = keys[:count].reshape((count // together, together))
+                    good = insert_batches(batches, newer, found_at) and good
+            step += 1
+        if not good:
+            counter[5] = 1
+            return
+        if access == PAPER:  # the u-th distinct expert of a request hits in caches of more than u slots
+            for _ in range(new, found_at[first_uses]):
+                found_at[counter[0]] += 1
+                counter[0] += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _behind(line, group, time):  # type: ignore[no-untyped-def]
+    """Count the marks after a place on the line."""
+    word = time >> 6
+    block = word // WORDS_PER_GROUP
+    count = ones(line[word] & ~(np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(63 - (time & 63))))
+    for i in range(word + 1, (block + 1) * WORDS_PER_GROUP):
+        count += ones(line[i])
+    for i in range(block + 1, len(group)):
+        count += group[i]
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def _compact(line, group, time):  # type: ignore[no-untyped-def]
+    """Move all marks to the start of the line, in their order; return the first free place."""
+    order = np.argsort(time)
+    line[:] = np.uint64(0)
+    group[:] = 0
+    free = 0
+    for key in order:
+        if time[key] >= 0:
+            time[key] = free
+            line[free >> 6] |= np.uint64(1) << np.uint64(free & 63)
+            group[(free >> 6) // WORDS_PER_GROUP] += 1
+            free += 1
+    return free
+
+
+@numba.njit(cache=True, nogil=True)
+def run_lru_marks(access, cold, experts, steps, stride, state):  # type: ignore[no-untyped-def]
+    """Advance one pool of any number of keys over a block of tokens (arguments as `stack.run_stack`)."""
+    line, group, time, mark, counter, hits, accesses = (
+        state.line, state.group, state.time, state.mark, state.counter, state.hits, state.accesses,
+    )  # fmt: skip
+    layers = experts.shape[1]
+    keys, places = np.empty(len(time), np.int32), np.empty(len(time), np.int64)
+    distinct, free, batch_number = counter[0], counter[1], counter[2]
+    layers_at_once = layers if access == PAPER else 1
+    for step in range(len(steps.starts) - 1):
+        if steps.request[step] != counter[3]:
+            if cold and counter[3] >= 0:
+                time[:] = -1
+                line[:] = np.uint64(0)
+                group[:] = 0
+                distinct = free = 0
+            counter[3] = steps.request[step]
+        found_at = hits[steps.phase[step]]
+        for layer in range(0, layers, layers_at_once):
+            batch_number += 1
+            count = gather(
+                experts, steps.starts[step], steps.starts[step + 1], layer, layer + layers_at_once, stride, mark,
+                batch_number, keys, places,
+            )  # fmt: skip
+            if count == TWICE:
+                counter[5] = 1
+                return
+            accesses[steps.phase[step]] += count
+            together = 1 if access == SEQUENTIAL else count
+            if free + count > len(line) * 64:
+                free = _compact(line, group, time)
+            for first in range(0, count, max(together, 1)):
+                for i in range(first, first + together):
+                    if time[keys[i]] >= 0:
+                        found_at[_behind(line, group, time[keys[i]])] += 1
+                    else:
+                        if access == PAPER:
+                            found_at[distinct] += 1
+                        distinct += 1
+                for i in range(first, first + together):
+                    old = time[keys[i]]
+                    if old >= 0:
+                        line[old >> 6] &= ~(np.uint64(1) << np.uint64(old & 63))
+                        group[(old >> 6) // WORDS_PER_GROUP] -= 1
+                    time[keys[i]] = free
+                    line[free >> 6] |= np.uint64(1) << np.uint64(free & 63)
+                    group[(free >> 6) // WORDS_PER_GROUP] += 1
+                    free += 1
+    counter[0], counter[1], counter[2] = distinct, free, batch_number

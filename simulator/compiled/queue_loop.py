@@ -1,0 +1,342 @@
+"""Compiled queue policies: one pool at one capacity, in a compiled loop.
+
+They do what the classes of the same name in `lrcsim.policies` do, which say where each comes from; tests hold the two
+equal. `run_queues` drives: it looks a batch up, evicts (never for a member of the batch, unless the batch alone exceeds
+the capacity), then lets the new experts join. A policy is what it does on a hit (`_hit`) and a miss (`_miss`), where an
+expert joins (`_join`), and how one is evicted (``_evict_...``, or ``_choose_...`` where no more is to be done).
+
+| queue      | clock, sieve | slru      | s3-fifo | arc | lru, pinned-lru, dali | static        | random    |
+|------------|--------------|-----------|---------|-----|-----------------------|---------------|-----------|
+| ``FIRST``  | the queue    | probation | small   | t1  | by last use           | first misses  | residents |
+| ``SECOND`` |              | protected | main    | t2  | pinned                | pinned        |           |
+| ``GHOST``  |              |           | ghost   | b1  |                       |               |           |
+| ``GHOST2`` |              |           |         | b2  |                       |               |           |
+
+The policies that order by last use move a whole batch to the new end once it has joined. Those whose misses may bypass
+the cache let it join first, and evict without regard to it.
+"""
+
+from __future__ import annotations
+
+import numba
+
+from lrcsim.simulator.compiled.queue_lists import (
+    CAME_FROM,
+    FILLING,
+    FIRST,
+    FREE_FOR,
+    GHOST,
+    GHOST2,
+    HAND,
+    NEWER,
+    OUT,
+    PROTECTED,
+    QUEUE,
+    QUEUES,
+    REQUEST,
+    SECOND,
+    SEED,
+    SEED2,
+    SEEN,
+    USED,
+    USES,
+    append,
+    empty,
+    length,
+    move,
+    newest,
+    oldest,
+    oldest_free,
+    take,
+)
+from lrcsim.simulator.compiled.served import DROPPED, GONE, LOADED, LOADS, RESIDENT, choose, pack
+from lrcsim.simulator.compiled.stack_any import CORESIDENT, PAPER
+
+__all__ = ["ARC", "CLOCK", "DALI", "LRU", "RANDOM", "S3_FIFO", "SIEVE", "SLRU", "STATIC", "run_queues"]
+
+CLOCK, SIEVE, SLRU, S3_FIFO, ARC, LRU, DALI, STATIC, RANDOM = range(9)
+"""The policies; `LRU` with experts pinned is pinned-lru."""
+
+MOST_USES = 2**31 - 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _hit(policy, sizes, node, expert):  # type: ignore[no-untyped-def]
+    """Take note of a hit."""
+    if policy == SLRU:
+        move(node, SECOND, expert)
+        while length(node, SECOND) > sizes.part:
+            move(node, FIRST, oldest(node, SECOND))
+    elif policy == ARC:
+        move(node, SECOND, expert)
+    elif policy in (CLOCK, SIEVE, S3_FIFO) and node[USES, expert] < MOST_USES:  # clock and sieve ask whether any
+        node[USES, expert] += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _miss(policy, sizes, node, target, expert):  # type: ignore[no-untyped-def]
+    """Take a missed expert out of the ghost queue where it stands, if any; arc adapts its target."""
+    queue = node[QUEUE, expert]
+    node[CAME_FROM, expert] = queue
+    if queue == OUT:
+        return
+    if policy == ARC:
+        first, second = length(node, GHOST), length(node, GHOST2)
+        if queue == GHOST:
+            target[0] = min(target[0] + max(second / first, 1.0), float(sizes.slots))
+        else:
+            target[0] = max(target[0] - max(first / second, 1.0), 0.0)
+    take(node, expert)
+
+
+@numba.njit(cache=True, nogil=True)
+def _join(policy, sizes, node, listed, counter, expert):  # type: ignore[no-untyped-def]
+    """Put a loaded expert into the queues."""
+    queue = FIRST if node[CAME_FROM, expert] == OUT else SECOND
+    if policy == S3_FIFO and counter[FILLING] and length(node, FIRST) >= sizes.part:
+        queue = SECOND
+    if policy == RANDOM:
+        node[USES, expert] = length(node, FIRST)
+        listed[length(node, FIRST)] = expert
+    elif policy != DALI:
+        node[USES, expert] = 0
+    append(node, queue, expert)
+
+
+@numba.njit(cache=True, nogil=True)
+def _look_back(sizes, node, listed, counter, expert):  # type: ignore[no-untyped-def]
+    """Count a use in dali's window, which moves on."""
+    place = counter[SEEN] % sizes.window
+    if counter[SEEN] >= sizes.window:
+        node[USES, listed[place]] -= 1
+    listed[place] = expert
+    node[USES, expert] += 1
+    counter[SEEN] += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _choose_random(node, listed, counter):  # type: ignore[no-untyped-def]
+    """Draw until an expert comes that is not protected; the last listed takes its place. See `Random.draw`."""
+    size = length(node, FIRST)
+    while True:
+        counter[SEED] = counter[SEED] * 40014 % 2147483563
+        counter[SEED2] = counter[SEED2] * 40692 % 2147483399
+        place = (counter[SEED] - counter[SEED2]) % 2147483562 * size // 2147483562
+        expert = listed[place]
+        if not node[PROTECTED, expert]:
+            break
+    listed[place] = listed[size - 1]
+    node[USES, listed[place]] = place
+    return expert
+
+
+@numba.njit(cache=True, nogil=True)
+def _choose_dali(sizes, node):  # type: ignore[no-untyped-def]
+    """Name the least recent of those not used much of late; if there is none, the least recent."""
+    expert, end = oldest(node, FIRST), node.shape[1] - QUEUES
+    while expert < end and (node[PROTECTED, expert] or node[USES, expert] >= sizes.threshold):
+        expert = node[NEWER, expert]
+    return expert if expert < end else oldest_free(node, FIRST)
+
+
+@numba.njit(cache=True, nogil=True)
+def _choose_clock(node):  # type: ignore[no-untyped-def]
+    """Name the oldest; protected and used experts go to the new end, the used ones once."""
+    expert = oldest(node, FIRST)
+    while node[PROTECTED, expert] or node[USES, expert]:
+        if not node[PROTECTED, expert]:
+            node[USES, expert] = 0
+        move(node, FIRST, expert)
+        expert = oldest(node, FIRST)
+    return expert
+
+
+@numba.njit(cache=True, nogil=True)
+def _choose_sieve(node, counter):  # type: ignore[no-untyped-def]
+    """Name where the hand finds an expert unused since it last passed; past the newest it goes on at the oldest."""
+    end = node.shape[1] - QUEUES  # of the one queue
+    hand = counter[HAND]
+    while hand == end or node[PROTECTED, hand] or node[USES, hand]:
+        if hand != end and not node[PROTECTED, hand]:
+            node[USES, hand] = 0
+        hand = node[NEWER, hand]
+    counter[HAND] = node[NEWER, hand]
+    return hand
+
+
+@numba.njit(cache=True, nogil=True)
+def _choose_slru(node):  # type: ignore[no-untyped-def]
+    """Name the oldest on probation, or the oldest protected by the policy if the batch protects all on probation."""
+    expert = oldest_free(node, FIRST)
+    return expert if expert >= 0 else oldest_free(node, SECOND)
+
+
+@numba.njit(cache=True, nogil=True)
+def _evict_s3_fifo(sizes, node, counter):  # type: ignore[no-untyped-def]
+    """Evict from the small queue unless the main one is too long, moving over what was used often enough."""
+    counter[FILLING] = 0
+    expert = oldest_free(node, FIRST)
+    if length(node, SECOND) > sizes.slots - sizes.part and oldest_free(node, SECOND) >= 0:
+        expert = -1
+    while expert >= 0 and node[USES, expert] >= sizes.threshold:
+        node[USES, expert] = 0
+        move(node, SECOND, expert)
+        expert = oldest_free(node, FIRST)
+    if expert >= 0:
+        take(node, expert)
+        if sizes.ghost:
+            if length(node, GHOST) >= sizes.ghost:
+                take(node, oldest(node, GHOST))
+            append(node, GHOST, expert)
+        return expert
+    expert = oldest_free(node, SECOND)
+    while node[USES, expert]:
+        node[USES, expert] = min(node[USES, expert], 3) - 1
+        move(node, SECOND, expert)
+        expert = oldest_free(node, SECOND)
+    take(node, expert)
+    return expert
+
+
+@numba.njit(cache=True, nogil=True)
+def _evict_arc(sizes, node, target, cause):  # type: ignore[no-untyped-def]
+    """Evict from the list that is longer than its target; ``cause`` is where the miss that needs room was a ghost."""
+    slots, t1 = sizes.slots, length(node, FIRST)
+    free1, free2 = oldest_free(node, FIRST), oldest_free(node, SECOND)
+    if cause == OUT:
+        ghosts1, ghosts2 = length(node, GHOST), length(node, GHOST2)
+        if t1 + ghosts1 >= slots:
+            if ghosts1:
+                take(node, oldest(node, GHOST))
+            elif free1 >= 0:  # not remembered
+                take(node, free1)
+                return free1
+        elif ghosts2 and t1 + length(node, SECOND) + ghosts1 + ghosts2 >= 2 * slots:
+            take(node, oldest(node, GHOST2))
+    from_first = t1 > target[0] or (t1 == target[0] and cause == GHOST2)
+    if (free1 if from_first else free2) < 0:
+        from_first = not from_first
+    expert = free1 if from_first else free2
+    move(node, GHOST if from_first else GHOST2, expert)
+    for ghost in (GHOST, GHOST2):
+        if length(node, ghost) > slots:
+            take(node, oldest(node, ghost))
+    return expert
+
+
+@numba.njit(cache=True, nogil=True)
+def _evict(policy, sizes, node, listed, counter, target, cause):  # type: ignore[no-untyped-def]
+    """Evict one expert that is not protected, and return it."""
+    if policy == S3_FIFO:
+        return _evict_s3_fifo(sizes, node, counter)
+    if policy == ARC:
+        return _evict_arc(sizes, node, target, cause)
+    if policy == CLOCK:
+        expert = _choose_clock(node)
+    elif policy == SIEVE:
+        expert = _choose_sieve(node, counter)
+    elif policy == SLRU:
+        expert = _choose_slru(node)
+    elif policy == DALI:
+        expert = _choose_dali(sizes, node)
+    elif policy == RANDOM:
+        expert = _choose_random(node, listed, counter)
+    else:
+        expert = newest(node, FIRST) if policy == STATIC else oldest(node, FIRST)
+    take(node, expert)
+    return expert
+
+
+@numba.njit(cache=True, nogil=True)
+def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, starts, request, phase, state, admission):  # type: ignore[no-untyped-def]  # fmt: skip
+    """Advance a pool over some layer-steps of a block.
+
+    Args:
+        policy: one of the numbers above.
+        sizes: `QueueSizes`.
+        access: ``CORESIDENT``, ``SEQUENTIAL`` or ``PAPER``.
+        cold: whether the pool is emptied when the request changes.
+        first_key: the pool's smallest key.
+        cost: int64 [keys of the pool], slots (1) or bytes of each expert.
+        batches: int64 [n], which layer-steps of the block concern the pool.
+        keys: int32 [accesses].
+        starts: int64 [layer-steps + 1].
+        request: int64 [layer-steps].
+        phase: uint8 [layer-steps].
+        state: `QueueState`, advanced in place.
+        admission: `Admission`, only with ``CORESIDENT``; then ``keys`` is changed where not all misses are loaded.
+            None: all are, and nobody asks.
+    """
+    node, missed, known, pinned, listed, counter, target, hits = state
+    by_last_use = policy in (LRU, DALI)
+    join_first = policy in (LRU, STATIC)  # for lru that changes nothing: the batch is the most recent
+    for batch in batches:
+        if request[batch] != counter[REQUEST]:
+            if cold and counter[REQUEST] >= 0:
+                if admission is not None:
+                    admission.counter[DROPPED] += length(node, FIRST) + length(node, SECOND) - len(pinned)
+                empty(node, known, pinned, counter, target, cost)
+            counter[REQUEST] = request[batch]
+        low, high = starts[batch], starts[batch + 1]
+        found = 0
+        if admission is not None:
+            for i in range(low, high):
+                queue = node[QUEUE, keys[i] - first_key]
+                admission.served[i] = RESIDENT if queue in (FIRST, SECOND) else LOADED
+            admission.counter[LOADS] += choose(admission.share, admission.tokens, admission.served, low, high)
+            high = pack(keys, admission.served, low, high)
+            if high == low:
+                continue
+        if access == PAPER:  # all are looked up first, and the first distinct experts are free
+            for i in range(low, high):
+                expert = keys[i] - first_key
+                if known[expert]:
+                    found += node[QUEUE, expert] == FIRST or node[QUEUE, expert] == SECOND
+                else:
+                    known[expert] = True
+                    counter[FREE_FOR] += cost[expert]
+                    found += counter[FREE_FOR] <= sizes.capacity
+        together = high - low if access == CORESIDENT else 1
+        for begin in range(low, high, together):
+            end = begin + together
+            misses = 0
+            used = counter[USED]
+            for i in range(begin, end):
+                expert = keys[i] - first_key
+                if policy == DALI:
+                    _look_back(sizes, node, listed, counter, expert)
+                if node[QUEUE, expert] == FIRST or node[QUEUE, expert] == SECOND:
+                    found += access != PAPER
+                    _hit(policy, sizes, node, expert)
+                else:
+                    _miss(policy, sizes, node, target, expert)
+                    missed[misses] = expert
+                    misses += 1
+                    used += cost[expert]
+            evicted = 0
+            others = 0 if join_first else length(node, FIRST) + length(node, SECOND) - (together - misses)
+            if used > sizes.capacity and others > 0:
+                for i in range(begin, end):
+                    node[PROTECTED, keys[i] - first_key] = 1
+                while used > sizes.capacity and evicted < others:
+                    cause = node[CAME_FROM, missed[evicted]] if evicted < misses else OUT
+                    used -= cost[_evict(policy, sizes, node, listed, counter, target, cause)]
+                    evicted += 1
+                for i in range(begin, end):
+                    node[PROTECTED, keys[i] - first_key] = 0
+            for i in range(misses):
+                _join(policy, sizes, node, listed, counter, missed[i])
+            if by_last_use:
+                for i in range(begin, end):
+                    if node[QUEUE, keys[i] - first_key] == FIRST:
+                        move(node, FIRST, keys[i] - first_key)
+            while used > sizes.capacity:  # the rest had to wait until the batch had joined
+                cause = node[CAME_FROM, missed[evicted]] if evicted < misses else OUT
+                used -= cost[_evict(policy, sizes, node, listed, counter, target, cause)]
+                evicted += 1
+            if admission is not None:
+                for i in range(misses):
+                    queue = node[QUEUE, missed[i]]
+                    admission.counter[GONE] += queue != FIRST and queue != SECOND
+            counter[USED] = used
+        hits[phase[batch]] += found

@@ -1,0 +1,1 @@
+"""Hit rate against capacity, and what follows from it."""

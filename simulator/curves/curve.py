@@ -1,0 +1,220 @@
+"""Hit rate against capacity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.base.errors import ConfigError
+from lrcsim.base.reprs import short_repr
+from lrcsim.policies import Policy, PolicySpec, make_policy
+from lrcsim.policies.twins import twin_of
+from lrcsim.simulator.cache.capacity import PoolSize, Scope, parse_bytes, resolve_capacity
+from lrcsim.simulator.cache.replay import Progress, Replay, part_of, replay
+from lrcsim.simulator.cache.rules import Rules, profiled_uses, refuse_unservable, resolve_rules
+from lrcsim.simulator.compiled.every_size import has_stack, stack_hits
+from lrcsim.simulator.compiled.queue_hits import QUEUE_POLICIES, queue_hits
+from lrcsim.simulator.compiled.scored_hits import scored_hits
+from lrcsim.traces import DECODE, PREFILL, RoutingTrace
+
+__all__ = ["Curve", "engine_of", "hit_rate_curve", "hits_at"]
+
+EngineName = Literal["stack", "compiled", "replay"]
+
+AROUND = (0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16)
+"""Relative sizes at which policies without a stack algorithm are run."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Hit rate against capacity, for one policy.
+
+    Attributes:
+        policy: name with parameters.
+        capacities: int64 [n], experts per layer (scope ``layer``) or in the pool (scope ``model``), or bytes in all.
+        relative: float64 [n], capacity over the experts active per token (the mean over layers in scope ``layer``), or
+            over their bytes.
+        hit_rate: float64 [n]; in scope ``layer`` the mean over layers weighted by accesses.
+        prefill_hit_rate: float64 [n], or None without prefill accesses.
+        decode_hit_rate: float64 [n], or None without decode accesses.
+        unit: of ``capacities``, ``"experts"`` or ``"bytes"``.
+        exact_at_all: True when one pass gave every number of experts, False when there are only some points.
+        proven: True when no policy has more hits at any of the capacities (none without bypass, for ``belady``).
+        engine: ``"stack"``: one compiled pass for all capacities; ``"compiled"``: a compiled loop at each capacity;
+            ``"replay"``: the Python policy at each capacity. All give the same hits.
+    """
+
+    policy: str
+    capacities: npt.NDArray[np.int64]
+    relative: npt.NDArray[np.float64]
+    hit_rate: npt.NDArray[np.float64]
+    prefill_hit_rate: npt.NDArray[np.float64] | None
+    decode_hit_rate: npt.NDArray[np.float64] | None
+    unit: Literal["experts", "bytes"]
+    exact_at_all: bool
+    engine: EngineName = "replay"
+    proven: bool = False
+
+    __repr__ = short_repr
+
+    @property
+    def knee(self) -> int:
+        """Index of the capacity from which on more slots bring less than on average up to the last one.
+
+        It is the point farthest above the line from (0, 0) to the last point; Satopaa et al., "Finding a kneedle in a
+        haystack", ICDCS workshops 2011, without smoothing.
+        """
+        line = self.hit_rate[-1] * self.relative / self.relative[-1]
+        return int(np.argmax(self.hit_rate - line))
+
+
+def hit_rate_curve(
+    trace: RoutingTrace,
+    policy: PolicySpec = "lru",
+    *,
+    scope: Scope = "layer",
+    access: str = "coresident",
+    prefill: str | None = None,
+    warm: bool | None = None,
+    profile: RoutingTrace | str | Path | None = None,
+    capacities: Sequence[int | str] | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Curve:
+    """Give the hit rate at every capacity.
+
+    A policy of `STACK_POLICIES` is run once, compiled, for all capacities in slots. Any other is run at each capacity:
+    compiled if it is one of `QUEUE_POLICIES`, has a compiled twin (`TWINS`) or is a `CompiledScore`, else replayed in
+    Python. Of the built-in policies only `sch-lookahead` and `sch-static` are ever replayed, in one pool of experts of
+    unequal bytes: they look ahead in the trace, and there capacities are not nested, so that no stack serves them.
+
+    Args:
+        trace: the routing trace.
+        policy: as in `simulate`.
+        scope: as in `simulate`.
+        access: as in `simulate`.
+        prefill: as in `simulate`.
+        warm: as in `simulate`.
+        profile: as in `simulate`.
+        capacities: experts per layer, or in the pool, or in bytes in all (``"4GiB"``, as in `simulate`); None: all
+            numbers of experts, for a policy that has to be run at each about a dozen.
+        jobs: threads; None: all cores. The result does not depend on it. Replays in Python use one.
+        progress: told how far it is, in tokens.
+
+    Raises:
+        ConfigError: an option is not allowed, alone or with the others; the trace has no recorded expert.
+        PolicyError: the policy is unknown, cannot serve this trace, or misbehaves.
+    """
+    chosen = make_policy(policy)
+    rules = resolve_rules(access, prefill, warm)
+    refuse_unservable(chosen, trace, access, profiled=profile is not None)
+    counts_by_key = profiled_uses(profile, trace)
+    resolve_capacity(0, trace.layers, scope)  # refuses an unknown scope
+    layers = trace.layers
+    everything = layers.total_experts if scope == "model" else int(layers.num_experts.max())
+    active = float(layers.top_k.sum() if scope == "model" else layers.top_k.mean())
+    one_pass = engine_of(chosen) == "stack"
+    if capacities is None:
+        steps = np.arange(1, everything + 1) if one_pass else np.array(AROUND) * active
+        capacities = np.unique(np.append(steps[steps < everything], everything).astype(np.int64).clip(min=1)).tolist()
+    points, in_bytes = _amounts(capacities)
+    sizes = [resolve_capacity(size, layers, scope) for size in capacities]
+    hits, accesses, engine = hits_at(trace, policy, sizes, scope, access, rules, counts_by_key, jobs, progress)
+    if not accesses.any():
+        raise ConfigError(
+            "no expert of this trace was recorded, so there is no hit rate: `lrcsim trace info` says more"
+        )
+    if in_bytes:
+        assert layers.expert_bytes is not None  # resolve_capacity refused bytes otherwise
+        active = float(layers.top_k @ layers.expert_bytes)
+    by_phase = [hits[phase] / accesses[phase] if accesses[phase] else None for phase in (PREFILL, DECODE)]
+    return Curve(
+        policy=chosen.label(),
+        capacities=points,
+        relative=points / active,
+        hit_rate=hits.sum(axis=0) / int(accesses.sum()),
+        prefill_hit_rate=by_phase[0],
+        decode_hit_rate=by_phase[1],
+        unit="bytes" if in_bytes else "experts",
+        exact_at_all=engine == "stack" and not in_bytes,
+        engine=engine,
+        proven=engine == "stack" and chosen.name in ("belady", "belady-bypass") and access != "paper",
+    )
+
+
+def engine_of(policy: Policy) -> EngineName:
+    """Return what counts a policy's hits at several capacities (`Curve.engine`), where these are in slots."""
+    if has_stack(policy):
+        return "stack"
+    return "compiled" if type(policy) in QUEUE_POLICIES or twin_of(policy) is not None else "replay"
+
+
+def hits_at(
+    trace: RoutingTrace,
+    policy: PolicySpec,
+    sizes: Sequence[Sequence[PoolSize]],
+    scope: Scope,
+    access: str,
+    rules: Rules,
+    profile: npt.NDArray[np.float64] | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], EngineName]:
+    """Count a policy's hits at each of some capacities, by the fastest engine that can.
+
+    Args:
+        trace: the routing trace.
+        policy: as in `simulate`.
+        sizes: for each capacity, that of each pool.
+        scope: as in `simulate`.
+        access: as in `simulate`.
+        rules: prefill and warm, settled.
+        profile: float64 [L * E], uses by key in a profiling run.
+        jobs: as in `hit_rate_curve`.
+        progress: as in `hit_rate_curve`.
+
+    Returns:
+        The hits, int64 [2, capacities] by phase, the accesses, int64 [2], and the engine.
+    """
+    chosen = make_policy(policy)
+    engine = engine_of(chosen)
+    in_slots = all(pool.bytes_per_expert is None for pools in sizes for pool in pools)
+    if engine == "stack" and in_slots:
+        found = stack_hits(trace, chosen.label(), scope, access, rules.prefill, rules.warm, jobs, progress)
+        hits = np.array([found.at([pool.capacity for pool in pools]) for pools in sizes], np.int64)
+        return hits.reshape(-1, 2).T, found.accesses.sum(axis=0), "stack"
+    if type(chosen) in QUEUE_POLICIES:
+        counted = queue_hits(trace, chosen, sizes, access, rules.prefill, rules.warm, profile, jobs, progress)
+        return counted.hits, counted.accesses, "compiled"
+    if (twin := twin_of(chosen)) is not None:
+        counted = scored_hits(trace, twin, sizes, access, rules.prefill, rules.warm, jobs, progress)
+        return counted.hits, counted.accesses, "compiled"
+    hits = np.zeros((2, len(sizes)), np.int64)
+    accesses: npt.NDArray[np.int64] = np.zeros(2, np.int64)
+    for i, pools in enumerate(sizes):
+        job = Replay(trace, policy, tuple(pools), access, rules.prefill, rules.warm, profile)
+        counts = replay(job, progress=part_of(progress, i, len(sizes)))
+        hits[:, i] = (counts.accesses - counts.misses).sum(axis=1)
+        accesses = counts.accesses.sum(axis=1)
+    return hits, accesses, "replay"
+
+
+def _amounts(capacities: Sequence[int | str]) -> tuple[npt.NDArray[np.int64], bool]:
+    """Return the capacities as numbers, and whether they are bytes.
+
+    Raises:
+        ConfigError: they are neither all numbers of experts nor all sizes in bytes.
+    """
+    sizes = [parse_bytes(size) if isinstance(size, str) else None for size in capacities]
+    if sizes and all(size is not None for size in sizes):
+        return np.array(sizes, np.int64), True
+    if len(capacities) == 0 or not all(isinstance(size, int | np.integer) and size >= 0 for size in capacities):
+        raise ConfigError(
+            f"capacities must be a list of numbers of experts (16), or of sizes in bytes ('4GiB'), given {capacities!r}"
+        )
+    return np.array(capacities, np.int64), False

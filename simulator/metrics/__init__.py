@@ -1,0 +1,1 @@
+"""Local routing consistency: SRP, SCH, and what experts specialise in."""

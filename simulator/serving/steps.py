@@ -1,0 +1,221 @@
+"""What the engine is fed: steps one after the other, each with its layer-steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.simulator.cache.future import Future
+from lrcsim.simulator.serving.uses import Uses, uses_of
+from lrcsim.traces import DECODE, RoutingTrace
+from lrcsim.traces.schedule import Schedule
+
+__all__ = ["Step", "TimedSteps", "Work", "plain_sizes", "steps_of"]
+
+TOKENS_AT_ONCE, WITH_USES = 8_192, 2_048
+"""Tokens per block of the schedule; fewer where every use of every token is wanted: each takes some 100 bytes."""
+
+
+class StepSize(NamedTuple):
+    """How large a step is.
+
+    Attributes:
+        tokens: run through the model.
+        outputs: tokens whose output is computed: one for each request, or every one that is verified.
+        context: tokens of KV cache read, over the requests.
+        pairs: pairs of a token and one it attends to.
+    """
+
+    tokens: int
+    outputs: int
+    context: int
+    pairs: int
+
+
+@dataclass(slots=True)
+class Work:
+    """One layer-step.
+
+    Attributes:
+        layer: MoE layer.
+        keys: the batch, layer * E + expert, in the order of last use.
+        tokens: how many of the step's tokens use each; None: one each.
+        weights: mean router weight of each over the step's tokens; None where the trace has none or nobody asked.
+        next_use: time of the next use of each, in layer-steps; None where nobody asked.
+        uses: which token uses which of them how much; None where nobody asked.
+    """
+
+    layer: int
+    keys: list[int]
+    tokens: list[int] | None
+    weights: list[float] | None
+    next_use: list[int] | None
+    uses: Uses | None = None
+
+
+@dataclass(slots=True)
+class Step:
+    """One forward pass.
+
+    Attributes:
+        number: from the beginning of the trace.
+        request: that of its first token.
+        phase: 0 prefill, 1 decode.
+        first_token: of the trace.
+        size: tokens, requests, context.
+        sequences: the requests that get a token out of it.
+        layers: its layer-steps, in order; MoE layers without a recorded expert are missing.
+        following: the next step, None at the end, and where it depends on time.
+        emitted: how many tokens each of its sequences gets out of it; empty: one each.
+        rows: int64 [tokens], its tokens in the trace, where they are not simply those from ``first_token`` on.
+    """
+
+    number: int
+    request: int
+    phase: int
+    first_token: int
+    size: StepSize
+    sequences: tuple[int, ...]
+    layers: list[Work]
+    following: Step | None = None
+    emitted: tuple[int, ...] = ()
+    rows: npt.NDArray[np.int64] | None = None
+
+
+class TimedSteps(Protocol):
+    """Steps that depend on when they are asked for (`lrcsim.simulator.serving.arrivals`).
+
+    Attributes:
+        arrivals: seconds at which each request arrived.
+    """
+
+    arrivals: dict[int, float]
+
+    def next(self, now: float) -> Step | float | None:
+        """Return the step to run now, or the time before which there is none, or None at the end."""
+
+
+def steps_of(schedule: Schedule, future: Future | None = None, *, uses: bool = False) -> Iterator[Step]:
+    """Yield the steps of a schedule, each knowing the one that follows.
+
+    Args:
+        schedule: the steps.
+        future: the next uses, to be handed on.
+        uses: whether to say which token uses which expert how much; the trace must have weights.
+
+    Raises:
+        TraceError: the trace's ids are not allowed, or with ``uses`` its weights.
+    """
+    held: Step | None = None
+    for step in _steps(schedule, future, uses):
+        if held is not None:
+            held.following = step
+            yield held
+        held = step
+    if held is not None:
+        yield held
+
+
+def _steps(schedule: Schedule, future: Future | None, with_uses: bool) -> Iterator[Step]:
+    trace = schedule.trace
+    for block in schedule.blocks(WITH_USES if with_uses else TOKENS_AT_ONCE):
+        if not len(block.layer):  # nothing was recorded in it
+            continue
+        keys, starts, layers = block.keys.tolist(), block.starts.tolist(), block.layer.tolist()
+        tokens = None if block.tokens is None else block.tokens.tolist()
+        weights = None if block.weights is None else block.weights.tolist()
+        next_use = None
+        if future is not None:
+            next_use = future.next_use[block.first_access : block.first_access + len(keys)].tolist()
+        uses = uses_of(trace, block) if with_uses else None
+        first = np.flatnonzero(np.diff(block.step, prepend=-1))
+        ends = [*first[1:].tolist(), len(layers)]
+        sizes = _sizes(trace, block.first_token[first], block.step_end[first], block.phase[first], block.idle)
+        for low, high, (size, sequences, emitted) in zip(first.tolist(), ends, sizes, strict=True):
+            work = [
+                Work(
+                    layers[i],
+                    keys[starts[i] : starts[i + 1]],
+                    None if tokens is None else tokens[starts[i] : starts[i + 1]],
+                    None if weights is None else weights[starts[i] : starts[i + 1]],
+                    None if next_use is None else next_use[starts[i] : starts[i + 1]],
+                    None if uses is None else next(uses),
+                )
+                for i in range(low, high)
+            ]
+            yield Step(
+                int(block.step[low]),
+                int(block.request[low]),
+                int(block.phase[low]),
+                int(block.first_token[low]),
+                size,
+                sequences,
+                work,
+                emitted=emitted,
+                rows=_rows(int(block.first_token[low]), int(block.step_end[low]), block.idle),
+            )
+
+
+def _rows(first: int, end: int, idle: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+    """Return the tokens ``first:end`` that ran; None for all."""
+    low, high = np.searchsorted(idle, [first, end])
+    return None if low == high else np.setdiff1d(np.arange(first, end), idle[low:high])
+
+
+def _sizes(
+    trace: RoutingTrace,
+    first: npt.NDArray[np.int64],
+    end: npt.NDArray[np.int64],
+    phase: npt.NDArray[np.uint8],
+    idle: npt.NDArray[np.int64],
+) -> Iterator[tuple[StepSize, tuple[int, ...], tuple[int, ...]]]:
+    """Yield of each step ``first[i]:end[i]`` of tokens its size, its requests, and the tokens each gets if not one."""
+    if "sequence" in trace.columns:  # a server's order (`batching`)
+        base, last = int(first[0]), int(end[-1])
+        position = trace.read("position", base, last)
+        columns = [trace.read(name, base, last).tolist() for name in ("sequence", "position", "kept")]
+        ran = np.ones(last - base, bool)
+        ran[idle[(idle >= base) & (idle < last)] - base] = False  # whole steps without routing are none
+        for low, high, kind in zip((first - base).tolist(), (end - base).tolist(), phase.tolist(), strict=True):
+            longest: dict[int, int] = {}
+            emitted: dict[int, int] = {}
+            parts = (column[low:high] for column in (*columns, ran.tolist()))
+            for request, place, kept, has_run in zip(*parts, strict=True):
+                longest[request] = max(longest.get(request, 0), place + 1)
+                emitted[request] = emitted.get(request, 0) + kept * has_run
+            tokens = int(ran[low:high].sum())
+            pairs = int(position[low:high][ran[low:high]].sum()) + tokens
+            outputs = tokens if kind == DECODE else len(longest)
+            size = StepSize(tokens, outputs, sum(longest.values()), pairs)
+            yield size, tuple(longest), tuple(emitted.values()) if kind == DECODE else ()
+        return
+    request, sizes = plain_sizes(trace, first, end, idle)
+    for own, (tokens, context, pairs) in zip(request.tolist(), sizes.tolist(), strict=True):
+        yield StepSize(tokens, 1, context, pairs), (own,), ()
+
+
+def plain_sizes(
+    trace: RoutingTrace, first: npt.NDArray[np.int64], end: npt.NDArray[np.int64], idle: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return request and size of each step, tokens ``first[i]:end[i]``, where requests run one after the other.
+
+    Tokens of ``idle`` (`Block.idle`) are context only.
+
+    Returns:
+        int64 [steps], and int64 [steps, 3]: tokens, context, pairs (`StepSize`).
+    """
+    request = np.searchsorted(trace.offsets, first, side="right") - 1
+    begin = trace.offsets[request]
+    before, tokens = first - begin, end - first
+    context = before + tokens
+    pairs = tokens * before + tokens * (tokens + 1) // 2
+    if len(idle):
+        low, high = np.searchsorted(idle, first), np.searchsorted(idle, end)
+        positions = np.concatenate([[0], np.cumsum(idle)])
+        tokens = tokens - (high - low)
+        pairs -= positions[high] - positions[low] + (high - low) * (1 - begin)
+    return request, np.stack([tokens, context, pairs], axis=1)

@@ -1,0 +1,268 @@
+"""The compiled loop over layer-steps: the times of `lrcsim.simulator.time.engine`, where nothing is brought ahead.
+
+Then every link is idle when a layer-step begins and when it ends, so each is a small problem of its own. All its
+transfers are of one size, asked for at the same moment; with several lanes the first so many start together, have the
+same share of the link at all times, arrive together, and the next ones follow: a *group*. So at any moment at most two
+things go on, a group on the link and an expert on the CPU, and what couples them is the bandwidth of DRAM.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.simulator.compiled.served import ELSEWHERE, LOADED, RESIDENT
+
+__all__ = ["Path", "Totals", "run_layer_steps"]
+
+CLOCK, COMPUTE, OVERHEAD, CPU, LINK_BUSY = range(5)
+"""Places in `Totals.seconds`."""
+
+COLD_MISSES, LINK_BYTES, ON_CPU, REQUEST = range(4)
+"""Places in `Totals.counter`."""
+
+
+class Path(NamedTuple):
+    """The way of an expert to where it is computed, and what bookkeeping costs.
+
+    Attributes:
+        bandwidth: bytes/s of the link.
+        latency: seconds from submission until data flow.
+        overhead: seconds per chunk that occupy a lane.
+        lanes: transfers served at once.
+        chunk: bytes of a chunk, at least 1.
+        dram: bytes/s that the link and the CPU share.
+        layer_overhead: seconds per layer-step.
+        expert_overhead: seconds per expert loaded.
+    """
+
+    bandwidth: float
+    latency: float
+    overhead: float
+    lanes: int
+    chunk: int
+    dram: float
+    layer_overhead: float
+    expert_overhead: float
+
+
+class Totals(NamedTuple):
+    """What is counted from block to block.
+
+    Attributes:
+        seconds: float64 [5]: now, and compute, overhead, the CPU's experts, the link with a transfer on it.
+        counter: int64 [4]: misses of experts not used before, bytes over the link, experts on the CPU, the last request
+            (-1 at first).
+        accesses: int64 [2, L], by phase and layer.
+        misses: int64 [2, L].
+        loads: int64 [2, L].
+        seen: bool [L * E], used since the cache was last emptied.
+    """
+
+    seconds: npt.NDArray[np.float64]
+    counter: npt.NDArray[np.int64]
+    accesses: npt.NDArray[np.int64]
+    misses: npt.NDArray[np.int64]
+    loads: npt.NDArray[np.int64]
+    seen: npt.NDArray[np.bool_]
+
+    @classmethod
+    def zero(cls, layers: int, keys: int) -> Totals:
+        """Start at nothing."""
+        accesses, misses, loads = (np.zeros((2, layers), np.int64) for _ in range(3))
+        counter = np.array([0, 0, 0, -1], np.int64)
+        return cls(np.zeros(5), counter, accesses, misses, loads, np.zeros(keys, np.bool_))
+
+
+@numba.njit(cache=True, nogil=True)
+def _take(served, what, at, high, most):  # type: ignore[no-untyped-def]
+    """Go on from ``at`` until ``most`` accesses of a kind are found; return where that ends, and how many were."""
+    found = 0
+    while at < high and found < most:
+        found += served[at] == what
+        at += 1
+    return at, found
+
+
+@numba.njit(cache=True, nogil=True)
+def _serve(served, low, high, seconds, size, cpu_bytes, cpu_overhead, path, overlap, gpu):  # type: ignore[no-untyped-def]
+    """Serve the misses of a layer-step; time counts from when they are asked for.
+
+    Args:
+        served: uint8 [accesses], `Admission.served`.
+        low: first access of the batch.
+        high: access after its last.
+        seconds: float64 [high - low]: of experts computed on the GPU the seconds, of others the bytes/s that the CPU
+            draws undisturbed.
+        size: bytes of an expert.
+        cpu_bytes: bytes that the CPU draws for an expert.
+        cpu_overhead: seconds before it draws them.
+        path: `Path`.
+        overlap: whether what arrives is computed at once.
+        gpu: when the GPU is free.
+
+    Returns:
+        When the GPU is free then, when the last load has arrived, and when the CPU is through with its experts.
+    """
+    now = arrived = cpu_done = 0.0
+    start = low
+    end, group = _take(served, LOADED, low, high, path.lanes)
+    wait = path.latency + path.overhead  # until bytes flow
+    piece = min(size, path.chunk)
+    unsent = size - piece  # of each of the group
+    left = float(piece * group)  # of those that flow, the whole group's
+    cpu_at, on_cpu = _take(served, ELSEWHERE, low, high, 1)
+    cpu_wait, cpu_left = cpu_overhead, cpu_bytes
+    while group or on_cpu:
+        rate = seconds[cpu_at - 1 - low] if on_cpu else 0.0
+        wanted = (path.bandwidth if group and wait <= 0 else 0.0) + (rate if on_cpu and cpu_wait <= 0 else 0.0)
+        slower = min(path.dram / wanted, 1.0) if wanted > 0 else 1.0
+        until = cpu_until = math.inf
+        if group:
+            until = wait if wait > 0 else left / (path.bandwidth * slower)
+        if on_cpu:
+            cpu_until = cpu_wait if cpu_wait > 0 else cpu_left / (rate * slower)
+        passed = min(until, cpu_until)
+        now += passed
+        if group and until > passed:
+            if wait > 0:
+                wait -= passed
+            else:
+                left -= passed * path.bandwidth * slower
+        elif group and wait > 0:
+            wait = 0.0
+        elif group:
+            if unsent == 0:
+                arrived = now
+                if overlap:
+                    for i in range(start, end):
+                        if served[i] == LOADED:
+                            gpu = max(gpu, now) + seconds[i - low]
+                start = end
+                end, group = _take(served, LOADED, start, high, path.lanes)
+                unsent = size
+            piece = min(unsent, path.chunk)
+            unsent -= piece
+            left = float(piece * group)
+            wait = path.overhead
+        if on_cpu and cpu_until > passed:
+            if cpu_wait > 0:
+                cpu_wait -= passed
+            else:
+                cpu_left -= passed * rate * slower
+        elif on_cpu and cpu_wait > 0:
+            cpu_wait = 0.0
+        elif on_cpu:
+            cpu_done = now
+            cpu_at, on_cpu = _take(served, ELSEWHERE, cpu_at, high, 1)
+            cpu_wait, cpu_left = cpu_overhead, cpu_bytes
+    return gpu, arrived, cpu_done
+
+
+@numba.njit(cache=True, nogil=True)
+def _dense(parts, first, last, bandwidth, compute, overhead, tokens, context, pairs):  # type: ignore[no-untyped-def]
+    """Return the seconds of the dense parts ``first:last`` (`CostTable.parts`) for a step of a size."""
+    total = 0.0
+    for i in range(first, last):
+        moved = (parts[i, 0] + parts[i, 2] * context) / bandwidth
+        total += max(moved, (parts[i, 1] * tokens + parts[i, 3] * pairs) / compute) + overhead
+    return total
+
+
+@numba.njit(cache=True, nogil=True)
+def run_layer_steps(costs, path, overlap, cold, sizes, keys, tokens, served, starts, layer, first, request, phase, step_sizes, steps, totals):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+    """Run the layer-steps of a block in time.
+
+    Args:
+        costs: `CostTable`.
+        path: `Path`.
+        overlap: whether transfers run beside compute.
+        cold: whether the cache is emptied when the request changes.
+        sizes: int64 [L], bytes of an expert of each layer.
+        keys: int32 [accesses].
+        tokens: int64 [accesses], tokens of the step that use each; empty: one each.
+        served: uint8 [accesses], `Admission.served`.
+        starts: int64 [layer-steps + 1], accesses of each.
+        layer: int64 [layer-steps].
+        first: int64 [steps + 1], layer-steps of each.
+        request: int64 [steps].
+        phase: uint8 [steps].
+        step_sizes: int64 [steps, 3]: tokens, context, pairs (`StepSize`).
+        steps: float64 [steps, 5], filled in: begin, end, compute, overhead, CPU.
+        totals: `Totals`, advanced in place.
+    """
+    seconds, counter, accesses, misses, loads, seen = totals
+    parts, parts_of, bandwidth, compute, overhead = (
+        costs.parts, costs.first, costs.bandwidth, costs.compute, costs.overhead,
+    )  # fmt: skip
+    expert_bytes, operations, cpu_bytes = costs.expert_bytes, costs.operations, costs.cpu_bytes
+    longest = 0
+    for row in range(len(layer)):
+        longest = max(longest, starts[row + 1] - starts[row])
+    takes = np.empty(longest)
+    now = seconds[CLOCK]
+    for step in range(len(request)):
+        begin = now
+        computed = kept_books = cpu = 0.0
+        step_tokens, context, pairs = step_sizes[step, 0], step_sizes[step, 1], step_sizes[step, 2]
+        if request[step] != counter[REQUEST]:
+            if cold and counter[REQUEST] >= 0:
+                seen[:] = False
+            counter[REQUEST] = request[step]
+        for row in range(first[step], first[step + 1]):
+            here, low, high = layer[row], starts[row], starts[row + 1]
+            dense = _dense(
+                parts, parts_of[here], parts_of[here + 1], bandwidth, compute, overhead, step_tokens, context, pairs
+            )
+            hits_take = all_take = 0.0
+            missed = loaded = 0
+            for i in range(low, high):
+                used_by = tokens[i] if len(tokens) else 1
+                if served[i] == ELSEWHERE:
+                    cpu_seconds = max(cpu_bytes[here] / costs.cpu_bandwidth, operations * used_by / costs.cpu_compute)
+                    takes[i - low] = cpu_bytes[here] / cpu_seconds
+                else:
+                    takes[i - low] = max(expert_bytes[here] / bandwidth, operations * used_by / compute) + overhead
+                    all_take += takes[i - low]
+                if served[i] == RESIDENT:
+                    hits_take += takes[i - low]
+                else:
+                    missed += 1
+                    loaded += served[i] == LOADED
+                    counter[COLD_MISSES] += not seen[keys[i]]
+                seen[keys[i]] = True
+            books = path.layer_overhead + path.expert_overhead * loaded
+            lasts = all_take
+            if missed:
+                gpu, arrived, cpu_done = _serve(
+                    served, low, high, takes, sizes[here], cpu_bytes[here], costs.cpu_overhead, path, overlap, hits_take
+                )  # fmt: skip
+                last = max(arrived, cpu_done)
+                lasts = max(gpu, last) if overlap else last + all_take
+                cpu += cpu_done
+                if loaded:
+                    seconds[LINK_BUSY] += arrived - path.latency
+            now += dense + books
+            now += lasts
+            computed += dense + all_take
+            kept_books += books
+            counter[LINK_BYTES] += loaded * sizes[here]
+            counter[ON_CPU] += missed - loaded
+            accesses[phase[step], here] += high - low
+            misses[phase[step], here] += missed
+            loads[phase[step], here] += loaded
+        output = _dense(
+            parts, parts_of[-2], parts_of[-1], bandwidth, compute, overhead, step_tokens, context, pairs
+        ) + max(costs.head[0] / bandwidth, costs.head[1] / compute) + overhead  # fmt: skip
+        now += output
+        computed += output
+        steps[step, 0], steps[step, 1] = begin, now
+        steps[step, 2], steps[step, 3], steps[step, 4] = computed, kept_books, cpu
+        seconds[COMPUTE] += computed
+        seconds[OVERHEAD] += kept_books
+        seconds[CPU] += cpu
+    seconds[CLOCK] = now

@@ -1,0 +1,225 @@
+"""How long computing takes: from fixed numbers, or from a roofline over the model's geometry and the machine."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.hardware import HardwareProfile
+from lrcsim.models import Geometry, dense_bytes, expert_bytes, output_bytes, stored_dtype
+from lrcsim.simulator.serving.steps import StepSize
+
+__all__ = ["CostTable", "Costs", "FixedCosts", "RooflineCosts"]
+
+
+class CostTable(NamedTuple):
+    """Costs as numbers for compiled code, all of the form max(bytes / bandwidth, operations / compute) + overhead.
+
+    Attributes:
+        parts: float64 [n, 4], dense parts: bytes, and operations per token; bytes per token of context, and operations
+            per pair (`StepSize`).
+        first: int64 [L + 2], parts ``first[i]:first[i + 1]`` come before the routing of layer i, the last ``after``.
+        head: bytes of the output matrix, and operations per request.
+        bandwidth: bytes/s where the model runs.
+        compute: FLOP/s there.
+        overhead: seconds per operation there: a part, the head, an expert.
+        expert_bytes: float64 [L], moved by an expert there.
+        operations: of an expert per token.
+        cpu_bytes: float64 [L], moved by an expert on the CPU.
+        cpu_bandwidth: bytes/s.
+        cpu_compute: FLOP/s.
+        cpu_overhead: seconds per expert.
+    """
+
+    parts: npt.NDArray[np.float64]
+    first: npt.NDArray[np.int64]
+    head: tuple[float, float]
+    bandwidth: float
+    compute: float
+    overhead: float
+    expert_bytes: npt.NDArray[np.float64]
+    operations: float
+    cpu_bytes: npt.NDArray[np.float64]
+    cpu_bandwidth: float
+    cpu_compute: float
+    cpu_overhead: float
+
+
+class Costs(Protocol):
+    """Seconds of compute, for MoE layers numbered as in the trace."""
+
+    def before(self, layer: int, size: StepSize) -> float:
+        """Seconds before the routing of a layer is known: attention, router, shared experts, dense layers before it.
+
+        Args:
+            layer: MoE layer, as in the trace.
+            size: of the step.
+        """
+
+    def after(self, size: StepSize) -> float:
+        """Seconds after the last MoE layer: dense layers behind it, and the output."""
+
+    def expert(self, layer: int, tokens: int) -> float:
+        """Seconds of one expert where the model runs.
+
+        Args:
+            layer: its MoE layer.
+            tokens: of the step that use it.
+        """
+
+    def on_cpu(self, layer: int, tokens: int) -> tuple[float, float, float]:
+        """What one expert takes on the CPU: seconds of overhead, bytes drawn from DRAM, bytes/s undisturbed.
+
+        Args:
+            layer: its MoE layer.
+            tokens: of the step that use it.
+        """
+
+
+@dataclass(frozen=True)
+class FixedCosts:
+    """The same for all layers.
+
+    Attributes:
+        dense: seconds before each layer's routing.
+        expert_s: seconds of an expert per token.
+        output: seconds after the last layer.
+        cpu_overhead: seconds per expert on the CPU.
+        cpu_bytes: bytes an expert draws on the CPU.
+        cpu_rate: bytes/s it draws undisturbed.
+    """
+
+    dense: float = 0.0
+    expert_s: float = 0.0
+    output: float = 0.0
+    cpu_overhead: float = 0.0
+    cpu_bytes: float = 1.0
+    cpu_rate: float = 1.0
+
+    def before(self, layer: int, size: StepSize) -> float:
+        """Return ``dense``."""
+        return self.dense
+
+    def after(self, size: StepSize) -> float:
+        """Return ``output``."""
+        return self.output
+
+    def expert(self, layer: int, tokens: int) -> float:
+        """Return ``expert_s`` for each token."""
+        return self.expert_s * tokens
+
+    def on_cpu(self, layer: int, tokens: int) -> tuple[float, float, float]:
+        """Return the three numbers."""
+        return self.cpu_overhead, self.cpu_bytes, self.cpu_rate
+
+    def table(self, layers: int) -> CostTable:
+        """Return the same as a `CostTable`, in which a byte and an operation take a second."""
+        return CostTable(
+            parts=np.tile([self.dense, 0.0, 0.0, 0.0], (layers, 1)),
+            first=np.append(np.arange(layers + 1), layers),
+            head=(self.output, 0.0),
+            bandwidth=1.0,
+            compute=1.0,
+            overhead=0.0,
+            expert_bytes=np.zeros(layers),
+            operations=self.expert_s,
+            cpu_bytes=np.full(layers, self.cpu_bytes),
+            cpu_bandwidth=self.cpu_rate,
+            cpu_compute=math.inf,
+            cpu_overhead=self.cpu_overhead,
+        )
+
+
+class RooflineCosts:
+    """The greater of moving the weights once and of the arithmetic, plus an overhead for each operation.
+
+    Williams, Waterman, Patterson, "Roofline", CACM 52 (4), 2009. For n tokens a matrix of P parameters takes
+    max(bytes / bandwidth, 2 P n / compute). Attention besides reads the KV cache of each request once, and takes
+    4 x heads x head width operations for each pair of tokens. An operation is a layer's dense part, or one expert. On
+    a machine without a GPU the CPU runs everything.
+
+    Args:
+        geometry: the model.
+        profile: the machine.
+        dtype: how the weights are stored (`lrcsim.models.dtype_names`); None: as released.
+        sizes: bytes of an expert of each MoE layer, where the trace knows them; else from geometry and dtype.
+        kv_dtype_bytes: bytes per number of the KV cache.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        profile: HardwareProfile,
+        dtype: str | None = None,
+        sizes: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None,
+        kv_dtype_bytes: float = 2.0,
+    ) -> None:
+        dtype = stored_dtype(geometry, dtype)
+        device = profile.gpu or profile.cpu
+        self.bandwidth, self.compute, self.overhead = device.bandwidth, device.compute, device.overhead
+        self.cpu = profile.cpu
+        self.bytes = [int(size) for size in (expert_bytes(geometry, dtype) if sizes is None else sizes)]
+        self.operations = 2.0 * geometry.expert_params  # per token
+        blocks = dense_bytes(geometry, dtype)
+        attended = set(geometry.kv_layers)
+        moe = set(geometry.moe_layers)
+        shown = geometry.head_dim + geometry.rope_dim + (geometry.value_dim or geometry.head_dim)
+        parts: list[tuple[float, float, float, float]] = []  # bytes, operations per token, of KV per token, per pair
+        self.parts: list[tuple[tuple[float, float, float, float], ...]] = []
+        for block in range(geometry.layers):
+            has_kv = block in attended
+            params = geometry.attention_params if has_kv else geometry.mixer_params
+            params += geometry.router_params + geometry.shared_params if block in moe else geometry.dense_ffn_params
+            kv = kv_dtype_bytes * geometry.kv_values_per_token_per_layer if has_kv else 0.0
+            parts.append((float(blocks[block]), 2.0 * params, kv, 2.0 * geometry.heads * shown if has_kv else 0.0))
+            if block in moe:
+                self.parts.append(tuple(parts))
+                parts = []
+        self.rest = tuple(parts)
+        self.head = float(output_bytes(geometry, dtype)), 2.0 * geometry.vocab * geometry.hidden
+
+    def before(self, layer: int, size: StepSize) -> float:
+        """Seconds of the dense blocks before a MoE layer, and of its own dense part."""
+        return sum(self._part(part, size) for part in self.parts[layer])
+
+    def after(self, size: StepSize) -> float:
+        """Seconds of the dense blocks at the end, and of the output matrix."""
+        weights, operations = self.head
+        head = max(weights / self.bandwidth, operations * size.outputs / self.compute) + self.overhead
+        return sum(self._part(part, size) for part in self.rest) + head
+
+    def expert(self, layer: int, tokens: int) -> float:
+        """Seconds of one expert."""
+        return max(self.bytes[layer] / self.bandwidth, self.operations * tokens / self.compute) + self.overhead
+
+    def on_cpu(self, layer: int, tokens: int) -> tuple[float, float, float]:
+        """Overhead, bytes, and bytes/s: of DRAM, or less where the arithmetic takes longer."""
+        size, cpu = self.bytes[layer], self.cpu
+        return cpu.overhead, float(size), size / max(size / cpu.bandwidth, self.operations * tokens / cpu.compute)
+
+    def table(self, layers: int) -> CostTable:
+        """Return the same as a `CostTable`."""
+        groups = [*self.parts, self.rest]
+        return CostTable(
+            parts=np.array([part for group in groups for part in group], np.float64).reshape(-1, 4),
+            first=np.cumsum([0, *map(len, groups)]),
+            head=self.head,
+            bandwidth=self.bandwidth,
+            compute=self.compute,
+            overhead=self.overhead,
+            expert_bytes=np.array(self.bytes, np.float64),
+            operations=self.operations,
+            cpu_bytes=np.array(self.bytes, np.float64),
+            cpu_bandwidth=self.cpu.bandwidth,
+            cpu_compute=self.cpu.compute,
+            cpu_overhead=self.cpu.overhead,
+        )
+
+    def _part(self, part: tuple[float, float, float, float], size: StepSize) -> float:
+        weights, per_token, per_context, per_pair = part
+        moved = (weights + per_context * size.context) / self.bandwidth
+        return max(moved, (per_token * size.tokens + per_pair * size.pairs) / self.compute) + self.overhead

@@ -1,0 +1,342 @@
+"""The event-driven engine: one forward pass after the other over a machine's compute, links and memory.
+
+A layer-step runs so:
+
+1. The GPU computes the layer's dense part (`Costs.before`); then its routing is known. The host takes
+   ``layer_overhead``, and ``expert_overhead`` for each expert it is going to load.
+2. Experts that are resident are computed at once, in batch order, one after the other. Those on their way as prefetches
+   become urgent and are waited for. Misses are put on the link, in batch order; others run on the CPU, one at a time.
+3. The prefetcher is asked; what it wants goes on the link behind everything urgent.
+4. Each expert that arrives is computed when the GPU is free. The layer ends when its last expert has.
+
+Without overlap the experts are computed only when all have arrived, and nothing is brought ahead.
+
+From storage an expert moves whole to DRAM, then whole to the GPU. A prefetch that leaves the cache under way
+ends with the chunk that is moving; but its read from storage goes on, because the cache in DRAM counts on it. A copy of
+low precision comes over the same links, from storage where DRAM does not hold the expert, and DRAM does not keep it. An
+expert for which residents stand in takes the time of one that is resident. What a policy loads of its own accord
+(`Policy.refill`) is there at once and costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from typing import Any
+
+import simpy
+
+from lrcsim.base.errors import ConfigError, PolicyError
+from lrcsim.hardware import HardwareProfile
+from lrcsim.policies.user_code import written_in
+from lrcsim.simulator.serving.steps import Step, TimedSteps, Work
+from lrcsim.simulator.time.bandwidth import Flows
+from lrcsim.simulator.time.costs import Costs
+from lrcsim.simulator.time.cpu import CpuQueue
+from lrcsim.simulator.time.fetch import Fetch
+from lrcsim.simulator.time.links import DEMAND, PREFETCH, LinkServer
+from lrcsim.simulator.time.prefetchers import NoPrefetch, Prefetcher, proposals
+from lrcsim.simulator.time.residency import Lookup, Residency
+from lrcsim.simulator.time.spans import Log
+from lrcsim.simulator.time.tally import Tally
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """Runs steps over a machine.
+
+    Args:
+        steps: what to run; `TimedSteps` where requests arrive in the course of time.
+        residency: the caches.
+        costs: seconds of compute.
+        profile: the machine.
+        sizes: bytes of an expert of each MoE layer.
+        overlap: whether transfers run beside compute.
+        prefetcher: what to bring ahead; without overlap nothing is.
+        log: where to note every span, or None.
+        progress: called with the tokens done after each step.
+
+    Attributes:
+        tally: what was measured so far: seconds by step and resource, use of links, what became of prefetches.
+        links: the links by name.
+
+    Raises:
+        ConfigError: the machine has no link that a miss needs, or the policy cannot go with a prefetcher.
+        PolicyError: in `run`, a policy or a prefetcher broke its contract.
+    """
+
+    def __init__(
+        self,
+        steps: Iterable[Step] | TimedSteps,
+        residency: Residency,
+        costs: Costs,
+        profile: HardwareProfile,
+        sizes: list[int],
+        *,
+        overlap: bool = True,
+        prefetcher: Prefetcher | None = None,
+        log: Log | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self.env = env = simpy.Environment()
+        self.residency = residency
+        self.costs = costs
+        self.profile = profile
+        self.sizes = sizes
+        self.stride = residency.pools[0].view.stride
+        self.overlap = overlap
+        self.prefetcher = prefetcher if overlap and not isinstance(prefetcher, NoPrefetch) else None
+        _check(profile, residency, self.prefetcher)
+        self.log = log
+        self.progress = progress
+        self.flows = Flows(env, profile.dram.bandwidth)
+        self.links: dict[str, LinkServer] = {}
+        for name in ("pcie", "nvme"):
+            link = getattr(profile, name)
+            if link is not None:
+                self.links[name] = LinkServer(env, name, link, self.flows, log)
+        self.tally = Tally(residency)
+        self._next: Callable[[float], Step | float | None]
+        if isinstance(steps, Iterable):
+            following = iter(steps)
+            self._next = lambda _: next(following, None)
+        else:
+            self._next = steps.next
+            self.tally.arrivals = steps.arrivals
+        self._in_flight: dict[int, Fetch] = {}  # prefetches that have not arrived
+        self._reads: dict[int, Fetch] = {}  # cancelled ones that still bring an expert from storage to DRAM
+        self.cpu = CpuQueue(env, self.flows, costs, self.stride, log)
+        # of the running layer-step:
+        self._pending = 0
+        self._gpu = 0.0  # when the GPU is free
+        self._waiting: simpy.Event | None = None
+        self._tokens: dict[int, int] = {}
+        self._layer = 0
+        self._held: list[int] = []
+
+    def run(self) -> Tally:
+        """Run everything; return what it took."""
+        self.env.run(until=self.env.process(self._run()))
+        self.tally.finish(self.env.now, self.links)
+        return self.tally
+
+    def _run(self) -> Generator[simpy.Event, Any, None]:
+        env, costs, tally = self.env, self.costs, self.tally
+        while (step := self._next(env.now)) is not None:
+            begin = env.now
+            if isinstance(step, float):  # nothing to do until a request arrives
+                yield env.timeout(step - begin)  # where rounding leaves the clock just before, it waits once more
+                tally.idle += env.now - begin
+                continue
+            if self.residency.begin(step):
+                self._forget_prefetches()
+            self._evict(self.residency.put_out)
+            tally.begin(self.links)
+            for place, work in enumerate(step.layers):
+                yield from self._layer_step(step, place, work)
+            after = costs.after(step.size)
+            if after > 0:
+                start = env.now
+                yield env.timeout(after)
+                self._note(start, "gpu", "output")
+                tally.compute += after
+            tally.end(step, begin, env.now, self.links)
+            if self.log is not None:
+                self.log.step(begin, env.now, step.phase, step.sequences)
+            if self.progress is not None:
+                self.progress(step.first_token + step.size.tokens)
+
+    def _layer_step(self, step: Step, place: int, work: Work) -> Generator[simpy.Event, Any, None]:
+        env, tally, layer = self.env, self.tally, work.layer
+        found = self.residency.look_up(step, work)
+        decision = found.decision
+        loads = decision.load + decision.low
+        dense = self.costs.before(layer, step.size)
+        overhead = self.profile.layer_overhead + self.profile.expert_overhead * len(loads)
+        tally.compute += dense
+        tally.overhead += overhead
+        start = env.now
+        if dense + overhead > 0:
+            yield env.timeout(dense + overhead)
+            if self.log is not None:
+                if dense:
+                    self.log.note(start, start + dense, "gpu", "dense", layer=layer)
+                if overhead:
+                    self.log.note(start + dense, env.now, "host", "overhead", layer=layer)
+        self._layer, self._gpu, self._pending, self._held = layer, env.now, 0, []
+        self._tokens = {} if work.tokens is None else dict(zip(work.keys, work.tokens, strict=True))
+        self._use_hits(found)
+        self._evict(found.evicted)
+        self._start_misses(found, step, work)
+        if self.prefetcher is not None:
+            self._prefetch(step, place, work)
+        if self._pending:
+            self._waiting = env.event()
+            yield self._waiting
+            self._waiting = None
+        for key in self._held:  # without overlap everything is computed now
+            self._compute(key)
+        if self._gpu > env.now:
+            yield env.timeout(self._gpu - env.now)
+
+    def _use_hits(self, found: Lookup) -> None:
+        for key in found.hits:
+            fetch = self._in_flight.pop(key, None)
+            if fetch is not None:  # from now on it is this layer's, whatever becomes of its place in the cache
+                self._pending += 1
+                self.tally.used(key, late=True)
+                fetch.done = self._loaded
+                fetch.promote()
+                self._note(self.env.now, "cache", "join", key)
+            else:
+                self.tally.used(key, late=False)
+                self._ready(key)
+        for key in found.decision.substitute:
+            self._ready(key)
+
+    def _start_misses(self, found: Lookup, step: Step, work: Work) -> None:
+        decision, sizes, stored = found.decision, self.sizes, found.from_storage
+        for key in decision.load:
+            self._pending += 1
+            self._fetch(key, sizes[key // self.stride], key in stored, DEMAND, "load", self._loaded)
+        for key in decision.low:
+            self._pending += 1
+            size = self.residency.action.low_bytes(sizes[key // self.stride])
+            self._fetch(key, size, key in stored, DEMAND, "load low", self._loaded)
+        for key in decision.cpu:
+            self._pending += 1
+            if key in stored or key in self._reads or "pcie" not in self.links:
+                self._fetch(key, sizes[key // self.stride], True, DEMAND, "read", self._on_cpu, to_gpu=False)
+            else:
+                self._compute_on_cpu(key)
+        self.tally.count(decision, work, step.phase)
+
+    def _fetch(
+        self,
+        key: int,
+        size: int,
+        from_storage: bool,
+        priority: int,
+        what: str,
+        done: Callable[[Fetch], None],
+        to_gpu: bool = True,
+    ) -> Fetch:
+        """Bring an expert from storage or DRAM to the GPU, or from storage to DRAM only."""
+        legs = [self.links["pcie"]] if to_gpu and "pcie" in self.links else []
+        read = self._reads.pop(key, None)
+        if read is not None:  # it is on its way to DRAM already
+            self._note(self.env.now, "cache", "join", key)
+            read.legs, read.size, read.what, read.done = legs, size, what, done
+            if priority == DEMAND:
+                read.promote()
+            return read
+        if from_storage or not legs:
+            legs.insert(0, self.links["nvme"])
+        return Fetch(key, legs, size, priority, what, done)
+
+    def _loaded(self, fetch: Fetch) -> None:
+        self._ready(fetch.key)
+        self._one_done()
+
+    def _ready(self, key: int) -> None:
+        """Compute an expert that is there: now, or when all are, without overlap."""
+        if self.overlap:
+            self._compute(key)
+        else:
+            self._held.append(key)
+
+    def _compute(self, key: int) -> None:
+        begin = max(self._gpu, self.env.now)
+        seconds = self.costs.expert(self._layer, self._tokens.get(key, 1))
+        self._gpu = begin + seconds
+        self.tally.compute += seconds
+        if self.log is not None:
+            self.log.note(begin, self._gpu, "gpu", "expert", key)
+
+    def _on_cpu(self, fetch: Fetch) -> None:
+        self._compute_on_cpu(fetch.key)
+
+    def _compute_on_cpu(self, key: int) -> None:
+        self.cpu.compute(key, self._tokens.get(key, 1), self._cpu_done)
+
+    def _cpu_done(self, seconds: float) -> None:
+        self.tally.cpu += seconds
+        self._one_done()
+
+    def _one_done(self) -> None:
+        self._pending -= 1
+        if not self._pending and self._waiting is not None:
+            self._waiting.succeed()
+
+    def _prefetch(self, step: Step, place: int, work: Work) -> None:
+        assert self.prefetcher is not None
+        wanted = proposals(self.prefetcher, step, place)
+        if not wanted:
+            return
+        residency, end = self.residency, self.stride * len(self.sizes)
+        protected = {*work.keys, *self._in_flight}
+        for key in wanted:
+            if not 0 <= key < end:
+                raise PolicyError(
+                    f"prefetcher {self.prefetcher.name}: propose() returned {key}, which is no expert: "
+                    f"give keys, layer * {self.stride} + expert, below {end}"
+                    f"{written_in(type(self.prefetcher), 'propose')}"
+                )
+            if not residency.bring_ahead(key, step, work.layer, protected):
+                continue
+            self._evict(residency.put_out, for_prefetch=True)
+            size = self.sizes[key // self.stride]
+            self.tally.prefetched(key, size)
+            from_storage = bool(residency.below([key], step, key // self.stride))
+            self._in_flight[key] = self._fetch(key, size, from_storage, PREFETCH, "prefetch", self._prefetch_arrived)
+            protected.add(key)
+
+    def _prefetch_arrived(self, fetch: Fetch) -> None:
+        del self._in_flight[fetch.key]
+
+    def _evict(self, keys: list[int], for_prefetch: bool = False) -> None:
+        """Take note of what left the cache, and empty the list."""
+        for key in keys:
+            fetch = self._in_flight.pop(key, None)
+            if fetch is not None:
+                self._cancel(fetch)
+            self.tally.evicted(key, for_prefetch)
+            self._note(self.env.now, "cache", "evict", key)
+        keys.clear()
+
+    def _cancel(self, fetch: Fetch) -> None:
+        """Let nothing more of a prefetch start, but what goes from storage to DRAM: it counts as being there."""
+        if fetch.legs:
+            fetch.legs, fetch.done = [], self._read_for_nobody
+            self._reads[fetch.key] = fetch
+        else:
+            fetch.cancel()
+
+    def _read_for_nobody(self, fetch: Fetch) -> None:
+        del self._reads[fetch.key]
+
+    def _forget_prefetches(self) -> None:
+        for fetch in self._in_flight.values():
+            self._cancel(fetch)
+        self._in_flight.clear()
+        self.tally.emptied()
+
+    def _note(self, start: float, track: str, what: str, key: int = -1) -> None:
+        if self.log is not None:
+            self.log.note(start, self.env.now, track, what, key)
+
+
+def _check(profile: HardwareProfile, residency: Residency, prefetcher: Prefetcher | None) -> None:
+    if profile.pcie is None and profile.nvme is None:
+        raise ConfigError(
+            f"hardware {profile.name} has neither pcie nor nvme: a missed expert cannot be loaded; set nvme"
+        )
+    if residency.dram is not None and profile.nvme is None:
+        raise ConfigError(f"hardware {profile.name} has no nvme: without it DRAM must hold all experts; set nvme")
+    policy = residency.pools[0].policy
+    if prefetcher is not None and (policy.refills or "future" in policy.needs):
+        reason = "knows the future of uses only" if "future" in policy.needs else "loads experts of its own accord"
+        raise ConfigError(
+            f"policy {policy.name} {reason} and cannot go with prefetcher {prefetcher.name}: "
+            "use another policy, or prefetcher none"
+        )

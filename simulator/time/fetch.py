@@ -1,0 +1,58 @@
+"""An expert on its way over one link after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lrcsim.simulator.time.links import DEMAND, LinkServer, Transfer
+
+__all__ = ["Fetch"]
+
+
+class Fetch:
+    """One expert's way to the GPU (or only to DRAM): a transfer on each link of its path, one after the other.
+
+    Attributes:
+        key: layer * stride + expert.
+        legs: links still to be taken.
+        size: bytes.
+        priority: `DEMAND` or `PREFETCH`.
+        what: for the log.
+        done: called when it has come to the end.
+    """
+
+    __slots__ = ("done", "key", "legs", "link", "priority", "size", "transfer", "what")
+
+    def __init__(
+        self, key: int, legs: list[LinkServer], size: int, priority: int, what: str, done: Callable[[Fetch], None]
+    ) -> None:
+        self.key = key
+        self.legs = legs
+        self.size = size
+        self.priority = priority
+        self.what = what
+        self.done = done
+        self.start()
+
+    def start(self) -> None:
+        """Submit the next leg."""
+        self.link = self.legs.pop(0)
+        self.transfer = Transfer(self.key, self.size, self.priority, self._arrived, self.what)
+        self.link.submit(self.transfer)
+
+    def promote(self) -> None:
+        """Make it urgent."""
+        self.priority = DEMAND
+        self.link.promote(self.transfer)
+
+    def cancel(self) -> None:
+        """Let nothing more of it start."""
+        self.transfer.cancelled = True
+
+    def _arrived(self, transfer: Transfer) -> None:
+        if transfer.cancelled:
+            return
+        if self.legs:
+            self.start()
+        else:
+            self.done(self)

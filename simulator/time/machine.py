@@ -1,0 +1,337 @@
+"""The machine a trace is run on, as people ask for it (`Machine`) and with everything looked up (`Platform`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrcsim.base.errors import ConfigError, did_you_mean
+from lrcsim.base.reprs import short_repr
+from lrcsim.hardware import HardwareProfile, load_profile
+from lrcsim.models import Geometry, check_trace, dense_bytes, expert_bytes, load_geometry, model_names, output_bytes
+from lrcsim.policies import View, make_policy
+from lrcsim.simulator.cache.capacity import PoolSize, bytes_of, resolve_capacity
+from lrcsim.simulator.cache.pool import Pool
+from lrcsim.simulator.serving.steps import Step
+from lrcsim.simulator.time.costs import RooflineCosts
+from lrcsim.simulator.time.miss_actions import MissAction, make_action
+from lrcsim.simulator.time.prefetchers import NoPrefetch, Prefetcher, make_prefetcher
+from lrcsim.traces import RoutingTrace
+
+__all__ = ["ENGINES", "Machine", "Platform", "resolve"]
+
+ENGINES = ("auto", "events", "compiled")
+KV_BYTES = 2.0  # per number of the KV cache: bf16
+DRAM_FOR_EXPERTS = 0.9  # of main memory, where it cannot hold all experts and nobody says how much
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What to simulate time on.
+
+    Attributes:
+        hardware: profile name, TOML file, or a `HardwareProfile` (`lrcsim.hardware.load_profile`).
+        model: geometry name, config.json, or a `Geometry`; None: the model that the trace names.
+        overrides: single values of the profile: ``"pcie.bandwidth=25.6GB/s"``.
+        dtype: how weights are stored, ``"q4_k_m"``; None: experts as large as the trace says, the rest as the model was
+            released.
+        overlap: whether transfers run beside compute.
+        miss: what to do with a miss: ``"load"``, ``"cpu"``, ``"split"``, ... (`miss_actions.ACTIONS`).
+        prefetch: what to bring ahead: ``"none"``, ``"next-gate"``, ... or one's own `Prefetcher`.
+        dram: bytes of main memory for experts, as ``"32GiB"``, or a share, ``"50%"`` of all experts; None: all of them
+            where they fit, else 90 % of main memory. What it does not hold comes from storage.
+        dram_policy: the eviction policy there.
+        engine: ``"events"`` (SimPy), ``"compiled"`` (numba; the standard case only), ``"auto"``: compiled where it can.
+    """
+
+    hardware: str | Path | HardwareProfile
+    model: str | Path | Geometry | None = None
+    overrides: Sequence[str] = ()
+    dtype: str | None = None
+    overlap: bool = True
+    miss: str = "load"
+    prefetch: str | Prefetcher | type[Prefetcher] = "none"
+    dram: str | None = None
+    dram_policy: str = "lru"
+    engine: str = "auto"
+
+    @classmethod
+    def of(cls, hardware: object, options: dict[str, Any]) -> Machine:
+        """Make one of ``hardware`` and keywords.
+
+        Raises:
+            ConfigError: a keyword is unknown, or its value of another kind.
+        """
+        known = [field.name for field in fields(cls) if field.name != "hardware"]
+        for name in options:
+            if name not in known:
+                raise ConfigError(
+                    f"there is no option {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"
+                )
+        for name in ("dtype", "miss", "engine"):
+            value = options.get(name)
+            if value is not None and not isinstance(value, str):
+                raise ConfigError(f"{name} must be text, given {value!r}")
+        if not isinstance(options.get("overlap", True), bool):
+            raise ConfigError(f"overlap must be True or False, given {options['overlap']!r}")
+        overrides = options.get("overrides", ())
+        if isinstance(overrides, str) or not isinstance(overrides, Sequence):
+            raise ConfigError(f"overrides must be a list, as ['pcie.bandwidth=25.6GB/s'], given {overrides!r}")
+        return cls(hardware, **options)  # type: ignore[arg-type]  # load_profile refuses what is none
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A machine with everything looked up and checked against a trace.
+
+    Attributes:
+        profile: the machine.
+        geometry: the model.
+        dtype: as its weights are stored.
+        sizes: bytes of an expert of each MoE layer.
+        costs: seconds of compute.
+        action: what to do with misses.
+        prefetcher: what to bring ahead, or None.
+        overlap: whether transfers run beside compute.
+        dram: room for experts in main memory; None: all are there.
+        dram_policy: the eviction policy there.
+        engine: which engine was asked for.
+    """
+
+    profile: HardwareProfile
+    geometry: Geometry
+    dtype: str
+    sizes: list[int]
+    costs: RooflineCosts
+    action: MissAction
+    prefetcher: Prefetcher | None
+    overlap: bool
+    dram: PoolSize | None
+    dram_policy: str
+    engine: str
+
+    __repr__ = short_repr
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether the cache sees what a plain replay does: misses are loaded, nothing comes ahead, room is constant."""
+        return self.action.name == "load" and self.prefetcher is None and not self.profile.kv_shared
+
+    def dram_pool(self, trace: RoutingTrace) -> Pool | None:
+        """Make the empty cache in main memory, if there is one."""
+        if self.dram is None:
+            return None
+        size = self.dram
+        sizes = None if size.bytes_per_expert is None else dict(zip(size.layers, size.bytes_per_expert, strict=True))
+        view = View(size.capacity, trace.num_experts, size.layers, trace.num_layers, trace.top_k, sizes)
+        return Pool(size, make_policy(self.dram_policy), view)
+
+    def kv_bytes(self, sequences: int, tokens: int) -> float:
+        """Return the bytes of the KV cache of so many requests of ``tokens`` each."""
+        return KV_BYTES * sequences * self.geometry.kv_values(tokens)
+
+    def shrink(self, pools: int) -> Callable[[Step, Pool], int] | None:
+        """Return what a step's KV cache takes from each of the pools, in its unit; None where it takes nothing."""
+        if not self.profile.kv_shared:
+            return None
+
+        def taken(step: Step, pool: Pool) -> int:
+            requests = len(step.sequences)
+            share = self.kv_bytes(requests, -(-step.size.context // max(requests, 1))) / pools
+            unit = 1 if pool.size else max(self.sizes[layer] for layer in pool.view.layers)
+            return int(-(-share // unit))
+
+        return taken
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as resolved, JSON values."""
+        profile = self.profile
+        return {
+            "hardware": profile.name,
+            "model": self.geometry.name,
+            "dtype": self.dtype,
+            "expert_bytes": self.sizes,
+            "overlap": self.overlap,
+            "miss": self.action.name,
+            "prefetch": "none" if self.prefetcher is None else self.prefetcher.label(),
+            "dram": None if self.dram is None else self.dram.capacity,
+            "dram_unit": None if self.dram is None else ("experts" if self.dram.bytes_per_expert is None else "bytes"),
+            "dram_policy": None if self.dram is None else self.dram_policy,
+            "kv_shared": profile.kv_shared,
+        }
+
+
+def resolve(machine: Machine, trace: RoutingTrace) -> Platform:
+    """Look up profile, model, action and prefetcher, and check that they fit the trace and each other.
+
+    Raises:
+        ConfigError: something is unknown, or does not fit; one line.
+        PolicyError: there is no such prefetcher, or no such policy for main memory.
+    """
+    given = machine.hardware
+    if isinstance(given, HardwareProfile):
+        if machine.overrides:
+            raise ConfigError("overrides are for a profile given by name or file; make them in load_profile()")
+        profile = given
+    else:
+        profile = load_profile(given, machine.overrides)
+    if profile.pcie is None and profile.nvme is None:
+        raise ConfigError(
+            f"hardware {profile.name} has neither pcie nor nvme, so there is nothing to load experts over: "
+            "add one, as in --set nvme=nvme-gen4"
+        )
+    geometry = _geometry(machine.model, trace)
+    check_trace(geometry, trace)
+    if machine.dtype is None and trace.expert_bytes is not None:
+        sizes = trace.expert_bytes.tolist()
+    else:
+        sizes = expert_bytes(geometry, machine.dtype).tolist()
+    if machine.engine not in ENGINES:
+        raise ConfigError(f"engine {machine.engine!r} is not known, use {', '.join(ENGINES)}")
+    action = make_action(machine.miss, profile)
+    if action.needs_weights and "weights" not in trace.columns:
+        raise ConfigError(
+            f"miss action {action.name!r} looks at router weights, which this trace does not have: "
+            "use load, cpu or split, or record the trace with weights"
+        )
+    costs = RooflineCosts(geometry, profile, machine.dtype, np.asarray(sizes, np.int64), KV_BYTES)
+    return Platform(
+        profile=profile,
+        geometry=geometry,
+        dtype=machine.dtype or geometry.dtype,
+        sizes=sizes,
+        costs=costs,
+        action=action,
+        prefetcher=_prefetcher(machine, trace),
+        overlap=machine.overlap,
+        dram=_dram(machine, profile, trace, sizes),
+        dram_policy=machine.dram_policy,
+        engine=machine.engine,
+    )
+
+
+def check_memory(
+    platform: Platform, trace: RoutingTrace, pools: Sequence[PoolSize], cache: object, batch: int = 1
+) -> None:
+    """Check that the cache fits where it is to be, beside the weights that every token uses and the KV cache.
+
+    Raises:
+        ConfigError: it does not; with the numbers.
+    """
+    profile, dtype = platform.profile, platform.dtype
+    where, memory = ("main memory", profile.dram.memory) if profile.gpu is None or profile.unified else (
+        "GPU memory", profile.gpu.memory
+    )  # fmt: skip
+    wanted, dense, kv = memory_needed(platform, trace, pools, batch)
+    if wanted + dense + kv <= memory:
+        return
+    left = memory - dense - kv
+    fix = (
+        f"give a cache of {left // 2**20} MiB or less"
+        if left >= 2**20
+        else "that leaves no room for experts: use a smaller dtype or another machine"
+    )
+    raise ConfigError(
+        f"cache {cache!r} takes {human(wanted)}, with {human(dense)} of other weights ({dtype}) and {human(kv)} of KV "
+        f"cache this exceeds the {human(memory)} of {where} of {profile.name}: {fix}"
+    )
+
+
+def memory_needed(
+    platform: Platform, trace: RoutingTrace, pools: Sequence[PoolSize], batch: int = 1
+) -> tuple[int, int, int]:
+    """Return the bytes of the full cache, of the weights that every token uses, and of the KV cache at its longest.
+
+    Where the KV cache takes its room from the expert cache (``kv_shared``) it adds nothing.
+    """
+    cache = bytes_of(pools, trace.layers.with_expert_bytes(platform.sizes))
+    assert cache is not None  # the sizes are known
+    dense = int(dense_bytes(platform.geometry, platform.dtype).sum()) + output_bytes(platform.geometry, platform.dtype)
+    longest = int(np.diff(trace.offsets).max(initial=0))
+    return cache, dense, 0 if platform.profile.kv_shared else int(platform.kv_bytes(batch, longest))
+
+
+def human(amount: float) -> str:
+    """Write bytes in GiB or MiB."""
+    return f"{amount / 2**30:,.1f} GiB" if amount >= 2**30 else f"{amount / 2**20:,.1f} MiB"
+
+
+def _geometry(model: str | Path | Geometry | None, trace: RoutingTrace) -> Geometry:
+    if isinstance(model, Geometry):
+        return model
+    if model is not None:
+        return load_geometry(model)
+    try:
+        return load_geometry(trace.model)
+    except ConfigError:
+        raise ConfigError(
+            f"time needs the model's geometry, and the trace's model {trace.model!r} is not a built-in one: "
+            "say which it is with --model NAME (lrcsim models lists them) or --model path/to/config.json"
+            + did_you_mean(trace.model, model_names())
+        ) from None
+
+
+def _prefetcher(machine: Machine, trace: RoutingTrace) -> Prefetcher | None:
+    prefetcher = make_prefetcher(machine.prefetch)
+    if isinstance(prefetcher, NoPrefetch):
+        return None
+    if not machine.overlap:
+        raise ConfigError(
+            f"prefetch {prefetcher.label()!r} needs transfers that run beside compute: leave out --no-overlap"
+        )
+    distance = int(getattr(prefetcher, "distance", 1))
+    if "predictions" in prefetcher.needs and f"predictions/{distance}" not in trace.columns:
+        recorded = sorted(name for name in trace.columns if name.startswith("predictions/"))
+        raise ConfigError(
+            f"prefetch {prefetcher.label()!r} needs recorded predictions {distance} layers ahead, the trace has "
+            f"{', '.join(recorded) or 'none'}: record them (lrcsim record --predict-next) or use another prefetcher"
+        )
+    return prefetcher
+
+
+def _dram(machine: Machine, profile: HardwareProfile, trace: RoutingTrace, sizes: list[int]) -> PoolSize | None:
+    """Return the room for experts in main memory, None where it holds them all."""
+    total = sum(int(count) * size for count, size in zip(trace.layers.num_experts, sizes, strict=True))
+    if profile.pcie is None:
+        if machine.dram is not None:
+            raise ConfigError(
+                f"dram {machine.dram!r}: on {profile.name} the cache itself is in main memory: leave dram out"
+            )
+        return None
+    if machine.dram is None:
+        if total <= profile.dram.memory:
+            return None
+        if profile.nvme is None:
+            raise ConfigError(
+                f"the experts take {human(total)}, {profile.name} has {human(profile.dram.memory)} of main memory and "
+                "no nvme: use a smaller dtype, more memory (--set dram.memory=...) or --set nvme=nvme-gen4"
+            )
+        spec = f"{int(profile.dram.memory * DRAM_FOR_EXPERTS)}B"
+    else:
+        spec = machine.dram
+    layers = trace.layers.with_expert_bytes(sizes)
+    size = resolve_capacity(spec, layers, "model")[0]
+    largest = 1 if size.bytes_per_expert is not None else max(sizes)
+    if min(size.capacity * largest, total) > profile.dram.memory:
+        raise ConfigError(
+            f"dram {machine.dram!r} is more than the {human(profile.dram.memory)} of main memory of {profile.name}: "
+            "give less, or --set dram.memory=..."
+        )
+    holds = size.capacity >= (total if size.bytes_per_expert is not None else trace.layers.total_experts)
+    if holds:
+        return None
+    if profile.nvme is None:
+        raise ConfigError(
+            f"dram {machine.dram!r} does not hold all experts ({human(total)}), and {profile.name} has no nvme for the "
+            "rest: give all, or --set nvme=nvme-gen4"
+        )
+    policy = make_policy(machine.dram_policy)
+    if policy.needs & {"future", "weights", "profile"} or policy.bypass or policy.refills:
+        raise ConfigError(
+            f"dram policy {machine.dram_policy!r} needs more than main memory knows: use one of the plain ones, as lru"
+        )
+    return size

@@ -1,0 +1,194 @@
+"""Which experts are where: the cache on the GPU, the one in DRAM below it, and what each layer-step asks of them.
+
+All decisions are the pools'; none depends on time. So this engine and the replay agree on hits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.policies import View
+from lrcsim.simulator.cache.pool import Pool
+from lrcsim.simulator.cache.replay import Counts, Replay, make_pools
+from lrcsim.simulator.serving.steps import Step, Work
+from lrcsim.simulator.time.miss_actions import Decision, MissAction
+
+__all__ = ["Lookup", "Residency"]
+
+
+@dataclass(slots=True)
+class Lookup:
+    """What a layer-step found.
+
+    Attributes:
+        hits: resident, in batch order; some may still be on their way as prefetches.
+        decision: what happens to the misses.
+        from_storage: those of them that DRAM does not hold either.
+        evicted: what left the cache, in order.
+    """
+
+    hits: list[int]
+    decision: Decision
+    from_storage: list[int]
+    evicted: list[int]
+
+
+class Residency:
+    """The caches, and the count of what happened in them.
+
+    Args:
+        job: trace, policy, capacities and rules; access ``"coresident"``.
+        action: what to do with misses.
+        dram: the cache in DRAM; None: DRAM holds all experts.
+        shrink: given the step, how much of its capacity each pool loses to the KV cache; None: none.
+        sizes: bytes of an expert of each MoE layer, to count bytes loaded; None: they are not counted.
+    """
+
+    def __init__(
+        self,
+        job: Replay,
+        action: MissAction,
+        dram: Pool | None = None,
+        shrink: Callable[[Step, Pool], int] | None = None,
+        sizes: Sequence[int] | None = None,
+    ) -> None:
+        self.pools = make_pools(job)
+        self.dram = dram
+        self.action = action
+        self.shrink = shrink
+        self.sizes = sizes
+        self._loads = [0, 0]
+        self._loaded_bytes = [0, 0]
+        self.capacities = [pool.capacity for pool in self.pools]
+        layers = job.trace.num_layers
+        self.pool_of_layer = self.pools * layers if len(self.pools) == 1 else self.pools
+        self.counts = Counts(
+            accesses=np.zeros((2, layers), np.int64),
+            misses=np.zeros((2, layers), np.int64),
+            preloaded=np.zeros(layers, np.int64),
+            steps=np.zeros(2, np.int64),
+        )
+        # plain lists while counting: numpy scalars take ten times as long
+        self._accesses = [[0] * layers, [0] * layers]
+        self._misses = [[0] * layers, [0] * layers]
+        self._warm = job.warm
+        self._stride = job.trace.num_experts
+        self._request = -1
+        self._seen: set[int] = set()
+        self._refills = self.pools[0].policy.refills
+        self.put_out: list[int] = []
+        for pool in self.pools:
+            pool.put_out = self.put_out
+
+    def begin(self, step: Step) -> bool:
+        """Prepare for a step; return whether the cache was emptied."""
+        emptied = step.request != self._request and not self._warm and self._request >= 0
+        if emptied:
+            for pool in self.pools:
+                pool.empty()
+            self._seen.clear()
+        self._request = step.request
+        if self.shrink is not None:
+            for pool, capacity in zip(self.pools, self.capacities, strict=True):
+                pool.resize(max(capacity - self.shrink(step, pool), 0))
+        if self._refills:
+            for pool in self.pools:
+                pool.view.step, pool.view.request, pool.view.phase = step.number, step.request, step.phase
+                pool.refill()
+        if step.layers:
+            self.counts.steps[step.phase] += 1
+        return emptied
+
+    def look_up(self, step: Step, work: Work) -> Lookup:
+        """Run a layer-step through the caches."""
+        layer, keys, phase = work.layer, work.keys, step.phase
+        pool = self.pool_of_layer[layer]
+        view = pool.view
+        _tell(view, step, layer)
+        if work.weights is not None:
+            view.weights = work.weights
+        if work.next_use is not None:
+            view.next_use = work.next_use
+        decision = Decision()
+
+        def admit(missed: list[int]) -> list[int]:
+            nonlocal decision
+            decision = self.action.decide(missed, work, lambda: self._residents(pool, layer))
+            return decision.load
+
+        missed = pool.coresident(keys, admit)
+        from_storage: list[int] = []
+        hits = keys
+        if missed:
+            gone = set(missed)
+            hits = [key for key in keys if key not in gone]
+            from_storage = self.below([*decision.load, *decision.cpu], step, layer) + self._not_below(decision.low)
+        loads = len(decision.load) + len(decision.low)
+        if loads:
+            self._loads[phase] += loads
+            if self.sizes is not None:
+                size = self.sizes[layer]
+                low = self.action.low_bytes(size)
+                self._loaded_bytes[phase] += size * len(decision.load) + low * len(decision.low)
+        self._accesses[phase][layer] += len(keys)
+        self._misses[phase][layer] += len(missed)
+        for key in missed:
+            if key not in self._seen:
+                self.counts.cold_misses += 1
+                self._seen.add(key)
+        if self._refills:
+            self._seen.update(keys)
+        evicted = self.put_out[:]
+        self.put_out.clear()
+        return Lookup(hits, decision, from_storage, evicted)
+
+    def so_far(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return accesses and misses by layer until now, int64 [L] each, both phases together."""
+        return np.array(self._accesses).sum(axis=0), np.array(self._misses).sum(axis=0)
+
+    def bring_ahead(self, key: int, step: Step, layer: int, protected: set[int]) -> bool:
+        """Take in an expert that a prefetcher wants while a layer runs; return False where it is not to be fetched."""
+        pool = self.pool_of_layer[key // self._stride]
+        if key in pool.resident:
+            return False
+        _tell(pool.view, step, layer)  # the pool of a later layer still has those of the step before
+        return pool.prefetch(key, protected)
+
+    def below(self, keys: list[int], step: Step, layer: int) -> list[int]:
+        """Ask the cache in DRAM for experts of a layer; return those that must come from storage."""
+        if self.dram is None or not keys:
+            return []
+        _tell(self.dram.view, step, layer)
+        return self.dram.coresident(keys)
+
+    def finish(self) -> Counts:
+        """Return the counts of everything so far."""
+        counts = self.counts
+        counts.accesses[:] = self._accesses
+        counts.misses[:] = self._misses
+        counts.loads = np.array(self._loads)
+        counts.loaded_bytes = None if self.sizes is None else np.array(self._loaded_bytes)
+        counts.evictions = sum(pool.evictions for pool in self.pools)
+        counts.bypassed = sum(pool.bypassed for pool in self.pools)
+        counts.resident = sum(len(pool.resident) for pool in self.pools)
+        counts.preloaded[:] = 0
+        for pool in self.pools:
+            for layer, loaded in pool.preloaded.items():
+                counts.preloaded[layer] += loaded
+        return counts
+
+    def _not_below(self, keys: list[int]) -> list[int]:
+        """Return those that DRAM does not hold, without putting them there: it caches whole experts, no low copies."""
+        return [] if self.dram is None else [key for key in keys if key not in self.dram.resident]
+
+    def _residents(self, pool: Pool, layer: int) -> int:
+        """Count the residents of a layer."""
+        return sum(key // self._stride == layer for key in pool.resident)
+
+
+def _tell(view: View, step: Step, layer: int) -> None:
+    view.step, view.layer, view.request, view.phase = step.number, layer, step.request, step.phase

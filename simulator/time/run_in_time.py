@@ -1,0 +1,336 @@
+"""Run a trace in time: the schedule through the caches and over the machine, watched on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.base.errors import ConfigError, LrcsimError, PolicyError, brief
+from lrcsim.base.reprs import short_repr
+from lrcsim.policies import Policy, make_policy
+from lrcsim.simulator.baselines import References
+from lrcsim.simulator.cache.future import Future
+from lrcsim.simulator.cache.replay import Counts, Progress, Replay
+from lrcsim.simulator.serving.arrivals import ArrivalSteps, arrival_steps
+from lrcsim.simulator.serving.steps import Step, TimedSteps, steps_of
+from lrcsim.simulator.time.compiled import run_compiled, unsupported
+from lrcsim.simulator.time.engine import Engine
+from lrcsim.simulator.time.machine import Platform
+from lrcsim.simulator.time.prefetchers import Oracle, Prefetcher, start
+from lrcsim.simulator.time.residency import Residency
+from lrcsim.simulator.time.spans import Log
+from lrcsim.simulator.time.tally import GivenUp, Tally
+from lrcsim.simulator.time.time_bounds import Limits, free_loads, time_limits
+from lrcsim.traces import DECODE, PREFILL
+from lrcsim.traces.schedule import Schedule
+
+__all__ = ["Samples", "Timed", "run_timed"]
+
+SAMPLES = 400  # at most, along a run
+
+TOO_MUCH = 1 / 3 + 1e-9
+"""Of the router weight; a lossy rule that gives up more is warned of. A third, with what sums of weights are off by."""
+
+
+@dataclass
+class Samples:
+    """The state of a run at the beginning of some of its steps.
+
+    Attributes:
+        steps: numbers of the steps, ascending.
+        times: seconds.
+        residents: int [samples, L], experts in the cache.
+        accesses: int [samples, L], so far.
+        misses: int [samples, L], so far.
+        link_bytes: by link, bytes so far at each sample.
+        link_busy: by link, busy seconds so far at each sample.
+    """
+
+    steps: list[int] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    residents: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    accesses: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    misses: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    link_bytes: dict[str, list[int]] = field(default_factory=dict)
+    link_busy: dict[str, list[float]] = field(default_factory=dict)
+
+    __repr__ = short_repr
+
+
+@dataclass
+class Timed:
+    """What a run in time found.
+
+    Attributes:
+        job: what was run; with arrivals its trace is in the order in which it was.
+        counts: hits and misses.
+        tally: seconds and bytes.
+        platform: what it ran on.
+        limits: what no policy or prefetcher could have made shorter; None until they are known.
+        engine: ``"events"`` or ``"compiled"``.
+        log: every span, where it was asked for.
+        samples: the state along the way, where it was asked for.
+    """
+
+    job: Replay
+    counts: Counts
+    tally: Tally
+    platform: Platform
+    engine: str
+    limits: Limits | None = None
+    log: Log | None = None
+    samples: Samples | None = None
+
+    __repr__ = short_repr
+
+    def find_limits(self, references: References | None) -> None:
+        """Work out what the run could not have been shorter than.
+
+        Args:
+            references: knows the optimal policy; None: nobody asked for it.
+        """
+        least = None
+        if references is not None and self.platform.action.name == "load":
+            least = references.least_bytes(
+                self.platform.sizes,
+                make_policy(self.job.policy).bypass,
+                free_loads(self.tally, self.counts),
+                self.counts.accesses,
+            )
+        self.limits = time_limits(self.job, self.platform, self.tally, self.counts, least)
+
+    def advice(self) -> list[str]:
+        """Return what a reader of the times should be told."""
+        notes = []
+        if self.platform.action.name == "cpu" and not int(self.counts.preloaded.sum()):
+            notes.append(
+                "with miss action cpu nothing is ever loaded, so this cache stays empty: use a policy that fills it by "
+                "itself (static, pinned-lru), or split"
+            )
+        notes += _lossy_advice(self.platform.action.name, self.tally.given_up)
+        if self.platform.prefetcher is not None:
+            notes.append(
+                "experts prefetched before their use count as hits, so the hit rate may exceed the optimum, which "
+                "loads on demand; time is what tells"
+            )
+        if self.log is not None and self.log.dropped:
+            notes.append(
+                f"the timeline keeps {self.log.limit:,} spans: the last {self.log.dropped:,} of the run are not in it"
+            )
+        return notes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return ``time``, ``links``, ``misses`` and ``prefetch`` as JSON values."""
+        data = self.tally.to_dict()
+        if self.limits is not None:
+            data["time"]["bounds"] = self.limits.to_dict()
+            data["time"]["all_resident"] = self.limits.all_resident()
+            data["time"]["binds"] = self.limits.binds
+        return data
+
+
+def _lossy_advice(action: str, given_up: GivenUp) -> list[str]:
+    """Return a warning where a lossy rule leaves out or replaces so much that another model runs."""
+    notes = []
+    for kind, does in (("skipped", "leaves out"), ("substituted", "replaces")):
+        prefill, decode, overall = (given_up.mean(kind, phase) for phase in (PREFILL, DECODE, None))
+        if max(prefill, decode, overall) > TOO_MUCH:
+            both = all(given_up.tokens)
+            phases = f" ({100 * prefill:.1f} % in prefill, {100 * decode:.1f} % in decode)" if both else ""
+            notes.append(
+                f"miss action {action} {does} {100 * overall:.1f} % of the router weight{phases}, more than a third: "
+                "what runs is hardly the model that was recorded; use a lower threshold, a larger keep or cache, or "
+                "load"
+            )
+    return notes
+
+
+def run_timed(
+    job: Replay,
+    platform: Platform,
+    *,
+    arrivals: str | Sequence[float] | None = None,
+    serving: Mapping[str, Any] = MappingProxyType({}),
+    log: bool = False,
+    samples: bool = False,
+    progress: Progress | None = None,
+) -> Timed:
+    """Run a trace in time.
+
+    Args:
+        job: trace, policy, capacities and rules; access ``"coresident"``.
+        platform: the machine.
+        arrivals: when requests arrive (`arrival_times`); None: the steps are those of the trace.
+        serving: with arrivals, ``batch``, ``batching``, ``speculative`` and ``seed`` of `arrival_steps`.
+        log: keep every span.
+        samples: keep the state along the way.
+        progress: called with tokens done and tokens in all.
+
+    Raises:
+        ConfigError: options that cannot go together.
+        PolicyError: a policy or a prefetcher failed.
+    """
+    compiled = _compiled(job, platform, events=log or samples or arrivals is not None)
+    if compiled:
+        told = None if progress is None else _told(progress, job.trace.num_tokens)
+        tally, counts = run_compiled(
+            job,
+            platform.costs,
+            platform.profile,
+            platform.sizes,
+            platform.action,
+            overlap=platform.overlap,
+            progress=told,
+        )
+        return Timed(job, counts, tally, platform, "compiled")
+    residency = Residency(
+        job, platform.action, platform.dram_pool(job.trace), platform.shrink(len(job.pools)), platform.sizes
+    )
+    policy = residency.pools[0].policy
+    prefetcher = platform.prefetcher
+    weights, uses = "weights" in policy.needs | policy.wants, platform.action.needs_weights
+    arriving: ArrivalSteps | None = None
+    if arrivals is not None:
+        check_arrivals(policy, prefetcher)
+        arriving = arrival_steps(job.trace, arrivals, prefill=job.prefill, weights=weights, uses=uses, **serving)
+    if prefetcher is not None and "future" in policy.needs:
+        raise ConfigError(
+            f"policy {policy.name!r} knows the next uses of what is loaded on demand, prefetching would change them: "
+            "use prefetch 'none', or another policy"
+        )
+    schedule = Schedule(job.trace, job.prefill, weights=weights)
+    future = Future(schedule, job.access, job.warm) if "future" in policy.needs else None
+    if future is not None:
+        for pool in residency.pools:
+            pool.view.upcoming = future.of_pool(pool.view.layers)
+    if prefetcher is not None:
+        prefetcher.trace, prefetcher.stride = job.trace, schedule.stride
+        prefetcher.num_layers, prefetcher.top_k = job.trace.num_layers, job.trace.top_k
+        prefetcher.profile = (
+            np.zeros(job.trace.num_layers * schedule.stride) if job.profile is None else job.profile.astype(float)
+        )
+        start(prefetcher)
+    watch = _Watch(residency, job.trace.num_tokens) if samples else None
+    steps: Iterable[Step] | TimedSteps = steps_of(schedule, future, uses=uses) if arriving is None else arriving
+    kept = Log(schedule.stride) if log else None
+    engine = Engine(
+        steps if watch is None else watch.along(steps),
+        residency,
+        platform.costs,
+        platform.profile,
+        platform.sizes,
+        overlap=platform.overlap,
+        prefetcher=prefetcher,
+        log=kept,
+        progress=None if progress is None else _told(progress, job.trace.num_tokens),
+    )
+    if watch is not None:
+        watch.engine = engine
+    try:
+        tally = engine.run()
+    except LrcsimError:
+        raise
+    except Exception as error:
+        who = f"policy {policy.name}" if prefetcher is None else f"policy {policy.name} or prefetcher {prefetcher.name}"
+        raise PolicyError(f"{who} failed at {engine.env.now:.6g} s: {brief(error)}") from error
+    seen = None if watch is None else watch.finish()
+    if arriving is not None:
+        job = replace(job, trace=arriving.trace())
+    return Timed(job, residency.finish(), tally, platform, "events", log=kept, samples=seen)
+
+
+def check_arrivals(policy: Policy, prefetcher: Prefetcher | None = None) -> None:
+    """Refuse what has to know the steps to come, where they depend on the time that each takes.
+
+    Raises:
+        ConfigError: the policy needs the future, or the prefetcher is the oracle.
+    """
+    name = f"policy {policy.name}" if "future" in policy.needs else ""
+    if isinstance(prefetcher, Oracle):
+        name = "prefetcher oracle"
+    if name:
+        raise ConfigError(
+            f"{name} needs to know the steps to come, and with arrivals these depend on time: "
+            "leave out arrivals, or use another"
+        )
+
+
+def _compiled(job: Replay, platform: Platform, *, events: bool) -> bool:
+    """Return whether the compiled engine is to run it.
+
+    Raises:
+        ConfigError: it was asked for, and cannot.
+    """
+    if platform.engine == "events":
+        return False
+    shrinks = platform.profile.kv_shared
+    reason = "arrivals, timeline and plot need every event" if events else unsupported(
+        job, platform.costs, platform.profile, platform.action, platform.prefetcher,
+        dram_cache=platform.dram is not None, shrinks=shrinks,
+    )  # fmt: skip
+    if reason is not None and platform.engine == "compiled":
+        raise ConfigError(f"engine 'compiled' is for the standard case: {reason}; use 'auto' or 'events'")
+    return reason is None
+
+
+def _told(progress: Progress, total: int) -> Callable[[int], None]:
+    return lambda done: progress(done, total)
+
+
+class _Watch:
+    """Looks at the engine as steps pass."""
+
+    def __init__(self, residency: Residency, tokens: int) -> None:
+        self.engine: Engine | None = None
+        self.residency = residency
+        self.every = max(tokens // SAMPLES, 1)
+        self.samples = Samples()
+        self.last_token = -self.every
+        self.step = 0
+        self.arrivals: dict[int, float] = {}
+
+    def along(self, steps: Iterable[Step] | TimedSteps) -> TimedSteps:
+        """Return a source of the same steps that takes a sample every so many tokens."""
+        if isinstance(steps, Iterable):
+            following = iter(steps)
+            self._next: Callable[[float], Step | float | None] = lambda _: next(following, None)
+        else:
+            self._next, self.arrivals = steps.next, steps.arrivals
+        return self
+
+    def next(self, now: float) -> Step | float | None:
+        """Pass the next step on."""
+        step = self._next(now)
+        if isinstance(step, Step):
+            if step.first_token >= self.last_token + self.every:
+                self.last_token = step.first_token
+                self._take(step.number)
+            self.step = step.number
+        return step
+
+    def finish(self) -> Samples:
+        """Take the last sample."""
+        self._take(self.step + 1)
+        return self.samples
+
+    def _take(self, step: int) -> None:
+        assert self.engine is not None
+        samples, residency = self.samples, self.residency
+        residents = np.zeros(len(residency.pool_of_layer), np.int64)
+        for pool in residency.pools:
+            for key in pool.resident:
+                residents[key // pool.view.stride] += 1
+        samples.steps.append(step)
+        samples.times.append(self.engine.env.now)
+        samples.residents.append(residents)
+        accesses, misses = residency.so_far()
+        samples.accesses.append(accesses)
+        samples.misses.append(misses)
+        for name, link in self.engine.links.items():
+            samples.link_bytes.setdefault(name, []).append(round(link.moved()))
+            samples.link_busy.setdefault(name, []).append(link.busy())

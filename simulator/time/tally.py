@@ -1,0 +1,347 @@
+"""What a run took: seconds by step, by resource, and what was prefetched for nothing."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.base.reprs import short_repr
+from lrcsim.simulator.serving.steps import Step, Work
+from lrcsim.simulator.time.miss_actions import Decision
+from lrcsim.traces import DECODE, PREFILL
+
+if TYPE_CHECKING:
+    from lrcsim.simulator.time.links import LinkServer
+    from lrcsim.simulator.time.residency import Residency
+
+__all__ = ["LOSSY", "GivenUp", "LinkUse", "PrefetchUse", "Tally"]
+
+LOSSY = ("skipped", "substituted", "low_precision")
+"""What a lossy rule makes of a token's use of an expert."""
+
+
+@dataclass(frozen=True)
+class LinkUse:
+    """How much a link carried.
+
+    Attributes:
+        bytes: moved in all; not what was still under way at the end.
+        busy_s: seconds with a transfer on it.
+        bandwidth: bytes/s it has.
+    """
+
+    bytes: int
+    busy_s: float
+    bandwidth: float
+
+
+@dataclass
+class PrefetchUse:
+    """What became of prefetched bytes.
+
+    Attributes:
+        issued: bytes asked for.
+        useful: bytes of experts that had arrived when they were first used.
+        late: bytes of experts that were on their way when they were first used.
+        wasted: bytes of experts that were evicted unused, or never used.
+        displaced: experts put out to make room for prefetches.
+        displaced_missed: of those, the experts that missed when they were next used.
+    """
+
+    issued: int = 0
+    useful: int = 0
+    late: int = 0
+    wasted: int = 0
+    displaced: int = 0
+    displaced_missed: int = 0
+
+
+@dataclass
+class GivenUp:
+    """How much router weight a lossy rule gave up: for each token and layer the share of the token's weight there.
+
+    Attributes:
+        tokens: [2] by phase, tokens that used experts, summed over layers; 0 where there is no such rule.
+        shares: by kind (`LOSSY`) [2], the shares of router weight, summed over tokens and layers.
+    """
+
+    tokens: list[int] = field(default_factory=lambda: [0, 0])
+    shares: dict[str, list[float]] = field(default_factory=lambda: {kind: [0.0, 0.0] for kind in LOSSY})
+
+    def mean(self, kind: str, phase: int | None = None) -> float:
+        """Return the mean share of a token in a layer, 0 to 1; of one phase, or of both."""
+        tokens = sum(self.tokens) if phase is None else self.tokens[phase]
+        shares = self.shares[kind]
+        return (sum(shares) if phase is None else shares[phase]) / tokens if tokens else 0.0
+
+
+@dataclass
+class Tally:
+    """Everything that is counted in seconds.
+
+    Attributes:
+        residency: the caches, whose counts belong to it; None where they were compiled.
+        compute: seconds of the GPU (of the CPU, on a machine without one).
+        overhead: seconds of synchronisation and bookkeeping.
+        cpu: seconds of the CPU with experts that missed.
+        total: seconds in all.
+        steps: for each step in order: begin, end, compute, overhead, CPU; seconds.
+        phases: phase of each step.
+        idle: seconds in which no request was there.
+        arrivals: seconds at which each request arrived; empty: when its first step began.
+        first_step: by request, (its arrival, end of the step that gave its first token).
+        emitted: tokens that came out of each step; of a prefill step one for each request in it.
+        gaps: for each decode step of each request, the seconds per token since the end of its last step.
+        gap_tokens: tokens that came after each of these gaps.
+        links: use of each link.
+        moved: by link, bytes that moved in prefill steps, in decode steps.
+        prefetch: what became of prefetched bytes.
+        skipped: experts left out.
+        substituted: experts replaced.
+        on_cpu: experts run on the CPU.
+        low: experts brought as a copy of low precision.
+        given_up: router weight of the uses that a lossy rule left out, replaced or served in low precision.
+    """
+
+    residency: Residency | None
+    compute: float = 0.0
+    overhead: float = 0.0
+    cpu: float = 0.0
+    total: float = 0.0
+    steps: array[float] = field(default_factory=lambda: array("d"))
+    phases: bytearray = field(default_factory=bytearray)
+    idle: float = 0.0
+    arrivals: dict[int, float] = field(default_factory=dict)
+    emitted: array[int] = field(default_factory=lambda: array("q"))
+    gaps: array[float] = field(default_factory=lambda: array("d"))
+    gap_tokens: array[int] = field(default_factory=lambda: array("q"))
+    first_step: dict[int, tuple[float, float]] = field(default_factory=dict)
+    links: dict[str, LinkUse] = field(default_factory=dict)
+    moved: dict[str, list[float]] = field(default_factory=dict)
+    prefetch: PrefetchUse = field(default_factory=PrefetchUse)
+    skipped: int = 0
+    substituted: int = 0
+    on_cpu: int = 0
+    low: int = 0
+    given_up: GivenUp = field(default_factory=GivenUp)
+
+    __repr__ = short_repr
+
+    def __post_init__(self) -> None:
+        """Start with nothing under way."""
+        self._unused: dict[int, int] = {}  # prefetched and not used yet: bytes
+        self._displaced: set[int] = set()
+        self._at_begin = (0.0, 0.0, 0.0)
+        self._moved_at_begin: dict[str, float] = {}
+        self._last_end: dict[int, float] = {}  # by request: of its last step
+        self._decoding: set[int] = set()
+
+    def begin(self, links: dict[str, LinkServer]) -> None:
+        """Take note that a step begins."""
+        self._at_begin = (self.compute, self.overhead, self.cpu)
+        self._moved_at_begin = {name: link.moved() for name, link in links.items()}
+
+    def end(self, step: Step, begin: float, end: float, links: dict[str, LinkServer]) -> None:
+        """Take note that it has ended."""
+        for name, link in links.items():
+            moved = self.moved.setdefault(name, [0.0, 0.0])
+            moved[step.phase] += link.moved() - self._moved_at_begin[name]
+        compute, overhead, cpu = self._at_begin
+        self.steps.extend((begin, end, self.compute - compute, self.overhead - overhead, self.cpu - cpu))
+        self.phases.append(step.phase)
+        tokens = step.emitted or (1,) * len(step.sequences)
+        self.emitted.append(sum(tokens))
+        for request, given in zip(step.sequences, tokens, strict=True):
+            if given == 0:  # none of the tokens that count ran
+                continue
+            self._token_given(request, step.phase, begin, end)
+            if step.phase == DECODE:
+                self._decoding.add(request)
+                self.gaps.append((end - self._last_end.get(request, begin)) / given)
+                self.gap_tokens.append(given)
+            self._last_end[request] = end
+
+    def extend(
+        self, steps: npt.NDArray[np.float64], phases: npt.NDArray[np.uint8], requests: npt.NDArray[np.int64]
+    ) -> None:
+        """Take note of many steps at once, each of one request, which run one after the other.
+
+        Args:
+            steps: float64 [n, 5] as `by_step`.
+            phases: uint8 [n].
+            requests: int64 [n], never falling.
+        """
+        if not len(steps):
+            return
+        self.steps.frombytes(steps.tobytes())
+        self.phases += phases.tobytes()
+        ones = np.ones(len(steps), np.int64)
+        self.emitted.frombytes(ones.tobytes())
+        begin, end = steps[:, 0], steps[:, 1]
+        decode, new = phases == DECODE, np.diff(requests, prepend=-1) != 0
+        before = np.append(0.0, end[:-1])  # end of the request's last step
+        for i in np.flatnonzero(new).tolist():
+            before[i] = self._last_end.get(int(requests[i]), float(begin[i]))
+        self.gaps.frombytes((end - before)[decode].tobytes())
+        self.gap_tokens.frombytes(ones[decode].tobytes())
+        for i in np.flatnonzero(~decode | new).tolist():
+            if i and not new[i] and decode[i - 1]:
+                self._decoding.add(int(requests[i]))
+            self._token_given(int(requests[i]), int(phases[i]), float(begin[i]), float(end[i]))
+        self._decoding.update(requests[decode].tolist())
+        last = np.flatnonzero(np.append(new[1:], True))
+        self._last_end.update(zip(requests[last].tolist(), end[last].tolist(), strict=True))
+
+    def _token_given(self, request: int, phase: int, begin: float, end: float) -> None:
+        """Take note of a step that may give a request its first token: the last one before it decodes."""
+        known = self.first_step.get(request)
+        if known is None or (phase == PREFILL and request not in self._decoding):
+            self.first_step[request] = (self.arrivals.get(request, begin) if known is None else known[0], end)
+
+    def count(self, decision: Decision, work: Work, phase: int) -> None:
+        """Take note of what happened to the misses of a layer-step."""
+        self.skipped += len(decision.skip)
+        self.substituted += len(decision.substitute)
+        self.on_cpu += len(decision.cpu)
+        self.low += len(decision.low)
+        if work.uses is not None:
+            self.given_up.tokens[phase] += work.uses.tokens
+            kinds = (decision.skip, decision.substitute, decision.low)
+            if any(kinds):
+                share = dict(zip(work.keys, work.uses.share_of(len(work.keys)), strict=True))
+                for kind, keys in zip(LOSSY, kinds, strict=True):
+                    self.given_up.shares[kind][phase] += sum(share[key] for key in keys)
+        if self._displaced:
+            for missed in (decision.load, decision.cpu, decision.skip, decision.substitute, decision.low):
+                for key in missed:
+                    if key in self._displaced:
+                        self._displaced.remove(key)
+                        self.prefetch.displaced_missed += 1
+
+    def prefetched(self, key: int, size: int) -> None:
+        """Take note that an expert is brought ahead."""
+        self.prefetch.issued += size
+        self._unused[key] = size
+        self._displaced.discard(key)
+
+    def used(self, key: int, late: bool) -> None:
+        """Take note that a resident expert, or one on its way, is used."""
+        if self._unused:
+            size = self._unused.pop(key, 0)
+            if late:
+                self.prefetch.late += size
+            else:
+                self.prefetch.useful += size
+
+    def evicted(self, key: int, for_prefetch: bool) -> None:
+        """Take note that an expert left the cache."""
+        self.prefetch.wasted += self._unused.pop(key, 0)
+        if for_prefetch:
+            self.prefetch.displaced += 1
+            self._displaced.add(key)
+
+    def emptied(self) -> None:
+        """Take note that the cache was emptied."""
+        self.prefetch.wasted += sum(self._unused.values())
+        self._unused.clear()
+        self._displaced.clear()
+
+    def finish(self, now: float, links: dict[str, LinkServer]) -> None:
+        """Close the account."""
+        self.total = now
+        self.prefetch.wasted += sum(self._unused.values())
+        self._unused.clear()
+        self.links = {
+            name: LinkUse(round(link.moved()), link.busy(), link.link.bandwidth) for name, link in links.items()
+        }
+
+    def by_step(self) -> npt.NDArray[np.float64]:
+        """Return float64 [steps, 5]: begin, end, compute, overhead, CPU of each step, in seconds."""
+        return np.frombuffer(self.steps, np.float64).reshape(-1, 5) if self.steps else np.zeros((0, 5))
+
+    def decode_tokens(self) -> int:
+        """Return the tokens that came out of decode steps."""
+        return sum(given for given, phase in zip(self.emitted, self.phases, strict=True) if phase == DECODE)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return ``time``, ``links``, ``prefetch``, ``missed`` as JSON values; seconds unless a name says otherwise."""
+        steps = self.by_step()
+        phases = np.frombuffer(bytes(self.phases), np.uint8)
+        wall = steps[:, 1] - steps[:, 0]
+        decode = phases == DECODE
+        decode_s, prefill_s = float(wall[decode].sum()), float(wall[~decode].sum())
+        decode_tokens = self.decode_tokens()
+        per_token = np.repeat(np.array(self.gaps) * 1e3, np.array(self.gap_tokens, np.int64))
+        first = np.array([end - begin for begin, end in self.first_step.values()]) * 1e3
+        time = {
+            "total_s": self.total,
+            "prefill_s": prefill_s,
+            "decode_s": decode_s,
+            "decode_tokens_per_s": decode_tokens / decode_s if decode_s > 0 else None,
+            "decode_ms_per_token": decode_s * 1e3 / decode_tokens if decode_tokens else None,
+            "compute_s": self.compute,
+            "stall_s": max(self.total - self.compute - self.overhead - self.idle, 0.0),
+            "idle_s": self.idle,
+            "overhead_s": self.overhead,
+            "cpu_s": self.cpu,
+            "decode": {
+                "compute_s": float(steps[decode, 2].sum()),
+                "stall_s": float(np.maximum(wall - steps[:, 2] - steps[:, 3], 0.0)[decode].sum()),
+                "overhead_s": float(steps[decode, 3].sum()),
+                "cpu_s": float(steps[decode, 4].sum()),
+            },
+            "ttft_ms": percentiles(first),
+            "tpot_ms": percentiles(per_token),
+        }
+        links = {
+            name: {
+                "bytes": use.bytes,
+                "busy_s": use.busy_s,
+                "utilization": use.busy_s / self.total if self.total > 0 else 0.0,
+                "bandwidth": use.bandwidth,
+            }
+            for name, use in self.links.items()
+        }
+        prefetch = self.prefetch
+        return {
+            "time": time,
+            "links": links,
+            "prefetch": {
+                "issued_bytes": prefetch.issued,
+                "useful_bytes": prefetch.useful,
+                "late_bytes": prefetch.late,
+                "wasted_bytes": prefetch.wasted,
+                "displaced": prefetch.displaced,
+                "displaced_missed": prefetch.displaced_missed,
+            },
+            "missed": {
+                "on_cpu": self.on_cpu,
+                "skipped": self.skipped,
+                "substituted": self.substituted,
+                "low_precision": self.low,
+                **self._weights_given_up(None),
+                "prefill": self._weights_given_up(PREFILL),
+                "decode": self._weights_given_up(DECODE),
+            },
+        }
+
+    def _weights_given_up(self, phase: int | None) -> dict[str, float]:
+        return {f"{kind}_weight": self.given_up.mean(kind, phase) for kind in LOSSY}
+
+
+def percentiles(values: npt.NDArray[np.float64]) -> dict[str, float] | None:
+    """Return mean, p50, p90, p99 and the greatest; None without values."""
+    if not len(values):
+        return None
+    p50, p90, p99 = np.percentile(values, [50, 90, 99])
+    return {
+        "mean": float(values.mean()),
+        "p50": float(p50),
+        "p90": float(p90),
+        "p99": float(p99),
+        "max": float(values.max()),
+    }

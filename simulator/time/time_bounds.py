@@ -1,0 +1,203 @@
+"""How short a run could have been: by its compute, by its links, by the fewest bytes it had to load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.base.reprs import short_repr
+from lrcsim.simulator.baselines import Free, LeastBytes
+from lrcsim.simulator.cache.replay import Counts, Replay
+from lrcsim.simulator.serving.steps import steps_of
+from lrcsim.simulator.time.machine import Platform
+from lrcsim.simulator.time.tally import Tally
+from lrcsim.traces import DECODE, PREFILL
+from lrcsim.traces.schedule import Schedule
+
+__all__ = ["Limits", "computed", "free_loads", "time_limits"]
+
+Phases = npt.NDArray[np.float64]  # [2], seconds of prefill and of decode
+MOST_KNOWN = 10_000  # sets of experts whose seconds are remembered
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Lower bounds on the time that steps take, each float64 [2]: seconds of prefill, of decode.
+
+    Attributes:
+        compute_only: compute and synchronisation, nothing else. Where misses may run on the CPU: those of the best
+            division of every layer-step's experts between the two. Experts that were skipped stay skipped.
+        link_bound: the bytes this run moved over its slowest link, at its full bandwidth, without a pause.
+        link: that link's name, empty where nothing was moved.
+        optimum: the greater of ``compute_only`` and of moving what no policy and no prefetcher can do without. None
+            where misses are not simply loaded, or nobody asked for it.
+        optimum_total: seconds of both phases together by the same rule: more than the sum where the bytes of one phase
+            may have been loaded in the other.
+        reachable: whether there is a policy that loads as little.
+        resident: all experts resident, hence computed where the model runs: no bound where misses may run on the CPU,
+            as then two compute.
+        tokens: decoded.
+        measured: what the run took.
+        busy: by resource, the share of the run that it was at work.
+    """
+
+    compute_only: Phases
+    link_bound: Phases
+    link: str
+    optimum: Phases | None
+    optimum_total: float
+    reachable: bool
+    resident: Phases
+    tokens: int
+    measured: Phases
+    busy: dict[str, float]
+
+    __repr__ = short_repr
+
+    @property
+    def binds(self) -> dict[str, Any]:
+        """The resource that was at work for the greatest share of the run, and that share."""
+        name = max(self.busy, key=lambda resource: self.busy[resource])
+        return {"resource": name, "busy": self.busy[name], "all": self.busy}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the bounds as JSON values; ``ratio`` is the run's time over the bound's, never below 1."""
+        result = {
+            "compute_only": self._times(self.compute_only) | {"proven": True, "of": "compute and synchronisation"},
+            "link_bound": self._times(self.link_bound)
+            | {"proven": True, "of": "the bytes that this run moved", "link": self.link or None},
+        }
+        if self.optimum is not None:
+            of = "the loads of the optimal policy, all ahead of their use"
+            if not self.reachable:
+                of = "bytes that no policy does without; it need not be reachable"
+            times = self._times(self.optimum, self.optimum_total)
+            result["optimum"] = times | {"proven": True, "reachable": self.reachable, "of": of}
+        return result
+
+    def all_resident(self) -> dict[str, Any]:
+        """Return what the run would take with all experts resident, to compare with, as JSON values."""
+        return self._times(self.resident)
+
+    def _times(self, seconds: Phases, total: float = 0.0) -> dict[str, Any]:
+        decode, total = float(seconds[DECODE]), max(float(seconds.sum()), total)
+        return {
+            "total_s": total,
+            "decode_s": decode,
+            "decode_tokens_per_s": self.tokens / decode if decode > 0 and self.tokens else None,
+            "ratio": float(self.measured.sum() / total) if total > 0 else None,
+            "decode_ratio": float(self.measured[DECODE] / decode) if decode > 0 else None,
+        }
+
+
+def time_limits(job: Replay, platform: Platform, tally: Tally, counts: Counts, least: LeastBytes | None) -> Limits:
+    """Work out the bounds of a run.
+
+    Args:
+        job: what was run.
+        platform: on what.
+        tally: what it took.
+        counts: hits, misses and loads.
+        least: bytes that have to be loaded, on a machine that loads every miss; None where they are not known.
+    """
+    steps = tally.by_step()
+    decode = np.frombuffer(bytes(tally.phases), np.uint8) == DECODE
+    measured = _by_phase(steps[:, 1] - steps[:, 0], decode)
+    assert counts.loads is not None  # Residency counts them
+    overhead = np.maximum(_by_phase(steps[:, 3], decode) - platform.profile.expert_overhead * counts.loads, 0.0)
+    share = platform.action.share
+    two = tally.on_cpu > 0 or (share is not None and share < 1)  # compute at once
+    if two:
+        resident, compute = computed(job, platform)
+    else:  # all was computed where the model runs, whether it was resident or not
+        resident = compute = _by_phase(steps[:, 2], decode)
+    shortest = compute + overhead
+    needs = {name: np.array(tally.moved[name]) / use.bandwidth for name, use in tally.links.items() if use.bytes}
+    link = max(needs, key=lambda name: float(needs[name].sum())) if needs else ""
+    path = platform.profile.pcie or platform.profile.nvme
+    optimum, total = None, 0.0
+    if least is not None and path is not None:
+        optimum = np.maximum(shortest, np.array([least.prefill, least.decode]) / path.bandwidth)
+        total = least.total / path.bandwidth
+    busy = {"gpu" if platform.profile.gpu else "cpu": tally.compute, "overhead": tally.overhead}
+    if platform.profile.gpu or tally.cpu:
+        busy["cpu" if platform.profile.gpu else "cpu (missed experts)"] = tally.cpu
+    busy |= {name: use.busy_s for name, use in tally.links.items()}
+    return Limits(
+        compute_only=shortest,
+        link_bound=needs.get(link, np.zeros(2)),
+        link=link,
+        optimum=optimum,
+        optimum_total=total,
+        reachable=least is not None and least.reachable,
+        resident=resident + overhead,
+        tokens=tally.decode_tokens(),
+        measured=measured,
+        busy={name: seconds / tally.total if tally.total else 0.0 for name, seconds in busy.items()},
+    )
+
+
+def free_loads(tally: Tally, counts: Counts) -> Free:
+    """Return what a run may have had in its caches without a transfer in the steps in question."""
+    steps, phases = tally.by_step(), np.frombuffer(bytes(tally.phases), np.uint8)
+    idle = steps[1:, 0] > steps[:-1, 1]
+    broken = idle | (phases[1:] != phases[:-1])
+    of_phase = [int(np.count_nonzero(broken & (phases[1:] == phase))) for phase in (PREFILL, DECODE)]
+    return Free(counts.preloaded, (of_phase[0], of_phase[1], int(np.count_nonzero(idle))))
+
+
+def computed(job: Replay, platform: Platform) -> tuple[Phases, Phases]:
+    """Return the seconds of compute with all experts resident, and with the best division of each layer-step's experts.
+
+    Where they are divided some run where the model does, the others meanwhile on the CPU one after the other, as fast
+    as main memory allows; experts may be divided too, so this can only be too short.
+
+    Returns:
+        Two of float64 [2]: prefill, decode.
+    """
+    costs, dram = platform.costs, platform.profile.dram.bandwidth
+    known: dict[tuple[int, tuple[int, ...]], tuple[float, float]] = {}  # by layer, and tokens of each expert
+
+    def on_cpu(layer: int, tokens: int) -> float:
+        overhead, size, rate = costs.on_cpu(layer, tokens)
+        return overhead + size / min(rate, dram)
+
+    def experts(layer: int, tokens: tuple[int, ...]) -> tuple[float, float]:
+        gpu = np.array([costs.expert(layer, number) for number in tokens])
+        return float(gpu.sum()), _shared(gpu, np.array([on_cpu(layer, number) for number in tokens]))
+
+    resident, divided = [0.0, 0.0], [0.0, 0.0]
+    for step in steps_of(Schedule(job.trace, job.prefill)):
+        alone = together = costs.after(step.size)
+        for work in step.layers:
+            used = (work.layer, (1,) * len(work.keys) if work.tokens is None else tuple(sorted(work.tokens)))
+            if used not in known:
+                if len(known) >= MOST_KNOWN:
+                    known.clear()
+                known[used] = experts(*used)
+            dense, (whole, least) = costs.before(work.layer, step.size), known[used]
+            alone += dense + whole
+            together += dense + least
+        resident[step.phase] += alone
+        divided[step.phase] += together
+    return np.array(resident), np.array(divided)
+
+
+def _shared(gpu: npt.NDArray[np.float64], cpu: npt.NDArray[np.float64]) -> float:
+    """Return the least, over divisions x, of max(x gpu, (1 - x) cpu), each summed over the experts.
+
+    For every number p from 0 to 1 it is at least the sum of min(p gpu, (1 - p) cpu); at the best p, which is one where
+    the two are equal for some expert, it is just that (duality of linear programs).
+    """
+    both = gpu + cpu
+    weights = np.unique(np.divide(cpu, both, out=np.zeros_like(both), where=both > 0))
+    if not len(weights):
+        return 0.0
+    return float(np.minimum(np.outer(weights, gpu), np.outer(1 - weights, cpu)).sum(axis=1).max())
+
+
+def _by_phase(values: npt.NDArray[np.float64], decode: npt.NDArray[np.bool_]) -> Phases:
+    return np.array([values[~decode].sum(), values[decode].sum()])

@@ -1,0 +1,163 @@
+"""Tiny machines, traces and runs in round numbers: an expert has 100 bytes, a link moves 100 bytes/s, unless told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lrcsim.hardware import Cpu, Dram, Gpu, HardwareProfile, Link
+from lrcsim.policies import View, make_policy
+from lrcsim.simulator.cache.capacity import PoolSize, resolve_capacity
+from lrcsim.simulator.cache.future import Future
+from lrcsim.simulator.cache.pool import Pool
+from lrcsim.simulator.cache.replay import Counts, Replay
+from lrcsim.simulator.serving.steps import Step, steps_of
+from lrcsim.simulator.time.costs import Costs, FixedCosts
+from lrcsim.simulator.time.engine import Engine
+from lrcsim.simulator.time.miss_actions import make_action
+from lrcsim.simulator.time.prefetchers import Prefetcher, make_prefetcher
+from lrcsim.simulator.time.residency import Residency
+from lrcsim.simulator.time.spans import Log, Span
+from lrcsim.simulator.time.tally import Tally
+from lrcsim.traces import RoutingTrace
+from lrcsim.traces.schedule import Schedule
+
+SIZE = 100
+"""Bytes of an expert."""
+
+
+COSTS = FixedCosts(expert_s=1, cpu_bytes=SIZE, cpu_rate=SIZE)
+"""An expert takes a second per token where the model runs, and a second on the CPU, undisturbed."""
+
+
+def link(
+    bandwidth: float = 100, *, latency: float = 0, overhead: float = 0, lanes: int = 1, chunk: int | None = None
+) -> Link:
+    return Link(bandwidth, latency, overhead, lanes, chunk)
+
+
+PCIE = link()
+
+
+def machine(
+    pcie: Link | None = PCIE,
+    nvme: Link | None = None,
+    *,
+    dram: float = 1e6,
+    layer_overhead: float = 0,
+    expert_overhead: float = 0,
+) -> HardwareProfile:
+    """Make a machine whose DRAM (bytes/s) is by default too fast to matter; without ``pcie`` its memory is unified."""
+    gpu = Gpu(memory=10**6, bandwidth=1e3, compute=1e3, overhead=0)
+    cpu = Cpu(compute=1e3, bandwidth=100, overhead=0, cores=1)
+    unified = pcie is None
+    memory = Dram(10**6, dram)
+    return HardwareProfile("test", "", gpu, cpu, memory, pcie, nvme, unified, layer_overhead, expert_overhead)
+
+
+def trace(*tokens: str, experts: int = 6, **columns: Any) -> RoutingTrace:
+    """Make a trace of tokens like ``"01|2"``: experts 0 and 1 in layer 0, expert 2 in layer 1; ``_``: not recorded."""
+    rows = [[[-1 if expert == "_" else int(expert) for expert in layer] for layer in t.split("|")] for t in tokens]
+    width = max(len(layer) for row in rows for layer in row)
+    ids = np.array([[layer + [-1] * (width - len(layer)) for layer in row] for row in rows])
+    return RoutingTrace.from_arrays(ids, num_experts=experts, **columns)
+
+
+class Wishes(Prefetcher):
+    """Prefetch what a test says: for (step, layer-step), expert names such as ``"1.3"`` (layer.expert)."""
+
+    def __init__(self, **wishes: str) -> None:
+        """Take wishes as ``after_0_1="1.3 1.4"``: in step 0, at its layer-step 1."""
+        super().__init__()
+        self.wishes = {tuple(map(int, name.split("_")[1:])): names.split() for name, names in wishes.items()}
+
+    def propose(self, step: Step, place: int) -> list[int]:
+        named = [name.split(".") for name in self.wishes.get((step.number, place), [])]
+        return [int(layer) * self.stride + int(expert) for layer, expert in named]
+
+
+class Run(NamedTuple):
+    """What came out of a run."""
+
+    tally: Tally
+    counts: Counts
+    spans: list[Span]
+    engine: Engine
+
+    @property
+    def events(self) -> list[str]:
+        """Every span as a line, ``"0-1.5 pcie load 0.3"`` (layer.expert), sorted by start, end and track."""
+        return [line(span) for span in sorted(self.spans, key=lambda span: (span.start, span.end, span.track))]
+
+
+def line(span: Span) -> str:
+    when = number(span.start) if span.start == span.end else f"{number(span.start)}-{number(span.end)}"
+    where = "" if span.layer < 0 else f" {span.layer}" if span.expert < 0 else f" {span.layer}.{span.expert}"
+    return f"{when} {span.track} {span.what}{where}"
+
+
+def number(seconds: float) -> str:
+    return repr(float(seconds)).removesuffix(".0")
+
+
+def engine(
+    routing: RoutingTrace,
+    capacity: Any,
+    hardware: HardwareProfile | None = None,
+    *,
+    policy: str = "lru",
+    scope: str = "layer",
+    action: str = "load",
+    prefetch: str | Prefetcher = "none",
+    costs: Costs = COSTS,
+    overlap: bool = True,
+    warm: bool = True,
+    prefill: str = "step",
+    dram: int | None = None,
+    shrink: Any = None,
+    sizes: Sequence[int] | None = None,
+    profile: Sequence[float] | None = None,
+    log: bool = True,
+) -> Engine:
+    """Make an engine; ``dram``: experts that DRAM holds, an LRU cache over NVMe, None: all."""
+    hardware = hardware or machine()
+    layers, stride = routing.num_layers, routing.num_experts
+    uses = np.zeros(layers * stride) if profile is None else np.asarray(profile, np.float64)
+    pools = capacity if isinstance(capacity, tuple) else tuple(resolve_capacity(capacity, routing.layers, scope))
+    job = Replay(routing, policy, pools, "coresident", prefill, warm, uses)
+    below = None
+    if dram is not None:
+        size = PoolSize(tuple(range(layers)), dram)
+        below = Pool(size, make_policy("lru"), View(dram, stride, size.layers, layers, routing.top_k))
+    act = make_action(action, hardware)
+    residency = Residency(job, act, below, shrink)
+    wanted = residency.pools[0].policy.needs | residency.pools[0].policy.wants
+    schedule = Schedule(routing, prefill, weights="weights" in wanted)
+    future = None
+    if "future" in wanted:
+        future = Future(schedule, "coresident", warm)
+        for pool in residency.pools:
+            pool.view.upcoming = future.of_pool(pool.view.layers)
+    fetcher = make_prefetcher(prefetch)
+    fetcher.trace, fetcher.stride, fetcher.num_layers, fetcher.top_k = routing, stride, layers, routing.top_k
+    fetcher.profile = uses
+    fetcher.reset()
+    return Engine(
+        steps_of(schedule, future, uses=act.needs_weights),
+        residency,
+        costs,
+        hardware,
+        [SIZE] * layers if sizes is None else list(sizes),
+        overlap=overlap,
+        prefetcher=fetcher,
+        log=Log(stride) if log else None,
+    )
+
+
+def run(*arguments: Any, **options: Any) -> Run:
+    """Make an engine (`engine`) and run it."""
+    made = engine(*arguments, **options)
+    tally = made.run()
+    return Run(tally, made.residency.finish(), made.log.spans if made.log is not None else [], made)

@@ -1,0 +1,384 @@
+"""The compiled engine gives the hits and times of the event-driven one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrcsim.hardware import Cpu, Dram, HardwareProfile, Link, load_profile, profile_names
+from lrcsim.models import load_geometry
+from lrcsim.policies import BUILT_IN, CompiledScore, Expert, Now, PolicySpec
+from lrcsim.simulator import Schedule
+from lrcsim.simulator.cache.capacity import CacheSize, Scope, resolve_capacity
+from lrcsim.simulator.cache.future import Future
+from lrcsim.simulator.cache.replay import Counts, Replay
+from lrcsim.simulator.cache.rules import uses_by_key
+from lrcsim.simulator.compiled.compiled_cache import has_compiled_cache
+from lrcsim.simulator.serving.steps import steps_of
+from lrcsim.simulator.time.compiled import run_compiled, unsupported
+from lrcsim.simulator.time.costs import Costs, FixedCosts, RooflineCosts
+from lrcsim.simulator.time.engine import Engine
+from lrcsim.simulator.time.miss_actions import MissAction, make_action
+from lrcsim.simulator.time.prefetchers import make_prefetcher
+from lrcsim.simulator.time.residency import Residency
+from lrcsim.simulator.time.tally import Tally
+from lrcsim.traces import RoutingTrace
+from lrcsim.traces.importers import import_trace
+
+GB = 10**9
+
+
+def machine(
+    pcie: Link | None = None,
+    nvme: Link | None = None,
+    dram: float = 1e30,
+    layer_overhead: float = 0.0,
+    expert_overhead: float = 0.0,
+) -> HardwareProfile:
+    return HardwareProfile(
+        name="test",
+        description="",
+        gpu=None,
+        cpu=Cpu(1e12, 1e10, 0.0, 1),
+        dram=Dram(64 * GB, dram),
+        pcie=pcie,
+        nvme=nvme,
+        unified=False,
+        layer_overhead=layer_overhead,
+        expert_overhead=expert_overhead,
+    )
+
+
+def in_events(
+    job: Replay, costs: Costs, profile: HardwareProfile, sizes: list[int], action: MissAction, overlap: bool
+) -> tuple[Tally, Counts]:
+    """Run the event-driven engine."""
+    residency = Residency(job, action, sizes=sizes)
+    policy = residency.pools[0].policy
+    schedule = Schedule(job.trace, job.prefill, weights="weights" in policy.needs | policy.wants)
+    future = Future(schedule, job.access, job.warm) if "future" in policy.needs else None
+    tally = Engine(steps_of(schedule, future), residency, costs, profile, sizes, overlap=overlap).run()
+    return tally, residency.finish()
+
+
+def check(
+    job: Replay, costs: Costs, profile: HardwareProfile, sizes: list[int], action: MissAction, overlap: bool
+) -> tuple[Tally, Counts]:
+    """Run both engines, compare all they say, return what the compiled one says."""
+    assert unsupported(job, costs, profile, action) is None
+    events, counted = in_events(job, costs, profile, sizes, action, overlap)
+    told: list[int] = []
+    tally, counts = run_compiled(job, costs, profile, sizes, action, overlap=overlap, progress=told.append)
+    for name in ("accesses", "misses", "preloaded", "steps", "loads", "loaded_bytes"):
+        assert getattr(counts, name).tolist() == getattr(counted, name).tolist(), name
+    for name in ("cold_misses", "evictions", "bypassed", "resident"):
+        assert getattr(counts, name) == getattr(counted, name), name
+    assert tally.by_step() == pytest.approx(events.by_step(), rel=1e-9, abs=1e-15)
+    for name in ("phases", "emitted", "gap_tokens", "on_cpu", "skipped", "substituted", "low", "prefetch"):
+        assert getattr(tally, name) == getattr(events, name), name
+    for name in ("total", "compute", "overhead", "cpu"):
+        assert getattr(tally, name) == pytest.approx(getattr(events, name), rel=1e-9), name
+    assert list(tally.gaps) == pytest.approx(list(events.gaps), rel=1e-9, abs=1e-15)
+    assert list(tally.first_step) == list(events.first_step)
+    for request, span in events.first_step.items():
+        assert tally.first_step[request] == pytest.approx(span, rel=1e-9), request
+    assert list(tally.links) == list(events.links)
+    for name, use in events.links.items():
+        assert tally.links[name].bytes == use.bytes
+        assert tally.links[name].bandwidth == use.bandwidth
+        assert tally.links[name].busy_s == pytest.approx(use.busy_s, rel=1e-9)
+    assert tally.to_dict().keys() == events.to_dict().keys()
+    assert told[-1] == job.trace.num_tokens
+    return tally, counts
+
+
+def action_of(spec: str, profile: HardwareProfile) -> MissAction:
+    """Make a miss action; ``load`` where experts for the CPU would come from storage, which is not compiled."""
+    return make_action("load" if profile.pcie is None else spec, profile)
+
+
+def job_of(
+    trace: RoutingTrace,
+    policy: PolicySpec = "lru",
+    cache: CacheSize = 2,
+    *,
+    scope: Scope = "layer",
+    prefill: str = "step",
+    warm: bool = True,
+) -> Replay:
+    profile = RoutingTrace.from_arrays(  # other counts than the trace's own
+        trace.experts[: (trace.num_tokens + 1) // 2], num_experts=trace.layers.num_experts.tolist()
+    )
+    pools = tuple(resolve_capacity(cache, trace.layers, scope))
+    return Replay(trace, policy, pools, "coresident", prefill, warm, uses_by_key(profile, like=trace))
+
+
+def test_hand_solved() -> None:
+    # One layer, two slots, LRU; the dense part takes 1 s, an expert 2 s, bookkeeping 0.5 s and 0.25 s per load. The
+    # link moves 10 bytes/s, an expert has 20; its latency is 1 s, and a transfer costs 0.5 s more.
+    #   token 0: 0 and 1 both miss. They are asked for at 1 + 0.5 + 2 * 0.25 = 2, flow from 3.5 and from 6 on, arrive at
+    #            5.5 and 8; the GPU computes them in 5.5-7.5 and 8-10.
+    #   token 1: 1 and 2. 2 misses; dense and bookkeeping until 11.75, 1 is computed until 13.75, 2 arrives at
+    #            11.75 + 1 + 0.5 + 2 = 15.25 and is computed until 17.25. It puts out 0.
+    #   token 2: 2 and 1 both hit: 17.25 + 1 + 0.5 + 4 = 22.75.
+    trace = RoutingTrace.from_arrays([[[0, 1]], [[1, 2]], [[2, 1]]], num_experts=3)
+    profile = machine(Link(10.0, 1.0, 0.5, 1), layer_overhead=0.5, expert_overhead=0.25)
+    costs = FixedCosts(dense=1.0, expert_s=2.0)
+    tally, counts = check(job_of(trace), costs, profile, [20], make_action("load", profile), True)
+    assert tally.by_step()[:, :2].tolist() == [[0, 10], [10, 17.25], [17.25, 22.75]]
+    assert (tally.links["pcie"].bytes, tally.links["pcie"].busy_s) == (60, 5 + 2.5)
+    assert (counts.misses.sum(), counts.evictions, counts.resident) == (3, 1, 2)
+    # Without overlap the GPU waits for all: token 0 is computed from 8 to 12, token 1 from 17.25 to 21.25.
+    tally, _ = check(job_of(trace), costs, profile, [20], make_action("load", profile), False)
+    assert tally.by_step()[:, 1].tolist() == [12, 12 + 5.25 + 4, 12 + 9.25 + 5.5]
+
+
+def test_hand_solved_with_the_cpu() -> None:
+    # One token, nothing resident, half of two misses is loaded: 0 over the link (10 bytes/s, 20 bytes), 1 on the CPU
+    # (10 bytes at 5 bytes/s after 1 s). DRAM gives 12 bytes/s. Until 1 the link has it alone: 10 bytes move. Then 15
+    # bytes/s are wanted, so that both slow down to 12/15: 8 and 4 bytes/s. The load arrives at 1 + 10/8 = 2.25, the CPU
+    # has done 5 bytes by then and takes 1 s for the rest.
+    trace = RoutingTrace.from_arrays([[[0, 1]]], num_experts=2)
+    profile = machine(Link(10.0, 0.0, 0.0, 1), dram=12.0)
+    costs = FixedCosts(expert_s=0.5, cpu_overhead=1.0, cpu_bytes=10.0, cpu_rate=5.0)
+    tally, _ = check(job_of(trace), costs, profile, [20], make_action("split:0.5", profile), True)
+    assert (tally.total, tally.links["pcie"].busy_s, tally.cpu, tally.compute) == (3.25, 2.25, 3.25, 0.5)
+
+
+def test_nothing_recorded() -> None:
+    profile = machine(Link(10.0, 0.0, 0.0, 1))
+    trace = RoutingTrace.from_arrays([[[-1, -1]]], num_experts=2)
+    tally, counts = check(job_of(trace), FixedCosts(1.0), profile, [20], make_action("load", profile), True)
+    assert (tally.total, int(counts.accesses.sum()), tally.by_step().shape) == (0, 0, (0, 5))
+
+
+@st.composite
+def traces(draw: st.DrawFn) -> RoutingTrace:
+    """Sticky traces with gaps, prompts, requests, layers of unequal numbers of experts."""
+    tokens, layers = draw(st.integers(1, 16)), draw(st.integers(1, 3))
+    experts = draw(st.lists(st.integers(2, 7), min_size=layers, max_size=layers))
+    k = draw(st.integers(1, min(4, *experts)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    scores = rng.random((tokens, layers, max(experts))) * (0.3 + rng.random((layers, max(experts))))
+    for layer, count in enumerate(experts):
+        scores[:, layer, count:] = -1
+    ids = (-scores).argsort(axis=2)[:, :, :k]
+    if draw(st.booleans()):
+        ids[rng.random(ids.shape) < 0.1] = -1
+    ends = sorted(draw(st.lists(st.integers(0, tokens), max_size=2)))
+    phase = (rng.random(tokens) < 0.5).astype(int) if draw(st.booleans()) else None
+    sizes = draw(st.lists(st.integers(1, 9), min_size=layers, max_size=layers))
+    weights = (rng.integers(1, 9, ids.shape) / 16).astype(np.float32)
+    return RoutingTrace.from_arrays(
+        ids,
+        num_experts=experts,
+        offsets=[0, *ends, tokens],
+        phase=phase,
+        weights=weights,
+        expert_bytes=[size * 1000 for size in sizes],
+    )
+
+
+seconds = st.sampled_from([0.0, 1e-3, 3e-3, 0.011])
+rates = st.sampled_from([700_000.0, 1e6, 2.3e6, 1e7])
+
+
+@st.composite
+def profiles(draw: st.DrawFn) -> HardwareProfile:
+    def link() -> Link:
+        chunk = draw(st.one_of(st.none(), st.integers(300, 10_000)))
+        return Link(draw(rates), draw(seconds), draw(seconds), draw(st.integers(1, 4)), chunk)
+
+    either = draw(st.sampled_from(["pcie", "nvme", "both"]))
+    return machine(
+        pcie=link() if either != "nvme" else None,
+        nvme=link() if either != "pcie" else None,
+        dram=draw(st.sampled_from([400_000.0, 1.1e6, 3e6, 1e12])),
+        layer_overhead=draw(seconds),
+        expert_overhead=draw(seconds),
+    )
+
+
+costs_drawn = st.builds(
+    FixedCosts,
+    dense=seconds,
+    expert_s=seconds,
+    output=seconds,
+    cpu_overhead=seconds,
+    cpu_bytes=st.sampled_from([1000.0, 4321.0]),
+    cpu_rate=rates,
+)
+actions = st.sampled_from(["load", "cpu", "split", "split:0", "split:0.3", "split:0.5", "split:1"])
+rules = {"warm": st.booleans(), "prefill": st.sampled_from(["step", "token", "chunk:2"]), "overlap": st.booleans()}
+POLICIES = [name for name in BUILT_IN if name not in ("sch-lookahead", "sch-static")]
+SPECS = [*POLICIES, "pinned-lru:0.2", "pinned-lru:1", "slru:0.3", "dali:9,heavy=2", "hobbit:w1=0,w2=0,w3=1,w4=0"]
+
+
+@settings(max_examples=250)
+@given(
+    trace=traces(),
+    profile=profiles(),
+    costs=costs_drawn,
+    action=actions,
+    policy=st.sampled_from(POLICIES),
+    scope=st.sampled_from(["layer", "model"]),
+    cache=st.integers(0, 9),
+    **rules,
+)
+def test_equals_the_event_driven_engine(
+    trace: RoutingTrace,
+    profile: HardwareProfile,
+    costs: FixedCosts,
+    action: str,
+    policy: str,
+    scope: Scope,
+    cache: int,
+    warm: bool,
+    prefill: str,
+    overlap: bool,
+) -> None:
+    assert trace.expert_bytes is not None
+    job = job_of(trace, policy, cache, scope=scope, prefill=prefill, warm=warm)
+    check(job, costs, profile, trace.expert_bytes.tolist(), action_of(action, profile), overlap)
+
+
+@pytest.mark.parametrize("policy", SPECS)
+@settings(max_examples=12)
+@given(trace=traces(), action=actions, cache=st.sampled_from([1, 2, 3, 5, "5000B", "21000B", "40000B"]), **rules)
+def test_every_policy(
+    policy: str, trace: RoutingTrace, action: str, cache: int | str, warm: bool, prefill: str, overlap: bool
+) -> None:
+    """In one pool, of slots or bytes, with times that show whichever access is counted wrong."""
+    profile = machine(Link(1e6, 1e-3, 0.0, 2), dram=1.1e6)
+    costs = FixedCosts(0.01, 0.003, 0.0, 0.0, 2000.0, 9e5)
+    assert trace.expert_bytes is not None
+    job = job_of(trace, policy, cache, scope="model", prefill=prefill, warm=warm)
+    check(job, costs, profile, trace.expert_bytes.tolist(), action_of(action, profile), overlap)
+
+
+class Patient(CompiledScore):
+    """Evict the fewest uses per step since the first."""
+
+    bypass = True
+    wants = frozenset({"weights"})
+
+    @staticmethod
+    def worth(expert: Expert, now: Now) -> float:
+        return expert.uses / (now.step - expert.first_step + 1) + expert.weight_ahead
+
+
+@settings(max_examples=40)
+@given(trace=traces(), action=actions, cache=st.integers(0, 9), **rules)
+def test_a_policy_of_ones_own(
+    trace: RoutingTrace, action: str, cache: int, warm: bool, prefill: str, overlap: bool
+) -> None:
+    profile = machine(Link(1e6, 1e-3, 0.0, 2), dram=1.1e6)
+    job = job_of(trace, Patient, cache, scope="model", prefill=prefill, warm=warm)
+    check(job, FixedCosts(0.01, 0.003), profile, [1000] * trace.num_layers, action_of(action, profile), overlap)
+
+
+@pytest.mark.parametrize("action", ["load", "cpu", "split"])
+@pytest.mark.parametrize("hardware", profile_names())
+def test_roofline_of_every_machine(hardware: str, action: str) -> None:
+    """A model with dense layers and shared experts, context that grows, two requests with prompts."""
+    profile, geometry = load_profile(hardware), load_geometry("deepseek-v2-lite")
+    layers, experts = len(geometry.moe_layers), geometry.experts
+    ids = np.random.default_rng(0).random((40, layers, experts)).argsort(axis=2)[:, :, : geometry.top_k]
+    phase = np.r_[np.zeros(12), np.ones(10), np.zeros(7), np.ones(11)].astype(int)
+    trace = RoutingTrace.from_arrays(ids, num_experts=experts, offsets=[0, 22, 40], phase=phase)
+    costs = RooflineCosts(geometry, profile)
+    if profile.pcie is None and profile.nvme is None:
+        return
+    for overlap in (True, False):
+        job = job_of(trace, "pinned-lru", "2x", prefill="chunk:8")
+        check(job, costs, profile, costs.bytes, action_of(action, profile), overlap)
+
+
+@pytest.mark.parametrize("policy", ["lru", "hobbit", "belady"])
+def test_bundled_trace(policy: str) -> None:
+    """Its first three requests, with prompts in chunks."""
+    whole = RoutingTrace.open()
+    end = int(whole.offsets[3])
+    columns = {name: whole.read(name, 0, end) for name in ("experts", "weights", "phase")}
+    trace = RoutingTrace.from_arrays(
+        **columns, num_experts=whole.num_experts, offsets=whole.offsets[:4], expert_bytes=whole.expert_bytes
+    )
+    profile, geometry = load_profile("rtx-4090"), load_geometry(whole.model)
+    costs = RooflineCosts(geometry, profile)
+    for action, warm in (("load", True), ("split", False)):
+        job = job_of(trace, policy, "2x", prefill="chunk:64", warm=warm)
+        check(job, costs, profile, costs.bytes, action_of(action, profile), True)
+
+
+SHARED = Path(os.environ.get("LRCSIM_SHARED") or Path(__file__).resolve().parents[3] / "shared") / "traces"
+
+
+@pytest.mark.parametrize("hardware", ["phone-ufs", "rtx-4060-laptop"])
+def test_recorded_trace(hardware: str, tmp_path: Path) -> None:
+    """Layers of unequal bytes in one pool."""
+    source = SHARED / "qwen3-30b-a3b.route.csv"
+    if not source.is_file():
+        pytest.skip("the shared trace is not there (LRCSIM_SHARED names the folder that has traces/)")
+    import_trace(source, tmp_path / "trace.h5")
+    trace = RoutingTrace.open(tmp_path / "trace.h5")
+    profile = load_profile(hardware)
+    costs = RooflineCosts(load_geometry("qwen3-30b-a3b"), profile, sizes=trace.expert_bytes)
+    for action in ("load", "split"):
+        job = job_of(trace, "lru", "4000MiB", scope="model")
+        check(job, costs, profile, costs.bytes, action_of(action, profile), True)
+
+
+def test_what_it_does_not_do() -> None:
+    trace = RoutingTrace.from_arrays([[[0, 1]], [[1, 2]]], num_experts=3, weights=np.full((2, 1, 2), 0.5))
+    profile, costs = machine(Link(1e6, 0.0, 0.0, 1)), FixedCosts()
+    load = make_action("load", profile)
+    assert unsupported(job_of(trace), costs, profile, load, make_prefetcher("none")) is None
+    flash = machine(None, nvme=Link(1e6, 0.0, 0.0, 1))
+    assert "read from storage first" in str(unsupported(job_of(trace), costs, flash, make_action("cpu", flash)))
+    assert {name for name, policy in BUILT_IN.items() if not has_compiled_cache(policy())} == {
+        "sch-lookahead",
+        "sch-static",
+    }
+    derived = type("Mine", (BUILT_IN["lru"],), {})
+    other: Costs = type("Other", (), {})()
+    batched = RoutingTrace.from_arrays([[[0, 1]], [[1, 2]]], num_experts=3)
+    batched.columns["position"] = np.zeros(2, np.int64)
+    sequential = Replay(trace, "lru", job_of(trace).pools, "sequential", "step", True)
+    for why, reason in (
+        (unsupported(job_of(trace, "sch-static"), costs, profile, load), "policy sch-static has no compiled form"),
+        (unsupported(job_of(trace, derived), costs, profile, load), "policy Mine has no compiled form"),
+        (
+            unsupported(job_of(trace), costs, profile, make_action("skip:0.2", profile)),
+            "miss action skip:0.2 is not load, cpu or split",
+        ),
+        (
+            unsupported(job_of(trace), costs, profile, load, make_prefetcher("temporal")),
+            "prefetcher temporal brings experts ahead",
+        ),
+        (unsupported(job_of(trace), costs, profile, load, dram_cache=True), "main memory is a cache too"),
+        (
+            unsupported(job_of(trace), costs, profile, load, shrinks=True),
+            "the KV cache takes memory from the experts",
+        ),
+        (unsupported(job_of(batched), costs, profile, load), "several requests run at once"),
+        (unsupported(sequential, costs, profile, load), "access sequential is not coresident"),
+        (unsupported(job_of(trace), costs, machine(), load), "the machine has no link"),
+        (unsupported(job_of(trace), other, profile, load), "costs Other have no table()"),
+    ):
+        assert why == reason
+
+
+def test_without_the_compiler() -> None:
+    """The kernels as plain Python: index errors and wrong types show here."""
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    chosen = "hand_solved or equals or own"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", __file__, "-k", chosen]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,118 @@
+"""The roofline, solved by hand on a model of three small layers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lrcsim.hardware import Cpu, Dram, Gpu, HardwareProfile
+from lrcsim.models import Geometry
+from lrcsim.simulator.serving.steps import StepSize
+from lrcsim.simulator.time.costs import Costs, FixedCosts, RooflineCosts
+
+# Layers 0 and 2 are dense, layer 1 has 4 experts of 3 x 10 x 5 = 150 parameters and a shared one of 3 x 10 x 2 = 60.
+# Attention: q 10 x 2 x 5, k and v 10 x 5 each, output 2 x 5 x 10: 100 + 100 + 100 = 300 parameters.
+# Router 10 x 4 = 40. A dense block 3 x 10 x 4 = 120. KV cache: 2 x 1 x 5 = 10 numbers per token and layer.
+GEOMETRY = Geometry(
+    name="tiny",
+    source="",
+    layers=3,
+    moe_layers=(1,),
+    experts=4,
+    top_k=2,
+    shared_experts=1,
+    hidden=10,
+    expert_width=5,
+    shared_width=2,
+    dense_width=4,
+    matrices=3,
+    heads=2,
+    kv_heads=1,
+    head_dim=5,
+    vocab=50,
+    tied=False,
+)
+
+MEMORY_BOUND = HardwareProfile(
+    name="test",
+    description="",
+    gpu=Gpu(memory=10**6, bandwidth=100.0, compute=1e9, overhead=0.25),
+    cpu=Cpu(compute=1e9, bandwidth=50.0, overhead=0.5, cores=1),
+    dram=Dram(10**6, 100.0),
+    pcie=None,
+    nvme=None,
+    unified=True,
+    layer_overhead=0,
+    expert_overhead=0,
+)
+
+COMPUTE_BOUND = replace(
+    MEMORY_BOUND,
+    gpu=Gpu(memory=10**6, bandwidth=1e9, compute=100.0, overhead=0.25),
+    cpu=Cpu(compute=50.0, bandwidth=1e9, overhead=0.5, cores=1),
+)
+
+ONE = StepSize(1, 1, 1, 1)
+"""The first token of a request."""
+
+
+def test_weights_that_move() -> None:
+    # bf16, 2 bytes: the dense layer before has 300 + 120 parameters and 20 in norms, and reads 10 numbers of KV cache;
+    # the MoE layer 300 + 40 + 60 + 20 and as many. Two operations, each with its overhead.
+    costs: Costs = RooflineCosts(GEOMETRY, MEMORY_BOUND)
+    assert costs.before(0, ONE) == pytest.approx((880 + 20) / 100 + (840 + 20) / 100 + 2 * 0.25)
+    assert costs.expert(0, 1) == costs.expert(0, 7) == pytest.approx(300 / 100 + 0.25)  # however many tokens
+    # the dense layer behind, and the output matrix of 50 x 10
+    assert costs.after(ONE) == pytest.approx((880 + 20) / 100 + 0.25 + 1000 / 100 + 0.25)
+
+
+def test_arithmetic() -> None:
+    # Two operations per parameter and token; attention 4 x 2 heads x 5 for each pair of tokens. A prompt of 3: 6 pairs.
+    costs = RooflineCosts(GEOMETRY, COMPUTE_BOUND)
+    prompt = StepSize(3, 1, 3, 6)
+    assert costs.before(0, prompt) == pytest.approx((2 * 420 * 3 + 40 * 6 + 2 * 400 * 3 + 40 * 6) / 100 + 2 * 0.25)
+    assert costs.expert(0, 3) == pytest.approx(2 * 150 * 3 / 100 + 0.25)
+    # one token's output, whatever the length of the prompt
+    assert costs.after(prompt) == pytest.approx((2 * 420 * 3 + 40 * 6) / 100 + 0.25 + 2 * 500 / 100 + 0.25)
+
+
+def test_the_context_is_read_by_layers_that_keep_it() -> None:
+    # 100 tokens of 20 bytes in every layer with attention; here layer 1 alone has it, the others have none and a mixer
+    # of 30 parameters in its place.
+    geometry = replace(GEOMETRY, attention_layers=(1,), mixer_params=30)
+    long, short = StepSize(1, 1, 101, 101), ONE
+    costs = RooflineCosts(geometry, MEMORY_BOUND)
+    assert costs.before(0, long) - costs.before(0, short) == pytest.approx(100 * 20 / 100)
+    assert costs.after(long) == costs.after(short)
+    half = RooflineCosts(geometry, MEMORY_BOUND, kv_dtype_bytes=1)
+    assert half.before(0, long) - half.before(0, short) == pytest.approx(100 * 10 / 100)
+
+
+def test_bytes_of_the_trace_go_before_those_of_the_geometry() -> None:
+    costs = RooflineCosts(GEOMETRY, MEMORY_BOUND, sizes=np.array([500]))
+    assert costs.expert(0, 1) == pytest.approx(500 / 100 + 0.25)
+    assert costs.on_cpu(0, 1) == (0.5, 500, 50)
+
+
+def test_another_format_moves_other_bytes() -> None:
+    # 4 bytes a number instead of 2
+    costs = RooflineCosts(GEOMETRY, MEMORY_BOUND, dtype="f32")
+    assert costs.expert(0, 1) == pytest.approx(600 / 100 + 0.25)
+
+
+def test_an_expert_on_the_cpu() -> None:
+    # 300 bytes: at the bandwidth it draws, or as slowly as the arithmetic asks: 2 x 150 x 3 / 50 = 18 s.
+    assert RooflineCosts(GEOMETRY, MEMORY_BOUND).on_cpu(0, 3) == (0.5, 300, 50)
+    assert RooflineCosts(GEOMETRY, COMPUTE_BOUND).on_cpu(0, 3) == pytest.approx((0.5, 300, 300 / 18))
+
+
+def test_without_a_gpu_the_cpu_runs_everything() -> None:
+    costs = RooflineCosts(GEOMETRY, replace(MEMORY_BOUND, gpu=None))
+    assert costs.expert(0, 1) == pytest.approx(300 / 50 + 0.5)
+
+
+def test_fixed_costs() -> None:
+    costs: Costs = FixedCosts(dense=1, expert_s=2, output=3, cpu_overhead=4, cpu_bytes=5, cpu_rate=6)
+    assert (costs.before(0, ONE), costs.expert(0, 3), costs.after(ONE), costs.on_cpu(0, 9)) == (1, 6, 3, (4, 5, 6))
