@@ -54,7 +54,7 @@ def for_fonts() -> None:
 
 def _installation_writable() -> bool:
     """Return whether numba can write beside the modules that it compiles, as it does where it can."""
-    package = Path(__file__).parent.parent / "simulator"
+    package = Path(__file__).parent.parent / "simulator" / "compiled"
     kept = package / "__pycache__"
     return os.access(kept if kept.is_dir() else package, os.W_OK | os.X_OK) and _room(package)
 

@@ -25,12 +25,12 @@ from lrcsim.hardware import load_profile
 from lrcsim.simulator import Schedule
 from lrcsim.simulator.cache.capacity import resolve_capacity
 from lrcsim.simulator.cache.future import Future
-from lrcsim.simulator.cache.replay import Replay
 from lrcsim.simulator.serving.steps import steps_of
+from lrcsim.simulator.setup.costs import FixedCosts
+from lrcsim.simulator.setup.miss_actions import make_action
+from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.compiled import run_compiled
-from lrcsim.simulator.time.costs import FixedCosts
 from lrcsim.simulator.time.engine import Engine
-from lrcsim.simulator.time.miss_actions import make_action
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.traces import RoutingTrace
 
@@ -62,10 +62,12 @@ def run(engine: str, path: Path, policy: str, cache: int, action: str, chunk: in
     costs = FixedCosts(1e-4, 2e-5, 1e-3, 1e-5, SIZE, 6e10)
     miss = make_action(action, profile)
     pools = tuple(resolve_capacity(cache, trace.layers, "layer"))
-    job = Replay(trace, policy, pools, "coresident", "step", True)
+    job = Run.in_pools(trace, policy, pools, "coresident", "step", True)
     if engine == "compiled":  # compile, or load what was compiled
         first = RoutingTrace.from_arrays(trace.read("experts", 0, 2), num_experts=EXPERTS)
-        run_compiled(Replay(first, policy, pools, "coresident", "step", True), costs, profile, [SIZE] * LAYERS, miss)
+        run_compiled(
+            Run.in_pools(first, policy, pools, "coresident", "step", True), costs, profile, [SIZE] * LAYERS, miss
+        )
     started = time.process_time()
     if engine == "compiled":
         tally, counts = run_compiled(job, costs, profile, [SIZE] * LAYERS, miss)

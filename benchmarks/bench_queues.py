@@ -20,8 +20,8 @@ from bench_replay import EXPERTS, LAYERS, TOP_K, make_trace
 from lrcsim.policies import make_policy
 from lrcsim.simulator import simulate
 from lrcsim.simulator.cache.capacity import Scope, resolve_capacity
-from lrcsim.simulator.cache.rules import uses_by_key
 from lrcsim.simulator.compiled.queue_hits import QUEUE_POLICIES, queue_hits
+from lrcsim.simulator.setup.run import uses_by_key
 from lrcsim.traces import RoutingTrace
 
 PART = 50

@@ -10,13 +10,15 @@ import click
 
 from lrcsim.base.text import human_bytes, quoted
 from lrcsim.cli.allocate import show_allocation
-from lrcsim.cli.output import console, json_option, option_bytes, progress_bar, write_json
+from lrcsim.cli.options import given, run_options
+from lrcsim.cli.output import console, json_option, progress_bar, write_json
 from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Curve
     from lrcsim.simulator.curves.allocate import Allocation
     from lrcsim.simulator.curves.trace_curves import TraceCurves
+    from lrcsim.simulator.setup.run import Run
     from lrcsim.traces import RoutingTrace
 
 __all__ = ["curve"]
@@ -34,23 +36,18 @@ SHOWN = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
     metavar="NAMES",
     help="Policies, with commas between; parameters as in sch-lookahead:16.",
 )
-@click.option("--scope", default="layer", show_default=True, metavar="layer|model")
-@click.option("--access", default="coresident", show_default=True, metavar="coresident|sequential|paper")
+@run_options("cache", but=("policy", "cache"))
 @click.option(
     "--cache",
     "sizes",
     metavar="SIZES",
     help="Only these sizes, with commas between: 8,16,32 (experts) or 1GiB,2GiB (bytes in all).  [default: all]",
 )
-@click.option("--prefill", metavar="step|chunk:N|token", help="How prompt tokens make steps.  [default: step]")
-@click.option("--warm/--cold", "warm", default=None, help="Keep the cache between requests or empty it.")
-@click.option("--profile", metavar="TRACE|self", help="Trace to take expert popularity from, where a policy needs it.")
 @click.option(
     "--allocate",
     metavar="SIZE",
     help="Also divide a budget for all layers, 512 (experts), 2x, 25% or 4GiB, so that most accesses hit.",
 )
-@click.option("--expert-bytes", metavar="SIZE", help="Size of one expert (2.5MiB), where the trace does not have it.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Threads; the result does not depend on it.  [default: all]")
 @json_option
 @click.option("--csv", "csv_path", metavar="FILE", help="Write all points as CSV.")
@@ -58,18 +55,13 @@ SHOWN = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 def curve(
     traces: tuple[str, ...],
     policy: str,
-    scope: str,
-    access: str,
     sizes: str | None,
-    prefill: str | None,
-    warm: bool | None,
-    profile: str | None,
     allocate: str | None,
-    expert_bytes: str | None,
     jobs: int | None,
     json_path: str | None,
     csv_path: str | None,
     plot_path: str | None,
+    **options: Any,
 ) -> None:
     """Show the hit rate of policies at every cache size.
 
@@ -77,24 +69,21 @@ def curve(
     are run at about a dozen sizes, compiled where they can be. TRACE is an lrcsim file; without it, the trace that
     comes with lrcsim. Several traces are shown one after the other, and in one figure.
     """
-    from lrcsim.simulator.cache.rules import resolve_rules
+    from lrcsim.simulator.curves.trace_curves import TraceCurves
+    from lrcsim.simulator.setup.run import Run
     from lrcsim.traces import RoutingTrace
 
     check_picture(plot_path)
-    rules: dict[str, Any] = {"access": access, "prefill": prefill, "warm": warm, "jobs": jobs}
-    names = split_policies(policy)
-    found = []
+    told, names, found = given(options), split_policies(policy), []
     for trace in traces or (None,):
         with RoutingTrace.open(trace) as opened:
-            if expert_bytes is not None:
-                opened.layers = opened.layers.with_expert_bytes(option_bytes("--expert-bytes", expert_bytes))
-            allocations = [_allocate(opened, name, allocate, rules) for name in names] if allocate is not None else []
-            counted = opened if profile == "self" else RoutingTrace.open(profile) if profile else None
-            curves = [_curve(opened, name, scope, sizes, {**rules, "profile": counted}) for name in names]
+            runs = [Run.of(opened, policy=name, cache=0, **told) for name in names]
+            allocations = [_allocate(opened, name, allocate, told, jobs) for name in names] if allocate else []
+            curves = [_curve(run, sizes, jobs) for run in runs]
             found.append(TraceCurves(opened.model, curves, allocations))
+    scope, access = runs[0].options.scope, runs[0].access
     if json_path is not None:
-        settled = resolve_rules(access, prefill, warm)
-        config = {"scope": scope, "access": access, **settled._asdict()}
+        config = {"scope": scope, "access": access, "prefill": runs[0].prefill, "warm": runs[0].warm}
         each = [one.to_dict() | {"config": config} for one in found]
         write_json(json_path, each[0] if len(each) == 1 else {"traces": each})
     if csv_path is not None:
@@ -114,21 +103,22 @@ def curve(
                 show_allocation(allocation)
 
 
-def _allocate(trace: RoutingTrace, policy: str, size: str, rules: dict[str, Any]) -> Allocation:
+def _allocate(trace: RoutingTrace, policy: str, size: str, told: dict[str, Any], jobs: int | None) -> Allocation:
     from lrcsim.simulator.curves.allocate import allocate
 
+    rules = {name: value for name, value in told.items() if name not in ("scope", "profile")}
     with progress_bar(f"{policy}, shared pool") as progress:
-        return allocate(trace, policy, size, **rules, progress=progress)
+        return allocate(trace, policy, size, jobs=jobs, progress=progress, **rules)
 
 
-def _curve(trace: RoutingTrace, policy: str, scope: Any, sizes: str | None, rules: dict[str, Any]) -> Curve:
-    from lrcsim.simulator import hit_rate_curve
+def _curve(run: Run, sizes: str | None, jobs: int | None) -> Curve:
+    from lrcsim.simulator.curves.curve import curve_of
 
     capacities = None
     if sizes is not None:
         capacities = [int(size) if size.strip().isdecimal() else size.strip() for size in sizes.split(",")]
-    with progress_bar(policy) as progress:
-        return hit_rate_curve(trace, policy, scope=scope, capacities=capacities, **rules, progress=progress)
+    with progress_bar(str(run.policy)) as progress:
+        return curve_of(run, capacities, jobs, progress)
 
 
 def split_policies(text: str) -> list[str]:

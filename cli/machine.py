@@ -1,92 +1,16 @@
-"""What `lrcsim run --hardware` adds: the options of a machine, and the part of the output that is about time."""
+"""What `lrcsim run --hardware` adds to the output: the part that is about time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-
-import click
 
 from lrcsim.base.text import human_bytes, quoted, short_dtype
 from lrcsim.cli.output import console
-from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Result
 
-__all__ = ["machine_of", "machine_options", "served_of", "served_options", "served_text", "show_time"]
-
-SERVED = [
-    click.option("--batch", type=int, metavar="N", help="Requests at once; a step uses the union.  [default: 1]"),
-    click.option(
-        "--batching", metavar="continuous|static", help="When waiting requests join the batch.  [default: continuous]"
-    ),
-    click.option("--draft", type=int, metavar="N", help="Speculative decoding: tokens drafted for each step."),
-    click.option(
-        "--acceptance",
-        metavar="RATE|LIST",
-        help="How many drafts are accepted: a rate, or counts: 2,0,3. [default: 0.7]",
-    ),
-    click.option(
-        "--arrivals", metavar="poisson:RATE|FILE", help="When requests arrive: per second, or a file of seconds."
-    ),
-    click.option("--seed", type=int, metavar="N", help="Of acceptance and arrivals.  [default: 0]"),
-]
-
-OPTIONS = [
-    click.option("--hardware", metavar="NAME|FILE", help="Machine to run on; lrcsim hardware lists them."),
-    click.option(
-        "--model", metavar="NAME|config.json", help="The model's geometry.  [default: the one the trace names]"
-    ),
-    click.option(
-        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One value: pcie.bandwidth=25.6GB/s. Repeatable."
-    ),
-    click.option("--dtype", metavar="NAME", help="How weights are stored: bf16, q4_k_m, mxfp4, q4_k,down=q6_k ..."),
-    click.option("--overlap/--no-overlap", default=None, help="Whether transfers run beside compute.  [default: yes]"),
-    click.option(
-        "--miss",
-        metavar="ACTION",
-        help="load, cpu, split[:SHARE], skip:W, substitute:W, low:W[,SHARE], W: below this share of a token's router "
-        "weight; ,keep=N: never a token's first N (1).  [default: load]",
-    ),
-    click.option(
-        "--prefetch",
-        metavar="NAME",
-        help="none, oracle:D, next-gate, popularity, temporal, transition, trace-match, file.py:Class. [default: none]",
-    ),
-    click.option("--dram", metavar="SIZE", help="Room for experts in main memory, the rest on flash: 32GiB, 50%."),
-    click.option("--dram-policy", metavar="NAME", help="Eviction policy there.  [default: lru]"),
-    click.option("--engine", metavar="auto|events|compiled", help="Which engine.  [default: auto]"),
-    click.option("--timeline", metavar="FILE", help="Write every span as a Chrome trace (open it in ui.perfetto.dev)."),
-    click.option("--plot", metavar="FILE", help="Draw time per token, link use and residency (.png, .svg, .pdf)."),
-]
-
-
-def served_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of a server, which runs several requests at once, to a command."""
-    for option in reversed(SERVED):
-        command = option(command)
-    return command
-
-
-def served_of(options: dict[str, Any]) -> dict[str, Any]:
-    """Take these options out of all, as keywords of `simulate`.
-
-    Raises:
-        ConfigError: --acceptance is no rate and no list, or stands without --draft.
-    """
-    from lrcsim.base.errors import ConfigError
-
-    names = ("batch", "batching", "draft", "acceptance", "arrivals", "seed")
-    given = {name: value for name in names if (value := options.pop(name)) is not None}
-    draft, acceptance = given.pop("draft", None), given.pop("acceptance", None)
-    if draft is not None:
-        from lrcsim.simulator.serving.batching import parse_acceptance
-
-        given["speculative"] = (draft, parse_acceptance(acceptance or "0.7"))
-    elif acceptance is not None:
-        raise ConfigError("--acceptance is that of drafts: say how many with it, as --draft 3")
-    return given
+__all__ = ["served_text", "show_time"]
 
 
 def served_text(config: dict[str, Any]) -> str:
@@ -102,34 +26,6 @@ def served_text(config: dict[str, Any]) -> str:
 
 
 LOADS = {True: "optimal policy", False: "fewest bytes of any policy"}
-
-
-def machine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of a machine to a command."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
-
-
-def machine_of(options: dict[str, Any], *, timeline: str | None, plot: str | None) -> dict[str, Any]:
-    """Return the options given, as keywords of `simulate`.
-
-    Raises:
-        ConfigError: one needs --hardware, which is missing.
-    """
-    from lrcsim.base.errors import ConfigError
-
-    check_picture(plot)
-    given = {name: value for name, value in options.items() if value not in (None, ())}
-    if "hardware" not in given:
-        named = {**given, **({"timeline": timeline} if timeline else {}), **({"plot": plot} if plot else {})}
-        if named:
-            name = next(iter(named))
-            option = {"overrides": "--set", "overlap": "--overlap"}.get(name, f"--{name.replace('_', '-')}")
-            raise ConfigError(
-                f"{option} is about time: name a machine with it, as --hardware rtx-4090 (lrcsim hardware lists them)"
-            )
-    return given
 
 
 def show_time(result: Result) -> None:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrcsim.base.text import capacity_text, human_bytes, percent, quoted
-from lrcsim.cli.machine import machine_of, machine_options, served_of, served_options, served_text, show_time
-from lrcsim.cli.output import console, json_option, option_bytes, progress_bar, write_json
+from lrcsim.cli.machine import served_text, show_time
+from lrcsim.cli.options import given, refuse_without_machine, run_options
+from lrcsim.cli.output import console, json_option, progress_bar, write_json
+from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Result
@@ -18,63 +20,11 @@ __all__ = ["run"]
 
 @click.command()
 @click.argument("trace", required=False)
-@click.option(
-    "--policy",
-    default="lru",
-    show_default=True,
-    metavar="NAME[:PARAMS]",
-    help="Built-in name, file.py:Class or pkg.mod:Class; parameters as name:16 or name:a=1,b=2.",
-)
-@click.option(
-    "--cache",
-    default="2x",
-    show_default=True,
-    metavar="SIZE",
-    help="2x (times active experts), 16 (experts), 25% (of all), 4GiB (bytes), or a comma list per layer.",
-)
-@click.option(
-    "--scope",
-    default="layer",
-    show_default=True,
-    metavar="layer|model",
-    help="A cache for every layer, or one pool for all.",
-)
-@click.option(
-    "--access",
-    default="coresident",
-    show_default=True,
-    metavar="coresident|sequential|paper",
-    help="When an access is a hit (docs/accounting.md).",
-)
-@click.option("--prefill", metavar="step|chunk:N|token", help="How prompt tokens make steps.  [default: step]")
-@click.option(
-    "--warm/--cold",
-    "warm",
-    default=None,
-    help="Keep the cache between requests or empty it.  [default: warm; cold with --access paper]",
-)
-@click.option(
-    "--profile", metavar="TRACE|self", help="Trace to take expert popularity from, for policies that need it."
-)
-@click.option("--expert-bytes", metavar="SIZE", help="Size of one expert (2.5MiB), where the trace does not have it.")
-@served_options
-@machine_options
+@run_options("cache", "serving", "machine")
+@click.option("--timeline", metavar="FILE", help="Write every span as a Chrome trace (open it in ui.perfetto.dev).")
+@click.option("--plot", metavar="FILE", help="Draw time per token, link use and residency (.png, .svg, .pdf).")
 @json_option
-def run(
-    trace: str | None,
-    policy: str,
-    cache: str,
-    scope: str,
-    access: str,
-    prefill: str | None,
-    warm: bool | None,
-    profile: str | None,
-    expert_bytes: str | None,
-    json_path: str | None,
-    timeline: str | None,
-    plot: str | None,
-    **machine: Any,
-) -> None:
+def run(trace: str | None, json_path: str | None, timeline: str | None, plot: str | None, **options: Any) -> None:
     """Replay TRACE through one expert cache and say how often the needed expert is resident.
 
     TRACE is an lrcsim file (see `lrcsim trace import`) or bundled:teacher-forced; without it the generated trace that
@@ -84,29 +34,16 @@ def run(
     from lrcsim.simulator import simulate
     from lrcsim.traces import RoutingTrace
 
-    given = dict(click.get_current_context().params)
-    served = served_of(machine)
-    hardware = machine_of(machine, timeline=timeline, plot=plot)
+    asked = dict(click.get_current_context().params)
+    check_picture(plot)
+    told = given(options)
+    if "hardware" not in told:
+        for flag, file in (("--timeline", timeline), ("--plot", plot)):
+            if file is not None:
+                refuse_without_machine(flag)
     with RoutingTrace.open(trace) as opened:
-        if expert_bytes is not None:
-            opened.layers = opened.layers.with_expert_bytes(option_bytes("--expert-bytes", expert_bytes))
-        counted = opened if profile == "self" else RoutingTrace.open(profile) if profile else None
         with progress_bar(f"replaying {opened.num_tokens:,} tokens") as progress:
-            result = simulate(
-                opened,
-                policy,
-                cache,
-                scope=scope,  # type: ignore[arg-type]  # checked there, with a suggestion
-                access=access,  # type: ignore[arg-type]
-                prefill=prefill,
-                warm=warm,
-                profile=counted,
-                progress=progress,
-                log=timeline is not None,
-                samples=plot is not None,
-                **served,
-                **hardware,
-            )
+            result = simulate(opened, progress=progress, log=timeline is not None, samples=plot is not None, **told)
         if timeline is not None:
             from lrcsim.plots.chrome_trace import write_timeline
 
@@ -118,7 +55,7 @@ def run(
         if json_path is not None:
             from lrcsim.cli.provenance import provenance
 
-            write_json(json_path, result.to_dict() | {"provenance": provenance(opened, given)})
+            write_json(json_path, result.to_dict() | {"provenance": provenance(opened, asked)})
         if json_path != "-":
             _show(result)
             if result.timed is not None:

@@ -1,7 +1,7 @@
 """Hardware profiles: machines as data files, checked, with a source for each number."""
 
 from lrcsim.base.units import format_quantity, parse_quantity
-from lrcsim.hardware.load import component_names, load_profile, profile_names, to_toml
+from lrcsim.hardware.load import component_names, load_profile, profile_names, read_toml, to_toml
 from lrcsim.hardware.profile import Cpu, Dram, Gpu, HardwareProfile, Link
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "load_profile",
     "parse_quantity",
     "profile_names",
+    "read_toml",
     "to_toml",
 ]

@@ -78,6 +78,16 @@ def to_toml(profile: HardwareProfile) -> str:
     return "\n".join(lines) + "\n"
 
 
+def read_toml(name: str, text: str) -> HardwareProfile:
+    """Read a profile that `to_toml` wrote.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    where = f"hardware {name}"
+    return build(name, _resolve(parse_toml(text, where, ConfigError), where), where)
+
+
 def _quoted(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'

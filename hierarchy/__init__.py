@@ -6,18 +6,18 @@ import warnings
 from importlib import import_module
 
 MOVED = {
-    "PREFETCHERS": "time.prefetchers",
-    "Costs": "time.costs",
+    "PREFETCHERS": "setup.prefetchers",
+    "Costs": "setup.costs",
     "Engine": "time.engine",
-    "FixedCosts": "time.costs",
+    "FixedCosts": "setup.costs",
     "Log": "time.spans",
-    "Prefetcher": "time.prefetchers",
-    "RooflineCosts": "time.costs",
+    "Prefetcher": "setup.prefetchers",
+    "RooflineCosts": "setup.costs",
     "Span": "time.spans",
     "StepSize": "serving.steps",
     "arrival_steps": "serving.arrivals",
     "batched": "serving.batching",
-    "make_prefetcher": "time.prefetchers",
+    "make_prefetcher": "setup.prefetchers",
 }
 """Where each name lives now, within `lrcsim.simulator`."""
 

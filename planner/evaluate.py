@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lrcsim.base.progress import Progress
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry
 from lrcsim.planner.flash import at, chained, flash_share
@@ -15,7 +16,6 @@ from lrcsim.planner.memory import Memory
 from lrcsim.planner.speed import MODEL_RANGE, Setup, Speed, interval, measure, resampled
 from lrcsim.planner.strategies import POLICIES, Strategy, cache_of, room_for, strategies
 from lrcsim.planner.workload import PLACED, POPULAR, Measured, Workload
-from lrcsim.simulator.cache.replay import Progress
 
 __all__ = ["WORTH", "Row", "Runner"]
 

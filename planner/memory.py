@@ -13,7 +13,7 @@ from lrcsim.models.quantisation import bits_per_weight, tensor_bytes
 from lrcsim.models.tensors import Tensor
 from lrcsim.planner.engines import compute_buffers, released, resident
 from lrcsim.planner.shared_memory import shared
-from lrcsim.simulator.time.machine import DRAM_FOR_EXPERTS
+from lrcsim.simulator.setup.platform import DRAM_FOR_EXPERTS
 
 __all__ = ["KV_DTYPES", "RESERVE", "Fit", "Memory", "kv_bytes", "memory_of", "with_memory"]
 

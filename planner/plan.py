@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lrcsim.base.progress import Progress
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry, storage, stored_dtype
 from lrcsim.models.quantisation import bits_per_weight
@@ -20,7 +21,6 @@ from lrcsim.planner.strategies import cpu_layers
 from lrcsim.planner.traces import Shape, Source, find_sources
 from lrcsim.planner.what_would_fit import Remedies, remedies
 from lrcsim.planner.workload import Measured, Workload, transferred
-from lrcsim.simulator.cache.replay import Progress
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["Plan", "make_plan"]

@@ -11,12 +11,13 @@ import numpy.typing as npt
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry
 from lrcsim.planner.workload import Fold
-from lrcsim.simulator import Schedule, resolve_capacity, uses_by_key
-from lrcsim.simulator.cache.replay import Replay
 from lrcsim.simulator.metrics.bootstrap import resamples
-from lrcsim.simulator.time.machine import KV_BYTES, Machine, resolve
+from lrcsim.simulator.setup.options import Options
+from lrcsim.simulator.setup.platform import KV_BYTES
+from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.run_in_time import Timed, run_timed
 from lrcsim.traces import DECODE, RoutingTrace
+from lrcsim.traces.schedule import Schedule
 
 __all__ = ["MODEL_RANGE", "Setup", "Speed", "interval", "measure"]
 
@@ -126,11 +127,16 @@ def _run(
     fold: Fold, cache: str, setup: Setup, miss: str
 ) -> tuple[Floats, Floats, tuple[int, int], dict[str, float], float]:
     trace = fold.trace
-    machine = Machine(setup.profile, setup.geometry, dtype=setup.dtype, miss=miss)
-    platform = resolve(machine, trace)
-    pools = resolve_capacity(cache, trace.layers, "layer")
-    counted = None if fold.profile is None else uses_by_key(fold.profile, like=trace)
-    timed = run_timed(Replay(trace, fold.policy, tuple(pools), "coresident", "step", True, counted), platform)
+    options = Options(
+        policy=fold.policy,
+        cache=cache,
+        profile=fold.profile,
+        hardware=setup.profile,
+        model=setup.geometry,
+        dtype=setup.dtype,
+        miss=miss,
+    )
+    timed = run_timed(Run.of(trace, options))
     seconds, tokens, context = _units(trace, timed)
     accesses = int(timed.counts.accesses[DECODE].sum())
     hits = accesses - int(timed.counts.misses[DECODE].sum())

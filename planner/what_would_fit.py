@@ -9,7 +9,7 @@ from lrcsim.hardware import HardwareProfile, load_profile, profile_names
 from lrcsim.models import Geometry
 from lrcsim.models.quantisation import bits_per_weight
 from lrcsim.planner.memory import Fit, memory_of
-from lrcsim.simulator.time.machine import DRAM_FOR_EXPERTS
+from lrcsim.simulator.setup.platform import DRAM_FOR_EXPERTS
 
 __all__ = ["Remedies", "remedies"]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lrcsim.base.errors import ConfigError, LrcsimError, did_you_mean
+from lrcsim.base.progress import Progress
 from lrcsim.policies import make_policy
 from lrcsim.reports.blocks import LeftOut
 from lrcsim.reports.rerun import Again, Allowed, Unavailable, set_up
 from lrcsim.reports.residency import Residents, watch
-from lrcsim.simulator.cache.replay import Progress
 from lrcsim.simulator.curves.trace_curves import TraceCurves
 from lrcsim.simulator.metrics.windows import PAPER_SEGMENTS
 
@@ -148,7 +148,7 @@ def rebuild(
             return found
         _check_request(request, again)
         found.sha256 = again.sha256
-        own = make_policy(again.job.policy).label()
+        own = make_policy(again.run.policy).label()
         works: dict[str, Callable[[], None]] = {
             "policies": lambda: _compare(found, again, own, policies, watcher),
             "curve": lambda: _curve(found, again, own, watcher),
@@ -165,16 +165,16 @@ def rebuild(
 
 
 def _check_request(request: int | None, again: Again) -> None:
-    if request is not None and not 0 <= request < again.trace.num_requests:
+    if request is not None and not 0 <= request < again.run.trace.num_requests:
         raise ConfigError(
-            f"there is no request {request}, the trace has {again.trace.num_requests:,}: give 0 to "
-            f"{again.trace.num_requests - 1}"
+            f"there is no request {request}, the trace has {again.run.trace.num_requests:,}: give 0 to "
+            f"{again.run.trace.num_requests - 1}"
         )
 
 
 def _compare(found: Rebuilt, again: Again, own: str, policies: Sequence[str], watcher: Watcher) -> None:
     others = {policy: policy for policy in policies if make_policy(policy).label() != own}
-    for name, policy in ({own: again.job.policy} | others).items():
+    for name, policy in ({own: again.run.policy} | others).items():
         try:
             with watcher(name) as progress:
                 now = again.hits(policy, progress)
@@ -186,51 +186,39 @@ def _compare(found: Rebuilt, again: Again, own: str, policies: Sequence[str], wa
 
 
 def _curve(found: Rebuilt, again: Again, own: str, watcher: Watcher) -> None:
-    from lrcsim.simulator import hit_rate_curve
+    from lrcsim.simulator.curves.curve import curve_of
 
-    job = again.job
+    run = again.run
     capacities = None
-    if job.pools[0].bytes_per_expert is not None:  # experts of unequal size: these are replayed, at a few sizes
-        layers = again.trace.layers
+    if run.pools[0].bytes_per_expert is not None:  # experts of unequal size: these are replayed, at a few sizes
+        layers = again.run.trace.layers
         assert layers.expert_bytes is not None  # they are what is unequal
         everything = int(layers.num_experts @ layers.expert_bytes)
-        wanted = [int(times * job.pools[0].capacity) for times in AROUND]
+        wanted = [int(times * run.pools[0].capacity) for times in AROUND]
         capacities = [f"{size}B" for size in wanted if size < everything]
-    policies: dict[str, Any] = {name: name for name in ON_CURVE} | {own: job.policy}
+    policies: dict[str, Any] = {name: name for name in ON_CURVE} | {own: run.policy}
     curves = []
     for label, policy in policies.items():
         with watcher(f"{label}, every size") as progress:
-            curves.append(
-                hit_rate_curve(
-                    again.trace,
-                    policy,
-                    scope=again.scope,
-                    access=job.access,
-                    prefill=job.prefill if "phase" in again.trace.columns else None,
-                    warm=job.warm,
-                    profile=again.profile,
-                    capacities=capacities,
-                    progress=progress,
-                )
-            )
-    config = {"scope": again.scope, "access": job.access, **again.rules._asdict()}
-    found.curve = TraceCurves(again.trace.model, curves, []).to_dict() | {"config": config}
+            curves.append(curve_of(again.run.with_policy(policy), capacities, progress=progress))
+    config = {"scope": run.scope, "access": run.access, "prefill": run.prefill, "warm": run.warm}
+    found.curve = TraceCurves(again.run.trace.model, curves, []).to_dict() | {"config": config}
 
 
 def _map(found: Rebuilt, again: Again, request: int | None, watcher: Watcher) -> None:
-    if again.job.access != "coresident":
-        raise Unavailable(f"it shows what is resident with access coresident, this run has {again.job.access}")
+    if again.run.access != "coresident":
+        raise Unavailable(f"it shows what is resident with access coresident, this run has {again.run.access}")
     if not again.on_demand:
         raise Unavailable("with prefetching, or misses that are not simply loaded, it would need the whole run again")
     with watcher("residency") as progress:
-        found.residents = watch(again.job, request, progress)
+        found.residents = watch(again.run, request, progress)
 
 
 def _locality(found: Rebuilt, again: Again, watcher: Watcher) -> None:
     from lrcsim.simulator import srp
     from lrcsim.simulator.metrics.sch_metric import sch_at_sizes
 
-    trace = again.trace
+    trace = again.run.trace
     if "step" in trace.columns:
         raise Unavailable("it is of one request after the other, this run has several at once or drafts")
     longest = int((trace.offsets[1:] - trace.offsets[:-1]).max())

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from lrcsim.base.errors import LrcsimError
+from lrcsim.base.progress import Progress
 from lrcsim.policies import Policy, make_policy
 from lrcsim.policies.registry import built_in
-from lrcsim.simulator.cache.capacity import resolve_capacity
-from lrcsim.simulator.cache.replay import Progress, Replay
-from lrcsim.simulator.cache.rules import Rules, refuse_unservable, resolve_rules, uses_by_key
 from lrcsim.simulator.curves.curve import hits_at
+from lrcsim.simulator.setup.options import declared
+from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["Again", "Allowed", "Unavailable", "set_up"]
@@ -32,21 +32,13 @@ class Again:
     """A run that can be made again.
 
     Attributes:
-        trace: what was run; for several requests at once in the order of the server.
-        job: policy, capacities and rules.
-        scope: ``"layer"`` or ``"model"``.
-        rules: prefill and warm, settled.
+        run: without the machine; for several requests at once in the order of the server.
         sha256: of the trace's file.
-        profile: the trace that popularity was taken from, or None.
         on_demand: whether the run's cache loads misses and nothing else, so that a replay has its hits.
     """
 
-    trace: RoutingTrace
-    job: Replay
-    scope: Any
-    rules: Rules
+    run: Run
     sha256: str
-    profile: RoutingTrace | None
     on_demand: bool
 
     def hits(self, policy: str | Policy | type[Policy], progress: Progress | None = None) -> tuple[int, ...]:
@@ -55,12 +47,8 @@ class Again:
         Raises:
             LrcsimError: the policy cannot serve this trace, or fails.
         """
-        job = self.job
-        chosen = make_policy(policy)
-        refuse_unservable(chosen, self.trace, job.access, profiled=job.profile is not None)
-        hits, accesses, _ = hits_at(
-            self.trace, policy, [job.pools], self.scope, job.access, self.rules, job.profile, progress=progress
-        )
+        run = self.run.with_policy(policy)
+        hits, accesses, _ = hits_at(run, [run.pools], progress=progress)
         return (int(hits[0, 0]), int(hits[1, 0]), int(accesses[0]), int(accesses[1]))
 
 
@@ -104,8 +92,8 @@ def set_up(run: dict[str, Any], allowed: Allowed, stack: ExitStack, progress: Pr
 
 def _set_up(run: dict[str, Any], allowed: Allowed, stack: ExitStack, progress: Progress | None) -> Again:
     config, was, known = run["config"], run["trace"], run.get("provenance", {})
-    options = known.get("options", {})
-    policy = str(options.get("policy", config["policy"]))
+    options = run.get("run", {}).get("options", {})
+    policy = str(options.get("policy", "lru"))
     if not allowed.code and not built_in(policy):
         raise Unavailable(
             f"its policy {policy} is a class of the user's, and what a result names is not run: give --allow-code if "
@@ -133,15 +121,6 @@ def _set_up(run: dict[str, Any], allowed: Allowed, stack: ExitStack, progress: P
     ):
         if name in was and was[name] != there and not (name in ("tokens", "requests") and "batch" in config):
             raise Unavailable(f"{path} is another trace: it has {name} {there:,}, the result {was[name]:,}")
-    sizes = config.get("expert_bytes") or was.get("expert_bytes")
-    if sizes is not None:
-        trace.layers = trace.layers.with_expert_bytes(sizes)
-    rules = resolve_rules(config["access"], config["prefill"], config["warm"])
-    if "batch" in config:
-        trace = _served(trace, config, rules)
-    pools = tuple(resolve_capacity(config["cache"], trace.layers, config["scope"]))
-    if [pool.capacity for pool in pools] != config["capacity"]:
-        raise Unavailable(f"cache {config['cache']} is another capacity now than in the result")
     profile = None
     if allowed.profile is not None or options.get("profile") is not None:
         profile = stack.enter_context(RoutingTrace.open(_profile_path(path, options, known, allowed)))
@@ -150,12 +129,19 @@ def _set_up(run: dict[str, Any], allowed: Allowed, stack: ExitStack, progress: P
             raise Unavailable(
                 f"its profile {options['profile']} has changed since the run (--profile FILE says where it is now)"
             )
-    counted = None if profile is None else uses_by_key(profile, like=trace)
-    job = Replay(trace, policy, pools, config["access"], rules.prefill, rules.warm, counted)
+    made = Run.from_dict(
+        run,
+        trace,
+        **{name: option.default for name, option in declared().items() if option.group == "machine"},
+        expert_bytes=config.get("expert_bytes") or was.get("expert_bytes"),
+        profile=profile,
+    )
+    if [pool.capacity for pool in made.pools] != config["capacity"]:
+        raise Unavailable(f"cache {config['cache']} is another capacity now than in the result")
     on_demand = "hardware" not in config or (
         config["miss"] == "load" and config["prefetch"] == "none" and not config["kv_shared"]
     )
-    again = Again(trace, job, config["scope"], rules, sha256, profile, on_demand)
+    again = Again(made, sha256, on_demand)
     _check(again, run, progress)
     return again
 
@@ -207,29 +193,13 @@ def _profile_path(trace: str, options: dict[str, Any], known: dict[str, Any], al
     return str(named)
 
 
-def _served(trace: RoutingTrace, config: dict[str, Any], rules: Rules) -> RoutingTrace:
-    """Put a trace into the order in which the run's server ran it."""
-    from lrcsim.simulator.serving.batching import batched
-
-    drafts = config["speculative"]
-    return batched(
-        trace,
-        batch=config["batch"],
-        batching=config["batching"],
-        speculative=None if drafts is None else (drafts[0], drafts[1]),
-        seed=config["seed"],
-        prefill=rules.prefill,
-    )
-
-
 def _check(again: Again, run: dict[str, Any], progress: Progress | None) -> None:
     """See that the run's policy has the run's hits."""
     cache = run["cache"]
     phases = (cache["prefill"], cache["decode"])
-    chosen = make_policy(again.job.policy)
-    refuse_unservable(chosen, again.trace, again.job.access, profiled=again.job.profile is not None)
+    chosen = make_policy(again.run.policy)
     was = tuple(phase[key] for key in ("hits", "accesses") for phase in phases)
-    now = again.hits(again.job.policy, progress)
+    now = again.hits(again.run.policy, progress)
     if now[2:] != was[2:] or (again.on_demand and now != was):
         hits, accesses = sum(now[:2]), sum(now[2:])
         raise Unavailable(

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.base.progress import Progress
 from lrcsim.policies import Policy
 from lrcsim.simulator.cache.future import Future
-from lrcsim.simulator.cache.replay import Progress, Replay
 from lrcsim.simulator.serving.steps import steps_of
-from lrcsim.simulator.time.miss_actions import Decision, MissAction
+from lrcsim.simulator.setup.miss_actions import Decision, MissAction
+from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.traces.schedule import Schedule
 
@@ -111,21 +112,21 @@ def middling_request(offsets: npt.NDArray[np.int64]) -> int:
     return int(np.argsort(np.diff(offsets), kind="stable")[(len(offsets) - 1) // 2])
 
 
-def watch(job: Replay, request: int | None = None, progress: Progress | None = None) -> Residents:
+def watch(run: Run, request: int | None = None, progress: Progress | None = None) -> Residents:
     """Run a trace through its caches and look at what is there.
 
     Args:
-        job: what to run; access ``"coresident"``, and every miss is loaded.
+        run: what to run; access ``"coresident"``, and every miss is loaded.
         request: the request to look at; None: that of median length.
         progress: called with tokens done and tokens in all.
     """
-    trace = job.trace
+    trace = run.trace
     together = "step" in trace.columns
     chosen = None if together else middling_request(trace.offsets) if request is None else request
-    residency = Residency(job, MissAction("load", lambda missed, *_: Decision(load=missed), share=1.0))
+    residency = Residency(run, MissAction("load", lambda missed, *_: Decision(load=missed), share=1.0))
     policy = residency.pools[0].policy
-    schedule = Schedule(trace, job.prefill, weights="weights" in policy.needs | policy.wants)
-    future = _future(schedule, job, residency, policy)
+    schedule = Schedule(trace, run.prefill, weights="weights" in policy.needs | policy.wants)
+    future = _future(schedule, run, residency, policy)
     steps = schedule.all_steps()
     whole = _Counter(trace.num_layers, len(steps.phase))
     mine = np.flatnonzero(steps.request == chosen) if chosen is not None else np.zeros(0, np.int64)
@@ -168,11 +169,11 @@ def watch(job: Replay, request: int | None = None, progress: Progress | None = N
     )
 
 
-def _future(schedule: Schedule, job: Replay, residency: Residency, policy: Policy) -> Future | None:
+def _future(schedule: Schedule, run: Run, residency: Residency, policy: Policy) -> Future | None:
     """Tell policies that know the future what comes."""
     if "future" not in policy.needs:
         return None
-    future = Future(schedule, job.access, job.warm)
+    future = Future(schedule, run.access, run.warm)
     for pool in residency.pools:
         pool.view.upcoming = future.of_pool(pool.view.layers)
     return future

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import lrcsim.base.ready  # noqa: F401  # before numba
+from lrcsim.simulator.baselines import Bound
 from lrcsim.simulator.cache.capacity import PoolSize, resolve_capacity
 from lrcsim.simulator.cache.pool import Pool
-from lrcsim.simulator.cache.rules import uses_by_key
-from lrcsim.simulator.result import Bound, Result
+from lrcsim.simulator.result import Result
+from lrcsim.simulator.setup.run import uses_by_key
 from lrcsim.simulator.simulate import simulate
 from lrcsim.traces.schedule import Block, Schedule
 

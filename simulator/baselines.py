@@ -7,28 +7,64 @@ Both are kept on the trace, so that a loop over policies or capacities pays once
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.base.progress import Progress, part_of
 from lrcsim.simulator.cache.bounds import cheapest, most_bytes_kept, most_hits
-from lrcsim.simulator.cache.capacity import PoolSize, Scope
+from lrcsim.simulator.cache.capacity import PoolSize
 from lrcsim.simulator.cache.future import Future
-from lrcsim.simulator.cache.replay import Counts, Progress, Replay, part_of, replay
-from lrcsim.simulator.result import Bound
+from lrcsim.simulator.replay import Counts, replay
+from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import DECODE, PREFILL
 from lrcsim.traces.schedule import Schedule
 
 if TYPE_CHECKING:
     from lrcsim.simulator.compiled.every_size import StackHits
 
-__all__ = ["Free", "LeastBytes", "References"]
+__all__ = ["Baselines", "Free", "LeastBytes"]
 
 T = TypeVar("T")
 LOADS = {"belady": "every miss, and nothing else,", "belady-bypass": "nothing but misses"}
 """What the policies load that have no more hits than the optimum of that name."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A hit rate to compare with.
+
+    Attributes:
+        hit_rate: over all accesses; None when nothing was accessed.
+        prefill_hit_rate: over those of prefill steps, or None when there are none or the bound does not say.
+        decode_hit_rate: the same for decode steps.
+        proven: True when no policy that loads as the run did can have more hits in all under the same rules (``note``
+            says which do); ``prefill_hit_rate`` and ``decode_hit_rate`` are those of the same run, and another may have
+            more of one by having fewer of the other.
+        note: what kind of bound it is, in a line.
+        kind: the same in two or three words: ``"optimum"``, ``"heuristic"``, ``"optimum on demand"``.
+    """
+
+    hit_rate: float | None
+    prefill_hit_rate: float | None
+    decode_hit_rate: float | None
+    proven: bool
+    note: str
+    kind: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values as JSON has them."""
+        return {
+            "hit_rate": self.hit_rate,
+            "prefill_hit_rate": self.prefill_hit_rate,
+            "decode_hit_rate": self.decode_hit_rate,
+            "proven": self.proven,
+            "proven_of": "hit_rate" if self.proven else None,
+            "kind": self.kind,
+            "note": self.note,
+        }
 
 
 @dataclass(frozen=True)
@@ -62,30 +98,28 @@ class LeastBytes:
     reachable: bool
 
 
-class References:
+class Baselines:
     """The runs beside the one asked for, under the same rules.
 
     Args:
-        job: the run asked for; its policy does not matter here.
-        scope: ``"layer"`` or ``"model"``.
+        run: the one asked for; its policy does not matter here.
     """
 
-    def __init__(self, job: Replay, scope: Scope) -> None:
-        self.job = job
-        self.scope = scope
+    def __init__(self, run: Run) -> None:
+        self.run = run
         self.replayed, self.replays = 0, 1  # the one asked for
-        self.unequal = any(pool.bytes_per_expert is not None for pool in job.pools)
+        self.unequal = not run.in_slots
 
     def replays_needed(self, bypass: bool, but: str = "") -> int:
         """Return how many replays `find` will make: of references that are not known yet, leaving out one."""
         if not self.unequal:
             return 0
-        return sum(name != but and self._key(name) not in self.job.trace.notes for name in self._names(bypass))
+        return sum(name != but and self._key(name) not in self.run.trace.notes for name in self._names(bypass))
 
     def keep(self, name: str, counts: Counts) -> None:
         """Take over what the run asked for found, if it was one of the references itself."""
         if self.unequal and name in self._names(bypass=True):
-            self.job.trace.notes[self._key(name)] = counts
+            self.run.trace.notes[self._key(name)] = counts
 
     def find(
         self, bypass: bool, progress: Progress | None = None, *, ahead: str = "", elsewhere: bool = False
@@ -108,7 +142,7 @@ class References:
             loads_all = ("optimum if all misses are loaded", "this run's are not")
         bypass = bypass or elsewhere
         self.replays = 1 + self.replays_needed(bypass)
-        optimal = self.job.access != "paper" and not self.unequal
+        optimal = self.run.access != "paper" and not self.unequal
         kind, why = "optimum", ""
         if not optimal:
             kind = "heuristic"
@@ -125,7 +159,7 @@ class References:
             if called == "optimum":
                 note += f": no policy that loads {LOADS[name]} has more hits in all"
             bounds[name] = self._bound(name, called, note, progress)
-        if self.unequal and self.job.access != "paper":
+        if self.unequal and self.run.access != "paper":
             bounds["upper"] = self._upper(ahead)
         return bounds
 
@@ -143,7 +177,7 @@ class References:
             free: what need not have been moved.
             accesses: int64 [2, L], of the run, by phase and layer.
         """
-        job = self.job
+        run = self.run
         name = "belady-bypass" if bypass else "belady"
         bytes_of = np.asarray(sizes, np.int64)
         both = [bool(total) for total in accesses.sum(axis=1)]
@@ -153,11 +187,11 @@ class References:
                 continue
             hits = None if self.unequal else self._stack(name, only if all(both) else None)
             used = accesses.sum(axis=0) if only is None else accesses[only]
-            for index, pool in enumerate(job.pools):
+            for index, pool in enumerate(run.pools):
                 layers = list(pool.layers)
                 own, size = used[layers], bytes_of[layers]
                 given, breaks = free.preloaded[layers], free.breaks[part]
-                room = min(pool.capacity, job.trace.num_experts * len(layers))
+                room = min(pool.capacity, run.trace.num_experts * len(layers))
                 least = 0.0
                 if hits is not None:
                     row = hits.hits[index][:, min(pool.capacity, hits.hits[index].shape[1] - 1)]
@@ -169,26 +203,26 @@ class References:
                     relaxed = float(own @ size) - self._kept(pool, sizes)[part] - float(given @ size) - breaks * full
                     least = max(least, relaxed)
                 needed[part] += least
-        mixed = any(len({sizes[layer] for layer in pool.layers}) > 1 for pool in job.pools)
+        mixed = any(len({sizes[layer] for layer in pool.layers}) > 1 for pool in run.pools)
         return LeastBytes(needed[PREFILL], needed[DECODE], needed[2], reachable=not mixed)
 
     def _stack(self, name: str, only: int | None = None) -> StackHits:
         from lrcsim.simulator.compiled.every_size import stack_hits  # numba takes half a second to import
 
-        job = self.job
+        run = self.run
         key = name if only is None else f"{name} of phase {only}"
         return self._once(
             key,
-            lambda: stack_hits(job.trace, name, self.scope, job.access, job.prefill, job.warm, only=only),
+            lambda: stack_hits(run.trace, name, run.scope, run.access, run.prefill, run.warm, only=only),
         )
 
     def _kept(self, pool: PoolSize, sizes: list[int]) -> list[float]:
         """Return the most bytes kept until used again in prefill, in decode, in either."""
-        job = self.job
+        run = self.run
 
         def count() -> list[float]:
-            schedule = Schedule(job.trace, job.prefill)
-            future = Future(schedule, job.access, job.warm)
+            schedule = Schedule(run.trace, run.prefill)
+            future = Future(schedule, run.access, run.warm)
             phase = schedule.all_steps().phase[future.batch_step]
             masks = (phase == PREFILL, phase == DECODE, None)
             return [most_bytes_kept(future, pool, sizes, counted) for counted in masks]
@@ -196,7 +230,7 @@ class References:
         return self._once(f"bytes kept of {pool}, {sizes}", count)
 
     def _names(self, bypass: bool) -> list[str]:
-        return ["lru", "belady", *(["belady-bypass"] if bypass and self.job.access != "paper" else [])]
+        return ["lru", "belady", *(["belady-bypass"] if bypass and self.run.access != "paper" else [])]
 
     def _bound(self, name: str, kind: str, note: str, progress: Progress | None) -> Bound:
         if self.unequal:
@@ -204,7 +238,7 @@ class References:
             accesses, hits = counts.accesses.sum(axis=1), (counts.accesses - counts.misses).sum(axis=1)
         else:
             found = self._stack(name)
-            accesses, hits = found.accesses.sum(axis=0), found.at([pool.capacity for pool in self.job.pools])
+            accesses, hits = found.accesses.sum(axis=0), found.at([pool.capacity for pool in self.run.pools])
 
         def rate(phase: int | slice) -> float | None:
             total = int(accesses[phase].sum())
@@ -222,15 +256,15 @@ class References:
     def _replay(self, name: str, progress: Progress | None) -> Counts:
         self.replayed += 1
         return replay(
-            replace(self.job, policy=name, profile=None), progress=part_of(progress, self.replayed, self.replays)
+            self.run.with_policy(name, profile=False), progress=part_of(progress, self.replayed, self.replays)
         )
 
     def _upper(self, ahead: str) -> Bound:
-        job = self.job
+        run = self.run
 
         def count() -> tuple[int, int]:
-            future = Future(Schedule(job.trace, job.prefill), job.access, job.warm)
-            return most_hits(future, list(job.pools)), len(future.keys)
+            future = Future(Schedule(run.trace, run.prefill), run.access, run.warm)
+            return most_hits(future, list(run.pools)), len(future.keys)
 
         hits, accesses = self._once("upper", count)
         rate = min(hits / accesses, 1.0) if accesses else None
@@ -240,12 +274,12 @@ class References:
         return Bound(rate, None, None, True, note, "upper bound")
 
     def _key(self, name: str) -> tuple[object, ...]:
-        job = self.job
-        capacity = tuple(job.pools) if self.unequal else self.scope  # in slots, all capacities come at once
-        return ("reference", name, capacity, job.access, job.prefill, job.warm)
+        run = self.run
+        capacity = tuple(run.pools) if self.unequal else run.scope  # in slots, all capacities come at once
+        return ("reference", name, capacity, run.access, run.prefill, run.warm)
 
     def _once(self, name: str, compute: Callable[[], T]) -> T:
-        notes, key = self.job.trace.notes, self._key(name)
+        notes, key = self.run.trace.notes, self._key(name)
         if key not in notes:
             notes[key] = compute()
         known: T = notes[key]  # type: ignore[assignment]  # what compute() gave under this key

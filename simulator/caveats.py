@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lrcsim.simulator.cache.capacity import PoolSize
-from lrcsim.simulator.cache.replay import Counts
+from lrcsim.simulator.replay import Counts
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["advice"]

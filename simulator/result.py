@@ -8,48 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrcsim.base.reprs import short
-from lrcsim.simulator.cache.replay import Counts
+from lrcsim.simulator.baselines import Bound
+from lrcsim.simulator.replay import Counts
+from lrcsim.simulator.setup.run import KIND, VERSION, Run
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
 if TYPE_CHECKING:
     from lrcsim.simulator.time.run_in_time import Timed
 
-__all__ = ["Bound", "Result", "rate"]
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A hit rate to compare with.
-
-    Attributes:
-        hit_rate: over all accesses; None when nothing was accessed.
-        prefill_hit_rate: over those of prefill steps, or None when there are none or the bound does not say.
-        decode_hit_rate: the same for decode steps.
-        proven: True when no policy that loads as the run did can have more hits in all under the same rules (``note``
-            says which do); ``prefill_hit_rate`` and ``decode_hit_rate`` are those of the same run, and another may have
-            more of one by having fewer of the other.
-        note: what kind of bound it is, in a line.
-        kind: the same in two or three words: ``"optimum"``, ``"heuristic"``, ``"optimum on demand"``.
-    """
-
-    hit_rate: float | None
-    prefill_hit_rate: float | None
-    decode_hit_rate: float | None
-    proven: bool
-    note: str
-    kind: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the values as JSON has them."""
-        return {
-            "hit_rate": self.hit_rate,
-            "prefill_hit_rate": self.prefill_hit_rate,
-            "decode_hit_rate": self.decode_hit_rate,
-            "proven": self.proven,
-            "proven_of": "hit_rate" if self.proven else None,
-            "kind": self.kind,
-            "note": self.note,
-        }
+__all__ = ["Result", "rate"]
 
 
 @dataclass(frozen=True)
@@ -57,8 +24,7 @@ class Result:
     """What `simulate` found.
 
     Attributes:
-        trace: the trace it ran.
-        config: the options as resolved, JSON values.
+        run: what was run.
         counts: hits and misses by phase and layer.
         bounds: by name: ``belady`` always (unless not asked for), ``belady-bypass`` for a policy that bypasses,
             ``upper`` for experts of unequal bytes.
@@ -67,13 +33,22 @@ class Result:
         timed: what the run took on a machine (`lrcsim.simulator.time.run_in_time.Timed`); None without one.
     """
 
-    trace: RoutingTrace
-    config: dict[str, Any]
+    run: Run
     counts: Counts
     bounds: dict[str, Bound]
     lru: Bound | None
     warnings: list[str]
     timed: Timed | None = None
+
+    @property
+    def trace(self) -> RoutingTrace:
+        """The trace that was run."""
+        return self.run.trace
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The options as resolved, JSON values."""
+        return self.run.config()
 
     def __repr__(self) -> str:
         """Return a few lines: what was run, its hit rate, the optimum's, its speed."""
@@ -177,6 +152,9 @@ class Result:
         accesses, misses = int(counts.accesses.sum()), int(counts.misses.sum())
         per_layer = counts.accesses.sum(axis=0)
         return {
+            "kind": KIND,
+            "version": VERSION,
+            "run": self.run.to_dict(),
             "trace": {
                 "model": trace.model,
                 "path": None if trace.path is None else str(trace.path),

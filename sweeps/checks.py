@@ -16,10 +16,10 @@ from lrcsim.models import load_geometry
 from lrcsim.models.quantisation import parse_dtype
 from lrcsim.policies import make_policy
 from lrcsim.simulator.cache.capacity import SCOPES, parse_bytes, resolve_capacity
-from lrcsim.simulator.cache.rules import ACCESS
-from lrcsim.simulator.time.machine import ENGINES
-from lrcsim.simulator.time.miss_actions import make_action
-from lrcsim.simulator.time.prefetchers import make_prefetcher
+from lrcsim.simulator.setup.miss_actions import make_action
+from lrcsim.simulator.setup.options import ACCESS
+from lrcsim.simulator.setup.platform import ENGINES
+from lrcsim.simulator.setup.prefetchers import make_prefetcher
 from lrcsim.sweeps.files import located, trace_path
 from lrcsim.sweeps.options import hardware_key, options
 from lrcsim.sweeps.spec import Spec
@@ -75,9 +75,11 @@ def _size(size: Any) -> None:
         resolve_capacity(entry, LayerTable.build(1, 1, 1, expert_bytes=1), "model")
 
 
-def _bytes(text: str) -> None:
-    if not (text.isdecimal() and int(text)) and not parse_bytes(text):
-        raise ConfigError(f"{text!r} is no size: write bytes as 2752512 or with a unit, 2.5MiB")
+def _bytes(size: Any) -> None:
+    """Read bytes of an expert, or a list of one per layer."""
+    for text in map(str, size if isinstance(size, list) else [size]):
+        if not (text.isdecimal() and int(text)) and not parse_bytes(text):
+            raise ConfigError(f"{text!r} is no size: write bytes as 2752512 or with a unit, 2.5MiB")
 
 
 def _one_of(what: str, allowed: Sequence[str]) -> Callable[[Any], None]:

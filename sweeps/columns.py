@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from lrcsim.simulator import Result, resolve_capacity
 from lrcsim.simulator.cache.capacity import bytes_of
-from lrcsim.sweeps.options import Kind, as_text, options
+from lrcsim.simulator.setup.options import Kind
+from lrcsim.sweeps.options import as_text, options
 from lrcsim.sweeps.spec import Values
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
@@ -164,7 +165,7 @@ def row_of(identity: Row, values: Values, trace: RoutingTrace, result: Result) -
         "cache_bytes": bytes_of(pools, result.trace.layers),
     }
     if result.timed is not None:
-        from lrcsim.simulator.time.machine import memory_needed
+        from lrcsim.simulator.setup.platform import memory_needed
 
         row["gpu_bytes"] = sum(memory_needed(result.timed.platform, trace, pools, int(row["batch"])))
         measured = result.timed.to_dict()

@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from lrcsim.base.errors import ConfigError, LrcsimError, TraceError, brief
+from lrcsim.base.errors import LrcsimError, TraceError, brief
 from lrcsim.policies import make_policy
-from lrcsim.simulator import Result, resolve_capacity, simulate
-from lrcsim.simulator.baselines import References
-from lrcsim.simulator.cache.capacity import PoolSize, parse_bytes
-from lrcsim.simulator.cache.replay import Counts, Replay
-from lrcsim.simulator.cache.rules import Rules, refuse_unservable, resolve_rules, uses_by_key
+from lrcsim.simulator import Result, simulate
+from lrcsim.simulator.baselines import Baselines
 from lrcsim.simulator.curves.curve import hits_at
+from lrcsim.simulator.replay import Counts
+from lrcsim.simulator.setup.run import Run
 from lrcsim.sweeps.columns import Row, failed_row, identity, row_of
 from lrcsim.sweeps.files import located, trace_path
 from lrcsim.sweeps.options import hardware_key, options
@@ -35,7 +34,7 @@ IN_MEMORY = 1 << 30
 
 LOOPED_OVER = ("experts", "phase", "weights")
 
-_open: OrderedDict[tuple[str, str | None], tuple[RoutingTrace, str]] = OrderedDict()
+_open: OrderedDict[str, tuple[RoutingTrace, str]] = OrderedDict()
 _opening = threading.Lock()  # a Dask worker may have several threads
 
 
@@ -67,28 +66,17 @@ def _run_pass(task: Task) -> list[Row]:
     """Count the hits of all runs in one pass; only their cache sizes differ."""
     rows: dict[str, Row] = {}
     try:
-        values = task.runs[0].values
         trace = _trace_of(task, task.runs[0])
-        filled = {name: option.default for name, option in options().items()} | values
-        told = _arguments(task, task.runs[0], trace)
-        spec, profile = told.get("policy", filled["policy"]), told.get("profile")
-        policy, rules = make_policy(spec), resolve_rules(filled["access"], filled["prefill"], filled["warm"])
-        sizes: dict[str, list[PoolSize]] = {}
+        shared = Run.of(trace, **_arguments(task, task.runs[0], trace) | {"cache": 0})
+        sized: dict[str, Run] = {}
         for run in task.runs:
             try:
-                cache = run.values.get("cache", options()["cache"].default)
-                sizes[run.key] = resolve_capacity(cache, trace.layers, filled["scope"])
+                sized[run.key] = shared.at(run.values.get("cache", options()["cache"].default))
             except LrcsimError as error:
                 rows[run.key] = failed_row(_identity(run, task), run.values, _said(error))
-        refuse_unservable(policy, trace, filled["access"], profiled=profile is not None)
-        counted = None if profile is None else uses_by_key(profile, like=trace)
-        hits, accesses, _ = hits_at(
-            trace, spec, list(sizes.values()), filled["scope"], filled["access"], rules, counted, jobs=1
-        )
-        for number, run in enumerate(run for run in task.runs if run.key in sizes):
-            job = Replay(trace, spec, tuple(sizes[run.key]), filled["access"], rules.prefill, rules.warm, counted)
-            found = References(job, filled["scope"]).find(policy.bypass) if filled["bounds"] else {}
-            result = _result(job, policy.label(), rules, accesses, accesses - hits[:, number], found, filled["scope"])
+        hits, accesses, _ = hits_at(shared, [one.pools for one in sized.values()], jobs=1)
+        for number, run in enumerate(run for run in task.runs if run.key in sized):
+            result = _result(sized[run.key], accesses, accesses - hits[:, number])
             rows[run.key] = row_of(_identity(run, task), run.values, trace, result)
     except Exception as error:
         for run in task.runs:
@@ -96,29 +84,19 @@ def _run_pass(task: Task) -> list[Row]:
     return [rows[run.key] for run in task.runs]
 
 
-def _result(
-    job: Replay, label: str, rules: Rules, accesses: Any, misses: Any, found: dict[str, Any], scope: str
-) -> Result:
+def _result(run: Run, accesses: Any, misses: Any) -> Result:
     """Return what `simulate` would have, but with the layers summed up, and without what a pass does not count."""
-    trace = job.trace
-    sizes = trace.expert_bytes
+    sizes = run.trace.expert_bytes
     counts = Counts(
         accesses=accesses[:, None],
         misses=misses[:, None],
         preloaded=np.zeros(1, np.int64),
         steps=np.zeros(2, np.int64),
-        loaded_bytes=None if sizes is None else misses * int(sizes[0]),  # equal sizes: see Plan.tasks
+        loaded_bytes=None if sizes is None else misses * int(sizes[0]),  # equal sizes: see `TaskList.tasks`
     )
-    config = {
-        "policy": label,
-        "capacity_unit": "experts",
-        "scope": scope,
-        "access": job.access,
-        "prefill": rules.prefill if "phase" in trace.columns else None,
-        "warm": rules.warm,
-    }
+    found = Baselines(run).find(make_policy(run.policy).bypass) if run.options.bounds else {}
     bounds = {name: bound for name, bound in found.items() if name != "lru"}
-    return Result(trace, config, counts, bounds, found.get("lru"), warnings=[])
+    return Result(run, counts, bounds, found.get("lru"), warnings=[])
 
 
 def _arguments(task: Task, run: PlannedRun, trace: RoutingTrace) -> dict[str, Any]:
@@ -126,14 +104,14 @@ def _arguments(task: Task, run: PlannedRun, trace: RoutingTrace) -> dict[str, An
     folder = Path(task.folder)
     told: dict[str, Any] = {}
     for name, value in run.values.items():
-        if name not in ("trace", "expert_bytes", "profile") and not hardware_key(name):
+        if name not in ("trace", "profile") and not hardware_key(name):
             told[name] = located(value, folder)
     overrides = [f"{name}={value}" for name, value in run.values.items() if hardware_key(name)]
     if overrides:
         told["overrides"] = overrides
     profile = run.values.get("profile")
     if profile is not None:
-        told["profile"] = trace if profile == "self" else _opened(trace_path(profile, folder), None)[0]
+        told["profile"] = trace if profile == "self" else _opened(trace_path(profile, folder))[0]
     return told
 
 
@@ -143,31 +121,25 @@ def _trace_of(task: Task, run: PlannedRun) -> RoutingTrace:
     Raises:
         TraceError: it is not the file that the sweep was planned with.
     """
-    trace, found = _opened(trace_path(task.trace, Path(task.folder)), run.values.get("expert_bytes"))
+    trace, found = _opened(trace_path(task.trace, Path(task.folder)))
     if found != run.trace_sha256:
         raise TraceError(f"trace {task.trace} is not what it was when the sweep was planned: its SHA-256 is {found}")
     return trace
 
 
-def _opened(path: str, expert_bytes: str | None) -> tuple[RoutingTrace, str]:
+def _opened(path: str) -> tuple[RoutingTrace, str]:
     with _opening:
-        key = (path, expert_bytes)
-        if key not in _open:
+        if path not in _open:
             trace = RoutingTrace.open(path)
-            if expert_bytes is not None:
-                size = int(expert_bytes) if expert_bytes.isdecimal() else parse_bytes(expert_bytes)
-                if not size:
-                    raise ConfigError(f"expert_bytes {expert_bytes!r} is no size: write bytes, 2.5MiB")
-                trace.layers = trace.layers.with_expert_bytes(size)
             columns = [name for name in LOOPED_OVER if name in trace.columns]
             if sum(int(np.prod(trace.columns[name].shape)) * 4 for name in columns) <= IN_MEMORY:
                 for name in columns:
                     trace.column(name)
-            _open[key] = trace, trace.file_sha256()
+            _open[path] = trace, trace.file_sha256()
             while len(_open) > TRACES_KEPT:
                 _open.popitem(last=False)
-        _open.move_to_end(key)
-        return _open[key]
+        _open.move_to_end(path)
+        return _open[path]
 
 
 def _identity(run: PlannedRun, task: Task) -> Row:

@@ -1,87 +1,27 @@
-"""What a sweep can vary: the parameters of `simulate` and the fields of `Machine`, read from their signatures.
-
-There is no second list: an option that `simulate` or `Machine` gains can be swept from then on.
-"""
+"""What a sweep can vary: the trace, every option of a run (`Options`), single values of a hardware profile."""
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.hardware.document import PARTS, SCHEMA, suggest_key
-from lrcsim.simulator.simulate import simulate
-from lrcsim.simulator.time.machine import Machine
+from lrcsim.simulator.setup.options import Declared, Kind, declared
 from lrcsim.traces.trace import BUNDLED
 
-__all__ = ["Kind", "Option", "as_text", "hardware_key", "options", "read_value", "unknown_key"]
-
-Kind = Literal["text", "flag", "count", "number"]
-
-NOT_IN_A_TABLE = {"trace", "progress", "record", "log", "samples", "machine", "overrides"}
-"""Parameters of `simulate` that are no option of a run in a table, or are written otherwise (trace, single values)."""
-
-
-@dataclass(frozen=True)
-class Option:
-    """One thing that a run can be told.
-
-    Attributes:
-        name: as in `simulate`.
-        kind: the type of its column: text, a flag, a whole number, a number.
-        default: when it is left out.
-        timed: it goes with ``hardware`` only.
-        several: one value may be a list.
-    """
-
-    name: str
-    kind: Kind
-    default: Any
-    timed: bool = False
-    several: bool = False
+__all__ = ["as_text", "hardware_key", "options", "read_value", "unknown_key"]
 
 
 @cache
-def options() -> dict[str, Option]:
-    """Return every option by name, in the order of the table's columns."""
-    found = {
-        "trace": Option("trace", "text", next(iter(BUNDLED))),
-        "expert_bytes": Option("expert_bytes", "text", None),  # of the trace, as lrcsim run --expert-bytes
-    }
-    for parameter in inspect.signature(simulate).parameters.values():
-        if parameter.name not in NOT_IN_A_TABLE:
-            found[parameter.name] = Option(
-                parameter.name,
-                _kind(parameter.annotation),
-                parameter.default,
-                several=_several(parameter.annotation),
-            )
-    for field in dataclasses.fields(Machine):
-        if field.name not in NOT_IN_A_TABLE and field.name not in found:
-            found[field.name] = Option(
-                field.name, _kind(field.type), field.default, timed=True, several=_several(field.type)
-            )
-    return found
-
-
-def _kind(annotation: object) -> Kind:
-    """Return what kind of value an annotation such as ``"bool | None"`` is; all that is no plain number is text."""
-    kinds = {part.strip() for part in str(annotation).split("|")} - {"None"}
-    for types, kind in (({"bool"}, "flag"), ({"int"}, "count"), ({"float"}, "number"), ({"int", "float"}, "number")):
-        if kinds == types:
-            return kind  # type: ignore[return-value]  # one of the four
-    return "text"
-
-
-def _several(annotation: object) -> bool:
-    """Return whether an annotation takes several values in one, as ``"str | Sequence[float]"``."""
-    return any(word in str(annotation) for word in ("Sequence", "tuple", "list"))
+def options() -> dict[str, Declared]:
+    """Return what a run in a sweep can be told, by name, in the order of the table's columns."""
+    trace = Declared("trace", next(iter(BUNDLED)), "The trace.", "TRACE", "cache", None, "", "text", several=False)
+    known = {name: option for name, option in declared().items() if name != "overrides"}  # values of a profile are keys
+    return {"trace": trace} | known
 
 
 def hardware_key(name: str) -> bool:

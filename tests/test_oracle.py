@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lrcsim.policies import BUILT_IN
 from lrcsim.simulator import Schedule, simulate
-from lrcsim.simulator.cache.replay import Counts
+from lrcsim.simulator.replay import Counts
 from lrcsim.traces import RoutingTrace
 
 EXAMPLES = int(os.environ.get("LRCSIM_EXAMPLES", "25"))

@@ -16,14 +16,13 @@ from lrcsim.base.errors import ConfigError
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry, check_trace, dtype_names, expert_bytes, stored_dtype
 from lrcsim.policies import PolicySpec, make_policy
-from lrcsim.simulator.cache.capacity import CacheSize, Scope, resolve_capacity
+from lrcsim.simulator.cache.capacity import CacheSize, Scope
 from lrcsim.simulator.cache.future import Future
-from lrcsim.simulator.cache.replay import Replay
-from lrcsim.simulator.cache.rules import refuse_unservable, resolve_rules
 from lrcsim.simulator.serving.steps import Step, StepSize, Work, steps_of
-from lrcsim.simulator.time.costs import RooflineCosts
+from lrcsim.simulator.setup.costs import RooflineCosts
+from lrcsim.simulator.setup.miss_actions import Decision, MissAction
+from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.engine import Engine
-from lrcsim.simulator.time.miss_actions import Decision, MissAction
 from lrcsim.simulator.time.residency import Lookup, Residency
 from lrcsim.traces import DECODE, RoutingTrace
 from lrcsim.traces.schedule import Schedule
@@ -102,14 +101,11 @@ class Rerun:
         self._sizes = np.asarray(expert_bytes(geometry, self.dtype) if known is None else known, np.int64)
         if known is None:
             trace.layers = trace.layers.with_expert_bytes(self._sizes.tolist())
+        run = Run.of(trace, policy=policy, cache=cache, scope=scope, prefill=prefill, warm=warm)
         tried = make_policy(policy)
-        rules = resolve_rules("coresident", prefill, warm)
-        refuse_unservable(tried, trace, "coresident", profiled=False)
-        pools = resolve_capacity(cache, trace.layers, scope)
-        schedule = Schedule(trace, rules.prefill, weights="weights" in tried.needs | tried.wants)
-        future = Future(schedule, "coresident", rules.warm) if "future" in tried.needs else None
-        job = Replay(trace, policy, tuple(pools), "coresident", rules.prefill, rules.warm)
-        self._residency = residency = Residency(job, LOAD)
+        schedule = Schedule(trace, run.prefill, weights="weights" in tried.needs | tried.wants)
+        future = Future(schedule, run.access, run.warm) if "future" in tried.needs else None
+        self._residency = residency = Residency(run, LOAD)
         if future is not None:
             for pool in residency.pools:
                 pool.view.upcoming = future.of_pool(pool.view.layers)

@@ -73,7 +73,7 @@ def policies() -> str:
 
 def prefetchers() -> str:
     """Return the page of prefetchers."""
-    from lrcsim.simulator.time.prefetchers import PREFETCHERS
+    from lrcsim.simulator.setup.prefetchers import PREFETCHERS
 
     return "\n".join([HEADS["prefetchers.md"], *(entry(chosen, "##") for chosen in PREFETCHERS.values())])
 

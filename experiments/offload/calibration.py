@@ -24,7 +24,7 @@ from lrcsim.calibration.of_machine import fit_line
 from lrcsim.experiments.offload.devices import Device
 from lrcsim.experiments.offload.weights import Shape
 from lrcsim.hardware import Cpu, Dram, Gpu, HardwareProfile, Link
-from lrcsim.simulator.time.costs import FixedCosts
+from lrcsim.simulator.setup.costs import FixedCosts
 
 __all__ = ["BURSTS", "SPARE", "Calibration", "Numbers"]
 

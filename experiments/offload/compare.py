@@ -24,14 +24,15 @@ import numpy as np
 from lrcsim.calibration.of_machine.files import file_system
 from lrcsim.experiments.offload.calibration import SPARE, Calibration, Numbers
 from lrcsim.experiments.offload.devices import FileDevice, NoDevice, Throttle
-from lrcsim.experiments.offload.executor import Executor, Run, decode_part, slots_for
+from lrcsim.experiments.offload.executor import Executor, decode_part, slots_for
 from lrcsim.experiments.offload.gpu import GpuDevice
 from lrcsim.experiments.offload.weights import Matrices, Shape, weights_file
 from lrcsim.simulator.cache.capacity import resolve_capacity
-from lrcsim.simulator.cache.replay import Replay, replay
+from lrcsim.simulator.replay import replay
 from lrcsim.simulator.serving.steps import Step, steps_of
+from lrcsim.simulator.setup.miss_actions import make_action
+from lrcsim.simulator.setup.run import Run as CacheRun
 from lrcsim.simulator.time.engine import Engine
-from lrcsim.simulator.time.miss_actions import make_action
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Schedule
@@ -105,7 +106,7 @@ class Setting:
     def residency(self, cell: Cell) -> Residency:
         """Return the cell's empty caches."""
         pools = tuple(resolve_capacity(cell.cache, self.trace.layers, "layer"))
-        job = Replay(self.trace, cell.policy, pools, "coresident", "step", True)
+        job = CacheRun.in_pools(self.trace, cell.policy, pools, "coresident", "step", True)
         return Residency(job, make_action("load", NOTHING.profile(1)))
 
     def steps(self) -> list[Step]:
@@ -125,7 +126,7 @@ def measure(setting: Setting, cell: Cell, seed: int = 0) -> Measured:
     try:
         executor = Executor(device, residency, slots, overlap=cell.overlap)
         calibration = Calibration(setting.shape, spare, seed)
-        run = Run()
+        run = CacheRun.in_pools()
         before = _busy()
         calibration.sample(device, range(slots))
         for begin in range(0, len(steps), setting.part):
@@ -163,7 +164,7 @@ def predict(setting: Setting, cell: Cell, numbers: Numbers) -> np.ndarray[tuple[
     """Return seconds of each step from the event-driven engine."""
     sizes = [setting.shape.expert_bytes] * setting.shape.layers
     pools = tuple(resolve_capacity(cell.cache, setting.trace.layers, "layer"))
-    counts = replay(Replay(setting.trace, cell.policy, pools, "coresident", "step", True))
+    counts = replay(CacheRun.in_pools(setting.trace, cell.policy, pools, "coresident", "step", True))
     engine = Engine(
         setting.steps(),
         setting.residency(cell),

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from lrcsim.policies import Policy, make_policy
 from lrcsim.policies.twins import twin_of
 from lrcsim.simulator.cache.future import Future
-from lrcsim.simulator.cache.replay import Counts, Replay
 from lrcsim.simulator.compiled.queue_hits import QUEUE_POLICIES, QueueRun
 from lrcsim.simulator.compiled.scored_hits import (
     ScoredRun,
@@ -22,6 +21,8 @@ from lrcsim.simulator.compiled.scored_hits import (
     scored_functions,
 )
 from lrcsim.simulator.compiled.served import DROPPED, GONE, LOADS, Admission, pass_through
+from lrcsim.simulator.replay import Counts
+from lrcsim.simulator.setup.run import Run
 from lrcsim.traces.schedule import Block, Schedule
 
 __all__ = ["CompiledCache", "has_compiled_cache"]
@@ -48,7 +49,7 @@ class CompiledCache:
         PolicyError: the policy cannot be compiled.
     """
 
-    def __init__(self, job: Replay, share: float = 1.0) -> None:
+    def __init__(self, job: Run, share: float = 1.0) -> None:
         self.job = job
         self.share = share
         self.policy = make_policy(job.policy)

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError, TraceError
+from lrcsim.base.progress import Progress
 from lrcsim.base.reprs import short_repr
 from lrcsim.policies import BUILT_IN, Policy, PolicySpec, make_policy
 from lrcsim.simulator.cache.capacity import Scope
-from lrcsim.simulator.cache.replay import Progress
 from lrcsim.simulator.compiled import lru as lru_stack
 from lrcsim.simulator.compiled import sch_static as static_stack
 from lrcsim.simulator.compiled import stack_any as stack

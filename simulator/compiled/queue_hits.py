@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.base.progress import Progress
 from lrcsim.policies import Policy, engines, profiled, queues, recency
 from lrcsim.simulator.cache.capacity import PoolSize
-from lrcsim.simulator.cache.replay import Progress
 from lrcsim.simulator.compiled.queue_lists import FIRST, QUEUE, QUEUES, REQUEST, SECOND, QueueSizes, QueueState
 from lrcsim.simulator.compiled.queue_loop import ARC, CLOCK, DALI, LRU, RANDOM, S3_FIFO, SIEVE, SLRU, STATIC, run_queues
 from lrcsim.simulator.compiled.scored_hits import ScoredHits, batches_of, cost_of_layers, pool_view

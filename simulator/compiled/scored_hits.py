@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import PolicyError
+from lrcsim.base.progress import Progress
 from lrcsim.policies import CompiledScore, View
 from lrcsim.policies.user_code import compiler_said, is_users, written_in
 from lrcsim.simulator.cache.capacity import PoolSize
 from lrcsim.simulator.cache.future import Future
-from lrcsim.simulator.cache.replay import Progress
 from lrcsim.simulator.compiled.score_loop import run_scored
 from lrcsim.simulator.compiled.score_state import REQUEST, SIZE, USE_ORDER, ScoredState, ahead_of, compile_policy
 from lrcsim.simulator.compiled.served import Admission

@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError
+from lrcsim.base.progress import Progress
 from lrcsim.base.reprs import short_repr
 from lrcsim.policies import make_policy
 from lrcsim.simulator.cache.capacity import CacheSize, PoolSize, resolve_capacity
-from lrcsim.simulator.cache.replay import Progress, Replay, replay
-from lrcsim.simulator.cache.rules import refuse_unservable, resolve_rules
 from lrcsim.simulator.compiled.every_size import stack_hits
+from lrcsim.simulator.replay import replay
+from lrcsim.simulator.setup.options import refuse_machine, takes_options
+from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
 __all__ = ["MOST_EXACT_WORK", "Allocation", "Split", "allocate", "exact_split", "greedy_split", "uniform_split"]
@@ -130,11 +132,9 @@ def allocate(
     policy: str = "lru",
     budget: CacheSize = "2x",
     *,
-    access: str = "coresident",
-    prefill: str | None = None,
-    warm: bool | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
+    **options: Any,
 ) -> Allocation:
     """Divide a budget among the layers so that the total of hits is largest.
 
@@ -143,11 +143,9 @@ def allocate(
         policy: a policy with a stack algorithm (`STACK_POLICIES`), with parameters as in ``"sch-lookahead:16"``.
         budget: for all layers together: ``512`` experts, ``"2x"`` times the sum of k, ``"25%"`` of all experts, or
             bytes, ``"4GiB"``.
-        access: as in `simulate`.
-        prefill: as in `simulate`.
-        warm: as in `simulate`.
         jobs: threads; None: all cores.
         progress: told how far the replay of the shared pool is, where it needs one (experts of unequal size).
+        options: as in `simulate`, but for ``scope``, ``profile`` and those of a machine: ``access``, ``warm`` ...
 
     Returns:
         An `Allocation`; ``simulate(trace, policy, list(result.best.capacities))`` has exactly its hits.
@@ -157,14 +155,14 @@ def allocate(
             or the trace no recorded expert.
         PolicyError: the policy is unknown or cannot serve this trace.
     """
-    chosen = make_policy(policy)
-    rules = resolve_rules(access, prefill, warm)
-    refuse_unservable(chosen, trace, access, profiled=False)
+    refuse_machine(options, "a division")
+    run = Run.of(trace, policy=policy, cache=0, **{**options, "scope": "layer"})
+    trace, chosen = run.trace, make_policy(policy)
     if isinstance(budget, Sequence) and (not isinstance(budget, str) or "," in budget):
         raise ConfigError(f"budget {budget!r} must be one size for all layers together, as 512, 2x, 25% or 4GiB")
     (pool,) = resolve_capacity(budget, trace.layers, "model")
     costs = pool.bytes_per_expert or (1,) * trace.num_layers
-    found = stack_hits(trace, policy, "layer", access, rules.prefill, rules.warm, jobs)
+    found = stack_hits(trace, policy, "layer", run.access, run.prefill, run.warm, jobs)
     largest = trace.layers.num_experts.tolist()
     curves = [hits.sum(axis=0)[: experts + 1] for hits, experts in zip(found.hits, largest, strict=True)]
     accesses = (int(found.accesses[:, PREFILL].sum()), int(found.accesses[:, DECODE].sum()))
@@ -189,8 +187,11 @@ def allocate(
         exact_left_out=left_out,
         most_hits=most_hits,
         uniform=split(uniform_split([len(curve) - 1 for curve in curves], costs, pool.capacity)),
-        shared=_shared(Replay(trace, policy, (pool,), access, rules.prefill, rules.warm), jobs, progress),
+        shared=_shared(replace(run, pools=(pool,)), jobs, progress),
     )
+
+
+takes_options(allocate, "cache", "serving")
 
 
 def greedy_split(curves: Sequence[Ints], costs: Sequence[int], budget: int) -> tuple[list[int], int]:
@@ -300,13 +301,13 @@ def uniform_split(largest: Sequence[int], costs: Sequence[int], budget: int) -> 
     return slots
 
 
-def _shared(job: Replay, jobs: int | None, progress: Progress | None) -> Split:
+def _shared(run: Run, jobs: int | None, progress: Progress | None) -> Split:
     """Run one pool for all layers: in slots by the stack algorithm, in bytes of unequal experts by a replay."""
-    pool: PoolSize = job.pools[0]
+    pool: PoolSize = run.pools[0]
     if pool.bytes_per_expert is None:
-        found = stack_hits(job.trace, str(job.policy), "model", job.access, job.prefill, job.warm, jobs)
+        found = stack_hits(run.trace, str(run.policy), "model", run.access, run.prefill, run.warm, jobs)
         hits, accesses = found.at([pool.capacity]), found.accesses.sum(axis=0)
     else:
-        counts = replay(job, progress=progress)
+        counts = replay(run, progress=progress)
         hits, accesses = (counts.accesses - counts.misses).sum(axis=1), counts.accesses.sum(axis=1)
     return Split((), pool.capacity, (int(hits[0]), int(hits[1])), (int(accesses[0]), int(accesses[1])))

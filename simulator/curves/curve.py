@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError
+from lrcsim.base.progress import Progress, part_of
 from lrcsim.base.reprs import short_repr
 from lrcsim.policies import Policy, PolicySpec, make_policy
 from lrcsim.policies.twins import twin_of
-from lrcsim.simulator.cache.capacity import PoolSize, Scope, parse_bytes, resolve_capacity
-from lrcsim.simulator.cache.replay import Progress, Replay, part_of, replay
-from lrcsim.simulator.cache.rules import Rules, profiled_uses, refuse_unservable, resolve_rules
+from lrcsim.simulator.cache.capacity import PoolSize, parse_bytes, resolve_capacity
 from lrcsim.simulator.compiled.every_size import has_stack, stack_hits
 from lrcsim.simulator.compiled.queue_hits import QUEUE_POLICIES, queue_hits
 from lrcsim.simulator.compiled.scored_hits import scored_hits
+from lrcsim.simulator.replay import replay
+from lrcsim.simulator.setup.options import refuse_machine, takes_options
+from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
 __all__ = ["Curve", "engine_of", "hit_rate_curve", "hits_at"]
@@ -77,14 +78,10 @@ def hit_rate_curve(
     trace: RoutingTrace,
     policy: PolicySpec = "lru",
     *,
-    scope: Scope = "layer",
-    access: str = "coresident",
-    prefill: str | None = None,
-    warm: bool | None = None,
-    profile: RoutingTrace | str | Path | None = None,
     capacities: Sequence[int | str] | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
+    **options: Any,
 ) -> Curve:
     """Give the hit rate at every capacity.
 
@@ -96,26 +93,38 @@ def hit_rate_curve(
     Args:
         trace: the routing trace.
         policy: as in `simulate`.
-        scope: as in `simulate`.
-        access: as in `simulate`.
-        prefill: as in `simulate`.
-        warm: as in `simulate`.
-        profile: as in `simulate`.
         capacities: experts per layer, or in the pool, or in bytes in all (``"4GiB"``, as in `simulate`); None: all
             numbers of experts, for a policy that has to be run at each about a dozen.
         jobs: threads; None: all cores. The result does not depend on it. Replays in Python use one.
         progress: told how far it is, in tokens.
+        options: as in `simulate`, but for those of a machine: ``scope``, ``access``, ``prefill``, ``warm``,
+            ``profile``, ``batch`` ...
 
     Raises:
         ConfigError: an option is not allowed, alone or with the others; the trace has no recorded expert.
         PolicyError: the policy is unknown, cannot serve this trace, or misbehaves.
     """
-    chosen = make_policy(policy)
-    rules = resolve_rules(access, prefill, warm)
-    refuse_unservable(chosen, trace, access, profiled=profile is not None)
-    counts_by_key = profiled_uses(profile, trace)
-    resolve_capacity(0, trace.layers, scope)  # refuses an unknown scope
-    layers = trace.layers
+    refuse_machine(options, "a curve")
+    return curve_of(Run.of(trace, policy=policy, cache=0, **options), capacities, jobs, progress)
+
+
+takes_options(hit_rate_curve, "cache", "serving")
+
+
+def curve_of(
+    run: Run,
+    capacities: Sequence[int | str] | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Curve:
+    """Give the hit rate of a run's policy at every capacity; arguments as in `hit_rate_curve`.
+
+    Raises:
+        ConfigError: a capacity is none; the trace has no recorded expert.
+        PolicyError: the policy misbehaves.
+    """
+    chosen, scope, access = make_policy(run.policy), run.options.scope, run.access
+    layers = run.trace.layers
     everything = layers.total_experts if scope == "model" else int(layers.num_experts.max())
     active = float(layers.top_k.sum() if scope == "model" else layers.top_k.mean())
     one_pass = engine_of(chosen) == "stack"
@@ -124,7 +133,7 @@ def hit_rate_curve(
         capacities = np.unique(np.append(steps[steps < everything], everything).astype(np.int64).clip(min=1)).tolist()
     points, in_bytes = _amounts(capacities)
     sizes = [resolve_capacity(size, layers, scope) for size in capacities]
-    hits, accesses, engine = hits_at(trace, policy, sizes, scope, access, rules, counts_by_key, jobs, progress)
+    hits, accesses, engine = hits_at(run, sizes, jobs, progress)
     if not accesses.any():
         raise ConfigError(
             "no expert of this trace was recorded, so there is no hit rate: `lrcsim trace info` says more"
@@ -155,50 +164,37 @@ def engine_of(policy: Policy) -> EngineName:
 
 
 def hits_at(
-    trace: RoutingTrace,
-    policy: PolicySpec,
-    sizes: Sequence[Sequence[PoolSize]],
-    scope: Scope,
-    access: str,
-    rules: Rules,
-    profile: npt.NDArray[np.float64] | None = None,
-    jobs: int | None = None,
-    progress: Progress | None = None,
+    run: Run, sizes: Sequence[Sequence[PoolSize]], jobs: int | None = None, progress: Progress | None = None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], EngineName]:
     """Count a policy's hits at each of some capacities, by the fastest engine that can.
 
     Args:
-        trace: the routing trace.
-        policy: as in `simulate`.
+        run: trace, policy and rules.
         sizes: for each capacity, that of each pool.
-        scope: as in `simulate`.
-        access: as in `simulate`.
-        rules: prefill and warm, settled.
-        profile: float64 [L * E], uses by key in a profiling run.
         jobs: as in `hit_rate_curve`.
         progress: as in `hit_rate_curve`.
 
     Returns:
         The hits, int64 [2, capacities] by phase, the accesses, int64 [2], and the engine.
     """
-    chosen = make_policy(policy)
+    trace, access, prefill, warm = run.trace, run.access, run.prefill, run.warm
+    chosen = make_policy(run.policy)
     engine = engine_of(chosen)
     in_slots = all(pool.bytes_per_expert is None for pools in sizes for pool in pools)
     if engine == "stack" and in_slots:
-        found = stack_hits(trace, chosen.label(), scope, access, rules.prefill, rules.warm, jobs, progress)
+        found = stack_hits(trace, chosen.label(), run.scope, access, prefill, warm, jobs, progress)
         hits = np.array([found.at([pool.capacity for pool in pools]) for pools in sizes], np.int64)
         return hits.reshape(-1, 2).T, found.accesses.sum(axis=0), "stack"
     if type(chosen) in QUEUE_POLICIES:
-        counted = queue_hits(trace, chosen, sizes, access, rules.prefill, rules.warm, profile, jobs, progress)
+        counted = queue_hits(trace, chosen, sizes, access, prefill, warm, run.profile, jobs, progress)
         return counted.hits, counted.accesses, "compiled"
     if (twin := twin_of(chosen)) is not None:
-        counted = scored_hits(trace, twin, sizes, access, rules.prefill, rules.warm, jobs, progress)
+        counted = scored_hits(trace, twin, sizes, access, prefill, warm, jobs, progress)
         return counted.hits, counted.accesses, "compiled"
     hits = np.zeros((2, len(sizes)), np.int64)
     accesses: npt.NDArray[np.int64] = np.zeros(2, np.int64)
     for i, pools in enumerate(sizes):
-        job = Replay(trace, policy, tuple(pools), access, rules.prefill, rules.warm, profile)
-        counts = replay(job, progress=part_of(progress, i, len(sizes)))
+        counts = replay(replace(run, pools=tuple(pools)), progress=part_of(progress, i, len(sizes)))
         hits[:, i] = (counts.accesses - counts.misses).sum(axis=1)
         accesses = counts.accesses.sum(axis=1)
     return hits, accesses, "replay"

@@ -31,10 +31,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError, did_you_mean
+from lrcsim.base.progress import Progress
 from lrcsim.base.reprs import short_repr
 from lrcsim.base.text import number, numbers
 from lrcsim.simulator.cache.capacity import CacheSize, Scope, resolve_capacity
-from lrcsim.simulator.cache.replay import Progress
 from lrcsim.simulator.compiled.every_size import stack_hits
 from lrcsim.simulator.metrics import window_kernels
 from lrcsim.simulator.metrics.bootstrap import basic_interval, check_bootstrap, each_resample

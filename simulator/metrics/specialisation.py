@@ -28,8 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError
+from lrcsim.base.progress import Progress
 from lrcsim.base.reprs import short_repr
-from lrcsim.simulator.cache.replay import Progress
 from lrcsim.simulator.metrics.srp_metric import label_requests, srp
 from lrcsim.simulator.metrics.windows import Ints, check_segment, streams
 from lrcsim.traces import RoutingTrace

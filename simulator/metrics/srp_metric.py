@@ -29,9 +29,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError, did_you_mean
+from lrcsim.base.progress import Progress, part_of
 from lrcsim.base.reprs import short_repr
 from lrcsim.base.text import number, numbers
-from lrcsim.simulator.cache.replay import Progress, part_of
 from lrcsim.simulator.metrics import window_kernels
 from lrcsim.simulator.metrics.bootstrap import basic_interval, check_bootstrap, number_of_blocks, resample_blocks
 from lrcsim.simulator.metrics.windows import BlockOfWindows, Ints, Stream, check_segment, refuse_repeats, streams

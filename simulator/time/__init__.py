@@ -1,6 +1,6 @@
 """The memory hierarchy in time: an event-driven engine over links, tiers and compute, and the same compiled."""
 
 import lrcsim.base.ready  # noqa: F401  # before numba
-from lrcsim.simulator.time.prefetchers import PREFETCHERS, Prefetcher, make_prefetcher
+from lrcsim.simulator.setup.prefetchers import PREFETCHERS, Prefetcher, make_prefetcher
 
 __all__ = ["PREFETCHERS", "Prefetcher", "make_prefetcher"]

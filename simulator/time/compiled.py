@@ -14,10 +14,14 @@ import numpy as np
 
 from lrcsim.hardware import HardwareProfile
 from lrcsim.policies import make_policy
-from lrcsim.simulator.cache.replay import Counts, Replay
 from lrcsim.simulator.compiled.compiled_cache import CompiledCache, has_compiled_cache
 from lrcsim.simulator.compiled.served import LOADED
+from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.serving.steps import plain_sizes
+from lrcsim.simulator.setup.costs import Costs
+from lrcsim.simulator.setup.miss_actions import MissAction
+from lrcsim.simulator.setup.prefetchers import NoPrefetch, Prefetcher
+from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.compiled_loop import (
     CLOCK,
     COLD_MISSES,
@@ -31,16 +35,13 @@ from lrcsim.simulator.time.compiled_loop import (
     Totals,
     run_layer_steps,
 )
-from lrcsim.simulator.time.costs import Costs
-from lrcsim.simulator.time.miss_actions import MissAction
-from lrcsim.simulator.time.prefetchers import NoPrefetch, Prefetcher
 from lrcsim.simulator.time.tally import LinkUse, Tally
 
 __all__ = ["run_compiled", "unsupported"]
 
 
 def unsupported(
-    job: Replay,
+    job: Run,
     costs: Costs,
     profile: HardwareProfile,
     action: MissAction,
@@ -85,7 +86,7 @@ def unsupported(
 
 
 def run_compiled(
-    job: Replay,
+    job: Run,
     costs: Any,
     profile: HardwareProfile,
     sizes: Sequence[int],

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import simpy
 
+from lrcsim.simulator.setup.costs import Costs
 from lrcsim.simulator.time.bandwidth import Flow, Flows, Lane
-from lrcsim.simulator.time.costs import Costs
 from lrcsim.simulator.time.spans import Log
 
 __all__ = ["CpuQueue"]

@@ -29,12 +29,12 @@ from lrcsim.base.errors import ConfigError, PolicyError
 from lrcsim.hardware import HardwareProfile
 from lrcsim.policies.user_code import written_in
 from lrcsim.simulator.serving.steps import Step, TimedSteps, Work
+from lrcsim.simulator.setup.costs import Costs
+from lrcsim.simulator.setup.prefetchers import NoPrefetch, Prefetcher, proposals
 from lrcsim.simulator.time.bandwidth import Flows
-from lrcsim.simulator.time.costs import Costs
 from lrcsim.simulator.time.cpu import CpuQueue
 from lrcsim.simulator.time.fetch import Fetch
 from lrcsim.simulator.time.links import DEMAND, PREFETCH, LinkServer
-from lrcsim.simulator.time.prefetchers import NoPrefetch, Prefetcher, proposals
 from lrcsim.simulator.time.residency import Lookup, Residency
 from lrcsim.simulator.time.spans import Log
 from lrcsim.simulator.time.tally import Tally

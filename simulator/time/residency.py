@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from lrcsim.policies import View
 from lrcsim.simulator.cache.pool import Pool
-from lrcsim.simulator.cache.replay import Counts, Replay, make_pools
+from lrcsim.simulator.replay import Counts, make_pools
 from lrcsim.simulator.serving.steps import Step, Work
-from lrcsim.simulator.time.miss_actions import Decision, MissAction
+from lrcsim.simulator.setup.miss_actions import Decision, MissAction
+from lrcsim.simulator.setup.run import Run
 
 __all__ = ["Lookup", "Residency"]
 
@@ -50,7 +51,7 @@ class Residency:
 
     def __init__(
         self,
-        job: Replay,
+        job: Run,
         action: MissAction,
         dram: Pool | None = None,
         shrink: Callable[[Step, Pool], int] | None = None,

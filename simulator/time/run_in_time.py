@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError, LrcsimError, PolicyError, brief
+from lrcsim.base.progress import Progress
 from lrcsim.base.reprs import short_repr
 from lrcsim.policies import Policy, make_policy
-from lrcsim.simulator.baselines import References
+from lrcsim.simulator.baselines import Baselines
 from lrcsim.simulator.cache.future import Future
-from lrcsim.simulator.cache.replay import Counts, Progress, Replay
+from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.serving.arrivals import ArrivalSteps, arrival_steps
 from lrcsim.simulator.serving.steps import Step, TimedSteps, steps_of
+from lrcsim.simulator.setup.platform import Platform
+from lrcsim.simulator.setup.prefetchers import Oracle, Prefetcher, start
+from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.compiled import run_compiled, unsupported
 from lrcsim.simulator.time.engine import Engine
-from lrcsim.simulator.time.machine import Platform
-from lrcsim.simulator.time.prefetchers import Oracle, Prefetcher, start
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.simulator.time.spans import Log
 from lrcsim.simulator.time.tally import GivenUp, Tally
@@ -67,7 +68,7 @@ class Timed:
     """What a run in time found.
 
     Attributes:
-        job: what was run; with arrivals its trace is in the order in which it was.
+        run: what was run; with arrivals its trace is in the order in which it was.
         counts: hits and misses.
         tally: seconds and bytes.
         platform: what it ran on.
@@ -77,7 +78,7 @@ class Timed:
         samples: the state along the way, where it was asked for.
     """
 
-    job: Replay
+    run: Run
     counts: Counts
     tally: Tally
     platform: Platform
@@ -88,21 +89,21 @@ class Timed:
 
     __repr__ = short_repr
 
-    def find_limits(self, references: References | None) -> None:
+    def find_limits(self, baselines: Baselines | None) -> None:
         """Work out what the run could not have been shorter than.
 
         Args:
-            references: knows the optimal policy; None: nobody asked for it.
+            baselines: knows the optimal policy; None: nobody asked for it.
         """
         least = None
-        if references is not None and self.platform.action.name == "load":
-            least = references.least_bytes(
+        if baselines is not None and self.platform.action.name == "load":
+            least = baselines.least_bytes(
                 self.platform.sizes,
-                make_policy(self.job.policy).bypass,
+                make_policy(self.run.policy).bypass,
                 free_loads(self.tally, self.counts),
                 self.counts.accesses,
             )
-        self.limits = time_limits(self.job, self.platform, self.tally, self.counts, least)
+        self.limits = time_limits(self.run, self.platform, self.tally, self.counts, least)
 
     def advice(self) -> list[str]:
         """Return what a reader of the times should be told."""
@@ -151,11 +152,8 @@ def _lossy_advice(action: str, given_up: GivenUp) -> list[str]:
 
 
 def run_timed(
-    job: Replay,
-    platform: Platform,
+    run: Run,
     *,
-    arrivals: str | Sequence[float] | None = None,
-    serving: Mapping[str, Any] = MappingProxyType({}),
     log: bool = False,
     samples: bool = False,
     progress: Progress | None = None,
@@ -163,10 +161,7 @@ def run_timed(
     """Run a trace in time.
 
     Args:
-        job: trace, policy, capacities and rules; access ``"coresident"``.
-        platform: the machine.
-        arrivals: when requests arrive (`arrival_times`); None: the steps are those of the trace.
-        serving: with arrivals, ``batch``, ``batching``, ``speculative`` and ``seed`` of `arrival_steps`.
+        run: what to run, on a machine.
         log: keep every span.
         samples: keep the state along the way.
         progress: called with tokens done and tokens in all.
@@ -175,11 +170,14 @@ def run_timed(
         ConfigError: options that cannot go together.
         PolicyError: a policy or a prefetcher failed.
     """
-    compiled = _compiled(job, platform, events=log or samples or arrivals is not None)
+    platform, options = run.platform, run.options
+    assert platform is not None  # for a run in time
+    arrivals = options.arrivals
+    compiled = _compiled(run, platform, events=log or samples or arrivals is not None)
     if compiled:
-        told = None if progress is None else _told(progress, job.trace.num_tokens)
+        told = None if progress is None else _told(progress, run.trace.num_tokens)
         tally, counts = run_compiled(
-            job,
+            run,
             platform.costs,
             platform.profile,
             platform.sizes,
@@ -187,9 +185,9 @@ def run_timed(
             overlap=platform.overlap,
             progress=told,
         )
-        return Timed(job, counts, tally, platform, "compiled")
+        return Timed(run, counts, tally, platform, "compiled")
     residency = Residency(
-        job, platform.action, platform.dram_pool(job.trace), platform.shrink(len(job.pools)), platform.sizes
+        run, platform.action, platform.dram_pool(run.trace), platform.shrink(len(run.pools)), platform.sizes
     )
     policy = residency.pools[0].policy
     prefetcher = platform.prefetcher
@@ -197,25 +195,35 @@ def run_timed(
     arriving: ArrivalSteps | None = None
     if arrivals is not None:
         check_arrivals(policy, prefetcher)
-        arriving = arrival_steps(job.trace, arrivals, prefill=job.prefill, weights=weights, uses=uses, **serving)
+        arriving = arrival_steps(
+            run.trace,
+            arrivals,
+            batch=options.batch,
+            batching=options.batching,
+            speculative=options.speculative,
+            seed=options.seed,
+            prefill=run.prefill,
+            weights=weights,
+            uses=uses,
+        )
     if prefetcher is not None and "future" in policy.needs:
         raise ConfigError(
             f"policy {policy.name!r} knows the next uses of what is loaded on demand, prefetching would change them: "
             "use prefetch 'none', or another policy"
         )
-    schedule = Schedule(job.trace, job.prefill, weights=weights)
-    future = Future(schedule, job.access, job.warm) if "future" in policy.needs else None
+    schedule = Schedule(run.trace, run.prefill, weights=weights)
+    future = Future(schedule, run.access, run.warm) if "future" in policy.needs else None
     if future is not None:
         for pool in residency.pools:
             pool.view.upcoming = future.of_pool(pool.view.layers)
     if prefetcher is not None:
-        prefetcher.trace, prefetcher.stride = job.trace, schedule.stride
-        prefetcher.num_layers, prefetcher.top_k = job.trace.num_layers, job.trace.top_k
+        prefetcher.trace, prefetcher.stride = run.trace, schedule.stride
+        prefetcher.num_layers, prefetcher.top_k = run.trace.num_layers, run.trace.top_k
         prefetcher.profile = (
-            np.zeros(job.trace.num_layers * schedule.stride) if job.profile is None else job.profile.astype(float)
+            np.zeros(run.trace.num_layers * schedule.stride) if run.profile is None else run.profile.astype(float)
         )
         start(prefetcher)
-    watch = _Watch(residency, job.trace.num_tokens) if samples else None
+    watch = _Watch(residency, run.trace.num_tokens) if samples else None
     steps: Iterable[Step] | TimedSteps = steps_of(schedule, future, uses=uses) if arriving is None else arriving
     kept = Log(schedule.stride) if log else None
     engine = Engine(
@@ -227,7 +235,7 @@ def run_timed(
         overlap=platform.overlap,
         prefetcher=prefetcher,
         log=kept,
-        progress=None if progress is None else _told(progress, job.trace.num_tokens),
+        progress=None if progress is None else _told(progress, run.trace.num_tokens),
     )
     if watch is not None:
         watch.engine = engine
@@ -240,8 +248,8 @@ def run_timed(
         raise PolicyError(f"{who} failed at {engine.env.now:.6g} s: {brief(error)}") from error
     seen = None if watch is None else watch.finish()
     if arriving is not None:
-        job = replace(job, trace=arriving.trace())
-    return Timed(job, residency.finish(), tally, platform, "events", log=kept, samples=seen)
+        run = replace(run, trace=arriving.trace())
+    return Timed(run, residency.finish(), tally, platform, "events", log=kept, samples=seen)
 
 
 def check_arrivals(policy: Policy, prefetcher: Prefetcher | None = None) -> None:
@@ -260,7 +268,7 @@ def check_arrivals(policy: Policy, prefetcher: Prefetcher | None = None) -> None
         )
 
 
-def _compiled(job: Replay, platform: Platform, *, events: bool) -> bool:
+def _compiled(run: Run, platform: Platform, *, events: bool) -> bool:
     """Return whether the compiled engine is to run it.
 
     Raises:
@@ -270,7 +278,7 @@ def _compiled(job: Replay, platform: Platform, *, events: bool) -> bool:
         return False
     shrinks = platform.profile.kv_shared
     reason = "arrivals, timeline and plot need every event" if events else unsupported(
-        job, platform.costs, platform.profile, platform.action, platform.prefetcher,
+        run, platform.costs, platform.profile, platform.action, platform.prefetcher,
         dram_cache=platform.dram is not None, shrinks=shrinks,
     )  # fmt: skip
     if reason is not None and platform.engine == "compiled":

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lrcsim.base.reprs import short_repr
 from lrcsim.simulator.serving.steps import Step, Work
-from lrcsim.simulator.time.miss_actions import Decision
+from lrcsim.simulator.setup.miss_actions import Decision
 from lrcsim.traces import DECODE, PREFILL
 
 if TYPE_CHECKING:

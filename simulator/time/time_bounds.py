@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from lrcsim.base.reprs import short_repr
 from lrcsim.simulator.baselines import Free, LeastBytes
-from lrcsim.simulator.cache.replay import Counts, Replay
+from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.serving.steps import steps_of
-from lrcsim.simulator.time.machine import Platform
+from lrcsim.simulator.setup.platform import Platform
+from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.tally import Tally
 from lrcsim.traces import DECODE, PREFILL
 from lrcsim.traces.schedule import Schedule
@@ -93,7 +94,7 @@ class Limits:
         }
 
 
-def time_limits(job: Replay, platform: Platform, tally: Tally, counts: Counts, least: LeastBytes | None) -> Limits:
+def time_limits(job: Run, platform: Platform, tally: Tally, counts: Counts, least: LeastBytes | None) -> Limits:
     """Work out the bounds of a run.
 
     Args:
@@ -149,7 +150,7 @@ def free_loads(tally: Tally, counts: Counts) -> Free:
     return Free(counts.preloaded, (of_phase[0], of_phase[1], int(np.count_nonzero(idle))))
 
 
-def computed(job: Replay, platform: Platform) -> tuple[Phases, Phases]:
+def computed(job: Run, platform: Platform) -> tuple[Phases, Phases]:
     """Return the seconds of compute with all experts resident, and with the best division of each layer-step's experts.
 
     Where they are divided some run where the model does, the others meanwhile on the CPU one after the other, as fast

@@ -120,7 +120,7 @@ def test_every_policy_command_profile_and_model_has_its_place(site: Path) -> Non
     from lrcsim.hardware import profile_names
     from lrcsim.models import model_names
     from lrcsim.policies import BUILT_IN
-    from lrcsim.simulator.time.prefetchers import PREFETCHERS
+    from lrcsim.simulator.setup.prefetchers import PREFETCHERS
 
     def headings(name: str) -> list[str]:
         text = (site / name).read_text(encoding="utf-8")

@@ -35,7 +35,8 @@ from lrcsim.experiments.offload.weights import (
     weights_file,
 )
 from lrcsim.simulator import simulate
-from lrcsim.simulator.cache.replay import Replay, replay
+from lrcsim.simulator.replay import replay
+from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import RoutingTrace
 
 SHAPE = Shape(layers=8, experts=64, hidden=16, ffn=64)  # 12 KiB each
@@ -98,7 +99,7 @@ def test_misses_by_layer_are_the_replays(setting: Setting) -> None:
     slots = slots_for(residency, setting.trace.top_k)
     Executor(NoDevice(SHAPE, [matrices(random_expert(SHAPE, 0), SHAPE)]), residency, slots).run(setting.steps())
     pools = tuple(resolve_capacity("2x", setting.trace.layers, "layer"))
-    expected = replay(Replay(setting.trace, "lru", pools, "coresident", "step", True))
+    expected = replay(Run.in_pools(setting.trace, "lru", pools, "coresident", "step", True))
     counts = residency.finish()
     assert (counts.misses == expected.misses).all()
     assert counts.cold_misses == expected.cold_misses

@@ -16,8 +16,8 @@ from lrcsim.base.errors import PolicyError
 from lrcsim.policies import CompiledScore, Policy, ScorePolicy, make_policy
 from lrcsim.policies.registry import Given, built_in, split_spec
 from lrcsim.simulator import hit_rate_curve, simulate
+from lrcsim.simulator.setup.prefetchers import make_prefetcher
 from lrcsim.simulator.time import Prefetcher
-from lrcsim.simulator.time.prefetchers import make_prefetcher
 from lrcsim.traces import RoutingTrace
 
 TRACE = RoutingTrace.from_arrays(

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from lrcsim.base.progress import Progress
 from lrcsim.cli.main import main
 from lrcsim.reports import page_html
 from lrcsim.reports.blocks import Page
-from lrcsim.simulator.cache.replay import Progress
 from lrcsim.traces import RoutingTrace
 
 POLICIES = ("lru", "fifo", "belady")

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from lrcsim.reports.residency import ABSENT, COLUMNS, HIT, MISS, SPARE, STEPS, middling_request, watch
 from lrcsim.simulator import simulate
 from lrcsim.simulator.cache.capacity import resolve_capacity
-from lrcsim.simulator.cache.replay import Replay, replay
+from lrcsim.simulator.replay import replay
+from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import RoutingTrace
 
 
-def job_of(trace: RoutingTrace, policy: str, cache: int | str, scope: str = "layer", warm: bool = True) -> Replay:
-    return Replay(trace, policy, tuple(resolve_capacity(cache, trace.layers, scope)), "coresident", "step", warm)  # type: ignore[arg-type]
+def job_of(trace: RoutingTrace, policy: str, cache: int | str, scope: str = "layer", warm: bool = True) -> Run:
+    return Run.in_pools(trace, policy, tuple(resolve_capacity(cache, trace.layers, scope)), "coresident", "step", warm)  # type: ignore[arg-type]
 
 
 def test_hand_solved() -> None:

@@ -37,8 +37,9 @@ from lrcsim.policies.registry import BUILT_IN
 from lrcsim.simulator import simulate
 from lrcsim.simulator.baselines import Free, References
 from lrcsim.simulator.cache.capacity import resolve_capacity
-from lrcsim.simulator.cache.replay import Replay, replay
 from lrcsim.simulator.compiled.every_size import stack_hits
+from lrcsim.simulator.replay import replay
+from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import RoutingTrace
 
 # --- exhaustive search, written from the rules of accounting alone ---------------------------------------------------
@@ -363,7 +364,7 @@ def test_no_policy_loads_fewer_bytes(unit: str, case: Case, size: list[int], slo
     cache = f"{slots * max(size)}B" if unit == "bytes" else str(slots)
     prefill = "step" if case.chunk is None else f"chunk:{case.chunk}"
     pools = tuple(resolve_capacity(cache, trace.layers, scope))
-    job = Replay(trace, "lru", pools, "coresident", prefill, case.warm)
+    job = Run.in_pools(trace, "lru", pools, "coresident", prefill, case.warm)
     accesses = replay(job).accesses
     least = References(job, scope).least_bytes(size, bypass, Free(np.zeros(2, np.int64), (0, 0, 0)), accesses)
     for only, found in ((0, least.prefill), (1, least.decode), (None, least.total)):

@@ -16,8 +16,9 @@ from lrcsim.policies import BUILT_IN, PolicySpec, make_policy
 from lrcsim.policies.queues import Slru
 from lrcsim.simulator import hit_rate_curve, simulate
 from lrcsim.simulator.cache.capacity import Scope, resolve_capacity
-from lrcsim.simulator.cache.rules import Access, uses_by_key
 from lrcsim.simulator.compiled.queue_hits import QUEUE_POLICIES, queue_hits
+from lrcsim.simulator.setup.options import Access
+from lrcsim.simulator.setup.run import uses_by_key
 from lrcsim.traces import RoutingTrace
 
 SPECS = [

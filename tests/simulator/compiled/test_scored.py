@@ -19,9 +19,9 @@ from lrcsim.policies import BUILT_IN, CompiledScore, Expert, Now, Param, Policy,
 from lrcsim.policies.twins import TWINS, twin_of
 from lrcsim.simulator import hit_rate_curve, simulate
 from lrcsim.simulator.cache.capacity import Scope, resolve_capacity
-from lrcsim.simulator.cache.rules import Access
 from lrcsim.simulator.compiled import scored_hits as module
 from lrcsim.simulator.compiled.scored_hits import scored_hits
+from lrcsim.simulator.setup.options import Access
 from lrcsim.traces import RoutingTrace
 
 

@@ -11,9 +11,9 @@ from lrcsim.base.errors import ConfigError
 from lrcsim.policies import make_policy
 from lrcsim.simulator import simulate
 from lrcsim.simulator.cache.capacity import Scope
-from lrcsim.simulator.cache.rules import Access
 from lrcsim.simulator.compiled import lru as lru_stack
 from lrcsim.simulator.compiled.every_size import STACK_POLICIES, stack_hits
+from lrcsim.simulator.setup.options import Access
 from lrcsim.traces import RoutingTrace
 
 POLICIES = [*STACK_POLICIES, "sch-lookahead:1", "sch-lookahead:3", "sch-static:1", "sch-static:3"]

@@ -16,14 +16,15 @@ from lrcsim.base.errors import ConfigError
 from lrcsim.hardware import Cpu, Dram, Gpu, HardwareProfile, Link, load_profile
 from lrcsim.policies import make_policy
 from lrcsim.simulator.cache.capacity import resolve_capacity
-from lrcsim.simulator.cache.replay import Replay, replay
+from lrcsim.simulator.replay import replay
 from lrcsim.simulator.serving.arrivals import ArrivalSteps, arrival_steps, arrival_times
 from lrcsim.simulator.serving.batching import batched
 from lrcsim.simulator.serving.steps import Step, steps_of
-from lrcsim.simulator.time.costs import FixedCosts
+from lrcsim.simulator.setup.costs import FixedCosts
+from lrcsim.simulator.setup.miss_actions import make_action
+from lrcsim.simulator.setup.prefetchers import make_prefetcher
+from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.engine import Engine
-from lrcsim.simulator.time.miss_actions import make_action
-from lrcsim.simulator.time.prefetchers import make_prefetcher
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.simulator.time.run_in_time import check_arrivals
 from lrcsim.simulator.time.tally import Tally
@@ -57,7 +58,7 @@ def one_expert(*requests: list[int]) -> RoutingTrace:
 def serve(trace: RoutingTrace, arrivals: list[float] | None, **chosen: Any) -> Tally:
     """Run a trace on the machine above; without arrivals, in the order of `batched`."""
     pools = tuple(resolve_capacity(1, trace.layers, "layer"))
-    residency = Residency(Replay(trace, "lru", pools, "coresident", "step", True), make_action("load", MACHINE))
+    residency = Residency(Run.in_pools(trace, "lru", pools, "coresident", "step", True), make_action("load", MACHINE))
     if arrivals is None:
         source: Any = steps_of(Schedule(batched(trace, **chosen)))
     else:
@@ -246,11 +247,11 @@ def test_replaying_what_was_run_gives_the_same_hits(
     profile = load_profile("rtx-4090")
     pools = tuple(resolve_capacity(capacity, trace.layers, "layer"))
     source = arrival_steps(trace, times[: trace.num_requests], **chosen)
-    residency = Residency(Replay(trace, "lru", pools, "coresident", "step", warm), make_action("load", profile))
+    residency = Residency(Run.in_pools(trace, "lru", pools, "coresident", "step", warm), make_action("load", profile))
     tally = Engine(source, residency, FixedCosts(1e-5, 1e-6), profile, [100_000] * 2).run()
     counts = residency.finish()
     run = source.trace()
-    expected = replay(Replay(run, "lru", pools, "coresident", "step", warm))
+    expected = replay(Run.in_pools(run, "lru", pools, "coresident", "step", warm))
     assert counts.misses.tolist() == expected.misses.tolist()
     assert counts.accesses.tolist() == expected.accesses.tolist()
     assert counts.evictions == expected.evictions
@@ -304,7 +305,9 @@ def test_the_bundled_trace() -> None:
     with RoutingTrace.open() as trace:
         pools = tuple(resolve_capacity("4x", trace.layers, "layer"))
         source = arrival_steps(trace, "poisson:20/s", batch=4)
-        residency = Residency(Replay(trace, "lru", pools, "coresident", "step", True), make_action("load", profile))
+        residency = Residency(
+            Run.in_pools(trace, "lru", pools, "coresident", "step", True), make_action("load", profile)
+        )
         tally = Engine(source, residency, FixedCosts(1e-5, 2e-6), profile, [600_000] * trace.num_layers).run()
         assert trace.phase is not None
         assert tally.decode_tokens() == int(trace.phase.sum())

@@ -20,12 +20,13 @@ from lrcsim.hardware import load_profile
 from lrcsim.simulator import simulate
 from lrcsim.simulator.cache.capacity import resolve_capacity
 from lrcsim.simulator.cache.future import Future
-from lrcsim.simulator.cache.replay import Counts, Replay, replay
+from lrcsim.simulator.replay import Counts, replay
 from lrcsim.simulator.serving.batching import batched, parse_acceptance
 from lrcsim.simulator.serving.steps import steps_of
-from lrcsim.simulator.time.costs import FixedCosts
+from lrcsim.simulator.setup.costs import FixedCosts
+from lrcsim.simulator.setup.miss_actions import make_action
+from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.engine import Engine
-from lrcsim.simulator.time.miss_actions import make_action
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.simulator.time.tally import Tally
 from lrcsim.traces import RoutingTrace
@@ -343,7 +344,7 @@ def routed(draw: st.DrawFn) -> tuple[RoutingTrace, dict]:  # type: ignore[type-a
     return trace, chosen
 
 
-def run(job: Replay, future: bool = False) -> tuple[Tally, Counts]:
+def run(job: Run, future: bool = False) -> tuple[Tally, Counts]:
     """Run a trace through the engine."""
     profile = load_profile("rtx-4090")
     schedule = Schedule(job.trace, job.prefill)
@@ -360,7 +361,7 @@ def test_engine_and_replay_agree(policy: str, case: tuple[RoutingTrace, dict], c
     base, chosen = case
     trace = batched(base, **chosen)
     pools = tuple(resolve_capacity(capacity, trace.layers, "layer"))
-    job = Replay(trace, policy, pools, "coresident", chosen["prefill"], warm)
+    job = Run.in_pools(trace, policy, pools, "coresident", chosen["prefill"], warm)
     _, counts = run(job, future=policy == "belady")
     expected = replay(job)
     assert counts.misses.tolist() == expected.misses.tolist()
@@ -407,7 +408,7 @@ def test_the_optimum_equals_exhaustive_search(case: tuple[RoutingTrace, dict], c
 
 def test_what_is_emitted_is_what_throughput_counts() -> None:
     trace = batched(numbered([P, *[D] * 9], [P, *[D] * 5]), batch=2, speculative=(2, [2, 0, 1]))
-    job = Replay(trace, "lru", tuple(resolve_capacity(16, trace.layers, "layer")), "coresident", "step", True)
+    job = Run.in_pools(trace, "lru", tuple(resolve_capacity(16, trace.layers, "layer")), "coresident", "step", True)
     tally, _ = run(job)
     assert tally.decode_tokens() == 14
     time = tally.to_dict()["time"]

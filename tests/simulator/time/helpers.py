@@ -12,12 +12,13 @@ from lrcsim.policies import View, make_policy
 from lrcsim.simulator.cache.capacity import PoolSize, resolve_capacity
 from lrcsim.simulator.cache.future import Future
 from lrcsim.simulator.cache.pool import Pool
-from lrcsim.simulator.cache.replay import Counts, Replay
+from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.serving.steps import Step, steps_of
-from lrcsim.simulator.time.costs import Costs, FixedCosts
+from lrcsim.simulator.setup.costs import Costs, FixedCosts
+from lrcsim.simulator.setup.miss_actions import make_action
+from lrcsim.simulator.setup.prefetchers import Prefetcher, make_prefetcher
+from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.engine import Engine
-from lrcsim.simulator.time.miss_actions import make_action
-from lrcsim.simulator.time.prefetchers import Prefetcher, make_prefetcher
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.simulator.time.spans import Log, Span
 from lrcsim.simulator.time.tally import Tally
@@ -78,7 +79,7 @@ class Wishes(Prefetcher):
         return [int(layer) * self.stride + int(expert) for layer, expert in named]
 
 
-class Run(NamedTuple):
+class Finished(NamedTuple):
     """What came out of a run."""
 
     tally: Tally
@@ -126,7 +127,7 @@ def engine(
     layers, stride = routing.num_layers, routing.num_experts
     uses = np.zeros(layers * stride) if profile is None else np.asarray(profile, np.float64)
     pools = capacity if isinstance(capacity, tuple) else tuple(resolve_capacity(capacity, routing.layers, scope))
-    job = Replay(routing, policy, pools, "coresident", prefill, warm, uses)
+    job = Run.in_pools(routing, policy, pools, "coresident", prefill, warm, uses)
     below = None
     if dram is not None:
         size = PoolSize(tuple(range(layers)), dram)
@@ -156,8 +157,8 @@ def engine(
     )
 
 
-def run(*arguments: Any, **options: Any) -> Run:
+def run(*arguments: Any, **options: Any) -> Finished:
     """Make an engine (`engine`) and run it."""
     made = engine(*arguments, **options)
     tally = made.run()
-    return Run(tally, made.residency.finish(), made.log.spans if made.log is not None else [], made)
+    return Finished(tally, made.residency.finish(), made.log.spans if made.log is not None else [], made)

@@ -11,7 +11,7 @@ from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.hardware import HardwareProfile
 from lrcsim.simulator.serving.steps import Work, steps_of
 from lrcsim.simulator.serving.uses import uses_of
-from lrcsim.simulator.time.miss_actions import ACTIONS, Decision, make_action
+from lrcsim.simulator.setup.miss_actions import ACTIONS, Decision, make_action
 from lrcsim.traces.schedule import Schedule
 
 

@@ -18,15 +18,15 @@ from lrcsim.policies import BUILT_IN, CompiledScore, Expert, Now, PolicySpec
 from lrcsim.simulator import Schedule
 from lrcsim.simulator.cache.capacity import CacheSize, Scope, resolve_capacity
 from lrcsim.simulator.cache.future import Future
-from lrcsim.simulator.cache.replay import Counts, Replay
-from lrcsim.simulator.cache.rules import uses_by_key
 from lrcsim.simulator.compiled.compiled_cache import has_compiled_cache
+from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.serving.steps import steps_of
+from lrcsim.simulator.setup.costs import Costs, FixedCosts, RooflineCosts
+from lrcsim.simulator.setup.miss_actions import MissAction, make_action
+from lrcsim.simulator.setup.prefetchers import make_prefetcher
+from lrcsim.simulator.setup.run import Run, uses_by_key
 from lrcsim.simulator.time.compiled import run_compiled, unsupported
-from lrcsim.simulator.time.costs import Costs, FixedCosts, RooflineCosts
 from lrcsim.simulator.time.engine import Engine
-from lrcsim.simulator.time.miss_actions import MissAction, make_action
-from lrcsim.simulator.time.prefetchers import make_prefetcher
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.simulator.time.tally import Tally
 from lrcsim.traces import RoutingTrace
@@ -57,7 +57,7 @@ def machine(
 
 
 def in_events(
-    job: Replay, costs: Costs, profile: HardwareProfile, sizes: list[int], action: MissAction, overlap: bool
+    job: Run, costs: Costs, profile: HardwareProfile, sizes: list[int], action: MissAction, overlap: bool
 ) -> tuple[Tally, Counts]:
     """Run the event-driven engine."""
     residency = Residency(job, action, sizes=sizes)
@@ -69,7 +69,7 @@ def in_events(
 
 
 def check(
-    job: Replay, costs: Costs, profile: HardwareProfile, sizes: list[int], action: MissAction, overlap: bool
+    job: Run, costs: Costs, profile: HardwareProfile, sizes: list[int], action: MissAction, overlap: bool
 ) -> tuple[Tally, Counts]:
     """Run both engines, compare all they say, return what the compiled one says."""
     assert unsupported(job, costs, profile, action) is None
@@ -112,12 +112,12 @@ def job_of(
     scope: Scope = "layer",
     prefill: str = "step",
     warm: bool = True,
-) -> Replay:
+) -> Run:
     profile = RoutingTrace.from_arrays(  # other counts than the trace's own
         trace.experts[: (trace.num_tokens + 1) // 2], num_experts=trace.layers.num_experts.tolist()
     )
     pools = tuple(resolve_capacity(cache, trace.layers, scope))
-    return Replay(trace, policy, pools, "coresident", prefill, warm, uses_by_key(profile, like=trace))
+    return Run.in_pools(trace, policy, pools, "coresident", prefill, warm, uses_by_key(profile, like=trace))
 
 
 def test_hand_solved() -> None:
@@ -350,7 +350,7 @@ def test_what_it_does_not_do() -> None:
     other: Costs = type("Other", (), {})()
     batched = RoutingTrace.from_arrays([[[0, 1]], [[1, 2]]], num_experts=3)
     batched.columns["position"] = np.zeros(2, np.int64)
-    sequential = Replay(trace, "lru", job_of(trace).pools, "sequential", "step", True)
+    sequential = Run.in_pools(trace, "lru", job_of(trace).pools, "sequential", "step", True)
     for why, reason in (
         (unsupported(job_of(trace, "sch-static"), costs, profile, load), "policy sch-static has no compiled form"),
         (unsupported(job_of(trace, derived), costs, profile, load), "policy Mine has no compiled form"),

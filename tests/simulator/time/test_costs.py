@@ -10,7 +10,7 @@ import pytest
 from lrcsim.hardware import Cpu, Dram, Gpu, HardwareProfile
 from lrcsim.models import Geometry
 from lrcsim.simulator.serving.steps import StepSize
-from lrcsim.simulator.time.costs import Costs, FixedCosts, RooflineCosts
+from lrcsim.simulator.setup.costs import Costs, FixedCosts, RooflineCosts
 
 # Layers 0 and 2 are dense, layer 1 has 4 experts of 3 x 10 x 5 = 150 parameters and a shared one of 3 x 10 x 2 = 60.
 # Attention: q 10 x 2 x 5, k and v 10 x 5 each, output 2 x 5 x 10: 100 + 100 + 100 = 300 parameters.

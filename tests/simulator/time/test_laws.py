@@ -13,17 +13,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pytest
-from helpers import SIZE, Run, Wishes, link, machine, run, trace
+from helpers import SIZE, Finished, Wishes, link, machine, run, trace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrcsim.hardware import HardwareProfile, Link
 from lrcsim.policies import BUILT_IN
 from lrcsim.simulator.cache.capacity import resolve_capacity
-from lrcsim.simulator.cache.replay import Replay, replay
+from lrcsim.simulator.replay import replay
 from lrcsim.simulator.serving.steps import steps_of
-from lrcsim.simulator.time.costs import FixedCosts
-from lrcsim.simulator.time.prefetchers import PREFETCHERS
+from lrcsim.simulator.setup.costs import FixedCosts
+from lrcsim.simulator.setup.prefetchers import PREFETCHERS
+from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Schedule
 
@@ -86,7 +87,7 @@ class Case(NamedTuple):
     hardware: HardwareProfile
     options: dict[str, Any]
 
-    def run(self, **changes: Any) -> Run:
+    def run(self, **changes: Any) -> Finished:
         options = self.options | changes
         hardware = options.pop("hardware", self.hardware)
         return run(self.routing, options.pop("capacity", self.capacity), hardware, **options)
@@ -233,7 +234,7 @@ def test_hits_are_those_of_the_replay(policy: str, case: Case, seed: int) -> Non
     options = {name: case.options[name] for name in ("scope", "prefill", "warm")}
     found = run(routing, case.capacity, policy=policy, profile=profile, log=False, **options).counts
     pools = tuple(resolve_capacity(case.capacity, routing.layers, options["scope"]))
-    expected = replay(Replay(routing, policy, pools, "coresident", options["prefill"], options["warm"], profile))
+    expected = replay(Run.in_pools(routing, policy, pools, "coresident", options["prefill"], options["warm"], profile))
     for name in ("accesses", "misses", "preloaded", "steps"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
     for name in ("cold_misses", "evictions", "bypassed", "resident"):

@@ -18,7 +18,7 @@ from lrcsim.simulator import Schedule, simulate
 from lrcsim.simulator.serving.batching import batched
 from lrcsim.simulator.serving.steps import steps_of
 from lrcsim.simulator.serving.uses import uses_of
-from lrcsim.simulator.time.miss_actions import make_action
+from lrcsim.simulator.setup.miss_actions import make_action
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.importers import import_trace
 

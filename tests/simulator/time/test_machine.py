@@ -10,7 +10,8 @@ from machines import LINK, geometry, machine
 
 from lrcsim.base.errors import ConfigError, LrcsimError
 from lrcsim.simulator import simulate
-from lrcsim.simulator.time.machine import Machine, resolve
+from lrcsim.simulator.setup.options import Options
+from lrcsim.simulator.setup.platform import resolve
 from lrcsim.traces import RoutingTrace
 
 
@@ -26,9 +27,12 @@ def run(trace: RoutingTrace | None = None, cache: Any = 2, **options: Any) -> An
 
 
 def test_sizes_come_from_the_trace_unless_a_dtype_is_given() -> None:
-    assert resolve(Machine(machine(), geometry()), walk()).sizes == [100, 100]
-    assert resolve(Machine(machine(), geometry(), dtype="f32"), walk()).sizes == [8, 8]  # 2 parameters
-    assert resolve(Machine(machine(), geometry()), walk(expert_bytes=None)).sizes == [4, 4]  # bf16, as released
+    assert resolve(Options(hardware=machine(), model=geometry()), walk()).sizes == [100, 100]
+    assert resolve(Options(hardware=machine(), model=geometry(), dtype="f32"), walk()).sizes == [8, 8]  # 2 parameters
+    assert resolve(Options(hardware=machine(), model=geometry()), walk(expert_bytes=None)).sizes == [
+        4,
+        4,
+    ]  # bf16, as released
 
 
 @pytest.mark.parametrize(
@@ -95,12 +99,12 @@ def test_requests_at_once_each_have_their_own_kv_cache() -> None:
 def test_main_memory_that_cannot_hold_all_experts_caches_them() -> None:
     """8 experts of 100 bytes, main memory of 700: 90 % of it are 6 experts, the rest comes from flash."""
     small = machine(dram=machine().dram.__class__(700, 1e9), nvme=LINK)
-    platform = resolve(Machine(small, geometry()), walk())
+    platform = resolve(Options(hardware=small, model=geometry()), walk())
     assert platform.dram is not None
     assert platform.dram.capacity == 6
-    assert resolve(Machine(machine(nvme=LINK), geometry()), walk()).dram is None
+    assert resolve(Options(hardware=machine(nvme=LINK), model=geometry()), walk()).dram is None
     with pytest.raises(ConfigError, match="and no nvme: use a smaller dtype"):
-        resolve(Machine(machine(dram=machine().dram.__class__(700, 1e9)), geometry()), walk())
+        resolve(Options(hardware=machine(dram=machine().dram.__class__(700, 1e9)), model=geometry()), walk())
 
 
 def test_the_callers_trace_keeps_its_sizes() -> None:

@@ -11,8 +11,8 @@ from helpers import number, run, trace
 
 from lrcsim.base.errors import LrcsimError, PolicyError
 from lrcsim.simulator.serving.steps import steps_of
-from lrcsim.simulator.time.costs import FixedCosts
-from lrcsim.simulator.time.prefetchers import PREFETCHERS, NextGate, NoPrefetch, Prefetcher, make_prefetcher
+from lrcsim.simulator.setup.costs import FixedCosts
+from lrcsim.simulator.setup.prefetchers import PREFETCHERS, NextGate, NoPrefetch, Prefetcher, make_prefetcher
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Schedule
 

@@ -18,7 +18,7 @@ from lrcsim.policies import View
 from lrcsim.policies.recency import Lru
 from lrcsim.simulator.cache.capacity import PoolSize
 from lrcsim.simulator.cache.pool import Pool
-from lrcsim.simulator.time.costs import FixedCosts
+from lrcsim.simulator.setup.costs import FixedCosts
 
 QUICK = FixedCosts(expert_s=0.25, cpu_bytes=SIZE, cpu_rate=SIZE)
 """Experts that compute in a quarter of a second, so that transfers outlast them."""

@@ -22,7 +22,7 @@ from lrcsim.hardware import Cpu, Dram, Gpu, HardwareProfile, Link, profile_names
 from lrcsim.policies import BUILT_IN
 from lrcsim.simulator import Result, simulate
 from lrcsim.simulator.serving.steps import Step
-from lrcsim.simulator.time.prefetchers import PREFETCHERS, Prefetcher
+from lrcsim.simulator.setup.prefetchers import PREFETCHERS, Prefetcher
 from lrcsim.traces import RoutingTrace
 
 SLACK = 1e-9

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import link, machine, run, trace
 
-from lrcsim.simulator.time.costs import FixedCosts
+from lrcsim.simulator.setup.costs import FixedCosts
 from lrcsim.simulator.time.tally import percentiles
 
 

@@ -1,9 +1,9 @@
-"""The machine a trace is run on, as people ask for it (`Machine`) and with everything looked up (`Platform`)."""
+"""The machine a trace is run on, with everything looked up."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,71 +17,17 @@ from lrcsim.policies import View, make_policy
 from lrcsim.simulator.cache.capacity import PoolSize, bytes_of, resolve_capacity
 from lrcsim.simulator.cache.pool import Pool
 from lrcsim.simulator.serving.steps import Step
-from lrcsim.simulator.time.costs import RooflineCosts
-from lrcsim.simulator.time.miss_actions import MissAction, make_action
-from lrcsim.simulator.time.prefetchers import NoPrefetch, Prefetcher, make_prefetcher
+from lrcsim.simulator.setup.costs import RooflineCosts
+from lrcsim.simulator.setup.miss_actions import MissAction, make_action
+from lrcsim.simulator.setup.options import Options
+from lrcsim.simulator.setup.prefetchers import NoPrefetch, Prefetcher, make_prefetcher
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["ENGINES", "Machine", "Platform", "resolve"]
+__all__ = ["ENGINES", "Platform", "resolve"]
 
 ENGINES = ("auto", "events", "compiled")
 KV_BYTES = 2.0  # per number of the KV cache: bf16
 DRAM_FOR_EXPERTS = 0.9  # of main memory, where it cannot hold all experts and nobody says how much
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What to simulate time on.
-
-    Attributes:
-        hardware: profile name, TOML file, or a `HardwareProfile` (`lrcsim.hardware.load_profile`).
-        model: geometry name, config.json, or a `Geometry`; None: the model that the trace names.
-        overrides: single values of the profile: ``"pcie.bandwidth=25.6GB/s"``.
-        dtype: how weights are stored, ``"q4_k_m"``; None: experts as large as the trace says, the rest as the model was
-            released.
-        overlap: whether transfers run beside compute.
-        miss: what to do with a miss: ``"load"``, ``"cpu"``, ``"split"``, ... (`miss_actions.ACTIONS`).
-        prefetch: what to bring ahead: ``"none"``, ``"next-gate"``, ... or one's own `Prefetcher`.
-        dram: bytes of main memory for experts, as ``"32GiB"``, or a share, ``"50%"`` of all experts; None: all of them
-            where they fit, else 90 % of main memory. What it does not hold comes from storage.
-        dram_policy: the eviction policy there.
-        engine: ``"events"`` (SimPy), ``"compiled"`` (numba; the standard case only), ``"auto"``: compiled where it can.
-    """
-
-    hardware: str | Path | HardwareProfile
-    model: str | Path | Geometry | None = None
-    overrides: Sequence[str] = ()
-    dtype: str | None = None
-    overlap: bool = True
-    miss: str = "load"
-    prefetch: str | Prefetcher | type[Prefetcher] = "none"
-    dram: str | None = None
-    dram_policy: str = "lru"
-    engine: str = "auto"
-
-    @classmethod
-    def of(cls, hardware: object, options: dict[str, Any]) -> Machine:
-        """Make one of ``hardware`` and keywords.
-
-        Raises:
-            ConfigError: a keyword is unknown, or its value of another kind.
-        """
-        known = [field.name for field in fields(cls) if field.name != "hardware"]
-        for name in options:
-            if name not in known:
-                raise ConfigError(
-                    f"there is no option {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"
-                )
-        for name in ("dtype", "miss", "engine"):
-            value = options.get(name)
-            if value is not None and not isinstance(value, str):
-                raise ConfigError(f"{name} must be text, given {value!r}")
-        if not isinstance(options.get("overlap", True), bool):
-            raise ConfigError(f"overlap must be True or False, given {options['overlap']!r}")
-        overrides = options.get("overrides", ())
-        if isinstance(overrides, str) or not isinstance(overrides, Sequence):
-            raise ConfigError(f"overrides must be a list, as ['pcie.bandwidth=25.6GB/s'], given {overrides!r}")
-        return cls(hardware, **options)  # type: ignore[arg-type]  # load_profile refuses what is none
 
 
 @dataclass(frozen=True)
@@ -165,7 +111,7 @@ class Platform:
         }
 
 
-def resolve(machine: Machine, trace: RoutingTrace) -> Platform:
+def resolve(machine: Options, trace: RoutingTrace) -> Platform:
     """Look up profile, model, action and prefetcher, and check that they fit the trace and each other.
 
     Raises:
@@ -275,7 +221,7 @@ def _geometry(model: str | Path | Geometry | None, trace: RoutingTrace) -> Geome
         ) from None
 
 
-def _prefetcher(machine: Machine, trace: RoutingTrace) -> Prefetcher | None:
+def _prefetcher(machine: Options, trace: RoutingTrace) -> Prefetcher | None:
     prefetcher = make_prefetcher(machine.prefetch)
     if isinstance(prefetcher, NoPrefetch):
         return None
@@ -293,7 +239,7 @@ def _prefetcher(machine: Machine, trace: RoutingTrace) -> Prefetcher | None:
     return prefetcher
 
 
-def _dram(machine: Machine, profile: HardwareProfile, trace: RoutingTrace, sizes: list[int]) -> PoolSize | None:
+def _dram(machine: Options, profile: HardwareProfile, trace: RoutingTrace, sizes: list[int]) -> PoolSize | None:
     """Return the room for experts in main memory, None where it holds them all."""
     total = sum(int(count) * size for count, size in zip(trace.layers.num_experts, sizes, strict=True))
     if profile.pcie is None:

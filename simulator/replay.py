@@ -1,35 +1,23 @@
-"""Replay: run a schedule through pools and count."""
+"""Run: run a schedule through pools and count."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import LrcsimError, PolicyError, brief
+from lrcsim.base.progress import Progress
 from lrcsim.base.reprs import short_repr
-from lrcsim.policies import PolicySpec, View, make_policy
+from lrcsim.policies import View, make_policy
 from lrcsim.policies.guard import inner
-from lrcsim.simulator.cache.capacity import PoolSize
 from lrcsim.simulator.cache.future import Future
 from lrcsim.simulator.cache.pool import Pool
-from lrcsim.traces import RoutingTrace
+from lrcsim.simulator.setup.run import Run
 from lrcsim.traces.schedule import Block, Schedule
 
-__all__ = ["Counts", "Progress", "Replay", "make_pools", "part_of", "replay"]
-
-Progress = Callable[[int, int], None]
-"""Called with tokens done and tokens in all."""
-
-
-def part_of(progress: Progress | None, done: int, parts: int) -> Progress | None:
-    """Return a progress function for one of several equal parts of the work, after ``done`` of them."""
-    if progress is None:
-        return None
-    report = progress
-    return lambda tokens, total: report(done * total + tokens, parts * total)
+__all__ = ["Counts", "make_pools", "replay"]
 
 
 @dataclass
@@ -66,48 +54,23 @@ class Counts:
     __repr__ = short_repr
 
 
-@dataclass(frozen=True)
-class Replay:
-    """What a replay depends on, all values resolved.
-
-    Attributes:
-        trace: the routing trace.
-        policy: what to make each pool's policy of.
-        pools: capacity of each pool.
-        access: ``"coresident"``, ``"sequential"`` or ``"paper"``.
-        prefill: how prompt tokens make steps (`Schedule`).
-        warm: whether the cache keeps its contents between requests.
-        profile: float64 [L * E], uses by key in a profiling run, for policies that need it.
-    """
-
-    trace: RoutingTrace
-    policy: PolicySpec
-    pools: Sequence[PoolSize]
-    access: str
-    prefill: str
-    warm: bool
-    profile: npt.NDArray[np.float64] | None = None
-
-    __repr__ = short_repr
-
-
-def replay(job: Replay, *, record: bool = False, progress: Progress | None = None) -> Counts:
+def replay(run: Run, *, record: bool = False, progress: Progress | None = None) -> Counts:
     """Run the whole trace through the pools and count hits and misses.
 
     Args:
-        job: what to run.
+        run: what to run.
         record: whether to keep a flag per access (one byte each).
         progress: told how far it is.
 
     Raises:
         PolicyError: the policy broke its contract, or failed.
     """
-    trace = job.trace
-    pools = make_pools(job)
+    trace = run.trace
+    pools = make_pools(run)
     policy = pools[0].policy
     wanted = policy.needs | policy.wants
-    schedule = Schedule(trace, job.prefill, weights="weights" in wanted)
-    future = Future(schedule, job.access, job.warm) if "future" in policy.needs else None
+    schedule = Schedule(trace, run.prefill, weights="weights" in wanted)
+    future = Future(schedule, run.access, run.warm) if "future" in policy.needs else None
     if future is not None:
         for pool in pools:
             pool.view.upcoming = future.of_pool(pool.view.layers)
@@ -119,7 +82,7 @@ def replay(job: Replay, *, record: bool = False, progress: Progress | None = Non
         steps=np.zeros(2, np.int64),
     )
     recorded: list[npt.NDArray[np.bool_]] = []
-    runner = _Runner(pools, job)
+    runner = _Runner(pools, run)
     try:
         for block in schedule.blocks():
             missed, per_batch, batch_starts = runner.run(block, future)
@@ -144,20 +107,20 @@ def replay(job: Replay, *, record: bool = False, progress: Progress | None = Non
     return counts
 
 
-def make_pools(job: Replay) -> list[Pool]:
+def make_pools(run: Run) -> list[Pool]:
     """Make the empty pools of a replay, each with a policy object of its own.
 
     Raises:
         PolicyError: the policy cannot be made, or serves several pools with one object.
     """
-    trace = job.trace
+    trace = run.trace
     pools: list[Pool] = []
-    for size in job.pools:
+    for size in run.pools:
         sizes = None if size.bytes_per_expert is None else dict(zip(size.layers, size.bytes_per_expert, strict=True))
         view = View(size.capacity, trace.num_experts, size.layers, trace.num_layers, trace.top_k, sizes)
-        if job.profile is not None:
-            view.profile = job.profile.tolist()
-        policy = make_policy(job.policy)
+        if run.profile is not None:
+            view.profile = run.profile.tolist()
+        policy = make_policy(run.policy)
         if pools and policy is inner(pools[0].policy):
             raise PolicyError(
                 f"policy {policy.name}: scope 'layer' needs one object per layer; give the class or the name instead"
@@ -174,15 +137,15 @@ def make_pools(job: Replay) -> list[Pool]:
 class _Runner:
     """The loop over layer-steps, with what has to be remembered from block to block."""
 
-    def __init__(self, pools: list[Pool], job: Replay) -> None:
-        layers = job.trace.num_layers
+    def __init__(self, pools: list[Pool], run: Run) -> None:
+        layers = run.trace.num_layers
         self.pools = pools
         self.pool_of_layer = [pools[0]] * layers if len(pools) == 1 else pools
-        self.run_of_layer = [pool.method(job.access) for pool in self.pool_of_layer]
-        self.whole_tokens = job.access == "paper" and len(pools) == 1
+        self.run_of_layer = [pool.method(run.access) for pool in self.pool_of_layer]
+        self.whole_tokens = run.access == "paper" and len(pools) == 1
         self.refills = pools[0].policy.refills
-        self.remember_all = self.refills or job.access == "paper"
-        self.warm = job.warm
+        self.remember_all = self.refills or run.access == "paper"
+        self.warm = run.warm
         self.request = -1
         self.step = -1
         self.seen: set[int] = set()

@@ -1,0 +1,86 @@
+"""Options of a run on the command line, made of their declarations (`lrcsim.simulator.setup.options`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from lrcsim.base.errors import ConfigError
+from lrcsim.simulator.setup.options import Declared, Group, declared
+
+DRAFTS = (
+    click.option("--draft", type=int, metavar="N", help="Speculative decoding: tokens drafted for each step."),
+    click.option(
+        "--acceptance",
+        metavar="RATE|LIST",
+        help="How many drafts are accepted: a rate, or counts: 2,0,3. [default: 0.7]",
+    ),
+)
+"""The two parts of ``speculative``."""
+
+
+def run_options(*groups: Group, but: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return what gives a command the options of some groups.
+
+    Args:
+        groups: which.
+        but: names of options to leave out.
+    """
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(declared().values()):
+            if option.group in groups and option.name not in but:
+                for one in (
+                    reversed(DRAFTS) if option.name == "speculative" else [_click(option)] if option.flag else []
+                ):
+                    command = one(command)
+        return command
+
+    return add
+
+
+def _click(option: Declared) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    told: dict[str, Any] = {"default": None}
+    if option.kind == "count":
+        told["type"] = int
+    if option.kind != "flag":
+        told["metavar"] = option.metavar
+    if option.name == "overrides":
+        told |= {"multiple": True, "default": ()}
+    shown = f"  [default: {option.shown}]" if option.shown else ""
+    return click.option(option.flag, option.name, help=option.help + shown, **told)
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were given, as keywords of `simulate`.
+
+    Raises:
+        ConfigError: --acceptance is no rate and no list, or stands without --draft; one needs --hardware.
+    """
+    named = {name: value for name, value in options.items() if value not in (None, ())}
+    draft, acceptance = named.pop("draft", None), named.pop("acceptance", None)
+    if draft is not None:
+        from lrcsim.simulator.serving.batching import parse_acceptance
+
+        named["speculative"] = (draft, parse_acceptance(acceptance or "0.7"))
+    elif acceptance is not None:
+        raise ConfigError("--acceptance is that of drafts: say how many with it, as --draft 3")
+    if "hardware" not in named:
+        for name in named:
+            if name in declared() and declared()[name].timed:
+                refuse_without_machine(declared()[name].flag or name)
+    return named
+
+
+def refuse_without_machine(flag: str) -> None:
+    """Refuse an option that is about time.
+
+    Raises:
+        ConfigError: always.
+    """
+    raise ConfigError(
+        f"{flag.partition('/')[0]} is about time: name a machine with it, as --hardware rtx-4090 "
+        "(lrcsim hardware lists them)"
+    )
