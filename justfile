@@ -22,7 +22,7 @@ test *ARGS:
 
 # the compiled kernels as plain Python: index errors and wrong types show here
 test-nojit:
-    NUMBA_DISABLE_JIT=1 {{python}} -m pytest -q -n auto -W "ignore:overflow:RuntimeWarning" tests/simulator/test_stack.py tests/simulator/test_stack_tokens.py tests/simulator/test_stack_singles.py tests/hierarchy/test_compiled.py -k "not many_experts and not without_the_compiler"
+    NUMBA_DISABLE_JIT=1 {{python}} -m pytest -q -n auto -W "ignore:overflow:RuntimeWarning" tests/simulator/compiled/test_stack.py tests/simulator/compiled/test_stack_tokens.py tests/simulator/compiled/test_stack_singles.py tests/simulator/time/test_compiled.py -k "not many_experts and not without_the_compiler"
 
 # N mutated files of every format that lrcsim reads: each must be read or refused in one line
 soak N="100000" SEED="0":

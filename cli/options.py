@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from lrcsim.base.errors import ConfigError
+from lrcsim.cli.output import option_bytes
 from lrcsim.simulator.setup.options import Declared, Group, declared
 
 DRAFTS = (
@@ -67,6 +68,8 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
         named["speculative"] = (draft, parse_acceptance(acceptance or "0.7"))
     elif acceptance is not None:
         raise ConfigError("--acceptance is that of drafts: say how many with it, as --draft 3")
+    if "expert_bytes" in named:
+        option_bytes("--expert-bytes", named["expert_bytes"])  # the message names the option as it was written
     if "hardware" not in named:
         for name in named:
             if name in declared() and declared()[name].timed:

@@ -41,7 +41,8 @@ def test_json_alone_on_standard_output(lrcsim: Callable[..., Any], trace_file: s
     code, out, err = lrcsim("run", trace_file, "--json", "-")
     assert (code, err) == (0, "")
     data = json.loads(out)
-    assert set(data) == {"trace", "config", "cache", "bounds", "baseline", "warnings", "provenance"}
+    named = {"kind", "version", "run"}
+    assert set(data) == named | {"trace", "config", "cache", "bounds", "baseline", "warnings", "provenance"}
     assert data["config"]["policy"] == "lru"
 
 

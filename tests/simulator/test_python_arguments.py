@@ -91,7 +91,7 @@ def test_results_print_in_a_few_lines(trace: RoutingTrace) -> None:
     per_expert = srp(trace, 16, level="expert", bootstrap=20)
     shown = [
         *(trace, plain, timed, plain.bounds["belady"], timed.counts, timed.timed, timed.timed.tally),
-        *(timed.timed.limits, timed.timed.samples, timed.timed.log, timed.timed.job),
+        *(timed.timed.limits, timed.timed.samples, timed.timed.log, timed.timed.run),
         *(timed.timed.platform, timed.timed.tally.prefetch, hit_rate_curve(trace), allocate(trace, "lru", "2x")),
         *(per_expert, per_expert.groups, srp(trace, 16, level="position"), sch(trace, 16)),
     ]

@@ -35,7 +35,7 @@ from hypothesis import strategies as st
 from lrcsim.policies import Policy
 from lrcsim.policies.registry import BUILT_IN
 from lrcsim.simulator import simulate
-from lrcsim.simulator.baselines import Free, References
+from lrcsim.simulator.baselines import Baselines, Free
 from lrcsim.simulator.cache.capacity import resolve_capacity
 from lrcsim.simulator.compiled.every_size import stack_hits
 from lrcsim.simulator.replay import replay
@@ -366,7 +366,7 @@ def test_no_policy_loads_fewer_bytes(unit: str, case: Case, size: list[int], slo
     pools = tuple(resolve_capacity(cache, trace.layers, scope))
     job = Run.in_pools(trace, "lru", pools, "coresident", prefill, case.warm)
     accesses = replay(job).accesses
-    least = References(job, scope).least_bytes(size, bypass, Free(np.zeros(2, np.int64), (0, 0, 0)), accesses)
+    least = Baselines(job).least_bytes(size, bypass, Free(np.zeros(2, np.int64), (0, 0, 0)), accesses)
     for only, found in ((0, least.prefill), (1, least.decode), (None, least.total)):
         counted = None if only is None else case.counted(only)
         expected = 0

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.policies.recency import Lru
-from lrcsim.simulator import allocate as module
 from lrcsim.simulator import simulate
+from lrcsim.simulator.curves import allocate as module
 from lrcsim.simulator.curves.allocate import Ints, allocate, exact_split, greedy_split, uniform_split
 from lrcsim.traces import RoutingTrace
 
