@@ -1,8 +1,13 @@
-"""What the caches count, and how they lose room, worked out by hand."""
+"""What the caches count, how they lose room, and an expert's way over two links, worked out by hand."""
 
 from __future__ import annotations
 
-from helpers import engine, trace
+import simpy
+from helpers import engine, link, trace
+
+from lrcsim.hierarchy.fetch import Fetch
+from lrcsim.hierarchy.flows import Flows
+from lrcsim.hierarchy.links import PREFETCH, LinkServer
 
 
 def test_low_precision_copies_count_at_their_own_size() -> None:
@@ -36,3 +41,31 @@ def test_a_kv_cache_larger_than_the_cache_leaves_nothing_not_less() -> None:
     counts = made.residency.finish()
     assert counts.misses.sum() == 2 + 1 + 1  # and a hit in the last step
     assert counts.evictions == 2 + 1
+
+
+def test_first_uses_of_a_cold_cache_are_counted_by_request() -> None:
+    # 0 is used by both requests: emptied in between, it is a first use twice; in a warm one once.
+    routing = trace("0", "0", "0", offsets=[0, 1, 3])
+    for warm, cold in ((True, 1), (False, 2)):
+        made = engine(routing, 2, warm=warm)
+        made.run()
+        assert made.residency.finish().cold_misses == cold
+
+
+def test_a_prefetch_promoted_on_its_first_leg_is_urgent_on_the_next() -> None:
+    # From storage 0-2, promoted at 1. The link is taken until 3 by a prefetch, and another waits all the while: it goes
+    # second, 4-5, the one promoted first, 3-4.
+    env = simpy.Environment()
+    flows = Flows(env, 1e9)
+    storage, pcie = LinkServer(env, "nvme", link(50), flows), LinkServer(env, "pcie", link(), flows)
+    arrived: dict[int, float] = {}
+
+    def done(fetch: Fetch) -> None:
+        arrived[fetch.key] = env.now
+
+    promoted = Fetch(0, [storage, pcie], 100, PREFETCH, "prefetch", done)
+    Fetch(1, [pcie], 300, PREFETCH, "prefetch", done)
+    Fetch(2, [pcie], 100, PREFETCH, "prefetch", done)
+    env.timeout(1).callbacks.append(lambda _: promoted.promote())
+    env.run()
+    assert arrived == {1: 3, 0: 4, 2: 5}
