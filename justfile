@@ -24,6 +24,10 @@ test *ARGS:
 test-nojit:
     NUMBA_DISABLE_JIT=1 {{python}} -m pytest -q -n auto -W "ignore:overflow:RuntimeWarning" tests/simulator/compiled/test_stack.py tests/simulator/compiled/test_stack_tokens.py tests/simulator/compiled/test_stack_singles.py tests/simulator/time/test_compiled.py -k "not many_experts and not without_the_compiler"
 
+# N small faults in one module, each in a copy: which of them do the tests that mirror it not see?
+mutants MODULE *ARGS:
+    {{python}} tests/mutants.py {{MODULE}} {{ARGS}}
+
 # N mutated files of every format that lrcsim reads: each must be read or refused in one line
 soak N="100000" SEED="0":
     {{python}} tests/fuzz/fuzz_driver.py {{N}} {{SEED}}

@@ -141,7 +141,6 @@ class Clock(EvictThenInsert):
 
     def removed(self, key: int) -> None:
         del self.ring[key]
-        self.used.discard(key)
 
 
 class Sieve(EvictThenInsert):
@@ -174,11 +173,6 @@ class Sieve(EvictThenInsert):
             self.hand += 1
 
     def removed(self, key: int) -> None:
-        queue = self.queue
-        place = self.hand if self.hand < len(queue) and queue[self.hand] == key else queue.index(key)
-        del queue[place]
-        if place < self.hand:
-            self.hand -= 1
-        if self.hand >= len(queue):  # past the newest: the next sweep starts at the oldest
+        del self.queue[self.hand]  # the hand stays where `choose` found it
+        if self.hand >= len(self.queue):  # past the newest: the next sweep starts at the oldest
             self.hand = 0
-        self.used.discard(key)

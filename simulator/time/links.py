@@ -97,9 +97,8 @@ class LinkServer:
         return self.bytes - sum(map(self.flows.left, self._under_way))
 
     def _queue(self, transfer: Transfer) -> None:
-        if not transfer.cancelled:
-            heappush(self._waiting, transfer)
-            self._dispatch()
+        heappush(self._waiting, transfer)
+        self._dispatch()
 
     def _dispatch(self) -> None:
         while self._waiting and self._taken < self.link.lanes:

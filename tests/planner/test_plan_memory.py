@@ -77,6 +77,15 @@ def test_one_memory_holds_the_embedding_too() -> None:
     assert alone.fixed == DENSE + EMBEDDING + 6_400 + 4_000
 
 
+def test_a_tied_embedding_beside_a_gpu_lies_in_main_memory_a_second_time() -> None:
+    # The card holds it as the output matrix, main memory the rows that tokens read. Nine tenths of 20,000 bytes, less
+    # 3,200, are 14,800 for experts.
+    found = memory_of(geometry(tied=True), machine(vram=20_000, ram=20_000), "bf16", 100, reserve=1_000)
+    assert (found.dense, found.embedding, found.fixed) == (DENSE, EMBEDDING, 16_616)
+    assert found.ram_for_experts == 14_800
+    assert found.on_flash == EXPERTS - (20_000 - 16_616) - 14_800
+
+
 def test_reserve_defaults_to_a_gibibyte_on_a_gpu() -> None:
     assert memory_of(geometry(), machine(), "bf16", 100).reserve == RESERVE == 2**30
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planned import local_trace
 
-from lrcsim.planner.locality_transfer import LOCALITY_RANGE, RULES, curve_of, transfer
+from lrcsim.planner.locality_transfer import LOCALITY_RANGE, RULES, curve_of, halves, transfer
 from lrcsim.planner.synthetic_trace import inclusion, routing_of_curve, touching_all
 from lrcsim.planner.traces import Shape
 from lrcsim.simulator import hit_rate_curve, simulate
@@ -50,6 +50,33 @@ def test_chance_stays_chance_at_equal_fraction_and_is_the_floor() -> None:
     assert worse == pytest.approx(power(32, 0.8))  # what is worse than chance is not made worse still
 
 
+def test_a_carried_curve_never_falls() -> None:
+    # A source that misses half at 1, 2 and 3 of 4: exponents ln .5 / ln .75 = 2.409, 1 and 1/2, straight lines between.
+    # At 3 of 8 the exponent is (2.409 + 1) / 2: misses .625 ** 1.705 = 0.449, less than the half at 4 of 8, and less
+    # than .375 ** .75 = 0.479 at 5 and the half at 6. At 7 it is .125 ** .5 = 0.354, at 1 .875 ** 2.409 = 0.725.
+    found = transfer(np.array([0, 0.5, 0.5, 0.5, 1]), Shape(1, 4, 1), Shape(1, 8, 2))
+    least = 0.625 ** ((np.log(0.5) / np.log(0.75) + 1) / 2)
+    misses = [1, 0.875 ** (np.log(0.5) / np.log(0.75)), 0.5, least, least, least, least, 0.125**0.5, 0]
+    assert found == pytest.approx(1 - np.array(misses))
+
+
+@pytest.mark.parametrize(("misses", "carried"), [(1e-3, 1e-3), (1e-4, 1e-4), (1e-6, 1e-4)])
+def test_a_source_that_hardly_misses_at_all(misses: float, carried: float) -> None:
+    # Its one exponent is kept, but misses of less than 1 in 10,000 are taken for that.
+    source = Shape(1, 4, 1)
+    found = transfer(np.array([0, 1 - misses, 1, 1, 1]), source, source)
+    assert found[1] == pytest.approx(1 - carried, abs=1e-9)
+    assert 1 - found[2] == pytest.approx(0.5 ** (np.log(carried) / np.log(0.75)), rel=1e-6)
+
+
+def test_misses_that_are_too_few_to_tell_leave_the_exponent_before() -> None:
+    # Half at 1 of 4, 0.011 at 2; 0.009 at 3 is no longer known well: there the exponent of 2 holds.
+    source = Shape(1, 4, 1)
+    found = transfer(np.array([0, 0.5, 0.989, 0.991, 1]), source, source)
+    assert 1 - found[1:3] == pytest.approx([0.5, 0.011])
+    assert 1 - found[3] == pytest.approx(0.25 ** (np.log(0.011) / np.log(0.5)))
+
+
 exponents = st.floats(0.5, 12)
 
 
@@ -80,6 +107,44 @@ def test_popularity_is_counted_elsewhere() -> None:
     # Ranked by the second, 2 0 1: the first hits 0, 2, 3. Together 1, 3, 6 of 6.
     trace = RoutingTrace.from_arrays(np.array([0, 0, 1, 0, 2, 2]).reshape(-1, 1, 1), num_experts=3, offsets=[0, 3, 6])
     assert curve_of(trace, "static").tolist() == pytest.approx([0, 1 / 6, 3 / 6, 1])
+
+
+def test_popularity_leaves_prompts_out() -> None:
+    # The example above with prompts that use something else.
+    tokens = [2, 2, 0, 0, 1, 1, 1, 0, 2, 2]
+    trace = RoutingTrace.from_arrays(
+        np.reshape(tokens, (-1, 1, 1)), num_experts=3, offsets=[0, 5, 10], phase=[0, 0, 1, 1, 1, 0, 0, 1, 1, 1]
+    )
+    assert curve_of(trace, "static").tolist() == pytest.approx([0, 1 / 6, 3 / 6, 1])
+
+
+def test_a_curve_of_decoding_leaves_prompts_out() -> None:
+    # One prompt of 0 and 1, then 0 1 0 1: with one slot LRU hits none of the four, with two all.
+    trace = RoutingTrace.from_arrays(
+        np.reshape([0, 1, 0, 1, 0, 1], (-1, 1, 1)), num_experts=2, phase=[0, 0, 1, 1, 1, 1]
+    )
+    assert curve_of(trace, "lru").tolist() == [0, 0, 1]
+
+
+def test_a_curve_never_falls_where_the_policy_has_more_faults_with_more_room() -> None:
+    # Belady's anomaly: 1 2 3 4 1 2 5 1 2 3 4 5 hits FIFO of 3 three times, of 4 twice, of 5 seven times; of 1 and 2
+    # never. Seven of seven uses that are not the first.
+    trace = RoutingTrace.from_arrays(np.reshape([0, 1, 2, 3, 0, 1, 4, 0, 1, 2, 3, 4], (-1, 1, 1)), num_experts=5)
+    assert hit_rate_curve(trace, "fifo").hit_rate == pytest.approx([0, 0, 3 / 12, 2 / 12, 7 / 12])
+    assert curve_of(trace, "fifo") == pytest.approx([0, 0, 0, 3 / 7, 3 / 7, 1])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "offsets", "expected"),
+    [
+        (4, [0, 4], ([0, 1], [2, 3])),
+        (5, [0, 5], ([0, 1, 2], [3, 4])),  # the first half has the odd one
+        (5, [0, 1, 3, 5], ([0, 3, 4], [1, 2])),  # every other request
+    ],
+)
+def test_halves_of_a_trace(tokens: int, offsets: list[int], expected: tuple[list[int], list[int]]) -> None:
+    trace = RoutingTrace.from_arrays(np.arange(tokens).reshape(-1, 1, 1), num_experts=8, offsets=offsets)
+    assert tuple(half.experts.ravel().tolist() for half in halves(trace)) == expected
 
 
 def test_inclusion_by_hand() -> None:

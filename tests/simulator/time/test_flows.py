@@ -110,6 +110,21 @@ def test_a_start_at_the_very_moment_of_an_end(rate: float, size: float, start: f
     assert second_end == pytest.approx(second + size / rate, rel=1e-12)
 
 
+def test_flows_that_end_together_but_for_rounding_have_all_ended_when_the_first_is_told() -> None:
+    # At a byte per second the first, 0.3 bytes from 0, and the second, 0.2 bytes from 0.1, end at 0.3. In binary the
+    # first has 0.3 - 0.1 = 0.19999999999999998 left when the second starts with 0.2. Were the second still counted, a
+    # flow that follows the first on its lane would find DRAM taken.
+    assert 0.3 - 0.1 < 0.2
+    env = simpy.Environment()
+    shared = Flows(env, 1e9)
+    active: list[int] = []
+    for start, size in ((0, 0.3), (0.1, 0.2)):
+        flow = Flow(size, Lane(1), lambda: active.append(len(shared.active)))
+        env.timeout(start).callbacks.append(lambda _, flow=flow: shared.start(flow))
+    env.run()
+    assert active == [0, 0]
+
+
 FLOW = st.builds(
     Given,
     start=st.integers(0, 40).map(lambda ticks: ticks / 10),

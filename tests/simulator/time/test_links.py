@@ -126,6 +126,20 @@ def test_busy_is_the_time_with_a_lane_taken() -> None:
     assert server.busy() == 1.5 + 1
 
 
+def test_busy_and_moved_count_what_is_under_way() -> None:
+    # 100 bytes at 100 bytes/s from 1 to 2, two chunks of 100 from 3 to 5. In between the lane is free.
+    env = simpy.Environment()
+    server = LinkServer(env, "pcie", link(chunk=100), Flows(env, 1e9))
+    for number, (at, size) in enumerate(((1, 100), (3, 200))):
+        transfer = Transfer(number, size, DEMAND, lambda _: None, "load")
+        env.timeout(at).callbacks.append(lambda _, transfer=transfer: server.submit(transfer))
+    seen = []
+    for now in (0.5, 1.25, 2.5, 3.5, 4.75, 6):
+        env.run(until=now)
+        seen.append((server.busy(), server.moved()))
+    assert seen == [(0, 0), (0.25, 25), (1, 100), (1.5, 150), (2.75, 275), (3, 300)]
+
+
 @given(
     st.lists(
         st.builds(
