@@ -10,9 +10,10 @@ from collections.abc import Container, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from lrcsim.base.errors import PolicyError
+from lrcsim.base.user_code import checked_number
 from lrcsim.policies.base import NEVER
+from lrcsim.policies.class_checks import check_compiled
 from lrcsim.policies.ordering import ScorePolicy
-from lrcsim.policies.user_code import checked_number
 
 __all__ = ["CompiledScore", "Expert", "Now", "weights_ahead"]
 
@@ -144,6 +145,10 @@ class CompiledScore(ScorePolicy):
         """Return whether ``worth`` and ``update`` are all there is: no other method of the contract is overridden."""
         contract = ("reset", "access", "victim", "evicted", "score", "refill")
         return not cls.refills and all(getattr(cls, name) is getattr(CompiledScore, name) for name in contract)
+
+    @classmethod
+    def check_class(cls) -> None:
+        check_compiled(cls)
 
     def values(self) -> tuple[int | float, ...]:
         """Return the parameters' values in order.

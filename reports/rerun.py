@@ -14,7 +14,7 @@ from typing import Any
 from lrcsim.base.errors import LrcsimError
 from lrcsim.base.progress import Progress
 from lrcsim.policies import Policy, make_policy
-from lrcsim.policies.registry import built_in
+from lrcsim.policies.registry import POLICIES
 from lrcsim.simulator.curves.curve import hits_at
 from lrcsim.simulator.setup.options import declared
 from lrcsim.simulator.setup.run import Run
@@ -94,7 +94,7 @@ def _set_up(run: dict[str, Any], allowed: Allowed, stack: ExitStack, progress: P
     config, was, known = run["config"], run["trace"], run.get("provenance", {})
     options = run.get("run", {}).get("options", {})
     policy = str(options.get("policy", "lru"))
-    if not allowed.code and not built_in(policy):
+    if not allowed.code and not POLICIES.is_built_in(policy):
         raise Unavailable(
             f"its policy {policy} is a class of the user's, and what a result names is not run: give --allow-code if "
             "you trust it"
