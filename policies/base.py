@@ -143,8 +143,8 @@ class Policy(Configurable):
         view: what the policy may look at (`View`), set before the first ``reset``.
     """
 
-    noun = "policy"
-    methods = ("reset", "access", "victim", "evicted")
+    noun: ClassVar[str] = "policy"
+    methods: ClassVar[tuple[str, ...]] = ("reset", "access", "victim", "evicted")
     called_with: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "reset": (),
         "access": ("batch", "missed"),
@@ -152,7 +152,7 @@ class Policy(Configurable):
         "evicted": ("key",),
         "refill": (),
     }
-    may_yield = ("refill",)
+    may_yield: ClassVar[tuple[str, ...]] = ("refill",)
     needs: ClassVar[frozenset[str]] = frozenset()
     wants: ClassVar[frozenset[str]] = frozenset()
     bypass: ClassVar[bool] = False

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -129,14 +127,3 @@ def test_what_is_packaged_is_what_is_there() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     there = {".".join(("lrcsim", *folder.relative_to(ROOT).parts)) for folder in folders(ROOT)}
     assert sorted(settings["packages"]) == sorted({"lrcsim", *there})
-
-
-def test_help_waits_for_no_large_library() -> None:
-    code = (
-        "import sys; from lrcsim.cli.main import main\n"
-        "try: main(['--help'])\n"
-        "finally: print('LOADED', *sorted({'numpy', 'numba', 'h5py', 'rich'} & set(sys.modules)))"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
-    assert "Commands:" in out.stdout
-    assert out.stdout.splitlines()[-1] == "LOADED"

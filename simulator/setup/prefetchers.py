@@ -38,10 +38,10 @@ class Prefetcher(Configurable):
         profile: uses of each key in a profiling run, or all 0.
     """
 
-    noun = "prefetcher"
-    methods = ("propose",)
+    noun: ClassVar[str] = "prefetcher"
+    methods: ClassVar[tuple[str, ...]] = ("propose",)
     called_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"reset": (), "propose": ("step", "place")}
-    may_yield = ("propose",)
+    may_yield: ClassVar[tuple[str, ...]] = ("propose",)
     needs: ClassVar[frozenset[str]] = frozenset()
     trace: RoutingTrace
     stride: int
