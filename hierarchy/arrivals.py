@@ -14,8 +14,8 @@ from lrcsim.hierarchy.prefetch import Oracle, Prefetcher
 from lrcsim.hierarchy.reorder import Order
 from lrcsim.hierarchy.work import Step, steps_of
 from lrcsim.policies import Policy
-from lrcsim.simulator.schedule import Schedule
 from lrcsim.traces import RoutingTrace
+from lrcsim.traces.schedule import Schedule
 
 __all__ = ["ArrivalSteps", "arrival_steps", "arrival_times", "check_arrivals"]
 

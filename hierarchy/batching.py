@@ -24,8 +24,8 @@ import numpy as np
 
 from lrcsim.errors import ConfigError, did_you_mean
 from lrcsim.hierarchy.reorder import Order, Turn
-from lrcsim.simulator.schedule import Schedule, StepRun
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
+from lrcsim.traces.schedule import Schedule, StepRun
 
 __all__ = ["BATCHING", "Batching", "Server", "Speculative", "batched", "check_serving", "parse_acceptance"]
 

@@ -13,9 +13,9 @@ from lrcsim.hierarchy.times import Tally
 from lrcsim.hierarchy.work import steps_of
 from lrcsim.simulator.references import Free, LeastBytes
 from lrcsim.simulator.replay import Counts, Replay
-from lrcsim.simulator.schedule import Schedule
 from lrcsim.simulator.shown import short_repr
 from lrcsim.traces import DECODE, PREFILL
+from lrcsim.traces.schedule import Schedule
 
 __all__ = ["Limits", "computed", "free_loads", "time_limits"]
 

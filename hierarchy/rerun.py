@@ -25,8 +25,8 @@ from lrcsim.simulator.capacity import CacheSize, Scope, resolve_capacity
 from lrcsim.simulator.future import Future
 from lrcsim.simulator.replay import Replay
 from lrcsim.simulator.rules import refuse_unservable, resolve_rules
-from lrcsim.simulator.schedule import Schedule
 from lrcsim.traces import DECODE, RoutingTrace
+from lrcsim.traces.schedule import Schedule
 
 __all__ = ["Rerun", "StepTimes", "matching_dtype"]
 

@@ -25,9 +25,9 @@ from lrcsim.policies import make_policy
 from lrcsim.simulator.future import Future
 from lrcsim.simulator.references import References
 from lrcsim.simulator.replay import Counts, Progress, Replay
-from lrcsim.simulator.schedule import Schedule
 from lrcsim.simulator.shown import short_repr
 from lrcsim.traces import DECODE, PREFILL
+from lrcsim.traces.schedule import Schedule
 
 __all__ = ["Samples", "Timed", "run_timed"]
 

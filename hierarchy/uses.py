@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.errors import TraceError
-from lrcsim.simulator.schedule import Block
 from lrcsim.traces import RoutingTrace
+from lrcsim.traces.schedule import Block
 
 __all__ = ["Uses", "uses_of"]
 

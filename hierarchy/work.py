@@ -12,8 +12,8 @@ import numpy.typing as npt
 from lrcsim.hierarchy.costs import StepSize
 from lrcsim.hierarchy.uses import Uses, uses_of
 from lrcsim.simulator.future import Future
-from lrcsim.simulator.schedule import Schedule
 from lrcsim.traces import DECODE, RoutingTrace
+from lrcsim.traces.schedule import Schedule
 
 __all__ = ["Step", "TimedSteps", "Work", "plain_sizes", "steps_of"]
 

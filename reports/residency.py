@@ -14,7 +14,7 @@ from lrcsim.hierarchy.work import steps_of
 from lrcsim.policies import Policy
 from lrcsim.simulator.future import Future
 from lrcsim.simulator.replay import Progress, Replay
-from lrcsim.simulator.schedule import Schedule
+from lrcsim.traces.schedule import Schedule
 
 __all__ = ["ABSENT", "COLUMNS", "HIT", "MISS", "SPARE", "STEPS", "Rates", "Residents", "middling_request", "watch"]
 

@@ -9,8 +9,8 @@ from lrcsim.simulator.capacity import PoolSize, resolve_capacity
 from lrcsim.simulator.pool import Pool
 from lrcsim.simulator.result import Bound, Result
 from lrcsim.simulator.rules import uses_by_key
-from lrcsim.simulator.schedule import Block, Schedule
 from lrcsim.simulator.simulate import simulate
+from lrcsim.traces.schedule import Block, Schedule
 
 if TYPE_CHECKING:
     from lrcsim.simulator.curve import Curve, hit_rate_curve

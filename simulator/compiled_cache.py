@@ -14,7 +14,6 @@ from lrcsim.simulator.admission import DROPPED, GONE, LOADS, Admission, pass_thr
 from lrcsim.simulator.future import Future
 from lrcsim.simulator.queue_hits import QUEUE_POLICIES, QueueRun
 from lrcsim.simulator.replay import Counts, Replay
-from lrcsim.simulator.schedule import Block, Schedule
 from lrcsim.simulator.scored_hits import (
     ScoredRun,
     batches_of,
@@ -23,6 +22,7 @@ from lrcsim.simulator.scored_hits import (
     scored_columns,
     scored_functions,
 )
+from lrcsim.traces.schedule import Block, Schedule
 
 __all__ = ["CompiledCache", "has_compiled_cache"]
 

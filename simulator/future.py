@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.simulator.schedule import Schedule
+from lrcsim.traces.schedule import Schedule
 
 __all__ = ["Future", "PoolFuture"]
 

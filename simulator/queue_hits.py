@@ -16,10 +16,10 @@ from lrcsim.simulator.capacity import PoolSize
 from lrcsim.simulator.queue_kernels import ARC, CLOCK, DALI, LRU, RANDOM, S3_FIFO, SIEVE, SLRU, STATIC, run_queues
 from lrcsim.simulator.queue_lists import FIRST, QUEUE, QUEUES, REQUEST, SECOND, QueueSizes, QueueState
 from lrcsim.simulator.replay import Progress
-from lrcsim.simulator.schedule import Schedule
 from lrcsim.simulator.scored_hits import ScoredHits, batches_of, cost_of_layers, pool_view
 from lrcsim.simulator.stack import RULES
 from lrcsim.traces import RoutingTrace
+from lrcsim.traces.schedule import Schedule
 
 __all__ = ["QUEUE_POLICIES", "QueueRun", "queue_hits"]
 

@@ -18,8 +18,8 @@ from lrcsim.simulator.capacity import PoolSize, Scope
 from lrcsim.simulator.future import Future
 from lrcsim.simulator.replay import Counts, Progress, Replay, part_of, replay
 from lrcsim.simulator.result import Bound
-from lrcsim.simulator.schedule import Schedule
 from lrcsim.traces import DECODE, PREFILL
+from lrcsim.traces.schedule import Schedule
 
 if TYPE_CHECKING:
     from lrcsim.simulator.stack_hits import StackHits

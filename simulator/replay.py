@@ -14,9 +14,9 @@ from lrcsim.policies.guard import inner
 from lrcsim.simulator.capacity import PoolSize
 from lrcsim.simulator.future import Future
 from lrcsim.simulator.pool import Pool
-from lrcsim.simulator.schedule import Block, Schedule
 from lrcsim.simulator.shown import short_repr
 from lrcsim.traces import RoutingTrace
+from lrcsim.traces.schedule import Block, Schedule
 
 __all__ = ["Counts", "Progress", "Replay", "make_pools", "part_of", "replay"]
 

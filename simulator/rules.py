@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from lrcsim.errors import ConfigError, PolicyError, did_you_mean
 from lrcsim.policies import Policy
-from lrcsim.simulator.schedule import Schedule, parse_prefill
 from lrcsim.traces import RoutingTrace
+from lrcsim.traces.schedule import Schedule, parse_prefill
 
 __all__ = ["ACCESS", "Access", "Rules", "profiled_uses", "refuse_unservable", "resolve_rules", "uses_by_key"]
 

@@ -18,11 +18,11 @@ from lrcsim.simulator.admission import Admission
 from lrcsim.simulator.capacity import PoolSize
 from lrcsim.simulator.future import Future
 from lrcsim.simulator.replay import Progress
-from lrcsim.simulator.schedule import Block, Schedule
 from lrcsim.simulator.scored import run_scored
 from lrcsim.simulator.scored_state import REQUEST, SIZE, USE_ORDER, ScoredState, ahead_of, compile_policy
 from lrcsim.simulator.stack import RULES
 from lrcsim.traces import RoutingTrace
+from lrcsim.traces.schedule import Block, Schedule
 
 __all__ = [
     "ScoredHits",

@@ -15,9 +15,9 @@ from lrcsim.policies import BUILT_IN, Policy, PolicySpec, make_policy
 from lrcsim.simulator import lru_stack, stack, static_stack
 from lrcsim.simulator.capacity import Scope
 from lrcsim.simulator.replay import Progress
-from lrcsim.simulator.schedule import Schedule, StepRun
 from lrcsim.simulator.shown import short_repr
 from lrcsim.traces import RoutingTrace
+from lrcsim.traces.schedule import Schedule, StepRun
 
 __all__ = ["STACK_POLICIES", "StackHits", "has_stack", "stack_hits"]
 

@@ -20,11 +20,11 @@ from lrcsim.models.quantisation import parse_dtype
 from lrcsim.policies import make_policy
 from lrcsim.simulator.capacity import SCOPES, parse_bytes, resolve_capacity
 from lrcsim.simulator.rules import ACCESS
-from lrcsim.simulator.schedule import parse_prefill
 from lrcsim.sweeps.files import located, trace_path
 from lrcsim.sweeps.options import hardware_key, options
 from lrcsim.sweeps.spec import Spec
 from lrcsim.traces import LayerTable, RoutingTrace
+from lrcsim.traces.schedule import parse_prefill
 
 __all__ = ["check_values"]
 

@@ -33,8 +33,8 @@ from lrcsim.hierarchy.residency import Residency
 from lrcsim.hierarchy.work import Step, steps_of
 from lrcsim.simulator.capacity import resolve_capacity
 from lrcsim.simulator.replay import Replay, replay
-from lrcsim.simulator.schedule import Schedule
 from lrcsim.traces import RoutingTrace
+from lrcsim.traces.schedule import Schedule
 
 __all__ = ["Cell", "Measured", "main", "measure", "predict"]
 

@@ -18,8 +18,8 @@ from lrcsim.simulator.capacity import PoolSize, resolve_capacity
 from lrcsim.simulator.future import Future
 from lrcsim.simulator.pool import Pool
 from lrcsim.simulator.replay import Counts, Replay
-from lrcsim.simulator.schedule import Schedule
 from lrcsim.traces import RoutingTrace
+from lrcsim.traces.schedule import Schedule
 
 SIZE = 100
 """Bytes of an expert."""

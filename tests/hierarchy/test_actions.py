@@ -12,7 +12,7 @@ from lrcsim.hardware import HardwareProfile
 from lrcsim.hierarchy.actions import ACTIONS, Decision, make_action
 from lrcsim.hierarchy.uses import uses_of
 from lrcsim.hierarchy.work import Work, steps_of
-from lrcsim.simulator.schedule import Schedule
+from lrcsim.traces.schedule import Schedule
 
 
 def work(*tokens: str, weights: Sequence[Sequence[float]]) -> Work:

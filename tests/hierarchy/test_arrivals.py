@@ -23,8 +23,8 @@ from lrcsim.hierarchy.work import Step, steps_of
 from lrcsim.policies import make_policy
 from lrcsim.simulator.capacity import resolve_capacity
 from lrcsim.simulator.replay import Replay, replay
-from lrcsim.simulator.schedule import Schedule
 from lrcsim.traces import RoutingTrace
+from lrcsim.traces.schedule import Schedule
 
 P, D = 0, 1
 

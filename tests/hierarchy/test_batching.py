@@ -27,8 +27,8 @@ from lrcsim.simulator import simulate
 from lrcsim.simulator.capacity import resolve_capacity
 from lrcsim.simulator.future import Future
 from lrcsim.simulator.replay import Counts, Replay, replay
-from lrcsim.simulator.schedule import Schedule
 from lrcsim.traces import RoutingTrace
+from lrcsim.traces.schedule import Schedule
 
 P, D = 0, 1
 

@@ -23,8 +23,8 @@ from lrcsim.hierarchy.work import steps_of
 from lrcsim.policies import BUILT_IN
 from lrcsim.simulator.capacity import resolve_capacity
 from lrcsim.simulator.replay import Replay, replay
-from lrcsim.simulator.schedule import Schedule
 from lrcsim.traces import RoutingTrace
+from lrcsim.traces.schedule import Schedule
 
 QUARTERS = st.integers(0, 8).map(lambda quarters: quarters / 4)
 

@@ -13,8 +13,8 @@ from lrcsim.errors import LrcsimError, PolicyError
 from lrcsim.hierarchy import PREFETCHERS, FixedCosts, Prefetcher, make_prefetcher
 from lrcsim.hierarchy.prefetch import NextGate, NoPrefetch
 from lrcsim.hierarchy.work import steps_of
-from lrcsim.simulator.schedule import Schedule
 from lrcsim.traces import RoutingTrace
+from lrcsim.traces.schedule import Schedule
 
 
 def proposals(spec: str, routing: RoutingTrace, profile: Sequence[float] | None = None) -> list[str]:

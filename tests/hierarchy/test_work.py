@@ -5,7 +5,7 @@ from __future__ import annotations
 from helpers import trace
 
 from lrcsim.hierarchy.work import steps_of
-from lrcsim.simulator.schedule import Schedule
+from lrcsim.traces.schedule import Schedule
 
 
 def test_sizes_of_prompt_and_decode() -> None:

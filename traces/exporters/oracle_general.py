@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.errors import ConfigError, TraceError
-from lrcsim.simulator.schedule import Schedule
 from lrcsim.traces.exporters.target import Options
 from lrcsim.traces.importers.source import Progress
+from lrcsim.traces.schedule import Schedule
 from lrcsim.traces.trace import RoutingTrace
 
 __all__ = ["RECORD", "write"]
