@@ -56,7 +56,7 @@ def check(path: str | None, json_path: str | None) -> None:
     TRACE is an lrcsim trace file; without it, the trace that comes with lrcsim.
     """
     from lrcsim.traces import RoutingTrace
-    from lrcsim.traces.check import examine_file
+    from lrcsim.traces.examine import examine_file
 
     if path is None or path.startswith("bundled:"):
         with RoutingTrace.open(path) as opened:
@@ -221,7 +221,8 @@ def _facts(opened: RoutingTrace, quick: bool, progress: Callable[[int, int], Non
     }
     if quick:
         return facts
-    from lrcsim.traces.trace import DECODE, mark_missing
+    from lrcsim.traces.columns import mark_missing
+    from lrcsim.traces.trace import DECODE
 
     wanted = [name for name in ("experts", "stack", "phase", "residency") if name in opened.columns]
     missing = recorded = without = decoded = hits = looked_up = 0

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from lrcsim.errors import ConfigError, TraceError, did_you_mean
-from lrcsim.traces.hdf5 import TraceWriter
+from lrcsim.traces.columns import mark_missing
 from lrcsim.traces.importers import folder, layer_files, moe_lrc, npz, recorder_file, sglang, table, vllm
 from lrcsim.traces.importers.columns import parse_columns
 from lrcsim.traces.importers.net import reads_foreign_file
 from lrcsim.traces.importers.source import Columns, Options, Progress, Source, open_bytes
 from lrcsim.traces.layers import LayerTable
-from lrcsim.traces.trace import DECODE, mark_missing
+from lrcsim.traces.trace import DECODE
+from lrcsim.traces.writer import TraceWriter
 
 __all__ = ["FORMATS", "Format", "ImportReport", "Options", "guess_format", "import_trace", "parse_columns"]
 
