@@ -17,8 +17,6 @@ import numpy.typing as npt
 from lrcsim.traces.check import Problem
 from lrcsim.traces.layers import LayerTable
 
-__all__ = ["Artefacts"]
-
 Ids = npt.NDArray[np.signedinteger[Any]]
 Ints = npt.NDArray[np.int64]
 

@@ -18,8 +18,6 @@ try:
 except ImportError:  # Windows: what killed processes leave behind stays there
     CAN_LOCK = False
 
-__all__ = ["Sink", "clear_abandoned", "hold", "partial_of", "replacing"]
-
 
 def partial_of(final: Path) -> Path:
     """Return the hidden name under which this process writes a file, in the same folder."""

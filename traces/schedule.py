@@ -18,8 +18,6 @@ import numpy.typing as npt
 from lrcsim.errors import ConfigError
 from lrcsim.traces.trace import DECODE, PREFILL, RoutingTrace
 
-__all__ = ["Block", "Rows", "Schedule", "StepRun", "distinct_experts", "parse_prefill"]
-
 
 @dataclass(frozen=True)
 class Block:

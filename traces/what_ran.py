@@ -21,8 +21,6 @@ import numpy.typing as npt
 
 from lrcsim.errors import TraceError
 
-__all__ = ["FARTHEST_START", "Ran", "Sent", "Tally", "laid", "lay_out", "phases", "settle"]
-
 FARTHEST_START = 1 << 20
 """Positions before the first row, at most: a number in a small file must not become a huge trace."""
 

@@ -16,7 +16,7 @@ import pytest
 from lrcsim.errors import ConfigError, LrcsimError, TraceError
 from lrcsim.traces import check_file
 from lrcsim.traces.importers import FORMATS, Options, guess_format, import_trace
-from lrcsim.traces.importers.net import foreign, reads_foreign_file
+from lrcsim.traces.importers.files import foreign, reads_foreign_file
 
 IDS = np.array([[[1, 2]], [[0, 1]], [[2, 3]]], np.uint8)
 

@@ -19,8 +19,6 @@ from lrcsim.traces.exporters.target import Options
 from lrcsim.traces.importers.source import Progress
 from lrcsim.traces.trace import RoutingTrace
 
-__all__ = ["write"]
-
 RUN = 4_096
 
 

@@ -14,8 +14,6 @@ from lrcsim.traces.exporters.target import Options
 from lrcsim.traces.importers.source import Progress
 from lrcsim.traces.trace import RoutingTrace
 
-__all__ = ["write"]
-
 
 def write(trace: RoutingTrace, path: Path, options: Options, progress: Progress) -> list[str]:
     """Write every column a run of tokens at a time; nothing is left out."""

@@ -18,8 +18,6 @@ from lrcsim.traces.importers.source import Progress
 from lrcsim.traces.schedule import Schedule
 from lrcsim.traces.trace import RoutingTrace
 
-__all__ = ["RECORD", "write"]
-
 RECORD = np.dtype([("time", "<u4"), ("object", "<u8"), ("size", "<u4"), ("next", "<i8")])
 
 

@@ -6,7 +6,7 @@ new one is added to `FORMATS` below.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,10 +17,12 @@ import numpy as np
 
 from lrcsim.errors import ConfigError, TraceError, did_you_mean
 from lrcsim.traces.columns import mark_missing
-from lrcsim.traces.importers import folder, layer_files, moe_lrc, npz, recorder_file, sglang, table, vllm
+from lrcsim.traces.importers import folder, layer_files, moe_lrc, npz, recorder_file, table
 from lrcsim.traces.importers.columns import parse_columns
-from lrcsim.traces.importers.net import reads_foreign_file
-from lrcsim.traces.importers.source import Columns, Options, Progress, Source, open_bytes
+from lrcsim.traces.importers.files import open_bytes, read_some, reads_foreign_file
+from lrcsim.traces.importers.responses import open_responses
+from lrcsim.traces.importers.servers import is_sglang, is_vllm
+from lrcsim.traces.importers.source import Columns, Format, Options, Progress, Source
 from lrcsim.traces.layers import LayerTable
 from lrcsim.traces.trace import DECODE
 from lrcsim.traces.writer import TraceWriter
@@ -28,29 +30,16 @@ from lrcsim.traces.writer import TraceWriter
 __all__ = ["FORMATS", "Format", "ImportReport", "Options", "guess_format", "import_trace", "parse_columns"]
 
 
-@dataclass(frozen=True)
-class Format:
-    """One way routing is written by other tools.
-
-    Attributes:
-        name: as `import_trace` and ``--format`` take it.
-        summary: one line for help texts.
-        open_source: reads what it must to know the layers, and returns a `Source`.
-        matches: whether a path, and the first (uncompressed) bytes of it, look like this format.
-        options: the names of the `Options` it has a use for.
-    """
-
-    name: str
-    summary: str
-    open_source: Callable[[Path, Options, Progress], Source]
-    matches: Callable[[Path, bytes], bool]
-    options: frozenset[str]
-
-
+RETURNED = "JSON of servers run with --enable-return-routed-experts"
 COMMON = frozenset({"num_experts", "expert_bytes", "model"})
 SERVED = COMMON | {
     "phase", "num_layers", "top_k", "cached_prefix", "stop_on_error", "keep_zero_layers", "drop_zero_rows"
 }  # fmt: skip
+
+
+def _open_folder(path: Path, options: Options, progress: Progress) -> Source:
+    return folder.open_source(path, options, progress, FORMATS, guess_format)
+
 
 FORMATS = {
     entry.name: entry
@@ -83,20 +72,8 @@ FORMATS = {
             npz.matches,
             COMMON | {"phase", "prompt_tokens", "top_k", "layer_first", "cached_prefix"},
         ),
-        Format(
-            "sglang",
-            "JSON of servers run with --enable-return-routed-experts",
-            sglang.open_source,
-            sglang.matches,
-            SERVED,
-        ),
-        Format(
-            "vllm",
-            "JSON of servers run with --enable-return-routed-experts",
-            vllm.open_source,
-            vllm.matches,
-            SERVED,
-        ),
+        Format("sglang", RETURNED, open_responses, is_sglang, SERVED),
+        Format("vllm", RETURNED, open_responses, is_vllm, SERVED),
         Format(
             "table",
             "CSV, TSV, JSON lines or Parquet, one row per expert or one list of experts per row",
@@ -107,7 +84,7 @@ FORMATS = {
         Format(
             "folder",
             "a folder of files of one of these formats, one or more requests in each",
-            folder.open_source,
+            _open_folder,
             folder.matches,
             frozenset(Options.__dataclass_fields__),
         ),
@@ -156,13 +133,8 @@ def guess_format(path: Path) -> str:
     """
     head = b""
     if path.is_file():
-        stream, _, _ = open_bytes(path)
-        try:
-            head = stream.read(65_536)
-        except OSError as error:
-            raise TraceError(f"{path}: is damaged ({error})") from None
-        finally:
-            stream.close()
+        with open_bytes(path)[0] as stream:
+            head = read_some(path, stream, 65_536)
         if not head:
             raise TraceError(f"{path}: is empty")
         if head.startswith(b"\x89HDF"):

@@ -31,8 +31,6 @@ from lrcsim.traces.importers.placing import Routed, placed
 from lrcsim.traces.importers.source import Options
 from lrcsim.traces.importers.wire import Wire, decode_array
 
-__all__ = ["Answer", "read_answer"]
-
 
 @dataclass
 class Answer:

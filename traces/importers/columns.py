@@ -21,8 +21,6 @@ from lrcsim.traces.importers.names import (
     plain,
 )
 
-__all__ = ["Layout", "find_columns", "parse_columns"]
-
 
 @dataclass
 class Layout:

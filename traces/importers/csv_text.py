@@ -15,9 +15,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from lrcsim.errors import TraceError
-from lrcsim.traces.importers.source import open_bytes
-
-__all__ = ["CsvText"]
+from lrcsim.traces.importers.files import open_bytes
 
 BLOCK = 8 << 20
 NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*")

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lrcsim.errors import TraceError
-from lrcsim.traces.importers.source import open_bytes
-
-__all__ = ["BEGINS", "objects"]
+from lrcsim.traces.importers.files import open_bytes, read_some
 
 CHUNK = 4 << 20
 BEGINS = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:[{\[]|data:|event:|id:|:)")
@@ -49,10 +47,7 @@ def objects(path: Path, report: Callable[[int], None]) -> Iterator[dict[str, Any
                     or (text[at] in EVENT_LETTERS and "\n" not in text[at:])
                 )
                 if more and unfinished:
-                    try:
-                        data = pending + stream.read(max(CHUNK, len(text) - at))
-                    except OSError as damage:
-                        raise TraceError(f"{path}: is damaged ({damage})") from None
+                    data = pending + read_some(path, stream, max(CHUNK, len(text) - at))
                     more = len(data) > len(pending)
                     report(position() if more else size)
                     try:

@@ -14,11 +14,9 @@ import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 
 from lrcsim.errors import TraceError
+from lrcsim.traces.importers.files import open_bytes, read_some
 from lrcsim.traces.importers.json_objects import objects
-from lrcsim.traces.importers.names import ALIASES, plain
-from lrcsim.traces.importers.source import open_bytes
-
-__all__ = ["JsonRows"]
+from lrcsim.traces.importers.names import ALIASES, STEMS, families, plain
 
 BLOCK = 8 << 20
 LONGEST_LINE = 1 << 30
@@ -72,7 +70,7 @@ class JsonRows:
         stream, _, _ = open_bytes(self.path)
         with stream:
             line = b""
-            while block := _read(self.path, stream, BLOCK):
+            while block := read_some(self.path, stream, BLOCK):
                 line = (line + block).removeprefix(b"\xef\xbb\xbf").lstrip()
                 if b"\n" in line or len(line) > LONGEST_LINE:
                     break
@@ -219,7 +217,7 @@ class JsonRows:
         rest = b""
         skip = self._skip_first and RECORD not in self.metadata
         with stream:
-            while block := _read(self.path, stream, BLOCK):
+            while block := read_some(self.path, stream, BLOCK):
                 if skip and b"\n" in rest + block:  # the object before the first row
                     rest, block, skip = b"", (rest + block).lstrip().split(b"\n", 1)[1], False
                 text, newline, rest = (rest + block).rpartition(b"\n")
@@ -295,8 +293,6 @@ def _has_experts(value: dict[str, Any]) -> bool:
 
 
 def _numbered_experts(value: dict[str, Any]) -> bool:
-    from lrcsim.traces.importers.names import STEMS, families
-
     return any(stem in STEMS["expert"] or stem in STEMS["logits"] for stem in families(list(value)))
 
 
@@ -334,10 +330,3 @@ def _items(value: object) -> int:
     if not isinstance(value, list):
         return 1
     return len(value) * _items(value[0]) if value else 1
-
-
-def _read(path: Path, stream: Any, count: int) -> bytes:
-    try:
-        return bytes(stream.read(count))
-    except OSError as error:
-        raise TraceError(f"{path}: is damaged ({str(error)[:200]})") from None

@@ -16,18 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import parquet
 
 from lrcsim.errors import TraceError
 from lrcsim.traces.importers import values
 from lrcsim.traces.importers.names import ALIASES, plain
-from lrcsim.traces.importers.source import NO_PHASES, Columns, Options, Progress, Request, Source, guessed_experts
+from lrcsim.traces.importers.parquet_rows import ParquetRows
+from lrcsim.traces.importers.source import NO_PHASES, RUN, Columns, Options, Progress, Request, Source, guessed_experts
 from lrcsim.traces.layers import MAX_EXPERTS, LayerTable
 
-__all__ = ["matches", "open_source"]
-
 NAME = re.compile(r"(?:.*?[_.-])?(?:layer|blk|block|l)[_.-]?(\d+)\.parquet", re.IGNORECASE)
-RUN = 16_384
 
 
 def matches(path: Path, _head: bytes) -> bool:
@@ -56,8 +53,6 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
     for layer in opened:
         if layer.rows != tokens:
             raise TraceError(f"{layer.path}: has {layer.rows:,} rows, {opened[0].path.name} has {tokens:,}")
-    if tokens == 0:
-        raise TraceError(f"{path}: the files have no rows")
     weighted = all(layer.weight is not None for layer in opened)
     notices = [] if options.phase is not None or options.prompt_tokens is not None else [NO_PHASES]
     notices.append("all rows are one request: the files do not tell requests apart")
@@ -118,12 +113,9 @@ class _Layer:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            with parquet.ParquetFile(path) as file:
-                self.rows = file.metadata.num_rows
-                named = {plain(name): name for name in reversed(file.schema_arrow.names)}
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise TraceError(f"{path}: is a damaged Parquet file ({str(error)[:200]})") from None
+        self._file = ParquetRows(path)
+        self.rows = self._file.size
+        named = {plain(name): name for name in reversed(self._file.names)}
         expert = next((named[name] for name in ALIASES["expert"] if name in named), None)
         if expert is None:
             raise TraceError(
@@ -145,23 +137,14 @@ class _Layer:
         """Yield ids int64 [n, k] and weights float32 [n, k], a run of tokens at a time."""
         columns = [self.expert, *([self.weight] if weighted and self.weight is not None else [])]
         row, k = 1, None
-        try:
-            with parquet.ParquetFile(self.path) as file:
-                for batch in file.iter_batches(batch_size=RUN, columns=columns):
-                    ids = self._square(batch.column(self.expert), "expert", row, k)
-                    k = ids.shape[1]
-                    if int(ids.min()) < -1 or int(ids.max()) >= MAX_EXPERTS:
-                        at = int(np.argmax(((ids < -1) | (ids >= MAX_EXPERTS)).any(axis=1)))
-                        raise TraceError(
-                            f"{self.path}: row {row + at}: expert id out of all range in {ids[at].tolist()}"
-                        )
-                    weights = None
-                    if len(columns) > 1:
-                        weights = self._square(batch.column(columns[1]), "weight", row, k)
-                    yield ids, weights
-                    row += batch.num_rows
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise TraceError(f"{self.path}: is a damaged Parquet file ({str(error)[:200]})") from None
+        for batch in self._file.batches(columns, lambda _: None, RUN):
+            ids = self._square(batch.column(self.expert), "expert", row, k)
+            k = ids.shape[1]
+            if int(ids.min()) < -1 or int(ids.max()) >= MAX_EXPERTS:
+                at = int(np.argmax(((ids < -1) | (ids >= MAX_EXPERTS)).any(axis=1)))
+                raise TraceError(f"{self.path}: row {row + at}: expert id out of all range in {ids[at].tolist()}")
+            yield ids, self._square(batch.column(columns[1]), "weight", row, k) if len(columns) > 1 else None
+            row += batch.num_rows
 
     def _square(self, column: Any, name: str, row: int, k: int | None) -> npt.NDArray[Any]:
         column = values.decoded(column)

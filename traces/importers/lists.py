@@ -16,8 +16,6 @@ from lrcsim.errors import TraceError
 from lrcsim.traces.importers.names import ALIASES
 from lrcsim.traces.importers.values import decoded, place
 
-__all__ = ["PLURALS", "as_lists", "brackets", "is_list", "lengths", "nested_text"]
-
 PLURALS = frozenset(name for name in ALIASES["expert"] if name.endswith("s") or name == "indices") | {"topk"}
 
 

@@ -13,8 +13,6 @@ import pyarrow.compute as pc
 from lrcsim.errors import TraceError
 from lrcsim.traces.importers import values
 
-__all__ = ["best", "best_of_logits"]
-
 
 def best(scores: npt.NDArray[Any], top_k: int) -> npt.NDArray[np.int64]:
     """Return the ids of the ``top_k`` largest scores, best first; between equal ones the lower id.

@@ -27,8 +27,6 @@ from lrcsim.traces.importers.safetensors import open_tensors, to_float
 from lrcsim.traces.importers.source import Columns, Options, Progress, Request, Source, guessed_experts
 from lrcsim.traces.layers import MAX_EXPERTS, LayerTable
 
-__all__ = ["matches", "open_source"]
-
 NAME = re.compile(r"(.+)_(\d+)\.safetensors")
 
 

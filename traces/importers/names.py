@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["ALIASES", "EXAMPLE", "NUMBERED", "POSITIONS_BESIDE", "STEMS", "TURNS", "families", "is_count", "plain"]
-
 
 def _counted(*stems: str) -> tuple[str, ...]:
     """Return the names of what is counted: ``layer_id``, ``layer_idx`` and so on."""

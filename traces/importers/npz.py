@@ -24,21 +24,18 @@ from lrcsim.traces.importers.npz_contents import Contents
 from lrcsim.traces.importers.npz_reader import Reader
 from lrcsim.traces.importers.source import (
     NO_PHASES,
+    RUN,
     Columns,
     Options,
     Progress,
     Request,
     Source,
     guessed_experts,
+    in_runs,
     named_after,
 )
 from lrcsim.traces.layers import LayerTable
 from lrcsim.traces.what_ran import Sent, Tally, laid, settle
-
-__all__ = ["matches", "open_source"]
-
-RUN = 16_384
-
 
 LAYER_KEYS = ("num_experts", "top_k", "expert_bytes", "block", "stack_of_layer", "num_shared")
 
@@ -150,9 +147,7 @@ def _with_prompt(
     except TraceError as error:
         raise TraceError(f"{path}: request {request} {error}") from None
     tally.add(ran)
-    placed = laid(whole, ran)
-    for low in range(0, ran.tokens, RUN):
-        yield {name: values[low : low + RUN] for name, values in placed.items()}
+    yield from in_runs(laid(whole, ran))
 
 
 def _plain(value: Any) -> Any:

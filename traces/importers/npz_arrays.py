@@ -14,8 +14,6 @@ from lrcsim.traces.importers.names import ALIASES, families, is_count, plain
 from lrcsim.traces.importers.npz_contents import Contents
 from lrcsim.traces.importers.source import Options
 
-__all__ = ["PER_TOKEN", "Arrays", "find_arrays"]
-
 PER_TOKEN = {
     "experts": "iuf",
     "weights": "f",

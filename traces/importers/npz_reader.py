@@ -11,15 +11,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lrcsim.errors import TraceError
+from lrcsim.traces.importers.files import npy_header
 from lrcsim.traces.importers.logits import best
 from lrcsim.traces.importers.names import plain
 from lrcsim.traces.importers.npz_arrays import PER_TOKEN, Arrays
-from lrcsim.traces.importers.npz_contents import DAMAGE, Contents, read_header, said
+from lrcsim.traces.importers.npz_contents import Contents
 from lrcsim.traces.importers.source import Columns
 from lrcsim.traces.importers.values import as_phases
 from lrcsim.traces.layers import MAX_EXPERTS
-
-__all__ = ["Reader"]
 
 
 class Reader:
@@ -82,7 +81,7 @@ class _Stream:
     """
 
     def __init__(self, contents: Contents, name: str, arrays: Arrays) -> None:
-        self._path, self._name = contents.path, name
+        self._contents, self._path, self._name = contents, contents.path, name
         shape, dtype, by_column = contents.header(name)
         spread = len(shape) in (2, 4) and arrays.axis != "layer"  # [requests, tokens, ...]
         turned = arrays.layer_first and len(shape) == 3
@@ -96,11 +95,9 @@ class _Stream:
             self._whole = whole.reshape(self.left, *self._rest) if spread else whole
             self.left = len(self._whole)
             return
-        try:
+        with contents.damaged(name):
             self._file = contents.open(name)
-            read_header(self._file)
-        except DAMAGE as error:
-            raise TraceError(f"{self._path}: array {name!r} is damaged ({said(error)})") from None
+            npy_header(self._file)
 
     def read(self, count: int) -> npt.NDArray[Any]:
         """Return the next tokens."""
@@ -109,10 +106,8 @@ class _Stream:
             block, self._whole = self._whole[:count], self._whole[count:]
             return block
         row = int(np.prod(self._rest, dtype=np.int64)) * self._dtype.itemsize
-        try:
+        with self._contents.damaged(self._name):
             data = self._file.read(count * row)
-        except DAMAGE as error:
-            raise TraceError(f"{self._path}: array {self._name!r} is damaged ({said(error)})") from None
         if len(data) != count * row:
             raise TraceError(f"{self._path}: array {self._name!r} is truncated")
         if self.left == 0:

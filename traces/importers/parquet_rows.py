@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,10 +11,7 @@ from pyarrow import parquet
 
 from lrcsim.errors import TraceError
 from lrcsim.traces.importers import values
-
-__all__ = ["ParquetRows"]
-
-DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
+from lrcsim.traces.importers.files import damaged
 
 
 class ParquetRows:
@@ -45,32 +43,29 @@ class ParquetRows:
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or "string_view" in str(kind)):
             return None
-        with self._open() as file:
-            try:
-                for batch in file.iter_batches(batch_size=1_024, columns=[name]):
-                    cells = values.decoded(batch.column(0)).drop_null()
-                    if len(cells):
-                        return str(cells[0].as_py())
-            except DAMAGE as error:
-                raise TraceError(f"{self.path}: {_one_line(error)}") from None
+        for batch in self.batches([name], lambda _: None, 1_024):
+            cells = values.decoded(batch.column(0)).drop_null()
+            if len(cells):
+                return str(cells[0].as_py())
         return ""
 
     def batches(self, names: Sequence[str], report: Callable[[int], None], rows: int) -> Iterator[pa.RecordBatch]:
         """Read some columns, so many rows at a time."""
         done = 0
-        with self._open() as file:
+        with self._damaged(), self._open() as file:
             for batch in file.iter_batches(batch_size=rows, columns=list(names)):
                 yield batch
                 done += batch.num_rows
                 report(done)
 
     def _open(self) -> parquet.ParquetFile:
-        try:
+        with self._damaged():
             file = parquet.ParquetFile(self.path)
             file.schema_arrow.names  # noqa: B018 - damaged names fail here, not later
             return file
-        except DAMAGE as error:
-            raise TraceError(f"{self.path}: is a damaged Parquet file ({_one_line(error)})") from None
+
+    def _damaged(self) -> AbstractContextManager[None]:
+        return damaged(f"{self.path}: is a damaged Parquet file")
 
 
 def _depth(kind: pa.DataType) -> int:
@@ -79,7 +74,3 @@ def _depth(kind: pa.DataType) -> int:
     while values.is_listed(kind):
         kind, depth = kind.value_type, depth + 1
     return depth
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

@@ -18,8 +18,6 @@ import pyarrow as pa
 from lrcsim.errors import TraceError
 from lrcsim.traces.importers.rows import Batch, Rows
 
-__all__ = ["Held", "by_passes"]
-
 IntArray = npt.NDArray[np.int64]
 BATCH = 1 << 18
 

@@ -11,8 +11,6 @@ from lrcsim.errors import TraceError
 from lrcsim.traces.importers.wire import Wire
 from lrcsim.traces.what_ran import Sent, settle
 
-__all__ = ["Routed", "placed"]
-
 
 @dataclass
 class Routed:

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Prefixes", "row_marks"]
-
 BLOCK = 16
 BRANCHES = 8
 MOST_BLOCKS = 1 << 19

@@ -17,13 +17,19 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.errors import TraceError
-from lrcsim.traces.importers.source import Columns, Options, Progress, Request, Source, guessed_experts, named_after
+from lrcsim.traces.importers.source import (
+    Columns,
+    Options,
+    Progress,
+    Request,
+    Source,
+    guessed_experts,
+    in_runs,
+    named_after,
+)
 from lrcsim.traces.importers.torch_file import is_torch_file, load
 from lrcsim.traces.layers import MAX_EXPERTS, LayerTable
 
-__all__ = ["matches", "open_source"]
-
-RUN = 16_384
 DECODE_MODES = (2,)
 PROMPT_MODES = (1, 3)
 IDLE = 4
@@ -98,7 +104,7 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
 
     def requests() -> Iterator[Request]:
         for done, sequence in enumerate(sequences):
-            yield None, _tokens(sequence, used, top_k, options.phase)
+            yield None, in_runs(_tokens(sequence, used, top_k, options.phase))
             progress(done + 1, len(sequences))
 
     return Source(
@@ -201,8 +207,8 @@ def _to_logical(path: Path, sequences: list[_Sequence], mapping: npt.NDArray[Any
             sequence.experts[at] = np.where(ids >= 0, logical, -1)
 
 
-def _tokens(sequence: _Sequence, used: npt.NDArray[np.intp], top_k: int, phase: str | None) -> Iterator[Columns]:
-    """Yield one request, its tokens before the first as not run."""
+def _tokens(sequence: _Sequence, used: npt.NDArray[np.intp], top_k: int, phase: str | None) -> Columns:
+    """Lay one request out, its tokens before the first as not run."""
     start = sequence.start
     experts = np.concatenate(sequence.experts)[:, used]
     tokens = start + len(experts)
@@ -214,5 +220,4 @@ def _tokens(sequence: _Sequence, used: npt.NDArray[np.intp], top_k: int, phase: 
         columns["phase"] = np.array(values, np.uint8)
     if any(token >= 0 for token in sequence.ids):
         columns["token_ids"] = np.array([-1] * start + sequence.ids, np.int32)
-    for low in range(0, tokens, RUN):
-        yield {name: values[low : low + RUN] for name, values in columns.items()}
+    return columns

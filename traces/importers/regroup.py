@@ -14,8 +14,6 @@ import pyarrow.compute as pc
 from lrcsim.traces.importers.names import ALIASES
 from lrcsim.traces.importers.rows import Batch, Rows
 
-__all__ = ["Regrouped"]
-
 IN_MEMORY = 2_000_000
 """Rows held in memory at a time (a single request may be longer); more are sorted into temporary files."""
 

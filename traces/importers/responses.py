@@ -13,10 +13,12 @@ import numpy.typing as npt
 
 from lrcsim.errors import TraceError
 from lrcsim.traces.importers.answers import Answer, read_answer
+from lrcsim.traces.importers.files import open_bytes
 from lrcsim.traces.importers.json_objects import BEGINS, objects
 from lrcsim.traces.importers.placing import Routed
 from lrcsim.traces.importers.prefixes import Prefixes, row_marks
 from lrcsim.traces.importers.source import (
+    RUN,
     Columns,
     Options,
     Progress,
@@ -24,16 +26,12 @@ from lrcsim.traces.importers.source import (
     Source,
     guessed_experts,
     named_after,
-    open_bytes,
 )
 from lrcsim.traces.importers.streams import joined
 from lrcsim.traces.layers import LayerTable
 from lrcsim.traces.trace import DECODE, PREFILL
 from lrcsim.traces.what_ran import Ran, Tally, lay_out, phases, settle
 
-__all__ = ["are_answers", "open_responses"]
-
-RUN = 16_384
 NOT_SENT_PER_BYTE = 64
 """Positions without routing, for each byte of a file and above a million: more is a number that went wrong."""
 MARKS = (b'"choices"', b'"meta_info"')

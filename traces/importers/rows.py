@@ -16,13 +16,11 @@ from lrcsim.errors import TraceError
 from lrcsim.traces.importers import lists, values
 from lrcsim.traces.importers.columns import find_columns
 from lrcsim.traces.importers.csv_text import CsvText
+from lrcsim.traces.importers.files import one_line, open_bytes, read_some
 from lrcsim.traces.importers.json_rows import JsonRows
 from lrcsim.traces.importers.logits import best_of_logits
 from lrcsim.traces.importers.names import plain
 from lrcsim.traces.importers.parquet_rows import ParquetRows
-from lrcsim.traces.importers.source import open_bytes
-
-__all__ = ["Batch", "Rows"]
 
 Batch = dict[str, Any]
 """Arrow columns of equal length, under our names."""
@@ -71,7 +69,7 @@ class Rows:
         self._parquet: ParquetRows | None = None
         stream, _, self.size = open_bytes(path)
         with stream:
-            head = _read(path, stream, 1 << 20)
+            head = read_some(path, stream, 1 << 20)
         depths: dict[str, int] = {}
         first: dict[str, Any] = {}
         if head.startswith(b"PAR1"):
@@ -215,7 +213,7 @@ class Rows:
             why = self._csv.why_loose if self._csv is not None else ""
             raise TraceError(f"{error} ({why})" if why else str(error)) from None
         except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
-            raise TraceError(f"{self.path}: {_one_line(error)}") from None
+            raise TraceError(f"{self.path}: {one_line(error)[:300]}") from None
 
     def _side_by_side(self, name: str, columns: list[Any], first_row: int) -> Any:
         """Put one column per rank together as lists."""
@@ -364,14 +362,3 @@ def _parts(request: Any, part: Any) -> Any:
         return part
     again = pc.binary_join_element_wise(values.as_text(request), part.cast(pa.string()), "#")
     return pc.if_else(pc.equal(part, 0), values.as_text(request), again)
-
-
-def _read(path: Path, stream: Any, count: int) -> bytes:
-    try:
-        return bytes(stream.read(count))
-    except OSError as error:
-        raise TraceError(f"{path}: is damaged ({_one_line(error)})") from None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

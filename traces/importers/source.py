@@ -1,4 +1,4 @@
-"""What every importer shares: its options, what it hands over, and files read through their compression."""
+"""What every importer shares: its options, and what it hands over."""
 
 from __future__ import annotations
 
@@ -8,23 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-import pyarrow as pa
 
-from lrcsim.documents import check_regular
-from lrcsim.errors import ConfigError, TraceError
+from lrcsim.errors import ConfigError
 from lrcsim.traces.layers import LayerTable
-
-__all__ = [
-    "NO_PHASES",
-    "Columns",
-    "Options",
-    "Progress",
-    "Request",
-    "Source",
-    "guessed_experts",
-    "named_after",
-    "open_bytes",
-]
 
 Columns = dict[str, npt.NDArray[Any]]
 """Per-token arrays of equal length, as `TraceWriter.append` takes them."""
@@ -41,7 +27,8 @@ NO_PHASES = (
 )
 """Notice of an importer that finds no phases."""
 
-MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+RUN = 16_384
+"""Tokens handed over at a time."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +108,25 @@ class Source:
     place: Callable[[], str] | None = None
 
 
+@dataclass(frozen=True)
+class Format:
+    """One way routing is written by other tools.
+
+    Attributes:
+        name: as `import_trace` and ``--format`` take it.
+        summary: one line for help texts.
+        open_source: reads what it must to know the layers, and returns a `Source`.
+        matches: whether a path, and the first (uncompressed) bytes of it, look like this format.
+        options: the names of the `Options` it has a use for.
+    """
+
+    name: str
+    summary: str
+    open_source: Callable[[Path, Options, Progress], Source]
+    matches: Callable[[Path, bytes], bool]
+    options: frozenset[str]
+
+
 def guessed_experts(largest_id: int, notices: list[str]) -> int:
     """Take the number of experts from the largest id seen, and say so."""
     notices.append(
@@ -135,21 +141,7 @@ def named_after(path: Path) -> str:
     return path.name.split(".")[0] or path.name
 
 
-def open_bytes(path: Path) -> tuple[Any, Callable[[], int], int]:
-    """Open a plain, gzip or zstd file for reading.
-
-    Returns:
-        A pyarrow input stream of the plain bytes, a function giving the position in the file on disk, its size.
-    """
-    check_regular(path)
-    try:
-        file = pa.OSFile(str(path))
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be read ({error})") from None
-    size = path.stat().st_size
-    magic = file.read(4)
-    file.seek(0)
-    for start, codec in MAGIC.items():
-        if magic.startswith(start):
-            return pa.CompressedInputStream(file, codec), lambda: 0 if file.closed else int(file.tell()), size
-    return file, lambda: 0 if file.closed else int(file.tell()), size
+def in_runs(columns: Columns) -> Iterator[Columns]:
+    """Yield the tokens of a request in runs."""
+    for low in range(0, len(columns["experts"]), RUN):
+        yield {name: values[low : low + RUN] for name, values in columns.items()}

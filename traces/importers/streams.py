@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-__all__ = ["joined"]
-
 OPEN = 256
 """Streams that may be mixed with each other: a server's requests at a time."""
 

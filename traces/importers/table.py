@@ -27,15 +27,14 @@ from lrcsim.traces.importers.source import (
     Request,
     Source,
     guessed_experts,
+    in_runs,
     named_after,
 )
-from lrcsim.traces.importers.table_layout import Prompts, in_runs, whole_request, with_prompt
+from lrcsim.traces.importers.table_layout import Prompts, whole_request, with_prompt
 from lrcsim.traces.importers.table_requests import InterleavedError, Table, by_request
 from lrcsim.traces.importers.table_scan import Scan, scan_table
 from lrcsim.traces.layers import LayerTable
 from lrcsim.traces.what_ran import Tally
-
-__all__ = ["matches", "open_source"]
 
 EXPERTS_KEYS = ("num_experts", "n_expert", "n_experts", "num_local_experts", "n_routed_experts")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,6 @@ import numpy.typing as npt
 from lrcsim.errors import TraceError
 from lrcsim.traces.importers.source import Columns
 from lrcsim.traces.what_ran import Sent, Tally, laid, settle
-
-__all__ = ["Prompts", "in_runs", "number_tokens", "whole_request", "with_prompt"]
-
-RUN = 16_384
-"""Tokens handed over at a time."""
 
 
 @dataclass(frozen=True)
@@ -175,9 +169,3 @@ def with_prompt(path: Path, whole: Columns, rows: Columns, prompts: Prompts, tal
         raise TraceError(f"{path}: a request from token {first} on {error}") from None
     tally.add(ran)
     return laid(whole, ran)
-
-
-def in_runs(columns: Columns) -> Iterator[Columns]:
-    """Yield a request in runs of tokens."""
-    for low in range(0, len(columns["experts"]), RUN):
-        yield {name: values[low : low + RUN] for name, values in columns.items()}

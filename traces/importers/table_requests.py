@@ -16,8 +16,6 @@ from lrcsim.traces.importers.regroup import Regrouped
 from lrcsim.traces.importers.rows import Batch, Rows
 from lrcsim.traces.importers.source import Columns
 
-__all__ = ["InterleavedError", "Table", "by_request", "runs_of_requests"]
-
 Table = Rows | Held | Regrouped
 
 

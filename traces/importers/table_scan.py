@@ -15,8 +15,6 @@ from lrcsim.traces.importers.table_layout import number_tokens
 from lrcsim.traces.importers.table_requests import InterleavedError, Table, by_request, runs_of_requests
 from lrcsim.traces.layers import MAX_EXPERTS
 
-__all__ = ["Scan", "scan_table"]
-
 MAX_LAYERS = 65_536
 
 

@@ -14,11 +14,6 @@ import pyarrow.compute as pc
 from lrcsim.errors import TraceError
 from lrcsim.traces.importers.names import plain
 
-__all__ = [
-    *("as_phases", "as_request", "as_text", "decoded"),
-    *("integers", "is_listed", "layer_prefixes", "numbers", "place"),
-]
-
 PREFILL_WORDS = (
     *("0", "prefill", "prefilling", "prompt", "pp", "p", "prompt_processing", "prompt_eval", "prefill_phase"),
     *("encode", "context", "ctx", "input", "extend", "decoder_prompt", "chunked_prefill", "prompt_phase"),
