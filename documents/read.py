@@ -42,13 +42,7 @@ def unreadable(path: Path, problem: Exception) -> TraceError:
 
 
 def read_text(path: Path, where: str, error: type[LrcsimError] = TraceError, largest: int = LARGEST) -> str:
-    """Read a file of UTF-8 text.
-
-    Args:
-        path: the file.
-        where: what messages begin with: which file it is.
-        error: kind of error to raise.
-        largest: bytes that it may have.
+    """Read a file of UTF-8 text, of ``largest`` bytes at most; ``where`` is what messages begin with.
 
     Raises:
         LrcsimError: of the kind ``error``: there is no such file, it cannot be read, is too large, or no text.

@@ -83,9 +83,6 @@ class Sink:
     The HDF5 library does not survive a write that fails (it crashes when the file is closed after a full disk). So a
     failure is noted, what comes after it is dropped, and `check` raises it when HDF5 is not in the middle of something.
 
-    Args:
-        path: the file, made anew.
-
     Raises:
         OSError: it cannot be made.
     """

@@ -194,13 +194,7 @@ def _repeated(experts: npt.NDArray[Any], first_token: int, first_layer: int) -> 
 def check_shapes(
     shapes: Mapping[str, tuple[int, ...]], layers: LayerTable, offsets: npt.NDArray[np.int64]
 ) -> list[Problem]:
-    """Find what is wrong with the columns' shapes and the request offsets, without looking at any data.
-
-    Args:
-        shapes: of each per-token column, tokens first.
-        layers: the model's MoE layers.
-        offsets: int64 [requests + 1].
-    """
+    """Find what is wrong with columns' shapes (tokens first) and with request offsets, without looking at any data."""
     given = shapes.get("experts")
     if given is None:
         return [Problem("the trace", "has no column 'experts'")]

@@ -33,12 +33,7 @@ def check_file(
 def examine_file(
     path: str | Path, tokens_per_read: int = 16_384, progress: Callable[[int, int], None] | None = None
 ) -> tuple[list[Problem], list[Problem]]:
-    """Read a trace file as `check_file` does, and look for artefacts of recorders too.
-
-    Args:
-        path: an lrcsim trace file.
-        tokens_per_read: tokens held in memory at a time.
-        progress: called with the tokens read and all tokens.
+    """Read a trace file as `check_file` does, with the same arguments, and look for artefacts of recorders too.
 
     Returns:
         What is wrong, and what is worth a look in a trace that is not (`lrcsim.traces.artefacts`); nothing of the

@@ -236,13 +236,7 @@ class RoutingTrace:
         return data.astype(STORED[name], copy=False) if name in STORED else data
 
     def read_unchecked(self, name: str, low: int, high: int, layer: int | None = None) -> npt.NDArray[Any]:
-        """Read tokens of one column as they stand there, for `check_file`; everybody else uses `read`.
-
-        Args:
-            name: of the column.
-            low: first token.
-            high: first token not read any more.
-            layer: index of the one layer to read; None: all.
+        """Read as `read` does, but what stands there, for `check_file`; everybody else uses `read`.
 
         Raises:
             TraceError: the file is damaged there.

@@ -168,11 +168,7 @@ def lay_out(
 
 
 def phases(ran: Ran) -> npt.NDArray[np.uint8] | None:
-    """Return uint8 [tokens], 0 prefill and 1 decode; None where the prompt's length is not known.
-
-    Args:
-        ran: as `settle` says.
-    """
+    """Return uint8 [tokens], 0 prefill and 1 decode; None where the prompt's length is not known."""
     if ran.prompt is None:
         return None
     return (np.arange(ran.tokens) >= ran.prompt).astype(np.uint8)
@@ -203,12 +199,7 @@ class Tally:
     unphased: int = 0
 
     def add(self, ran: Ran, told: bool = True) -> None:
-        """Count one request.
-
-        Args:
-            ran: as `settle` says.
-            told: whether the source says what was cached; else it is supposed, from what repeats.
-        """
+        """Count one request; ``told``: its source says what was cached, else it is supposed, from what repeats."""
         self.requests += 1
         self.prompt += ran.prompt or 0
         if told:

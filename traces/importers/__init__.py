@@ -7,7 +7,7 @@ new one is added to `FORMATS` below.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,11 +24,13 @@ from lrcsim.traces.importers.responses import open_responses
 from lrcsim.traces.importers.servers import is_sglang, is_vllm
 from lrcsim.traces.importers.source import Columns, Format, Options, Progress, Source
 from lrcsim.traces.layers import LayerTable
-from lrcsim.traces.trace import DECODE
+from lrcsim.traces.trace import DECODE, PREFILL
 from lrcsim.traces.writer import TraceWriter
 
 __all__ = ["FORMATS", "Format", "ImportReport", "Options", "guess_format", "import_trace", "parse_columns"]
 
+PHASES = {"prefill": PREFILL, "decode": DECODE}
+"""What ``--phase`` says of all tokens of a file without phases."""
 
 RETURNED = "JSON of servers run with --enable-return-routed-experts"
 COMMON = frozenset({"num_experts", "expert_bytes", "model"})
@@ -93,7 +95,7 @@ FORMATS = {
 """All formats by name, in the order in which they are tried when a format is guessed."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class ImportReport:
     """What an import did.
 
@@ -112,16 +114,27 @@ class ImportReport:
     """
 
     format: str
-    tokens: int
-    requests: int
-    unrecorded: int
-    notices: list[str]
+    tokens: int = 0
+    requests: int = 0
+    unrecorded: int = 0
+    notices: list[str] = field(default_factory=list)
     layers: int = 0
     num_experts: int = 0
     top_k: int = 0
     prefill: int | None = None
     decode: int | None = None
     not_run: int = 0
+
+    def count(self, columns: Columns, layers: LayerTable) -> None:
+        """Count tokens that were written."""
+        ran = (columns["experts"] >= 0).any(axis=(1, 2))
+        self.tokens += len(ran)
+        self.unrecorded += int(np.count_nonzero(mark_missing(columns, layers)))
+        self.not_run += int(np.count_nonzero(~ran))
+        if "phase" in columns:
+            decode = int(np.count_nonzero((columns["phase"] == DECODE) & ran))
+            self.decode = (self.decode or 0) + decode
+            self.prefill = (self.prefill or 0) + int(np.count_nonzero(ran)) - decode
 
 
 @reads_foreign_file
@@ -206,41 +219,29 @@ def _import(
     progress: Progress,
     provenance: Mapping[str, Any] | None,
 ) -> ImportReport:
-    """Read and write."""
     source = entry.open_source(source_path, options, progress)
-    noted: dict[str, Any] = {
-        "file": source_path.name,
-        "format": entry.name,
-        "lrcsim": version("lrcsim"),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-    }
-    about = {**source.provenance, **({"import": noted} if provenance is None else provenance)}
-    model = options.model or source.model
-    counted = _Counted()
+    if provenance is None:
+        date = datetime.now(UTC).strftime("%Y-%m-%d")
+        noted = {"file": source_path.name, "format": entry.name, "lrcsim": version("lrcsim"), "date": date}
+        provenance = {"import": noted}
+    layers, model = source.layers, options.model or source.model
+    report = ImportReport(
+        entry.name, layers=len(layers), num_experts=int(layers.num_experts.max()), top_k=int(layers.top_k.max())
+    )
     try:
-        with TraceWriter(out_path, source.layers, model=model, provenance=about) as writer:
+        with TraceWriter(out_path, layers, model=model, provenance={**source.provenance, **provenance}) as writer:
             for domain, runs in source.requests():
                 writer.begin_request(domain)
-                counted.requests += 1
+                report.requests += 1
                 for columns in runs:
+                    if "phase" not in columns and options.phase in PHASES:
+                        columns["phase"] = np.full(len(columns["experts"]), PHASES[options.phase], np.uint8)
                     _append(writer, columns, str(source_path) if source.place is None else source.place())
-                    counted.add(columns, source.layers)
+                    report.count(columns, layers)
     finally:
         source.close()
-    layers = source.layers
-    return ImportReport(
-        entry.name,
-        writer.tokens,
-        counted.requests,
-        counted.unrecorded,
-        list(dict.fromkeys(source.notices)),
-        len(layers),
-        int(layers.num_experts.max()),
-        int(layers.top_k.max()),
-        counted.prefill if counted.phased else None,
-        counted.decode if counted.phased else None,
-        counted.not_run,
-    )
+    report.notices = list(dict.fromkeys(source.notices))
+    return report
 
 
 def _append(writer: TraceWriter, columns: Columns, place: str) -> None:
@@ -249,20 +250,3 @@ def _append(writer: TraceWriter, columns: Columns, place: str) -> None:
         writer.append(columns)
     except TraceError as error:
         raise TraceError(f"{place}: {error}" if str(error).startswith("token") else str(error)) from None
-
-
-class _Counted:
-    """Sums over what was written."""
-
-    def __init__(self) -> None:
-        self.requests = self.unrecorded = self.prefill = self.decode = self.not_run = 0
-        self.phased = False
-
-    def add(self, columns: Columns, layers: LayerTable) -> None:
-        self.unrecorded += int(np.count_nonzero(mark_missing(columns, layers)))
-        ran = (columns["experts"] >= 0).any(axis=(1, 2))
-        self.not_run += int(np.count_nonzero(~ran))
-        if "phase" in columns:
-            self.phased = True
-            self.decode += int(np.count_nonzero((columns["phase"] == DECODE) & ran))
-            self.prefill += int(np.count_nonzero((columns["phase"] != DECODE) & ran))

@@ -9,16 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lrcsim.errors import ConfigError, TraceError, did_you_mean
-from lrcsim.traces.importers.names import (
-    ALIASES,
-    EXAMPLE,
-    NUMBERED,
-    POSITIONS_BESIDE,
-    STEMS,
-    TURNS,
-    families,
-    is_count,
-    plain,
+from lrcsim.traces.importers.names import ALIASES, NUMBERED, STEMS, TURNS, families, is_count, plain
+
+EXAMPLE = (
+    "one row per expert (request,phase,token,layer,rank,expert,weight), per token and layer with a list or a column "
+    "per rank (token,layer,expert_0,expert_1), or a row per request with nested lists; see docs/importing.md"
+)
+
+POSITIONS_BESIDE = frozenset(
+    ("position", "pos", "token_idx", "token_index", "token_pos", "token_position", "tok_pos", "seq_pos")
 )
 
 

@@ -15,7 +15,9 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from lrcsim.errors import TraceError
+from lrcsim.traces.importers import lists
 from lrcsim.traces.importers.files import open_bytes
+from lrcsim.traces.importers.table_file import TableFile
 
 BLOCK = 8 << 20
 NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*")
@@ -23,28 +25,16 @@ SAMPLE = 200
 """Rows looked at to tell the columns."""
 
 
-class CsvText:
+class CsvText(TableFile):
     """A text table.
 
-    Args:
-        path: the file.
-        head: its first (uncompressed) bytes.
-        mapping: what the user said of columns.
-
     Attributes:
-        names: the column names; ``1, 2, ...`` where the file has none.
-        first: the first row, by name.
         sample: the cells of the first rows.
-        comments: lines of the comment header.
-        mapping: what the user said, with positions turned to names.
-        headerless: whether the file has no column names.
-        why_loose: what was wrong with the first cell that is no plain number; from then on cells are read as text.
+        headerless: whether the file has no column names; they are ``1, 2, ...`` then.
     """
 
-    def __init__(self, path: Path, head: bytes, mapping: Mapping[str, str]) -> None:
-        self.path = path
-        self.comments: list[str] = []
-        self.why_loose = ""
+    def __init__(self, path: Path, mapping: Mapping[str, str], size: int, head: bytes) -> None:
+        super().__init__(path, mapping, size)
         try:
             text = head.decode("utf-8-sig", errors="strict" if len(head) < 1 << 20 else "ignore")
         except UnicodeDecodeError as error:
@@ -79,6 +69,7 @@ class CsvText:
             del cells[0]
             self.mapping = {ours: self._named(theirs) for ours, theirs in mapping.items()}
         self.sample = cells
+        self.depths = {name: depth for name, cell in self.first.items() if (depth := lists.brackets(cell)) > 1}
         if self.headerless and not self.mapping:
             raise TraceError(
                 f"{path}: has no column names, so no column is named like 'token', 'layer' or 'expert'; say which of "
@@ -128,15 +119,11 @@ class CsvText:
             return {"token": "1", "layer": "2", "expert": f"3-{width}"}
         return {}
 
-    def batches(self, types: Mapping[str, Any], report: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
+    def batches(self, types: Mapping[str, Any], report: Callable[[int], None], rows: int) -> Iterator[pa.RecordBatch]:
         """Read columns, as numbers where all cells are, else as text.
 
-        Args:
-            types: the Arrow type of each column to read.
-            report: called with the position in the file.
-
         Yields:
-            Batches of these columns; a column ``part`` is added where the line of names comes again, which starts a
+            Batches of the columns; a column ``part`` is added where the line of names comes again, which starts a
             new file: 0 for the first, then 1, 2 ...
         """
         done = 0

@@ -61,12 +61,7 @@ def foreign(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def damaged(what: str, letters: int = 300) -> Iterator[None]:
-    """Turn whatever a library raises in the block into a `TraceError` that begins with ``what``.
-
-    Args:
-        what: which file, and what is wrong with it.
-        letters: of the library's own message, at most.
-    """
+    """Turn whatever a library raises in the block into a `TraceError`: ``what``, and so many letters of its message."""
     try:
         yield
     except LrcsimError:

@@ -13,8 +13,9 @@ import numpy as np
 
 from lrcsim.errors import ConfigError, TraceError
 from lrcsim.traces.importers import layer_files
+from lrcsim.traces.importers.common import guessed_experts
 from lrcsim.traces.importers.responses import are_answers, open_responses
-from lrcsim.traces.importers.source import Columns, Format, Options, Progress, Request, Source, guessed_experts
+from lrcsim.traces.importers.source import Columns, Format, Options, Progress, Request, Source
 from lrcsim.traces.layers import LayerTable
 
 OTHER = frozenset(

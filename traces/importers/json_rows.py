@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 
 from lrcsim.errors import TraceError
+from lrcsim.traces.importers import lists
 from lrcsim.traces.importers.files import open_bytes, read_some
 from lrcsim.traces.importers.json_objects import objects
 from lrcsim.traces.importers.names import ALIASES, STEMS, families, plain
+from lrcsim.traces.importers.table_file import TableFile
 
 BLOCK = 8 << 20
 LONGEST_LINE = 1 << 30
@@ -27,27 +29,15 @@ SHARED = frozenset((*ALIASES["prompt_tokens"], *ALIASES["cached_tokens"], *ALIAS
 EXPERTS = frozenset((*ALIASES["expert"], *ALIASES["logits"]))
 
 
-class JsonRows:
+class JsonRows(TableFile):
     """The objects of a JSON file as Arrow batches.
 
     A first object without experts is metadata. Where an object holds its rows in a list of objects (``activations``),
     these are the rows, and each outer object is a request.
-
-    Args:
-        path: the file.
-
-    Attributes:
-        names: the keys of a row.
-        depths: how deep the lists of each key are.
-        first: the first row.
-        metadata: the first object, where it is none of the rows.
-        notices: what the user should know; records without routing are counted here.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.metadata: dict[str, Any] = {}
-        self.notices: list[str] = []
+    def __init__(self, path: Path, mapping: Mapping[str, str], size: int) -> None:
+        super().__init__(path, mapping, size)
         self._schema: pa.Schema | None = None
         self._lines = self._is_lines()
         shown = self._shown()
@@ -134,17 +124,13 @@ class JsonRows:
             )
         yield from ({"experts": request} for request in (value if depth == 4 else [value]))
 
-    def batches(self, names: Sequence[str], report: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
-        """Read some keys of all rows.
-
-        Args:
-            names: the keys.
-            report: called with the position in the file.
+    def batches(self, types: Mapping[str, Any], report: Callable[[int], None], rows: int) -> Iterator[pa.RecordBatch]:
+        """Read some keys of all rows, and report the position in the file.
 
         Raises:
             TraceError: a row has not all keys, or their types differ from row to row.
         """
-        first_record = without = 0
+        names, first_record, without = list(types), 0, 0
         for table in self._tables(names, report):
             table, first_record = self._numbered(table, names, first_record)
             absent = [name for name in names if name not in table.schema.names]
@@ -152,7 +138,7 @@ class JsonRows:
                 continue
             if absent:
                 raise TraceError(f"{self.path}: some rows have no {absent[0]!r}")
-            for batch in table.select(list(names)).combine_chunks().to_batches():
+            for batch in table.select(names).combine_chunks().to_batches():
                 empty = functools.reduce(pc.and_, [pc.is_null(column) for column in batch.columns])
                 if pc.any(empty).as_py():  # events, sums at the end and the like
                     without += int(pc.sum(empty).as_py())
@@ -178,7 +164,7 @@ class JsonRows:
 
     def _taken_out(self, table: pa.Table, names: Sequence[str], index: Any) -> pa.Table:
         inner = table.column(self._inner).combine_chunks()
-        lengths = pc.list_value_length(inner).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+        lengths = lists.lengths(inner)
         parents = np.repeat(np.arange(len(lengths)), lengths)
         structs = pc.list_flatten(inner)
         fields = {field.name: at for at, field in enumerate(structs.type)} if pa.types.is_struct(structs.type) else {}
@@ -203,10 +189,7 @@ class JsonRows:
         if theirs is None:
             raise TraceError(f"{self.path}: the rows have no number of their token")
         token = pc.struct_field(structs, [fields[theirs]]).cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
-        lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-        starts = np.cumsum(lengths) - lengths
-        inside = (token >= 0) & (token < lengths[parents])
-        return pc.list_flatten(column).take(pa.array(np.where(inside, starts[parents] + token, 0), mask=~inside))
+        return lists.of_tokens(column, parents, token)
 
     def _tables(self, names: Sequence[str], report: Callable[[int], None]) -> Iterator[pa.Table]:
         wanted = [*names, *([self._inner] if self._inner is not None else []), RECORD]

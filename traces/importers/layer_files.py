@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 
 from lrcsim.errors import TraceError
 from lrcsim.traces.importers import values
+from lrcsim.traces.importers.common import NO_PHASES, RUN, guessed_experts
 from lrcsim.traces.importers.names import ALIASES, plain
 from lrcsim.traces.importers.parquet_rows import ParquetRows
-from lrcsim.traces.importers.source import NO_PHASES, RUN, Columns, Options, Progress, Request, Source, guessed_experts
+from lrcsim.traces.importers.source import Columns, Options, Progress, Request, Source
 from lrcsim.traces.layers import MAX_EXPERTS, LayerTable
 
 NAME = re.compile(r"(?:.*?[_.-])?(?:layer|blk|block|l)[_.-]?(\d+)\.parquet", re.IGNORECASE)
@@ -66,7 +67,9 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
     layers = LayerTable.build(
         len(files), experts, top_k, expert_bytes=options.expert_bytes, block=[block for block, _ in files]
     )
-    prompt = _prompt(options, tokens)
+    prompt, column = options.prompt()
+    if column is not None:
+        raise TraceError("files per layer have no column of prompt lengths: give --prompt-tokens N")
 
     def runs() -> Iterator[Columns]:
         readers = [layer.runs(weighted) for layer in opened]
@@ -92,15 +95,6 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
     return Source(layers, path.resolve().name, requests, {}, notices, experts_guessed=options.num_experts is None)
 
 
-def _prompt(options: Options, tokens: int) -> int | None:
-    """Return how many tokens are prefill; None: the trace has no phases."""
-    if options.prompt_tokens is not None:
-        if not options.prompt_tokens.isdecimal():
-            raise TraceError("files per layer have no column of prompt lengths: give --prompt-tokens N")
-        return int(options.prompt_tokens)
-    return {"prefill": tokens, "decode": 0}.get(options.phase or "")
-
-
 class _Layer:
     """One layer's file.
 
@@ -113,7 +107,7 @@ class _Layer:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = ParquetRows(path)
+        self._file = ParquetRows(path, {})
         self.rows = self._file.size
         named = {plain(name): name for name in reversed(self._file.names)}
         expert = next((named[name] for name in ALIASES["expert"] if name in named), None)
@@ -137,7 +131,7 @@ class _Layer:
         """Yield ids int64 [n, k] and weights float32 [n, k], a run of tokens at a time."""
         columns = [self.expert, *([self.weight] if weighted and self.weight is not None else [])]
         row, k = 1, None
-        for batch in self._file.batches(columns, lambda _: None, RUN):
+        for batch in self._file.batches(dict.fromkeys(columns), lambda _: None, RUN):
             ids = self._square(batch.column(self.expert), "expert", row, k)
             k = ids.shape[1]
             if int(ids.min()) < -1 or int(ids.max()) >= MAX_EXPERTS:

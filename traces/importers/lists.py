@@ -36,6 +36,20 @@ def lengths(column: Any) -> npt.NDArray[np.int64]:
     return np.asarray(pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False), np.int64)
 
 
+def of_tokens(column: Any, rows: npt.NDArray[np.int64], token: npt.NDArray[np.int64]) -> Any:
+    """Return the item of each row's token, of a column with one list per request; null where there is none.
+
+    Args:
+        column: Arrow lists.
+        rows: int [n], which of the lists.
+        token: int [n], which of its items.
+    """
+    given = lengths(column)
+    starts = np.cumsum(given) - given
+    inside = (token >= 0) & (token < given[rows])
+    return pc.list_flatten(column).take(pa.array(np.where(inside, starts[rows] + token, 0), mask=~inside))
+
+
 def as_lists(path: Path, name: str, column: Any) -> Any:
     """Return cells that hold a list as lists, also text: ``[1, 2]``, ``1 2``, ``1;2``, ``1|2``, ``tensor([1, 2])``.
 

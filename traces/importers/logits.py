@@ -15,11 +15,7 @@ from lrcsim.traces.importers import values
 
 
 def best(scores: npt.NDArray[Any], top_k: int) -> npt.NDArray[np.int64]:
-    """Return the ids of the ``top_k`` largest scores, best first; between equal ones the lower id.
-
-    Args:
-        scores: numbers [..., E], finite.
-        top_k: k, at most E.
+    """Return int64 [..., k], the ids of the k largest of scores [..., E], best first; between equal ones the lower id.
 
     Returns:
         int64 [..., k].

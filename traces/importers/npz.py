@@ -18,27 +18,16 @@ import numpy.typing as npt
 
 from lrcsim.errors import ConfigError, TraceError
 from lrcsim.traces.check import check_offsets
+from lrcsim.traces.importers.common import NO_PHASES, RUN, guessed_experts, in_runs, named_after
 from lrcsim.traces.importers.names import ALIASES, plain
 from lrcsim.traces.importers.npz_arrays import Arrays, find_arrays
 from lrcsim.traces.importers.npz_contents import Contents
 from lrcsim.traces.importers.npz_reader import Reader
-from lrcsim.traces.importers.source import (
-    NO_PHASES,
-    RUN,
-    Columns,
-    Options,
-    Progress,
-    Request,
-    Source,
-    guessed_experts,
-    in_runs,
-    named_after,
-)
+from lrcsim.traces.importers.source import Columns, Options, Progress, Request, Source
 from lrcsim.traces.layers import LayerTable
 from lrcsim.traces.what_ran import Sent, Tally, laid, settle
 
 LAYER_KEYS = ("num_experts", "top_k", "expert_bytes", "block", "stack_of_layer", "num_shared")
-
 
 OTHER_KEYS = ("offsets", "domains", "model", "stack_names", "provenance")
 
@@ -115,7 +104,7 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
             for request, (low, high) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
                 domain = None if domains is None else domains[request]
                 if prompts is None:
-                    yield domain, _tokens(reader, arrays, high - low, options.phase)
+                    yield domain, _tokens(reader, arrays, high - low)
                 else:
                     sent = prompts.of(path, request, high - low, len(offsets) - 1)
                     yield domain, _with_prompt(path, reader, arrays, high - low, sent, request, tally)
@@ -127,13 +116,10 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
     return Source(layers, model, requests, provenance, notices, experts_guessed=guessed)
 
 
-def _tokens(reader: Reader, arrays: Arrays, count: int, phase: str | None) -> Iterator[Columns]:
+def _tokens(reader: Reader, arrays: Arrays, count: int) -> Iterator[Columns]:
     while count:
         run = min(count, RUN)
-        block = reader.read(["experts", *arrays.names], run)
-        if phase in ("prefill", "decode"):
-            block["phase"] = np.full(run, phase == "decode", np.uint8)
-        yield block
+        yield reader.read(["experts", *arrays.names], run)
         count -= run
 
 
@@ -203,16 +189,14 @@ class _Prompts:
 def _prompts(path: Path, contents: Contents, ignored: list[str], options: Options) -> _Prompts | None:
     """Find the lengths of the prompts: as the user says, as an array says, or as the server's usage beside says."""
     keep = options.cached_prefix == "keep"
-    if options.prompt_tokens is not None:
-        if options.prompt_tokens.isdecimal():
-            return _Prompts(first=int(options.prompt_tokens))
-        if options.prompt_tokens not in contents.names:
-            raise TraceError(
-                f"{path}: has no array {options.prompt_tokens!r}, it has {', '.join(contents.names)[:200]}"
-            )
+    first, given = options.prompt()
+    if first is not None:
+        return _Prompts(first=first)
+    if given is not None and given not in contents.names:
+        raise TraceError(f"{path}: has no array {given!r}, it has {', '.join(contents.names)[:200]}")
     if options.phase is not None:
         return None
-    name = options.prompt_tokens or next((n for n in ignored if plain(n) in ALIASES["prompt_tokens"]), None)
+    name = given or next((n for n in ignored if plain(n) in ALIASES["prompt_tokens"]), None)
     if name is not None:
         if name in ignored:
             ignored.remove(name)

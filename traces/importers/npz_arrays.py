@@ -25,7 +25,6 @@ PER_TOKEN = {
 }
 """Per-token arrays and the kinds of their items."""
 
-
 NAMES = {
     "experts": ("experts", *ALIASES["expert"]),
     "weights": ("weights", *ALIASES["weight"]),
@@ -35,12 +34,9 @@ NAMES = {
 }
 """For some arrays the names they go by, in lower case."""
 
-
 LAYER_STEM = re.compile(r"(.*_)?(layers?|l|blk|blocks?)(_.*)?")
 
-
 REQUEST_STEMS = ("arr", "request", "req", "sample", "seq", "sequence", "prompt", "routed_experts", "experts", "trace")
-
 
 NOT_A_TRACE = "not a trace: it does not say which token used which expert when; record the routing of every token"
 

@@ -23,19 +23,13 @@ BATCH = 1 << 18
 
 
 class Held:
-    """Rows in memory, read like `Rows`.
-
-    Args:
-        rows: where they came from.
-        columns: Arrow columns of equal length, under our names.
-    """
+    """Rows in memory (Arrow columns of equal length, under our names), read like the `Rows` that they came from."""
 
     def __init__(self, rows: Rows, columns: Mapping[str, Any]) -> None:
         self.path: Path = rows.path
         self.comments, self.metadata, self.num_experts = rows.comments, rows.metadata, rows.num_experts
         self.names = {**rows.names, **{name: rows.names.get(name, name) for name in columns}}
-        self.wide, self.numbered, self.notices = rows.wide, rows.numbered, rows.notices
-        self.placed = False
+        self.wide, self.notices = rows.wide, rows.notices
         self._columns = dict(columns)
         self.size = len(self._columns["expert"])
 
@@ -113,13 +107,7 @@ def _cells(
 
 
 def _number(layer: IntArray, position: IntArray | None, rows: Rows) -> dict[str, npt.NDArray[Any]]:
-    """Give each cell its token, phase and request.
-
-    Args:
-        layer: int [cells].
-        position: int [cells], negative for a prompt; None: tokens have no number.
-        rows: for notices.
-    """
+    """Give each cell its token, phase and request; positions, where there are any, are negative for a prompt."""
     new_run = np.diff(layer) != 0
     ends = np.diff(layer) < 0
     if position is not None:

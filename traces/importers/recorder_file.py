@@ -17,16 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.errors import TraceError
-from lrcsim.traces.importers.source import (
-    Columns,
-    Options,
-    Progress,
-    Request,
-    Source,
-    guessed_experts,
-    in_runs,
-    named_after,
-)
+from lrcsim.traces.importers.common import guessed_experts, in_runs, named_after
+from lrcsim.traces.importers.source import Columns, Options, Progress, Request, Source
 from lrcsim.traces.importers.torch_file import is_torch_file, load
 from lrcsim.traces.layers import MAX_EXPERTS, LayerTable
 
@@ -104,7 +96,7 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
 
     def requests() -> Iterator[Request]:
         for done, sequence in enumerate(sequences):
-            yield None, in_runs(_tokens(sequence, used, top_k, options.phase))
+            yield None, in_runs(_tokens(sequence, used, top_k, options.phase is None))
             progress(done + 1, len(sequences))
 
     return Source(
@@ -207,7 +199,7 @@ def _to_logical(path: Path, sequences: list[_Sequence], mapping: npt.NDArray[Any
             sequence.experts[at] = np.where(ids >= 0, logical, -1)
 
 
-def _tokens(sequence: _Sequence, used: npt.NDArray[np.intp], top_k: int, phase: str | None) -> Columns:
+def _tokens(sequence: _Sequence, used: npt.NDArray[np.intp], top_k: int, recorded_phases: bool) -> Columns:
     """Lay one request out, its tokens before the first as not run."""
     start = sequence.start
     experts = np.concatenate(sequence.experts)[:, used]
@@ -215,9 +207,8 @@ def _tokens(sequence: _Sequence, used: npt.NDArray[np.intp], top_k: int, phase: 
     laid = np.full((tokens, len(used), top_k), -1, np.int32)
     laid[start:] = experts[:, :, :top_k]
     columns: Columns = {"experts": laid}
-    if phase != "none":
-        values = [0] * start + sequence.phase if phase is None else [int(phase == "decode")] * tokens
-        columns["phase"] = np.array(values, np.uint8)
+    if recorded_phases:
+        columns["phase"] = np.array([0] * start + sequence.phase, np.uint8)
     if any(token >= 0 for token in sequence.ids):
         columns["token_ids"] = np.array([-1] * start + sequence.ids, np.int32)
     return columns

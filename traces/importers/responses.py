@@ -13,23 +13,14 @@ import numpy.typing as npt
 
 from lrcsim.errors import TraceError
 from lrcsim.traces.importers.answers import Answer, read_answer
+from lrcsim.traces.importers.common import RUN, guessed_experts, named_after
 from lrcsim.traces.importers.files import open_bytes
 from lrcsim.traces.importers.json_objects import BEGINS, objects
 from lrcsim.traces.importers.placing import Routed
 from lrcsim.traces.importers.prefixes import Prefixes, row_marks
-from lrcsim.traces.importers.source import (
-    RUN,
-    Columns,
-    Options,
-    Progress,
-    Request,
-    Source,
-    guessed_experts,
-    named_after,
-)
+from lrcsim.traces.importers.source import Columns, Options, Progress, Request, Source
 from lrcsim.traces.importers.streams import joined
 from lrcsim.traces.layers import LayerTable
-from lrcsim.traces.trace import DECODE, PREFILL
 from lrcsim.traces.what_ran import Ran, Tally, lay_out, phases, settle
 
 NOT_SENT_PER_BYTE = 64
@@ -52,16 +43,11 @@ def are_answers(files: Sequence[Path]) -> bool:
 
 
 def open_responses(path: Path, options: Options, progress: Progress, files: Sequence[Path] = ()) -> Source:
-    """Read all responses once for the layers, and return a source that reads them again.
+    """Read the responses (of a file, or of a folder's ``files``) once for the layers; return what reads them again.
 
     Layers whose recorded ids are all 0, at every rank, are the servers' placeholders for dense layers: they are left
     out, and the others keep their index as `LayerTable.block`.
 
-    Args:
-        path: the file.
-        options: what the user says.
-        progress: called with bytes.
-        files: those of a folder ``path``, in order; none: ``path`` itself.
     """
     if path.is_dir() and not files:
         raise TraceError(f"{path}: is a folder, name a file of responses")
@@ -340,10 +326,8 @@ def _runs(entry: _Entry, blocks: npt.NDArray[np.intp], given: str | None, with_i
     routed, ran = entry.routed, entry.ran
     experts = routed.experts[:, blocks]
     columns: Columns = {}
-    if given != "none":
-        phase = phases(ran)
-        if phase is None:  # only with a phase given for all that does not say it
-            phase = np.full(ran.tokens, PREFILL if given == "prefill" else DECODE, np.uint8)
+    phase = phases(ran)
+    if phase is not None and given != "none":
         columns["phase"] = phase
     if with_ids:
         ids = np.full(ran.tokens, -1, np.int32)

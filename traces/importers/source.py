@@ -21,15 +21,6 @@ Request = tuple[str | None, Iterator[Columns]]
 Progress = Callable[[int, int], None]
 """Called with the amount of work done and the total, in any one unit."""
 
-NO_PHASES = (
-    "nothing tells prefill from decode, so every token is a step of its own; say it with --prompt-tokens N|COLUMN, "
-    "--phase, or --columns phase=NAME (--phase none: it is so)"
-)
-"""Notice of an importer that finds no phases."""
-
-RUN = 16_384
-"""Tokens handed over at a time."""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -78,6 +69,11 @@ class Options:
             if value is not None and value < 1:
                 raise ConfigError(f"{name.replace('_', '-')} must be at least 1, given {value}")
 
+    def prompt(self) -> tuple[int | None, str | None]:
+        """Return what ``prompt_tokens`` says: the number of tokens, or the column that has it; None for the other."""
+        said = self.prompt_tokens
+        return (int(said), None) if said is not None and said.isdecimal() else (None, said)
+
     def given(self) -> set[str]:
         """Names of the options that the user set."""
         return {name for name in self.__dataclass_fields__ if getattr(self, name) not in (None, {}, False)}
@@ -125,23 +121,3 @@ class Format:
     open_source: Callable[[Path, Options, Progress], Source]
     matches: Callable[[Path, bytes], bool]
     options: frozenset[str]
-
-
-def guessed_experts(largest_id: int, notices: list[str]) -> int:
-    """Take the number of experts from the largest id seen, and say so."""
-    notices.append(
-        f"number of experts not given, taken as the largest id + 1 = {largest_id + 1}; "
-        "give --num-experts if the model has more"
-    )
-    return largest_id + 1
-
-
-def named_after(path: Path) -> str:
-    """Name a model that nothing else names: the file's name without its endings."""
-    return path.name.split(".")[0] or path.name
-
-
-def in_runs(columns: Columns) -> Iterator[Columns]:
-    """Yield the tokens of a request in runs."""
-    for low in range(0, len(columns["experts"]), RUN):
-        yield {name: values[low : low + RUN] for name, values in columns.items()}

@@ -22,11 +22,7 @@ Json = dict[str, Any]
 
 
 def joined(values: Iterable[Json]) -> Iterator[Json]:
-    """Yield whole answers, in the order in which they begin.
-
-    Args:
-        values: answers and chunks of answers.
-    """
+    """Yield whole answers of answers and chunks of answers, in the order in which they begin."""
     streams: dict[str, _Stream] = {}
     for value in values:
         name = _name(value)

@@ -17,19 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.errors import ConfigError, TraceError
+from lrcsim.traces.importers.common import NO_PHASES, guessed_experts, in_runs, named_after
 from lrcsim.traces.importers.passes import by_passes
 from lrcsim.traces.importers.regroup import Regrouped
 from lrcsim.traces.importers.rows import Rows
-from lrcsim.traces.importers.source import (
-    NO_PHASES,
-    Options,
-    Progress,
-    Request,
-    Source,
-    guessed_experts,
-    in_runs,
-    named_after,
-)
+from lrcsim.traces.importers.source import Options, Progress, Request, Source
 from lrcsim.traces.importers.table_layout import Prompts, whole_request, with_prompt
 from lrcsim.traces.importers.table_requests import InterleavedError, Table, by_request
 from lrcsim.traces.importers.table_scan import Scan, scan_table
@@ -38,9 +30,7 @@ from lrcsim.traces.what_ran import Tally
 
 EXPERTS_KEYS = ("num_experts", "n_expert", "n_experts", "num_local_experts", "n_routed_experts")
 
-
 MODEL_KEYS = ("model", "model_name", "model_id")
-
 
 TOP_K_KEYS = ("top_k", "experts_per_token", "num_experts_per_tok", "n_expert_used")
 
@@ -55,12 +45,9 @@ def matches(path: Path, head: bytes) -> bool:
 def open_source(path: Path, options: Options, progress: Progress) -> Source:
     """Read a table once for its layers, top-k and largest id, and return a source that reads it again."""
     mapping = dict(options.columns)
-    first = None
-    if options.prompt_tokens is not None:
-        if options.prompt_tokens.isdecimal():
-            first = int(options.prompt_tokens)
-        else:
-            mapping["prompt_tokens"] = options.prompt_tokens
+    first, column = options.prompt()
+    if column is not None:
+        mapping["prompt_tokens"] = column
     rows = Rows(path, mapping, options.top_k)
     _settle_phases(rows, options)
     prompts = Prompts(first, options.cached_prefix == "keep", rows.negative)
@@ -133,7 +120,7 @@ def _source(table: Table, scan: Scan, options: Options, prompts: Prompts, progre
     def requests() -> Iterator[Request]:
         tally, last = Tally(), None
         for domain, columns in by_request(table, lambda done: progress(table.size + done, 2 * table.size)):
-            whole = whole_request(path, columns, blocks, int(layers.top_k.max()), scan.rank_base, options.phase)
+            whole = whole_request(path, columns, blocks, int(layers.top_k.max()), scan.rank_base)
             if "phase" not in whole and prompts.negative and prompts.first is None and "prompt_tokens" not in columns:
                 whole["phase"] = (np.unique(columns["token"]) >= 0).astype(np.uint8)
             elif "phase" not in whole and (prompts.first is not None or "prompt_tokens" in columns):
@@ -161,7 +148,7 @@ def _settle_phases(rows: Rows, options: Options) -> None:
     if "prompt_tokens" in names and ("phase" in names or options.phase is not None):
         for name in ("prompt_tokens", "generated_tokens", "cached_tokens"):
             names.pop(name, None)
-    if options.prompt_tokens is not None and options.prompt_tokens.isdecimal():
+    if options.prompt()[0] is not None:
         names.pop("prompt_tokens", None)
     if options.phase is not None or options.prompt_tokens is not None:
         rows.negative = False

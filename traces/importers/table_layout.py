@@ -29,9 +29,7 @@ class Prompts:
     negative: bool = False
 
 
-def whole_request(
-    path: Path, rows: Columns, blocks: npt.NDArray[np.intp], top_k: int, rank_base: int, phase: str | None
-) -> Columns:
+def whole_request(path: Path, rows: Columns, blocks: npt.NDArray[np.intp], top_k: int, rank_base: int) -> Columns:
     """Lay the rows of one request out as [tokens, L, k]."""
     token, token_phase = number_tokens(path, rows)
     tokens, width = len(token_phase), len(blocks)
@@ -72,8 +70,6 @@ def whole_request(
         )
     if "phase" in rows:
         columns["phase"] = token_phase
-    elif phase in ("prefill", "decode"):
-        columns["phase"] = np.full(tokens, phase == "decode", np.uint8)
     if "token_id" in rows:
         columns["token_ids"] = _token_ids(path, rows, token, tokens)
     return columns

@@ -10,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.errors import TraceError
-from lrcsim.traces.importers.rows import Batch, Rows
+from lrcsim.traces.importers.rows import Rows
 from lrcsim.traces.importers.table_layout import number_tokens
-from lrcsim.traces.importers.table_requests import InterleavedError, Table, by_request, runs_of_requests
+from lrcsim.traces.importers.table_requests import Table, Together, by_request, runs_of_requests
 from lrcsim.traces.layers import MAX_EXPERTS
 
 MAX_LAYERS = 65_536
-
 
 GRID = 200_000
 """Rows up to which a table is looked at for whether it is one row per expert of a layer."""
@@ -34,11 +33,7 @@ class Scan:
 
 
 def scan_table(rows: Table, report: Callable[[int], None]) -> Scan:
-    """Read a table once.
-
-    Args:
-        rows: the table; its notices are added to.
-        report: called with the position reached.
+    """Read a table once, and add to its notices.
 
     Raises:
         TraceError: a number is out of range, or the rows are no trace.
@@ -48,7 +43,7 @@ def scan_table(rows: Table, report: Callable[[int], None]) -> Scan:
     low, high = np.full(MAX_LAYERS, np.iinfo(np.int64).max), np.zeros(MAX_LAYERS, np.int64)
     largest, rank_base, row = -1, None, 1
     ranked = rows.wide or "rank" in rows.names
-    groups = _Groups()
+    together = Together()
     pairs: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = []
     wanted = {"layer", "rank", "expert", "expert_bytes"} | ({"request"} if ranked else set())
     for batch in rows.batches(wanted, report if ranked else lambda _: None):
@@ -56,7 +51,8 @@ def scan_table(rows: Table, report: Callable[[int], None]) -> Scan:
         if len(layer) == 0:
             continue
         if "request" in batch:
-            groups.pass_over(batch)
+            for request in runs_of_requests(batch, len(layer))[0]:
+                together.begins(request)
         _within(rows, "layer", layer, 0, MAX_LAYERS - 1, row)
         _within(rows, "expert", expert, -1, MAX_EXPERTS - 1, row)
         largest = max(largest, int(expert.max()))
@@ -118,23 +114,6 @@ def _refuse_grid(path: Path, pairs: list[tuple[npt.NDArray[np.int64], npt.NDArra
             f"{path}: every one of {experts} experts stands once in each run of a layer's rows: a table of "
             "counts or the like, not a trace; record the routing of every token"
         )
-
-
-class _Groups:
-    """Whether the rows of each request stand together."""
-
-    def __init__(self) -> None:
-        self._seen: set[object] = set()
-        self._current: object = None
-
-    def pass_over(self, batch: Batch) -> None:
-        for value in runs_of_requests(batch, len(batch["expert"]))[0]:
-            if self._seen and value == self._current:
-                continue
-            if value in self._seen:
-                raise InterleavedError
-            self._seen.add(value)
-            self._current = value
 
 
 def _within(rows: Table, name: str, values: npt.NDArray[np.int64], low: int, high: int, first_row: int) -> None:

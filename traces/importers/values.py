@@ -206,13 +206,7 @@ def as_request(path: Path, column: Any) -> Any:
 
 
 def as_phases(path: Path, theirs: str, column: Any, first_row: int) -> npt.NDArray[np.int64]:
-    """Return phases as people write them as 0 (prefill) and 1 (decode).
-
-    Args:
-        path: the file, for messages.
-        theirs: the file's name of the column; ``is_prefill`` and the like hold yes or no.
-        column: of any type.
-        first_row: number of the first row, for messages.
+    """Return phases as people write them as 0 (prefill) and 1 (decode); columns like ``is_prefill`` hold yes or no.
 
     Raises:
         TraceError: a word is not known.
