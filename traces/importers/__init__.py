@@ -19,7 +19,7 @@ from lrcsim.errors import ConfigError, TraceError, did_you_mean
 from lrcsim.traces.columns import mark_missing
 from lrcsim.traces.importers import folder, layer_files, moe_lrc, npz, recorder_file, table
 from lrcsim.traces.importers.columns import parse_columns
-from lrcsim.traces.importers.files import open_bytes, read_some, reads_foreign_file
+from lrcsim.traces.importers.files import named, named_while, open_bytes, read_some, reads_foreign_file
 from lrcsim.traces.importers.responses import open_responses
 from lrcsim.traces.importers.servers import is_sglang, is_vllm
 from lrcsim.traces.importers.source import Columns, Format, Options, Progress, Source
@@ -219,7 +219,8 @@ def _import(
     progress: Progress,
     provenance: Mapping[str, Any] | None,
 ) -> ImportReport:
-    source = entry.open_source(source_path, options, progress)
+    with named(source_path):
+        source = entry.open_source(source_path, options, progress)
     if provenance is None:
         date = datetime.now(UTC).strftime("%Y-%m-%d")
         noted = {"file": source_path.name, "format": entry.name, "lrcsim": version("lrcsim"), "date": date}
@@ -230,10 +231,10 @@ def _import(
     )
     try:
         with TraceWriter(out_path, layers, model=model, provenance={**source.provenance, **provenance}) as writer:
-            for domain, runs in source.requests():
+            for domain, runs in named_while(source_path, source.requests()):
                 writer.begin_request(domain)
                 report.requests += 1
-                for columns in runs:
+                for columns in named_while(source_path, runs):
                     if "phase" not in columns and options.phase in PHASES:
                         columns["phase"] = np.full(len(columns["experts"]), PHASES[options.phase], np.uint8)
                     _append(writer, columns, str(source_path) if source.place is None else source.place())

@@ -39,8 +39,7 @@ class CsvText(TableFile):
             text = head.decode("utf-8-sig", errors="strict" if len(head) < 1 << 20 else "ignore")
         except UnicodeDecodeError as error:
             raise TraceError(
-                f"{path}: is neither UTF-8 text (byte {error.start:,} is none), Parquet, gzip nor zstd; "
-                "save it as UTF-8"
+                f"is neither UTF-8 text (byte {error.start:,} is none), Parquet, gzip nor zstd; save it as UTF-8"
             ) from None
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         self._skip = 0
@@ -49,7 +48,7 @@ class CsvText(TableFile):
             self._skip += 1
         rows = [line for line in lines[self._skip : self._skip + SAMPLE] if line.strip() and not line.startswith("#")]
         if not rows:
-            raise TraceError(f"{path}: has no rows")
+            raise TraceError("has no rows")
         self._squeeze = False
         self._delimiter = self._find_delimiter(rows)
         cells = [self._cells(row) for row in rows]
@@ -63,7 +62,7 @@ class CsvText(TableFile):
             self.mapping = dict(mapping) if mapping else self._recognised(cells)
         else:
             if len(rows) < 2:
-                raise TraceError(f"{path}: has no rows under its column names")
+                raise TraceError("has no rows under its column names")
             self.names = cells[0]
             self.first = dict(zip(self.names, cells[1], strict=False))
             del cells[0]
@@ -72,7 +71,7 @@ class CsvText(TableFile):
         self.depths = {name: depth for name, cell in self.first.items() if (depth := lists.brackets(cell)) > 1}
         if self.headerless and not self.mapping:
             raise TraceError(
-                f"{path}: has no column names, so no column is named like 'token', 'layer' or 'expert'; say which of "
+                f"has no column names, so no column is named like 'token', 'layer' or 'expert'; say which of "
                 f"its {len(self.names)} columns is which by position, for example --columns "
                 + ("token=1,layer=2,expert=3" if len(self.names) < 4 else f"token=1,layer=2,expert=3-{len(self.names)}")
             )
@@ -92,7 +91,7 @@ class CsvText(TableFile):
         try:
             return [cell.strip() for cell in next(text_csv.reader([row], delimiter=self._delimiter))]
         except (text_csv.Error, StopIteration) as error:
-            raise TraceError(f"{self.path}: is no CSV ({error})") from None
+            raise TraceError(f"is no CSV ({error})") from None
 
     def _named(self, theirs: str) -> str:
         """Turn a position into the name that stands there."""

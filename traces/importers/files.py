@@ -24,6 +24,7 @@ from lrcsim.errors import LrcsimError, TraceError, brief
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
+Value = TypeVar("Value")
 
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
@@ -68,6 +69,23 @@ def damaged(what: str, letters: int = 300) -> Iterator[None]:
         raise
     except Exception as error:
         raise TraceError(f"{what} ({one_line(error)[:letters] or type(error).__name__})") from None
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Put a file's name before what is said to be wrong with it; importers of folders and patterns name files."""
+    try:
+        yield
+    except LrcsimError as error:
+        if path.is_dir() or "*" in path.name or str(error).startswith(f"{path}: "):
+            raise
+        raise type(error)(f"{path}: {error}") from error
+
+
+def named_while(path: Path, values: Iterator[Value]) -> Iterator[Value]:
+    """Yield values as they come, in `named`."""
+    with named(path):
+        yield from values
 
 
 def one_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from lrcsim.errors import ConfigError, TraceError
 from lrcsim.traces.importers import layer_files
 from lrcsim.traces.importers.common import guessed_experts
+from lrcsim.traces.importers.files import named, named_while
 from lrcsim.traces.importers.responses import are_answers, open_responses
 from lrcsim.traces.importers.source import Columns, Format, Options, Progress, Request, Source
 from lrcsim.traces.layers import LayerTable
@@ -66,7 +67,8 @@ def open_source(
     sources: list[Source] = []
     try:
         for at, file in enumerate(files):
-            sources.append(entry.open_source(file, options, lambda _done, _total: None))
+            with named(file):
+                sources.append(entry.open_source(file, options, lambda _done, _total: None))
             progress(at + 1, 2 * len(files))
         layers, guessed = _one_table(files, sources, notices)
     except BaseException:
@@ -77,7 +79,8 @@ def open_source(
     def requests() -> Iterator[Request]:
         columns: set[str] | None = None
         for at, (file, source) in enumerate(zip(files, sources, strict=True)):
-            for domain, runs in source.requests():
+            for domain, unread in named_while(file, source.requests()):
+                runs = named_while(file, unread)
                 first = next(runs, None)
                 if first is None:
                     continue

@@ -55,20 +55,20 @@ def objects(path: Path, report: Callable[[int], None]) -> Iterator[dict[str, Any
                         pending = b""
                     except UnicodeDecodeError as cut:  # perhaps in the middle of a character
                         if len(data) - cut.start > 3 or not more:
-                            raise TraceError(f"{path}: is no UTF-8 text") from None
+                            raise TraceError("is no UTF-8 text") from None
                         fresh, pending = data[: cut.start].decode(), data[cut.start :]
                     text, at = text[at:] + fresh, 0
                     continue
                 if at == len(text):
                     if count == 0:
-                        raise TraceError(f"{path}: holds no JSON object") from None
+                        raise TraceError("holds no JSON object") from None
                     return
                 what = "is truncated" if unfinished else "is no JSON"
-                raise TraceError(f"{path}: response {count + 1} {what} ({str(error)[:120]})") from None
+                raise TraceError(f"response {count + 1} {what} ({str(error)[:120]})") from None
             if value is None:
                 value = {"error": "null"}
             if not isinstance(value, dict):
-                raise TraceError(f"{path}: response {count + 1} is no JSON object")
+                raise TraceError(f"response {count + 1} is no JSON object")
             count += 1
             yield value
 

@@ -72,7 +72,7 @@ class JsonRows(TableFile):
         except (ValueError, RecursionError):
             rest = line.split(b"\n", 1)[0].strip()
             if len(rest) > 1 and rest.endswith(b"}"):  # an object on one line, and broken
-                raise TraceError(f"{self.path}: line 1 is no JSON object") from None
+                raise TraceError("line 1 is no JSON object") from None
             return False
         return isinstance(value, dict) and _inside(value) is None
 
@@ -90,7 +90,7 @@ class JsonRows(TableFile):
                 break
         self._skip_first = False
         if not seen:
-            raise TraceError(f"{self.path}: has no rows")
+            raise TraceError("has no rows")
         return seen[0]
 
     def _values(self) -> Iterator[dict[str, Any]]:
@@ -115,12 +115,11 @@ class JsonRows(TableFile):
             with stream:
                 value = json.loads(bytes(stream.read()))
         except (ValueError, RecursionError, OSError) as error:
-            raise TraceError(f"{self.path}: is no JSON ({str(error)[:120]})") from None
+            raise TraceError(f"is no JSON ({str(error)[:120]})") from None
         depth = list_depth(value)
         if depth not in (3, 4):
             raise TraceError(
-                f"{self.path}: holds lists {depth} deep, allowed are [tokens][layers][k], or a list of these, "
-                "one per request"
+                f"holds lists {depth} deep, allowed are [tokens][layers][k], or a list of these, one per request"
             )
         yield from ({"experts": request} for request in (value if depth == 4 else [value]))
 
@@ -137,7 +136,7 @@ class JsonRows(TableFile):
             if table.num_rows == 0:
                 continue
             if absent:
-                raise TraceError(f"{self.path}: some rows have no {absent[0]!r}")
+                raise TraceError(f"some rows have no {absent[0]!r}")
             for batch in table.select(names).combine_chunks().to_batches():
                 empty = functools.reduce(pc.and_, [pc.is_null(column) for column in batch.columns])
                 if pc.any(empty).as_py():  # events, sums at the end and the like
@@ -187,7 +186,7 @@ class JsonRows(TableFile):
         """Give each row the item of its token."""
         theirs = next((name for name in fields if plain(name) in ALIASES["token"]), None)
         if theirs is None:
-            raise TraceError(f"{self.path}: the rows have no number of their token")
+            raise TraceError("the rows have no number of their token")
         token = pc.struct_field(structs, [fields[theirs]]).cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
         return lists.of_tokens(column, parents, token)
 
@@ -252,9 +251,9 @@ class JsonRows(TableFile):
                 value = json.loads(line)
             except (ValueError, RecursionError) as error:
                 shown = line[:40].decode(errors="replace")
-                raise TraceError(f"{self.path}: {shown!r}... is no JSON object ({str(error)[:120]})") from None
+                raise TraceError(f"{shown!r}... is no JSON object ({str(error)[:120]})") from None
             if not isinstance(value, dict):
-                raise TraceError(f"{self.path}: {line[:40].decode(errors='replace')!r} is no JSON object")
+                raise TraceError(f"{line[:40].decode(errors='replace')!r} is no JSON object")
             held.append({name: value[name] for name in wanted if name in value})
         return self._from_objects(held, wanted)
 
@@ -267,7 +266,7 @@ class JsonRows(TableFile):
             try:
                 columns[name] = pa.array(given)
             except (pa.ArrowException, OverflowError, ValueError, TypeError) as error:
-                raise TraceError(f"{self.path}: {name!r} has values of several kinds ({str(error)[:120]})") from None
+                raise TraceError(f"{name!r} has values of several kinds ({str(error)[:120]})") from None
         return pa.table(columns) if columns else pa.table({"": pa.array([None] * len(held))})
 
 

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from lrcsim.errors import TraceError
 from lrcsim.traces.importers import values
 from lrcsim.traces.importers.common import NO_PHASES, RUN, guessed_experts
+from lrcsim.traces.importers.files import named_while
 from lrcsim.traces.importers.names import ALIASES, plain
 from lrcsim.traces.importers.parquet_rows import ParquetRows
 from lrcsim.traces.importers.source import Columns, Options, Progress, Request, Source
@@ -129,6 +130,9 @@ class _Layer:
 
     def runs(self, weighted: bool) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any] | None]]:
         """Yield ids int64 [n, k] and weights float32 [n, k], a run of tokens at a time."""
+        return named_while(self.path, self._runs(weighted))
+
+    def _runs(self, weighted: bool) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any] | None]]:
         columns = [self.expert, *([self.weight] if weighted and self.weight is not None else [])]
         row, k = 1, None
         for batch in self._file.batches(dict.fromkeys(columns), lambda _: None, RUN):
@@ -136,7 +140,7 @@ class _Layer:
             k = ids.shape[1]
             if int(ids.min()) < -1 or int(ids.max()) >= MAX_EXPERTS:
                 at = int(np.argmax(((ids < -1) | (ids >= MAX_EXPERTS)).any(axis=1)))
-                raise TraceError(f"{self.path}: row {row + at}: expert id out of all range in {ids[at].tolist()}")
+                raise TraceError(f"row {row + at}: expert id out of all range in {ids[at].tolist()}")
             yield ids, self._square(batch.column(columns[1]), "weight", row, k) if len(columns) > 1 else None
             row += batch.num_rows
 
@@ -148,11 +152,11 @@ class _Layer:
         k = int(lengths[0]) if k is None else k
         if k == 0 or (lengths != k).any():
             at = int(np.argmax(lengths != k))
-            raise TraceError(f"{self.path}: row {row + at} lists {lengths[at]} values of {name}, others {k}")
+            raise TraceError(f"row {row + at} lists {lengths[at]} values of {name}, others {k}")
         flat = pc.list_flatten(column)
         if name == "weight":
-            listed = values.numbers(self.path, name, flat, row).fill_null(0)
+            listed = values.numbers(name, flat, row).fill_null(0)
         else:
             parents = np.repeat(np.arange(len(lengths)), lengths)
-            listed = values.integers(self.path, name, flat, row, parents).fill_null(-1)
+            listed = values.integers(name, flat, row, parents).fill_null(-1)
         return np.asarray(listed.to_numpy(zero_copy_only=False)).reshape(-1, k)

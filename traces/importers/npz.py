@@ -44,14 +44,14 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
     contents = Contents(path)
     small = {name: contents.whole(name) for name in contents.names if name in (*LAYER_KEYS, *OTHER_KEYS)}
     notices: list[str] = []
-    arrays = find_arrays(path, contents, options)
+    arrays = find_arrays(contents, options)
     if "phase" in arrays.names and options.phase == "none":
         del arrays.names["phase"]
     elif "phase" in arrays.names and (options.phase or options.prompt_tokens) is not None:
         option = "--phase" if options.phase else "--prompt-tokens"
-        raise ConfigError(f"{path}: has phases of its own (array {arrays.names['phase']!r}); leave {option} out")
+        raise ConfigError(f"has phases of its own (array {arrays.names['phase']!r}); leave {option} out")
     ignored = sorted(set(contents.names) - set(arrays.used) - set(small) - {"phase"})
-    prompts = _prompts(path, contents, ignored, options)
+    prompts = _prompts(contents, ignored, options)
     if ignored:
         notices.append(f"arrays of no known name were left out: {', '.join(ignored)}")
 
@@ -71,7 +71,7 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
                 largest = max(largest, int(reader.read(["experts"], min(RUN, tokens - low))["experts"].max()))
                 progress(low, 2 * tokens)
         if largest < 0:
-            raise TraceError(f"{path}: holds no expert at all, every id is -1")
+            raise TraceError("holds no expert at all, every id is -1")
         experts = guessed_experts(largest, notices)
     layers = LayerTable.build(
         num_layers,
@@ -84,16 +84,16 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
         stack_names=_labels(small["stack_names"]) if "stack_names" in small else ("decoder",),
     )
     if int(layers.top_k.max()) > k:
-        raise TraceError(f"{path}: top_k says {layers.top_k.max()}, the array of experts holds {k} per token and layer")
+        raise TraceError(f"top_k says {layers.top_k.max()}, the array of experts holds {k} per token and layer")
     width = arrays.num_experts
     if width is not None and int(layers.num_experts.max()) != width:
         raise TraceError(
-            f"{path}: the logits are of {width} experts, the number of experts is given as {layers.num_experts.max()}"
+            f"the logits are of {width} experts, the number of experts is given as {layers.num_experts.max()}"
         )
-    offsets = _offsets(path, small, arrays)
+    offsets = _offsets(small, arrays)
     domains = list(_labels(small["domains"])) if "domains" in small else None
     if domains is not None and len(domains) != len(offsets) - 1:
-        raise TraceError(f"{path}: has {len(domains)} domains for {len(offsets) - 1} requests")
+        raise TraceError(f"has {len(domains)} domains for {len(offsets) - 1} requests")
     if prompts is None and "phase" not in arrays.names and options.phase is None:
         notices.append(NO_PHASES)
 
@@ -106,12 +106,12 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
                 if prompts is None:
                     yield domain, _tokens(reader, arrays, high - low)
                 else:
-                    sent = prompts.of(path, request, high - low, len(offsets) - 1)
-                    yield domain, _with_prompt(path, reader, arrays, high - low, sent, request, tally)
+                    sent = prompts.of(request, high - low, len(offsets) - 1)
+                    yield domain, _with_prompt(reader, arrays, high - low, sent, request, tally)
                 progress(tokens + high, 2 * tokens)
         notices.extend(tally.notices())
 
-    provenance = _json(path, str(small["provenance"])) if "provenance" in small else {}
+    provenance = _json(str(small["provenance"])) if "provenance" in small else {}
     model = str(small.get("model", named_after(path)))
     return Source(layers, model, requests, provenance, notices, experts_guessed=guessed)
 
@@ -124,14 +124,14 @@ def _tokens(reader: Reader, arrays: Arrays, count: int) -> Iterator[Columns]:
 
 
 def _with_prompt(
-    path: Path, reader: Reader, arrays: Arrays, count: int, sent: Sent, request: int, tally: Tally
+    reader: Reader, arrays: Arrays, count: int, sent: Sent, request: int, tally: Tally
 ) -> Iterator[Columns]:
     """Read a request whose prompt's length is known, and put its rows at their positions."""
     whole = reader.read(["experts", *arrays.names], count)
     try:
         ran = settle(sent)
     except TraceError as error:
-        raise TraceError(f"{path}: request {request} {error}") from None
+        raise TraceError(f"request {request} {error}") from None
     tally.add(ran)
     yield from in_runs(laid(whole, ran))
 
@@ -145,15 +145,15 @@ def _labels(array: npt.NDArray[Any]) -> tuple[str, ...]:
     return tuple(str(label) for label in np.atleast_1d(array).ravel())
 
 
-def _offsets(path: Path, small: dict[str, Any], arrays: Arrays) -> npt.NDArray[np.int64]:
+def _offsets(small: dict[str, Any], arrays: Arrays) -> npt.NDArray[np.int64]:
     offsets = np.asarray(small.get("offsets", arrays.offsets))
     if offsets.dtype.kind not in "iu" or offsets.ndim != 1:
-        raise TraceError(f"{path}: offsets must be integers, given {offsets.dtype} {list(offsets.shape)}")
+        raise TraceError(f"offsets must be integers, given {offsets.dtype} {list(offsets.shape)}")
     if offsets.size and int(offsets.max()) > np.iinfo(np.int64).max:
-        raise TraceError(f"{path}: offsets holds {offsets.max()}, out of all range")
+        raise TraceError(f"offsets holds {offsets.max()}, out of all range")
     offsets = offsets.astype(np.int64)
     for problem in check_offsets(offsets, arrays.tokens):
-        raise TraceError(f"{path}: {problem}")
+        raise TraceError(f"{problem}")
     return offsets
 
 
@@ -173,12 +173,12 @@ class _Prompts:
     usage: dict[str, Any] | None = None
     keep: bool = False
 
-    def of(self, path: Path, request: int, rows: int, requests: int) -> Sent:
+    def of(self, request: int, rows: int, requests: int) -> Sent:
         if self.first is not None:
             return Sent(rows, min(self.first, rows))
         if self.lengths is not None:
             if len(self.lengths) not in (1, requests):
-                raise TraceError(f"{path}: has {len(self.lengths)} prompt lengths for {requests} requests")
+                raise TraceError(f"has {len(self.lengths)} prompt lengths for {requests} requests")
             return Sent(rows, int(self.lengths[request if len(self.lengths) > 1 else 0]))
         usage = self.usage or {}
         details = usage.get("prompt_tokens_details")
@@ -186,14 +186,14 @@ class _Prompts:
         return Sent(rows, usage.get("prompt_tokens"), usage.get("completion_tokens"), cached=cached)
 
 
-def _prompts(path: Path, contents: Contents, ignored: list[str], options: Options) -> _Prompts | None:
+def _prompts(contents: Contents, ignored: list[str], options: Options) -> _Prompts | None:
     """Find the lengths of the prompts: as the user says, as an array says, or as the server's usage beside says."""
     keep = options.cached_prefix == "keep"
     first, given = options.prompt()
     if first is not None:
         return _Prompts(first=first)
     if given is not None and given not in contents.names:
-        raise TraceError(f"{path}: has no array {given!r}, it has {', '.join(contents.names)[:200]}")
+        raise TraceError(f"has no array {given!r}, it has {', '.join(contents.names)[:200]}")
     if options.phase is not None:
         return None
     name = given or next((n for n in ignored if plain(n) in ALIASES["prompt_tokens"]), None)
@@ -202,9 +202,9 @@ def _prompts(path: Path, contents: Contents, ignored: list[str], options: Option
             ignored.remove(name)
         lengths = np.atleast_1d(contents.whole(name)).ravel()
         if lengths.dtype.kind not in "iu":
-            raise TraceError(f"{path}: {name} must be integers, one per request, is {lengths.dtype}")
+            raise TraceError(f"{name} must be integers, one per request, is {lengths.dtype}")
         return _Prompts(lengths=lengths.astype(np.int64), keep=keep)
-    beside = path.with_suffix(".json")
+    beside = contents.path.with_suffix(".json")
     if beside.is_file() and beside.stat().st_size < 1 << 20:
         try:
             said = json.loads(beside.read_bytes())
@@ -216,11 +216,11 @@ def _prompts(path: Path, contents: Contents, ignored: list[str], options: Option
     return None
 
 
-def _json(path: Path, text: str) -> dict[str, Any]:
+def _json(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise TraceError(f"{path}: provenance must be a JSON object")
+        raise TraceError("provenance must be a JSON object")
     return value

@@ -24,7 +24,7 @@ class Contents:
         self.path = path
         self._archive: zipfile.ZipFile | None = None
         self._headers: dict[str, tuple[tuple[int, ...], np.dtype[Any], bool]] = {}
-        with damaged(f"{path}: is no readable NumPy archive", 160):
+        with damaged("is no readable NumPy archive", 160):
             with open(path, "rb") as file:
                 self._single = file.read(6) == b"\x93NUMPY"
             if self._single:
@@ -41,7 +41,7 @@ class Contents:
         return f"is a zip archive without arrays ({', '.join(self._sizes)[:120]}); unpack it, and import what is in it"
 
     def __enter__(self) -> Contents:
-        with damaged(f"{self.path}: is no readable NumPy archive", 160):
+        with damaged("is no readable NumPy archive", 160):
             self._archive = None if self._single else zipfile.ZipFile(self.path)
         return self
 
@@ -82,4 +82,4 @@ class Contents:
 
     def damaged(self, name: str) -> AbstractContextManager[None]:
         """Say of an array that it is damaged, whatever goes wrong in the block."""
-        return damaged(f"{self.path}: array {name!r} is damaged", 160)
+        return damaged(f"array {name!r} is damaged", 160)

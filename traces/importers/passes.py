@@ -54,7 +54,7 @@ def by_passes(rows: Rows, top_k: int | None) -> Held:
     if rows.no_token and said:
         beside = ", ".join(repr(rows.names[name]) for name in said)
         raise TraceError(
-            f"{rows.path}: no column is named like 'token', beside {beside}; say which column numbers the tokens of a "
+            f"no column is named like 'token', beside {beside}; say which column numbers the tokens of a "
             "request with --columns token=NAME"
         )
     pieces: dict[str, list[Any]] = {}
@@ -63,12 +63,12 @@ def by_passes(rows: Rows, top_k: int | None) -> Held:
             pieces.setdefault(name, []).append(column)
     columns = {name: pa.concat_arrays(listed) for name, listed in pieces.items()}
     if "expert" not in columns or len(columns["expert"]) == 0:
-        raise TraceError(f"{rows.path}: has no rows")
+        raise TraceError("has no rows")
     layer = columns["layer"].to_numpy()
     position = columns["token"].to_numpy() if "token" in columns else None
     if rows.wide and position is None and len(np.unique(layer)) == np.count_nonzero(columns["rank"].to_numpy() == 0):
         raise TraceError(
-            f"{rows.path}: has one row for each layer and no column of tokens: these look like counts of each expert, "
+            "has one row for each layer and no column of tokens: these look like counts of each expert, "
             "not a trace; record the routing of every token"
         )
     cell = _cells(rows, layer, position, columns, top_k)
@@ -91,7 +91,7 @@ def _cells(
         return np.concatenate([[0], np.cumsum(change)])
     if top_k is None:
         raise TraceError(
-            f"{rows.path}: no column is named like 'token': one row per expert, and tokens only follow from the runs "
+            "no column is named like 'token': one row per expert, and tokens only follow from the runs "
             "of rows of a layer (as llama.cpp's moe-trace writes them): give --top-k, or say which column numbers the "
             "tokens with --columns token=NAME"
         )
@@ -100,7 +100,7 @@ def _cells(
     if (lengths % top_k).any():
         at = int(np.argmax(lengths % top_k != 0))
         raise TraceError(
-            f"{rows.path}: up to row {ends[at]} (counted from 1 under the column names) layer {layer[ends[at] - 1]} "
+            f"up to row {ends[at]} (counted from 1 under the column names) layer {layer[ends[at] - 1]} "
             f"has {lengths[at]} rows, no multiple of --top-k {top_k}"
         )
     return np.arange(len(layer)) // top_k

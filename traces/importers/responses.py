@@ -14,7 +14,7 @@ import numpy.typing as npt
 from lrcsim.errors import TraceError
 from lrcsim.traces.importers.answers import Answer, read_answer
 from lrcsim.traces.importers.common import RUN, guessed_experts, named_after
-from lrcsim.traces.importers.files import open_bytes
+from lrcsim.traces.importers.files import named_while, open_bytes
 from lrcsim.traces.importers.json_objects import BEGINS, objects
 from lrcsim.traces.importers.placing import Routed
 from lrcsim.traces.importers.prefixes import Prefixes, row_marks
@@ -107,7 +107,7 @@ class _Reading:
         before = 0
         for file in self.files:
             done = partial(_add_to, report, before)
-            for number, response in enumerate(joined(objects(file, done)), start=1):
+            for number, response in enumerate(joined(named_while(file, objects(file, done))), start=1):
                 yield from self._entries_of(f"{file}: response {number}", response)
             before += file.stat().st_size
 

@@ -63,7 +63,7 @@ class Rows:
         self._prefixes: set[str] = set()
         self._file = file = _open(path, mapping)
         self.comments, self.metadata, self.size = file.comments, file.metadata, file.size
-        self._layout = find_columns(path, file.names, file.mapping, file.depths)
+        self._layout = find_columns(file.names, file.mapping, file.depths)
         self.names, self.notices = self._layout.names, self._layout.notices
         file.notices = self.notices
         self._shape()
@@ -84,7 +84,7 @@ class Rows:
             )
         source = "logits" if self.holds_logits else "expert"
         if self.holds_logits and self._top_k is None:
-            raise TraceError(f"{self.path}: holds router logits, not experts: give --top-k")
+            raise TraceError("holds router logits, not experts: give --top-k")
         theirs = self.names.get(source, "")
         cell = self._file.first_cell(theirs)
         self._depth = self._file.depths.get(theirs, 0)
@@ -94,13 +94,13 @@ class Rows:
             self._depth = 1
         self.wide = self._depth > 0
         if self.holds_logits and not self.wide:
-            raise TraceError(f"{self.path}: {theirs!r} must be a list of the logits of all experts")
+            raise TraceError(f"{theirs!r} must be a list of the logits of all experts")
         if self.wide:
             self.names.pop("rank", None)  # the list's order is the rank
         axes = [axis for axis in ("token", "layer") if axis not in self.names][: max(0, self._depth - 1)]
         if self._depth > 3 or len(axes) < self._depth - 1:
             raise TraceError(
-                f"{self.path}: {theirs!r} holds lists {self._depth} deep, allowed are [k] per token and layer, "
+                f"{theirs!r} holds lists {self._depth} deep, allowed are [k] per token and layer, "
                 "[layers][k] per token or [tokens][layers][k] per request; leave a column out with --columns layer=none"
             )
         if self._depth == 2 and axes == ["token"] and "layer" not in self.names:
@@ -121,7 +121,7 @@ class Rows:
             return any(len(row) > at and re.fullmatch(r"-\d+(\.0*)?", row[at]) for row in self._file.sample)
         try:
             batch = next(self._batches({"token": theirs}, lambda _: None), None)
-            column = None if batch is None else values.integers(self.path, "token", batch.column(theirs), 1)
+            column = None if batch is None else values.integers("token", batch.column(theirs), 1)
         except (TraceError, pa.ArrowException):
             return False  # what is wrong is said when all columns are read
         return column is not None and bool((column.drop_null().to_numpy() < 0).any())
@@ -174,17 +174,17 @@ class Rows:
             why = self._file.why_loose
             raise TraceError(f"{error} ({why})" if why else str(error)) from None
         except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
-            raise TraceError(f"{self.path}: {one_line(error)[:300]}") from None
+            raise TraceError(f"{one_line(error)[:300]}") from None
 
     def _side_by_side(self, name: str, columns: list[Any], first_row: int) -> Any:
         """Put one column per rank together as lists."""
         width = len(columns)
         if name in ("weight", "logits"):
-            listed = [values.numbers(self.path, name, column, first_row) for column in columns]
+            listed = [values.numbers(name, column, first_row) for column in columns]
             kind: Any = pa.float32()
             filled = [column.fill_null(np.nan).to_numpy(zero_copy_only=False) for column in listed]
         else:
-            listed = [values.integers(self.path, name, column, first_row) for column in columns]
+            listed = [values.integers(name, column, first_row) for column in columns]
             kind = pa.int64()
             filled = [column.fill_null(-1).to_numpy(zero_copy_only=False) for column in listed]
         flat = pa.array(np.stack(filled, axis=1).ravel(), kind)
@@ -194,19 +194,19 @@ class Rows:
         typed: Batch = {}
         for name, column in columns.items():
             if name == "request":
-                typed[name] = column = values.as_request(self.path, column)
+                typed[name] = column = values.as_request(column)
             elif name == "phase":
                 self._complete(name, column, first_row, parents)
-                typed[name] = pa.array(values.as_phases(self.path, self.names["phase"], column, first_row))
+                typed[name] = pa.array(values.as_phases(self.names["phase"], column, first_row))
                 continue
             elif name == "domain":
                 typed[name] = column = values.as_text(column)
             elif name == "weight":
-                typed[name] = column = values.numbers(self.path, name, column, first_row)
+                typed[name] = column = values.numbers(name, column, first_row)
             else:
                 if name == "layer":
                     self._one_naming(column)
-                typed[name] = column = values.integers(self.path, name, column, first_row, parents)
+                typed[name] = column = values.integers(name, column, first_row, parents)
             self._complete(name, column, first_row, parents)
         return typed
 
@@ -216,7 +216,7 @@ class Rows:
         if len(self._prefixes) > 1:
             one, other = sorted(self._prefixes)[:2]
             raise TraceError(
-                f"{self.path}: layers are named {one[:40] + 'N'!r} and {other[:40] + 'N'!r}, so that a number is not "
+                f"layers are named {one[:40] + 'N'!r} and {other[:40] + 'N'!r}, so that a number is not "
                 "one layer; number the layers throughout"
             )
 
@@ -224,7 +224,7 @@ class Rows:
         if column.null_count and name not in OPTIONAL:
             at = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
             row = first_row + (at if parents is None else int(parents[at]))
-            raise TraceError(f"{self.path}: {values.place(row)} has no {name}")
+            raise TraceError(f"{values.place(row)} has no {name}")
 
     def _long(self, columns: Batch, first_row: int) -> Batch:
         """Turn rows with several experts into one row per expert."""
@@ -243,7 +243,7 @@ class Rows:
         if self.holds_logits:
             logits = listed.pop("logits")
             experts, self.num_experts = best_of_logits(
-                self.path, logits, int(self._top_k or 0), self.num_experts, first_row, parents
+                logits, int(self._top_k or 0), self.num_experts, first_row, parents
             )
             listed["expert"] = experts
             listed.pop("weight", None)
@@ -254,7 +254,7 @@ class Rows:
         for name, column in columns.items():
             if pa.types.is_list(column.type):  # one item per token of a request
                 if "token" not in axes:
-                    raise TraceError(f"{self.path}: {name} holds lists, but the rows are no whole requests")
+                    raise TraceError(f"{name} holds lists, but the rows are no whole requests")
                 long[name] = lists.of_tokens(column, rows, axes["token"][cells])
             else:
                 long[name] = column.take(pa.array(rows))
@@ -284,8 +284,8 @@ class Rows:
 
     def _lists(self, name: str, column: Any, first_row: int) -> Any:
         if self._depth > 1 and pa.types.is_string(column.type):
-            return lists.nested_text(self.path, name, column, first_row)
-        return lists.as_lists(self.path, name, column)
+            return lists.nested_text(name, column, first_row)
+        return lists.as_lists(name, column)
 
     def _same_lengths(
         self,
@@ -299,8 +299,7 @@ class Rows:
             differ = given[: len(wanted)] != wanted[: len(given)]
             at = int(np.argmax(differ)) if differ.any() else 0
             raise TraceError(
-                f"{self.path}: row {first_row + int(parents[at])} lists {wanted[at]} experts and {given[at]} values of "
-                f"{name}"
+                f"row {first_row + int(parents[at])} lists {wanted[at]} experts and {given[at]} values of {name}"
             )
 
 

@@ -55,9 +55,7 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
     if rows.no_token or (rows.negative and "request" not in rows.names and first is None):
         table = by_passes(rows, options.top_k)
     elif options.top_k is not None and not rows.holds_logits:
-        raise ConfigError(
-            f"{path}: has no use for top-k: that is only for router logits, and for logs without token numbers"
-        )
+        raise ConfigError("has no use for top-k: that is only for router logits, and for logs without token numbers")
     report: Callable[[int], None] = lambda done: progress(done, 2 * table.size)  # noqa: E731
     try:
         scan = scan_table(table, report)
@@ -103,7 +101,7 @@ def _source(table: Table, scan: Scan, options: Options, prompts: Prompts, progre
         len(blocks),
         experts,
         scan.top_k[blocks],
-        expert_bytes=_expert_bytes(path, options, scan, blocks, per_layer, notices),
+        expert_bytes=_expert_bytes(options, scan, blocks, per_layer, notices),
         block=blocks,
     )
     said_k = next((_small(header[key]) for key in TOP_K_KEYS if _small(header.get(key, ""))), None)
@@ -120,11 +118,11 @@ def _source(table: Table, scan: Scan, options: Options, prompts: Prompts, progre
     def requests() -> Iterator[Request]:
         tally, last = Tally(), None
         for domain, columns in by_request(table, lambda done: progress(table.size + done, 2 * table.size)):
-            whole = whole_request(path, columns, blocks, int(layers.top_k.max()), scan.rank_base)
+            whole = whole_request(columns, blocks, int(layers.top_k.max()), scan.rank_base)
             if "phase" not in whole and prompts.negative and prompts.first is None and "prompt_tokens" not in columns:
                 whole["phase"] = (np.unique(columns["token"]) >= 0).astype(np.uint8)
             elif "phase" not in whole and (prompts.first is not None or "prompt_tokens" in columns):
-                whole = with_prompt(path, whole, columns, prompts, tally, last)
+                whole = with_prompt(whole, columns, prompts, tally, last)
             last = int(columns["token"].max())
             yield domain, in_runs(whole)
         notices.extend(tally.notices())
@@ -136,15 +134,15 @@ def _source(table: Table, scan: Scan, options: Options, prompts: Prompts, progre
 
 def _settle_phases(rows: Rows, options: Options) -> None:
     """Leave one source of phases: what the user says, else the file's own column, else its prompt lengths."""
-    path, names = rows.path, rows.names
+    names = rows.names
     if options.phase is not None and options.prompt_tokens is not None:
-        raise ConfigError(f"{path}: --phase and --prompt-tokens exclude each other")
+        raise ConfigError("--phase and --prompt-tokens exclude each other")
     given = options.phase or options.prompt_tokens
     if "phase" in names and options.phase == "none":
         del names["phase"]
     elif "phase" in names and given is not None:
         option = "--phase" if options.phase else "--prompt-tokens"
-        raise ConfigError(f"{path}: has phases of its own (column {names['phase']!r}); leave {option} out")
+        raise ConfigError(f"has phases of its own (column {names['phase']!r}); leave {option} out")
     if "prompt_tokens" in names and ("phase" in names or options.phase is not None):
         for name in ("prompt_tokens", "generated_tokens", "cached_tokens"):
             names.pop(name, None)
@@ -179,7 +177,6 @@ def _small(text: str) -> int | None:
 
 
 def _expert_bytes(
-    path: Path,
     options: Options,
     scan: Scan,
     blocks: npt.NDArray[np.intp],
@@ -196,7 +193,7 @@ def _expert_bytes(
         if len(differ):
             at = differ[0]
             raise TraceError(
-                f"{path}: layer {blocks[at]} has experts of {low[at]} and of {high[at]} bytes; "
+                f"layer {blocks[at]} has experts of {low[at]} and of {high[at]} bytes; "
                 "one size per layer is allowed, give it with --expert-bytes"
             )
         sizes = np.where(sizes > 0, sizes, high)

@@ -63,9 +63,7 @@ def by_request(rows: Table, report: Callable[[int], None]) -> Iterator[tuple[str
                 pending = []
                 domain = None if domains is None else batch["domain"][low].as_py()
             if domains is not None:
-                _one_domain(
-                    rows, batch["domain"].slice(low, high - low), domains.indices.slice(low, high - low), domain
-                )
+                _one_domain(batch["domain"].slice(low, high - low), domains.indices.slice(low, high - low), domain)
             pending.append({name: column[low:high] for name, column in columns.items()})
     if pending and named:
         yield domain, _joined(pending)
@@ -74,13 +72,13 @@ def by_request(rows: Table, report: Callable[[int], None]) -> Iterator[tuple[str
             yield domain, part
 
 
-def _one_domain(rows: Table, column: Any, codes: Any, domain: str | None) -> None:
+def _one_domain(column: Any, codes: Any, domain: str | None) -> None:
     """Refuse a request with two domains."""
     values = codes.fill_null(-1).to_numpy(zero_copy_only=False)
     if column[0].as_py() != domain or (values != values[0]).any():
         other = next(value for value in column.to_pylist() if value != domain)
         raise TraceError(
-            f"{rows.path}: a request is of domain {domain!r} and of {other!r}; each has one; leave the column out with "
+            f"a request is of domain {domain!r} and of {other!r}; each has one; leave the column out with "
             "--columns domain=none"
         )
 

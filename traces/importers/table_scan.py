@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -70,19 +69,19 @@ def scan_table(rows: Table, report: Callable[[int], None]) -> Scan:
             pairs.append((layer, expert))
         row += len(layer)
     if row == 1:
-        raise TraceError(f"{rows.path}: has no rows")
+        raise TraceError("has no rows")
     if largest < 0:
-        raise TraceError(f"{rows.path}: holds no expert at all, every id is -1")
+        raise TraceError("holds no expert at all, every id is -1")
     if row <= GRID and not rows.wide:
-        _refuse_grid(rows.path, pairs)
+        _refuse_grid(pairs)
     if rank_base is not None and rank_base > 1:
-        raise TraceError(f"{rows.path}: the lowest rank is {rank_base}, ranks must count from 0 or 1")
+        raise TraceError(f"the lowest rank is {rank_base}, ranks must count from 0 or 1")
     if rank_base:
         top_k -= top_k > 0
     if not ranked:
         fewest = np.full(MAX_LAYERS, np.iinfo(np.int64).max)
         for _, columns in by_request(rows, report):
-            token, phase = number_tokens(rows.path, columns)
+            token, phase = number_tokens(columns)
             layer = columns["layer"]
             width = int(layer.max()) + 1
             counts = np.bincount(token * width + layer, minlength=len(phase) * width).reshape(-1, width)
@@ -99,7 +98,7 @@ def scan_table(rows: Table, report: Callable[[int], None]) -> Scan:
     return Scan(top_k, largest, rank_base or 0, low, high)
 
 
-def _refuse_grid(path: Path, pairs: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]) -> None:
+def _refuse_grid(pairs: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]) -> None:
     """Refuse rows that go through all experts of each layer, in any order: such a table is of experts, not tokens."""
     layer, expert = (np.concatenate(column) for column in zip(*pairs, strict=True))
     experts = int(expert.max()) + 1
@@ -111,7 +110,7 @@ def _refuse_grid(path: Path, pairs: list[tuple[npt.NDArray[np.int64], npt.NDArra
     expert, layer = expert.reshape(runs, experts), layer.reshape(runs, experts)
     if in_order or (runs > 2 and (np.sort(expert, axis=1) == every).all() and (layer == layer[:, :1]).all()):
         raise TraceError(
-            f"{path}: every one of {experts} experts stands once in each run of a layer's rows: a table of "
+            f"every one of {experts} experts stands once in each run of a layer's rows: a table of "
             "counts or the like, not a trace; record the routing of every token"
         )
 
@@ -121,4 +120,4 @@ def _within(rows: Table, name: str, values: npt.NDArray[np.int64], low: int, hig
         at = int(np.argmax((values < low) | (values > high)))
         by_row = not rows.wide and isinstance(rows, Rows)
         place = f"row {first_row + at} (counted from 1 under the column names): " if by_row else ""
-        raise TraceError(f"{rows.path}: {place}{name} {values[at]}, allowed {low}..{high}")
+        raise TraceError(f"{place}{name} {values[at]}, allowed {low}..{high}")
