@@ -15,7 +15,8 @@ from lrcsim.errors import ConfigError, TraceError
 from lrcsim.traces.importers import layer_files
 from lrcsim.traces.importers.common import guessed_experts
 from lrcsim.traces.importers.files import named, named_while
-from lrcsim.traces.importers.responses import are_answers, open_responses
+from lrcsim.traces.importers.responses import open_responses
+from lrcsim.traces.importers.servers import are_answers
 from lrcsim.traces.importers.source import Columns, Format, Options, Progress, Request, Source
 from lrcsim.traces.layers import LayerTable
 

@@ -14,11 +14,7 @@ from lrcsim.traces.importers import values
 
 
 def best(scores: npt.NDArray[Any], top_k: int) -> npt.NDArray[np.int64]:
-    """Return int64 [..., k], the ids of the k largest of scores [..., E], best first; between equal ones the lower id.
-
-    Returns:
-        int64 [..., k].
-    """
+    """Return int64 [..., k], the ids of the largest of scores [..., E], best first; between equal ones the lower id."""
     return np.argsort(-scores, axis=-1, kind="stable")[..., :top_k]
 
 

@@ -19,6 +19,7 @@ What is read where is in `lrcsim.traces.importers.answers`, which positions ran 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lrcsim.traces.importers.files import open_bytes
@@ -48,3 +49,20 @@ def is_sglang(path: Path, head: bytes) -> bool:
         except OSError:
             return False
     return any(mark in more for mark in SGLANG)
+
+
+def are_answers(files: Sequence[Path]) -> bool:
+    """Tell whether files are answers of servers: one at least with choices or extras, others perhaps with errors."""
+    heads = []
+    for file in files:
+        with open_bytes(file)[0] as stream:
+            try:
+                heads.append(stream.read(65_536))
+            except OSError:
+                return False
+    answers = [
+        BEGINS.match(head) is not None and any(mark in head for mark in (b'"choices"', b'"meta_info"'))
+        for head in heads
+    ]
+    errors = [BEGINS.match(head) is not None and (b'"error"' in head or b'"detail"' in head) for head in heads]
+    return any(answers) and all(one or other for one, other in zip(answers, errors, strict=True))
