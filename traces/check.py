@@ -95,7 +95,8 @@ def check_tokens(
             value = columns[name][place[: columns[name].ndim]]
             if value.dtype == np.int16 and value < -1:  # an id as a file stores it
                 value = int(value) + 65_536
-            problems.append(Problem(_where(place, first_token, first_layer), describe.format(value=value), _n(bad)))
+            where, count = _where(place, first_token, first_layer), int(np.count_nonzero(bad))
+            problems.append(Problem(where, describe.format(value=value), count))
 
     def within(name: str, low: int, high: int, describe: str) -> None:
         data = columns.get(name)
@@ -152,10 +153,6 @@ def check_tokens(
                 (experts >= 0) & foreign[:, :, None], "expert id {value} in a layer of another stack than the token's"
             )
     return problems
-
-
-def _n(bad: npt.NDArray[np.bool_]) -> int:
-    return int(np.count_nonzero(bad))
 
 
 def _where(place: tuple[int, ...], first_token: int, first_layer: int) -> str:

@@ -12,7 +12,12 @@ from lrcsim.errors import TraceError
 from lrcsim.traces.check import COLUMN_KINDS
 from lrcsim.traces.layers import LayerTable
 
-STORED = {"phase": np.uint8, "stack": np.uint8, "residency": np.uint8, "token_ids": np.int32}
+STORED: dict[str, type[np.integer[Any]]] = {
+    "phase": np.uint8,
+    "stack": np.uint8,
+    "residency": np.uint8,
+    "token_ids": np.int32,
+}
 """Types in memory of the columns that a file may hold in any integer type."""
 
 

@@ -1,7 +1,8 @@
 """Importers: routing recorded by other tools, streamed into an lrcsim trace.
 
 Each format is one small module with ``open_source(path, options, progress) -> Source`` and ``matches(path, head)``; a
-new one is added to `FORMATS` below.
+new one is added to `FORMATS` below. What it raises needs no file's name (`named` puts it before), and phases that only
+the user gives with ``--phase`` are put in here.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ class ImportReport:
     def count(self, columns: Columns, layers: LayerTable) -> None:
         """Count tokens that were written."""
         ran = (columns["experts"] >= 0).any(axis=(1, 2))
-        self.tokens += len(ran)
+        self.tokens += len(columns["experts"])
         self.unrecorded += int(np.count_nonzero(mark_missing(columns, layers)))
         self.not_run += int(np.count_nonzero(~ran))
         if "phase" in columns:

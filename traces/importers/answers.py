@@ -8,6 +8,7 @@ are in ``usage`` (sums over the choices), ``meta_info``, and as lists of token i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -186,9 +187,9 @@ def _choice(body: Json, choice: Json, number: int, before: Wire | None, options:
     """Read a choice; return why there is no routing, as text, where there is none."""
     given, extras = choice.get("routed_experts"), {}
     for where, place in [(choice, name) for name in fields.EXTRAS] + [(body, name) for name in fields.EXTRAS]:
-        if fields.nothing(given) and (where is choice or number == 0 or _is_list_of_text(where, place)):
-            extras = fields.object_in(where, place)
-            given = _routing_in(extras, number)
+        found = fields.object_in(where, place)
+        if fields.nothing(given) and (where is choice or number == 0 or _is_list_of_text(found.get("routed_experts"))):
+            extras, given = found, _routing_in(found, number)
     if choice.get("prompt_routed_experts") is not None:  # of its own, where there are several prompts
         before = decode_array(choice["prompt_routed_experts"], options)
     more = len(fields.ids_in(choice, "token_ids") or []) > 1
@@ -219,14 +220,13 @@ def _choice(body: Json, choice: Json, number: int, before: Wire | None, options:
 def _routing_in(extras: Json, number: int) -> object:
     """Return the routing in a server's extras; a placeholder does not hide the one in ``engine_data``."""
     given = extras.get("routed_experts")
-    if isinstance(given, list) and given and all(part is None or isinstance(part, str) for part in given):
+    if _is_list_of_text(given):
         given = given[number] if number < len(given) else None
     inner = fields.object_in(extras, "engine_data").get("routed_experts")
     return inner if inner is not None and not isinstance(given, dict | list) else given
 
 
-def _is_list_of_text(where: Json, place: str) -> bool:
-    given = fields.object_in(where, place).get("routed_experts")
+def _is_list_of_text(given: Any) -> bool:
     return isinstance(given, list) and len(given) > 0 and all(part is None or isinstance(part, str) for part in given)
 
 

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lrcsim.traces.importers.common import guessed_experts
 from lrcsim.traces.importers.files import named, named_while
 from lrcsim.traces.importers.responses import open_responses
 from lrcsim.traces.importers.servers import are_answers
-from lrcsim.traces.importers.source import Columns, Format, Options, Progress, Request, Source
+from lrcsim.traces.importers.source import Format, Options, Progress, Request, Source
 from lrcsim.traces.layers import LayerTable
 
 OTHER = frozenset(
@@ -91,7 +92,7 @@ def open_source(
                         f"{', '.join(sorted(columns))}; all files must have the same"
                     )
                 columns = set(first)
-                yield domain, _again(first, runs)
+                yield domain, chain([first], runs)
             progress(len(files) + at + 1, 2 * len(files))
         notices.extend(_gathered(sources))
 
@@ -172,11 +173,6 @@ def _one_table(files: list[Path], sources: list[Source], notices: list[str]) -> 
 def _short(values: Any) -> str:
     listed = [] if values is None else values.tolist()
     return str(listed if len(listed) <= 6 else [*listed[:5], "..."]) if len(set(listed)) != 1 else str(listed[0])
-
-
-def _again(first: Columns, rest: Iterator[Columns]) -> Iterator[Columns]:
-    yield first
-    yield from rest
 
 
 def _gathered(sources: list[Source]) -> list[str]:

@@ -271,10 +271,8 @@ class JsonRows(TableFile):
 
 
 def _has_experts(value: dict[str, Any]) -> bool:
-    return any(plain(name) in EXPERTS for name in value) or _numbered_experts(value)
-
-
-def _numbered_experts(value: dict[str, Any]) -> bool:
+    if any(plain(name) in EXPERTS for name in value):
+        return True
     return any(stem in STEMS["expert"] or stem in STEMS["logits"] for stem in families(list(value)))
 
 

@@ -79,8 +79,8 @@ class _Reading:
         """Yield the requests that have routing."""
         before = 0
         for file in self.files:
-            done = partial(_add_to, report, before)
-            for number, response in enumerate(joined(named_while(file, objects(file, done))), start=1):
+            found = objects(file, partial(lambda others, done: report(others + done), before))
+            for number, response in enumerate(joined(named_while(file, found)), start=1):
                 yield from self._entries_of(f"{file}: response {number}", response)
             before += file.stat().st_size
 
@@ -212,11 +212,6 @@ class _Reading:
                 "number of generated tokens; the start was taken"
             )
         return said
-
-
-def _add_to(report: Callable[[int], None], before: int, done: int) -> None:
-    """Report the bytes of one file as those of all."""
-    report(before + done)
 
 
 def _runs(entry: _Entry, blocks: npt.NDArray[np.intp], given: str | None, with_ids: bool) -> Iterator[Columns]:
