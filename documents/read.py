@@ -17,7 +17,7 @@ LARGEST = 64 << 20
 
 
 def check_regular(path: Path, error: type[LrcsimError] = TraceError) -> None:
-    """Refuse what is not there, and what is no regular file (a folder, a pipe that never ends, a device).
+    """Refuse a ``path`` where nothing is, or no regular file (a folder, a pipe that never ends, a device).
 
     Raises:
         LrcsimError: of the kind ``error``.
@@ -35,14 +35,14 @@ def check_regular(path: Path, error: type[LrcsimError] = TraceError) -> None:
 
 
 def unreadable(path: Path, problem: Exception) -> TraceError:
-    """Return the error for a file that the system does not let one read, which said ``problem``."""
+    """Return the error for a ``path`` that the system does not let one read, which said ``problem``."""
     if isinstance(problem, FileNotFoundError | NotADirectoryError):
         return TraceError(f"{path}: there is no such file")
     return TraceError(f"{path}: cannot be read ({_reason(problem)})")
 
 
 def read_text(path: Path, where: str, error: type[LrcsimError] = TraceError, largest: int = LARGEST) -> str:
-    """Read a file of UTF-8 text, of ``largest`` bytes at most; ``where`` is what messages begin with.
+    """Read UTF-8 text from ``path``, of ``largest`` bytes at most; ``where`` is what messages begin with.
 
     Raises:
         LrcsimError: of the kind ``error``: there is no such file, it cannot be read, is too large, or no text.
@@ -66,7 +66,7 @@ def read_text(path: Path, where: str, error: type[LrcsimError] = TraceError, lar
 
 
 def parse_json(text: str | bytes, where: str, error: type[LrcsimError] = TraceError) -> Any:
-    """Parse JSON; ``where`` is what messages begin with: the file, or a place in it.
+    """Parse ``text`` as JSON; ``where`` is what messages begin with: the file, or a place in it.
 
     Raises:
         LrcsimError: of the kind ``error``: it is no JSON, nested too deep, or has a number of thousands of digits.
@@ -75,7 +75,7 @@ def parse_json(text: str | bytes, where: str, error: type[LrcsimError] = TraceEr
 
 
 def parse_toml(text: str, where: str, error: type[LrcsimError] = TraceError) -> dict[str, Any]:
-    """Parse TOML, as `parse_json`.
+    """Parse ``text`` as TOML; ``where`` is what messages begin with: the file, or a place in it.
 
     Raises:
         LrcsimError: of the kind ``error``: it is no TOML, nested too deep, or has a number of thousands of digits.

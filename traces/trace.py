@@ -236,7 +236,7 @@ class RoutingTrace:
         return data.astype(STORED[name], copy=False) if name in STORED else data
 
     def read_unchecked(self, name: str, low: int, high: int, layer: int | None = None) -> npt.NDArray[Any]:
-        """Read as `read` does, but what stands there, for `check_file`; everybody else uses `read`.
+        """Read tokens ``low`` to ``high`` of column ``name``, or one ``layer`` of it, unchecked: for `check_file` only.
 
         Raises:
             TraceError: the file is damaged there.

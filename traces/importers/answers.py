@@ -8,7 +8,7 @@ are in ``usage`` (sums over the choices), ``meta_info``, and as lists of token i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -226,7 +226,7 @@ def _routing_in(extras: Json, number: int) -> object:
     return inner if inner is not None and not isinstance(given, dict | list) else given
 
 
-def _is_list_of_text(given: Any) -> bool:
+def _is_list_of_text(given: object) -> TypeGuard[list[Any]]:
     return isinstance(given, list) and len(given) > 0 and all(part is None or isinstance(part, str) for part in given)
 
 
