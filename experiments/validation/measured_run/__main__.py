@@ -1,6 +1,6 @@
 """Calibrate to the first 32 decoded tokens of a measured run of Qwen3-30B-A3B on a phone, and test the other 96.
 
-    python -m lrcsim.experiments.measured_run FOLDER      # with qwen3-30b-a3b.route.csv and .metrics.csv
+    python -m lrcsim.experiments.validation.measured_run FOLDER      # with qwen3-30b-a3b.route.csv and .metrics.csv
 
 Prints the table of this folder's README and draws its figure.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lrcsim.cli.plot_calibration import plot_calibration
+from lrcsim.experiments.tables import Table
 from lrcsim.hardware import load_profile
 from lrcsim.hardware.document import SCHEMA
 from lrcsim.hardware.units import DIMENSIONS, format_quantity
@@ -37,6 +38,14 @@ VARIANTS: list[tuple[str, str, tuple[str, ...], Loss, bool | None]] = [
     ("all columns, another base", "desktop-cpu", ("wall", "compute", "stall", "overhead", "bytes"), "huber", None),
     ("wall time alone", "phone", ("wall", "bytes"), "huber", None),
 ]
+
+ERRORS = {
+    "held_out": "held-out",
+    "undisturbed": "undisturbed",
+    "given_compute": "given compute",
+    "stall": "stall",
+    "overhead": "overhead",
+}
 
 
 def load(folder: Path) -> tuple[Rerun, MeasuredRun]:
@@ -76,7 +85,7 @@ def best_line(found: Calibration) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m lrcsim.experiments.measured_run",
+        prog="python -m lrcsim.experiments.validation.measured_run",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -84,27 +93,29 @@ def main() -> None:
     parser.add_argument("--plot", default="qwen3.png", help="the figure")
     options = parser.parse_args()
     rerun, run = load(options.folder)
-    print("| fit | overlap | numbers | held-out | undisturbed | given compute | stall | overhead |")
-    print("|---|---|---|---:|---:|---:|---:|---:|")
-    first: Calibration | None = None
+    rows, found = [], []
     for label, base, roles, loss, overlap in VARIANTS:
-        profile = load_profile(base)
-        found = calibrate(rerun, only(run, roles), profile, fit_tokens=FITTED, overlap=overlap, loss=loss)
-        first = first or found
-        numbers = ", ".join(f"{path} {written(path, of.value)}" for path, of in found.best.fit.numbers.items())
-        names = ("held_out", "undisturbed", "given_compute", "stall", "overhead")
-        cells = " | ".join(cell(found.agreement.get(name)) for name in names)
-        print(f"| {label} | {'on' if found.best.overlap else 'off'} | {numbers} | {cells} |")
-    assert first is not None
+        one = calibrate(rerun, only(run, roles), load_profile(base), fit_tokens=FITTED, overlap=overlap, loss=loss)
+        numbers = ", ".join(f"{path} {written(path, of.value)}" for path, of in one.best.fit.numbers.items())
+        rows.append(
+            [label, "on" if one.best.overlap else "off", numbers, *(cell(one.agreement.get(a)) for a in ERRORS)]
+        )
+        found.append(one)
+    first = found[0]
     for name, label in (("mean", "mean of the fitted tokens"), ("linear", "line in the misses, same tokens")):
-        print(f"| {label} | | | {cell(first.agreement[name])} | | | | |")
+        empty = dict.fromkeys(rows[0], "")
+        rows.append(empty | {"fit": label, "held-out": cell(first.agreement[name])})
+    print("\n".join(Table("", "", rows, formats=dict.fromkeys(ERRORS.values(), "{}")).lines()))
     print(f"\nbest line in the misses with hindsight: mean error {100 * best_line(first):.1f} %")
     print(f"bytes: {first.bytes}")
     assert first.disturbed is not None
     compute, held = 1e3 * first.measured["compute"], np.arange(len(first.disturbed)) >= FITTED
     print(f"disturbed held-out tokens: {first.disturbed[held].sum()}")
     for label, chosen in (("fitted", ~held), ("held-out", held), ("held-out undisturbed", held & ~first.disturbed)):
-        print(
-            f"measured compute, {label}: median {np.median(compute[chosen]):.1f} ms, mean {compute[chosen].mean():.1f}"
-        )
+        median, mean = np.median(compute[chosen]), compute[chosen].mean()
+        print(f"measured compute, {label}: median {median:.1f} ms, mean {mean:.1f}")
     plot_calibration(options.plot, first, "Qwen3-30B-A3B on a phone")
+
+
+if __name__ == "__main__":
+    main()

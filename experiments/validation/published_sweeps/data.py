@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["MIXTRAL", "MIXTRAL_SOURCE", "SINGLE", "SWEEPS", "Offloaded", "Sweep"]
-
 
 @dataclass(frozen=True)
 class Sweep:

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from lrcsim.errors import ConfigError
-from lrcsim.experiments.offload.weights import Matrices, Shape, matrices, random_expert, start_vector
+from lrcsim.experiments.validation.offload.devices import Device
+from lrcsim.experiments.validation.offload.weights import Matrices, Shape, matrices, random_expert
 
-__all__ = ["GpuDevice"]
 
-
-class GpuDevice:
+class GpuDevice(Device):
     """Keeps all experts in host memory and some on the GPU.
 
     Args:
@@ -34,7 +33,8 @@ class GpuDevice:
             raise ConfigError("torch is not installed: install it (pip install torch), or leave out --gpu") from None
         if not self.torch.cuda.is_available():
             raise ConfigError("torch sees no GPU: leave out --gpu")
-        torch, self.shape = self.torch, shape
+        super().__init__(shape)
+        torch = self.torch
         self.matrices: list[Matrices] = [matrices(random_expert(shape, key), shape) for key in range(48)]
         numbers = 3 * shape.hidden * shape.ffn
         self.host = torch.empty(shape.layers * shape.experts, numbers, pin_memory=True)
@@ -46,7 +46,7 @@ class GpuDevice:
 
     def begin(self, token: int) -> Any:
         """Return the vector with which a token enters, on the GPU."""
-        return self.torch.from_numpy(start_vector(self.shape, token)).cuda()
+        return self.torch.from_numpy(super().begin(token)).cuda()
 
     def load(self, key: int, slot: int) -> None:
         """Put a copy on the stream; whatever read the slot before has been waited for at the end of its layer."""
@@ -80,6 +80,3 @@ class GpuDevice:
     def wait(self) -> None:
         """Wait for everything that was computed."""
         self.torch.cuda.current_stream().synchronize()
-
-    def close(self) -> None:
-        """Nothing to give back."""

@@ -15,12 +15,10 @@ from typing import Any
 import numpy as np
 
 from lrcsim.errors import ConfigError
-from lrcsim.experiments.offload.devices import Device
+from lrcsim.experiments.validation.offload.devices import Device
 from lrcsim.hierarchy.residency import Residency
 from lrcsim.hierarchy.work import Step, Work
 from lrcsim.traces import RoutingTrace
-
-__all__ = ["Executor", "Run", "decode_part", "slots_for"]
 
 
 @dataclass

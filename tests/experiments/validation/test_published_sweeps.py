@@ -7,8 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lrcsim.experiments.published_sweeps.data import MIXTRAL, SINGLE, SWEEPS
-from lrcsim.experiments.published_sweeps.explain import explain, no_miss, rerun_by_misses, saved_per_access, weights
+from lrcsim.experiments.validation.published_sweeps.data import MIXTRAL, SINGLE, SWEEPS
+from lrcsim.experiments.validation.published_sweeps.explain import (
+    explain,
+    no_miss,
+    rerun_by_misses,
+    saved_per_access,
+    weights,
+)
 from lrcsim.hardware import load_profile
 from lrcsim.models import load_geometry
 

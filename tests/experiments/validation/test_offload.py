@@ -11,21 +11,21 @@ import numpy as np
 import pytest
 
 from lrcsim.errors import ConfigError
-from lrcsim.experiments.offload.calibration import BURSTS, Calibration, Numbers
-from lrcsim.experiments.offload.compare import (
+from lrcsim.experiments.validation.offload.__main__ import main
+from lrcsim.experiments.validation.offload.calibration import BURSTS, Calibration, Numbers
+from lrcsim.experiments.validation.offload.compare import (
     Cell,
     Setting,
     as_markdown,
     bookkeeping,
-    main,
     measure,
     predict,
     summarise,
 )
-from lrcsim.experiments.offload.devices import FileDevice, NoDevice, Throttle, add_to
-from lrcsim.experiments.offload.executor import Executor, decode_part, slots_for
-from lrcsim.experiments.offload.gpu import GpuDevice
-from lrcsim.experiments.offload.weights import (
+from lrcsim.experiments.validation.offload.devices import FileDevice, NoDevice, Throttle, add_to
+from lrcsim.experiments.validation.offload.executor import Executor, decode_part, slots_for
+from lrcsim.experiments.validation.offload.gpu import GpuDevice
+from lrcsim.experiments.validation.offload.weights import (
     Shape,
     Vector,
     expert,
@@ -199,7 +199,7 @@ def test_decode_tokens_only(trace: RoutingTrace) -> None:
 
 
 def test_the_script_writes_its_table(tmp_path: Path) -> None:
-    arguments = [
+    tiny = [
         "--tokens",
         "4",
         "--repetitions",
@@ -212,20 +212,9 @@ def test_the_script_writes_its_table(tmp_path: Path) -> None:
         "16",
         "--ffn",
         "64",
-        "--quiet",
-        "99",
     ]
-    main(
-        [
-            *arguments,
-            "--folder",
-            str(tmp_path),
-            "--json",
-            str(tmp_path / "r.json"),
-            "--markdown",
-            str(tmp_path / "r.md"),
-        ]
-    )
+    files = ["--folder", str(tmp_path), "--json", str(tmp_path / "r.json"), "--markdown", str(tmp_path / "r.md")]
+    main([*tiny, *files])
     assert (tmp_path / "r.md").read_text().count("\n") == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.json", "r.md"]
 
@@ -255,5 +244,6 @@ def test_the_gpus_link_is_the_one_to_it() -> None:
 
 
 def test_torch_is_not_imported() -> None:
-    code = "import sys, lrcsim.experiments.offload.compare, lrcsim.hardware.measure; assert 'torch' not in sys.modules"
+    modules = "lrcsim.experiments.validation.offload.compare, lrcsim.hardware.measure"
+    code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

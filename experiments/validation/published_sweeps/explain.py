@@ -1,8 +1,5 @@
 """How much of published speeds follows from hit rates: two fitted numbers per sweep, and what is left over.
 
-    python -m lrcsim.experiments.published_sweeps               # the tables of this folder's README
-    python -m lrcsim.experiments.published_sweeps --any-three   # the best of any three numbers (minutes)
-
 Rests on this: in a layer with k experts each misses with probability 1 - hit rate, independently of the others. The
 engine gives the time of a token whose layers all miss m of k, for m = 0..k; a token's expected time is their mean with
 binomial weights, exactly so, because layers follow one another.
@@ -10,7 +7,6 @@ binomial weights, exactly so, because layers follow one another.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +15,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.experiments.published_sweeps.data import MIXTRAL, SINGLE, SWEEPS, Offloaded, Sweep
+from lrcsim.experiments.validation.published_sweeps.data import Offloaded, Sweep
 from lrcsim.hardware import HardwareProfile, load_profile
 from lrcsim.hierarchy.fit import Fit, fit_numbers
 from lrcsim.hierarchy.rerun import Rerun
@@ -133,54 +129,3 @@ def no_miss(sweep: Sweep) -> tuple[float, float, float]:
 def saved_per_access(of: Offloaded, accesses: int) -> float:
     """Return seconds that the cache saves per expert used: hit rate times the cost of a miss."""
     return (1 / of.no_cache - 1 / of.no_prefetch) / accesses
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m lrcsim.experiments.published_sweeps",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--any-three", action="store_true", help="try all choices of three numbers too")
-    options = parser.parse_args()
-    for sweep in SWEEPS:
-        found = explain(sweep)
-        numbers = ", ".join(f"{path} {of.value:.4g}" for path, of in found.fit.numbers.items())
-        print(f"\n{sweep.name}: {numbers} (SI), transfers {'overlap' if found.overlap else 'do not overlap'} compute\n")
-        print(
-            "| experts per layer | hit rate | misses per token | measured | predicted | error | per miss | marginal |"
-        )
-        print("|---:|---:|---:|---:|---:|---:|---:|---:|")
-        for i, (slots, rate) in enumerate(zip(sweep.experts, sweep.hit_rate, strict=True)):
-            marginal = f"{1e3 * found.marginal[i - 1]:.2f} ms" if i else ""
-            print(
-                f"| {slots:g} | {100 * rate:.1f} % | {found.misses[i]:.1f} | {1 / found.measured[i]:.2f} tok/s | "
-                f"{1 / found.predicted[i]:.2f} tok/s | {100 * (found.measured[i] / found.predicted[i] - 1):+.1f} % | "
-                f"{1e3 * found.per_miss[i]:.2f} ms | {marginal} |"
-            )
-        if options.any_three:
-            error, three = best_of_any_three(sweep)
-            print(f"\nthe best of any three numbers, {', '.join(three)}: {100 * error:.1f} % at the worst point")
-    wall, misses, size = no_miss(SINGLE)
-    measured = 1 / SINGLE.tokens_per_s[0]
-    print(f"\n{SINGLE.name}: {1e3 * measured:.1f} ms measured; {1e3 * wall:.1f} ms without a miss on {SINGLE.base};")
-    left = measured - wall
-    print(
-        f"{1e3 * left:.1f} ms left for {misses:.1f} misses: {1e3 * left / misses:.2f} ms each, {size / 1e6:.2f} MB of"
-    )
-    print(f"experts at {size * misses / left / 1e9:.1f} GB/s")
-    geometry = load_geometry("mixtral-8x7b")
-    size, accesses = float(expert_bytes(geometry, "q2_k").mean()), len(geometry.moe_layers) * geometry.top_k
-    print(
-        "\n| machine | slots | saved by the cache, per use | by prefetch, per token | one expert | hit rate implied |"
-    )
-    print("|---|---:|---:|---:|---:|---:|")
-    for of in MIXTRAL:
-        link = load_profile(f"rtx-4090+{of.link}").pcie
-        assert link is not None
-        load, saved = size / link.bandwidth, saved_per_access(of, accesses)
-        prefetch = 1 / of.no_prefetch - 1 / of.full
-        print(
-            f"| {of.machine} | {of.slots} | {1e3 * saved:.2f} ms | {1e3 * prefetch:.0f} ms | {1e3 * load:.2f} ms "
-            f"({of.link}) | {100 * saved / load:.0f} % |"
-        )

@@ -14,8 +14,6 @@ import numpy.typing as npt
 from lrcsim.errors import ConfigError
 from lrcsim.hardware.measure.files import ALIGNMENT
 
-__all__ = ["Matrices", "Shape", "Vector", "expert", "matrices", "random_expert", "start_vector", "weights_file"]
-
 Vector = npt.NDArray[np.float32]
 Matrices = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]
 

@@ -4,42 +4,55 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from lrcsim.experiments.offload.weights import Matrices, Shape, Vector, expert, matrices, start_vector
+from lrcsim.experiments.validation.offload.weights import Matrices, Shape, Vector, expert, matrices, start_vector
 from lrcsim.hardware.measure.files import UncachedFile, aligned_buffers
 
-__all__ = ["Device", "FileDevice", "NoDevice", "Throttle", "add_to"]
 
+class Device(ABC):
+    """What the executor asks of the place where experts are computed.
 
-class Device(Protocol):
-    """What the executor asks of the place where experts are computed. Vectors are of the device's own type."""
+    Vectors are of the device's own type; here numpy's, computed in the thread that asks.
+
+    Args:
+        shape: of the model.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
 
     def begin(self, token: int) -> Any:
         """Return the vector with which a token enters the first layer."""
+        return start_vector(self.shape, token)
 
+    @abstractmethod
     def load(self, key: int, slot: int) -> None:
         """Begin to bring an expert into a slot; returns at once."""
 
+    @abstractmethod
     def arrived(self) -> int:
         """Wait for the next expert to arrive, in any order; return its key."""
 
+    @abstractmethod
     def compute(self, slot: int, x: Any) -> Any:
         """Return an expert's output for a vector."""
 
     def combine(self, x: Any, weights: Sequence[float], outputs: Sequence[Any]) -> Any:
         """Return what leaves the layer: the vector and the weighted outputs, scaled to its norm; waits for them."""
+        return add_to(x, weights, outputs)
 
-    def wait(self) -> None:
+    def wait(self) -> None:  # noqa: B027  # here products are done when `compute` returns
         """Wait for what was computed."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Give everything back."""
 
 
@@ -69,7 +82,7 @@ class Throttle:
             return self._free
 
 
-class FileDevice:
+class FileDevice(Device):
     """Experts in a file, read past the page cache by threads, computed by numpy in the thread that asks.
 
     Args:
@@ -81,7 +94,7 @@ class FileDevice:
     """
 
     def __init__(self, path: Path, shape: Shape, slots: int, lanes: int, throttle: Throttle | None = None) -> None:
-        self.shape = shape
+        super().__init__(shape)
         self.file = UncachedFile(path)
         self.throttle = throttle
         self.buffers = aligned_buffers(slots, shape.expert_bytes)
@@ -91,10 +104,6 @@ class FileDevice:
         self._threads = [threading.Thread(target=self._read, daemon=True) for _ in range(lanes)]
         for thread in self._threads:
             thread.start()
-
-    def begin(self, token: int) -> Vector:
-        """Return the vector with which a token enters."""
-        return start_vector(self.shape, token)
 
     def load(self, key: int, slot: int) -> None:
         """Ask the reader threads for an expert."""
@@ -114,13 +123,6 @@ class FileDevice:
     def compute(self, slot: int, x: Vector) -> Vector:
         """Compute an expert."""
         return expert(self.matrices[slot], x)
-
-    def combine(self, x: Vector, weights: Sequence[float], outputs: Sequence[Vector]) -> Vector:
-        """Add the outputs to the vector."""
-        return add_to(x, weights, outputs)
-
-    def wait(self) -> None:
-        """Nothing to wait for: products are done when `compute` returns."""
 
     def close(self) -> None:
         """End the threads and close the file."""
@@ -144,7 +146,7 @@ class FileDevice:
                 self._arrived.put(error)
 
 
-class NoDevice:
+class NoDevice(Device):
     """Loads nothing; computes with experts that are there, and keeps that time apart.
 
     What is left of a run's time is the executor's own: the cache and its policy, the loop, the sum of the outputs. With
@@ -159,15 +161,11 @@ class NoDevice:
     """
 
     def __init__(self, shape: Shape, experts: Sequence[Matrices]) -> None:
-        self.shape = shape
+        super().__init__(shape)
         self.experts = experts
         self.seconds = 0.0
         self._turn = 0
         self._asked: deque[int] = deque()
-
-    def begin(self, token: int) -> Vector:
-        """Return a vector as a token's."""
-        return start_vector(self.shape, token)
 
     def load(self, key: int, slot: int) -> None:
         """Take note."""
@@ -184,13 +182,3 @@ class NoDevice:
         self._turn += 1
         self.seconds += time.perf_counter() - start
         return output
-
-    def combine(self, x: Vector, weights: Sequence[float], outputs: Sequence[Vector]) -> Vector:
-        """Add the outputs to the vector."""
-        return add_to(x, weights, outputs)
-
-    def wait(self) -> None:
-        """Nothing to wait for."""
-
-    def close(self) -> None:
-        """Nothing to give back."""

@@ -20,13 +20,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lrcsim.experiments.offload.devices import Device
-from lrcsim.experiments.offload.weights import Shape
+from lrcsim.experiments.validation.offload.devices import Device
+from lrcsim.experiments.validation.offload.weights import Shape
 from lrcsim.hardware import Cpu, Dram, Gpu, HardwareProfile, Link
 from lrcsim.hardware.measure import fit_line
 from lrcsim.hierarchy import FixedCosts
-
-__all__ = ["BURSTS", "SPARE", "Calibration", "Numbers"]
 
 BURSTS = (1, 2, 3, 4, 6, 8)
 """Experts asked for at once."""
