@@ -16,8 +16,6 @@ from lrcsim.errors import ConfigError, did_you_mean
 from lrcsim.experiments.paper.published import key_of
 from lrcsim.traces import DECODE, RoutingTrace
 
-__all__ = ["Input", "mean_loss", "opened", "pairs_of", "requests_of"]
-
 Kind = Literal["teacher-forced", "generated"]
 KINDS = r"[._-](teacher[._-]?forced|generated)$"
 

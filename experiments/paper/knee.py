@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ABOUT_TWICE", "CLOSE_TO_TWICE", "CRITERIA", "Criterion", "best_size", "chord_height", "prices_of"]
-
 Floats = npt.NDArray[np.float64]
 
 ABOUT_TWICE = (1.5, 2.5)

@@ -1,16 +1,16 @@
-"""Write a run's folder: results.md, results.json, data/*.csv, figures/*.png."""
+"""The report: sections of tables and figures, and a run's folder: results.md, results.json, data/, figures/."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lrcsim.cli.output import write_json
-from lrcsim.experiments.paper.section import Section, Table
+from lrcsim.experiments.paper.published import published
+from lrcsim.experiments.tables import Row, Table, plain
 from lrcsim.traces.atomic import replacing
-
-__all__ = ["as_dict", "write_folder"]
 
 INTRO = """# The paper's figures and tables on these traces
 
@@ -23,23 +23,60 @@ Columns named *paper* hold values that the paper published, never measured here;
 are stands below each table. "–" is not known, "beyond" is past the end of the range."""
 
 
+@dataclass
+class Section:
+    """A figure or table of the paper.
+
+    Attributes:
+        name: of its files.
+        title: heading.
+        paper: what of the paper it reproduces.
+        text: paragraphs.
+        missing: what could not be made, and why.
+        draw: draws the figure to a path, or None.
+        tables: the numbers.
+    """
+
+    name: str
+    title: str
+    paper: str
+    text: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    draw: Callable[[str], None] | None = None
+    tables: list[Table] = field(default_factory=list)
+
+    def table(self, name: str, caption: str, rows: Sequence[Row], *quantities: str, **given: Any) -> None:
+        """Add a `Table`, unless it has no rows; its foot names the sources of published quantities."""
+        if rows:
+            self.tables.append(Table(name, caption, rows, published().source(*quantities), **given))
+
+    def markdown(self, figures: str) -> str:
+        """Return the section as Markdown; ``figures`` is the folder of the figures, relative to the report."""
+        parts = [f"## {self.title}", f"In the paper: {self.paper}."]
+        parts += self.text
+        if self.draw is not None:
+            parts.append(f"![{self.title}]({figures}/{self.name}.png)")
+        parts += [table.markdown() for table in self.tables if table.shown]
+        if self.missing:
+            parts.append("Not there:\n\n" + "\n".join(f"* {line}" for line in dict.fromkeys(self.missing)))
+        files = ", ".join(f"`data/{table.name}.csv`" for table in self.tables)
+        return "\n\n".join([*parts, f"Data: {files}." if files else "No data."])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        said = {"title": self.title, "paper": self.paper, "text": self.text}
+        tables = {table.name: table.to_dict() for table in self.tables}
+        return said | {"missing": list(dict.fromkeys(self.missing)), "tables": tables}
+
+
 def as_dict(command: str, traces: Table, sections: Sequence[Section]) -> dict[str, Any]:
     """Return everything as JSON values."""
-    from lrcsim.experiments.paper.section import plain
-
-    return {
-        "command": command,
-        "traces": plain(traces.rows),
-        "sections": {section.name: section.to_dict() for section in sections},
-    }
+    every = {section.name: section.to_dict() for section in sections}
+    return {"command": command, "traces": plain(traces.rows), "sections": every}
 
 
 def write_folder(
-    folder: Path,
-    command: str,
-    traces: Table,
-    sections: Sequence[Section],
-    progress: Callable[[int, int], None] | None = None,
+    folder: Path, command: str, traces: Table, sections: Sequence[Section], progress: Callable[[int, int], None]
 ) -> None:
     """Write all files; results.md last, so that a report is there only when what it points to is.
 
@@ -53,10 +90,8 @@ def write_folder(
             table.write_csv(folder / "data")
         if section.draw is not None:
             section.draw(str(folder / "figures" / f"{section.name}.png"))
-        if progress is not None:
-            progress(done, len(sections))
+        progress(done, len(sections))
     write_json(str(folder / "results.json"), as_dict(command, traces, sections))
-    parts = [INTRO.format(command=command), traces.markdown()]
-    parts += [section.markdown("figures") for section in sections]
+    parts = [INTRO.format(command=command), traces.markdown(), *(section.markdown("figures") for section in sections)]
     with replacing(folder / "results.md") as partial:
         partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

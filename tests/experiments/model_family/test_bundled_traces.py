@@ -22,7 +22,7 @@ from lrcsim.recorder.prompts import Prompt  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch and transformers warn of their own affairs
 
-FAMILY = Path(__file__).resolve().parents[2] / "experiments/model_family"
+FAMILY = Path(__file__).resolve().parents[3] / "experiments/model_family"
 TIE = 1e-4
 """Router logits this near may change places between machines: they are of the order of 1, computed in float32."""
 

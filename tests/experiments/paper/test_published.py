@@ -17,7 +17,7 @@ DATA = published()
 
 
 def rows(name: str) -> list[dict[str, str]]:
-    folder = Path(os.environ.get("LRCSIM_SHARED", Path(__file__).parents[3] / "shared")) / "reference" / "paper"
+    folder = Path(os.environ.get("LRCSIM_SHARED", Path(__file__).parents[4] / "shared")) / "reference" / "paper"
     if not folder.is_dir():
         pytest.skip(f"the tables of the paper are not here ({folder})")
     with (folder / name).open(encoding="utf-8") as file:

@@ -13,15 +13,15 @@ import pytest
 from lrcsim.errors import ConfigError
 from lrcsim.experiments.paper.__main__ import main
 from lrcsim.experiments.paper.claims import outcome_of
-from lrcsim.experiments.paper.correlation import fisher_interval
 from lrcsim.experiments.paper.curves import request_curves, shuffled
 from lrcsim.experiments.paper.inputs import Input, mean_loss, opened, pairs_of, requests_of
+from lrcsim.experiments.paper.intervals import difference, fisher_interval, same_texts, wilson
 from lrcsim.experiments.paper.knee import CRITERIA
 from lrcsim.experiments.paper.measure import Measured, Options, measure
-from lrcsim.experiments.paper.section import Section, Table
-from lrcsim.experiments.paper.sections_models import difference, same_texts
+from lrcsim.experiments.paper.published import published
+from lrcsim.experiments.paper.report import Section
 from lrcsim.experiments.paper.throughput import geometry_for, prompted
-from lrcsim.experiments.paper.two_x import knees_of, knees_of_published, verdict, wilson
+from lrcsim.experiments.paper.two_x import knees_of, knees_of_published, verdict
 from lrcsim.simulator import hit_rate_curve, sch, srp
 from lrcsim.traces import RoutingTrace
 
@@ -252,21 +252,15 @@ def test_the_shape_is_the_toys_the_models_own_or_the_one_asked_for() -> None:
 # --- the report ------------------------------------------------------------------------------------------------------
 
 
-def test_tables_as_markdown_and_csv(tmp_path: Path) -> None:
-    nan, inf = float("nan"), float("inf")
-    rows = [{"name": "a|b", "x": 0.12345, "95 %": (0.1, inf)}, {"name": "c", "x": nan, "95 %": None}]
-    table = Table("t", "Caption.", rows, "Foot.")
-    assert table.markdown().splitlines() == [
-        *("Caption.", "", "| name | x | 95 % |", "|---|---:|---|"),
-        *("| a\\|b | 0.123 | 0.100 to beyond |", "| c | – | – |", "", "Foot."),
-    ]
-    table.write_csv(tmp_path)
-    text = (tmp_path / "t.csv").read_text(encoding="utf-8").splitlines()
-    assert text == ["name,x,95 % low,95 % high,95 %", "a|b,0.12345,0.1,,", "c,,,,"]
+def test_a_section_lists_its_tables_and_says_once_what_is_missing() -> None:
     section = Section("s", "Title", "a figure", missing=["twice", "twice"])
-    section.add(Table("empty", "", []))
+    section.table("empty", "", [])
     assert section.tables == []
     assert section.markdown("figures").count("* twice") == 1
+    assert section.markdown("figures").endswith("No data.")
+    section.table("t", "Caption.", [{"x": 1}], "srp")
+    assert published().quantity["srp"]["source"] in section.tables[0].foot
+    assert section.markdown("figures").endswith("Data: `data/t.csv`.")
 
 
 def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -307,6 +301,7 @@ def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["missing.h5"], "missing.h5"),
         (["bundled:teacher-forced", "--pair", "a:b"], "no trace is called 'a'"),
         (["bundled:teacher-forced", "--hardware", "rtx-409", "--quick"], "rtx-4090"),
+        (["bundled:teacher-forced", "--figures", "srps"], "there is no figure 'srps'"),
     ],
 )
 def test_errors_are_one_line(
