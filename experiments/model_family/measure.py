@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from lrcsim.errors import ConfigError
 from lrcsim.experiments.paper.curves import RequestCurves, request_curves
-from lrcsim.experiments.paper.knee import chord
+from lrcsim.experiments.paper.inputs import requests_of
 from lrcsim.simulator import expert_measures, srp
 from lrcsim.simulator.bootstrap import basic_interval, resamples
 from lrcsim.simulator.specialisation import domain_specialisation, vocabulary_specialisation
@@ -85,26 +85,14 @@ class Measured:
         """Relative cache size of LRU's knee: farthest above the line to the last size, cache per layer."""
         lru = self.curves["lru"]
         sizes = np.arange(1, lru.hits.shape[1]) / lru.active
-        return float(chord(sizes, lru.rate(sizes)[None], lru.everything)[0])
+        rates = lru.rate(sizes)
+        return float(sizes[np.argmax(rates - rates[-1] * sizes / sizes[-1])])
 
     @property
     def curve(self) -> dict[str, list[float]]:
         """LRU's and the optimum's hit rate at relative sizes 0.5 to 4, cache per layer."""
-        rates = {policy: self.curves[name].rate(np.array(SIZES)) for policy, name in _POLICIES.items()}
-        return {"relative": list(SIZES)} | {policy: rate.tolist() for policy, rate in rates.items()}
-
-
-_POLICIES = {"lru": "lru", "belady": "optimum"}
-
-
-def resampled(trace: RoutingTrace, times: npt.NDArray[np.integer[Any]]) -> RoutingTrace:
-    """Return the trace in which request i occurs ``times[i]`` times (int [requests])."""
-    order = np.repeat(np.arange(trace.num_requests), times)
-    rows = np.concatenate([np.arange(trace.offsets[i], trace.offsets[i + 1]) for i in order])
-    offsets = np.cumsum([0, *np.diff(trace.offsets)[order]])
-    columns = {name: trace.columns[name][:][rows] for name in ("experts", "token_ids") if name in trace.columns}
-    domains = None if trace.domains is None else [trace.domains[i] for i in order]
-    return RoutingTrace(trace.layers, columns, offsets, domains=domains, model=trace.model)
+        lru, optimum = (self.curves[name].rate(np.array(SIZES)).tolist() for name in ("lru", "optimum"))
+        return {"relative": list(SIZES), "lru": lru, "belady": optimum}
 
 
 def measure(trace: RoutingTrace, progress: Callable[[int, int], None] | None = None) -> Measured:
@@ -123,7 +111,8 @@ def measure(trace: RoutingTrace, progress: Callable[[int, int], None] | None = N
     assert whole.draws is not None  # there are several requests
     found = Measured({"srp": whole.value}, {"srp": whole.draws}, {}, {})
     experts = expert_measures(trace, SEGMENT)
-    draws = resamples(trace.num_requests, DRAWS, SEED)
+    columns = [name for name in ("experts", "token_ids") if name in trace.columns]
+    drawn = [np.repeat(np.arange(trace.num_requests), times) for times in resamples(trace.num_requests, DRAWS, SEED)]
     for done, name in enumerate(MEASURES, start=1):
         if name in RATES:
             policy, scope, access = RATES[name]
@@ -136,7 +125,7 @@ def measure(trace: RoutingTrace, progress: Callable[[int, int], None] | None = N
             found.value[name] = experts.mean(key) if known else None
             if known:
                 found.correlation[name] = experts.correlation(key)
-                found.drawn[name] = np.array([_mean(of_experts, resampled(trace, times)) for times in draws])
+                found.drawn[name] = np.array([_mean(of_experts, requests_of(trace, which, columns)) for which in drawn])
         if progress is not None:
             progress(done, len(MEASURES))
     return found

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from lrcsim.cli.output import write_json
 from lrcsim.errors import ConfigError
 from lrcsim.experiments.model_family.measure import DRAWS, MEASURES, Measured, difference, measure
 from lrcsim.experiments.model_family.variants import VARIANTS
@@ -27,32 +28,6 @@ LESS_CONSISTENT = {
     "sparse2": "Dense layers between the MoE layers make routing less consistent",
     "skip1": "A dense first layer makes routing less consistent",
 }
-
-TEXT = """# The family, measured
-
-Written by `python -m lrcsim.experiments.model_family --only table`; do not edit.
-
-Trained on {device} in {dtype}: {tokens:.1f} million tokens each, {steps} steps, \
-{parameters:.1f} million parameters (baseline). {absent}
-
-Teacher-forced samples of held-out text, the same for all. In brackets 95 % intervals (basic bootstrap over requests, \
-{draws} draws; they say nothing of how another seed would come out; vocabulary specialisation grows when requests are \
-repeated, so its interval lies low). SCH (look-ahead) and the first LRU: the paper's rule, one pool for all layers. \
-The second LRU and the optimum: one cache per layer, co-resident batches, every request cold.
-
-{table}
-
-## Beside the paper's toy models
-
-1.43 billion parameters, 42 billion tokens (arXiv 2505.16056; where each number is from stands in \
-[experiments/paper](../paper/README.md)). Differences are to the baseline of the same study.
-
-{beside_paper}
-
-## The paper's findings
-
-{findings}
-"""
 
 
 @dataclass(frozen=True)
@@ -146,10 +121,9 @@ def write_table(traces: Path, out: Path, progress: Callable[[int, int], None] | 
         ConfigError: the folder has no trace of the baseline.
     """
     rows = read_rows(traces, progress)
-    every = json.dumps([row.to_dict() for row in rows], indent=2) + "\n"
-    for name, text in (("results.json", every), ("results.md", markdown(rows))):
-        with replacing(out / name) as partial:
-            partial.write_text(text, encoding="utf-8")
+    write_json(str(out / "results.json"), [row.to_dict() for row in rows])
+    with replacing(out / "results.md") as partial:
+        partial.write_text(markdown(rows), encoding="utf-8")
 
 
 def markdown(rows: list[Row]) -> str:
@@ -157,7 +131,8 @@ def markdown(rows: list[Row]) -> str:
     first = next(row for row in rows if (row.variant, row.seed) == BASELINE)
     training, scale = first.training, first.training["scale"]
     absent = [name for name in VARIANTS if name not in {row.variant for row in rows}]
-    return TEXT.format(
+    text = resources.files("lrcsim.experiments.model_family").joinpath("report.txt").read_text("utf-8")
+    return text.format(
         device=training["device"],
         dtype=scale["dtype"],
         steps=scale["steps"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,25 +21,6 @@ Finding = tuple[str, bool | None]
 Judge = Callable[[Sequence[Measured], Options], Iterator[Finding]]
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A finding of the paper and how it is tested.
-
-    Attributes:
-        text: the finding, in our words.
-        test: what is computed.
-        needs: what there must be, said where nothing could be tested.
-        judge: gives a finding for each trace that can be tested; None: it is about pairs of traces.
-        open: the outcome where a finding is neither true nor false.
-    """
-
-    text: str
-    test: str
-    needs: str
-    judge: Judge | None
-    open: str = "undecided"
-
-
 def claims_section(found: Sequence[Measured], pairs: Sequence[tuple[Measured, Measured]], options: Options) -> Section:
     """Make the section at the top: one row for each finding.
 
@@ -51,20 +31,14 @@ def claims_section(found: Sequence[Measured], pairs: Sequence[tuple[Measured, Me
     """
     able = [one for one in found if AT in one.srp]
     forced = [one for one in able if one.source.kind == "teacher-forced"] or able
-    rows = []
-    for claim in CLAIMS:
-        answers = list(claim.judge(forced, options) if claim.judge else _post(pairs))
-        told = "<br>".join(numbers for numbers, _ in answers) or f"it takes {claim.needs}"
-        row = {"the paper": claim.text, "test": claim.test, "these traces": told}
-        rows.append(row | {"outcome": outcome_of([holds for _, holds in answers], claim.open)})
-    text = (
-        "Computed, on teacher-forced traces (on all where there are none), from the numbers in the sections below. "
-        "*Found*: the test holds for every trace it can be made on; *not found*: it fails for every one; *undecided*: "
-        "an interval, or another seed of the baseline, leaves it open; *not testable*: what it takes is not here. A "
-        "test on these traces says nothing of other models."
-    )
-    section = Section("claims", "What was found", "its findings, in our words", [text])
-    section.table("claims", "", rows)
+    rows, section = [], Section("claims")
+    for claim in section.words["findings"]:
+        answers = list(_post(pairs) if claim["judge"] == "post" else JUDGES[claim["judge"]](forced, options))
+        told = "<br>".join(numbers for numbers, _ in answers) or f"it takes {claim['needs']}"
+        test = claim["test"].format(criteria=len(CRITERIA), small=SMALL)
+        outcome = outcome_of([holds for _, holds in answers], claim.get("open", "undecided"))
+        rows.append({"the paper": claim["text"], "test": test, "these traces": told, "outcome": outcome})
+    section.table("claims", rows)
     return section
 
 
@@ -189,75 +163,16 @@ def _sure(draws: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> bool | None:
     return True if share >= SURE else False if share <= 1 - SURE else None
 
 
-TOYS = "traces of baseline and {}, teacher-forced"
-SHARED = ("share1", "share2")
-DENSE = ("skip1", "sparse2")
-CLAIMS = (
-    Claim(
-        "routing is locally consistent",
-        "SCH at 2x above that of the same tokens in random order, in 97.5 % of draws",
-        "a trace with requests of 16 tokens",
-        _locality,
-    ),
-    Claim(
-        "SRP falls with segment length",
-        "every longer segment has a lower SRP, in 97.5 % of draws",
-        "requests of 16 tokens",
-        _falls,
-    ),
-    Claim(
-        "SRP and SCH go together",
-        "correlation of SRP and SCH at 2x over layers above 0, Fisher's 95 % interval",
-        "a trace with requests of 16 tokens",
-        _together,
-    ),
-    Claim(
-        "a cache of about twice the active experts balances effect and cost",
-        f"knee of SCH within 1.5x to 2.5x in 95 % of draws, by all {len(CRITERIA)} criteria of the next section",
-        "a model of at least 3x experts",
-        _twice,
-        "depends on the criterion",
-    ),
-    Claim(
-        "experts specialised in domains contribute more to it than experts specialised in vocabulary",
-        "correlation of SRP with the first above those with the others, Fisher's 95 % intervals apart",
-        "domains and token ids",
-        _domains,
-    ),
-    Claim(
-        "shared experts lower it",
-        "SRP below the baseline's, beyond the interval and by more than twice what other seeds differ by",
-        TOYS.format(" or ".join(SHARED)),
-        _against_baseline(SHARED, -1),
-    ),
-    Claim(
-        "the same, net of the floor of SRP, which falls with k / E",
-        "SRP less its floor below the baseline's, as before (in the paper: +0.0004 and -0.0020)",
-        TOYS.format(" or ".join(SHARED)),
-        _against_baseline(SHARED, -1, net=True),
-    ),
-    Claim(
-        "in the toy study a model without load-balancing loss has more of it",
-        "SRP above the baseline's, as before",
-        TOYS.format("nolb"),
-        _against_baseline(("nolb",), +1),
-    ),
-    Claim(
-        "in the toy study a stronger load-balancing loss leaves less of it",
-        "SRP below the baseline's, as before",
-        TOYS.format("overlb"),
-        _against_baseline(("overlb",), -1),
-    ),
-    Claim(
-        "in the toy study dense layers in between do not lower it (by 0.001 to 0.013 higher)",
-        "SRP above the baseline's, as before",
-        TOYS.format(" or ".join(DENSE)),
-        _against_baseline(DENSE, +1),
-    ),
-    Claim(
-        "post-training hardly changes it (by at most 0.006 at m = 16)",
-        f"the 95 % interval of the difference lies within {SMALL} of 0",
-        "a pair of traces, --pair BASE:POST",
-        None,
-    ),
-)
+JUDGES: dict[str, Judge] = {
+    "locality": _locality,
+    "falls": _falls,
+    "together": _together,
+    "twice": _twice,
+    "domains": _domains,
+    "shared": _against_baseline(("share1", "share2"), -1),
+    "shared_net": _against_baseline(("share1", "share2"), -1, net=True),
+    "unbalanced": _against_baseline(("nolb",), +1),
+    "balanced": _against_baseline(("overlb",), -1),
+    "dense": _against_baseline(("skip1", "sparse2"), +1),
+}
+"""By the name in report.toml: a finding for each trace that can be tested."""

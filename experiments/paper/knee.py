@@ -116,12 +116,6 @@ def prices_of(sizes: Floats, rates: Floats, low: float, high: float) -> tuple[fl
     return float(slopes[inside[-1]]), float(before[inside[0]])
 
 
-def best_size(sizes: Floats, rates: Floats, price: float) -> float:
-    """Return the smallest size of the largest h(rho) - price * rho; 0 where no cache is worth its price."""
-    net = np.append(0, rates) - price * np.append(0, sizes)
-    return float(np.append(0, sizes)[int(np.argmax(net))])
-
-
 def _hull(xs: Floats, ys: Floats) -> tuple[Floats, Floats]:
     """Return the corners of the smallest concave curve above the points."""
     kept: list[int] = []

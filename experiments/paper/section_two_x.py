@@ -11,32 +11,20 @@ import numpy as np
 from lrcsim.experiments.paper import figures
 from lrcsim.experiments.paper.intervals import wilson
 from lrcsim.experiments.paper.knee import ABOUT_TWICE, CRITERIA, Floats, chord_height, prices_of
-from lrcsim.experiments.paper.measure import AT, POOLED, Measured, Options
+from lrcsim.experiments.paper.measure import POOLED, Measured, Options
 from lrcsim.experiments.paper.published import GRID, published
 from lrcsim.experiments.paper.report import Section
 from lrcsim.experiments.paper.two_x import Knee, knees_of, knees_of_published, sizes_of
 
 Rows = list[dict[str, Any]]
 
-TEXT = (
-    f"Computed on SCH (look-ahead, m = {AT}, one pool: the paper's curve) from 0 to 4x, the range of its figures; "
-    "measured curves in steps of 1/16x, published ones in their steps of 1/4x. The paper's finding names no "
-    'criterion for the balance of effect and cost, so several stand side by side. "About twice" is 1.5x to 2.5x. The '
-    "statement **holds** where at least 95 % of the draws of requests have the knee there, **does not hold** at 5 "
-    '% or less, else it is **undecided**. "Beyond" is no knee below the end of the range.'
-)
 VERDICTS = ("holds", "undecided", "does not hold")
 
 
 def two_x_section(found: Sequence[Measured], options: Options) -> Section:
     """Make the section."""
-    section = Section(
-        "two_x",
-        "Is twice the active experts the knee?",
-        "the finding that for most models a cache of about twice the active experts balances effect and cost",
-        [TEXT, "Criteria: " + "; ".join(f"*{one.name}*: {one.meaning}" for one in CRITERIA) + "."],
-        draw=lambda path: figures.two_x(path, found),
-    )
+    criteria = "Criteria: " + "; ".join(f"*{one.name}*: {one.meaning}" for one in CRITERIA) + "."
+    section = Section("two_x", draw=lambda path: figures.two_x(path, found), text=[criteria])
     rows: Rows = []
     for one in found:
         for (policy, scope), curve in one.curves.items():
@@ -49,33 +37,18 @@ def two_x_section(found: Sequence[Measured], options: Options) -> Section:
     control, models = _control(found, options), _published_knees(options)
     counts = _counts(models)
     section.text.append(_statement(chosen, control, counts))
-    caption = "Knee by criterion, its 95 % interval over draws of requests, and whether the statement holds."
-    section.table("two_x_by_trace", caption, _wide(chosen))
+    section.table("two_x_by_trace", _wide(chosen))
     long = [{k: v for k, v in row.items() if k not in ("policy", "scope")} for row in chosen]
-    section.table("two_x", "The same, a row for each criterion.", long, shown=False)
-    caption = (
-        "Control: the same tokens in random order have no local consistency. Where a criterion puts their knee at "
-        "the same size, it sees the metric and the range, not the routing. A curve that hardly rises above its "
-        "chord has no knee."
-    )
-    section.table("two_x_control", caption, control, digits=2)
-    caption = (
-        "The paper's own curves. Draws add the error of reading them from the figure. The interval of the share is "
-        "Wilson's and takes the models as drawn from many."
-    )
-    section.table("two_x_published", caption, counts, "sch16", digits=2)
+    section.table("two_x", long)
+    section.table("two_x_control", control)
+    section.table("two_x_published", counts)
     each = [{"model": key} | _cells(knee) for key, knees in models.items() for knee in knees]
-    section.table("two_x_published_models", "The same, model by model.", each, shown=False)
-    caption = "Knees of all curves, as a range over the traces."
-    section.table("two_x_sensitivity", caption, _sensitivity(rows), digits=2)
-    section.table("two_x_all", "All curves: other policies, segment lengths, scopes.", rows, shown=False)
-    caption = (
-        "Hit rate net of cost, without a criterion. If 1x of cache costs c points of hit rate, the best size is "
-        "that of the largest h(x) - c x. It lies within 1.5x to 2.5x exactly for c in this range, points per 1x:"
-    )
+    section.table("two_x_published_models", each)
+    section.table("two_x_sensitivity", _sensitivity(rows))
+    section.table("two_x_all", rows)
     prices = _prices(found)
-    section.table("two_x_prices", caption, _price_medians(prices), "sch16", digits=1)
-    section.table("two_x_prices_all", "Prices for every curve.", prices, "sch16", shown=False)
+    section.table("two_x_prices", _price_medians(prices))
+    section.table("two_x_prices_all", prices)
     return section
 
 

@@ -37,19 +37,7 @@ def published_rate(one: Measured, policy: str, size: float) -> float | None:
 
 
 def _sch(found: Sequence[Measured], options: Options) -> Section:
-    section = Section(
-        "sch",
-        "SCH against cache size and segment length",
-        "msch.pdf and toy_msch.pdf (later definition, look-ahead); msch.pdf of the first commit (static)",
-        [
-            "Two metrics have this name. **Look-ahead** is the hit rate of a cache that evicts what the next m "
-            "tokens use least, under the paper's rule; it is no upper bound. **Static** is the share that the best "
-            "fixed set of each segment serves. Only published values of the first are shown beside it. One pool of "
-            "all layers; sizes are times the active experts, between whole experts on a straight line."
-        ],
-        lacks(found, "segments"),
-        lambda path: figures.sch_by_size(path, found),
-    )
+    section = Section("sch", lacks(found, "segments"), lambda path: figures.sch_by_size(path, found))
     rows, every = [], []
     for one in found:
         for (policy, scope), curve in one.curves.items():
@@ -66,21 +54,20 @@ def _sch(found: Sequence[Measured], options: Options) -> Section:
                     row |= {f"{size:g}x": one.at(policy, scope, size), f"{size:g}x, 95 %": ends}
                     row[f"{size:g}x, paper"] = published_rate(one, policy, size)
                 rows.append(row | {"2x, layer by layer": one.at(policy, "layer", 2.0)})
-    section.table("sch_summary", "", rows, "sch16", "sch")
-    section.table("sch", "All sizes.", every, shown=False)
+    section.table("sch_summary", rows)
+    section.table("sch", every)
     models = published().real | {f"toy {key}": model for key, model in published().toy.items()}
     rows = [
         {"paper's model": key}
         | {f"{size:g}x": value for size, value in zip(GRID[3::2], model["sch16"][3::2], strict=False)}
         for key, model in models.items()
     ]
-    section.table("sch_published", f"The paper's SCH (look-ahead, m = {AT}).", rows, "sch16")
+    section.table("sch_published", rows)
     return section
 
 
 def _sch_layers(found: Sequence[Measured]) -> Section:
-    section = Section("sch_layer", "SCH by layer", "lsch.pdf: every layer with a cache of its own")
-    section.draw = lambda path: figures.sch_layers(path, found)
+    section = Section("sch_layer", draw=lambda path: figures.sch_layers(path, found))
     every, rows = [], []
     for one in found:
         for m in one.srp:
@@ -94,21 +81,13 @@ def _sch_layers(found: Sequence[Measured]) -> Section:
                     row = {"trace": one.label, "size": f"{size:g}x", "lowest": values.min(), "highest": values.max()}
                     pool, mean = (one.at(policy, scope, size) for scope in ("model", "layer"))
                     rows.append(row | {"all layers' caches": mean, "one pool": pool})
-    section.table("sch_layer_range", f"m = {AT}, look-ahead.", rows)
-    section.table("sch_layer", "SCH of every layer.", every, shown=False)
-    section.missing.append("published values by layer of the toy models: the paper does not show them")
+    section.table("sch_layer_range", rows)
+    section.table("sch_layer", every)
     return section
 
 
 def _policies(found: Sequence[Measured]) -> Section:
-    text = (
-        "Under the paper's rule of counting. Its Belady is not optimal in batches (it may evict what the same "
-        "token still needs); lrcsim's `belady` under this rule is the same algorithm. For a proven optimum see "
-        "`lrcsim curve --policy belady`. LRU in one pool smaller than a token's experts depends wholly on the "
-        "rule."
-    )
-    section = Section("policies", "LRU, LFU and Belady against SCH", "mchr.pdf", [text])
-    section.draw = lambda path: figures.policies(path, found)
+    section = Section("policies", draw=lambda path: figures.policies(path, found))
     rows, every = [], []
     for one in found:
         for policy, scope in [(p, s) for p in (*POLICIES, SCH) for s in ("model", "layer") if (p, s) in one.curves]:
@@ -120,31 +99,20 @@ def _policies(found: Sequence[Measured]) -> Section:
                     start |= {f"{size:g}x": one.at(policy, scope, size)}
                     start |= {f"{size:g}x, paper": published_rate(one, policy, size)}
                 rows.append(start)
-    section.table("policies_summary", "One pool.", rows, "policies", "lru")
-    section.table("policies", "All sizes.", every, shown=False)
+    section.table("policies_summary", rows)
+    section.table("policies", every)
     rows = [
         {"paper's model": key}
         | {f"{policy} {i + 1}x": model["policies"][policy][i] for i in (0, 1) for policy in POLICIES}
         | {f"SCH {i + 1}x": model["sch16"][4 * i + 3] for i in (0, 1)}
         for key, model in published().real.items()
     ]
-    section.table("policies_published", "The paper's real models.", rows, "policies", "sch16")
-    section.missing.append("published LFU and Belady of the toy models: the paper does not show them")
+    section.table("policies_published", rows)
     return section
 
 
 def _correlations(found: Sequence[Measured]) -> Section:
-    section = Section(
-        "correlations",
-        "Does one measure stand for another?",
-        "the claim that SRP and SCH tell how well a real cache does; correlations over the published models beside it",
-        [
-            "Pearson's correlation, with Fisher's 95 % interval, which takes the points as independent. Over "
-            "layers: every layer with a cache of its own. Over variants: teacher-forced traces, one pool, each "
-            "variant a point."
-        ],
-        draw=lambda path: figures.scatter(path, found),
-    )
+    section = Section("correlations", draw=lambda path: figures.scatter(path, found))
     rows = []
     for one in found:
         if AT not in one.srp:
@@ -161,7 +129,7 @@ def _correlations(found: Sequence[Measured]) -> Section:
             rows += _pairs("variants", size, [one.srp[AT].value for one in forced], values)
     else:
         section.missing.append(f"correlation over variants: it takes 4 teacher-forced traces, there are {len(forced)}")
-    section.table("correlations", f"m = {AT}.", rows)
+    section.table("correlations", rows)
     rows, real, toys = [], list(published().real.values()), list(published().toy.values())
     for i, size in enumerate((1.0, 2.0)):
         values = {p: [model["policies"][p][i] for model in real] for p in POLICIES}
@@ -170,8 +138,7 @@ def _correlations(found: Sequence[Measured]) -> Section:
         rows += _pairs("the paper's 22 rows of real models", size, srp, values)
         values = {"lru": [toy["lru"][i] for toy in toys], SCH: [toy["sch16"][4 * i + 3] for toy in toys]}
         rows += _pairs("the paper's 10 toy models", size, [toy["srp16"] for toy in toys], values)
-    caption = "The same over published values. The 22 rows count encoder and decoder of Switch and NLLB apart."
-    section.table("correlations_published", caption, rows, "srp", "sch16", "policies", "lru")
+    section.table("correlations_published", rows)
     return section
 
 

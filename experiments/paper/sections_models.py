@@ -34,19 +34,8 @@ def model_sections(found: Sequence[Measured], pairs: Sequence[tuple[Input, Input
 
 def _specialisation(found: Sequence[Measured]) -> Section:
     having = [one for one in found if one.experts is not None]
-    section = Section(
-        "specialisation",
-        "Specialisation of experts, and how SRP goes with it",
-        "msrpsc.pdf and toy_msrpsc.pdf",
-        [
-            "Means over experts that have a value, and Pearson's correlation with the experts' SRP. Fisher's "
-            "intervals take experts as independent. A vocabulary differs in size between models, and rare tokens "
-            "do not count: its level cannot be compared with the paper's, the sign of the correlation can.",
-            _in_the_papers_toys(),
-        ],
-        lacks(having, *MEASURES),
-        (lambda path: figures.specialisation(path, having)) if having else None,
-    )
+    section = Section("specialisation", lacks(having, *MEASURES), text=[_in_the_papers_toys()])
+    section.draw = (lambda path: figures.specialisation(path, having)) if having else None
     rows: list[dict[str, Any]] = []
     for one in having:
         assert one.experts is not None
@@ -57,7 +46,7 @@ def _specialisation(found: Sequence[Measured]) -> Section:
             row |= {"mean": one.experts.mean(name), "correlation with SRP": value, "95 %": ends}
             mean, correlation = one.theirs.get(name, (None, None))
             rows.append(row | {"paper: mean": mean, "paper: correlation": correlation})
-    section.table("specialisation", f"m = {AT}.", rows, "specialisation")
+    section.table("specialisation", rows)
     columns = {name: f"{what}: mean, correlation" for name, what in MEASURES.items()}
     models = {f"toy {key}": toy for key, toy in published().toy.items()} | published().real
     rows = [
@@ -65,8 +54,7 @@ def _specialisation(found: Sequence[Measured]) -> Section:
         | {column: tuple(model[name]) if name in model else None for name, column in columns.items()}
         for key, model in models.items()
     ]
-    section.table("specialisation_published", "Published.", rows, "specialisation", shown=False)
-    section.missing.append("specialisation by the predicted token: a trace does not hold predictions of tokens")
+    section.table("specialisation_published", rows)
     return section
 
 
@@ -84,38 +72,26 @@ def _in_the_papers_toys() -> str:
 def _designs(found: Sequence[Measured]) -> Section:
     toys = [one for one in teacher_forced(found) if (one.source.paper or "").startswith("toy.")]
     bases = baselines(found)
-    section = Section(
-        "designs",
-        "What the design of a model does to its routing",
-        "the toy study (toy_msrpls.pdf, D3): variants of one model that differ in one thing",
-        [
-            "Every variant against the baseline (the one without a seed in its name): the paper's difference beside "
-            "that of the traces, and whether both have the same sign. Other runs of the baseline show what another "
-            "seed does: a difference no larger than theirs says nothing. The variants differ in k / E, and so in the "
-            "floor of SRP. Intervals pair the draws where the traces are of the same texts; they know nothing of what "
-            "another training run would give.",
-            _above_floor(),
-        ],
-    )
+    section = Section("designs", text=[_above_floor()])
     if not bases or len(toys) < 2:
         section.missing.append(
             "it takes a baseline and another variant of the toy study, teacher-forced, under their names"
         )
         return section
     rows = [_design(one, bases) for one in toys]
-    section.table("designs", f"SRP at m = {AT}.", rows, "srp16", digits=4)
+    section.table("designs", rows)
     rows = []
     for one in toys:
         row = {"trace": one.label, "SCH 2x": one.at(SCH, "model", 2.0), "paper: SCH 2x": one.theirs["sch16"][7]}
         row |= {"LRU 2x": one.at("lru", "model", 2.0), "paper: LRU 2x": one.theirs["lru"][1]}
         row |= {"load imbalance": one.experts.load_imbalance if one.experts else None}
         rows.append(row | {"loss": one.loss, "paper: loss": one.theirs["log_ppl"]})
-    section.table("designs_more", "Other measures.", rows, "sch16", "lru", "log_ppl", digits=4)
+    section.table("designs_more", rows)
     distinct = list({one.source.paper: one for one in reversed(toys)}.values())
     if len(distinct) >= 4:
         points = np.array([(one.srp[AT].value, one.theirs["srp16"]) for one in distinct])
         row = correlation_row("variants", "", "SRP here", "SRP in the paper", *points.T)
-        section.table("designs_agreement", "Do the variants stand in the paper's order?", [row])
+        section.table("designs_agreement", [row])
     section.draw = lambda path: figures.designs(path, toys)
     left = sorted(set(published().toy) - {(one.source.paper or "")[4:] for one in toys})
     if left:
@@ -166,16 +142,14 @@ def _above_floor() -> str:
 
 def _loss(found: Sequence[Measured]) -> Section:
     forced = teacher_forced(found)
-    text = "Losses of models with different tokenizers or texts must not be compared; those of one family can."
-    section = Section("loss", "SRP and the model's loss", "msrpls.pdf and toy_msrpls.pdf", [text])
-    section.missing = lacks(forced, "loss")
+    section = Section("loss", lacks(forced, "loss"))
     rows, points = [], []
     for one in forced:
         if one.loss is not None:
             row = {"trace": one.label, "SRP": one.srp[AT].value, "loss": one.loss}
             rows.append(row | {"paper: SRP": one.published_srp(AT), "paper: loss": one.theirs.get("log_ppl")})
             points.append((one.srp[AT].value, one.loss))
-    section.table("loss", f"m = {AT}; loss in nats per token.", rows, "log_ppl", digits=4)
+    section.table("loss", rows)
     toys = [(toy["srp16"], toy["log_ppl"]) for toy in published().toy.values()]
     real = [(model["srp"][1], model["log_ppl"]) for model in published().real.values() if "log_ppl" in model]
     over = {"the paper's 10 toy models": toys, "the paper's 18 decoders": real}
@@ -184,13 +158,12 @@ def _loss(found: Sequence[Measured]) -> Section:
     else:
         section.missing.append(f"correlation over traces: it takes 4 with a loss, there are {len(points)}")
     rows = [correlation_row(what, "", "SRP", "loss", *np.array(pairs).T) for what, pairs in over.items()]
-    section.table("loss_correlation", "", rows, "log_ppl")
+    section.table("loss_correlation", rows)
     return section
 
 
 def _post(found: Sequence[Measured], pairs: Sequence[tuple[Input, Input]]) -> Section:
-    paper = "the notebook B0_post: SRP of a model and of its fine-tuned descendants on the same text"
-    section = Section("post_training", "Before and after post-training", paper)
+    section = Section("post_training")
     by_label = {one.label: one for one in found}
     rows = []
     for base, post in pairs:
@@ -203,7 +176,7 @@ def _post(found: Sequence[Measured], pairs: Sequence[tuple[Input, Input]]) -> Se
         paired = ", ".join(f"{a.label}:{b.label}" for a, b in pairs if same_texts(a, b))
         told = f"Same texts, draws paired: {paired or 'none'}. Other pairs are taken as independent."
         section.text.append(told)
-        section.table("post_training", "", rows, digits=4)
+        section.table("post_training", rows)
     else:
         section.missing.append("no pair of a model before and after post-training was given: --pair base:post")
     models, rows = published().post, []
@@ -211,5 +184,5 @@ def _post(found: Sequence[Measured], pairs: Sequence[tuple[Input, Input]]) -> Se
         if "base" in model:
             changes = zip(SEGMENTS, models[model["base"]]["srp"], model["srp"], strict=True)
             rows.append({"base": model["base"], "post": key} | {f"m = {m}": b - a for m, a, b in changes})
-    section.table("post_training_published", "The paper's differences.", rows, "post", digits=4)
+    section.table("post_training_published", rows)
     return section

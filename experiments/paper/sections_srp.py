@@ -22,12 +22,7 @@ def srp_sections(found: Sequence[Measured]) -> list[Section]:
 
 
 def _length(found: Sequence[Measured]) -> Section:
-    text = (
-        "SRP depends on how sparse a model is: it cannot fall below its floor, 2r / (1 + r) at r = k / E. "
-        "Intervals resample whole requests (95 %, basic)."
-    )
-    section = Section("srp", "SRP against segment length", "msrp.pdf and toy_msrpls.pdf", [text])
-    section.missing = lacks(found, "segments")
+    section = Section("srp", lacks(found, "segments"))
     section.draw = lambda path: figures.srp_by_length(path, found)
     rows: list[dict[str, Any]] = []
     for one in found:
@@ -36,19 +31,19 @@ def _length(found: Sequence[Measured]) -> Section:
             row = {"trace": one.label, "E": trace.num_experts, "k": trace.top_k, "m": m, "SRP": result.value}
             row |= {"95 %": result.interval, "floor": result.floor, "kept / active": result.group_size}
             rows.append(row | {"paper": one.published_srp(m), "paper's model": one.source.paper})
-    section.table("srp", "Pooled over layers, experts and requests.", rows, "srp", "srp16")
+    section.table("srp", rows)
     models = sorted(published().real.items(), key=lambda item: -item[1]["srp"][1])
     rows = [
         {"paper's model": key, "E": model["experts"], "k": model["top_k"]}
         | {f"m = {m}": value for m, value in zip(SEGMENTS, model["srp"], strict=True)}
         for key, model in models
     ]
-    section.table("srp_published", "The paper's real models.", rows, "srp")
+    section.table("srp_published", rows)
     return section
 
 
 def _layers(found: Sequence[Measured]) -> Section:
-    section = Section("srp_layer", "SRP by layer", "lsrp.pdf", draw=lambda path: figures.heat_by_layer(path, found))
+    section = Section("srp_layer", draw=lambda path: figures.heat_by_layer(path, found))
     rows, every = [], []
     for one in found:
         for m, result in one.srp.items():
@@ -66,22 +61,15 @@ def _layers(found: Sequence[Measured]) -> Section:
                 row |= {"first": values[0], "last": values[-1]}
                 theirs = one.theirs.get("layers")
                 rows.append(row | {"paper: lowest, highest": theirs and tuple(theirs)})
-    section.table("srp_layer_range", f"Range over layers at m = {AT}.", rows, "layers")
-    section.table("srp_layer", "SRP of every layer.", every, shown=False)
-    section.missing.append("published values by layer of the toy models: the paper does not show them")
+    section.table("srp_layer_range", rows)
+    section.table("srp_layer", every)
     return section
 
 
 def _domains(found: Sequence[Measured]) -> Section:
     having = [one for one in found if one.domains is not None]
-    section = Section(
-        "srp_domain",
-        "SRP by domain",
-        "the notebooks 34_srp_domain: SRP of a dataset over that of all, less 1",
-        ["The paper's datasets are others than a trace's domains, so only the spread can be compared."],
-        lacks(found, "domains", "domain pairs", "m = 16"),
-        (lambda path: figures.domains(path, having)) if having else None,
-    )
+    section = Section("srp_domain", lacks(found, "domains", "domain pairs", "m = 16"))
+    section.draw = (lambda path: figures.domains(path, having)) if having else None
     rows, spread, pairs, ranges = [], [], [], []
     for one in having:
         assert one.domains is not None
@@ -105,24 +93,15 @@ def _domains(found: Sequence[Measured]) -> Section:
             row = {"trace": one.label, "of the experts'": {"activation": "activation rate", "srp": "SRP"}[what]}
             row["median correlation"] = float(np.nanmedian(inner))
             ranges.append(row | {"range": (float(np.nanmin(inner)), float(np.nanmax(inner)))})
-    section.table("srp_domain", f"m = {AT}.", rows)
-    section.table("srp_domain_range", "Range of the difference from all.", spread, "domain_range")
-    section.table("domain_pairs", "Correlation over experts between domains.", pairs, shown=False)
-    caption = (
-        "Do two domains use the same experts, and the same experts consistently? (mactdr, msrpdr: Pearson over all "
-        "experts, by pair of domains.)"
-    )
-    section.table("domain_pairs_range", caption, ranges)
-    section.missing.append("published correlations between datasets: not among the values at hand")
+    section.table("srp_domain", rows)
+    section.table("srp_domain_range", spread)
+    section.table("domain_pairs", pairs)
+    section.table("domain_pairs_range", ranges)
     return section
 
 
 def _positions(found: Sequence[Measured]) -> Section:
-    text = (
-        "Each position has a threshold of its own. With few requests a position has few windows: short-term "
-        "ups and downs are noise; the spread is given with the number of requests."
-    )
-    section = Section("srp_position", "SRP by position", "msrpp.pdf", [text], lacks(found, "m = 16"))
+    section = Section("srp_position", lacks(found, "m = 16"))
     section.draw = lambda path: figures.positions(path, found)
     rows, every = [], []
     for one in found:
@@ -142,29 +121,21 @@ def _positions(found: Sequence[Measured]) -> Section:
                 row["std over positions"] = float(np.nanstd(values))
                 known = dict(zip(places.tolist(), values.tolist(), strict=True))
                 rows.append(row | {f"at {place}": known.get(place) for place in PLACES})
-    caption = f"m = {AT}; the middle of a segment is at the token given."
-    section.table("srp_position_summary", caption, rows)
-    section.table("srp_position", "SRP of every position.", every, shown=False)
+    section.table("srp_position_summary", rows)
+    section.table("srp_position", every)
     rows = [
         {"paper's model": key} | {f"at {place}": value for place, value in zip(PLACES, model["position"], strict=True)}
         for key, model in published().real.items()
         if "position" in model
     ]
-    section.table("srp_position_published", "The paper's real models, m = 16.", rows, "position")
-    section.missing.append("published positions of the toy models: not among the values at hand")
+    section.table("srp_position_published", rows)
     return section
 
 
 def _experts(found: Sequence[Measured]) -> Section:
     having = [one for one in found if one.experts is not None]
-    section = Section(
-        "srp_expert",
-        "SRP of single experts against their activation",
-        "esrp.pdf",
-        ["An expert's SRP has the floor 2a / (1 + a) at its own activation rate a."],
-        lacks(found, "m = 16"),
-        (lambda path: figures.experts(path, having)) if having else None,
-    )
+    section = Section("srp_expert", lacks(found, "m = 16"))
+    section.draw = (lambda path: figures.experts(path, having)) if having else None
     rows, every = [], []
     for one in having:
         assert one.experts is not None
@@ -176,26 +147,19 @@ def _experts(found: Sequence[Measured]) -> Section:
         row = {"trace": one.label, "experts": int(np.isfinite(value).sum()), "mean SRP": float(np.nanmean(value))}
         row |= {"highest": float(np.nanmax(value)), "mean above floor": float(np.nanmean(value - floor))}
         rows.append(row | {"never used": int((activation == 0).sum()), "load imbalance": one.experts.load_imbalance})
-    caption = f"m = {AT}. Load imbalance: standard deviation of the experts' activation rates."
-    section.table("srp_expert_summary", caption, rows, digits=4)
-    section.table("srp_expert", "Every expert.", every, shown=False)
-    section.missing.append("published points of single experts: the figure has thousands, none is at hand as a number")
+    section.table("srp_expert_summary", rows)
+    section.table("srp_expert", every)
     return section
 
 
 def _case(found: Sequence[Measured]) -> Section:
     having = [(one, one.case) for one in found if one.case is not None]
-    text = (
-        "The first request of 256 tokens (or the longest); the paper's prompt is another, so its figure has no "
-        "counterpart."
-    )
-    paper = "A0 to A3: SRP of every expert in the first 256 tokens of one prompt"
-    section = Section("case", "Case study: experts in one text", paper, [text])
+    section = Section("case")
     section.draw = (lambda path: figures.case(path, [one for one, _ in having])) if having else None
     rows = [
         {"trace": one.label, "layer": i, "expert": j, "SRP": v}
         for one, values in having
         for (i, j), v in np.ndenumerate(values)
     ]
-    section.table("case", "SRP of every expert.", rows, shown=False)
+    section.table("case", rows)
     return section

@@ -28,19 +28,6 @@ TOY_SOURCE = "arXiv 2505.16056, toy models"
 PROMPT = 480 / 512
 """Share of a request that is the prompt in the paper's runs: 480 tokens, then 32 steps of decoding."""
 
-TEXT = [
-    "Simulated, not measured. LRU, a cache for each layer, warm from request to request, misses loaded on demand "
-    "beside compute, one request at a time; as in the paper the first 480 of 512 tokens of a teacher-forced "
-    "request are its prompt (15/16 of any other length), run in one step. Where a trace has the layers, experts "
-    "and top-k of one of the paper's toy models, its routing is run on that shape (1.4 B parameters). The paper's "
-    "machine, cache layout and overlap are not published; the machine with the slower link has the one that the "
-    "paper's baseline implies.",
-    "The paper's numbers are hard to reconcile with its models: with all resident, eight variants of different "
-    "work have 18.5 to 19.1 tokens/s (as if bound by the host), and `sparse2` has the overhead of `baseline` at half "
-    "the accesses. So compare the overhead per token, 1 / rate - 1 / rate with all resident, and how it falls with "
-    "size; not the rates.",
-]
-
 
 def toy_geometry(key: str) -> Geometry:
     """Build the shape of one of the paper's toy models (the toy_model folder of its code)."""
@@ -102,13 +89,7 @@ def geometry_for(one: Measured, options: Options) -> Geometry:
 
 def throughput_section(found: Sequence[Measured], options: Options) -> Section:
     """Make the section on throughput."""
-    section = Section(
-        "throughput",
-        "Throughput under offloading",
-        "D0 to D3: tokens per second of the toy models with a cache of 1, 2, 3 times the active experts, and all "
-        "resident",
-        list(TEXT),
-    )
+    section = Section("throughput")
     if options.hardware is None:
         section.missing.append("left out (--hardware none)")
         return section
@@ -122,15 +103,15 @@ def throughput_section(found: Sequence[Measured], options: Options) -> Section:
         except LrcsimError as error:
             section.missing.append(f"{one.label}: {error}")
     overhead, speed = _wide(rows)
-    section.table("throughput_overhead", "Overhead while decoding, ms per token.", overhead, "throughput", digits=2)
-    section.table("throughput_speed", "Tokens per second.", speed, digits=0)
-    section.table("throughput", "Every run.", rows, shown=False)
+    section.table("throughput_overhead", overhead)
+    section.table("throughput_speed", speed)
+    section.table("throughput", rows)
     theirs = [
         {"paper's model": key}
         | {f"{mode} {size}": rate for mode in MODES for size, rate in zip(NAMES, toy[mode], strict=True)}
         for key, toy in published().toy.items()
     ]
-    section.table("throughput_published", "The paper's tokens/s.", theirs, "throughput", digits=1)
+    section.table("throughput_published", theirs)
     if rows:
         section.draw = lambda path: figures.throughput(path, rows, found)
     return section

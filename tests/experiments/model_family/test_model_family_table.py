@@ -9,9 +9,10 @@ import pytest
 
 from lrcsim.errors import ConfigError
 from lrcsim.experiments.model_family import measure as measuring
-from lrcsim.experiments.model_family.measure import difference, measure, resampled
+from lrcsim.experiments.model_family.measure import difference, measure
 from lrcsim.experiments.model_family.table import floor, markdown, read_rows, verdict, write_table
 from lrcsim.experiments.model_family.variants import SCALES, VARIANTS
+from lrcsim.experiments.paper.inputs import requests_of
 from lrcsim.simulator import simulate, srp
 from lrcsim.traces import RoutingTrace
 
@@ -43,11 +44,11 @@ def trace_of(seed: int, variant: str = "baseline", requests: int = 4) -> Routing
     )
 
 
-def test_resampled_by_hand() -> None:
+def test_a_resample_by_hand() -> None:
     trace = RoutingTrace.from_arrays(
         np.array([[[0]], [[1]], [[2]]]), num_experts=3, offsets=[0, 2, 3], token_ids=[7, 8, 9], domains=["x", "y"]
     )
-    drawn = resampled(trace, np.array([1, 2]))
+    drawn = requests_of(trace, [0, 1, 1], ["experts", "token_ids"])
     assert drawn.experts[:, 0, 0].tolist() == [0, 1, 2, 2]
     assert drawn.offsets.tolist() == [0, 2, 3, 4]
     assert drawn.token_ids is not None

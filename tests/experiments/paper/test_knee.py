@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrcsim.experiments.paper.knee import ABOUT_TWICE, CRITERIA, best_size, chord_height, prices_of
+from lrcsim.experiments.paper.knee import ABOUT_TWICE, CRITERIA, chord_height, prices_of
 from lrcsim.experiments.paper.published import GRID
 
 Floats = npt.NDArray[np.float64]
@@ -105,6 +105,12 @@ def test_prices_by_hand() -> None:
     assert prices_of(GRID, bent(2, 0.4, 0.05), *ABOUT_TWICE) == pytest.approx((0.05, 0.4))
     assert prices_of(GRID, bent(1, 0.8, 0.02), *ABOUT_TWICE) is None  # 1x or 4x is best, at every price
     assert prices_of(GRID, bent(1, 0.8, 0.02), 0.75, 1.25) == pytest.approx((0.02, 0.8))
+
+
+def best_size(sizes: Floats, rates: Floats, price: float) -> float:
+    """Size, the smallest, of the largest h(rho) - price * rho; 0 where no cache is worth its price."""
+    net = np.append(0, rates) - price * np.append(0, sizes)
+    return float(np.append(0, sizes)[int(np.argmax(net))])
 
 
 @given(rates=curves(), price=st.floats(0.001, 1))

@@ -12,14 +12,14 @@ import pytest
 
 from lrcsim.errors import ConfigError
 from lrcsim.experiments.paper.__main__ import main
-from lrcsim.experiments.paper.claims import outcome_of
+from lrcsim.experiments.paper.claims import JUDGES, outcome_of
 from lrcsim.experiments.paper.curves import request_curves, shuffled
 from lrcsim.experiments.paper.inputs import Input, mean_loss, opened, pairs_of, requests_of
 from lrcsim.experiments.paper.intervals import difference, fisher_interval, same_texts, wilson
 from lrcsim.experiments.paper.knee import CRITERIA
 from lrcsim.experiments.paper.measure import Measured, Options, measure
 from lrcsim.experiments.paper.published import published
-from lrcsim.experiments.paper.report import Section
+from lrcsim.experiments.paper.report import Section, words
 from lrcsim.experiments.paper.throughput import geometry_for, prompted
 from lrcsim.experiments.paper.two_x import knees_of, knees_of_published, verdict
 from lrcsim.simulator import hit_rate_curve, sch, srp
@@ -253,14 +253,24 @@ def test_the_shape_is_the_toys_the_models_own_or_the_one_asked_for() -> None:
 
 
 def test_a_section_lists_its_tables_and_says_once_what_is_missing() -> None:
-    section = Section("s", "Title", "a figure", missing=["twice", "twice"])
-    section.table("empty", "", [])
+    section = Section("srp_layer", ["twice", "twice"])
+    section.table("srp_layer", [])
     assert section.tables == []
     assert section.markdown("figures").count("* twice") == 1
     assert section.markdown("figures").endswith("No data.")
-    section.table("t", "Caption.", [{"x": 1}], "srp")
-    assert published().quantity["srp"]["source"] in section.tables[0].foot
-    assert section.markdown("figures").endswith("Data: `data/t.csv`.")
+    section.table("srp_layer_range", [{"x": 1}])
+    assert section.tables[0].caption == "Range over layers at m = 16."
+    assert published().quantity["layers"]["source"] in section.tables[0].foot
+    assert section.markdown("figures").endswith("Data: `data/srp_layer_range.csv`.")
+
+
+def test_every_finding_has_a_judge_and_every_table_known_sources() -> None:
+    assert [one["judge"] for one in words()["claims"]["findings"]] != []
+    assert {one["judge"] for one in words()["claims"]["findings"]} == {*JUDGES, "post"}
+    for section in words().values():
+        for table in section["tables"].values():
+            assert set(table.get("sources", [])) <= set(published().quantity)
+            assert set(table) <= {"caption", "sources", "digits", "shown"}
 
 
 def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
