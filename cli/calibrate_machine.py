@@ -11,7 +11,7 @@ import click
 from lrcsim.cli.output import console, echo, human_bytes, progress_bar, quoted, write_json
 
 if TYPE_CHECKING:
-    from lrcsim.hardware.measure import Machine, Timing
+    from lrcsim.calibration.of_machine import Machine, Timing
 
 __all__ = ["calibrate_machine", "machine_options"]
 
@@ -62,8 +62,8 @@ def calibrate_machine(
     Raises:
         ConfigError: an option has a value that is not allowed, or the folder cannot be written to.
     """
+    from lrcsim.calibration.of_machine import Plan, measure_machine, toml_of
     from lrcsim.cli.output import option_bytes
-    from lrcsim.hardware.measure import Plan, measure_machine, toml_of
 
     given: dict[str, Any] = {}
     if sizes is not None:

@@ -13,10 +13,10 @@ import click
 from lrcsim.cli.output import console, human_bytes, percent, quoted, write_json
 
 if TYPE_CHECKING:
+    from lrcsim.calibration.from_run.calibrate import Calibration
+    from lrcsim.calibration.from_run.measured import MeasuredRun
+    from lrcsim.calibration.from_run.rerun import Rerun
     from lrcsim.hardware import HardwareProfile
-    from lrcsim.hierarchy.calibration import Calibration
-    from lrcsim.hierarchy.measured import MeasuredRun
-    from lrcsim.hierarchy.rerun import Rerun
     from lrcsim.traces import RoutingTrace
 
 __all__ = ["calibrate_run", "document", "open_or_import", "sourced"]
@@ -57,11 +57,11 @@ def calibrate_run(
     json_path: str | None,
 ) -> None:
     """Fit, predict, compare, and write what was asked for."""
+    from lrcsim.calibration.from_run.calibrate import calibrate
+    from lrcsim.calibration.from_run.measured import parse_mapping, read_measured
+    from lrcsim.calibration.from_run.rerun import Rerun
     from lrcsim.errors import ConfigError, did_you_mean
     from lrcsim.hardware import load_profile, to_toml
-    from lrcsim.hierarchy.calibration import calibrate
-    from lrcsim.hierarchy.measured import parse_mapping, read_measured
-    from lrcsim.hierarchy.rerun import Rerun
     from lrcsim.models import load_geometry
     from lrcsim.traces.atomic import replacing
 

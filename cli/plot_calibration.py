@@ -12,7 +12,7 @@ from lrcsim.cli.output import check_picture
 from lrcsim.cli.plot import COLOURS
 
 if TYPE_CHECKING:
-    from lrcsim.hierarchy.calibration import Calibration
+    from lrcsim.calibration.from_run.calibrate import Calibration
 
 __all__ = ["picture_ending", "plot_calibration"]
 

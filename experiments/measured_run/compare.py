@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+from lrcsim.calibration.from_run.calibrate import Agreement, Calibration, calibrate
+from lrcsim.calibration.from_run.fit import Loss
+from lrcsim.calibration.from_run.measured import MeasuredRun, read_measured
+from lrcsim.calibration.from_run.rerun import Rerun
 from lrcsim.cli.plot_calibration import plot_calibration
 from lrcsim.hardware import load_profile
 from lrcsim.hardware.document import SCHEMA
 from lrcsim.hardware.units import DIMENSIONS, format_quantity
-from lrcsim.hierarchy.calibration import Agreement, Calibration, calibrate
-from lrcsim.hierarchy.fit import Loss
-from lrcsim.hierarchy.measured import MeasuredRun, read_measured
-from lrcsim.hierarchy.rerun import Rerun
 from lrcsim.models import load_geometry
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.importers import import_trace

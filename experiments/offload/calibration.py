@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lrcsim.calibration.of_machine import fit_line
 from lrcsim.experiments.offload.devices import Device
 from lrcsim.experiments.offload.weights import Shape
 from lrcsim.hardware import Cpu, Dram, Gpu, HardwareProfile, Link
-from lrcsim.hardware.measure import fit_line
 from lrcsim.hierarchy import FixedCosts
 
 __all__ = ["BURSTS", "SPARE", "Calibration", "Numbers"]

@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
+from lrcsim.calibration.of_machine.files import file_system
 from lrcsim.experiments.offload.calibration import SPARE, Calibration, Numbers
 from lrcsim.experiments.offload.devices import FileDevice, NoDevice, Throttle
 from lrcsim.experiments.offload.executor import Executor, Run, decode_part, slots_for
 from lrcsim.experiments.offload.gpu import GpuDevice
 from lrcsim.experiments.offload.weights import Matrices, Shape, weights_file
-from lrcsim.hardware.measure.files import file_system
 from lrcsim.hierarchy import Engine
 from lrcsim.hierarchy.actions import make_action
 from lrcsim.hierarchy.residency import Residency

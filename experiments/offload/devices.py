@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lrcsim.calibration.of_machine.files import UncachedFile, aligned_buffers
 from lrcsim.experiments.offload.weights import Matrices, Shape, Vector, expert, matrices, start_vector
-from lrcsim.hardware.measure.files import UncachedFile, aligned_buffers
 
 __all__ = ["Device", "FileDevice", "NoDevice", "Throttle", "add_to"]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.calibration.of_machine.files import ALIGNMENT
 from lrcsim.errors import ConfigError
-from lrcsim.hardware.measure.files import ALIGNMENT
 
 __all__ = ["Matrices", "Shape", "Vector", "expert", "matrices", "random_expert", "start_vector", "weights_file"]
 

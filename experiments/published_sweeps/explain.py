@@ -19,10 +19,10 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.calibration.from_run.fit import Fit, fit_numbers
+from lrcsim.calibration.from_run.rerun import Rerun
 from lrcsim.experiments.published_sweeps.data import MIXTRAL, SINGLE, SWEEPS, Offloaded, Sweep
 from lrcsim.hardware import HardwareProfile, load_profile
-from lrcsim.hierarchy.fit import Fit, fit_numbers
-from lrcsim.hierarchy.rerun import Rerun
 from lrcsim.models import Geometry, expert_bytes, load_geometry
 from lrcsim.traces import RoutingTrace
 

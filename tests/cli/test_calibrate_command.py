@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lrcsim.calibration.from_run.fit import with_numbers
+from lrcsim.calibration.from_run.rerun import Rerun
 from lrcsim.hardware import load_profile
-from lrcsim.hierarchy.fit import with_numbers
-from lrcsim.hierarchy.rerun import Rerun
 from lrcsim.models import load_geometry
 from lrcsim.traces import RoutingTrace
 

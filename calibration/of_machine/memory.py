@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.hardware.measure.timing import Timing, repeat
+from lrcsim.calibration.of_machine.timing import Timing, repeat
 
 __all__ = ["copy_sizes", "copy_together"]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lrcsim.hardware.measure.compute import widths
-from lrcsim.hardware.measure.timing import Timing, repeat
+from lrcsim.calibration.of_machine.compute import widths
+from lrcsim.calibration.of_machine.timing import Timing, repeat
 
 __all__ = ["GpuTimes", "find_torch", "measure_gpu"]
 

@@ -12,7 +12,7 @@ from queue import SimpleQueue
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.hardware.measure.timing import Timing, repeat
+from lrcsim.calibration.of_machine.timing import Timing, repeat
 
 __all__ = ["ExpertTimes", "expert_sizes", "hand_over", "multiply_rate", "widths"]
 

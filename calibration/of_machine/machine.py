@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lrcsim.errors import ConfigError
-from lrcsim.hardware.measure.compute import ExpertTimes, expert_sizes, hand_over, multiply_rate, threads_used
-from lrcsim.hardware.measure.files import (
+from lrcsim.calibration.of_machine.compute import ExpertTimes, expert_sizes, hand_over, multiply_rate, threads_used
+from lrcsim.calibration.of_machine.files import (
     ALIGNMENT,
     UncachedFile,
     file_system,
@@ -21,9 +20,10 @@ from lrcsim.hardware.measure.files import (
     read_sizes,
     scratch_file,
 )
-from lrcsim.hardware.measure.gpu import GpuTimes, find_torch, measure_gpu
-from lrcsim.hardware.measure.memory import copy_sizes, copy_together
-from lrcsim.hardware.measure.timing import Timing
+from lrcsim.calibration.of_machine.gpu import GpuTimes, find_torch, measure_gpu
+from lrcsim.calibration.of_machine.memory import copy_sizes, copy_together
+from lrcsim.calibration.of_machine.timing import Timing
+from lrcsim.errors import ConfigError
 
 __all__ = ["Machine", "Plan", "Reads", "measure_machine"]
 

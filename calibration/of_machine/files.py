@@ -15,8 +15,8 @@ from types import TracebackType
 
 import numpy as np
 
+from lrcsim.calibration.of_machine.timing import Timing, repeat
 from lrcsim.errors import ConfigError
-from lrcsim.hardware.measure.timing import Timing, repeat
 
 __all__ = ["ALIGNMENT", "UncachedFile", "aligned_buffers", "file_system", "read_lanes", "read_sizes", "scratch_file"]
 

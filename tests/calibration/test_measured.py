@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from lrcsim.calibration.from_run.measured import parse_mapping, read_measured
 from lrcsim.errors import ConfigError, LrcsimError, TraceError
-from lrcsim.hierarchy.measured import parse_mapping, read_measured
 
 
 def write(folder: Path, text: str) -> Path:

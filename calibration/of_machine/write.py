@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from lrcsim.calibration.of_machine.machine import Machine, Reads
+from lrcsim.calibration.of_machine.timing import Timing, fit_line
 from lrcsim.hardware.document import Entry, Flat, build
 from lrcsim.hardware.load import to_toml
-from lrcsim.hardware.measure.machine import Machine, Reads
-from lrcsim.hardware.measure.timing import Timing, fit_line
 from lrcsim.hardware.profile import HardwareProfile
 from lrcsim.hardware.units import Dimension, format_quantity
 

@@ -14,15 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lrcsim.calibration.of_machine import Machine, Plan, Timing, fit_line, measure_machine, profile_of, repeat, toml_of
+from lrcsim.calibration.of_machine import files as measure_files
+from lrcsim.calibration.of_machine import gpu as measure_gpu
+from lrcsim.calibration.of_machine.compute import run_expert, widths
+from lrcsim.calibration.of_machine.files import UncachedFile, aligned_buffers, file_system, scratch_file
 from lrcsim.cli.calibrate_machine import calibrate_machine
 from lrcsim.errors import ConfigError
 from lrcsim.hardware import load_profile
 from lrcsim.hardware.document import SCHEMA
-from lrcsim.hardware.measure import Machine, Plan, Timing, fit_line, measure_machine, profile_of, repeat, toml_of
-from lrcsim.hardware.measure import files as measure_files
-from lrcsim.hardware.measure import gpu as measure_gpu
-from lrcsim.hardware.measure.compute import run_expert, widths
-from lrcsim.hardware.measure.files import UncachedFile, aligned_buffers, file_system, scratch_file
 
 KIB = 1024
 TINY = Plan(
@@ -99,7 +99,7 @@ def test_the_profile_is_read_back_from_its_toml(machine: Machine, tmp_path: Path
 def test_numbers_of_the_profile_by_hand() -> None:
     # Experts of 1 and 3 MB in 2 and 4 ms: 1 ms and 1 GB/s. Reads of 4 and 8 MB in 3 and 5 s: 1 s and 2 MB/s for one
     # thread; two threads read 4 MB/s, four 4.1 MB/s: two are within 5 % of the best. Copies: 10 B/s, 20 through DRAM.
-    from lrcsim.hardware.measure.machine import Reads
+    from lrcsim.calibration.of_machine.machine import Reads
 
     reads = Reads(
         "O_DIRECT",

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from lrcsim.calibration.from_run.calibrate import Calibration, agreement, calibrate
+from lrcsim.calibration.from_run.fit import FITTABLE, Loss, fit_best, fit_numbers, number, with_numbers
+from lrcsim.calibration.from_run.measured import TIMES, Column, MeasuredRun, read_measured
+from lrcsim.calibration.from_run.rerun import Rerun, matching_dtype
 from lrcsim.errors import ConfigError
 from lrcsim.hardware import HardwareProfile, load_profile
-from lrcsim.hierarchy.calibration import Calibration, agreement, calibrate
-from lrcsim.hierarchy.fit import FITTABLE, Loss, fit_best, fit_numbers, number, with_numbers
-from lrcsim.hierarchy.measured import TIMES, Column, MeasuredRun, read_measured
-from lrcsim.hierarchy.rerun import Rerun, matching_dtype
 from lrcsim.models import Geometry, expert_bytes, load_geometry
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.importers import import_trace

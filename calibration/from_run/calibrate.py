@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.calibration.from_run.fit import Fit, Loss, fit_best, number
+from lrcsim.calibration.from_run.measured import TIMES, MeasuredRun
+from lrcsim.calibration.from_run.rerun import Rerun, StepTimes
 from lrcsim.errors import ConfigError
 from lrcsim.hardware import HardwareProfile
-from lrcsim.hierarchy.fit import Fit, Loss, fit_best, number
-from lrcsim.hierarchy.measured import TIMES, MeasuredRun
-from lrcsim.hierarchy.rerun import Rerun, StepTimes
 
 __all__ = ["Agreement", "Calibration", "Choice", "agreement", "calibrate"]
 

@@ -1,0 +1,1 @@
+"""Profiles from measurements: of the machine at hand (`of_machine`), and from a run that was timed (`from_run`)."""
