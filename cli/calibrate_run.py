@@ -194,8 +194,7 @@ def document(
 def _print(found: Calibration, run: MeasuredRun, result: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from lrcsim.hardware.document import SCHEMA
-    from lrcsim.hardware.units import DIMENSIONS, format_quantity
+    from lrcsim.hardware.document import written
 
     out = console()
     out.print(f"[bold]{quoted(run.name)}[/bold]: {quoted(run.understood())}", soft_wrap=True)
@@ -210,9 +209,7 @@ def _print(found: Calibration, run: MeasuredRun, result: dict[str, Any]) -> None
     for heading in ("number", "fitted", "+-", "base"):
         table.add_column(heading, justify="left" if heading == "number" else "right")
     for path, value in found.best.fit.numbers.items():
-        kind = SCHEMA[path]
-        assert kind in DIMENSIONS
-        digits = [format_quantity(float(f"{amount:.4g}"), kind) for amount in (value.value, value.base)]
+        digits = [written(path, float(f"{amount:.4g}")) for amount in (value.value, value.base)]
         table.add_row(
             path, digits[0], f"{100 * value.spread:.1f} %" if value.determined else "not determined", digits[1]
         )

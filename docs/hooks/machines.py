@@ -18,9 +18,6 @@ for another one: `lrcsim models NAME --dtype q4_k_m`. Any `config.json` of the k
 """
 
 
-PARTS = ("cpu", "dram", "pcie", "nvme")
-
-
 def _numbers(profile: Any, part: str = "") -> list[str]:
     from lrcsim.hardware.document import numbers
 
@@ -32,6 +29,7 @@ def _numbers(profile: Any, part: str = "") -> list[str]:
 def profiles() -> str:
     """Return the page of hardware profiles."""
     from lrcsim.hardware import component_names, load_profile, profile_names
+    from lrcsim.hardware.document import PARTS
 
     parts = [PROFILES]
     for name in profile_names():

@@ -20,8 +20,7 @@ from lrcsim.calibration.from_run.measured import MeasuredRun, read_measured
 from lrcsim.calibration.from_run.rerun import Rerun
 from lrcsim.cli.plot_calibration import plot_calibration
 from lrcsim.hardware import load_profile
-from lrcsim.hardware.document import SCHEMA
-from lrcsim.hardware.units import DIMENSIONS, format_quantity
+from lrcsim.hardware.document import written
 from lrcsim.models import load_geometry
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.importers import import_trace
@@ -56,12 +55,6 @@ def only(run: MeasuredRun, roles: tuple[str, ...]) -> MeasuredRun:
     )
 
 
-def written(path: str, value: float) -> str:
-    kind = SCHEMA[path]
-    assert kind in DIMENSIONS
-    return format_quantity(float(f"{value:.3g}"), kind)
-
-
 def cell(of: Agreement | None) -> str:
     return "" if of is None else f"{100 * of.total_error:+.1f} / {100 * of.mean_error:.1f}"
 
@@ -91,7 +84,9 @@ def main() -> None:
         profile = load_profile(base)
         found = calibrate(rerun, only(run, roles), profile, fit_tokens=FITTED, overlap=overlap, loss=loss)
         first = first or found
-        numbers = ", ".join(f"{path} {written(path, of.value)}" for path, of in found.best.fit.numbers.items())
+        numbers = ", ".join(
+            f"{path} {written(path, float(f'{of.value:.3g}'))}" for path, of in found.best.fit.numbers.items()
+        )
         names = ("held_out", "undisturbed", "given_compute", "stall", "overhead")
         cells = " | ".join(cell(found.agreement.get(name)) for name in names)
         print(f"| {label} | {'on' if found.best.overlap else 'off'} | {numbers} | {cells} |")

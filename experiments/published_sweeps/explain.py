@@ -176,7 +176,7 @@ def main() -> None:
     )
     print("|---|---:|---:|---:|---:|---:|")
     for of in MIXTRAL:
-        link = load_profile(f"rtx-4090+{of.link}").pcie
+        link = load_profile(f"rtx-4090+{of.link}").device_link
         assert link is not None
         load, saved = size / link.bandwidth, saved_per_access(of, accesses)
         prefetch = 1 / of.no_prefetch - 1 / of.full
