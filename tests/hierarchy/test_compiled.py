@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ GB = 10**9
 def machine(
     pcie: Link | None = None,
     nvme: Link | None = None,
+    *more: Link,
     dram: float = 1e30,
     layer_overhead: float = 0.0,
     expert_overhead: float = 0.0,
@@ -48,7 +50,7 @@ def machine(
         gpu=None if pcie is None else Gpu(64 * GB, 1e12, 1e12, 0.0),
         cpu=Cpu(1e12, 1e10, 0.0, 1),
         dram=Dram(64 * GB, dram),
-        links=path(pcie, nvme),
+        links=(*path(None, nvme), *more, *path(pcie, None)),
         layer_overhead=layer_overhead,
         expert_overhead=expert_overhead,
     )
@@ -196,8 +198,9 @@ def profiles(draw: st.DrawFn) -> HardwareProfile:
 
     either = draw(st.sampled_from(["pcie", "nvme", "both"]))
     return machine(
-        pcie=link() if either != "nvme" else None,
-        nvme=link() if either != "pcie" else None,
+        link() if either != "nvme" else None,
+        link() if either != "pcie" else None,
+        *([replace(link(), name="cxl")] if either == "both" and draw(st.booleans()) else []),
         dram=draw(st.sampled_from([400_000.0, 1.1e6, 3e6, 1e12])),
         layer_overhead=draw(seconds),
         expert_overhead=draw(seconds),
@@ -335,10 +338,11 @@ def test_recorded_trace(hardware: str, tmp_path: Path) -> None:
 
 def test_what_it_does_not_do() -> None:
     trace = RoutingTrace.from_arrays([[[0, 1]], [[1, 2]]], num_experts=3, weights=np.full((2, 1, 2), 0.5))
-    profile, costs = machine(Link("pcie", 1e6, 0.0, 0.0, 1)), FixedCosts()
+    link = Link("nvme", 1e6, 0.0, 0.0, 1)
+    profile, costs = machine(link), FixedCosts()
     load = make_action("load", profile)
     assert unsupported(job_of(trace), costs, profile, load, make_prefetcher("none")) is None
-    flash = machine(None, nvme=Link("pcie", 1e6, 0.0, 0.0, 1))
+    flash = machine(None, link)
     assert "read from storage first" in str(unsupported(job_of(trace), costs, flash, make_action("cpu", flash)))
     assert {name for name, policy in BUILT_IN.items() if not has_compiled_cache(policy())} == {
         "sch-lookahead",
@@ -368,6 +372,10 @@ def test_what_it_does_not_do() -> None:
         (unsupported(job_of(batched), costs, profile, load), "several requests run at once"),
         (unsupported(sequential, costs, profile, load), "access sequential is not coresident"),
         (unsupported(job_of(trace), costs, machine(), load), "the machine has no link"),
+        (
+            unsupported(job_of(trace), costs, machine(None, link, replace(link, name="cxl")), load),
+            "experts come over several links, one after the other",
+        ),
         (unsupported(job_of(trace), other, profile, load), "costs Other have no table()"),
     ):
         assert why == reason

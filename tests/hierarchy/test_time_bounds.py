@@ -9,6 +9,7 @@ The others are in the comments of their tests.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -220,13 +221,16 @@ def hardware(draw: st.DrawFn) -> HardwareProfile:
     gpu = draw(st.sampled_from([True, True, False]))
     pcie = draw(LINKS) if gpu and draw(st.sampled_from([True, True, False])) else None
     nvme = draw(LINKS) if pcie is None or draw(st.booleans()) else None
+    more = (
+        [replace(draw(LINKS), name="cxl")] if nvme is not None and draw(st.sampled_from([False, False, True])) else []
+    )
     speed = st.sampled_from([50.0, 1e3, 1e6])
     return HardwareProfile(
         name="drawn",
         gpu=Gpu(10**9, draw(speed), draw(speed), draw(SECONDS)) if gpu else None,
         cpu=Cpu(draw(speed), draw(speed), draw(SECONDS), 4),
         dram=Dram(10**9, draw(st.sampled_from([40.0, 1e3, 1e9]))),
-        links=path(pcie, nvme),
+        links=(*path(None, nvme), *more, *path(pcie, None)),
         unified=gpu and pcie is None,
         layer_overhead=draw(SECONDS),
         expert_overhead=draw(SECONDS),
