@@ -22,6 +22,7 @@ __all__ = [
 LINKS = STORAGE, DEVICE = "nvme", "pcie"
 """The links that have tables and components of their names, from storage to the device."""
 CLASSES: dict[str, type[Any]] = {"gpu": Gpu, "cpu": Cpu, "dram": Dram, DEVICE: Link, STORAGE: Link}
+LINK = keys(Link)
 PARTS = {part: keys(kind) for part, kind in CLASSES.items()}
 TOP = keys(HardwareProfile)
 NAME = re.compile("[a-z][a-z0-9_-]{0,30}")
@@ -41,7 +42,7 @@ Flat = dict[str, Entry]  # by path: "gpu.bandwidth"; and "links", the names that
 
 def schema(parts: Iterable[str]) -> dict[str, Key]:
     """Return every key of a document with these parts, by path; a part of another name is a link."""
-    return TOP | {f"{part}.{name}": key for part in parts for name, key in PARTS.get(part, keys(Link)).items()}
+    return TOP | {f"{part}.{name}": key for part in parts for name, key in PARTS.get(part, LINK).items()}
 
 
 SCHEMA = schema(PARTS)
@@ -51,7 +52,7 @@ SCHEMA = schema(PARTS)
 def key_of(path: str) -> Key | None:
     """Return what a document may say at a path, None where that is no key; a part of an unknown name is a link."""
     part, _, name = path.rpartition(".")
-    return (PARTS.get(part, keys(Link)) if part else TOP).get(name)
+    return (PARTS.get(part, LINK) if part else TOP).get(name)
 
 
 def suggest_key(key: str, links: Iterable[str] = ()) -> str:
@@ -61,7 +62,7 @@ def suggest_key(key: str, links: Iterable[str] = ()) -> str:
         key: its path.
         links: names of links besides the usual ones.
     """
-    parts = PARTS | dict.fromkeys(links, keys(Link))
+    parts = PARTS | dict.fromkeys(links, LINK)
     part, _, name = key.partition(".")
     if part not in parts:
         return did_you_mean(key, [*schema(parts), *parts]) or f"; there are {', '.join([*TOP, *parts])}"
@@ -181,7 +182,7 @@ def written(path: str, value: float) -> str:
     """Return a number at a path as a document has it: ``"25.6 GB/s"``."""
     key = key_of(path)
     assert key is not None
-    return format_quantity(value, key.kind) if key.kind in EXAMPLES else str(value)  # type: ignore[arg-type]
+    return format_quantity(value, key.kind) if key.kind in EXAMPLES else str(value)
 
 
 def _check_parts(profile: HardwareProfile, where: str) -> None:

@@ -6,7 +6,6 @@ A field with a `Key` is a number that a profile's document gives; reader, writer
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field, fields, replace
-from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from lrcsim.hardware.units import Dimension
@@ -144,7 +143,6 @@ class HardwareProfile:
         return replace(self, **{name: changed})
 
 
-@cache
 def keys(part: type[Any]) -> dict[str, Key]:
     """Return what a document says of a part, by the fields of its class; of `HardwareProfile`: outside of parts."""
     hints = get_type_hints(part, include_extras=True)
