@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any, Literal
 
 from lrcsim.errors import ConfigError, did_you_mean
-from lrcsim.hardware.document import PARTS, SCHEMA, suggest_key
+from lrcsim.hardware.document import PARTS, SCHEMA, key_of, suggest_key
 from lrcsim.hierarchy.machine import Machine
 from lrcsim.simulator.simulate import simulate
 from lrcsim.traces.trace import BUNDLED
@@ -85,8 +85,11 @@ def _several(annotation: object) -> bool:
 
 
 def hardware_key(name: str) -> bool:
-    """Whether a name is a single value of a hardware profile (``pcie.bandwidth``) or a part of one (``nvme``)."""
-    return name not in options() and (name in SCHEMA or name in PARTS)
+    """Whether a name is a single value of a hardware profile (``pcie.bandwidth``) or a part of one (``nvme``).
+
+    A value of a link of any name may be one: whether the machine has that link, its profile says.
+    """
+    return name not in options() and (name in PARTS or key_of(name) is not None)
 
 
 def unknown_key(name: str, where: str) -> ConfigError:
