@@ -134,7 +134,12 @@ class HardwareProfile:
         return None if owner is None else getattr(owner, key)
 
     def with_part(self, name: str, **changes: Any) -> HardwareProfile:
-        """Return the machine with other numbers in a part that it has (`part`)."""
+        """Return the machine with other numbers in a part that it has.
+
+        Args:
+            name: see `part`.
+            changes: fields of the part, by name.
+        """
         part = self.part(name)
         assert part is not None
         changed: Any = replace(part, **changes)
