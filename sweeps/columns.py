@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
+from lrcsim.hardware.document import LINKS
 from lrcsim.simulator import Result, resolve_capacity
 from lrcsim.simulator.cache.capacity import bytes_of
 from lrcsim.simulator.setup.options import Kind
@@ -84,8 +85,7 @@ MEASURED = [
     Column("optimum_decode_tokens_per_s", "number", "more", "time.bounds.optimum.decode_tokens_per_s"),
     Column("compute_only_decode_tokens_per_s", "number", "more", "time.bounds.compute_only.decode_tokens_per_s"),
     Column("binds", "text", "", "time.binds.resource"),
-    *_link("pcie"),
-    *_link("nvme"),
+    *(column for link in reversed(LINKS) for column in _link(link)),
     *(
         Column(f"prefetch_{part}_bytes", "count", "more" if part == "useful" else "less", f"prefetch.{part}_bytes")
         for part in ("issued", "useful", "late", "wasted")

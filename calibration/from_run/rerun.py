@@ -149,7 +149,7 @@ class Rerun:
         Raises:
             ConfigError: the machine has no link over which experts could come.
         """
-        if profile.pcie is None and profile.nvme is None:
+        if not profile.links:
             raise ConfigError(f"hardware {profile.name} has neither pcie nor nvme: experts that miss come over one")
         plain = self._run(profile, steps, overlap, None)
         return plain if compute is None else self._run(profile, steps, overlap, compute / plain.compute)

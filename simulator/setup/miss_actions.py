@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -94,10 +95,8 @@ def make_action(spec: str, profile: HardwareProfile) -> MissAction:
             return MissAction(spec, lambda missed, *_: Decision(load=missed), share=1.0)
         return MissAction(spec, lambda missed, *_: Decision(cpu=missed), share=0.0)
     if name == "split":
-        link = profile.pcie or profile.nvme
-        share = (
-            _number(spec, rest) if rest else 1.0 if link is None else _balance(link.bandwidth, profile.cpu.bandwidth)
-        )
+        link = min((link.bandwidth for link in profile.load_links), default=math.inf)
+        share = _number(spec, rest) if rest else _balance(link, profile.cpu.bandwidth)
         return MissAction(f"split:{share:.4g}", lambda missed, work, _: _split(missed, work, share), share=share)
     return _lossy(spec, name, rest)
 
@@ -165,7 +164,7 @@ def _not_replaceable(missed: list[int], work: Work, residents: int, needed: set[
 
 
 def _balance(link: float, cpu: float) -> float:
-    return link / (link + cpu)
+    return 1.0 if math.isinf(link) else link / (link + cpu)
 
 
 def _split(missed: list[int], work: Work, share: float) -> Decision:

@@ -125,7 +125,7 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
         profile = given
     else:
         profile = load_profile(given, machine.overrides)
-    if profile.pcie is None and profile.nvme is None:
+    if not profile.links:
         raise ConfigError(
             f"hardware {profile.name} has neither pcie nor nvme, so there is nothing to load experts over: "
             "add one, as in --set nvme=nvme-gen4"
@@ -242,7 +242,7 @@ def _prefetcher(machine: Options, trace: RoutingTrace) -> Prefetcher | None:
 def _dram(machine: Options, profile: HardwareProfile, trace: RoutingTrace, sizes: list[int]) -> PoolSize | None:
     """Return the room for experts in main memory, None where it holds them all."""
     total = sum(int(count) * size for count, size in zip(trace.layers.num_experts, sizes, strict=True))
-    if profile.pcie is None:
+    if profile.device_link is None:
         if machine.dram is not None:
             raise ConfigError(
                 f"dram {machine.dram!r}: on {profile.name} the cache itself is in main memory: leave dram out"
@@ -251,7 +251,7 @@ def _dram(machine: Options, profile: HardwareProfile, trace: RoutingTrace, sizes
     if machine.dram is None:
         if total <= profile.dram.memory:
             return None
-        if profile.nvme is None:
+        if not profile.storage_links:
             raise ConfigError(
                 f"the experts take {human(total)}, {profile.name} has {human(profile.dram.memory)} of main memory and "
                 "no nvme: use a smaller dtype, more memory (--set dram.memory=...) or --set nvme=nvme-gen4"
@@ -270,7 +270,7 @@ def _dram(machine: Options, profile: HardwareProfile, trace: RoutingTrace, sizes
     holds = size.capacity >= (total if size.bytes_per_expert is not None else trace.layers.total_experts)
     if holds:
         return None
-    if profile.nvme is None:
+    if not profile.storage_links:
         raise ConfigError(
             f"dram {machine.dram!r} does not hold all experts ({human(total)}), and {profile.name} has no nvme for the "
             "rest: give all, or --set nvme=nvme-gen4"

@@ -59,8 +59,11 @@ class Flows:
         self._since = 0.0  # when `left` of all flows was last brought up to date
         self._version = 0  # of the rates; a wake-up set under other rates is void
 
-    def start(self, flow: Flow) -> None:
-        """Let a flow begin now."""
+    def start(self, flow: Flow, overhead: float = 0.0) -> None:
+        """Let a flow begin now, or ``overhead`` seconds from now."""
+        if overhead > 0:
+            self.env.timeout(overhead).callbacks.append(lambda _: self.start(flow))
+            return
         self._settle()
         self.active.append(flow)
         flow.lane.active += 1

@@ -76,9 +76,11 @@ def unsupported(
         return "several requests run at once"
     if job.access != "coresident":
         return f"access {job.access} is not coresident"
-    if profile.pcie is None and profile.nvme is None:
+    if not profile.links:
         return "the machine has no link"
-    if profile.pcie is None and action.share < 1:
+    if len(profile.load_links) > 1:
+        return "experts come over several links, one after the other"
+    if profile.device_link is None and action.share < 1:
         return "without pcie an expert for the CPU is read from storage first"
     if not hasattr(costs, "table"):
         return f"costs {type(costs).__name__} have no table()"
@@ -144,12 +146,10 @@ def run_compiled(
     seconds, counter = totals.seconds.tolist(), totals.counter.tolist()
     tally.total, tally.compute, tally.overhead, tally.cpu = (seconds[i] for i in (CLOCK, COMPUTE, OVERHEAD, CPU))
     tally.on_cpu = counter[ON_CPU]
-    used = "nvme" if profile.pcie is None else "pcie"
-    for name in ("pcie", "nvme"):
-        link = getattr(profile, name)
-        if link is not None:
-            moved, busy = (counter[LINK_BYTES], seconds[LINK_BUSY]) if name == used else (0, 0.0)
-            tally.links[name] = LinkUse(moved, busy, link.bandwidth)
+    (used,) = profile.load_links
+    for link in reversed(profile.links):
+        moved, busy = (counter[LINK_BYTES], seconds[LINK_BUSY]) if link is used else (0, 0.0)
+        tally.links[link.name] = LinkUse(moved, busy, link.bandwidth)
     counts = Counts(
         accesses=totals.accesses,
         misses=totals.misses,
@@ -163,13 +163,12 @@ def run_compiled(
     if action.share == 1:
         loads = counts.misses
     counts.loads, counts.loaded_bytes = loads.sum(axis=1), loads @ size_of_layer
-    tally.moved = {name: counts.loaded_bytes.tolist() if name == used else [0.0, 0.0] for name in tally.links}
+    tally.moved = {name: counts.loaded_bytes.tolist() if name == used.name else [0.0, 0.0] for name in tally.links}
     return tally, counts
 
 
 def _path(profile: HardwareProfile, largest: int) -> Path:
-    link = profile.pcie or profile.nvme
-    assert link is not None  # unsupported() says so
+    (link,) = profile.load_links  # unsupported() says so
     return Path(
         bandwidth=float(link.bandwidth),
         latency=float(link.latency),

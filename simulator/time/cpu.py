@@ -46,9 +46,4 @@ class CpuQueue:
             done(self.env.now - begin)
             self._next()
 
-        flow = Flow(size, Lane(rate), end)
-        if overhead > 0:
-            ready = self.env.timeout(overhead)
-            ready.callbacks.append(lambda _: self.flows.start(flow))
-        else:
-            self.flows.start(flow)
+        self.flows.start(Flow(size, Lane(rate), end), overhead)

@@ -11,11 +11,11 @@ A layer-step runs so:
 
 Without overlap the experts are computed only when all have arrived, and nothing is brought ahead.
 
-From storage an expert moves whole to DRAM, then whole to the GPU. A prefetch that leaves the cache under way
-ends with the chunk that is moving; but its read from storage goes on, because the cache in DRAM counts on it. A copy of
-low precision comes over the same links, from storage where DRAM does not hold the expert, and DRAM does not keep it. An
-expert for which residents stand in takes the time of one that is resident. What a policy loads of its own accord
-(`Policy.refill`) is there at once and costs nothing.
+From storage an expert moves whole over each link to DRAM, then whole to the GPU. A prefetch that leaves the cache under
+way ends with the chunk that is moving; but its way from storage to DRAM goes on, because the cache in DRAM counts on
+it. A copy of low precision comes over the same links, from storage where DRAM does not hold the expert, and DRAM does
+not keep it. An expert for which residents stand in takes the time of one that is resident. What a policy loads of its
+own accord (`Policy.refill`) is there at once and costs nothing.
 """
 
 from __future__ import annotations
@@ -90,11 +90,10 @@ class Engine:
         self.log = log
         self.progress = progress
         self.flows = Flows(env, profile.dram.bandwidth)
-        self.links: dict[str, LinkServer] = {}
-        for name in ("pcie", "nvme"):
-            link = getattr(profile, name)
-            if link is not None:
-                self.links[name] = LinkServer(env, name, link, self.flows, log)
+        self.links = {link.name: LinkServer(env, link, self.flows, log) for link in reversed(profile.links)}
+        way = [self.links[link.name] for link in profile.links]
+        self._to_device = way[len(profile.storage_links) :]
+        self._to_memory = way[: len(profile.storage_links)]
         self.tally = Tally(residency)
         self._next: Callable[[float], Step | float | None]
         if isinstance(steps, Iterable):
@@ -205,7 +204,7 @@ class Engine:
             self._fetch(key, size, key in stored, DEMAND, "load low", self._loaded)
         for key in decision.cpu:
             self._pending += 1
-            if key in stored or key in self._reads or "pcie" not in self.links:
+            if key in stored or key in self._reads or not self._to_device:
                 self._fetch(key, sizes[key // self.stride], True, DEMAND, "read", self._on_cpu, to_gpu=False)
             else:
                 self._compute_on_cpu(key)
@@ -222,16 +221,16 @@ class Engine:
         to_gpu: bool = True,
     ) -> Fetch:
         """Bring an expert from storage or DRAM to the GPU, or from storage to DRAM only."""
-        legs = [self.links["pcie"]] if to_gpu and "pcie" in self.links else []
+        legs = self._to_device[:] if to_gpu else []
         read = self._reads.pop(key, None)
         if read is not None:  # it is on its way to DRAM already
             self._note(self.env.now, "cache", "join", key)
-            read.legs, read.size, read.what, read.done = legs, size, what, done
+            read.legs, read.size, read.what, read.done = read.legs + legs, size, what, done
             if priority == DEMAND:
                 read.promote()
             return read
         if from_storage or not legs:
-            legs.insert(0, self.links["nvme"])
+            legs = self._to_memory + legs
         return Fetch(key, legs, size, priority, what, done)
 
     def _loaded(self, fetch: Fetch) -> None:
@@ -306,8 +305,8 @@ class Engine:
 
     def _cancel(self, fetch: Fetch) -> None:
         """Let nothing more of a prefetch start, but what goes from storage to DRAM: it counts as being there."""
-        if fetch.legs:
-            fetch.legs, fetch.done = [], self._read_for_nobody
+        if self._to_device and fetch.link not in self._to_device:
+            fetch.legs, fetch.done = fetch.legs[: -len(self._to_device)], self._read_for_nobody
             self._reads[fetch.key] = fetch
         else:
             fetch.cancel()
@@ -327,11 +326,11 @@ class Engine:
 
 
 def _check(profile: HardwareProfile, residency: Residency, prefetcher: Prefetcher | None) -> None:
-    if profile.pcie is None and profile.nvme is None:
+    if not profile.links:
         raise ConfigError(
             f"hardware {profile.name} has neither pcie nor nvme: a missed expert cannot be loaded; set nvme"
         )
-    if residency.dram is not None and profile.nvme is None:
+    if residency.dram is not None and not profile.storage_links:
         raise ConfigError(f"hardware {profile.name} has no nvme: without it DRAM must hold all experts; set nvme")
     policy = residency.pools[0].policy
     if prefetcher is not None and (policy.refills or "future" in policy.needs):

@@ -58,9 +58,8 @@ class LinkServer:
         busy_s: seconds with a lane taken, so far (see `busy`).
     """
 
-    def __init__(self, env: simpy.Environment, name: str, link: Link, flows: Flows, log: Log | None = None) -> None:
+    def __init__(self, env: simpy.Environment, link: Link, flows: Flows, log: Log | None = None) -> None:
         self.env = env
-        self.name = name
         self.link = link
         self.flows = flows
         self.log = log
@@ -118,16 +117,12 @@ class LinkServer:
         begin = self.env.now
         flow = Flow(size, self._lane, lambda: self._arrived(transfer, flow, begin))
         self._under_way.append(flow)
-        if self.link.overhead > 0:
-            ready = self.env.timeout(self.link.overhead)
-            ready.callbacks.append(lambda _: self.flows.start(flow))
-        else:
-            self.flows.start(flow)
+        self.flows.start(flow, self.link.overhead)
 
     def _arrived(self, transfer: Transfer, flow: Flow, begin: float) -> None:
         self._under_way.remove(flow)
         if self.log is not None:
-            self.log.note(begin, self.env.now, self.name, transfer.what, transfer.key)
+            self.log.note(begin, self.env.now, self.link.name, transfer.what, transfer.key)
         over = transfer.left == 0 or transfer.cancelled
         if not over and not (self._waiting and self._waiting[0].priority < transfer.priority):
             self._chunk(transfer)

@@ -118,11 +118,11 @@ def time_limits(job: Run, platform: Platform, tally: Tally, counts: Counts, leas
     shortest = compute + overhead
     needs = {name: np.array(tally.moved[name]) / use.bandwidth for name, use in tally.links.items() if use.bytes}
     link = max(needs, key=lambda name: float(needs[name].sum())) if needs else ""
-    path = platform.profile.pcie or platform.profile.nvme
     optimum, total = None, 0.0
-    if least is not None and path is not None:
-        optimum = np.maximum(shortest, np.array([least.prefill, least.decode]) / path.bandwidth)
-        total = least.total / path.bandwidth
+    if least is not None and platform.profile.links:
+        slowest = min(link.bandwidth for link in platform.profile.load_links)
+        optimum = np.maximum(shortest, np.array([least.prefill, least.decode]) / slowest)
+        total = least.total / slowest
     busy = {"gpu" if platform.profile.gpu else "cpu": tally.compute, "overhead": tally.overhead}
     if platform.profile.gpu or tally.cpu:
         busy["cpu" if platform.profile.gpu else "cpu (missed experts)"] = tally.cpu

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lrcsim.base.units import DIMENSIONS, format_quantity
-from lrcsim.calibration.from_run.calibration import Agreement, Calibration, calibrate
+from lrcsim.calibration.from_run.calibrate import Agreement, Calibration, calibrate
 from lrcsim.calibration.from_run.fit import Loss
 from lrcsim.calibration.from_run.measured import MeasuredRun, read_measured
 from lrcsim.calibration.from_run.rerun import Rerun
 from lrcsim.experiments.tables import Table
 from lrcsim.hardware import load_profile
-from lrcsim.hardware.document import SCHEMA
+from lrcsim.hardware.document import written
 from lrcsim.models import load_geometry
 from lrcsim.plots.calibration import plot_calibration
 from lrcsim.traces import RoutingTrace
@@ -65,12 +64,6 @@ def only(run: MeasuredRun, roles: tuple[str, ...]) -> MeasuredRun:
     )
 
 
-def written(path: str, value: float) -> str:
-    kind = SCHEMA[path]
-    assert kind in DIMENSIONS
-    return format_quantity(float(f"{value:.3g}"), kind)
-
-
 def cell(of: Agreement | None) -> str:
     return "" if of is None else f"{100 * of.total_error:+.1f} / {100 * of.mean_error:.1f}"
 
@@ -96,7 +89,9 @@ def main() -> None:
     rows, found = [], []
     for label, base, roles, loss, overlap in VARIANTS:
         one = calibrate(rerun, only(run, roles), load_profile(base), fit_tokens=FITTED, overlap=overlap, loss=loss)
-        numbers = ", ".join(f"{path} {written(path, of.value)}" for path, of in one.best.fit.numbers.items())
+        numbers = ", ".join(
+            f"{path} {written(path, float(f'{of.value:.3g}'))}" for path, of in one.best.fit.numbers.items()
+        )
         rows.append(
             [label, "on" if one.best.overlap else "off", numbers, *(cell(one.agreement.get(a)) for a in ERRORS)]
         )

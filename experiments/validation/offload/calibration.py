@@ -56,16 +56,14 @@ class Numbers:
 
     def profile(self, lanes: int, *, gpu: bool = False) -> HardwareProfile:
         """Return the machine: what computes, one link to the experts, and memory that is never the limit."""
-        link = Link(self.bandwidth, latency=self.latency, overhead=0.0, lanes=lanes)
+        link = Link("pcie" if gpu else "nvme", self.bandwidth, latency=self.latency, overhead=0.0, lanes=lanes)
         return HardwareProfile(
             name="measured",
             description="the machine of this run",
             gpu=Gpu(memory=1 << 40, bandwidth=1e12, compute=1e12, overhead=0.0) if gpu else None,  # times are given
             cpu=Cpu(compute=1e12, bandwidth=1e12, overhead=0.0, cores=1),
             dram=Dram(memory=1 << 40, bandwidth=1e15),
-            pcie=link if gpu else None,
-            nvme=None if gpu else link,
-            unified=False,
+            links=(link,),
             layer_overhead=self.layer,
             expert_overhead=0.0,
         )

@@ -161,8 +161,9 @@ def test_calibration_counts_its_samples(setting: Setting) -> None:
     assert len(calibration.fresh) == 2 * sum(BURSTS)
     numbers = calibration.numbers(layer)
     profile = numbers.profile(lanes=3)
-    assert profile.nvme is not None
-    assert (profile.nvme.bandwidth, profile.nvme.latency, profile.nvme.lanes) == (numbers.bandwidth, numbers.latency, 3)
+    link = profile.part("nvme")
+    assert link is not None
+    assert (link.bandwidth, link.latency, link.lanes) == (numbers.bandwidth, numbers.latency, 3)
     assert profile.layer_overhead == layer > 0
     assert numbers.costs(1.0).expert(0, 1) == numbers.expert > 0
     assert numbers.costs(0.0).expert(0, 1) == numbers.expert_fresh > 0
@@ -239,8 +240,8 @@ def test_without_torch_the_gpu_is_refused_in_one_line(monkeypatch: pytest.Monkey
 
 def test_the_gpus_link_is_the_one_to_it() -> None:
     profile = Numbers(1e-6, 1e9, 1e-5, 0.0, 0.0, 0.0).profile(1, gpu=True)
-    assert profile.nvme is None
-    assert profile.pcie is not None
+    assert profile.part("nvme") is None
+    assert profile.part("pcie") is not None
     assert profile.gpu is not None
 
 

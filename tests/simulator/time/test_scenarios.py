@@ -13,7 +13,7 @@ import pytest
 from helpers import SIZE, Run, Wishes, engine, link, machine, run, trace
 
 from lrcsim.base.errors import ConfigError, PolicyError
-from lrcsim.hardware import HardwareProfile
+from lrcsim.hardware import HardwareProfile, Link
 from lrcsim.policies import View
 from lrcsim.policies.recency import Lru
 from lrcsim.simulator.cache.capacity import PoolSize
@@ -834,6 +834,128 @@ def test_a_miss_joins_the_read_that_a_cancelled_prefetch_left_behind() -> None:
         "8.5-8.75 gpu expert 0.3",
     ]
     assert found.tally.links["nvme"].bytes == 400
+
+
+# Several links in a row
+
+
+def cxl(bandwidth: float) -> Link:
+    """Return a link that leads on from storage's link to DRAM."""
+    return link(bandwidth, name="cxl")
+
+
+def test_from_storage_over_every_link_in_turn_and_from_dram_over_the_last() -> None:
+    # As with two links, with one of 100 bytes/s between storage and DRAM: a second more, but not for what DRAM holds.
+    found = run(trace("0", "1", "0"), 1, machine(link(), link(50), cxl(100)), dram=2)
+    assert found.events == [
+        "0-2 nvme load 0.0",
+        "2-3 cxl load 0.0",
+        "3-4 pcie load 0.0",
+        "4-5 gpu expert 0.0",
+        "5 cache evict 0.0",
+        "5-7 nvme load 0.1",
+        "7-8 cxl load 0.1",
+        "8-9 pcie load 0.1",
+        "9-10 gpu expert 0.1",
+        "10 cache evict 0.1",
+        "10-11 pcie load 0.0",
+        "11-12 gpu expert 0.0",
+    ]
+    assert {name: use.bytes for name, use in found.tally.links.items()} == {"pcie": 300, "cxl": 200, "nvme": 200}
+    assert {name: use.busy_s for name, use in found.tally.links.items()} == {"pcie": 3, "cxl": 2, "nvme": 4}
+
+
+def test_three_links_work_side_by_side() -> None:
+    # nvme |0.0      |0.1      |
+    # cxl            |0.0 |    |0.1 |
+    # pcie                |0.0 |    |0.1 |
+    # gpu                      |0.0 |    |0.1 |
+    assert run(trace("01"), 4, machine(link(), link(50), cxl(100)), dram=4).events == [
+        "0-2 nvme load 0.0",
+        "2-3 cxl load 0.0",
+        "2-4 nvme load 0.1",
+        "3-4 pcie load 0.0",
+        "4-5 cxl load 0.1",
+        "4-5 gpu expert 0.0",
+        "5-6 pcie load 0.1",
+        "6-7 gpu expert 0.1",
+    ]
+
+
+def test_a_cancelled_prefetch_goes_on_over_every_link_to_dram() -> None:
+    # Storage 50 bytes/s, the next link 400. At 3.5 step 1 needs both slots while 3 is on storage's link; it comes to
+    # DRAM at 4.25 all the same, so that step 2 has it in 1 s.
+    wishes = Wishes(after_0_0="0.3")
+    hardware = machine(link(), link(50), cxl(400))
+    assert run(trace("0", "12", "3"), 2, hardware, dram=4, prefetch=wishes, costs=QUICK).events == [
+        "0-2 nvme load 0.0",
+        "2-2.25 cxl load 0.0",
+        "2-4 nvme prefetch 0.3",
+        "2.25-3.25 pcie load 0.0",
+        "3.25-3.5 gpu expert 0.0",
+        "3.5 cache evict 0.0",
+        "3.5 cache evict 0.3",
+        "4-4.25 cxl prefetch 0.3",
+        "4-6 nvme load 0.1",
+        "6-6.25 cxl load 0.1",
+        "6-8 nvme load 0.2",
+        "6.25-7.25 pcie load 0.1",
+        "7.25-7.5 gpu expert 0.1",
+        "8-8.25 cxl load 0.2",
+        "8.25-9.25 pcie load 0.2",
+        "9.25-9.5 gpu expert 0.2",
+        "9.5 cache evict 0.1",
+        "9.5-10.5 pcie load 0.3",
+        "10.5-10.75 gpu expert 0.3",
+    ]
+
+
+def test_a_miss_that_joins_a_cancelled_prefetch_takes_the_links_left() -> None:
+    # Storage 50 bytes/s in chunks of 25, then 800, then 200. The read of 3 has moved two chunks when 1 and 2 preempt it
+    # at 3. Its others are moved 7-8; step 2 wants it at 7.875 and pays the rest: 0.125 s, 0.125 s and 0.5 s.
+    hardware = machine(link(200), link(50, chunk=25), cxl(800))
+    wishes = Wishes(after_0_0="0.3")
+    found = run(trace("0", "12", "3"), 2, hardware, dram=4, prefetch=wishes, costs=QUICK)
+    assert [event for event in found.events if event.endswith(".3") or "gpu" in event] == [
+        "2-2.5 nvme prefetch 0.3",
+        "2.5-3 nvme prefetch 0.3",
+        "2.625-2.875 gpu expert 0.0",
+        "2.875 cache evict 0.3",
+        "5.625-5.875 gpu expert 0.1",
+        "7-7.5 nvme prefetch 0.3",
+        "7.5-8 nvme prefetch 0.3",
+        "7.625-7.875 gpu expert 0.2",
+        "7.875 cache join 0.3",
+        "8-8.125 cxl load 0.3",
+        "8.125-8.625 pcie load 0.3",
+        "8.625-8.875 gpu expert 0.3",
+    ]
+
+
+def test_unified_memory_loads_over_every_link_and_keeps_no_cancelled_prefetch() -> None:
+    # The prefetch of 3 is cancelled at 3.25, so nothing more of it starts behind storage's link: step 2 pays for both.
+    wishes = Wishes(after_0_0="0.3")
+    found = run(trace("0", "12", "3"), 2, machine(None, link(50), cxl(100)), prefetch=wishes, costs=QUICK)
+    assert [event for event in found.events if event.endswith((".0", ".3"))] == [
+        "0-2 nvme load 0.0",
+        "2-3 cxl load 0.0",
+        "2-4 nvme prefetch 0.3",
+        "3-3.25 gpu expert 0.0",
+        "3.25 cache evict 0.0",
+        "3.25 cache evict 0.3",
+        "9.25-11.25 nvme load 0.3",
+        "11.25-12.25 cxl load 0.3",
+        "12.25-12.5 gpu expert 0.3",
+    ]
+
+
+def test_the_cpu_reads_over_every_link_to_dram() -> None:
+    assert run(trace("0", "0"), 4, machine(link(), link(50), cxl(100)), dram=2, action="cpu").events == [
+        "0-2 nvme read 0.0",
+        "2-3 cxl read 0.0",
+        "3-4 cpu expert 0.0",
+        "4-5 cpu expert 0.0",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -79,11 +79,11 @@ def test_the_profile_is_read_back_from_its_toml(machine: Machine, tmp_path: Path
     path = tmp_path / "me.toml"
     path.write_text(toml_of(machine), encoding="utf-8")
     read, made = load_profile(path), profile_of(machine)
-    for part in ("cpu", "dram", "nvme", "gpu", "pcie", "layer_overhead", "expert_overhead", "unified", "description"):
-        assert getattr(read, part) == getattr(made, part)
-    assert read.nvme is not None
+    for part in ("cpu", "dram", "gpu", "links", "layer_overhead", "expert_overhead", "unified", "description"):
+        assert read.at(part) == made.at(part)
+    assert read.part("nvme") is not None
     assert machine.reads is not None
-    assert read.nvme.lanes in (1, 2)
+    assert read.part("nvme").lanes in (1, 2)
     assert read.dram.memory == machine.memory
     assert machine.name in read.description
     assert machine.date in read.description
@@ -131,11 +131,11 @@ def test_numbers_of_the_profile_by_hand() -> None:
     assert made.cpu.overhead == pytest.approx(1e-3)
     assert (made.cpu.compute, made.cpu.cores) == (500, 3)
     assert made.dram.bandwidth == 20
-    assert made.nvme is not None
-    assert (made.nvme.bandwidth, made.nvme.lanes, made.nvme.latency) == (4_000_000, 2, 7e-6)
-    assert made.nvme.overhead == pytest.approx(1.0)
+    assert made.part("nvme") is not None
+    assert (made.part("nvme").bandwidth, made.part("nvme").lanes, made.part("nvme").latency) == (4_000_000, 2, 7e-6)
+    assert made.part("nvme").overhead == pytest.approx(1.0)
     assert made.gpu is None
-    assert made.pcie is None
+    assert made.part("pcie") is None
 
 
 @given(
@@ -319,12 +319,12 @@ def test_a_gpu_is_measured_with_torch(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert [one.size for one in found.gpu.experts] == [cold.size // 2 for _, cold in found.experts]
     profile = profile_of(found)
     assert profile.gpu is not None
-    assert profile.pcie is not None
+    assert profile.part("pcie") is not None
     assert profile.gpu.memory == 8 << 30
     assert "pageable memory" in profile.sources["pcie.bandwidth"]
     path = tmp_path / "gpu.toml"
     path.write_text(toml_of(found), encoding="utf-8")
-    assert load_profile(path).pcie == profile.pcie
+    assert load_profile(path).part("pcie") == profile.part("pcie")
 
 
 def test_without_torch_or_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -246,7 +246,7 @@ def _choices(base: HardwareProfile, paths: Sequence[str] | None) -> list[tuple[s
     if paths is not None:
         return [tuple(paths)]
     device = "gpu" if base.gpu is not None else "cpu"
-    link = "pcie" if base.pcie is not None else "nvme"
+    link = base.links[-1].name if base.links else "nvme"
     thirds = ("expert_overhead", "layer_overhead", f"{link}.latency")
     first = (f"{device}.bandwidth", f"{link}.bandwidth")
     return [(*first, third) for third in thirds if number(base, third) > 0] or [first]
