@@ -20,7 +20,7 @@ from lrcsim.simulator.cache.capacity import CacheSize, Scope, resolve_capacity
 from lrcsim.simulator.cache.future import Future
 from lrcsim.simulator.cache.replay import Replay
 from lrcsim.simulator.cache.rules import refuse_unservable, resolve_rules
-from lrcsim.simulator.serving.steps import Step, StepSize, Work, steps_of
+from lrcsim.simulator.serving.steps import LayerStep, Step, StepSize, steps_of
 from lrcsim.simulator.time.costs import RooflineCosts
 from lrcsim.simulator.time.engine import Engine
 from lrcsim.simulator.time.miss_actions import Decision, MissAction
@@ -195,7 +195,7 @@ class _Recorded(Residency):
     def begin(self, step: Step) -> bool:
         return False
 
-    def look_up(self, step: Step, work: Work) -> Lookup:
+    def look_up(self, step: Step, work: LayerStep) -> Lookup:
         return next(self._found)
 
 

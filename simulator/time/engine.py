@@ -28,7 +28,7 @@ import simpy
 from lrcsim.base.errors import ConfigError, PolicyError
 from lrcsim.hardware import HardwareProfile
 from lrcsim.policies.user_code import written_in
-from lrcsim.simulator.serving.steps import Step, TimedSteps, Work
+from lrcsim.simulator.serving.steps import LayerStep, Step, TimedSteps
 from lrcsim.simulator.time.bandwidth import Flows
 from lrcsim.simulator.time.costs import Costs
 from lrcsim.simulator.time.cpu import CpuQueue
@@ -146,7 +146,7 @@ class Engine:
             if self.progress is not None:
                 self.progress(step.first_token + step.size.tokens)
 
-    def _layer_step(self, step: Step, place: int, work: Work) -> Generator[simpy.Event, Any, None]:
+    def _layer_step(self, step: Step, place: int, work: LayerStep) -> Generator[simpy.Event, Any, None]:
         env, tally, layer = self.env, self.tally, work.layer
         found = self.residency.look_up(step, work)
         decision = found.decision
@@ -194,7 +194,7 @@ class Engine:
         for key in found.decision.substitute:
             self._ready(key)
 
-    def _start_misses(self, found: Lookup, step: Step, work: Work) -> None:
+    def _start_misses(self, found: Lookup, step: Step, work: LayerStep) -> None:
         decision, sizes, stored = found.decision, self.sizes, found.from_storage
         for key in decision.load:
             self._pending += 1
@@ -268,7 +268,7 @@ class Engine:
         if not self._pending and self._waiting is not None:
             self._waiting.succeed()
 
-    def _prefetch(self, step: Step, place: int, work: Work) -> None:
+    def _prefetch(self, step: Step, place: int, work: LayerStep) -> None:
         assert self.prefetcher is not None
         wanted = proposals(self.prefetcher, step, place)
         if not wanted:

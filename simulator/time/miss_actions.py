@@ -9,7 +9,7 @@ import numpy as np
 
 from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.hardware import HardwareProfile
-from lrcsim.simulator.serving.steps import Work
+from lrcsim.simulator.serving.steps import LayerStep
 
 __all__ = ["ACTIONS", "Decision", "MissAction", "make_action"]
 
@@ -41,13 +41,13 @@ class MissAction:
         name: as users write it, with its parameter.
         decide: from the misses of a layer-step, in batch order, the layer-step, and a function that counts the layer's
             residents before it, to a `Decision`.
-        needs_weights: whether it looks at router weights (`Work.uses`).
+        needs_weights: whether it looks at router weights (`LayerStep.uses`).
         fraction: bytes of a low-precision copy over those of the expert.
         share: of the misses that is loaded while the rest runs on the CPU; None for rules of another kind.
     """
 
     name: str
-    decide: Callable[[list[int], Work, Callable[[], int]], Decision]
+    decide: Callable[[list[int], LayerStep, Callable[[], int]], Decision]
     needs_weights: bool = False
     fraction: float = 1.0
     share: float | None = None
@@ -125,7 +125,7 @@ def _lossy(spec: str, name: str, rest: str) -> MissAction:
     label = f"{name}:{threshold:g}" + (f",{fraction:g}" if name == "low" else "")
     label += "" if keep == KEEP else f",keep={keep}"
 
-    def decide(missed: list[int], work: Work, residents: Callable[[], int]) -> Decision:
+    def decide(missed: list[int], work: LayerStep, residents: Callable[[], int]) -> Decision:
         needed = _needed(work, threshold, keep)
         if name == "substitute":
             needed |= _not_replaceable(missed, work, residents(), needed)
@@ -135,7 +135,7 @@ def _lossy(spec: str, name: str, rest: str) -> MissAction:
     return MissAction(label, decide, needs_weights=True, fraction=fraction)
 
 
-def _needed(work: Work, threshold: float, keep: int) -> set[int]:
+def _needed(work: LayerStep, threshold: float, keep: int) -> set[int]:
     """Return the experts that some token of a layer-step needs: with enough weight, or among its first ``keep``."""
     uses = work.uses
     assert uses is not None  # the caller has refused a trace without weights
@@ -143,7 +143,7 @@ def _needed(work: Work, threshold: float, keep: int) -> set[int]:
     return {work.keys[place] for place in uses.place[needs].tolist()}
 
 
-def _not_replaceable(missed: list[int], work: Work, residents: int, needed: set[int]) -> set[int]:
+def _not_replaceable(missed: list[int], work: LayerStep, residents: int, needed: set[int]) -> set[int]:
     """Return the misses that must be loaded because the residents that could stand in for them have run out.
 
     A token's stand-ins are residents of the layer that it does not use; several tokens may use the same one. A token
@@ -168,7 +168,7 @@ def _balance(link: float, cpu: float) -> float:
     return link / (link + cpu)
 
 
-def _split(missed: list[int], work: Work, share: float) -> Decision:
+def _split(missed: list[int], work: LayerStep, share: float) -> Decision:
     loads = int(share * len(missed) + 0.5)
     ranked = missed
     if work.tokens is not None:

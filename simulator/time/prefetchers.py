@@ -19,7 +19,7 @@ from lrcsim.policies.class_checks import check_label, check_methods
 from lrcsim.policies.registry import class_in, make, split_spec
 from lrcsim.policies.user_code import is_users, key_of, telling
 from lrcsim.simulator.serving.reorder import gather
-from lrcsim.simulator.serving.steps import Step, Work
+from lrcsim.simulator.serving.steps import LayerStep, Step
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["PREFETCHERS", "Prefetcher", "make_prefetcher", "proposals", "start"]
@@ -113,7 +113,7 @@ def proposals(prefetcher: Prefetcher, step: Step, place: int) -> list[int]:
     return keys
 
 
-def ahead(step: Step, place: int, distance: int) -> Work | None:
+def ahead(step: Step, place: int, distance: int) -> LayerStep | None:
     """Return the layer-step that comes ``distance`` later, in this step or the next; None past that."""
     place += distance
     if place < len(step.layers):
@@ -225,7 +225,7 @@ class Transition(Prefetcher):
     def reset(self) -> None:
         """Forget the table."""
         self._counts: dict[int, npt.NDArray[np.float64]] = defaultdict(lambda: np.zeros((self.stride, self.stride)))
-        self._before: Work | None = None
+        self._before: LayerStep | None = None
         self._step = -1
 
     def propose(self, step: Step, place: int) -> Iterable[int]:

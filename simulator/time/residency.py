@@ -14,7 +14,7 @@ import numpy.typing as npt
 from lrcsim.policies import View
 from lrcsim.simulator.cache.pool import Pool
 from lrcsim.simulator.cache.replay import Counts, Replay, make_pools
-from lrcsim.simulator.serving.steps import Step, Work
+from lrcsim.simulator.serving.steps import LayerStep, Step
 from lrcsim.simulator.time.miss_actions import Decision, MissAction
 
 __all__ = ["Lookup", "Residency"]
@@ -103,7 +103,7 @@ class Residency:
             self.counts.steps[step.phase] += 1
         return emptied
 
-    def look_up(self, step: Step, work: Work) -> Lookup:
+    def look_up(self, step: Step, work: LayerStep) -> Lookup:
         """Run a layer-step through the caches."""
         layer, keys, phase = work.layer, work.keys, step.phase
         pool = self.pool_of_layer[layer]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.reprs import short_repr
-from lrcsim.simulator.serving.steps import Step, Work
+from lrcsim.simulator.serving.steps import LayerStep, Step
 from lrcsim.simulator.time.miss_actions import Decision
 from lrcsim.traces import DECODE, PREFILL
 
@@ -202,7 +202,7 @@ class Tally:
         if known is None or (phase == PREFILL and request not in self._decoding):
             self.first_step[request] = (self.arrivals.get(request, begin) if known is None else known[0], end)
 
-    def count(self, decision: Decision, work: Work, phase: int) -> None:
+    def count(self, decision: Decision, work: LayerStep, phase: int) -> None:
         """Take note of what happened to the misses of a layer-step."""
         self.skipped += len(decision.skip)
         self.substituted += len(decision.substitute)

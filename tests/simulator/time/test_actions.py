@@ -9,25 +9,25 @@ from helpers import link, machine, trace
 
 from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.hardware import HardwareProfile
-from lrcsim.simulator.serving.steps import Work, steps_of
+from lrcsim.simulator.serving.steps import LayerStep, steps_of
 from lrcsim.simulator.serving.uses import uses_of
 from lrcsim.simulator.time.miss_actions import ACTIONS, Decision, make_action
 from lrcsim.traces.schedule import Schedule
 
 
-def work(*tokens: str, weights: Sequence[Sequence[float]]) -> Work:
+def work(*tokens: str, weights: Sequence[Sequence[float]]) -> LayerStep:
     """Return a layer-step of tokens such as ``"012"``, the experts of each, with a row of weights for each."""
     routing = trace(*tokens, experts=7, weights=[[list(row)] for row in weights], phase=[0] * len(tokens))
     (step,) = steps_of(Schedule(routing), uses=True)
     return step.layers[0]
 
 
-def one_token() -> Work:
+def one_token() -> LayerStep:
     """Return a token that uses experts 0 to 4, of which the tests let 1 to 4 miss."""
     return work("01234", weights=[[0.4, 0.3, 0.1, 0.05, 0.15]])
 
 
-def decide(spec: str, missed: list[int], step: Work, residents: int = 6) -> Decision:
+def decide(spec: str, missed: list[int], step: LayerStep, residents: int = 6) -> Decision:
     return make_action(spec, machine()).decide(missed, step, lambda: residents)
 
 
@@ -148,14 +148,14 @@ def test_what_is_there_needs_no_stand_in() -> None:
 @pytest.mark.parametrize(("missed", "loads"), [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)])
 def test_split_rounds_to_the_nearest_number(missed: int, loads: int) -> None:
     # 0.4 of 1 to 5: 0.4, 0.8, 1.2, 1.6, 2.0
-    decided = decide("split:0.4", list(range(missed)), Work(0, list(range(5)), None, None, None))
+    decided = decide("split:0.4", list(range(missed)), LayerStep(0, list(range(5)), None, None, None))
     assert len(decided.load) == loads
     assert len(decided.cpu) == missed - loads
 
 
 def test_split_loads_what_most_tokens_use_in_batch_order() -> None:
     # Tokens of experts 1 to 4: 1, 3, 1, 2: 2 and 4 are loaded.
-    decided = decide("split:0.5", MISSED, Work(0, [0, 1, 2, 3, 4], [9, 1, 3, 1, 2], None, None))
+    decided = decide("split:0.5", MISSED, LayerStep(0, [0, 1, 2, 3, 4], [9, 1, 3, 1, 2], None, None))
     assert decided == Decision(load=[2, 4], cpu=[1, 3])
 
 
