@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import simpy
 
-from lrcsim.simulator.time.bandwidth import Flow, Flows, Lane
+from lrcsim.simulator.time.bandwidth import Flow, Flows, Share
 from lrcsim.simulator.time.costs import Costs
 from lrcsim.simulator.time.spans import Log
 
@@ -46,7 +46,7 @@ class CpuQueue:
             done(self.env.now - begin)
             self._next()
 
-        flow = Flow(size, Lane(rate), end)
+        flow = Flow(size, Share(rate), end)
         if overhead > 0:
             ready = self.env.timeout(overhead)
             ready.callbacks.append(lambda _: self.flows.start(flow))

@@ -12,7 +12,7 @@ import simpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrcsim.simulator.time.bandwidth import Flow, Flows, Lane
+from lrcsim.simulator.time.bandwidth import Flow, Flows, Share
 
 
 class Given(NamedTuple):
@@ -25,7 +25,7 @@ def ends(flows: Sequence[Given], lanes: Sequence[float], dram: float) -> list[fl
     """Run flows over lanes of these bandwidths; return when each ends."""
     env = simpy.Environment()
     shared = Flows(env, dram)
-    built = [Lane(bandwidth) for bandwidth in lanes]
+    built = [Share(bandwidth) for bandwidth in lanes]
     ended = [-1.0] * len(flows)
 
     def begin(number: int, flow: Given) -> None:
