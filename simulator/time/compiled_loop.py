@@ -93,7 +93,7 @@ def _serve(served, low, high, seconds, size, cpu_bytes, cpu_overhead, path, over
     """Serve the misses of a layer-step; time counts from when they are asked for.
 
     Args:
-        served: uint8 [accesses], `Admission.served`.
+        served: uint8 [accesses], `Served.flags`.
         low: first access of the batch.
         high: access after its last.
         seconds: float64 [high - low]: of experts computed on the GPU the seconds, of others the bytes/s that the CPU
@@ -185,7 +185,7 @@ def run_layer_steps(costs, path, overlap, cold, sizes, keys, tokens, served, sta
         sizes: int64 [L], bytes of an expert of each layer.
         keys: int32 [accesses].
         tokens: int64 [accesses], tokens of the step that use each; empty: one each.
-        served: uint8 [accesses], `Admission.served`.
+        served: uint8 [accesses], `Served.flags`.
         starts: int64 [layer-steps + 1], accesses of each.
         layer: int64 [layer-steps].
         first: int64 [steps + 1], layer-steps of each.
