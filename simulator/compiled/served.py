@@ -1,8 +1,8 @@
 """What becomes of every access of a compiled cache at one capacity: the part that tells, and that may not load all.
 
 `run_scored` and `run_queues` take a `Served` where somebody wants to know more than the number of hits. They look a
-co-resident batch up (its `flags`), let `choose` say which misses are loaded, and `pack` the batch without the others, of
-which the policy does not hear (`Pool.coresident` with its ``admit``).
+co-resident batch up (its `flags`), let `choose` say which misses are loaded, and `pack` the batch without the others,
+of which the policy does not hear (`Pool.coresident` with its ``admit``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Served(NamedTuple):
         tokens: int64 [accesses], tokens of the step that use each; empty: one each.
         flags: uint8 [accesses], filled in: ``RESIDENT``, ``LOADED`` or ``ELSEWHERE``.
         counter: int64 [3], of the pool so far: loads; those of them that did not stay until the end of their batch;
-            residents, not counting pinned ones, put out because the request changed.
+            residents, not counting pinned ones, dropped because the request changed.
     """
 
     share: float

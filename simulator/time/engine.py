@@ -130,7 +130,7 @@ class Engine:
                 continue
             if self.residency.begin(step):
                 self._forget_prefetches()
-            self._evict(self.residency.put_out)
+            self._evict(self.residency.evicted)
             tally.begin(self.links)
             for place, work in enumerate(step.layers):
                 yield from self._layer_step(step, place, work)
@@ -284,7 +284,7 @@ class Engine:
                 )
             if not residency.bring_ahead(key, step, work.layer, protected):
                 continue
-            self._evict(residency.put_out, for_prefetch=True)
+            self._evict(residency.evicted, for_prefetch=True)
             size = self.sizes[key // self.stride]
             self.tally.prefetched(key, size)
             from_storage = bool(residency.below([key], step, key // self.stride))

@@ -80,9 +80,9 @@ class Residency:
         self._request = -1
         self._seen: set[int] = set()
         self._refills = self.pools[0].policy.refills
-        self.put_out: list[int] = []
+        self.evicted: list[int] = []
         for pool in self.pools:
-            pool.put_out = self.put_out
+            pool.evicted_log = self.evicted
 
     def begin(self, step: Step) -> bool:
         """Prepare for a step; return whether the cache was emptied."""
@@ -142,8 +142,8 @@ class Residency:
                 self._seen.add(key)
         if self._refills:
             self._seen.update(keys)
-        evicted = self.put_out[:]
-        self.put_out.clear()
+        evicted = self.evicted[:]
+        self.evicted.clear()
         return Lookup(hits, decision, from_storage, evicted)
 
     def so_far(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -48,7 +48,7 @@ class PrefetchUse:
         useful: bytes of experts that had arrived when they were first used.
         late: bytes of experts that were on their way when they were first used.
         wasted: bytes of experts that were evicted unused, or never used.
-        displaced: experts put out to make room for prefetches.
+        displaced: experts evicted to make room for prefetches.
         displaced_missed: of those, the experts that missed when they were next used.
     """
 
