@@ -12,7 +12,7 @@ from lrcsim.policies import Policy
 from lrcsim.simulator.cache.future import Future
 from lrcsim.simulator.cache.replay import Progress, Replay
 from lrcsim.simulator.serving.steps import steps_of
-from lrcsim.simulator.time.miss_actions import Decision, MissAction
+from lrcsim.simulator.time.miss_actions import Load
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.traces.schedule import Schedule
 
@@ -122,7 +122,7 @@ def watch(job: Replay, request: int | None = None, progress: Progress | None = N
     trace = job.trace
     together = "step" in trace.columns
     chosen = None if together else middling_request(trace.offsets) if request is None else request
-    residency = Residency(job, MissAction("load", lambda missed, *_: Decision(load=missed), share=1.0))
+    residency = Residency(job, Load())
     policy = residency.pools[0].policy
     schedule = Schedule(trace, job.prefill, weights="weights" in policy.needs | policy.wants)
     future = _future(schedule, job, residency, policy)

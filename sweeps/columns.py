@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from lrcsim.simulator import Result, resolve_capacity
 from lrcsim.simulator.cache.capacity import bytes_of
+from lrcsim.simulator.time.outcomes import LOSSY, NOT_CACHED, OTHER_MODEL
 from lrcsim.sweeps.options import Kind, as_text, options
 from lrcsim.sweeps.spec import Values
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
@@ -89,18 +90,15 @@ MEASURED = [
         Column(f"prefetch_{part}_bytes", "count", "more" if part == "useful" else "less", f"prefetch.{part}_bytes")
         for part in ("issued", "useful", "late", "wasted")
     ),
-    *(
-        Column(f"missed_{part}", "count", "", f"missed.{part}")
-        for part in ("on_cpu", "skipped", "substituted", "low_precision")
-    ),
+    *(Column(f"missed_{part}", "count", "", f"missed.{part}") for part in (outcome.label for outcome in NOT_CACHED)),
     *(
         Column(f"{part}_weight", "number", "less", f"missed.{part}_weight")
-        for part in ("skipped", "substituted", "low_precision")
+        for part in (outcome.label for outcome in LOSSY)
     ),
     *(
         Column(f"{phase}_{part}_weight", "number", "less", f"missed.{phase}.{part}_weight")
         for phase in ("prefill", "decode")
-        for part in ("skipped", "substituted")
+        for part in (outcome.label for outcome in OTHER_MODEL)
     ),
 ]
 """What is measured, in the order of the columns. Seconds, bytes, rates from 0 to 1; null where it is not known."""

@@ -23,7 +23,8 @@ from lrcsim.simulator.cache.rules import refuse_unservable, resolve_rules
 from lrcsim.simulator.serving.steps import LayerStep, Step, StepSize, steps_of
 from lrcsim.simulator.time.costs import RooflineCosts
 from lrcsim.simulator.time.engine import Engine
-from lrcsim.simulator.time.miss_actions import Decision, MissAction
+from lrcsim.simulator.time.miss_actions import Load
+from lrcsim.simulator.time.outcomes import Outcome
 from lrcsim.simulator.time.residency import Lookup, Residency
 from lrcsim.traces import DECODE, RoutingTrace
 from lrcsim.traces.schedule import Schedule
@@ -31,7 +32,6 @@ from lrcsim.traces.schedule import Schedule
 __all__ = ["Rerun", "StepTimes", "matching_dtype"]
 
 FloatArray = npt.NDArray[np.float64]
-LOAD = MissAction("load", lambda missed, *_: Decision(load=missed))
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Rerun:
         schedule = Schedule(trace, rules.prefill, weights="weights" in tried.needs | tried.wants)
         future = Future(schedule, "coresident", rules.warm) if "future" in tried.needs else None
         job = Replay(trace, policy, tuple(pools), "coresident", rules.prefill, rules.warm)
-        self._residency = residency = Residency(job, LOAD)
+        self._residency = residency = Residency(job, Load())
         if future is not None:
             for pool in residency.pools:
                 pool.view.upcoming = future.of_pool(pool.view.layers)
@@ -124,7 +124,7 @@ class Rerun:
                 self._lookups.append(found)
         if not self._steps:
             raise ConfigError("the trace has no decoded token: calibrating compares decode steps")
-        loads = [[lookup.decision.load for lookup in found] for found in self._lookups]
+        loads = [[lookup.decision.get(Outcome.LOADED, []) for lookup in found] for found in self._lookups]
         self.steps = len(self._steps)
         self.misses = np.array([sum(map(len, step)) for step in loads], np.int64)
         stride = trace.num_experts

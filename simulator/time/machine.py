@@ -18,7 +18,7 @@ from lrcsim.simulator.cache.capacity import PoolSize, bytes_of, resolve_capacity
 from lrcsim.simulator.cache.pool import Pool
 from lrcsim.simulator.serving.steps import Step
 from lrcsim.simulator.time.costs import RooflineCosts
-from lrcsim.simulator.time.miss_actions import MissAction, make_action
+from lrcsim.simulator.time.miss_actions import Load, MissAction, make_action
 from lrcsim.simulator.time.prefetchers import NoPrefetch, Prefetcher, make_prefetcher
 from lrcsim.traces import RoutingTrace
 
@@ -40,7 +40,8 @@ class Machine:
         dtype: how weights are stored, ``"q4_k_m"``; None: experts as large as the trace says, the rest as the model was
             released.
         overlap: whether transfers run beside compute.
-        miss: what to do with a miss: ``"load"``, ``"cpu"``, ``"split"``, ... (`miss_actions.ACTIONS`).
+        miss: what to do with a miss: ``"load"``, ``"cpu"``, ``"split"``, ... (`miss_actions.ACTIONS`) or one's own
+            `MissAction`.
         prefetch: what to bring ahead: ``"none"``, ``"next-gate"``, ... or one's own `Prefetcher`.
         dram: bytes of main memory for experts, as ``"32GiB"``, or a share, ``"50%"`` of all experts; None: all of them
             where they fit, else 90 % of main memory. What it does not hold comes from storage.
@@ -53,7 +54,7 @@ class Machine:
     overrides: Sequence[str] = ()
     dtype: str | None = None
     overlap: bool = True
-    miss: str = "load"
+    miss: str | MissAction | type[MissAction] = "load"
     prefetch: str | Prefetcher | type[Prefetcher] = "none"
     dram: str | None = None
     dram_policy: str = "lru"
@@ -72,7 +73,7 @@ class Machine:
                 raise ConfigError(
                     f"there is no option {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"
                 )
-        for name in ("dtype", "miss", "engine"):
+        for name in ("dtype", "engine"):
             value = options.get(name)
             if value is not None and not isinstance(value, str):
                 raise ConfigError(f"{name} must be text, given {value!r}")
@@ -119,7 +120,12 @@ class Platform:
     @property
     def on_demand(self) -> bool:
         """Whether the cache sees what a plain replay does: misses are loaded, nothing comes ahead, room is constant."""
-        return self.action.name == "load" and self.prefetcher is None and not self.profile.kv_shared
+        return self.loads_all and self.prefetcher is None and not self.profile.kv_shared
+
+    @property
+    def loads_all(self) -> bool:
+        """Whether every miss is loaded, whoever else calls a rule ``load``."""
+        return type(self.action) is Load
 
     def dram_pool(self, trace: RoutingTrace) -> Pool | None:
         """Make the empty cache in main memory, if there is one."""
@@ -156,7 +162,7 @@ class Platform:
             "dtype": self.dtype,
             "expert_bytes": self.sizes,
             "overlap": self.overlap,
-            "miss": self.action.name,
+            "miss": self.action.label(),
             "prefetch": "none" if self.prefetcher is None else self.prefetcher.label(),
             "dram": None if self.dram is None else self.dram.capacity,
             "dram_unit": None if self.dram is None else ("experts" if self.dram.bytes_per_expert is None else "bytes"),
@@ -170,7 +176,7 @@ def resolve(machine: Machine, trace: RoutingTrace) -> Platform:
 
     Raises:
         ConfigError: something is unknown, or does not fit; one line.
-        PolicyError: there is no such prefetcher, or no such policy for main memory.
+        PolicyError: there is no such prefetcher, or no such policy for main memory, or a user's class cannot be made.
     """
     given = machine.hardware
     if isinstance(given, HardwareProfile):
@@ -193,9 +199,9 @@ def resolve(machine: Machine, trace: RoutingTrace) -> Platform:
     if machine.engine not in ENGINES:
         raise ConfigError(f"engine {machine.engine!r} is not known, use {', '.join(ENGINES)}")
     action = make_action(machine.miss, profile)
-    if action.needs_weights and "weights" not in trace.columns:
+    if "weights" in action.needs and "weights" not in trace.columns:
         raise ConfigError(
-            f"miss action {action.name!r} looks at router weights, which this trace does not have: "
+            f"miss action {action.label()!r} looks at router weights, which this trace does not have: "
             "use load, cpu or split, or record the trace with weights"
         )
     costs = RooflineCosts(geometry, profile, machine.dtype, np.asarray(sizes, np.int64), KV_BYTES)

@@ -21,6 +21,8 @@ from lrcsim.simulator.serving.steps import Step, TimedSteps, steps_of
 from lrcsim.simulator.time.compiled import run_compiled, unsupported
 from lrcsim.simulator.time.engine import Engine
 from lrcsim.simulator.time.machine import Platform
+from lrcsim.simulator.time.miss_actions import Cpu
+from lrcsim.simulator.time.outcomes import OTHER_MODEL
 from lrcsim.simulator.time.prefetchers import Oracle, Prefetcher, start
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.simulator.time.spans import Log
@@ -95,7 +97,7 @@ class Timed:
             references: knows the optimal policy; None: nobody asked for it.
         """
         least = None
-        if references is not None and self.platform.action.name == "load":
+        if references is not None and self.platform.loads_all:
             least = references.least_bytes(
                 self.platform.sizes,
                 make_policy(self.job.policy).bypass,
@@ -107,12 +109,12 @@ class Timed:
     def advice(self) -> list[str]:
         """Return what a reader of the times should be told."""
         notes = []
-        if self.platform.action.name == "cpu" and not int(self.counts.preloaded.sum()):
+        if type(self.platform.action) is Cpu and not int(self.counts.preloaded.sum()):
             notes.append(
                 "with miss action cpu nothing is ever loaded, so this cache stays empty: use a policy that fills it by "
                 "itself (static, pinned-lru), or split"
             )
-        notes += _lossy_advice(self.platform.action.name, self.tally.given_up)
+        notes += _lossy_advice(self.platform.action.label(), self.tally.given_up)
         if self.platform.prefetcher is not None:
             notes.append(
                 "experts prefetched before their use count as hits, so the hit rate may exceed the optimum, which "
@@ -137,15 +139,15 @@ class Timed:
 def _lossy_advice(action: str, given_up: GivenUp) -> list[str]:
     """Return a warning where a lossy rule leaves out or replaces so much that another model runs."""
     notes = []
-    for kind, does in (("skipped", "leaves out"), ("substituted", "replaces")):
-        prefill, decode, overall = (given_up.mean(kind, phase) for phase in (PREFILL, DECODE, None))
+    for outcome in OTHER_MODEL:
+        prefill, decode, overall = (given_up.mean(outcome, phase) for phase in (PREFILL, DECODE, None))
         if max(prefill, decode, overall) > TOO_MUCH:
             both = all(given_up.tokens)
             phases = f" ({100 * prefill:.1f} % in prefill, {100 * decode:.1f} % in decode)" if both else ""
             notes.append(
-                f"miss action {action} {does} {100 * overall:.1f} % of the router weight{phases}, more than a third: "
-                "what runs is hardly the model that was recorded; use a lower threshold, a larger keep or cache, or "
-                "load"
+                f"miss action {action} {outcome.changes} {100 * overall:.1f} % of the router weight{phases}, more than "
+                "a third: what runs is hardly the model that was recorded; use a lower threshold, a larger keep or "
+                "cache, or load"
             )
     return notes
 
@@ -173,7 +175,7 @@ def run_timed(
 
     Raises:
         ConfigError: options that cannot go together.
-        PolicyError: a policy or a prefetcher failed.
+        PolicyError: a policy, a prefetcher or a miss action failed.
     """
     compiled = _compiled(job, platform, events=log or samples or arrivals is not None)
     if compiled:
@@ -193,7 +195,7 @@ def run_timed(
     )
     policy = residency.pools[0].policy
     prefetcher = platform.prefetcher
-    weights, uses = "weights" in policy.needs | policy.wants, platform.action.needs_weights
+    weights, uses = "weights" in policy.needs | policy.wants, "weights" in platform.action.needs
     arriving: ArrivalSteps | None = None
     if arrivals is not None:
         check_arrivals(policy, prefetcher)

@@ -16,7 +16,7 @@ from lrcsim.simulator.cache.replay import Counts, Replay
 from lrcsim.simulator.serving.steps import Step, steps_of
 from lrcsim.simulator.time.costs import Costs, FixedCosts
 from lrcsim.simulator.time.engine import Engine
-from lrcsim.simulator.time.miss_actions import make_action
+from lrcsim.simulator.time.miss_actions import MissAction, make_action
 from lrcsim.simulator.time.prefetchers import Prefetcher, make_prefetcher
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.simulator.time.spans import Log, Span
@@ -109,7 +109,7 @@ def engine(
     *,
     policy: str = "lru",
     scope: str = "layer",
-    action: str = "load",
+    action: str | MissAction = "load",
     prefetch: str | Prefetcher = "none",
     costs: Costs = COSTS,
     overlap: bool = True,
@@ -145,7 +145,7 @@ def engine(
     fetcher.profile = uses
     fetcher.reset()
     return Engine(
-        steps_of(schedule, future, uses=act.needs_weights),
+        steps_of(schedule, future, uses="weights" in act.needs),
         residency,
         costs,
         hardware,
