@@ -90,15 +90,12 @@ MEASURED = [
         Column(f"prefetch_{part}_bytes", "count", "more" if part == "useful" else "less", f"prefetch.{part}_bytes")
         for part in ("issued", "useful", "late", "wasted")
     ),
-    *(Column(f"missed_{part}", "count", "", f"missed.{part}") for part in (outcome.label for outcome in NOT_CACHED)),
+    *(Column(f"missed_{one.label}", "count", "", f"missed.{one.label}") for one in NOT_CACHED),
+    *(Column(f"{one.label}_weight", "number", "less", f"missed.{one.label}_weight") for one in LOSSY),
     *(
-        Column(f"{part}_weight", "number", "less", f"missed.{part}_weight")
-        for part in (outcome.label for outcome in LOSSY)
-    ),
-    *(
-        Column(f"{phase}_{part}_weight", "number", "less", f"missed.{phase}.{part}_weight")
+        Column(f"{phase}_{one.label}_weight", "number", "less", f"missed.{phase}.{one.label}_weight")
         for phase in ("prefill", "decode")
-        for part in (outcome.label for outcome in OTHER_MODEL)
+        for one in OTHER_MODEL
     ),
 ]
 """What is measured, in the order of the columns. Seconds, bytes, rates from 0 to 1; null where it is not known."""
