@@ -34,6 +34,39 @@ SERVED = [
     click.option("--seed", type=int, metavar="N", help="Of acceptance and arrivals.  [default: 0]"),
 ]
 
+
+class _MissOption(click.Option):
+    """``--miss``, with the help that the registry has; it is imported when somebody reads it."""
+
+    @property
+    def help(self) -> str | None:
+        from lrcsim.simulator.time.miss_actions import ACTIONS
+
+        names = ", ".join(f"{action.name}{action.takes}" for action in ACTIONS.values())
+        return (
+            f"{names}, file.py:Class; W: below this share of a token's router weight; keep=N: never a token's first N "
+            "(1). --miss help says more.  [default: load]"
+        )
+
+    @help.setter
+    def help(self, _: str | None) -> None:
+        """Leave it: click sets what it was given, and that is nothing."""
+
+
+def _describe_actions(context: click.Context, _: click.Parameter, value: str | None) -> str | None:
+    """Print what each miss action does, and end, where ``help`` is asked for."""
+    if value == "help":
+        from lrcsim.simulator.time.miss_actions import ACTIONS
+
+        for action in ACTIONS.values():
+            click.echo(f"{action.name}{action.takes}\n    {action.summary}")
+            for param in action.params:
+                click.echo(f"    {param.name}: {param.help} (default {param.default})")
+        click.echo("file.py:Class, package.module:Class\n    Your own, derived from lrcsim.simulator.time.MissAction.")
+        context.exit()
+    return value
+
+
 OPTIONS = [
     click.option("--hardware", metavar="NAME|FILE", help="Machine to run on; lrcsim hardware lists them."),
     click.option(
@@ -46,9 +79,10 @@ OPTIONS = [
     click.option("--overlap/--no-overlap", default=None, help="Whether transfers run beside compute.  [default: yes]"),
     click.option(
         "--miss",
+        cls=_MissOption,
         metavar="ACTION",
-        help="load, cpu, split[:SHARE], skip:W, substitute:W, low:W[,SHARE], W: below this share of a token's router "
-        "weight; ,keep=N: never a token's first N (1).  [default: load]",
+        is_eager=True,
+        callback=_describe_actions,
     ),
     click.option(
         "--prefetch",

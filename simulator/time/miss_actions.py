@@ -159,7 +159,7 @@ class Skip(_Lossy):
     """Leave out misses with less than a share W of the router weight of each token that uses them; load the rest."""
 
     name = "skip"
-    takes = ":W"
+    takes = ":W[,keep=N]"
     source = "AdapMoE, BigMoeOnEdge"
     instead = Outcome.SKIPPED
 
@@ -168,7 +168,7 @@ class Substitute(_Lossy):
     """In place of such misses use residents that the token does not use; load the rest."""
 
     name = "substitute"
-    takes = ":W"
+    takes = ":W[,keep=N]"
     instead = Outcome.SUBSTITUTED
 
     def needed(self, missed: Sequence[int], step: LayerStep, residents: Callable[[], int]) -> set[int]:
@@ -181,7 +181,7 @@ class Low(_Lossy):
     """Load a copy of low precision of such misses, used once and not kept; load the rest whole."""
 
     name = "low"
-    takes = ":W[,SHARE]"
+    takes = ":W[,SHARE][,keep=N]"
     params = (THRESHOLD, Param("fraction", 0.25, "bytes of the copy over those of the expert", 0, 1), KEEP)
     source = "HOBBIT"
     instead = Outcome.LOW_PRECISION
