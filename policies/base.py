@@ -208,9 +208,11 @@ class Configurable:
         summary: one line for lists; the docstring's first if left out.
         source: where the rule comes from: paper, project.
         methods: what a class derived from this one must have.
+        noun: what it is called in errors.
     """
 
     methods: ClassVar[tuple[str, ...]] = ()
+    noun: ClassVar[str] = ""
     name: ClassVar[str] = ""
     params: ClassVar[tuple[Param, ...]] = ()
     summary: ClassVar[str] = ""
@@ -266,6 +268,7 @@ class Policy(Configurable):
     """
 
     methods: ClassVar[tuple[str, ...]] = ("reset", "access", "victim", "evicted")
+    noun: ClassVar[str] = "policy"
     aliases: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[frozenset[str]] = frozenset()
     wants: ClassVar[frozenset[str]] = frozenset()

@@ -27,8 +27,12 @@ ARGUMENTS = {
     "choose": ("protected",),
     "removed": ("key",),
     "propose": ("step", "place"),
+    "decide": ("missed", "step", "residents"),
 }
-"""What the methods of policies and prefetchers are called with."""
+"""What the methods of policies, prefetchers and miss actions are called with."""
+
+MAY_YIELD = ("propose", "decide", "refill")
+"""Those of them that give several things, and so may be generators."""
 
 
 def check_label(made: Any) -> None:
@@ -89,7 +93,7 @@ def _check_call(kind: type, name: str, arguments: tuple[str, ...]) -> None:
     head = f"{at}: " if at else ""
     if not callable(getattr(kind, name)):
         raise PolicyError(f"{head}{kind.__name__}.{name} is no method: write def {name}(self, {', '.join(arguments)})")
-    if inspect.iscoroutinefunction(static) or (name != "propose" and name != "refill" and _yields(static)):
+    if inspect.iscoroutinefunction(static) or (name not in MAY_YIELD and _yields(static)):
         raise PolicyError(f"{head}{kind.__name__}.{name} is a coroutine or a generator: write an ordinary method")
     if not inspect.isfunction(static):
         return  # what it takes cannot be told from here

@@ -42,7 +42,7 @@ __all__ = [
 PolicySpec = str | Policy | type[Policy]
 """What `make_policy` takes: a name with parameters, a class or an object."""
 
-Kind = TypeVar("Kind")
+Kind = TypeVar("Kind", bound=Configurable)
 
 FAMILIES: dict[str, tuple[type[Policy], ...]] = {
     "recency": (Lru, Mru, Fifo, Clock, Sieve, Random),
@@ -94,7 +94,7 @@ def make_policy(spec: PolicySpec) -> Policy:
 
 
 class Given(NamedTuple):
-    """What a policy (or prefetcher) was given as.
+    """What a policy (or prefetcher, or miss action) was given as.
 
     Attributes:
         place: path of a file ending in ``.py``, or a module's full name; None for a plain name.
@@ -134,7 +134,7 @@ def built_in(spec: str) -> bool:
 
 
 def make(chosen: type[Kind], text: str, spec: str) -> Kind:
-    """Make an object of a policy's or prefetcher's class with the parameters of a text.
+    """Make an object of a policy's, prefetcher's or miss action's class with the parameters of a text.
 
     Raises:
         PolicyError: it lacks a method, a parameter is wrong or missing, or its ``__init__`` fails.
@@ -200,11 +200,11 @@ _loaded: dict[str, tuple[tuple[int, int, int], ModuleType]] = {}
 """Modules of users' files by path, with what tells that the file has changed."""
 
 
-def _module(place: str) -> ModuleType:
+def _module(place: str, what: str) -> ModuleType:
     if not place.endswith(".py") and not all(map(str.isidentifier, place.split("."))):
         raise PolicyError(f"{place} is neither a file that ends in .py nor the name of a module, as package.module")
     try:
-        return _file(place) if place.endswith(".py") else importlib.import_module(place)
+        return _file(place, what) if place.endswith(".py") else importlib.import_module(place)
     except KeyboardInterrupt:
         raise
     except _Absent as error:
@@ -215,17 +215,17 @@ def _module(place: str) -> ModuleType:
             top = error.name.partition(".")[0]
             if isfile(f"{top}.py") or isdir(top):
                 hint = f"; {top} lies in this folder, where Python does not look: set PYTHONPATH=."
-        raise PolicyError(f"policy module {place} cannot be loaded: {said(error)}{_where(error)}{hint}") from error
+        raise PolicyError(f"{what} module {place} cannot be loaded: {said(error)}{_where(error)}{hint}") from error
 
 
 class _Absent(Exception):  # noqa: N818  # a reason, told as it is
     """There is no such file."""
 
 
-def _file(place: str) -> ModuleType:
+def _file(place: str, what: str) -> ModuleType:
     """Run a file as a module, once for as long as it does not change."""
     if not isfile(expanduser(place)):
-        raise _Absent(f"policy file {place} does not exist")
+        raise _Absent(f"{what} file {place} does not exist")
     path = Path(expanduser(place)).resolve()
     status = path.stat()
     now = (status.st_mtime_ns, status.st_size, status.st_ino)
@@ -272,8 +272,8 @@ def class_in(spec: str, place: str, class_name: str, base: type[Kind]) -> type[K
     Raises:
         PolicyError: there is no such file, module or class, or it is of another kind.
     """
-    what = base.__name__.lower()
-    module = _module(place)
+    what = base.noun
+    module = _module(place, what)
     if not class_name:
         raise PolicyError(f"{what} {spec!r} names a module but no class: write {spec.rstrip(':')}:ClassName")
     if not hasattr(module, class_name):
@@ -291,7 +291,7 @@ def class_in(spec: str, place: str, class_name: str, base: type[Kind]) -> type[K
 
 def _checked(spec: str, value: object, base: type[Kind]) -> type[Kind]:
     if not (isinstance(value, type) and issubclass(value, base)):
-        raise PolicyError(f"{base.__name__.lower()} {spec!r} is no class derived from {base.__name__}")
+        raise PolicyError(f"{base.noun} {spec!r} is no class derived from {base.__name__}")
     if not is_users(value) and "methods" in vars(value):
         raise PolicyError(f"{spec} is a base to derive a class of your own from, and can do nothing itself")
     return value

@@ -18,7 +18,7 @@ from lrcsim.simulator.cache.capacity import PoolSize, bytes_of, resolve_capacity
 from lrcsim.simulator.cache.pool import Pool
 from lrcsim.simulator.serving.steps import Step
 from lrcsim.simulator.setup.costs import RooflineCosts
-from lrcsim.simulator.setup.miss_actions import MissAction, make_action
+from lrcsim.simulator.setup.miss_actions import Load, MissAction, make_action
 from lrcsim.simulator.setup.options import Options
 from lrcsim.simulator.setup.prefetchers import NoPrefetch, Prefetcher, make_prefetcher
 from lrcsim.traces import RoutingTrace
@@ -65,7 +65,12 @@ class Platform:
     @property
     def on_demand(self) -> bool:
         """Whether the cache sees what a plain replay does: misses are loaded, nothing comes ahead, room is constant."""
-        return self.action.name == "load" and self.prefetcher is None and not self.profile.kv_shared
+        return self.loads_all and self.prefetcher is None and not self.profile.kv_shared
+
+    @property
+    def loads_all(self) -> bool:
+        """Whether every miss is loaded, whoever else calls a rule ``load``."""
+        return type(self.action) is Load
 
     def dram_pool(self, trace: RoutingTrace) -> Pool | None:
         """Make the empty cache in main memory, if there is one."""
@@ -102,7 +107,7 @@ class Platform:
             "dtype": self.dtype,
             "expert_bytes": self.sizes,
             "overlap": self.overlap,
-            "miss": self.action.name,
+            "miss": self.action.label(),
             "prefetch": "none" if self.prefetcher is None else self.prefetcher.label(),
             "dram": None if self.dram is None else self.dram.capacity,
             "dram_unit": None if self.dram is None else ("experts" if self.dram.bytes_per_expert is None else "bytes"),
@@ -116,7 +121,7 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
 
     Raises:
         ConfigError: something is unknown, or does not fit; one line.
-        PolicyError: there is no such prefetcher, or no such policy for main memory.
+        PolicyError: there is no such prefetcher, or no such policy for main memory, or a user's class cannot be made.
     """
     given = machine.hardware
     if isinstance(given, HardwareProfile):
@@ -139,9 +144,9 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
     if machine.engine not in ENGINES:
         raise ConfigError(f"engine {machine.engine!r} is not known, use {', '.join(ENGINES)}")
     action = make_action(machine.miss, profile)
-    if action.needs_weights and "weights" not in trace.columns:
+    if "weights" in action.needs and "weights" not in trace.columns:
         raise ConfigError(
-            f"miss action {action.name!r} looks at router weights, which this trace does not have: "
+            f"miss action {action.label()!r} looks at router weights, which this trace does not have: "
             "use load, cpu or split, or record the trace with weights"
         )
     costs = RooflineCosts(geometry, profile, machine.dtype, np.asarray(sizes, np.int64), KV_BYTES)

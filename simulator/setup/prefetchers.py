@@ -19,7 +19,8 @@ from lrcsim.policies.class_checks import check_label, check_methods
 from lrcsim.policies.registry import class_in, make, split_spec
 from lrcsim.policies.user_code import is_users, key_of, telling
 from lrcsim.simulator.serving.reorder import gather
-from lrcsim.simulator.serving.steps import Step, Work
+from lrcsim.simulator.serving.steps import LayerStep, Step
+from lrcsim.simulator.setup.miss_actions import MissAction
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["PREFETCHERS", "Prefetcher", "make_prefetcher", "proposals", "start"]
@@ -39,6 +40,7 @@ class Prefetcher(Configurable):
         profile: uses of each key in a profiling run, or all 0.
     """
 
+    noun = "prefetcher"
     methods = ("propose",)
     needs: ClassVar[frozenset[str]] = frozenset()
     trace: RoutingTrace
@@ -82,17 +84,17 @@ class Prefetcher(Configurable):
         return [layer * self.stride + int(expert) for expert in best if scores[expert] > 0]
 
 
-def start(prefetcher: Prefetcher) -> None:
-    """Reset a prefetcher.
+def start(made: Prefetcher | MissAction) -> None:
+    """Reset a prefetcher or a miss action.
 
     Raises:
         PolicyError: a user's failed; with file and line.
     """
-    if not is_users(type(prefetcher)):
-        prefetcher.reset()
+    if not is_users(type(made)):
+        made.reset()
         return
-    with telling(type(prefetcher), f"prefetcher {prefetcher.name} failed in reset()", "reset"):
-        prefetcher.reset()
+    with telling(type(made), f"{made.noun} {made.name} failed in reset()", "reset"):
+        made.reset()
 
 
 def proposals(prefetcher: Prefetcher, step: Step, place: int) -> list[int]:
@@ -113,7 +115,7 @@ def proposals(prefetcher: Prefetcher, step: Step, place: int) -> list[int]:
     return keys
 
 
-def ahead(step: Step, place: int, distance: int) -> Work | None:
+def ahead(step: Step, place: int, distance: int) -> LayerStep | None:
     """Return the layer-step that comes ``distance`` later, in this step or the next; None past that."""
     place += distance
     if place < len(step.layers):
@@ -225,7 +227,7 @@ class Transition(Prefetcher):
     def reset(self) -> None:
         """Forget the table."""
         self._counts: dict[int, npt.NDArray[np.float64]] = defaultdict(lambda: np.zeros((self.stride, self.stride)))
-        self._before: Work | None = None
+        self._before: LayerStep | None = None
         self._step = -1
 
     def propose(self, step: Step, place: int) -> Iterable[int]:

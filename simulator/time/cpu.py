@@ -8,7 +8,7 @@ from collections.abc import Callable
 import simpy
 
 from lrcsim.simulator.setup.costs import Costs
-from lrcsim.simulator.time.bandwidth import Flow, Flows, Lane
+from lrcsim.simulator.time.bandwidth import Flow, Flows, Share
 from lrcsim.simulator.time.spans import Log
 
 __all__ = ["CpuQueue"]
@@ -46,4 +46,4 @@ class CpuQueue:
             done(self.env.now - begin)
             self._next()
 
-        self.flows.start(Flow(size, Lane(rate), end), overhead)
+        self.flows.start(Flow(size, Share(rate), end), overhead)

@@ -28,8 +28,9 @@ import simpy
 from lrcsim.base.errors import ConfigError, PolicyError
 from lrcsim.hardware import HardwareProfile
 from lrcsim.policies.user_code import written_in
-from lrcsim.simulator.serving.steps import Step, TimedSteps, Work
+from lrcsim.simulator.serving.steps import LayerStep, Step, TimedSteps
 from lrcsim.simulator.setup.costs import Costs
+from lrcsim.simulator.setup.outcomes import Outcome
 from lrcsim.simulator.setup.prefetchers import NoPrefetch, Prefetcher, proposals
 from lrcsim.simulator.time.bandwidth import Flows
 from lrcsim.simulator.time.cpu import CpuQueue
@@ -129,7 +130,7 @@ class Engine:
                 continue
             if self.residency.begin(step):
                 self._forget_prefetches()
-            self._evict(self.residency.put_out)
+            self._evict(self.residency.evicted)
             tally.begin(self.links)
             for place, work in enumerate(step.layers):
                 yield from self._layer_step(step, place, work)
@@ -145,13 +146,12 @@ class Engine:
             if self.progress is not None:
                 self.progress(step.first_token + step.size.tokens)
 
-    def _layer_step(self, step: Step, place: int, work: Work) -> Generator[simpy.Event, Any, None]:
+    def _layer_step(self, step: Step, place: int, work: LayerStep) -> Generator[simpy.Event, Any, None]:
         env, tally, layer = self.env, self.tally, work.layer
         found = self.residency.look_up(step, work)
-        decision = found.decision
-        loads = decision.load + decision.low
+        moved = sum(len(keys) for outcome, keys in found.decision.items() if outcome.moves)
         dense = self.costs.before(layer, step.size)
-        overhead = self.profile.layer_overhead + self.profile.expert_overhead * len(loads)
+        overhead = self.profile.layer_overhead + self.profile.expert_overhead * moved
         tally.compute += dense
         tally.overhead += overhead
         start = env.now
@@ -190,25 +190,34 @@ class Engine:
             else:
                 self.tally.used(key, late=False)
                 self._ready(key)
-        for key in found.decision.substitute:
-            self._ready(key)
 
-    def _start_misses(self, found: Lookup, step: Step, work: Work) -> None:
-        decision, sizes, stored = found.decision, self.sizes, found.from_storage
-        for key in decision.load:
-            self._pending += 1
-            self._fetch(key, sizes[key // self.stride], key in stored, DEMAND, "load", self._loaded)
-        for key in decision.low:
-            self._pending += 1
-            size = self.residency.action.low_bytes(sizes[key // self.stride])
-            self._fetch(key, size, key in stored, DEMAND, "load low", self._loaded)
-        for key in decision.cpu:
-            self._pending += 1
-            if key in stored or key in self._reads or not self._to_device:
-                self._fetch(key, sizes[key // self.stride], True, DEMAND, "read", self._on_cpu, to_gpu=False)
-            else:
-                self._compute_on_cpu(key)
-        self.tally.count(decision, work, step.phase)
+    def _start_misses(self, found: Lookup, step: Step, work: LayerStep) -> None:
+        for outcome, keys in found.decision.items():
+            if outcome.runs_on == "":
+                continue
+            for key in keys:
+                if outcome.moves:
+                    self._load(key, outcome, key in found.from_storage)
+                elif outcome.runs_on == "cpu":
+                    self._run_on_cpu(key, key in found.from_storage)
+                else:  # residents stand in
+                    self._ready(key)
+        self.tally.count(found.decision, work, step.phase)
+
+    def _load(self, key: int, outcome: Outcome, from_storage: bool) -> None:
+        """Put an expert, or a copy of it, on its way to the GPU."""
+        self._pending += 1
+        size = self.residency.action.bytes_of(outcome, self.sizes[key // self.stride])
+        what = "load" if outcome.reads == "expert" else "load low"
+        self._fetch(key, size, from_storage, DEMAND, what, self._loaded)
+
+    def _run_on_cpu(self, key: int, from_storage: bool) -> None:
+        """Compute an expert on the CPU, once it is in DRAM."""
+        self._pending += 1
+        if from_storage or key in self._reads or not self._to_device:
+            self._fetch(key, self.sizes[key // self.stride], True, DEMAND, "read", self._on_cpu, to_gpu=False)
+        else:
+            self._compute_on_cpu(key)
 
     def _fetch(
         self,
@@ -267,7 +276,7 @@ class Engine:
         if not self._pending and self._waiting is not None:
             self._waiting.succeed()
 
-    def _prefetch(self, step: Step, place: int, work: Work) -> None:
+    def _prefetch(self, step: Step, place: int, work: LayerStep) -> None:
         assert self.prefetcher is not None
         wanted = proposals(self.prefetcher, step, place)
         if not wanted:
@@ -283,7 +292,7 @@ class Engine:
                 )
             if not residency.bring_ahead(key, step, work.layer, protected):
                 continue
-            self._evict(residency.put_out, for_prefetch=True)
+            self._evict(residency.evicted, for_prefetch=True)
             size = self.sizes[key // self.stride]
             self.tally.prefetched(key, size)
             from_storage = bool(residency.below([key], step, key // self.stride))

@@ -8,7 +8,7 @@ from heapq import heapify, heappop, heappush
 import simpy
 
 from lrcsim.hardware import Link
-from lrcsim.simulator.time.bandwidth import Flow, Flows, Lane
+from lrcsim.simulator.time.bandwidth import Flow, Flows, Share
 from lrcsim.simulator.time.spans import Log
 
 __all__ = ["DEMAND", "PREFETCH", "LinkServer", "Transfer"]
@@ -64,7 +64,7 @@ class LinkServer:
         self.flows = flows
         self.log = log
         self.bytes = 0
-        self._lane = Lane(link.bandwidth)
+        self._share = Share(link.bandwidth)
         self._taken = 0
         self._under_way: list[Flow] = []
         self._waiting: list[Transfer] = []
@@ -115,7 +115,7 @@ class LinkServer:
         transfer.left -= size
         self.bytes += size
         begin = self.env.now
-        flow = Flow(size, self._lane, lambda: self._arrived(transfer, flow, begin))
+        flow = Flow(size, self._share, lambda: self._arrived(transfer, flow, begin))
         self._under_way.append(flow)
         self.flows.start(flow, self.link.overhead)
 

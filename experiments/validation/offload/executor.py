@@ -16,7 +16,7 @@ import numpy as np
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.experiments.validation.offload.devices import Device
-from lrcsim.simulator.serving.steps import Step, Work
+from lrcsim.simulator.serving.steps import LayerStep, Step
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.traces import RoutingTrace
 
@@ -99,7 +99,7 @@ class Executor:
                 run.outputs.append(x)
         return run
 
-    def _layer(self, step: Step, work: Work, x: Any, run: Execution) -> Any:
+    def _layer(self, step: Step, work: LayerStep, x: Any, run: Execution) -> Any:
         device, slot = self.device, self.slot
         found = self.residency.look_up(step, work)
         loads = found.decision.load

@@ -16,7 +16,7 @@ from lrcsim.simulator.cache.pool import Pool
 from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.serving.steps import Step, steps_of
 from lrcsim.simulator.setup.costs import Costs, FixedCosts
-from lrcsim.simulator.setup.miss_actions import make_action
+from lrcsim.simulator.setup.miss_actions import MissAction, make_action
 from lrcsim.simulator.setup.prefetchers import Prefetcher, make_prefetcher
 from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.engine import Engine
@@ -132,7 +132,7 @@ def engine(
     *,
     policy: str = "lru",
     scope: str = "layer",
-    action: str = "load",
+    action: str | MissAction = "load",
     prefetch: str | Prefetcher = "none",
     costs: Costs = COSTS,
     overlap: bool = True,
@@ -168,7 +168,7 @@ def engine(
     fetcher.profile = uses
     fetcher.reset()
     return Engine(
-        steps_of(schedule, future, uses=act.needs_weights),
+        steps_of(schedule, future, uses="weights" in act.needs),
         residency,
         costs,
         hardware,

@@ -19,6 +19,7 @@ from lrcsim.policies.recency import Lru
 from lrcsim.simulator.cache.capacity import PoolSize
 from lrcsim.simulator.cache.pool import Pool
 from lrcsim.simulator.setup.costs import FixedCosts
+from lrcsim.simulator.setup.outcomes import Outcome
 
 QUICK = FixedCosts(expert_s=0.25, cpu_bytes=SIZE, cpu_rate=SIZE)
 """Experts that compute in a quarter of a second, so that transfers outlast them."""
@@ -502,7 +503,7 @@ def test_cpu_runs_misses_one_after_the_other() -> None:
     # 100 bytes at 100 bytes/s each; nothing is loaded, so the second step is like the first.
     found = run(trace("01", "0"), 4, action="cpu")
     assert found.events == ["0-1 cpu expert 0.0", "1-2 cpu expert 0.1", "2-3 cpu expert 0.0"]
-    assert (found.tally.cpu, found.tally.on_cpu, found.tally.compute) == (3, 3, 0)
+    assert (found.tally.cpu, found.tally.misses(Outcome.ON_CPU), found.tally.compute) == (3, 3, 0)
 
 
 def test_cpu_overhead_comes_before_the_bytes() -> None:
@@ -541,17 +542,17 @@ def test_a_cpu_expert_and_a_transfer_share_dram() -> None:
     ]
 
 
-def given_up(found: Run, kind: str) -> tuple[int, float]:
+def given_up(found: Run, outcome: Outcome) -> tuple[int, float]:
     """Return how many tokens (times layers) there were, and the shares of their router weight that were given up."""
     tally = found.tally.given_up
-    return sum(tally.tokens), sum(tally.shares[kind])
+    return sum(tally.tokens), sum(tally.shares[outcome])
 
 
 def test_skip_leaves_out_light_experts() -> None:
     found = run(trace("01", weights=[[[0.75, 0.25]]]), 4, action="skip:0.5")
     assert found.events == ["0-1 pcie load 0.0", "1-2 gpu expert 0.0"]
-    assert found.tally.skipped == 1
-    assert given_up(found, "skipped") == (1, 0.25)
+    assert found.tally.misses(Outcome.SKIPPED) == 1
+    assert given_up(found, Outcome.SKIPPED) == (1, 0.25)
 
 
 def test_skip_in_a_prompt_loads_what_one_token_needs_for_all_of_them() -> None:
@@ -567,8 +568,8 @@ def test_skip_in_a_prompt_loads_what_one_token_needs_for_all_of_them() -> None:
         "1-2 pcie load 0.1",
         "2-4 gpu expert 0.1",
     ]
-    assert found.tally.skipped == 1
-    assert given_up(found, "skipped") == (2, 0.375)
+    assert found.tally.misses(Outcome.SKIPPED) == 1
+    assert given_up(found, Outcome.SKIPPED) == (2, 0.375)
     assert found.tally.to_dict()["missed"] == {
         "on_cpu": 0, "skipped": 1, "substituted": 0, "low_precision": 0,
         "skipped_weight": 0.1875, "substituted_weight": 0.0, "low_precision_weight": 0.0,
@@ -581,8 +582,8 @@ def test_what_is_there_is_used_however_light() -> None:
     # Step 0 leaves 0 and 1 behind. In step 1 1 is light and stays: nothing is dropped.
     found = run(trace("01", "01", weights=[[[0.5, 0.5]], [[0.875, 0.125]]]), 4, action="skip:0.4")
     assert found.events[-2:] == ["3-4 gpu expert 0.0", "4-5 gpu expert 0.1"]
-    assert found.tally.skipped == 0
-    assert given_up(found, "skipped") == (2, 0)
+    assert found.tally.misses(Outcome.SKIPPED) == 0
+    assert given_up(found, Outcome.SKIPPED) == (2, 0)
 
 
 def test_weights_given_up_are_means_over_tokens_and_layers_that_use_experts() -> None:
@@ -590,8 +591,8 @@ def test_weights_given_up_are_means_over_tokens_and_layers_that_use_experts() ->
     # their token there; in token 1 it is all of token 1's 4, with 0.375.
     weights = [[[0.75, 0.25], [0.875, 0.125]], [[0.625, 0.375], [0, 0]]]
     found = run(trace("01|34", "04|__", weights=weights), 4, action="skip:0.4")
-    assert found.tally.skipped == 3
-    assert given_up(found, "skipped") == (3, 0.25 + 0.125 + 0.375)
+    assert found.tally.misses(Outcome.SKIPPED) == 3
+    assert given_up(found, Outcome.SKIPPED) == (3, 0.25 + 0.125 + 0.375)
     assert found.tally.to_dict()["missed"]["skipped_weight"] == 0.25
 
 
@@ -600,8 +601,8 @@ def test_substitute_computes_at_once_with_a_resident_expert() -> None:
     weights = [[[0.5, 0.5]], [[0.75, 0.25]]]
     found = run(trace("02", "01", weights=weights), 4, action="substitute:0.5")
     assert found.events[-2:] == ["3-4 gpu expert 0.0", "4-5 gpu expert 0.1"]
-    assert found.tally.substituted == 1
-    assert given_up(found, "substituted") == (2, 0.25)
+    assert found.tally.misses(Outcome.SUBSTITUTED) == 1
+    assert given_up(found, Outcome.SUBSTITUTED) == (2, 0.25)
 
 
 def test_substitutes_are_residents_outside_the_batch_and_each_serves_once() -> None:
@@ -618,7 +619,7 @@ def test_substitutes_are_residents_outside_the_batch_and_each_serves_once() -> N
     # With 4 and 5 resident beside, both are substituted.
     weights = [[[0.4, 0.3, 0.3, 0]], *weights[1:]]
     found = run(trace("045", "0123", weights=weights), 6, action="substitute:0.2")
-    assert found.tally.substituted == 2
+    assert found.tally.misses(Outcome.SUBSTITUTED) == 2
     assert found.counts.misses.sum() == 6
     assert [event for event in found.events if "load" in event][3:] == ["4-5 pcie load 0.3"]
 
@@ -636,8 +637,8 @@ def test_low_precision_copies_are_smaller_and_used_once() -> None:
         "3-4 gpu expert 0.0",
         "4-5 gpu expert 0.1",
     ]
-    assert (found.tally.low, found.tally.links["pcie"].bytes) == (2, 150)
-    assert given_up(found, "low_precision") == (2, 0.5)
+    assert (found.tally.misses(Outcome.LOW_PRECISION), found.tally.links["pcie"].bytes) == (2, 150)
+    assert given_up(found, Outcome.LOW_PRECISION) == (2, 0.5)
 
 
 def test_the_host_takes_its_time_for_low_precision_copies_too() -> None:
