@@ -18,8 +18,6 @@ try:
 except ImportError:  # Windows: what killed processes leave behind stays there
     CAN_LOCK = False
 
-__all__ = ["Sink", "clear_abandoned", "hold", "partial_of", "replacing"]
-
 
 def partial_of(final: Path) -> Path:
     """Return the hidden name under which this process writes a file, in the same folder."""
@@ -84,9 +82,6 @@ class Sink:
 
     The HDF5 library does not survive a write that fails (it crashes when the file is closed after a full disk). So a
     failure is noted, what comes after it is dropped, and `check` raises it when HDF5 is not in the middle of something.
-
-    Args:
-        path: the file, made anew.
 
     Raises:
         OSError: it cannot be made.

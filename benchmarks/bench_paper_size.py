@@ -36,8 +36,8 @@ import numpy.typing as npt
 
 from lrcsim.simulator import hit_rate_curve, simulate
 from lrcsim.traces import RoutingTrace
-from lrcsim.traces.hdf5 import TraceWriter
 from lrcsim.traces.layers import LayerTable
+from lrcsim.traces.writer import TraceWriter
 
 LAYERS, EXPERTS, TOP_K = 48, 128, 8
 REQUEST = 512

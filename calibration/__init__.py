@@ -1,1 +1,1 @@
-"""Hardware profiles from measurements: of this machine, or of a recorded run."""
+"""Profiles from measurements: of the machine at hand (`of_machine`), and from a run that was timed (`from_run`)."""

@@ -14,7 +14,7 @@ from lrcsim.base.text import human_bytes, percent, quoted
 from lrcsim.cli.output import console, write_json
 
 if TYPE_CHECKING:
-    from lrcsim.calibration.from_run.calibration import Calibration
+    from lrcsim.calibration.from_run.calibrate import Calibration
     from lrcsim.calibration.from_run.measured import MeasuredRun
     from lrcsim.calibration.from_run.rerun import Rerun
     from lrcsim.hardware import HardwareProfile
@@ -60,7 +60,7 @@ def calibrate_run(
     """Fit, predict, compare, and write what was asked for."""
     from lrcsim.base.errors import ConfigError, did_you_mean
     from lrcsim.base.files import replacing
-    from lrcsim.calibration.from_run.calibration import calibrate
+    from lrcsim.calibration.from_run.calibrate import calibrate
     from lrcsim.calibration.from_run.measured import parse_mapping, read_measured
     from lrcsim.calibration.from_run.rerun import Rerun
     from lrcsim.hardware import load_profile, to_toml
@@ -195,8 +195,7 @@ def document(
 def _print(found: Calibration, run: MeasuredRun, result: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from lrcsim.base.units import DIMENSIONS, format_quantity
-    from lrcsim.hardware.document import SCHEMA
+    from lrcsim.hardware.document import written
 
     out = console()
     out.print(f"[bold]{quoted(run.name)}[/bold]: {quoted(run.understood())}", soft_wrap=True)
@@ -211,9 +210,7 @@ def _print(found: Calibration, run: MeasuredRun, result: dict[str, Any]) -> None
     for heading in ("number", "fitted", "+-", "base"):
         table.add_column(heading, justify="left" if heading == "number" else "right")
     for path, value in found.best.fit.numbers.items():
-        kind = SCHEMA[path]
-        assert kind in DIMENSIONS
-        digits = [format_quantity(float(f"{amount:.4g}"), kind) for amount in (value.value, value.base)]
+        digits = [written(path, float(f"{amount:.4g}")) for amount in (value.value, value.base)]
         table.add_row(
             path, digits[0], f"{100 * value.spread:.1f} %" if value.determined else "not determined", digits[1]
         )

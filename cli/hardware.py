@@ -55,9 +55,13 @@ def hardware(name: str | None, overrides: tuple[str, ...], json_path: str | None
 
 
 def _row(profile: Any) -> dict[str, Any]:
+    """Return a profile as JSON values: its links as the path that they are, and by their names."""
     from dataclasses import asdict
 
-    return asdict(profile)
+    from lrcsim.hardware.document import LINKS
+
+    row = asdict(profile)
+    return dict.fromkeys(LINKS) | {link["name"]: link for link in row["links"]} | row
 
 
 def _rate(part: dict[str, Any] | None) -> str:
@@ -68,6 +72,7 @@ def _list(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     from lrcsim.hardware import component_names
+    from lrcsim.hardware.document import PARTS
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("profile", "GPU memory", "GB/s", "TFLOP/s", "DRAM", "GB/s", "CPU GB/s", "PCIe GB/s", "NVMe GB/s"):
@@ -88,8 +93,9 @@ def _list(rows: list[dict[str, Any]]) -> None:
     console().print(table)
     click.echo("\nEffective rates, not data-sheet peaks. One with its sources: lrcsim hardware NAME.")
     click.echo("Components replace parts (rtx-4090+pcie3-x8+ddr4-3200-2ch):")
-    for part in ("cpu", "dram", "pcie", "nvme"):
-        echo(f"  {part}: {', '.join(component_names(part))}")
+    for part in PARTS:
+        if names := component_names(part):
+            echo(f"  {part}: {', '.join(names)}")
 
 
 def _describe(profile: Any) -> None:

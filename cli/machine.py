@@ -9,6 +9,7 @@ from lrcsim.cli.output import console
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Result
+    from lrcsim.simulator.setup.outcomes import Outcome
 
 __all__ = ["served_text", "show_time"]
 
@@ -31,6 +32,8 @@ LOADS = {True: "optimal policy", False: "fewest bytes of any policy"}
 def show_time(result: Result) -> None:
     """Print what a run took, what for, and what could have been."""
     from rich.table import Table
+
+    from lrcsim.simulator.setup.outcomes import NOT_CACHED
 
     data = quoted(result.to_dict())
     time, links, config = data["time"], data["links"], data["config"]
@@ -105,17 +108,17 @@ def show_time(result: Result) -> None:
             f"{ahead['displaced_missed']:,} of them missed next"
         )
     missed = data["missed"]
-    kinds = ("on_cpu", "skipped", "substituted", "low_precision")
-    counted = [f"{missed[kind]:,} {kind.replace('_', ' ')}" for kind in kinds if missed[kind]]
+    came_to = [outcome for outcome in NOT_CACHED if missed[outcome.label]]
+    counted = [f"{missed[outcome.label]:,} {outcome.label.replace('_', ' ')}" for outcome in came_to]
     if counted:
         both = bool(time["prefill_s"] and time["decode_s"])
-        given_up = [_weight_given_up(missed, kind, both) for kind in kinds[1:] if missed[kind]]
+        given_up = [_weight_given_up(missed, outcome, both) for outcome in came_to if outcome.lossy]
         out.print(f"misses not loaded whole: {', '.join(counted + given_up)}", soft_wrap=True)
 
 
-def _weight_given_up(missed: dict[str, Any], kind: str, both_phases: bool) -> str:
-    name, what = f"{kind}_weight", kind.replace("_", " ")
-    text = f"{100 * missed[name]:.2f} % of the router weight {'in ' if kind == 'low_precision' else ''}{what}"
+def _weight_given_up(missed: dict[str, Any], outcome: Outcome, both_phases: bool) -> str:
+    name = f"{outcome.label}_weight"
+    text = f"{100 * missed[name]:.2f} % of the router weight {outcome.weight}"
     if not both_phases:
         return text
     return f"{text} (prefill {100 * missed['prefill'][name]:.2f} %, decode {100 * missed['decode'][name]:.2f} %)"

@@ -9,6 +9,8 @@ import click
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.cli.output import option_bytes
+from lrcsim.cli.screen import echo
+from lrcsim.simulator.setup.miss_actions import ACTIONS
 from lrcsim.simulator.setup.options import Declared, Group, declared
 
 DRAFTS = (
@@ -48,10 +50,26 @@ def _click(option: Declared) -> Callable[[Callable[..., Any]], Callable[..., Any
         told["type"] = int
     if option.kind != "flag":
         told["metavar"] = option.metavar
+    if option.name == "miss":
+        told |= {"is_eager": True, "callback": _describe_actions}
     if option.name == "overrides":
         told |= {"multiple": True, "default": ()}
     shown = f"  [default: {option.shown}]" if option.shown else ""
     return click.option(option.flag, option.name, help=option.help + shown, **told)
+
+
+def _describe_actions(context: click.Context, _: click.Parameter, value: str | None) -> str | None:
+    """Print what each miss action does, and end, where ``help`` is asked for."""
+    if value == "help":
+        for action in ACTIONS.values():
+            echo(f"{action.name}{action.takes}")
+            echo(f"    {action.summary}")
+            for param in action.params:
+                echo(f"    {param.name}: {param.help} (default {param.default})")
+        echo("file.py:Class, package.module:Class")
+        echo("    Your own, derived from lrcsim.simulator.time.MissAction.")
+        context.exit()
+    return value
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def check(path: str | None, json_path: str | None) -> None:
     TRACE is an lrcsim trace file; without it, the trace that comes with lrcsim.
     """
     from lrcsim.traces import RoutingTrace
-    from lrcsim.traces.check import examine_file
+    from lrcsim.traces.examine import examine_file
 
     if path is None or path.startswith("bundled:"):
         with RoutingTrace.open(path) as opened:
@@ -223,7 +223,8 @@ def _facts(opened: RoutingTrace, quick: bool, progress: Callable[[int, int], Non
     }
     if quick:
         return facts
-    from lrcsim.traces.trace import DECODE, mark_missing
+    from lrcsim.traces.columns import mark_missing
+    from lrcsim.traces.trace import DECODE
 
     wanted = [name for name in ("experts", "stack", "phase", "residency") if name in opened.columns]
     missing = recorded = without = decoded = hits = looked_up = 0
@@ -299,19 +300,12 @@ def _print_facts(facts: dict[str, Any]) -> None:
     if facts["domains"] is not None:
         names = ", ".join(facts["domains"][:8]) + (", ..." if len(facts["domains"]) > 8 else "")
         requests += f" in {len(facts['domains'])} domains: {names}"
-    stacks = facts["stacks"]
-    layers = str(facts["layers"])
-    if len(stacks) > 1:
-        layers += " (" + ", ".join(f"{name} {count}" for name, count in stacks.items()) + ")"
-    rows = [
-        ("model", facts["model"]),
-        ("tokens", tokens),
-        ("requests", requests),
-        ("shape", _info_shape(facts)),
-        ("MoE layers", layers),
-        ("experts per layer", span(facts["num_experts"])),
-        ("top-k", span(facts["top_k"])),
-    ]
+    rows = [("model", facts["model"]), ("tokens", tokens), ("requests", requests), ("shape", _info_shape(facts))]
+    if len(facts["stacks"]) > 1:
+        rows.append(("MoE layers", ", ".join(f"{name} {count}" for name, count in facts["stacks"].items())))
+    for name, key in (("experts per layer", "num_experts"), ("top-k", "top_k")):
+        if isinstance(facts[key], list):
+            rows.append((name, span(facts[key])))
     if facts["num_shared"] != 0:
         rows.append(("shared experts", span(facts["num_shared"])))
     if facts["expert_bytes"] is None:

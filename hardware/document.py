@@ -1,42 +1,32 @@
-"""A profile's TOML document: which keys there are, how each is read, and what is said when one is wrong."""
+"""A profile's TOML document: how its keys become fields of `HardwareProfile`, and what is said when one is wrong.
+
+Links stand there as tables of their usual names, ``[nvme]`` and ``[pcie]``; any other path as ``[[links]]``, one for
+each link from storage to the device, with its name, and its numbers where no table, component or base has them.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from lrcsim.base.errors import ConfigError, did_you_mean
-from lrcsim.base.units import EXAMPLES, Dimension, format_quantity, parse_quantity
-from lrcsim.hardware.profile import Cpu, Dram, Gpu, HardwareProfile, Link
+from lrcsim.base.units import EXAMPLES, format_quantity, parse_quantity
+from lrcsim.hardware.profile import Cpu, Dram, Gpu, HardwareProfile, Key, Kind, Link, keys
 
-__all__ = ["PARTS", "SCHEMA", "Entry", "Flat", "build", "flatten", "numbers", "suggest_key"]
+__all__ = [
+    "LINKS", "PARTS", "SCHEMA", "Entry", "Flat", "build", "flatten", "key_of", "links_of", "numbers", "schema",
+    "suggest_key", "written",
+]  # fmt: skip
 
-Kind = Dimension | Literal["count", "flag", "text"]
-_LINK: dict[str, Kind] = {
-    "bandwidth": "bytes/s",
-    "latency": "seconds",
-    "overhead": "seconds",
-    "lanes": "count",
-    "chunk": "bytes",
-}
-PARTS: dict[str, dict[str, Kind]] = {
-    "gpu": {"memory": "bytes", "bandwidth": "bytes/s", "compute": "FLOP/s", "overhead": "seconds"},
-    "cpu": {"compute": "FLOP/s", "bandwidth": "bytes/s", "overhead": "seconds", "cores": "count"},
-    "dram": {"memory": "bytes", "bandwidth": "bytes/s"},
-    "pcie": _LINK,
-    "nvme": _LINK,
-}
-TOP: dict[str, Kind] = {
-    "description": "text",
-    "unified": "flag",
-    "kv_shared": "flag",
-    "layer_overhead": "seconds",
-    "expert_overhead": "seconds",
-}
-SCHEMA: dict[str, Kind] = TOP | {f"{part}.{key}": kind for part, keys in PARTS.items() for key, kind in keys.items()}
-OPTIONAL = {"description", "unified", "kv_shared", "pcie.chunk", "nvme.chunk"}
-POSITIVE = {"bandwidth", "compute", "memory", "chunk"}  # the rest may be 0
+LINKS = STORAGE, DEVICE = "nvme", "pcie"
+"""The links that have tables and components of their names, from storage to the device."""
+CLASSES: dict[str, type[Any]] = {"gpu": Gpu, "cpu": Cpu, "dram": Dram, DEVICE: Link, STORAGE: Link}
+LINK = keys(Link)
+PARTS = {part: keys(kind) for part, kind in CLASSES.items()}
+TOP = keys(HardwareProfile)
+NAME = re.compile("[a-z][a-z0-9_-]{0,30}")
+RESERVED = {"gpu", "cpu", "dram", "host", "cache", "overhead", "links", *TOP}  # by parts, and by other tracks of a run
 NONE = "none"  # takes a part or a chunk size away
 
 
@@ -47,16 +37,37 @@ class Entry(NamedTuple):
     source: str
 
 
-Flat = dict[str, Entry]  # by path: "gpu.bandwidth"
+Flat = dict[str, Entry]  # by path: "gpu.bandwidth"; and "links", the names that [[links]] gives
 
 
-def suggest_key(key: str) -> str:
-    """Return what to say after an unknown key: the closest one, or all of its part."""
+def schema(parts: Iterable[str]) -> dict[str, Key]:
+    """Return every key of a document with these parts, by path; a part of another name is a link."""
+    return TOP | {f"{part}.{name}": key for part in parts for name, key in PARTS.get(part, LINK).items()}
+
+
+SCHEMA = schema(PARTS)
+"""The keys of machines with the usual links."""
+
+
+def key_of(path: str) -> Key | None:
+    """Return what a document may say at a path, None where that is no key; a part of an unknown name is a link."""
+    part, _, name = path.rpartition(".")
+    return (PARTS.get(part, LINK) if part else TOP).get(name)
+
+
+def suggest_key(key: str, links: Iterable[str] = ()) -> str:
+    """Return what to say after an unknown key: the closest one, or all of its part.
+
+    Args:
+        key: its path.
+        links: names of links besides the usual ones.
+    """
+    parts = PARTS | dict.fromkeys(links, LINK)
     part, _, name = key.partition(".")
-    if part not in PARTS:
-        return did_you_mean(key, [*SCHEMA, *PARTS]) or f"; there are {', '.join([*TOP, *PARTS])}"
-    hint = did_you_mean(name, PARTS[part])
-    return hint.replace("'", f"'{part}.", 1) or f"; {part} has {', '.join(PARTS[part])}"
+    if part not in parts:
+        return did_you_mean(key, [*schema(parts), *parts]) or f"; there are {', '.join([*TOP, *parts])}"
+    hint = did_you_mean(name, parts[part])
+    return hint.replace("'", f"'{part}.", 1) or f"; {part} has {', '.join(parts[part])}"
 
 
 def flatten(table: Mapping[str, Any], where: str) -> Flat:
@@ -67,16 +78,42 @@ def flatten(table: Mapping[str, Any], where: str) -> Flat:
     """
     flat: Flat = {}
     for key, value in table.items():
-        if key in PARTS and isinstance(value, Mapping):
-            flat |= {f"{key}.{name}": _entry(f"{key}.{name}", entry, where) for name, entry in value.items()}
+        if key == "links":
+            flat |= _path(value, where)
+        elif key in PARTS and isinstance(value, Mapping):
+            flat |= _part(key, value, where)
         else:
             flat[key] = _entry(key, value, where)
     return flat
 
 
+def _path(links: object, where: str) -> Flat:
+    """Read ``[[links]]``."""
+    flat: Flat = {}
+    names: list[str] = []
+    for link in links if isinstance(links, list) else [None]:
+        if not isinstance(link, Mapping) or not isinstance(link.get("name"), str):
+            raise ConfigError(
+                f"{where}: links: write [[links]] for each link from storage to the device, with its name and numbers"
+            )
+        name = link["name"]
+        if not NAME.fullmatch(name) or name in RESERVED:
+            raise ConfigError(f"{where}: links: {name!r} is no name of a link: use small letters, as cxl or nvme2")
+        if name in names:
+            raise ConfigError(f"{where}: links: {name!r} stands twice: give each link a name of its own")
+        names.append(name)
+        flat |= _part(name, {key: value for key, value in link.items() if key != "name"}, where)
+    return {"links": Entry(tuple(names), "")} | flat
+
+
+def _part(part: str, table: Mapping[str, Any], where: str) -> Flat:
+    return {f"{part}.{name}": _entry(f"{part}.{name}", value, where) for name, value in table.items()}
+
+
 def _entry(path: str, value: object, where: str) -> Entry:
-    if path not in SCHEMA:
-        raise ConfigError(f"{where}: {path} is no key of a profile{suggest_key(path)}")
+    part, dot, _ = path.partition(".")
+    if key_of(path) is None:
+        raise ConfigError(f"{where}: {path} is no key of a profile{suggest_key(path, [part] if dot else [])}")
     if not isinstance(value, Mapping):
         return Entry(value, "")
     if set(value) - {"value", "source"} or "value" not in value:
@@ -86,6 +123,16 @@ def _entry(path: str, value: object, where: str) -> Entry:
     return Entry(value["value"], value.get("source", ""))
 
 
+def links_of(flat: Flat) -> list[str]:
+    """Return the names of the links of a document, from storage to the device.
+
+    Those of ``[[links]]``; a usual link that is given besides goes to the end of the path where it belongs.
+    """
+    listed: Any = flat["links"].value if "links" in flat else ()
+    given = {path.partition(".")[0] for path in flat} & set(LINKS) - set(listed)
+    return [*({STORAGE} & given), *listed, *({DEVICE} & given)]
+
+
 def build(name: str, flat: Flat, where: str) -> HardwareProfile:
     """Read and check every entry.
 
@@ -93,41 +140,31 @@ def build(name: str, flat: Flat, where: str) -> HardwareProfile:
         ConfigError: a number is missing, negative or has the wrong unit, or the parts do not fit together; the
             message starts with ``where`` and names the path.
     """
-    present = {part for part in PARTS if any(path.startswith(f"{part}.") for path in flat)} | {"cpu", "dram"}
+    links = links_of(flat)
+    has_gpu = any(path.startswith("gpu.") for path in flat)
     values: dict[str, Any] = {}
-    for path, kind in SCHEMA.items():
-        part, _, key = path.rpartition(".")
-        if part and part not in present:
-            continue
+    for path, key in schema([*["gpu"][:has_gpu], "cpu", "dram", *reversed(links)]).items():
         if path not in flat:
-            if path not in OPTIONAL:
-                raise ConfigError(f"{where}: {path} is missing: write {key} = {_example(kind)}")
+            if not key.optional:
+                raise ConfigError(f"{where}: {path} is missing: write {path.rpartition('.')[2]} = {_example(key.kind)}")
             continue
         given = flat[path].value
-        if path == "cpu.bandwidth" and isinstance(given, str) and given.strip().endswith("%"):
-            continue  # a share of the DRAM's, below
-        values[path] = _read(path, kind, given, where)
-    if "cpu.bandwidth" not in values:
-        values["cpu.bandwidth"] = _share(flat["cpu.bandwidth"].value, values["dram.bandwidth"], where)
+        share = path == "cpu.bandwidth" and isinstance(given, str) and given.strip().endswith("%")
+        values[path] = given if share else _read(path, key, given, where)
+    if isinstance(values["cpu.bandwidth"], str):
+        values["cpu.bandwidth"] = _share(values["cpu.bandwidth"], values["dram.bandwidth"], where)
 
-    def part_of(kind: type[Any], part: str) -> Any:
-        if part not in present:
-            return None
-        return kind(**{key: values[f"{part}.{key}"] for key in PARTS[part] if f"{part}.{key}" in values})
+    def numbers_in(part: str) -> dict[str, Any]:
+        return {path.rpartition(".")[2]: value for path, value in values.items() if path.rpartition(".")[0] == part}
 
     profile = HardwareProfile(
         name=name,
-        description=values.get("description", ""),
-        gpu=part_of(Gpu, "gpu"),
-        cpu=part_of(Cpu, "cpu"),
-        dram=part_of(Dram, "dram"),
-        pcie=part_of(Link, "pcie"),
-        nvme=part_of(Link, "nvme"),
-        unified=values.get("unified", False),
-        kv_shared=values.get("kv_shared", False),
-        layer_overhead=values["layer_overhead"],
-        expert_overhead=values["expert_overhead"],
-        sources={path: entry.source for path, entry in flat.items() if entry.source},
+        gpu=Gpu(**numbers_in("gpu")) if has_gpu else None,
+        cpu=Cpu(**numbers_in("cpu")),
+        dram=Dram(**numbers_in("dram")),
+        links=tuple(Link(link, **numbers_in(link)) for link in links),
+        sources={path: flat[path].source for path in values if flat[path].source},
+        **numbers_in(""),
     )
     _check_parts(profile, where)
     return profile
@@ -135,24 +172,29 @@ def build(name: str, flat: Flat, where: str) -> HardwareProfile:
 
 def numbers(profile: HardwareProfile) -> Iterator[tuple[str, str, str]]:
     """Yield the path of each number that a profile has, the number as it is written, and its source."""
-    for path, kind in SCHEMA.items():
-        part, _, key = path.rpartition(".")
-        owner: Any = getattr(profile, part) if part else profile
-        value = None if owner is None else getattr(owner, key)
-        if kind == "text" or kind == "flag" or value is None:
-            continue
-        text = str(value) if kind == "count" else format_quantity(value, kind)
-        yield path, text, profile.sources.get(path, "")
+    for path, key in schema(["gpu", "cpu", "dram", *(link.name for link in reversed(profile.links))]).items():
+        value = profile.at(path)
+        if key.kind != "text" and key.kind != "flag" and value is not None:
+            yield path, written(path, value), profile.sources.get(path, "")
+
+
+def written(path: str, value: float) -> str:
+    """Return a number at a path as a document has it: ``"25.6 GB/s"``."""
+    key = key_of(path)
+    assert key is not None
+    return format_quantity(value, key.kind) if key.kind in EXAMPLES else str(value)
 
 
 def _check_parts(profile: HardwareProfile, where: str) -> None:
-    if profile.gpu is None and profile.pcie is not None:
+    named = profile.part(DEVICE) is not None
+    if profile.gpu is None and named:
         raise ConfigError(f"{where}: pcie is given, but there is no gpu that it could lead to: leave it out")
     if profile.gpu is None and profile.unified:
         raise ConfigError(f"{where}: unified is true, but there is no gpu that could share the DRAM: leave it out")
-    if profile.gpu is not None and profile.unified and profile.pcie is not None:
+    if profile.gpu is not None and profile.unified and named:
         raise ConfigError(f"{where}: unified memory has no pcie link: leave out one of the two (pcie = {NONE!r})")
-    if profile.gpu is not None and not profile.unified and profile.pcie is None:
+    last = profile.device_link
+    if profile.gpu is not None and not profile.unified and (last is None or last.name == STORAGE):
         raise ConfigError(f'{where}: pcie is missing: write pcie = "pcie4-x16", a table, or unified = true')
 
 
@@ -162,10 +204,9 @@ def _example(kind: Kind) -> str:
     return "true" if kind == "flag" else '"..."' if kind == "text" else f'"{EXAMPLES[kind].split(" or ")[0]}"'
 
 
-def _share(given: object, of: float, where: str) -> float:
-    text = str(given).strip().removesuffix("%")
+def _share(given: str, of: float, where: str) -> float:
     try:
-        percent = float(text)
+        percent = float(given.strip().removesuffix("%"))
     except ValueError:
         percent = -1.0
     if not 0 < percent <= 100:
@@ -173,30 +214,30 @@ def _share(given: object, of: float, where: str) -> float:
     return of * percent / 100
 
 
-def _read(path: str, kind: Kind, given: object, where: str) -> Any:
+def _read(path: str, key: Key, given: object, where: str) -> Any:
     if path.endswith(".chunk") and given == NONE:
         return None
-    if kind == "flag":
+    if key.kind == "flag":
         words = {"true": True, "false": False}
         if isinstance(given, bool):
             return given
         if str(given).lower() in words:
             return words[str(given).lower()]
         raise ConfigError(f"{where}: {path}: {given!r} is neither true nor false")
-    if kind == "text":
+    if key.kind == "text":
         if not isinstance(given, str):
             raise ConfigError(f"{where}: {path}: {given!r} is no text")
         return given
-    if kind == "count":
+    if key.kind == "count":
         text = str(given).strip()
         if isinstance(given, bool | float) or not re.fullmatch("0*[1-9][0-9]{0,8}", text):
             raise ConfigError(f"{where}: {path}: {given!r} is no whole number of at least 1")
         return int(text)
     try:
-        value = parse_quantity(given, kind)
+        value = parse_quantity(given, key.kind)
     except ConfigError as error:
         raise ConfigError(f"{where}: {path}: {error}") from None
-    value = int(value) if kind == "bytes" else value
-    if value == 0 and path.rpartition(".")[2] in POSITIVE:
+    value = int(value) if key.kind == "bytes" else value
+    if value == 0 and key.positive:
         raise ConfigError(f"{where}: {path}: {given!r} must be above 0")
     return value

@@ -11,7 +11,19 @@ from typing import Any
 
 from lrcsim.base.documents import parse_toml, read_text
 from lrcsim.base.errors import ConfigError, did_you_mean
-from lrcsim.hardware.document import NONE, PARTS, SCHEMA, Entry, Flat, build, flatten, numbers, suggest_key
+from lrcsim.hardware.document import (
+    LINKS,
+    NONE,
+    PARTS,
+    Entry,
+    Flat,
+    build,
+    flatten,
+    key_of,
+    links_of,
+    numbers,
+    suggest_key,
+)  # fmt: skip
 from lrcsim.hardware.profile import HardwareProfile
 
 __all__ = ["component_names", "load_profile", "profile_names", "to_toml"]
@@ -53,12 +65,13 @@ def load_profile(spec: str | Path, overrides: Sequence[str] = ()) -> HardwarePro
         key, equals, value = (text.strip() for text in override.partition("="))
         if not equals or not value:
             raise ConfigError(f"override {override!r} is not understood: write KEY=VALUE, as pcie.bandwidth=25.6GB/s")
-        if key in PARTS:
+        links = links_of(flat)
+        if key in PARTS or key in links:
             flat = _without(flat, key) if value == NONE else _with_component(flat, value, f"override {override!r}", key)
-        elif key in SCHEMA:
+        elif key.rpartition(".")[0] in ("", *PARTS, *links) and key_of(key) is not None:
             flat = flat | {key: Entry(value, "set by the user")}
         else:
-            raise ConfigError(f"override {override!r}: {key} is no key of a profile{suggest_key(key)}")
+            raise ConfigError(f"override {override!r}: {key} is no key of a profile{suggest_key(key, links)}")
         where = f"hardware {spec} with {', '.join(overrides)}"
     return build(name, flat, where)
 
@@ -67,15 +80,17 @@ def to_toml(profile: HardwareProfile) -> str:
     """Write a profile as the TOML that `load_profile` reads back to the same numbers, with their sources."""
     lines = [f"description = {_quoted(profile.description)}", f"unified = {str(profile.unified).lower()}"]
     lines += [f"kv_shared = {str(profile.kv_shared).lower()}"]
-    table = ""
+    tables: dict[str, list[str]] = {"": lines}
     for path, text, source in numbers(profile):
         part, _, key = path.rpartition(".")
-        if part != table:
-            table = part
-            lines += ["", f"[{part}]"]
         value = text if text.isdecimal() else _quoted(text)
-        lines.append(f"{key} = {{ value = {value}, source = {_quoted(source)} }}" if source else f"{key} = {value}")
-    return "\n".join(lines) + "\n"
+        line = f"{key} = {{ value = {value}, source = {_quoted(source)} }}" if source else f"{key} = {value}"
+        tables.setdefault(part, ["", f"[{part}]"]).append(line)
+    path_names = [link.name for link in profile.links]
+    if path_names != [name for name in LINKS if name in path_names]:
+        for name in path_names:  # from storage to the device, behind the other parts
+            tables[name] = ["", "[[links]]", f"name = {_quoted(name)}", *tables.pop(name)[2:]]
+    return "\n".join(line for table in tables.values() for line in table) + "\n"
 
 
 def read_toml(name: str, text: str) -> HardwareProfile:
@@ -131,7 +146,10 @@ def _resolve(table: dict[str, Any], where: str) -> Flat:
         if isinstance(value, str):
             del table[part]
             flat = _without(flat, part) if value == NONE else _with_component(flat, value, f"{where}: {part}", part)
-    return flat | flatten(table, where)
+    own = flatten(table, where)
+    for link in links_of(flat) if "links" in own else ():  # [[links]] is the whole path
+        flat = flat if link in links_of(own) else _without(flat, link)
+    return flat | own
 
 
 def _with_component(flat: Flat, name: str, where: str, part: str | None = None) -> Flat:
@@ -141,11 +159,16 @@ def _with_component(flat: Flat, name: str, where: str, part: str | None = None) 
         hint = did_you_mean(name, allowed) or f"; there are {', '.join(allowed) or 'none'}"
         raise ConfigError(f"{where}: {name!r} is no component{f' for {part}' if part else ''}{hint}")
     owner, entries = components[name]
-    return _without(flat, owner) | entries
+    path = {"links": flat["links"]} if "links" in flat else {}
+    return _without(flat, owner) | path | entries
 
 
 def _without(flat: Flat, part: str) -> Flat:
-    return {path: entry for path, entry in flat.items() if not path.startswith(f"{part}.")}
+    """Take a part away; a link leaves the path."""
+    rest = {path: entry for path, entry in flat.items() if not path.startswith(f"{part}.")}
+    if "links" in flat:
+        rest["links"] = Entry(tuple(link for link in links_of(flat) if link != part), "")
+    return rest
 
 
 @cache

@@ -279,13 +279,10 @@ def replace_layers(trace: Any, sizes: Sequence[int]) -> Any:
 
 def _binding(name: str, own: HardwareProfile, joint: HardwareProfile) -> str:
     """Return a resource's name; ``flash`` for a link or CPU that flash makes slower by a fifth and more."""
-    if name == "nvme":
+    mine, shared = own.part(name), joint.part(name)
+    if mine in own.storage_links:
         return "flash"
-    for part in ("pcie", "cpu"):
-        mine, shared = getattr(own, part), getattr(joint, part)
-        if name == part and mine is not None and shared.bandwidth < 0.8 * mine.bandwidth:
-            return "flash"
-    return name
+    return "flash" if mine and shared and shared.bandwidth < 0.8 * mine.bandwidth else name
 
 
 def _holding(profile: HardwareProfile, memory: Memory) -> HardwareProfile:

@@ -18,7 +18,6 @@ with N binomial of k experts that miss independently, and M binomial of N. The e
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import comb
 
 import numpy as np
@@ -83,15 +82,16 @@ def chained(profile: HardwareProfile, top_k: int, misses: float, share: float) -
     Raises:
         ConfigError: it has no flash.
     """
-    if profile.nvme is None or profile.pcie is None:
+    link, below = profile.device_link, profile.storage_links
+    if link is None or not below:
         raise ConfigError(f"{profile.name} has no flash below a GPU's link")
-    link, cpu, flash = profile.pcie, profile.cpu, profile.nvme
-    late = link.latency + share * flash.latency
-    return replace(
-        profile,
-        pcie=replace(link, bandwidth=joint_rate(link.bandwidth, flash.bandwidth, top_k, misses, share), latency=late),
-        cpu=replace(cpu, bandwidth=joint_rate(cpu.bandwidth, flash.bandwidth, top_k, misses, share)),
-    )
+
+    def joint(second: float) -> float:
+        return joint_rate(second, min(flash.bandwidth for flash in below), top_k, misses, share)
+
+    late = link.latency + share * sum(flash.latency for flash in below)
+    slower = profile.with_part("cpu", bandwidth=joint(profile.cpu.bandwidth))
+    return slower.with_part(link.name, bandwidth=joint(link.bandwidth), latency=late)
 
 
 def _binomial(draws: int, count: int, chance: float) -> float:

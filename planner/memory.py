@@ -211,7 +211,7 @@ def memory_of(
         layer_experts=tuple(geometry.experts * size for size in sizes),
         slot=tuple(sizes),
         ram=int(profile.dram.memory) if own else 0,
-        flash=profile.nvme is not None,
+        flash=bool(profile.storage_links),
         spare=spare,
         engines=released(geometry, profile, dtype),
         resident=resident(geometry, profile, dtype),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from lrcsim.hardware import HardwareProfile
+from lrcsim.hardware import HardwareProfile, Link
 from lrcsim.planner.memory import Memory
 
 __all__ = ["LEAST_BEND", "STANDARD_GIB", "Upgrade", "knee_of", "marginal", "sizes_to_show", "to_gib", "upgrades"]
@@ -90,12 +90,10 @@ def upgrades(profile: HardwareProfile, memory: Memory) -> list[Upgrade]:
         if gib:
             grown = replace(profile, dram=replace(profile.dram, memory=gib * 2**30))
             found.append(Upgrade(f"{gib} GiB of main memory", grown))
-    if profile.pcie is not None and memory.fit != "gpu":
-        faster = replace(profile.pcie, bandwidth=2 * profile.pcie.bandwidth)
-        found.append(Upgrade("pcie twice as fast", replace(profile, pcie=faster)))
-    if profile.nvme is not None and memory.fit == "flash":
-        faster = replace(profile.nvme, bandwidth=2 * profile.nvme.bandwidth)
-        found.append(Upgrade("flash twice as fast", replace(profile, nvme=faster)))
+    if profile.device_link is not None and memory.fit != "gpu":
+        found.append(Upgrade(f"{profile.device_link.name} twice as fast", _faster(profile, [profile.device_link])))
+    if profile.storage_links and memory.fit == "flash":
+        found.append(Upgrade("flash twice as fast", _faster(profile, profile.storage_links)))
     if profile.gpu is None or (memory.ram and memory.fit != "gpu"):
         found.append(
             Upgrade(
@@ -113,6 +111,13 @@ def upgrades(profile: HardwareProfile, memory: Memory) -> list[Upgrade]:
         name = "memory twice as fast" if profile.unified else "GPU memory twice as fast"
         found.append(Upgrade(name, replace(profile, gpu=gpu, dram=faster_dram)))
     return found
+
+
+def _faster(profile: HardwareProfile, links: Iterable[Link]) -> HardwareProfile:
+    """Return the machine with links of twice the bandwidth."""
+    for link in links:
+        profile = profile.with_part(link.name, bandwidth=2 * link.bandwidth)
+    return profile
 
 
 def marginal(amounts: Sequence[int], speeds: Sequence[float]) -> list[float | None]:

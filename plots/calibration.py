@@ -11,7 +11,7 @@ from lrcsim.plots.curves import COLOURS
 from lrcsim.plots.figure import check_picture, write_figure
 
 if TYPE_CHECKING:
-    from lrcsim.calibration.from_run.calibration import Calibration
+    from lrcsim.calibration.from_run.calibrate import Calibration
 
 __all__ = ["picture_ending", "plot_calibration"]
 

@@ -12,7 +12,7 @@ from lrcsim.base.progress import Progress
 from lrcsim.policies import Policy
 from lrcsim.simulator.cache.future import Future
 from lrcsim.simulator.serving.steps import steps_of
-from lrcsim.simulator.setup.miss_actions import Decision, MissAction
+from lrcsim.simulator.setup.miss_actions import Load
 from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.traces.schedule import Schedule
@@ -123,7 +123,7 @@ def watch(run: Run, request: int | None = None, progress: Progress | None = None
     trace = run.trace
     together = "step" in trace.columns
     chosen = None if together else middling_request(trace.offsets) if request is None else request
-    residency = Residency(run, MissAction("load", lambda missed, *_: Decision(load=missed), share=1.0))
+    residency = Residency(run, Load())
     policy = residency.pools[0].policy
     schedule = Schedule(trace, run.prefill, weights="weights" in policy.needs | policy.wants)
     future = _future(schedule, run, residency, policy)

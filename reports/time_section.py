@@ -8,6 +8,7 @@ from lrcsim.base.text import human_bytes, percent, seconds
 from lrcsim.reports.blocks import Figure, Section, Table, View
 from lrcsim.reports.plots import COLOURS, MUTED, axis, layout
 from lrcsim.reports.verdict import SPENT, speed
+from lrcsim.simulator.setup.outcomes import NOT_CACHED
 
 __all__ = ["time_section"]
 
@@ -125,11 +126,11 @@ def _extras(run: dict[str, Any]) -> list[Table]:
         rows.append(("experts put out for them", f"{ahead['displaced']:,}", ""))
         rows.append(("of these missed when next used", f"{ahead['displaced_missed']:,}", ""))
         tables.append(Table("prefetches", ("", "bytes", "share"), rows))
-    kinds = ("on_cpu", "skipped", "substituted", "low_precision")
+    labels = [outcome.label for outcome in NOT_CACHED]
     rows = [
-        (kind.replace("_", " "), f"{missed[kind]:,}", percent(missed.get(f"{kind}_weight"), 2))
-        for kind in kinds
-        if missed[kind]
+        (label.replace("_", " "), f"{missed[label]:,}", percent(missed.get(f"{label}_weight"), 2))
+        for label in labels
+        if missed[label]
     ]
     if rows:
         tables.append(Table("misses not loaded whole", ("", "experts", "of the router weight"), rows))

@@ -9,6 +9,8 @@ from lrcsim.reports.blocks import KeyNumber
 
 __all__ = ["answer_of", "best_of", "numbers_of", "policys_share", "run_name", "token_shares"]
 
+NO_LINKS = ("gpu", "cpu", "cpu (missed experts)", "overhead")
+"""What may bind a run besides its links."""
 SPENT = {"compute": "computing", "stall": "waiting for experts", "overhead": "synchronisation and bookkeeping"}
 
 
@@ -143,7 +145,8 @@ def _binds(most: str, time: dict[str, Any]) -> str:
     if most == "stall":
         link = time.get("binds", {}).get("resource")
         busy = time.get("binds", {}).get("busy")
-        name = f" ({link} is busy {percent(busy, 0)} of the time)" if link in ("pcie", "nvme") else ""
+        known = isinstance(link, str) and link not in NO_LINKS
+        name = f" ({link} is busy {percent(busy, 0)} of the time)" if known else ""
         return f"Loading experts binds{name}: more hits, or loads that come ahead, make it faster."
     gain, resident = "", time.get("all_resident") or time.get("bounds", {}).get("compute_only")
     if resident is not None and resident["decode_ratio"] is not None:

@@ -28,7 +28,7 @@ class Counts:
         accesses: int64 [2, L], distinct experts looked up.
         misses: int64 [2, L].
         cold_misses: misses of experts not used before (since the cache was last emptied).
-        evictions: experts put out of the cache to make room.
+        evictions: experts evicted to make room.
         bypassed: loads that went through a staging buffer and never entered the cache.
         preloaded: int64 [L], experts a policy loaded of its own accord, not counted as misses.
         steps: int64 [2], forward passes with at least one recorded expert.

@@ -95,7 +95,7 @@ def result_of(
         ahead = "experts that the policy loads of its own accord count as hits" if tried.refills else ""
         if platform is not None and platform.prefetcher is not None:
             ahead = "prefetched experts count as hits"
-        elsewhere = platform is not None and platform.action.name != "load"
+        elsewhere = platform is not None and not platform.loads_all
         found = baselines.find(tried.bypass, progress, ahead=ahead, elsewhere=elsewhere)
     if timed is not None:
         timed.find_limits(baselines)

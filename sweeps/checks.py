@@ -53,7 +53,7 @@ def check_values(spec: Spec) -> None:
                 if single:
                     load_profile(located(machine, spec.folder), [f"{name}={value}"])
                 elif name == "miss":
-                    make_action(str(value), load_profile(located(machine, spec.folder)))
+                    make_action(located(value, spec.folder), load_profile(located(machine, spec.folder)))
                 elif name in CHECKS:
                     CHECKS[name](trace_path(value, spec.folder) if name in TRACES else located(value, spec.folder))
             except LrcsimError as error:

@@ -11,9 +11,11 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
+from lrcsim.hardware.document import LINKS
 from lrcsim.simulator import Result, resolve_capacity
 from lrcsim.simulator.cache.capacity import bytes_of
 from lrcsim.simulator.setup.options import Kind
+from lrcsim.simulator.setup.outcomes import LOSSY, NOT_CACHED, OTHER_MODEL
 from lrcsim.sweeps.options import as_text, options
 from lrcsim.sweeps.spec import Values
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
@@ -84,24 +86,17 @@ MEASURED = [
     Column("optimum_decode_tokens_per_s", "number", "more", "time.bounds.optimum.decode_tokens_per_s"),
     Column("compute_only_decode_tokens_per_s", "number", "more", "time.bounds.compute_only.decode_tokens_per_s"),
     Column("binds", "text", "", "time.binds.resource"),
-    *_link("pcie"),
-    *_link("nvme"),
+    *(column for link in reversed(LINKS) for column in _link(link)),
     *(
         Column(f"prefetch_{part}_bytes", "count", "more" if part == "useful" else "less", f"prefetch.{part}_bytes")
         for part in ("issued", "useful", "late", "wasted")
     ),
+    *(Column(f"missed_{one.label}", "count", "", f"missed.{one.label}") for one in NOT_CACHED),
+    *(Column(f"{one.label}_weight", "number", "less", f"missed.{one.label}_weight") for one in LOSSY),
     *(
-        Column(f"missed_{part}", "count", "", f"missed.{part}")
-        for part in ("on_cpu", "skipped", "substituted", "low_precision")
-    ),
-    *(
-        Column(f"{part}_weight", "number", "less", f"missed.{part}_weight")
-        for part in ("skipped", "substituted", "low_precision")
-    ),
-    *(
-        Column(f"{phase}_{part}_weight", "number", "less", f"missed.{phase}.{part}_weight")
+        Column(f"{phase}_{one.label}_weight", "number", "less", f"missed.{phase}.{one.label}_weight")
         for phase in ("prefill", "decode")
-        for part in ("skipped", "substituted")
+        for one in OTHER_MODEL
     ),
 ]
 """What is measured, in the order of the columns. Seconds, bytes, rates from 0 to 1; null where it is not known."""

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from lrcsim.base.errors import ConfigError, did_you_mean
-from lrcsim.hardware.document import PARTS, SCHEMA, suggest_key
+from lrcsim.hardware.document import PARTS, SCHEMA, key_of, suggest_key
 from lrcsim.simulator.setup.options import Declared, Kind, declared
 from lrcsim.traces.trace import BUNDLED
 
@@ -25,8 +25,11 @@ def options() -> dict[str, Declared]:
 
 
 def hardware_key(name: str) -> bool:
-    """Whether a name is a single value of a hardware profile (``pcie.bandwidth``) or a part of one (``nvme``)."""
-    return name not in options() and (name in SCHEMA or name in PARTS)
+    """Whether a name is a single value of a hardware profile (``pcie.bandwidth``) or a part of one (``nvme``).
+
+    A value of a link of any name may be one: whether the machine has that link, its profile says.
+    """
+    return name not in options() and (name in PARTS or key_of(name) is not None)
 
 
 def unknown_key(name: str, where: str) -> ConfigError:

@@ -46,17 +46,18 @@ def too_lossy(table: pa.Table) -> str | None:
     In all or in one phase, as `lrcsim run` warns of it. Their speed is hardly that of the model, so they should not win
     by it.
     """
+    from lrcsim.simulator.setup.outcomes import OTHER_MODEL
     from lrcsim.simulator.time.run_in_time import TOO_MUCH
 
-    weights = [f"{phase}{part}_weight" for phase in ("", "prefill_", "decode_") for part in ("skipped", "substituted")]
+    parts = [f"{outcome.label}_weight" for outcome in OTHER_MODEL]
+    weights = [f"{phase}{part}" for phase in ("", "prefill_", "decode_") for part in parts]
     rows = zip(*(table[name].to_pylist() for name in weights if name in table.column_names), strict=True)
     count = sum(any(weight is not None and weight > TOO_MUCH for weight in row) for row in rows)
     if not count:
         return None
     return (
         f"{count:,} of {len(table):,} runs leave out or replace more than a third of the router weight "
-        "(skipped_weight, substituted_weight), in all or in one phase: what they run is hardly the model that was "
-        "recorded"
+        f"({', '.join(parts)}), in all or in one phase: what they run is hardly the model that was recorded"
     )
 
 

@@ -110,7 +110,7 @@ def _table(value: object, where: str) -> Mapping[str, Any]:
 def _flat(table: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
     """Yield keys and values; ``pcie.bandwidth = ...`` without quotes is a table in a table to TOML."""
     for key, value in table.items():
-        if key in PARTS and isinstance(value, Mapping):
+        if isinstance(value, Mapping) and (key in PARTS or any(hardware_key(f"{key}.{name}") for name in value)):
             yield from _flat({f"{key}.{name}": inner for name, inner in value.items()}, where)
         elif key in options() or hardware_key(key):
             yield key, value

@@ -1,7 +1,7 @@
 """Mutants of a module: one small fault at a time, to see whether the tests that mirror the module notice.
 
-Run as a script, ``just mutants simulator/cache/pool.py``. What survives is dead code, a change without effect, or a gap in
-the tests. The checkout itself is never touched: each mutant stands in a temporary copy, which the tests import.
+Run as a script, ``just mutants simulator/cache/pool.py``. What survives is dead code, a change without effect, or a gap
+in the tests. The checkout itself is never touched: each mutant stands in a temporary copy, which the tests import.
 """
 
 from __future__ import annotations

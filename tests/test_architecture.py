@@ -104,7 +104,6 @@ def test_the_base_imports_nothing_of_ours() -> None:
     assert {node_of(module) for name, _, module in arrows() if node_of(name) == "base"} == {"base"}
 
 
-@pytest.mark.xfail(reason="two circles in traces/", strict=True)  # the mark goes when they do
 def test_no_modules_import_each_other_in_a_circle() -> None:
     graph: dict[str, set[str]] = {name: set() for name in modules()}
     for name, _, module in arrows():

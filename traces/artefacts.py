@@ -17,8 +17,6 @@ import numpy.typing as npt
 from lrcsim.traces.check import Problem
 from lrcsim.traces.layers import LayerTable
 
-__all__ = ["Artefacts"]
-
 Ids = npt.NDArray[np.signedinteger[Any]]
 Ints = npt.NDArray[np.int64]
 
@@ -39,12 +37,7 @@ ENOUGH = 64
 
 
 class Artefacts:
-    """Looks at the runs of a trace, in order, and says at the end what it noticed.
-
-    Args:
-        layers: the model's MoE layers.
-        offsets: int64 [requests + 1].
-    """
+    """Looks at the runs of a trace, given its layers and request offsets, in order; says at the end what it noticed."""
 
     def __init__(self, layers: LayerTable, offsets: npt.NDArray[np.int64]) -> None:
         self.layers, self.offsets = layers, offsets
@@ -56,12 +49,7 @@ class Artefacts:
         self.switches = 0
 
     def see(self, columns: Mapping[str, npt.NDArray[Any]], first_token: int) -> None:
-        """Look at a run of tokens that `check_tokens` found nothing wrong with.
-
-        Args:
-            columns: per-token arrays by name, ``experts`` among them.
-            first_token: index of the run's first token in the trace.
-        """
+        """Look at the columns of a run of tokens that `check_tokens` found nothing wrong with."""
         experts = columns["experts"]
         count = len(experts)
         starts = self.offsets[np.searchsorted(self.offsets, first_token) :]

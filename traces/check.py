@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.base.errors import TraceError
 from lrcsim.traces.layers import LayerTable
-
-__all__ = ["Problem", "check_file", "check_offsets", "check_shapes", "check_tokens", "examine_file"]
-
-MAX_PROBLEMS = 20
-"""How many places are described one by one; the rest is only counted."""
 
 COLUMN_KINDS = {
     "experts": "iu",
@@ -102,7 +95,8 @@ def check_tokens(
             value = columns[name][place[: columns[name].ndim]]
             if value.dtype == np.int16 and value < -1:  # an id as a file stores it
                 value = int(value) + 65_536
-            problems.append(Problem(_where(place, first_token, first_layer), describe.format(value=value), _n(bad)))
+            where, count = _where(place, first_token, first_layer), int(np.count_nonzero(bad))
+            problems.append(Problem(where, describe.format(value=value), count))
 
     def within(name: str, low: int, high: int, describe: str) -> None:
         data = columns.get(name)
@@ -161,10 +155,6 @@ def check_tokens(
     return problems
 
 
-def _n(bad: npt.NDArray[np.bool_]) -> int:
-    return int(np.count_nonzero(bad))
-
-
 def _where(place: tuple[int, ...], first_token: int, first_layer: int) -> str:
     return f"token {first_token + place[0]}" + (f", layer {first_layer + place[1]}" if len(place) > 1 else "")
 
@@ -201,13 +191,7 @@ def _repeated(experts: npt.NDArray[Any], first_token: int, first_layer: int) -> 
 def check_shapes(
     shapes: Mapping[str, tuple[int, ...]], layers: LayerTable, offsets: npt.NDArray[np.int64]
 ) -> list[Problem]:
-    """Find what is wrong with the columns' shapes and the request offsets, without looking at any data.
-
-    Args:
-        shapes: of each per-token column, tokens first.
-        layers: the model's MoE layers.
-        offsets: int64 [requests + 1].
-    """
+    """Find what is wrong with columns' shapes (tokens first) and with request offsets, without looking at any data."""
     given = shapes.get("experts")
     if given is None:
         return [Problem("the trace", "has no column 'experts'")]
@@ -239,61 +223,3 @@ def check_offsets(offsets: npt.NDArray[np.int64], num_tokens: int) -> list[Probl
         at = int(falls[0])
         problems.append(Problem(f"offsets[{at + 1}]", f"falls from {offsets[at]} to {offsets[at + 1]}", len(falls)))
     return problems
-
-
-def check_file(
-    path: str | Path, tokens_per_read: int = 16_384, progress: Callable[[int, int], None] | None = None
-) -> list[Problem]:
-    """Read a trace file from beginning to end, in bounded memory, and return every kind of fault found in it.
-
-    Args:
-        path: an lrcsim trace file.
-        tokens_per_read: tokens held in memory at a time.
-        progress: called with the tokens read and all tokens.
-
-    Returns:
-        An empty list when the trace is good.
-    """
-    return examine_file(path, tokens_per_read, progress)[0]
-
-
-def examine_file(
-    path: str | Path, tokens_per_read: int = 16_384, progress: Callable[[int, int], None] | None = None
-) -> tuple[list[Problem], list[Problem]]:
-    """Read a trace file as `check_file` does, and look for artefacts of recorders too.
-
-    Args:
-        path: an lrcsim trace file.
-        tokens_per_read: tokens held in memory at a time.
-        progress: called with the tokens read and all tokens.
-
-    Returns:
-        What is wrong, and what is worth a look in a trace that is not (`lrcsim.traces.artefacts`); nothing of the
-        second where there is any of the first.
-    """
-    from lrcsim.traces.artefacts import Artefacts
-    from lrcsim.traces.trace import RoutingTrace
-
-    try:
-        trace = RoutingTrace.open(path)
-    except TraceError as error:
-        said = str(error).removeprefix(f"{path}: ").removeprefix(f"{Path(path).resolve()}: ")
-        return [Problem(str(path), said)], []
-    with trace:
-        merged: dict[str, Problem] = {}
-        artefacts = Artefacts(trace.layers, trace.offsets)
-        for low in range(0, trace.num_tokens, tokens_per_read):
-            high = min(low + tokens_per_read, trace.num_tokens)
-            try:
-                columns = {name: trace.read_unchecked(name, low, high) for name in trace.columns}
-            except TraceError as error:
-                return [*merged.values(), Problem(f"tokens {low}..{high - 1}", str(error))], []
-            for problem in check_tokens(columns, trace.layers, low):
-                kind = problem.what.split(",")[0].translate(str.maketrans("", "", "0123456789.-"))
-                seen = merged.get(kind)
-                merged[kind] = Problem(seen.where, seen.what, seen.count + problem.count) if seen else problem
-            if not merged:
-                artefacts.see(columns, low)
-            if progress is not None:
-                progress(high, trace.num_tokens)
-    return list(merged.values())[:MAX_PROBLEMS], [] if merged else artefacts.warnings()

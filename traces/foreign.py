@@ -14,8 +14,6 @@ import numpy as np
 
 from lrcsim.base.errors import TraceError
 
-__all__ = ["count_in", "dataset_in", "group_in", "text_attribute"]
-
 FILTERS = {
     h5py.h5z.FILTER_DEFLATE: "gzip",
     h5py.h5z.FILTER_SHUFFLE: "shuffle",

@@ -10,8 +10,6 @@ import numpy.typing as npt
 
 from lrcsim.base.errors import TraceError
 
-__all__ = ["MAX_EXPERTS", "LayerTable"]
-
 MAX_EXPERTS = 65_535
 """Largest number of experts of one layer: ids are stored as uint16 and 65535 means "not recorded"."""
 

@@ -20,9 +20,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from lrcsim.base.documents import check_regular, unreadable
 from lrcsim.base.errors import TraceError
-
-__all__ = ["probe"]
+from lrcsim.traces.hdf5 import TraceFile, read_header
 
 CPU_SECONDS = 3.0
 """What a header may cost, however loaded the machine is; plus a second for every `BYTES_PER_SECOND` of the file."""
@@ -131,8 +131,6 @@ def probe(path: Path) -> None:
 
 def serve() -> None:
     """Answer for each path on standard input (hex, one a line) with JSON: null, or what is wrong with the file."""
-    from lrcsim.traces.hdf5 import read_header
-
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     for line in sys.stdin.buffer:
         path = Path(os.fsdecode(bytes.fromhex(line.decode())))
@@ -147,3 +145,39 @@ def serve() -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
         sys.stdout.buffer.write(json.dumps(wrong).encode() + b"\n")
         sys.stdout.buffer.flush()
+
+
+BUNDLED_FOLDER = Path(__file__).parent / "data"
+_known: set[tuple[int, ...]] = set()
+"""Files that this process wrote, or has looked at in a child: their identity and state (`_state`)."""
+
+
+def open_file(path: Path) -> TraceFile:
+    """Open a trace file and read its header only; one of unknown origin in a child process first.
+
+    Raises:
+        TraceError: as of `read_header`; or the file changed while it was opened.
+    """
+    try:
+        state = _state(path)
+        if path.parent != BUNDLED_FOLDER and state not in _known:
+            check_regular(path)
+            probe(path)
+            _known.add(state)
+    except (OSError, ValueError) as error:
+        raise error if isinstance(error, TraceError) else unreadable(path, error) from None
+    opened = read_header(path)
+    if _state(path) != state:
+        opened.close()
+        raise TraceError(f"{path}: was replaced or written to while it was opened")
+    return opened
+
+
+def remember(path: Path) -> None:
+    """Take a file for one that this process has written itself."""
+    _known.add(_state(path))
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    about = path.stat()
+    return (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns)

@@ -16,9 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError
-from lrcsim.traces import DECODE, PREFILL, RoutingTrace
-
-__all__ = ["Block", "Rows", "Schedule", "StepRun", "distinct_experts", "parse_prefill"]
+from lrcsim.traces.trace import DECODE, PREFILL, RoutingTrace
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import TraceError, did_you_mean
 from lrcsim.traces.check import check_offsets, check_shapes, check_tokens
+from lrcsim.traces.columns import STORED, Column, id_dtype, in_memory, mark_missing
+from lrcsim.traces.hdf5 import TraceFile
 from lrcsim.traces.layers import LayerTable
-
-__all__ = ["BUNDLED", "DECODE", "PREFILL", "RoutingTrace"]
+from lrcsim.traces.probe import BUNDLED_FOLDER, open_file
+from lrcsim.traces.writer import TraceWriter
 
 PREFILL = 0
 """Value of ``phase`` for a token of the prompt."""
@@ -24,17 +26,6 @@ DECODE = 1
 
 BUNDLED = {"bundled:generated": "generated.h5", "bundled:teacher-forced": "teacher_forced.h5"}
 """Traces that come with lrcsim, by the name to open them with; the first is the default."""
-
-
-class Column(Protocol):
-    """What a trace keeps per token: a numpy array, or something sliced like one (an HDF5 dataset)."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Tokens first."""
-
-    def __getitem__(self, key: slice | tuple[slice, slice], /) -> Any:
-        """Return tokens ``key`` as an array."""
 
 
 class RoutingTrace:
@@ -70,7 +61,7 @@ class RoutingTrace:
         model: str = "unknown",
         provenance: Mapping[str, Any] | None = None,
         path: Path | None = None,
-        file: Any = None,
+        file: TraceFile | None = None,
     ) -> None:
         for problem in check_shapes({name: column.shape for name, column in columns.items()}, layers, offsets):
             raise TraceError(f"{path}: {problem}" if path else str(problem))
@@ -82,7 +73,6 @@ class RoutingTrace:
         self.provenance: dict[str, Any] = dict(provenance or {})
         self.path = path
         self._file = file
-        self._opened_as: tuple[int, int] | None = None  # size and time of change of the file
         self._sha256: str | None = None
         self._loaded: dict[str, npt.NDArray[Any]] = {}
         self._checked: set[str] = set()  # columns in memory that were checked as a whole
@@ -147,32 +137,15 @@ class RoutingTrace:
                 f"the table of layers has {len(layers)} layers of up to top-{layers.top_k.max()}, "
                 f"experts has {num_layers} of top-{k}"
             )
-        # Signed 64-bit first: an id that does not fit the stored type must be reported, not wrapped.
-        columns: dict[str, npt.NDArray[Any]] = {"experts": ids.astype(np.int64)}
-        given: dict[str, tuple[npt.ArrayLike | None, type[np.integer[Any]] | None, tuple[int, ...], str]] = {
-            "weights": (weights, None, (tokens, num_layers, k), "f"),
-            "phase": (phase, np.uint8, (tokens,), "iub"),
-            "token_ids": (token_ids, np.int32, (tokens,), "iu"),
-            "residency": (residency, np.uint8, (tokens, num_layers, k), "iu"),
-            "stack": (stack, np.uint8, (tokens,), "iu"),
-            "logits": (logits, None, (tokens, num_layers, int(layers.num_experts.max())), "f"),
+        given = {
+            "weights": weights,
+            "phase": phase,
+            "token_ids": token_ids,
+            "residency": residency,
+            "stack": stack,
+            "logits": logits,
         }
-        for name, (value, dtype, shape, kinds) in given.items():
-            if value is not None:
-                columns[name] = _column(name, value, dtype, shape, kinds)
-        for distance, value in (predictions or {}).items():
-            array = np.asarray(value)
-            if array.ndim != 3 or array.shape[:2] != (tokens, num_layers) or array.dtype.kind not in "iu":
-                raise TraceError(
-                    f"predictions[{distance}] must be integers [{tokens}, {num_layers}, p], "
-                    f"given {array.dtype} {list(array.shape)}"
-                )
-            columns[f"predictions/{int(distance)}"] = array.astype(np.int64)
-        if "stack" not in columns and len(layers.stack_names) > 1:
-            raise TraceError(
-                f"the model has the stacks {', '.join(layers.stack_names)}: say for each token which (stack)"
-            )
-
+        columns = in_memory(ids, layers, given, predictions or {})
         bounds = np.array([0, tokens]) if offsets is None else np.asarray(offsets)
         if bounds.dtype.kind not in "iu":
             raise TraceError(f"offsets must be integers, given {bounds.dtype}")
@@ -201,16 +174,25 @@ class RoutingTrace:
         Raises:
             TraceError: there is no such file, or it is not a trace of a known version.
         """
-        from lrcsim.traces.hdf5 import open_trace
-
         name = next(iter(BUNDLED)) if path is None else str(path)
         if name.startswith("bundled:"):
             if name not in BUNDLED:
                 raise TraceError(
                     f"no trace {name!r} comes with lrcsim, there are {', '.join(BUNDLED)}" + did_you_mean(name, BUNDLED)
                 )
-            return open_trace(Path(__file__).parent / "data" / BUNDLED[name])
-        return open_trace(Path(name))
+            opened = open_file(BUNDLED_FOLDER / BUNDLED[name])
+        else:
+            opened = open_file(Path(name))
+        return cls(
+            opened.layers,
+            opened.columns,
+            opened.offsets,
+            domains=opened.domains,
+            model=opened.model,
+            provenance=opened.provenance,
+            path=opened.path,
+            file=opened,
+        )
 
     def save(self, path: str | Path, *, compression: str = "gzip") -> None:
         """Write the trace as an lrcsim HDF5 file. The file appears under its name only when it is complete.
@@ -222,8 +204,6 @@ class RoutingTrace:
         Raises:
             TraceError: the file cannot be written.
         """
-        from lrcsim.traces.hdf5 import TraceWriter
-
         with TraceWriter(
             path, self.layers, model=self.model, provenance=self.provenance, compression=compression
         ) as writer:
@@ -256,13 +236,7 @@ class RoutingTrace:
         return data.astype(STORED[name], copy=False) if name in STORED else data
 
     def read_unchecked(self, name: str, low: int, high: int, layer: int | None = None) -> npt.NDArray[Any]:
-        """Read tokens of one column as they stand there, for `check_file`; everybody else uses `read`.
-
-        Args:
-            name: of the column.
-            low: first token.
-            high: first token not read any more.
-            layer: index of the one layer to read; None: all.
+        """Read tokens ``low`` to ``high`` of column ``name``, or one ``layer`` of it, unchecked: for `check_file` only.
 
         Raises:
             TraceError: the file is damaged there.
@@ -387,12 +361,10 @@ class RoutingTrace:
         Raises:
             TraceError: the trace is from no open file, or the file has been written to since it was opened.
         """
-        from lrcsim.traces.hdf5 import sha256_of_open
-
         if self._sha256 is None:
             if self._file is None:
                 raise TraceError("the trace is from no open file, it has no SHA-256")
-            self._sha256 = sha256_of_open(self._file, self._opened_as)
+            self._sha256 = self._file.sha256()
         return self._sha256
 
     def close(self) -> None:
@@ -412,39 +384,3 @@ class RoutingTrace:
             f"<RoutingTrace {self.model}: {self.num_tokens:,} tokens, {self.num_requests:,} requests, "
             f"{self.num_layers} MoE layers x {self.num_experts} experts, top-{self.top_k}>"
         )
-
-
-STORED = {"phase": np.uint8, "stack": np.uint8, "residency": np.uint8, "token_ids": np.int32}
-"""Types in memory of the columns that a file may hold in any integer type."""
-
-
-def mark_missing(columns: Mapping[str, npt.NDArray[Any]], layers: LayerTable) -> npt.NDArray[np.bool_]:
-    """Mark the (token, layer, rank) positions, bool [n, L, K], that should hold an expert id and hold -1."""
-    experts = columns["experts"]
-    missing = (experts < 0) & (np.arange(experts.shape[2])[None, :] < layers.top_k[:, None])[None]
-    if "stack" in columns:
-        missing &= (columns["stack"][:, None] == layers.stack[None, :])[:, :, None]
-    return missing
-
-
-def id_dtype(layers: LayerTable) -> type[np.signedinteger[Any]]:
-    """Type of expert ids in memory: int16 unless a layer has more than 32,767 experts."""
-    return np.int16 if int(layers.num_experts.max()) <= 32_767 else np.int32
-
-
-def _column(
-    name: str, value: npt.ArrayLike, dtype: type[np.integer[Any]] | None, shape: tuple[int, ...], kinds: str
-) -> npt.NDArray[Any]:
-    array = np.asarray(value)
-    if array.shape != shape or array.dtype.kind not in kinds:
-        kind = "numbers" if "f" in kinds else "integers"
-        raise TraceError(f"{name} must be {kind} {list(shape)}, given {array.dtype} {list(array.shape)}")
-    if dtype is None:
-        return array.astype(np.float16 if array.dtype == np.float16 else np.float32)
-    if (
-        array.dtype.kind != "b"
-        and array.size
-        and (array.min() < np.iinfo(dtype).min or array.max() > np.iinfo(dtype).max)
-    ):
-        raise TraceError(f"{name} has values that do not fit {np.dtype(dtype)}: {array.min()} to {array.max()}")
-    return array.astype(dtype)

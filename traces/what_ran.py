@@ -21,8 +21,6 @@ import numpy.typing as npt
 
 from lrcsim.base.errors import TraceError
 
-__all__ = ["FARTHEST_START", "Ran", "Sent", "Tally", "laid", "lay_out", "phases", "settle"]
-
 FARTHEST_START = 1 << 20
 """Positions before the first row, at most: a number in a small file must not become a huge trace."""
 
@@ -170,11 +168,7 @@ def lay_out(
 
 
 def phases(ran: Ran) -> npt.NDArray[np.uint8] | None:
-    """Return uint8 [tokens], 0 prefill and 1 decode; None where the prompt's length is not known.
-
-    Args:
-        ran: as `settle` says.
-    """
+    """Return uint8 [tokens], 0 prefill and 1 decode; None where the prompt's length is not known."""
     if ran.prompt is None:
         return None
     return (np.arange(ran.tokens) >= ran.prompt).astype(np.uint8)
@@ -205,12 +199,7 @@ class Tally:
     unphased: int = 0
 
     def add(self, ran: Ran, told: bool = True) -> None:
-        """Count one request.
-
-        Args:
-            ran: as `settle` says.
-            told: whether the source says what was cached; else it is supposed, from what repeats.
-        """
+        """Count one request; ``told``: its source says what was cached, else it is supposed, from what repeats."""
         self.requests += 1
         self.prompt += ran.prompt or 0
         if told:

@@ -1,1 +1,1 @@
-"""A hardware profile from the times of a recorded run."""
+"""A machine fitted to the first tokens of a measured run, and how well it foretells the others."""

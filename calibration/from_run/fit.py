@@ -20,7 +20,7 @@ so some ten steps suffice.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.hardware import HardwareProfile
+from lrcsim.hardware.document import PARTS, schema
 
 __all__ = ["FITTABLE", "Fit", "Fitted", "Loss", "Predict", "fit_best", "fit_numbers", "number", "with_numbers"]
 
@@ -37,15 +38,15 @@ Loss = Literal["huber", "squares"]
 Predict = Callable[[HardwareProfile], Mapping[str, FloatArray]]
 """From a machine to what would be measured, float64 [steps] by column, in the unit of the measurement."""
 
-FITTABLE = (
-    *(f"gpu.{key}" for key in ("bandwidth", "compute", "overhead")),
-    *(f"cpu.{key}" for key in ("bandwidth", "compute", "overhead")),
-    "dram.bandwidth",
-    *(f"{link}.{key}" for link in ("pcie", "nvme") for key in ("bandwidth", "latency", "overhead")),
-    "layer_overhead",
-    "expert_overhead",
-)
-"""Paths of the numbers that can be fitted."""
+
+def fittable(links: Iterable[str] = ()) -> list[str]:
+    """Return the paths of the numbers that can be fitted, rates and times, with those of further links."""
+    paths = [path for path, key in schema([*PARTS, *links]).items() if key.kind in ("bytes/s", "FLOP/s", "seconds")]
+    return sorted(paths, key=lambda path: "." not in path)  # those of no part last
+
+
+FITTABLE = fittable()
+"""Of machines with the usual links."""
 
 MOST = 3  # numbers fitted at once
 PRIOR = math.log(4)
@@ -108,13 +109,13 @@ def number(profile: HardwareProfile, path: str) -> float:
     Raises:
         ConfigError: it is none that can be fitted, or the profile does not have its part.
     """
-    if path not in FITTABLE:
-        raise ConfigError(f"{path!r} cannot be fitted, use {', '.join(FITTABLE)}{did_you_mean(path, FITTABLE)}")
-    part, _, key = path.rpartition(".")
-    owner: Any = getattr(profile, part) if part else profile
-    if owner is None:
-        raise ConfigError(f"{path!r} cannot be fitted: hardware {profile.name} has no {part}")
-    return float(getattr(owner, key))
+    known = fittable(link.name for link in profile.links)
+    if path not in known:
+        raise ConfigError(f"{path!r} cannot be fitted, use {', '.join(known)}{did_you_mean(path, known)}")
+    value = profile.at(path)
+    if value is None:
+        raise ConfigError(f"{path!r} cannot be fitted: hardware {profile.name} has no {path.partition('.')[0]}")
+    return float(value)
 
 
 def with_numbers(profile: HardwareProfile, numbers: Mapping[str, float]) -> HardwareProfile:
@@ -122,7 +123,7 @@ def with_numbers(profile: HardwareProfile, numbers: Mapping[str, float]) -> Hard
     for path, value in numbers.items():
         part, _, key = path.rpartition(".")
         change: dict[str, Any] = {key: value}
-        profile = replace(profile, **({part: replace(getattr(profile, part), **change)} if part else change))
+        profile = profile.with_part(part, **change) if part else replace(profile, **change)
     return profile
 
 

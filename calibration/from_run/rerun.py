@@ -18,9 +18,10 @@ from lrcsim.models import Geometry, check_trace, dtype_names, expert_bytes, stor
 from lrcsim.policies import PolicySpec, make_policy
 from lrcsim.simulator.cache.capacity import CacheSize, Scope
 from lrcsim.simulator.cache.future import Future
-from lrcsim.simulator.serving.steps import Step, StepSize, Work, steps_of
+from lrcsim.simulator.serving.steps import LayerStep, Step, StepSize, steps_of
 from lrcsim.simulator.setup.costs import RooflineCosts
-from lrcsim.simulator.setup.miss_actions import Decision, MissAction
+from lrcsim.simulator.setup.miss_actions import Load
+from lrcsim.simulator.setup.outcomes import Outcome
 from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.engine import Engine
 from lrcsim.simulator.time.residency import Lookup, Residency
@@ -30,7 +31,6 @@ from lrcsim.traces.schedule import Schedule
 __all__ = ["Rerun", "StepTimes", "matching_dtype"]
 
 FloatArray = npt.NDArray[np.float64]
-LOAD = MissAction("load", lambda missed, *_: Decision(load=missed))
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Rerun:
         tried = make_policy(policy)
         schedule = Schedule(trace, run.prefill, weights="weights" in tried.needs | tried.wants)
         future = Future(schedule, run.access, run.warm) if "future" in tried.needs else None
-        self._residency = residency = Residency(run, LOAD)
+        self._residency = residency = Residency(run, Load())
         if future is not None:
             for pool in residency.pools:
                 pool.view.upcoming = future.of_pool(pool.view.layers)
@@ -120,7 +120,7 @@ class Rerun:
                 self._lookups.append(found)
         if not self._steps:
             raise ConfigError("the trace has no decoded token: calibrating compares decode steps")
-        loads = [[lookup.decision.load for lookup in found] for found in self._lookups]
+        loads = [[lookup.decision.get(Outcome.LOADED, []) for lookup in found] for found in self._lookups]
         self.steps = len(self._steps)
         self.misses = np.array([sum(map(len, step)) for step in loads], np.int64)
         stride = trace.num_experts
@@ -149,7 +149,7 @@ class Rerun:
         Raises:
             ConfigError: the machine has no link over which experts could come.
         """
-        if profile.pcie is None and profile.nvme is None:
+        if not profile.links:
             raise ConfigError(f"hardware {profile.name} has neither pcie nor nvme: experts that miss come over one")
         plain = self._run(profile, steps, overlap, None)
         return plain if compute is None else self._run(profile, steps, overlap, compute / plain.compute)
@@ -191,7 +191,7 @@ class _Recorded(Residency):
     def begin(self, step: Step) -> bool:
         return False
 
-    def look_up(self, step: Step, work: Work) -> Lookup:
+    def look_up(self, step: Step, work: LayerStep) -> Lookup:
         return next(self._found)
 
 

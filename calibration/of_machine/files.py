@@ -7,7 +7,6 @@ import mmap
 import os
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from types import TracebackType
 import numpy as np
 
 from lrcsim.base.errors import ConfigError
-from lrcsim.calibration.of_machine.timing import Timing, repeat
+from lrcsim.calibration.of_machine.timing import Timing, at_once, repeat
 
 __all__ = ["ALIGNMENT", "UncachedFile", "aligned_buffers", "file_system", "read_lanes", "read_sizes", "scratch_file"]
 
@@ -202,20 +201,12 @@ def read_lanes(
     for count in lanes:
         buffers = aligned_buffers(max(SPREAD // size, count), size)
 
-        def round_of_reads(number: int, count: int = count, buffers: list[memoryview] = buffers) -> None:
-            def work(lane: int) -> None:
-                for i in range(each):
-                    turn = (number * each + i) * count + lane
-                    file.read(places[turn % len(places)] * size, buffers[turn % len(buffers)])
+        def work(number: int, lane: int, count: int = count, buffers: list[memoryview] = buffers) -> None:
+            for i in range(each):
+                turn = (number * each + i) * count + lane
+                file.read(places[turn % len(places)] * size, buffers[turn % len(buffers)])
 
-            threads = [threading.Thread(target=work, args=(lane,)) for lane in range(count)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-
-        timing = repeat(size, round_of_reads, repetitions)
-        found[count] = Timing(size, tuple(seconds / (each * count) for seconds in timing.seconds))
+        found[count] = at_once(size, count, each, work, repetitions)
         done()
     return found
 

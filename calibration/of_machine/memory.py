@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.calibration.of_machine.timing import Timing, repeat
+from lrcsim.calibration.of_machine.timing import Timing, at_once, repeat
 
 __all__ = ["copy_sizes", "copy_together"]
+
+EACH = 4
+"""Copies of each thread in a row."""
 
 
 def copy_sizes(sizes: Sequence[int], repetitions: int, done: Callable[[], None]) -> list[Timing]:
@@ -38,17 +40,7 @@ def copy_together(size: int, threads: int, repetitions: int) -> Timing:
         Seconds per ``size`` bytes copied by whichever thread: ``Timing.rate`` is what all copy together.
     """
     pairs = [(np.ones(size, np.uint8), np.zeros(size, np.uint8)) for _ in range(threads)]
-    each = 4
-
-    def round_of_copies(_: int) -> None:
-        started = [threading.Thread(target=_copy, args=(*pair, 0, each)) for pair in pairs]
-        for thread in started:
-            thread.start()
-        for thread in started:
-            thread.join()
-
-    timing = repeat(size, round_of_copies, repetitions)
-    return Timing(size, tuple(seconds / (each * threads) for seconds in timing.seconds))
+    return at_once(size, threads, EACH, lambda _, thread: _copy(*pairs[thread], 0, EACH), repetitions)
 
 
 def _copy(source: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8], _: int, times: int = 1) -> None:

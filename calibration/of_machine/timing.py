@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Line", "Timing", "fit_line", "repeat"]
+__all__ = ["Line", "Timing", "at_once", "fit_line", "repeat"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,31 @@ def repeat(
             call += 1
         seconds.append((time.perf_counter() - start) / inner)
     return Timing(size, tuple(seconds))
+
+
+def at_once(size: int, threads: int, each: int, work: Callable[[int, int], None], repetitions: int) -> Timing:
+    """Time several threads that each do something ``each`` times, all at once.
+
+    Args:
+        size: bytes that one call of one thread moves.
+        threads: how many.
+        each: calls of each in a row, begun together.
+        work: called with the number of the round and of the thread, does it ``each`` times.
+        repetitions: see `repeat`.
+
+    Returns:
+        Seconds per ``size`` bytes moved by whichever thread: ``Timing.rate`` is what all move together.
+    """
+
+    def round_of(number: int) -> None:
+        started = [threading.Thread(target=work, args=(number, thread)) for thread in range(threads)]
+        for thread in started:
+            thread.start()
+        for thread in started:
+            thread.join()
+
+    timing = repeat(size, round_of, repetitions)
+    return Timing(size, tuple(seconds / (each * threads) for seconds in timing.seconds))
 
 
 def fit_line(sizes: Sequence[float], seconds: Sequence[float]) -> Line:

@@ -18,9 +18,6 @@ for another one: `lrcsim models NAME --dtype q4_k_m`. Any `config.json` of the k
 """
 
 
-PARTS = ("cpu", "dram", "pcie", "nvme")
-
-
 def _numbers(profile: Any, part: str = "") -> list[str]:
     from lrcsim.hardware.document import numbers
 
@@ -29,16 +26,28 @@ def _numbers(profile: Any, part: str = "") -> list[str]:
     return [*rows, ""]
 
 
+def _keys() -> list[str]:
+    """Return what a profile's document may say, from the fields of its parts."""
+    from lrcsim.hardware.document import SCHEMA
+
+    rows = ["| key | unit | |", "|---|---|---|"]
+    for path, key in SCHEMA.items():
+        bounds = ["above 0"] * key.positive + ["may be left out"] * key.optional
+        rows.append(f"| `{path}` | {key.kind} | {'; '.join([key.meaning, *bounds])} |")
+    return [*rows, ""]
+
+
 def profiles() -> str:
     """Return the page of hardware profiles."""
     from lrcsim.hardware import component_names, load_profile, profile_names
+    from lrcsim.hardware.document import PARTS
 
     parts = [PROFILES]
     for name in profile_names():
         profile = load_profile(name)
         shared = " GPU and CPU share the DRAM." if profile.unified else ""
         parts += [f"## {name}\n", f"{profile.description}.{shared}\n", *_numbers(profile)]
-    parts.append("## Components\n")
+    parts += ["## Keys\n", *_keys(), "## Components\n"]
     for part in PARTS:
         for name in component_names(part):
             parts += [f"### {name}\n", *_numbers(load_profile(f"rtx-4090+{name}"), f"{part}.")]

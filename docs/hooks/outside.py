@@ -28,7 +28,8 @@ LINK = re.compile(r"(?P<text>!?\[(?:[^\[\]]|\[[^\]]*\])*\])\((?P<target>[^)\s]+)
 def experiments() -> dict[str, str]:
     """Return the experiments' pages and pictures, by path in the repository; the values are paths on the site."""
     found = {}
-    for path in sorted((ROOT / "experiments").glob("*/*")):
+    folder = ROOT / "experiments"
+    for path in sorted([*folder.glob("*/*"), *folder.glob("validation/*/*")]):
         name = path.relative_to(ROOT).as_posix()
         if path.name == "README.md":
             found[name] = f"experiments/{path.parent.name}.md"

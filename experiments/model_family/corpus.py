@@ -13,8 +13,6 @@ from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
 from lrcsim.experiments.model_family import text
 
-__all__ = ["Corpus"]
-
 Tokens = npt.NDArray[np.uint16]
 
 PROMPT_TOKENS = (32, 128)

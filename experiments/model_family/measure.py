@@ -14,17 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError
-from lrcsim.simulator import expert_measures, hit_rate_curve, sch, srp
+from lrcsim.experiments.paper.curves import RequestCurves, request_curves
+from lrcsim.experiments.paper.inputs import requests_of
+from lrcsim.simulator import expert_measures, srp
 from lrcsim.simulator.metrics.bootstrap import basic_interval, resamples
 from lrcsim.simulator.metrics.specialisation import domain_specialisation, vocabulary_specialisation
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["MEASURES", "Measured", "difference", "measure", "resampled"]
-
 Floats = npt.NDArray[np.float64]
 
 SEGMENT = 16
-CACHE = "2x"
+CACHE = 2.0  # times the active experts
 DRAWS = 200
 SEED = 0
 CONFIDENCE = 0.95
@@ -42,6 +42,22 @@ MEASURES = {
 all layers, its rule of access, every request cold. ``lru`` and ``optimum``: a cache per layer, co-resident batches,
 every request cold. ``vocabulary`` is by the routed token."""
 
+RATES: dict[str, tuple[str, Any, str]] = {
+    "sch": (f"sch-lookahead:{SEGMENT}", "model", "paper"),
+    "lru_paper": ("lru", "model", "paper"),
+    "lru": ("lru", "layer", "coresident"),
+    "optimum": ("belady", "layer", "coresident"),
+}
+"""Policy, scope and rule of access of the measures that are hit rates."""
+
+SPECIALISATIONS: dict[str, tuple[str, Callable[[RoutingTrace], Floats]]] = {
+    "domain": ("domain", lambda trace: domain_specialisation(trace, SEGMENT)),
+    "vocabulary": ("vocabulary_in", vocabulary_specialisation),
+}
+"""What `ExpertMeasures` calls the others, and how a resample is measured, float64 [L, E]."""
+
+SIZES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -51,35 +67,32 @@ class Measured:
         value: by measure; None where the trace does not allow it.
         drawn: float64 [draws] by measure.
         correlation: Pearson's, over experts, of SRP with a specialisation, by measure.
-        knee: relative cache size of LRU's knee (see `Curve.knee`), cache per layer.
-        curve: LRU's and the optimum's hit rate at relative sizes 0.5 to 4, cache per layer.
+        curves: of the measures that are hit rates.
     """
 
     value: dict[str, float | None]
     drawn: dict[str, Floats]
     correlation: dict[str, float | None]
-    knee: float
-    curve: dict[str, list[float]]
+    curves: dict[str, RequestCurves]
 
     def interval(self, name: str) -> tuple[float, float] | None:
         """Return the 95 % interval of a measure."""
         value = self.value[name]
         return None if value is None else basic_interval(value, self.drawn[name], CONFIDENCE)
 
+    @property
+    def knee(self) -> float:
+        """Relative cache size of LRU's knee: farthest above the line to the last size, cache per layer."""
+        lru = self.curves["lru"]
+        sizes = np.arange(1, lru.hits.shape[1]) / lru.active
+        rates = lru.rate(sizes)
+        return float(sizes[np.argmax(rates - rates[-1] * sizes / sizes[-1])])
 
-def resampled(trace: RoutingTrace, times: npt.NDArray[np.integer[Any]]) -> RoutingTrace:
-    """Return the trace in which request i occurs ``times[i]`` times (int [requests])."""
-    order = np.repeat(np.arange(trace.num_requests), times)
-    rows = np.concatenate([np.arange(trace.offsets[i], trace.offsets[i + 1]) for i in order])
-    lengths = np.diff(trace.offsets)[order]
-    ids, domains = trace.token_ids, trace.domains
-    return RoutingTrace(
-        trace.layers,
-        {"experts": trace.experts[rows]} | ({} if ids is None else {"token_ids": ids[rows]}),
-        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        domains=None if domains is None else [domains[i] for i in order],
-        model=trace.model,
-    )
+    @property
+    def curve(self) -> dict[str, list[float]]:
+        """LRU's and the optimum's hit rate at relative sizes 0.5 to 4, cache per layer."""
+        lru, optimum = (self.curves[name].rate(np.array(SIZES)).tolist() for name in ("lru", "optimum"))
+        return {"relative": list(SIZES), "lru": lru, "belady": optimum}
 
 
 def measure(trace: RoutingTrace, progress: Callable[[int, int], None] | None = None) -> Measured:
@@ -94,80 +107,39 @@ def measure(trace: RoutingTrace, progress: Callable[[int, int], None] | None = N
     """
     if trace.num_requests < 2:
         raise ConfigError("the trace has one request, intervals need several")
-    draws = resamples(trace.num_requests, DRAWS, SEED)
-    alone = [resampled(trace, np.eye(trace.num_requests, dtype=np.int64)[i]) for i in range(trace.num_requests)]
-    value: dict[str, float | None] = {}
-    drawn: dict[str, Floats] = {}
-
-    def of_requests(name: str, rate: Callable[[RoutingTrace], float]) -> None:
-        """Measure request by request: a rate over accesses, every request from a cold cache."""
-        rates = np.array([rate(request) for request in alone])
-        weights = np.array([np.count_nonzero(request.experts >= 0) for request in alone], float)
-        value[name] = float(rates @ weights / weights.sum())
-        drawn[name] = (draws @ (rates * weights)) / (draws @ weights)
-
-    def of_trace(name: str, number: Callable[[RoutingTrace], float]) -> None:
-        """Measure the trace as a whole, and every resample of it."""
-        try:
-            value[name] = number(trace)
-        except ConfigError:
-            value[name] = None
-            return
-        drawn[name] = np.array([_or_nan(number, resampled(trace, times)) for times in draws])
-
-    def of_srp() -> None:
-        """Measure SRP; its own bootstrap makes the same resamples, without running through the trace for each."""
-        found = srp(trace, SEGMENT, bootstrap=DRAWS, seed=SEED)
-        assert found.draws is not None  # there are several requests
-        value["srp"], drawn["srp"] = found.value, found.draws
-
-    def at(policy: str, scope: str, access: str) -> Callable[[RoutingTrace], float]:
-        def rate(request: RoutingTrace) -> float:
-            slots = 2 * int(request.layers.top_k.sum() if scope == "model" else request.layers.top_k.max())
-            found = hit_rate_curve(request, policy, scope=scope, access=access, capacities=[slots])  # type: ignore[arg-type]
-            return float(found.hit_rate[0])
-
-        return rate
-
-    steps: list[Callable[[], None]] = [
-        of_srp,
-        lambda: of_requests("sch", lambda part: sch(part, SEGMENT, CACHE, definition="lookahead", scope="model").value),
-        lambda: of_requests("lru_paper", at("lru", "model", "paper")),
-        lambda: of_requests("lru", at("lru", "layer", "coresident")),
-        lambda: of_requests("optimum", at("belady", "layer", "coresident")),
-        lambda: of_trace("domain", lambda part: _mean(domain_specialisation(part, SEGMENT))),
-        lambda: of_trace("vocabulary", lambda part: _mean(vocabulary_specialisation(part))),
-    ]
-    for done, step in enumerate(steps, start=1):
-        step()
-        if progress is not None:
-            progress(done, len(steps))
+    whole = srp(trace, SEGMENT, bootstrap=DRAWS, seed=SEED)
+    assert whole.draws is not None  # there are several requests
+    found = Measured({"srp": whole.value}, {"srp": whole.draws}, {}, {})
     experts = expert_measures(trace, SEGMENT)
-    correlation = {
-        name: experts.correlation(key)
-        for name, key in (("domain", "domain"), ("vocabulary", "vocabulary_in"))
-        if key in experts.present()
-    }
-    curves = {name: hit_rate_curve(trace, name, warm=False) for name in ("lru", "belady")}
-    sizes = [0.5, 1.0, 1.5, 2.0, 3.0, 4.0]
-    lru = curves["lru"]
-    curve = {"relative": sizes} | {
-        name: [float(np.interp(size, found.relative, found.hit_rate)) for size in sizes]
-        for name, found in curves.items()
-    }
-    return Measured(value, drawn, correlation, float(lru.relative[lru.knee]), curve)
+    columns = [name for name in ("experts", "token_ids") if name in trace.columns]
+    drawn = [np.repeat(np.arange(trace.num_requests), times) for times in resamples(trace.num_requests, DRAWS, SEED)]
+    for done, name in enumerate(MEASURES, start=1):
+        if name in RATES:
+            policy, scope, access = RATES[name]
+            found.curves[name] = curve = request_curves(trace, policy, scope, access=access)
+            found.value[name] = float(curve.rate(np.array([CACHE]))[0])
+            found.drawn[name] = curve.drawn(np.array([CACHE]), DRAWS, SEED)[:, 0]
+        elif name in SPECIALISATIONS:
+            key, of_experts = SPECIALISATIONS[name]
+            known = key in experts.present()
+            found.value[name] = experts.mean(key) if known else None
+            if known:
+                found.correlation[name] = experts.correlation(key)
+                found.drawn[name] = np.array([_mean(of_experts, requests_of(trace, which, columns)) for which in drawn])
+        if progress is not None:
+            progress(done, len(MEASURES))
+    return found
 
 
-def _or_nan(number: Callable[[RoutingTrace], float], part: RoutingTrace) -> float:
-    """Measure a resample; NaN, which intervals leave out, where it lacks what the measure needs (a second domain)."""
+def _mean(of_experts: Callable[[RoutingTrace], Floats], part: RoutingTrace) -> float:
+    """Return the mean over the experts that have a value; NaN, which intervals leave out, where none has.
+
+    A resample may lack what a measure needs: a second domain.
+    """
     try:
-        return number(part)
+        values = of_experts(part)
     except ConfigError:
         return float("nan")
-
-
-def _mean(values: Floats) -> float:
-    """Return the mean over the experts that have a value; NaN where none has."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else float("nan")
 

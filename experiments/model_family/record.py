@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +14,6 @@ from lrcsim.recorder import Settings, record
 from lrcsim.recorder.model import load
 from lrcsim.recorder.prompts import Prompt
 from lrcsim.traces import RoutingTrace
-
-__all__ = ["BUNDLED", "SHIPPED", "Plan", "record_variant", "trace_name"]
 
 ABOUT = (
     "a small Mixture-of-Experts model trained from scratch on free text, weights rounded to bf16; "
@@ -122,6 +119,4 @@ def _finish(raw: Path, path: Path, plan: Plan, provenance: dict[str, Any]) -> No
             model=trace.model,
             provenance={**trace.provenance, **provenance},
         )
-        partial = path.with_name(path.name + ".partial.tmp")
-        slim.save(partial)
-        os.replace(partial, path)
+        slim.save(path)

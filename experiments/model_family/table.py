@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.base.files import replacing
+from lrcsim.cli.output import write_json
 from lrcsim.experiments.model_family.measure import DRAWS, MEASURES, Measured, difference, measure
 from lrcsim.experiments.model_family.variants import VARIANTS
+from lrcsim.experiments.paper.intervals import around_zero, srp_floor, within_seeds
 from lrcsim.experiments.paper.published import published
-from lrcsim.experiments.paper.sections_models import SEED_MARGIN, srp_floor
+from lrcsim.experiments.tables import Table
 from lrcsim.traces import RoutingTrace
-
-__all__ = ["Row", "verdict", "write_table"]
 
 SUFFIX = ".teacher_forced.h5"
 BASELINE = ("baseline", 0)
+STATED = ("srp", "sch", "lru")
+"""Measures that the findings on shared experts and dense layers are stated by."""
+LESS_CONSISTENT = {
+    "share1": "Shared experts make routing less consistent",
+    "share2": "Shared experts make routing less consistent (two)",
+    "sparse2": "Dense layers between the MoE layers make routing less consistent",
+    "skip1": "A dense first layer makes routing less consistent",
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,14 @@ class Row:
         """Mean validation loss over the domains, nats per token."""
         losses: list[float] = list(self.training["validation_loss"].values())
         return sum(losses) / len(losses)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        found = self.measured
+        measures = {name: {"value": value, "interval": found.interval(name)} for name, value in found.value.items()}
+        about = {"variant": self.variant, "seed": self.seed, "final_loss": round(self.loss, 4), "measures": measures}
+        about |= {"correlation_with_srp": found.correlation, "lru_knee": found.knee, "curve": found.curve}
+        return about | {"training": self.training}
 
 
 def read_rows(traces: Path, progress: Callable[[int, int], None] | None = None) -> list[Row]:
@@ -79,10 +95,10 @@ def verdict(found: tuple[float, float, float], sign: int, noise: float | None) -
         ``"seen"`` or ``"the opposite is seen"``: the interval leaves 0 out and the difference is more than twice the
         noise; ``"within the noise of seeds"``, ``"undecided"`` (the interval holds 0).
     """
-    value, low, high = found
-    if low <= 0 <= high:
+    value, *ends = found
+    if around_zero((ends[0], ends[1])):
         return "undecided: the interval holds 0"
-    if noise is not None and abs(value) <= SEED_MARGIN * noise:
+    if noise is not None and within_seeds(value, noise):
         return "undecided: no more than twice what two seeds differ by"
     certain = "" if noise is not None else " (in one seed each)"
     return ("seen" if value * sign > 0 else "the opposite is seen") + certain
@@ -105,8 +121,7 @@ def write_table(traces: Path, out: Path, progress: Callable[[int, int], None] | 
         ConfigError: the folder has no trace of the baseline.
     """
     rows = read_rows(traces, progress)
-    with replacing(out / "results.json") as partial:
-        partial.write_text(json.dumps([_as_json(row) for row in rows], indent=2) + "\n", encoding="utf-8")
+    write_json(str(out / "results.json"), [row.to_dict() for row in rows])
     with replacing(out / "results.md") as partial:
         partial.write_text(markdown(rows), encoding="utf-8")
 
@@ -114,173 +129,115 @@ def write_table(traces: Path, out: Path, progress: Callable[[int, int], None] | 
 def markdown(rows: list[Row]) -> str:
     """Say it all as Markdown."""
     first = next(row for row in rows if (row.variant, row.seed) == BASELINE)
-    scale = first.training["scale"]
+    training, scale = first.training, first.training["scale"]
     absent = [name for name in VARIANTS if name not in {row.variant for row in rows}]
-    parts = [
-        "# The family, measured",
-        "",
-        "Written by `python -m lrcsim.experiments.model_family --only table`; do not edit.",
-        "",
-        f"Trained on {first.training['device']} in {scale['dtype']}: "
-        f"{first.training['training_tokens'] / 1e6:.1f} million tokens each, {scale['steps']} steps, "
-        f"{first.training['parameters'] / 1e6:.1f} million parameters (baseline). "
-        + (f"Not trained this time: {', '.join(absent)}." if absent else "All variants."),
-        "",
-        "Teacher-forced samples of held-out text, the same for all. In brackets 95 % intervals (basic bootstrap over "
-        f"requests, {DRAWS} draws; they say nothing of how another seed would come out; vocabulary "
-        "specialisation grows when requests are repeated, so its interval lies low). SCH (look-ahead) and the first "
-        "LRU: the paper's rule, one pool for all layers. The second LRU and the optimum: one cache per layer, "
-        "co-resident batches, every request cold.",
-        "",
-        *_table(rows),
-        "",
-        "## Beside the paper's toy models",
-        "",
-        "1.43 billion parameters, 42 billion tokens (arXiv 2505.16056; where each number is from stands in "
-        "[experiments/paper](../paper/README.md)). Differences are to the baseline of the same study.",
-        "",
-        *_beside_paper(rows, first),
-        "",
-        "## The paper's findings",
-        "",
-        *_findings(rows, first),
-    ]
-    return "\n".join(parts) + "\n"
+    text = resources.files("lrcsim.experiments.model_family").joinpath("report.txt").read_text("utf-8")
+    return text.format(
+        device=training["device"],
+        dtype=scale["dtype"],
+        steps=scale["steps"],
+        tokens=training["training_tokens"] / 1e6,
+        parameters=training["parameters"] / 1e6,
+        absent=f"Not trained this time: {', '.join(absent)}." if absent else "All variants.",
+        draws=DRAWS,
+        table="\n".join(Table("family", "", [_cells(row) for row in rows]).lines()),
+        beside_paper="\n".join(Table("beside_paper", "", list(_beside_paper(rows, first))).lines()),
+        findings="\n".join(_findings(rows, first)),
+    )
 
 
-def _number(measured: Measured, name: str) -> str:
-    value, interval = measured.value[name], measured.interval(name)
-    if value is None or interval is None:
-        return "-"
-    return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+def _with_ends(found: tuple[float, float, float], form: str = ".3f") -> str:
+    value, low, high = found
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
-def _table(rows: list[Row]) -> list[str]:
-    heads = ["variant", "final loss", *MEASURES.values()]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for row in rows:
-        cells = [row.label, f"{row.loss:.3f}", *(_number(row.measured, name) for name in MEASURES)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+def _cells(row: Row) -> dict[str, str]:
+    cells = {"variant": row.label, "final loss": f"{row.loss:.3f}"}
+    for name, title in MEASURES.items():
+        value, interval = row.measured.value[name], row.measured.interval(name)
+        cells[title] = "-" if value is None or interval is None else _with_ends((value, *interval))
+    return cells
 
 
-def _beside_paper(rows: list[Row], first: Row) -> list[str]:
+def _beside_paper(rows: list[Row], first: Row) -> Iterable[dict[str, str]]:
     """Each measure that the paper has for its toy models: value here, there, and the differences to the baselines."""
-    toy = published().toy
-
-    def of_paper(name: str) -> dict[str, float]:
-        entry = toy[name]
-        return {
-            "srp": entry["srp16"],
-            "sch": entry["sch16"][7],
-            "lru_paper": entry["lru"][1],
-            "domain": entry["domain"][0],
-            "vocabulary": entry["vocabulary_in"][0],
-        }
-
-    lines = [
-        "| variant | measure | here | paper | here, less baseline | paper, less baseline |",
-        "|---|---|---|---|---|---|",
-    ]
     for row in rows:
-        if row.variant not in toy:
-            continue
-        theirs, base = of_paper(row.variant), of_paper("baseline")
+        theirs, base = _of_paper(row.variant), _of_paper(first.variant)
         for name, value in theirs.items():
-            mine = row.measured.value[name]
-            found = difference(row.measured, first.measured, name)
-            own = "-" if found is None or row is first else f"{found[0]:+.3f} [{found[1]:+.3f}, {found[2]:+.3f}]"
-            other = "-" if row.variant == "baseline" else f"{value - base[name]:+.3f}"
-            here = "-" if mine is None else f"{mine:.3f}"
-            lines.append(f"| {row.label} | {MEASURES[name]} | {here} | {value:.3f} | {own} | {other} |")
-    return lines
+            mine, found = row.measured.value[name], difference(row.measured, first.measured, name)
+            yield {
+                "variant": row.label,
+                "measure": MEASURES[name],
+                "here": "-" if mine is None else f"{mine:.3f}",
+                "paper": f"{value:.3f}",
+                "here, less baseline": "-" if found is None or row is first else _with_ends(found, "+.3f"),
+                "paper, less baseline": "-" if row.variant == first.variant else f"{value - base[name]:+.3f}",
+            }
+
+
+def _of_paper(variant: str) -> dict[str, float]:
+    """Return the measures that the paper has of a variant; none of the slim ones."""
+    toy = published().toy.get(variant)
+    if toy is None:
+        return {}
+    rates = {"srp": toy["srp16"], "sch": toy["sch16"][7], "lru_paper": toy["lru"][1]}
+    return rates | {"domain": toy["domain"][0], "vocabulary": toy["vocabulary_in"][0]}
 
 
 def _findings(rows: list[Row], first: Row) -> list[str]:
     by_name = {(row.variant, row.seed): row for row in rows}
-    second = by_name.get(("baseline", 1))
-    lines = []
-    if second is not None:
-        parts = []
-        for name in ("srp", "sch", "lru"):
-            found = difference(second.measured, first.measured, name)
-            assert found is not None
-            parts.append(f"{MEASURES[name]} {found[0]:+.3f}")
-        lines += [
-            f"Two seeds of the baseline differ by: {', '.join(parts)}. "
-            "One pair of seeds is a hint of the noise, no more.",
-            "",
-        ]
-    for variant, what in (
-        ("share1", "Shared experts make routing less consistent"),
-        ("share2", "Shared experts make routing less consistent (two)"),
-        ("sparse2", "Dense layers between the MoE layers make routing less consistent"),
-        ("skip1", "A dense first layer makes routing less consistent"),
-    ):
-        row = by_name.get((variant, 0))
-        if row is None:
+    second, lines = by_name.get(("baseline", 1)), []
+    noise = {} if second is None else _differences(second, first)
+    if noise:
+        told = ", ".join(f"{MEASURES[name]} {found[0]:+.3f}" for name, found in noise.items())
+        lines.append(f"Two seeds of the baseline differ by: {told}. One pair of seeds is a hint of the noise, no more.")
+        lines.append("")
+    toy = published().toy
+    for variant, what in LESS_CONSISTENT.items():
+        if (row := by_name.get((variant, 0))) is None:
             continue
-        parts = []
-        for name in ("srp", "sch", "lru"):
-            found, noise = difference(row.measured, first.measured, name), None
-            assert found is not None
-            if second is not None:
-                of_seeds = difference(second.measured, first.measured, name)
-                assert of_seeds is not None
-                noise = abs(of_seeds[0])
-            parts.append(
-                f"{MEASURES[name]} {found[0]:+.3f} [{found[1]:+.3f}, {found[2]:+.3f}]: {verdict(found, -1, noise)}"
-            )
-        toy = published().toy
-        theirs = toy[variant]["srp16"] - toy["baseline"]["srp16"]
-        lines.append(
-            f"* **{what}** ({variant}; the paper's toy models: SRP(16) {theirs:+.3f}). Here: {'; '.join(parts)}. "
-            "Keeping every expert already gives SRP 2r/(1+r), r = k/E; that floor differs by "
-            f"{floor(row.variant) - floor(first.variant):+.3f}."
+        parts = "; ".join(
+            f"{MEASURES[name]} {_with_ends(found, '+.3f')}: "
+            + verdict(found, -1, abs(noise[name][0]) if noise else None)
+            for name, found in _differences(row, first).items()
         )
-    lines.append(_domain_finding(rows))
-    lines.append(_balance_finding(rows))
-    return lines
+        lines.append(
+            f"* **{what}** ({variant}; the paper's toy models: SRP(16) "
+            f"{toy[variant]['srp16'] - toy['baseline']['srp16']:+.3f}). Here: {parts}. "
+            "Keeping every expert already gives SRP 2r/(1+r), r = k/E; that floor differs by "
+            f"{floor(variant) - floor(first.variant):+.3f}."
+        )
+    return [*lines, _domain_finding(rows), _balance_finding(rows)]
+
+
+def _differences(row: Row, first: Row) -> dict[str, tuple[float, float, float]]:
+    """Return what two models differ by in the measures of `STATED`, which every trace has."""
+    found = {name: difference(row.measured, first.measured, name) for name in STATED}
+    return {name: parts for name, parts in found.items() if parts is not None}
 
 
 def _domain_finding(rows: list[Row]) -> str:
-    both = [row for row in rows if len(row.measured.correlation) == 2 and None not in row.measured.correlation.values()]
+    said = "* **Domain specialisation matters more than vocabulary specialisation.** "
+    found = {row.label: row.measured.correlation for row in rows}
+    both = {name: list(of.values()) for name, of in found.items() if len(of) == 2 and None not in of.values()}
     if not both:
-        return (
-            "* **Domain specialisation matters more than vocabulary specialisation.** The traces lack what this needs."
-        )
-    pairs = [(row, row.measured.correlation["domain"], row.measured.correlation["vocabulary"]) for row in both]
-    greater = sum(1 for _, domain, vocabulary in pairs if (domain or 0) > (vocabulary or 0))
-    listed = ", ".join(f"{row.label} {domain:+.2f} against {vocabulary:+.2f}" for row, domain, vocabulary in pairs)
+        return said + "The traces lack what this needs."
+    greater = sum((domain or 0) > (vocabulary or 0) for domain, vocabulary in both.values())
+    listed = ", ".join(f"{name} {domain:+.2f} against {vocabulary:+.2f}" for name, (domain, vocabulary) in both.items())
     return (
-        "* **Domain specialisation matters more than vocabulary specialisation.** Correlation of the experts' SRP with "
-        f"the one and with the other: {listed}. The first is greater in {greater} of {len(pairs)} models."
+        f"{said}Correlation of the experts' SRP with the one and with the other: {listed}. "
+        f"The first is greater in {greater} of {len(both)} models."
     )
 
 
 def _balance_finding(rows: list[Row]) -> str:
-    parts = [
-        f"{row.label} {row.measured.curve['lru'][1]:.2f}, {row.measured.curve['lru'][3]:.2f}, "
-        f"{row.measured.curve['lru'][4]:.2f}, {row.measured.curve['lru'][5]:.2f} (knee {row.measured.knee:.1f}x)"
-        for row in rows
-    ]
+    parts = []
+    for row in rows:
+        rates = dict(zip(row.measured.curve["relative"], row.measured.curve["lru"], strict=True))
+        listed = ", ".join(f"{rates[size]:.2f}" for size in (1, 2, 3, 4))
+        parts.append(f"{row.label} {listed} (knee {row.measured.knee:.1f}x)")
     return (
         "* **About twice the active experts is where effect and cost balance.** LRU, a cache per layer, at 1x, 2x, 3x "
         f"and 4x: {'; '.join(parts)}. Where the knee is (here Kneedle, from no cache to all experts) depends on "
         "the criterion: [experiments/paper](../paper/results.md) computes it by several, with uncertainty."
     )
-
-
-def _as_json(row: Row) -> dict[str, Any]:
-    found = row.measured
-    measures = {name: {"value": value, "interval": found.interval(name)} for name, value in found.value.items()}
-    return {
-        "variant": row.variant,
-        "seed": row.seed,
-        "final_loss": round(row.loss, 4),
-        "measures": measures,
-        "correlation_with_srp": found.correlation,
-        "lru_knee": found.knee,
-        "curve": found.curve,
-        "training": row.training,
-    }

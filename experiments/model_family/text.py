@@ -11,9 +11,10 @@ import gzip
 import json
 import re
 import subprocess
+import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
 from html.parser import HTMLParser
+from importlib import resources
 from pathlib import Path
 
 from lrcsim.base.errors import ConfigError
@@ -23,18 +24,6 @@ VALIDATION_EVERY = 20
 MOST_BYTES = 6_000_000
 """At most this much text of each domain."""
 NOTICE = re.compile(r"copyright|licen[sc]e", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Domain:
-    """One domain: where its text comes from, under which licence, and how to read it."""
-
-    name: str
-    packages: tuple[str, ...]
-    needs: tuple[str, ...]
-    source: str
-    licence: str
-    read: Callable[[Path], list[str]]
 
 
 def read_prose(root: Path) -> list[str]:
@@ -139,56 +128,15 @@ def read_documentation(root: Path) -> list[str]:
     return texts
 
 
-DOMAINS = (
-    Domain(
-        name="prose",
-        packages=("bible-kjv", "bible-kjv-text"),
-        needs=("bin/bible", "lib/bible.data"),
-        source="King James Version of the Bible",
-        licence="public domain (1611, copyright expired)",
-        read=read_prose,
-    ),
-    Domain(
-        name="dictionary",
-        packages=("dict-jargon", "dict-devil"),
-        needs=("share/dictd/jargon.index", "share/dictd/devil.index"),
-        source="Jargon File 4.4.7; The Devil's Dictionary",
-        licence="public domain (dedicated; copyright expired)",
-        read=read_dictionary,
-    ),
-    Domain(
-        name="python",
-        packages=("yt-dlp",),
-        needs=("lib/python3/dist-packages/yt_dlp/YoutubeDL.py",),
-        source="yt-dlp, files without a notice of their own",
-        licence="public domain (Unlicense)",
-        read=read_python,
-    ),
-    Domain(
-        name="c",
-        packages=("libstb-dev",),
-        needs=("include/stb/stb_image.h",),
-        source="stb single-file libraries",
-        licence="public domain (or MIT, at choice)",
-        read=read_c,
-    ),
-    Domain(
-        name="mathematics",
-        packages=("metamath-databases",),
-        needs=("share/metamath/databases/set.mm",),
-        source="Metamath set.mm, comments and statements without proofs",
-        licence="CC0-1.0",
-        read=read_mathematics,
-    ),
-    Domain(
-        name="documentation",
-        packages=("sqlite3-doc",),
-        needs=("share/doc/sqlite3/about.html",),
-        source="SQLite documentation",
-        licence="public domain",
-        read=read_documentation,
-    ),
-)
+READERS: dict[str, Callable[[Path], list[str]]] = {
+    "prose": read_prose,
+    "dictionary": read_dictionary,
+    "python": read_python,
+    "c": read_c,
+    "mathematics": read_mathematics,
+    "documentation": read_documentation,
+}
+"""By domain of text.toml: its texts, from the root of the installed packages."""
 
 
 def cut_blocks(text: str) -> list[str]:
@@ -227,24 +175,25 @@ def prepare(out: Path, root: Path = Path("/usr")) -> list[str]:
     """
     if (out / "sources.json").exists():
         return list(json.loads((out / "sources.json").read_text(encoding="utf-8")))
-    missing = [d.packages for d in DOMAINS if not all((root / need).exists() for need in d.needs)]
-    if missing:
-        names = " ".join(package for packages in missing for package in packages)
+    about = tomllib.loads(resources.files("lrcsim.experiments.model_family").joinpath("text.toml").read_text("utf-8"))
+    absent = [domain for domain in about.values() if not all((root / need).exists() for need in domain["needs"])]
+    if absent:
+        names = " ".join(package for domain in absent for package in domain["packages"])
         raise ConfigError(f"the text to train on is not all there: apt-get install {names}")
     out.mkdir(parents=True, exist_ok=True)
     sources: dict[str, object] = {}
-    for domain in DOMAINS:
-        blocks = cut_blocks("\n\n".join(domain.read(root)))
+    for name, domain in about.items():
+        blocks = cut_blocks("\n\n".join(READERS[name](root)))
         wanted = min(len(blocks), MOST_BYTES // BLOCK_BYTES)
         blocks = [blocks[i * len(blocks) // wanted] for i in range(wanted)]
         held_out = blocks[VALIDATION_EVERY // 2 :: VALIDATION_EVERY]
         training = [block for i, block in enumerate(blocks) if i % VALIDATION_EVERY != VALIDATION_EVERY // 2]
         for split, part in (("train", training), ("val", held_out)):
-            (out / f"{domain.name}.{split}.txt").write_text("".join(part), encoding="utf-8")
-        sources[domain.name] = {
-            "source": domain.source,
-            "licence": domain.licence,
-            "packages": {package: package_version(package) for package in domain.packages},
+            (out / f"{name}.{split}.txt").write_text("".join(part), encoding="utf-8")
+        sources[name] = {
+            "source": domain["source"],
+            "licence": domain["licence"],
+            "packages": {package: package_version(package) for package in domain["packages"]},
             "train_characters": sum(map(len, training)),
             "validation_characters": sum(map(len, held_out)),
         }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -19,10 +18,10 @@ import transformers
 from torch.nn import functional
 
 from lrcsim.base.errors import ConfigError
+from lrcsim.base.files import replacing
+from lrcsim.cli.output import write_json
 from lrcsim.experiments.model_family.corpus import Corpus
 from lrcsim.experiments.model_family.variants import Scale, Variant, config_of
-
-__all__ = ["train"]
 
 WARM_UP_STEPS = 50
 LOG_EVERY = 10
@@ -137,13 +136,6 @@ def validate(model: torch.nn.Module, corpus: Corpus, scale: Scale, device: str) 
     return losses
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint in one piece: a stop in the middle leaves the older one."""
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
-
-
 def train(
     variant: Variant,
     scale: Scale,
@@ -207,7 +199,9 @@ def train(
             if progress is not None:
                 progress(line)
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
-            save(checkpoint, {"determined": determined, "weights": weights.state(), "step": step, "seconds": seconds})
+            state = {"determined": determined, "weights": weights.state(), "step": step, "seconds": seconds}
+            with replacing(checkpoint) as partial:  # a stop in the middle leaves the older one
+                torch.save(state, partial)
             saved = time.monotonic()
 
     losses = validate(model, corpus, scale, device)
@@ -220,15 +214,10 @@ def train(
         "validation_loss": {domain: round(value, 4) for domain, value in losses.items()},
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else f"cpu ({platform.machine()})",
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": {"python": platform.python_version()}
+        | {library.__name__: library.__version__ for library in (torch, transformers)},
     }
-    partial = done.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, done)
+    write_json(str(done), result)
     checkpoint.unlink(missing_ok=True)
     return result
 

@@ -15,8 +15,6 @@ from lrcsim.base.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from transformers import Ernie4_5_MoeConfig
 
-__all__ = ["SCALES", "VARIANTS", "Scale", "Variant", "config_of", "resolve"]
-
 
 @dataclass(frozen=True)
 class Variant:

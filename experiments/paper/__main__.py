@@ -6,44 +6,35 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from lrcsim.base.errors import LrcsimError
+from lrcsim.base.errors import ConfigError, LrcsimError, did_you_mean
 from lrcsim.cli.output import write_json
 from lrcsim.experiments.paper.claims import claims_section
 from lrcsim.experiments.paper.inputs import Input, opened, pairs_of
 from lrcsim.experiments.paper.measure import Measured, Options, measure
 from lrcsim.experiments.paper.published import published
-from lrcsim.experiments.paper.report import as_dict, write_folder
-from lrcsim.experiments.paper.section import Section, Table
+from lrcsim.experiments.paper.report import Section, as_dict, write_folder
 from lrcsim.experiments.paper.section_two_x import two_x_section
 from lrcsim.experiments.paper.sections_cache import cache_sections
 from lrcsim.experiments.paper.sections_models import model_sections
 from lrcsim.experiments.paper.sections_srp import srp_sections
 from lrcsim.experiments.paper.throughput import throughput_section
+from lrcsim.experiments.tables import Table
 from lrcsim.hardware import load_profile
 from lrcsim.models import load_geometry
-
-__all__ = ["main", "reproduce"]
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure the traces and write the folder; errors about the input are one line, exit 1."""
     given = sys.argv[1:] if arguments is None else arguments
     chosen = _parser().parse_args(given)
-    options = Options(
-        draws=chosen.bootstrap,
-        seed=chosen.seed,
-        jobs=chosen.jobs,
-        hardware=None if chosen.hardware == "none" else chosen.hardware,
-        overrides=tuple(chosen.set),
-        dtype=chosen.dtype,
-        model=chosen.model,
-        tokens=chosen.tokens,
-    )
+    options = Options(**{name: value for name, value in vars(chosen).items() if name in Options.__dataclass_fields__})
+    if options.hardware == "none":
+        options = replace(options, hardware=None)
     if chosen.quick:
         options = replace(options, draws=min(options.draws, 50), segments=(4, 16), tokens=min(options.tokens, 300))
     command = shlex.join(["python", "-m", "lrcsim.experiments.paper", *given])
@@ -54,6 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
             load_geometry(options.model)
         with opened(chosen.traces) as inputs:
             traces, sections = reproduce(inputs, pairs_of(chosen.pair, inputs), options)
+            _draw_only(sections, chosen.figures)
             with _told("figures and tables") as progress:
                 write_folder(chosen.output, command, traces, sections, progress)
             if chosen.json is not None:
@@ -86,50 +78,41 @@ def reproduce(inputs: list[Input], pairs: list[tuple[Input, Input]], options: Op
     by_label = {one.label: one for one in found}
     measured_pairs = [(by_label[a.label], by_label[b.label]) for a, b in pairs]
     sections.insert(0, claims_section(found, measured_pairs, options))
-    return _traces(inputs), sections
+    foot = "Teacher-forced traces are the paper's setting; figures show only those, where there are any."
+    return Table("traces", "## Traces", [_about(one) for one in inputs], foot), sections
 
 
-def _traces(inputs: list[Input]) -> Table:
-    rows = [
-        {
-            "trace": one.label,
-            "variant": one.variant,
-            "tokens are": one.kind,
-            "model": one.trace.model,
-            "tokens": f"{one.trace.num_tokens:,}",
-            "requests": one.trace.num_requests,
-            "domains": None if one.trace.domains is None else len(set(one.trace.domains)),
-            "L": one.trace.num_layers,
-            "E": str(one.trace.num_experts),
-            "k": str(one.trace.top_k),
-            "compared with": _compared(one),
-        }
-        for one in inputs
-    ]
-    return Table(
-        "traces",
-        "## Traces",
-        rows,
-        "Teacher-forced traces are the paper's setting; figures show only those, where there are any.",
-    )
+def _about(one: Input) -> dict[str, object]:
+    """Describe a trace, and name the published model, with its sparsity where the trace has another."""
+    trace, theirs, compared = one.trace, published().of(one.paper), one.paper
+    if theirs and (theirs["experts"], theirs["top_k"]) != (trace.num_experts, trace.top_k):
+        compared = f"{one.paper}, which has E = {theirs['experts']}, k = {theirs['top_k']}: another sparsity"
+    row = {"trace": one.label, "variant": one.variant, "tokens are": one.kind, "model": trace.model}
+    row |= {"tokens": f"{trace.num_tokens:,}", "requests": trace.num_requests}
+    row |= {"domains": None if trace.domains is None else len(set(trace.domains)), "L": trace.num_layers}
+    return row | {"E": str(trace.num_experts), "k": str(trace.top_k), "compared with": compared}
 
 
-def _compared(one: Input) -> str | None:
-    """Name the published model, and its sparsity where the trace has another."""
-    if one.paper is None:
-        return None
-    group, _, key = one.paper.partition(".")
-    theirs = getattr(published(), group)[key]
-    if (theirs["experts"], theirs["top_k"]) == (one.trace.num_experts, one.trace.top_k):
-        return one.paper
-    return f"{one.paper}, which has E = {theirs['experts']}, k = {theirs['top_k']}: another sparsity"
+def _draw_only(sections: Sequence[Section], names: Sequence[str] | None) -> None:
+    """Leave out all figures but those of some sections; None: leave out none.
+
+    Raises:
+        ConfigError: no section with a figure has such a name.
+    """
+    drawn = [section.name for section in sections if section.draw is not None]
+    for name in names or ():
+        if name not in drawn:
+            known = f"these are: {', '.join(drawn)}{did_you_mean(name, drawn)}"
+            raise ConfigError(f"--figures: there is no figure {name!r}, {known}")
+    for section in sections:
+        if names is not None and section.name not in names:
+            section.draw = None
 
 
 @contextmanager
 def _told(what: str) -> Iterator[Callable[[int, int], None]]:
     """Say on standard error what is being done, how far it is, and how long it took."""
-    begun = time.monotonic()
-    live = sys.stderr.isatty()
+    begun, live = time.monotonic(), sys.stderr.isatty()
 
     def progress(done: int, total: int) -> None:
         if live:
@@ -142,37 +125,31 @@ def _told(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m lrcsim.experiments.paper",
-        description="Every figure and table of arXiv 2505.16056 on any routing traces, published numbers beside them.",
+    about = "Every figure and table of arXiv 2505.16056 on any routing traces, published numbers beside them."
+    parser = argparse.ArgumentParser(prog="python -m lrcsim.experiments.paper", description=about)
+    option = parser.add_argument
+    traces = (
+        "lrcsim traces, as FILE or NAME=FILE; named after the paper's toy models (baseline, share1, ... -seed1, "
+        ".generated) or real ones they are compared with these; none: the traces that come with lrcsim"
     )
-    parser.add_argument(
-        "traces",
-        nargs="*",
-        metavar="TRACE",
-        help="lrcsim traces, as FILE or NAME=FILE; named after the paper's toy models (baseline, share1, ... -seed1, "
-        ".generated) or real ones they are compared with these; none: the traces that come with lrcsim",
-    )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where results.md goes")
-    parser.add_argument(
-        "--pair",
-        action="append",
-        default=[],
-        metavar="BASE:POST",
-        help="names of traces before and after post-training",
-    )
-    parser.add_argument("--bootstrap", type=int, default=1000, help="draws of requests (default: 1000, as the paper)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws and of random order")
-    parser.add_argument("--hardware", default="rtx-4090", help="profile for throughput, or none")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="single values of the profile")
-    parser.add_argument("--dtype", default="bf16", help="of the experts, for throughput")
-    parser.add_argument(
-        "--model", help="whose shape throughput has: a name or config.json (default: the paper's toy's)"
-    )
-    parser.add_argument("--tokens", type=int, default=16384, help="of each trace that are run for throughput")
-    parser.add_argument("--jobs", type=int, help="threads; the result does not depend on it (default: all cores)")
-    parser.add_argument("--quick", action="store_true", help="m = 4 and 16, 50 draws, 300 tokens: to try things")
-    parser.add_argument("--json", metavar="FILE", help="also write all results as JSON; with - to standard output")
+    option("traces", nargs="*", metavar="TRACE", help=traces)
+    option("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where results.md goes")
+    pair = "names of traces before and after post-training"
+    option("--pair", action="append", default=[], metavar="BASE:POST", help=pair)
+    draws = "draws of requests (default: 1000, as the paper)"
+    option("--bootstrap", dest="draws", metavar="BOOTSTRAP", type=int, default=1000, help=draws)
+    option("--seed", type=int, default=0, help="of the draws and of random order")
+    option("--hardware", default="rtx-4090", help="profile for throughput, or none")
+    overrides = {"dest": "overrides", "action": "append", "default": [], "metavar": "NAME=VALUE"}
+    option("--set", help="single values of the profile", **overrides)
+    option("--dtype", default="bf16", help="of the experts, for throughput")
+    option("--model", help="whose shape throughput has: a name or config.json (default: the paper's toy's)")
+    option("--tokens", type=int, default=16384, help="of each trace that are run for throughput")
+    option("--jobs", type=int, help="threads; the result does not depend on it (default: all cores)")
+    option("--quick", action="store_true", help="m = 4 and 16, 50 draws, 300 tokens: to try things")
+    figures = "sections whose figures are drawn, as two_x,srp (default: all)"
+    option("--figures", type=lambda text: text.split(","), metavar="NAMES", help=figures)
+    option("--json", metavar="FILE", help="also write all results as JSON; with - to standard output")
     return parser
 
 

@@ -2,51 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from lrcsim.experiments.paper.correlation import fisher_interval
+from lrcsim.experiments.paper.intervals import around_zero, baselines, correlated, difference, within_seeds
 from lrcsim.experiments.paper.knee import CRITERIA
-from lrcsim.experiments.paper.measure import AT, Measured, Options
-from lrcsim.experiments.paper.section import Section, Table
-from lrcsim.experiments.paper.section_two_x import CURVE
-from lrcsim.experiments.paper.sections_models import SEED_MARGIN, baselines, difference
+from lrcsim.experiments.paper.measure import AT, POOLED, Measured, Options
+from lrcsim.experiments.paper.report import Section
 from lrcsim.experiments.paper.two_x import knees_of
-from lrcsim.simulator.metrics.specialisation import pearson
-
-__all__ = ["CLAIMS", "Claim", "claims_section", "outcome_of"]
 
 SURE = 0.975  # of the draws, one-sided
 SMALL = 0.01  # of SRP: what post-training may change and still be called hardly
 
+Finding = tuple[str, bool | None]
+"""The answer of one trace (or pair): the numbers in words, and true, false or None: undecided."""
 
-@dataclass(frozen=True)
-class Finding:
-    """The answer of one trace (or pair): the numbers in words, and true, false or None: undecided."""
-
-    numbers: str
-    holds: bool | None
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A finding of the paper and how it is tested.
-
-    Attributes:
-        text: the finding, in our words.
-        test: what is computed.
-        needs: what there must be, said where nothing could be tested.
-        judge: gives a finding for each trace that can be tested; None: it is about pairs of traces.
-        open: the outcome where a finding is neither true nor false.
-    """
-
-    text: str
-    test: str
-    needs: str
-    judge: Callable[[Sequence[Measured], Options], list[Finding]] | None
-    open: str = "undecided"
+Judge = Callable[[Sequence[Measured], Options], Iterator[Finding]]
 
 
 def claims_section(found: Sequence[Measured], pairs: Sequence[tuple[Measured, Measured]], options: Options) -> Section:
@@ -59,104 +31,77 @@ def claims_section(found: Sequence[Measured], pairs: Sequence[tuple[Measured, Me
     """
     able = [one for one in found if AT in one.srp]
     forced = [one for one in able if one.source.kind == "teacher-forced"] or able
-    judged = [(claim, claim.judge(forced, options) if claim.judge else _post(pairs)) for claim in (*CLAIMS, POST)]
-    rows = [
-        {
-            "the paper": claim.text,
-            "test": claim.test,
-            "these traces": "<br>".join(one.numbers for one in answers) or f"it takes {claim.needs}",
-            "outcome": outcome_of([one.holds for one in answers], claim.open),
-        }
-        for claim, answers in judged
-    ]
-    text = (
-        "Computed, on teacher-forced traces (on all where there are none), from the numbers in the sections below. "
-        "*Found*: the test holds for every trace it can be made on; *not found*: it fails for every one; *undecided*: "
-        "an interval, or another seed of the baseline, leaves it open; *not testable*: what it takes is not here. A "
-        "test on these traces says nothing of other models."
-    )
-    section = Section("claims", "What was found", "its findings, in our words", [text])
-    section.add(Table("claims", "", rows))
+    rows, section = [], Section("claims")
+    for claim in section.words["findings"]:
+        answers = list(_post(pairs) if claim["judge"] == "post" else JUDGES[claim["judge"]](forced, options))
+        told = "<br>".join(numbers for numbers, _ in answers) or f"it takes {claim['needs']}"
+        test = claim["test"].format(criteria=len(CRITERIA), small=SMALL)
+        outcome = outcome_of([holds for _, holds in answers], claim.get("open", "undecided"))
+        rows.append({"the paper": claim["text"], "test": test, "these traces": told, "outcome": outcome})
+    section.table("claims", rows)
     return section
 
 
 def outcome_of(holds: Sequence[bool | None], neither: str = "undecided") -> str:
     """Sum up the answers of several traces."""
+    words = {True: "found", False: "not found", None: neither}
     if not holds:
         return "not testable"
     if len(set(holds)) > 1:
-        told = ((True, "found"), (False, "not found"), (None, neither))
-        return ", ".join(f"{word} in {holds.count(value)}" for value, word in told if value in holds)
-    return {True: "found", False: "not found", None: neither}[holds[0]]
+        return ", ".join(f"{word} in {holds.count(value)}" for value, word in words.items() if value in holds)
+    return words[holds[0]]
 
 
-def _locality(forced: Sequence[Measured], options: Options) -> list[Finding]:
+def _locality(forced: Sequence[Measured], options: Options) -> Iterator[Finding]:
     """Whether tokens in a row use the same experts at all."""
-    answers, twice = [], np.array([2.0])
+    twice = np.array([2.0])
     for one in forced:
-        curve = one.curves.get(CURVE)
-        if curve is None or one.control is None:
-            continue
-        mine, random = float(curve.rate(twice)[0]), float(one.control.rate(twice)[0])
-        drawn = curve.drawn(twice, options.draws, options.seed)[:, 0]
-        answers.append(Finding(f"{one.label}: {mine:.3f}, in random order {random:.3f}", _sure(drawn > random)))
-    return answers
+        curve = one.curves.get(POOLED)
+        if curve is not None and one.control is not None:
+            mine, random = float(curve.rate(twice)[0]), float(one.control.rate(twice)[0])
+            drawn = curve.drawn(twice, options.draws, options.seed)[:, 0]
+            yield f"{one.label}: {mine:.3f}, in random order {random:.3f}", _sure(drawn > random)
 
 
-def _falls(forced: Sequence[Measured], _: Options) -> list[Finding]:
+def _falls(forced: Sequence[Measured], _: Options) -> Iterator[Finding]:
     """Whether every longer segment has a lower SRP, in the same draws."""
-    answers = []
     for one in forced:
         results = list(one.srp.values())
         draws = [result.draws for result in results if result.draws is not None]
-        if len(results) < 2:
-            continue
-        falling = (
-            np.all(np.diff(np.array(draws), axis=0) < 0, axis=0) if len(draws) == len(results) else np.zeros(0, bool)
-        )
-        numbers = " > ".join(f"{result.value:.3f}" for result in results)
-        answers.append(Finding(f"{one.label}: {numbers}", _sure(falling)))
-    return answers
+        if len(results) > 1:
+            whole = len(draws) == len(results)
+            falling = np.all(np.diff(np.array(draws), axis=0) < 0, axis=0) if whole else np.zeros(0, bool)
+            yield f"{one.label}: {' > '.join(f'{result.value:.3f}' for result in results)}", _sure(falling)
 
 
-def _together(forced: Sequence[Measured], _: Options) -> list[Finding]:
+def _together(forced: Sequence[Measured], _: Options) -> Iterator[Finding]:
     """Whether layers of high SRP have a high SCH."""
-    answers = []
     for one in forced:
-        layers, groups = one.curves[CURVE[0], "layer"].layers_at(2.0), one.srp[AT].groups
-        if layers is None or groups is None or (value := pearson(groups.value, layers)) is None:
-            continue
-        ends = fisher_interval(value, len(layers))
-        holds = None if ends is None or ends[0] <= 0 <= ends[1] else value > 0
-        answers.append(Finding(f"{one.label}: {value:+.3f} over {len(layers)} layers", holds))
-    return answers
+        layers, groups = one.curves[POOLED[0], "layer"].layers_at(2.0), one.srp[AT].groups
+        if layers is not None and groups is not None:
+            _, value, ends = correlated(groups.value, layers)
+            if value is not None:
+                holds = None if ends is None or around_zero(ends) else value > 0
+                yield f"{one.label}: {value:+.3f} over {len(layers)} layers", holds
 
 
-def _domains(forced: Sequence[Measured], _: Options) -> list[Finding]:
+def _domains(forced: Sequence[Measured], _: Options) -> Iterator[Finding]:
     """Whether SRP goes with domain specialisation more than with either vocabulary specialisation."""
-    answers = []
     for one in forced:
-        if one.experts is None:
-            continue
         values, ends = {}, {}
-        for name, measure in one.experts.present().items():
-            value = one.experts.correlation(name)
-            points = int((np.isfinite(one.experts.srp) & np.isfinite(measure)).sum())
-            if name != "activation" and value is not None and (interval := fisher_interval(value, points)) is not None:
+        for name, measure in (one.experts.present() if one.experts else {}).items():
+            _, value, interval = correlated(one.experts.srp, measure)  # type: ignore[union-attr]
+            if name != "activation" and value is not None and interval is not None:
                 values[name], ends[name] = value, interval
         if "domain" not in ends or len(ends) < 2:
             continue
-        others = [interval for name, interval in ends.items() if name != "domain"]
-        above = all(ends["domain"][0] > high for _, high in others)
-        below = any(ends["domain"][1] < low for low, _ in others)
+        low, high = ends.pop("domain")
+        above, below = (all(low > end for _, end in ends.values()), any(high < end for end, _ in ends.values()))
         told = ", ".join(f"{name.replace('_', ' ')} {value:+.2f}" for name, value in values.items())
-        answers.append(Finding(f"{one.label}: {told}", True if above else False if below else None))
-    return answers
+        yield f"{one.label}: {told}", True if above else False if below else None
 
 
-def _against_baseline(
-    names: Sequence[str], sign: int, *, net: bool = False
-) -> Callable[[Sequence[Measured], Options], list[Finding]]:
+def _against_baseline(names: Sequence[str], sign: int, *, net: bool = False) -> Judge:
     """Make the test that variants differ from the baseline in SRP in a direction, by more than seeds do.
 
     Args:
@@ -165,60 +110,49 @@ def _against_baseline(
         net: of the floor, which depends on k / E alone.
     """
 
-    def judge(forced: Sequence[Measured], _: Options) -> list[Finding]:
-        bases = baselines(forced)
-        if not bases:
-            return []
-        seeds = [abs(one.srp[AT].value - bases[0].srp[AT].value) for one in bases[1:]]
-        answers = []
+    def judge(forced: Sequence[Measured], _: Options) -> Iterator[Finding]:
+        base, *others = baselines(forced) or [None]
+        if base is None:
+            return
+        seeds = max((abs(one.srp[AT].value - base.srp[AT].value) for one in others), default=0.0)
         for one in forced:
             if one.source.paper not in [f"toy.{name}" for name in names]:
                 continue
-            value, ends = difference(one, bases[0])
+            value, ends = difference(one, base)
             if net:
-                floor = one.srp[AT].floor - bases[0].srp[AT].floor
+                floor = one.srp[AT].floor - base.srp[AT].floor
                 value, ends = value - floor, None if ends is None else (ends[0] - floor, ends[1] - floor)
-            decided = (
-                ends is not None and not ends[0] <= 0 <= ends[1] and abs(value) > SEED_MARGIN * max(seeds, default=0)
-            )
             told = f"{one.label}: {value:+.4f}" + ("" if ends is None else f" ({ends[0]:+.4f} to {ends[1]:+.4f})")
-            if seeds:
-                told += f", another seed of the baseline is {max(seeds):.4f} off"
-            answers.append(Finding(told, value * sign > 0 if decided else None))
-        return answers
+            if others:
+                told += f", another seed of the baseline is {seeds:.4f} off"
+            undecided = ends is None or around_zero(ends) or within_seeds(value, seeds)
+            yield told, None if undecided else value * sign > 0
 
     return judge
 
 
-def _twice(forced: Sequence[Measured], options: Options) -> list[Finding]:
+def _twice(forced: Sequence[Measured], options: Options) -> Iterator[Finding]:
     """Whether the knee is at about twice by every criterion, or by none."""
-    answers = []
     for one in forced:
-        knees = knees_of(one.curves[CURVE], options) if CURVE in one.curves else []
-        if not knees:
-            continue
+        knees = knees_of(one.curves[POOLED], options) if POOLED in one.curves else []
         verdicts = [knee.verdict for knee in knees]
-        holds = verdicts.count("holds")
-        every = True if holds == len(knees) else False if verdicts.count("does not hold") == len(knees) else None
-        first = f"{knees[0].size:.2f}x by *{knees[0].criterion}*"
-        numbers = f"{one.label}: {first}; holds by {holds}, undecided by {verdicts.count('undecided')}, does not by "
-        answers.append(Finding(numbers + f"{verdicts.count('does not hold')} of {len(knees)} criteria", every))
-    return answers
+        if knees:
+            holds, does_not = verdicts.count("holds"), verdicts.count("does not hold")
+            every = True if holds == len(knees) else False if does_not == len(knees) else None
+            first = f"{knees[0].size:.2f}x by *{knees[0].criterion}*"
+            told = f"holds by {holds}, undecided by {verdicts.count('undecided')}, does not by {does_not}"
+            yield f"{one.label}: {first}; {told} of {len(knees)} criteria", every
 
 
-def _post(pairs: Sequence[tuple[Measured, Measured]]) -> list[Finding]:
-    answers = []
+def _post(pairs: Sequence[tuple[Measured, Measured]]) -> Iterator[Finding]:
     for base, post in pairs:
-        if AT not in base.srp or AT not in post.srp:
-            continue
-        value, ends = difference(post, base)
-        holds: bool | None = None
-        if ends is not None:
-            holds = (
-                True if ends[0] > -SMALL and ends[1] < SMALL else False if ends[0] > SMALL or ends[1] < -SMALL else None
-            )
-        answers.append(Finding(f"{base.label} to {post.label}: {value:+.4f}", holds))
-    return answers
+        if AT in base.srp and AT in post.srp:
+            value, ends = difference(post, base)
+            holds: bool | None = None
+            if ends is not None:
+                small, large = ends[0] > -SMALL and ends[1] < SMALL, ends[0] > SMALL or ends[1] < -SMALL
+                holds = True if small else False if large else None
+            yield f"{base.label} to {post.label}: {value:+.4f}", holds
 
 
 def _sure(draws: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> bool | None:
@@ -229,75 +163,16 @@ def _sure(draws: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> bool | None:
     return True if share >= SURE else False if share <= 1 - SURE else None
 
 
-TOYS = "traces of baseline and {}, teacher-forced"
-SHARED = ("share1", "share2")
-DENSE = ("skip1", "sparse2")
-CLAIMS = (
-    Claim(
-        "routing is locally consistent",
-        "SCH at 2x above that of the same tokens in random order, in 97.5 % of draws",
-        "a trace with requests of 16 tokens",
-        _locality,
-    ),
-    Claim(
-        "SRP falls with segment length",
-        "every longer segment has a lower SRP, in 97.5 % of draws",
-        "requests of 16 tokens",
-        _falls,
-    ),
-    Claim(
-        "SRP and SCH go together",
-        "correlation of SRP and SCH at 2x over layers above 0, Fisher's 95 % interval",
-        "a trace with requests of 16 tokens",
-        _together,
-    ),
-    Claim(
-        "a cache of about twice the active experts balances effect and cost",
-        f"knee of SCH within 1.5x to 2.5x in 95 % of draws, by all {len(CRITERIA)} criteria of the next section",
-        "a model of at least 3x experts",
-        _twice,
-        "depends on the criterion",
-    ),
-    Claim(
-        "experts specialised in domains contribute more to it than experts specialised in vocabulary",
-        "correlation of SRP with the first above those with the others, Fisher's 95 % intervals apart",
-        "domains and token ids",
-        _domains,
-    ),
-    Claim(
-        "shared experts lower it",
-        "SRP below the baseline's, beyond the interval and by more than twice what other seeds differ by",
-        TOYS.format(" or ".join(SHARED)),
-        _against_baseline(SHARED, -1),
-    ),
-    Claim(
-        "the same, net of the floor of SRP, which falls with k / E",
-        "SRP less its floor below the baseline's, as before (in the paper: +0.0004 and -0.0020)",
-        TOYS.format(" or ".join(SHARED)),
-        _against_baseline(SHARED, -1, net=True),
-    ),
-    Claim(
-        "in the toy study a model without load-balancing loss has more of it",
-        "SRP above the baseline's, as before",
-        TOYS.format("nolb"),
-        _against_baseline(("nolb",), +1),
-    ),
-    Claim(
-        "in the toy study a stronger load-balancing loss leaves less of it",
-        "SRP below the baseline's, as before",
-        TOYS.format("overlb"),
-        _against_baseline(("overlb",), -1),
-    ),
-    Claim(
-        "in the toy study dense layers in between do not lower it (by 0.001 to 0.013 higher)",
-        "SRP above the baseline's, as before",
-        TOYS.format(" or ".join(DENSE)),
-        _against_baseline(DENSE, +1),
-    ),
-)
-POST = Claim(
-    "post-training hardly changes it (by at most 0.006 at m = 16)",
-    f"the 95 % interval of the difference lies within {SMALL} of 0",
-    "a pair of traces, --pair BASE:POST",
-    None,
-)
+JUDGES: dict[str, Judge] = {
+    "locality": _locality,
+    "falls": _falls,
+    "together": _together,
+    "twice": _twice,
+    "domains": _domains,
+    "shared": _against_baseline(("share1", "share2"), -1),
+    "shared_net": _against_baseline(("share1", "share2"), -1, net=True),
+    "unbalanced": _against_baseline(("nolb",), +1),
+    "balanced": _against_baseline(("overlb",), -1),
+    "dense": _against_baseline(("skip1", "sparse2"), +1),
+}
+"""By the name in report.toml: a finding for each trace that can be tested."""

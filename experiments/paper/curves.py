@@ -1,12 +1,11 @@
-"""Hit-rate curves request by request, under the paper's rule, so that requests can be resampled.
+"""Hit-rate curves request by request, so that requests can be resampled.
 
-Every request starts cold (``access="paper"``), so that its hits are those of a trace of its own and the hits of a trace
-are the sum over its requests.
+Every request starts cold, so that its hits are those of a trace of its own and the hits of a trace are the sum over its
+requests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +17,6 @@ from lrcsim.simulator.cache.capacity import Scope
 from lrcsim.simulator.compiled.every_size import stack_hits
 from lrcsim.simulator.metrics.bootstrap import basic_interval, resamples
 from lrcsim.traces import RoutingTrace
-
-__all__ = ["RequestCurves", "request_curves", "shuffled"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -34,8 +31,8 @@ class RequestCurves:
         active: experts active per token, by which capacities are divided: k, or k L in scope ``"model"``.
         hits: int64 [requests, capacities + 1], at 0, 1, 2 ... experts, per layer or in the pool.
         accesses: int64 [requests].
-        by_layer: float64 [L, capacities + 1], hit rate of each layer's own cache, all requests; scope ``"layer"`` only,
-            and not for ``sch-static``.
+        by_layer: float64 [L, capacities + 1], hit rate of each layer's own cache, all requests; scope ``"layer"`` under
+            the paper's rule only, and not for ``sch-static``.
     """
 
     policy: str
@@ -76,19 +73,13 @@ class RequestCurves:
         return np.array([self._at(row, np.array([size]))[0] for row in self.by_layer])
 
     def _at(self, rates: Floats, sizes: Floats) -> Floats:
-        capacities = np.arange(len(rates)) / self.active
-        return np.interp(sizes, capacities, rates)
+        return np.interp(sizes, np.arange(len(rates)) / self.active, rates)
 
 
 def request_curves(
-    trace: RoutingTrace,
-    policy: str,
-    scope: Scope,
-    *,
-    jobs: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    trace: RoutingTrace, policy: str, scope: Scope, *, access: str = "paper", jobs: int | None = None
 ) -> RequestCurves:
-    """Count a policy's hits request by request, under ``access="paper"``.
+    """Count a policy's hits request by request; all tokens of a trace without phases are steps of their own.
 
     ``sch-static:m`` counts the accesses of all windows; requests of fewer than m tokens have none.
 
@@ -96,37 +87,32 @@ def request_curves(
         trace: the routing trace.
         policy: see `RequestCurves`.
         scope: ``"layer"`` or ``"model"``.
+        access: the rule of counting; under the paper's all tokens are steps of their own.
         jobs: threads.
-        progress: told the requests done, and all.
     """
     name, _, parameter = policy.partition(":")
     keys = trace.layers.total_experts if scope == "model" else trace.num_experts
-    requests = trace.num_requests
-    hits, accesses = np.zeros((requests, keys + 1), np.int64), np.zeros(requests, np.int64)
-    layer_hits = np.zeros((trace.num_layers, keys + 1), np.int64) if scope == "layer" else None
-    for request in range(requests):
-        tokens = int(trace.offsets[request + 1] - trace.offsets[request])
-        if tokens and (name != "sch-static" or tokens >= int(parameter)):
-            part = requests_of(trace, [request])
-            if name == "sch-static":
-                found = sch(part, int(parameter), definition="static", scope=scope, jobs=jobs)
-                accesses[request] = found.accesses
-                hits[request, 1:] = np.rint(found.hit_rate * found.accesses)
-            else:
-                counted = stack_hits(part, policy, scope, "paper", "token", False, jobs)
-                pools = np.stack([pool.sum(axis=0)[: keys + 1] for pool in counted.hits])
-                hits[request] = pools.sum(axis=0)
-                accesses[request] = counted.accesses.sum()
-                if layer_hits is not None:
-                    layer_hits += pools
-        if progress is not None:
-            progress(request + 1, requests)
-    active = float(trace.layers.top_k.sum() if scope == "model" else trace.layers.top_k.mean())
-    by_layer = None
-    if layer_hits is not None and name != "sch-static":
+    hits, accesses = np.zeros((trace.num_requests, keys + 1), np.int64), np.zeros(trace.num_requests, np.int64)
+    by_layer = np.zeros((trace.num_layers, keys + 1)) if scope == "layer" and name != "sch-static" else None
+    for request, tokens in enumerate(np.diff(trace.offsets)):
+        if tokens == 0 or (name == "sch-static" and tokens < int(parameter)):
+            continue
+        part = requests_of(trace, [request])
+        if name == "sch-static":
+            found = sch(part, int(parameter), definition="static", scope=scope, jobs=jobs)
+            accesses[request] = found.accesses
+            hits[request, 1:] = np.rint(found.hit_rate * found.accesses)
+            continue
+        counted = stack_hits(part, policy, scope, access, "token" if access == "paper" else "step", False, jobs)
+        pools = np.stack([pool.sum(axis=0)[: keys + 1] for pool in counted.hits])
+        hits[request], accesses[request] = pools.sum(axis=0), counted.accesses.sum()
+        if by_layer is not None:
+            by_layer += pools
+    if by_layer is not None:
         with np.errstate(invalid="ignore", divide="ignore"):
-            by_layer = layer_hits / layer_hits[:, -1:]  # a cache of all experts: cold uses are free under this rule
-    return RequestCurves(policy, scope, active, hits, accesses, by_layer)
+            by_layer /= by_layer[:, -1:]  # a cache of all experts: under the paper's rule cold uses are free
+    active = float(trace.layers.top_k.sum() if scope == "model" else trace.layers.top_k.mean())
+    return RequestCurves(policy, scope, active, hits, accesses, by_layer if access == "paper" else None)
 
 
 def shuffled(trace: RoutingTrace, seed: int) -> RoutingTrace:

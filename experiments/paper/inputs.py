@@ -16,8 +16,6 @@ from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.experiments.paper.published import key_of
 from lrcsim.traces import DECODE, RoutingTrace
 
-__all__ = ["Input", "mean_loss", "opened", "pairs_of", "requests_of"]
-
 Kind = Literal["teacher-forced", "generated"]
 KINDS = r"[._-](teacher[._-]?forced|generated)$"
 
@@ -92,12 +90,14 @@ def pairs_of(specs: Sequence[str], inputs: Sequence[Input]) -> list[tuple[Input,
 
 
 def requests_of(trace: RoutingTrace, which: Iterable[int], columns: Sequence[str] = ("experts",)) -> RoutingTrace:
-    """Copy some requests of a trace into one of their own; ``stack`` goes along where there is one."""
+    """Copy requests, in the order and as often as given, to a trace of their own; ``stack`` and domains go along."""
+    which = list(which)
     spans = [(int(trace.offsets[i]), int(trace.offsets[i + 1])) for i in which]
     names = [*columns, *(["stack"] if "stack" in trace.columns else [])]
     parts = {name: np.concatenate([trace.read(name, low, high) for low, high in spans]) for name in names}
     offsets = np.cumsum([0, *(high - low for low, high in spans)])
-    return RoutingTrace(trace.layers, parts, offsets, model=trace.model)
+    domains = None if trace.domains is None else [trace.domains[i] for i in which]
+    return RoutingTrace(trace.layers, parts, offsets, domains=domains, model=trace.model)
 
 
 def mean_loss(trace: RoutingTrace) -> float | None:

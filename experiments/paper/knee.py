@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ABOUT_TWICE", "CLOSE_TO_TWICE", "CRITERIA", "Criterion", "best_size", "chord_height", "prices_of"]
-
 Floats = npt.NDArray[np.float64]
 
 ABOUT_TWICE = (1.5, 2.5)
@@ -116,12 +114,6 @@ def prices_of(sizes: Floats, rates: Floats, low: float, high: float) -> tuple[fl
     if len(inside) == 0:
         return None
     return float(slopes[inside[-1]]), float(before[inside[0]])
-
-
-def best_size(sizes: Floats, rates: Floats, price: float) -> float:
-    """Return the smallest size of the largest h(rho) - price * rho; 0 where no cache is worth its price."""
-    net = np.append(0, rates) - price * np.append(0, sizes)
-    return float(np.append(0, sizes)[int(np.argmax(net))])
 
 
 def _hull(xs: Floats, ys: Floats) -> tuple[Floats, Floats]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,16 +12,19 @@ import numpy.typing as npt
 from lrcsim.base.errors import LrcsimError
 from lrcsim.experiments.paper.curves import RequestCurves, request_curves, shuffled
 from lrcsim.experiments.paper.inputs import Input, mean_loss, requests_of
-from lrcsim.experiments.paper.published import SEGMENTS
+from lrcsim.experiments.paper.published import SEGMENTS, published
 from lrcsim.simulator import ExpertMeasures, Srp, expert_measures, srp
 from lrcsim.simulator.metrics.specialisation import activation_by_domain, pearson
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["Measured", "Options", "measure"]
-
 Floats = npt.NDArray[np.float64]
+
 AT = 16
 """The segment length of the paper's single numbers."""
+
+SCH = f"sch-lookahead:{AT}"
+POOLED = (SCH, "model")
+"""The curve that findings are made of: the paper's SCH, one pool of all layers."""
 
 CASE_TOKENS = 256
 """Tokens of the paper's case study."""
@@ -88,10 +92,32 @@ class Measured:
         """The trace's label."""
         return self.source.label
 
+    @property
+    def theirs(self) -> dict[str, Any]:
+        """What is published of the model that the trace is compared with, or nothing."""
+        return published().of(self.source.paper)
+
     def at(self, policy: str, scope: str, size: float) -> float | None:
         """Return the hit rate of a curve at a relative size, or None where it was not measured."""
         curve = self.curves.get((policy, scope))
         return None if curve is None else float(curve.rate(np.array([size]))[0])
+
+    def published_srp(self, m: int) -> float | None:
+        """Return the published SRP of the model that the trace is compared with, or None."""
+        values = self.theirs
+        if "srp16" in values:
+            return float(values["srp16"]) if m == AT else None
+        return float(values["srp"][SEGMENTS.index(m)]) if "srp" in values and m in SEGMENTS else None
+
+
+def teacher_forced(found: Sequence[Measured]) -> list[Measured]:
+    """Return the traces of the paper's setting, those with SRP at m = 16."""
+    return [one for one in found if one.source.kind == "teacher-forced" and AT in one.srp]
+
+
+def lacks(found: Sequence[Measured], *names: str) -> list[str]:
+    """Say of each trace what it lacks of some things, and why."""
+    return [f"{one.label}: {one.missing[name]}" for one in found for name in names if name in one.missing]
 
 
 def measure(source: Input, options: Options, progress: Callable[[int, int], None] | None = None) -> Measured:
@@ -102,36 +128,27 @@ def measure(source: Input, options: Options, progress: Callable[[int, int], None
     Raises:
         LrcsimError: the trace is damaged.
     """
-    trace, found = source.trace, Measured(source)
+    trace, found, threads = source.trace, Measured(source), options.jobs
     longest = int(np.diff(trace.offsets).max())
     segments = [m for m in options.segments if m <= longest]
     if len(segments) < len(options.segments):
         gone = ", ".join(str(m) for m in options.segments if m > longest)
         found.missing["segments"] = f"no request has the tokens for m = {gone}; the longest has {longest}"
-    at = AT if longest >= AT else None
-    curves = [f"sch-{kind}:{m}" for kind in ("lookahead", "static") for m in segments] + ["lru", "lfu", "belady"]
-    jobs: list[Callable[[], None]] = []
-    given = {"bootstrap": options.draws, "seed": options.seed, "jobs": options.jobs}
 
     def srp_at(m: int) -> None:
-        found.srp[m] = srp(trace, m, level="layer", **given)  # type: ignore[arg-type]
-        found.positions[m] = srp(trace, m, level="position", jobs=options.jobs)
+        found.srp[m] = srp(trace, m, level="layer", bootstrap=options.draws, seed=options.seed, jobs=threads)
+        found.positions[m] = srp(trace, m, level="position", jobs=threads)
 
-    def curve_of(policy: str, scope: str) -> None:
-        found.curves[policy, scope] = request_curves(trace, policy, scope, jobs=options.jobs)  # type: ignore[arg-type]
+    def curve_of(policy: str, scope: Any) -> None:
+        found.curves[policy, scope] = request_curves(trace, policy, scope, jobs=threads)
 
-    def control() -> None:
-        if "stack" in trace.columns:
-            found.missing["control"] = "tokens of several stacks cannot be put in random order"
-            return
-        found.control = request_curves(shuffled(trace, options.seed), f"sch-lookahead:{AT}", "model", jobs=options.jobs)
-
-    jobs += [lambda m=m: srp_at(m) for m in segments]  # type: ignore[misc]
-    jobs += [lambda p=p, s=s: curve_of(p, s) for p in curves for s in ("model", "layer")]  # type: ignore[misc]
-    if at is None:
+    policies = [f"sch-{kind}:{m}" for kind in ("lookahead", "static") for m in segments] + ["lru", "lfu", "belady"]
+    jobs: list[Callable[[], None]] = [lambda m=m: srp_at(m) for m in segments]  # type: ignore[misc]
+    jobs += [lambda p=p, s=s: curve_of(p, s) for p in policies for s in ("model", "layer")]  # type: ignore[misc]
+    if longest < AT:
         found.missing["m = 16"] = f"the longest request has {longest} tokens, fewer than the segments of 16"
     else:
-        jobs += [control, lambda: _experts(found, options), lambda: _domains(found, options), lambda: _case(found)]
+        jobs += [lambda job=job: job(found, options) for job in (_control, _experts, _domains, _case)]  # type: ignore[misc]
     for done, job in enumerate(jobs, start=1):
         job()
         if progress is not None:
@@ -140,6 +157,14 @@ def measure(source: Input, options: Options, progress: Callable[[int, int], None
     if found.loss is None:
         found.missing["loss"] = "the trace's provenance holds no validation loss (validation_loss)"
     return found
+
+
+def _control(found: Measured, options: Options) -> None:
+    trace = found.source.trace
+    if "stack" in trace.columns:
+        found.missing["control"] = "tokens of several stacks cannot be put in random order"
+    else:
+        found.control = request_curves(shuffled(trace, options.seed), SCH, "model", jobs=options.jobs)
 
 
 def _experts(found: Measured, options: Options) -> None:
@@ -160,31 +185,26 @@ def _domains(found: Measured, options: Options) -> None:
         return
     labels = np.array(trace.domains)
     rates = activation_by_domain(trace, AT).reshape(len(names), -1)
-    by_expert = []
-    for name in names:
+    values = np.full(rates.shape, np.nan)
+    for i, name in enumerate(names):
         part = requests_of(trace, np.flatnonzero(labels == name).tolist())
-        if int(np.diff(part.offsets).max()) < AT:
-            by_expert.append(np.full(rates.shape[1], np.nan))
-            continue
-        groups = srp(part, AT, level="expert", jobs=options.jobs).groups
-        assert groups is not None
-        by_expert.append(groups.value.ravel())
-    for what, values in (("activation", rates), ("srp", np.array(by_expert))):
-        found.pairs[what] = np.array([[_number(pearson(a, b)) for b in values] for a in values])
+        if int(np.diff(part.offsets).max()) >= AT:
+            values[i] = _of_experts(part, options.jobs).ravel()
+    for what, rows in (("activation", rates), ("srp", values)):
+        found.pairs[what] = np.array([[pearson(a, b) for b in rows] for a in rows], float)  # None: NaN
 
 
-def _case(found: Measured) -> None:
-    trace = found.source.trace
-    tokens = np.diff(trace.offsets)
+def _case(found: Measured, _: Options) -> None:
+    tokens = np.diff(found.source.trace.offsets)
     request = int(np.flatnonzero(tokens >= min(CASE_TOKENS, int(tokens.max())))[0])
-    low = int(trace.offsets[request])
-    high = min(low + CASE_TOKENS, int(trace.offsets[request + 1]))
-    names = ["experts", *(["stack"] if "stack" in trace.columns else [])]
-    columns = {name: trace.read(name, low, high) for name in names}
-    groups = srp(RoutingTrace(trace.layers, columns, np.array([0, high - low])), AT, level="expert").groups
+    part = requests_of(found.source.trace, [request])
+    end = min(CASE_TOKENS, part.num_tokens)
+    columns = {name: part.read(name, 0, end) for name in part.columns}
+    found.case = _of_experts(RoutingTrace(part.layers, columns, np.array([0, end])))
+
+
+def _of_experts(trace: RoutingTrace, jobs: int | None = None) -> Floats:
+    """Return SRP at m = 16 of every expert, float64 [L, E]."""
+    groups = srp(trace, AT, level="expert", jobs=jobs).groups
     assert groups is not None
-    found.case = groups.value
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
+    return groups.value

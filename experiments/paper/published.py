@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["GRID", "SEGMENTS", "Published", "key_of", "published"]
-
 Floats = npt.NDArray[np.float64]
 
 SEGMENTS = (4, 16, 64, 256)
@@ -40,9 +38,14 @@ class Published:
     quantity: dict[str, dict[str, Any]]
 
     def source(self, *names: str) -> str:
-        """Say where quantities come from and how exact they are, for the foot of a table."""
+        """Say where quantities come from and how exact they are, for the foot of a table; nothing of none."""
         parts = [f"{self.quantity[name]['source']} ({self.quantity[name]['precision']})" for name in names]
-        return "Published: " + "; ".join(parts) + "."
+        return "Published: " + "; ".join(parts) + "." if parts else ""
+
+    def of(self, key: str | None) -> dict[str, Any]:
+        """Return the values of the model with a key as `key_of` gives it; nothing for None."""
+        group, _, name = (key or "").partition(".")
+        return dict(getattr(self, group)[name]) if group else {}
 
 
 @cache

@@ -7,91 +7,70 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from lrcsim.experiments.paper import figures_cache
-from lrcsim.experiments.paper.knee import ABOUT_TWICE, CRITERIA, chord_height, prices_of
-from lrcsim.experiments.paper.measure import AT, Measured, Options
+from lrcsim.experiments.paper import figures
+from lrcsim.experiments.paper.intervals import wilson
+from lrcsim.experiments.paper.knee import ABOUT_TWICE, CRITERIA, Floats, chord_height, prices_of
+from lrcsim.experiments.paper.measure import POOLED, Measured, Options
 from lrcsim.experiments.paper.published import GRID, published
-from lrcsim.experiments.paper.section import Section, Table
-from lrcsim.experiments.paper.two_x import Knee, knees_of, knees_of_published, sizes_of, wilson
+from lrcsim.experiments.paper.report import Section
+from lrcsim.experiments.paper.two_x import Knee, knees_of, knees_of_published, sizes_of
 
-__all__ = ["CURVE", "two_x_section"]
+Rows = list[dict[str, Any]]
 
-CURVE = (f"sch-lookahead:{AT}", "model")
-"""The curve that the statement is made of: the paper's SCH, one pool of all layers."""
-
-TEXT = (
-    f"Computed on SCH (look-ahead, m = {AT}, one pool: the paper's curve) from 0 to 4x, the range of its figures; "
-    "measured curves in steps of 1/16x, published ones in their steps of 1/4x. The paper's finding names no "
-    'criterion for the balance of effect and cost, so several stand side by side. "About twice" is 1.5x to 2.5x. The '
-    "statement **holds** where at least 95 % of the draws of requests have the knee there, **does not hold** at 5 "
-    '% or less, else it is **undecided**. "Beyond" is no knee below the end of the range.'
-)
+VERDICTS = ("holds", "undecided", "does not hold")
 
 
 def two_x_section(found: Sequence[Measured], options: Options) -> Section:
     """Make the section."""
-    section = Section(
-        "two_x",
-        "Is twice the active experts the knee?",
-        "the finding that for most models a cache of about twice the active experts balances effect and cost",
-        [TEXT, "Criteria: " + "; ".join(f"*{one.name}*: {one.meaning}" for one in CRITERIA) + "."],
-        draw=lambda path: figures_cache.two_x(path, found),
-    )
-    rows: list[dict[str, Any]] = []
+    criteria = "Criteria: " + "; ".join(f"*{one.name}*: {one.meaning}" for one in CRITERIA) + "."
+    section = Section("two_x", draw=lambda path: figures.two_x(path, found), text=[criteria])
+    rows: Rows = []
     for one in found:
         for (policy, scope), curve in one.curves.items():
             knees = knees_of(curve, options)
-            if not knees and (policy, scope) == CURVE:
+            if not knees and (policy, scope) == POOLED:
                 why = f"all experts are {curve.everything:g}x, and a knee at 2x takes sizes to 3x"
                 section.missing.append(f"{one.label}: {why}")
             rows += [{"trace": one.label, "policy": policy, "scope": scope} | _cells(knee) for knee in knees]
-    chosen = [row for row in rows if (row["policy"], row["scope"]) == CURVE]
-    control = _control(found, options)
-    counts, each = _published(options)
-    section.text.append(_statement(chosen, control.rows, counts.rows))
-    section.add(_wide(chosen))
+    chosen = [row for row in rows if (row["policy"], row["scope"]) == POOLED]
+    control, models = _control(found, options), _published_knees(options)
+    counts = _counts(models)
+    section.text.append(_statement(chosen, control, counts))
+    section.table("two_x_by_trace", _wide(chosen))
     long = [{k: v for k, v in row.items() if k not in ("policy", "scope")} for row in chosen]
-    section.add(Table("two_x", "The same, a row for each criterion.", long, shown=False))
-    section.add(control)
-    section.add(counts)
-    section.add(each)
-    section.add(_sensitivity(rows))
-    section.add(Table("two_x_all", "All curves: other policies, segment lengths, scopes.", rows, shown=False))
+    section.table("two_x", long)
+    section.table("two_x_control", control)
+    section.table("two_x_published", counts)
+    each = [{"model": key} | _cells(knee) for key, knees in models.items() for knee in knees]
+    section.table("two_x_published_models", each)
+    section.table("two_x_sensitivity", _sensitivity(rows))
+    section.table("two_x_all", rows)
     prices = _prices(found)
-    section.add(_price_summary(prices))
-    section.add(Table("two_x_prices_all", "Prices for every curve.", prices, published().source("sch16"), shown=False))
+    section.table("two_x_prices", _price_medians(prices))
+    section.table("two_x_prices_all", prices)
     return section
 
 
 def _cells(knee: Knee) -> dict[str, Any]:
-    return {
-        "criterion": knee.criterion,
-        "knee": knee.size,
-        "95 %": knee.interval,
-        "draws in 1.5x to 2.5x": knee.share,
-        "in 1.75x to 2.25x": knee.close,
-        "about twice": knee.verdict,
-    }
+    cells = {"criterion": knee.criterion, "knee": knee.size, "95 %": knee.interval, "draws in 1.5x to 2.5x": knee.share}
+    return cells | {"in 1.75x to 2.25x": knee.close, "about twice": knee.verdict}
 
 
-def _wide(rows: Sequence[dict[str, Any]]) -> Table:
-    """Show a row for each trace: by every criterion the knee, its interval, the verdict."""
+def _wide(rows: Rows) -> Rows:
+    """Make a row for each trace: by every criterion the knee, its interval, the verdict."""
     table: dict[str, dict[str, Any]] = {}
     for row in rows:
-        ends = "" if row["95 %"] is None else f" ({_size(row['95 %'][0])} to {_size(row['95 %'][1])})"
-        cell = f"{_size(row['knee'])}{ends}, {row['about twice']}"
+        cell = f"{_size(row['knee'])}{_ends(row, ' ({} to {})')}, {row['about twice']}"
         table.setdefault(row["trace"], {"trace": row["trace"]})[row["criterion"]] = cell
-    caption = "Knee by criterion, its 95 % interval over draws of requests, and whether the statement holds."
-    return Table("two_x_by_trace", caption, list(table.values()))
+    return list(table.values())
 
 
-def _control(found: Sequence[Measured], options: Options) -> Table:
+def _control(found: Sequence[Measured], options: Options) -> Rows:
     """Compare with the same tokens in random order: what of the knee is the routing's, what the metric's."""
     rows = []
     for one in found:
-        curve = one.curves.get(CURVE)
+        curve = one.curves.get(POOLED)
         if one.control is None or curve is None:
             continue
         for name, which in (("as recorded", curve), ("random", one.control)):
@@ -100,97 +79,73 @@ def _control(found: Sequence[Measured], options: Options) -> Table:
             row["SCH 2x"] = float(which.rate(np.array([2.0]))[0])
             row["above the chord"] = chord_height(sizes, which.rate(sizes))
             rows.append(row | {knee.criterion: knee.size for knee in knees_of(which, options)})
-    caption = (
-        "Control: the same tokens in random order have no local consistency. Where a criterion puts their knee at "
-        "the same size, it sees the metric and the range, not the routing. A curve that hardly rises above its "
-        "chord has no knee."
-    )
-    return Table("two_x_control", caption, rows, digits=2)
+    return rows
 
 
-def _published(options: Options) -> tuple[Table, Table]:
-    """Compute the statement on the paper's curves: how many models have the knee at about twice, and each."""
-    data = published()
-    models = {f"toy {key}": toy for key, toy in data.toy.items()} | data.real
+def _published_knees(options: Options) -> dict[str, list[Knee]]:
+    """Find the knees of the paper's curves by all criteria, by model; names of toy models begin with ``"toy "``."""
     draws = max(options.draws, 200)
-    knees = {
+    return {
         key: knees_of_published(model["sch16"], model["experts"] / model["top_k"], draws, options.seed)
-        for key, model in models.items()
+        for key, model in _published_models().items()
     }
+
+
+def _published_models() -> dict[str, dict[str, Any]]:
+    return {f"toy {key}": toy for key, toy in published().toy.items()} | published().real
+
+
+def _counts(models: dict[str, list[Knee]]) -> Rows:
+    """Compute the statement on the paper's curves: how many models have the knee at about twice."""
     counts = []
     for i, criterion in enumerate(CRITERIA):
         for what, toy in (("real (22 rows)", False), ("toy (10)", True)):
-            mine = [found[i] for key, found in knees.items() if key.startswith("toy ") == toy]
+            mine = [knees[i] for key, knees in models.items() if key.startswith("toy ") == toy]
             verdicts = [knee.verdict for knee in mine]
             low, high = wilson(verdicts.count("holds"), len(mine))
             sizes = np.quantile([knee.size for knee in mine], (0.5, 0.25, 0.75), method="nearest")
             row: dict[str, Any] = {"models": what, "criterion": criterion.name, "median knee": float(sizes[0])}
             row["quartiles"] = (float(sizes[1]), float(sizes[2]))
-            row |= {word: verdicts.count(word) for word in ("holds", "undecided", "does not hold")}
-            row["share that holds, 95 %"] = (low, high)
+            row |= {word: verdicts.count(word) for word in VERDICTS} | {"share that holds, 95 %": (low, high)}
             counts.append(row | {"most models": "yes" if low > 0.5 else "no" if high < 0.5 else "undecided"})
-    caption = (
-        "The paper's own curves. Draws add the error of reading them from the figure. The interval of the share is "
-        "Wilson's and takes the models as drawn from many."
-    )
-    rows = [{"model": key} | _cells(knee) for key, found in knees.items() for knee in found]
-    return (
-        Table("two_x_published", caption, counts, data.source("sch16"), digits=2),
-        Table("two_x_published_models", "The same, model by model.", rows, shown=False),
-    )
+    return counts
 
 
-def _sensitivity(rows: Sequence[dict[str, Any]]) -> Table:
+def _sensitivity(rows: Rows) -> Rows:
     """Give the knees of all curves, as a range over traces."""
     cells: dict[tuple[str, str], dict[str, list[float]]] = {}
     for row in rows:
-        of_curve = cells.setdefault((row["policy"], row["scope"]), {})
-        of_curve.setdefault(row["criterion"], []).append(row["knee"])
-    table = [
+        cells.setdefault((row["policy"], row["scope"]), {}).setdefault(row["criterion"], []).append(row["knee"])
+    return [
         {"curve": policy, "scope": {"model": "one pool", "layer": "by layer"}[scope]}
-        | {name: _span(knees) for name, knees in by_criterion.items()}
+        | {name: min(k) if min(k) == max(k) else (min(k), max(k)) for name, k in by_criterion.items()}
         for (policy, scope), by_criterion in cells.items()
     ]
-    return Table("two_x_sensitivity", "Knees of all curves, as a range over the traces.", table, digits=2)
 
 
-def _span(knees: Sequence[float]) -> Any:
-    return knees[0] if min(knees) == max(knees) else (min(knees), max(knees))
+def _prices(found: Sequence[Measured]) -> Rows:
+    curves = [(one.label, one.curves[POOLED]) for one in found if POOLED in one.curves]
+    rows = [_price(label, sizes_of(curve), curve.rate(sizes_of(curve))) for label, curve in curves]
+    return rows + [_price(f"paper: {key}", GRID, np.array(of["sch16"])) for key, of in _published_models().items()]
 
 
-def _prices(found: Sequence[Measured]) -> list[dict[str, Any]]:
-    rows = []
-    for one in found:
-        if (curve := one.curves.get(CURVE)) is not None:
-            sizes = sizes_of(curve)
-            rows.append(_price(one.label, sizes, curve.rate(sizes)))
-    data = published()
-    rows += [_price(f"paper: toy {key}", GRID, np.array(toy["sch16"])) for key, toy in data.toy.items()]
-    return rows + [_price(f"paper: {key}", GRID, np.array(model["sch16"])) for key, model in data.real.items()]
+def _price(label: str, sizes: Floats, rates: Floats) -> dict[str, Any]:
+    low, high = prices_of(sizes, rates, *ABOUT_TWICE) or (math.nan, math.nan)
+    return {"curve": label, "from": 100 * low, "to": 100 * high}
 
 
-def _price(label: str, sizes: npt.NDArray[np.float64], rates: npt.NDArray[np.float64]) -> dict[str, Any]:
-    prices = prices_of(sizes, rates, *ABOUT_TWICE)
-    low, high = (math.nan, math.nan) if prices is None else (100 * prices[0], 100 * prices[1])
-    return {"curve": label, "from": low, "to": high}
-
-
-def _price_summary(rows: Sequence[dict[str, Any]]) -> Table:
-    """Show the traces, and the medians of the paper's models."""
+def _price_medians(rows: Rows) -> Rows:
+    """Return the rows of the traces, and the medians of the paper's models."""
     shown = [row for row in rows if not row["curve"].startswith("paper: ")]
-    for what, toy in (("paper: toy models, medians", True), ("paper: real models, medians", False)):
-        of = [
-            row for row in rows if row["curve"].startswith("paper: ") and row["curve"].startswith("paper: toy ") == toy
-        ]
-        shown.append({"curve": what} | {end: float(np.nanmedian([row[end] for row in of])) for end in ("from", "to")})
-    caption = (
-        "Hit rate net of cost, without a criterion. If 1x of cache costs c points of hit rate, the best size is "
-        "that of the largest h(x) - c x. It lies within 1.5x to 2.5x exactly for c in this range, points per 1x:"
-    )
-    return Table("two_x_prices", caption, shown, published().source("sch16"), digits=1)
+    toys = [row for row in rows if row["curve"].startswith("paper: toy ")]
+    real = [row for row in rows if row not in shown and row not in toys]
+    for what, of in (("toy", toys), ("real", real)):
+        medians = {end: float(np.nanmedian([row[end] for row in of])) for end in ("from", "to")}
+        shown.append({"curve": f"paper: {what} models, medians"} | medians)
+    return shown
 
 
-def _statement(rows: Sequence[dict[str, Any]], control: Sequence[Any], published_counts: Sequence[Any]) -> str:
+def _statement(rows: Rows, control: Rows, published_counts: Rows) -> str:
     """Say it in words: each trace by the first criterion and how many of all, the control, the paper's own curves."""
     first, parts = CRITERIA[0].name, []
     random = {
@@ -201,22 +156,23 @@ def _statement(rows: Sequence[dict[str, Any]], control: Sequence[Any], published
     for trace in dict.fromkeys(row["trace"] for row in rows):
         mine = [row for row in rows if row["trace"] == trace]
         knee = next(row for row in mine if row["criterion"] == first)
-        span = "" if knee["95 %"] is None else f" (95 %: {_size(knee['95 %'][0])} to {_size(knee['95 %'][1])})"
-        words = [f"{word} by {n}" for word in ("holds", "undecided", "does not hold")
-                 if (n := sum(row["about twice"] == word for row in mine))]  # fmt: skip
-        parts.append(
-            f"* {trace}: knee by *{first}* at {_size(knee['knee'])}{span}: {knee['about twice']}."
-            + (f" Of the {len(mine)} criteria the statement {', '.join(words)}." if words else "")
-            + random.get(trace, "")
-        )
-    told = [
-        f"{row['holds']} of {row['holds'] + row['undecided'] + row['does not hold']} by *{row['criterion']}*"
+        verdicts = [row["about twice"] for row in mine]
+        words = ", ".join(f"{word} by {verdicts.count(word)}" for word in VERDICTS if word in verdicts)
+        said = f"* {trace}: knee by *{first}* at {_size(knee['knee'])}{_ends(knee, ' (95 %: {} to {})')}"
+        said += f": {knee['about twice']}." + (f" Of the {len(mine)} criteria the statement {words}." if words else "")
+        parts.append(said + random.get(trace, ""))
+    told = ", ".join(
+        f"{row['holds']} of {sum(row[word] for word in VERDICTS)} by *{row['criterion']}*"
         for row in published_counts
-        if str(row["models"]).startswith("real")
-    ]
-    parts.append(f"* The paper's own curves of real models: it holds for {', '.join(told)}.")
+        if row["models"].startswith("real")
+    )
+    parts.append(f"* The paper's own curves of real models: it holds for {told}.")
     return "**The statement, computed.**\n\n" + "\n".join(parts)
 
 
 def _size(size: float) -> str:
     return "beyond" if math.isinf(size) else f"{size:.2f}x"
+
+
+def _ends(row: dict[str, Any], words: str) -> str:
+    return "" if row["95 %"] is None else words.format(*map(_size, row["95 %"]))

@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from lrcsim.experiments.paper import figures_srp
-from lrcsim.experiments.paper.measure import AT, Measured
+from lrcsim.experiments.paper import figures
+from lrcsim.experiments.paper.measure import AT, Measured, lacks
 from lrcsim.experiments.paper.published import SEGMENTS, published
-from lrcsim.experiments.paper.section import Section, Table
-
-__all__ = ["srp_sections"]
+from lrcsim.experiments.paper.report import Section
 
 PLACES = (8, 64, 256, 496)
 """Middles of segments whose published SRP is at hand, in tokens."""
@@ -23,172 +21,88 @@ def srp_sections(found: Sequence[Measured]) -> list[Section]:
     return [_length(found), _layers(found), _domains(found), _positions(found), _experts(found), _case(found)]
 
 
-def theirs(one: Measured) -> dict[str, Any]:
-    """Return what is published of the model that a trace is compared with, or nothing."""
-    group, _, key = (one.source.paper or "").partition(".")
-    return dict(getattr(published(), group)[key]) if group else {}
-
-
-def published_srp(one: Measured, m: int) -> float | None:
-    """Return the published SRP of the model that a trace is compared with, or None."""
-    values = theirs(one)
-    if "srp16" in values:
-        return float(values["srp16"]) if m == AT else None
-    return float(values["srp"][SEGMENTS.index(m)]) if "srp" in values and m in SEGMENTS else None
-
-
-def lacks(found: Sequence[Measured], *names: str) -> list[str]:
-    """Say of each trace what it lacks of some things, and why."""
-    return [f"{one.label}: {one.missing[name]}" for one in found for name in names if name in one.missing]
-
-
 def _length(found: Sequence[Measured]) -> Section:
-    section = Section(
-        "srp",
-        "SRP against segment length",
-        "msrp.pdf and toy_msrpls.pdf",
-        [
-            "SRP depends on how sparse a model is: it cannot fall below its floor, 2r / (1 + r) at r = k / E. "
-            "Intervals resample whole requests (95 %, basic)."
-        ],
-        missing=lacks(found, "segments"),
-        draw=lambda path: figures_srp.srp_by_length(path, found),
-    )
-    rows = [
-        {
-            "trace": one.label,
-            "E": one.source.trace.num_experts,
-            "k": one.source.trace.top_k,
-            "m": m,
-            "SRP": result.value,
-            "95 %": result.interval,
-            "floor": result.floor,
-            "kept / active": result.group_size,
-            "paper": published_srp(one, m),
-            "paper's model": one.source.paper,
-        }
-        for one in found
-        for m, result in one.srp.items()
-    ]
-    section.add(Table("srp", "Pooled over layers, experts and requests.", rows, published().source("srp", "srp16")))
-    data = published()
+    section = Section("srp", lacks(found, "segments"))
+    section.draw = lambda path: figures.srp_by_length(path, found)
+    rows: list[dict[str, Any]] = []
+    for one in found:
+        trace = one.source.trace
+        for m, result in one.srp.items():
+            row = {"trace": one.label, "E": trace.num_experts, "k": trace.top_k, "m": m, "SRP": result.value}
+            row |= {"95 %": result.interval, "floor": result.floor, "kept / active": result.group_size}
+            rows.append(row | {"paper": one.published_srp(m), "paper's model": one.source.paper})
+    section.table("srp", rows)
+    models = sorted(published().real.items(), key=lambda item: -item[1]["srp"][1])
     rows = [
         {"paper's model": key, "E": model["experts"], "k": model["top_k"]}
         | {f"m = {m}": value for m, value in zip(SEGMENTS, model["srp"], strict=True)}
-        for key, model in sorted(data.real.items(), key=lambda item: -item[1]["srp"][1])
+        for key, model in models
     ]
-    section.add(Table("srp_published", "The paper's real models.", rows, data.source("srp")))
+    section.table("srp_published", rows)
     return section
 
 
 def _layers(found: Sequence[Measured]) -> Section:
-    section = Section(
-        "srp_layer",
-        "SRP by layer",
-        "lsrp.pdf",
-        draw=lambda path: figures_srp.heat_by_layer(path, found),
-    )
+    section = Section("srp_layer", draw=lambda path: figures.heat_by_layer(path, found))
     rows, every = [], []
     for one in found:
         for m, result in one.srp.items():
             groups = result.groups
             assert groups is not None
-            low, high = (
-                np.full(len(groups.value), np.nan) if ends is None else ends for ends in (groups.low, groups.high)
-            )
+            values, nothing = groups.value, np.full(len(groups.value), np.nan)
+            ends = zip(*(nothing if end is None else end for end in (groups.low, groups.high)), strict=True)
             every += [
-                {"trace": one.label, "m": m, "layer": layer, "SRP": value, "95 %": (low[layer], high[layer])}
-                for layer, value in enumerate(groups.value.tolist())
+                {"trace": one.label, "m": m, "layer": layer, "SRP": value, "95 %": interval}
+                for layer, (value, interval) in enumerate(zip(values.tolist(), ends, strict=True))
             ]
             if m == AT:
-                rows.append(
-                    {
-                        "trace": one.label,
-                        "lowest": groups.value.min(),
-                        "in layer": int(groups.value.argmin()),
-                        "highest": groups.value.max(),
-                        "in layer ": int(groups.value.argmax()),
-                        "first": groups.value[0],
-                        "last": groups.value[-1],
-                        "paper: lowest, highest": tuple(theirs(one)["layers"]) if "layers" in theirs(one) else None,
-                    }
-                )
-    section.add(Table("srp_layer_range", f"Range over layers at m = {AT}.", rows, published().source("layers")))
-    section.add(Table("srp_layer", "SRP of every layer.", every, shown=False))
-    section.missing.append("published values by layer of the toy models: the paper does not show them")
+                row = {"trace": one.label, "lowest": values.min(), "in layer": int(values.argmin())}
+                row |= {"highest": values.max(), "in layer ": int(values.argmax())}
+                row |= {"first": values[0], "last": values[-1]}
+                theirs = one.theirs.get("layers")
+                rows.append(row | {"paper: lowest, highest": theirs and tuple(theirs)})
+    section.table("srp_layer_range", rows)
+    section.table("srp_layer", every)
     return section
 
 
 def _domains(found: Sequence[Measured]) -> Section:
     having = [one for one in found if one.domains is not None]
-    section = Section(
-        "srp_domain",
-        "SRP by domain",
-        "the notebooks 34_srp_domain: SRP of a dataset over that of all, less 1",
-        ["The paper's datasets are others than a trace's domains, so only the spread can be compared."],
-        missing=lacks(found, "domains", "domain pairs", "m = 16"),
-        draw=(lambda path: figures_srp.domains(path, having)) if having else None,
-    )
-    rows, spread = [], []
+    section = Section("srp_domain", lacks(found, "domains", "domain pairs", "m = 16"))
+    section.draw = (lambda path: figures.domains(path, having)) if having else None
+    rows, spread, pairs, ranges = [], [], [], []
     for one in having:
-        result = one.domains
-        assert result is not None
-        assert result.groups is not None
-        groups = result.groups
-        difference = groups.value / result.value - 1
-        for i, name in enumerate(result.domains or ()):
+        assert one.domains is not None
+        assert one.domains.groups is not None
+        names, groups = one.domains.domains or (), one.domains.groups
+        difference = groups.value / one.domains.value - 1
+        for i, name in enumerate(names):
             ends = None if groups.low is None or groups.high is None else (groups.low[i], groups.high[i])
-            rows.append(
-                {"trace": one.label, "domain": name, "SRP": groups.value[i], "95 %": ends, "against all": difference[i]}
-            )
-        lowest, highest = theirs(one).get("domain_range", (None, None))
+            row = {"trace": one.label, "domain": name, "SRP": groups.value[i], "95 %": ends}
+            rows.append(row | {"against all": difference[i]})
+        lowest, highest = one.theirs.get("domain_range", (None, None))
         row = {"trace": one.label, "lowest": np.nanmin(difference), "highest": np.nanmax(difference)}
         spread.append(row | {"paper's lowest": lowest, "paper's highest": highest})
-    section.add(Table("srp_domain", f"m = {AT}.", rows))
-    section.add(
-        Table("srp_domain_range", "Range of the difference from all.", spread, published().source("domain_range"))
-    )
-    pairs = [
-        {"trace": one.label, "what": what, "domains": f"{names[i]}, {names[j]}", "correlation": matrix[i, j]}
-        for one in having
-        for names in [one.domains.domains or () if one.domains else ()]
-        for what, matrix in one.pairs.items()
-        for i in range(len(matrix))
-        for j in range(i)
-    ]
-    section.add(Table("domain_pairs", "Correlation over experts between domains.", pairs, shown=False))
-    rows = []
-    for one in having:
         for what, matrix in one.pairs.items():
+            pairs += [
+                {"trace": one.label, "what": what, "domains": f"{names[i]}, {names[j]}", "correlation": matrix[i, j]}
+                for i in range(len(matrix))
+                for j in range(i)
+            ]
             inner = matrix[np.tril_indices(len(matrix), -1)]
-            rows.append(
-                {
-                    "trace": one.label,
-                    "of the experts'": {"activation": "activation rate", "srp": "SRP"}[what],
-                    "median correlation": float(np.nanmedian(inner)),
-                    "range": (float(np.nanmin(inner)), float(np.nanmax(inner))),
-                }
-            )
-    caption = (
-        "Do two domains use the same experts, and the same experts consistently? (mactdr, msrpdr: Pearson over all"
-    )
-    section.add(Table("domain_pairs_range", caption + " experts, by pair of domains.)", rows))
-    section.missing.append("published correlations between datasets: not among the values at hand")
+            row = {"trace": one.label, "of the experts'": {"activation": "activation rate", "srp": "SRP"}[what]}
+            row["median correlation"] = float(np.nanmedian(inner))
+            ranges.append(row | {"range": (float(np.nanmin(inner)), float(np.nanmax(inner)))})
+    section.table("srp_domain", rows)
+    section.table("srp_domain_range", spread)
+    section.table("domain_pairs", pairs)
+    section.table("domain_pairs_range", ranges)
     return section
 
 
 def _positions(found: Sequence[Measured]) -> Section:
-    section = Section(
-        "srp_position",
-        "SRP by position",
-        "msrpp.pdf",
-        [
-            "Each position has a threshold of its own. With few requests a position has few windows: short-term "
-            "ups and downs are noise; the spread is given with the number of requests."
-        ],
-        missing=lacks(found, "m = 16"),
-        draw=lambda path: figures_srp.positions(path, found),
-    )
+    section = Section("srp_position", lacks(found, "m = 16"))
+    section.draw = lambda path: figures.positions(path, found)
     rows, every = [], []
     for one in found:
         for m, result in one.positions.items():
@@ -201,83 +115,51 @@ def _positions(found: Sequence[Measured]) -> Section:
             ]
             if m == AT:
                 half = len(values) // 2
-                row: dict[str, Any] = {
-                    "trace": one.label,
-                    "requests": one.source.trace.num_requests,
-                    "first half, mean": float(np.nanmean(values[:half])) if half else None,
-                    "second half, mean": float(np.nanmean(values[half:])),
-                    "std over positions": float(np.nanstd(values)),
-                }
+                row: dict[str, Any] = {"trace": one.label, "requests": one.source.trace.num_requests}
+                row["first half, mean"] = float(np.nanmean(values[:half])) if half else None
+                row["second half, mean"] = float(np.nanmean(values[half:]))
+                row["std over positions"] = float(np.nanstd(values))
                 known = dict(zip(places.tolist(), values.tolist(), strict=True))
                 rows.append(row | {f"at {place}": known.get(place) for place in PLACES})
-    section.add(Table("srp_position_summary", f"m = {AT}; the middle of a segment is at the token given.", rows))
-    section.add(Table("srp_position", "SRP of every position.", every, shown=False))
+    section.table("srp_position_summary", rows)
+    section.table("srp_position", every)
     rows = [
         {"paper's model": key} | {f"at {place}": value for place, value in zip(PLACES, model["position"], strict=True)}
         for key, model in published().real.items()
         if "position" in model
     ]
-    section.add(
-        Table("srp_position_published", "The paper's real models, m = 16.", rows, published().source("position"))
-    )
-    section.missing.append("published positions of the toy models: not among the values at hand")
+    section.table("srp_position_published", rows)
     return section
 
 
 def _experts(found: Sequence[Measured]) -> Section:
     having = [one for one in found if one.experts is not None]
-    section = Section(
-        "srp_expert",
-        "SRP of single experts against their activation",
-        "esrp.pdf",
-        ["An expert's SRP has the floor 2a / (1 + a) at its own activation rate a."],
-        missing=lacks(found, "m = 16"),
-        draw=(lambda path: figures_srp.experts(path, having)) if having else None,
-    )
+    section = Section("srp_expert", lacks(found, "m = 16"))
+    section.draw = (lambda path: figures.experts(path, having)) if having else None
     rows, every = [], []
     for one in having:
-        measures = one.experts
-        assert measures is not None
-        activation, value = measures.activation, measures.srp
+        assert one.experts is not None
+        activation, value = one.experts.activation, one.experts.srp
         floor = 2 * activation / (1 + activation)
-        every += [
-            {
-                "trace": one.label,
-                "layer": i,
-                "expert": j,
-                "activation": activation[i, j],
-                "SRP": v,
-                "floor": floor[i, j],
-            }
-            for (i, j), v in np.ndenumerate(value)
-        ]
+        for (i, j), v in np.ndenumerate(value):
+            row = {"trace": one.label, "layer": i, "expert": j, "activation": activation[i, j]}
+            every.append(row | {"SRP": v, "floor": floor[i, j]})
         row = {"trace": one.label, "experts": int(np.isfinite(value).sum()), "mean SRP": float(np.nanmean(value))}
-        row["highest"] = float(np.nanmax(value))
-        row["mean above floor"] = float(np.nanmean(value - floor))
-        rows.append(row | {"never used": int((activation == 0).sum()), "load imbalance": measures.load_imbalance})
-    caption = f"m = {AT}. Load imbalance: standard deviation of the experts' activation rates."
-    section.add(Table("srp_expert_summary", caption, rows, digits=4))
-    section.add(Table("srp_expert", "Every expert.", every, shown=False))
-    section.missing.append("published points of single experts: the figure has thousands, none is at hand as a number")
+        row |= {"highest": float(np.nanmax(value)), "mean above floor": float(np.nanmean(value - floor))}
+        rows.append(row | {"never used": int((activation == 0).sum()), "load imbalance": one.experts.load_imbalance})
+    section.table("srp_expert_summary", rows)
+    section.table("srp_expert", every)
     return section
 
 
 def _case(found: Sequence[Measured]) -> Section:
-    having = [one for one in found if one.case is not None]
-    section = Section(
-        "case",
-        "Case study: experts in one text",
-        "A0 to A3: SRP of every expert in the first 256 tokens of one prompt",
-        [
-            "The first request of 256 tokens (or the longest); the paper's prompt is another, so its figure has no "
-            "counterpart."
-        ],
-        draw=(lambda path: figures_srp.case(path, having)) if having else None,
-    )
+    having = [(one, one.case) for one in found if one.case is not None]
+    section = Section("case")
+    section.draw = (lambda path: figures.case(path, [one for one, _ in having])) if having else None
     rows = [
         {"trace": one.label, "layer": i, "expert": j, "SRP": v}
-        for one in having
-        for (i, j), v in np.ndenumerate(one.case if one.case is not None else np.zeros((0, 0)))
+        for one, values in having
+        for (i, j), v in np.ndenumerate(values)
     ]
-    section.add(Table("case", "SRP of every expert.", rows, shown=False))
+    section.table("case", rows)
     return section

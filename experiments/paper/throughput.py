@@ -8,38 +8,25 @@ from typing import Any
 import numpy as np
 
 from lrcsim.base.errors import ConfigError, LrcsimError
-from lrcsim.experiments.paper import figures_cache
+from lrcsim.experiments.paper import figures
 from lrcsim.experiments.paper.inputs import requests_of
 from lrcsim.experiments.paper.measure import Measured, Options
 from lrcsim.experiments.paper.published import published
-from lrcsim.experiments.paper.section import Section, Table
-from lrcsim.experiments.paper.sections_srp import theirs
+from lrcsim.experiments.paper.report import Section
 from lrcsim.models import Geometry, check_trace, load_geometry
 from lrcsim.simulator import simulate
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
-__all__ = ["geometry_for", "prompted", "throughput_section", "toy_geometry"]
-
 SIZES = ("1x", "2x", "3x")
+NAMES = (*SIZES, "all")
+MODES = {"prefill": PREFILL, "decode": DECODE}
+
 PAPER_LINK = "pcie.bandwidth=5.2GB/s"
 """What the paper's baseline implies: 0.91 to 0.98 ms per missed expert of 4.9 MB, from its overheads and LRU misses."""
 
 TOY_SOURCE = "arXiv 2505.16056, toy models"
 PROMPT = 480 / 512
 """Share of a request that is the prompt in the paper's runs: 480 tokens, then 32 steps of decoding."""
-
-TEXT = [
-    "Simulated, not measured. LRU, a cache for each layer, warm from request to request, misses loaded on demand "
-    "beside compute, one request at a time; as in the paper the first 480 of 512 tokens of a teacher-forced "
-    "request are its prompt (15/16 of any other length), run in one step. Where a trace has the layers, experts "
-    "and top-k of one of the paper's toy models, its routing is run on that shape (1.4 B parameters). The paper's "
-    "machine, cache layout and overlap are not published; the machine with the slower link has the one that the "
-    "paper's baseline implies.",
-    "The paper's numbers are hard to reconcile with its models: with all resident, eight variants of different "
-    "work have 18.5 to 19.1 tokens/s (as if bound by the host), and `sparse2` has the overhead of `baseline` at half "
-    "the accesses. So compare the overhead per token, 1 / rate - 1 / rate with all resident, and how it falls with "
-    "size; not the rates.",
-]
 
 
 def toy_geometry(key: str) -> Geometry:
@@ -77,41 +64,32 @@ def geometry_for(one: Measured, options: Options) -> Geometry:
     Raises:
         ConfigError: none fits.
     """
-    trace = one.source.trace
+    trace, paper = one.source.trace, one.source.paper
+    group, _, key = (paper or "toy.baseline").partition(".")
     if options.model is not None:
         geometry = load_geometry(options.model)
-        check_trace(geometry, trace)
-        return geometry
-    group, _, key = (one.source.paper or "toy.baseline").partition(".")
-    if group == "toy":
+    elif group != "toy":
+        geometry = load_geometry(trace.model)
+    else:
         geometry = toy_geometry(key)
         try:
             check_trace(geometry, trace)
         except ConfigError as error:
-            if one.source.paper is not None:
+            if paper is not None:
                 raise
             why = str(error)
-        else:
-            return geometry
-        try:
-            geometry = load_geometry(trace.model)
-        except ConfigError:
-            raise ConfigError(f"no shape to run it on: give one with --model (not the toy baseline's: {why})") from None
-    else:
-        geometry = load_geometry(trace.model)
+            try:
+                geometry = load_geometry(trace.model)
+            except ConfigError:
+                why = f"no shape to run it on: give one with --model (not the toy baseline's: {why})"
+                raise ConfigError(why) from None
     check_trace(geometry, trace)
     return geometry
 
 
 def throughput_section(found: Sequence[Measured], options: Options) -> Section:
     """Make the section on throughput."""
-    section = Section(
-        "throughput",
-        "Throughput under offloading",
-        "D0 to D3: tokens per second of the toy models with a cache of 1, 2, 3 times the active experts, and all "
-        "resident",
-        list(TEXT),
-    )
+    section = Section("throughput")
     if options.hardware is None:
         section.missing.append("left out (--hardware none)")
         return section
@@ -124,26 +102,19 @@ def throughput_section(found: Sequence[Measured], options: Options) -> Section:
                 rows += _rows(one, geometry, options, (*options.overrides, PAPER_LINK))
         except LrcsimError as error:
             section.missing.append(f"{one.label}: {error}")
-    data = published()
-    for table in _wide(rows):
-        section.add(table)
-    section.add(Table("throughput", "Every run.", rows, shown=False))
-    theirs_all = [
+    overhead, speed = _wide(rows)
+    section.table("throughput_overhead", overhead)
+    section.table("throughput_speed", speed)
+    section.table("throughput", rows)
+    theirs = [
         {"paper's model": key}
-        | {
-            f"{mode} {size}": rate
-            for mode in ("prefill", "decode")
-            for size, rate in zip(_NAMES, toy[mode], strict=True)
-        }
-        for key, toy in data.toy.items()
+        | {f"{mode} {size}": rate for mode in MODES for size, rate in zip(NAMES, toy[mode], strict=True)}
+        for key, toy in published().toy.items()
     ]
-    section.add(Table("throughput_published", "The paper's tokens/s.", theirs_all, data.source("throughput"), digits=1))
+    section.table("throughput_published", theirs)
     if rows:
-        section.draw = lambda path: figures_cache.throughput(path, rows, found)
+        section.draw = lambda path: figures.throughput(path, rows, found)
     return section
-
-
-_NAMES = (*SIZES, "all")
 
 
 def _rows(one: Measured, geometry: Geometry, options: Options, overrides: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -163,43 +134,34 @@ def _rows(one: Measured, geometry: Geometry, options: Options, overrides: tuple[
             resident = tokens / result.timed.limits.compute_only  # the same at every size: all experts resident
     rates.append(resident)
     hits.append(1.0)
-    paper = [theirs(one).get(mode) for mode in ("prefill", "decode")]
+    theirs = {mode: one.theirs.get(mode) for mode in MODES}
+    paper = theirs["decode"]
+    name = ", ".join([str(options.hardware), *overrides])
     rows = []
-    for i, name in enumerate(_NAMES):
-        row: dict[str, Any] = {"trace": one.label, "shape": geometry.name}
-        row["machine"] = ", ".join([str(options.hardware), *overrides])
-        row |= {"cache": name, "decode hit rate": hits[i]}
-        for phase, mode in ((PREFILL, "prefill"), (DECODE, "decode")):
-            row[f"{mode} tokens/s"] = float(rates[i][phase])
+    for i, size in enumerate(NAMES):
+        row: dict[str, Any] = {"trace": one.label, "shape": geometry.name, "machine": name, "cache": size}
+        row["decode hit rate"] = hits[i]
+        row |= {f"{mode} tokens/s": float(rates[i][phase]) for mode, phase in MODES.items()}
         row["overhead [ms/token]"] = 1e3 * float(1 / rates[i][DECODE] - 1 / rates[-1][DECODE])
-        for mode, values in zip(("prefill", "decode"), paper, strict=True):
-            row[f"paper: {mode} tokens/s"] = values[i] if values else None
-        row["paper: overhead [ms/token]"] = 1e3 * (1 / paper[1][i] - 1 / paper[1][-1]) if paper[1] else None
-        rows.append(row)
+        row |= {f"paper: {mode} tokens/s": values and values[i] for mode, values in theirs.items()}
+        rows.append(row | {"paper: overhead [ms/token]": paper and 1e3 * (1 / paper[i] - 1 / paper[-1])})
     return rows
 
 
-def _wide(rows: Sequence[dict[str, Any]]) -> list[Table]:
-    """Show a row for each trace and machine: the overhead while decoding, then tokens/s in both phases."""
+def _wide(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Make a row for each trace and machine: the overhead while decoding, and tokens/s in both phases."""
     overhead: dict[tuple[str, str], dict[str, Any]] = {}
     speed: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
-        key = row["trace"], row["machine"]
-        start = {"trace": row["trace"], "shape": row["shape"], "machine": row["machine"]}
-        for name, table in (("overhead", overhead), ("speed", speed)):
-            cells, size = table.setdefault(key, dict(start)), row["cache"]
-            if name == "speed":
-                cells[f"decode {size}"] = row["decode tokens/s"]
-                cells[f"prefill {size}"] = row["prefill tokens/s"]
-            elif size != "all":
-                cells[f"decode hit rate {size}"] = row["decode hit rate"]
-                cells[f"overhead {size}"] = row["overhead [ms/token]"]
-                cells[f"paper: overhead {size}"] = row["paper: overhead [ms/token]"]
-    foot = published().source("throughput")
-    return [
-        Table("throughput_overhead", "Overhead while decoding, ms per token.", list(overhead.values()), foot, digits=2),
-        Table("throughput_speed", "Tokens per second.", list(speed.values()), digits=0),
-    ]
+        key, size = (row["trace"], row["machine"]), row["cache"]
+        start = {name: row[name] for name in ("trace", "shape", "machine")}
+        cells = speed.setdefault(key, dict(start))
+        cells |= {f"decode {size}": row["decode tokens/s"], f"prefill {size}": row["prefill tokens/s"]}
+        cells = overhead.setdefault(key, dict(start))
+        if size != "all":
+            cells |= {f"decode hit rate {size}": row["decode hit rate"], f"overhead {size}": row["overhead [ms/token]"]}
+            cells[f"paper: overhead {size}"] = row["paper: overhead [ms/token]"]
+    return list(overhead.values()), list(speed.values())
 
 
 def prompted(trace: RoutingTrace, tokens: int) -> RoutingTrace:
@@ -211,9 +173,9 @@ def prompted(trace: RoutingTrace, tokens: int) -> RoutingTrace:
     count = min(int((trace.offsets[1:] < tokens).sum()) + 1, trace.num_requests)
     part = requests_of(trace, range(count), ["experts", *(["phase"] if "phase" in trace.columns else [])])
     if "phase" not in part.columns or not _tokens(part, DECODE):
-        length = np.repeat(np.diff(part.offsets), np.diff(part.offsets))
-        place = np.arange(part.num_tokens) - np.repeat(part.offsets[:-1], np.diff(part.offsets))
-        part.columns["phase"] = (place >= np.floor(PROMPT * length)).astype(np.uint8)
+        lengths = np.diff(part.offsets)
+        place = np.arange(part.num_tokens) - np.repeat(part.offsets[:-1], lengths)
+        part.columns["phase"] = (place >= np.floor(PROMPT * np.repeat(lengths, lengths))).astype(np.uint8)
     if not _tokens(part, DECODE):
         raise ConfigError("its requests have nothing after the prompt: throughput takes tokens that are decoded")
     return part

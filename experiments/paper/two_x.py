@@ -13,7 +13,6 @@ error of reading the figure (normal, of the published median size), which is all
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,15 +24,12 @@ from lrcsim.experiments.paper.knee import ABOUT_TWICE, CLOSE_TO_TWICE, CRITERIA,
 from lrcsim.experiments.paper.measure import Options
 from lrcsim.experiments.paper.published import GRID, published
 
-__all__ = ["FINE", "Knee", "knees_of", "knees_of_published", "sizes_of", "verdict", "wilson"]
-
 Floats = npt.NDArray[np.float64]
 
 FINE: Floats = np.arange(1, 65) / 16
 """Relative sizes at which measured curves are taken; published ones are known at every fourth (`GRID`)."""
 
 LEVEL = 0.95
-Z_95 = 1.959963984540054  # of the normal distribution, two-sided
 MEDIAN_TO_SIGMA = 1 / 0.6744897501960817  # the median of |normal| is 0.6745 sigma
 
 
@@ -84,13 +80,6 @@ def knees_of_published(rates: Sequence[float], everything: float, draws: int, se
 def verdict(share: float) -> str:
     """Judge by the share of draws with the knee at about twice."""
     return "holds" if share >= LEVEL else "does not hold" if share <= 1 - LEVEL + 1e-12 else "undecided"
-
-
-def wilson(count: int, of: int) -> tuple[float, float]:
-    """Give Wilson's 95 % interval of a share (Wilson 1927)."""
-    share, z2 = count / of, Z_95**2
-    centre, half = share + z2 / (2 * of), Z_95 * math.sqrt(share * (1 - share) / of + z2 / (4 * of * of))
-    return (centre - half) / (1 + z2 / of), (centre + half) / (1 + z2 / of)
 
 
 def _judge(criterion: Criterion, sizes: Floats, rates: Floats, drawn: Floats, everything: float) -> Knee:

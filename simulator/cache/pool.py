@@ -31,10 +31,10 @@ class Pool:
         view: what the policy may look at.
         size: bytes of an expert of each layer where ``capacity`` is in bytes, else None.
         resident: keys of the experts now in the pool.
-        evictions: residents put out so far.
+        evictions: residents evicted so far.
         bypassed: loads that a bypassing policy never let in.
         preloaded: experts loaded by ``refill``, by layer.
-        put_out: what was evicted or bypassed, where somebody who wants to know has put a list here.
+        evicted_log: what was evicted or bypassed, where somebody who wants to know has put a list here.
     """
 
     def __init__(self, size: PoolSize, policy: Policy, view: View) -> None:
@@ -44,7 +44,7 @@ class Pool:
         self.bypassed = 0
         self.preloaded: dict[int, int] = dict.fromkeys(size.layers, 0)
         self.size = view.size
-        self.put_out: list[int] | None = None
+        self.evicted_log: list[int] | None = None
         policy.view = view
         self.policy = guarded(policy)
         self.empty()
@@ -114,7 +114,7 @@ class Pool:
 
         Args:
             key: the expert.
-            protected: experts that may not be put out for it.
+            protected: experts that may not be evicted for it.
         """
         size = self._bytes(key) if self.size else 1
         resident = self.resident
@@ -249,8 +249,8 @@ class Pool:
             policy.evicted(key)
             self.used -= self._bytes(key) if self.size else 1
             candidates -= 1
-            if self.put_out is not None:
-                self.put_out.append(key)
+            if self.evicted_log is not None:
+                self.evicted_log.append(key)
             if key in loaded:
                 self.bypassed += 1
             else:

@@ -20,7 +20,7 @@ from lrcsim.simulator.compiled.scored_hits import (
     scored_columns,
     scored_functions,
 )
-from lrcsim.simulator.compiled.served import DROPPED, GONE, LOADS, Admission, pass_through
+from lrcsim.simulator.compiled.served import DROPPED, GONE, LOADS, Served, pass_through
 from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces.schedule import Block, Schedule
@@ -43,7 +43,7 @@ class CompiledCache:
 
     Args:
         job: trace, policy (of which `has_compiled_cache` holds), capacities and rules; access ``"coresident"``.
-        share: of the misses of a layer-step that is loaded (`Admission.share`): 1 all, 0 none.
+        share: of the misses of a layer-step that is loaded (`Served.share`): 1 all, 0 none.
 
     Raises:
         PolicyError: the policy cannot be compiled.
@@ -77,7 +77,7 @@ class CompiledCache:
         self._future = Future(self.schedule, job.access, job.warm) if "future" in wanted else None
 
     def blocks(self) -> Iterator[tuple[Block, npt.NDArray[np.uint8]]]:
-        """Yield the blocks of the schedule, and uint8 [accesses] for each, `Admission.served`."""
+        """Yield the blocks of the schedule, and uint8 [accesses] for each, `Served.flags`."""
         for block in self.schedule.blocks():
             yield block, self._serve(block)
 
@@ -86,7 +86,7 @@ class CompiledCache:
             changes = int(np.count_nonzero(np.diff(block.request, prepend=self._request)))
             self._times_filled = 1 if self.job.warm else self._times_filled + changes
             self._request = int(block.request[-1])
-        served = np.zeros(len(block.keys), np.uint8)
+        flags = np.zeros(len(block.keys), np.uint8)
         tokens = np.zeros(0, np.int64) if block.tokens is None else block.tokens
         first, starts, batches = batches_of(block, self.job.access, self.job.pools)
         columns: tuple[npt.NDArray[Any], ...]
@@ -98,14 +98,14 @@ class CompiledCache:
             columns = tuple(column.copy() for column in columns)
         failed = []
         for run, mine, counter in zip(self._runs, batches, self._counters, strict=True):
-            admission = Admission(self.share, tokens, served, counter)
+            served = Served(self.share, tokens, flags, counter)
             if run is None:
-                pass_through(mine, starts, admission)
+                pass_through(mine, starts, served)
             else:
-                failed.append(run.advance(mine, columns, admission))
+                failed.append(run.advance(mine, columns, served))
         if self._twin is not None:
             refuse_failed(self._twin, failed)
-        return served
+        return flags
 
     def finish(self, counts: Counts) -> None:
         """Fill in what became of the loads until now: evictions, bypassed, residents, preloaded."""

@@ -16,7 +16,7 @@ from lrcsim.simulator.cache.capacity import PoolSize
 from lrcsim.simulator.compiled.queue_lists import FIRST, QUEUE, QUEUES, REQUEST, SECOND, QueueSizes, QueueState
 from lrcsim.simulator.compiled.queue_loop import ARC, CLOCK, DALI, LRU, RANDOM, S3_FIFO, SIEVE, SLRU, STATIC, run_queues
 from lrcsim.simulator.compiled.scored_hits import ScoredHits, batches_of, cost_of_layers, pool_view
-from lrcsim.simulator.compiled.served import Admission
+from lrcsim.simulator.compiled.served import Served
 from lrcsim.simulator.compiled.stack_any import RULES
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Schedule
@@ -148,11 +148,11 @@ class QueueRun:
         self,
         batches: npt.NDArray[np.int64],
         columns: tuple[npt.NDArray[Any], ...],
-        admission: Admission | None = None,
+        served: Served | None = None,
     ) -> int:
         """Run some layer-steps, ``columns`` being ``keys`` to ``phase`` of the arguments of `run_queues`; return -1."""
         run: Any = run_queues  # compiled: type checkers do not know its arguments
-        run(*self._fixed, batches, *columns, self.state, admission)
+        run(*self._fixed, batches, *columns, self.state, served)
         return -1  # as `ScoredRun.advance`: none of these fails
 
     def residents(self) -> int:

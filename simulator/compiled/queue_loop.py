@@ -248,7 +248,7 @@ def _evict(policy, sizes, node, listed, counter, target, cause):  # type: ignore
 
 
 @numba.njit(cache=True, nogil=True)
-def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, starts, request, phase, state, admission):  # type: ignore[no-untyped-def]  # fmt: skip
+def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, starts, request, phase, state, served):  # type: ignore[no-untyped-def]  # fmt: skip
     """Advance a pool over some layer-steps of a block.
 
     Args:
@@ -264,7 +264,7 @@ def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, star
         request: int64 [layer-steps].
         phase: uint8 [layer-steps].
         state: `QueueState`, advanced in place.
-        admission: `Admission`, only with ``CORESIDENT``; then ``keys`` is changed where not all misses are loaded.
+        served: `Served`, only with ``CORESIDENT``; then ``keys`` is changed where not all misses are loaded.
             None: all are, and nobody asks.
     """
     node, missed, known, pinned, listed, counter, target, hits = state
@@ -273,18 +273,18 @@ def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, star
     for batch in batches:
         if request[batch] != counter[REQUEST]:
             if cold and counter[REQUEST] >= 0:
-                if admission is not None:
-                    admission.counter[DROPPED] += length(node, FIRST) + length(node, SECOND) - len(pinned)
+                if served is not None:
+                    served.counter[DROPPED] += length(node, FIRST) + length(node, SECOND) - len(pinned)
                 empty(node, known, pinned, counter, target, cost)
             counter[REQUEST] = request[batch]
         low, high = starts[batch], starts[batch + 1]
         found = 0
-        if admission is not None:
+        if served is not None:
             for i in range(low, high):
                 queue = node[QUEUE, keys[i] - first_key]
-                admission.served[i] = RESIDENT if queue in (FIRST, SECOND) else LOADED
-            admission.counter[LOADS] += choose(admission.share, admission.tokens, admission.served, low, high)
-            high = pack(keys, admission.served, low, high)
+                served.flags[i] = RESIDENT if queue in (FIRST, SECOND) else LOADED
+            served.counter[LOADS] += choose(served.share, served.tokens, served.flags, low, high)
+            high = pack(keys, served.flags, low, high)
             if high == low:
                 continue
         if access == PAPER:  # all are looked up first, and the first distinct experts are free
@@ -334,9 +334,9 @@ def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, star
                 cause = node[CAME_FROM, missed[evicted]] if evicted < misses else OUT
                 used -= cost[_evict(policy, sizes, node, listed, counter, target, cause)]
                 evicted += 1
-            if admission is not None:
+            if served is not None:
                 for i in range(misses):
                     queue = node[QUEUE, missed[i]]
-                    admission.counter[GONE] += queue != FIRST and queue != SECOND
+                    served.counter[GONE] += queue != FIRST and queue != SECOND
             counter[USED] = used
         hits[phase[batch]] += found

@@ -45,7 +45,7 @@ from lrcsim.simulator.compiled.score_state import (
     ahead_in,
 )
 from lrcsim.simulator.compiled.served import DROPPED, GONE, LOADED, RESIDENT, choose, pack
-from lrcsim.simulator.compiled.served import LOADS as ADMITTED
+from lrcsim.simulator.compiled.served import LOADS as SERVED_LOADS
 from lrcsim.simulator.compiled.stack_any import CORESIDENT, PAPER
 
 __all__ = ["run_scored"]
@@ -116,7 +116,7 @@ def _empty(state):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold, slots, capacity, cost, stride, num_layers, first_key, batches, keys, starts, step, request, phase, weights, ahead, next_use, state, admission):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold, slots, capacity, cost, stride, num_layers, first_key, batches, keys, starts, step, request, phase, weights, ahead, next_use, state, served):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Advance a pool over some layer-steps of a block.
 
     Args:
@@ -145,7 +145,7 @@ def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold,
         ahead: float64 [accesses], `Expert.weight_ahead`, or empty.
         next_use: int64 [accesses], or empty.
         state: `ScoredState`, advanced in place.
-        admission: `Admission`, only with ``CORESIDENT``; then ``keys``, ``weights``, ``ahead`` and ``next_use`` are
+        served: `Served`, only with ``CORESIDENT``; then ``keys``, ``weights``, ``ahead`` and ``next_use`` are
             changed where not all misses are loaded. None: all are, and nobody asks.
 
     Returns:
@@ -160,8 +160,8 @@ def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold,
     for batch in batches:
         if request[batch] != counter[REQUEST]:
             if cold and counter[REQUEST] >= 0:
-                if admission is not None:
-                    admission.counter[DROPPED] += size
+                if served is not None:
+                    served.counter[DROPPED] += size
                 _empty(state)
                 size = held = loads = used = 0
             counter[REQUEST] = request[batch]
@@ -170,17 +170,17 @@ def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold,
         low, high, now_step, now_request = starts[batch], starts[batch + 1], step[batch], request[batch]
         found = 0
         first_load = loads
-        if admission is not None:
+        if served is not None:
             for i in range(low, high):
-                admission.served[i] = RESIDENT if place[keys[i] - first_key] >= 0 else LOADED
-            admission.counter[ADMITTED] += choose(admission.share, admission.tokens, admission.served, low, high)
-            end = pack(keys, admission.served, low, high)
+                served.flags[i] = RESIDENT if place[keys[i] - first_key] >= 0 else LOADED
+            served.counter[SERVED_LOADS] += choose(served.share, served.tokens, served.flags, low, high)
+            end = pack(keys, served.flags, low, high)
             if end == low:
                 continue
             if end < high and len(next_use):
-                pack(next_use, admission.served, low, high)
+                pack(next_use, served.flags, low, high)
             if end < high and len(weights):
-                pack(weights, admission.served, low, high)
+                pack(weights, served.flags, low, high)
                 ahead_in(weights, low, end, ahead)
             high = end
         if access == PAPER:  # all are looked up first, and the first distinct experts are free
@@ -278,8 +278,8 @@ def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold,
                     size -= 1
                     held -= cost[victim // stride]
                     age[0] = worth[victim - first_key]
-                    if admission is not None:
-                        admission.counter[GONE] += load_order[victim - first_key] > first_load
+                    if served is not None:
+                        served.counter[GONE] += load_order[victim - first_key] > first_load
         hits[phase[batch]] += found
     counter[SIZE], counter[HELD], counter[LOADS], counter[ACCESSES] = size, held, loads, used
     return -1

@@ -19,7 +19,7 @@ from lrcsim.simulator.cache.capacity import PoolSize
 from lrcsim.simulator.cache.future import Future
 from lrcsim.simulator.compiled.score_loop import run_scored
 from lrcsim.simulator.compiled.score_state import REQUEST, SIZE, USE_ORDER, ScoredState, ahead_of, compile_policy
-from lrcsim.simulator.compiled.served import Admission
+from lrcsim.simulator.compiled.served import Served
 from lrcsim.simulator.compiled.stack_any import RULES
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Block, Schedule
@@ -149,11 +149,11 @@ class ScoredRun:
         self,
         batches: npt.NDArray[np.int64],
         columns: tuple[npt.NDArray[Any], ...],
-        admission: Admission | None = None,
+        served: Served | None = None,
     ) -> int:
         """Run some layer-steps, ``columns`` being those of `scored_columns`; return -1, or the step that failed."""
         run: Any = run_scored  # compiled: type checkers do not know its arguments
-        return int(run(*self._fixed, batches, *columns, self.state, admission))
+        return int(run(*self._fixed, batches, *columns, self.state, served))
 
     def residents(self) -> int:
         """Return how many experts are in the pool."""

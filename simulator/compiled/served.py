@@ -1,8 +1,8 @@
 """What becomes of every access of a compiled cache at one capacity: the part that tells, and that may not load all.
 
-`run_scored` and `run_queues` take an `Admission` where somebody wants to know more than the number of hits. They look a
-co-resident batch up (`served`), let `choose` say which misses are loaded, and `pack` the batch without the others, of
-which the policy does not hear (`Pool.coresident` with its ``admit``).
+`run_scored` and `run_queues` take a `Served` where somebody wants to know more than the number of hits. They look a
+co-resident batch up (its `flags`), let `choose` say which misses are loaded, and `pack` the batch without the others,
+of which the policy does not hear (`Pool.coresident` with its ``admit``).
 """
 
 from __future__ import annotations
@@ -13,90 +13,90 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DROPPED", "ELSEWHERE", "GONE", "LOADED", "LOADS", "RESIDENT", "Admission", "choose", "pack", "pass_through"]
+__all__ = ["DROPPED", "ELSEWHERE", "GONE", "LOADED", "LOADS", "RESIDENT", "Served", "choose", "pack", "pass_through"]
 
 RESIDENT, LOADED, ELSEWHERE = range(3)
-"""What `Admission.served` says of an access: a hit, a miss that was loaded, a miss that was not."""
+"""What `Served.flags` says of an access: a hit, a miss that was loaded, a miss that was not."""
 
 LOADS, GONE, DROPPED = range(3)
-"""Places in `Admission.counter`."""
+"""Places in `Served.counter`."""
 
 
-class Admission(NamedTuple):
+class Served(NamedTuple):
     """Which misses are loaded, and what became of all accesses of a block.
 
     Attributes:
         share: of the misses of a layer-step that is loaded, rounded to the nearest number: those that most tokens use,
             of equal ones the first.
         tokens: int64 [accesses], tokens of the step that use each; empty: one each.
-        served: uint8 [accesses], filled in: ``RESIDENT``, ``LOADED`` or ``ELSEWHERE``.
+        flags: uint8 [accesses], filled in: ``RESIDENT``, ``LOADED`` or ``ELSEWHERE``.
         counter: int64 [3], of the pool so far: loads; those of them that did not stay until the end of their batch;
-            residents, not counting pinned ones, put out because the request changed.
+            residents, not counting pinned ones, dropped because the request changed.
     """
 
     share: float
     tokens: npt.NDArray[np.int64]
-    served: npt.NDArray[np.uint8]
+    flags: npt.NDArray[np.uint8]
     counter: npt.NDArray[np.int64]
 
 
 @numba.njit(cache=True, nogil=True)
-def choose(share, tokens, served, low, high):  # type: ignore[no-untyped-def]
+def choose(share, tokens, flags, low, high):  # type: ignore[no-untyped-def]
     """Mark as ``ELSEWHERE`` those of the misses ``low:high`` that are not loaded; return how many are.
 
     Args:
-        share: as in `Admission`.
-        tokens: as in `Admission`.
-        served: as in `Admission`; on entry every miss is ``LOADED``.
+        share: as in `Served`.
+        tokens: as in `Served`.
+        flags: as in `Served`; on entry every miss is ``LOADED``.
         low: first access of the batch.
         high: access after its last.
     """
     misses = 0
     for i in range(low, high):
-        misses += served[i] == LOADED
+        misses += flags[i] == LOADED
     loads = int(share * misses + 0.5)
     if loads == misses:
         return loads
     left = loads
     for i in range(low, high):
-        if served[i] == LOADED:
+        if flags[i] == LOADED:
             if left and not len(tokens):
                 left -= 1
             else:
-                served[i] = ELSEWHERE
+                flags[i] = ELSEWHERE
     for _ in range(left):
         most = -1
         for i in range(low, high):
-            if served[i] == ELSEWHERE and (most < 0 or tokens[i] > tokens[most]):
+            if flags[i] == ELSEWHERE and (most < 0 or tokens[i] > tokens[most]):
                 most = i
-        served[most] = LOADED
+        flags[most] = LOADED
     return loads
 
 
 @numba.njit(cache=True, nogil=True)
-def pack(column, served, low, high):  # type: ignore[no-untyped-def]
+def pack(column, flags, low, high):  # type: ignore[no-untyped-def]
     """Move what is not ``ELSEWHERE`` of ``column[low:high]`` to its front; return where that ends."""
     end = low
     for i in range(low, high):
-        if served[i] != ELSEWHERE:
+        if flags[i] != ELSEWHERE:
             column[end] = column[i]
             end += 1
     return end
 
 
 @numba.njit(cache=True, nogil=True)
-def pass_through(batches, starts, admission):  # type: ignore[no-untyped-def]
+def pass_through(batches, starts, served):  # type: ignore[no-untyped-def]
     """Serve some layer-steps from a pool that cannot hold a single expert.
 
     Args:
         batches: int64 [n], which layer-steps of the block concern the pool.
         starts: int64 [layer-steps + 1].
-        admission: `Admission`.
+        served: `Served`.
     """
-    share, tokens, served, counter = admission
+    share, tokens, flags, counter = served
     for batch in batches:
         low, high = starts[batch], starts[batch + 1]
-        served[low:high] = LOADED
-        loads = choose(share, tokens, served, low, high)
+        flags[low:high] = LOADED
+        loads = choose(share, tokens, flags, low, high)
         counter[LOADS] += loads
         counter[GONE] += loads

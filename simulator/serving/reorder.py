@@ -94,7 +94,7 @@ class Order:
 
 
 class Reordered:
-    """A column in another order, gathered where it is read (`lrcsim.traces.trace.Column`)."""
+    """A column in another order, gathered where it is read (`lrcsim.traces.columns.Column`)."""
 
     def __init__(self, base: RoutingTrace, name: str, rows: Ints) -> None:
         self.base = base

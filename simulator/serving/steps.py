@@ -14,7 +14,7 @@ from lrcsim.simulator.serving.uses import Uses, uses_of
 from lrcsim.traces import DECODE, RoutingTrace
 from lrcsim.traces.schedule import Schedule
 
-__all__ = ["Step", "TimedSteps", "Work", "plain_sizes", "steps_of"]
+__all__ = ["LayerStep", "Step", "TimedSteps", "plain_sizes", "steps_of"]
 
 TOKENS_AT_ONCE, WITH_USES = 8_192, 2_048
 """Tokens per block of the schedule; fewer where every use of every token is wanted: each takes some 100 bytes."""
@@ -37,7 +37,7 @@ class StepSize(NamedTuple):
 
 
 @dataclass(slots=True)
-class Work:
+class LayerStep:
     """One layer-step.
 
     Attributes:
@@ -80,7 +80,7 @@ class Step:
     first_token: int
     size: StepSize
     sequences: tuple[int, ...]
-    layers: list[Work]
+    layers: list[LayerStep]
     following: Step | None = None
     emitted: tuple[int, ...] = ()
     rows: npt.NDArray[np.int64] | None = None
@@ -137,7 +137,7 @@ def _steps(schedule: Schedule, future: Future | None, with_uses: bool) -> Iterat
         sizes = _sizes(trace, block.first_token[first], block.step_end[first], block.phase[first], block.idle)
         for low, high, (size, sequences, emitted) in zip(first.tolist(), ends, sizes, strict=True):
             work = [
-                Work(
+                LayerStep(
                     layers[i],
                     keys[starts[i] : starts[i + 1]],
                     None if tokens is None else tokens[starts[i] : starts[i + 1]],

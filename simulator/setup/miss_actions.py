@@ -1,181 +1,334 @@
-"""What to do with an expert that is needed and not resident."""
+"""Miss actions: what to do with experts that are needed and not resident, and the contract for one's own.
+
+Whenever experts of a layer-step are not in the cache, the rule is asked what becomes of each (`Outcome`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import index
+from typing import Any, ClassVar
 
 import numpy as np
 
-from lrcsim.base.errors import ConfigError, did_you_mean
+from lrcsim.base.configurable import Configurable, Param, names_in
+from lrcsim.base.errors import ConfigError, PolicyError, did_you_mean
+from lrcsim.base.plugins import Registry, make
+from lrcsim.base.user_code import is_users, shown_value, telling
 from lrcsim.hardware import HardwareProfile
-from lrcsim.simulator.serving.steps import Work
+from lrcsim.simulator.serving.steps import LayerStep, Step
+from lrcsim.simulator.setup.outcomes import Decision, Outcome, decision
 
-__all__ = ["ACTIONS", "Decision", "MissAction", "make_action"]
-
-
-@dataclass(slots=True)
-class Decision:
-    """What happens to the misses of one layer-step; each key is in one list.
-
-    Attributes:
-        load: brought to the GPU, into the cache.
-        cpu: run on the CPU, not loaded.
-        skip: left out of the layer's sum.
-        substitute: replaced by a resident expert of the layer.
-        low: brought as a copy of low precision, used once.
-    """
-
-    load: list[int] = field(default_factory=list)
-    cpu: list[int] = field(default_factory=list)
-    skip: list[int] = field(default_factory=list)
-    substitute: list[int] = field(default_factory=list)
-    low: list[int] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class MissAction:
-    """A rule for misses.
-
-    Attributes:
-        name: as users write it, with its parameter.
-        decide: from the misses of a layer-step, in batch order, the layer-step, and a function that counts the layer's
-            residents before it, to a `Decision`.
-        needs_weights: whether it looks at router weights (`Work.uses`).
-        fraction: bytes of a low-precision copy over those of the expert.
-        share: of the misses that is loaded while the rest runs on the CPU; None for rules of another kind.
-    """
-
-    name: str
-    decide: Callable[[list[int], Work, Callable[[], int]], Decision]
-    needs_weights: bool = False
-    fraction: float = 1.0
-    share: float | None = None
-
-    def low_bytes(self, size: int) -> int:
-        """Return the bytes of a low-precision copy of an expert of ``size`` bytes."""
-        return max(round(size * self.fraction), 1)
-
-
-ACTIONS = {
-    "load": "load every miss (default)",
-    "cpu": "run misses on the CPU; nothing is loaded but what the policy loads of itself (Fiddler, ktransformers)",
-    "split": "load a share of the misses, the rest runs on the CPU; split:0.4, by default q* = link / (link + cpu)",
-    "skip": "leave out misses that have less than a share of the router weight of each token that uses them, skip:0.1, "
-    "but never a token's first expert (skip:0.1,keep=0 allows that, keep=2 spares two); load the rest",
-    "substitute": "in place of such misses use residents that the token does not use, substitute:0.1; load the rest",
-    "low": "load a copy of low precision of such misses, used once: low:0.1 or low:0.1,0.25 (its share of the bytes)",
-}
-"""Names and what they do."""
+__all__ = ["ACTIONS", "MissAction", "decide", "loaded_share", "make_action"]
 
 ROUNDING = 1e-6
 """A share that is short of the threshold by less than this equals it: weights are stored in few digits."""
 
-KEEP = 1
-"""Of each token so many experts, heaviest first, are never given up unless the user says otherwise."""
 
+class MissAction(Configurable):
+    """Base of every rule for misses: write ``decide``.
 
-def make_action(spec: str, profile: HardwareProfile) -> MissAction:
-    """Make a miss action of a name with its parameters (`ACTIONS`).
-
-    The share loaded by ``split`` is q* = B_link / (B_link + B_cpu), where both take equally long: FreeToken
-    (reference in docs/hierarchy.md); the misses used by most tokens are loaded, rounded to the nearest number.
-
-    Raises:
-        ConfigError: there is no such action, or a parameter is no number in range.
+    Attributes:
+        needs: what the trace must have: any of ``"weights"``; then each layer-step has its `LayerStep.uses`, and the
+            router weight that is given up is counted.
+        takes: the parameters as they are written behind the name, for help.
+        fraction: bytes of a copy of low precision over those of the expert, 0 to 1.
+        machine: what the trace is run on; set before the first call.
     """
-    name, _, rest = spec.partition(":")
-    if name not in ACTIONS:
-        raise ConfigError(f"miss action {name!r} is not known, use {', '.join(ACTIONS)}{did_you_mean(name, ACTIONS)}")
-    if name in ("load", "cpu"):
-        if rest:
-            raise ConfigError(f"miss action {name!r} takes no parameter, given {rest!r}")
-        if name == "load":
-            return MissAction(spec, lambda missed, *_: Decision(load=missed), share=1.0)
-        return MissAction(spec, lambda missed, *_: Decision(cpu=missed), share=0.0)
-    if name == "split":
-        link = profile.pcie or profile.nvme
-        share = (
-            _number(spec, rest) if rest else 1.0 if link is None else _balance(link.bandwidth, profile.cpu.bandwidth)
-        )
-        return MissAction(f"split:{share:.4g}", lambda missed, work, _: _split(missed, work, share), share=share)
-    return _lossy(spec, name, rest)
+
+    noun = "miss action"
+    methods = ("decide",)
+    called_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"reset": (), "decide": ("missed", "step", "residents")}
+    may_yield = ("decide",)
+    needs: ClassVar[frozenset[str]] = frozenset()
+    takes: ClassVar[str] = ""
+    fraction: float = 0.25
+    machine: HardwareProfile
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.needs = names_in(cls, "needs", ("weights",))
+
+    def reset(self) -> None:
+        """Forget everything; called once before the first step."""
+
+    def decide(self, missed: Sequence[int], step: LayerStep, residents: Callable[[], int]) -> Iterable[Outcome]:
+        """Return what becomes of each miss, in the same order.
+
+        Args:
+            missed: keys, layer * E + expert, in batch order; at least one.
+            step: the layer-step that needs them, with all its experts.
+            residents: counts the layer's experts in the cache before it.
+        """
+        raise NotImplementedError
+
+    def bytes_of(self, outcome: Outcome, size: int) -> int:
+        """Return the bytes that come to the GPU for a miss of an expert of ``size`` bytes."""
+        if not outcome.moves:
+            return 0
+        return size if outcome.reads == "expert" else max(round(size * self.fraction), 1)
 
 
-def _lossy(spec: str, name: str, rest: str) -> MissAction:
-    """Make ``skip``, ``substitute`` or ``low`` of ``threshold[,fraction][,keep=N]``."""
-    numbers, keep, kept = [], KEEP, False
-    for part in rest.split(",") if rest else ():
-        key, equals, value = part.partition("=")
-        if not equals:
-            numbers.append(part)
-        elif key.strip() == "keep":
-            if kept:
-                raise ConfigError(f"miss action {spec!r} says keep twice")
-            keep, kept = _count(spec, value), True
-        else:
-            raise ConfigError(
-                f"miss action {spec!r}: there is no option {key.strip()!r}, only keep=N{did_you_mean(key, ['keep'])}"
-            )
-    if len(numbers) > (2 if name == "low" else 1):
-        takes = "two numbers, threshold and share of the bytes" if name == "low" else "one parameter, the threshold"
-        raise ConfigError(f"miss action {name!r} takes {takes}, given {rest!r}")
-    threshold = _number(spec, numbers[0]) if numbers else 0.1
-    fraction = _number(spec, numbers[1]) if len(numbers) > 1 else 0.25
-    label = f"{name}:{threshold:g}" + (f",{fraction:g}" if name == "low" else "")
-    label += "" if keep == KEEP else f",keep={keep}"
+class Load(MissAction):
+    """Load every miss; the default."""
 
-    def decide(missed: list[int], work: Work, residents: Callable[[], int]) -> Decision:
-        needed = _needed(work, threshold, keep)
-        if name == "substitute":
-            needed |= _not_replaceable(missed, work, residents(), needed)
-        light = [key for key in missed if key not in needed]
-        return Decision(load=[key for key in missed if key in needed], **{name: light})
+    name = "load"
 
-    return MissAction(label, decide, needs_weights=True, fraction=fraction)
+    def decide(self, missed: Sequence[int], step: LayerStep, residents: Callable[[], int]) -> Iterable[Outcome]:
+        """Load all."""
+        return [Outcome.LOADED] * len(missed)
 
 
-def _needed(work: Work, threshold: float, keep: int) -> set[int]:
-    """Return the experts that some token of a layer-step needs: with enough weight, or among its first ``keep``."""
-    uses = work.uses
-    assert uses is not None  # the caller has refused a trace without weights
-    needs = (uses.share >= threshold - ROUNDING) | (uses.order < keep)
-    return {work.keys[place] for place in uses.place[needs].tolist()}
+class Cpu(MissAction):
+    """Run misses on the CPU; nothing is loaded but what the policy loads of itself."""
+
+    name = "cpu"
+    source = "Fiddler, ktransformers"
+
+    def decide(self, missed: Sequence[int], step: LayerStep, residents: Callable[[], int]) -> Iterable[Outcome]:
+        """Load none."""
+        return [Outcome.ON_CPU] * len(missed)
 
 
-def _not_replaceable(missed: list[int], work: Work, residents: int, needed: set[int]) -> set[int]:
+class Split(MissAction):
+    """Load a share of the misses, those that most tokens use; the rest runs on the CPU meanwhile."""
+
+    name = "split"
+    takes = "[:SHARE]"
+    params = (Param("share", -1.0, "of the misses that is loaded; below 0: q* = link / (link + cpu)", maximum=1),)
+    source = "FreeToken"
+    share: float
+
+    @property
+    def loaded(self) -> float:
+        """The share, rounded to the nearest number of misses.
+
+        By default q* = B_link / (B_link + B_cpu), where both take equally long; 1 without a link.
+        """
+        link = min((link.bandwidth for link in self.machine.load_links), default=None)
+        if self.share >= 0 or link is None:
+            return abs(self.share)
+        return link / (link + self.machine.cpu.bandwidth)
+
+    def label(self) -> str:
+        """Return the name with the share."""
+        return f"{self.name}:{self.loaded:.4g}" if hasattr(self, "machine") else self.name
+
+    def decide(self, missed: Sequence[int], step: LayerStep, residents: Callable[[], int]) -> Iterable[Outcome]:
+        """Load the share that most tokens use, of equals the first."""
+        loads, ranked = int(self.loaded * len(missed) + 0.5), missed
+        if step.tokens is not None:
+            used_by = dict(zip(step.keys, step.tokens, strict=True))
+            ranked = sorted(missed, key=lambda key: -used_by[key])
+        load = set(ranked[:loads])
+        return [Outcome.LOADED if key in load else Outcome.ON_CPU for key in missed]
+
+
+THRESHOLD = Param("threshold", 0.1, "share of a token's router weight below which it can do without", 0, 1)
+KEEP = Param("keep", 1, "experts of each token, heaviest first, that are never given up", 0)
+
+
+class _Lossy(MissAction):
+    """Load what a token needs, give up the rest: a rule for every pair of token and expert."""
+
+    needs = frozenset({"weights"})
+    params = (THRESHOLD, KEEP)
+    instead: ClassVar[Outcome]
+    threshold: float
+    keep: int
+
+    def label(self) -> str:
+        """Return the name with its numbers, and ``keep`` where it is not the default."""
+        numbers = ",".join(f"{getattr(self, name):g}" for name in _numbers(type(self)))
+        return f"{self.name}:{numbers}" + ("" if self.keep == KEEP.default else f",keep={self.keep}")
+
+    def decide(self, missed: Sequence[int], step: LayerStep, residents: Callable[[], int]) -> Iterable[Outcome]:
+        """Load what is needed."""
+        needed = self.needed(missed, step, residents)
+        return [Outcome.LOADED if key in needed else self.instead for key in missed]
+
+    def needed(self, missed: Sequence[int], step: LayerStep, residents: Callable[[], int]) -> set[int]:
+        """Return the experts that some token needs: with enough weight, or among its first ``keep``."""
+        uses = step.uses
+        assert uses is not None  # the caller has refused a trace without weights
+        needs = (uses.share >= self.threshold - ROUNDING) | (uses.order < self.keep)
+        return {step.keys[place] for place in uses.place[needs].tolist()}
+
+
+class Skip(_Lossy):
+    """Leave out misses with less than a share W of the router weight of each token that uses them; load the rest."""
+
+    name = "skip"
+    takes = ":W[,keep=N]"
+    source = "AdapMoE, BigMoeOnEdge"
+    instead = Outcome.SKIPPED
+
+
+class Substitute(_Lossy):
+    """In place of such misses use residents that the token does not use; load the rest."""
+
+    name = "substitute"
+    takes = ":W[,keep=N]"
+    instead = Outcome.SUBSTITUTED
+
+    def needed(self, missed: Sequence[int], step: LayerStep, residents: Callable[[], int]) -> set[int]:
+        """Return those, and what nothing can stand in for."""
+        needed = super().needed(missed, step, residents)
+        return needed | _not_replaceable(missed, step, residents(), needed)
+
+
+class Low(_Lossy):
+    """Load a copy of low precision of such misses, used once and not kept; load the rest whole."""
+
+    name = "low"
+    takes = ":W[,SHARE][,keep=N]"
+    params = (THRESHOLD, Param("fraction", 0.25, "bytes of the copy over those of the expert", 0, 1), KEEP)
+    source = "HOBBIT"
+    instead = Outcome.LOW_PRECISION
+
+
+def _not_replaceable(missed: Sequence[int], step: LayerStep, residents: int, needed: set[int]) -> set[int]:
     """Return the misses that must be loaded because the residents that could stand in for them have run out.
 
     A token's stand-ins are residents of the layer that it does not use; several tokens may use the same one. A token
     that has more experts to replace than stand-ins replaces its lightest, and the heavier ones are loaded. Each token
     decides for itself, so the order of tokens does not matter.
     """
-    uses, gone = work.uses, set(missed)
+    uses, gone = step.uses, set(missed)
     assert uses is not None
-    hit = np.array([key not in gone for key in work.keys])[uses.place]
-    light = np.array([key in gone and key not in needed for key in work.keys])[uses.place]
+    hit = np.array([key not in gone for key in step.keys])[uses.place]
+    light = np.array([key in gone and key not in needed for key in step.keys])[uses.place]
     wanted = np.bincount(uses.token[light], minlength=uses.tokens)
     free = residents - np.bincount(uses.token[hit], minlength=uses.tokens)
     loaded: set[int] = set()
     for token in np.flatnonzero(wanted > free).tolist():
         mine = np.flatnonzero(light & (uses.token == token))
         heaviest = mine[np.argsort(uses.order[mine])][: int(wanted[token] - free[token])]
-        loaded.update(work.keys[place] for place in uses.place[heaviest].tolist())
+        loaded.update(step.keys[place] for place in uses.place[heaviest].tolist())
     return loaded
 
 
-def _balance(link: float, cpu: float) -> float:
-    return link / (link + cpu)
+REGISTRY: Registry[MissAction] = Registry(
+    MissAction,
+    (Load, Cpu, Split, Skip, Substitute, Low),
+    group="lrcsim.miss_actions",
+    unknown="miss action {name!r} is not known, use {names}{close}; your own are given as file.py:Class or "
+    "package.module:Class",
+    error=ConfigError,
+)
+"""All miss actions by name, those in the entry-point group ``lrcsim.miss_actions`` of installed packages among them."""
+
+ACTIONS: dict[str, type[MissAction]] = REGISTRY.built_in
+"""The built-in miss actions."""
 
 
-def _split(missed: list[int], work: Work, share: float) -> Decision:
-    loads = int(share * len(missed) + 0.5)
-    ranked = missed
-    if work.tokens is not None:
-        used_by = dict(zip(work.keys, work.tokens, strict=True))
-        ranked = sorted(missed, key=lambda key: -used_by[key])
-    load = set(ranked[:loads])
-    return Decision(load=[key for key in missed if key in load], cpu=[key for key in missed if key not in load])
+def make_action(spec: str | MissAction | type[MissAction], machine: HardwareProfile) -> MissAction:
+    """Make a miss action of a name with parameters, ``file.py:Class``, ``pkg.mod:Class``, a class, or an object.
+
+    Raises:
+        ConfigError: there is no such action, or a parameter of a built-in one is wrong.
+        PolicyError: a user's class cannot be loaded or made.
+    """
+    action = _made(spec)
+    action.machine = machine
+    return action
+
+
+def _made(spec: str | MissAction | type[MissAction]) -> MissAction:
+    if isinstance(spec, str):
+        kind, text = REGISTRY.find(spec)
+        return make(kind, text, spec) if is_users(kind) else kind(**_parameters(kind, spec, text))
+    if isinstance(spec, MissAction) or (isinstance(spec, type) and issubclass(spec, MissAction)):
+        return REGISTRY.make(spec)
+    raise ConfigError(f"miss must be text, given {spec!r}; in Python it may also be a MissAction")
+
+
+def loaded_share(action: MissAction) -> float | None:
+    """Return the share of a layer-step's misses that is loaded while the rest runs on the CPU; None: another rule.
+
+    Of a user's class nothing is known, whatever it is derived from.
+    """
+    if type(action) is Split:
+        return action.loaded
+    return {Load: 1.0, Cpu: 0.0}.get(type(action))
+
+
+def decide(
+    action: MissAction, missed: Sequence[int], step: Step, here: LayerStep, residents: Callable[[], int]
+) -> Decision:
+    """Ask a miss action.
+
+    Args:
+        action: the rule.
+        missed: keys, in batch order; at least one.
+        step: the step.
+        here: its layer-step that needs them.
+        residents: counts the layer's residents before it.
+
+    Raises:
+        PolicyError: a user's failed, returned no outcome for each, or changed what it was shown; with file and line.
+    """
+    kind = type(action)
+    if not is_users(kind):
+        return decision(missed, action.decide(missed, here, residents))
+    shown = tuple(here.keys)
+    with telling(kind, f"miss action {action.name} failed at step {step.number}, layer {here.layer}", "decide"):
+        outcomes = [_outcome(value) for value in action.decide(list(missed), here, residents)]
+        if len(outcomes) != len(missed):
+            raise PolicyError(
+                f"decide() returned {len(outcomes)} outcomes for {len(missed)} misses: return one for each, in order"
+            )
+        if tuple(here.keys) != shown:
+            raise PolicyError("decide() changed the keys of the layer-step it was shown: make a copy, list(step.keys)")
+    return decision(missed, outcomes)
+
+
+def _outcome(value: Any) -> Outcome:
+    """Return an outcome that a user's class gave: itself, or its number."""
+    if not isinstance(value, bool):
+        with contextlib.suppress(TypeError, ValueError):
+            return Outcome(index(value))
+    raise PolicyError(
+        f"decide() returned {shown_value(value)}, which is no outcome: return one of Outcome."
+        f"{', Outcome.'.join(Outcome.__members__)} for each miss"
+    )
+
+
+def _numbers(kind: type[MissAction]) -> list[str]:
+    """Return the parameters that are numbers from 0 to 1; they may be written without their names."""
+    return [param.name for param in kind.params if isinstance(param.default, float)]
+
+
+COUNTED = {0: "no parameter", 1: "one parameter, the {}", 2: "two numbers, {} and share of the bytes"}
+"""What built-in actions take, by how many numbers they have."""
+
+
+def _parameters(kind: type[MissAction], spec: str, text: str) -> dict[str, float]:
+    """Read the parameters of a built-in action: ``0.1``, ``0.1,0.25``, ``0.1,keep=2``, ``threshold=0.1``."""
+    numbers, plain = _numbers(kind), list[str]()
+    given: dict[str, str] = {}
+    for part in text.split(",") if text else ():
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or not kind.params:
+            plain.append(part)
+        elif name not in {param.name for param in kind.params}:
+            raise ConfigError(
+                f"miss action {spec!r}: there is no option {name!r}, only keep=N{did_you_mean(name, ['keep'])}"
+            )
+        elif name in given:
+            raise ConfigError(f"miss action {spec!r} says {name} twice")
+        else:
+            given[name] = value
+    if len(plain) > len(numbers):
+        raise ConfigError(
+            f"miss action {kind.name!r} takes {COUNTED[len(numbers)].format(*numbers[:1])}, given {text!r}"
+        )
+    for name, value in zip(numbers, plain, strict=False):
+        if name in given:
+            raise ConfigError(f"miss action {spec!r} says {name} twice")
+        given[name] = value
+    return {name: (_number if name in numbers else _count)(spec, value) for name, value in given.items()}
 
 
 def _number(spec: str, text: str) -> float:

@@ -21,6 +21,7 @@ from lrcsim.models import Geometry
 from lrcsim.policies import PolicySpec
 from lrcsim.simulator.cache.capacity import CacheSize, Scope
 from lrcsim.simulator.serving.batching import Batching, Speculative
+from lrcsim.simulator.setup.miss_actions import ACTIONS, MissAction
 from lrcsim.simulator.setup.prefetchers import Prefetcher
 from lrcsim.traces import RoutingTrace
 
@@ -105,7 +106,8 @@ class Options:
         dtype: how weights are stored, ``"q4_k_m"``; None: experts as large as the trace says, the rest as the model was
             released.
         overlap: whether transfers run beside compute.
-        miss: what to do with a miss: ``"load"``, ``"cpu"``, ``"split"``, ... (`lrcsim.simulator.setup.miss_actions`).
+        miss: what to do with a miss: ``"load"``, ``"cpu"``, ``"split"``, ... (`miss_actions.ACTIONS`) or one's own
+            `MissAction`.
         prefetch: what to bring ahead: ``"none"``, ``"next-gate"``, ... or one's own `Prefetcher`.
         dram: bytes of main memory for experts, as ``"32GiB"``, or a share, ``"50%"`` of all experts; None: all of them
             where they fit, else 90 % of main memory. What it does not hold comes from storage.
@@ -168,11 +170,12 @@ class Options:
     overlap: bool = _option(
         "machine", True, "Whether transfers run beside compute.", flag="--overlap/--no-overlap", shown="yes"
     )
-    miss: str = _option(
+    miss: str | MissAction | type[MissAction] = _option(
         "machine",
         "load",
-        "load, cpu, split[:SHARE], skip:W, substitute:W, low:W[,SHARE], W: below this share of a token's router "
-        "weight; ,keep=N: never a token's first N (1).",
+        ", ".join(f"{action.name}{action.takes}" for action in ACTIONS.values())
+        + ", file.py:Class; W: below this share of a token's router weight; keep=N: never a token's first N (1). "
+        "--miss help says more.",
         "ACTION",
     )
     prefetch: str | Prefetcher | type[Prefetcher] = _option(
@@ -200,7 +203,7 @@ class Options:
                 raise ConfigError(
                     f"there is no option {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"
                 )
-        for name in ("dtype", "miss", "engine"):
+        for name in ("dtype", "engine"):
             value = given.get(name)
             if value is not None and not isinstance(value, str):
                 raise ConfigError(f"{name} must be text, given {value!r}")

@@ -18,7 +18,7 @@ from lrcsim.simulator.cache.capacity import PoolSize, bytes_of, resolve_capacity
 from lrcsim.simulator.cache.pool import Pool
 from lrcsim.simulator.serving.steps import Step
 from lrcsim.simulator.setup.costs import RooflineCosts
-from lrcsim.simulator.setup.miss_actions import MissAction, make_action
+from lrcsim.simulator.setup.miss_actions import Load, MissAction, make_action
 from lrcsim.simulator.setup.options import Options
 from lrcsim.simulator.setup.prefetchers import NoPrefetch, Prefetcher, make_prefetcher
 from lrcsim.traces import RoutingTrace
@@ -65,7 +65,12 @@ class Platform:
     @property
     def on_demand(self) -> bool:
         """Whether the cache sees what a plain replay does: misses are loaded, nothing comes ahead, room is constant."""
-        return self.action.name == "load" and self.prefetcher is None and not self.profile.kv_shared
+        return self.loads_all and self.prefetcher is None and not self.profile.kv_shared
+
+    @property
+    def loads_all(self) -> bool:
+        """Whether every miss is loaded, whoever else calls a rule ``load``."""
+        return type(self.action) is Load
 
     def dram_pool(self, trace: RoutingTrace) -> Pool | None:
         """Make the empty cache in main memory, if there is one."""
@@ -102,7 +107,7 @@ class Platform:
             "dtype": self.dtype,
             "expert_bytes": self.sizes,
             "overlap": self.overlap,
-            "miss": self.action.name,
+            "miss": self.action.label(),
             "prefetch": "none" if self.prefetcher is None else self.prefetcher.label(),
             "dram": None if self.dram is None else self.dram.capacity,
             "dram_unit": None if self.dram is None else ("experts" if self.dram.bytes_per_expert is None else "bytes"),
@@ -116,7 +121,7 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
 
     Raises:
         ConfigError: something is unknown, or does not fit; one line.
-        PolicyError: there is no such prefetcher, or no such policy for main memory.
+        PolicyError: there is no such prefetcher, or no such policy for main memory, or a user's class cannot be made.
     """
     given = machine.hardware
     if isinstance(given, HardwareProfile):
@@ -125,7 +130,7 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
         profile = given
     else:
         profile = load_profile(given, machine.overrides)
-    if profile.pcie is None and profile.nvme is None:
+    if not profile.links:
         raise ConfigError(
             f"hardware {profile.name} has neither pcie nor nvme, so there is nothing to load experts over: "
             "add one, as in --set nvme=nvme-gen4"
@@ -139,9 +144,9 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
     if machine.engine not in ENGINES:
         raise ConfigError(f"engine {machine.engine!r} is not known, use {', '.join(ENGINES)}")
     action = make_action(machine.miss, profile)
-    if action.needs_weights and "weights" not in trace.columns:
+    if "weights" in action.needs and "weights" not in trace.columns:
         raise ConfigError(
-            f"miss action {action.name!r} looks at router weights, which this trace does not have: "
+            f"miss action {action.label()!r} looks at router weights, which this trace does not have: "
             "use load, cpu or split, or record the trace with weights"
         )
     costs = RooflineCosts(geometry, profile, machine.dtype, np.asarray(sizes, np.int64), KV_BYTES)
@@ -242,7 +247,7 @@ def _prefetcher(machine: Options, trace: RoutingTrace) -> Prefetcher | None:
 def _dram(machine: Options, profile: HardwareProfile, trace: RoutingTrace, sizes: list[int]) -> PoolSize | None:
     """Return the room for experts in main memory, None where it holds them all."""
     total = sum(int(count) * size for count, size in zip(trace.layers.num_experts, sizes, strict=True))
-    if profile.pcie is None:
+    if profile.device_link is None:
         if machine.dram is not None:
             raise ConfigError(
                 f"dram {machine.dram!r}: on {profile.name} the cache itself is in main memory: leave dram out"
@@ -251,7 +256,7 @@ def _dram(machine: Options, profile: HardwareProfile, trace: RoutingTrace, sizes
     if machine.dram is None:
         if total <= profile.dram.memory:
             return None
-        if profile.nvme is None:
+        if not profile.storage_links:
             raise ConfigError(
                 f"the experts take {human(total)}, {profile.name} has {human(profile.dram.memory)} of main memory and "
                 "no nvme: use a smaller dtype, more memory (--set dram.memory=...) or --set nvme=nvme-gen4"
@@ -270,7 +275,7 @@ def _dram(machine: Options, profile: HardwareProfile, trace: RoutingTrace, sizes
     holds = size.capacity >= (total if size.bytes_per_expert is not None else trace.layers.total_experts)
     if holds:
         return None
-    if profile.nvme is None:
+    if not profile.storage_links:
         raise ConfigError(
             f"dram {machine.dram!r} does not hold all experts ({human(total)}), and {profile.name} has no nvme for the "
             "rest: give all, or --set nvme=nvme-gen4"

@@ -18,7 +18,8 @@ from lrcsim.base.errors import PolicyError
 from lrcsim.base.plugins import Registry
 from lrcsim.base.user_code import is_users, key_of, telling
 from lrcsim.simulator.serving.reorder import gather
-from lrcsim.simulator.serving.steps import Step, Work
+from lrcsim.simulator.serving.steps import LayerStep, Step
+from lrcsim.simulator.setup.miss_actions import MissAction
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["PREFETCHERS", "Prefetcher", "make_prefetcher", "proposals", "start"]
@@ -84,17 +85,17 @@ class Prefetcher(Configurable):
         return [layer * self.stride + int(expert) for expert in best if scores[expert] > 0]
 
 
-def start(prefetcher: Prefetcher) -> None:
-    """Reset a prefetcher.
+def start(made: Prefetcher | MissAction) -> None:
+    """Reset a prefetcher or a miss action.
 
     Raises:
         PolicyError: a user's failed; with file and line.
     """
-    if not is_users(type(prefetcher)):
-        prefetcher.reset()
+    if not is_users(type(made)):
+        made.reset()
         return
-    with telling(type(prefetcher), f"prefetcher {prefetcher.name} failed in reset()", "reset"):
-        prefetcher.reset()
+    with telling(type(made), f"{made.noun} {made.name} failed in reset()", "reset"):
+        made.reset()
 
 
 def proposals(prefetcher: Prefetcher, step: Step, place: int) -> list[int]:
@@ -115,7 +116,7 @@ def proposals(prefetcher: Prefetcher, step: Step, place: int) -> list[int]:
     return keys
 
 
-def ahead(step: Step, place: int, distance: int) -> Work | None:
+def ahead(step: Step, place: int, distance: int) -> LayerStep | None:
     """Return the layer-step that comes ``distance`` later, in this step or the next; None past that."""
     place += distance
     if place < len(step.layers):
@@ -227,7 +228,7 @@ class Transition(Prefetcher):
     def reset(self) -> None:
         """Forget the table."""
         self._counts: dict[int, npt.NDArray[np.float64]] = defaultdict(lambda: np.zeros((self.stride, self.stride)))
-        self._before: Work | None = None
+        self._before: LayerStep | None = None
         self._step = -1
 
     def propose(self, step: Step, place: int) -> Iterable[int]:

@@ -16,6 +16,7 @@ from lrcsim.base.reprs import short, short_repr
 from lrcsim.hardware import HardwareProfile, read_toml, to_toml
 from lrcsim.models import Geometry
 from lrcsim.policies import BUILT_IN, Policy, PolicySpec, make_policy
+from lrcsim.policies.base import Configurable
 from lrcsim.simulator.cache.capacity import CacheSize, PoolSize, parse_bytes, resolve_capacity
 from lrcsim.simulator.serving.batching import batched
 from lrcsim.simulator.setup.options import ACCESS, Options
@@ -226,14 +227,11 @@ def plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, type):
         return f"{value.__module__}:{value.__qualname__}"
-    if isinstance(value, Policy):
+    if isinstance(value, Configurable):
         kind = type(value)
-        name, _, given = value.label().partition(":")
-        return (
-            name + f":{given}" * bool(given)
-            if BUILT_IN.get(name) is kind
-            else ":".join(filter(None, (plain(kind), given)))
-        )
+        if kind.__module__.startswith("lrcsim."):
+            return value.label()
+        return ":".join(filter(None, (plain(kind), value.label().partition(":")[2])))
     if isinstance(value, RoutingTrace):
         return None if value.path is None else str(value.path)
     if isinstance(value, HardwareProfile):

@@ -11,13 +11,13 @@ from collections.abc import Callable
 
 import simpy
 
-__all__ = ["Flow", "Flows", "Lane"]
+__all__ = ["Flow", "Flows", "Share"]
 
 TOGETHER = 1e-12
 """Flows whose ends differ by less than this share of the remaining time end at the same moment."""
 
 
-class Lane:
+class Share:
     """What limits a group of flows: a link's bandwidth in bytes/s, shared equally by those active now."""
 
     def __init__(self, bandwidth: float) -> None:
@@ -30,16 +30,16 @@ class Flow:
 
     Attributes:
         left: bytes still to move.
-        lane: the link it runs on.
+        share: what it draws from, its link or what the CPU can draw.
         done: called when the last byte has moved.
         rate: bytes/s at the moment.
     """
 
-    __slots__ = ("done", "lane", "left", "rate")
+    __slots__ = ("done", "left", "rate", "share")
 
-    def __init__(self, left: float, lane: Lane, done: Callable[[], None]) -> None:
+    def __init__(self, left: float, share: Share, done: Callable[[], None]) -> None:
         self.left = left
-        self.lane = lane
+        self.share = share
         self.done = done
         self.rate = 0.0
 
@@ -59,11 +59,14 @@ class Flows:
         self._since = 0.0  # when `left` of all flows was last brought up to date
         self._version = 0  # of the rates; a wake-up set under other rates is void
 
-    def start(self, flow: Flow) -> None:
-        """Let a flow begin now."""
+    def start(self, flow: Flow, overhead: float = 0.0) -> None:
+        """Let a flow begin now, or ``overhead`` seconds from now."""
+        if overhead > 0:
+            self.env.timeout(overhead).callbacks.append(lambda _: self.start(flow))
+            return
         self._settle()
         self.active.append(flow)
-        flow.lane.active += 1
+        flow.share.active += 1
         self._share()
 
     def left(self, flow: Flow) -> float:
@@ -84,7 +87,7 @@ class Flows:
             return
         wanted = 0.0
         for flow in self.active:
-            flow.rate = flow.lane.bandwidth / flow.lane.active
+            flow.rate = flow.share.bandwidth / flow.share.active
             wanted += flow.rate
         if wanted > self.dram_bandwidth:
             slower = self.dram_bandwidth / wanted
@@ -103,7 +106,7 @@ class Flows:
         self._settle()
         for flow in ended:
             self.active.remove(flow)
-            flow.lane.active -= 1
+            flow.share.active -= 1
         self._share()
         for flow in ended:
             flow.done()

@@ -15,11 +15,11 @@ import numpy as np
 from lrcsim.hardware import HardwareProfile
 from lrcsim.policies import make_policy
 from lrcsim.simulator.compiled.compiled_cache import CompiledCache, has_compiled_cache
-from lrcsim.simulator.compiled.served import LOADED
 from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.serving.steps import plain_sizes
 from lrcsim.simulator.setup.costs import Costs
-from lrcsim.simulator.setup.miss_actions import MissAction
+from lrcsim.simulator.setup.miss_actions import MissAction, loaded_share
+from lrcsim.simulator.setup.outcomes import Outcome
 from lrcsim.simulator.setup.prefetchers import NoPrefetch, Prefetcher
 from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.compiled_loop import (
@@ -29,7 +29,6 @@ from lrcsim.simulator.time.compiled_loop import (
     CPU,
     LINK_BUSY,
     LINK_BYTES,
-    ON_CPU,
     OVERHEAD,
     Path,
     Totals,
@@ -64,8 +63,9 @@ def unsupported(
     policy = make_policy(job.policy)
     if not has_compiled_cache(policy):
         return f"policy {policy.name} has no compiled form"
-    if action.share is None:
-        return f"miss action {action.name} is not load, cpu or split"
+    share = loaded_share(action)
+    if share is None:
+        return f"miss action {action.label()} is not load, cpu or split"
     if not (prefetcher is None or isinstance(prefetcher, NoPrefetch)):
         return f"prefetcher {prefetcher.name} brings experts ahead"
     if dram_cache:
@@ -76,9 +76,11 @@ def unsupported(
         return "several requests run at once"
     if job.access != "coresident":
         return f"access {job.access} is not coresident"
-    if profile.pcie is None and profile.nvme is None:
+    if not profile.links:
         return "the machine has no link"
-    if profile.pcie is None and action.share < 1:
+    if len(profile.load_links) > 1:
+        return "experts come over several links, one after the other"
+    if profile.device_link is None and share < 1:
         return "without pcie an expert for the CPU is read from storage first"
     if not hasattr(costs, "table"):
         return f"costs {type(costs).__name__} have no table()"
@@ -113,8 +115,9 @@ def run_compiled(
         PolicyError: the policy failed, or cannot be compiled.
     """
     trace = job.trace
-    assert action.share is not None  # unsupported() says so
-    cache = CompiledCache(job, action.share)
+    share = loaded_share(action)
+    assert share is not None  # unsupported() says so
+    cache = CompiledCache(job, share)
     table = costs.table(trace.num_layers)
     path = _path(profile, max(sizes))
     size_of_layer = np.array(sizes, np.int64)
@@ -122,7 +125,6 @@ def run_compiled(
     tally, steps_by_phase = Tally(None), np.zeros(2, np.int64)
     run: Any = run_layer_steps  # compiled: type checkers do not know its arguments
     none = np.zeros(0, np.int64)
-    loads = np.zeros((2, trace.num_layers), np.int64)
     for block, served in cache.blocks():
         rows = np.flatnonzero(np.diff(block.step, prepend=-1))
         _, step_sizes = plain_sizes(trace, block.first_token[rows], block.step_end[rows], block.idle)
@@ -134,42 +136,34 @@ def run_compiled(
             *(np.append(rows, len(block.layer)), request, phase, step_sizes, steps, totals),
         )
         tally.extend(steps, phase, request)
-        if 0 < action.share < 1:
-            cell = block.phase.astype(np.int64) * trace.num_layers + block.layer
-            loaded = np.repeat(cell, np.diff(block.starts))[served == LOADED]
-            loads += np.bincount(loaded, minlength=2 * trace.num_layers).reshape(2, -1)
         steps_by_phase += np.bincount(phase, minlength=2)
         if progress is not None:
             progress(block.end_token)
     seconds, counter = totals.seconds.tolist(), totals.counter.tolist()
     tally.total, tally.compute, tally.overhead, tally.cpu = (seconds[i] for i in (CLOCK, COMPUTE, OVERHEAD, CPU))
-    tally.on_cpu = counter[ON_CPU]
-    used = "nvme" if profile.pcie is None else "pcie"
-    for name in ("pcie", "nvme"):
-        link = getattr(profile, name)
-        if link is not None:
-            moved, busy = (counter[LINK_BYTES], seconds[LINK_BUSY]) if name == used else (0, 0.0)
-            tally.links[name] = LinkUse(moved, busy, link.bandwidth)
+    loads, loaded_bytes = totals.loads.sum(axis=1), totals.loads @ size_of_layer
+    tally.outcomes[Outcome.LOADED] = loads.tolist()
+    tally.outcomes[Outcome.ON_CPU] = (totals.misses.sum(axis=1) - loads).tolist()
+    (used,) = profile.load_links
+    for link in reversed(profile.links):
+        moved, busy = (counter[LINK_BYTES], seconds[LINK_BUSY]) if link is used else (0, 0.0)
+        tally.links[link.name] = LinkUse(moved, busy, link.bandwidth)
     counts = Counts(
         accesses=totals.accesses,
         misses=totals.misses,
         preloaded=np.zeros(trace.num_layers, np.int64),
         steps=steps_by_phase,
         cold_misses=counter[COLD_MISSES],
-        loads=totals.loads.sum(axis=1),
-        loaded_bytes=totals.loads @ size_of_layer,
+        loads=loads,
+        loaded_bytes=loaded_bytes,
     )
     cache.finish(counts)
-    if action.share == 1:
-        loads = counts.misses
-    counts.loads, counts.loaded_bytes = loads.sum(axis=1), loads @ size_of_layer
-    tally.moved = {name: counts.loaded_bytes.tolist() if name == used else [0.0, 0.0] for name in tally.links}
+    tally.moved = {name: loaded_bytes.tolist() if name == used.name else [0.0, 0.0] for name in tally.links}
     return tally, counts
 
 
 def _path(profile: HardwareProfile, largest: int) -> Path:
-    link = profile.pcie or profile.nvme
-    assert link is not None  # unsupported() says so
+    (link,) = profile.load_links  # unsupported() says so
     return Path(
         bandwidth=float(link.bandwidth),
         latency=float(link.latency),

@@ -22,7 +22,7 @@ __all__ = ["Path", "Totals", "run_layer_steps"]
 CLOCK, COMPUTE, OVERHEAD, CPU, LINK_BUSY = range(5)
 """Places in `Totals.seconds`."""
 
-COLD_MISSES, LINK_BYTES, ON_CPU, REQUEST = range(4)
+COLD_MISSES, LINK_BYTES, REQUEST = range(3)
 """Places in `Totals.counter`."""
 
 
@@ -55,8 +55,7 @@ class Totals(NamedTuple):
 
     Attributes:
         seconds: float64 [5]: now, and compute, overhead, the CPU's experts, the link with a transfer on it.
-        counter: int64 [4]: misses of experts not used before, bytes over the link, experts on the CPU, the last request
-            (-1 at first).
+        counter: int64 [3]: misses of experts not used before, bytes over the link, the last request (-1 at first).
         accesses: int64 [2, L], by phase and layer.
         misses: int64 [2, L].
         loads: int64 [2, L].
@@ -74,7 +73,7 @@ class Totals(NamedTuple):
     def zero(cls, layers: int, keys: int) -> Totals:
         """Start at nothing."""
         accesses, misses, loads = (np.zeros((2, layers), np.int64) for _ in range(3))
-        counter = np.array([0, 0, 0, -1], np.int64)
+        counter = np.array([0, 0, -1], np.int64)
         return cls(np.zeros(5), counter, accesses, misses, loads, np.zeros(keys, np.bool_))
 
 
@@ -93,7 +92,7 @@ def _serve(served, low, high, seconds, size, cpu_bytes, cpu_overhead, path, over
     """Serve the misses of a layer-step; time counts from when they are asked for.
 
     Args:
-        served: uint8 [accesses], `Admission.served`.
+        served: uint8 [accesses], `Served.flags`.
         low: first access of the batch.
         high: access after its last.
         seconds: float64 [high - low]: of experts computed on the GPU the seconds, of others the bytes/s that the CPU
@@ -185,7 +184,7 @@ def run_layer_steps(costs, path, overlap, cold, sizes, keys, tokens, served, sta
         sizes: int64 [L], bytes of an expert of each layer.
         keys: int32 [accesses].
         tokens: int64 [accesses], tokens of the step that use each; empty: one each.
-        served: uint8 [accesses], `Admission.served`.
+        served: uint8 [accesses], `Served.flags`.
         starts: int64 [layer-steps + 1], accesses of each.
         layer: int64 [layer-steps].
         first: int64 [steps + 1], layer-steps of each.
@@ -251,7 +250,6 @@ def run_layer_steps(costs, path, overlap, cold, sizes, keys, tokens, served, sta
             computed += dense + all_take
             kept_books += books
             counter[LINK_BYTES] += loaded * sizes[here]
-            counter[ON_CPU] += missed - loaded
             accesses[phase[step], here] += high - low
             misses[phase[step], here] += missed
             loads[phase[step], here] += loaded

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import simpy
 
 from lrcsim.simulator.setup.costs import Costs
-from lrcsim.simulator.time.bandwidth import Flow, Flows, Lane
+from lrcsim.simulator.time.bandwidth import Flow, Flows, Share
 from lrcsim.simulator.time.spans import Log
 
 __all__ = ["CpuQueue"]
@@ -46,9 +46,4 @@ class CpuQueue:
             done(self.env.now - begin)
             self._next()
 
-        flow = Flow(size, Lane(rate), end)
-        if overhead > 0:
-            ready = self.env.timeout(overhead)
-            ready.callbacks.append(lambda _: self.flows.start(flow))
-        else:
-            self.flows.start(flow)
+        self.flows.start(Flow(size, Share(rate), end), overhead)

@@ -11,11 +11,11 @@ A layer-step runs so:
 
 Without overlap the experts are computed only when all have arrived, and nothing is brought ahead.
 
-From storage an expert moves whole to DRAM, then whole to the GPU. A prefetch that leaves the cache under way
-ends with the chunk that is moving; but its read from storage goes on, because the cache in DRAM counts on it. A copy of
-low precision comes over the same links, from storage where DRAM does not hold the expert, and DRAM does not keep it. An
-expert for which residents stand in takes the time of one that is resident. What a policy loads of its own accord
-(`Policy.refill`) is there at once and costs nothing.
+From storage an expert moves whole over each link to DRAM, then whole to the GPU. A prefetch that leaves the cache under
+way ends with the chunk that is moving; but its way from storage to DRAM goes on, because the cache in DRAM counts on
+it. A copy of low precision comes over the same links, from storage where DRAM does not hold the expert, and DRAM does
+not keep it. An expert for which residents stand in takes the time of one that is resident. What a policy loads of its
+own accord (`Policy.refill`) is there at once and costs nothing.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ import simpy
 from lrcsim.base.errors import ConfigError, PolicyError
 from lrcsim.base.user_code import written_in
 from lrcsim.hardware import HardwareProfile
-from lrcsim.simulator.serving.steps import Step, TimedSteps, Work
+from lrcsim.simulator.serving.steps import LayerStep, Step, TimedSteps
 from lrcsim.simulator.setup.costs import Costs
+from lrcsim.simulator.setup.outcomes import Outcome
 from lrcsim.simulator.setup.prefetchers import NoPrefetch, Prefetcher, proposals
 from lrcsim.simulator.time.bandwidth import Flows
 from lrcsim.simulator.time.cpu import CpuQueue
@@ -90,11 +91,10 @@ class Engine:
         self.log = log
         self.progress = progress
         self.flows = Flows(env, profile.dram.bandwidth)
-        self.links: dict[str, LinkServer] = {}
-        for name in ("pcie", "nvme"):
-            link = getattr(profile, name)
-            if link is not None:
-                self.links[name] = LinkServer(env, name, link, self.flows, log)
+        self.links = {link.name: LinkServer(env, link, self.flows, log) for link in reversed(profile.links)}
+        way = [self.links[link.name] for link in profile.links]
+        self._to_device = way[len(profile.storage_links) :]
+        self._to_memory = way[: len(profile.storage_links)]
         self.tally = Tally(residency)
         self._next: Callable[[float], Step | float | None]
         if isinstance(steps, Iterable):
@@ -130,7 +130,7 @@ class Engine:
                 continue
             if self.residency.begin(step):
                 self._forget_prefetches()
-            self._evict(self.residency.put_out)
+            self._evict(self.residency.evicted)
             tally.begin(self.links)
             for place, work in enumerate(step.layers):
                 yield from self._layer_step(step, place, work)
@@ -146,13 +146,12 @@ class Engine:
             if self.progress is not None:
                 self.progress(step.first_token + step.size.tokens)
 
-    def _layer_step(self, step: Step, place: int, work: Work) -> Generator[simpy.Event, Any, None]:
+    def _layer_step(self, step: Step, place: int, work: LayerStep) -> Generator[simpy.Event, Any, None]:
         env, tally, layer = self.env, self.tally, work.layer
         found = self.residency.look_up(step, work)
-        decision = found.decision
-        loads = decision.load + decision.low
+        moved = sum(len(keys) for outcome, keys in found.decision.items() if outcome.moves)
         dense = self.costs.before(layer, step.size)
-        overhead = self.profile.layer_overhead + self.profile.expert_overhead * len(loads)
+        overhead = self.profile.layer_overhead + self.profile.expert_overhead * moved
         tally.compute += dense
         tally.overhead += overhead
         start = env.now
@@ -191,25 +190,34 @@ class Engine:
             else:
                 self.tally.used(key, late=False)
                 self._ready(key)
-        for key in found.decision.substitute:
-            self._ready(key)
 
-    def _start_misses(self, found: Lookup, step: Step, work: Work) -> None:
-        decision, sizes, stored = found.decision, self.sizes, found.from_storage
-        for key in decision.load:
-            self._pending += 1
-            self._fetch(key, sizes[key // self.stride], key in stored, DEMAND, "load", self._loaded)
-        for key in decision.low:
-            self._pending += 1
-            size = self.residency.action.low_bytes(sizes[key // self.stride])
-            self._fetch(key, size, key in stored, DEMAND, "load low", self._loaded)
-        for key in decision.cpu:
-            self._pending += 1
-            if key in stored or key in self._reads or "pcie" not in self.links:
-                self._fetch(key, sizes[key // self.stride], True, DEMAND, "read", self._on_cpu, to_gpu=False)
-            else:
-                self._compute_on_cpu(key)
-        self.tally.count(decision, work, step.phase)
+    def _start_misses(self, found: Lookup, step: Step, work: LayerStep) -> None:
+        for outcome, keys in found.decision.items():
+            if outcome.runs_on == "":
+                continue
+            for key in keys:
+                if outcome.moves:
+                    self._load(key, outcome, key in found.from_storage)
+                elif outcome.runs_on == "cpu":
+                    self._run_on_cpu(key, key in found.from_storage)
+                else:  # residents stand in
+                    self._ready(key)
+        self.tally.count(found.decision, work, step.phase)
+
+    def _load(self, key: int, outcome: Outcome, from_storage: bool) -> None:
+        """Put an expert, or a copy of it, on its way to the GPU."""
+        self._pending += 1
+        size = self.residency.action.bytes_of(outcome, self.sizes[key // self.stride])
+        what = "load" if outcome.reads == "expert" else "load low"
+        self._fetch(key, size, from_storage, DEMAND, what, self._loaded)
+
+    def _run_on_cpu(self, key: int, from_storage: bool) -> None:
+        """Compute an expert on the CPU, once it is in DRAM."""
+        self._pending += 1
+        if from_storage or key in self._reads or not self._to_device:
+            self._fetch(key, self.sizes[key // self.stride], True, DEMAND, "read", self._on_cpu, to_gpu=False)
+        else:
+            self._compute_on_cpu(key)
 
     def _fetch(
         self,
@@ -222,16 +230,16 @@ class Engine:
         to_gpu: bool = True,
     ) -> Fetch:
         """Bring an expert from storage or DRAM to the GPU, or from storage to DRAM only."""
-        legs = [self.links["pcie"]] if to_gpu and "pcie" in self.links else []
+        legs = self._to_device[:] if to_gpu else []
         read = self._reads.pop(key, None)
         if read is not None:  # it is on its way to DRAM already
             self._note(self.env.now, "cache", "join", key)
-            read.legs, read.size, read.what, read.done = legs, size, what, done
+            read.legs, read.size, read.what, read.done = read.legs + legs, size, what, done
             if priority == DEMAND:
                 read.promote()
             return read
         if from_storage or not legs:
-            legs.insert(0, self.links["nvme"])
+            legs = self._to_memory + legs
         return Fetch(key, legs, size, priority, what, done)
 
     def _loaded(self, fetch: Fetch) -> None:
@@ -268,7 +276,7 @@ class Engine:
         if not self._pending and self._waiting is not None:
             self._waiting.succeed()
 
-    def _prefetch(self, step: Step, place: int, work: Work) -> None:
+    def _prefetch(self, step: Step, place: int, work: LayerStep) -> None:
         assert self.prefetcher is not None
         wanted = proposals(self.prefetcher, step, place)
         if not wanted:
@@ -284,7 +292,7 @@ class Engine:
                 )
             if not residency.bring_ahead(key, step, work.layer, protected):
                 continue
-            self._evict(residency.put_out, for_prefetch=True)
+            self._evict(residency.evicted, for_prefetch=True)
             size = self.sizes[key // self.stride]
             self.tally.prefetched(key, size)
             from_storage = bool(residency.below([key], step, key // self.stride))
@@ -306,8 +314,8 @@ class Engine:
 
     def _cancel(self, fetch: Fetch) -> None:
         """Let nothing more of a prefetch start, but what goes from storage to DRAM: it counts as being there."""
-        if fetch.legs:
-            fetch.legs, fetch.done = [], self._read_for_nobody
+        if self._to_device and fetch.link not in self._to_device:
+            fetch.legs, fetch.done = fetch.legs[: -len(self._to_device)], self._read_for_nobody
             self._reads[fetch.key] = fetch
         else:
             fetch.cancel()
@@ -327,11 +335,11 @@ class Engine:
 
 
 def _check(profile: HardwareProfile, residency: Residency, prefetcher: Prefetcher | None) -> None:
-    if profile.pcie is None and profile.nvme is None:
+    if not profile.links:
         raise ConfigError(
             f"hardware {profile.name} has neither pcie nor nvme: a missed expert cannot be loaded; set nvme"
         )
-    if residency.dram is not None and profile.nvme is None:
+    if residency.dram is not None and not profile.storage_links:
         raise ConfigError(f"hardware {profile.name} has no nvme: without it DRAM must hold all experts; set nvme")
     policy = residency.pools[0].policy
     if prefetcher is not None and (policy.refills or "future" in policy.needs):

@@ -8,7 +8,7 @@ from heapq import heapify, heappop, heappush
 import simpy
 
 from lrcsim.hardware import Link
-from lrcsim.simulator.time.bandwidth import Flow, Flows, Lane
+from lrcsim.simulator.time.bandwidth import Flow, Flows, Share
 from lrcsim.simulator.time.spans import Log
 
 __all__ = ["DEMAND", "PREFETCH", "LinkServer", "Transfer"]
@@ -58,14 +58,13 @@ class LinkServer:
         busy_s: seconds with a lane taken, so far (see `busy`).
     """
 
-    def __init__(self, env: simpy.Environment, name: str, link: Link, flows: Flows, log: Log | None = None) -> None:
+    def __init__(self, env: simpy.Environment, link: Link, flows: Flows, log: Log | None = None) -> None:
         self.env = env
-        self.name = name
         self.link = link
         self.flows = flows
         self.log = log
         self.bytes = 0
-        self._lane = Lane(link.bandwidth)
+        self._share = Share(link.bandwidth)
         self._taken = 0
         self._under_way: list[Flow] = []
         self._waiting: list[Transfer] = []
@@ -116,18 +115,14 @@ class LinkServer:
         transfer.left -= size
         self.bytes += size
         begin = self.env.now
-        flow = Flow(size, self._lane, lambda: self._arrived(transfer, flow, begin))
+        flow = Flow(size, self._share, lambda: self._arrived(transfer, flow, begin))
         self._under_way.append(flow)
-        if self.link.overhead > 0:
-            ready = self.env.timeout(self.link.overhead)
-            ready.callbacks.append(lambda _: self.flows.start(flow))
-        else:
-            self.flows.start(flow)
+        self.flows.start(flow, self.link.overhead)
 
     def _arrived(self, transfer: Transfer, flow: Flow, begin: float) -> None:
         self._under_way.remove(flow)
         if self.log is not None:
-            self.log.note(begin, self.env.now, self.name, transfer.what, transfer.key)
+            self.log.note(begin, self.env.now, self.link.name, transfer.what, transfer.key)
         over = transfer.left == 0 or transfer.cancelled
         if not over and not (self._waiting and self._waiting[0].priority < transfer.priority):
             self._chunk(transfer)

@@ -14,8 +14,10 @@ import numpy.typing as npt
 from lrcsim.policies import View
 from lrcsim.simulator.cache.pool import Pool
 from lrcsim.simulator.replay import Counts, make_pools
-from lrcsim.simulator.serving.steps import Step, Work
-from lrcsim.simulator.setup.miss_actions import Decision, MissAction
+from lrcsim.simulator.serving.steps import LayerStep, Step
+from lrcsim.simulator.setup.miss_actions import MissAction, decide
+from lrcsim.simulator.setup.outcomes import Decision
+from lrcsim.simulator.setup.prefetchers import start
 from lrcsim.simulator.setup.run import Run
 
 __all__ = ["Lookup", "Residency"]
@@ -60,6 +62,7 @@ class Residency:
         self.pools = make_pools(job)
         self.dram = dram
         self.action = action
+        start(action)
         self.shrink = shrink
         self.sizes = sizes
         self._loads = [0, 0]
@@ -81,9 +84,9 @@ class Residency:
         self._request = -1
         self._seen: set[int] = set()
         self._refills = self.pools[0].policy.refills
-        self.put_out: list[int] = []
+        self.evicted: list[int] = []
         for pool in self.pools:
-            pool.put_out = self.put_out
+            pool.evicted_log = self.evicted
 
     def begin(self, step: Step) -> bool:
         """Prepare for a step; return whether the cache was emptied."""
@@ -104,48 +107,30 @@ class Residency:
             self.counts.steps[step.phase] += 1
         return emptied
 
-    def look_up(self, step: Step, work: Work) -> Lookup:
+    def look_up(self, step: Step, work: LayerStep) -> Lookup:
         """Run a layer-step through the caches."""
         layer, keys, phase = work.layer, work.keys, step.phase
         pool = self.pool_of_layer[layer]
-        view = pool.view
-        _tell(view, step, layer)
-        if work.weights is not None:
-            view.weights = work.weights
-        if work.next_use is not None:
-            view.next_use = work.next_use
-        decision = Decision()
+        _show(pool.view, step, work)
+        decision: Decision = {}
 
         def admit(missed: list[int]) -> list[int]:
             nonlocal decision
-            decision = self.action.decide(missed, work, lambda: self._residents(pool, layer))
-            return decision.load
+            decision = decide(self.action, missed, step, work, lambda: self._residents(pool, layer))
+            return [key for outcome, chosen in decision.items() if outcome.cached for key in chosen]
 
         missed = pool.coresident(keys, admit)
-        from_storage: list[int] = []
         hits = keys
         if missed:
             gone = set(missed)
             hits = [key for key in keys if key not in gone]
-            from_storage = self.below([*decision.load, *decision.cpu], step, layer) + self._not_below(decision.low)
-        loads = len(decision.load) + len(decision.low)
-        if loads:
-            self._loads[phase] += loads
-            if self.sizes is not None:
-                size = self.sizes[layer]
-                low = self.action.low_bytes(size)
-                self._loaded_bytes[phase] += size * len(decision.load) + low * len(decision.low)
+            self._count_loads(decision, layer, phase)
         self._accesses[phase][layer] += len(keys)
         self._misses[phase][layer] += len(missed)
-        for key in missed:
-            if key not in self._seen:
-                self.counts.cold_misses += 1
-                self._seen.add(key)
-        if self._refills:
-            self._seen.update(keys)
-        evicted = self.put_out[:]
-        self.put_out.clear()
-        return Lookup(hits, decision, from_storage, evicted)
+        self._count_cold(keys, missed)
+        evicted = self.evicted[:]
+        self.evicted.clear()
+        return Lookup(hits, decision, self._from_storage(decision, step, layer), evicted)
 
     def so_far(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return accesses and misses by layer until now, int64 [L] each, both phases together."""
@@ -182,14 +167,42 @@ class Residency:
                 counts.preloaded[layer] += loaded
         return counts
 
-    def _not_below(self, keys: list[int]) -> list[int]:
-        """Return those that DRAM does not hold, without putting them there: it caches whole experts, no low copies."""
-        return [] if self.dram is None else [key for key in keys if key not in self.dram.resident]
+    def _from_storage(self, decision: Decision, step: Step, layer: int) -> list[int]:
+        """Return the misses that DRAM does not hold; it takes in whole experts, but no copies of low precision."""
+        if self.dram is None or not decision:
+            return []
+        whole = [key for outcome, keys in decision.items() if outcome.reads == "expert" for key in keys]
+        copies = [key for outcome, keys in decision.items() if outcome.reads == "copy" for key in keys]
+        return self.below(whole, step, layer) + [key for key in copies if key not in self.dram.resident]
+
+    def _count_loads(self, decision: Decision, layer: int, phase: int) -> None:
+        """Count what comes to the GPU."""
+        for outcome, keys in decision.items():
+            if outcome.moves:
+                self._loads[phase] += len(keys)
+                if self.sizes is not None:
+                    self._loaded_bytes[phase] += self.action.bytes_of(outcome, self.sizes[layer]) * len(keys)
+
+    def _count_cold(self, keys: list[int], missed: list[int]) -> None:
+        """Count misses of experts that were not used since the cache was emptied."""
+        cold = [key for key in missed if key not in self._seen]
+        self.counts.cold_misses += len(cold)
+        self._seen.update(keys if self._refills else cold)
 
     def _residents(self, pool: Pool, layer: int) -> int:
         """Count the residents of a layer."""
         return sum(key // self._stride == layer for key in pool.resident)
 
 
+def _show(view: View, step: Step, work: LayerStep) -> None:
+    """Show a policy the layer-step that its pool is going to serve."""
+    _tell(view, step, work.layer)
+    if work.weights is not None:
+        view.weights = work.weights
+    if work.next_use is not None:
+        view.next_use = work.next_use
+
+
 def _tell(view: View, step: Step, layer: int) -> None:
+    """Show a policy where the run is."""
     view.step, view.layer, view.request, view.phase = step.number, layer, step.request, step.phase

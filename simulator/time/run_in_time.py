@@ -18,6 +18,8 @@ from lrcsim.simulator.cache.future import Future
 from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.serving.arrivals import ArrivalSteps, arrival_steps
 from lrcsim.simulator.serving.steps import Step, TimedSteps, steps_of
+from lrcsim.simulator.setup.miss_actions import Cpu
+from lrcsim.simulator.setup.outcomes import OTHER_MODEL
 from lrcsim.simulator.setup.platform import Platform
 from lrcsim.simulator.setup.prefetchers import Oracle, Prefetcher, start
 from lrcsim.simulator.setup.run import Run
@@ -96,7 +98,7 @@ class Timed:
             baselines: knows the optimal policy; None: nobody asked for it.
         """
         least = None
-        if baselines is not None and self.platform.action.name == "load":
+        if baselines is not None and self.platform.loads_all:
             least = baselines.least_bytes(
                 self.platform.sizes,
                 make_policy(self.run.policy).bypass,
@@ -108,12 +110,12 @@ class Timed:
     def advice(self) -> list[str]:
         """Return what a reader of the times should be told."""
         notes = []
-        if self.platform.action.name == "cpu" and not int(self.counts.preloaded.sum()):
+        if type(self.platform.action) is Cpu and not int(self.counts.preloaded.sum()):
             notes.append(
                 "with miss action cpu nothing is ever loaded, so this cache stays empty: use a policy that fills it by "
                 "itself (static, pinned-lru), or split"
             )
-        notes += _lossy_advice(self.platform.action.name, self.tally.given_up)
+        notes += _lossy_advice(self.platform.action.label(), self.tally.given_up)
         if self.platform.prefetcher is not None:
             notes.append(
                 "experts prefetched before their use count as hits, so the hit rate may exceed the optimum, which "
@@ -138,15 +140,15 @@ class Timed:
 def _lossy_advice(action: str, given_up: GivenUp) -> list[str]:
     """Return a warning where a lossy rule leaves out or replaces so much that another model runs."""
     notes = []
-    for kind, does in (("skipped", "leaves out"), ("substituted", "replaces")):
-        prefill, decode, overall = (given_up.mean(kind, phase) for phase in (PREFILL, DECODE, None))
+    for outcome in OTHER_MODEL:
+        prefill, decode, overall = (given_up.mean(outcome, phase) for phase in (PREFILL, DECODE, None))
         if max(prefill, decode, overall) > TOO_MUCH:
             both = all(given_up.tokens)
             phases = f" ({100 * prefill:.1f} % in prefill, {100 * decode:.1f} % in decode)" if both else ""
             notes.append(
-                f"miss action {action} {does} {100 * overall:.1f} % of the router weight{phases}, more than a third: "
-                "what runs is hardly the model that was recorded; use a lower threshold, a larger keep or cache, or "
-                "load"
+                f"miss action {action} {outcome.changes} {100 * overall:.1f} % of the router weight{phases}, more than "
+                "a third: what runs is hardly the model that was recorded; use a lower threshold, a larger keep or "
+                "cache, or load"
             )
     return notes
 
@@ -168,7 +170,7 @@ def run_timed(
 
     Raises:
         ConfigError: options that cannot go together.
-        PolicyError: a policy or a prefetcher failed.
+        PolicyError: a policy, a prefetcher or a miss action failed.
     """
     platform, options = run.platform, run.options
     assert platform is not None  # for a run in time
@@ -191,7 +193,7 @@ def run_timed(
     )
     policy = residency.pools[0].policy
     prefetcher = platform.prefetcher
-    weights, uses = "weights" in policy.needs | policy.wants, platform.action.needs_weights
+    weights, uses = "weights" in policy.needs | policy.wants, "weights" in platform.action.needs
     arriving: ArrivalSteps | None = None
     if arrivals is not None:
         check_arrivals(policy, prefetcher)

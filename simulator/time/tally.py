@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.reprs import short_repr
-from lrcsim.simulator.serving.steps import Step, Work
-from lrcsim.simulator.setup.miss_actions import Decision
+from lrcsim.simulator.serving.steps import LayerStep, Step
+from lrcsim.simulator.serving.uses import Uses
+from lrcsim.simulator.setup.outcomes import LOSSY, NOT_CACHED, Decision, Outcome
 from lrcsim.traces import DECODE, PREFILL
 
 if TYPE_CHECKING:
     from lrcsim.simulator.time.links import LinkServer
     from lrcsim.simulator.time.residency import Residency
 
-__all__ = ["LOSSY", "GivenUp", "LinkUse", "PrefetchUse", "Tally"]
-
-LOSSY = ("skipped", "substituted", "low_precision")
-"""What a lossy rule makes of a token's use of an expert."""
+__all__ = ["GivenUp", "LinkUse", "PrefetchUse", "Tally"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class PrefetchUse:
         useful: bytes of experts that had arrived when they were first used.
         late: bytes of experts that were on their way when they were first used.
         wasted: bytes of experts that were evicted unused, or never used.
-        displaced: experts put out to make room for prefetches.
+        displaced: experts evicted to make room for prefetches.
         displaced_missed: of those, the experts that missed when they were next used.
     """
 
@@ -66,16 +65,25 @@ class GivenUp:
 
     Attributes:
         tokens: [2] by phase, tokens that used experts, summed over layers; 0 where there is no such rule.
-        shares: by kind (`LOSSY`) [2], the shares of router weight, summed over tokens and layers.
+        shares: [outcomes, 2], the shares of router weight, summed over tokens and layers.
     """
 
     tokens: list[int] = field(default_factory=lambda: [0, 0])
-    shares: dict[str, list[float]] = field(default_factory=lambda: {kind: [0.0, 0.0] for kind in LOSSY})
+    shares: list[list[float]] = field(default_factory=lambda: [[0.0, 0.0] for _ in Outcome])
 
-    def mean(self, kind: str, phase: int | None = None) -> float:
+    def add(self, decision: Decision, keys: list[int], uses: Uses, phase: int) -> None:
+        """Add a layer-step of so many tokens, with what became of those of its ``keys`` that missed."""
+        self.tokens[phase] += uses.tokens
+        lossy = [outcome for outcome in decision if outcome.lossy]
+        if lossy:
+            share = dict(zip(keys, uses.share_of(len(keys)), strict=True))
+            for outcome in lossy:
+                self.shares[outcome][phase] += sum(share[key] for key in decision[outcome])
+
+    def mean(self, outcome: Outcome, phase: int | None = None) -> float:
         """Return the mean share of a token in a layer, 0 to 1; of one phase, or of both."""
         tokens = sum(self.tokens) if phase is None else self.tokens[phase]
-        shares = self.shares[kind]
+        shares = self.shares[outcome]
         return (sum(shares) if phase is None else shares[phase]) / tokens if tokens else 0.0
 
 
@@ -100,10 +108,7 @@ class Tally:
         links: use of each link.
         moved: by link, bytes that moved in prefill steps, in decode steps.
         prefetch: what became of prefetched bytes.
-        skipped: experts left out.
-        substituted: experts replaced.
-        on_cpu: experts run on the CPU.
-        low: experts brought as a copy of low precision.
+        outcomes: [outcomes, 2], misses by what became of them, by phase.
         given_up: router weight of the uses that a lossy rule left out, replaced or served in low precision.
     """
 
@@ -123,10 +128,7 @@ class Tally:
     links: dict[str, LinkUse] = field(default_factory=dict)
     moved: dict[str, list[float]] = field(default_factory=dict)
     prefetch: PrefetchUse = field(default_factory=PrefetchUse)
-    skipped: int = 0
-    substituted: int = 0
-    on_cpu: int = 0
-    low: int = 0
+    outcomes: list[list[int]] = field(default_factory=lambda: [[0, 0] for _ in Outcome])
     given_up: GivenUp = field(default_factory=GivenUp)
 
     __repr__ = short_repr
@@ -202,25 +204,20 @@ class Tally:
         if known is None or (phase == PREFILL and request not in self._decoding):
             self.first_step[request] = (self.arrivals.get(request, begin) if known is None else known[0], end)
 
-    def count(self, decision: Decision, work: Work, phase: int) -> None:
+    def count(self, decision: Decision, work: LayerStep, phase: int) -> None:
         """Take note of what happened to the misses of a layer-step."""
-        self.skipped += len(decision.skip)
-        self.substituted += len(decision.substitute)
-        self.on_cpu += len(decision.cpu)
-        self.low += len(decision.low)
+        for outcome, keys in decision.items():
+            self.outcomes[outcome][phase] += len(keys)
         if work.uses is not None:
-            self.given_up.tokens[phase] += work.uses.tokens
-            kinds = (decision.skip, decision.substitute, decision.low)
-            if any(kinds):
-                share = dict(zip(work.keys, work.uses.share_of(len(work.keys)), strict=True))
-                for kind, keys in zip(LOSSY, kinds, strict=True):
-                    self.given_up.shares[kind][phase] += sum(share[key] for key in keys)
+            self.given_up.add(decision, work.keys, work.uses, phase)
         if self._displaced:
-            for missed in (decision.load, decision.cpu, decision.skip, decision.substitute, decision.low):
-                for key in missed:
-                    if key in self._displaced:
-                        self._displaced.remove(key)
-                        self.prefetch.displaced_missed += 1
+            back = self._displaced.intersection(chain.from_iterable(decision.values()))
+            self._displaced -= back
+            self.prefetch.displaced_missed += len(back)
+
+    def misses(self, outcome: Outcome) -> int:
+        """Return how many misses came to an outcome, in both phases."""
+        return sum(self.outcomes[outcome])
 
     def prefetched(self, key: int, size: int) -> None:
         """Take note that an expert is brought ahead."""
@@ -319,10 +316,7 @@ class Tally:
                 "displaced_missed": prefetch.displaced_missed,
             },
             "missed": {
-                "on_cpu": self.on_cpu,
-                "skipped": self.skipped,
-                "substituted": self.substituted,
-                "low_precision": self.low,
+                **{outcome.label: self.misses(outcome) for outcome in NOT_CACHED},
                 **self._weights_given_up(None),
                 "prefill": self._weights_given_up(PREFILL),
                 "decode": self._weights_given_up(DECODE),
@@ -330,7 +324,7 @@ class Tally:
         }
 
     def _weights_given_up(self, phase: int | None) -> dict[str, float]:
-        return {f"{kind}_weight": self.given_up.mean(kind, phase) for kind in LOSSY}
+        return {f"{outcome.label}_weight": self.given_up.mean(outcome, phase) for outcome in LOSSY}
 
 
 def percentiles(values: npt.NDArray[np.float64]) -> dict[str, float] | None:

@@ -12,6 +12,8 @@ from lrcsim.base.reprs import short_repr
 from lrcsim.simulator.baselines import Free, LeastBytes
 from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.serving.steps import steps_of
+from lrcsim.simulator.setup.miss_actions import loaded_share
+from lrcsim.simulator.setup.outcomes import Outcome
 from lrcsim.simulator.setup.platform import Platform
 from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.tally import Tally
@@ -109,8 +111,8 @@ def time_limits(job: Run, platform: Platform, tally: Tally, counts: Counts, leas
     measured = _by_phase(steps[:, 1] - steps[:, 0], decode)
     assert counts.loads is not None  # Residency counts them
     overhead = np.maximum(_by_phase(steps[:, 3], decode) - platform.profile.expert_overhead * counts.loads, 0.0)
-    share = platform.action.share
-    two = tally.on_cpu > 0 or (share is not None and share < 1)  # compute at once
+    share = loaded_share(platform.action)
+    two = tally.misses(Outcome.ON_CPU) > 0 or (share is not None and share < 1)  # compute at once
     if two:
         resident, compute = computed(job, platform)
     else:  # all was computed where the model runs, whether it was resident or not
@@ -118,11 +120,11 @@ def time_limits(job: Run, platform: Platform, tally: Tally, counts: Counts, leas
     shortest = compute + overhead
     needs = {name: np.array(tally.moved[name]) / use.bandwidth for name, use in tally.links.items() if use.bytes}
     link = max(needs, key=lambda name: float(needs[name].sum())) if needs else ""
-    path = platform.profile.pcie or platform.profile.nvme
     optimum, total = None, 0.0
-    if least is not None and path is not None:
-        optimum = np.maximum(shortest, np.array([least.prefill, least.decode]) / path.bandwidth)
-        total = least.total / path.bandwidth
+    if least is not None and platform.profile.links:
+        slowest = min(link.bandwidth for link in platform.profile.load_links)
+        optimum = np.maximum(shortest, np.array([least.prefill, least.decode]) / slowest)
+        total = least.total / slowest
     busy = {"gpu" if platform.profile.gpu else "cpu": tally.compute, "overhead": tally.overhead}
     if platform.profile.gpu or tally.cpu:
         busy["cpu" if platform.profile.gpu else "cpu (missed experts)"] = tally.cpu

@@ -5,16 +5,20 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 from lrcsim.base.configurable import Configurable, Param
-from lrcsim.base.errors import ConfigError, PolicyError
+from lrcsim.base.errors import ConfigError, LrcsimError, PolicyError
 from lrcsim.base.plugins import Given, Registry, make, split_spec
+from lrcsim.hardware import load_profile
 from lrcsim.policies import make_policy
 from lrcsim.policies.registry import POLICIES
+from lrcsim.simulator.setup.miss_actions import REGISTRY as MISS_ACTIONS
+from lrcsim.simulator.setup.miss_actions import make_action
 from lrcsim.simulator.setup.prefetchers import REGISTRY as PREFETCHERS
 from lrcsim.simulator.setup.prefetchers import make_prefetcher
 
@@ -175,6 +179,7 @@ def test_a_kind_may_check_its_classes() -> None:
 
 PLUGIN = """
 from lrcsim.policies import Param, ScorePolicy
+from lrcsim.simulator.setup.miss_actions import MissAction
 from lrcsim.simulator.time import Prefetcher
 
 class ThePolicy(ScorePolicy):
@@ -186,12 +191,21 @@ class ThePrefetcher(Prefetcher):
     params = (Param("sign", 1, "1 or -1"),)
     def propose(self, step, place):
         yield from ()
+
+class TheAction(MissAction):
+    params = (Param("sign", 1, "1 or -1"),)
+    def decide(self, missed, step, residents):
+        yield from ()
 """
 
 
 @pytest.mark.parametrize(
     ("registry", "maker", "name"),
-    [(POLICIES, make_policy, "ThePolicy"), (PREFETCHERS, make_prefetcher, "ThePrefetcher")],
+    [
+        (POLICIES, make_policy, "ThePolicy"),
+        (PREFETCHERS, make_prefetcher, "ThePrefetcher"),
+        (MISS_ACTIONS, partial(make_action, machine=load_profile("rtx-4090")), "TheAction"),
+    ],
 )
 def test_entry_points(
     registry: Registry[Configurable],
@@ -222,6 +236,6 @@ def test_entry_points(
         maker("absent")
     with pytest.raises(PolicyError, match=f"{noun} 'plugin_module_of_test:Param' is no class derived from"):
         maker("other")
-    with pytest.raises(PolicyError, match=r"; did you mean 'mine-of-test'\?"):
+    with pytest.raises(LrcsimError, match=r"; did you mean 'mine-of-test'\?"):
         maker("mine-of-tset")
     sys.modules.pop("plugin_module_of_test", None)

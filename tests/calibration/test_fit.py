@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from lrcsim.base.errors import ConfigError
-from lrcsim.calibration.from_run.calibration import Calibration, agreement, calibrate
+from lrcsim.calibration.from_run.calibrate import Calibration, agreement, calibrate
 from lrcsim.calibration.from_run.fit import FITTABLE, Loss, fit_best, fit_numbers, number, with_numbers
 from lrcsim.calibration.from_run.measured import TIMES, Column, MeasuredRun, read_measured
 from lrcsim.calibration.from_run.rerun import Rerun, matching_dtype

@@ -68,8 +68,8 @@ def test_a_run_gives_a_profile_a_table_json_and_a_picture(lrcsim, run: list[str]
     assert found["bytes"]["error"] == pytest.approx(0, abs=1e-9)
     loaded = load_profile(profile)
     assert loaded.cpu.bandwidth == pytest.approx(17e9, rel=1e-3)
-    assert loaded.nvme is not None
-    assert loaded.nvme.bandwidth == pytest.approx(2.1e9, rel=1e-3)
+    assert loaded.part("nvme") is not None
+    assert loaded.part("nvme").bandwidth == pytest.approx(2.1e9, rel=1e-3)
     assert loaded.expert_overhead == pytest.approx(250e-6, rel=1e-3)
     assert "first 12 decoded tokens of metrics.csv" in loaded.sources["cpu.bandwidth"]
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lrcsim.simulator.time import ACTIONS
 from lrcsim.traces import RoutingTrace
 
 
@@ -98,3 +99,30 @@ def test_a_rule_that_cannot_be_is_refused_in_one_line(lrcsim: Callable[..., Any]
         "Error: miss action 'skip:0.1,keep=no': keep must be the number of experts that a token never loses, 0 or "
         "more, given 'no'\n"
     )
+
+
+def test_help_on_misses_comes_from_the_registry(lrcsim: Callable[..., Any]) -> None:
+    code, out, err = lrcsim("run", "--miss", "help")
+    assert (code, err) == (0, "")
+    _, page, _ = lrcsim("run", "--help")
+    for action in ACTIONS.values():
+        assert f"{action.name}{action.takes}\n    {action.summary}\n" in out
+        assert f"{action.name}{action.takes}" in "".join(page.split())
+        for param in action.params:
+            assert f"    {param.name}: {param.help}" in out
+
+
+def test_a_users_miss_action(lrcsim: Callable[..., Any], trace_file: str, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from lrcsim.simulator.time import MissAction, Outcome\n"
+        "class Never(MissAction):\n"
+        "    def decide(self, missed, step, residents):\n"
+        "        return [Outcome.ON_CPU] * len(missed)\n"
+    )
+    own = f"{tmp_path}/own.py:Never"
+    times = []
+    for miss in (own, "cpu"):
+        code, out, _ = lrcsim("run", trace_file, "--hardware", "rtx-3090", "--miss", miss, "--json", "-")
+        assert code == 0
+        times.append(json.loads(out)["time"]["total_s"])
+    assert times[0] == pytest.approx(times[1], rel=1e-9)  # in the engine of events, and compiled

@@ -139,5 +139,6 @@ def test_every_page_is_in_the_navigation(site: Path) -> None:
     """Documents of docs/ and the experiments' READMEs, whether mkdocs.yml names them or not."""
     linked = {(site / unquote(urlsplit(link).path)).resolve() for link in parsed(site / "index.html").links}
     pages = [f"{path.stem}.html" for path in (ROOT / "docs").glob("*.md")]
-    pages += [f"experiments/{path.parent.name}.html" for path in (ROOT / "experiments").glob("*/README.md")]
+    readmes = [*(ROOT / "experiments").glob("*/README.md"), *(ROOT / "experiments").glob("validation/*/README.md")]
+    pages += [f"experiments/{path.parent.name}.html" for path in readmes]
     assert [page for page in pages if (site / page).resolve() not in linked] == []

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import asdict, fields
+from dataclasses import fields, replace
 from importlib import resources
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lrcsim.base.errors import ConfigError, LrcsimError
-from lrcsim.hardware import Link, component_names, load_profile, profile_names, to_toml
-from lrcsim.hardware.document import OPTIONAL, PARTS, SCHEMA
+from lrcsim.hardware import HardwareProfile, Link, component_names, load_profile, profile_names, to_toml
+from lrcsim.hardware.document import CLASSES, PARTS, SCHEMA
 
 OWN = """
 description = "mine"
@@ -75,19 +75,13 @@ def test_the_machines_asked_for_are_there() -> None:
 def test_every_built_in_number_has_a_source_and_makes_sense(name: str) -> None:
     profile = load_profile(name)
     for path in SCHEMA:
-        part, _, key = path.rpartition(".")
-        owner = getattr(profile, part) if part else profile
-        if (
-            owner is not None
-            and path not in ("description", "unified", "kv_shared")
-            and getattr(owner, key) is not None
-        ):
+        if path not in ("description", "unified", "kv_shared") and profile.at(path) is not None:
             assert profile.sources[path], path
     assert profile.cpu.bandwidth <= profile.dram.bandwidth
-    assert profile.unified == (profile.gpu is not None and profile.pcie is None)
+    assert profile.unified == (profile.gpu is not None and profile.part("pcie") is None)
     if profile.gpu is not None:
         assert profile.gpu.bandwidth >= profile.dram.bandwidth
-        assert profile.pcie is None or profile.pcie.bandwidth < profile.gpu.bandwidth
+        assert profile.part("pcie") is None or profile.part("pcie").bandwidth < profile.gpu.bandwidth
     assert profile.description
 
 
@@ -111,7 +105,7 @@ def test_no_effective_rate_is_above_what_the_bus_can_do() -> None:
     # lanes x GT/s x 128/130 / 8 bits
     for generation, rate in ((3, 8), (4, 16), (5, 32)):
         for lanes in (8, 16):
-            pcie = load_profile(f"rtx-4090+pcie{generation}-x{lanes}").pcie
+            pcie = load_profile(f"rtx-4090+pcie{generation}-x{lanes}").part("pcie")
             assert pcie is not None
             assert 0.75 < pcie.bandwidth / (rate * lanes * 128 / 130 / 8 * 1e9) < 0.95
 
@@ -123,9 +117,9 @@ def test_own_file_reads_in_base_units(own: Path) -> None:
     assert profile.gpu.memory == 24 * 2**30
     assert profile.gpu.overhead == 4e-6
     assert profile.cpu.bandwidth == 40e9  # 80 % of 50 GB/s
-    assert profile.nvme == Link(bandwidth=7e9, latency=80e-6, overhead=5e-6, lanes=4, chunk=2**20)
-    assert profile.pcie is not None
-    assert profile.pcie.chunk is None
+    assert profile.part("nvme") == Link("nvme", bandwidth=7e9, latency=80e-6, overhead=5e-6, lanes=4, chunk=2**20)
+    assert profile.part("pcie") is not None
+    assert profile.part("pcie").chunk is None
     assert profile.expert_overhead == 0
     assert profile.sources["gpu.bandwidth"] == "measured"
     assert "gpu.memory" not in profile.sources
@@ -135,10 +129,10 @@ def test_components_replace_whole_parts_and_the_cpu_follows_the_dram(own: Path) 
     profile = load_profile(f"{own}+pcie3-x8+ddr4-3200-2ch+sata-ssd")
     assert profile.dram.bandwidth == 43.5e9
     assert profile.cpu.bandwidth == pytest.approx(0.8 * 43.5e9)
-    assert profile.pcie is not None
-    assert profile.pcie.bandwidth == 6.3e9
-    assert profile.nvme is not None
-    assert profile.nvme.bandwidth == 0.53e9
+    assert profile.part("pcie") is not None
+    assert profile.part("pcie").bandwidth == 6.3e9
+    assert profile.part("nvme") is not None
+    assert profile.part("nvme").bandwidth == 0.53e9
 
 
 def test_overrides() -> None:
@@ -146,12 +140,11 @@ def test_overrides() -> None:
         "rtx-4090",
         ["pcie.bandwidth=25.6GB/s", "pcie.lanes = 2", "pcie.chunk=1MiB", "nvme=none", "dram.bandwidth=50GB/s"],
     )
-    assert profile.pcie is not None
-    assert (profile.pcie.bandwidth, profile.pcie.lanes, profile.pcie.chunk) == (25.6e9, 2, 2**20)
-    assert profile.nvme is None
+    assert profile.device_link == Link("pcie", 25.6e9, latency=2e-6, overhead=6e-6, lanes=2, chunk=2**20)
+    assert profile.part("nvme") is None
     assert profile.cpu.bandwidth == pytest.approx(0.88 * 50e9)
     assert profile.sources["pcie.bandwidth"] == "set by the user"
-    swapped = load_profile("rtx-4090", ["nvme=nvme-gen5", "nvme.chunk=none"]).nvme
+    swapped = load_profile("rtx-4090", ["nvme=nvme-gen5", "nvme.chunk=none"]).part("nvme")
     assert swapped is not None
     assert (swapped.bandwidth, swapped.chunk) == (12.5e9, None)
 
@@ -216,7 +209,7 @@ def lines_with(path: str) -> tuple[str, str]:
 WRITTEN = [path for path in SCHEMA if not path.startswith("pcie.") and path not in ("unified", "kv_shared")]
 
 
-@pytest.mark.parametrize("path", [path for path in WRITTEN if path not in OPTIONAL])
+@pytest.mark.parametrize("path", [path for path in WRITTEN if not SCHEMA[path].optional])
 def test_a_missing_number_is_named(path: str, tmp_path: Path) -> None:
     before, after = lines_with(path)
     assert f"{path} is missing: write " in refused(tmp_path / "own.toml", before + after)
@@ -260,8 +253,8 @@ def test_a_file_that_builds_on_a_profile(tmp_path: Path) -> None:
     profile = load_profile(path)
     assert profile.gpu is not None
     assert (profile.gpu.memory, profile.gpu.bandwidth) == (20 * 2**30, 907e9)
-    assert profile.pcie is not None
-    assert profile.pcie.bandwidth == 12.6e9
+    assert profile.part("pcie") is not None
+    assert profile.part("pcie").bandwidth == 12.6e9
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -286,8 +279,132 @@ def test_the_data_files_hold_nothing_that_is_not_read() -> None:
         assert set(tomllib.loads(entry.read_text("utf-8"))) == set(component_names(part))
 
 
-def test_the_schema_is_the_dataclasses() -> None:
-    profile = load_profile("rtx-4090")
-    for part, keys in PARTS.items():
-        assert [field.name for field in fields(getattr(profile, part))] == list(keys)
-    assert set(asdict(profile)) == {*PARTS, *(path for path in SCHEMA if "." not in path), "name", "sources"}
+def test_every_field_of_a_part_is_a_key_of_the_document() -> None:
+    for part, kind in CLASSES.items():
+        named = [field.name for field in fields(kind) if field.name != "name"]  # the table's own name
+        assert named == list(PARTS[part])
+    assert {field.name for field in fields(HardwareProfile)} == {
+        *(path for path in SCHEMA if "." not in path), "name", "gpu", "cpu", "dram", "links", "sources",
+    }  # fmt: skip
+    assert all(key.meaning for key in SCHEMA.values())
+    optional = {"description", "unified", "kv_shared", "pcie.chunk", "nvme.chunk"}
+    assert {path for path, key in SCHEMA.items() if key.optional} == optional
+    above_zero = {path.rpartition(".")[2] for path, key in SCHEMA.items() if key.positive}
+    assert above_zero == {"bandwidth", "compute", "memory", "chunk"}
+
+
+CXL = """
+base = "rtx-4090"
+[[links]]
+name = "nvme"
+[[links]]
+name = "cxl"
+bandwidth = { value = "30 GB/s", source = "measured" }
+latency = "1 us"
+overhead = 0
+lanes = 2
+[[links]]
+name = "pcie"
+"""
+
+
+@pytest.fixture
+def cxl(tmp_path: Path) -> Path:
+    path = tmp_path / "cxl.toml"
+    path.write_text(CXL, encoding="utf-8")
+    return path
+
+
+def test_a_path_of_links_takes_from_the_base_what_it_does_not_say(cxl: Path) -> None:
+    profile, base = load_profile(cxl), load_profile("rtx-4090")
+    between = Link("cxl", bandwidth=30e9, latency=1e-6, overhead=0, lanes=2)
+    assert profile.links == (base.links[0], between, base.links[1])
+    assert profile.storage_links == profile.links[:2]
+    assert profile.device_link == base.links[1]
+    assert profile.load_links == (base.links[1],)
+    assert profile.sources["cxl.bandwidth"] == "measured"
+    assert profile.sources["nvme.bandwidth"] == base.sources["nvme.bandwidth"]
+
+
+def test_a_path_of_links_is_written_as_it_is_read(cxl: Path, tmp_path: Path) -> None:
+    profile, again = load_profile(cxl), tmp_path / "again.toml"
+    again.write_text(to_toml(profile), encoding="utf-8")
+    assert replace(load_profile(again), name="cxl") == profile
+    assert load_profile(again).sources == profile.sources
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ("cxl=none", ["nvme", "pcie"]),
+        ("nvme=none", ["cxl", "pcie"]),
+        ("nvme=nvme-gen5", ["nvme", "cxl", "pcie"]),
+        ("pcie=pcie3-x8", ["nvme", "cxl", "pcie"]),
+        ("cxl.bandwidth=10GB/s", ["nvme", "cxl", "pcie"]),
+    ],
+)
+def test_overrides_of_a_path_keep_its_order(change: str, names: list[str], cxl: Path) -> None:
+    profile, before = load_profile(cxl, [change]), load_profile(cxl)
+    assert [link.name for link in profile.links] == names
+    changed = change.partition("=")[0].partition(".")[0]
+    for link in before.links:
+        assert (profile.part(link.name) == link) == (link.name != changed)
+
+
+def test_a_path_that_leaves_a_usual_link_out_does_without_it(tmp_path: Path) -> None:
+    path = tmp_path / "short.toml"
+    path.write_text('base = "rtx-4090"\n[[links]]\nname = "pcie"\n', encoding="utf-8")
+    profile = load_profile(path)
+    assert profile.links == load_profile("rtx-4090").links[1:]
+    assert not [source for source in profile.sources if source.startswith("nvme")]
+    assert [link.name for link in load_profile(path, ["nvme=nvme-gen4"]).links] == ["nvme", "pcie"]
+
+
+def test_without_a_gpu_of_its_own_all_links_come_from_storage(tmp_path: Path) -> None:
+    path = tmp_path / "phone.toml"
+    text = CXL.replace("rtx-4090", "phone-ufs").replace('[[links]]\nname = "pcie"\n', "")
+    path.write_text(text, encoding="utf-8")
+    profile = load_profile(path)
+    assert [link.name for link in profile.links] == ["nvme", "cxl"]
+    assert profile.storage_links == profile.load_links == profile.links
+    assert profile.device_link is None
+    assert profile.links[:1] == load_profile("phone-ufs").links
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('name = "cxl"', 'name = "nvme"', "links: 'nvme' stands twice"),
+        ('name = "cxl"', 'name = "gpu"', "links: 'gpu' is no name of a link"),
+        ('name = "cxl"', 'name = "a.b"', "links: 'a.b' is no name of a link"),
+        ('name = "cxl"', "", "links: write [[links]] for each link"),
+        ('latency = "1 us"', "", "cxl.latency is missing: write latency = "),
+        ('latency = "1 us"', 'latncy = "1 us"', "cxl.latncy is no key of a profile; did you mean 'cxl.latency'?"),
+        ("lanes = 2", "lanes = 0", "cxl.lanes: 0 is no whole number of at least 1"),
+        ('base = "rtx-4090"', 'base = "desktop-cpu"', "pcie.bandwidth is missing"),
+    ],
+)
+def test_a_wrong_path_is_refused_in_one_line(old: str, new: str, says: str, tmp_path: Path) -> None:
+    assert old in CXL
+    assert says in refused(tmp_path / "own.toml", CXL.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("links", ["3", "[]", "[3]", '"nvme"', "{ name = 3 }", "[{ name = 3 }]", "[[]]"])
+def test_links_that_are_no_path_are_refused(links: str, tmp_path: Path) -> None:
+    says = "pcie is missing" if links == "[]" else "links: write [[links]] for each link"
+    assert says in refused(tmp_path / "own.toml", f'links = {links}\nbase = "rtx-4090"\n')
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("cxl.speed=1", "cxl.speed is no key of a profile; cxl has bandwidth"),
+        ("cxl=pcie3-x8", "'pcie3-x8' is no component for cxl; there are none"),
+        ("cx.latency=0", "did you mean 'cxl.latency'?"),
+        ("links=3", "links is no key of a profile"),
+    ],
+)
+def test_overrides_of_a_path_that_are_refused(override: str, says: str, cxl: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_profile(cxl, [override])
+    assert says in str(caught.value)

@@ -18,8 +18,10 @@ MACHINE = HardwareProfile(
     gpu=GPU,
     cpu=Cpu(compute=1e12, bandwidth=1e5, overhead=0.0, cores=4),
     dram=Dram(memory=1_000_000, bandwidth=1e9),
-    pcie=Link(bandwidth=1e5, latency=0.0, overhead=0.0, lanes=1),
-    nvme=Link(bandwidth=2e4, latency=0.0, overhead=0.0, lanes=1),
+    links=(
+        Link("nvme", bandwidth=2e4, latency=0.0, overhead=0.0, lanes=1),
+        Link("pcie", bandwidth=1e5, latency=0.0, overhead=0.0, lanes=1),
+    ),
     unified=False,
     layer_overhead=0.0,
     expert_overhead=0.0,

@@ -56,7 +56,9 @@ def test_edges_of_the_device(vram: int, fit: str) -> None:
 )
 def test_edges_of_main_memory(ram: int, flash: bool, fit: str, below: int) -> None:
     hardware = machine(vram=20_000, ram=ram)
-    found = memory_of(geometry(), hardware if flash else replace(hardware, nvme=None), "bf16", 100, reserve=1_000)
+    found = memory_of(
+        geometry(), hardware if flash else replace(hardware, links=hardware.links[1:]), "bf16", 100, reserve=1_000
+    )
     assert (found.fit, found.on_flash, found.copies_all) == (fit, below, False)
     for size, copies in ((29_156, True), (29_155, False)):
         assert memory_of(geometry(), machine(vram=20_000, ram=size), "bf16", 100).copies_all is copies
@@ -67,12 +69,12 @@ def test_main_memory_does_not_matter_where_all_fits_the_gpu() -> None:
 
 
 def test_one_memory_holds_the_embedding_too() -> None:
-    shared = replace(machine(vram=30_000), unified=True, pcie=None)
+    shared = replace(machine(vram=30_000), unified=True, links=machine().links[:1])
     found = memory_of(geometry(), shared, "bf16", 100, reserve=1_000)
     assert (found.device, found.ram, found.fixed) == ("main memory", 0, 16_616 + EMBEDDING)
     tied = memory_of(geometry(tied=True), shared, "bf16", 100, reserve=1_000)
     assert (tied.embedding, tied.fixed) == (0, 16_616)  # it is the output matrix
-    alone = memory_of(geometry(), replace(machine(ram=40_000), gpu=None, pcie=None), "bf16", 100)
+    alone = memory_of(geometry(), replace(machine(ram=40_000), gpu=None, links=machine().links[:1]), "bf16", 100)
     assert (alone.total, alone.reserve) == (40_000, 4_000)  # a tenth
     assert alone.fixed == DENSE + EMBEDDING + 6_400 + 4_000
 

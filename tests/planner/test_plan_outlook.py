@@ -64,8 +64,8 @@ def test_upgrades() -> None:
     ]  # fmt: skip
     assert found[0].profile.gpu is not None
     assert found[0].profile.gpu.memory == 10 * GIB
-    assert found[2].profile.pcie is not None
-    assert found[2].profile.pcie.bandwidth == 2e5
+    assert found[2].profile.device_link is not None
+    assert found[2].profile.device_link.bandwidth == 2e5
     small = machine(vram=8 * GIB, ram=8 * GIB)
     names = [upgrade.name for upgrade in upgrades(small, memory_of(qwen, small, "q4_k_m", 8_192))]
     assert "32 GiB of main memory" in names  # 16.3 + 0.2 GiB in nine tenths of it
@@ -86,8 +86,10 @@ def test_strategies_by_memory() -> None:
     assert names_of(vram=20_000, ram=10_000) == [*caches, "lru-split", "n-cpu-moe", "popular"]
     # 19,000 bytes: no copy of all, but what is not on the GPU; a cache then needs flash for the rest
     assert names_of(vram=30_000, ram=19_000) == [*caches, "lru-split", "n-cpu-moe", "popular", "streamed"]
-    assert names_of(vram=30_000, ram=19_000, nvme=None) == ["n-cpu-moe", "popular", "streamed"]
-    alone = memory_of(geometry(), replace(machine(ram=30_000), gpu=None, pcie=None), "bf16", 100, reserve=0)
+    assert names_of(vram=30_000, ram=19_000, links=machine().links[1:]) == ["n-cpu-moe", "popular", "streamed"]
+    alone = memory_of(
+        geometry(), replace(machine(ram=30_000), gpu=None, links=machine().links[:1]), "bf16", 100, reserve=0
+    )
     assert [strategy.name for strategy in strategies(alone)] == caches
 
 

@@ -137,8 +137,8 @@ def test_joint_rate_by_hand() -> None:
     assert joint_rate(1.0, 0.25, 4, 0.3, 0.0) == pytest.approx(1.0)
     assert joint_rate(1.0, 0.25, 4, 0.0, 1.0) == 1.0
     slower = chained(machine(), 1, 1.0, 0.5)  # link and CPU 1e5, flash 2e4: half the time 1 + 5 of the link's units
-    assert slower.pcie is not None
-    assert (slower.pcie.bandwidth, slower.cpu.bandwidth) == (pytest.approx(1e5 / 3.5), pytest.approx(1e5 / 3.5))
+    assert slower.part("pcie") is not None
+    assert (slower.part("pcie").bandwidth, slower.cpu.bandwidth) == (pytest.approx(1e5 / 3.5), pytest.approx(1e5 / 3.5))
 
 
 @pytest.mark.parametrize(("exponent", "gpu", "ram"), [(2, 8, 32), (4, 16, 64), (7, 8, 96)])

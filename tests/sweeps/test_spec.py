@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from lrcsim.base.errors import LrcsimError
+from lrcsim.base.errors import ConfigError, LrcsimError
 from lrcsim.simulator import simulate
 from lrcsim.sweeps import make_plan, read_spec
+from lrcsim.sweeps.checks import check_values
 from lrcsim.sweeps.columns import MEASURED, schema
 from lrcsim.sweeps.options import options
 
@@ -54,6 +55,20 @@ def test_single_hardware_values_quoted_or_not(tmp_path: Path) -> None:
             for speed in ("12GB/s", "25GB/s")
         ]
         assert spec.hardware_keys == ["pcie.bandwidth", "nvme"]
+
+
+def test_values_of_a_link_of_any_name(tmp_path: Path) -> None:
+    numbers = 'bandwidth = "30 GB/s"\nlatency = 0\noverhead = 0\nlanes = 1\n'
+    path = f'base = "rtx-4090"\n[[links]]\nname = "cxl"\n{numbers}[[links]]\nname = "pcie"\n'
+    (tmp_path / "cxl.toml").write_text(path, encoding="utf-8")
+    for text in ('cxl.bandwidth = ["12GB/s"]', '"cxl.bandwidth" = ["12GB/s"]'):
+        (tmp_path / "s.toml").write_text(f'[grid]\nhardware = "cxl.toml"\n{text}\n', encoding="utf-8")
+        spec = read_spec(tmp_path / "s.toml")
+        assert spec.hardware_keys == ["cxl.bandwidth"]
+        check_values(spec)
+        (tmp_path / "s.toml").write_text(f'[grid]\nhardware = "rtx-4090"\n{text}\n', encoding="utf-8")
+        with pytest.raises(ConfigError, match=r"cxl\.bandwidth is no key of a profile"):
+            check_values(read_spec(tmp_path / "s.toml"))
 
 
 def test_every_option_of_simulate_can_be_swept() -> None:

@@ -13,7 +13,8 @@ from trace_files import random_experts
 
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.artefacts import Artefacts
-from lrcsim.traces.check import check_tokens, examine_file
+from lrcsim.traces.check import check_tokens
+from lrcsim.traces.examine import examine_file
 from lrcsim.traces.importers import import_trace
 
 RNG = np.random.default_rng(0)

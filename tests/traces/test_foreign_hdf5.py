@@ -168,7 +168,7 @@ def test_a_file_on_which_the_library_loops_or_crashes(
 def test_a_file_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of this process and of the package not at all, others once, and again when they have changed."""
     path, asked = copied(tmp_path), []
-    monkeypatch.setattr("lrcsim.traces.hdf5.probe", asked.append)
+    monkeypatch.setattr("lrcsim.traces.probe.probe", asked.append)
     for _ in range(2):
         for name in (None, tmp_path / "own.h5", path):
             RoutingTrace.open(name).close()

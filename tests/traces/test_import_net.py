@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import pytest
 from lrcsim.base.errors import ConfigError, LrcsimError, TraceError
 from lrcsim.traces import check_file
 from lrcsim.traces.importers import FORMATS, Options, guess_format, import_trace
-from lrcsim.traces.importers.net import foreign, reads_foreign_file
+from lrcsim.traces.importers.files import damaged, foreign, named, named_while, reads_foreign_file
 
 IDS = np.array([[[1, 2]], [[0, 1]], [[2, 3]]], np.uint8)
 
@@ -206,6 +206,45 @@ def test_what_passes_the_net(tmp_path: Path) -> None:
     assert read(tmp_path / "a", 3) == 3
     with pytest.raises(TypeError):  # a wrong call is no damaged file
         read(tmp_path / "a")  # type: ignore[call-arg]
+
+
+def test_what_is_damaged_is_said_of_its_part() -> None:
+    with (
+        pytest.raises(TraceError, match=r"^t.npz: array 'a' is damaged \(bad zip\)$"),
+        damaged("t.npz: array 'a' is damaged"),
+    ):
+        raise zipfile.BadZipFile("bad\n zip")
+    with pytest.raises(TraceError, match=r"^x \(MemoryError\)$"), damaged("x"):
+        raise MemoryError
+    with pytest.raises(TraceError, match=r"^x \(aaa\)$"), damaged("x", 3):
+        raise ValueError("aaaa")
+    with pytest.raises(ConfigError, match="known"), damaged("x"):
+        raise ConfigError("known")
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "wanted"),
+    [
+        ("t.csv", "token 3: bad", "t.csv: token 3: bad"),
+        ("t.csv", "t.csv: bad", "t.csv: bad"),
+        ("t", "token 3: bad", "t: token 3: bad"),
+        ("olmoe_*.safetensors", "olmoe_00.safetensors: bad", "olmoe_00.safetensors: bad"),
+        (".", "a.csv: bad", "a.csv: bad"),
+    ],
+)
+def test_a_file_is_named_once(path: str, said: str, wanted: str) -> None:
+    def values() -> Iterator[int]:
+        yield 1
+        raise ConfigError(said)
+
+    with pytest.raises(TraceError) as caught, named(Path(path)):
+        raise TraceError(said)
+    assert str(caught.value) == wanted
+    read = named_while(Path(path), values())
+    assert next(read) == 1
+    with pytest.raises(ConfigError) as late:
+        next(read)
+    assert str(late.value) == wanted
 
 
 REPRODUCERS = [

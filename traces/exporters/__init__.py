@@ -1,7 +1,7 @@
 """Exporters: an lrcsim trace in the formats of other tools.
 
-Each format is one small module with ``write(trace, path, options, progress) -> notices``; a new one is added to
-`FORMATS` below.
+Each format is one small module with ``write(trace, path, progress, **options) -> notices``, which takes those of
+`Options` that it has a use for by name; a new one is added to `FORMATS` below.
 """
 
 from __future__ import annotations
@@ -13,11 +13,27 @@ from pathlib import Path
 from lrcsim.base.errors import ConfigError, TraceError, did_you_mean
 from lrcsim.base.files import replacing
 from lrcsim.traces.exporters import csv, npz, oracle_general
-from lrcsim.traces.exporters.target import Options
 from lrcsim.traces.importers.source import Progress
 from lrcsim.traces.trace import RoutingTrace
 
 __all__ = ["FORMATS", "Format", "Options", "export_trace", "guess_format"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to write.
+
+    Attributes:
+        prefill: for accesses, how prompt tokens make steps: ``"step"``, ``"chunk:N"`` or ``"token"``.
+        layer: for accesses, the one MoE layer to write (counted from 0); None: all, in the order they run.
+    """
+
+    prefill: str | None = None
+    layer: int | None = None
+
+    def given(self) -> dict[str, str | int]:
+        """Return the options that the user set, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -27,14 +43,14 @@ class Format:
     Attributes:
         name: as `export_trace` and ``--format`` take it.
         summary: one line for help texts.
-        write: writes the file and returns what it had to leave out.
+        write: takes the trace, the path, a `Progress` and its options by name; returns what it had to leave out.
         suffixes: endings of file names that mean this format.
         options: the names of the `Options` it has a use for.
     """
 
     name: str
     summary: str
-    write: Callable[[RoutingTrace, Path, Options, Progress], list[str]]
+    write: Callable[..., list[str]]
     suffixes: tuple[str, ...]
     options: frozenset[str] = frozenset()
 
@@ -100,7 +116,7 @@ def export_trace(
     name = guess_format(out_path) if format is None else format
     if name not in FORMATS:
         raise ConfigError(f"format {name!r} is not known, use {', '.join(FORMATS)}{did_you_mean(name, FORMATS)}")
-    useless = sorted(options.given() - FORMATS[name].options)
+    useless = sorted(set(options.given()) - FORMATS[name].options)
     if useless:
         raise ConfigError(f"format {name!r} has no use for {', '.join(useless)}")
     if not out_path.absolute().parent.is_dir():
@@ -108,4 +124,4 @@ def export_trace(
     if trace.path is not None and out_path.exists() and out_path.samefile(trace.path):
         raise TraceError(f"{out_path}: is the trace itself; name another output")
     with replacing(out_path) as partial:
-        return FORMATS[name].write(trace, partial, options, progress or (lambda _done, _total: None))
+        return FORMATS[name].write(trace, partial, progress or (lambda _done, _total: None), **options.given())

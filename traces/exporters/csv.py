@@ -15,22 +15,18 @@ import pyarrow as pa
 from pyarrow import csv
 
 from lrcsim.base.errors import TraceError
-from lrcsim.traces.exporters.target import Options
 from lrcsim.traces.importers.source import Progress
 from lrcsim.traces.trace import RoutingTrace
-
-__all__ = ["write"]
 
 RUN = 4_096
 
 
-def write(trace: RoutingTrace, path: Path, options: Options, progress: Progress) -> list[str]:
+def write(trace: RoutingTrace, path: Path, progress: Progress) -> list[str]:
     """Write the experts with weights, residency, phase, token ids and domain where the trace has them.
 
     Raises:
         TraceError: the model has several stacks, whose layers this format could not tell apart.
     """
-    del options  # this format leaves no choice
     if len(trace.layers.stack_names) > 1:
         raise TraceError(f"a model of several stacks ({', '.join(trace.layers.stack_names)}) does not fit CSV; use npz")
     with _create(path) as file:

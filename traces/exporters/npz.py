@@ -10,16 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.traces.exporters.target import Options
 from lrcsim.traces.importers.source import Progress
 from lrcsim.traces.trace import RoutingTrace
 
-__all__ = ["write"]
 
-
-def write(trace: RoutingTrace, path: Path, options: Options, progress: Progress) -> list[str]:
+def write(trace: RoutingTrace, path: Path, progress: Progress) -> list[str]:
     """Write every column a run of tokens at a time; nothing is left out."""
-    del options  # this format leaves no choice
     layers = trace.layers
     small: dict[str, npt.NDArray[Any]] = {
         "offsets": trace.offsets,

@@ -13,29 +13,35 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError, TraceError
-from lrcsim.traces.exporters.target import Options
 from lrcsim.traces.importers.source import Progress
 from lrcsim.traces.schedule import Schedule
 from lrcsim.traces.trace import RoutingTrace
 
-__all__ = ["RECORD", "write"]
-
 RECORD = np.dtype([("time", "<u4"), ("object", "<u8"), ("size", "<u4"), ("next", "<i8")])
 
 
-def write(trace: RoutingTrace, path: Path, options: Options, progress: Progress) -> list[str]:
+def write(
+    trace: RoutingTrace, path: Path, progress: Progress, *, prefill: str = "step", layer: int | None = None
+) -> list[str]:
     """Write one record per access, in the order in which the schedule looks experts up.
+
+    Args:
+        trace: the trace.
+        path: the file to write.
+        progress: called with the tokens done and all tokens.
+        prefill: how prompt tokens make steps.
+        layer: the one MoE layer to write; None: all.
 
     Raises:
         ConfigError: there is no such layer.
         TraceError: an expert is too large for the format, or there is nothing to write.
     """
-    if options.layer is not None and not 0 <= options.layer < trace.num_layers:
-        raise ConfigError(f"layer {options.layer} does not exist, this trace has 0..{trace.num_layers - 1}")
+    if layer is not None and not 0 <= layer < trace.num_layers:
+        raise ConfigError(f"layer {layer} does not exist, this trace has 0..{trace.num_layers - 1}")
     sizes = np.ones(trace.num_layers, np.int64) if trace.expert_bytes is None else trace.expert_bytes
     if sizes.max() > 0xFFFF_FFFF:
         raise TraceError(f"an expert of {sizes.max()} bytes does not fit oracleGeneral's 32 bits")
-    schedule = Schedule(trace, options.prefill or "step")
+    schedule = Schedule(trace, prefill)
     with open(path, "wb") as file:
         for block in schedule.blocks():
             lengths = np.diff(block.starts)
@@ -44,8 +50,8 @@ def write(trace: RoutingTrace, path: Path, options: Options, progress: Progress)
             records["object"] = block.keys
             records["size"] = sizes[np.repeat(block.layer, lengths)]
             records["next"] = -1
-            if options.layer is not None:
-                records = records[np.repeat(block.layer, lengths) == options.layer]
+            if layer is not None:
+                records = records[np.repeat(block.layer, lengths) == layer]
             file.write(records.tobytes())
             progress(block.end_token, trace.num_tokens)
         written = file.tell() // RECORD.itemsize

@@ -1,13 +1,14 @@
 """Importers: routing recorded by other tools, streamed into an lrcsim trace.
 
 Each format is one small module with ``open_source(path, options, progress) -> Source`` and ``matches(path, head)``; a
-new one is added to `FORMATS` below.
+new one is added to `FORMATS` below. What it raises needs no file's name (`named` puts it before), and phases that only
+the user gives with ``--phase`` are put in here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,40 +17,32 @@ from typing import Any
 import numpy as np
 
 from lrcsim.base.errors import ConfigError, TraceError, did_you_mean
-from lrcsim.traces.hdf5 import TraceWriter
-from lrcsim.traces.importers import folder, layer_files, moe_lrc, npz, recorder_file, sglang, table, vllm
+from lrcsim.traces.columns import mark_missing
+from lrcsim.traces.importers import folder, layer_files, moe_lrc, npz, recorder_file, table
 from lrcsim.traces.importers.columns import parse_columns
-from lrcsim.traces.importers.net import reads_foreign_file
-from lrcsim.traces.importers.source import Columns, Options, Progress, Source, open_bytes
+from lrcsim.traces.importers.files import named, named_while, open_bytes, read_some, reads_foreign_file
+from lrcsim.traces.importers.responses import open_responses
+from lrcsim.traces.importers.servers import is_sglang, is_vllm
+from lrcsim.traces.importers.source import Columns, Format, Options, Progress, Source
 from lrcsim.traces.layers import LayerTable
-from lrcsim.traces.trace import DECODE, mark_missing
+from lrcsim.traces.trace import DECODE, PREFILL
+from lrcsim.traces.writer import TraceWriter
 
 __all__ = ["FORMATS", "Format", "ImportReport", "Options", "guess_format", "import_trace", "parse_columns"]
 
+PHASES = {"prefill": PREFILL, "decode": DECODE}
+"""What ``--phase`` says of all tokens of a file without phases."""
 
-@dataclass(frozen=True)
-class Format:
-    """One way routing is written by other tools.
-
-    Attributes:
-        name: as `import_trace` and ``--format`` take it.
-        summary: one line for help texts.
-        open_source: reads what it must to know the layers, and returns a `Source`.
-        matches: whether a path, and the first (uncompressed) bytes of it, look like this format.
-        options: the names of the `Options` it has a use for.
-    """
-
-    name: str
-    summary: str
-    open_source: Callable[[Path, Options, Progress], Source]
-    matches: Callable[[Path, bytes], bool]
-    options: frozenset[str]
-
-
+RETURNED = "JSON of servers run with --enable-return-routed-experts"
 COMMON = frozenset({"num_experts", "expert_bytes", "model"})
 SERVED = COMMON | {
     "phase", "num_layers", "top_k", "cached_prefix", "stop_on_error", "keep_zero_layers", "drop_zero_rows"
 }  # fmt: skip
+
+
+def _open_folder(path: Path, options: Options, progress: Progress) -> Source:
+    return folder.open_source(path, options, progress, FORMATS, guess_format)
+
 
 FORMATS = {
     entry.name: entry
@@ -82,20 +75,8 @@ FORMATS = {
             npz.matches,
             COMMON | {"phase", "prompt_tokens", "top_k", "layer_first", "cached_prefix"},
         ),
-        Format(
-            "sglang",
-            "JSON of servers run with --enable-return-routed-experts",
-            sglang.open_source,
-            sglang.matches,
-            SERVED,
-        ),
-        Format(
-            "vllm",
-            "JSON of servers run with --enable-return-routed-experts",
-            vllm.open_source,
-            vllm.matches,
-            SERVED,
-        ),
+        Format("sglang", RETURNED, open_responses, is_sglang, SERVED),
+        Format("vllm", RETURNED, open_responses, is_vllm, SERVED),
         Format(
             "table",
             "CSV, TSV, JSON lines or Parquet, one row per expert or one list of experts per row",
@@ -106,7 +87,7 @@ FORMATS = {
         Format(
             "folder",
             "a folder of files of one of these formats, one or more requests in each",
-            folder.open_source,
+            _open_folder,
             folder.matches,
             frozenset(Options.__dataclass_fields__),
         ),
@@ -115,7 +96,7 @@ FORMATS = {
 """All formats by name, in the order in which they are tried when a format is guessed."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class ImportReport:
     """What an import did.
 
@@ -134,16 +115,27 @@ class ImportReport:
     """
 
     format: str
-    tokens: int
-    requests: int
-    unrecorded: int
-    notices: list[str]
+    tokens: int = 0
+    requests: int = 0
+    unrecorded: int = 0
+    notices: list[str] = field(default_factory=list)
     layers: int = 0
     num_experts: int = 0
     top_k: int = 0
     prefill: int | None = None
     decode: int | None = None
     not_run: int = 0
+
+    def count(self, columns: Columns, layers: LayerTable) -> None:
+        """Count tokens that were written."""
+        ran = (columns["experts"] >= 0).any(axis=(1, 2))
+        self.tokens += len(columns["experts"])
+        self.unrecorded += int(np.count_nonzero(mark_missing(columns, layers)))
+        self.not_run += int(np.count_nonzero(~ran))
+        if "phase" in columns:
+            decode = int(np.count_nonzero((columns["phase"] == DECODE) & ran))
+            self.decode = (self.decode or 0) + decode
+            self.prefill = (self.prefill or 0) + int(np.count_nonzero(ran)) - decode
 
 
 @reads_foreign_file
@@ -155,13 +147,8 @@ def guess_format(path: Path) -> str:
     """
     head = b""
     if path.is_file():
-        stream, _, _ = open_bytes(path)
-        try:
-            head = stream.read(65_536)
-        except OSError as error:
-            raise TraceError(f"{path}: is damaged ({error})") from None
-        finally:
-            stream.close()
+        with open_bytes(path)[0] as stream:
+            head = read_some(path, stream, 65_536)
         if not head:
             raise TraceError(f"{path}: is empty")
         if head.startswith(b"\x89HDF"):
@@ -233,41 +220,30 @@ def _import(
     progress: Progress,
     provenance: Mapping[str, Any] | None,
 ) -> ImportReport:
-    """Read and write."""
-    source = entry.open_source(source_path, options, progress)
-    noted: dict[str, Any] = {
-        "file": source_path.name,
-        "format": entry.name,
-        "lrcsim": version("lrcsim"),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-    }
-    about = {**source.provenance, **({"import": noted} if provenance is None else provenance)}
-    model = options.model or source.model
-    counted = _Counted()
+    with named(source_path):
+        source = entry.open_source(source_path, options, progress)
+    if provenance is None:
+        date = datetime.now(UTC).strftime("%Y-%m-%d")
+        noted = {"file": source_path.name, "format": entry.name, "lrcsim": version("lrcsim"), "date": date}
+        provenance = {"import": noted}
+    layers, model = source.layers, options.model or source.model
+    report = ImportReport(
+        entry.name, layers=len(layers), num_experts=int(layers.num_experts.max()), top_k=int(layers.top_k.max())
+    )
     try:
-        with TraceWriter(out_path, source.layers, model=model, provenance=about) as writer:
-            for domain, runs in source.requests():
+        with TraceWriter(out_path, layers, model=model, provenance={**source.provenance, **provenance}) as writer:
+            for domain, runs in named_while(source_path, source.requests()):
                 writer.begin_request(domain)
-                counted.requests += 1
-                for columns in runs:
+                report.requests += 1
+                for columns in named_while(source_path, runs):
+                    if "phase" not in columns and options.phase in PHASES:
+                        columns["phase"] = np.full(len(columns["experts"]), PHASES[options.phase], np.uint8)
                     _append(writer, columns, str(source_path) if source.place is None else source.place())
-                    counted.add(columns, source.layers)
+                    report.count(columns, layers)
     finally:
         source.close()
-    layers = source.layers
-    return ImportReport(
-        entry.name,
-        writer.tokens,
-        counted.requests,
-        counted.unrecorded,
-        list(dict.fromkeys(source.notices)),
-        len(layers),
-        int(layers.num_experts.max()),
-        int(layers.top_k.max()),
-        counted.prefill if counted.phased else None,
-        counted.decode if counted.phased else None,
-        counted.not_run,
-    )
+    report.notices = list(dict.fromkeys(source.notices))
+    return report
 
 
 def _append(writer: TraceWriter, columns: Columns, place: str) -> None:
@@ -276,20 +252,3 @@ def _append(writer: TraceWriter, columns: Columns, place: str) -> None:
         writer.append(columns)
     except TraceError as error:
         raise TraceError(f"{place}: {error}" if str(error).startswith("token") else str(error)) from None
-
-
-class _Counted:
-    """Sums over what was written."""
-
-    def __init__(self) -> None:
-        self.requests = self.unrecorded = self.prefill = self.decode = self.not_run = 0
-        self.phased = False
-
-    def add(self, columns: Columns, layers: LayerTable) -> None:
-        self.unrecorded += int(np.count_nonzero(mark_missing(columns, layers)))
-        ran = (columns["experts"] >= 0).any(axis=(1, 2))
-        self.not_run += int(np.count_nonzero(~ran))
-        if "phase" in columns:
-            self.phased = True
-            self.decode += int(np.count_nonzero((columns["phase"] == DECODE) & ran))
-            self.prefill += int(np.count_nonzero((columns["phase"] != DECODE) & ran))

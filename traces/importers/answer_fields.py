@@ -6,22 +6,6 @@ from typing import Any
 
 from lrcsim.base.errors import TraceError
 
-__all__ = [
-    "CACHED",
-    "EXTRAS",
-    "Json",
-    "cached_in",
-    "count_in",
-    "first_ids",
-    "ids_in",
-    "nothing",
-    "nth_ids",
-    "object_in",
-    "reason_of",
-    "was_aborted",
-    "why_none",
-]
-
 Json = dict[str, Any]
 
 EXTRAS = ("sglext", "sgl_ext", "nvext", "meta_info")

@@ -8,30 +8,16 @@ are in ``usage`` (sums over the choices), ``meta_info``, and as lists of token i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from lrcsim.base.errors import TraceError
-from lrcsim.traces.importers.answer_fields import (
-    CACHED,
-    EXTRAS,
-    Json,
-    cached_in,
-    count_in,
-    first_ids,
-    ids_in,
-    nothing,
-    nth_ids,
-    object_in,
-    reason_of,
-    was_aborted,
-    why_none,
-)
-from lrcsim.traces.importers.placing import Routed, placed
+from lrcsim.traces.importers import answer_fields as fields
+from lrcsim.traces.importers.answer_fields import Json
+from lrcsim.traces.importers.placing import Routed, Said
 from lrcsim.traces.importers.source import Options
 from lrcsim.traces.importers.wire import Wire, decode_array
-
-__all__ = ["Answer", "read_answer"]
 
 
 @dataclass
@@ -69,7 +55,7 @@ def read_answer(value: Json, options: Options) -> Answer:
         TraceError: it is no answer of a server, or its routing or its counts are not of a form that servers send.
     """
     body, problem = _unwrapped(value)
-    noted = object_in(value, "lrcsim")
+    noted = fields.object_in(value, "lrcsim")
     domain = noted.get("domain")
     answer = Answer(domain=domain if isinstance(domain, str) else None)
     if noted.get("skipped") is not None:
@@ -123,93 +109,46 @@ def _native(body: Json, answer: Answer, options: Options) -> None:
     """Read an answer of SGLang's own API."""
     meta = body["meta_info"]
     given = meta.get("routed_experts")
-    if nothing(given):
-        answer.without.append(why_none(reason_of(meta), "meta_info has no 'routed_experts'"))
+    if fields.nothing(given):
+        answer.without.append(fields.why_none(fields.reason_of(meta), "meta_info has no 'routed_experts'"))
         return
-    made = count_in(meta, "completion_tokens")
-    output = ids_in(body, "output_ids")
+    made = fields.count_in(meta, "completion_tokens")
+    output = fields.ids_in(body, "output_ids")
     if output is not None and made is not None and len(output) != made:
         output = None  # a stream's last piece may hold its own tokens only
-    answer.routed.append(
-        placed(
-            decode_array(given, options, meta.get("routed_experts_dtype", "int32")),
-            prompts=[count_in(meta, "prompt_tokens")],
-            mades=[made, None if output is None else len(output)],
-            start=count_in(meta, "routed_experts_start_len"),
-            cached=cached_in(body, {}),
-            aborted=was_aborted(reason_of(meta)),
-            prompt_ids=ids_in(body, "input_ids"),  # noted by lrcsim record
-            made_ids=output,
-        )
+    said = Said(
+        decode_array(given, options, meta.get("routed_experts_dtype", "int32")),
+        prompt_ids=fields.ids_in(body, "input_ids"),  # noted by lrcsim record
+        made_ids=output,
+        prompt=fields.count_in(meta, "prompt_tokens"),
+        made=made,
+        start=fields.count_in(meta, "routed_experts_start_len"),
+        cached=fields.cached_in(body, {}),
+        aborted=fields.was_aborted(fields.reason_of(meta)),
     )
-
-
-@dataclass
-class _Choice:
-    """One choice: its routing, and what it says itself; ``prompt_rows`` of it are the prompt's, if they came apart."""
-
-    wire: Wire
-    prompt_ids: list[int] | None
-    made_ids: list[int] | None
-    prompt_rows: int | None
-    prompt: int | None
-    made: int | None
-    start: int | None
-    cached: int | None
-    aborted: bool
-
-    def with_whole_prompt(self) -> None:
-        """Where the prompt's rows came apart and are not fewer than its tokens, none is missing before them."""
-        if self.prompt_rows is None:
-            return
-        prompt = self.prompt if self.prompt_ids is None else len(self.prompt_ids)
-        if prompt is None or self.prompt_rows >= prompt:
-            self.prompt, self.start = self.prompt_rows, 0
-
-    def without_echo(self) -> None:
-        """Take an echoed prompt out of the generated tokens."""
-        if self.prompt_ids is None or self.made_ids is None or self.made is None:
-            return
-        prompt = len(self.prompt_ids)
-        if len(self.made_ids) == prompt + self.made and self.made_ids[:prompt] == self.prompt_ids:
-            self.made_ids = self.made_ids[prompt:]
-
-    def placed(self) -> Routed:
-        """Say where the rows belong.
-
-        Raises:
-            TraceError: the counts are impossible.
-        """
-        return placed(
-            self.wire,
-            prompts=[None if self.prompt_ids is None else len(self.prompt_ids), self.prompt],
-            mades=[None if self.made_ids is None else len(self.made_ids), self.made],
-            start=self.start,
-            cached=self.cached,
-            aborted=self.aborted,
-            prompt_ids=self.prompt_ids,
-            made_ids=self.made_ids,
-        )
+    answer.routed.append(said.placed())
 
 
 def _openai(body: Json, choices: list[Json], answer: Answer, options: Options) -> None:
     """Read an answer of an OpenAI-compatible API."""
-    usage = object_in(body, "usage")
-    total_prompt, total_made = count_in(usage, "prompt_tokens"), count_in(usage, "completion_tokens")
+    usage = fields.object_in(body, "usage")
+    total_prompt, total_made = fields.count_in(usage, "prompt_tokens"), fields.count_in(usage, "completion_tokens")
     prompt_part = body.get("prompt_routed_experts")
     before = None if prompt_part is None else decode_array(prompt_part, options)
-    found: list[_Choice] = []
+    found: list[Said] = []
     for number, choice in enumerate(choices):
         read = _choice(body, choice, number, before, options)
-        if isinstance(read, _Choice):
+        if isinstance(read, Said):
             found.append(read)
-        elif number > 0 and any(not nothing(_routing_in(object_in(body, name), 0)) for name in EXTRAS):
+        elif number > 0 and any(
+            not fields.nothing(_routing_in(fields.object_in(body, name), 0)) for name in fields.EXTRAS
+        ):
             answer.unsent_choices += 1
         else:
             answer.without.append(read)
     if not choices:
         answer.without.append("has no choices")
-    cached = cached_in(body, usage)
+    cached = fields.cached_in(body, usage)
     if len(choices) == 1:
         prompt, made = total_prompt, total_made
     else:
@@ -221,65 +160,79 @@ def _openai(body: Json, choices: list[Json], answer: Answer, options: Options) -
         own.prompt = prompt if own.prompt is None else own.prompt
         own.made = made if own.made is None else own.made
         own.cached = cached if own.cached is None else own.cached
-        own.with_whole_prompt()
-        own.without_echo()
+        _with_whole_prompt(own)
+        _without_echo(own)
         answer.routed.append(own.placed())
 
 
-def _choice(body: Json, choice: Json, number: int, before: Wire | None, options: Options) -> _Choice | str:
+def _with_whole_prompt(own: Said) -> None:
+    """Where the prompt's rows came apart and are not fewer than its tokens, none is missing before them."""
+    if own.prompt_rows is None:
+        return
+    prompt = own.prompt if own.prompt_ids is None else len(own.prompt_ids)
+    if prompt is None or own.prompt_rows >= prompt:
+        own.prompt, own.start = own.prompt_rows, 0
+
+
+def _without_echo(own: Said) -> None:
+    """Take an echoed prompt out of the generated tokens."""
+    if own.prompt_ids is None or own.made_ids is None or own.made is None:
+        return
+    prompt = len(own.prompt_ids)
+    if len(own.made_ids) == prompt + own.made and own.made_ids[:prompt] == own.prompt_ids:
+        own.made_ids = own.made_ids[prompt:]
+
+
+def _choice(body: Json, choice: Json, number: int, before: Wire | None, options: Options) -> Said | str:
     """Read a choice; return why there is no routing, as text, where there is none."""
     given, extras = choice.get("routed_experts"), {}
-    for where, place in [(choice, name) for name in EXTRAS] + [(body, name) for name in EXTRAS]:
-        if nothing(given) and (where is choice or number == 0 or _is_list_of_text(where, place)):
-            extras = object_in(where, place)
-            given = _routing_in(extras, number)
+    for where, place in [(choice, name) for name in fields.EXTRAS] + [(body, name) for name in fields.EXTRAS]:
+        found = fields.object_in(where, place)
+        if fields.nothing(given) and (where is choice or number == 0 or _is_list_of_text(found.get("routed_experts"))):
+            extras, given = found, _routing_in(found, number)
     if choice.get("prompt_routed_experts") is not None:  # of its own, where there are several prompts
         before = decode_array(choice["prompt_routed_experts"], options)
-    more = len(ids_in(choice, "token_ids") or []) > 1
-    if nothing(given) and (before is None or more or was_aborted(reason_of(choice))):
-        return why_none(reason_of(choice), "a choice has no 'routed_experts'")
-    meta = object_in(choice, "meta_info")
+    more = len(fields.ids_in(choice, "token_ids") or []) > 1
+    if fields.nothing(given) and (before is None or more or fields.was_aborted(fields.reason_of(choice))):
+        return fields.why_none(fields.reason_of(choice), "a choice has no 'routed_experts'")
+    meta = fields.object_in(choice, "meta_info")
     dtype = extras.get("routed_experts_dtype", "int32")
     wire = decode_array(given, options, dtype) if before is None else _together(before, given, options)
-    engine = object_in(object_in(body, "nvext"), "engine_data") if number == 0 else {}
-    first = [object_in(body, name) for name in EXTRAS] if number == 0 else []
-    return _Choice(
+    first = [fields.object_in(body, name) for name in fields.EXTRAS] if number == 0 else []
+    engine = fields.object_in(fields.object_in(body, "nvext"), "engine_data") if number == 0 else {}
+    made_ids = [(choice, "token_ids"), *((extra, "completion_token_ids") for extra in (engine, *first))]
+    made_ids += [(fields.nth_ids(extra, "output_ids", number), "ids") for extra in first]
+    return Said(
         wire,
-        first_ids([(body, "prompt_token_ids"), (choice, "prompt_token_ids"), *((e, "input_ids") for e in first)]),
-        first_ids(
-            [
-                (choice, "token_ids"),
-                (engine, "completion_token_ids"),
-                *((extra, "completion_token_ids") for extra in first),
-                *((nth_ids(extra, "output_ids", number), "ids") for extra in first),
-            ]
+        prompt_ids=fields.first_ids(
+            [(body, "prompt_token_ids"), (choice, "prompt_token_ids"), *((extra, "input_ids") for extra in first)]
         ),
-        None if before is None else len(before.experts),
-        count_in(meta, "prompt_tokens"),
-        count_in(meta, "completion_tokens"),
-        count_in(meta, "routed_experts_start_len") if extras is meta else count_in(extras, "routed_experts_start_len"),
-        cached_in({"meta_info": meta, **{key: choice.get(key) for key in CACHED}}, {}),
-        was_aborted(reason_of(choice)),
+        made_ids=fields.first_ids(made_ids),
+        prompt=fields.count_in(meta, "prompt_tokens"),
+        made=fields.count_in(meta, "completion_tokens"),
+        start=fields.count_in(extras, "routed_experts_start_len"),
+        cached=fields.cached_in({"meta_info": meta, **{key: choice.get(key) for key in fields.CACHED}}, {}),
+        aborted=fields.was_aborted(fields.reason_of(choice)),
+        prompt_rows=None if before is None else len(before.experts),
     )
 
 
 def _routing_in(extras: Json, number: int) -> object:
     """Return the routing in a server's extras; a placeholder does not hide the one in ``engine_data``."""
     given = extras.get("routed_experts")
-    if isinstance(given, list) and given and all(part is None or isinstance(part, str) for part in given):
+    if _is_list_of_text(given):
         given = given[number] if number < len(given) else None
-    inner = object_in(extras, "engine_data").get("routed_experts")
+    inner = fields.object_in(extras, "engine_data").get("routed_experts")
     return inner if inner is not None and not isinstance(given, dict | list) else given
 
 
-def _is_list_of_text(where: Json, place: str) -> bool:
-    given = object_in(where, place).get("routed_experts")
+def _is_list_of_text(given: object) -> TypeGuard[list[Any]]:
     return isinstance(given, list) and len(given) > 0 and all(part is None or isinstance(part, str) for part in given)
 
 
 def _together(prompt: Wire, given: object, options: Options) -> Wire:
     """Join the prompt's rows, sent once, and a choice's (vLLM 0.21)."""
-    if nothing(given):
+    if fields.nothing(given):
         return prompt
     generated = decode_array(given, options)
     if generated.experts.shape[1:] != prompt.experts.shape[1:]:
@@ -290,9 +243,9 @@ def _together(prompt: Wire, given: object, options: Options) -> Wire:
     return Wire(np.concatenate([prompt.experts, generated.experts]), prompt.start)
 
 
-def _several_prompts(found: list[_Choice], body: Json, total: int | None, of_each: int | None) -> bool:
+def _several_prompts(found: list[Said], body: Json, total: int | None, of_each: int | None) -> bool:
     """Whether the choices belong to different prompts, as far as can be seen."""
-    if ids_in(body, "prompt_token_ids") is not None:
+    if fields.ids_in(body, "prompt_token_ids") is not None:
         return False
     ids = [choice.prompt_ids for choice in found]
     if all(own is not None for own in ids):
@@ -300,7 +253,7 @@ def _several_prompts(found: list[_Choice], body: Json, total: int | None, of_eac
     return of_each is None
 
 
-def _prompt_of_each(found: list[_Choice], body: Json, choices: int, prompt: int | None, made: int | None) -> int | None:
+def _prompt_of_each(found: list[Said], body: Json, choices: int, prompt: int | None, made: int | None) -> int | None:
     """Return the prompt's length where several choices have one prompt, None where each has its own or none is known.
 
     ``usage`` has the sum over a list of prompts, but the length of the one prompt of n choices.

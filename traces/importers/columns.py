@@ -6,22 +6,18 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from lrcsim.base.errors import ConfigError, TraceError, did_you_mean
-from lrcsim.traces.importers.names import (
-    ALIASES,
-    EXAMPLE,
-    NUMBERED,
-    POSITIONS_BESIDE,
-    STEMS,
-    TURNS,
-    families,
-    is_count,
-    plain,
+from lrcsim.traces.importers.names import ALIASES, NUMBERED, STEMS, TURNS, families, is_count, plain
+
+EXAMPLE = (
+    "one row per expert (request,phase,token,layer,rank,expert,weight), per token and layer with a list or a column "
+    "per rank (token,layer,expert_0,expert_1), or a row per request with nested lists; see docs/importing.md"
 )
 
-__all__ = ["Layout", "find_columns", "parse_columns"]
+POSITIONS_BESIDE = frozenset(
+    ("position", "pos", "token_idx", "token_index", "token_pos", "token_position", "tok_pos", "seq_pos")
+)
 
 
 @dataclass
@@ -41,13 +37,10 @@ class Layout:
     notices: list[str] = field(default_factory=list)
 
 
-def find_columns(
-    path: Path, present: Sequence[str], mapping: Mapping[str, str], depths: Mapping[str, int] | None = None
-) -> Layout:
+def find_columns(present: Sequence[str], mapping: Mapping[str, str], depths: Mapping[str, int] | None = None) -> Layout:
     """Say which columns of a table are what.
 
     Args:
-        path: the file, for messages.
         present: the file's column names.
         mapping: what the user said, ours = theirs (a name, a range of names ``e0-e7``, or ``none``).
         depths: for columns of nested lists, how deep they are; where the experts' are two deep or more, the layer
@@ -58,7 +51,7 @@ def find_columns(
     """
     depths = depths or {}
     if not any(depth > 1 for depth in depths.values()):
-        _refuse_counts(path, present, mapping)
+        _refuse_counts(present, mapping)
     layout = Layout({})
     groups = families(present)
     lowered: dict[str, str] = {}
@@ -66,13 +59,13 @@ def find_columns(
         lowered.setdefault(plain(name), name)
     said = {ours: theirs for ours, theirs in mapping.items() if theirs.lower() != "none"}
     for ours, theirs in said.items():
-        _said(path, layout, ours, theirs, present, groups)
+        _said(layout, ours, theirs, present, groups)
     taken = {*layout.names.values(), *(name for names in layout.ranked.values() for name in names)}
     for ours, known in ALIASES.items():
         if ours in mapping:
             continue
         found = [lowered[name] for name in known if name in lowered and lowered[name] not in taken]
-        by_rank = _family(path, ours, groups, found, taken)
+        by_rank = _family(ours, groups, found, taken)
         if by_rank:
             layout.ranked[ours] = by_rank
         elif found:
@@ -86,49 +79,40 @@ def find_columns(
     _join_turns(layout, lowered, mapping)
     for theirs in layout.names.values():
         if present.count(theirs) > 1:
-            raise TraceError(f"{path}: has {present.count(theirs)} columns named {theirs!r}; names must differ")
+            raise TraceError(f"has {present.count(theirs)} columns named {theirs!r}; names must differ")
     doubled = sorted(name for name, times in Counter(map(plain, present)).items() if times > 1)
     if doubled and any(plain(theirs) in doubled for theirs in layout.names.values()):
-        raise TraceError(
-            f"{path}: has several columns named {doubled[0]!r} (but for case or signs); rename all but one"
-        )
+        raise TraceError(f"has several columns named {doubled[0]!r} (but for case or signs); rename all but one")
     deep = max((depths.get(layout.names.get(ours, ""), 0) for ours in ("expert", "logits")), default=0)
-    _complete(path, layout, present, deep)
+    _complete(layout, present, deep)
     layout.notices += _left_out(layout, present)
     return layout
 
 
-def _said(
-    path: Path, layout: Layout, ours: str, theirs: str, present: Sequence[str], groups: Mapping[str, list[str]]
-) -> None:
+def _said(layout: Layout, ours: str, theirs: str, present: Sequence[str], groups: Mapping[str, list[str]]) -> None:
     """Take what the user said of one column."""
     low, dash, high = theirs.rpartition("-")
     if theirs not in present and dash and low in present and high in present:
         first, last = present.index(low), present.index(high)
         if first > last or ours not in STEMS:
             raise TraceError(
-                f"{path}: {ours}={theirs} must name the first and the last of the columns by rank, for expert, "
-                "weight or logits"
+                f"{ours}={theirs} must name the first and the last of the columns by rank, for expert, weight or logits"
             )
         layout.ranked[ours] = list(present[first : last + 1])
         return
     if theirs not in present:
-        raise TraceError(
-            f"{path}: has no column {theirs!r}, it has {', '.join(present)[:300]}" + did_you_mean(theirs, present)
-        )
+        raise TraceError(f"has no column {theirs!r}, it has {', '.join(present)[:300]}" + did_you_mean(theirs, present))
     if ours in ("expert", "weight"):
         group = next((names for names in groups.values() if theirs in names), None)
         if group is not None:
             raise TraceError(
-                f"{path}: {theirs!r} is one of {len(group)} columns {group[0]} to {group[-1]}, one per rank; say "
+                f"{theirs!r} is one of {len(group)} columns {group[0]} to {group[-1]}, one per rank; say "
                 f"{ours}={group[0]}-{group[-1]} to read all of them, or {ours}={theirs}-{theirs} for this one alone"
             )
     layout.names[ours] = theirs
 
 
-def _family(
-    path: Path, ours: str, groups: Mapping[str, list[str]], found: list[str], taken: Collection[str]
-) -> list[str]:
+def _family(ours: str, groups: Mapping[str, list[str]], found: list[str], taken: Collection[str]) -> list[str]:
     """Find the columns of one kind that come once per rank."""
     if ours not in STEMS:
         return []
@@ -147,17 +131,17 @@ def _family(
     numbers = [int(re.search(r"\d+", plain(name))[0]) for name in names]  # type: ignore[index]
     if len(matching) > 1 and ours == "expert":
         raise TraceError(
-            f"{path}: both {names[0]}... and {matching[1][1][0]}... may be the experts by rank; say which with "
+            f"both {names[0]}... and {matching[1][1][0]}... may be the experts by rank; say which with "
             f"--columns expert={names[0]}-{names[-1]}"
         )
     if numbers != list(range(numbers[0], numbers[0] + len(numbers))) or numbers[0] > 1:
         raise TraceError(
-            f"{path}: the columns {', '.join(names)[:120]} must be numbered from 0 or 1 without a gap; "
+            f"the columns {', '.join(names)[:120]} must be numbered from 0 or 1 without a gap; "
             f"say which are meant with --columns {ours}=FIRST-LAST"
         )
     if found and ours == "expert":
         raise TraceError(
-            f"{path}: both {found[0]!r} and {names[0]!r} to {names[-1]!r} may be the experts; say which with "
+            f"both {found[0]!r} and {names[0]!r} to {names[-1]!r} may be the experts; say which with "
             f"--columns expert={found[0]} or --columns expert={names[0]}-{names[-1]}"
         )
     return names
@@ -188,13 +172,13 @@ def _join_turns(layout: Layout, lowered: Mapping[str, str], mapping: Mapping[str
         layout.notices.append(f"a request is a {turns[0]!r} of a {whole[0]!r}")
 
 
-def _refuse_counts(path: Path, present: Sequence[str], mapping: Mapping[str, str]) -> None:
+def _refuse_counts(present: Sequence[str], mapping: Mapping[str, str]) -> None:
     """Refuse tables of how often each expert was used."""
     for ours in ("token", "request", "layer", "rank", "expert"):
         theirs = mapping.get(ours, "")
         if theirs in present and is_count(theirs) and plain(theirs) not in ALIASES[ours]:
             raise TraceError(
-                f"{path}: {theirs!r} holds counts, which are no {ours} number: a table of counts is not a trace; "
+                f"{theirs!r} holds counts, which are no {ours} number: a table of counts is not a trace; "
                 "record the routing of every token"
             )
     names = {plain(name) for name in present}
@@ -203,12 +187,12 @@ def _refuse_counts(path: Path, present: Sequence[str], mapping: Mapping[str, str
     has_expert = any(name in names for name in ALIASES["expert"]) or "expert" in mapping
     if counts and not has_token and (has_expert or len(names) <= 3):
         raise TraceError(
-            f"{path}: holds counts ({counts[0]!r}), not a trace: it says how often each expert was used, not which "
+            f"holds counts ({counts[0]!r}), not a trace: it says how often each expert was used, not which "
             "token used it when; record the routing of every token"
         )
 
 
-def _complete(path: Path, layout: Layout, present: Sequence[str], deep: int) -> None:
+def _complete(layout: Layout, present: Sequence[str], deep: int) -> None:
     """Refuse a table that lacks what a trace needs, naming everything that is missing at once."""
     has = {*layout.names, *layout.ranked}
     missing = [ours for ours in ("token", "layer", "expert") if ours not in has]
@@ -224,7 +208,7 @@ def _complete(path: Path, layout: Layout, present: Sequence[str], deep: int) -> 
         )
         say = ",".join(f"{ours}=NAME" for ours in missing)
         raise TraceError(
-            f"{path}: {wanted}; it has {', '.join(present)[:200]}; say which with --columns {say}; a trace is {EXAMPLE}"
+            f"{wanted}; it has {', '.join(present)[:200]}; say which with --columns {say}; a trace is {EXAMPLE}"
         )
 
 

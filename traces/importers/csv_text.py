@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from lrcsim.base.errors import TraceError
-from lrcsim.traces.importers.source import open_bytes
-
-__all__ = ["CsvText"]
+from lrcsim.traces.importers import lists
+from lrcsim.traces.importers.files import open_bytes
+from lrcsim.traces.importers.table_file import TableFile
 
 BLOCK = 8 << 20
 NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*")
@@ -25,34 +25,21 @@ SAMPLE = 200
 """Rows looked at to tell the columns."""
 
 
-class CsvText:
+class CsvText(TableFile):
     """A text table.
 
-    Args:
-        path: the file.
-        head: its first (uncompressed) bytes.
-        mapping: what the user said of columns.
-
     Attributes:
-        names: the column names; ``1, 2, ...`` where the file has none.
-        first: the first row, by name.
         sample: the cells of the first rows.
-        comments: lines of the comment header.
-        mapping: what the user said, with positions turned to names.
-        headerless: whether the file has no column names.
-        why_loose: what was wrong with the first cell that is no plain number; from then on cells are read as text.
+        headerless: whether the file has no column names; they are ``1, 2, ...`` then.
     """
 
-    def __init__(self, path: Path, head: bytes, mapping: Mapping[str, str]) -> None:
-        self.path = path
-        self.comments: list[str] = []
-        self.why_loose = ""
+    def __init__(self, path: Path, mapping: Mapping[str, str], size: int, head: bytes) -> None:
+        super().__init__(path, mapping, size)
         try:
             text = head.decode("utf-8-sig", errors="strict" if len(head) < 1 << 20 else "ignore")
         except UnicodeDecodeError as error:
             raise TraceError(
-                f"{path}: is neither UTF-8 text (byte {error.start:,} is none), Parquet, gzip nor zstd; "
-                "save it as UTF-8"
+                f"is neither UTF-8 text (byte {error.start:,} is none), Parquet, gzip nor zstd; save it as UTF-8"
             ) from None
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         self._skip = 0
@@ -61,7 +48,7 @@ class CsvText:
             self._skip += 1
         rows = [line for line in lines[self._skip : self._skip + SAMPLE] if line.strip() and not line.startswith("#")]
         if not rows:
-            raise TraceError(f"{path}: has no rows")
+            raise TraceError("has no rows")
         self._squeeze = False
         self._delimiter = self._find_delimiter(rows)
         cells = [self._cells(row) for row in rows]
@@ -75,15 +62,16 @@ class CsvText:
             self.mapping = dict(mapping) if mapping else self._recognised(cells)
         else:
             if len(rows) < 2:
-                raise TraceError(f"{path}: has no rows under its column names")
+                raise TraceError("has no rows under its column names")
             self.names = cells[0]
             self.first = dict(zip(self.names, cells[1], strict=False))
             del cells[0]
             self.mapping = {ours: self._named(theirs) for ours, theirs in mapping.items()}
         self.sample = cells
+        self.depths = {name: depth for name, cell in self.first.items() if (depth := lists.brackets(cell)) > 1}
         if self.headerless and not self.mapping:
             raise TraceError(
-                f"{path}: has no column names, so no column is named like 'token', 'layer' or 'expert'; say which of "
+                f"has no column names, so no column is named like 'token', 'layer' or 'expert'; say which of "
                 f"its {len(self.names)} columns is which by position, for example --columns "
                 + ("token=1,layer=2,expert=3" if len(self.names) < 4 else f"token=1,layer=2,expert=3-{len(self.names)}")
             )
@@ -103,7 +91,7 @@ class CsvText:
         try:
             return [cell.strip() for cell in next(text_csv.reader([row], delimiter=self._delimiter))]
         except (text_csv.Error, StopIteration) as error:
-            raise TraceError(f"{self.path}: is no CSV ({error})") from None
+            raise TraceError(f"is no CSV ({error})") from None
 
     def _named(self, theirs: str) -> str:
         """Turn a position into the name that stands there."""
@@ -130,15 +118,11 @@ class CsvText:
             return {"token": "1", "layer": "2", "expert": f"3-{width}"}
         return {}
 
-    def batches(self, types: Mapping[str, Any], report: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
+    def batches(self, types: Mapping[str, Any], report: Callable[[int], None], rows: int) -> Iterator[pa.RecordBatch]:
         """Read columns, as numbers where all cells are, else as text.
 
-        Args:
-            types: the Arrow type of each column to read.
-            report: called with the position in the file.
-
         Yields:
-            Batches of these columns; a column ``part`` is added where the line of names comes again, which starts a
+            Batches of the columns; a column ``part`` is added where the line of names comes again, which starts a
             new file: 0 for the first, then 1, 2 ...
         """
         done = 0

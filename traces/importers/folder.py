@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import numpy as np
 
 from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.traces.importers import layer_files
-from lrcsim.traces.importers.responses import are_answers, open_responses
-from lrcsim.traces.importers.source import Columns, Options, Progress, Request, Source, guessed_experts
+from lrcsim.traces.importers.common import guessed_experts
+from lrcsim.traces.importers.files import named, named_while
+from lrcsim.traces.importers.responses import open_responses
+from lrcsim.traces.importers.servers import are_answers
+from lrcsim.traces.importers.source import Format, Options, Progress, Request, Source
 from lrcsim.traces.layers import LayerTable
-
-__all__ = ["matches", "natural", "open_source"]
 
 OTHER = frozenset(
     (".md", ".rst", ".log", ".py", ".sh", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".lock", ".ipynb")
@@ -44,17 +46,21 @@ def natural(path: Path) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
 
 
-def open_source(path: Path, options: Options, progress: Progress) -> Source:
+def open_source(
+    path: Path,
+    options: Options,
+    progress: Progress,
+    formats: Mapping[str, Format],
+    guess_format: Callable[[Path], str],
+) -> Source:
     """Open every file, check that all are of one format and one model, and return a source over them in order."""
-    from lrcsim.traces.importers import FORMATS
-
     files, notices = _files(path)
     answers = are_answers(files)
-    name, entry = ("vllm", FORMATS["vllm"]) if answers else _format(path, files)
+    entry = formats["vllm" if answers else _format(path, files, guess_format)]
     useless = sorted(options.given() - entry.options)
     if useless:
         raise ConfigError(
-            f"{path}: holds files of format {name!r}, which has no use for {', '.join(useless).replace('_', '-')}"
+            f"{path}: holds files of format {entry.name!r}, which has no use for {', '.join(useless).replace('_', '-')}"
         )
     if answers:  # of a server: one file's prompts may repeat another's
         source = open_responses(path, options, progress, files)
@@ -63,7 +69,8 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
     sources: list[Source] = []
     try:
         for at, file in enumerate(files):
-            sources.append(entry.open_source(file, options, lambda _done, _total: None))
+            with named(file):
+                sources.append(entry.open_source(file, options, lambda _done, _total: None))
             progress(at + 1, 2 * len(files))
         layers, guessed = _one_table(files, sources, notices)
     except BaseException:
@@ -74,7 +81,8 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
     def requests() -> Iterator[Request]:
         columns: set[str] | None = None
         for at, (file, source) in enumerate(zip(files, sources, strict=True)):
-            for domain, runs in source.requests():
+            for domain, unread in named_while(file, source.requests()):
+                runs = named_while(file, unread)
                 first = next(runs, None)
                 if first is None:
                     continue
@@ -84,7 +92,7 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
                         f"{', '.join(sorted(columns))}; all files must have the same"
                     )
                 columns = set(first)
-                yield domain, _again(first, runs)
+                yield domain, chain([first], runs)
             progress(len(files) + at + 1, 2 * len(files))
         notices.extend(_gathered(sources))
 
@@ -124,10 +132,8 @@ def _files(path: Path) -> tuple[list[Path], list[str]]:
     return kept, [f"files left out: {', '.join(left)[:200]}"] if left else []
 
 
-def _format(path: Path, files: list[Path]) -> tuple[str, Any]:
+def _format(path: Path, files: list[Path], guess_format: Callable[[Path], str]) -> str:
     """Find the one format of all files."""
-    from lrcsim.traces.importers import FORMATS, guess_format
-
     by_name: dict[str, Path] = {}
     for file in files:
         by_name.setdefault(guess_format(file), file)
@@ -136,8 +142,7 @@ def _format(path: Path, files: list[Path]) -> tuple[str, Any]:
         raise TraceError(
             f"{path}: holds files of several formats ({said}); put those of one kind into a folder of their own"
         )
-    name = next(iter(by_name))
-    return name, FORMATS[name]
+    return next(iter(by_name))
 
 
 def _one_table(files: list[Path], sources: list[Source], notices: list[str]) -> tuple[LayerTable, bool]:
@@ -168,11 +173,6 @@ def _one_table(files: list[Path], sources: list[Source], notices: list[str]) -> 
 def _short(values: Any) -> str:
     listed = [] if values is None else values.tolist()
     return str(listed if len(listed) <= 6 else [*listed[:5], "..."]) if len(set(listed)) != 1 else str(listed[0])
-
-
-def _again(first: Columns, rest: Iterator[Columns]) -> Iterator[Columns]:
-    yield first
-    yield from rest
 
 
 def _gathered(sources: list[Source]) -> list[str]:

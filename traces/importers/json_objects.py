@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lrcsim.base.errors import TraceError
-from lrcsim.traces.importers.source import open_bytes
-
-__all__ = ["BEGINS", "objects"]
+from lrcsim.traces.importers.files import open_bytes, read_some
 
 CHUNK = 4 << 20
 BEGINS = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:[{\[]|data:|event:|id:|:)")
@@ -49,10 +47,7 @@ def objects(path: Path, report: Callable[[int], None]) -> Iterator[dict[str, Any
                     or (text[at] in EVENT_LETTERS and "\n" not in text[at:])
                 )
                 if more and unfinished:
-                    try:
-                        data = pending + stream.read(max(CHUNK, len(text) - at))
-                    except OSError as damage:
-                        raise TraceError(f"{path}: is damaged ({damage})") from None
+                    data = pending + read_some(path, stream, max(CHUNK, len(text) - at))
                     more = len(data) > len(pending)
                     report(position() if more else size)
                     try:
@@ -60,20 +55,20 @@ def objects(path: Path, report: Callable[[int], None]) -> Iterator[dict[str, Any
                         pending = b""
                     except UnicodeDecodeError as cut:  # perhaps in the middle of a character
                         if len(data) - cut.start > 3 or not more:
-                            raise TraceError(f"{path}: is no UTF-8 text") from None
+                            raise TraceError("is no UTF-8 text") from None
                         fresh, pending = data[: cut.start].decode(), data[cut.start :]
                     text, at = text[at:] + fresh, 0
                     continue
                 if at == len(text):
                     if count == 0:
-                        raise TraceError(f"{path}: holds no JSON object") from None
+                        raise TraceError("holds no JSON object") from None
                     return
                 what = "is truncated" if unfinished else "is no JSON"
-                raise TraceError(f"{path}: response {count + 1} {what} ({str(error)[:120]})") from None
+                raise TraceError(f"response {count + 1} {what} ({str(error)[:120]})") from None
             if value is None:
                 value = {"error": "null"}
             if not isinstance(value, dict):
-                raise TraceError(f"{path}: response {count + 1} is no JSON object")
+                raise TraceError(f"response {count + 1} is no JSON object")
             count += 1
             yield value
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 
 from lrcsim.base.errors import TraceError
+from lrcsim.traces.importers import lists
+from lrcsim.traces.importers.files import open_bytes, read_some
 from lrcsim.traces.importers.json_objects import objects
-from lrcsim.traces.importers.names import ALIASES, plain
-from lrcsim.traces.importers.source import open_bytes
-
-__all__ = ["JsonRows"]
+from lrcsim.traces.importers.names import ALIASES, STEMS, families, plain
+from lrcsim.traces.importers.table_file import TableFile
 
 BLOCK = 8 << 20
 LONGEST_LINE = 1 << 30
@@ -29,27 +29,15 @@ SHARED = frozenset((*ALIASES["prompt_tokens"], *ALIASES["cached_tokens"], *ALIAS
 EXPERTS = frozenset((*ALIASES["expert"], *ALIASES["logits"]))
 
 
-class JsonRows:
+class JsonRows(TableFile):
     """The objects of a JSON file as Arrow batches.
 
     A first object without experts is metadata. Where an object holds its rows in a list of objects (``activations``),
     these are the rows, and each outer object is a request.
-
-    Args:
-        path: the file.
-
-    Attributes:
-        names: the keys of a row.
-        depths: how deep the lists of each key are.
-        first: the first row.
-        metadata: the first object, where it is none of the rows.
-        notices: what the user should know; records without routing are counted here.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.metadata: dict[str, Any] = {}
-        self.notices: list[str] = []
+    def __init__(self, path: Path, mapping: Mapping[str, str], size: int) -> None:
+        super().__init__(path, mapping, size)
         self._schema: pa.Schema | None = None
         self._lines = self._is_lines()
         shown = self._shown()
@@ -72,7 +60,7 @@ class JsonRows:
         stream, _, _ = open_bytes(self.path)
         with stream:
             line = b""
-            while block := _read(self.path, stream, BLOCK):
+            while block := read_some(self.path, stream, BLOCK):
                 line = (line + block).removeprefix(b"\xef\xbb\xbf").lstrip()
                 if b"\n" in line or len(line) > LONGEST_LINE:
                     break
@@ -84,7 +72,7 @@ class JsonRows:
         except (ValueError, RecursionError):
             rest = line.split(b"\n", 1)[0].strip()
             if len(rest) > 1 and rest.endswith(b"}"):  # an object on one line, and broken
-                raise TraceError(f"{self.path}: line 1 is no JSON object") from None
+                raise TraceError("line 1 is no JSON object") from None
             return False
         return isinstance(value, dict) and _inside(value) is None
 
@@ -102,7 +90,7 @@ class JsonRows:
                 break
         self._skip_first = False
         if not seen:
-            raise TraceError(f"{self.path}: has no rows")
+            raise TraceError("has no rows")
         return seen[0]
 
     def _values(self) -> Iterator[dict[str, Any]]:
@@ -127,34 +115,29 @@ class JsonRows:
             with stream:
                 value = json.loads(bytes(stream.read()))
         except (ValueError, RecursionError, OSError) as error:
-            raise TraceError(f"{self.path}: is no JSON ({str(error)[:120]})") from None
+            raise TraceError(f"is no JSON ({str(error)[:120]})") from None
         depth = list_depth(value)
         if depth not in (3, 4):
             raise TraceError(
-                f"{self.path}: holds lists {depth} deep, allowed are [tokens][layers][k], or a list of these, "
-                "one per request"
+                f"holds lists {depth} deep, allowed are [tokens][layers][k], or a list of these, one per request"
             )
         yield from ({"experts": request} for request in (value if depth == 4 else [value]))
 
-    def batches(self, names: Sequence[str], report: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
-        """Read some keys of all rows.
-
-        Args:
-            names: the keys.
-            report: called with the position in the file.
+    def batches(self, types: Mapping[str, Any], report: Callable[[int], None], rows: int) -> Iterator[pa.RecordBatch]:
+        """Read some keys of all rows, and report the position in the file.
 
         Raises:
             TraceError: a row has not all keys, or their types differ from row to row.
         """
-        first_record = without = 0
+        names, first_record, without = list(types), 0, 0
         for table in self._tables(names, report):
             table, first_record = self._numbered(table, names, first_record)
             absent = [name for name in names if name not in table.schema.names]
             if table.num_rows == 0:
                 continue
             if absent:
-                raise TraceError(f"{self.path}: some rows have no {absent[0]!r}")
-            for batch in table.select(list(names)).combine_chunks().to_batches():
+                raise TraceError(f"some rows have no {absent[0]!r}")
+            for batch in table.select(names).combine_chunks().to_batches():
                 empty = functools.reduce(pc.and_, [pc.is_null(column) for column in batch.columns])
                 if pc.any(empty).as_py():  # events, sums at the end and the like
                     without += int(pc.sum(empty).as_py())
@@ -180,7 +163,7 @@ class JsonRows:
 
     def _taken_out(self, table: pa.Table, names: Sequence[str], index: Any) -> pa.Table:
         inner = table.column(self._inner).combine_chunks()
-        lengths = pc.list_value_length(inner).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+        lengths = lists.lengths(inner)
         parents = np.repeat(np.arange(len(lengths)), lengths)
         structs = pc.list_flatten(inner)
         fields = {field.name: at for at, field in enumerate(structs.type)} if pa.types.is_struct(structs.type) else {}
@@ -203,12 +186,9 @@ class JsonRows:
         """Give each row the item of its token."""
         theirs = next((name for name in fields if plain(name) in ALIASES["token"]), None)
         if theirs is None:
-            raise TraceError(f"{self.path}: the rows have no number of their token")
+            raise TraceError("the rows have no number of their token")
         token = pc.struct_field(structs, [fields[theirs]]).cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
-        lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-        starts = np.cumsum(lengths) - lengths
-        inside = (token >= 0) & (token < lengths[parents])
-        return pc.list_flatten(column).take(pa.array(np.where(inside, starts[parents] + token, 0), mask=~inside))
+        return lists.of_tokens(column, parents, token)
 
     def _tables(self, names: Sequence[str], report: Callable[[int], None]) -> Iterator[pa.Table]:
         wanted = [*names, *([self._inner] if self._inner is not None else []), RECORD]
@@ -219,7 +199,7 @@ class JsonRows:
         rest = b""
         skip = self._skip_first and RECORD not in self.metadata
         with stream:
-            while block := _read(self.path, stream, BLOCK):
+            while block := read_some(self.path, stream, BLOCK):
                 if skip and b"\n" in rest + block:  # the object before the first row
                     rest, block, skip = b"", (rest + block).lstrip().split(b"\n", 1)[1], False
                 text, newline, rest = (rest + block).rpartition(b"\n")
@@ -271,9 +251,9 @@ class JsonRows:
                 value = json.loads(line)
             except (ValueError, RecursionError) as error:
                 shown = line[:40].decode(errors="replace")
-                raise TraceError(f"{self.path}: {shown!r}... is no JSON object ({str(error)[:120]})") from None
+                raise TraceError(f"{shown!r}... is no JSON object ({str(error)[:120]})") from None
             if not isinstance(value, dict):
-                raise TraceError(f"{self.path}: {line[:40].decode(errors='replace')!r} is no JSON object")
+                raise TraceError(f"{line[:40].decode(errors='replace')!r} is no JSON object")
             held.append({name: value[name] for name in wanted if name in value})
         return self._from_objects(held, wanted)
 
@@ -286,17 +266,13 @@ class JsonRows:
             try:
                 columns[name] = pa.array(given)
             except (pa.ArrowException, OverflowError, ValueError, TypeError) as error:
-                raise TraceError(f"{self.path}: {name!r} has values of several kinds ({str(error)[:120]})") from None
+                raise TraceError(f"{name!r} has values of several kinds ({str(error)[:120]})") from None
         return pa.table(columns) if columns else pa.table({"": pa.array([None] * len(held))})
 
 
 def _has_experts(value: dict[str, Any]) -> bool:
-    return any(plain(name) in EXPERTS for name in value) or _numbered_experts(value)
-
-
-def _numbered_experts(value: dict[str, Any]) -> bool:
-    from lrcsim.traces.importers.names import STEMS, families
-
+    if any(plain(name) in EXPERTS for name in value):
+        return True
     return any(stem in STEMS["expert"] or stem in STEMS["logits"] for stem in families(list(value)))
 
 
@@ -334,10 +310,3 @@ def _items(value: object) -> int:
     if not isinstance(value, list):
         return 1
     return len(value) * _items(value[0]) if value else 1
-
-
-def _read(path: Path, stream: Any, count: int) -> bytes:
-    try:
-        return bytes(stream.read(count))
-    except OSError as error:
-        raise TraceError(f"{path}: is damaged ({str(error)[:200]})") from None

@@ -16,18 +16,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import parquet
 
 from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers import values
+from lrcsim.traces.importers.common import NO_PHASES, RUN, guessed_experts
+from lrcsim.traces.importers.files import named_while
 from lrcsim.traces.importers.names import ALIASES, plain
-from lrcsim.traces.importers.source import NO_PHASES, Columns, Options, Progress, Request, Source, guessed_experts
+from lrcsim.traces.importers.parquet_rows import ParquetRows
+from lrcsim.traces.importers.source import Columns, Options, Progress, Request, Source
 from lrcsim.traces.layers import MAX_EXPERTS, LayerTable
 
-__all__ = ["matches", "open_source"]
-
 NAME = re.compile(r"(?:.*?[_.-])?(?:layer|blk|block|l)[_.-]?(\d+)\.parquet", re.IGNORECASE)
-RUN = 16_384
 
 
 def matches(path: Path, _head: bytes) -> bool:
@@ -56,8 +55,6 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
     for layer in opened:
         if layer.rows != tokens:
             raise TraceError(f"{layer.path}: has {layer.rows:,} rows, {opened[0].path.name} has {tokens:,}")
-    if tokens == 0:
-        raise TraceError(f"{path}: the files have no rows")
     weighted = all(layer.weight is not None for layer in opened)
     notices = [] if options.phase is not None or options.prompt_tokens is not None else [NO_PHASES]
     notices.append("all rows are one request: the files do not tell requests apart")
@@ -71,7 +68,9 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
     layers = LayerTable.build(
         len(files), experts, top_k, expert_bytes=options.expert_bytes, block=[block for block, _ in files]
     )
-    prompt = _prompt(options, tokens)
+    prompt, column = options.prompt()
+    if column is not None:
+        raise TraceError("files per layer have no column of prompt lengths: give --prompt-tokens N")
 
     def runs() -> Iterator[Columns]:
         readers = [layer.runs(weighted) for layer in opened]
@@ -97,15 +96,6 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
     return Source(layers, path.resolve().name, requests, {}, notices, experts_guessed=options.num_experts is None)
 
 
-def _prompt(options: Options, tokens: int) -> int | None:
-    """Return how many tokens are prefill; None: the trace has no phases."""
-    if options.prompt_tokens is not None:
-        if not options.prompt_tokens.isdecimal():
-            raise TraceError("files per layer have no column of prompt lengths: give --prompt-tokens N")
-        return int(options.prompt_tokens)
-    return {"prefill": tokens, "decode": 0}.get(options.phase or "")
-
-
 class _Layer:
     """One layer's file.
 
@@ -118,12 +108,9 @@ class _Layer:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            with parquet.ParquetFile(path) as file:
-                self.rows = file.metadata.num_rows
-                named = {plain(name): name for name in reversed(file.schema_arrow.names)}
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise TraceError(f"{path}: is a damaged Parquet file ({str(error)[:200]})") from None
+        self._file = ParquetRows(path, {})
+        self.rows = self._file.size
+        named = {plain(name): name for name in reversed(self._file.names)}
         expert = next((named[name] for name in ALIASES["expert"] if name in named), None)
         if expert is None:
             raise TraceError(
@@ -143,25 +130,19 @@ class _Layer:
 
     def runs(self, weighted: bool) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any] | None]]:
         """Yield ids int64 [n, k] and weights float32 [n, k], a run of tokens at a time."""
+        return named_while(self.path, self._runs(weighted))
+
+    def _runs(self, weighted: bool) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any] | None]]:
         columns = [self.expert, *([self.weight] if weighted and self.weight is not None else [])]
         row, k = 1, None
-        try:
-            with parquet.ParquetFile(self.path) as file:
-                for batch in file.iter_batches(batch_size=RUN, columns=columns):
-                    ids = self._square(batch.column(self.expert), "expert", row, k)
-                    k = ids.shape[1]
-                    if int(ids.min()) < -1 or int(ids.max()) >= MAX_EXPERTS:
-                        at = int(np.argmax(((ids < -1) | (ids >= MAX_EXPERTS)).any(axis=1)))
-                        raise TraceError(
-                            f"{self.path}: row {row + at}: expert id out of all range in {ids[at].tolist()}"
-                        )
-                    weights = None
-                    if len(columns) > 1:
-                        weights = self._square(batch.column(columns[1]), "weight", row, k)
-                    yield ids, weights
-                    row += batch.num_rows
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise TraceError(f"{self.path}: is a damaged Parquet file ({str(error)[:200]})") from None
+        for batch in self._file.batches(dict.fromkeys(columns), lambda _: None, RUN):
+            ids = self._square(batch.column(self.expert), "expert", row, k)
+            k = ids.shape[1]
+            if int(ids.min()) < -1 or int(ids.max()) >= MAX_EXPERTS:
+                at = int(np.argmax(((ids < -1) | (ids >= MAX_EXPERTS)).any(axis=1)))
+                raise TraceError(f"row {row + at}: expert id out of all range in {ids[at].tolist()}")
+            yield ids, self._square(batch.column(columns[1]), "weight", row, k) if len(columns) > 1 else None
+            row += batch.num_rows
 
     def _square(self, column: Any, name: str, row: int, k: int | None) -> npt.NDArray[Any]:
         column = values.decoded(column)
@@ -171,11 +152,11 @@ class _Layer:
         k = int(lengths[0]) if k is None else k
         if k == 0 or (lengths != k).any():
             at = int(np.argmax(lengths != k))
-            raise TraceError(f"{self.path}: row {row + at} lists {lengths[at]} values of {name}, others {k}")
+            raise TraceError(f"row {row + at} lists {lengths[at]} values of {name}, others {k}")
         flat = pc.list_flatten(column)
         if name == "weight":
-            listed = values.numbers(self.path, name, flat, row).fill_null(0)
+            listed = values.numbers(name, flat, row).fill_null(0)
         else:
             parents = np.repeat(np.arange(len(lengths)), lengths)
-            listed = values.integers(self.path, name, flat, row, parents).fill_null(-1)
+            listed = values.integers(name, flat, row, parents).fill_null(-1)
         return np.asarray(listed.to_numpy(zero_copy_only=False)).reshape(-1, k)

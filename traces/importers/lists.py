@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,6 @@ import pyarrow.compute as pc
 from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers.names import ALIASES
 from lrcsim.traces.importers.values import decoded, place
-
-__all__ = ["PLURALS", "as_lists", "brackets", "is_list", "lengths", "nested_text"]
 
 PLURALS = frozenset(name for name in ALIASES["expert"] if name.endswith("s") or name == "indices") | {"topk"}
 
@@ -38,7 +35,21 @@ def lengths(column: Any) -> npt.NDArray[np.int64]:
     return np.asarray(pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False), np.int64)
 
 
-def as_lists(path: Path, name: str, column: Any) -> Any:
+def of_tokens(column: Any, rows: npt.NDArray[np.int64], token: npt.NDArray[np.int64]) -> Any:
+    """Return the item of each row's token, of a column with one list per request; null where there is none.
+
+    Args:
+        column: Arrow lists.
+        rows: int [n], which of the lists.
+        token: int [n], which of its items.
+    """
+    given = lengths(column)
+    starts = np.cumsum(given) - given
+    inside = (token >= 0) & (token < given[rows])
+    return pc.list_flatten(column).take(pa.array(np.where(inside, starts[rows] + token, 0), mask=~inside))
+
+
+def as_lists(name: str, column: Any) -> Any:
     """Return cells that hold a list as lists, also text: ``[1, 2]``, ``1 2``, ``1;2``, ``1|2``, ``tensor([1, 2])``.
 
     Raises:
@@ -53,7 +64,7 @@ def as_lists(path: Path, name: str, column: Any) -> Any:
         if pc.any(inside).as_py():
             at = int(np.argmax(inside.to_numpy(zero_copy_only=False)))
             raise TraceError(
-                f"{path}: {name} {' '.join(column[at].as_py().split())[:60]!r} holds lists in a list, where one list "
+                f"{name} {' '.join(column[at].as_py().split())[:60]!r} holds lists in a list, where one list "
                 "[k] is expected for a token and layer"
             )
         trimmed = pc.utf8_trim(pc.replace_substring_regex(column, r"[\[\](){}<>,;|:/\s\"']+", " "), characters=" ")
@@ -61,17 +72,17 @@ def as_lists(path: Path, name: str, column: Any) -> Any:
         return pc.split_pattern(filled, " ")
     if not pa.types.is_list(column.type):
         raise TraceError(
-            f"{path}: {name} must be a list on each row, as the experts are; the column is {str(column.type)[:80]}"
+            f"{name} must be a list on each row, as the experts are; the column is {str(column.type)[:80]}"
         )
     return column
 
 
-def nested_text(path: Path, name: str, column: Any, first_row: int) -> Any:
+def nested_text(name: str, column: Any, first_row: int) -> Any:
     """Read cells such as ``[[1, 2], [3, 4]]`` of a CSV."""
     cells = []
     for at, text in enumerate(column.to_pylist()):
         try:
             cells.append(json.loads(text or "[]"))
         except (ValueError, RecursionError):
-            raise TraceError(f"{path}: {place(first_row + at)}: {name} {str(text)[:60]!r} is no nested list") from None
+            raise TraceError(f"{place(first_row + at)}: {name} {str(text)[:60]!r} is no nested list") from None
     return decoded(pa.array(cells))

@@ -22,12 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import TraceError
+from lrcsim.traces.importers.common import guessed_experts
 from lrcsim.traces.importers.logits import best as chosen
 from lrcsim.traces.importers.safetensors import open_tensors, to_float
-from lrcsim.traces.importers.source import Columns, Options, Progress, Request, Source, guessed_experts
+from lrcsim.traces.importers.source import Columns, Options, Progress, Request, Source
 from lrcsim.traces.layers import MAX_EXPERTS, LayerTable
-
-__all__ = ["matches", "open_source"]
 
 NAME = re.compile(r"(.+)_(\d+)\.safetensors")
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["ALIASES", "EXAMPLE", "NUMBERED", "POSITIONS_BESIDE", "STEMS", "TURNS", "families", "is_count", "plain"]
-
 
 def _counted(*stems: str) -> tuple[str, ...]:
     """Return the names of what is counted: ``layer_id``, ``layer_idx`` and so on."""
@@ -14,7 +12,6 @@ def _counted(*stems: str) -> tuple[str, ...]:
 
 
 TURNS = ("turn", *_counted("turn"))
-
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "request": (
@@ -77,7 +74,6 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """For each column the names it goes by, in lower case; ``--columns ours=theirs`` adds to them."""
 
-
 STEMS: dict[str, tuple[str, ...]] = {
     "expert": (*ALIASES["expert"], "e", "id", "ids", "top", "topk_expert", "top_expert", "selected_expert", "idx"),
     "weight": (*ALIASES["weight"], "w", "p", "topk_prob", "topk_score", "expert_prob", "topk_gate"),
@@ -85,26 +81,13 @@ STEMS: dict[str, tuple[str, ...]] = {
 }
 """What columns that come once per rank (or, logits, once per expert) are called without their number."""
 
-
 COUNTS = re.compile(
     r"(.*_)?(count|counts|freq|freqs|frequency|frequencies|hits|histogram|hist|usage|load|loads|total|totals|"
     r"num_tokens|n_tokens|n_hits|num_hits|tokens|selections|activations|times|occurrences|share|fraction|percent)"
 )
 """Names of columns that hold how often something happened."""
 
-
-EXAMPLE = (
-    "one row per expert (request,phase,token,layer,rank,expert,weight), per token and layer with a list or a column "
-    "per rank (token,layer,expert_0,expert_1), or a row per request with nested lists; see docs/importing.md"
-)
-
-
 NUMBERED = re.compile(r"(?P<stem>[a-z][a-z_]*?)_?(?P<number>\d+)\]?(?P<tail>_[a-z_]+)?")
-
-
-POSITIONS_BESIDE = frozenset(
-    ("position", "pos", "token_idx", "token_index", "token_pos", "token_position", "tok_pos", "seq_pos")
-)
 
 
 def plain(name: str) -> str:

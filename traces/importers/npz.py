@@ -18,30 +18,16 @@ import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.traces.check import check_offsets
+from lrcsim.traces.importers.common import NO_PHASES, RUN, guessed_experts, in_runs, named_after
 from lrcsim.traces.importers.names import ALIASES, plain
 from lrcsim.traces.importers.npz_arrays import Arrays, find_arrays
 from lrcsim.traces.importers.npz_contents import Contents
 from lrcsim.traces.importers.npz_reader import Reader
-from lrcsim.traces.importers.source import (
-    NO_PHASES,
-    Columns,
-    Options,
-    Progress,
-    Request,
-    Source,
-    guessed_experts,
-    named_after,
-)
+from lrcsim.traces.importers.source import Columns, Options, Progress, Request, Source
 from lrcsim.traces.layers import LayerTable
 from lrcsim.traces.what_ran import Sent, Tally, laid, settle
 
-__all__ = ["matches", "open_source"]
-
-RUN = 16_384
-
-
 LAYER_KEYS = ("num_experts", "top_k", "expert_bytes", "block", "stack_of_layer", "num_shared")
-
 
 OTHER_KEYS = ("offsets", "domains", "model", "stack_names", "provenance")
 
@@ -58,14 +44,14 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
     contents = Contents(path)
     small = {name: contents.whole(name) for name in contents.names if name in (*LAYER_KEYS, *OTHER_KEYS)}
     notices: list[str] = []
-    arrays = find_arrays(path, contents, options)
+    arrays = find_arrays(contents, options)
     if "phase" in arrays.names and options.phase == "none":
         del arrays.names["phase"]
     elif "phase" in arrays.names and (options.phase or options.prompt_tokens) is not None:
         option = "--phase" if options.phase else "--prompt-tokens"
-        raise ConfigError(f"{path}: has phases of its own (array {arrays.names['phase']!r}); leave {option} out")
+        raise ConfigError(f"has phases of its own (array {arrays.names['phase']!r}); leave {option} out")
     ignored = sorted(set(contents.names) - set(arrays.used) - set(small) - {"phase"})
-    prompts = _prompts(path, contents, ignored, options)
+    prompts = _prompts(contents, ignored, options)
     if ignored:
         notices.append(f"arrays of no known name were left out: {', '.join(ignored)}")
 
@@ -85,7 +71,7 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
                 largest = max(largest, int(reader.read(["experts"], min(RUN, tokens - low))["experts"].max()))
                 progress(low, 2 * tokens)
         if largest < 0:
-            raise TraceError(f"{path}: holds no expert at all, every id is -1")
+            raise TraceError("holds no expert at all, every id is -1")
         experts = guessed_experts(largest, notices)
     layers = LayerTable.build(
         num_layers,
@@ -98,16 +84,16 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
         stack_names=_labels(small["stack_names"]) if "stack_names" in small else ("decoder",),
     )
     if int(layers.top_k.max()) > k:
-        raise TraceError(f"{path}: top_k says {layers.top_k.max()}, the array of experts holds {k} per token and layer")
+        raise TraceError(f"top_k says {layers.top_k.max()}, the array of experts holds {k} per token and layer")
     width = arrays.num_experts
     if width is not None and int(layers.num_experts.max()) != width:
         raise TraceError(
-            f"{path}: the logits are of {width} experts, the number of experts is given as {layers.num_experts.max()}"
+            f"the logits are of {width} experts, the number of experts is given as {layers.num_experts.max()}"
         )
-    offsets = _offsets(path, small, arrays)
+    offsets = _offsets(small, arrays)
     domains = list(_labels(small["domains"])) if "domains" in small else None
     if domains is not None and len(domains) != len(offsets) - 1:
-        raise TraceError(f"{path}: has {len(domains)} domains for {len(offsets) - 1} requests")
+        raise TraceError(f"has {len(domains)} domains for {len(offsets) - 1} requests")
     if prompts is None and "phase" not in arrays.names and options.phase is None:
         notices.append(NO_PHASES)
 
@@ -118,41 +104,36 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
             for request, (low, high) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
                 domain = None if domains is None else domains[request]
                 if prompts is None:
-                    yield domain, _tokens(reader, arrays, high - low, options.phase)
+                    yield domain, _tokens(reader, arrays, high - low)
                 else:
-                    sent = prompts.of(path, request, high - low, len(offsets) - 1)
-                    yield domain, _with_prompt(path, reader, arrays, high - low, sent, request, tally)
+                    sent = prompts.of(request, high - low, len(offsets) - 1)
+                    yield domain, _with_prompt(reader, arrays, high - low, sent, request, tally)
                 progress(tokens + high, 2 * tokens)
         notices.extend(tally.notices())
 
-    provenance = _json(path, str(small["provenance"])) if "provenance" in small else {}
+    provenance = _json(str(small["provenance"])) if "provenance" in small else {}
     model = str(small.get("model", named_after(path)))
     return Source(layers, model, requests, provenance, notices, experts_guessed=guessed)
 
 
-def _tokens(reader: Reader, arrays: Arrays, count: int, phase: str | None) -> Iterator[Columns]:
+def _tokens(reader: Reader, arrays: Arrays, count: int) -> Iterator[Columns]:
     while count:
         run = min(count, RUN)
-        block = reader.read(["experts", *arrays.names], run)
-        if phase in ("prefill", "decode"):
-            block["phase"] = np.full(run, phase == "decode", np.uint8)
-        yield block
+        yield reader.read(["experts", *arrays.names], run)
         count -= run
 
 
 def _with_prompt(
-    path: Path, reader: Reader, arrays: Arrays, count: int, sent: Sent, request: int, tally: Tally
+    reader: Reader, arrays: Arrays, count: int, sent: Sent, request: int, tally: Tally
 ) -> Iterator[Columns]:
     """Read a request whose prompt's length is known, and put its rows at their positions."""
     whole = reader.read(["experts", *arrays.names], count)
     try:
         ran = settle(sent)
     except TraceError as error:
-        raise TraceError(f"{path}: request {request} {error}") from None
+        raise TraceError(f"request {request} {error}") from None
     tally.add(ran)
-    placed = laid(whole, ran)
-    for low in range(0, ran.tokens, RUN):
-        yield {name: values[low : low + RUN] for name, values in placed.items()}
+    yield from in_runs(laid(whole, ran))
 
 
 def _plain(value: Any) -> Any:
@@ -164,15 +145,15 @@ def _labels(array: npt.NDArray[Any]) -> tuple[str, ...]:
     return tuple(str(label) for label in np.atleast_1d(array).ravel())
 
 
-def _offsets(path: Path, small: dict[str, Any], arrays: Arrays) -> npt.NDArray[np.int64]:
+def _offsets(small: dict[str, Any], arrays: Arrays) -> npt.NDArray[np.int64]:
     offsets = np.asarray(small.get("offsets", arrays.offsets))
     if offsets.dtype.kind not in "iu" or offsets.ndim != 1:
-        raise TraceError(f"{path}: offsets must be integers, given {offsets.dtype} {list(offsets.shape)}")
+        raise TraceError(f"offsets must be integers, given {offsets.dtype} {list(offsets.shape)}")
     if offsets.size and int(offsets.max()) > np.iinfo(np.int64).max:
-        raise TraceError(f"{path}: offsets holds {offsets.max()}, out of all range")
+        raise TraceError(f"offsets holds {offsets.max()}, out of all range")
     offsets = offsets.astype(np.int64)
     for problem in check_offsets(offsets, arrays.tokens):
-        raise TraceError(f"{path}: {problem}")
+        raise TraceError(f"{problem}")
     return offsets
 
 
@@ -192,12 +173,12 @@ class _Prompts:
     usage: dict[str, Any] | None = None
     keep: bool = False
 
-    def of(self, path: Path, request: int, rows: int, requests: int) -> Sent:
+    def of(self, request: int, rows: int, requests: int) -> Sent:
         if self.first is not None:
             return Sent(rows, min(self.first, rows))
         if self.lengths is not None:
             if len(self.lengths) not in (1, requests):
-                raise TraceError(f"{path}: has {len(self.lengths)} prompt lengths for {requests} requests")
+                raise TraceError(f"has {len(self.lengths)} prompt lengths for {requests} requests")
             return Sent(rows, int(self.lengths[request if len(self.lengths) > 1 else 0]))
         usage = self.usage or {}
         details = usage.get("prompt_tokens_details")
@@ -205,27 +186,25 @@ class _Prompts:
         return Sent(rows, usage.get("prompt_tokens"), usage.get("completion_tokens"), cached=cached)
 
 
-def _prompts(path: Path, contents: Contents, ignored: list[str], options: Options) -> _Prompts | None:
+def _prompts(contents: Contents, ignored: list[str], options: Options) -> _Prompts | None:
     """Find the lengths of the prompts: as the user says, as an array says, or as the server's usage beside says."""
     keep = options.cached_prefix == "keep"
-    if options.prompt_tokens is not None:
-        if options.prompt_tokens.isdecimal():
-            return _Prompts(first=int(options.prompt_tokens))
-        if options.prompt_tokens not in contents.names:
-            raise TraceError(
-                f"{path}: has no array {options.prompt_tokens!r}, it has {', '.join(contents.names)[:200]}"
-            )
+    first, given = options.prompt()
+    if first is not None:
+        return _Prompts(first=first)
+    if given is not None and given not in contents.names:
+        raise TraceError(f"has no array {given!r}, it has {', '.join(contents.names)[:200]}")
     if options.phase is not None:
         return None
-    name = options.prompt_tokens or next((n for n in ignored if plain(n) in ALIASES["prompt_tokens"]), None)
+    name = given or next((n for n in ignored if plain(n) in ALIASES["prompt_tokens"]), None)
     if name is not None:
         if name in ignored:
             ignored.remove(name)
         lengths = np.atleast_1d(contents.whole(name)).ravel()
         if lengths.dtype.kind not in "iu":
-            raise TraceError(f"{path}: {name} must be integers, one per request, is {lengths.dtype}")
+            raise TraceError(f"{name} must be integers, one per request, is {lengths.dtype}")
         return _Prompts(lengths=lengths.astype(np.int64), keep=keep)
-    beside = path.with_suffix(".json")
+    beside = contents.path.with_suffix(".json")
     if beside.is_file() and beside.stat().st_size < 1 << 20:
         try:
             said = json.loads(beside.read_bytes())
@@ -237,11 +216,11 @@ def _prompts(path: Path, contents: Contents, ignored: list[str], options: Option
     return None
 
 
-def _json(path: Path, text: str) -> dict[str, Any]:
+def _json(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise TraceError(f"{path}: provenance must be a JSON object")
+        raise TraceError("provenance must be a JSON object")
     return value

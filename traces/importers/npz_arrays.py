@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +12,6 @@ from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.traces.importers.names import ALIASES, families, is_count, plain
 from lrcsim.traces.importers.npz_contents import Contents
 from lrcsim.traces.importers.source import Options
-
-__all__ = ["PER_TOKEN", "Arrays", "find_arrays"]
 
 PER_TOKEN = {
     "experts": "iuf",
@@ -27,7 +24,6 @@ PER_TOKEN = {
 }
 """Per-token arrays and the kinds of their items."""
 
-
 NAMES = {
     "experts": ("experts", *ALIASES["expert"]),
     "weights": ("weights", *ALIASES["weight"]),
@@ -37,12 +33,9 @@ NAMES = {
 }
 """For some arrays the names they go by, in lower case."""
 
-
 LAYER_STEM = re.compile(r"(.*_)?(layers?|l|blk|blocks?)(_.*)?")
 
-
 REQUEST_STEMS = ("arr", "request", "req", "sample", "seq", "sequence", "prompt", "routed_experts", "experts", "trace")
-
 
 NOT_A_TRACE = "not a trace: it does not say which token used which expert when; record the routing of every token"
 
@@ -83,7 +76,7 @@ class Arrays:
         return [*self.names.values(), *self.pieces]
 
 
-def find_arrays(path: Path, contents: Contents, options: Options) -> Arrays:
+def find_arrays(contents: Contents, options: Options) -> Arrays:
     """Find the arrays of a trace by their names and shapes."""
     known = contents.names
     by_plain: dict[str, str] = {}
@@ -103,23 +96,23 @@ def find_arrays(path: Path, contents: Contents, options: Options) -> Arrays:
         pieces = [known[0]] if dtype.kind in "iu" and len(shape) > 2 else []
     if not pieces and "logits" not in names:
         if not known:
-            raise TraceError(f"{path}: {contents.other()}")
+            raise TraceError(f"{contents.other()}")
         counts = [name for name in known if is_count(name) or "count" in plain(name)]
         if counts:
-            raise TraceError(f"{path}: holds counts (array {counts[0]!r}), {NOT_A_TRACE}")
+            raise TraceError(f"holds counts (array {counts[0]!r}), {NOT_A_TRACE}")
         raise TraceError(
-            f"{path}: has no array 'experts' [tokens, layers, k] (or {', '.join(ALIASES['expert'][4:14])} ...; or "
+            f"has no array 'experts' [tokens, layers, k] (or {', '.join(ALIASES['expert'][4:14])} ...; or "
             f"'router_logits' with --top-k), it has {', '.join(known)[:200]}"
         )
     names.pop("experts", None)
     if not pieces:
-        return _of_logits(path, contents, names, options)
+        return _of_logits(contents, names, options)
     if options.top_k is not None:
-        raise ConfigError(f"{path}: has no use for top-k: it holds the experts themselves ({pieces[0]!r})")
-    arrays = _shaped(path, contents, names, pieces, axis, block, bool(options.layer_first))
+        raise ConfigError(f"has no use for top-k: it holds the experts themselves ({pieces[0]!r})")
+    arrays = _shaped(contents, names, pieces, axis, block, bool(options.layer_first))
     if "logits" in names:
         arrays.num_experts = contents.header(names["logits"])[0][-1]
-    _same_shapes(path, contents, arrays)
+    _same_shapes(contents, arrays)
     return arrays
 
 
@@ -141,16 +134,16 @@ def _several(contents: Contents) -> tuple[list[str], str | None, list[int] | Non
     return [], None, None
 
 
-def _of_logits(path: Path, contents: Contents, names: dict[str, str], options: Options) -> Arrays:
+def _of_logits(contents: Contents, names: dict[str, str], options: Options) -> Arrays:
     """Describe a file of router logits."""
     name = names["logits"]
     shape, dtype, _ = contents.header(name)
     if len(shape) != 3 or dtype.kind not in "f" or 0 in shape:
-        raise TraceError(f"{path}: {name} must be floats [tokens, layers, experts], is {dtype} {list(shape)}")
+        raise TraceError(f"{name} must be floats [tokens, layers, experts], is {dtype} {list(shape)}")
     if options.top_k is None:
-        raise TraceError(f"{path}: {name} holds router logits of {shape[2]} experts, not experts: give --top-k")
+        raise TraceError(f"{name} holds router logits of {shape[2]} experts, not experts: give --top-k")
     if options.top_k > shape[2]:
-        raise TraceError(f"{path}: {name} holds the logits of {shape[2]} experts, --top-k says {options.top_k}")
+        raise TraceError(f"{name} holds the logits of {shape[2]} experts, --top-k says {options.top_k}")
     if options.layer_first:
         shape = (shape[1], shape[0], shape[2])
     arrays = Arrays(
@@ -159,12 +152,12 @@ def _of_logits(path: Path, contents: Contents, names: dict[str, str], options: O
     )  # fmt: skip
     for ours in ("weights", "residency"):
         names.pop(ours, None)
-    _same_shapes(path, contents, arrays)
+    _same_shapes(contents, arrays)
     return arrays
 
 
 def _shaped(
-    path: Path, contents: Contents, names: dict[str, str], pieces: list[str], axis: str | None,
+    contents: Contents, names: dict[str, str], pieces: list[str], axis: str | None,
     block: list[int] | None, layer_first: bool,
 ) -> Arrays:  # fmt: skip
     """Describe arrays of experts by their shapes."""
@@ -175,24 +168,24 @@ def _shaped(
         if dtype.kind not in "iuf" or len(shape) not in dimensions:
             if len(shape) == 2 and axis is None:
                 raise TraceError(
-                    f"{path}: {name} must be integers in 3 dimensions [tokens, layers, k], is {dtype} {list(shape)}; "
+                    f"{name} must be integers in 3 dimensions [tokens, layers, k], is {dtype} {list(shape)}; "
                     "one expert per token and layer is [tokens, layers, 1], one layer alone [tokens, 1, k]; "
                     f"if these are counts [layers, experts], they are {NOT_A_TRACE}"
                 )
-            raise TraceError(f"{path}: {name} must be integers in 3 dimensions, is {dtype} {list(shape)}")
+            raise TraceError(f"{name} must be integers in 3 dimensions, is {dtype} {list(shape)}")
         if 0 in shape:
-            raise TraceError(f"{path}: {name} has {shape[0]} tokens, shape {list(shape)}: it holds nothing")
+            raise TraceError(f"{name} has {shape[0]} tokens, shape {list(shape)}: it holds nothing")
         if layer_first and axis is None and len(shape) == 3:
             shape = (shape[1], shape[0], shape[2])
         shapes.append(shape)
     if axis == "layer":
         if len(set(shapes)) > 1:
-            raise TraceError(f"{path}: the arrays per layer differ in shape: {sorted(set(shapes))[:2]}")
+            raise TraceError(f"the arrays per layer differ in shape: {sorted(set(shapes))[:2]}")
         tokens, k = shapes[0]
         return Arrays(names, pieces, axis, tokens, len(pieces), k, np.array([0, tokens]), block=block)
     if axis == "token":
         if len({shape[1:] for shape in shapes}) > 1:
-            raise TraceError(f"{path}: the arrays per request differ in layers or k: {sorted({s[1:] for s in shapes})}")
+            raise TraceError(f"the arrays per request differ in layers or k: {sorted({s[1:] for s in shapes})}")
         ends = np.cumsum([0, *(shape[0] for shape in shapes)])
         return Arrays(names, pieces, axis, int(ends[-1]), shapes[0][1], shapes[0][2], ends)
     shape = shapes[0]
@@ -204,7 +197,7 @@ def _shaped(
     return Arrays(names, pieces, None, tokens, num_layers, k, np.array([0, tokens]), layer_first=layer_first)
 
 
-def _same_shapes(path: Path, contents: Contents, arrays: Arrays) -> None:
+def _same_shapes(contents: Contents, arrays: Arrays) -> None:
     """Refuse per-token arrays that do not fit the experts."""
     whole = (arrays.tokens, arrays.num_layers, arrays.top_k)
     for ours, name in arrays.names.items():
@@ -217,11 +210,9 @@ def _same_shapes(path: Path, contents: Contents, arrays: Arrays) -> None:
         wanted = PER_TOKEN.get(ours, "iu")
         if dtype.kind not in wanted or len(shape) != (1 if flat else 3):
             kind = "floats" if wanted == "f" else "integers"
-            raise TraceError(
-                f"{path}: {name} must be {kind} in {1 if flat else 3} dimensions, is {dtype} {list(shape)}"
-            )
+            raise TraceError(f"{name} must be {kind} in {1 if flat else 3} dimensions, is {dtype} {list(shape)}")
         if shape[0] != arrays.tokens or 0 in shape:
-            raise TraceError(f"{path}: {name} has {shape[0]} tokens, shape {list(shape)}; experts has {arrays.tokens}")
+            raise TraceError(f"{name} has {shape[0]} tokens, shape {list(shape)}; experts has {arrays.tokens}")
         must = whole if ours in ("weights", "residency") else whole[:2] if not flat else whole[:1]
         if shape[: len(must)] != must:
-            raise TraceError(f"{path}: {name} has shape {list(shape)}, the experts {list(whole)}")
+            raise TraceError(f"{name} has shape {list(shape)}, the experts {list(whole)}")

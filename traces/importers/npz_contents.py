@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import lzma
-import struct
-import tokenize
-import warnings
 import zipfile
-import zlib
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.base.errors import TraceError
-from lrcsim.traces.importers.archive import open_archive
-
-__all__ = ["DAMAGE", "Contents", "read_header", "said"]
-
-DAMAGE = (
-    *(OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError, RuntimeError),
-    *(lzma.LZMAError, tokenize.TokenError, SyntaxError, TypeError, OverflowError, MemoryError, struct.error),
-)
+from lrcsim.traces.importers.files import damaged, npy_header, open_archive
 
 
 class Contents:
@@ -36,7 +24,7 @@ class Contents:
         self.path = path
         self._archive: zipfile.ZipFile | None = None
         self._headers: dict[str, tuple[tuple[int, ...], np.dtype[Any], bool]] = {}
-        try:
+        with damaged("is no readable NumPy archive", 160):
             with open(path, "rb") as file:
                 self._single = file.read(6) == b"\x93NUMPY"
             if self._single:
@@ -45,10 +33,6 @@ class Contents:
                 with open_archive(path) as archive:  # looks at every member; the openings below need not again
                     self._sizes = {info.filename: info.file_size for info in archive.infolist()}
                 self.names = [name.removesuffix(".npy") for name in self._sizes if name.endswith(".npy")]
-        except TraceError:
-            raise
-        except DAMAGE as error:
-            raise TraceError(f"{path}: is no readable NumPy archive ({said(error)})") from None
 
     def other(self) -> str:
         """Say what an archive without arrays is."""
@@ -57,10 +41,8 @@ class Contents:
         return f"is a zip archive without arrays ({', '.join(self._sizes)[:120]}); unpack it, and import what is in it"
 
     def __enter__(self) -> Contents:
-        try:
+        with damaged("is no readable NumPy archive", 160):
             self._archive = None if self._single else zipfile.ZipFile(self.path)
-        except DAMAGE as error:
-            raise TraceError(f"{self.path}: is no readable NumPy archive ({said(error)})") from None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -80,41 +62,24 @@ class Contents:
     def header(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
         """Return the shape and type of an array, and whether it is stored column after column."""
         if name not in self._headers:
-            try:
-                with self.open(name) as file:
-                    shape, by_column, dtype = read_header(file)
-                    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-                    held = self.path.stat().st_size if self._single else self._sizes[f"{name}.npy"]
-                    if size > held or any(length < 0 for length in shape):
-                        raise ValueError(f"its header says {list(shape)}, which is more than it holds")
-            except DAMAGE as error:
-                raise TraceError(f"{self.path}: array {name!r} is damaged ({said(error)})") from None
+            with self.damaged(name), self.open(name) as file:
+                shape, by_column, dtype = npy_header(file)
+                size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+                held = self.path.stat().st_size if self._single else self._sizes[f"{name}.npy"]
+                if dtype.hasobject:
+                    raise ValueError("it holds Python objects, which are not read")
+                if size > held or any(length < 0 for length in shape):
+                    raise ValueError(f"its header says {list(shape)}, which is more than it holds")
             self._headers[name] = shape, dtype, by_column
         return self._headers[name]
 
     def whole(self, name: str) -> npt.NDArray[Any]:
         """Read an array to its end."""
         self.header(name)
-        try:
-            with self.open(name) as file:
-                array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-        except DAMAGE as error:
-            raise TraceError(f"{self.path}: array {name!r} is damaged ({said(error)})") from None
+        with self.damaged(name), self.open(name) as file:
+            array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
         return array
 
-
-def read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return the shape of the array in an open .npy file, whether it is stored column after column, and its type."""
-    major, _ = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-    with warnings.catch_warnings():  # of headers that an old Python wrote
-        warnings.simplefilter("ignore")
-        shape, by_column, dtype = read(file)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects, which are not read")
-    return shape, by_column, dtype
-
-
-def said(error: BaseException) -> str:
-    """Return what an error says as one line."""
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    def damaged(self, name: str) -> AbstractContextManager[None]:
+        """Say of an array that it is damaged, whatever goes wrong in the block."""
+        return damaged(f"array {name!r} is damaged", 160)

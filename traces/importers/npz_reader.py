@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,22 +10,21 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lrcsim.base.errors import TraceError
+from lrcsim.traces.importers.files import npy_header
 from lrcsim.traces.importers.logits import best
 from lrcsim.traces.importers.names import plain
 from lrcsim.traces.importers.npz_arrays import PER_TOKEN, Arrays
-from lrcsim.traces.importers.npz_contents import DAMAGE, Contents, read_header, said
+from lrcsim.traces.importers.npz_contents import Contents
 from lrcsim.traces.importers.source import Columns
 from lrcsim.traces.importers.values import as_phases
 from lrcsim.traces.layers import MAX_EXPERTS
-
-__all__ = ["Reader"]
 
 
 class Reader:
     """Per-token arrays, read side by side from the first token to the last."""
 
     def __init__(self, contents: Contents, arrays: Arrays) -> None:
-        self._path, self._arrays, self._at = contents.path, arrays, 0
+        self._arrays, self._at = arrays, 0
         self._streams = {name: _Stream(contents, name, arrays) for name in arrays.used}
 
     def read(self, columns: Sequence[str], count: int) -> Columns:
@@ -40,16 +38,14 @@ class Reader:
                 column = ours.replace("_", "/") if ours.startswith("predictions_") else ours
                 given = stream.read(count)
                 if ours == "phase" and (given.dtype.kind == "U" or plain(self._arrays.names[ours]).startswith("is_")):
-                    given = as_phases(self._path, self._arrays.names[ours], pa.array(given), self._at + 1)
-                block[column] = _converted(self._path, ours, given, self._at)
+                    given = as_phases(self._arrays.names[ours], pa.array(given), self._at + 1)
+                block[column] = _converted(ours, given, self._at)
         if self._arrays.chosen is not None and "experts" in columns:
             logits = block.setdefault("logits", np.empty(0))
             if logits.size == 0:
-                logits = _converted(
-                    self._path, "logits", self._streams[self._arrays.names["logits"]].read(count), self._at
-                )
+                logits = _converted("logits", self._streams[self._arrays.names["logits"]].read(count), self._at)
                 block["logits"] = logits
-            _finite(self._path, logits, self._at)
+            _finite(logits, self._at)
             block["experts"] = best(logits.astype(np.float32), self._arrays.chosen).astype(np.int32)
         self._at += count
         return block
@@ -71,7 +67,7 @@ class Reader:
             given = np.concatenate(parts) if len(parts) > 1 else parts[0]
         else:
             given = self._streams[arrays.pieces[0]].read(count)
-        return _converted(self._path, "experts", given, self._at)
+        return _converted("experts", given, self._at)
 
 
 class _Stream:
@@ -82,7 +78,7 @@ class _Stream:
     """
 
     def __init__(self, contents: Contents, name: str, arrays: Arrays) -> None:
-        self._path, self._name = contents.path, name
+        self._contents, self._name = contents, name
         shape, dtype, by_column = contents.header(name)
         spread = len(shape) in (2, 4) and arrays.axis != "layer"  # [requests, tokens, ...]
         turned = arrays.layer_first and len(shape) == 3
@@ -96,11 +92,9 @@ class _Stream:
             self._whole = whole.reshape(self.left, *self._rest) if spread else whole
             self.left = len(self._whole)
             return
-        try:
+        with contents.damaged(name):
             self._file = contents.open(name)
-            read_header(self._file)
-        except DAMAGE as error:
-            raise TraceError(f"{self._path}: array {name!r} is damaged ({said(error)})") from None
+            npy_header(self._file)
 
     def read(self, count: int) -> npt.NDArray[Any]:
         """Return the next tokens."""
@@ -109,24 +103,22 @@ class _Stream:
             block, self._whole = self._whole[:count], self._whole[count:]
             return block
         row = int(np.prod(self._rest, dtype=np.int64)) * self._dtype.itemsize
-        try:
+        with self._contents.damaged(self._name):
             data = self._file.read(count * row)
-        except DAMAGE as error:
-            raise TraceError(f"{self._path}: array {self._name!r} is damaged ({said(error)})") from None
         if len(data) != count * row:
-            raise TraceError(f"{self._path}: array {self._name!r} is truncated")
+            raise TraceError(f"array {self._name!r} is truncated")
         if self.left == 0:
             self._file.close()
         return np.frombuffer(data, self._dtype).reshape(count, *self._rest)
 
 
-def _finite(path: Path, logits: npt.NDArray[Any], first: int) -> None:
+def _finite(logits: npt.NDArray[Any], first: int) -> None:
     good = np.isfinite(logits).all(axis=(1, 2))
     if not good.all():
-        raise TraceError(f"{path}: token {first + int(np.argmin(good))}: logits must be finite numbers")
+        raise TraceError(f"token {first + int(np.argmin(good))}: logits must be finite numbers")
 
 
-def _converted(path: Path, name: str, block: npt.NDArray[Any], first: int) -> npt.NDArray[Any]:
+def _converted(name: str, block: npt.NDArray[Any], first: int) -> npt.NDArray[Any]:
     """Bring a run to the type a trace keeps, refusing numbers that do not fit."""
     if PER_TOKEN.get(name) == "f":
         return block.astype(np.float16 if block.dtype == np.float16 else np.float32)
@@ -148,5 +140,5 @@ def _converted(path: Path, name: str, block: npt.NDArray[Any], first: int) -> np
         wrong = (
             "must be integers" if block.dtype.kind == "f" and not abs(block[place]) > high else "is out of all range"
         )
-        raise TraceError(f"{path}: {where}: {name} {wrong}, has {block[place]}, allowed are {low}..{high}")
+        raise TraceError(f"{where}: {name} {wrong}, has {block[place]}, allowed are {low}..{high}")
     return block.astype(dtype)

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
 
 from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers import values
-
-__all__ = ["ParquetRows"]
-
-DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
+from lrcsim.traces.importers.files import damaged
+from lrcsim.traces.importers.table_file import TableFile
 
 
-class ParquetRows:
-    """A Parquet file.
+class ParquetRows(TableFile):
+    """A Parquet file."""
 
-    Args:
-        path: the file.
-
-    Attributes:
-        names: of the columns.
-        depths: how deep the lists of each column are; 0: no lists.
-        size: rows.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, mapping: Mapping[str, str]) -> None:
+        super().__init__(path, mapping, 0)
         with self._open() as file:
             self._schema, self.size = file.schema_arrow, file.metadata.num_rows
         self.names = self._schema.names
@@ -37,7 +28,7 @@ class ParquetRows:
         if self.size == 0:
             raise TraceError(f"{path}: has no rows")
 
-    def first_text(self, name: str) -> str | None:
+    def first_cell(self, name: str) -> str | None:
         """Return the first cell of a column of text; None: it is no text, or there is no such column."""
         if name not in self.names:
             return None
@@ -45,32 +36,29 @@ class ParquetRows:
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or "string_view" in str(kind)):
             return None
-        with self._open() as file:
-            try:
-                for batch in file.iter_batches(batch_size=1_024, columns=[name]):
-                    cells = values.decoded(batch.column(0)).drop_null()
-                    if len(cells):
-                        return str(cells[0].as_py())
-            except DAMAGE as error:
-                raise TraceError(f"{self.path}: {_one_line(error)}") from None
+        for batch in self.batches({name: None}, lambda _: None, 1_024):
+            cells = values.decoded(batch.column(0)).drop_null()
+            if len(cells):
+                return str(cells[0].as_py())
         return ""
 
-    def batches(self, names: Sequence[str], report: Callable[[int], None], rows: int) -> Iterator[pa.RecordBatch]:
+    def batches(self, types: Mapping[str, Any], report: Callable[[int], None], rows: int) -> Iterator[pa.RecordBatch]:
         """Read some columns, so many rows at a time."""
         done = 0
-        with self._open() as file:
-            for batch in file.iter_batches(batch_size=rows, columns=list(names)):
+        with self._damaged(), self._open() as file:
+            for batch in file.iter_batches(batch_size=rows, columns=list(types)):
                 yield batch
                 done += batch.num_rows
                 report(done)
 
     def _open(self) -> parquet.ParquetFile:
-        try:
+        with self._damaged():
             file = parquet.ParquetFile(self.path)
             file.schema_arrow.names  # noqa: B018 - damaged names fail here, not later
             return file
-        except DAMAGE as error:
-            raise TraceError(f"{self.path}: is a damaged Parquet file ({_one_line(error)})") from None
+
+    def _damaged(self) -> AbstractContextManager[None]:
+        return damaged(f"{self.path}: is a damaged Parquet file")
 
 
 def _depth(kind: pa.DataType) -> int:
@@ -79,7 +67,3 @@ def _depth(kind: pa.DataType) -> int:
     while values.is_listed(kind):
         kind, depth = kind.value_type, depth + 1
     return depth
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

@@ -18,26 +18,18 @@ import pyarrow as pa
 from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers.rows import Batch, Rows
 
-__all__ = ["Held", "by_passes"]
-
 IntArray = npt.NDArray[np.int64]
 BATCH = 1 << 18
 
 
 class Held:
-    """Rows in memory, read like `Rows`.
-
-    Args:
-        rows: where they came from.
-        columns: Arrow columns of equal length, under our names.
-    """
+    """Rows in memory (Arrow columns of equal length, under our names), read like the `Rows` that they came from."""
 
     def __init__(self, rows: Rows, columns: Mapping[str, Any]) -> None:
         self.path: Path = rows.path
         self.comments, self.metadata, self.num_experts = rows.comments, rows.metadata, rows.num_experts
         self.names = {**rows.names, **{name: rows.names.get(name, name) for name in columns}}
-        self.wide, self.numbered, self.notices = rows.wide, rows.numbered, rows.notices
-        self.placed = False
+        self.wide, self.notices = rows.wide, rows.notices
         self._columns = dict(columns)
         self.size = len(self._columns["expert"])
 
@@ -62,7 +54,7 @@ def by_passes(rows: Rows, top_k: int | None) -> Held:
     if rows.no_token and said:
         beside = ", ".join(repr(rows.names[name]) for name in said)
         raise TraceError(
-            f"{rows.path}: no column is named like 'token', beside {beside}; say which column numbers the tokens of a "
+            f"no column is named like 'token', beside {beside}; say which column numbers the tokens of a "
             "request with --columns token=NAME"
         )
     pieces: dict[str, list[Any]] = {}
@@ -71,12 +63,12 @@ def by_passes(rows: Rows, top_k: int | None) -> Held:
             pieces.setdefault(name, []).append(column)
     columns = {name: pa.concat_arrays(listed) for name, listed in pieces.items()}
     if "expert" not in columns or len(columns["expert"]) == 0:
-        raise TraceError(f"{rows.path}: has no rows")
+        raise TraceError("has no rows")
     layer = columns["layer"].to_numpy()
     position = columns["token"].to_numpy() if "token" in columns else None
     if rows.wide and position is None and len(np.unique(layer)) == np.count_nonzero(columns["rank"].to_numpy() == 0):
         raise TraceError(
-            f"{rows.path}: has one row for each layer and no column of tokens: these look like counts of each expert, "
+            "has one row for each layer and no column of tokens: these look like counts of each expert, "
             "not a trace; record the routing of every token"
         )
     cell = _cells(rows, layer, position, columns, top_k)
@@ -99,7 +91,7 @@ def _cells(
         return np.concatenate([[0], np.cumsum(change)])
     if top_k is None:
         raise TraceError(
-            f"{rows.path}: no column is named like 'token': one row per expert, and tokens only follow from the runs "
+            "no column is named like 'token': one row per expert, and tokens only follow from the runs "
             "of rows of a layer (as llama.cpp's moe-trace writes them): give --top-k, or say which column numbers the "
             "tokens with --columns token=NAME"
         )
@@ -108,20 +100,14 @@ def _cells(
     if (lengths % top_k).any():
         at = int(np.argmax(lengths % top_k != 0))
         raise TraceError(
-            f"{rows.path}: up to row {ends[at]} (counted from 1 under the column names) layer {layer[ends[at] - 1]} "
+            f"up to row {ends[at]} (counted from 1 under the column names) layer {layer[ends[at] - 1]} "
             f"has {lengths[at]} rows, no multiple of --top-k {top_k}"
         )
     return np.arange(len(layer)) // top_k
 
 
 def _number(layer: IntArray, position: IntArray | None, rows: Rows) -> dict[str, npt.NDArray[Any]]:
-    """Give each cell its token, phase and request.
-
-    Args:
-        layer: int [cells].
-        position: int [cells], negative for a prompt; None: tokens have no number.
-        rows: for notices.
-    """
+    """Give each cell its token, phase and request; positions, where there are any, are negative for a prompt."""
     new_run = np.diff(layer) != 0
     ends = np.diff(layer) < 0
     if position is not None:

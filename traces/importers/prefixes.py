@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Prefixes", "row_marks"]
-
 BLOCK = 16
 BRANCHES = 8
 MOST_BLOCKS = 1 << 19
@@ -33,11 +31,7 @@ class Prefixes:
         self._blocks = 0
 
     def shared(self, prompt: Sequence[int] | npt.NDArray[np.int64]) -> int:
-        """Return how many tokens at the beginning of a prompt some earlier sequence has too, all but its last at most.
-
-        Args:
-            prompt: token ids, or `row_marks`.
-        """
+        """Return how many tokens at the beginning of a prompt an earlier sequence has too, all but its last at most."""
         data = np.asarray(prompt, np.int64).tobytes()
         node = at = 0
         while True:
@@ -50,11 +44,7 @@ class Prefixes:
             return max(0, min(at, len(prompt) - 1))
 
     def add(self, sequence: Sequence[int] | npt.NDArray[np.int64]) -> None:
-        """Keep a sequence.
-
-        Args:
-            sequence: token ids that were run, prompt and generated ones, or `row_marks` of them.
-        """
+        """Keep a sequence: token ids that were run, prompt and generated ones, or `row_marks` of them."""
         data = np.asarray(sequence, np.int64).tobytes()
         node = 0
         for at in range(0, len(data), BLOCK * 8):
@@ -69,22 +59,12 @@ class Prefixes:
 
     @staticmethod
     def tells(shared: int, prompt: int, by_rows: bool = False) -> bool:
-        """Whether a shared beginning is more than a template's: a block of 16 tokens, or half of the prompt.
-
-        Args:
-            shared: tokens, of `shared`.
-            prompt: tokens of the prompt.
-            by_rows: whether they were compared by their routing.
-        """
+        """Whether a shared beginning is more than a template's: a block of 16 tokens, or half of the prompt."""
         return shared >= (SHORTEST_BY_ROWS if by_rows else 1) and (shared >= LONG or 2 * shared >= prompt)
 
 
 def row_marks(experts: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-    """Return int64 [rows]: a number for the routing of each row, in all its layers.
-
-    Args:
-        experts: int32 [rows, L, k] expert ids.
-    """
+    """Return int64 [rows], a number for the routing of each row in all its layers, of int32 [rows, L, k] expert ids."""
     flat = experts.reshape(len(experts), experts.shape[1] * experts.shape[2])
     factors = np.random.default_rng(0).integers(0, 1 << 62, flat.shape[1]) * 2 + 1
     marks = np.zeros(len(flat), np.int64)

@@ -14,8 +14,6 @@ import pyarrow.compute as pc
 from lrcsim.traces.importers.names import ALIASES
 from lrcsim.traces.importers.rows import Batch, Rows
 
-__all__ = ["Regrouped"]
-
 IN_MEMORY = 2_000_000
 """Rows held in memory at a time (a single request may be longer); more are sorted into temporary files."""
 
@@ -24,17 +22,12 @@ FILES = 256
 
 
 class Regrouped:
-    """The rows of a table, request after request, in the order in which the requests first appear.
-
-    Args:
-        rows: the table; it is read twice, and its rows are kept in memory or in temporary files.
-    """
+    """The rows of a table, request after request, in the order in which the requests first appear."""
 
     def __init__(self, rows: Rows) -> None:
         self.path: Path = rows.path
-        self.names, self.wide, self.numbered, self.notices = rows.names, rows.wide, rows.numbered, rows.notices
+        self.names, self.wide, self.notices = rows.names, rows.wide, rows.notices
         self.comments, self.metadata = rows.comments, rows.metadata
-        self.placed = False
         codes = _count(rows)
         self.size = sum(count for _, count in codes.values())
         self.num_experts = rows.num_experts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,68 +13,33 @@ import numpy.typing as npt
 
 from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers.answers import Answer, read_answer
-from lrcsim.traces.importers.json_objects import BEGINS, objects
+from lrcsim.traces.importers.common import RUN, guessed_experts, named_after
+from lrcsim.traces.importers.files import named_while
+from lrcsim.traces.importers.json_objects import objects
 from lrcsim.traces.importers.placing import Routed
 from lrcsim.traces.importers.prefixes import Prefixes, row_marks
-from lrcsim.traces.importers.source import (
-    Columns,
-    Options,
-    Progress,
-    Request,
-    Source,
-    guessed_experts,
-    named_after,
-    open_bytes,
-)
+from lrcsim.traces.importers.served_layers import ServedLayers, zero_rows
+from lrcsim.traces.importers.source import Columns, Options, Progress, Request, Source
 from lrcsim.traces.importers.streams import joined
 from lrcsim.traces.layers import LayerTable
-from lrcsim.traces.trace import DECODE, PREFILL
 from lrcsim.traces.what_ran import Ran, Tally, lay_out, phases, settle
 
-__all__ = ["are_answers", "open_responses"]
-
-RUN = 16_384
 NOT_SENT_PER_BYTE = 64
 """Positions without routing, for each byte of a file and above a million: more is a number that went wrong."""
-MARKS = (b'"choices"', b'"meta_info"')
-
-
-def are_answers(files: Sequence[Path]) -> bool:
-    """Tell whether files are answers of servers: one at least with choices or extras, others perhaps with errors."""
-    heads = []
-    for file in files:
-        with open_bytes(file)[0] as stream:
-            try:
-                heads.append(stream.read(65_536))
-            except OSError:
-                return False
-    answers = [BEGINS.match(head) is not None and any(mark in head for mark in MARKS) for head in heads]
-    errors = [BEGINS.match(head) is not None and (b'"error"' in head or b'"detail"' in head) for head in heads]
-    return any(answers) and all(one or other for one, other in zip(answers, errors, strict=True))
 
 
 def open_responses(path: Path, options: Options, progress: Progress, files: Sequence[Path] = ()) -> Source:
-    """Read all responses once for the layers, and return a source that reads them again.
-
-    Layers whose recorded ids are all 0, at every rank, are the servers' placeholders for dense layers: they are left
-    out, and the others keep their index as `LayerTable.block`.
-
-    Args:
-        path: the file.
-        options: what the user says.
-        progress: called with bytes.
-        files: those of a folder ``path``, in order; none: ``path`` itself.
-    """
+    """Read the responses (of a file, or of a folder's ``files``) once for the layers; return what reads them again."""
     if path.is_dir() and not files:
         raise TraceError(f"{path}: is a folder, name a file of responses")
     files = files or [path]
     size = sum(file.stat().st_size for file in files if file.exists())
     reading = _Reading(files, options, size)
-    layers = _Layers(path)
+    layers = ServedLayers(path)
     for entry in reading.entries(lambda done: progress(done, 2 * size)):
-        layers.add(entry)
+        layers.add(entry.where, entry.routed, entry.ran.start, entry.model)
     notices = reading.notices()
-    shape, blocks = layers.settle(options, notices, reading.skipped)
+    shape, blocks = layers.settle(options, notices, reading.first_skipped)
     experts = options.num_experts if options.num_experts is not None else guessed_experts(layers.largest, notices)
     table = LayerTable.build(len(blocks), experts, shape[1], expert_bytes=options.expert_bytes, block=blocks)
     place = [str(path)]
@@ -98,21 +63,13 @@ class _Entry:
     domain: str | None
 
 
-@dataclass
-class _Skipped:
-    """Requests without routing: how many, and the first."""
-
-    count: int = 0
-    first: str = ""
-
-
 class _Reading:
     """One pass over the responses of a file, or of several as if they were one."""
 
     def __init__(self, files: Sequence[Path], options: Options, size: int) -> None:
         self.files, self.options = files, options
         self.tally = Tally()
-        self.skipped = _Skipped()
+        self.skipped, self.first_skipped = 0, ""
         self.most_not_sent = NOT_SENT_PER_BYTE * size + (1 << 20)
         self.repeated = self.repeated_of = self.kept = self.disputed = self.shared_cache = self.unsent_choices = 0
         self.untold = self.overcounted = self.one_for_choices = 0
@@ -122,8 +79,8 @@ class _Reading:
         """Yield the requests that have routing."""
         before = 0
         for file in self.files:
-            done = partial(_add_to, report, before)
-            for number, response in enumerate(joined(objects(file, done)), start=1):
+            found = objects(file, partial(lambda others, done: report(others + done), before))
+            for number, response in enumerate(joined(named_while(file, found)), start=1):
                 yield from self._entries_of(f"{file}: response {number}", response)
             before += file.stat().st_size
 
@@ -134,7 +91,7 @@ class _Reading:
             entries = []
             for routed in answer.routed:
                 if self.options.drop_zero_rows:
-                    routed.experts[_zero_rows(routed)] = -1
+                    routed.experts[zero_rows(routed)] = -1
                 entries.append(_Entry(where, routed, self._settle(routed), answer.model, answer.domain))
             return entries
         except TraceError as error:
@@ -149,8 +106,8 @@ class _Reading:
         for reason in answer.without:
             if self.options.stop_on_error:
                 raise TraceError(f"{reason} (--stop-on-error)")
-            self.skipped.count += 1
-            self.skipped.first = self.skipped.first or f"{where}: {reason}"
+            self.skipped += 1
+            self.first_skipped = self.first_skipped or f"{where}: {reason}"
 
     def _settle(self, routed: Routed) -> Ran:
         """Say what ran of a request, after the user's word on cached prefixes; count it."""
@@ -206,10 +163,10 @@ class _Reading:
     def notices(self) -> list[str]:
         """Say what was left out, and what cannot be told."""
         said: list[str] = []
-        if self.skipped.count:
+        if self.skipped:
             said.append(
-                f"{self.skipped.count:,} request{'s' * (self.skipped.count != 1)} without routing skipped, the first "
-                f"at {self.skipped.first}; --stop-on-error refuses such a file"
+                f"{self.skipped:,} request{'s' * (self.skipped != 1)} without routing skipped, the first "
+                f"at {self.first_skipped}; --stop-on-error refuses such a file"
             )
         if self.unsent_choices:
             said.append(
@@ -257,95 +214,12 @@ class _Reading:
         return said
 
 
-@dataclass
-class _Layers:
-    """What all requests together say of the layers."""
-
-    path: Path
-    shape: tuple[int, ...] | None = None
-    used: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    zeros: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    largest: int = -1
-    with_ids: bool = True
-    model: str | None = None
-    zero_row: str | None = None
-
-    def add(self, entry: _Entry) -> None:
-        """Take in one request.
-
-        Raises:
-            TraceError: its layers are not those of the requests before.
-        """
-        experts = entry.routed.experts
-        if self.shape is None:
-            self.shape = experts.shape[1:]
-            self.used, self.zeros = np.zeros(self.shape[0], bool), np.ones(self.shape[0], bool)
-        elif experts.shape[1:] != self.shape:
-            raise TraceError(
-                f"{entry.where} has [layers, k] = {list(experts.shape[1:])}, "
-                f"earlier ones {list(self.shape)}; import models one by one"
-            )
-        self.used |= (experts >= 0).any(axis=(0, 2))
-        self.zeros &= (experts <= 0).all(axis=(0, 2))
-        self.largest = max(self.largest, int(experts.max(initial=-1)))
-        self.with_ids &= entry.routed.prompt_ids is not None and entry.routed.made_ids is not None
-        self.model = self.model or entry.model
-        if self.zero_row is None and self.shape[1] > 1 and len(rows := _zero_rows(entry.routed)):
-            row = int(rows[0])
-            self.zero_row = (
-                f"{entry.where}: row {row} (token {row + entry.ran.start}) has expert 0 at every rank of every layer"
-            )
-
-    def settle(
-        self, options: Options, notices: list[str], skipped: _Skipped
-    ) -> tuple[tuple[int, ...], npt.NDArray[np.intp]]:
-        """Return [layers, k] and the layers to import.
-
-        Raises:
-            TraceError: there is no routing.
-        """
-        if self.shape is None or self.largest < 0:
-            why = f"; {skipped.first}" if skipped.count else ""
-            raise TraceError(
-                f"{self.path}: holds no routed experts; was the server run with --enable-return-routed-experts, and "
-                f"did the requests ask for them?{why}"
-            )
-        keep_zeros = options.keep_zero_layers and self.shape[1] == 1  # with more ranks no router can choose 0 at each
-        blocks = np.flatnonzero(self.used if keep_zeros else self.used & ~self.zeros)
-        if len(blocks) == 0:
-            raise TraceError(f"{self.path}: every recorded expert id is 0, that is no routing")
-        if self.zero_row is not None:
-            raise TraceError(
-                f"{self.zero_row}: the server did not fill it; --drop-zero-rows takes such rows as not recorded"
-            )
-        left = sorted(set(range(self.shape[0])) - set(blocks.tolist()))
-        if left:
-            listed = ", ".join(map(str, left[:12])) + (", ..." if len(left) > 12 else "")
-            stuck = "; if a router is stuck at expert 0, --keep-zero-layers keeps them" if self.shape[1] == 1 else ""
-            notices.append(
-                f"{len(left)} of {self.shape[0]} layers hold only zeros (dense layers), left out: {listed}{stuck}"
-            )
-        return self.shape, blocks
-
-
-def _add_to(report: Callable[[int], None], before: int, done: int) -> None:
-    """Report the bytes of one file as those of all."""
-    report(before + done)
-
-
-def _zero_rows(routed: Routed) -> npt.NDArray[np.intp]:
-    """Return the rows that hold expert 0 at every rank of every layer."""
-    return np.flatnonzero((routed.experts == 0).all(axis=(1, 2)))
-
-
 def _runs(entry: _Entry, blocks: npt.NDArray[np.intp], given: str | None, with_ids: bool) -> Iterator[Columns]:
     routed, ran = entry.routed, entry.ran
     experts = routed.experts[:, blocks]
     columns: Columns = {}
-    if given != "none":
-        phase = phases(ran)
-        if phase is None:  # only with a phase given for all that does not say it
-            phase = np.full(ran.tokens, PREFILL if given == "prefill" else DECODE, np.uint8)
+    phase = phases(ran)
+    if phase is not None and given != "none":
         columns["phase"] = phase
     if with_ids:
         ids = np.full(ran.tokens, -1, np.int32)

@@ -16,17 +16,15 @@ from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers import lists, values
 from lrcsim.traces.importers.columns import find_columns
 from lrcsim.traces.importers.csv_text import CsvText
+from lrcsim.traces.importers.files import one_line, open_bytes, read_some
 from lrcsim.traces.importers.json_rows import JsonRows
 from lrcsim.traces.importers.logits import best_of_logits
 from lrcsim.traces.importers.names import plain
 from lrcsim.traces.importers.parquet_rows import ParquetRows
-from lrcsim.traces.importers.source import open_bytes
-
-__all__ = ["Batch", "Rows"]
+from lrcsim.traces.importers.table_file import TableFile
 
 Batch = dict[str, Any]
 """Arrow columns of equal length, under our names."""
-
 
 OPTIONAL = (
     *("weight", "residency", "token_id", "domain", "expert_bytes"),
@@ -51,7 +49,6 @@ class Rows:
         comments: lines of the comment header, without the leading ``#``.
         metadata: what a record before the first row says (JSON lines).
         wide: whether a row holds several experts.
-        numbered: whether tokens are numbered by a column.
         negative: whether tokens of the prompt have negative numbers (in the first rows).
         size: work of one pass over the file, in the unit of the positions that `batches` reports.
         holds_logits: whether rows hold router logits in place of experts.
@@ -61,39 +58,18 @@ class Rows:
 
     def __init__(self, path: Path, mapping: Mapping[str, str], top_k: int | None = None) -> None:
         self.path = path
-        self.comments: list[str] = []
-        self.metadata: dict[str, Any] = {}
         self.num_experts: int | None = None
         self._top_k = top_k
         self._prefixes: set[str] = set()
-        self._csv: CsvText | None = None
-        self._json: JsonRows | None = None
-        self._parquet: ParquetRows | None = None
-        stream, _, self.size = open_bytes(path)
-        with stream:
-            head = _read(path, stream, 1 << 20)
-        depths: dict[str, int] = {}
-        first: dict[str, Any] = {}
-        if head.startswith(b"PAR1"):
-            self._parquet = ParquetRows(path)
-            present, depths, self.size = self._parquet.names, self._parquet.depths, self._parquet.size
-        elif head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
-            self._json = JsonRows(path)
-            present, depths, self.metadata = self._json.names, self._json.depths, self._json.metadata
-            first = self._json.first
-        else:
-            self._csv = CsvText(path, head, mapping)
-            self.comments, present, first = self._csv.comments, self._csv.names, self._csv.first
-            mapping = self._csv.mapping
-            depths = {name: depth for name, cell in first.items() if (depth := lists.brackets(cell)) > 1}
-        self._layout = find_columns(path, present, mapping, depths)
+        self._file = file = _open(path, mapping)
+        self.comments, self.metadata, self.size = file.comments, file.metadata, file.size
+        self._layout = find_columns(file.names, file.mapping, file.depths)
         self.names, self.notices = self._layout.names, self._layout.notices
-        if self._json is not None:
-            self._json.notices = self.notices
-        self._shape(first, depths)
+        file.notices = self.notices
+        self._shape()
         self.negative = "phase" not in self.names and self._sample_is_negative()
 
-    def _shape(self, first: Mapping[str, Any], depths: Mapping[str, int]) -> None:
+    def _shape(self) -> None:
         """Find out how many experts, layers and tokens a row holds."""
         layout = self._layout
         self.holds_logits = "expert" not in layout.names and "expert" not in layout.ranked
@@ -108,23 +84,23 @@ class Rows:
             )
         source = "logits" if self.holds_logits else "expert"
         if self.holds_logits and self._top_k is None:
-            raise TraceError(f"{self.path}: holds router logits, not experts: give --top-k")
+            raise TraceError("holds router logits, not experts: give --top-k")
         theirs = self.names.get(source, "")
-        cell = first.get(theirs) if self._parquet is None else self._parquet.first_text(theirs)
-        self._depth = depths.get(theirs, 0)
+        cell = self._file.first_cell(theirs)
+        self._depth = self._file.depths.get(theirs, 0)
         if isinstance(cell, str) and source not in layout.ranked:
             self._depth = max(int(plain(theirs) in lists.PLURALS or lists.is_list(cell)), lists.brackets(cell))
         if source in layout.ranked:
             self._depth = 1
         self.wide = self._depth > 0
         if self.holds_logits and not self.wide:
-            raise TraceError(f"{self.path}: {theirs!r} must be a list of the logits of all experts")
+            raise TraceError(f"{theirs!r} must be a list of the logits of all experts")
         if self.wide:
             self.names.pop("rank", None)  # the list's order is the rank
         axes = [axis for axis in ("token", "layer") if axis not in self.names][: max(0, self._depth - 1)]
         if self._depth > 3 or len(axes) < self._depth - 1:
             raise TraceError(
-                f"{self.path}: {theirs!r} holds lists {self._depth} deep, allowed are [k] per token and layer, "
+                f"{theirs!r} holds lists {self._depth} deep, allowed are [k] per token and layer, "
                 "[layers][k] per token or [tokens][layers][k] per request; leave a column out with --columns layer=none"
             )
         if self._depth == 2 and axes == ["token"] and "layer" not in self.names:
@@ -132,8 +108,7 @@ class Rows:
         if self._depth == 2 and "token" not in self.names and "layer" not in self.names:
             axes = ["layer"]
         self._axes = axes
-        self.numbered = "token" in self.names
-        self.no_token = not self.numbered and "token" not in axes and self._depth < 2
+        self.no_token = "token" not in self.names and "token" not in axes and self._depth < 2
         """Whether tokens follow only from the runs of rows of a layer."""
 
     def _sample_is_negative(self) -> bool:
@@ -141,36 +116,20 @@ class Rows:
         if "token" not in self.names:
             return False
         theirs = self.names["token"]
-        if self._csv is not None:
-            at = self._csv.names.index(theirs)
-            return any(len(row) > at and re.fullmatch(r"-\d+(\.0*)?", row[at]) for row in self._csv.sample)
+        if isinstance(self._file, CsvText):
+            at = self._file.names.index(theirs)
+            return any(len(row) > at and re.fullmatch(r"-\d+(\.0*)?", row[at]) for row in self._file.sample)
         try:
             batch = next(self._batches({"token": theirs}, lambda _: None), None)
-            column = None if batch is None else values.integers(self.path, "token", batch.column(theirs), 1)
+            column = None if batch is None else values.integers("token", batch.column(theirs), 1)
         except (TraceError, pa.ArrowException):
             return False  # what is wrong is said when all columns are read
         return column is not None and bool((column.drop_null().to_numpy() < 0).any())
 
     def _batches(self, names: Mapping[str, str], report: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
-        """Read the file's own columns."""
-        single = [theirs for ours, theirs in names.items() if ours not in self._layout.ranked]
-        wanted = list(dict.fromkeys([*single, *self._ranked(names), *self._beside(names)]))
-        if self._csv is not None:
-            yield from self._csv.batches(self._types(names), report)
-        elif self._json is not None:
-            yield from self._json.batches(wanted, report)
-        elif self._parquet is not None:
-            yield from self._parquet.batches(wanted, report, 262_144 if self._depth < 2 else 256)
-
-    def _ranked(self, names: Mapping[str, str]) -> list[str]:
-        return [theirs for ours, listed in self._layout.ranked.items() if ours in names for theirs in listed]
-
-    def _beside(self, names: Mapping[str, str]) -> list[str]:
-        return self._layout.beside if "request" in names else []
-
-    def _types(self, names: Mapping[str, str]) -> dict[str, Any]:
-        """Give the type in which a CSV's columns are read: text where it is no plain number."""
-        types: dict[str, Any] = {theirs: pa.string() for theirs in self._beside(names)}
+        """Read the file's own columns, of text those as numbers that hold plain ones."""
+        beside = self._layout.beside if "request" in names else []
+        types: dict[str, Any] = dict.fromkeys(beside, pa.string())
         for ours, theirs in names.items():
             number = pa.float32() if ours in ("weight", "logits") else pa.int64()
             if ours in self._layout.ranked:
@@ -178,7 +137,7 @@ class Rows:
             else:
                 text = ours in ("request", "phase", "domain") or (self.wide and ours in BY_RANK)
                 types[theirs] = pa.string() if text else number
-        return types
+        return self._file.batches(types, report, 262_144 if self._depth < 2 else 256)
 
     def batches(self, wanted: Collection[str], report: Callable[[int], None]) -> Iterator[Batch]:
         """Yield the rows in order.
@@ -212,20 +171,20 @@ class Rows:
                 yield self._long(columns, first_row) if self.wide else self._typed(columns, first_row)
                 first_row += batch.num_rows
         except TraceError as error:
-            why = self._csv.why_loose if self._csv is not None else ""
+            why = self._file.why_loose
             raise TraceError(f"{error} ({why})" if why else str(error)) from None
         except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
-            raise TraceError(f"{self.path}: {_one_line(error)}") from None
+            raise TraceError(f"{one_line(error)[:300]}") from None
 
     def _side_by_side(self, name: str, columns: list[Any], first_row: int) -> Any:
         """Put one column per rank together as lists."""
         width = len(columns)
         if name in ("weight", "logits"):
-            listed = [values.numbers(self.path, name, column, first_row) for column in columns]
+            listed = [values.numbers(name, column, first_row) for column in columns]
             kind: Any = pa.float32()
             filled = [column.fill_null(np.nan).to_numpy(zero_copy_only=False) for column in listed]
         else:
-            listed = [values.integers(self.path, name, column, first_row) for column in columns]
+            listed = [values.integers(name, column, first_row) for column in columns]
             kind = pa.int64()
             filled = [column.fill_null(-1).to_numpy(zero_copy_only=False) for column in listed]
         flat = pa.array(np.stack(filled, axis=1).ravel(), kind)
@@ -235,19 +194,19 @@ class Rows:
         typed: Batch = {}
         for name, column in columns.items():
             if name == "request":
-                typed[name] = column = values.as_request(self.path, column)
+                typed[name] = column = values.as_request(column)
             elif name == "phase":
                 self._complete(name, column, first_row, parents)
-                typed[name] = pa.array(values.as_phases(self.path, self.names["phase"], column, first_row))
+                typed[name] = pa.array(values.as_phases(self.names["phase"], column, first_row))
                 continue
             elif name == "domain":
                 typed[name] = column = values.as_text(column)
             elif name == "weight":
-                typed[name] = column = values.numbers(self.path, name, column, first_row)
+                typed[name] = column = values.numbers(name, column, first_row)
             else:
                 if name == "layer":
                     self._one_naming(column)
-                typed[name] = column = values.integers(self.path, name, column, first_row, parents)
+                typed[name] = column = values.integers(name, column, first_row, parents)
             self._complete(name, column, first_row, parents)
         return typed
 
@@ -257,7 +216,7 @@ class Rows:
         if len(self._prefixes) > 1:
             one, other = sorted(self._prefixes)[:2]
             raise TraceError(
-                f"{self.path}: layers are named {one[:40] + 'N'!r} and {other[:40] + 'N'!r}, so that a number is not "
+                f"layers are named {one[:40] + 'N'!r} and {other[:40] + 'N'!r}, so that a number is not "
                 "one layer; number the layers throughout"
             )
 
@@ -265,7 +224,7 @@ class Rows:
         if column.null_count and name not in OPTIONAL:
             at = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
             row = first_row + (at if parents is None else int(parents[at]))
-            raise TraceError(f"{self.path}: {values.place(row)} has no {name}")
+            raise TraceError(f"{values.place(row)} has no {name}")
 
     def _long(self, columns: Batch, first_row: int) -> Batch:
         """Turn rows with several experts into one row per expert."""
@@ -284,7 +243,7 @@ class Rows:
         if self.holds_logits:
             logits = listed.pop("logits")
             experts, self.num_experts = best_of_logits(
-                self.path, logits, int(self._top_k or 0), self.num_experts, first_row, parents
+                logits, int(self._top_k or 0), self.num_experts, first_row, parents
             )
             listed["expert"] = experts
             listed.pop("weight", None)
@@ -294,7 +253,9 @@ class Rows:
         long: Batch = {}
         for name, column in columns.items():
             if pa.types.is_list(column.type):  # one item per token of a request
-                long[name] = self._of_tokens(name, column, rows, axes["token"][cells] if "token" in axes else None)
+                if "token" not in axes:
+                    raise TraceError(f"{name} holds lists, but the rows are no whole requests")
+                long[name] = lists.of_tokens(column, rows, axes["token"][cells])
             else:
                 long[name] = column.take(pa.array(rows))
         for axis, index in axes.items():
@@ -323,8 +284,8 @@ class Rows:
 
     def _lists(self, name: str, column: Any, first_row: int) -> Any:
         if self._depth > 1 and pa.types.is_string(column.type):
-            return lists.nested_text(self.path, name, column, first_row)
-        return lists.as_lists(self.path, name, column)
+            return lists.nested_text(name, column, first_row)
+        return lists.as_lists(name, column)
 
     def _same_lengths(
         self,
@@ -338,20 +299,19 @@ class Rows:
             differ = given[: len(wanted)] != wanted[: len(given)]
             at = int(np.argmax(differ)) if differ.any() else 0
             raise TraceError(
-                f"{self.path}: row {first_row + int(parents[at])} lists {wanted[at]} experts and {given[at]} values of "
-                f"{name}"
+                f"row {first_row + int(parents[at])} lists {wanted[at]} experts and {given[at]} values of {name}"
             )
 
-    def _of_tokens(
-        self, name: str, column: Any, rows: npt.NDArray[np.int64], token: npt.NDArray[np.int64] | None
-    ) -> Any:
-        """Give each row the item of its token, of a column with one list per request."""
-        if token is None:
-            raise TraceError(f"{self.path}: {name} holds lists, but the rows are no whole requests")
-        lengths = lists.lengths(column)
-        starts = np.cumsum(lengths) - lengths
-        inside = token < lengths[rows]
-        return pc.list_flatten(column).take(pa.array(np.where(inside, starts[rows] + token, 0), mask=~inside))
+
+def _open(path: Path, mapping: Mapping[str, str]) -> TableFile:
+    stream, _, size = open_bytes(path)
+    with stream:
+        head = read_some(path, stream, 1 << 20)
+    if head.startswith(b"PAR1"):
+        return ParquetRows(path, mapping)
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
+        return JsonRows(path, mapping, size)
+    return CsvText(path, mapping, size, head)
 
 
 def _joined(columns: list[Any]) -> Any:
@@ -364,14 +324,3 @@ def _parts(request: Any, part: Any) -> Any:
         return part
     again = pc.binary_join_element_wise(values.as_text(request), part.cast(pa.string()), "#")
     return pc.if_else(pc.equal(part, 0), values.as_text(request), again)
-
-
-def _read(path: Path, stream: Any, count: int) -> bytes:
-    try:
-        return bytes(stream.read(count))
-    except OSError as error:
-        raise TraceError(f"{path}: is damaged ({_one_line(error)})") from None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

@@ -12,8 +12,6 @@ import numpy.typing as npt
 from lrcsim.base.documents import check_regular, parse_json
 from lrcsim.base.errors import TraceError
 
-__all__ = ["open_tensors", "to_float"]
-
 LONGEST_HEADER = 100_000_000
 """Bytes, the format's own limit."""
 

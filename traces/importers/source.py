@@ -1,4 +1,4 @@
-"""What every importer shares: its options, what it hands over, and files read through their compression."""
+"""What every importer shares: its options, and what it hands over."""
 
 from __future__ import annotations
 
@@ -8,23 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-import pyarrow as pa
 
-from lrcsim.base.documents import check_regular
-from lrcsim.base.errors import ConfigError, TraceError
+from lrcsim.base.errors import ConfigError
 from lrcsim.traces.layers import LayerTable
-
-__all__ = [
-    "NO_PHASES",
-    "Columns",
-    "Options",
-    "Progress",
-    "Request",
-    "Source",
-    "guessed_experts",
-    "named_after",
-    "open_bytes",
-]
 
 Columns = dict[str, npt.NDArray[Any]]
 """Per-token arrays of equal length, as `TraceWriter.append` takes them."""
@@ -34,14 +20,6 @@ Request = tuple[str | None, Iterator[Columns]]
 
 Progress = Callable[[int, int], None]
 """Called with the amount of work done and the total, in any one unit."""
-
-NO_PHASES = (
-    "nothing tells prefill from decode, so every token is a step of its own; say it with --prompt-tokens N|COLUMN, "
-    "--phase, or --columns phase=NAME (--phase none: it is so)"
-)
-"""Notice of an importer that finds no phases."""
-
-MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 @dataclass(frozen=True)
@@ -91,6 +69,11 @@ class Options:
             if value is not None and value < 1:
                 raise ConfigError(f"{name.replace('_', '-')} must be at least 1, given {value}")
 
+    def prompt(self) -> tuple[int | None, str | None]:
+        """Return what ``prompt_tokens`` says: the number of tokens, or the column that has it; None for the other."""
+        said = self.prompt_tokens
+        return (int(said), None) if said is not None and said.isdecimal() else (None, said)
+
     def given(self) -> set[str]:
         """Names of the options that the user set."""
         return {name for name in self.__dataclass_fields__ if getattr(self, name) not in (None, {}, False)}
@@ -121,35 +104,20 @@ class Source:
     place: Callable[[], str] | None = None
 
 
-def guessed_experts(largest_id: int, notices: list[str]) -> int:
-    """Take the number of experts from the largest id seen, and say so."""
-    notices.append(
-        f"number of experts not given, taken as the largest id + 1 = {largest_id + 1}; "
-        "give --num-experts if the model has more"
-    )
-    return largest_id + 1
+@dataclass(frozen=True)
+class Format:
+    """One way routing is written by other tools.
 
-
-def named_after(path: Path) -> str:
-    """Name a model that nothing else names: the file's name without its endings."""
-    return path.name.split(".")[0] or path.name
-
-
-def open_bytes(path: Path) -> tuple[Any, Callable[[], int], int]:
-    """Open a plain, gzip or zstd file for reading.
-
-    Returns:
-        A pyarrow input stream of the plain bytes, a function giving the position in the file on disk, its size.
+    Attributes:
+        name: as `import_trace` and ``--format`` take it.
+        summary: one line for help texts.
+        open_source: reads what it must to know the layers, and returns a `Source`.
+        matches: whether a path, and the first (uncompressed) bytes of it, look like this format.
+        options: the names of the `Options` it has a use for.
     """
-    check_regular(path)
-    try:
-        file = pa.OSFile(str(path))
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be read ({error})") from None
-    size = path.stat().st_size
-    magic = file.read(4)
-    file.seek(0)
-    for start, codec in MAGIC.items():
-        if magic.startswith(start):
-            return pa.CompressedInputStream(file, codec), lambda: 0 if file.closed else int(file.tell()), size
-    return file, lambda: 0 if file.closed else int(file.tell()), size
+
+    name: str
+    summary: str
+    open_source: Callable[[Path, Options, Progress], Source]
+    matches: Callable[[Path, bytes], bool]
+    options: frozenset[str]

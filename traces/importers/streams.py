@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-__all__ = ["joined"]
-
 OPEN = 256
 """Streams that may be mixed with each other: a server's requests at a time."""
 
@@ -24,11 +22,7 @@ Json = dict[str, Any]
 
 
 def joined(values: Iterable[Json]) -> Iterator[Json]:
-    """Yield whole answers, in the order in which they begin.
-
-    Args:
-        values: answers and chunks of answers.
-    """
+    """Yield whole answers of answers and chunks of answers, in the order in which they begin."""
     streams: dict[str, _Stream] = {}
     for value in values:
         name = _name(value)

@@ -17,31 +17,20 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError, TraceError
+from lrcsim.traces.importers.common import NO_PHASES, guessed_experts, in_runs, named_after
 from lrcsim.traces.importers.passes import by_passes
 from lrcsim.traces.importers.regroup import Regrouped
 from lrcsim.traces.importers.rows import Rows
-from lrcsim.traces.importers.source import (
-    NO_PHASES,
-    Options,
-    Progress,
-    Request,
-    Source,
-    guessed_experts,
-    named_after,
-)
-from lrcsim.traces.importers.table_layout import Prompts, in_runs, whole_request, with_prompt
+from lrcsim.traces.importers.source import Options, Progress, Request, Source
+from lrcsim.traces.importers.table_layout import Prompts, whole_request, with_prompt
 from lrcsim.traces.importers.table_requests import InterleavedError, Table, by_request
 from lrcsim.traces.importers.table_scan import Scan, scan_table
 from lrcsim.traces.layers import LayerTable
 from lrcsim.traces.what_ran import Tally
 
-__all__ = ["matches", "open_source"]
-
 EXPERTS_KEYS = ("num_experts", "n_expert", "n_experts", "num_local_experts", "n_routed_experts")
 
-
 MODEL_KEYS = ("model", "model_name", "model_id")
-
 
 TOP_K_KEYS = ("top_k", "experts_per_token", "num_experts_per_tok", "n_expert_used")
 
@@ -56,12 +45,9 @@ def matches(path: Path, head: bytes) -> bool:
 def open_source(path: Path, options: Options, progress: Progress) -> Source:
     """Read a table once for its layers, top-k and largest id, and return a source that reads it again."""
     mapping = dict(options.columns)
-    first = None
-    if options.prompt_tokens is not None:
-        if options.prompt_tokens.isdecimal():
-            first = int(options.prompt_tokens)
-        else:
-            mapping["prompt_tokens"] = options.prompt_tokens
+    first, column = options.prompt()
+    if column is not None:
+        mapping["prompt_tokens"] = column
     rows = Rows(path, mapping, options.top_k)
     _settle_phases(rows, options)
     prompts = Prompts(first, options.cached_prefix == "keep", rows.negative)
@@ -69,9 +55,7 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
     if rows.no_token or (rows.negative and "request" not in rows.names and first is None):
         table = by_passes(rows, options.top_k)
     elif options.top_k is not None and not rows.holds_logits:
-        raise ConfigError(
-            f"{path}: has no use for top-k: that is only for router logits, and for logs without token numbers"
-        )
+        raise ConfigError("has no use for top-k: that is only for router logits, and for logs without token numbers")
     report: Callable[[int], None] = lambda done: progress(done, 2 * table.size)  # noqa: E731
     try:
         scan = scan_table(table, report)
@@ -117,7 +101,7 @@ def _source(table: Table, scan: Scan, options: Options, prompts: Prompts, progre
         len(blocks),
         experts,
         scan.top_k[blocks],
-        expert_bytes=_expert_bytes(path, options, scan, blocks, per_layer, notices),
+        expert_bytes=_expert_bytes(options, scan, blocks, per_layer, notices),
         block=blocks,
     )
     said_k = next((_small(header[key]) for key in TOP_K_KEYS if _small(header.get(key, ""))), None)
@@ -134,11 +118,11 @@ def _source(table: Table, scan: Scan, options: Options, prompts: Prompts, progre
     def requests() -> Iterator[Request]:
         tally, last = Tally(), None
         for domain, columns in by_request(table, lambda done: progress(table.size + done, 2 * table.size)):
-            whole = whole_request(path, columns, blocks, int(layers.top_k.max()), scan.rank_base, options.phase)
+            whole = whole_request(columns, blocks, int(layers.top_k.max()), scan.rank_base)
             if "phase" not in whole and prompts.negative and prompts.first is None and "prompt_tokens" not in columns:
                 whole["phase"] = (np.unique(columns["token"]) >= 0).astype(np.uint8)
             elif "phase" not in whole and (prompts.first is not None or "prompt_tokens" in columns):
-                whole = with_prompt(path, whole, columns, prompts, tally, last)
+                whole = with_prompt(whole, columns, prompts, tally, last)
             last = int(columns["token"].max())
             yield domain, in_runs(whole)
         notices.extend(tally.notices())
@@ -150,19 +134,19 @@ def _source(table: Table, scan: Scan, options: Options, prompts: Prompts, progre
 
 def _settle_phases(rows: Rows, options: Options) -> None:
     """Leave one source of phases: what the user says, else the file's own column, else its prompt lengths."""
-    path, names = rows.path, rows.names
+    names = rows.names
     if options.phase is not None and options.prompt_tokens is not None:
-        raise ConfigError(f"{path}: --phase and --prompt-tokens exclude each other")
+        raise ConfigError("--phase and --prompt-tokens exclude each other")
     given = options.phase or options.prompt_tokens
     if "phase" in names and options.phase == "none":
         del names["phase"]
     elif "phase" in names and given is not None:
         option = "--phase" if options.phase else "--prompt-tokens"
-        raise ConfigError(f"{path}: has phases of its own (column {names['phase']!r}); leave {option} out")
+        raise ConfigError(f"has phases of its own (column {names['phase']!r}); leave {option} out")
     if "prompt_tokens" in names and ("phase" in names or options.phase is not None):
         for name in ("prompt_tokens", "generated_tokens", "cached_tokens"):
             names.pop(name, None)
-    if options.prompt_tokens is not None and options.prompt_tokens.isdecimal():
+    if options.prompt()[0] is not None:
         names.pop("prompt_tokens", None)
     if options.phase is not None or options.prompt_tokens is not None:
         rows.negative = False
@@ -193,7 +177,6 @@ def _small(text: str) -> int | None:
 
 
 def _expert_bytes(
-    path: Path,
     options: Options,
     scan: Scan,
     blocks: npt.NDArray[np.intp],
@@ -210,7 +193,7 @@ def _expert_bytes(
         if len(differ):
             at = differ[0]
             raise TraceError(
-                f"{path}: layer {blocks[at]} has experts of {low[at]} and of {high[at]} bytes; "
+                f"layer {blocks[at]} has experts of {low[at]} and of {high[at]} bytes; "
                 "one size per layer is allowed, give it with --expert-bytes"
             )
         sizes = np.where(sizes > 0, sizes, high)

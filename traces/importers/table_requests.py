@@ -16,8 +16,6 @@ from lrcsim.traces.importers.regroup import Regrouped
 from lrcsim.traces.importers.rows import Batch, Rows
 from lrcsim.traces.importers.source import Columns
 
-__all__ = ["InterleavedError", "Table", "by_request", "runs_of_requests"]
-
 Table = Rows | Held | Regrouped
 
 
@@ -25,13 +23,33 @@ class InterleavedError(Exception):
     """The rows of a request do not stand together."""
 
 
+class Together:
+    """Looks whether the rows of each request stand together."""
+
+    def __init__(self) -> None:
+        self._seen: set[object] = set()
+        self._current: object = None
+
+    def begins(self, request: object) -> bool:
+        """Tell whether rows of this request begin another one than those before.
+
+        Raises:
+            InterleavedError: there were rows of it, and of others since.
+        """
+        if self._seen and request == self._current:
+            return False
+        if request in self._seen:
+            raise InterleavedError
+        self._seen.add(request)
+        self._current = request
+        return True
+
+
 def by_request(rows: Table, report: Callable[[int], None]) -> Iterator[tuple[str | None, Columns]]:
     """Yield the rows of each request as int64 columns (weights float32), with the request's domain."""
     pending: list[Columns] = []
     domain: str | None = None
-    current: object = None
-    seen: set[object] = set()
-    named = True
+    together, named = Together(), True
     for batch in rows.batches(set(ALIASES) - {"expert_bytes", "logits"}, report):
         columns = _arrays(batch)
         count = len(columns["expert"])
@@ -39,19 +57,13 @@ def by_request(rows: Table, report: Callable[[int], None]) -> Iterator[tuple[str
         values, bounds = runs_of_requests(batch, count)
         domains = pc.dictionary_encode(batch["domain"]) if "domain" in batch else None
         for value, low, high in zip(values, bounds[:-1], bounds[1:], strict=True):
-            if value != current and pending:
-                yield domain, _joined(pending)
+            if together.begins(value):
+                if pending:
+                    yield domain, _joined(pending)
                 pending = []
-            if not pending:
-                if value in seen:
-                    raise InterleavedError
-                seen.add(value)
-                current = value
                 domain = None if domains is None else batch["domain"][low].as_py()
             if domains is not None:
-                _one_domain(
-                    rows, batch["domain"].slice(low, high - low), domains.indices.slice(low, high - low), domain
-                )
+                _one_domain(batch["domain"].slice(low, high - low), domains.indices.slice(low, high - low), domain)
             pending.append({name: column[low:high] for name, column in columns.items()})
     if pending and named:
         yield domain, _joined(pending)
@@ -60,13 +72,13 @@ def by_request(rows: Table, report: Callable[[int], None]) -> Iterator[tuple[str
             yield domain, part
 
 
-def _one_domain(rows: Table, column: Any, codes: Any, domain: str | None) -> None:
+def _one_domain(column: Any, codes: Any, domain: str | None) -> None:
     """Refuse a request with two domains."""
     values = codes.fill_null(-1).to_numpy(zero_copy_only=False)
     if column[0].as_py() != domain or (values != values[0]).any():
         other = next(value for value in column.to_pylist() if value != domain)
         raise TraceError(
-            f"{rows.path}: a request is of domain {domain!r} and of {other!r}; each has one; leave the column out with "
+            f"a request is of domain {domain!r} and of {other!r}; each has one; leave the column out with "
             "--columns domain=none"
         )
 

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import TraceError
-from lrcsim.traces.importers.rows import Batch, Rows
+from lrcsim.traces.importers.rows import Rows
 from lrcsim.traces.importers.table_layout import number_tokens
-from lrcsim.traces.importers.table_requests import InterleavedError, Table, by_request, runs_of_requests
+from lrcsim.traces.importers.table_requests import Table, Together, by_request, runs_of_requests
 from lrcsim.traces.layers import MAX_EXPERTS
 
-__all__ = ["Scan", "scan_table"]
-
 MAX_LAYERS = 65_536
-
 
 GRID = 200_000
 """Rows up to which a table is looked at for whether it is one row per expert of a layer."""
@@ -36,11 +32,7 @@ class Scan:
 
 
 def scan_table(rows: Table, report: Callable[[int], None]) -> Scan:
-    """Read a table once.
-
-    Args:
-        rows: the table; its notices are added to.
-        report: called with the position reached.
+    """Read a table once, and add to its notices.
 
     Raises:
         TraceError: a number is out of range, or the rows are no trace.
@@ -50,7 +42,7 @@ def scan_table(rows: Table, report: Callable[[int], None]) -> Scan:
     low, high = np.full(MAX_LAYERS, np.iinfo(np.int64).max), np.zeros(MAX_LAYERS, np.int64)
     largest, rank_base, row = -1, None, 1
     ranked = rows.wide or "rank" in rows.names
-    groups = _Groups()
+    together = Together()
     pairs: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = []
     wanted = {"layer", "rank", "expert", "expert_bytes"} | ({"request"} if ranked else set())
     for batch in rows.batches(wanted, report if ranked else lambda _: None):
@@ -58,7 +50,8 @@ def scan_table(rows: Table, report: Callable[[int], None]) -> Scan:
         if len(layer) == 0:
             continue
         if "request" in batch:
-            groups.pass_over(batch)
+            for request in runs_of_requests(batch, len(layer))[0]:
+                together.begins(request)
         _within(rows, "layer", layer, 0, MAX_LAYERS - 1, row)
         _within(rows, "expert", expert, -1, MAX_EXPERTS - 1, row)
         largest = max(largest, int(expert.max()))
@@ -76,19 +69,19 @@ def scan_table(rows: Table, report: Callable[[int], None]) -> Scan:
             pairs.append((layer, expert))
         row += len(layer)
     if row == 1:
-        raise TraceError(f"{rows.path}: has no rows")
+        raise TraceError("has no rows")
     if largest < 0:
-        raise TraceError(f"{rows.path}: holds no expert at all, every id is -1")
+        raise TraceError("holds no expert at all, every id is -1")
     if row <= GRID and not rows.wide:
-        _refuse_grid(rows.path, pairs)
+        _refuse_grid(pairs)
     if rank_base is not None and rank_base > 1:
-        raise TraceError(f"{rows.path}: the lowest rank is {rank_base}, ranks must count from 0 or 1")
+        raise TraceError(f"the lowest rank is {rank_base}, ranks must count from 0 or 1")
     if rank_base:
         top_k -= top_k > 0
     if not ranked:
         fewest = np.full(MAX_LAYERS, np.iinfo(np.int64).max)
         for _, columns in by_request(rows, report):
-            token, phase = number_tokens(rows.path, columns)
+            token, phase = number_tokens(columns)
             layer = columns["layer"]
             width = int(layer.max()) + 1
             counts = np.bincount(token * width + layer, minlength=len(phase) * width).reshape(-1, width)
@@ -105,7 +98,7 @@ def scan_table(rows: Table, report: Callable[[int], None]) -> Scan:
     return Scan(top_k, largest, rank_base or 0, low, high)
 
 
-def _refuse_grid(path: Path, pairs: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]) -> None:
+def _refuse_grid(pairs: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]) -> None:
     """Refuse rows that go through all experts of each layer, in any order: such a table is of experts, not tokens."""
     layer, expert = (np.concatenate(column) for column in zip(*pairs, strict=True))
     experts = int(expert.max()) + 1
@@ -117,26 +110,9 @@ def _refuse_grid(path: Path, pairs: list[tuple[npt.NDArray[np.int64], npt.NDArra
     expert, layer = expert.reshape(runs, experts), layer.reshape(runs, experts)
     if in_order or (runs > 2 and (np.sort(expert, axis=1) == every).all() and (layer == layer[:, :1]).all()):
         raise TraceError(
-            f"{path}: every one of {experts} experts stands once in each run of a layer's rows: a table of "
+            f"every one of {experts} experts stands once in each run of a layer's rows: a table of "
             "counts or the like, not a trace; record the routing of every token"
         )
-
-
-class _Groups:
-    """Whether the rows of each request stand together."""
-
-    def __init__(self) -> None:
-        self._seen: set[object] = set()
-        self._current: object = None
-
-    def pass_over(self, batch: Batch) -> None:
-        for value in runs_of_requests(batch, len(batch["expert"]))[0]:
-            if self._seen and value == self._current:
-                continue
-            if value in self._seen:
-                raise InterleavedError
-            self._seen.add(value)
-            self._current = value
 
 
 def _within(rows: Table, name: str, values: npt.NDArray[np.int64], low: int, high: int, first_row: int) -> None:
@@ -144,4 +120,4 @@ def _within(rows: Table, name: str, values: npt.NDArray[np.int64], low: int, hig
         at = int(np.argmax((values < low) | (values > high)))
         by_row = not rows.wide and isinstance(rows, Rows)
         place = f"row {first_row + at} (counted from 1 under the column names): " if by_row else ""
-        raise TraceError(f"{rows.path}: {place}{name} {values[at]}, allowed {low}..{high}")
+        raise TraceError(f"{place}{name} {values[at]}, allowed {low}..{high}")

@@ -16,9 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import TraceError
-from lrcsim.traces.importers.archive import open_archive
-
-__all__ = ["is_torch_file", "load"]
+from lrcsim.traces.importers.files import one_line, open_archive
 
 STORAGES = {
     "BoolStorage": "?",
@@ -34,18 +32,13 @@ STORAGES = {
 }
 """NumPy types by torch's names of storages; bfloat16 comes as its bits."""
 
-DAMAGE = (
-    *(OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, TypeError),
-    *(pickle.UnpicklingError, IndexError, AttributeError, OverflowError, MemoryError),
-)
-
 
 def is_torch_file(path: Path) -> bool:
     """Tell whether a file is a zip archive as ``torch.save`` writes them."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/data.pkl") for name in archive.namelist())
-    except DAMAGE:
+    except Exception:
         return False
 
 
@@ -63,12 +56,10 @@ def load(path: Path) -> Any:
                 return _Plain(file, archive, name.removesuffix("data.pkl")).load()
     except StopIteration:
         raise TraceError(f"{path}: is no file of torch.save (it has no data.pkl)") from None
-    except DAMAGE as error:
-        if isinstance(error, TraceError):
-            raise TraceError(f"{path}: {error}") from None
-        raise TraceError(
-            f"{path}: is damaged, or no file of torch.save ({' '.join(str(error).split())[:160]})"
-        ) from None
+    except TraceError as error:
+        raise TraceError(f"{path}: {error}") from None
+    except Exception as error:
+        raise TraceError(f"{path}: is damaged, or no file of torch.save ({one_line(error)[:160]})") from None
 
 
 class _Storage:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,6 @@ import pyarrow.compute as pc
 
 from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers.names import plain
-
-__all__ = [
-    *("as_phases", "as_request", "as_text", "decoded"),
-    *("integers", "is_listed", "layer_prefixes", "numbers", "place"),
-]
 
 PREFILL_WORDS = (
     *("0", "prefill", "prefilling", "prompt", "pp", "p", "prompt_processing", "prompt_eval", "prefill_phase"),
@@ -73,11 +67,10 @@ def _is(kind: pa.DataType, test: str) -> bool:
     return bool(getattr(pa.types, test, lambda _: False)(kind))
 
 
-def integers(path: Path, name: str, column: Any, first_row: int, parents: npt.NDArray[np.int64] | None = None) -> Any:
+def integers(name: str, column: Any, first_row: int, parents: npt.NDArray[np.int64] | None = None) -> Any:
     """Return a column as int64, refusing what is no whole number of that size; nulls stay.
 
     Args:
-        path: the file, for messages.
         name: our name of the column.
         column: of any integer, float, decimal, text or dictionary type.
         first_row: number of the first row, for messages.
@@ -95,27 +88,27 @@ def integers(path: Path, name: str, column: Any, first_row: int, parents: npt.ND
             return column.cast(pa.int64())
         except pa.ArrowInvalid:
             bad = np.asarray(column.fill_null(0).to_numpy(zero_copy_only=False)) > np.uint64(np.iinfo(np.int64).max)
-            _refuse(path, name, column, bad, first_row, parents, "is out of all range")
+            _refuse(name, column, bad, first_row, parents, "is out of all range")
     if pa.types.is_floating(kind):
         values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
         empty = column.is_null().to_numpy(zero_copy_only=False) | np.isnan(values)
         with np.errstate(invalid="ignore"):
             bad = ~empty & ~((np.floor(values) == values) & (np.abs(values) <= EXACT))
         if bad.any():
-            _refuse(path, name, column, bad, first_row, parents, "is no whole number")
+            _refuse(name, column, bad, first_row, parents, "is no whole number")
         return pa.array(np.where(empty, 0, values).astype(np.int64), mask=empty)
     if pa.types.is_decimal(kind):
         try:
             return column.cast(pa.int64())
         except pa.ArrowInvalid:
             values = np.array([v is not None and (v != int(v) or abs(v) >= 2**63) for v in column.to_pylist()])
-            _refuse(path, name, column, values, first_row, parents, "is no whole number")
+            _refuse(name, column, values, first_row, parents, "is no whole number")
     if pa.types.is_string(kind):
-        return _integers_of_text(path, name, column, first_row, parents)
-    raise TraceError(f"{path}: {name} must be whole numbers, the column is {str(kind)[:80]}")
+        return _integers_of_text(name, column, first_row, parents)
+    raise TraceError(f"{name} must be whole numbers, the column is {str(kind)[:80]}")
 
 
-def _integers_of_text(path: Path, name: str, column: Any, first_row: int, parents: npt.NDArray[np.int64] | None) -> Any:
+def _integers_of_text(name: str, column: Any, first_row: int, parents: npt.NDArray[np.int64] | None) -> Any:
     text = pc.utf8_trim(column, characters=" \t\r\n\"'")
     text = pc.if_else(pc.is_in(text, value_set=pa.array(["", "null", "NULL", "None", "NaN", "nan", "NA"])), None, text)
     for named in NAMED.get(name, ()):
@@ -128,7 +121,7 @@ def _integers_of_text(path: Path, name: str, column: Any, first_row: int, parent
         exact = [v is None or good or _fits(v) for v, good in zip(whole.to_pylist(), found.tolist(), strict=True)]
         if all(exact):
             return pa.array([None if v is None else int(float(v)) for v in whole.to_pylist()], pa.int64())
-        return _refuse(path, name, column, ~np.array(exact), first_row, parents, "is no whole number in 64 bits")
+        return _refuse(name, column, ~np.array(exact), first_row, parents, "is no whole number in 64 bits")
 
 
 def layer_prefixes(column: Any) -> set[str]:
@@ -154,7 +147,7 @@ def _fits(text: str) -> bool:
     return value == value // 1 and abs(value) <= EXACT
 
 
-def numbers(path: Path, name: str, column: Any, first_row: int) -> Any:
+def numbers(name: str, column: Any, first_row: int) -> Any:
     """Return a column as float32; nulls stay.
 
     Raises:
@@ -178,7 +171,7 @@ def numbers(path: Path, name: str, column: Any, first_row: int) -> Any:
             )
             at = int(np.argmin(good.fill_null(True).to_numpy(zero_copy_only=False)))
         raise TraceError(
-            f"{path}: {name} must be numbers, item {first_row + at} (counted from 1) is not "
+            f"{name} must be numbers, item {first_row + at} (counted from 1) is not "
             f"({' '.join(str(error).split())[:120]})"
         ) from None
 
@@ -194,7 +187,7 @@ def as_text(column: Any) -> Any:
     return column.cast(pa.string())
 
 
-def as_request(path: Path, column: Any) -> Any:
+def as_request(column: Any) -> Any:
     """Return what tells requests apart as int64 or as strings.
 
     Raises:
@@ -204,20 +197,14 @@ def as_request(path: Path, column: Any) -> Any:
     if pa.types.is_integer(column.type) and column.type != pa.uint64():
         return column.cast(pa.int64())
     if pa.types.is_nested(column.type):
-        raise TraceError(f"{path}: the column of requests holds {column.type}, must be numbers or text")
+        raise TraceError(f"the column of requests holds {column.type}, must be numbers or text")
     if pa.types.is_binary(column.type) or pa.types.is_fixed_size_binary(column.type):
         return pa.array([None if v is None else v.hex() for v in column.to_pylist()], pa.string())
     return as_text(column)
 
 
-def as_phases(path: Path, theirs: str, column: Any, first_row: int) -> npt.NDArray[np.int64]:
-    """Return phases as people write them as 0 (prefill) and 1 (decode).
-
-    Args:
-        path: the file, for messages.
-        theirs: the file's name of the column; ``is_prefill`` and the like hold yes or no.
-        column: of any type.
-        first_row: number of the first row, for messages.
+def as_phases(theirs: str, column: Any, first_row: int) -> npt.NDArray[np.int64]:
+    """Return phases as people write them as 0 (prefill) and 1 (decode); columns like ``is_prefill`` hold yes or no.
 
     Raises:
         TraceError: a word is not known.
@@ -245,7 +232,7 @@ def as_phases(path: Path, theirs: str, column: Any, first_row: int) -> npt.NDArr
         unknown = code.is_null().to_numpy(zero_copy_only=False)
         at = int(np.argmax(unknown[encoded.indices.to_numpy()]))
         raise TraceError(
-            f"{path}: {place(first_row + at)}: phase {str(column[at].as_py())[:40]!r} in column {theirs!r}, allowed "
+            f"{place(first_row + at)}: phase {str(column[at].as_py())[:40]!r} in column {theirs!r}, allowed "
             f"{allowed}; leave the column out with --columns phase=none"
         )
     decode: npt.NDArray[np.int64] = (code.to_numpy() >= len(first)).astype(np.int64)
@@ -253,7 +240,6 @@ def as_phases(path: Path, theirs: str, column: Any, first_row: int) -> npt.NDArr
 
 
 def _refuse(
-    path: Path,
     name: str,
     column: Any,
     bad: npt.NDArray[np.bool_],
@@ -263,4 +249,4 @@ def _refuse(
 ) -> Any:
     at = int(np.argmax(bad))
     row = first_row + (at if parents is None else int(parents[at]))
-    raise TraceError(f"{path}: {place(row)}: {name} {' '.join(str(column[at].as_py()).split())[:60]} {why}")
+    raise TraceError(f"{place(row)}: {name} {' '.join(str(column[at].as_py()).split())[:60]} {why}")

@@ -9,7 +9,6 @@ import base64
 import binascii
 import io
 import itertools
-import tokenize
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import TraceError, brief
+from lrcsim.traces.importers.files import npy_header
 from lrcsim.traces.importers.source import Options
-
-__all__ = ["Wire", "decode_array"]
 
 DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 NPY = b"\x93NUMPY"
@@ -84,18 +82,8 @@ def _npy(data: bytes) -> npt.NDArray[Any]:
     """Read a .npy file: its header first, then as many bytes as that asks for."""
     file = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
-    except (
-        ValueError,
-        TypeError,
-        SyntaxError,
-        RecursionError,
-        MemoryError,
-        OverflowError,
-        tokenize.TokenError,
-    ) as error:
+        shape, fortran, dtype = npy_header(file)
+    except Exception as error:
         raise TraceError(f"routed_experts is base64 of no .npy array ({brief(error)[:120]})") from None
     if dtype.hasobject:
         raise TraceError("routed_experts is base64 of no .npy array of numbers")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from lrcsim.simulator.cache.pool import Pool
 from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.serving.steps import Step, steps_of
 from lrcsim.simulator.setup.costs import Costs, FixedCosts
-from lrcsim.simulator.setup.miss_actions import make_action
+from lrcsim.simulator.setup.miss_actions import MissAction, make_action
 from lrcsim.simulator.setup.prefetchers import Prefetcher, make_prefetcher
 from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.engine import Engine
@@ -34,9 +35,15 @@ COSTS = FixedCosts(expert_s=1, cpu_bytes=SIZE, cpu_rate=SIZE)
 
 
 def link(
-    bandwidth: float = 100, *, latency: float = 0, overhead: float = 0, lanes: int = 1, chunk: int | None = None
+    bandwidth: float = 100,
+    *,
+    latency: float = 0,
+    overhead: float = 0,
+    lanes: int = 1,
+    chunk: int | None = None,
+    name: str = "pcie",
 ) -> Link:
-    return Link(bandwidth, latency, overhead, lanes, chunk)
+    return Link(name, bandwidth, latency, overhead, lanes, chunk)
 
 
 PCIE = link()
@@ -45,17 +52,32 @@ PCIE = link()
 def machine(
     pcie: Link | None = PCIE,
     nvme: Link | None = None,
-    *,
+    *more: Link,
     dram: float = 1e6,
     layer_overhead: float = 0,
     expert_overhead: float = 0,
 ) -> HardwareProfile:
-    """Make a machine whose DRAM (bytes/s) is by default too fast to matter; without ``pcie`` its memory is unified."""
+    """Make a machine whose DRAM (bytes/s) is by default too fast to matter; without ``pcie`` its memory is unified.
+
+    Between ``nvme`` and DRAM there may be ``more`` links, by their own names.
+    """
     gpu = Gpu(memory=10**6, bandwidth=1e3, compute=1e3, overhead=0)
     cpu = Cpu(compute=1e3, bandwidth=100, overhead=0, cores=1)
-    unified = pcie is None
-    memory = Dram(10**6, dram)
-    return HardwareProfile("test", "", gpu, cpu, memory, pcie, nvme, unified, layer_overhead, expert_overhead)
+    return HardwareProfile(
+        name="test",
+        gpu=gpu,
+        cpu=cpu,
+        dram=Dram(10**6, dram),
+        links=(*path(None, nvme), *more, *path(pcie, None)),
+        unified=pcie is None,
+        layer_overhead=layer_overhead,
+        expert_overhead=expert_overhead,
+    )
+
+
+def path(pcie: Link | None, nvme: Link | None) -> tuple[Link, ...]:
+    """Return the links that are there, by these names, from storage to the device."""
+    return tuple(replace(link, name=name) for link, name in ((nvme, "nvme"), (pcie, "pcie")) if link is not None)
 
 
 def trace(*tokens: str, experts: int = 6, **columns: Any) -> RoutingTrace:
@@ -110,7 +132,7 @@ def engine(
     *,
     policy: str = "lru",
     scope: str = "layer",
-    action: str = "load",
+    action: str | MissAction = "load",
     prefetch: str | Prefetcher = "none",
     costs: Costs = COSTS,
     overlap: bool = True,
@@ -146,7 +168,7 @@ def engine(
     fetcher.profile = uses
     fetcher.reset()
     return Engine(
-        steps_of(schedule, future, uses=act.needs_weights),
+        steps_of(schedule, future, uses="weights" in act.needs),
         residency,
         costs,
         hardware,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from helpers import path
+
 from lrcsim.hardware import Cpu, Dram, Gpu, HardwareProfile, Link
 from lrcsim.models import Geometry
 
-LINK = Link(bandwidth=100.0, latency=0.0, overhead=0.0, lanes=1)
+LINK = Link("pcie", bandwidth=100.0, latency=0.0, overhead=0.0, lanes=1)
 
 MACHINE = HardwareProfile(
     name="round",
@@ -16,8 +18,7 @@ MACHINE = HardwareProfile(
     gpu=Gpu(memory=10**9, bandwidth=1e6, compute=1e12, overhead=0.0),
     cpu=Cpu(compute=1e12, bandwidth=50.0, overhead=0.0, cores=1),
     dram=Dram(memory=10**9, bandwidth=1e9),
-    pcie=LINK,
-    nvme=None,
+    links=(LINK,),
     unified=False,
     layer_overhead=0.0,
     expert_overhead=0.0,
@@ -25,8 +26,9 @@ MACHINE = HardwareProfile(
 
 
 def machine(**changes: Any) -> HardwareProfile:
-    """Return the machine with some parts replaced."""
-    return replace(MACHINE, **changes)
+    """Return the machine with some parts replaced; ``nvme`` comes before its link, ``pcie=None`` leaves that out."""
+    pcie, nvme = changes.pop("pcie", LINK), changes.pop("nvme", None)
+    return replace(MACHINE, links=path(pcie, nvme), **changes)
 
 
 def geometry(**changes: Any) -> Geometry:

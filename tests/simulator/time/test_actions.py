@@ -9,26 +9,38 @@ from helpers import link, machine, trace
 
 from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.hardware import HardwareProfile
-from lrcsim.simulator.serving.steps import Work, steps_of
+from lrcsim.simulator.serving.steps import LayerStep, steps_of
 from lrcsim.simulator.serving.uses import uses_of
-from lrcsim.simulator.setup.miss_actions import ACTIONS, Decision, make_action
+from lrcsim.simulator.setup.miss_actions import ACTIONS, make_action
+from lrcsim.simulator.setup.outcomes import Decision, Outcome, decision
 from lrcsim.traces.schedule import Schedule
 
 
-def work(*tokens: str, weights: Sequence[Sequence[float]]) -> Work:
+def work(*tokens: str, weights: Sequence[Sequence[float]]) -> LayerStep:
     """Return a layer-step of tokens such as ``"012"``, the experts of each, with a row of weights for each."""
     routing = trace(*tokens, experts=7, weights=[[list(row)] for row in weights], phase=[0] * len(tokens))
     (step,) = steps_of(Schedule(routing), uses=True)
     return step.layers[0]
 
 
-def one_token() -> Work:
+def one_token() -> LayerStep:
     """Return a token that uses experts 0 to 4, of which the tests let 1 to 4 miss."""
     return work("01234", weights=[[0.4, 0.3, 0.1, 0.05, 0.15]])
 
 
-def decide(spec: str, missed: list[int], step: Work, residents: int = 6) -> Decision:
-    return make_action(spec, machine()).decide(missed, step, lambda: residents)
+def decide(spec: str, missed: list[int], step: LayerStep, residents: int = 6) -> Decision:
+    return decision(missed, make_action(spec, machine()).decide(missed, step, lambda: residents))
+
+
+NAMED = {
+    "load": Outcome.LOADED, "cpu": Outcome.ON_CPU, "skip": Outcome.SKIPPED, "substitute": Outcome.SUBSTITUTED,
+    "low": Outcome.LOW_PRECISION,
+}  # fmt: skip
+
+
+def becomes(**keys: list[int]) -> Decision:
+    """Return a decision of keys, each named by the action that decides so."""
+    return {NAMED[name]: chosen for name, chosen in keys.items()}
 
 
 MISSED = [1, 2, 3, 4]
@@ -37,16 +49,16 @@ MISSED = [1, 2, 3, 4]
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
-        ("load", Decision(load=[1, 2, 3, 4])),
-        ("cpu", Decision(cpu=[1, 2, 3, 4])),
-        ("split:0.5", Decision(load=[1, 2], cpu=[3, 4])),
-        ("split:0", Decision(cpu=[1, 2, 3, 4])),
-        ("split:1", Decision(load=[1, 2, 3, 4])),
-        ("skip", Decision(load=[1, 2, 4], skip=[3])),  # below 0.1: expert 2 is not
-        ("skip:0.2", Decision(load=[1], skip=[2, 3, 4])),
-        ("substitute:0.12", Decision(load=[1, 4], substitute=[2, 3])),
-        ("low:0.12", Decision(load=[1, 4], low=[2, 3])),
-        ("low:1,0.5", Decision(low=[1, 2, 3, 4])),  # 0, which is there, is the token's first
+        ("load", becomes(load=[1, 2, 3, 4])),
+        ("cpu", becomes(cpu=[1, 2, 3, 4])),
+        ("split:0.5", becomes(load=[1, 2], cpu=[3, 4])),
+        ("split:0", becomes(cpu=[1, 2, 3, 4])),
+        ("split:1", becomes(load=[1, 2, 3, 4])),
+        ("skip", becomes(load=[1, 2, 4], skip=[3])),  # below 0.1: expert 2 is not
+        ("skip:0.2", becomes(load=[1], skip=[2, 3, 4])),
+        ("substitute:0.12", becomes(load=[1, 4], substitute=[2, 3])),
+        ("low:0.12", becomes(load=[1, 4], low=[2, 3])),
+        ("low:1,0.5", becomes(low=[1, 2, 3, 4])),  # 0, which is there, is the token's first
     ],
 )
 def test_decisions(spec: str, expected: Decision) -> None:
@@ -58,17 +70,17 @@ def test_decisions(spec: str, expected: Decision) -> None:
     [
         # Token 0 has 0.625 / 0.25 / 0.125 for 0, 1, 2; token 1 has 0.75 / 0.25 for 1 and 3. All miss. The mean over the
         # two tokens is 0.3125, 0.5, 0.0625, 0.125. Last uses come in the order 0, 2, 1, 3.
-        ("skip:0.1", Decision(load=[0, 2, 1, 3])),  # by the mean 2 would be skipped: 0.0625
-        ("skip:0.2", Decision(load=[0, 1, 3], skip=[2])),  # by the mean 3 too
-        ("skip:0.3", Decision(load=[0, 1], skip=[2, 3])),  # token 0 could do without 1, token 1 needs it
-        ("low:0.3", Decision(load=[0, 1], low=[2, 3])),
-        ("skip:0.7", Decision(load=[0, 1], skip=[2, 3])),  # 0 is token 0's first
-        ("skip:0.7,keep=0", Decision(load=[1], skip=[0, 2, 3])),
-        ("low:0.7,keep=0", Decision(load=[1], low=[0, 2, 3])),
-        ("skip:1,keep=0", Decision(skip=[0, 2, 1, 3])),
-        ("skip:1,keep=2", Decision(load=[0, 1, 3], skip=[2])),
-        ("skip:1,keep=3", Decision(load=[0, 2, 1, 3])),
-        ("skip:0,keep=0", Decision(load=[0, 2, 1, 3])),  # nothing is below 0
+        ("skip:0.1", becomes(load=[0, 2, 1, 3])),  # by the mean 2 would be skipped: 0.0625
+        ("skip:0.2", becomes(load=[0, 1, 3], skip=[2])),  # by the mean 3 too
+        ("skip:0.3", becomes(load=[0, 1], skip=[2, 3])),  # token 0 could do without 1, token 1 needs it
+        ("low:0.3", becomes(load=[0, 1], low=[2, 3])),
+        ("skip:0.7", becomes(load=[0, 1], skip=[2, 3])),  # 0 is token 0's first
+        ("skip:0.7,keep=0", becomes(load=[1], skip=[0, 2, 3])),
+        ("low:0.7,keep=0", becomes(load=[1], low=[0, 2, 3])),
+        ("skip:1,keep=0", becomes(skip=[0, 2, 1, 3])),
+        ("skip:1,keep=2", becomes(load=[0, 1, 3], skip=[2])),
+        ("skip:1,keep=3", becomes(load=[0, 2, 1, 3])),
+        ("skip:0,keep=0", becomes(load=[0, 2, 1, 3])),  # nothing is below 0
     ],
 )
 def test_a_miss_is_loaded_where_one_token_needs_it(spec: str, expected: Decision) -> None:
@@ -81,29 +93,29 @@ def test_weights_are_shares_of_the_token() -> None:
     # A router of sigmoids times 2.5: 1.5, 0.75 and 0.25 are 0.6, 0.3 and 0.1 of it. As good as equal is not below.
     for scale in (1, 2.5, 100, 1e-6):
         step = work("012", weights=[[0.6 * scale, 0.3 * scale, 0.1 * scale]])
-        assert decide("skip:0.1", [0, 1, 2], step) == Decision(load=[0, 1, 2])
-        assert decide("skip:0.11", [0, 1, 2], step) == Decision(load=[0, 1], skip=[2])
+        assert decide("skip:0.1", [0, 1, 2], step) == becomes(load=[0, 1, 2])
+        assert decide("skip:0.11", [0, 1, 2], step) == becomes(load=[0, 1], skip=[2])
 
 
 def test_a_tokens_first_is_its_heaviest_and_rank_decides_among_equals() -> None:
     step = work("012", weights=[[0.25, 0.5, 0.25]])  # not in rank order
-    assert decide("skip:1", [0, 1, 2], step) == Decision(load=[1], skip=[0, 2])
-    assert decide("skip:1,keep=2", [0, 1, 2], step) == Decision(load=[0, 1], skip=[2])
+    assert decide("skip:1", [0, 1, 2], step) == becomes(load=[1], skip=[0, 2])
+    assert decide("skip:1,keep=2", [0, 1, 2], step) == becomes(load=[0, 1], skip=[2])
     even = work("210", weights=[[0.25, 0.25, 0.25]])
-    assert decide("skip:1", [2, 1, 0], even) == Decision(load=[2], skip=[1, 0])
+    assert decide("skip:1", [2, 1, 0], even) == becomes(load=[2], skip=[1, 0])
 
 
 def test_what_was_not_recorded_never_counts() -> None:
     # 0.5 and 0.25 are all there is: shares of 2/3 and 1/3, whatever stands where nothing was recorded.
     for nothing in (0.0, 9.0, float("nan"), -1.0):
         step = work("_01", weights=[[nothing, 0.25, 0.5]])
-        assert decide("skip:0.3", [0, 1], step) == Decision(load=[0, 1])
-        assert decide("skip:0.4", [0, 1], step) == Decision(load=[1], skip=[0])
+        assert decide("skip:0.3", [0, 1], step) == becomes(load=[0, 1])
+        assert decide("skip:0.4", [0, 1], step) == becomes(load=[1], skip=[0])
 
 
 def test_a_token_without_weight_keeps_its_first() -> None:
     step = work("01", weights=[[0.0, 0.0]])
-    assert decide("skip:0.1", [0, 1], step) == Decision(load=[0], skip=[1])
+    assert decide("skip:0.1", [0, 1], step) == becomes(load=[0], skip=[1])
 
 
 @pytest.mark.parametrize(
@@ -132,9 +144,9 @@ def test_each_token_has_its_own_stand_ins() -> None:
     step = work("023", "624", "015", weights=[[0.75, 0.0625, 0.1875], [0.75, 0.125, 0.125], [0.5, 0.375, 0.125]])
     missed = [key for key in step.keys if key not in (0, 1)]
     decided = decide("substitute:0.2", missed, step, residents=2)
-    assert sorted(decided.substitute) == [2, 4]
-    assert sorted(decided.load) == [3, 5, 6]
-    assert decide("substitute:0.2", missed, step, residents=6) == Decision(
+    assert sorted(decided[Outcome.SUBSTITUTED]) == [2, 4]
+    assert sorted(decided[Outcome.LOADED]) == [3, 5, 6]
+    assert decide("substitute:0.2", missed, step, residents=6) == becomes(
         load=[6], substitute=[key for key in missed if key != 6]
     )
 
@@ -142,21 +154,21 @@ def test_each_token_has_its_own_stand_ins() -> None:
 def test_what_is_there_needs_no_stand_in() -> None:
     # 0 is resident and light; 1 stands in for 3, the only expert to be replaced.
     step = work("230", weights=[[0.5, 0.25, 0.25]])
-    assert decide("substitute:0.3", [2, 3], step, residents=2) == Decision(load=[2], substitute=[3])
+    assert decide("substitute:0.3", [2, 3], step, residents=2) == becomes(load=[2], substitute=[3])
 
 
 @pytest.mark.parametrize(("missed", "loads"), [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2)])
 def test_split_rounds_to_the_nearest_number(missed: int, loads: int) -> None:
     # 0.4 of 1 to 5: 0.4, 0.8, 1.2, 1.6, 2.0
-    decided = decide("split:0.4", list(range(missed)), Work(0, list(range(5)), None, None, None))
-    assert len(decided.load) == loads
-    assert len(decided.cpu) == missed - loads
+    decided = decide("split:0.4", list(range(missed)), LayerStep(0, list(range(5)), None, None, None))
+    assert len(decided.get(Outcome.LOADED, [])) == loads
+    assert len(decided.get(Outcome.ON_CPU, [])) == missed - loads
 
 
 def test_split_loads_what_most_tokens_use_in_batch_order() -> None:
     # Tokens of experts 1 to 4: 1, 3, 1, 2: 2 and 4 are loaded.
-    decided = decide("split:0.5", MISSED, Work(0, [0, 1, 2, 3, 4], [9, 1, 3, 1, 2], None, None))
-    assert decided == Decision(load=[2, 4], cpu=[1, 3])
+    decided = decide("split:0.5", MISSED, LayerStep(0, [0, 1, 2, 3, 4], [9, 1, 3, 1, 2], None, None))
+    assert decided == becomes(load=[2, 4], cpu=[1, 3])
 
 
 @pytest.mark.parametrize(
@@ -168,26 +180,26 @@ def test_split_loads_what_most_tokens_use_in_batch_order() -> None:
     ],
 )
 def test_split_balances_link_and_cpu_by_default(hardware: HardwareProfile, name: str) -> None:
-    assert make_action("split", hardware).name == name
+    assert make_action("split", hardware).label() == name
 
 
 def test_names_are_written_out_and_make_the_same_action() -> None:
-    names = [make_action(spec, machine()).name for spec in ACTIONS]
+    names = [make_action(spec, machine()).label() for spec in ACTIONS]
     assert names == ["load", "cpu", "split:0.5", "skip:0.1", "substitute:0.1", "low:0.1,0.25"]
-    assert [make_action(name, machine()).name for name in names] == names
-    assert [make_action(name, machine()).needs_weights for name in names] == [False] * 3 + [True] * 3
+    assert [make_action(name, machine()).label() for name in names] == names
+    assert ["weights" in make_action(name, machine()).needs for name in names] == [False] * 3 + [True] * 3
     assert make_action("low:0.1,0.5", machine()).fraction == 0.5
     for name in ("skip:0.1,keep=0", "substitute:0.2,keep=2", "low:0.1,0.25,keep=0", "low:0.2,0.5,keep=3"):
-        assert make_action(name, machine()).name == name
+        assert make_action(name, machine()).label() == name
     for short, name in (
         ("skip:keep=0", "skip:0.1,keep=0"), ("low:0.2,keep=0", "low:0.2,0.25,keep=0"), ("skip:0.1,keep=1", "skip:0.1"),
     ):  # fmt: skip
-        assert make_action(short, machine()).name == name
+        assert make_action(short, machine()).label() == name
 
 
 @pytest.mark.parametrize(("size", "fraction", "expected"), [(100, 0.25, 25), (10, 0.25, 2), (3, 0.1, 1), (100, 0, 1)])
 def test_bytes_of_a_low_precision_copy(size: int, fraction: float, expected: int) -> None:
-    assert make_action(f"low:0.1,{fraction}", machine()).low_bytes(size) == expected
+    assert make_action(f"low:0.1,{fraction}", machine()).bytes_of(Outcome.LOW_PRECISION, size) == expected
 
 
 @pytest.mark.parametrize(

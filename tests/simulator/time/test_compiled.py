@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrcsim.hardware import Cpu, Dram, HardwareProfile, Link, load_profile, profile_names
+from lrcsim.hardware import Cpu, Dram, Gpu, HardwareProfile, Link, load_profile, profile_names
 from lrcsim.models import load_geometry
 from lrcsim.policies import BUILT_IN, CompiledScore, Expert, Now, PolicySpec
 from lrcsim.simulator import Schedule
@@ -38,6 +40,7 @@ GB = 10**9
 def machine(
     pcie: Link | None = None,
     nvme: Link | None = None,
+    *more: Link,
     dram: float = 1e30,
     layer_overhead: float = 0.0,
     expert_overhead: float = 0.0,
@@ -45,12 +48,10 @@ def machine(
     return HardwareProfile(
         name="test",
         description="",
-        gpu=None,
+        gpu=None if pcie is None else Gpu(64 * GB, 1e12, 1e12, 0.0),
         cpu=Cpu(1e12, 1e10, 0.0, 1),
         dram=Dram(64 * GB, dram),
-        pcie=pcie,
-        nvme=nvme,
-        unified=False,
+        links=(*path(None, nvme), *more, *path(pcie, None)),
         layer_overhead=layer_overhead,
         expert_overhead=expert_overhead,
     )
@@ -81,7 +82,7 @@ def check(
     for name in ("cold_misses", "evictions", "bypassed", "resident"):
         assert getattr(counts, name) == getattr(counted, name), name
     assert tally.by_step() == pytest.approx(events.by_step(), rel=1e-9, abs=1e-15)
-    for name in ("phases", "emitted", "gap_tokens", "on_cpu", "skipped", "substituted", "low", "prefetch"):
+    for name in ("phases", "emitted", "gap_tokens", "outcomes", "given_up", "prefetch"):
         assert getattr(tally, name) == getattr(events, name), name
     for name in ("total", "compute", "overhead", "cpu"):
         assert getattr(tally, name) == pytest.approx(getattr(events, name), rel=1e-9), name
@@ -101,7 +102,7 @@ def check(
 
 def action_of(spec: str, profile: HardwareProfile) -> MissAction:
     """Make a miss action; ``load`` where experts for the CPU would come from storage, which is not compiled."""
-    return make_action("load" if profile.pcie is None else spec, profile)
+    return make_action("load" if profile.device_link is None else spec, profile)
 
 
 def job_of(
@@ -129,7 +130,7 @@ def test_hand_solved() -> None:
     #            11.75 + 1 + 0.5 + 2 = 15.25 and is computed until 17.25. It puts out 0.
     #   token 2: 2 and 1 both hit: 17.25 + 1 + 0.5 + 4 = 22.75.
     trace = RoutingTrace.from_arrays([[[0, 1]], [[1, 2]], [[2, 1]]], num_experts=3)
-    profile = machine(Link(10.0, 1.0, 0.5, 1), layer_overhead=0.5, expert_overhead=0.25)
+    profile = machine(Link("pcie", 10.0, 1.0, 0.5, 1), layer_overhead=0.5, expert_overhead=0.25)
     costs = FixedCosts(dense=1.0, expert_s=2.0)
     tally, counts = check(job_of(trace), costs, profile, [20], make_action("load", profile), True)
     assert tally.by_step()[:, :2].tolist() == [[0, 10], [10, 17.25], [17.25, 22.75]]
@@ -146,14 +147,14 @@ def test_hand_solved_with_the_cpu() -> None:
     # bytes/s are wanted, so that both slow down to 12/15: 8 and 4 bytes/s. The load arrives at 1 + 10/8 = 2.25, the CPU
     # has done 5 bytes by then and takes 1 s for the rest.
     trace = RoutingTrace.from_arrays([[[0, 1]]], num_experts=2)
-    profile = machine(Link(10.0, 0.0, 0.0, 1), dram=12.0)
+    profile = machine(Link("pcie", 10.0, 0.0, 0.0, 1), dram=12.0)
     costs = FixedCosts(expert_s=0.5, cpu_overhead=1.0, cpu_bytes=10.0, cpu_rate=5.0)
     tally, _ = check(job_of(trace), costs, profile, [20], make_action("split:0.5", profile), True)
     assert (tally.total, tally.links["pcie"].busy_s, tally.cpu, tally.compute) == (3.25, 2.25, 3.25, 0.5)
 
 
 def test_nothing_recorded() -> None:
-    profile = machine(Link(10.0, 0.0, 0.0, 1))
+    profile = machine(Link("pcie", 10.0, 0.0, 0.0, 1))
     trace = RoutingTrace.from_arrays([[[-1, -1]]], num_experts=2)
     tally, counts = check(job_of(trace), FixedCosts(1.0), profile, [20], make_action("load", profile), True)
     assert (tally.total, int(counts.accesses.sum()), tally.by_step().shape) == (0, 0, (0, 5))
@@ -194,12 +195,13 @@ rates = st.sampled_from([700_000.0, 1e6, 2.3e6, 1e7])
 def profiles(draw: st.DrawFn) -> HardwareProfile:
     def link() -> Link:
         chunk = draw(st.one_of(st.none(), st.integers(300, 10_000)))
-        return Link(draw(rates), draw(seconds), draw(seconds), draw(st.integers(1, 4)), chunk)
+        return Link("link", draw(rates), draw(seconds), draw(seconds), draw(st.integers(1, 4)), chunk)
 
     either = draw(st.sampled_from(["pcie", "nvme", "both"]))
     return machine(
-        pcie=link() if either != "nvme" else None,
-        nvme=link() if either != "pcie" else None,
+        link() if either != "nvme" else None,
+        link() if either != "pcie" else None,
+        *([replace(link(), name="cxl")] if either == "both" and draw(st.booleans()) else []),
         dram=draw(st.sampled_from([400_000.0, 1.1e6, 3e6, 1e12])),
         layer_overhead=draw(seconds),
         expert_overhead=draw(seconds),
@@ -256,7 +258,7 @@ def test_every_policy(
     policy: str, trace: RoutingTrace, action: str, cache: int | str, warm: bool, prefill: str, overlap: bool
 ) -> None:
     """In one pool, of slots or bytes, with times that show whichever access is counted wrong."""
-    profile = machine(Link(1e6, 1e-3, 0.0, 2), dram=1.1e6)
+    profile = machine(Link("pcie", 1e6, 1e-3, 0.0, 2), dram=1.1e6)
     costs = FixedCosts(0.01, 0.003, 0.0, 0.0, 2000.0, 9e5)
     assert trace.expert_bytes is not None
     job = job_of(trace, policy, cache, scope="model", prefill=prefill, warm=warm)
@@ -279,7 +281,7 @@ class Patient(CompiledScore):
 def test_a_policy_of_ones_own(
     trace: RoutingTrace, action: str, cache: int, warm: bool, prefill: str, overlap: bool
 ) -> None:
-    profile = machine(Link(1e6, 1e-3, 0.0, 2), dram=1.1e6)
+    profile = machine(Link("pcie", 1e6, 1e-3, 0.0, 2), dram=1.1e6)
     job = job_of(trace, Patient, cache, scope="model", prefill=prefill, warm=warm)
     check(job, FixedCosts(0.01, 0.003), profile, [1000] * trace.num_layers, action_of(action, profile), overlap)
 
@@ -294,7 +296,7 @@ def test_roofline_of_every_machine(hardware: str, action: str) -> None:
     phase = np.r_[np.zeros(12), np.ones(10), np.zeros(7), np.ones(11)].astype(int)
     trace = RoutingTrace.from_arrays(ids, num_experts=experts, offsets=[0, 22, 40], phase=phase)
     costs = RooflineCosts(geometry, profile)
-    if profile.pcie is None and profile.nvme is None:
+    if not profile.links:
         return
     for overlap in (True, False):
         job = job_of(trace, "pinned-lru", "2x", prefill="chunk:8")
@@ -337,10 +339,11 @@ def test_recorded_trace(hardware: str, tmp_path: Path) -> None:
 
 def test_what_it_does_not_do() -> None:
     trace = RoutingTrace.from_arrays([[[0, 1]], [[1, 2]]], num_experts=3, weights=np.full((2, 1, 2), 0.5))
-    profile, costs = machine(Link(1e6, 0.0, 0.0, 1)), FixedCosts()
+    link = Link("nvme", 1e6, 0.0, 0.0, 1)
+    profile, costs = machine(link), FixedCosts()
     load = make_action("load", profile)
     assert unsupported(job_of(trace), costs, profile, load, make_prefetcher("none")) is None
-    flash = machine(None, nvme=Link(1e6, 0.0, 0.0, 1))
+    flash = machine(None, link)
     assert "read from storage first" in str(unsupported(job_of(trace), costs, flash, make_action("cpu", flash)))
     assert {name for name, policy in BUILT_IN.items() if not has_compiled_cache(policy())} == {
         "sch-lookahead",
@@ -370,6 +373,10 @@ def test_what_it_does_not_do() -> None:
         (unsupported(job_of(batched), costs, profile, load), "several requests run at once"),
         (unsupported(sequential, costs, profile, load), "access sequential is not coresident"),
         (unsupported(job_of(trace), costs, machine(), load), "the machine has no link"),
+        (
+            unsupported(job_of(trace), costs, machine(None, link, replace(link, name="cxl")), load),
+            "experts come over several links, one after the other",
+        ),
         (unsupported(job_of(trace), other, profile, load), "costs Other have no table()"),
     ):
         assert why == reason

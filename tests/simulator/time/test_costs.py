@@ -41,8 +41,6 @@ MEMORY_BOUND = HardwareProfile(
     gpu=Gpu(memory=10**6, bandwidth=100.0, compute=1e9, overhead=0.25),
     cpu=Cpu(compute=1e9, bandwidth=50.0, overhead=0.5, cores=1),
     dram=Dram(10**6, 100.0),
-    pcie=None,
-    nvme=None,
     unified=True,
     layer_overhead=0,
     expert_overhead=0,

@@ -12,7 +12,7 @@ import simpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrcsim.simulator.time.bandwidth import Flow, Flows, Lane
+from lrcsim.simulator.time.bandwidth import Flow, Flows, Share
 
 
 class Given(NamedTuple):
@@ -25,7 +25,7 @@ def ends(flows: Sequence[Given], lanes: Sequence[float], dram: float) -> list[fl
     """Run flows over lanes of these bandwidths; return when each ends."""
     env = simpy.Environment()
     shared = Flows(env, dram)
-    built = [Lane(bandwidth) for bandwidth in lanes]
+    built = [Share(bandwidth) for bandwidth in lanes]
     ended = [-1.0] * len(flows)
 
     def begin(number: int, flow: Given) -> None:
@@ -119,7 +119,7 @@ def test_flows_that_end_together_but_for_rounding_have_all_ended_when_the_first_
     shared = Flows(env, 1e9)
     active: list[int] = []
     for start, size in ((0, 0.3), (0.1, 0.2)):
-        flow = Flow(size, Lane(1), lambda: active.append(len(shared.active)))
+        flow = Flow(size, Share(1), lambda: active.append(len(shared.active)))
         env.timeout(start).callbacks.append(lambda _, flow=flow: shared.start(flow))
     env.run()
     assert active == [0, 0]

@@ -23,6 +23,7 @@ from lrcsim.simulator.cache.capacity import resolve_capacity
 from lrcsim.simulator.replay import replay
 from lrcsim.simulator.serving.steps import steps_of
 from lrcsim.simulator.setup.costs import FixedCosts
+from lrcsim.simulator.setup.outcomes import NOT_CACHED, Outcome
 from lrcsim.simulator.setup.prefetchers import PREFETCHERS
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import RoutingTrace
@@ -133,7 +134,7 @@ def test_with_nothing_resident_and_no_overlap_the_time_has_a_closed_form(
     routing: RoutingTrace, hardware: HardwareProfile, costs: FixedCosts
 ) -> None:
     found = run(routing, 0, hardware, costs=costs, overlap=False)
-    pcie = hardware.pcie
+    pcie = hardware.device_link
     assert pcie is not None
     chunks = 1 if pcie.chunk is None else ceil(SIZE / pcie.chunk)
     per_load = hardware.expert_overhead + chunks * pcie.overhead + SIZE / pcie.bandwidth
@@ -152,7 +153,7 @@ def test_with_nothing_resident_and_overlap_each_expert_follows_its_arrival(
     routing: RoutingTrace, hardware: HardwareProfile, costs: FixedCosts
 ) -> None:
     found = run(routing, 0, hardware, costs=costs)
-    pcie = hardware.pcie
+    pcie = hardware.device_link
     assert pcie is not None
     chunks = 1 if pcie.chunk is None else ceil(SIZE / pcie.chunk)
     now = 0.0
@@ -178,15 +179,15 @@ def test_nothing_is_busy_longer_than_the_run_and_bytes_are_those_of_the_misses(c
     assert tally.cpu <= tally.total
     (use,) = tally.links.values()
     assert use.busy_s <= tally.total
-    loads = found.counts.misses.sum() - tally.on_cpu - tally.skipped - tally.substituted - tally.low
-    assert use.bytes == SIZE * loads + SIZE / 4 * tally.low
+    loads = found.counts.misses.sum() - sum(map(tally.misses, NOT_CACHED))
+    assert use.bytes == SIZE * loads + SIZE / 4 * tally.misses(Outcome.LOW_PRECISION)
     assert found.tally.by_step()[:, 1].max(initial=0) == tally.total
-    assert found.counts.misses.sum() >= tally.on_cpu + tally.skipped + tally.substituted + tally.low
+    assert found.counts.misses.sum() == sum(map(tally.misses, Outcome))  # each came to something, once
 
 
 @given(cases(), st.sampled_from([name for name in PREFETCHERS if name != "next-gate"]), st.integers(0, 1))
 def test_every_prefetched_byte_is_useful_late_or_wasted(case: Case, prefetch: str, storage: int) -> None:
-    hardware = machine(case.hardware.pcie, nvme=link(50) if storage else None)
+    hardware = machine(case.hardware.device_link, nvme=link(50) if storage else None)
     found = case.run(prefetch=prefetch, overlap=True, hardware=hardware, dram=4 if storage else None)
     tally, fetched = found.tally, found.tally.prefetch
     # a prefetch that is cancelled before all its chunks have moved counts as wasted whole
@@ -205,7 +206,7 @@ def test_every_expert_is_computed_once_per_use_and_never_before_it_has_arrived(
 ) -> None:
     # Spans are noted at their ends, experts of the GPU when they are queued. No batch exceeds the cache.
     found = run(routing, capacity, hardware, scope="model", prefill="token", costs=costs, prefetch=prefetch)
-    pcie = hardware.pcie
+    pcie = hardware.device_link
     assert pcie is not None
     chunks = 1 if pcie.chunk is None else ceil(SIZE / pcie.chunk)
     arrived = Counter[tuple[int, int]]()
@@ -254,10 +255,10 @@ def test_the_same_run_twice_is_the_same_byte_for_byte(case: Case, prefetch: str)
 
 @given(cases(), st.sampled_from([1.5, 2.0, 7.0]), st.sampled_from(["load", "cpu", "split:0.5"]))
 def test_on_demand_more_bandwidth_is_never_slower(case: Case, factor: float, action: str) -> None:
-    pcie = case.hardware.pcie
+    pcie = case.hardware.device_link
     assert pcie is not None
     faster = machine(
-        Link(pcie.bandwidth * factor, pcie.latency, pcie.overhead, pcie.lanes, pcie.chunk),
+        Link(pcie.name, pcie.bandwidth * factor, pcie.latency, pcie.overhead, pcie.lanes, pcie.chunk),
         layer_overhead=case.hardware.layer_overhead,
         expert_overhead=case.hardware.expert_overhead,
     )

@@ -33,7 +33,7 @@ class Served(NamedTuple):
 
 def serve(hardware: Link, *transfers: Given) -> Served:
     env, log = simpy.Environment(), Log(stride=1000)
-    server = LinkServer(env, "pcie", hardware, Flows(env, 1e9), log)
+    server = LinkServer(env, hardware, Flows(env, 1e9), log)
     arrived: dict[int, float] = {}
 
     def begin(number: int, asked: Given) -> None:

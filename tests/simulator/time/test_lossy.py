@@ -19,6 +19,7 @@ from lrcsim.simulator.serving.batching import batched
 from lrcsim.simulator.serving.steps import steps_of
 from lrcsim.simulator.serving.uses import uses_of
 from lrcsim.simulator.setup.miss_actions import make_action
+from lrcsim.simulator.setup.outcomes import NOT_CACHED, Outcome, decision
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.importers import import_trace
 
@@ -126,8 +127,9 @@ def test_a_lossy_rule_equals_its_definition(case: Case) -> None:
     assert int(counts.misses.sum()) == wanted.misses
     assert int(counts.accesses.sum()) == wanted.hits + wanted.misses
     kind = KINDS[rule.action]
-    seen = {"skipped": tally.skipped, "substituted": tally.substituted, "low_precision": tally.low}
+    seen = {outcome.label: tally.misses(outcome) for outcome in NOT_CACHED}
     assert seen == dict.fromkeys(seen, 0) | {kind: wanted.given_up}
+    assert tally.outcomes[Outcome.LOADED] == list(wanted.loads)
     loads = np.array(wanted.loads)
     assert counts.loads is not None
     assert int(counts.loads.sum()) == loads.sum() + (wanted.given_up if rule.action == "low" else 0)
@@ -135,8 +137,9 @@ def test_a_lossy_rule_equals_its_definition(case: Case) -> None:
     low = wanted.given_up * SIZE // 4 if rule.action == "low" else 0
     assert tally.links["pcie"].bytes == SIZE * loads.sum() + low
     assert tally.given_up.tokens == wanted.tokens
-    for name, shares in tally.given_up.shares.items():
-        assert shares == pytest.approx([float(weight) if name == kind else 0 for weight in wanted.weight], abs=1e-9)
+    for outcome, shares in zip(Outcome, tally.given_up.shares, strict=True):
+        expected_shares = [float(weight) if outcome.label == kind else 0 for weight in wanted.weight]
+        assert shares == pytest.approx(expected_shares, abs=1e-9)
 
 
 @settings(max_examples=60)
@@ -193,7 +196,7 @@ def test_a_phones_own_replay() -> None:
                     used = routing.experts[step.first_token, work.layer] >= 0
                     recorded = residency[step.first_token, work.layer][used]
                     missed = [key for key, state in zip(work.keys, recorded.tolist(), strict=True) if state == 0]
-                    skipped = action.decide(missed, work, lambda: 0).skip
+                    skipped = decision(missed, action.decide(missed, work, lambda: 0)).get(Outcome.SKIPPED, [])
                     share = dict(zip(work.keys, work.uses.share_of(len(work.keys)), strict=True))
                     missed_in_all += len(missed)
                     dropped += len(skipped)

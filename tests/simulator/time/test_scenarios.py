@@ -13,12 +13,13 @@ import pytest
 from helpers import SIZE, Run, Wishes, engine, link, machine, run, trace
 
 from lrcsim.base.errors import ConfigError, PolicyError
-from lrcsim.hardware import HardwareProfile
+from lrcsim.hardware import HardwareProfile, Link
 from lrcsim.policies import View
 from lrcsim.policies.recency import Lru
 from lrcsim.simulator.cache.capacity import PoolSize
 from lrcsim.simulator.cache.pool import Pool
 from lrcsim.simulator.setup.costs import FixedCosts
+from lrcsim.simulator.setup.outcomes import Outcome
 
 QUICK = FixedCosts(expert_s=0.25, cpu_bytes=SIZE, cpu_rate=SIZE)
 """Experts that compute in a quarter of a second, so that transfers outlast them."""
@@ -502,7 +503,7 @@ def test_cpu_runs_misses_one_after_the_other() -> None:
     # 100 bytes at 100 bytes/s each; nothing is loaded, so the second step is like the first.
     found = run(trace("01", "0"), 4, action="cpu")
     assert found.events == ["0-1 cpu expert 0.0", "1-2 cpu expert 0.1", "2-3 cpu expert 0.0"]
-    assert (found.tally.cpu, found.tally.on_cpu, found.tally.compute) == (3, 3, 0)
+    assert (found.tally.cpu, found.tally.misses(Outcome.ON_CPU), found.tally.compute) == (3, 3, 0)
 
 
 def test_cpu_overhead_comes_before_the_bytes() -> None:
@@ -541,17 +542,17 @@ def test_a_cpu_expert_and_a_transfer_share_dram() -> None:
     ]
 
 
-def given_up(found: Run, kind: str) -> tuple[int, float]:
+def given_up(found: Run, outcome: Outcome) -> tuple[int, float]:
     """Return how many tokens (times layers) there were, and the shares of their router weight that were given up."""
     tally = found.tally.given_up
-    return sum(tally.tokens), sum(tally.shares[kind])
+    return sum(tally.tokens), sum(tally.shares[outcome])
 
 
 def test_skip_leaves_out_light_experts() -> None:
     found = run(trace("01", weights=[[[0.75, 0.25]]]), 4, action="skip:0.5")
     assert found.events == ["0-1 pcie load 0.0", "1-2 gpu expert 0.0"]
-    assert found.tally.skipped == 1
-    assert given_up(found, "skipped") == (1, 0.25)
+    assert found.tally.misses(Outcome.SKIPPED) == 1
+    assert given_up(found, Outcome.SKIPPED) == (1, 0.25)
 
 
 def test_skip_in_a_prompt_loads_what_one_token_needs_for_all_of_them() -> None:
@@ -567,8 +568,8 @@ def test_skip_in_a_prompt_loads_what_one_token_needs_for_all_of_them() -> None:
         "1-2 pcie load 0.1",
         "2-4 gpu expert 0.1",
     ]
-    assert found.tally.skipped == 1
-    assert given_up(found, "skipped") == (2, 0.375)
+    assert found.tally.misses(Outcome.SKIPPED) == 1
+    assert given_up(found, Outcome.SKIPPED) == (2, 0.375)
     assert found.tally.to_dict()["missed"] == {
         "on_cpu": 0, "skipped": 1, "substituted": 0, "low_precision": 0,
         "skipped_weight": 0.1875, "substituted_weight": 0.0, "low_precision_weight": 0.0,
@@ -581,8 +582,8 @@ def test_what_is_there_is_used_however_light() -> None:
     # Step 0 leaves 0 and 1 behind. In step 1 1 is light and stays: nothing is dropped.
     found = run(trace("01", "01", weights=[[[0.5, 0.5]], [[0.875, 0.125]]]), 4, action="skip:0.4")
     assert found.events[-2:] == ["3-4 gpu expert 0.0", "4-5 gpu expert 0.1"]
-    assert found.tally.skipped == 0
-    assert given_up(found, "skipped") == (2, 0)
+    assert found.tally.misses(Outcome.SKIPPED) == 0
+    assert given_up(found, Outcome.SKIPPED) == (2, 0)
 
 
 def test_weights_given_up_are_means_over_tokens_and_layers_that_use_experts() -> None:
@@ -590,8 +591,8 @@ def test_weights_given_up_are_means_over_tokens_and_layers_that_use_experts() ->
     # their token there; in token 1 it is all of token 1's 4, with 0.375.
     weights = [[[0.75, 0.25], [0.875, 0.125]], [[0.625, 0.375], [0, 0]]]
     found = run(trace("01|34", "04|__", weights=weights), 4, action="skip:0.4")
-    assert found.tally.skipped == 3
-    assert given_up(found, "skipped") == (3, 0.25 + 0.125 + 0.375)
+    assert found.tally.misses(Outcome.SKIPPED) == 3
+    assert given_up(found, Outcome.SKIPPED) == (3, 0.25 + 0.125 + 0.375)
     assert found.tally.to_dict()["missed"]["skipped_weight"] == 0.25
 
 
@@ -600,8 +601,8 @@ def test_substitute_computes_at_once_with_a_resident_expert() -> None:
     weights = [[[0.5, 0.5]], [[0.75, 0.25]]]
     found = run(trace("02", "01", weights=weights), 4, action="substitute:0.5")
     assert found.events[-2:] == ["3-4 gpu expert 0.0", "4-5 gpu expert 0.1"]
-    assert found.tally.substituted == 1
-    assert given_up(found, "substituted") == (2, 0.25)
+    assert found.tally.misses(Outcome.SUBSTITUTED) == 1
+    assert given_up(found, Outcome.SUBSTITUTED) == (2, 0.25)
 
 
 def test_substitutes_are_residents_outside_the_batch_and_each_serves_once() -> None:
@@ -618,7 +619,7 @@ def test_substitutes_are_residents_outside_the_batch_and_each_serves_once() -> N
     # With 4 and 5 resident beside, both are substituted.
     weights = [[[0.4, 0.3, 0.3, 0]], *weights[1:]]
     found = run(trace("045", "0123", weights=weights), 6, action="substitute:0.2")
-    assert found.tally.substituted == 2
+    assert found.tally.misses(Outcome.SUBSTITUTED) == 2
     assert found.counts.misses.sum() == 6
     assert [event for event in found.events if "load" in event][3:] == ["4-5 pcie load 0.3"]
 
@@ -636,8 +637,8 @@ def test_low_precision_copies_are_smaller_and_used_once() -> None:
         "3-4 gpu expert 0.0",
         "4-5 gpu expert 0.1",
     ]
-    assert (found.tally.low, found.tally.links["pcie"].bytes) == (2, 150)
-    assert given_up(found, "low_precision") == (2, 0.5)
+    assert (found.tally.misses(Outcome.LOW_PRECISION), found.tally.links["pcie"].bytes) == (2, 150)
+    assert given_up(found, Outcome.LOW_PRECISION) == (2, 0.5)
 
 
 def test_the_host_takes_its_time_for_low_precision_copies_too() -> None:
@@ -834,6 +835,128 @@ def test_a_miss_joins_the_read_that_a_cancelled_prefetch_left_behind() -> None:
         "8.5-8.75 gpu expert 0.3",
     ]
     assert found.tally.links["nvme"].bytes == 400
+
+
+# Several links in a row
+
+
+def cxl(bandwidth: float) -> Link:
+    """Return a link that leads on from storage's link to DRAM."""
+    return link(bandwidth, name="cxl")
+
+
+def test_from_storage_over_every_link_in_turn_and_from_dram_over_the_last() -> None:
+    # As with two links, with one of 100 bytes/s between storage and DRAM: a second more, but not for what DRAM holds.
+    found = run(trace("0", "1", "0"), 1, machine(link(), link(50), cxl(100)), dram=2)
+    assert found.events == [
+        "0-2 nvme load 0.0",
+        "2-3 cxl load 0.0",
+        "3-4 pcie load 0.0",
+        "4-5 gpu expert 0.0",
+        "5 cache evict 0.0",
+        "5-7 nvme load 0.1",
+        "7-8 cxl load 0.1",
+        "8-9 pcie load 0.1",
+        "9-10 gpu expert 0.1",
+        "10 cache evict 0.1",
+        "10-11 pcie load 0.0",
+        "11-12 gpu expert 0.0",
+    ]
+    assert {name: use.bytes for name, use in found.tally.links.items()} == {"pcie": 300, "cxl": 200, "nvme": 200}
+    assert {name: use.busy_s for name, use in found.tally.links.items()} == {"pcie": 3, "cxl": 2, "nvme": 4}
+
+
+def test_three_links_work_side_by_side() -> None:
+    # nvme |0.0      |0.1      |
+    # cxl            |0.0 |    |0.1 |
+    # pcie                |0.0 |    |0.1 |
+    # gpu                      |0.0 |    |0.1 |
+    assert run(trace("01"), 4, machine(link(), link(50), cxl(100)), dram=4).events == [
+        "0-2 nvme load 0.0",
+        "2-3 cxl load 0.0",
+        "2-4 nvme load 0.1",
+        "3-4 pcie load 0.0",
+        "4-5 cxl load 0.1",
+        "4-5 gpu expert 0.0",
+        "5-6 pcie load 0.1",
+        "6-7 gpu expert 0.1",
+    ]
+
+
+def test_a_cancelled_prefetch_goes_on_over_every_link_to_dram() -> None:
+    # Storage 50 bytes/s, the next link 400. At 3.5 step 1 needs both slots while 3 is on storage's link; it comes to
+    # DRAM at 4.25 all the same, so that step 2 has it in 1 s.
+    wishes = Wishes(after_0_0="0.3")
+    hardware = machine(link(), link(50), cxl(400))
+    assert run(trace("0", "12", "3"), 2, hardware, dram=4, prefetch=wishes, costs=QUICK).events == [
+        "0-2 nvme load 0.0",
+        "2-2.25 cxl load 0.0",
+        "2-4 nvme prefetch 0.3",
+        "2.25-3.25 pcie load 0.0",
+        "3.25-3.5 gpu expert 0.0",
+        "3.5 cache evict 0.0",
+        "3.5 cache evict 0.3",
+        "4-4.25 cxl prefetch 0.3",
+        "4-6 nvme load 0.1",
+        "6-6.25 cxl load 0.1",
+        "6-8 nvme load 0.2",
+        "6.25-7.25 pcie load 0.1",
+        "7.25-7.5 gpu expert 0.1",
+        "8-8.25 cxl load 0.2",
+        "8.25-9.25 pcie load 0.2",
+        "9.25-9.5 gpu expert 0.2",
+        "9.5 cache evict 0.1",
+        "9.5-10.5 pcie load 0.3",
+        "10.5-10.75 gpu expert 0.3",
+    ]
+
+
+def test_a_miss_that_joins_a_cancelled_prefetch_takes_the_links_left() -> None:
+    # Storage 50 bytes/s in chunks of 25, then 800, then 200. The read of 3 has moved two chunks when 1 and 2 preempt it
+    # at 3. Its others are moved 7-8; step 2 wants it at 7.875 and pays the rest: 0.125 s, 0.125 s and 0.5 s.
+    hardware = machine(link(200), link(50, chunk=25), cxl(800))
+    wishes = Wishes(after_0_0="0.3")
+    found = run(trace("0", "12", "3"), 2, hardware, dram=4, prefetch=wishes, costs=QUICK)
+    assert [event for event in found.events if event.endswith(".3") or "gpu" in event] == [
+        "2-2.5 nvme prefetch 0.3",
+        "2.5-3 nvme prefetch 0.3",
+        "2.625-2.875 gpu expert 0.0",
+        "2.875 cache evict 0.3",
+        "5.625-5.875 gpu expert 0.1",
+        "7-7.5 nvme prefetch 0.3",
+        "7.5-8 nvme prefetch 0.3",
+        "7.625-7.875 gpu expert 0.2",
+        "7.875 cache join 0.3",
+        "8-8.125 cxl load 0.3",
+        "8.125-8.625 pcie load 0.3",
+        "8.625-8.875 gpu expert 0.3",
+    ]
+
+
+def test_unified_memory_loads_over_every_link_and_keeps_no_cancelled_prefetch() -> None:
+    # The prefetch of 3 is cancelled at 3.25, so nothing more of it starts behind storage's link: step 2 pays for both.
+    wishes = Wishes(after_0_0="0.3")
+    found = run(trace("0", "12", "3"), 2, machine(None, link(50), cxl(100)), prefetch=wishes, costs=QUICK)
+    assert [event for event in found.events if event.endswith((".0", ".3"))] == [
+        "0-2 nvme load 0.0",
+        "2-3 cxl load 0.0",
+        "2-4 nvme prefetch 0.3",
+        "3-3.25 gpu expert 0.0",
+        "3.25 cache evict 0.0",
+        "3.25 cache evict 0.3",
+        "9.25-11.25 nvme load 0.3",
+        "11.25-12.25 cxl load 0.3",
+        "12.25-12.5 gpu expert 0.3",
+    ]
+
+
+def test_the_cpu_reads_over_every_link_to_dram() -> None:
+    assert run(trace("0", "0"), 4, machine(link(), link(50), cxl(100)), dram=2, action="cpu").events == [
+        "0-2 nvme read 0.0",
+        "2-3 cxl read 0.0",
+        "3-4 cpu expert 0.0",
+        "4-5 cpu expert 0.0",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,12 @@ The others are in the comments of their tests.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from machines import geometry, machine
@@ -205,6 +207,7 @@ def routings(draw: st.DrawFn) -> RoutingTrace:
 SECONDS = st.sampled_from([0.0, 0.0, 0.01, 1.0])
 LINKS = st.builds(
     Link,
+    name=st.just("link"),
     bandwidth=st.sampled_from([10.0, 100.0, 3000.0]),
     latency=SECONDS,
     overhead=SECONDS,
@@ -218,18 +221,19 @@ def hardware(draw: st.DrawFn) -> HardwareProfile:
     gpu = draw(st.sampled_from([True, True, False]))
     pcie = draw(LINKS) if gpu and draw(st.sampled_from([True, True, False])) else None
     nvme = draw(LINKS) if pcie is None or draw(st.booleans()) else None
+    more = (
+        [replace(draw(LINKS), name="cxl")] if nvme is not None and draw(st.sampled_from([False, False, True])) else []
+    )
     speed = st.sampled_from([50.0, 1e3, 1e6])
     return HardwareProfile(
-        "drawn",
-        "",
-        Gpu(10**9, draw(speed), draw(speed), draw(SECONDS)) if gpu else None,
-        Cpu(draw(speed), draw(speed), draw(SECONDS), 4),
-        Dram(10**9, draw(st.sampled_from([40.0, 1e3, 1e9]))),
-        pcie,
-        nvme,
-        gpu and pcie is None,
-        draw(SECONDS),
-        draw(SECONDS),
+        name="drawn",
+        gpu=Gpu(10**9, draw(speed), draw(speed), draw(SECONDS)) if gpu else None,
+        cpu=Cpu(draw(speed), draw(speed), draw(SECONDS), 4),
+        dram=Dram(10**9, draw(st.sampled_from([40.0, 1e3, 1e9]))),
+        links=(*path(None, nvme), *more, *path(pcie, None)),
+        unified=gpu and pcie is None,
+        layer_overhead=draw(SECONDS),
+        expert_overhead=draw(SECONDS),
         kv_shared=draw(st.sampled_from([False, False, False, True])),
     )
 
@@ -264,7 +268,7 @@ def runs(draw: st.DrawFn) -> tuple[RoutingTrace, dict[str, Any]]:
         options["prefetch"] = draw(st.sampled_from([name for name in PREFETCHERS if name != "none"]))
     else:
         options["overlap"] = draw(st.booleans())
-    if draw(st.sampled_from([False, False, True])) and profile.pcie is not None and profile.nvme is not None:
+    if draw(st.sampled_from([False, False, True])) and profile.device_link and profile.storage_links:
         options["dram"] = draw(st.sampled_from(["30%", "2000B", "70%"]))
     if draw(st.sampled_from([False, False, True])):
         options |= {"batch": draw(st.integers(1, 3)), "batching": draw(st.sampled_from(["continuous", "static"]))}

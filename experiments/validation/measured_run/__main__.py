@@ -1,0 +1,116 @@
+"""Calibrate to the first 32 decoded tokens of a measured run of Qwen3-30B-A3B on a phone, and test the other 96.
+
+    python -m lrcsim.experiments.validation.measured_run FOLDER      # with qwen3-30b-a3b.route.csv and .metrics.csv
+
+Prints the table of this folder's README and draws its figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from lrcsim.calibration.from_run.calibrate import Agreement, Calibration, calibrate
+from lrcsim.calibration.from_run.fit import Loss
+from lrcsim.calibration.from_run.measured import MeasuredRun, read_measured
+from lrcsim.calibration.from_run.rerun import Rerun
+from lrcsim.experiments.tables import Table
+from lrcsim.hardware import load_profile
+from lrcsim.hardware.document import written
+from lrcsim.models import load_geometry
+from lrcsim.plots.calibration import plot_calibration
+from lrcsim.traces import RoutingTrace
+from lrcsim.traces.importers import import_trace
+
+MODEL = "qwen3-30b-a3b:top_k=6"  # the engine used 6 of the model's 8
+CACHE = "4000MiB"  # of one global LRU
+FITTED = 32  # tokens
+VARIANTS: list[tuple[str, str, tuple[str, ...], Loss, bool | None]] = [
+    # label, base, columns taken from the file, loss, overlap (None: what describes the fitted tokens better)
+    ("all columns", "phone", ("wall", "compute", "stall", "overhead", "bytes"), "huber", None),
+    ("all columns, least squares", "phone", ("wall", "compute", "stall", "overhead", "bytes"), "squares", None),
+    ("all columns, overlap forced", "phone", ("wall", "compute", "stall", "overhead", "bytes"), "huber", True),
+    ("all columns, another base", "desktop-cpu", ("wall", "compute", "stall", "overhead", "bytes"), "huber", None),
+    ("wall time alone", "phone", ("wall", "bytes"), "huber", None),
+]
+
+ERRORS = {
+    "held_out": "held-out",
+    "undisturbed": "undisturbed",
+    "given_compute": "given compute",
+    "stall": "stall",
+    "overhead": "overhead",
+}
+
+
+def load(folder: Path) -> tuple[Rerun, MeasuredRun]:
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch, "trace.h5")
+        import_trace(folder / "qwen3-30b-a3b.route.csv", path)
+        with RoutingTrace.open(path) as trace:
+            rerun = Rerun(trace, load_geometry(MODEL), policy="lru", cache=CACHE, scope="model")
+    return rerun, read_measured(folder / "qwen3-30b-a3b.metrics.csv")
+
+
+def only(run: MeasuredRun, roles: tuple[str, ...]) -> MeasuredRun:
+    return replace(
+        run,
+        values={role: run.values[role] for role in roles},
+        columns={role: run.columns[role] for role in roles},
+    )
+
+
+def cell(of: Agreement | None) -> str:
+    return "" if of is None else f"{100 * of.total_error:+.1f} / {100 * of.mean_error:.1f}"
+
+
+def best_line(found: Calibration) -> float:
+    """The smallest mean error of any line in the misses, fitted to the held-out tokens themselves: hindsight."""
+    wall, misses = found.measured["wall"][found.fitted :], found.misses[found.fitted :]
+    level, per_miss = np.linspace(0.05, 0.2, 301), np.linspace(0, 3e-3, 301)
+    errors = [np.abs(level[:, None] + slope * misses - wall).mean(axis=1).min() for slope in per_miss]
+    return float(min(errors) / wall.mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m lrcsim.experiments.validation.measured_run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="where the run's two files are")
+    parser.add_argument("--plot", default="qwen3.png", help="the figure")
+    options = parser.parse_args()
+    rerun, run = load(options.folder)
+    rows, found = [], []
+    for label, base, roles, loss, overlap in VARIANTS:
+        one = calibrate(rerun, only(run, roles), load_profile(base), fit_tokens=FITTED, overlap=overlap, loss=loss)
+        numbers = ", ".join(
+            f"{path} {written(path, float(f'{of.value:.3g}'))}" for path, of in one.best.fit.numbers.items()
+        )
+        rows.append(
+            [label, "on" if one.best.overlap else "off", numbers, *(cell(one.agreement.get(a)) for a in ERRORS)]
+        )
+        found.append(one)
+    first = found[0]
+    for name, label in (("mean", "mean of the fitted tokens"), ("linear", "line in the misses, same tokens")):
+        empty = dict.fromkeys(rows[0], "")
+        rows.append(empty | {"fit": label, "held-out": cell(first.agreement[name])})
+    print("\n".join(Table("", "", rows, formats=dict.fromkeys(ERRORS.values(), "{}")).lines()))
+    print(f"\nbest line in the misses with hindsight: mean error {100 * best_line(first):.1f} %")
+    print(f"bytes: {first.bytes}")
+    assert first.disturbed is not None
+    compute, held = 1e3 * first.measured["compute"], np.arange(len(first.disturbed)) >= FITTED
+    print(f"disturbed held-out tokens: {first.disturbed[held].sum()}")
+    for label, chosen in (("fitted", ~held), ("held-out", held), ("held-out undisturbed", held & ~first.disturbed)):
+        median, mean = np.median(compute[chosen]), compute[chosen].mean()
+        print(f"measured compute, {label}: median {median:.1f} ms, mean {mean:.1f}")
+    plot_calibration(options.plot, first, "Qwen3-30B-A3B on a phone")
+
+
+if __name__ == "__main__":
+    main()

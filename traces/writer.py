@@ -1,0 +1,226 @@
+"""Write trace files, a run of tokens at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.base.errors import TraceError
+from lrcsim.base.files import Sink, clear_abandoned, partial_of
+from lrcsim.traces.check import check_shapes, check_tokens
+from lrcsim.traces.hdf5 import DATASETS, FORMAT, VERSION
+from lrcsim.traces.layers import LayerTable
+from lrcsim.traces.probe import remember
+
+
+class TraceWriter:
+    """Write a trace, a run of tokens at a time, in bounded memory.
+
+    Use it as a context manager. Data go to a hidden file in the same folder, which takes the final name in one step
+    when the block ends well: whatever happens in between, under the final name stands the old file, or none.
+
+    Args:
+        path: the final name; an existing file is replaced.
+        layers: the MoE layers.
+        model: the model's name.
+        provenance: origin of the trace (JSON values).
+        compression: ``"gzip"``, ``"lzf"`` or ``"none"``.
+
+    Raises:
+        TraceError: tokens that `lrcsim trace check` would complain of, or a folder that cannot be written.
+    """
+
+    BLOCK = 16_384
+    """Tokens per HDF5 chunk, and per write."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        layers: LayerTable,
+        *,
+        model: str = "unknown",
+        provenance: Mapping[str, Any] | None = None,
+        compression: str = "gzip",
+    ) -> None:
+        filters: dict[str, dict[str, Any]] = {
+            "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
+            "lzf": {"compression": "lzf", "shuffle": True},
+            "none": {},
+        }
+        if compression not in filters:
+            raise TraceError(f"compression {compression!r} is not known, use one of {', '.join(filters)}")
+        self._filter = filters[compression]
+        self._path = Path(path)
+        self._partial = partial_of(self._path)
+        self._layers = layers
+        self._offsets: list[int] = []
+        self._domains: list[str | None] = []
+        self._pending: list[dict[str, npt.NDArray[Any]]] = []
+        self._pending_tokens = 0
+        self._tokens = 0
+        self._written = 0
+        self._names: list[str] = []
+        try:
+            clear_abandoned(self._path)
+            self._sink = Sink(self._partial)
+        except (OSError, ValueError) as error:
+            raise TraceError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+        try:
+            self._file = h5py.File(self._sink, "w")
+        except BaseException:
+            self._sink.close()
+            self._partial.unlink(missing_ok=True)
+            raise
+        try:
+            self._file.attrs.update(
+                format=FORMAT,
+                version=VERSION,
+                model=_text("model", model),
+                provenance=json.dumps(dict(provenance or {})),
+                stack_names=json.dumps(list(layers.stack_names)),
+            )
+            for name in ("num_experts", "top_k", "expert_bytes", "block", "stack", "num_shared"):
+                if getattr(layers, name) is not None:
+                    self._file[f"layers/{name}"] = getattr(layers, name)
+        except BaseException:
+            self.abandon()
+            raise
+
+    @property
+    def tokens(self) -> int:
+        """Tokens given so far."""
+        return self._tokens
+
+    def set_provenance(self, provenance: Mapping[str, Any]) -> None:
+        """Replace the provenance, when some of it is known only at the end."""
+        self._file.attrs["provenance"] = json.dumps(dict(provenance))
+
+    def begin_request(self, domain: str | None = None) -> None:
+        """Start the next request; tokens appended from now on are its."""
+        self._offsets.append(self._tokens)
+        self._domains.append(None if domain is None else _text("domain", domain))
+
+    def append(self, columns: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Add tokens to the current request.
+
+        Args:
+            columns: per-token arrays of equal length as in `RoutingTrace.from_arrays`, ids signed with -1 for not
+                recorded; the same names in every call.
+
+        Raises:
+            TraceError: a column is missing or new, or holds what `check_file` would complain of.
+        """
+        if not self._offsets:
+            self.begin_request()
+        if not self._names:
+            self._names = list(columns)
+        elif set(columns) != set(self._names):
+            raise TraceError(f"request {len(self._offsets) - 1} has {sorted(columns)}, others {sorted(self._names)}")
+        count = len(columns["experts"])
+        if count == 0:
+            return
+        shapes = {name: data.shape for name, data in columns.items()}
+        problems = check_shapes(shapes, self._layers, np.array([0, count]))
+        problems = problems or check_tokens(columns, self._layers, self._tokens)
+        if problems:
+            raise TraceError(str(problems[0]))
+        self._pending.append(dict(columns))
+        self._pending_tokens += count
+        self._tokens += count
+        if self._pending_tokens >= self.BLOCK:
+            self._flush(self._pending_tokens - self._pending_tokens % self.BLOCK)
+
+    def _flush(self, count: int) -> None:
+        """Write the first ``count`` waiting tokens, keep the rest: whole chunks are compressed once."""
+        joined = {name: np.concatenate([part[name] for part in self._pending]) for name in self._names}
+        for name, data in joined.items():
+            if name == "experts" or name.startswith("predictions/"):
+                data = data.astype(np.uint16)  # -1 becomes 65535
+            place = DATASETS.get(name, f"routing/{name}")
+            if place not in self._file:
+                chunks = (self.BLOCK, *((1,) if data.ndim > 1 else ()), *data.shape[2:])
+                self._file.create_dataset(
+                    place,
+                    (0, *data.shape[1:]),
+                    data.dtype,
+                    maxshape=(None, *data.shape[1:]),
+                    chunks=chunks,
+                    **self._filter,
+                )
+            dataset = self._file[place]
+            dataset.resize(self._written + count, axis=0)
+            dataset[self._written :] = data[:count]
+        try:
+            self._sink.check()
+        except OSError as error:
+            raise TraceError(f"{self._path}: cannot be written ({error.strerror or error})") from None
+        self._written += count
+        self._pending = [{name: data[count:] for name, data in joined.items()}]
+        self._pending_tokens -= count
+
+    def close(self) -> None:
+        """Finish the file and give it its final name.
+
+        Raises:
+            TraceError: nothing was appended.
+        """
+        try:
+            if self._tokens == 0:
+                raise TraceError(f"{self._path}: not written, there are no tokens in it")
+            if self._pending_tokens:
+                self._flush(self._pending_tokens)
+            self._file["requests/offsets"] = np.array([*self._offsets, self._tokens], dtype=np.int64)
+            if any(domain is not None for domain in self._domains):
+                labels = [domain or "" for domain in self._domains]
+                names = sorted(set(labels))
+                self._file["requests/domain_names"] = np.array(names, dtype=h5py.string_dtype())
+                self._file["requests/domain"] = np.array([names.index(label) for label in labels], dtype=np.int32)
+            self._file.close()
+            self._sink.sync()
+            os.replace(self._partial, self._path)
+            self._sink.close()
+            remember(self._path)
+        except OSError as error:
+            self.abandon()
+            raise TraceError(f"{self._path}: cannot be written ({error.strerror or error})") from None
+        except BaseException:
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """Drop what was written; the final name is left as it was."""
+        try:
+            with suppress(OSError, RuntimeError, ValueError):  # what cannot be flushed is dropped anyway
+                self._file.close()
+        finally:
+            self._sink.close()
+            self._partial.unlink(missing_ok=True)
+
+    def __enter__(self) -> TraceWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
+
+def _text(name: str, value: str) -> str:
+    """Return a string that HDF5 can hold.
+
+    Raises:
+        TraceError: it is none, or holds what no text file can.
+    """
+    if not isinstance(value, str) or "\0" in value or value.encode(errors="ignore").decode() != value:
+        raise TraceError(f"{name} {value!r} cannot be stored as text")
+    return value
