@@ -78,7 +78,7 @@ class ByNumber(MissAction):
     needs = frozenset({"weights"})
 
     def decide(self, missed: Any, step: Any, residents: Any) -> list[Outcome]:
-        return [Outcome(key) for key in missed]
+        return [list(Outcome)[key] for key in missed]
 
 
 def test_every_outcome_in_one_layer_step() -> None:
