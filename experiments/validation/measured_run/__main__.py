@@ -68,6 +68,18 @@ def cell(of: Agreement | None) -> str:
     return "" if of is None else f"{100 * of.total_error:+.1f} / {100 * of.mean_error:.1f}"
 
 
+def table(found: list[tuple[str, Calibration]]) -> Table:
+    """A row for each fit, and for the baselines of the first: a straight mean, and a line in the misses."""
+    rows = []
+    for label, one in found:
+        numbers = ", ".join(f"{path} {written(path, of.value)}" for path, of in one.best.fit.numbers.items())
+        row = {"fit": label, "overlap": "on" if one.best.overlap else "off", "numbers": numbers}
+        rows.append(row | {column: cell(one.agreement.get(name)) for name, column in ERRORS.items()})
+    for name, label in (("mean", "mean of the fitted tokens"), ("linear", "line in the misses, same tokens")):
+        rows.append(dict.fromkeys(rows[0], "") | {"fit": label, "held-out": cell(found[0][1].agreement[name])})
+    return Table("measured_run", "", rows, formats=dict.fromkeys(ERRORS.values(), "{}"))
+
+
 def best_line(found: Calibration) -> float:
     """The smallest mean error of any line in the misses, fitted to the held-out tokens themselves: hindsight."""
     wall, misses = found.measured["wall"][found.fitted :], found.misses[found.fitted :]
@@ -86,9 +98,10 @@ def main() -> None:
     parser.add_argument("--plot", default="qwen3.png", help="the figure")
     options = parser.parse_args()
     rerun, run = load(options.folder)
-    rows, found = [], []
+    found = []
     for label, base, roles, loss, overlap in VARIANTS:
         one = calibrate(rerun, only(run, roles), load_profile(base), fit_tokens=FITTED, overlap=overlap, loss=loss)
+<<<<<<< HEAD
         numbers = ", ".join(
             f"{path} {written(path, float(f'{of.value:.3g}'))}" for path, of in one.best.fit.numbers.items()
         )
@@ -101,6 +114,11 @@ def main() -> None:
         empty = dict.fromkeys(rows[0], "")
         rows.append(empty | {"fit": label, "held-out": cell(first.agreement[name])})
     print("\n".join(Table("", "", rows, formats=dict.fromkeys(ERRORS.values(), "{}")).lines()))
+=======
+        found.append((label, one))
+    _, first = found[0]
+    print("\n".join(table(found).lines()))
+>>>>>>> 1bc27e9 (E)
     print(f"\nbest line in the misses with hindsight: mean error {100 * best_line(first):.1f} %")
     print(f"bytes: {first.bytes}")
     assert first.disturbed is not None
