@@ -72,7 +72,8 @@ def table(found: list[tuple[str, Calibration]]) -> Table:
     """A row for each fit, and for the baselines of the first: a straight mean, and a line in the misses."""
     rows = []
     for label, one in found:
-        numbers = ", ".join(f"{path} {written(path, of.value)}" for path, of in one.best.fit.numbers.items())
+        fitted = one.best.fit.numbers.items()
+        numbers = ", ".join(f"{path} {written(path, float(f'{of.value:.3g}'))}" for path, of in fitted)
         row = {"fit": label, "overlap": "on" if one.best.overlap else "off", "numbers": numbers}
         rows.append(row | {column: cell(one.agreement.get(name)) for name, column in ERRORS.items()})
     for name, label in (("mean", "mean of the fitted tokens"), ("linear", "line in the misses, same tokens")):
@@ -101,24 +102,9 @@ def main() -> None:
     found = []
     for label, base, roles, loss, overlap in VARIANTS:
         one = calibrate(rerun, only(run, roles), load_profile(base), fit_tokens=FITTED, overlap=overlap, loss=loss)
-<<<<<<< HEAD
-        numbers = ", ".join(
-            f"{path} {written(path, float(f'{of.value:.3g}'))}" for path, of in one.best.fit.numbers.items()
-        )
-        rows.append(
-            [label, "on" if one.best.overlap else "off", numbers, *(cell(one.agreement.get(a)) for a in ERRORS)]
-        )
-        found.append(one)
-    first = found[0]
-    for name, label in (("mean", "mean of the fitted tokens"), ("linear", "line in the misses, same tokens")):
-        empty = dict.fromkeys(rows[0], "")
-        rows.append(empty | {"fit": label, "held-out": cell(first.agreement[name])})
-    print("\n".join(Table("", "", rows, formats=dict.fromkeys(ERRORS.values(), "{}")).lines()))
-=======
         found.append((label, one))
     _, first = found[0]
     print("\n".join(table(found).lines()))
->>>>>>> 1bc27e9 (E)
     print(f"\nbest line in the misses with hindsight: mean error {100 * best_line(first):.1f} %")
     print(f"bytes: {first.bytes}")
     assert first.disturbed is not None
