@@ -17,7 +17,7 @@ import numpy as np
 from lrcsim.base.errors import ConfigError
 from lrcsim.experiments.validation.offload.devices import Device
 from lrcsim.simulator.serving.steps import LayerStep, Step
-from lrcsim.simulator.time.outcomes import Outcome
+from lrcsim.simulator.setup.outcomes import Outcome
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.traces import RoutingTrace
 

@@ -36,8 +36,8 @@ from lrcsim.experiments.validation.offload.weights import (
 )
 from lrcsim.simulator import simulate
 from lrcsim.simulator.replay import replay
+from lrcsim.simulator.setup.outcomes import Outcome
 from lrcsim.simulator.setup.run import Run
-from lrcsim.simulator.time.outcomes import Outcome
 from lrcsim.traces import RoutingTrace
 
 SHAPE = Shape(layers=8, experts=64, hidden=16, ffn=64)  # 12 KiB each
