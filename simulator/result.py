@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrcsim.base.kinds import named
 from lrcsim.base.reprs import short
 from lrcsim.simulator.baselines import Bound
 from lrcsim.simulator.replay import Counts
-from lrcsim.simulator.setup.run import KIND, VERSION, Run
+from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
 if TYPE_CHECKING:
@@ -151,9 +152,7 @@ class Result:
 
         accesses, misses = int(counts.accesses.sum()), int(counts.misses.sum())
         per_layer = counts.accesses.sum(axis=0)
-        return {
-            "kind": KIND,
-            "version": VERSION,
+        data = {
             "run": self.run.to_dict(),
             "trace": {
                 "model": trace.model,
@@ -190,6 +189,7 @@ class Result:
             "warnings": self.warnings,
             **({} if self.timed is None else self.timed.to_dict()),
         }
+        return named("run", data)
 
 
 def rate(counts: Counts, phase: int | None = None) -> float | None:

@@ -67,7 +67,10 @@ def _run_pass(task: Task) -> list[Row]:
     rows: dict[str, Row] = {}
     try:
         trace = _trace_of(task, task.runs[0])
-        shared = Run.of(trace, **_arguments(task, task.runs[0], trace) | {"cache": 0})
+        try:
+            shared = Run.of(trace, **_arguments(task, task.runs[0], trace) | {"cache": 0})
+        except LrcsimError:  # then each says by itself what is wrong with it first
+            return [_run_one(task, run) for run in task.runs]
         sized: dict[str, Run] = {}
         for run in task.runs:
             try:

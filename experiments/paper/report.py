@@ -55,7 +55,7 @@ def write_folder(
             section.draw(str(folder / "figures" / f"{section.name}.png"))
         if progress is not None:
             progress(done, len(sections))
-    write_json(str(folder / "results.json"), as_dict(command, traces, sections))
+    write_json(str(folder / "results.json"), as_dict(command, traces, sections), "paper")
     parts = [INTRO.format(command=command), traces.markdown()]
     parts += [section.markdown("figures") for section in sections]
     with replacing(folder / "results.md") as partial:

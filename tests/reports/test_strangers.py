@@ -37,20 +37,20 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def as_policy(run: dict[str, Any], policy: object) -> None:
+    as_option_only(run, policy)
     run["provenance"]["options"]["policy"] = policy
     run["config"]["policy"] = policy
 
 
 def as_option_only(run: dict[str, Any], policy: object) -> None:
-    run["provenance"]["options"]["policy"] = policy
+    run["run"]["options"]["policy"] = policy
 
 
-def as_config_only(run: dict[str, Any], policy: object) -> None:
-    del run["provenance"]["options"]["policy"]
-    run["config"]["policy"] = policy
+def as_list(run: dict[str, Any], policy: object) -> None:
+    run["run"]["options"]["policy"] = [policy]
 
 
-@pytest.mark.parametrize("place", [as_policy, as_option_only, as_config_only])
+@pytest.mark.parametrize("place", [as_policy, as_option_only, as_list])
 @pytest.mark.parametrize(
     "policy", ["evil.py:P", "./evil.py:P", "evil:P", "evil_of_strangers.inner:P", "antigravity:P", "evil.py:P:x=1"]
 )
@@ -139,7 +139,7 @@ def test_no_file_that_a_result_names_is_opened(
         run["trace"]["path"] = path
         del run["provenance"]["trace_sha256"]
     else:
-        run["provenance"]["options"] |= {"profile": path, "policy": "static"}
+        run["run"]["options"] |= {"profile": path, "policy": "static"}
         run["config"]["policy"] = "static"
     if kind != "far":  # it says that it knows the file
         run["provenance"][f"{where}_sha256"] = "0" * 64
