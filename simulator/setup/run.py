@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.base.errors import ConfigError, PolicyError, did_you_mean
+from lrcsim.base.errors import ConfigError, PolicyError, brief, did_you_mean
 from lrcsim.base.kinds import VERSION, named
 from lrcsim.base.reprs import short, short_repr
 from lrcsim.hardware import HardwareProfile, read_toml, to_toml
@@ -216,7 +216,9 @@ class Run:
             raise ConfigError("this is no run: give what Run.to_dict() or lrcsim run --json wrote")
         if inner.get("version") != VERSION:
             raise ConfigError(f"this run was written as version {inner.get('version')!r}, this lrcsim reads {VERSION}")
-        return cls.of(trace, **{**{name: _read(name, value) for name, value in options.items()}, **instead})
+        return cls.of(
+            trace, **{name: _read(name, value) for name, value in options.items() if name not in instead}, **instead
+        )
 
 
 def plain(value: Any) -> Any:
@@ -251,7 +253,10 @@ def _read(name: str, value: Any) -> Any:
     if name == "hardware" and isinstance(value, Mapping):
         return read_toml(str(value.get("name")), str(value.get("toml")))
     if name == "model" and isinstance(value, Mapping):
-        return Geometry(**{key: tuple(one) if isinstance(one, list) else one for key, one in value.items()})
+        try:
+            return Geometry(**{key: tuple(one) if isinstance(one, list) else one for key, one in value.items()})
+        except TypeError as error:
+            raise ConfigError(f"model is no geometry: {brief(error)}") from None
     if name == "speculative" and isinstance(value, list):
         return tuple(value)
     return value

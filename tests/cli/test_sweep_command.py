@@ -42,7 +42,14 @@ def test_sweep(lrcsim: Callable[..., Any], spec: Path) -> None:
     code, out, _ = lrcsim("sweep", spec)
     assert (code, "9 rows, 9 were there already" in out) == (0, True)
     code, out, _ = lrcsim("sweep", spec, "-o", spec.parent / "other.parquet", "--jobs", 1, "--json", "-")
-    assert json.loads(out) == {"table": str(spec.parent / "other.parquet"), "runs": 9, "ran": 9, "failed": 0}
+    assert json.loads(out) == {
+        "kind": "sweep",
+        "version": 1,
+        "table": str(spec.parent / "other.parquet"),
+        "runs": 9,
+        "ran": 9,
+        "failed": 0,
+    }
     assert table.read_bytes() == (spec.parent / "other.parquet").read_bytes()
 
 

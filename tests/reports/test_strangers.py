@@ -15,6 +15,7 @@ import pytest
 from report_files import command, load, toy, unseen
 
 from lrcsim.reports.from_trace import rebuild
+from lrcsim.simulator.setup.options import declared
 
 EVIL = """
 from pathlib import Path
@@ -211,6 +212,17 @@ def test_wrong_values_are_one_clear_line(run: dict[str, Any], tmp_path: Path, lr
             code, _, err = lrcsim("report", "wrong.json", "--without", "all")
             assert code in (0, 1), (to, wrong, err)
             assert code == 0 or (err.startswith("Error: wrong.json") and err.count("\n") == 1), (to, wrong, err)
+            assert "this is a bug" not in err
+
+
+def test_wrong_options_are_one_clear_line(run: dict[str, Any], tmp_path: Path, lrcsim: Callable[..., Any]) -> None:
+    """With the trace there to run them on."""
+    for number, name in enumerate([*declared(), "unknown"]):
+        for wrong in WRONG[number % 4 :: 4]:
+            (tmp_path / "wrong.json").write_text(json.dumps(changed(run, ("run", "options", name), wrong)))
+            options = ("--without", "map,locality,curve", "--policies", "lru")
+            code, _, err = lrcsim("report", "wrong.json", *options)
+            assert code == 0 or (err.startswith("Error: wrong.json") and err.count("\n") == 1), (name, wrong, err)
             assert "this is a bug" not in err
 
 
