@@ -37,6 +37,10 @@ class Column(Protocol):
         """Return tokens ``key`` as an array."""
 
 
+class Identity:
+    """What copies of a trace have in common: the same object says that their columns are the same."""
+
+
 class RoutingTrace:
     """Which experts every token used at every MoE layer, request after request.
 
@@ -86,8 +90,7 @@ class RoutingTrace:
         self._sha256: str | None = None
         self._loaded: dict[str, npt.NDArray[Any]] = {}
         self._checked: set[str] = set()  # columns in memory that were checked as a whole
-        self.notes: dict[object, object] = {}
-        """Results that depend on this trace alone, kept by whoever computed them (the bounds of `simulate`)."""
+        self.identity = Identity()
 
     @classmethod
     def from_arrays(
