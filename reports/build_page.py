@@ -21,8 +21,6 @@ from lrcsim.reports.sweep_section import sweep_answer, sweep_section
 from lrcsim.reports.time_section import time_section
 from lrcsim.reports.verdict import answer_of, numbers_of, run_name, speed
 
-__all__ = ["make_page"]
-
 
 def make_page(
     inputs: Inputs,

@@ -17,8 +17,6 @@ from lrcsim.reports.residency import Residents, watch
 from lrcsim.simulator.curves.trace_curves import TraceCurves
 from lrcsim.simulator.metrics.windows import PAPER_SEGMENTS
 
-__all__ = ["COMPARED", "PARTS", "Compared", "Rebuilt", "Watcher", "parts_but", "rebuild"]
-
 PARTS = {
     "curve": "hit rate at every cache size",
     "policies": "other policies at this size",

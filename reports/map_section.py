@@ -8,10 +8,8 @@ import numpy as np
 
 from lrcsim.base.text import percent
 from lrcsim.reports.blocks import Figure, Section, Table, View
-from lrcsim.reports.plots import COLOURS, axis, layout
+from lrcsim.reports.drawing import COLOURS, axis, layout
 from lrcsim.reports.residency import STEPS, Rates, Residents
-
-__all__ = ["map_section"]
 
 KINDS = ("not there, not used", "there, not used", "hit", "miss, loaded")
 KIND_COLOURS = ("rgba(0,0,0,0)", "@grey", COLOURS[0], COLOURS[1])

@@ -17,8 +17,6 @@ from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.traces.schedule import Schedule
 
-__all__ = ["ABSENT", "COLUMNS", "HIT", "MISS", "SPARE", "STEPS", "Rates", "Residents", "middling_request", "watch"]
-
 COLUMNS = 300
 """Columns of a map of layers, at most; beyond it steps are taken together."""
 

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from lrcsim.base.text import cell_text as cell_text
 from lrcsim.reports.blocks import Figure, Section, Table, View
-from lrcsim.reports.plots import COLOURS, DASHES, MUTED, axis, layout, line, safe
+from lrcsim.reports.drawing import COLOURS, DASHES, MUTED, axis, layout, line, safe
 from lrcsim.sweeps.query import best, pareto, too_lossy, varying
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-__all__ = ["BEST_ROWS", "DRAWN", "sweep_answer", "sweep_section"]
 
 RESULTS = ("decode_tokens_per_s", "hit_rate", "decode_hit_rate", "ttft_ms_p50", "decode_bytes_per_token")
 """What is drawn, where the table has it; the first it has is what the best runs are the best in."""
