@@ -13,7 +13,7 @@ from typing import Any
 
 from lrcsim.base.errors import LrcsimError
 from lrcsim.base.progress import Progress
-from lrcsim.policies import Policy, make_policy
+from lrcsim.policies import PolicySpec, make_policy
 from lrcsim.policies.registry import built_in
 from lrcsim.simulator.curves.curve import hits_at
 from lrcsim.simulator.setup.options import declared
@@ -40,15 +40,15 @@ class Again:
     sha256: str
     on_demand: bool
 
-    def hits(self, policy: str | Policy | type[Policy], progress: Progress | None = None) -> tuple[int, ...]:
-        """Return hits and accesses of a policy in this run's place: of prefill, of decode, then both accesses.
+    def hits(self, policy: PolicySpec, progress: Progress | None = None) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return hits and accesses of a policy in this run's place, each of prefill and of decode.
 
         Raises:
             LrcsimError: the policy cannot serve this trace, or fails.
         """
         run = self.run.with_policy(policy)
         hits, accesses, _ = hits_at(run, [run.pools], progress=progress)
-        return (int(hits[0, 0]), int(hits[1, 0]), int(accesses[0]), int(accesses[1]))
+        return (int(hits[0, 0]), int(hits[1, 0])), (int(accesses[0]), int(accesses[1]))
 
 
 @dataclass(frozen=True)
@@ -186,11 +186,10 @@ def _profile_path(named: object, known: dict[str, Any], allowed: Allowed) -> str
 
 def _check(again: Again, cache: dict[str, Any], progress: Progress | None) -> None:
     """See that the run's policy has the run's hits."""
-    was = tuple(cache[phase][key] for key in ("hits", "accesses") for phase in ("prefill", "decode"))
-    now = again.hits(again.run.policy, progress)
-    if now[2:] != was[2:] or (again.on_demand and now != was):
-        hits, accesses = sum(now[:2]), sum(now[2:])
+    was = [tuple(cache[phase][key] for phase in ("prefill", "decode")) for key in ("hits", "accesses")]
+    hits, accesses = again.hits(again.run.policy, progress)
+    if accesses != was[1] or (again.on_demand and hits != was[0]):
         raise Unavailable(
-            f"run again, {make_policy(again.run.policy).label()} has {hits:,} hits of {accesses:,}, the result says "
-            f"{cache['hits']:,} of {cache['accesses']:,}: the trace, the policy or lrcsim has changed since"
+            f"run again, {make_policy(again.run.policy).label()} has {sum(hits):,} hits of {sum(accesses):,}, the "
+            f"result says {cache['hits']:,} of {cache['accesses']:,}: the trace, the policy or lrcsim has changed since"
         )

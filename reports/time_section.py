@@ -37,17 +37,12 @@ def time_section(run: dict[str, Any], name: str) -> Section:
     ]
     if rows:
         blocks.append(Table("how long a request waits, ms", ("", "mean", "p50", "p90", "p99", "most"), rows))
-    rows = [
-        (
-            link,
-            human_bytes(use["bytes"]),
-            percent(use["utilization"]),
-            f"{use['bytes'] / use['busy_s'] / 1e9:,.2f}" if use["busy_s"] else "–",
-            f"{use['bandwidth'] / 1e9:,.2f}",
-        )
-        for link, use in run["links"].items()
-        if use["bytes"]
-    ]
+    rows = []
+    for link, use in run["links"].items():
+        if use["bytes"]:
+            busy = f"{use['bytes'] / use['busy_s'] / 1e9:,.2f}" if use["busy_s"] else "–"
+            most = f"{use['bandwidth'] / 1e9:,.2f}"
+            rows.append((link, human_bytes(use["bytes"]), percent(use["utilization"]), busy, most))
     if rows:
         blocks.append(Table("links", ("", "moved", "busy", "GB/s while busy", "GB/s at most"), rows))
     blocks += _extras(run)
@@ -65,11 +60,8 @@ def _token(run: dict[str, Any], name: str) -> Figure:
         bars([value], ["this run"], SPENT_COLOURS[part], HOVER % "%{fullData.name}", name=SPENT[part], **across)
         for part, value in parts.items()
     ]
-    bounds = {
-        BOUNDS[key]: time["bounds"][key]
-        for key in BOUNDS
-        if time.get("bounds", {}).get(key, {}).get("decode_tokens_per_s") is not None
-    }
+    given = {label: time.get("bounds", {}).get(key, {}) for key, label in BOUNDS.items()}
+    bounds = {label: bound for label, bound in given.items() if bound.get("decode_tokens_per_s") is not None}
     least = [1e3 / bound["decode_tokens_per_s"] for bound in bounds.values()]
     data.append(bars(least, list(bounds), MUTED, HOVER % "%{y}", name="cannot be shorter", **across))
     drawing = layout(
