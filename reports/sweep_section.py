@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from lrcsim.base.text import cell_text as cell_text
+from lrcsim.base.text import cell_text
 from lrcsim.reports.blocks import Figure, Section, Table, View
 from lrcsim.reports.drawing import COLOURS, DASHES, MUTED, axis, layout, line, safe
-from lrcsim.sweeps.query import best, pareto, too_lossy, varying
+from lrcsim.sweeps.query import best, direction, pareto, too_lossy, varying
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -105,8 +105,6 @@ def _one(table: pa.Table, column: str) -> str:
 
 def _sorted(table: pa.Table, result: str) -> pa.Table:
     """Return the runs that have a result, the best first."""
-    from lrcsim.sweeps.query import direction
-
     _, sign = direction(table, result)
     rows = [(row, value) for row, value in enumerate(table[result].to_pylist()) if value is not None]
     return table.take([row for row, _ in sorted(rows, key=lambda pair: -sign * pair[1])])

@@ -155,9 +155,12 @@ def test_results_best_pareto_pivot(lrcsim: Callable[..., Any], table: Path) -> N
     best = rows("--best", "hit_rate", "--per", "cache")
     assert [(row["policy"], row["cache"]) for row in best] == [("lru", "1"), ("belady", "2"), ("lru", "3")]
     front = rows("--where", "hits > 0", "--pareto", "hit_rate,cache_bytes", "--columns", "policy,cache,hits")
-    assert front == [{"policy": "lru", "cache": "3", "hits": 3}, {"policy": "belady", "cache": "2", "hits": 2}]
+    said = {"kind": "results", "version": 1}
+    assert front == [
+        said | {"policy": "lru", "cache": "3", "hits": 3}, said | {"policy": "belady", "cache": "2", "hits": 2},
+    ]  # fmt: skip
     assert rows("--where", "policy != 'slru'", "--pivot", "policy", "cache", "hits") == [
-        {"policy": "lru", "1": 0, "2": 0, "3": 3}, {"policy": "belady", "1": 0, "2": 2, "3": 3},
+        said | {"policy": "lru", "1": 0, "2": 0, "3": 3}, said | {"policy": "belady", "1": 0, "2": 2, "3": 3},
     ]  # fmt: skip
     assert lrcsim("results", table, "--pivot", "policy", "cache", "hit_rate").out.splitlines()[2:4] == [
         "lru     0.0 %   0.0 %  50.0 %",
