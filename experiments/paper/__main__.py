@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
             with _told("figures and tables") as progress:
                 write_folder(chosen.output, command, traces, sections, progress)
             if chosen.json is not None:
-                write_json(chosen.json, as_dict(command, traces, sections))
+                write_json(chosen.json, as_dict(command, traces, sections), "paper")
     except LrcsimError as error:
         print(f"Error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
