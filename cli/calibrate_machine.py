@@ -83,7 +83,8 @@ def calibrate_machine(
         with replacing(output) as partial:
             partial.write_text(text, encoding="utf-8")
     if json_path is not None:
-        write_json(json_path, {**machine.to_dict(), "profile": str(output) if output is not None else None})
+        said = {**machine.to_dict(), "profile": str(output) if output is not None else None}
+        write_json(json_path, said, "calibrate-machine")
     if json_path == "-":
         return
     _show(machine)

@@ -103,7 +103,7 @@ def calibrate_run(
         plot_calibration(plot, found, f"{geometry.name}, {run.name}")
     result = document(found, run, rerun, base, profile)
     if json_path is not None:
-        write_json(json_path, result)
+        write_json(json_path, result, "calibrate-run")
     if json_path != "-":
         _print(found, run, result)
 

@@ -85,7 +85,7 @@ def curve(
     if json_path is not None:
         config = {"scope": scope, "access": access, "prefill": runs[0].prefill, "warm": runs[0].warm}
         each = [one.to_dict() | {"config": config} for one in found]
-        write_json(json_path, each[0] if len(each) == 1 else {"traces": each})
+        write_json(json_path, each[0] if len(each) == 1 else {"traces": each}, "curve")
     if csv_path is not None:
         _write_csv(csv_path, found)
     if plot_path is not None:

@@ -38,7 +38,7 @@ def hardware(name: str | None, overrides: tuple[str, ...], json_path: str | None
             raise ConfigError("--set and --toml are for one profile: name it, as in lrcsim hardware rtx-4090 --set ...")
         rows = [_row(load_profile(profile)) for profile in profile_names()]
         if json_path is not None:
-            write_json(json_path, rows)
+            write_json(json_path, rows, "hardware")
         if json_path != "-":
             _list(rows)
         return
@@ -49,7 +49,7 @@ def hardware(name: str | None, overrides: tuple[str, ...], json_path: str | None
         with replacing(toml_path) as partial:
             partial.write_text(to_toml(profile), encoding="utf-8")
     if json_path is not None:
-        write_json(json_path, _row(profile))
+        write_json(json_path, _row(profile), "hardware")
     if json_path != "-":
         _describe(profile)
 

@@ -27,7 +27,7 @@ def models(name: str | None, dtype: str | None, json_path: str | None) -> None:
     chosen = model_names() if name is None else [name]
     rows = [_row(load_geometry(model), dtype) for model in chosen]
     if json_path is not None:
-        write_json(json_path, rows if name is None else rows[0])
+        write_json(json_path, rows if name is None else rows[0], "models")
     if json_path == "-":
         return
     if name is None:

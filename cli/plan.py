@@ -110,7 +110,7 @@ def plan(
             progress=progress,
         )
     if json_path is not None:
-        write_json(json_path, found.to_dict())
+        write_json(json_path, found.to_dict(), "plan")
     if json_path != "-":
         from lrcsim.cli.plan_tables import show_plan
 

@@ -47,7 +47,7 @@ def policies(name: str | None, json_path: str | None) -> None:
         for family, policy in chosen
     ]
     if json_path is not None:
-        write_json(json_path, rows)
+        write_json(json_path, rows, "policies")
     if json_path == "-":
         return
     if name is not None:

@@ -159,7 +159,7 @@ def _show(result: Recording, json_path: str | None) -> None:
             "recall": {str(distance): rate for distance, rate in result.recall.items()},
             "notices": result.notices,
         }
-        write_json(json_path, facts)
+        write_json(json_path, facts, "record")
     if json_path != "-":
         again = f" ({result.resumed:,} of them by an earlier run)" if result.resumed else ""
         echo(f"{result.path}: {result.tokens:,} tokens in {result.requests:,} requests{again}")

@@ -89,7 +89,7 @@ def report(
         "left_out": [asdict(part) for part in page.left_out],
     }
     if json_path is not None:
-        write_json(json_path, said)
+        write_json(json_path, said, "report")
     if json_path != "-":
         for sentence in page.answer:
             echo(sentence)

@@ -83,7 +83,7 @@ def results(
     if csv_path is not None:
         _write_csv(csv_path, header, rows)
     if json_path is not None:
-        write_json(json_path, [dict(zip(header, row, strict=True)) for row in rows])
+        write_json(json_path, [dict(zip(header, row, strict=True)) for row in rows], "results")
     if json_path == "-":
         return
     if not rows:

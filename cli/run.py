@@ -55,7 +55,7 @@ def run(trace: str | None, json_path: str | None, timeline: str | None, plot: st
         if json_path is not None:
             from lrcsim.cli.provenance import provenance
 
-            write_json(json_path, result.to_dict() | {"provenance": provenance(opened, asked)})
+            write_json(json_path, result.to_dict() | {"provenance": provenance(opened, asked)}, "run")
         if json_path != "-":
             _show(result)
             if result.timed is not None:

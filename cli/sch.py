@@ -102,7 +102,7 @@ def sch(
             **options,
             "results": [one.to_dict(label) for label, found in results.items() for one in found],
         }
-        write_json(json_path, data)
+        write_json(json_path, data, "sch")
     if csv_path is not None:
         write_csv(csv_path, _as_rows(results, level))
     if plot_path is not None:

@@ -103,7 +103,7 @@ def srp(
         del data["jobs"]
         if specialisation:
             data["specialisation"] = {label: _specialisation(found) for label, found in experts.items()}
-        write_json(json_path, data)
+        write_json(json_path, data, "srp")
     if csv_path is not None:
         write_csv(csv_path, _as_rows(results))
     if plot_path is not None:

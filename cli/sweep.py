@@ -75,7 +75,7 @@ def sweep(
         raise
     if json_path is not None:
         summary = {"table": table, "runs": len(plan.runs), "ran": outcome.ran, "failed": outcome.failed}
-        write_json(json_path, summary)
+        write_json(json_path, summary, "sweep")
     if json_path != "-":
         known = len(plan.runs) - outcome.ran
         before = f", {known:,} were there already" if known else ""
@@ -116,7 +116,7 @@ def _dry_run(plan: Plan, tasks: list[Task], processes: int, json_path: str | Non
     if json_path is not None:
         data: dict[str, Any] = {"runs": len(plan.runs), "missing": left, "passes": kinds["pass"], "in_passes": shared}
         data |= {"replays": kinds["replay"], "timed": kinds["timed"], "processes": processes, "seconds": wall}
-        write_json(json_path, data)
+        write_json(json_path, data, "sweep-dry-run")
     if json_path == "-":
         return
     out = console()

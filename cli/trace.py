@@ -43,7 +43,7 @@ def info(path: str | None, quick: bool, json_path: str | None) -> None:
     if json_path != "-":
         _print_facts(facts)
     if json_path is not None:
-        write_json(json_path, facts)
+        write_json(json_path, facts, "trace-info")
 
 
 @trace.command()
@@ -70,7 +70,7 @@ def check(path: str | None, json_path: str | None) -> None:
             kind: [{"where": one.where, "what": one.what, "count": one.count} for one in found]
             for kind, found in (("problems", problems), ("warnings", warnings))
         }
-        write_json(json_path, {"trace": path, "good": not problems, **listed})
+        write_json(json_path, {"trace": path, "good": not problems, **listed}, "trace-check")
     if not problems:
         if json_path != "-":
             with RoutingTrace.open(path) as opened:
@@ -154,7 +154,7 @@ def import_(
     with progress_bar("importing") as progress:
         report = import_trace(source, output, format, options, progress)
     if json_path is not None:
-        write_json(json_path, {"trace": output, **vars(report)})
+        write_json(json_path, {"trace": output, **vars(report)}, "trace-import")
     for notice in report.notices:
         echo(f"Note: {notice}", err=True)
     if json_path != "-":
@@ -185,7 +185,8 @@ def export(
         notices = export_trace(opened, output, name, Options(prefill, layer), progress)
     size = Path(output).stat().st_size
     if json_path is not None:
-        write_json(json_path, {"file": output, "format": name, "bytes": size, "notices": notices})
+        said = {"file": output, "format": name, "bytes": size, "notices": notices}
+        write_json(json_path, said, "trace-export")
     for notice in notices:
         echo(f"Note: {notice}", err=True)
     if json_path != "-":

@@ -7,6 +7,7 @@ import tomllib
 from dataclasses import replace
 from functools import cache
 from importlib import resources
+from os.path import isdir, isfile  # unlike those of Path, they take a name that is too long
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,9 @@ def load_geometry(spec: str | Path) -> Geometry:
     if text.lower() in names:
         return _models()[names[text.lower()]][0]
     path = Path(text)
-    if path.is_dir():
+    if isdir(path):
         path = path / "config.json"
-    if path.suffix == ".json" or path.is_file():
+    if path.suffix == ".json" or isfile(path):
         return geometry_from_config(path)
     hint = did_you_mean(text, names) or "; lrcsim models lists them"
     raise ConfigError(f"there is no model {text!r}: give a built-in name or the path of a config.json{hint}")

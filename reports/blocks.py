@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Figure", "KeyNumber", "LeftOut", "Page", "Section", "Table", "View"]
-
 
 @dataclass(frozen=True)
 class Table:
@@ -34,7 +32,7 @@ class View:
 
     Attributes:
         label: what to choose it by, where a figure has several.
-        data: plotly's traces; names in it are escaped (`plots.safe`), colours that begin with ``@`` are the theme's.
+        data: plotly's traces; names in it are escaped (`drawing.safe`), colours that begin with ``@`` are the theme's.
         layout: plotly's layout, without colours.
     """
 

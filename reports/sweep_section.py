@@ -6,15 +6,13 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from lrcsim.base.text import cell_text as cell_text
+from lrcsim.base.text import cell_text
 from lrcsim.reports.blocks import Figure, Section, Table, View
-from lrcsim.reports.plots import COLOURS, DASHES, MUTED, axis, layout, line, safe
-from lrcsim.sweeps.query import best, pareto, too_lossy, varying
+from lrcsim.reports.drawing import COLOURS, DASHES, MUTED, axis, layout, line, safe
+from lrcsim.sweeps.query import best, direction, pareto, too_lossy, varying
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-__all__ = ["BEST_ROWS", "DRAWN", "sweep_answer", "sweep_section"]
 
 RESULTS = ("decode_tokens_per_s", "hit_rate", "decode_hit_rate", "ttft_ms_p50", "decode_bytes_per_token")
 """What is drawn, where the table has it; the first it has is what the best runs are the best in."""
@@ -70,30 +68,19 @@ def sweep_section(table: pa.Table, name: str, source: str) -> Section:
             blocks.append(Figure(f"{name}-figure", "Any result by any option", text, views))
         if {"decode_tokens_per_s", "gpu_bytes"} <= set(results) | _known(table, ["gpu_bytes"]):
             blocks.append(_front(drawn, f"{name}-front", varied))
-        head = ("", *varied, *map(_words, results))
-        rows = [
-            (str(number), *(cell_text(column, row[column]) for column in (*varied, *results)))
-            for number, row in enumerate(good.slice(0, BEST_ROWS).to_pylist(), start=1)
-        ]
+        shown, head = (*varied, *results), ("", *varied, *map(_words, results))
+        best_rows = enumerate(good.slice(0, BEST_ROWS).to_pylist(), start=1)
+        rows = [(str(number), *(cell_text(column, row[column]) for column in shown)) for number, row in best_rows]
         more = f", of {len(good):,}" if len(good) > BEST_ROWS else ""
         blocks.append(Table(f"best {len(rows)} in {_words(results[0])}{more}", head, rows))
     failed = [row for row in table.to_pylist() if row["error"] is not None]
     if failed:
-        rows = [
-            (", ".join(cell_text(column, row[column]) for column in varied) or "run", str(row["error"]))
-            for row in failed[:BEST_ROWS]
-        ]
-        blocks.append(
-            Table(
-                f"runs that failed, {len(rows):,} of {len(failed):,}",
-                (", ".join(varied) or "run", "error"),
-                rows,
-                words=True,
-            )
-        )
+        told = [", ".join(cell_text(column, row[column]) for column in varied) or "run" for row in failed[:BEST_ROWS]]
+        rows = [(one, str(row["error"])) for one, row in zip(told, failed, strict=False)]
+        title = f"runs that failed, {len(rows):,} of {len(failed):,}"
+        blocks.append(Table(title, (", ".join(varied) or "run", "error"), rows, words=True))
     same = [(column, _one(table, column)) for column in ("trace", "model", "hardware", "scope", "access", "lrcsim")]
-    rows = [(column, value) for column, value in same if value]
-    rows.append(("table", source))
+    rows = [*((column, value) for column, value in same if value), ("table", source)]
     rows += [("SHA-256 of a trace", str(value)) for value in dict.fromkeys(table["trace_sha256"].to_pylist()) if value]
     blocks.append(Table("the same in all runs", ("what", "value"), rows, words=True))
     return Section(name, f"Sweep: {source}", [], blocks)
@@ -118,8 +105,6 @@ def _one(table: pa.Table, column: str) -> str:
 
 def _sorted(table: pa.Table, result: str) -> pa.Table:
     """Return the runs that have a result, the best first."""
-    from lrcsim.sweeps.query import direction
-
     _, sign = direction(table, result)
     rows = [(row, value) for row, value in enumerate(table[result].to_pylist()) if value is not None]
     return table.take([row for row, _ in sorted(rows, key=lambda pair: -sign * pair[1])])
@@ -141,25 +126,18 @@ def _view(table: pa.Table, result: str, by: str, varied: list[str]) -> View:
         groups = {("all runs",): rows}
     lines = _numeric(table, by) and not too_many
     order = sorted({cell_text(by, row[by]) for row in rows}, key=_natural)
-    data = []
+    data, hover = [], "%{customdata}: " + ("%{y:.2%}" if result in RATES else "%{y:,.4g}") + "<extra></extra>"
+    more = {"mode": "lines+markers" if lines else "markers", "hovertemplate": hover}
     for number, (label, members) in enumerate(sorted(groups.items(), key=lambda item: tuple(map(_natural, item[0])))):
         members.sort(key=lambda row: _natural(cell_text(by, row[by])))
-        data.append(
-            line(
-                ", ".join(label) or _words(result),
-                [safe(cell_text(by, row[by])) for row in members],
-                [row[result] for row in members],
-                {"color": COLOURS[number % len(COLOURS)], "dash": DASHES[number // len(COLOURS) % len(DASHES)]},
-                mode="lines+markers" if lines else "markers",
-                customdata=[_describe(row, varied) for row in members],
-                hovertemplate="%{customdata}: " + ("%{y:.2%}" if result in RATES else "%{y:,.4g}") + "<extra></extra>",
-            )
-        )
-    more = {"tickformat": ".0%"} if result in RATES else {}
+        x, y = [safe(cell_text(by, row[by])) for row in members], [row[result] for row in members]
+        style = {"color": COLOURS[number % len(COLOURS)], "dash": DASHES[number // len(COLOURS) % len(DASHES)]}
+        described = [_describe(row, varied) for row in members]
+        data.append(line(", ".join(label) or _words(result), x, y, style, customdata=described, **more))
     drawing = layout(
         height=380,
         x=axis(safe(by), type="category", categoryorder="array", categoryarray=[safe(value) for value in order]),
-        y=axis(_words(result), rangemode="tozero", **more),
+        y=axis(_words(result), rangemode="tozero", **({"tickformat": ".0%"} if result in RATES else {})),
         showlegend=len(data) > 1,
     )
     return View(f"{_words(result)} by {by}", data, drawing)
@@ -187,6 +165,8 @@ def _front(table: pa.Table, name: str, varied: list[str]) -> Figure:
     """Draw speed against memory, and the runs that no other beats in both."""
     front = pareto(table, ["decode_tokens_per_s", "gpu_bytes"]).to_pylist()
     shown = [row for row in table.to_pylist() if row["gpu_bytes"] is not None]
+    ordered = sorted(front, key=lambda row: row["gpu_bytes"])
+    stairs = {"color": COLOURS[0], "shape": "hv"}
     data = [
         line(
             label,
@@ -200,24 +180,15 @@ def _front(table: pa.Table, name: str, varied: list[str]) -> Figure:
         )
         for label, rows, mode, colour, style in (
             ("all runs", shown, "markers", MUTED, {}),
-            (
-                "Pareto front",
-                sorted(front, key=lambda row: row["gpu_bytes"]),
-                "lines+markers",
-                COLOURS[0],
-                {"color": COLOURS[0], "shape": "hv"},
-            ),
+            ("Pareto front", ordered, "lines+markers", COLOURS[0], stairs),
         )
     ]
-    drawing = layout(
-        height=360,
-        x=axis("memory, GiB", rangemode="tozero"),
-        y=axis("decode tokens/s", rangemode="tozero"),
-    )
+    to_zero = {"rangemode": "tozero"}
+    drawing = layout(height=360, x=axis("memory, GiB", **to_zero), y=axis("decode tokens/s", **to_zero))
     rows = [
         (_describe(row, varied), f"{row['decode_tokens_per_s']:,.4g}", cell_text("gpu_bytes", row["gpu_bytes"]))
         for row in front
     ]
-    table_of = Table("Pareto front", ("run", "decode tokens/s", "memory"), rows)
     text = f"{len(front):,} runs that no other beats in both speed and memory (cache, other weights and KV cache)."
-    return Figure(name, "Speed for memory", text, [View("", data, drawing)], table_of)
+    numbers = Table("Pareto front", ("run", "decode tokens/s", "memory"), rows)
+    return Figure(name, "Speed for memory", text, [View("", data, drawing)], numbers)

@@ -15,7 +15,7 @@ from lrcsim.sweeps.columns import MEASURED, better
 
 __all__ = ["Pivot", "best", "check_column", "direction", "pareto", "pivot", "too_lossy", "varying", "where"]
 
-IDENTITY = ("run", "trace_sha256", "lrcsim", "files", "error")
+IDENTITY = ("run", "trace_sha256", "lrcsim", "files", "options", "error")
 """Columns that are no part of a run's configuration as people name it."""
 
 

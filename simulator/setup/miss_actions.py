@@ -133,7 +133,7 @@ class _Lossy(MissAction):
     """Load what a token needs, give up the rest: a rule for every pair of token and expert."""
 
     needs = frozenset({"weights"})
-    params = (THRESHOLD, KEEP)
+    params: ClassVar[tuple[Param, ...]] = (THRESHOLD, KEEP)
     instead: ClassVar[Outcome]
     threshold: float
     keep: int
@@ -287,8 +287,10 @@ def decide(
 def _outcome(value: Any) -> Outcome:
     """Return an outcome that a user's class gave: itself, or its number."""
     if not isinstance(value, bool):
-        with contextlib.suppress(TypeError, ValueError):
-            return Outcome(index(value))
+        with contextlib.suppress(TypeError):
+            number = index(value)
+            if 0 <= number < len(Outcome):
+                return list(Outcome)[number]
     raise PolicyError(
         f"decide() returned {shown_value(value)}, which is no outcome: return one of Outcome."
         f"{', Outcome.'.join(Outcome.__members__)} for each miss"

@@ -210,7 +210,8 @@ class Options:
         if not isinstance(given.get("overlap", True), bool):
             raise ConfigError(f"overlap must be True or False, given {given['overlap']!r}")
         overrides = given.get("overrides", ())
-        if isinstance(overrides, str) or not isinstance(overrides, Sequence):
+        listed = isinstance(overrides, Sequence) and not isinstance(overrides, str)
+        if not listed or not all(isinstance(one, str) for one in overrides):
             raise ConfigError(f"overrides must be a list, as ['pcie.bandwidth=25.6GB/s'], given {overrides!r}")
         return cls(**given)
 

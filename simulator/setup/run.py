@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.base.errors import ConfigError, PolicyError, did_you_mean
+from lrcsim.base.errors import ConfigError, PolicyError, brief, did_you_mean
+from lrcsim.base.kinds import VERSION, named
 from lrcsim.base.reprs import short, short_repr
 from lrcsim.hardware import HardwareProfile, read_toml, to_toml
 from lrcsim.models import Geometry
@@ -23,9 +24,6 @@ from lrcsim.simulator.setup.options import ACCESS, Options
 from lrcsim.simulator.setup.platform import Platform, check_memory, resolve
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Schedule, parse_prefill
-
-KIND, VERSION = "run", 1
-"""Of the JSON of a run."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +196,7 @@ class Run:
         file is ``None``; a machine or a model that was given as an object as a dictionary.
         """
         given = {name: plain(value) for name, value in self.options.given().items()}
-        return {"kind": KIND, "version": VERSION, "options": given}
+        return named("run", {"options": given})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], trace: RoutingTrace, **instead: Any) -> Run:
@@ -214,11 +212,14 @@ class Run:
             PolicyError: as `of`.
         """
         inner = data.get("run", data)
-        if not isinstance(inner, Mapping) or inner.get("kind") != KIND or not isinstance(inner.get("options"), Mapping):
+        options = inner.get("options") if isinstance(inner, Mapping) and inner.get("kind") == "run" else None
+        if not isinstance(options, Mapping):
             raise ConfigError("this is no run: give what Run.to_dict() or lrcsim run --json wrote")
         if inner.get("version") != VERSION:
             raise ConfigError(f"this run was written as version {inner.get('version')!r}, this lrcsim reads {VERSION}")
-        return cls.of(trace, **{**{name: _read(name, value) for name, value in inner["options"].items()}, **instead})
+        return cls.of(
+            trace, **{name: _read(name, value) for name, value in options.items() if name not in instead}, **instead
+        )
 
 
 def plain(value: Any) -> Any:
@@ -250,7 +251,10 @@ def _read(name: str, value: Any) -> Any:
     if name == "hardware" and isinstance(value, Mapping):
         return read_toml(str(value.get("name")), str(value.get("toml")))
     if name == "model" and isinstance(value, Mapping):
-        return Geometry(**{key: tuple(one) if isinstance(one, list) else one for key, one in value.items()})
+        try:
+            return Geometry(**{key: tuple(one) if isinstance(one, list) else one for key, one in value.items()})
+        except TypeError as error:
+            raise ConfigError(f"model is no geometry: {brief(error)}") from None
     if name == "speculative" and isinstance(value, list):
         return tuple(value)
     return value

@@ -319,7 +319,7 @@ def test_bundled_trace(policy: str) -> None:
         check(job, costs, profile, costs.bytes, action_of(action, profile), True)
 
 
-SHARED = Path(os.environ.get("LRCSIM_SHARED") or Path(__file__).resolve().parents[3] / "shared") / "traces"
+SHARED = Path(os.environ.get("LRCSIM_SHARED") or Path(__file__).resolve().parents[4] / "shared") / "traces"
 
 
 @pytest.mark.parametrize("hardware", ["phone-ufs", "rtx-4060-laptop"])
