@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.base.configurable import Configurable
 from lrcsim.base.errors import ConfigError, PolicyError, brief, did_you_mean
 from lrcsim.base.kinds import VERSION, named
 from lrcsim.base.reprs import short, short_repr
 from lrcsim.hardware import HardwareProfile, read_toml, to_toml
 from lrcsim.models import Geometry
 from lrcsim.policies import BUILT_IN, Policy, PolicySpec, make_policy
-from lrcsim.policies.base import Configurable
 from lrcsim.simulator.cache.capacity import CacheSize, PoolSize, parse_bytes, resolve_capacity
 from lrcsim.simulator.serving.batching import batched
 from lrcsim.simulator.setup.options import ACCESS, Options
