@@ -16,7 +16,8 @@ import numpy.typing as npt
 from lrcsim.simulator.cache.bounds import cheapest, most_bytes_kept, most_hits
 from lrcsim.simulator.cache.capacity import PoolSize, Scope
 from lrcsim.simulator.cache.future import Future
-from lrcsim.simulator.cache.replay import Counts, Progress, Replay, part_of, replay
+from lrcsim.simulator.cache.replay import Counts, Progress, Replay, part_of
+from lrcsim.simulator.compiled.counts import count
 from lrcsim.simulator.result import Bound
 from lrcsim.traces import DECODE, PREFILL
 from lrcsim.traces.schedule import Schedule
@@ -221,9 +222,8 @@ class References:
 
     def _replay(self, name: str, progress: Progress | None) -> Counts:
         self.replayed += 1
-        return replay(
-            replace(self.job, policy=name, profile=None), progress=part_of(progress, self.replayed, self.replays)
-        )
+        job = replace(self.job, policy=name, profile=None)
+        return count(job, progress=part_of(progress, self.replayed, self.replays))[0]
 
     def _upper(self, ahead: str) -> Bound:
         job = self.job

@@ -9,6 +9,7 @@ import numpy as np
 
 from lrcsim.base.reprs import short
 from lrcsim.simulator.cache.replay import Counts
+from lrcsim.simulator.compiled.engine_for import Engine
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Result:
         lru: hit rate of LRU under the same rules, or None when bounds were not asked for.
         warnings: what a reader of the numbers should know.
         timed: what the run took on a machine (`lrcsim.simulator.time.run_in_time.Timed`); None without one.
+        engine: what decided the hits: ``"compiled"`` or ``"python"``, of several runs in one pass also ``"stack"``. All
+            decide the same.
     """
 
     trace: RoutingTrace
@@ -74,6 +77,7 @@ class Result:
     lru: Bound | None
     warnings: list[str]
     timed: Timed | None = None
+    engine: Engine = "python"
 
     def __repr__(self) -> str:
         """Return a few lines: what was run, its hit rate, the optimum's, its speed."""
@@ -191,6 +195,7 @@ class Result:
             },
             "config": self.config,
             "cache": {
+                "engine": self.engine,
                 "hit_rate": self.hit_rate,
                 "hits": accesses - misses,
                 "accesses": accesses,

@@ -14,9 +14,10 @@ from lrcsim.base.reprs import short
 from lrcsim.policies import BUILT_IN, PolicySpec, make_policy
 from lrcsim.simulator.baselines import References
 from lrcsim.simulator.cache.capacity import CacheSize, Scope, resolve_capacity
-from lrcsim.simulator.cache.replay import Progress, Replay, part_of, replay
+from lrcsim.simulator.cache.replay import Progress, Replay, part_of
 from lrcsim.simulator.cache.rules import Access, profiled_uses, refuse_unservable, resolve_rules
 from lrcsim.simulator.caveats import advice
+from lrcsim.simulator.compiled.counts import count
 from lrcsim.simulator.result import Bound, Result
 from lrcsim.traces import RoutingTrace
 
@@ -117,7 +118,7 @@ def simulate(
     runs = 1 + (compared.replays_needed(tried.bypass, but=known) if compared else 0)
     timed: Timed | None = None
     if platform is None:
-        counts = replay(job, record=record, progress=part_of(progress, 0, runs))
+        counts, engine = count(job, record=record, progress=part_of(progress, 0, runs))
     else:
         from lrcsim.simulator.time.machine import check_memory
         from lrcsim.simulator.time.run_in_time import run_timed
@@ -125,7 +126,7 @@ def simulate(
         check_memory(platform, asked, pools, cache, batch)  # a server's order has longer requests
         told = part_of(progress, 0, runs)
         timed = run_timed(job, platform, arrivals=arrivals, serving=serving, log=log, samples=samples, progress=told)
-        counts = timed.counts
+        counts, engine = timed.counts, "compiled" if timed.engine == "compiled" else "python"
         if timed.job is not job:  # what was run is known only now
             job, trace = timed.job, timed.job.trace
             compared = References(job, scope) if bounds else None
@@ -160,6 +161,7 @@ def simulate(
         trace=trace,
         config=config,
         counts=counts,
+        engine=engine,
         bounds={name: bound for name, bound in found.items() if name != "lru"},
         lru=found.get("lru"),
         warnings=warnings + ([] if timed is None else timed.advice()),

@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from lrcsim.base.errors import LrcsimError, PolicyError, brief
 from lrcsim.base.reprs import short_repr
-from lrcsim.policies import PolicySpec, View, make_policy
-from lrcsim.policies.guard import inner
+from lrcsim.policies import Policy, PolicySpec, View, make_policy
 from lrcsim.simulator.cache.capacity import PoolSize
 from lrcsim.simulator.cache.future import Future
 from lrcsim.simulator.cache.pool import Pool
@@ -158,10 +157,7 @@ def make_pools(job: Replay) -> list[Pool]:
         if job.profile is not None:
             view.profile = job.profile.tolist()
         policy = make_policy(job.policy)
-        if pools and policy is inner(pools[0].policy):
-            raise PolicyError(
-                f"policy {policy.name}: scope 'layer' needs one object per layer; give the class or the name instead"
-            )
+        refuse_shared_policy(policy, job)
         try:
             pools.append(Pool(size, policy, view))
         except LrcsimError:
@@ -169,6 +165,14 @@ def make_pools(job: Replay) -> list[Pool]:
         except Exception as error:
             raise PolicyError(f"policy {policy.name} failed in reset(): {brief(error)}") from error
     return pools
+
+
+def refuse_shared_policy(policy: Policy, job: Replay) -> None:
+    """Raise PolicyError where one policy object would have to serve several pools."""
+    if policy is job.policy and len(job.pools) > 1:
+        raise PolicyError(
+            f"policy {policy.name}: scope 'layer' needs one object per layer; give the class or the name instead"
+        )
 
 
 class _Runner:

@@ -20,8 +20,9 @@ from lrcsim.base.errors import ConfigError
 from lrcsim.base.reprs import short_repr
 from lrcsim.policies import make_policy
 from lrcsim.simulator.cache.capacity import CacheSize, PoolSize, resolve_capacity
-from lrcsim.simulator.cache.replay import Progress, Replay, replay
+from lrcsim.simulator.cache.replay import Progress, Replay
 from lrcsim.simulator.cache.rules import refuse_unservable, resolve_rules
+from lrcsim.simulator.compiled.counts import count
 from lrcsim.simulator.compiled.every_size import stack_hits
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
@@ -307,6 +308,6 @@ def _shared(job: Replay, jobs: int | None, progress: Progress | None) -> Split:
         found = stack_hits(job.trace, str(job.policy), "model", job.access, job.prefill, job.warm, jobs)
         hits, accesses = found.at([pool.capacity]), found.accesses.sum(axis=0)
     else:
-        counts = replay(job, progress=progress)
+        counts, _ = count(job, progress=progress)
         hits, accesses = (counts.accesses - counts.misses).sum(axis=1), counts.accesses.sum(axis=1)
     return Split((), pool.capacity, (int(hits[0]), int(hits[1])), (int(accesses[0]), int(accesses[1])))

@@ -15,7 +15,8 @@ import numpy as np
 from lrcsim.hardware import HardwareProfile
 from lrcsim.policies import make_policy
 from lrcsim.simulator.cache.replay import Counts, Replay
-from lrcsim.simulator.compiled.compiled_cache import CompiledCache, has_compiled_cache
+from lrcsim.simulator.compiled.compiled_cache import CompiledCache
+from lrcsim.simulator.compiled.engine_for import engine_for
 from lrcsim.simulator.compiled.served import LOADED
 from lrcsim.simulator.serving.steps import plain_sizes
 from lrcsim.simulator.time.compiled_loop import (
@@ -61,7 +62,7 @@ def unsupported(
         shrinks: whether the caches' capacity changes on the way.
     """
     policy = make_policy(job.policy)
-    if not has_compiled_cache(policy):
+    if engine_for(policy, job.pools) != "compiled":
         return f"policy {policy.name} has no compiled form"
     if action.share is None:
         return f"miss action {action.name} is not load, cpu or split"
