@@ -212,7 +212,7 @@ class CompiledScore(ScorePolicy):
         own = vars(cls)
         if "score" in own or "worth" in own:
             cls.score_name = "score" if "score" in own else "worth"
-            cls.score = own[cls.score_name]
+            cls.score = own[cls.score_name]  # type: ignore[method-assign]  # the static method itself
         cls._expert_fields, cls._now_fields = cls._looks_at(0), cls._looks_at(1)
 
     @staticmethod
@@ -368,7 +368,7 @@ class CompiledScore(ScorePolicy):
 
 
 @cache
-def _loops(kind: type[CompiledScore]) -> Any:
+def _loops(kind: Any) -> Any:
     def checked(policy: CompiledScore, key: int, value: Any) -> float:
         return float(checked_number(value, policy, "update", key, nan=True))
 

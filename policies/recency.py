@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import OrderedDict
 from collections.abc import Container, Sequence
+from typing import ClassVar
 
 from lrcsim.policies.base import Param, Policy
 from lrcsim.policies.kernels import Queue, Stack
@@ -18,7 +19,7 @@ class Lru(Policy):
 
     name = "lru"
     source = "classic; in MoE engines since Mixtral offloading (arXiv 2312.17238)"
-    kernels = (Stack.LRU, Queue.LRU)
+    kernels: ClassVar[tuple[Queue | Stack, ...]] = (Stack.LRU, Queue.LRU)
 
     def reset(self) -> None:
         self.order: OrderedDict[int, None] = OrderedDict()
