@@ -9,6 +9,7 @@ from types import CodeType
 from typing import Any
 
 from lrcsim.base.errors import PolicyError, did_you_mean
+from lrcsim.policies.compiled import CompiledScore
 from lrcsim.policies.user_code import is_users, place_of, shown_value, sources_of, telling, written_in
 
 __all__ = ["check_arguments", "check_label", "check_methods", "own_arguments"]
@@ -83,7 +84,7 @@ def _check_methods(kind: Any) -> None:
     for name, arguments in ARGUMENTS.items():
         if hasattr(base, name):
             _check_call(kind, name, arguments)
-    if "worth" in needed:
+    if issubclass(kind, CompiledScore):
         _check_compiled(kind)
 
 
@@ -119,9 +120,15 @@ LOOKED_AT = {
 """Fields of `Expert` that are only filled in for policies that need (or want) something."""
 
 
-def _check_compiled(kind: Any) -> None:
-    """Check ``worth`` and ``update`` of a CompiledScore: static, with the right arguments, using what they need."""
-    for name, arguments in (("worth", ("expert", "now")), ("update", ("expert", "now", "weight"))):
+def _check_compiled(kind: type[CompiledScore]) -> None:
+    """Check ``score`` and ``update`` of a CompiledScore: static, with the right arguments, using what they need."""
+    if hasattr(kind, "rank"):
+        at = place_of(kind, "rank")
+        raise PolicyError(
+            f"{at + ': ' if at else ''}{kind.__name__}.rank would never be called, for its base is a CompiledScore: "
+            "derive from RankedPolicy, or write score(expert, now)"
+        )
+    for name, arguments in ((kind.score_name, ("expert", "now")), ("update", ("expert", "now", "weight"))):
         static = inspect.getattr_static(kind, name)
         at = place_of(kind, name)
         head = f"{at}: " if at else ""
