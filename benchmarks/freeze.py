@@ -35,7 +35,8 @@ MOVED: dict[str, str] = {}
 IGNORED = (
     r"/provenance/",  # versions, dates, files of this machine
     r"/(lrcsim|version|sha256|trace_sha256|run|files)$",  # in a sweep's rows: what depends on the version
-    r"/(seconds|estimate_s|path|file|bytes_of_page)$",
+    r"/(seconds|estimate_s|path|file)$",
+    r"/page.json/bytes$",
 )
 """Regular expressions on paths that may differ."""
 
