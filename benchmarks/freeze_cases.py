@@ -18,6 +18,7 @@ WITHOUT_WEIGHTS = ("gptoss.h5",)
 
 MACHINES = ("rtx-4090", "rtx-3090", "phone", "phone-ufs", "apple-m4-max", "desktop-cpu", "jetson-agx-orin",
             "rtx-4090+pcie3-x8+ddr4-3200-2ch", "machine.toml")  # fmt: skip
+UNIFIED = ("phone", "phone-ufs", "apple-m4-max", "desktop-cpu", "jetson-agx-orin")
 PREFETCHERS = ("none", "oracle:1", "oracle:3", "next-gate", "next-gate:distance=2", "popularity", "temporal",
                "transition", "trace-match")  # fmt: skip
 MISSES = ("load", "cpu", "split", "split:0.4", "skip:0.1", "skip:0.2,keep=0", "substitute:0.1", "low:0.1",
@@ -176,8 +177,16 @@ def timed() -> Iterator[tuple[str, Case]]:
     }  # fmt: skip
 
     def repair(row: Row) -> None:
-        if row["policy"] == "belady":
+        if row["hardware"] in UNIFIED:
+            row["dram"] = None
+        if row["engine"] == "compiled":
+            row |= dict.fromkeys(("dram", "arrivals", "batch", "speculative")) | {"prefetch": "none"}
+            row["miss"] = row["miss"] if row["miss"] in ("load", "cpu") else "load"
+            row["policy"] = row["policy"].replace("mine.py:Sticky", "lru")
+        if row["policy"] == "belady" or row["overlap"] is False:
             row["prefetch"] = "none"
+        if row["prefetch"].startswith("oracle"):
+            row["arrivals"] = None
         if row["prefetch"].startswith("next-gate"):
             row["trace"] = "small.h5"
         if row["trace"] in WITHOUT_WEIGHTS:
@@ -187,9 +196,6 @@ def timed() -> Iterator[tuple[str, Case]]:
             row["dram_policy"] = None
         if row["batch"] is None:
             row["batching"] = None
-        if row["engine"] == "compiled":
-            row |= {"prefetch": "none", "dram": None, "dram_policy": None, "arrivals": None}
-            row["miss"] = row["miss"] if row["miss"] in ("load", "cpu") else "load"
         if row["link"] and row["link"].startswith("pcie") and not row["hardware"].startswith(("rtx", "machine")):
             row["link"] = "nvme.lanes=1"
 
@@ -203,7 +209,8 @@ def timed() -> Iterator[tuple[str, Case]]:
     for machine in listed("hardware"):
         profile = {"hardware": machine["name"], "model": "lrcsim-toy-baseline", "cache": "2x"}
         yield f"machine {machine['name']}", {"call": "simulate", "trace": "small.h5", "args": profile}
-        seldom: Row = profile | {"prefetch": "transition", "miss": "low:0.2", "dram": "40%"}
+        seldom: Row = profile | {"prefetch": "transition", "miss": "low:0.2"}
+        seldom |= {} if machine["name"] in UNIFIED else {"dram": "40%"}
         yield f"machine {machine['name']} busy", {"call": "simulate", "trace": "small.h5", "args": seldom}
     on_gpu: Row = {"hardware": "rtx-3090", "model": "lrcsim-toy-baseline", "cache": "2x", "scope": "model"}
     more: list[Row] = [
@@ -330,7 +337,7 @@ def tables() -> Iterator[tuple[str, Case]]:
           for by in ("stack", "layer", "domain", "expert", "position")),
         "srp small.h5 forced.h5 --json out.json --confidence 80 --seed 2",
         "sch small.h5 -m 4,16 --cache 1x,2x,16 --json out.json --csv out.csv --plot out.svg",
-        "sch made.h5 -m 4 --definition lookahead --scope model --by layer --bootstrap 100 --json out.json",
+        "sch made.h5 -m 4 --definition lookahead --scope model --bootstrap 100 --json out.json",
         "sch made.h5 -m 4 --by layer --bootstrap 100 --json out.json --csv out.csv",
         *(f"trace {what} {trace} --json out.json" for what in ("info", "check")
           for trace in ("small.h5", "forced.h5", "uneven.h5", "made.h5", "wrong.h5", "qwen.h5")),

@@ -19,6 +19,7 @@ import warnings
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def run_case(case: dict[str, Any], inputs: Path) -> Any:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         for path in inputs.iterdir():
-            os.link(path, folder / path.name)
+            copyfile(path, folder / path.name)  # a link would change the time by which files are known
         with chdir(folder):
             got = call(case) if "call" in case else commands(case["commands"], {path.name for path in inputs.iterdir()})
         return plain(got, str(folder))
