@@ -29,7 +29,12 @@ from lrcsim.traces import RoutingTrace
 
 CALLS = {"simulate": simulate, "curve": hit_rate_curve, "srp": srp, "sch": sch}
 
-SAME = ((r"[0-9a-f]{64}", "<sha256>"), (r"lrcsim \d+\.\d+\S*", "lrcsim <version>"), (r"about [\d.,]+ m?s\b", "<time>"))
+SAME = (
+    (r"[0-9a-f]{64}", "<sha256>"),
+    (r"lrcsim \d+\.\d+\S*", "lrcsim <version>"),
+    (r"(about|measured in) [\d.,]+ m?s\b", "<time>"),
+    (r"with \d+ process(es)?\b", "<processes>"),
+)
 """Parts of texts that may differ between two runs of the same code, and what stands for them."""
 
 
@@ -43,7 +48,8 @@ def prepare() -> None:
 def run_case(case: dict[str, Any], inputs: Path) -> Any:
     """Run a configuration in a fresh folder that has the inputs, and return what it said."""
     with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
+        folder = Path(made, "folder")  # a model of a file without a name is called after its folder
+        folder.mkdir()
         for path in inputs.iterdir():
             copyfile(path, folder / path.name)  # a link would change the time by which files are known
         with chdir(folder):
