@@ -13,10 +13,11 @@ from heapq import heapify, heappop
 from typing import Any, ClassVar, NamedTuple
 
 from lrcsim.base.errors import PolicyError
+from lrcsim.base.user_code import attributes_of, checked_number
 from lrcsim.policies.base import NEVER
+from lrcsim.policies.class_checks import check_compiled
 from lrcsim.policies.ordering import RankedKeys, ScorePolicy
 from lrcsim.policies.score_source import write_loops
-from lrcsim.policies.user_code import attributes_of, checked_number
 
 __all__ = ["CompiledScore", "Expert", "Now", "weights_ahead"]
 
@@ -261,6 +262,10 @@ class CompiledScore(ScorePolicy):
         return (
             static and not cls.refills and all(getattr(cls, name) is getattr(CompiledScore, name) for name in contract)
         )
+
+    @classmethod
+    def check_class(cls) -> None:
+        check_compiled(cls)
 
     def values(self) -> tuple[int | float, ...]:
         """Return the parameters' values in order.

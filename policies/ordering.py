@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Container, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
-from typing import Any
+from typing import Any, ClassVar
 
 from lrcsim.base.errors import PolicyError
+from lrcsim.base.user_code import checked_number
 from lrcsim.policies.base import Policy
-from lrcsim.policies.user_code import checked_number
 
 __all__ = ["EvictThenInsert", "FixedContents", "RankedKeys", "RankedPolicy", "ScorePolicy", "first_unprotected"]
 
@@ -110,6 +110,7 @@ class RankedPolicy(Policy):
     """
 
     methods = ("rank",)
+    called_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"rank": ("key", "place", "missed")}
 
     def reset(self) -> None:
         self.residents = RankedKeys()
@@ -152,6 +153,7 @@ class ScorePolicy(Policy):
     """
 
     methods = ("score",)
+    called_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"score": ("key",)}
 
     def reset(self) -> None:
         self.last_use: dict[int, int] = {}
@@ -201,6 +203,13 @@ class EvictThenInsert(Policy):
     """
 
     methods = ("hit", "insert", "choose", "removed")
+    called_with: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "hit": ("key",),
+        "miss": ("key",),
+        "insert": ("key",),
+        "choose": ("protected",),
+        "removed": ("key",),
+    }
 
     def reset(self) -> None:
         self.waiting: list[int] = []

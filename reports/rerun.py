@@ -14,7 +14,7 @@ from typing import Any
 from lrcsim.base.errors import LrcsimError
 from lrcsim.base.progress import Progress
 from lrcsim.policies import PolicySpec, make_policy
-from lrcsim.policies.registry import built_in
+from lrcsim.policies.registry import POLICIES
 from lrcsim.simulator.curves.curve import hits_at
 from lrcsim.simulator.setup.options import declared
 from lrcsim.simulator.setup.run import Run
@@ -89,7 +89,7 @@ def set_up(result: dict[str, Any], allowed: Allowed, stack: ExitStack, progress:
     """
     options, config, known = result["run"]["options"], result["config"], result.get("provenance", {})
     policy = options.get("policy", declared()["policy"].default)
-    if not allowed.code and not (isinstance(policy, str) and built_in(policy)):
+    if not allowed.code and not (isinstance(policy, str) and POLICIES.is_built_in(policy)):
         raise Unavailable(
             f"its policy {policy} is a class of the user's, and what a result names is not run: give --allow-code if "
             "you trust it"

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from lrcsim.base.errors import PolicyError
 from lrcsim.base.progress import Progress
+from lrcsim.base.user_code import is_users
 from lrcsim.policies import make_policy
 from lrcsim.policies.kernels import Queue
-from lrcsim.policies.user_code import is_users
 from lrcsim.simulator.compiled.engine_for import engine_for, kernel_of
 from lrcsim.simulator.replay import Counts, refuse_shared_policy, replay
 from lrcsim.simulator.setup.run import Run

@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from lrcsim.base.errors import PolicyError
 from lrcsim.base.progress import Progress
+from lrcsim.base.user_code import compiler_said, is_users, written_in
 from lrcsim.policies import CompiledScore, Policy, View
 from lrcsim.policies.kernels import Queue
-from lrcsim.policies.user_code import compiler_said, is_users, written_in
 from lrcsim.simulator.cache.capacity import PoolSize
 from lrcsim.simulator.cache.future import Future
 from lrcsim.simulator.compiled.engine_for import kernel_of

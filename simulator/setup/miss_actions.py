@@ -6,18 +6,17 @@ Whenever experts of a layer-step are not in the cache, the rule is asked what be
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import index
 from typing import Any, ClassVar
 
 import numpy as np
 
+from lrcsim.base.configurable import Configurable, Param, names_in
 from lrcsim.base.errors import ConfigError, PolicyError, did_you_mean
+from lrcsim.base.plugins import Registry, make
+from lrcsim.base.user_code import is_users, shown_value, telling
 from lrcsim.hardware import HardwareProfile
-from lrcsim.policies.base import Configurable, Param, names_in
-from lrcsim.policies.class_checks import check_label, check_methods
-from lrcsim.policies.registry import class_in, make, split_spec
-from lrcsim.policies.user_code import is_users, shown_value, telling
 from lrcsim.simulator.serving.steps import LayerStep, Step
 from lrcsim.simulator.setup.outcomes import Decision, Outcome, decision
 
@@ -40,6 +39,8 @@ class MissAction(Configurable):
 
     noun = "miss action"
     methods = ("decide",)
+    called_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"reset": (), "decide": ("missed", "step", "residents")}
+    may_yield = ("decide",)
     needs: ClassVar[frozenset[str]] = frozenset()
     takes: ClassVar[str] = ""
     fraction: float = 0.25
@@ -208,7 +209,17 @@ def _not_replaceable(missed: Sequence[int], step: LayerStep, residents: int, nee
     return loaded
 
 
-ACTIONS: dict[str, type[MissAction]] = {kind.name: kind for kind in (Load, Cpu, Split, Skip, Substitute, Low)}
+REGISTRY: Registry[MissAction] = Registry(
+    MissAction,
+    (Load, Cpu, Split, Skip, Substitute, Low),
+    group="lrcsim.miss_actions",
+    unknown="miss action {name!r} is not known, use {names}{close}; your own are given as file.py:Class or "
+    "package.module:Class",
+    error=ConfigError,
+)
+"""All miss actions by name, those in the entry-point group ``lrcsim.miss_actions`` of installed packages among them."""
+
+ACTIONS: dict[str, type[MissAction]] = REGISTRY.built_in
 """The built-in miss actions."""
 
 
@@ -225,23 +236,12 @@ def make_action(spec: str | MissAction | type[MissAction], machine: HardwareProf
 
 
 def _made(spec: str | MissAction | type[MissAction]) -> MissAction:
-    if isinstance(spec, MissAction):
-        check_methods(type(spec))
-        check_label(spec)
-        return spec
-    if isinstance(spec, type) and issubclass(spec, MissAction):
-        return make(spec, "", spec.__name__)
-    if not isinstance(spec, str):
-        raise ConfigError(f"miss must be text, given {spec!r}; in Python it may also be a MissAction")
-    given = split_spec(spec)
-    if given.place is not None:
-        return make(class_in(spec, given.place, given.name, MissAction), given.parameters, spec)
-    if given.name in ACTIONS:
-        return ACTIONS[given.name](**_parameters(ACTIONS[given.name], spec, given.parameters))
-    raise ConfigError(
-        f"miss action {given.name!r} is not known, use {', '.join(ACTIONS)}{did_you_mean(given.name, ACTIONS)}; "
-        "your own are given as file.py:Class or package.module:Class"
-    )
+    if isinstance(spec, str):
+        kind, text = REGISTRY.find(spec)
+        return make(kind, text, spec) if is_users(kind) else kind(**_parameters(kind, spec, text))
+    if isinstance(spec, MissAction) or (isinstance(spec, type) and issubclass(spec, MissAction)):
+        return REGISTRY.make(spec)
+    raise ConfigError(f"miss must be text, given {spec!r}; in Python it may also be a MissAction")
 
 
 def loaded_share(action: MissAction) -> float | None:

@@ -26,8 +26,8 @@ from typing import Any
 import simpy
 
 from lrcsim.base.errors import ConfigError, PolicyError
+from lrcsim.base.user_code import written_in
 from lrcsim.hardware import HardwareProfile
-from lrcsim.policies.user_code import written_in
 from lrcsim.simulator.serving.steps import LayerStep, Step, TimedSteps
 from lrcsim.simulator.setup.costs import Costs
 from lrcsim.simulator.setup.outcomes import Outcome

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lrcsim.base.errors import PolicyError
 from lrcsim.policies import CompiledScore, Policy, ScorePolicy, make_policy
-from lrcsim.policies.registry import Given, built_in, split_spec
+from lrcsim.policies.registry import POLICIES
 from lrcsim.simulator import hit_rate_curve, simulate
 from lrcsim.simulator.setup.prefetchers import make_prefetcher
 from lrcsim.simulator.time import Prefetcher
@@ -394,25 +394,6 @@ def test_a_file_is_run_once_until_it_changes(tmp_path: Path) -> None:
     assert type(make_policy(f"{file}:Mine")).score(None, 1) == 100  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(
-    ("spec", "place", "name", "parameters"),
-    [
-        (r"C:\dir\mine.py:Cls", r"C:\dir\mine.py", "Cls", ""),
-        ("C:/dir/mine.py:Cls:a=1,b=C:/x", "C:/dir/mine.py", "Cls", "a=1,b=C:/x"),
-        ("mine.py:Cls:16", "mine.py", "Cls", "16"),
-        ("a b/mine.py:Cls", "a b/mine.py", "Cls", ""),
-        ("~/mine.py:Cls", "~/mine.py", "Cls", ""),
-        ("./a.py/b.py:Cls", "./a.py/b.py", "Cls", ""),
-        ("mine.py", "mine.py", "", ""),
-        ("pkg.mod:Cls:x=1", "pkg.mod", "Cls", "x=1"),
-        ("lfu-decay:half_life=2.5", None, "lfu-decay", "half_life=2.5"),
-        ("lru", None, "lru", ""),
-    ],
-)
-def test_how_a_policy_is_given(spec: str, place: str | None, name: str, parameters: str) -> None:
-    assert split_spec(spec) == Given(place, name, parameters)
-
-
 def test_paths_that_are_there_may_have_colons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "we ird").mkdir()
@@ -423,8 +404,10 @@ def test_paths_that_are_there_may_have_colons(tmp_path: Path, monkeypatch: pytes
 
 
 def test_which_are_built_in() -> None:
-    assert all(map(built_in, ("lru", "LFU", "sch-lookahead:16", "min", "s3_fifo:share=0.2")))
-    assert not any(map(built_in, ("mine.py:Mine", "os:system", "lrcsim.policies:Policy", "a/b:C", "", "nothing")))
+    assert all(map(POLICIES.is_built_in, ("lru", "LFU", "sch-lookahead:16", "min", "s3_fifo:share=0.2")))
+    assert not any(
+        map(POLICIES.is_built_in, ("mine.py:Mine", "os:system", "lrcsim.policies:Policy", "a/b:C", "", "nothing"))
+    )
 
 
 def test_prefetchers(tmp_path: Path) -> None:

@@ -18,23 +18,6 @@ from typing import Any, NoReturn, TypeGuard
 
 from lrcsim.base.errors import LrcsimError, PolicyError
 
-__all__ = [
-    "NotAsked",
-    "attributes_of",
-    "checked_number",
-    "compiler_said",
-    "is_users",
-    "key_of",
-    "place_of",
-    "place_of_error",
-    "said",
-    "show_path",
-    "shown_value",
-    "sources_of",
-    "telling",
-    "written_in",
-]
-
 
 def is_users(kind: type) -> bool:
     """Return whether a class is not one of lrcsim's own."""
@@ -278,31 +261,3 @@ def compiler_said(error: BaseException, functions: Sequence[Callable[..., Any]])
                 return f"{show_path(file)}:{line}: {why[:160]}"
     code = functions[0].__code__
     return f"{show_path(code.co_filename)}:{code.co_firstlineno}: {why[:160]}"
-
-
-class NotAsked:
-    """Stands in a `View` for what the policy did not say that it needs: empty, and an error where it is looked at."""
-
-    __slots__ = ("_field", "_need", "_policy")
-
-    def __init__(self, field: str, need: str, policy: str) -> None:
-        self._field, self._need, self._policy = field, need, policy
-
-    def __bool__(self) -> bool:
-        return False
-
-    def __len__(self) -> int:
-        return 0
-
-    def __repr__(self) -> str:
-        return f"<view.{self._field}, not asked for>"
-
-    def _refuse(self, *_: object, **__: object) -> NoReturn:
-        raise PolicyError(
-            f'view.{self._field} is empty, it is filled in only for who asks: write needs = {{"{self._need}"}} in '
-            f"class {self._policy}"
-        )
-
-    __getitem__ = __iter__ = __contains__ = __reversed__ = __array__ = __getattr__ = _refuse
-    __add__ = __radd__ = __mul__ = __rmul__ = __sub__ = __rsub__ = __truediv__ = __rtruediv__ = _refuse
-    __lt__ = __gt__ = __le__ = __ge__ = __float__ = __int__ = __index__ = _refuse
