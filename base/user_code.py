@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dis
 import inspect
 import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 from numbers import Complex, Real
 from operator import index
 from types import CodeType, FrameType, TracebackType
@@ -20,6 +22,21 @@ from lrcsim.base.errors import LrcsimError, PolicyError
 def is_users(kind: type) -> bool:
     """Return whether a class is not one of lrcsim's own."""
     return not kind.__module__.startswith("lrcsim.")
+
+
+def attributes_of(function: Callable[..., Any], place: int) -> set[str] | None:
+    """Return which attributes a function reads of an argument, given its place; None where it does more with it."""
+    code = function.__code__
+    if place >= code.co_argcount:
+        return None
+    name, found = code.co_varnames[place], set()
+    steps = list(dis.get_instructions(code))
+    for step, then in pairwise(steps):
+        if step.argval == name or (isinstance(step.argval, tuple) and name in step.argval):
+            if not (step.opname.startswith("LOAD_FAST") and step.argval == name and then.opname == "LOAD_ATTR"):
+                return None
+            found.add(str(then.argval))
+    return found
 
 
 @cache

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Protocol
 
 from lrcsim.base.configurable import Configurable, names_in
 from lrcsim.base.configurable import Param as Param  # part of the contract
+from lrcsim.policies.kernels import Queue, Stack
 
 __all__ = ["NEVER", "Param", "Policy", "Upcoming", "View"]
 
@@ -138,6 +139,8 @@ class Policy(Configurable):
         bypass: misses may run from a staging buffer outside the capacity, so that any expert, also one of the current
             batch, may be named as victim.
         refills: the pool asks ``refill()`` before every step.
+        kernels: the compiled loops that do what this class does, for lrcsim's own classes. A derived class may do
+            something else, so it does not inherit them (`lrcsim.simulator.compiled.engine_for`).
         summary: one line for lists.
         source: where the rule comes from: paper, project.
         view: what the policy may look at (`View`), set before the first ``reset``.
@@ -157,6 +160,7 @@ class Policy(Configurable):
     wants: ClassVar[frozenset[str]] = frozenset()
     bypass: ClassVar[bool] = False
     refills: ClassVar[bool] = False
+    kernels: ClassVar[tuple[Queue | Stack, ...]] = ()
     view: View
     _users: ClassVar[bool] = False  # whether the class is not one of lrcsim's own: what it returns is checked
 
@@ -192,3 +196,7 @@ class Policy(Configurable):
         These loads are reported as ``preloaded``, apart from misses.
         """
         return None
+
+    def kernel_sizes(self) -> dict[str, int]:
+        """Return what the queue loop of this class is told of the pool, after ``reset`` (fields of `QueueSizes`)."""
+        return {}

@@ -20,8 +20,14 @@ LOOKED_AT = {
 
 
 def check_compiled(kind: Any) -> None:
-    """Check ``worth`` and ``update`` of a CompiledScore: static, with the right arguments, using what they need."""
-    for name, arguments in (("worth", ("expert", "now")), ("update", ("expert", "now", "weight"))):
+    """Check ``score`` and ``update`` of a CompiledScore: static, with the right arguments, using what they need."""
+    if hasattr(kind, "rank"):
+        at = place_of(kind, "rank")
+        raise PolicyError(
+            f"{at + ': ' if at else ''}{kind.__name__}.rank would never be called, for its base is a CompiledScore: "
+            "derive from RankedPolicy, or write score(expert, now)"
+        )
+    for name, arguments in ((kind.score_name, ("expert", "now")), ("update", ("expert", "now", "weight"))):
         static = inspect.getattr_static(kind, name)
         at = place_of(kind, name)
         head = f"{at}: " if at else ""

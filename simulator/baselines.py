@@ -16,7 +16,8 @@ from lrcsim.base.progress import Progress, part_of
 from lrcsim.simulator.cache.bounds import cheapest, most_bytes_kept, most_hits
 from lrcsim.simulator.cache.capacity import PoolSize
 from lrcsim.simulator.cache.future import Future
-from lrcsim.simulator.replay import Counts, replay
+from lrcsim.simulator.compiled.counts import count
+from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import DECODE, PREFILL
 from lrcsim.traces.kept import Kept
@@ -260,9 +261,10 @@ class Baselines:
 
     def _replay(self, name: str, progress: Progress | None) -> Counts:
         self.replayed += 1
-        return replay(
+        counts, _ = count(
             self.run.with_policy(name, profile=False), progress=part_of(progress, self.replayed, self.replays)
         )
+        return counts
 
     def _upper(self, ahead: str) -> Bound:
         run = self.run

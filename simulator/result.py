@@ -10,6 +10,7 @@ import numpy as np
 from lrcsim.base.kinds import named
 from lrcsim.base.reprs import short
 from lrcsim.simulator.baselines import Bound
+from lrcsim.simulator.compiled.engine_for import Engine
 from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
@@ -36,6 +37,8 @@ class Result:
         lru: hit rate of LRU under the same rules, or None when bounds were not asked for.
         warnings: what a reader of the numbers should know.
         timed: what the run took on a machine (`lrcsim.simulator.time.run_in_time.Timed`); None without one.
+        engine: what decided the hits: ``"compiled"`` or ``"python"``, of several runs in one pass also ``"stack"``. All
+            decide the same.
     """
 
     run: Run
@@ -44,6 +47,7 @@ class Result:
     lru: Bound | None
     warnings: list[str]
     timed: Timed | None = None
+    engine: Engine = "python"
 
     @property
     def trace(self) -> RoutingTrace:
@@ -167,6 +171,7 @@ class Result:
             },
             "config": self.config,
             "cache": {
+                "engine": self.engine,
                 "hit_rate": self.hit_rate,
                 "hits": accesses - misses,
                 "accesses": accesses,

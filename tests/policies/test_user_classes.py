@@ -111,7 +111,7 @@ def test_what_the_bases_for_scores_need(tmp_path: Path) -> None:
         tmp_path, "class Mine(ScorePolicy):\n    x = 1\n"
     )
     assert "has no method rank; a RankedPolicy needs rank" in told(tmp_path, "class Mine(RankedPolicy): pass\n")
-    assert "has no method worth; a CompiledScore needs worth" in told(tmp_path, "class Mine(CompiledScore): pass\n")
+    assert "has no method score; a CompiledScore needs score" in told(tmp_path, "class Mine(CompiledScore): pass\n")
 
 
 @pytest.mark.parametrize(
