@@ -20,6 +20,7 @@ from lrcsim.simulator.compiled import lru as lru_stack
 from lrcsim.simulator.compiled import sch_static as static_stack
 from lrcsim.simulator.compiled import stack_any as stack
 from lrcsim.simulator.compiled.engine_for import kernel_of
+from lrcsim.simulator.compiled.stack_decode import LFU, LOOKAHEAD, NEXT_USE, NEXT_USE_BYPASS
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Schedule, StepRun
 
@@ -29,10 +30,10 @@ LRU, STATIC = -1, -2
 RULES = {
     Stack.LRU: LRU,
     Stack.STATIC: STATIC,
-    Stack.LFU: stack.LFU,
-    Stack.NEXT_USE: stack.NEXT_USE,
-    Stack.NEXT_USE_BYPASS: stack.NEXT_USE_BYPASS,
-    Stack.LOOKAHEAD: stack.LOOKAHEAD,
+    Stack.LFU: LFU,
+    Stack.NEXT_USE: NEXT_USE,
+    Stack.NEXT_USE_BYPASS: NEXT_USE_BYPASS,
+    Stack.LOOKAHEAD: LOOKAHEAD,
 }
 """The numbers by which the kernels know the rules of score."""
 
@@ -170,7 +171,7 @@ class _Kernel:
             window,
         )
         self.only = -1 if only is None else only
-        self.needs_all = rule not in (LRU, stack.LFU)
+        self.needs_all = rule not in (LRU, LFU)
         self.windows = NO_TIMES  # of every step, for STATIC
 
     def __call__(self, experts: npt.NDArray[Any], steps: stack.Steps, state: Any) -> None:
@@ -195,7 +196,7 @@ class _Kernel:
             static(experts, steps, self.stride, self.windows, state)
             return
         times = NO_TIMES
-        if self.rule in (stack.NEXT_USE, stack.NEXT_USE_BYPASS):
+        if self.rule in (NEXT_USE, NEXT_USE_BYPASS):
             find: Any = stack.next_use_times
             per_access = self.access != stack.CORESIDENT
             times = find(experts, steps, self.stride, self.keys, self.cold, per_access, self.only)
