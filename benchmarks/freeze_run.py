@@ -95,7 +95,7 @@ def command(line: list[str]) -> dict[str, Any]:
             main(list(line))
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    texts = [stream.buffer.getvalue().decode() for stream in (out, err)]  # type: ignore[attr-defined]
+    texts = [stream.buffer.getvalue().decode() for stream in (out, err)]
     return {"exit": code, "out": texts[0], "err": texts[1]}
 
 

@@ -97,6 +97,10 @@ def to_toml(profile: HardwareProfile) -> str:
 def read_toml(name: str, text: str) -> HardwareProfile:
     """Read a profile that `to_toml` wrote.
 
+    Args:
+        name: the profile's.
+        text: the TOML.
+
     Raises:
         ConfigError: it is none.
     """

@@ -107,7 +107,7 @@ def weights_ahead(weights: Sequence[float]) -> dict[float, float]:
 
 
 class _Live:
-    """What `Expert` or `Now` says, brought up to date where it stands: making a tuple at every use took twice as long.
+    """What `Expert` or `Now` says, brought up to date where it stands: no tuple is made at every use.
 
     It can be read as the tuple can be: by name, by place, in a loop.
     """
@@ -292,7 +292,8 @@ class CompiledScore(ScorePolicy):
         self.now = _LiveNow(0, -1, -1, 0, layers, self.view.slots, 0, 0, 0.0, 0, 0)
         self._values = self.values()
         self._score: Callable[..., float] = self._checked_score if self._users else self.score
-        self._access, self._scored = _loops(type(self))
+        kind: type = type(self)
+        self._access, self._scored = _loops(kind)
         self._moments = [] if len(self.view.layers) == 1 else [_LiveNow(*self.now) for _ in range(layers)]
 
     def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:

@@ -176,7 +176,7 @@ def _profile_path(named: object, known: dict[str, Any], allowed: Allowed) -> str
     if allowed.profile is not None:
         return allowed.profile
     if named is None or named == "self":
-        return named  # type: ignore[return-value]  # one of the two
+        return named
     before = known.get("profile_sha256")
     _named_file(named, before, allowed, "--profile")
     if before not in (None, sha256_of(str(named))):

@@ -1,4 +1,4 @@
-"""Run: run a schedule through pools and count."""
+"""Replay: run a schedule through pools and count."""
 
 from __future__ import annotations
 

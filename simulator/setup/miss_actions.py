@@ -64,7 +64,7 @@ class MissAction(Configurable):
         raise NotImplementedError
 
     def bytes_of(self, outcome: Outcome, size: int) -> int:
-        """Return the bytes that come to the GPU for a miss of an expert of ``size`` bytes."""
+        """Return the bytes that come to the GPU for an ``outcome`` of the miss of an expert of ``size`` bytes."""
         if not outcome.moves:
             return 0
         return size if outcome.reads == "expert" else max(round(size * self.fraction), 1)
@@ -224,7 +224,11 @@ ACTIONS: dict[str, type[MissAction]] = REGISTRY.built_in
 
 
 def make_action(spec: str | MissAction | type[MissAction], machine: HardwareProfile) -> MissAction:
-    """Make a miss action of a name with parameters, ``file.py:Class``, ``pkg.mod:Class``, a class, or an object.
+    """Make a miss action.
+
+    Args:
+        spec: a name with parameters, ``file.py:Class``, ``pkg.mod:Class``, a class, or an object.
+        machine: what the trace is run on.
 
     Raises:
         ConfigError: there is no such action, or a parameter of a built-in one is wrong.

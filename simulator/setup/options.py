@@ -1,9 +1,10 @@
-# ruff: noqa: RUF009  # the fields are declared by a function of ours that calls field()
 """The options of a run, each declared once.
 
 `simulate`, the command line and the keys of a sweep read name, type, default and help here (`Options`): an option is
 added by adding a field.
 """
+
+# ruff: noqa: RUF009  # the fields are declared by a function of ours that calls field()
 
 from __future__ import annotations
 

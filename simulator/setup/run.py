@@ -251,8 +251,9 @@ def _read(name: str, value: Any) -> Any:
     if name == "hardware" and isinstance(value, Mapping):
         return read_toml(str(value.get("name")), str(value.get("toml")))
     if name == "model" and isinstance(value, Mapping):
+        fields: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in value.items()}
         try:
-            return Geometry(**{key: tuple(one) if isinstance(one, list) else one for key, one in value.items()})
+            return Geometry(**fields)
         except TypeError as error:
             raise ConfigError(f"model is no geometry: {brief(error)}") from None
     if name == "speculative" and isinstance(value, list):

@@ -114,6 +114,26 @@ def test_what_the_bases_for_scores_need(tmp_path: Path) -> None:
     assert "has no method score; a CompiledScore needs score" in told(tmp_path, "class Mine(CompiledScore): pass\n")
 
 
+def test_what_a_compiled_score_would_never_call(tmp_path: Path) -> None:
+    """A class derived from a built-in one that evicts the smallest score writes ``score`` as that one does."""
+    rank = "from lrcsim.policies.frequency import Lfu\nclass Mine(Lfu):\n    def rank(self, key, place, missed): pass\n"
+    assert "mine.py:5: Mine.rank would never be called" in told(tmp_path, rank)
+    score = "from lrcsim.policies.frequency import Lfru\nclass Mine(Lfru):\n    def score(self, key): return 1\n"
+    assert "mine.py:5: Mine.score must be a plain static method" in told(tmp_path, score)
+
+
+@pytest.mark.parametrize("name", ["score", "worth"])
+def test_the_two_names_of_a_compiled_score(tmp_path: Path, name: str) -> None:
+    """Errors say what the class says."""
+    body = f"class Mine(CompiledScore):\n    @staticmethod\n    def {name}(expert, now): return "
+    assert f"{name}() returned None" in told(tmp_path, body + "None\n")
+    assert f"{name}() or update() cannot be compiled" in told(tmp_path, body + "X[expert]\n", run=curve)
+    assert f"mine.py:4: Mine.{name} looks at expert.weight" in told(tmp_path, body + "expert.weight\n")
+    file = tmp_path / "good.py"
+    file.write_text(HEAD + body + "expert.uses\n")
+    assert simulate(TRACE, f"{file}:Mine", 2).hit_rate == simulate(TRACE, "lfu", 2).hit_rate
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
