@@ -8,8 +8,6 @@ import click
 
 from lrcsim.cli.output import json_option
 
-__all__ = ["calibrate"]
-
 RUN_ONLY = (
     *("trace", "model", "dtype", "policy", "cache", "scope", "prefill", "warm", "hardware", "overrides"),
     *("fit_tokens", "fit", "overlap", "loss", "column", "plot"),

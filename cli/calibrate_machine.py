@@ -15,8 +15,6 @@ from lrcsim.cli.screen import echo
 if TYPE_CHECKING:
     from lrcsim.calibration.of_machine import Machine, Timing
 
-__all__ = ["calibrate_machine", "machine_options"]
-
 
 def machine_options(command: Any) -> Any:
     """Add the options of `calibrate_machine` to a command."""

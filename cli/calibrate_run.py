@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from lrcsim.hardware import HardwareProfile
     from lrcsim.traces import RoutingTrace
 
-__all__ = ["calibrate_run", "document", "open_or_import", "sourced"]
-
 LABELS = {
     "fitted": "fitted tokens",
     "held_out": "held-out tokens",

@@ -10,8 +10,6 @@ from lrcsim.base.text import human_bytes, quoted
 from lrcsim.cli.output import console, json_option, write_json
 from lrcsim.cli.screen import echo
 
-__all__ = ["hardware"]
-
 
 @click.command()
 @click.argument("name", required=False)

@@ -18,14 +18,6 @@ from lrcsim.cli.output import console
 if TYPE_CHECKING:
     from lrcsim.traces import RoutingTrace
 
-__all__ = [
-    "metric_options",
-    "opened_traces",
-    "print_table",
-    "segments_of",
-    "write_csv",
-]
-
 OPTIONS = (
     click.option(
         "--bootstrap",

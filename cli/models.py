@@ -9,8 +9,6 @@ import click
 from lrcsim.base.text import human_bytes, quoted, short_dtype
 from lrcsim.cli.output import console, json_option, write_json
 
-__all__ = ["models"]
-
 
 @click.command()
 @click.argument("name", required=False)

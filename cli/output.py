@@ -16,14 +16,6 @@ import click
 from lrcsim.base.kinds import named
 from lrcsim.cli.screen import Screen
 
-__all__ = [
-    "console",
-    "json_option",
-    "option_bytes",
-    "progress_bar",
-    "write_json",
-]
-
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from lrcsim.planner import Plan
     from lrcsim.planner.evaluate import Row
 
-__all__ = ["show_plan"]
-
 
 def show_plan(plan: Plan) -> None:
     """Print a plan."""

@@ -9,8 +9,6 @@ import click
 from lrcsim.cli.output import console, json_option, write_json
 from lrcsim.cli.screen import echo
 
-__all__ = ["policies"]
-
 
 @click.command()
 @click.argument("name", required=False)

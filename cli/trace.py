@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from lrcsim.traces import RoutingTrace
     from lrcsim.traces.importers import ImportReport
 
-__all__ = ["trace"]
-
 trace_argument = click.argument("path", metavar="[TRACE]", required=False)
 
 

@@ -27,8 +27,6 @@ from lrcsim.hardware.document import (
 )  # fmt: skip
 from lrcsim.hardware.profile import HardwareProfile
 
-__all__ = ["component_names", "load_profile", "profile_names", "to_toml"]
-
 DATA = resources.files("lrcsim.hardware").joinpath("data")
 
 

@@ -15,8 +15,6 @@ from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.models.geometry import Geometry
 from lrcsim.models.huggingface import geometry_from_config
 
-__all__ = ["load_geometry", "model_names"]
-
 DATA = resources.files("lrcsim.models").joinpath("data")
 LEFT_OUT = {"shared_experts": 0, "shared_width": 0, "dense_width": 0, "matrices": 3, "tied": False}
 

@@ -9,25 +9,6 @@ from lrcsim.models.formats import group_format
 from lrcsim.models.modules import Patterns, Unreadable
 from lrcsim.models.scheme import Rule, Scheme, Values, checked, counts, per_weight, real, table_of, unknown
 
-__all__ = [
-    "awq",
-    "bitsandbytes",
-    "exl",
-    "four_over_six",
-    "fp8",
-    "fp_quant",
-    "gemma",
-    "gptq",
-    "higgs",
-    "hqq",
-    "metal",
-    "mlx",
-    "plain",
-    "quanto",
-    "sinq",
-    "w4afp8",
-]
-
 
 def awq(given: Values, _: Mapping[str, Any]) -> Scheme:
     """AutoAWQ: N bits, per group a 16-bit scale and an N-bit zero point, that is stored without ``zero_point`` too."""

@@ -17,8 +17,6 @@ from lrcsim.planner.speed import MODEL_RANGE, Setup, Speed, interval, measure, r
 from lrcsim.planner.strategies import POLICIES, Strategy, cache_of, room_for, strategies
 from lrcsim.planner.workload import PLACED, POPULAR, Measured, Workload
 
-__all__ = ["WORTH", "Row", "Runner"]
-
 WORTH = 0.01
 """A gain below this is called none: no more than a hundredth of the speed."""
 

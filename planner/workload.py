@@ -14,8 +14,6 @@ from lrcsim.planner.traces import Shape, Source
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.kept import Kept
 
-__all__ = ["PLACED", "POPULAR", "Fold", "Measured", "Transferred", "Workload", "all_experts", "transferred"]
-
 POPULAR = "static"
 """The most used experts of each layer, always resident."""
 

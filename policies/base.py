@@ -21,8 +21,6 @@ from lrcsim.base.configurable import Configurable, names_in
 from lrcsim.base.configurable import Param as Param  # part of the contract
 from lrcsim.policies.kernels import Queue, Stack
 
-__all__ = ["NEVER", "Param", "Policy", "Upcoming", "View"]
-
 NEVER = 2**62
 """Next use of an expert that is not used again."""
 

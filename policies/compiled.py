@@ -19,8 +19,6 @@ from lrcsim.policies.class_checks import check_compiled
 from lrcsim.policies.ordering import RankedKeys, ScorePolicy
 from lrcsim.policies.score_source import write_loops
 
-__all__ = ["CompiledScore", "Expert", "Now", "weights_ahead"]
-
 
 class Expert(NamedTuple):
     """What is known of one expert. Numbers are kept after eviction; all start anew when a cold cache is emptied.

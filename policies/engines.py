@@ -12,8 +12,6 @@ from lrcsim.policies.compiled import CompiledScore, Expert, Now
 from lrcsim.policies.kernels import Queue
 from lrcsim.policies.recency import Lru
 
-__all__ = ["Dali", "Heat", "Hobbit", "LeastStaleFifo", "LeastStaleGap", "LeastStaleLayer", "MoeInfinity"]
-
 
 class LeastStaleFifo(CompiledScore):
     """Evict the expert loaded first among those not used in this step; if there is none, the one loaded first."""

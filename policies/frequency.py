@@ -10,8 +10,6 @@ from lrcsim.policies.base import Param
 from lrcsim.policies.compiled import CompiledScore, Expert, Now
 from lrcsim.policies.kernels import Stack
 
-__all__ = ["Lcp", "Lfru", "Lfu", "LfuAging", "LfuDecay", "LfuResident", "Lfuda"]
-
 
 class Lfu(CompiledScore):
     """Evict the fewest uses since the start; counts are kept after eviction; ties to the least recent."""

@@ -13,8 +13,6 @@ from lrcsim.policies.compiled import CompiledScore, Expert, Now
 from lrcsim.policies.kernels import Stack
 from lrcsim.policies.ordering import FixedContents, RankedKeys
 
-__all__ = ["Belady", "BeladyBypass", "SchLookahead", "SchStatic"]
-
 
 class Belady(CompiledScore):
     """Evict the expert whose next use is farthest: optimal for experts of equal size.

@@ -9,8 +9,6 @@ from lrcsim.base.errors import PolicyError
 from lrcsim.base.user_code import fail, is_users, key_of, written_in
 from lrcsim.policies.base import Policy
 
-__all__ = ["guarded", "inner", "where_victim"]
-
 ON_REQUEST = {
     "weights": "weights",
     "layer_weights": "weights",

@@ -11,8 +11,6 @@ from lrcsim.base.errors import PolicyError
 from lrcsim.base.user_code import checked_number
 from lrcsim.policies.base import Policy
 
-__all__ = ["EvictThenInsert", "FixedContents", "RankedKeys", "RankedPolicy", "ScorePolicy", "first_unprotected"]
-
 Entry = tuple[Any, int, int]
 """Rank, tie and key."""
 

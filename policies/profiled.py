@@ -10,8 +10,6 @@ from lrcsim.policies.kernels import Queue
 from lrcsim.policies.ordering import FixedContents
 from lrcsim.policies.recency import Lru
 
-__all__ = ["PinnedLru", "Static", "by_popularity"]
-
 
 def by_popularity(view: View) -> list[int]:
     """Return the pool's experts that the profile used at all, most used first, ties to the smaller key."""

@@ -9,8 +9,6 @@ from lrcsim.policies.base import Param
 from lrcsim.policies.kernels import Queue
 from lrcsim.policies.ordering import EvictThenInsert, first_unprotected
 
-__all__ = ["Arc", "S3Fifo", "Slru"]
-
 Keys = OrderedDict[int, None]  # oldest first
 
 

@@ -11,8 +11,6 @@ from lrcsim.policies.base import Param, Policy
 from lrcsim.policies.kernels import Queue, Stack
 from lrcsim.policies.ordering import EvictThenInsert, first_unprotected
 
-__all__ = ["Clock", "Fifo", "Lru", "Mru", "Random", "Sieve"]
-
 
 class Lru(Policy):
     """Evict the expert whose last use is oldest."""

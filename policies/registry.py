@@ -14,8 +14,6 @@ from lrcsim.policies.queues import Arc, S3Fifo, Slru
 from lrcsim.policies.recency import Clock, Fifo, Lru, Mru, Random, Sieve
 from lrcsim.policies.router import Mrs, ScoreEma
 
-__all__ = ["BUILT_IN", "FAMILIES", "POLICIES", "PolicySpec", "make_policy", "plugins"]
-
 PolicySpec = str | Policy | type[Policy]
 """What `make_policy` takes: a name with parameters, a class or an object."""
 

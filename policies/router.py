@@ -7,8 +7,6 @@ from __future__ import annotations
 from lrcsim.policies.base import Param
 from lrcsim.policies.compiled import CompiledScore, Expert, Now
 
-__all__ = ["Mrs", "ScoreEma"]
-
 
 class Mrs(CompiledScore):
     """Evict the smallest moving router score: at each run of its layer S <- 0.5 s + 0.5 S, with s = 0 if unused.

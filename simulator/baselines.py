@@ -26,8 +26,6 @@ from lrcsim.traces.schedule import Schedule
 if TYPE_CHECKING:
     from lrcsim.simulator.compiled.every_size import StackHits
 
-__all__ = ["Baselines", "Free", "LeastBytes"]
-
 LOADS = {"belady": "every miss, and nothing else,", "belady-bypass": "nothing but misses"}
 """What the policies load that have no more hits than the optimum of that name."""
 

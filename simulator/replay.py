@@ -16,8 +16,6 @@ from lrcsim.simulator.cache.pool import Pool
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces.schedule import Block, Schedule
 
-__all__ = ["Counts", "make_pools", "replay"]
-
 
 @dataclass
 class Counts:

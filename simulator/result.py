@@ -19,8 +19,6 @@ from lrcsim.traces.kept import Kept
 if TYPE_CHECKING:
     from lrcsim.simulator.time.run_in_time import Timed
 
-__all__ = ["Result", "rate"]
-
 _tokens: Kept[tuple[int, int]] = Kept()
 """Of prefill and of decode, ``"all"`` or ``"recorded"``."""
 

@@ -16,8 +16,6 @@ from lrcsim.simulator.setup.options import takes_options
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["simulate"]
-
 
 def simulate(
     trace: RoutingTrace,

@@ -24,8 +24,6 @@ from lrcsim.sweeps.options import as_text, options
 from lrcsim.sweeps.spec import Values
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
-__all__ = ["MEASURED", "Column", "Row", "better", "failed_row", "identity", "row_of", "run_of", "schema"]
-
 Row = dict[str, Any]
 Better = Literal["more", "less", ""]
 

@@ -14,8 +14,6 @@ from lrcsim.sweeps.store import Store
 from lrcsim.sweeps.tasks import Plan, Task
 from lrcsim.sweeps.workers import Workers, in_this_process
 
-__all__ = ["Outcome", "missing", "run_sweep"]
-
 
 @dataclass(frozen=True)
 class Outcome:

@@ -24,8 +24,6 @@ from lrcsim.base.files import replacing
 from lrcsim.base.reprs import short
 from lrcsim.sweeps.columns import Row, schema
 
-__all__ = ["Store", "read_table"]
-
 WRITING = 0.05
 """Share of the time that may go into writing: a row is written as soon as this allows, often at once."""
 

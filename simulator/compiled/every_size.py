@@ -24,8 +24,6 @@ from lrcsim.simulator.compiled.stack_decode import LFU, LOOKAHEAD, NEXT_USE, NEX
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Schedule, StepRun
 
-__all__ = ["STACK_POLICIES", "StackHits", "stack_hits"]
-
 LRU, STATIC = -1, -2
 RULES = {
     Stack.LRU: LRU,

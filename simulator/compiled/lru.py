@@ -17,8 +17,6 @@ from lrcsim.simulator.compiled.lru_bits import ALL_BITS, insert_batches, ones
 from lrcsim.simulator.compiled.stack_any import PAPER, SEQUENTIAL
 from lrcsim.simulator.compiled.stack_decode import TWICE, gather
 
-__all__ = ["BITS", "LruState", "run_lru_bits", "run_lru_marks"]
-
 BITS = 256
 """Up to this many keys the sets of bits are used."""
 

@@ -8,8 +8,6 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["QueueSizes", "QueueState"]
-
 OUT, FIRST, SECOND, GHOST, GHOST2 = range(-1, 4)
 """Where an expert stands: in no queue, or in one of four, two of residents and two of ghosts."""
 

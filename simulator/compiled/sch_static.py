@@ -14,8 +14,6 @@ import numpy.typing as npt
 
 from lrcsim.simulator.compiled.stack_decode import TWICE, gather
 
-__all__ = ["StaticState", "find_windows", "run_static"]
-
 
 class StaticState(NamedTuple):
     """What a pool counts.

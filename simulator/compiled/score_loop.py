@@ -48,8 +48,6 @@ from lrcsim.simulator.compiled.served import DROPPED, GONE, LOADED, RESIDENT, ch
 from lrcsim.simulator.compiled.served import LOADS as SERVED_LOADS
 from lrcsim.simulator.compiled.stack_any import CORESIDENT, PAPER, SEQUENTIAL
 
-__all__ = ["run_scored"]
-
 
 @numba.njit(cache=True, nogil=True)
 def _before(score, ties, a, b):  # type: ignore[no-untyped-def]

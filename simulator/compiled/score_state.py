@@ -17,8 +17,6 @@ import numpy.typing as npt
 
 from lrcsim.policies.compiled import CompiledScore, Expert, Now
 
-__all__ = ["ScoredState", "ahead_in", "ahead_of", "compile_policy"]
-
 FIRST_STEP, LAST_STEP, LAST_RUN, LAST_REQUEST, LOADED_STEP = range(5)
 LOAD_ORDER, USE_ORDER, USES, USES_RESIDENT, USES_REQUEST, NEXT_USE = range(5, 11)
 """Rows of `ScoredState.whole`; the meaning is that of `Expert`."""

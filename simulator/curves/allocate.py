@@ -27,8 +27,6 @@ from lrcsim.simulator.setup.options import refuse_machine, takes_options
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
-__all__ = ["MOST_EXACT_WORK", "Allocation", "Split", "allocate", "exact_split", "greedy_split", "uniform_split"]
-
 Ints = npt.NDArray[np.int64]
 
 MOST_EXACT_WORK = 1_000_000_000

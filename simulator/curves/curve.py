@@ -23,8 +23,6 @@ from lrcsim.simulator.setup.options import refuse_machine, takes_options
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
-__all__ = ["Curve", "hit_rate_curve", "hits_at"]
-
 EngineName = Literal["stack", "compiled", "replay"]
 
 AROUND = (0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16)

@@ -20,8 +20,6 @@ from lrcsim.hardware import HardwareProfile
 from lrcsim.simulator.serving.steps import LayerStep, Step
 from lrcsim.simulator.setup.outcomes import Decision, Outcome, decision
 
-__all__ = ["ACTIONS", "MissAction", "decide", "loaded_share", "make_action"]
-
 ROUNDING = 1e-6
 """A share that is short of the threshold by less than this equals it: weights are stored in few digits."""
 

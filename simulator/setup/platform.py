@@ -23,8 +23,6 @@ from lrcsim.simulator.setup.options import Options
 from lrcsim.simulator.setup.prefetchers import NoPrefetch, Prefetcher, make_prefetcher
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["ENGINES", "Platform", "resolve"]
-
 ENGINES = ("auto", "events", "compiled")
 KV_BYTES = 2.0  # per number of the KV cache: bf16
 DRAM_FOR_EXPERTS = 0.9  # of main memory, where it cannot hold all experts and nobody says how much

@@ -22,8 +22,6 @@ from lrcsim.simulator.serving.steps import LayerStep, Step
 from lrcsim.simulator.setup.miss_actions import MissAction
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["PREFETCHERS", "Prefetcher", "make_prefetcher", "proposals", "start"]
-
 WIDTH = Param("width", 0, "experts proposed per layer-step; 0: the model's top-k", minimum=0)
 
 

@@ -37,8 +37,6 @@ from lrcsim.simulator.time.compiled_loop import (
 )
 from lrcsim.simulator.time.tally import LinkUse, Tally
 
-__all__ = ["run_compiled", "unsupported"]
-
 
 def unsupported(
     job: Run,

@@ -40,8 +40,6 @@ from lrcsim.simulator.time.residency import Lookup, Residency
 from lrcsim.simulator.time.spans import Log
 from lrcsim.simulator.time.tally import Tally
 
-__all__ = ["Engine"]
-
 
 class Engine:
     """Runs steps over a machine.
