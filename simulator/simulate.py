@@ -97,7 +97,7 @@ def result_of(
         found = baselines.find(tried.bypass, progress, ahead=ahead, elsewhere=elsewhere)
     if timed is not None:
         timed.find_limits(baselines)
-    warnings = advice(run.trace, tried.name, run.pools, run.scope, run.access, counts)
+    warnings = advice(run.trace, tried.name, list(run.pools), run.scope, run.access, counts)
     return Result(
         run=run,
         counts=counts,

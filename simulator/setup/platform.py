@@ -122,6 +122,7 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
         PolicyError: there is no such prefetcher, or no such policy for main memory, or a user's class cannot be made.
     """
     given = machine.hardware
+    assert given is not None  # `Run.of` asks for a machine only where one is named
     if isinstance(given, HardwareProfile):
         if machine.overrides:
             raise ConfigError("overrides are for a profile given by name or file; make them in load_profile()")

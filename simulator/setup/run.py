@@ -18,7 +18,7 @@ from lrcsim.base.reprs import short, short_repr
 from lrcsim.hardware import HardwareProfile, read_toml, to_toml
 from lrcsim.models import Geometry
 from lrcsim.policies import BUILT_IN, Policy, PolicySpec, make_policy
-from lrcsim.simulator.cache.capacity import CacheSize, PoolSize, parse_bytes, resolve_capacity
+from lrcsim.simulator.cache.capacity import CacheSize, PoolSize, Scope, parse_bytes, resolve_capacity
 from lrcsim.simulator.serving.batching import batched
 from lrcsim.simulator.setup.options import ACCESS, Options
 from lrcsim.simulator.setup.platform import Platform, check_memory, resolve
@@ -135,7 +135,7 @@ class Run:
         return bool(self.options.warm)
 
     @property
-    def scope(self) -> str:
+    def scope(self) -> Scope:
         """``"layer"`` or ``"model"``: as many pools as layers, or one."""
         return "layer" if len(self.pools) == self.trace.num_layers else "model"
 
@@ -299,9 +299,9 @@ def _settled(options: Options) -> Options:
                 "a warm cache cannot go with access 'paper', where every request starts cold: leave it out"
             )
         return replace(options, prefill="token", warm=False)
-    settled = replace(options, prefill="step" if prefill is None else prefill, warm=True if warm is None else warm)
-    parse_prefill(settled.prefill)
-    return settled
+    prefill = "step" if prefill is None else prefill
+    parse_prefill(prefill)
+    return replace(options, prefill=prefill, warm=True if warm is None else warm)
 
 
 def _platform(trace: RoutingTrace, options: Options) -> Platform | None:
