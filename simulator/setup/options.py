@@ -79,8 +79,6 @@ class Options:
     """What a run can be told.
 
     Attributes:
-        expert_bytes: size of one expert, bytes or text with a unit, or a list with one per layer, in place of what the
-            trace says.
         policy: a name with parameters, ``file.py:Class``, ``pkg.mod:Class``, a class, or (scope ``model``) an object.
         cache: ``"2x"`` times the active experts, ``16`` experts, ``"25%"`` of all, ``"4GiB"`` bytes in all, or a list
             with one entry per layer.
@@ -92,6 +90,8 @@ class Options:
             ``access="paper"``, where every request starts cold.
         profile: a trace to take expert popularity from, for policies that need a profile: a `RoutingTrace`, a trace
             file, or ``"self"``, the trace itself, which is hindsight.
+        expert_bytes: size of one expert, bytes or text with a unit, or a list with one per layer, in place of what the
+            trace says.
         bounds: also run LRU and the optimum at the same capacity.
         batch: requests that run together at most, as in a server (docs/batching.md): a step's experts are the union.
         batching: ``"continuous"``: a request joins when a place is free; ``"static"``: when the last batch is done.
@@ -116,9 +116,6 @@ class Options:
         engine: ``"events"`` (SimPy), ``"compiled"`` (numba; the standard case only), ``"auto"``: compiled where it can.
     """
 
-    expert_bytes: int | str | Sequence[int] | None = _option(
-        "cache", None, "Size of one expert (2.5MiB), where the trace does not have it.", "SIZE"
-    )
     policy: PolicySpec = _option(
         "cache",
         "lru",
@@ -145,6 +142,9 @@ class Options:
     )
     profile: RoutingTrace | str | Path | None = _option(
         "cache", None, "Trace to take expert popularity from, for policies that need it.", "TRACE|self"
+    )
+    expert_bytes: int | str | Sequence[int] | None = _option(
+        "cache", None, "Size of one expert (2.5MiB), where the trace does not have it.", "SIZE"
     )
     bounds: bool = _option("cache", True, "Also run LRU and the optimum at the same capacity.", flag=None)
     batch: int = _option("serving", 1, "Requests at once; a step uses the union.", "N")
