@@ -11,6 +11,7 @@ import click
 from lrcsim.base.text import human_bytes, quoted
 from lrcsim.cli.output import console, progress_bar, write_json
 from lrcsim.cli.screen import echo
+from lrcsim.cli.tables import print_rows
 
 if TYPE_CHECKING:
     from lrcsim.calibration.of_machine import Machine, Timing
@@ -96,19 +97,15 @@ def calibrate_machine(
 
 
 def _show(machine: Machine) -> None:
-    from rich.table import Table
-
     out = console()
     out.print(f"[bold]{quoted(machine.name)}[/bold]: {quoted(machine.processor)}, {human_bytes(machine.memory)}")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("measured", "size", "median", "p10", "p90", "rate"):
-        table.add_column(heading, no_wrap=True, justify="left" if heading == "measured" else "right")
+    lines: list[tuple[str, ...]] = []
 
     def rows(name: str, timings: Sequence[Timing]) -> None:
         for timing in timings:
             low, high = timing.percentile(10), timing.percentile(90)
             rate = f"{timing.rate / 1e9:,.2f} GB/s"
-            table.add_row(name, human_bytes(timing.size), _time(timing.median), _time(low), _time(high), rate)
+            lines.append((name, human_bytes(timing.size), _time(timing.median), _time(low), _time(high), rate))
 
     rows("memory copy", machine.copies)
     rows(f"memory copy, {machine.threads} threads", [machine.together])
@@ -122,7 +119,7 @@ def _show(machine: Machine) -> None:
         rows("copy to the GPU, pinned", machine.gpu.pinned)
         rows("copy to the GPU, pageable", machine.gpu.pageable)
         rows("expert on the GPU", machine.gpu.experts)
-    out.print(table)
+    print_rows(("measured", "size", "median", "p10", "p90", "rate"), lines, whole=range(6))
     if machine.reads is not None:
         out.print(f"file reads past the page cache by {machine.reads.how}, {machine.reads.file_system}")
     for note in machine.notes:

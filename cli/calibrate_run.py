@@ -12,6 +12,7 @@ import click
 
 from lrcsim.base.text import human_bytes, percent, quoted
 from lrcsim.cli.output import console, write_json
+from lrcsim.cli.tables import print_rows
 
 if TYPE_CHECKING:
     from lrcsim.calibration.from_run.calibrate import Calibration
@@ -193,8 +194,6 @@ def document(
 
 
 def _print(found: Calibration, run: MeasuredRun, result: dict[str, Any]) -> None:
-    from rich.table import Table
-
     from lrcsim.hardware.document import written
 
     out = console()
@@ -206,25 +205,20 @@ def _print(found: Calibration, run: MeasuredRun, result: dict[str, Any]) -> None
         f"of {fit['tokens']} tokens\n",
         soft_wrap=True,
     )
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for heading in ("number", "fitted", "+-", "base"):
-        table.add_column(heading, justify="left" if heading == "number" else "right")
+    rows = []
     for path, value in found.best.fit.numbers.items():
-        digits = [written(path, float(f"{amount:.4g}")) for amount in (value.value, value.base)]
-        table.add_row(
-            path, digits[0], f"{100 * value.spread:.1f} %" if value.determined else "not determined", digits[1]
-        )
-    out.print(table)
+        fitted, before = (written(path, float(f"{amount:.4g}")) for amount in (value.value, value.base))
+        spread = f"{100 * value.spread:.1f} %" if value.determined else "not determined"
+        rows.append((path, fitted, spread, before))
+    print_rows(("number", "fitted", "+-", "base"), rows, gap=3)
     out.print()
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for heading in ("predicted against measured", "tokens", "total", "mean |error|", "per token"):
-        table.add_column(heading, justify="left" if heading[0] == "p" and "ag" in heading else "right")
+    compared = []
     for name, label in LABELS.items():
         if name in found.agreement:
             of = found.agreement[name]
             errors = (f"{100 * of.total_error:+.1f} %", percent(of.mean_error), percent(of.relative_error))
-            table.add_row(label, str(of.steps), *errors)
-    out.print(table)
+            compared.append((label, str(of.steps), *errors))
+    print_rows(("predicted against measured", "tokens", "total", "mean |error|", "per token"), compared, gap=3)
     for line in _bytes(found.bytes):
         out.print(line, soft_wrap=True)
     if not found.best.overlap:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from lrcsim.base.tables import write_csv
 from lrcsim.base.text import human_bytes, quoted
 from lrcsim.cli.allocate import show_allocation
 from lrcsim.cli.options import given, run_options
 from lrcsim.cli.output import console, json_option, progress_bar, write_json
+from lrcsim.cli.tables import print_rows
 from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def curve(
         each = [one.to_dict() | {"config": config} for one in found]
         write_json(json_path, each[0] if len(each) == 1 else {"traces": each})
     if csv_path is not None:
-        _write_csv(csv_path, found)
+        write_csv(csv_path, (row for one in found for row in _as_rows(one)))
     if plot_path is not None:
         from lrcsim.plots.curves import plot_curves
 
@@ -132,22 +133,17 @@ def split_policies(text: str) -> list[str]:
     return names
 
 
-def _write_csv(path: str, found: Sequence[TraceCurves]) -> None:
-    from lrcsim.base.files import replacing
-
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        for number, one in enumerate(found):
-            data = one.to_dict()
-            if number == 0:
-                writer.writerow(["trace", "capacity", "relative", *data["hit_rate"]])
-            columns = zip(data["capacities"], data["relative"], *data["hit_rate"].values(), strict=True)
-            writer.writerows([one.label, *row] for row in columns)
+def _as_rows(one: TraceCurves) -> Iterator[dict[str, Any]]:
+    """Yield a row for each size, with the hit rate of every policy."""
+    data = one.to_dict()
+    for capacity, relative, *rates in zip(
+        data["capacities"], data["relative"], *data["hit_rate"].values(), strict=True
+    ):
+        sizes = {"trace": one.label, "capacity": capacity, "relative": relative}
+        yield sizes | dict(zip(data["hit_rate"], rates, strict=True))
 
 
 def _show(curves: Sequence[Curve], title: str) -> None:
-    from rich.table import Table
-
     out = console()
     first = curves[0]
     few = len(first.capacities) <= len(SHOWN) or first.unit == "bytes"
@@ -162,12 +158,7 @@ def _show(curves: Sequence[Curve], title: str) -> None:
         headings = [f"{size:g}x" for size in sizes]
     relative = "" if few else ", relative to the active experts per token"
     out.print(f"[bold]{quoted(title)}[/bold]: hit rate [%] by cache size{relative}")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("policy")
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    if not few:
-        table.add_column("knee", justify="right")
+    rows = []
     for curve in curves:
         rates = []
         for size in sizes:
@@ -176,6 +167,6 @@ def _show(curves: Sequence[Curve], title: str) -> None:
             rates.append(f"{100 * curve.hit_rate[at[-1]]:.1f}" if exact else "–")
         if not few:
             rates.append(f"{curve.relative[curve.knee]:.3g}x")
-        table.add_row(quoted(curve.policy), *rates)
+        rows.append([quoted(curve.policy), *rates])
     out.print()
-    out.print(table)
+    print_rows(["policy", *headings, *([] if few else ["knee"])], rows)

@@ -139,9 +139,3 @@ def option_bytes(option: str, text: str) -> int:
     if not amount:
         raise ConfigError(f"{option} {text!r} is not a size: write bytes as 2752512 or with a unit, 2.5MiB")
     return amount
-
-
-def short_dtype(dtype: str) -> str:
-    """Write a dtype, with the number of its overrides in their place where they are many."""
-    base, *overrides = dtype.split(",")
-    return dtype if len(dtype) <= 48 else f"{base} with {len(overrides)} exceptions"

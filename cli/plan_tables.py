@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 from lrcsim.base.text import human_bytes, percent, short_dtype
 from lrcsim.cli.output import console
 from lrcsim.cli.screen import echo
+from lrcsim.cli.tables import print_rows
 
 if TYPE_CHECKING:
     from lrcsim.planner import Plan
@@ -291,19 +292,10 @@ def _evidence(plan: Plan) -> None:
     )
 
 
-def _print(title: str, headings: list[str], rows: Iterable[tuple[Any, ...]], numbers: Iterable[int] = ()) -> None:
+def _print(title: str, headings: list[str], rows: Sequence[tuple[str, ...]], numbers: Collection[int] = ()) -> None:
     """Print a table; ``numbers``: the columns that are set to the right."""
-    from rich.table import Table
-
-    right = set(numbers)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(headings))
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if i in right else "left", no_wrap=i in right)
-    for row in rows:
-        table.add_row(*row)
-    out = console()
-    out.print(f"\n[bold]{title}[/bold]")
-    out.print(table)
+    console().print(f"\n[bold]{title}[/bold]")
+    print_rows(headings, rows, left=[i for i in range(len(headings)) if i not in numbers], whole=numbers)
 
 
 def _gib(amount: int) -> str:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrcsim.base.errors import ConfigError, did_you_mean
+from lrcsim.base.tables import write_csv
 from lrcsim.base.text import score, span
-from lrcsim.cli.metrics import metric_options, opened_traces, print_table, segments_of, write_csv
+from lrcsim.cli.metrics import metric_options, opened_traces, segments_of
 from lrcsim.cli.output import json_option, option_bytes, progress_bar, write_json
+from lrcsim.cli.tables import print_table
 from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lrcsim.base.tables import write_csv
 from lrcsim.base.text import numbers, score, span
-from lrcsim.cli.metrics import metric_options, opened_traces, print_table, segments_of, write_csv
+from lrcsim.cli.metrics import metric_options, opened_traces, segments_of
 from lrcsim.cli.output import json_option, progress_bar, write_json
 from lrcsim.cli.screen import echo
+from lrcsim.cli.tables import print_table
 from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from typing import Any
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.base.files import replacing
+from lrcsim.base.tables import Table
 from lrcsim.cli.output import write_json
 from lrcsim.experiments.model_family.measure import DRAWS, MEASURES, Measured, difference, measure
 from lrcsim.experiments.model_family.variants import VARIANTS
 from lrcsim.experiments.paper.intervals import around_zero, srp_floor, within_seeds
 from lrcsim.experiments.paper.published import published
-from lrcsim.experiments.tables import Table
 from lrcsim.traces import RoutingTrace
 
 SUFFIX = ".teacher_forced.h5"

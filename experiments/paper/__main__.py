@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lrcsim.base.errors import ConfigError, LrcsimError, did_you_mean
+from lrcsim.base.tables import Table
 from lrcsim.cli.output import write_json
 from lrcsim.experiments.paper.claims import claims_section
 from lrcsim.experiments.paper.inputs import Input, opened, pairs_of
@@ -23,7 +24,6 @@ from lrcsim.experiments.paper.sections_cache import cache_sections
 from lrcsim.experiments.paper.sections_models import model_sections
 from lrcsim.experiments.paper.sections_srp import srp_sections
 from lrcsim.experiments.paper.throughput import throughput_section
-from lrcsim.experiments.tables import Table
 from lrcsim.hardware import load_profile
 from lrcsim.models import load_geometry
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lrcsim.base.files import replacing
+from lrcsim.base.tables import Row, Table, plain
 from lrcsim.cli.output import write_json
 from lrcsim.experiments.paper.measure import AT
 from lrcsim.experiments.paper.published import published
-from lrcsim.experiments.tables import Row, Table, plain
 
 INTRO = """# The paper's figures and tables on these traces
 

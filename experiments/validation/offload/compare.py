@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.experiments.tables import Table
+from lrcsim.base.tables import Table
 from lrcsim.experiments.validation.offload.calibration import SPARE, Calibration, Numbers
 from lrcsim.experiments.validation.offload.devices import FileDevice, NoDevice, Throttle
 from lrcsim.experiments.validation.offload.executor import Execution, Executor, slots_for

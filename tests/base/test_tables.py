@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lrcsim.experiments.tables import Table, plain
+from lrcsim.base.tables import Table, plain
 
 NAN, INF = float("nan"), float("inf")
 
