@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lrcsim.base.files import write_text
 from lrcsim.base.text import human_bytes, quoted
-from lrcsim.cli.output import console, progress_bar, write_json
+from lrcsim.cli.output import answer, console, option_bytes, progress_bar
 from lrcsim.cli.screen import echo
 from lrcsim.cli.tables import print_rows
 
@@ -66,7 +67,6 @@ def calibrate_machine(
         ConfigError: an option has a value that is not allowed, or the folder cannot be written to.
     """
     from lrcsim.calibration.of_machine import Plan, measure_machine, toml_of
-    from lrcsim.cli.output import option_bytes
 
     given: dict[str, Any] = {}
     if sizes is not None:
@@ -79,13 +79,9 @@ def calibrate_machine(
         machine = measure_machine(plan, progress)
     text = toml_of(machine)
     if output is not None:
-        from lrcsim.base.files import replacing
-
-        with replacing(output) as partial:
-            partial.write_text(text, encoding="utf-8")
-    if json_path is not None:
-        write_json(json_path, {**machine.to_dict(), "profile": str(output) if output is not None else None})
-    if json_path == "-":
+        write_text(output, text)
+    profile = None if output is None else str(output)
+    if not answer(json_path, {**machine.to_dict(), "profile": profile}):
         return
     _show(machine)
     if output is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrcsim.base.text import human_bytes, percent, quoted
-from lrcsim.cli.output import console, write_json
+from lrcsim.cli.output import answer, console
 from lrcsim.cli.tables import print_rows
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def calibrate_run(
 ) -> None:
     """Fit, predict, compare, and write what was asked for."""
     from lrcsim.base.errors import ConfigError, did_you_mean
-    from lrcsim.base.files import replacing
+    from lrcsim.base.files import write_text
     from lrcsim.calibration.from_run.calibrate import calibrate
     from lrcsim.calibration.from_run.measured import parse_mapping, read_measured
     from lrcsim.calibration.from_run.rerun import Rerun
@@ -96,16 +96,13 @@ def calibrate_run(
     )
     profile = sourced(found, run)
     if output is not None:
-        with replacing(output) as partial:
-            partial.write_text(to_toml(profile), encoding="utf-8")
+        write_text(output, to_toml(profile))
     if plot is not None:
         from lrcsim.plots.calibration import plot_calibration
 
         plot_calibration(plot, found, f"{geometry.name}, {run.name}")
     result = document(found, run, rerun, base, profile)
-    if json_path is not None:
-        write_json(json_path, result)
-    if json_path != "-":
+    if answer(json_path, result):
         _print(found, run, result)
 
 

@@ -10,8 +10,9 @@ import click
 from lrcsim.base.tables import write_csv
 from lrcsim.base.text import human_bytes, quoted
 from lrcsim.cli.allocate import show_allocation
+from lrcsim.cli.metrics import jobs_option
 from lrcsim.cli.options import given, run_options
-from lrcsim.cli.output import console, json_option, progress_bar, write_json
+from lrcsim.cli.output import answer, console, json_option, progress_bar
 from lrcsim.cli.tables import print_rows
 from lrcsim.plots.figure import check_picture
 
@@ -49,7 +50,7 @@ SHOWN = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
     metavar="SIZE",
     help="Also divide a budget for all layers, 512 (experts), 2x, 25% or 4GiB, so that most accesses hit.",
 )
-@click.option("--jobs", type=click.IntRange(min=1), help="Threads; the result does not depend on it.  [default: all]")
+@jobs_option
 @json_option
 @click.option("--csv", "csv_path", metavar="FILE", help="Write all points as CSV.")
 @click.option("--plot", "plot_path", metavar="FILE", help="Draw the curves: .png, .svg or .pdf.")
@@ -83,17 +84,16 @@ def curve(
             curves = [_curve(run, sizes, jobs) for run in runs]
             found.append(TraceCurves(opened.model, curves, allocations))
     scope, access = runs[0].options.scope, runs[0].access
-    if json_path is not None:
-        config = {"scope": scope, "access": access, "prefill": runs[0].prefill, "warm": runs[0].warm}
-        each = [one.to_dict() | {"config": config} for one in found]
-        write_json(json_path, each[0] if len(each) == 1 else {"traces": each})
+    config = {"scope": scope, "access": access, "prefill": runs[0].prefill, "warm": runs[0].warm}
+    each = [one.to_dict() | {"config": config} for one in found]
+    shown = answer(json_path, each[0] if len(each) == 1 else {"traces": each})
     if csv_path is not None:
         write_csv(csv_path, (row for one in found for row in _as_rows(one)))
     if plot_path is not None:
         from lrcsim.plots.curves import plot_curves
 
         plot_curves(plot_path, {one.label: one.curves for one in found}, f"scope {scope}, access {access}")
-    if json_path != "-":
+    if shown:
         for one in found:
             _show(one.curves, f"{one.label}, scope {scope}, access {access}")
             unproven = [c.policy for c in one.curves if c.policy in ("belady", "belady-bypass") and not c.proven]

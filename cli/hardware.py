@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from lrcsim.base.text import human_bytes, quoted
-from lrcsim.cli.output import console, json_option, write_json
+from lrcsim.cli.output import answer, console, json_option
 from lrcsim.cli.screen import echo
 from lrcsim.cli.tables import print_rows
 
@@ -32,26 +32,20 @@ def hardware(name: str | None, overrides: tuple[str, ...], json_path: str | None
     rtx-4090+pcie3-x8+ddr4-3200-2ch.
     """
     from lrcsim.base.errors import ConfigError
+    from lrcsim.base.files import write_text
     from lrcsim.hardware import load_profile, profile_names, to_toml
 
     if name is None:
         if overrides or toml_path:
             raise ConfigError("--set and --toml are for one profile: name it, as in lrcsim hardware rtx-4090 --set ...")
         rows = [_row(load_profile(profile)) for profile in profile_names()]
-        if json_path is not None:
-            write_json(json_path, rows)
-        if json_path != "-":
+        if answer(json_path, rows):
             _list(rows)
         return
     profile = load_profile(name, overrides)
     if toml_path is not None:
-        from lrcsim.base.files import replacing
-
-        with replacing(toml_path) as partial:
-            partial.write_text(to_toml(profile), encoding="utf-8")
-    if json_path is not None:
-        write_json(json_path, _row(profile))
-    if json_path != "-":
+        write_text(toml_path, to_toml(profile))
+    if answer(json_path, _row(profile)):
         _describe(profile)
 
 

@@ -14,6 +14,17 @@ from lrcsim.base.errors import ConfigError
 if TYPE_CHECKING:
     from lrcsim.traces import RoutingTrace
 
+jobs_option = click.option(
+    "--jobs", type=click.IntRange(min=1), help="Threads; the result does not depend on it.  [default: all]"
+)
+
+segments_option = click.option(
+    "-m",
+    "--segment",
+    metavar="LENGTHS",
+    help="Tokens in a segment, with commas between.  [default: 4,16,64,256, those that fit]",
+)
+
 OPTIONS = (
     click.option(
         "--bootstrap",
@@ -24,9 +35,7 @@ OPTIONS = (
     ),
     click.option("--confidence", default=95.0, show_default=True, type=float, help="Of the intervals, in percent."),
     click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the resamples."),
-    click.option(
-        "--jobs", type=click.IntRange(min=1), help="Threads; the result does not depend on it.  [default: all]"
-    ),
+    jobs_option,
 )
 
 

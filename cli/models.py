@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from lrcsim.base.text import human_bytes, quoted, short_dtype
-from lrcsim.cli.output import console, json_option, write_json
+from lrcsim.cli.output import answer, console, json_option
 from lrcsim.cli.tables import print_rows
 
 __all__ = ["models"]
@@ -27,9 +27,7 @@ def models(name: str | None, dtype: str | None, json_path: str | None) -> None:
 
     chosen = model_names() if name is None else [name]
     rows = [_row(load_geometry(model), dtype) for model in chosen]
-    if json_path is not None:
-        write_json(json_path, rows if name is None else rows[0])
-    if json_path == "-":
+    if not answer(json_path, rows if name is None else rows[0]):
         return
     if name is None:
         _list(rows)

@@ -11,7 +11,7 @@ from lrcsim.base.errors import ConfigError
 from lrcsim.cli.output import option_bytes
 from lrcsim.cli.screen import echo
 from lrcsim.simulator.setup.miss_actions import ACTIONS
-from lrcsim.simulator.setup.options import Declared, Group, declared
+from lrcsim.simulator.setup.options import Declared, declared
 
 DRAFTS = (
     click.option("--draft", type=int, metavar="N", help="Speculative decoding: tokens drafted for each step."),
@@ -24,17 +24,17 @@ DRAFTS = (
 """The two parts of ``speculative``."""
 
 
-def run_options(*groups: Group, but: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return what gives a command the options of some groups.
+def run_options(*wanted: str, but: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return what gives a command some options of a run.
 
     Args:
-        groups: which.
+        wanted: their names, or the groups that they are all wanted of.
         but: names of options to leave out.
     """
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(declared().values()):
-            if option.group in groups and option.name not in but:
+            if {option.group, option.name} & set(wanted) and option.name not in but:
                 for one in (
                     reversed(DRAFTS) if option.name == "speculative" else [_click(option)] if option.flag else []
                 ):

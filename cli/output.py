@@ -15,14 +15,6 @@ import click
 
 from lrcsim.cli.screen import Screen
 
-__all__ = [
-    "console",
-    "json_option",
-    "option_bytes",
-    "progress_bar",
-    "write_json",
-]
-
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -83,10 +75,25 @@ def write_json(path: str, value: Any) -> None:
     if Path(path).exists() and not Path(path).is_file():  # /dev/stdout, a pipe: nothing to replace
         Path(path).write_text(text, encoding="utf-8")
         return
-    from lrcsim.base.files import replacing
+    from lrcsim.base.files import write_text
 
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(path, text)
+
+
+def answer(json_path: str | None, value: Any) -> bool:
+    """Write the result as JSON where ``--json`` asks for it; return whether it is to be shown as text too.
+
+    Args:
+        json_path: what ``--json`` was given.
+        value: JSON values, or a function that returns them, called only where they are written.
+
+    Raises:
+        TraceError: the file cannot be written.
+        ConfigError: standard output is closed.
+    """
+    if json_path is not None:
+        write_json(json_path, value() if callable(value) else value)
+    return json_path != "-"
 
 
 def console(*, stderr: bool = False) -> Any:

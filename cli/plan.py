@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lrcsim.cli.output import json_option, option_bytes, progress_bar, write_json
+from lrcsim.cli.output import answer, json_option, option_bytes, progress_bar
 
 if TYPE_CHECKING:
     from lrcsim.traces import RoutingTrace
@@ -109,9 +109,7 @@ def plan(
             folders=where,
             progress=progress,
         )
-    if json_path is not None:
-        write_json(json_path, found.to_dict())
-    if json_path != "-":
+    if answer(json_path, found.to_dict):
         from lrcsim.cli.plan_tables import show_plan
 
         show_plan(found)

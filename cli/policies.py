@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from lrcsim.cli.output import console, json_option, write_json
+from lrcsim.cli.output import answer, console, json_option
 from lrcsim.cli.screen import echo
 from lrcsim.cli.tables import print_rows
 
@@ -47,9 +47,7 @@ def policies(name: str | None, json_path: str | None) -> None:
         }
         for family, policy in chosen
     ]
-    if json_path is not None:
-        write_json(json_path, rows)
-    if json_path == "-":
+    if not answer(json_path, rows):
         return
     if name is not None:
         _describe(rows[0])

@@ -14,7 +14,7 @@ import click
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.base.text import percent
-from lrcsim.cli.output import console, json_option, write_json
+from lrcsim.cli.output import answer, console, json_option
 from lrcsim.cli.screen import echo
 
 if TYPE_CHECKING:
@@ -150,17 +150,15 @@ def _shape(kind: str, model: str | None, given: dict[str, int | None]) -> Any:
 def _show(result: Recording, json_path: str | None) -> None:
     for notice in result.notices:
         echo(f"Note: {notice}", err=True)
-    if json_path is not None:
-        facts = {
-            "trace": str(result.path),
-            "requests": result.requests,
-            "tokens": result.tokens,
-            "resumed": result.resumed,
-            "recall": {str(distance): rate for distance, rate in result.recall.items()},
-            "notices": result.notices,
-        }
-        write_json(json_path, facts)
-    if json_path != "-":
+    facts = {
+        "trace": str(result.path),
+        "requests": result.requests,
+        "tokens": result.tokens,
+        "resumed": result.resumed,
+        "recall": {str(distance): rate for distance, rate in result.recall.items()},
+        "notices": result.notices,
+    }
+    if answer(json_path, facts):
         again = f" ({result.resumed:,} of them by an earlier run)" if result.resumed else ""
         echo(f"{result.path}: {result.tokens:,} tokens in {result.requests:,} requests{again}")
         rates = [f"{percent(rate)} {d} ahead" for d, rate in result.recall.items() if rate is not None]

@@ -8,7 +8,7 @@ import click
 
 from lrcsim.base.tables import write_csv
 from lrcsim.base.text import cell_text, quoted
-from lrcsim.cli.output import console, json_option, write_json
+from lrcsim.cli.output import answer, console, json_option
 from lrcsim.cli.tables import print_rows
 from lrcsim.plots.figure import check_picture
 
@@ -81,11 +81,10 @@ def results(
         else:
             plot_front(plot_path, everything, chosen, split(front))
     header, rows = _cells(chosen, pivot)
+    lines = [dict(zip(header, row, strict=True)) for row in rows]
     if csv_path is not None:
-        write_csv(csv_path, (dict(zip(header, row, strict=True)) for row in rows), header)
-    if json_path is not None:
-        write_json(json_path, [dict(zip(header, row, strict=True)) for row in rows])
-    if json_path == "-":
+        write_csv(csv_path, lines, header)
+    if not answer(json_path, lines):
         return
     if not rows:
         console().print("no run fits")

@@ -9,7 +9,8 @@ import click
 from lrcsim.base.text import capacity_text, human_bytes, percent, quoted
 from lrcsim.cli.machine import served_text, show_time
 from lrcsim.cli.options import given, refuse_without_machine, run_options
-from lrcsim.cli.output import console, json_option, progress_bar, write_json
+from lrcsim.cli.output import answer, console, json_option, progress_bar
+from lrcsim.cli.provenance import provenance
 from lrcsim.cli.tables import print_rows
 from lrcsim.plots.figure import check_picture
 
@@ -53,11 +54,7 @@ def run(trace: str | None, json_path: str | None, timeline: str | None, plot: st
             from lrcsim.plots.time import plot_time
 
             plot_time(result, plot)
-        if json_path is not None:
-            from lrcsim.cli.provenance import provenance
-
-            write_json(json_path, result.to_dict() | {"provenance": provenance(opened, asked)})
-        if json_path != "-":
+        if answer(json_path, lambda: result.to_dict() | {"provenance": provenance(opened, asked)}):
             _show(result)
             if result.timed is not None:
                 show_time(result)

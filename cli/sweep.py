@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrcsim.base.text import seconds
-from lrcsim.cli.output import console, json_option, write_json
+from lrcsim.cli.output import answer, console, json_option
 from lrcsim.cli.screen import echo
 
 if TYPE_CHECKING:
@@ -73,10 +73,8 @@ def sweep(
     except KeyboardInterrupt:
         echo(f"What is finished is kept beside {table}; the same command does the rest.", err=True)
         raise
-    if json_path is not None:
-        summary = {"table": table, "runs": len(plan.runs), "ran": outcome.ran, "failed": outcome.failed}
-        write_json(json_path, summary)
-    if json_path != "-":
+    summary = {"table": table, "runs": len(plan.runs), "ran": outcome.ran, "failed": outcome.failed}
+    if answer(json_path, summary):
         known = len(plan.runs) - outcome.ran
         before = f", {known:,} were there already" if known else ""
         echo(f"{table}: {len(plan.runs):,} rows{before}; lrcsim results {table} shows them")
@@ -113,11 +111,9 @@ def _dry_run(plan: Plan, tasks: list[Task], processes: int, json_path: str | Non
     shared = sum(len(task.runs) for task in tasks if task.kind == "pass")
     about = estimate(tasks)
     wall = None if about.seconds is None else about.seconds / max(min(processes, len(tasks)), 1)
-    if json_path is not None:
-        data: dict[str, Any] = {"runs": len(plan.runs), "missing": left, "passes": kinds["pass"], "in_passes": shared}
-        data |= {"replays": kinds["replay"], "timed": kinds["timed"], "processes": processes, "seconds": wall}
-        write_json(json_path, data)
-    if json_path == "-":
+    data: dict[str, Any] = {"runs": len(plan.runs), "missing": left, "passes": kinds["pass"], "in_passes": shared}
+    data |= {"replays": kinds["replay"], "timed": kinds["timed"], "processes": processes, "seconds": wall}
+    if not answer(json_path, data):
         return
     out = console()
     done = len(plan.runs) - left

@@ -10,7 +10,7 @@ import click
 
 from lrcsim.base.errors import TraceError
 from lrcsim.base.text import human_bytes, percent, quoted
-from lrcsim.cli.output import console, json_option, progress_bar, write_json
+from lrcsim.cli.output import answer, console, json_option, progress_bar
 from lrcsim.cli.screen import echo
 
 if TYPE_CHECKING:
@@ -40,10 +40,8 @@ def info(path: str | None, quick: bool, json_path: str | None) -> None:
 
     with RoutingTrace.open(path) as opened, progress_bar("reading") as progress:
         facts = _facts(opened, quick, progress)
-    if json_path != "-":
+    if answer(json_path, facts):
         _print_facts(facts)
-    if json_path is not None:
-        write_json(json_path, facts)
 
 
 @trace.command()
@@ -65,14 +63,13 @@ def check(path: str | None, json_path: str | None) -> None:
             path = str(opened.path)
     with progress_bar("checking") as progress:
         problems, warnings = examine_file(path, progress=progress)
-    if json_path is not None:
-        listed = {
-            kind: [{"where": one.where, "what": one.what, "count": one.count} for one in found]
-            for kind, found in (("problems", problems), ("warnings", warnings))
-        }
-        write_json(json_path, {"trace": path, "good": not problems, **listed})
+    listed = {
+        kind: [{"where": one.where, "what": one.what, "count": one.count} for one in found]
+        for kind, found in (("problems", problems), ("warnings", warnings))
+    }
+    shown = answer(json_path, {"trace": path, "good": not problems, **listed})
     if not problems:
-        if json_path != "-":
+        if shown:
             with RoutingTrace.open(path) as opened:
                 looks = f", with {len(warnings)} warning{'s' * (len(warnings) != 1)}:" if warnings else ""
                 echo(f"{path}: good, {_size(opened.num_tokens, opened.num_requests)}{looks}")
@@ -82,7 +79,7 @@ def check(path: str | None, json_path: str | None) -> None:
     if len(problems) == 1:
         first = str(problems[0])
         raise TraceError(first if first.startswith(path) else f"{path}: {first}")
-    if json_path != "-":
+    if shown:
         for problem in problems:
             echo(str(problem))
     raise TraceError(f"{path}: {len(problems)} kinds of problem, the first at {problems[0]}")
@@ -153,11 +150,10 @@ def import_(
     options = Options(columns=parse_columns(columns or ""), **given)
     with progress_bar("importing") as progress:
         report = import_trace(source, output, format, options, progress)
-    if json_path is not None:
-        write_json(json_path, {"trace": output, **vars(report)})
+    shown = answer(json_path, {"trace": output, **vars(report)})
     for notice in report.notices:
         echo(f"Note: {notice}", err=True)
-    if json_path != "-":
+    if shown:
         echo(f"{output}: {_size(report.tokens, report.requests)} from {report.format}: {_shape(report)}")
 
 
@@ -184,11 +180,10 @@ def export(
     with RoutingTrace.open(path) as opened, progress_bar("exporting") as progress:
         notices = export_trace(opened, output, name, Options(prefill, layer), progress)
     size = Path(output).stat().st_size
-    if json_path is not None:
-        write_json(json_path, {"file": output, "format": name, "bytes": size, "notices": notices})
+    shown = answer(json_path, {"file": output, "format": name, "bytes": size, "notices": notices})
     for notice in notices:
         echo(f"Note: {notice}", err=True)
-    if json_path != "-":
+    if shown:
         echo(f"{output}: {size:,} bytes of {name}")
 
 
