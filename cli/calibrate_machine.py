@@ -17,33 +17,33 @@ from lrcsim.cli.tables import print_rows
 if TYPE_CHECKING:
     from lrcsim.calibration.of_machine import Machine, Timing
 
-__all__ = ["calibrate_machine", "machine_options"]
+OPTIONS = (
+    click.option("--no-gpu", "gpu", flag_value=False, default=True, help="Leave a GPU out."),
+    click.option("--quick", is_flag=True, help="A few seconds: fewer repetitions, a smaller file."),
+    click.option("--repetitions", type=int, default=50, show_default=True, help="Of each measurement; at least 3."),
+    click.option(
+        "--sizes",
+        metavar="SIZES",
+        help="Sizes of reads and of an expert, with commas between: 512KiB,2MiB.  [default: 4KiB to 4MiB]",
+    ),
+    click.option(
+        "--folder",
+        metavar="DIR",
+        help="Where to put the file that is read: a folder on the storage that experts would be on.  "
+        "[default: the system's for temporary files]",
+    ),
+)
 
 
 def machine_options(command: Any) -> Any:
     """Add the options of `calibrate_machine` to a command."""
-    for option in (
-        click.option("--no-gpu", "gpu", flag_value=False, default=True, help="Leave a GPU out."),
-        click.option("--quick", is_flag=True, help="A few seconds: fewer repetitions, a smaller file."),
-        click.option("--repetitions", type=int, default=50, show_default=True, help="Of each measurement; at least 3."),
-        click.option(
-            "--sizes",
-            metavar="SIZES",
-            help="Sizes of reads and of an expert, with commas between: 512KiB,2MiB.  [default: 4KiB to 4MiB]",
-        ),
-        click.option(
-            "--folder",
-            metavar="DIR",
-            help="Where to put the file that is read: a folder on the storage that experts would be on.  "
-            "[default: the system's for temporary files]",
-        ),
-    ):
+    for option in reversed(OPTIONS):
         command = option(command)
     return command
 
 
 def calibrate_machine(
-    output: Path | None,
+    output: str | Path | None,
     json_path: str | None,
     *,
     folder: str | None = None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrcsim.base.text import human_bytes, percent, quoted
-from lrcsim.cli.output import answer, console
+from lrcsim.cli.output import answer, console, progress_bar
 from lrcsim.cli.tables import print_rows
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from lrcsim.calibration.from_run.rerun import Rerun
     from lrcsim.hardware import HardwareProfile
     from lrcsim.traces import RoutingTrace
-
-__all__ = ["calibrate_run", "document", "open_or_import", "sourced"]
 
 LABELS = {
     "fitted": "fitted tokens",
@@ -42,11 +40,6 @@ def calibrate_run(
     trace: str | None,
     model: str | None,
     dtype: str | None,
-    policy: str,
-    cache: str,
-    scope: Any,
-    prefill: str | None,
-    warm: bool | None,
     hardware: str,
     overrides: Sequence[str],
     fit_tokens: int,
@@ -57,8 +50,9 @@ def calibrate_run(
     plot: str | None,
     output: str | None,
     json_path: str | None,
+    **cache: Any,
 ) -> None:
-    """Fit, predict, compare, and write what was asked for."""
+    """Fit, predict, compare, and write what was asked for; ``cache``: the options of the engine's own."""
     from lrcsim.base.errors import ConfigError, did_you_mean
     from lrcsim.base.files import write_text
     from lrcsim.calibration.from_run.calibrate import calibrate
@@ -82,18 +76,19 @@ def calibrate_run(
     base = load_profile(hardware, overrides)
     geometry = load_geometry(model)
     with open_or_import(trace) as routing:
-        rerun = Rerun(
-            routing, geometry, dtype=dtype, policy=policy, cache=cache, scope=scope, prefill=prefill, warm=warm
+        told = {name: value for name, value in cache.items() if value is not None}
+        rerun = Rerun(routing, geometry, dtype=dtype, **told)
+    with progress_bar("fitting") as progress:
+        found = calibrate(
+            rerun,
+            run,
+            base,
+            fit_tokens=fit_tokens,
+            paths=None if fit is None else [path.strip() for path in fit.split(",")],
+            overlap=beside[overlap],
+            loss=loss,
+            progress=progress,
         )
-    found = calibrate(
-        rerun,
-        run,
-        base,
-        fit_tokens=fit_tokens,
-        paths=None if fit is None else [path.strip() for path in fit.split(",")],
-        overlap=beside[overlap],
-        loss=loss,
-    )
     profile = sourced(found, run)
     if output is not None:
         write_text(output, to_toml(profile))
@@ -117,7 +112,8 @@ def open_or_import(path: str) -> Iterator[RoutingTrace]:
     with tempfile.TemporaryDirectory() as folder:
         if not is_ours:
             target = Path(folder, "trace.h5")
-            import_trace(source, target)
+            with progress_bar(f"importing {source.name}") as progress:
+                import_trace(source, target, progress=progress)
         with RoutingTrace.open(path if is_ours else target) as opened:
             yield opened
 

@@ -37,7 +37,7 @@ LEVELS = ("model", "layer")
     "--cache", default="1x,2x", show_default=True, metavar="SIZES", help="2x, 16 (experts), 25%, 4GiB, with commas."
 )
 @click.option("--definition", default="static", show_default=True, metavar="static|lookahead")
-@run_options("expert_bytes", "scope")
+@run_options(only=("expert_bytes", "scope"))
 @click.option("--by", "level", default="model", show_default=True, metavar="model|layer", help="Also by layer.")
 @metric_options
 @json_option

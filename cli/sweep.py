@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrcsim.base.text import seconds
-from lrcsim.cli.output import answer, console, json_option
+from lrcsim.cli.output import answer, console, json_option, progress_bar
 from lrcsim.cli.screen import echo
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ def _dry_run(plan: Plan, tasks: list[Task], processes: int, json_path: str | Non
     left = sum(len(task.runs) for task in tasks)
     kinds = Counter(task.kind for task in tasks)
     shared = sum(len(task.runs) for task in tasks if task.kind == "pass")
-    about = estimate(tasks)
+    with progress_bar("measuring a few runs") as progress:
+        about = estimate(tasks, progress=progress)
     wall = None if about.seconds is None else about.seconds / max(min(processes, len(tasks)), 1)
     data: dict[str, Any] = {"runs": len(plan.runs), "missing": left, "passes": kinds["pass"], "in_passes": shared}
     data |= {"replays": kinds["replay"], "timed": kinds["timed"], "processes": processes, "seconds": wall}
