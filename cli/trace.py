@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,19 @@ if TYPE_CHECKING:
     from lrcsim.traces import RoutingTrace
     from lrcsim.traces.importers import ImportReport
 
-__all__ = ["trace"]
+
+class FormatOption(click.Option):
+    """An option that takes a name of a module's FORMATS; they are imported when its help is shown."""
+
+    def __init__(self, *arguments: Any, registry: str, **told: Any) -> None:
+        super().__init__(*arguments, **told)
+        self._registry = registry
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return what help says, with the names."""
+        self.help = f"{', '.join(import_module(self._registry).FORMATS)}; guessed when omitted."
+        return super().get_help_record(ctx)
+
 
 trace_argument = click.argument("path", metavar="[TRACE]", required=False)
 
@@ -90,12 +103,7 @@ def check(path: str | None, json_path: str | None) -> None:
 @click.option(
     "-o", "--output", "output", required=True, metavar="OUT.h5", help="Trace to write; replaced if it exists."
 )
-@click.option(
-    "--format",
-    "format",
-    metavar="FORMAT",
-    help="table, npz, vllm, sglang, recorder, moe-lrc, layers or folder; guessed when omitted.",
-)
+@click.option("--format", "format", metavar="FORMAT", cls=FormatOption, registry="lrcsim.traces.importers")
 @click.option(
     "--columns",
     metavar="OURS=THEIRS,...",
@@ -160,7 +168,7 @@ def import_(
 @trace.command()
 @trace_argument
 @click.option("-o", "--output", required=True, metavar="OUT", help="File to write; replaced if it exists.")
-@click.option("--format", "format", metavar="FORMAT", help="npz, csv or oracleGeneral; guessed from OUT when omitted.")
+@click.option("--format", "format", metavar="FORMAT", cls=FormatOption, registry="lrcsim.traces.exporters")
 @click.option(
     "--prefill", metavar="HOW", help="For oracleGeneral: steps of prompt tokens, step (default), chunk:N, token."
 )
