@@ -10,14 +10,14 @@ import click
 
 from lrcsim.base.files import write_text
 from lrcsim.base.text import human_bytes, quoted
-from lrcsim.cli.output import answer, console, option_bytes, progress_bar
+from lrcsim.cli.output import answer, console, option_bytes, options, progress_bar
 from lrcsim.cli.screen import echo
 from lrcsim.cli.tables import print_rows
 
 if TYPE_CHECKING:
     from lrcsim.calibration.of_machine import Machine, Timing
 
-OPTIONS = (
+machine_options = options(
     click.option("--no-gpu", "gpu", flag_value=False, default=True, help="Leave a GPU out."),
     click.option("--quick", is_flag=True, help="A few seconds: fewer repetitions, a smaller file."),
     click.option("--repetitions", type=int, default=50, show_default=True, help="Of each measurement; at least 3."),
@@ -33,13 +33,6 @@ OPTIONS = (
         "[default: the system's for temporary files]",
     ),
 )
-
-
-def machine_options(command: Any) -> Any:
-    """Add the options of `calibrate_machine` to a command."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
 
 
 def calibrate_machine(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from lrcsim.base.errors import ConfigError
+from lrcsim.cli.output import options
 
 if TYPE_CHECKING:
     from lrcsim.traces import RoutingTrace
@@ -25,7 +26,7 @@ segments_option = click.option(
     help="Tokens in a segment, with commas between.  [default: 4,16,64,256, those that fit]",
 )
 
-OPTIONS = (
+metric_options = options(
     click.option(
         "--bootstrap",
         default=1000,
@@ -37,13 +38,6 @@ OPTIONS = (
     click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the resamples."),
     jobs_option,
 )
-
-
-def metric_options(command: Any) -> Any:
-    """Add the options of intervals and threads to a command."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
 
 
 @contextmanager

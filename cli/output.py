@@ -43,6 +43,32 @@ def json_option(command: Command) -> Command:
     return option(checked)  # type: ignore[return-value]  # it takes and gives what the command does
 
 
+def options(*several: Command) -> Callable[[Command], Command]:
+    """Return what gives a command several options, listed in this order."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(several):
+            command = option(command)
+        return command
+
+    return add
+
+
+server_options = options(
+    click.option(
+        "--cached-prefix",
+        metavar="drop|keep",
+        help="Of a server: prompt tokens out of its prefix cache did not run (drop), or count as run (keep); "
+        "else as its answers say.",
+    ),
+    click.option(
+        "--stop-on-error",
+        is_flag=True,
+        help="Of a server: end at a request that it refused or aborted, or without routing; else skip it.",
+    ),
+)
+
+
 _json_stream: list[TextIO] = []
 """Where ``--json -`` goes while everything else goes to standard error."""
 

@@ -14,7 +14,7 @@ import click
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.base.text import percent
-from lrcsim.cli.output import answer, console, json_option
+from lrcsim.cli.output import answer, console, json_option, server_options
 from lrcsim.cli.screen import echo
 
 if TYPE_CHECKING:
@@ -55,15 +55,7 @@ __all__ = ["record"]
 @click.option("--num-layers", type=int, metavar="L", help="With a server: blocks of the model, if MODEL is not given.")
 @click.option("--top-k", type=int, metavar="K", help="With a server: experts per token, if MODEL is not given.")
 @click.option("--num-experts", type=int, metavar="E", help="With a server: experts per layer, if MODEL is not given.")
-@click.option(
-    "--cached-prefix",
-    metavar="drop|keep",
-    help="With a server: prompt tokens out of its prefix cache did not run (drop), or count as run (keep); "
-    "else as its answers say.",
-)
-@click.option(
-    "--stop-on-error", is_flag=True, help="With a server: end at a prompt that it refuses or aborts; else skip it."
-)
+@server_options
 @click.option(
     "--api-key-env", metavar="NAME", help="Environment variable with the server's key.  [default: LRCSIM_SERVER_KEY]"
 )

@@ -11,7 +11,7 @@ import click
 
 from lrcsim.base.errors import TraceError
 from lrcsim.base.text import human_bytes, percent, quoted
-from lrcsim.cli.output import answer, console, json_option, progress_bar
+from lrcsim.cli.output import answer, console, json_option, progress_bar, server_options
 from lrcsim.cli.screen import echo
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class FormatOption(click.Option):
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Return what help says, with the names."""
-        self.help = f"{', '.join(import_module(self._registry).FORMATS)}; guessed when omitted."
+        self.help = f"{', '.join(import_module(self._registry).FORMATS)}; guessed from the file when omitted."
         return super().get_help_record(ctx)
 
 
@@ -128,15 +128,7 @@ def check(path: str | None, json_path: str | None) -> None:
     help="For files without phases: the first N tokens of each request are prefill, or the column that says how many.",
 )
 @click.option("--layer-first", is_flag=True, default=None, help="For arrays whose axes are [layers, tokens, k].")
-@click.option(
-    "--cached-prefix",
-    metavar="drop|keep",
-    help="For servers: prompt tokens out of the prefix cache did not run (drop), or count as run (keep); "
-    "else as the file says.",
-)
-@click.option(
-    "--stop-on-error", is_flag=True, help="For servers: refuse a file in which a request has no routing; else skip it."
-)
+@server_options
 @click.option("--keep-zero-layers", is_flag=True, help="For servers, top-1: keep layers whose ids are all 0.")
 @click.option("--drop-zero-rows", is_flag=True, help="For servers: tokens with id 0 everywhere are not recorded.")
 @click.option("--phase", metavar="PHASE", help="Phase of all tokens of a file without phases: prefill, decode or none.")
