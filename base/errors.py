@@ -11,9 +11,9 @@ The command line prints the message on standard error and exits with 1; in Pytho
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-__all__ = ["ConfigError", "LrcsimError", "PolicyError", "TraceError", "brief", "did_you_mean"]
+__all__ = ["ConfigError", "LrcsimError", "PolicyError", "TraceError", "brief", "check_choice", "did_you_mean"]
 
 
 LONGEST = 400
@@ -44,6 +44,17 @@ def brief(error: BaseException) -> str:
     lines = [line.strip() for line in f"{type(error).__name__}: {error}".splitlines() if line.strip()]
     text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def check_choice(what: str, value: object, allowed: Collection[str]) -> None:
+    """Refuse a value that is none of a few words, with the closest of them.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if value not in allowed:
+        hint = did_you_mean(str(value), allowed)
+        raise ConfigError(f"{what} {value!r} is not known, use {', '.join(allowed)}{hint}")
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:

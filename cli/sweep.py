@@ -18,7 +18,7 @@ from lrcsim.cli.output import answer, console, json_option, progress_bar
 from lrcsim.cli.screen import echo
 
 if TYPE_CHECKING:
-    from lrcsim.sweeps.tasks import Plan, Task
+    from lrcsim.sweeps.tasks import Task, TaskList
     from lrcsim.sweeps.workers import Workers
 
 __all__ = ["sweep"]
@@ -54,14 +54,14 @@ def sweep(
     written as they finish. Started again it does only what is missing. A run that fails is a row with its error.
     """
     from lrcsim.base.errors import ConfigError
-    from lrcsim.sweeps import make_plan, read_spec, run_sweep
+    from lrcsim.sweeps import divide, read_spec, run_sweep
     from lrcsim.sweeps.query import too_lossy
     from lrcsim.sweeps.run import missing
 
     if sum(option is not None for option in (jobs, scheduler, workers)) > 1:
         raise click.UsageError("--jobs, --scheduler and --workers each say where to run: give one of them")
     table = output or str(Path(spec).with_suffix(".parquet"))
-    plan = make_plan(read_spec(spec))
+    plan = divide(read_spec(spec))
     tasks = missing(plan, table, retry=retry, replace=replace)
     if dry_run:
         _dry_run(plan, tasks, jobs or workers or _cores(), json_path)
@@ -103,7 +103,7 @@ def _where(jobs: int | None, scheduler: str | None, workers: int | None, tasks: 
     return in_processes(wanted) if wanted > 1 else in_this_process
 
 
-def _dry_run(plan: Plan, tasks: list[Task], processes: int, json_path: str | None) -> None:
+def _dry_run(plan: TaskList, tasks: list[Task], processes: int, json_path: str | None) -> None:
     from lrcsim.sweeps.estimate import estimate
 
     left = sum(len(task.runs) for task in tasks)

@@ -11,14 +11,14 @@ import pyarrow as pa
 from lrcsim.base.errors import ConfigError
 from lrcsim.sweeps.columns import schema
 from lrcsim.sweeps.store import Store
-from lrcsim.sweeps.tasks import Plan, Task
+from lrcsim.sweeps.tasks import Task, TaskList
 from lrcsim.sweeps.workers import Workers, in_this_process
 
-__all__ = ["Outcome", "missing", "run_sweep"]
+__all__ = ["SweepOutcome", "missing", "run_sweep"]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SweepOutcome:
     """What a sweep left.
 
     Attributes:
@@ -34,7 +34,7 @@ class Outcome:
     first_error: str | None
 
 
-def missing(plan: Plan, path: str | Path, *, retry: bool = False, replace: bool = False) -> list[Task]:
+def missing(plan: TaskList, path: str | Path, *, retry: bool = False, replace: bool = False) -> list[Task]:
     """Return the tasks that a table does not have yet.
 
     Args:
@@ -57,14 +57,14 @@ def missing(plan: Plan, path: str | Path, *, retry: bool = False, replace: bool 
 
 
 def run_sweep(
-    plan: Plan,
+    plan: TaskList,
     path: str | Path,
     *,
     workers: Workers = in_this_process,
     retry: bool = False,
     replace: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> Outcome:
+) -> SweepOutcome:
     """Do the runs that a table does not have yet, and make it complete.
 
     Args:
@@ -91,4 +91,4 @@ def run_sweep(
                 progress(done, total)
         table = store.finish([run.key for run in plan.runs])
     errors = [error for error in table["error"].to_pylist() if error is not None]
-    return Outcome(table, done, len(errors), errors[0] if errors else None)
+    return SweepOutcome(table, done, len(errors), errors[0] if errors else None)
