@@ -15,7 +15,7 @@ from lrcsim.planner.flash import at, chained, flash_share
 from lrcsim.planner.memory import Memory
 from lrcsim.planner.speed import MODEL_RANGE, Setup, Speed, interval, measure, resampled
 from lrcsim.planner.strategies import POLICIES, Strategy, cache_of, room_for, strategies
-from lrcsim.planner.workload import PLACED, POPULAR, Measured, Workload
+from lrcsim.planner.workload import PLACED, POPULAR, OwnTrace, Workload
 
 __all__ = ["WORTH", "Row", "Runner"]
 
@@ -216,7 +216,7 @@ class Runner:
         Only with a trace of the model itself: how layers differ does not carry over to another model.
         """
         workload = self.workloads[0]
-        if not isinstance(workload, Measured) or memory.fit != "memory" or not memory.copies_all:
+        if not isinstance(workload, OwnTrace) or memory.fit != "memory" or not memory.copies_all:
             return None
         from lrcsim.planner.locality_transfer import halves
         from lrcsim.simulator.curves.allocate import allocate
@@ -230,7 +230,7 @@ class Runner:
 
         one, other = halves(source.trace)
         strategy = next(s for s in strategies(memory) if s.name == "lru")
-        held_out = Measured(replace(source, trace=other))
+        held_out = OwnTrace(replace(source, trace=other))
         equal = cache_of(strategy, memory.budget, memory, self.geometry.experts)
         setup = Setup(profile, self.geometry, self.dtype)
         speeds = [

@@ -20,7 +20,7 @@ from lrcsim.planner.sizes_and_upgrades import knee_of, marginal, sizes_to_show, 
 from lrcsim.planner.strategies import cpu_layers
 from lrcsim.planner.traces import Shape, Source, find_sources
 from lrcsim.planner.what_would_fit import Remedies, remedies
-from lrcsim.planner.workload import Measured, Workload, transferred
+from lrcsim.planner.workload import OwnTrace, Workload, transferred
 from lrcsim.traces import RoutingTrace
 
 __all__ = ["Plan", "make_plan"]
@@ -192,7 +192,7 @@ def make_plan(
         )
     shape = Shape.of(geometry)
     workloads: Sequence[Workload]
-    workloads = [Measured(sources[0])] if sources[0].own else transferred(shape, sources)
+    workloads = [OwnTrace(sources[0])] if sources[0].own else transferred(shape, sources)
     if memory.fit == "gpu":  # nothing is missed: any routing takes as long
         workloads = workloads[:1]
     runner = Runner(geometry, dtype, workloads, bits_per_weight(kv_dtype) / 8, context, progress)

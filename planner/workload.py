@@ -13,7 +13,7 @@ from lrcsim.planner.synthetic_trace import routing_of_curve, touching_all
 from lrcsim.planner.traces import Shape, Source
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["PLACED", "POPULAR", "Fold", "Measured", "Transferred", "Workload", "all_experts", "transferred"]
+__all__ = ["PLACED", "POPULAR", "Fold", "OwnTrace", "Transferred", "Workload", "all_experts", "transferred"]
 
 POPULAR = "static"
 """The most used experts of each layer, always resident."""
@@ -49,7 +49,7 @@ class Workload(Protocol):
         """Return the hit rate at 0 .. E experts per layer, first uses left out, float64 [E + 1]."""
 
 
-class Measured:
+class OwnTrace:
     """The model's own trace, replayed under the policy itself."""
 
     def __init__(self, source: Source) -> None:
