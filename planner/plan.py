@@ -18,7 +18,7 @@ from lrcsim.planner.memory import Memory, memory_of, with_memory
 from lrcsim.planner.shared_memory import shared
 from lrcsim.planner.sizes_and_upgrades import knee_of, marginal, sizes_to_show, to_gib, upgrades
 from lrcsim.planner.strategies import cpu_layers
-from lrcsim.planner.traces import Shape, Source, find_sources
+from lrcsim.planner.traces import Shape, SourceTrace, find_sources
 from lrcsim.planner.what_would_fit import Remedies, remedies
 from lrcsim.planner.workload import OwnTrace, Workload, transferred
 from lrcsim.traces import RoutingTrace
@@ -58,7 +58,7 @@ class Plan:
     context: int
     kv_dtype: str
     memory: Memory
-    sources: list[Source] = field(default_factory=list)
+    sources: list[SourceTrace] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     bound: Row | None = None
     policy_note: str = ""

@@ -15,7 +15,7 @@ from lrcsim.base.errors import ConfigError, LrcsimError
 from lrcsim.models import Geometry, load_geometry
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["LAYER_WEIGHT", "Shape", "Source", "find_sources", "same_model", "shape_distance"]
+__all__ = ["LAYER_WEIGHT", "Shape", "SourceTrace", "find_sources", "same_model", "shape_distance"]
 
 LAYER_WEIGHT = 0.25
 """How much a factor of two in the number of layers counts beside one in experts or top-k: locality is a property of
@@ -55,7 +55,7 @@ def shape_distance(one: Shape, other: Shape) -> float:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceTrace:
     """A trace, as far as a plan uses it.
 
     Attributes:
@@ -79,7 +79,7 @@ class Source:
 
 def find_sources(
     geometry: Geometry, given: Sequence[tuple[str, RoutingTrace]], folders: Sequence[str | Path] = ()
-) -> tuple[list[Source], list[str]]:
+) -> tuple[list[SourceTrace], list[str]]:
     """Collect the traces that a plan can rest on, nearest shape first; ties to the one with more tokens.
 
     A trace that is given counts as the model's own where its shape is the model's, as in ``lrcsim run --model``; one
@@ -97,7 +97,7 @@ def find_sources(
         ConfigError: a given trace has layers of unlike shapes, or a folder does not exist.
     """
     wanted = Shape.of(geometry)
-    found: list[Source] = []
+    found: list[SourceTrace] = []
     notes: list[str] = []
     for name, trace in given:
         shape = _shape(trace)
@@ -148,9 +148,9 @@ def _shape(trace: RoutingTrace) -> Shape | None:
     return Shape(trace.num_layers, trace.num_experts, trace.top_k)
 
 
-def _source(name: str, trace: RoutingTrace, shape: Shape, wanted: Shape, *, own: bool) -> Source:
+def _source(name: str, trace: RoutingTrace, shape: Shape, wanted: Shape, *, own: bool) -> SourceTrace:
     part = sample(trace, MOST_TOKENS)
-    return Source(name, part, shape, shape_distance(shape, wanted), own, trace.num_tokens, trace.num_requests)
+    return SourceTrace(name, part, shape, shape_distance(shape, wanted), own, trace.num_tokens, trace.num_requests)
 
 
 def sample(trace: RoutingTrace, tokens: int) -> RoutingTrace:
