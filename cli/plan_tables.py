@@ -12,7 +12,7 @@ from lrcsim.cli.tables import print_rows
 
 if TYPE_CHECKING:
     from lrcsim.planner import Plan
-    from lrcsim.planner.evaluate import Row
+    from lrcsim.planner.evaluate import StrategyRow
 
 __all__ = ["show_plan"]
 
@@ -79,7 +79,7 @@ def _answer(plan: Plan) -> None:
     )
 
 
-def _how(row: Row) -> str:
+def _how(row: StrategyRow) -> str:
     """Say which row it is, and which engine that is released does it."""
     strategy = row.strategy
     if strategy.name == "all-resident":
@@ -165,7 +165,7 @@ def _strategies(plan: Plan) -> None:
             console().print(f"Per-layer budgets for the LRU cache are not worth it ({gain}): equal shares will do.")
 
 
-def _row(row: Row, *, dim: bool = False) -> tuple[str, ...]:
+def _row(row: StrategyRow, *, dim: bool = False) -> tuple[str, ...]:
     engines = ", ".join(row.strategy.engines) or ("none: it knows the future" if dim else "forks only")
     cells = (
         row.strategy.name, row.strategy.about, _rate(row.speed), _range(row), _rate(row.full),
@@ -306,6 +306,6 @@ def _rate(speed: float) -> str:
     return f"{speed:,.0f}" if speed >= 100 else f"{speed:.1f}" if speed >= 1 else f"{speed:.2f}"
 
 
-def _range(row: Row) -> str:
+def _range(row: StrategyRow) -> str:
     low, high = row.range
     return f"{_rate(low)} to {_rate(high)}"

@@ -17,7 +17,7 @@ from lrcsim.planner.speed import MODEL_RANGE, Setup, Speed, interval, measure, r
 from lrcsim.planner.strategies import POLICIES, Strategy, cache_of, room_for, strategies
 from lrcsim.planner.workload import PLACED, POPULAR, OwnTrace, Workload
 
-__all__ = ["WORTH", "Row", "Runner"]
+__all__ = ["WORTH", "Runner", "StrategyRow"]
 
 WORTH = 0.01
 """A gain below this is called none: no more than a hundredth of the speed."""
@@ -27,7 +27,7 @@ NOISE = 0.002
 
 
 @dataclass(frozen=True)
-class Row:
+class StrategyRow:
     """A strategy with what it gives.
 
     Attributes:
@@ -146,7 +146,7 @@ class Runner:
         below = in_ram + on_gpu if fixed else in_ram
         return chained(profile, self.geometry.top_k, missed, flash_share(curve, missed, on_gpu, below))
 
-    def row(self, strategy: Strategy, profile: HardwareProfile, memory: Memory) -> tuple[Row, list[Speed]]:
+    def row(self, strategy: Strategy, profile: HardwareProfile, memory: Memory) -> tuple[StrategyRow, list[Speed]]:
         """Run a strategy on all workloads."""
         slots = cache_of(strategy, room_for(strategy, memory), memory, self.geometry.experts)
         speeds = [self.speed(strategy, slots, profile, memory, which) for which in range(len(self.workloads))]
@@ -158,9 +158,13 @@ class Runner:
         ends = [*ends, (central, rates[0])]
         fulls = [speed.at_context(setup, self.context, self.kv, rate) for speed, rate in ends]
         full = (min(fulls), max(fulls))
-        return Row(strategy, tuple(slots), rates[0], spread, fulls[-1], full, central.hit_rate, central.binds), speeds
+        return StrategyRow(
+            strategy, tuple(slots), rates[0], spread, fulls[-1], full, central.hit_rate, central.binds
+        ), speeds
 
-    def compare(self, profile: HardwareProfile, memory: Memory) -> tuple[list[Row], str, Row | None, list[str]]:
+    def compare(
+        self, profile: HardwareProfile, memory: Memory
+    ) -> tuple[list[StrategyRow], str, StrategyRow | None, list[str]]:
         """Run all strategies; of the eviction policies keep LRU and, where it is better by more than noise, the best.
 
         Returns:
@@ -244,7 +248,9 @@ class Runner:
             "worth_it": gain > WORTH,
         }
 
-    def _judge(self, caches: dict[str, Strategy], profile: HardwareProfile, memory: Memory) -> tuple[list[Row], str]:
+    def _judge(
+        self, caches: dict[str, Strategy], profile: HardwareProfile, memory: Memory
+    ) -> tuple[list[StrategyRow], str]:
         """Return LRU's row, with that of the fastest policy where it is faster by more than noise; and why."""
         plain, plain_speeds = self.row(caches["lru"], profile, memory)
         rates = {"lru": plain.speed} | self.quick(profile, memory, [name for name in caches if name != "lru"])

@@ -13,7 +13,7 @@ from lrcsim.models import Geometry, storage, stored_dtype
 from lrcsim.models.quantisation import bits_per_weight
 from lrcsim.planner.engine_flags import Flags, engine_flags
 from lrcsim.planner.engines import kt_method
-from lrcsim.planner.evaluate import Row, Runner
+from lrcsim.planner.evaluate import Runner, StrategyRow
 from lrcsim.planner.memory import Memory, memory_of, with_memory
 from lrcsim.planner.shared_memory import shared
 from lrcsim.planner.sizes_and_upgrades import knee_of, marginal, sizes_to_show, to_gib, upgrades
@@ -59,8 +59,8 @@ class Plan:
     kv_dtype: str
     memory: Memory
     sources: list[SourceTrace] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
-    bound: Row | None = None
+    rows: list[StrategyRow] = field(default_factory=list)
+    bound: StrategyRow | None = None
     policy_note: str = ""
     layer_budgets: dict[str, Any] | None = None
     sizes: list[dict[str, Any]] = field(default_factory=list)
@@ -78,12 +78,12 @@ class Plan:
         return bool(self.sources) and self.sources[0].own
 
     @property
-    def best(self) -> Row | None:
+    def best(self) -> StrategyRow | None:
         """The fastest strategy."""
         return self.rows[0] if self.rows else None
 
     @property
-    def best_released(self) -> Row | None:
+    def best_released(self) -> StrategyRow | None:
         """The fastest strategy that a released engine has, on this card and in this dtype."""
         return next((row for row in self.rows if row.strategy.engines), None)
 
