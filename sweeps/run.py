@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.sweeps.columns import schema
-from lrcsim.sweeps.store import Store
+from lrcsim.sweeps.store import TableStore
 from lrcsim.sweeps.tasks import Task, TaskList
 from lrcsim.sweeps.workers import Workers, in_this_process
 
@@ -46,7 +46,7 @@ def missing(plan: TaskList, path: str | Path, *, retry: bool = False, replace: b
     Raises:
         ConfigError: the table has rows that are not in the plan, and may not lose them.
     """
-    store = Store(path, schema(plan.spec.hardware_keys))
+    store = TableStore(path, schema(plan.spec.hardware_keys))
     strange = store.done() - {run.key for run in plan.runs}
     if strange and not replace:
         raise ConfigError(
@@ -80,7 +80,7 @@ def run_sweep(
     """
     if Path(path).suffix != ".parquet":
         raise ConfigError(f"a table is a Parquet file: name it {Path(path).with_suffix('.parquet')}, given {path}")
-    store = Store(path, schema(plan.spec.hardware_keys))
+    store = TableStore(path, schema(plan.spec.hardware_keys))
     with store.writing():
         tasks = missing(plan, path, retry=retry, replace=replace)
         total, done = sum(len(task.runs) for task in tasks), 0

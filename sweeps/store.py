@@ -23,7 +23,7 @@ from lrcsim.base.errors import ConfigError, brief
 from lrcsim.base.files import replacing
 from lrcsim.sweeps.columns import Row, schema
 
-__all__ = ["Store", "read_table"]
+__all__ = ["TableStore", "read_table"]
 
 WRITING = 0.05
 """Share of the time that may go into writing: a row is written as soon as this allows, often at once."""
@@ -95,7 +95,7 @@ def _folder(path: str | Path) -> Path:
     return Path(f"{path}.parts")
 
 
-class Store:
+class TableStore:
     """The table of one sweep.
 
     Args:

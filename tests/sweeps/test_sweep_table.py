@@ -15,7 +15,7 @@ from lrcsim.base.errors import ConfigError
 from lrcsim.simulator import simulate
 from lrcsim.sweeps import TaskList, divide, read_spec, read_table, run_sweep
 from lrcsim.sweeps.execute import run_task
-from lrcsim.sweeps.store import Store
+from lrcsim.sweeps.store import TableStore
 from lrcsim.traces import RoutingTrace
 
 
@@ -159,7 +159,7 @@ def test_two_sweeps_do_not_write_one_table(folder: Path) -> None:
     plan = divide(read_spec({"runs": [{"trace": "round.h5"}]}, folder))
     schema = run_sweep(plan, folder / "t.parquet").table.schema
     with (
-        Store(folder / "t.parquet", schema).writing(),
+        TableStore(folder / "t.parquet", schema).writing(),
         pytest.raises(ConfigError, match=r"another sweep is writing .*t\.parquet"),
     ):
         run_sweep(plan, folder / "t.parquet")
@@ -191,7 +191,7 @@ def test_many_parts_become_one(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("lrcsim.sweeps.store.PARTS_AT_MOST", 5)
     plan = divide(read_spec({"runs": [{"trace": "round.h5", "cache": 2}]}, folder))
     (row,) = run_task(plan.tasks()[0])
-    store = Store(folder / "t.parquet", run_sweep(plan, folder / "other.parquet").table.schema)
+    store = TableStore(folder / "t.parquet", run_sweep(plan, folder / "other.parquet").table.schema)
     with store.writing():
         for number in range(8):
             store.waiting = [row | {"run": str(number)}]
