@@ -27,7 +27,7 @@ from lrcsim.simulator.setup.options import refuse_machine, takes_options
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
-__all__ = ["MOST_EXACT_WORK", "Allocation", "Split", "allocate", "exact_split", "greedy_split", "uniform_split"]
+__all__ = ["MOST_EXACT_WORK", "Allocation", "Division", "allocate", "exact_split", "greedy_split", "uniform_split"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -39,7 +39,7 @@ MOST_EXACT_BYTES = 200_000_000
 
 
 @dataclass(frozen=True)
-class Split:
+class Division:
     """One way to use the budget.
 
     Attributes:
@@ -96,17 +96,17 @@ class Allocation:
     policy: str
     budget: int
     unit: Literal["experts", "bytes"]
-    greedy: Split
-    exact: Split | None
+    greedy: Division
+    exact: Division | None
     exact_left_out: str | None
     most_hits: int
-    uniform: Split
-    shared: Split
+    uniform: Division
+    shared: Division
 
     __repr__ = short_repr
 
     @property
-    def best(self) -> Split:
+    def best(self) -> Division:
         """The exact division where there is one, else the greedy one."""
         return self.exact or self.greedy
 
@@ -171,10 +171,10 @@ def allocate(
             "no expert of this trace was recorded, so there is no hit rate: `lrcsim trace info` says more"
         )
 
-    def split(capacities: Sequence[int]) -> Split:
+    def split(capacities: Sequence[int]) -> Division:
         hits = found.at(list(capacities)).tolist()
         used = sum(slots * cost for slots, cost in zip(capacities, costs, strict=True))
-        return Split(tuple(capacities), used, (hits[PREFILL], hits[DECODE]), accesses)
+        return Division(tuple(capacities), used, (hits[PREFILL], hits[DECODE]), accesses)
 
     greedy, most_hits = greedy_split(curves, costs, pool.capacity)
     left_out = _too_much_work(curves, costs, pool.capacity)
@@ -301,7 +301,7 @@ def uniform_split(largest: Sequence[int], costs: Sequence[int], budget: int) -> 
     return slots
 
 
-def _shared(run: Run, jobs: int | None, progress: Progress | None) -> Split:
+def _shared(run: Run, jobs: int | None, progress: Progress | None) -> Division:
     """Run one pool for all layers: in slots by the stack algorithm, in bytes of unequal experts by a replay."""
     pool: PoolSize = run.pools[0]
     if pool.bytes_per_expert is None:
@@ -310,4 +310,4 @@ def _shared(run: Run, jobs: int | None, progress: Progress | None) -> Split:
     else:
         counts = replay(run, progress=progress)
         hits, accesses = (counts.accesses - counts.misses).sum(axis=1), counts.accesses.sum(axis=1)
-    return Split((), pool.capacity, (int(hits[0]), int(hits[1])), (int(accesses[0]), int(accesses[1])))
+    return Division((), pool.capacity, (int(hits[0]), int(hits[1])), (int(accesses[0]), int(accesses[1])))
