@@ -22,7 +22,7 @@ LENGTH = "segment length m [tokens]"
 MARKERS = "os^Dv<"
 
 
-class Line(NamedTuple):
+class PlotLine(NamedTuple):
     """A line of a panel, all arrays as long as ``x``."""
 
     label: str
@@ -56,7 +56,7 @@ def plot_srp(path: str, results: Mapping[str, Sequence[Srp]]) -> None:
     level = next(iter(results.values()))[0].level
     if level == "model":
         lines = [
-            Line(
+            PlotLine(
                 label,
                 [result.segment for result in found],
                 [result.value for result in found],
@@ -70,7 +70,9 @@ def plot_srp(path: str, results: Mapping[str, Sequence[Srp]]) -> None:
         _draw_names(path, results)
     elif level == "position":
         panels = {
-            label: [Line(f"m = {r.segment}", r.positions, _groups(r).value) for r in found if r.positions is not None]
+            label: [
+                PlotLine(f"m = {r.segment}", r.positions, _groups(r).value) for r in found if r.positions is not None
+            ]
             for label, found in results.items()
         }
         _draw_lines(path, panels, "position of the segment's middle in the request [tokens]", SRP_LABEL, dots=False)
@@ -103,7 +105,7 @@ def plot_sch(path: str, results: Mapping[str, Sequence[Sch]], *, by_layer: bool 
             mine = [result for result in found if result.cache == cache]
             lengths = [result.segment for result in mine]
             name = f"{label}, {cache}" if len(results) > 1 else cache
-            lines.append(Line(name, lengths, [r.value for r in mine], *_ends([r.interval for r in mine])))
+            lines.append(PlotLine(name, lengths, [r.value for r in mine], *_ends([r.interval for r in mine])))
             if by_layer:
                 values = np.array([r.by_layer for r in mine if r.by_layer is not None]).T
                 heats.append(Heat(f"{label}, cache {cache}", values, [str(m) for m in lengths], LENGTH))
@@ -129,7 +131,7 @@ def _ends(intervals: Sequence[tuple[float, float] | None]) -> tuple[list[float] 
 
 def _draw_lines(
     path: str,
-    panels: Mapping[str, Sequence[Line]],
+    panels: Mapping[str, Sequence[PlotLine]],
     x_label: str,
     y_label: str,
     *,
