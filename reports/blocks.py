@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Figure", "KeyNumber", "LeftOut", "Page", "Section", "Table", "View"]
+__all__ = ["Figure", "FigureView", "KeyNumber", "LeftOut", "Page", "Section", "Table"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class View:
+class FigureView:
     """One drawing of a figure, as plotly takes it.
 
     Attributes:
@@ -58,7 +58,7 @@ class Figure:
     name: str
     title: str
     text: str
-    views: Sequence[View]
+    views: Sequence[FigureView]
     table: Table | None = None
 
 

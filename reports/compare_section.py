@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lrcsim.base.text import percent
-from lrcsim.reports.blocks import Figure, Section, Table, View
+from lrcsim.reports.blocks import Figure, FigureView, Section, Table
 from lrcsim.reports.from_trace import Compared
 from lrcsim.reports.plots import COLOURS, INK, MUTED, axis, layout, safe
 
@@ -60,6 +60,6 @@ def compare_section(compared: Sequence[Compared], name: str) -> Section:
     )
     note = "Blue: this run. Black (white on dark): knows the future. Loads on demand, the rules of this run."
     figure = Figure(
-        f"{name}-compared", "Policies at this cache size", f"{text} {note}", [View("", [bars], drawing)], table
+        f"{name}-compared", "Policies at this cache size", f"{text} {note}", [FigureView("", [bars], drawing)], table
     )
     return Section(f"{name}-policies", "Other policies", [], [figure])

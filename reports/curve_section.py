@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lrcsim.base.text import human_bytes, percent
-from lrcsim.reports.blocks import Figure, Section, Table, View
+from lrcsim.reports.blocks import Figure, FigureView, Section, Table
 from lrcsim.reports.plots import INK, axis, layout, line, policy_style
 
 __all__ = ["curve_section", "curve_sentence"]
@@ -31,7 +31,7 @@ def curve_section(curve: dict[str, Any], name: str, *, here: float | None = None
     known = {key: label for key, label in VIEWS.items() if curve.get(key)}
     if len(known) == 2:  # one phase is all there is
         known = {"hit_rate": VIEWS["hit_rate"]}
-    views = [View(label, _lines(curve, key, own), _layout(here)) for key, label in known.items()]
+    views = [FigureView(label, _lines(curve, key, own), _layout(here)) for key, label in known.items()]
     figure = Figure(
         f"{name}-curves",
         "Hit rate by cache size",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lrcsim.base.text import percent
-from lrcsim.reports.blocks import Figure, Section, Table, View
+from lrcsim.reports.blocks import Figure, FigureView, Section, Table
 from lrcsim.reports.plots import COLOURS, axis, layout
 from lrcsim.reports.residency import STEPS, Rates, Residents
 
@@ -53,7 +53,7 @@ def _grouped(rates: Rates) -> str:
     return f" (a column of the map is the mean of {rates.per_column:,} steps)" if rates.per_column > 1 else ""
 
 
-def _rates(rates: Rates, label: str, x_title: str) -> View:
+def _rates(rates: Rates, label: str, x_title: str) -> FigureView:
     heat = {
         "type": "heatmap",
         "x": rates.first.tolist(),
@@ -69,13 +69,13 @@ def _rates(rates: Rates, label: str, x_title: str) -> View:
         x=axis(x_title),
         y=axis("MoE layer", autorange="reversed", showgrid=False),
     )
-    return View(label, [heat], drawing)
+    return FigureView(label, [heat], drawing)
 
 
 def _experts(seen: Residents, name: str) -> Figure:
     views, rows = [], []
     for layer, kinds in seen.experts.items():
-        views.append(View(f"layer {layer}", [_kinds(kinds)], _kinds_layout(len(kinds))))
+        views.append(FigureView(f"layer {layer}", [_kinds(kinds)], _kinds_layout(len(kinds))))
         counts = np.bincount(kinds.ravel(), minlength=4)
         rows.append((f"layer {layer}", *(f"{count:,}" for count in counts.tolist())))
     steps = next(iter(seen.experts.values())).shape[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lrcsim.base.text import capacity_text, human_bytes, percent
-from lrcsim.reports.blocks import Figure, Section, Table, View
+from lrcsim.reports.blocks import Figure, FigureView, Section, Table
 from lrcsim.reports.plots import COLOURS, axis, layout
 from lrcsim.reports.verdict import cache_text
 
@@ -57,7 +57,11 @@ def _by_layer(rates: list[float | None], name: str) -> Figure:
     )
     rows = [(str(layer), percent(rate)) for layer, rate in enumerate(rates)]
     return Figure(
-        name, "Hit rate by layer", text, [View("", [bars], drawing)], Table("hit rate", ("layer", "hit rate"), rows)
+        name,
+        "Hit rate by layer",
+        text,
+        [FigureView("", [bars], drawing)],
+        Table("hit rate", ("layer", "hit rate"), rows),
     )
 
 

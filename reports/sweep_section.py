@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from lrcsim.base.text import cell_text as cell_text
-from lrcsim.reports.blocks import Figure, Section, Table, View
+from lrcsim.reports.blocks import Figure, FigureView, Section, Table
 from lrcsim.reports.plots import COLOURS, DASHES, MUTED, axis, layout, line, safe
 from lrcsim.sweeps.query import best, pareto, too_lossy, varying
 
@@ -129,7 +129,7 @@ def _words(column: str) -> str:
     return column.replace("_per_s", "/s").replace("_", " ")
 
 
-def _view(table: pa.Table, result: str, by: str, varied: list[str]) -> View:
+def _view(table: pa.Table, result: str, by: str, varied: list[str]) -> FigureView:
     """Draw a result against one option; categories in the order of their values where these are numbers."""
     rows = table.to_pylist()
     others = [name for name in varied if name != by]
@@ -162,7 +162,7 @@ def _view(table: pa.Table, result: str, by: str, varied: list[str]) -> View:
         y=axis(_words(result), rangemode="tozero", **more),
         showlegend=len(data) > 1,
     )
-    return View(f"{_words(result)} by {by}", data, drawing)
+    return FigureView(f"{_words(result)} by {by}", data, drawing)
 
 
 def _numeric(table: pa.Table, column: str) -> bool:
@@ -220,4 +220,4 @@ def _front(table: pa.Table, name: str, varied: list[str]) -> Figure:
     ]
     table_of = Table("Pareto front", ("run", "decode tokens/s", "memory"), rows)
     text = f"{len(front):,} runs that no other beats in both speed and memory (cache, other weights and KV cache)."
-    return Figure(name, "Speed for memory", text, [View("", data, drawing)], table_of)
+    return Figure(name, "Speed for memory", text, [FigureView("", data, drawing)], table_of)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lrcsim.base.text import human_bytes, percent, seconds
-from lrcsim.reports.blocks import Figure, Section, Table, View
+from lrcsim.reports.blocks import Figure, FigureView, Section, Table
 from lrcsim.reports.plots import COLOURS, MUTED, axis, layout
 from lrcsim.reports.verdict import SPENT, speed
 from lrcsim.simulator.setup.outcomes import NOT_CACHED
@@ -112,7 +112,9 @@ def _token(run: dict[str, Any], name: str) -> Figure:
         f"fewest loads that any policy can do with, all ahead of their use; with compute and bookkeeping alone; with "
         f"{(time.get('bounds', {}).get('link_bound') or {}).get('link') or 'the link'} as the only thing at work."
     )
-    return Figure(name, "A token's time", text, [View("", data, drawing)], Table("a token's time", ("", "", ""), rows))
+    return Figure(
+        name, "A token's time", text, [FigureView("", data, drawing)], Table("a token's time", ("", "", ""), rows)
+    )
 
 
 def _extras(run: dict[str, Any]) -> list[Table]:
