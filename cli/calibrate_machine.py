@@ -59,13 +59,13 @@ def calibrate_machine(
     Raises:
         ConfigError: an option has a value that is not allowed, or the folder cannot be written to.
     """
-    from lrcsim.calibration.of_machine import Plan, measure_machine, toml_of
+    from lrcsim.calibration.of_machine import MeasurePlan, measure_machine, toml_of
 
     given: dict[str, Any] = {}
     if sizes is not None:
         each = tuple(sorted({option_bytes("--sizes", text.strip()) for text in sizes.split(",")}))
         given = {"reads": each, "experts": each}
-    plan = Plan(repetitions=repetitions, folder=None if folder is None else Path(folder), gpu=gpu, **given)
+    plan = MeasurePlan(repetitions=repetitions, folder=None if folder is None else Path(folder), gpu=gpu, **given)
     if quick:
         plan = plan.quick()
     with progress_bar("measuring this machine") as progress:
