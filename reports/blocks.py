@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Figure", "FigureView", "KeyNumber", "LeftOut", "Page", "Section", "Table"]
+__all__ = ["Figure", "FigureView", "KeyNumber", "LeftOut", "Page", "Section", "TableBlock"]
 
 
 @dataclass(frozen=True)
-class Table:
+class TableBlock:
     """A table; all cells are text as people read it.
 
     Attributes:
@@ -59,7 +59,7 @@ class Figure:
     title: str
     text: str
     views: Sequence[FigureView]
-    table: Table | None = None
+    table: TableBlock | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Section:
     name: str
     title: str
     text: Sequence[str] = ()
-    blocks: Sequence[Figure | Table] = ()
+    blocks: Sequence[Figure | TableBlock] = ()
 
 
 @dataclass

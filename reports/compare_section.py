@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lrcsim.base.text import percent
-from lrcsim.reports.blocks import Figure, FigureView, Section, Table
+from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
 from lrcsim.reports.from_trace import Compared
 from lrcsim.reports.plots import COLOURS, INK, MUTED, axis, layout, safe
 
@@ -52,7 +52,7 @@ def compare_section(compared: Sequence[Compared], name: str) -> Section:
         )
         for one in ranked
     ]
-    table = Table(
+    table = TableBlock(
         "policies at this size",
         ("policy", "overall", "prefill", "decode", "misses"),
         rows,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lrcsim.base.text import human_bytes, percent
-from lrcsim.reports.blocks import Figure, FigureView, Section, Table
+from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
 from lrcsim.reports.plots import INK, axis, layout, line, policy_style
 
 __all__ = ["curve_section", "curve_sentence"]
@@ -132,7 +132,7 @@ def _layout(here: float | None) -> dict[str, Any]:
     return drawing
 
 
-def _table(curve: dict[str, Any]) -> Table:
+def _table(curve: dict[str, Any]) -> TableBlock:
     """Return a row for each policy at sizes worth naming, or at all where there are few."""
     sizes = curve["relative"]
     places = list(range(len(sizes)))
@@ -142,4 +142,4 @@ def _table(curve: dict[str, Any]) -> Table:
         ]
         places = sorted({place for place in wanted if place is not None})
     rows = [(policy, *(percent(curve["hit_rate"][policy][place]) for place in places)) for policy in curve["hit_rate"]]
-    return Table("hit rate by cache size", ("policy", *(f"{sizes[place]:.3g}x" for place in places)), rows)
+    return TableBlock("hit rate by cache size", ("policy", *(f"{sizes[place]:.3g}x" for place in places)), rows)

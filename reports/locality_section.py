@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lrcsim.base.text import score, span
-from lrcsim.reports.blocks import Figure, FigureView, Section, Table
+from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
 from lrcsim.reports.plots import COLOURS, DASHES, MUTED, axis, layout, line
 
 __all__ = ["sch_section", "srp_section", "srp_sentence"]
@@ -81,7 +81,7 @@ def srp_section(srp: dict[str, Any], name: str) -> Section:
         f"{srp_sentence(srp)} How well one fixed set of experts, chosen with hindsight, serves m tokens in a row; the "
         "floor is what keeping all experts gives, so compare across models only at like sparsity.",
         [FigureView("", data, drawing)],
-        Table("SRP", ("trace, segment", "SRP", interval, "floor", "segments"), rows),
+        TableBlock("SRP", ("trace, segment", "SRP", interval, "floor", "segments"), rows),
     )
     return Section(name, "Local routing consistency: SRP", [], [figure])
 
@@ -124,7 +124,7 @@ def sch_section(sch: dict[str, Any], name: str) -> Section:
         f"Segment cache best hit rate (SCH), {sch['definition']}, scope {sch['scope']}",
         meaning,
         [FigureView("", data, drawing)],
-        Table("SCH", ("trace, segment", "cache", "SCH", interval), rows),
+        TableBlock("SCH", ("trace, segment", "cache", "SCH", interval), rows),
     )
     return Section(name, "Local routing consistency: SCH", [], [figure])
 

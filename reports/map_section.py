@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lrcsim.base.text import percent
-from lrcsim.reports.blocks import Figure, FigureView, Section, Table
+from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
 from lrcsim.reports.plots import COLOURS, axis, layout
 from lrcsim.reports.residency import STEPS, Rates, Residents
 
@@ -24,7 +24,7 @@ def map_section(seen: Residents, name: str) -> Section:
         seen: what was in the cache when.
         name: unique on the page.
     """
-    blocks: list[Figure | Table] = [_layers(seen, f"{name}-map")]
+    blocks: list[Figure | TableBlock] = [_layers(seen, f"{name}-map")]
     if seen.experts:
         blocks.append(_experts(seen, f"{name}-experts"))
     return Section(f"{name}-residency", "Residency", [], blocks)
@@ -45,7 +45,7 @@ def _layers(seen: Residents, name: str) -> Figure:
         for layer, (hits, used) in enumerate(whole)
     ]
     text = "How many of the experts that a layer needed in a step were resident. " + " ".join(texts)
-    table = Table("hits by layer, over the whole trace", ("layer", "hits", "accesses", "hit rate"), rows)
+    table = TableBlock("hits by layer, over the whole trace", ("layer", "hits", "accesses", "hit rate"), rows)
     return Figure(name, "Hits by layer and step", text, views, table)
 
 
@@ -84,7 +84,7 @@ def _experts(seen: Residents, name: str) -> Figure:
         f"Every expert of a layer, over the steps of request {seen.request}{cut}: blue was used and there, orange was "
         "used and had to be loaded, grey lay in the cache unused when the layer was done."
     )
-    table = Table("expert-steps of each kind", ("", *KINDS), rows)
+    table = TableBlock("expert-steps of each kind", ("", *KINDS), rows)
     return Figure(name, "Experts of a layer", text, views, table)
 
 

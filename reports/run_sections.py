@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lrcsim.base.text import capacity_text, human_bytes, percent
-from lrcsim.reports.blocks import Figure, FigureView, Section, Table
+from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
 from lrcsim.reports.plots import COLOURS, axis, layout
 from lrcsim.reports.verdict import cache_text
 
@@ -32,7 +32,7 @@ def hits_section(run: dict[str, Any], name: str) -> Section:
     ]
     if cache["bytes_loaded"] is not None:
         counts.append(f"{human_bytes(cache['bytes_loaded'])} loaded.")
-    blocks: list[Figure | Table] = [Table("hit rate", ("", "overall", "prefill", "decode"), rows, marked=0)]
+    blocks: list[Figure | TableBlock] = [TableBlock("hit rate", ("", "overall", "prefill", "decode"), rows, marked=0)]
     layers = cache.get("per_layer_hit_rate") or []
     if len(layers) > 1:
         blocks.append(_by_layer(layers, f"{name}-layers"))
@@ -61,7 +61,7 @@ def _by_layer(rates: list[float | None], name: str) -> Figure:
         "Hit rate by layer",
         text,
         [FigureView("", [bars], drawing)],
-        Table("hit rate", ("layer", "hit rate"), rows),
+        TableBlock("hit rate", ("layer", "hit rate"), rows),
     )
 
 
@@ -93,8 +93,8 @@ def config_section(run: dict[str, Any], name: str, source: str) -> Section:
         "Configuration and provenance",
         [],
         [
-            Table("configuration", ("option", "value"), rules, words=True),
-            Table("provenance", ("what", "value"), facts, words=True),
+            TableBlock("configuration", ("option", "value"), rules, words=True),
+            TableBlock("provenance", ("what", "value"), facts, words=True),
         ],
     )
 

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from lrcsim.base.text import cell_text as cell_text
-from lrcsim.reports.blocks import Figure, FigureView, Section, Table
+from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
 from lrcsim.reports.plots import COLOURS, DASHES, MUTED, axis, layout, line, safe
 from lrcsim.sweeps.query import best, pareto, too_lossy, varying
 
@@ -29,7 +29,7 @@ LINES = 12
 RATES = ("hit_rate", "decode_hit_rate")
 
 
-def sweep_answer(table: pa.Table, source: str) -> list[str]:
+def sweep_answer(table: pa.TableBlock, source: str) -> list[str]:
     """Return what was varied and which run is best, in sentences."""
     varied = varying(table)
     failed = len(table) - table["error"].null_count
@@ -49,7 +49,7 @@ def sweep_answer(table: pa.Table, source: str) -> list[str]:
     return sentences
 
 
-def sweep_section(table: pa.Table, name: str, source: str) -> Section:
+def sweep_section(table: pa.TableBlock, name: str, source: str) -> Section:
     """Return figures and tables of a sweep.
 
     Args:
@@ -58,7 +58,7 @@ def sweep_section(table: pa.Table, name: str, source: str) -> Section:
         source: the table's name.
     """
     varied, results = varying(table), _results(table)
-    blocks: list[Figure | Table] = []
+    blocks: list[Figure | TableBlock] = []
     if results:
         good = _sorted(table, results[0])
         drawn = good.slice(0, DRAWN)
@@ -76,7 +76,7 @@ def sweep_section(table: pa.Table, name: str, source: str) -> Section:
             for number, row in enumerate(good.slice(0, BEST_ROWS).to_pylist(), start=1)
         ]
         more = f", of {len(good):,}" if len(good) > BEST_ROWS else ""
-        blocks.append(Table(f"best {len(rows)} in {_words(results[0])}{more}", head, rows))
+        blocks.append(TableBlock(f"best {len(rows)} in {_words(results[0])}{more}", head, rows))
     failed = [row for row in table.to_pylist() if row["error"] is not None]
     if failed:
         rows = [
@@ -84,7 +84,7 @@ def sweep_section(table: pa.Table, name: str, source: str) -> Section:
             for row in failed[:BEST_ROWS]
         ]
         blocks.append(
-            Table(
+            TableBlock(
                 f"runs that failed, {len(rows):,} of {len(failed):,}",
                 (", ".join(varied) or "run", "error"),
                 rows,
@@ -95,15 +95,15 @@ def sweep_section(table: pa.Table, name: str, source: str) -> Section:
     rows = [(column, value) for column, value in same if value]
     rows.append(("table", source))
     rows += [("SHA-256 of a trace", str(value)) for value in dict.fromkeys(table["trace_sha256"].to_pylist()) if value]
-    blocks.append(Table("the same in all runs", ("what", "value"), rows, words=True))
+    blocks.append(TableBlock("the same in all runs", ("what", "value"), rows, words=True))
     return Section(name, f"Sweep: {source}", [], blocks)
 
 
-def _known(table: pa.Table, names: Iterable[str]) -> set[str]:
+def _known(table: pa.TableBlock, names: Iterable[str]) -> set[str]:
     return {name for name in names if name in table.column_names and table[name].null_count < len(table)}
 
 
-def _results(table: pa.Table) -> list[str]:
+def _results(table: pa.TableBlock) -> list[str]:
     known = _known(table, RESULTS)
     found = [name for name in RESULTS if name in known]
     if "decode_hit_rate" in found and table["decode_hit_rate"].equals(table["hit_rate"]):
@@ -111,12 +111,12 @@ def _results(table: pa.Table) -> list[str]:
     return found
 
 
-def _one(table: pa.Table, column: str) -> str:
+def _one(table: pa.TableBlock, column: str) -> str:
     values = {value for value in table[column].to_pylist() if value is not None}
     return cell_text(column, values.pop()) if len(values) == 1 else ""
 
 
-def _sorted(table: pa.Table, result: str) -> pa.Table:
+def _sorted(table: pa.TableBlock, result: str) -> pa.TableBlock:
     """Return the runs that have a result, the best first."""
     from lrcsim.sweeps.query import direction
 
@@ -129,7 +129,7 @@ def _words(column: str) -> str:
     return column.replace("_per_s", "/s").replace("_", " ")
 
 
-def _view(table: pa.Table, result: str, by: str, varied: list[str]) -> FigureView:
+def _view(table: pa.TableBlock, result: str, by: str, varied: list[str]) -> FigureView:
     """Draw a result against one option; categories in the order of their values where these are numbers."""
     rows = table.to_pylist()
     others = [name for name in varied if name != by]
@@ -165,7 +165,7 @@ def _view(table: pa.Table, result: str, by: str, varied: list[str]) -> FigureVie
     return FigureView(f"{_words(result)} by {by}", data, drawing)
 
 
-def _numeric(table: pa.Table, column: str) -> bool:
+def _numeric(table: pa.TableBlock, column: str) -> bool:
     """Return whether the values have an order to draw lines along: 2x, 4x; 6GB/s, 12GB/s."""
     return all(_natural(cell_text(column, value))[0] < float("inf") for value in table[column].to_pylist())
 
@@ -183,7 +183,7 @@ def _natural(text: str) -> tuple[float, str]:
         return (float("inf"), text)
 
 
-def _front(table: pa.Table, name: str, varied: list[str]) -> Figure:
+def _front(table: pa.TableBlock, name: str, varied: list[str]) -> Figure:
     """Draw speed against memory, and the runs that no other beats in both."""
     front = pareto(table, ["decode_tokens_per_s", "gpu_bytes"]).to_pylist()
     shown = [row for row in table.to_pylist() if row["gpu_bytes"] is not None]
@@ -218,6 +218,6 @@ def _front(table: pa.Table, name: str, varied: list[str]) -> Figure:
         (_describe(row, varied), f"{row['decode_tokens_per_s']:,.4g}", cell_text("gpu_bytes", row["gpu_bytes"]))
         for row in front
     ]
-    table_of = Table("Pareto front", ("run", "decode tokens/s", "memory"), rows)
+    table_of = TableBlock("Pareto front", ("run", "decode tokens/s", "memory"), rows)
     text = f"{len(front):,} runs that no other beats in both speed and memory (cache, other weights and KV cache)."
     return Figure(name, "Speed for memory", text, [FigureView("", data, drawing)], table_of)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lrcsim.base.text import human_bytes, percent, seconds
-from lrcsim.reports.blocks import Figure, FigureView, Section, Table
+from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
 from lrcsim.reports.plots import COLOURS, MUTED, axis, layout
 from lrcsim.reports.verdict import SPENT, speed
 from lrcsim.simulator.setup.outcomes import NOT_CACHED
@@ -28,7 +28,7 @@ def time_section(run: dict[str, Any], name: str) -> Section:
         f"On {config['hardware']}, {config['model']} as {config['dtype']}; misses: {config['miss']}; prefetch: "
         f"{config['prefetch']}; {seconds(time['total_s'])} in all, {seconds(time['prefill_s'])} of it prefill."
     ]
-    blocks: list[Figure | Table] = []
+    blocks: list[Figure | TableBlock] = []
     if time["decode_tokens_per_s"] is not None:
         blocks.append(_token(run, f"{name}-token"))
     waits = [("first token", time["ttft_ms"]), ("each further token", time["tpot_ms"])]
@@ -38,7 +38,7 @@ def time_section(run: dict[str, Any], name: str) -> Section:
         if wait is not None
     ]
     if rows:
-        blocks.append(Table("how long a request waits, ms", ("", "mean", "p50", "p90", "p99", "most"), rows))
+        blocks.append(TableBlock("how long a request waits, ms", ("", "mean", "p50", "p90", "p99", "most"), rows))
     rows = [
         (
             link,
@@ -52,7 +52,7 @@ def time_section(run: dict[str, Any], name: str) -> Section:
     ]
     if rows:
         head = ("", "moved", "busy", "GB/s while busy", "GB/s at most")
-        blocks.append(Table("links", head, rows))
+        blocks.append(TableBlock("links", head, rows))
     blocks += _extras(run)
     return Section(f"{name}-time", "Time", text, blocks)
 
@@ -113,11 +113,11 @@ def _token(run: dict[str, Any], name: str) -> Figure:
         f"{(time.get('bounds', {}).get('link_bound') or {}).get('link') or 'the link'} as the only thing at work."
     )
     return Figure(
-        name, "A token's time", text, [FigureView("", data, drawing)], Table("a token's time", ("", "", ""), rows)
+        name, "A token's time", text, [FigureView("", data, drawing)], TableBlock("a token's time", ("", "", ""), rows)
     )
 
 
-def _extras(run: dict[str, Any]) -> list[Table]:
+def _extras(run: dict[str, Any]) -> list[TableBlock]:
     """Return what became of prefetches and of misses that were not simply loaded."""
     tables, ahead, missed = [], run["prefetch"], run["missed"]
     if ahead["issued_bytes"]:
@@ -127,7 +127,7 @@ def _extras(run: dict[str, Any]) -> list[Table]:
         ]
         rows.append(("experts put out for them", f"{ahead['displaced']:,}", ""))
         rows.append(("of these missed when next used", f"{ahead['displaced_missed']:,}", ""))
-        tables.append(Table("prefetches", ("", "bytes", "share"), rows))
+        tables.append(TableBlock("prefetches", ("", "bytes", "share"), rows))
     labels = [outcome.label for outcome in NOT_CACHED]
     rows = [
         (label.replace("_", " "), f"{missed[label]:,}", percent(missed.get(f"{label}_weight"), 2))
@@ -135,5 +135,5 @@ def _extras(run: dict[str, Any]) -> list[Table]:
         if missed[label]
     ]
     if rows:
-        tables.append(Table("misses not loaded whole", ("", "experts", "of the router weight"), rows))
+        tables.append(TableBlock("misses not loaded whole", ("", "experts", "of the router weight"), rows))
     return tables
