@@ -16,7 +16,7 @@ from lrcsim.base.tables import Table
 from lrcsim.cli.output import write_json
 from lrcsim.experiments.paper.claims import claims_section
 from lrcsim.experiments.paper.inputs import Input, opened, pairs_of
-from lrcsim.experiments.paper.measure import Measured, Options, measure
+from lrcsim.experiments.paper.measure import Measured, PaperOptions, measure
 from lrcsim.experiments.paper.published import published
 from lrcsim.experiments.paper.report import Section, as_dict, write_folder
 from lrcsim.experiments.paper.section_two_x import two_x_section
@@ -32,7 +32,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure the traces and write the folder; errors about the input are one line, exit 1."""
     given = sys.argv[1:] if arguments is None else arguments
     chosen = _parser().parse_args(given)
-    options = Options(**{name: value for name, value in vars(chosen).items() if name in Options.__dataclass_fields__})
+    options = PaperOptions(
+        **{name: value for name, value in vars(chosen).items() if name in PaperOptions.__dataclass_fields__}
+    )
     if options.hardware == "none":
         options = replace(options, hardware=None)
     if chosen.quick:
@@ -57,7 +59,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(chosen.output / "results.md")
 
 
-def reproduce(inputs: list[Input], pairs: list[tuple[Input, Input]], options: Options) -> tuple[Table, list[Section]]:
+def reproduce(
+    inputs: list[Input], pairs: list[tuple[Input, Input]], options: PaperOptions
+) -> tuple[Table, list[Section]]:
     """Measure every trace and make all sections."""
     found: list[Measured] = []
     for one in inputs:

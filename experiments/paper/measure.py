@@ -31,7 +31,7 @@ CASE_TOKENS = 256
 
 
 @dataclass(frozen=True)
-class Options:
+class PaperOptions:
     """How much to measure.
 
     Attributes:
@@ -120,7 +120,7 @@ def lacks(found: Sequence[Measured], *names: str) -> list[str]:
     return [f"{one.label}: {one.missing[name]}" for one in found for name in names if name in one.missing]
 
 
-def measure(source: Input, options: Options, progress: Callable[[int, int], None] | None = None) -> Measured:
+def measure(source: Input, options: PaperOptions, progress: Callable[[int, int], None] | None = None) -> Measured:
     """Measure a trace.
 
     What it lacks (domains, token ids, long enough requests) is said in ``missing`` and left out.
@@ -159,7 +159,7 @@ def measure(source: Input, options: Options, progress: Callable[[int, int], None
     return found
 
 
-def _control(found: Measured, options: Options) -> None:
+def _control(found: Measured, options: PaperOptions) -> None:
     trace = found.source.trace
     if "stack" in trace.columns:
         found.missing["control"] = "tokens of several stacks cannot be put in random order"
@@ -167,12 +167,12 @@ def _control(found: Measured, options: Options) -> None:
         found.control = request_curves(shuffled(trace, options.seed), SCH, "model", jobs=options.jobs)
 
 
-def _experts(found: Measured, options: Options) -> None:
+def _experts(found: Measured, options: PaperOptions) -> None:
     found.experts = expert_measures(found.source.trace, AT, jobs=options.jobs)
     found.missing |= found.experts.missing
 
 
-def _domains(found: Measured, options: Options) -> None:
+def _domains(found: Measured, options: PaperOptions) -> None:
     trace = found.source.trace
     try:
         found.domains = srp(trace, AT, level="domain", bootstrap=options.draws, seed=options.seed, jobs=options.jobs)
@@ -194,7 +194,7 @@ def _domains(found: Measured, options: Options) -> None:
         found.pairs[what] = np.array([[pearson(a, b) for b in rows] for a in rows], float)  # None: NaN
 
 
-def _case(found: Measured, _: Options) -> None:
+def _case(found: Measured, _: PaperOptions) -> None:
     tokens = np.diff(found.source.trace.offsets)
     request = int(np.flatnonzero(tokens >= min(CASE_TOKENS, int(tokens.max())))[0])
     part = requests_of(found.source.trace, [request])

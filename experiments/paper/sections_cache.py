@@ -9,14 +9,14 @@ import numpy as np
 
 from lrcsim.experiments.paper import figures
 from lrcsim.experiments.paper.intervals import correlation_row
-from lrcsim.experiments.paper.measure import AT, SCH, Measured, Options, lacks, teacher_forced
+from lrcsim.experiments.paper.measure import AT, SCH, Measured, PaperOptions, lacks, teacher_forced
 from lrcsim.experiments.paper.published import GRID, SEGMENTS, published
 from lrcsim.experiments.paper.report import Section
 
 POLICIES = ("lru", "lfu", "belady")
 
 
-def cache_sections(found: Sequence[Measured], options: Options) -> list[Section]:
+def cache_sections(found: Sequence[Measured], options: PaperOptions) -> list[Section]:
     """Make the sections on caches."""
     return [_sch(found, options), _sch_layers(found), _policies(found), _correlations(found)]
 
@@ -36,7 +36,7 @@ def published_rate(one: Measured, policy: str, size: float) -> float | None:
     return float(rates[sizes.index(size)]) if rates and size in sizes else None
 
 
-def _sch(found: Sequence[Measured], options: Options) -> Section:
+def _sch(found: Sequence[Measured], options: PaperOptions) -> Section:
     section = Section("sch", lacks(found, "segments"), lambda path: figures.sch_by_size(path, found))
     rows, every = [], []
     for one in found:

@@ -17,7 +17,7 @@ from lrcsim.experiments.paper.curves import request_curves, shuffled
 from lrcsim.experiments.paper.inputs import Input, mean_loss, opened, pairs_of, requests_of
 from lrcsim.experiments.paper.intervals import difference, fisher_interval, same_texts, wilson
 from lrcsim.experiments.paper.knee import CRITERIA
-from lrcsim.experiments.paper.measure import Measured, Options, measure
+from lrcsim.experiments.paper.measure import Measured, PaperOptions, measure
 from lrcsim.experiments.paper.published import published
 from lrcsim.experiments.paper.report import Section, words
 from lrcsim.experiments.paper.throughput import geometry_for, prompted
@@ -25,7 +25,7 @@ from lrcsim.experiments.paper.two_x import knees_of, knees_of_published, verdict
 from lrcsim.simulator import hit_rate_curve, sch, srp
 from lrcsim.traces import RoutingTrace
 
-QUICK = Options(draws=40, segments=(4, 16), hardware=None)
+QUICK = PaperOptions(draws=40, segments=(4, 16), hardware=None)
 SCH = "sch-lookahead:16"
 E, K, L, TOKENS, REQUESTS = 32, 4, 2, 64, 6
 
