@@ -16,7 +16,7 @@ from lrcsim.base.tables import Table
 from lrcsim.cli.output import write_json
 from lrcsim.experiments.paper.claims import claims_section
 from lrcsim.experiments.paper.inputs import Input, opened, pairs_of
-from lrcsim.experiments.paper.measure import Measured, PaperOptions, measure
+from lrcsim.experiments.paper.measure import MeasuredTrace, PaperOptions, measure
 from lrcsim.experiments.paper.published import published
 from lrcsim.experiments.paper.report import Section, as_dict, write_folder
 from lrcsim.experiments.paper.section_two_x import two_x_section
@@ -63,7 +63,7 @@ def reproduce(
     inputs: list[Input], pairs: list[tuple[Input, Input]], options: PaperOptions
 ) -> tuple[Table, list[Section]]:
     """Measure every trace and make all sections."""
-    found: list[Measured] = []
+    found: list[MeasuredTrace] = []
     for one in inputs:
         with _told(one.label) as progress:
             found.append(measure(one, options, progress))

@@ -8,7 +8,7 @@ import numpy as np
 
 from lrcsim.experiments.paper.intervals import around_zero, baselines, correlated, difference, within_seeds
 from lrcsim.experiments.paper.knee import CRITERIA
-from lrcsim.experiments.paper.measure import AT, POOLED, Measured, PaperOptions
+from lrcsim.experiments.paper.measure import AT, POOLED, MeasuredTrace, PaperOptions
 from lrcsim.experiments.paper.report import Section
 from lrcsim.experiments.paper.two_x import knees_of
 
@@ -18,11 +18,11 @@ SMALL = 0.01  # of SRP: what post-training may change and still be called hardly
 Finding = tuple[str, bool | None]
 """The answer of one trace (or pair): the numbers in words, and true, false or None: undecided."""
 
-Judge = Callable[[Sequence[Measured], PaperOptions], Iterator[Finding]]
+Judge = Callable[[Sequence[MeasuredTrace], PaperOptions], Iterator[Finding]]
 
 
 def claims_section(
-    found: Sequence[Measured], pairs: Sequence[tuple[Measured, Measured]], options: PaperOptions
+    found: Sequence[MeasuredTrace], pairs: Sequence[tuple[MeasuredTrace, MeasuredTrace]], options: PaperOptions
 ) -> Section:
     """Make the section at the top: one row for each finding.
 
@@ -54,7 +54,7 @@ def outcome_of(holds: Sequence[bool | None], neither: str = "undecided") -> str:
     return words[holds[0]]
 
 
-def _locality(forced: Sequence[Measured], options: PaperOptions) -> Iterator[Finding]:
+def _locality(forced: Sequence[MeasuredTrace], options: PaperOptions) -> Iterator[Finding]:
     """Whether tokens in a row use the same experts at all."""
     twice = np.array([2.0])
     for one in forced:
@@ -65,7 +65,7 @@ def _locality(forced: Sequence[Measured], options: PaperOptions) -> Iterator[Fin
             yield f"{one.label}: {mine:.3f}, in random order {random:.3f}", _sure(drawn > random)
 
 
-def _falls(forced: Sequence[Measured], _: PaperOptions) -> Iterator[Finding]:
+def _falls(forced: Sequence[MeasuredTrace], _: PaperOptions) -> Iterator[Finding]:
     """Whether every longer segment has a lower SRP, in the same draws."""
     for one in forced:
         results = list(one.srp.values())
@@ -76,7 +76,7 @@ def _falls(forced: Sequence[Measured], _: PaperOptions) -> Iterator[Finding]:
             yield f"{one.label}: {' > '.join(f'{result.value:.3f}' for result in results)}", _sure(falling)
 
 
-def _together(forced: Sequence[Measured], _: PaperOptions) -> Iterator[Finding]:
+def _together(forced: Sequence[MeasuredTrace], _: PaperOptions) -> Iterator[Finding]:
     """Whether layers of high SRP have a high SCH."""
     for one in forced:
         layers, groups = one.curves[POOLED[0], "layer"].layers_at(2.0), one.srp[AT].groups
@@ -87,7 +87,7 @@ def _together(forced: Sequence[Measured], _: PaperOptions) -> Iterator[Finding]:
                 yield f"{one.label}: {value:+.3f} over {len(layers)} layers", holds
 
 
-def _domains(forced: Sequence[Measured], _: PaperOptions) -> Iterator[Finding]:
+def _domains(forced: Sequence[MeasuredTrace], _: PaperOptions) -> Iterator[Finding]:
     """Whether SRP goes with domain specialisation more than with either vocabulary specialisation."""
     for one in forced:
         values, ends = {}, {}
@@ -112,7 +112,7 @@ def _against_baseline(names: Sequence[str], sign: int, *, net: bool = False) -> 
         net: of the floor, which depends on k / E alone.
     """
 
-    def judge(forced: Sequence[Measured], _: PaperOptions) -> Iterator[Finding]:
+    def judge(forced: Sequence[MeasuredTrace], _: PaperOptions) -> Iterator[Finding]:
         base, *others = baselines(forced) or [None]
         if base is None:
             return
@@ -133,7 +133,7 @@ def _against_baseline(names: Sequence[str], sign: int, *, net: bool = False) -> 
     return judge
 
 
-def _twice(forced: Sequence[Measured], options: PaperOptions) -> Iterator[Finding]:
+def _twice(forced: Sequence[MeasuredTrace], options: PaperOptions) -> Iterator[Finding]:
     """Whether the knee is at about twice by every criterion, or by none."""
     for one in forced:
         knees = knees_of(one.curves[POOLED], options) if POOLED in one.curves else []
@@ -146,7 +146,7 @@ def _twice(forced: Sequence[Measured], options: PaperOptions) -> Iterator[Findin
             yield f"{one.label}: {first}; {told} of {len(knees)} criteria", every
 
 
-def _post(pairs: Sequence[tuple[Measured, Measured]]) -> Iterator[Finding]:
+def _post(pairs: Sequence[tuple[MeasuredTrace, MeasuredTrace]]) -> Iterator[Finding]:
     for base, post in pairs:
         if AT in base.srp and AT in post.srp:
             value, ends = difference(post, base)

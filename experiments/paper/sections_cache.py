@@ -9,19 +9,19 @@ import numpy as np
 
 from lrcsim.experiments.paper import figures
 from lrcsim.experiments.paper.intervals import correlation_row
-from lrcsim.experiments.paper.measure import AT, SCH, Measured, PaperOptions, lacks, teacher_forced
+from lrcsim.experiments.paper.measure import AT, SCH, MeasuredTrace, PaperOptions, lacks, teacher_forced
 from lrcsim.experiments.paper.published import GRID, SEGMENTS, published
 from lrcsim.experiments.paper.report import Section
 
 POLICIES = ("lru", "lfu", "belady")
 
 
-def cache_sections(found: Sequence[Measured], options: PaperOptions) -> list[Section]:
+def cache_sections(found: Sequence[MeasuredTrace], options: PaperOptions) -> list[Section]:
     """Make the sections on caches."""
     return [_sch(found, options), _sch_layers(found), _policies(found), _correlations(found)]
 
 
-def published_rate(one: Measured, policy: str, size: float) -> float | None:
+def published_rate(one: MeasuredTrace, policy: str, size: float) -> float | None:
     """Return the published hit rate in one pool, of SCH (look-ahead) or a policy, or None where it is not at hand."""
     name, _, m = policy.partition(":")
     values, sizes = one.theirs, [1.0, 2.0]
@@ -36,7 +36,7 @@ def published_rate(one: Measured, policy: str, size: float) -> float | None:
     return float(rates[sizes.index(size)]) if rates and size in sizes else None
 
 
-def _sch(found: Sequence[Measured], options: PaperOptions) -> Section:
+def _sch(found: Sequence[MeasuredTrace], options: PaperOptions) -> Section:
     section = Section("sch", lacks(found, "segments"), lambda path: figures.sch_by_size(path, found))
     rows, every = [], []
     for one in found:
@@ -66,7 +66,7 @@ def _sch(found: Sequence[Measured], options: PaperOptions) -> Section:
     return section
 
 
-def _sch_layers(found: Sequence[Measured]) -> Section:
+def _sch_layers(found: Sequence[MeasuredTrace]) -> Section:
     section = Section("sch_layer", draw=lambda path: figures.sch_layers(path, found))
     every, rows = [], []
     for one in found:
@@ -86,7 +86,7 @@ def _sch_layers(found: Sequence[Measured]) -> Section:
     return section
 
 
-def _policies(found: Sequence[Measured]) -> Section:
+def _policies(found: Sequence[MeasuredTrace]) -> Section:
     section = Section("policies", draw=lambda path: figures.policies(path, found))
     rows, every = [], []
     for one in found:
@@ -111,7 +111,7 @@ def _policies(found: Sequence[Measured]) -> Section:
     return section
 
 
-def _correlations(found: Sequence[Measured]) -> Section:
+def _correlations(found: Sequence[MeasuredTrace]) -> Section:
     section = Section("correlations", draw=lambda path: figures.scatter(path, found))
     rows = []
     for one in found:

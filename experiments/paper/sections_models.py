@@ -20,19 +20,19 @@ from lrcsim.experiments.paper.intervals import (
     srp_floor,
     within_seeds,
 )
-from lrcsim.experiments.paper.measure import AT, SCH, Measured, lacks, teacher_forced
+from lrcsim.experiments.paper.measure import AT, SCH, MeasuredTrace, lacks, teacher_forced
 from lrcsim.experiments.paper.published import SEGMENTS, published
 from lrcsim.experiments.paper.report import Section
 
 MEASURES = {"domain": "domains", "vocabulary_in": "routed tokens", "vocabulary_out": "next tokens"}
 
 
-def model_sections(found: Sequence[Measured], pairs: Sequence[tuple[Input, Input]]) -> list[Section]:
+def model_sections(found: Sequence[MeasuredTrace], pairs: Sequence[tuple[Input, Input]]) -> list[Section]:
     """Make the sections that compare experts and models."""
     return [_specialisation(found), _designs(found), _loss(found), _post(found, pairs)]
 
 
-def _specialisation(found: Sequence[Measured]) -> Section:
+def _specialisation(found: Sequence[MeasuredTrace]) -> Section:
     having = [one for one in found if one.experts is not None]
     section = Section("specialisation", lacks(having, *MEASURES), text=[_in_the_papers_toys()])
     section.draw = (lambda path: figures.specialisation(path, having)) if having else None
@@ -69,7 +69,7 @@ def _in_the_papers_toys() -> str:
     )
 
 
-def _designs(found: Sequence[Measured]) -> Section:
+def _designs(found: Sequence[MeasuredTrace]) -> Section:
     toys = [one for one in teacher_forced(found) if (one.source.paper or "").startswith("toy.")]
     bases = baselines(found)
     section = Section("designs", text=[_above_floor()])
@@ -102,7 +102,7 @@ def _designs(found: Sequence[Measured]) -> Section:
     return section
 
 
-def _design(one: Measured, bases: Sequence[Measured]) -> dict[str, Any]:
+def _design(one: MeasuredTrace, bases: Sequence[MeasuredTrace]) -> dict[str, Any]:
     """Compare a toy model with the first of the baselines, here and in the paper."""
     base, theirs, result = bases[0], one.theirs, one.srp[AT]
     delta, ends = (None, None) if one is base else difference(one, base)
@@ -140,7 +140,7 @@ def _above_floor() -> str:
     )
 
 
-def _loss(found: Sequence[Measured]) -> Section:
+def _loss(found: Sequence[MeasuredTrace]) -> Section:
     forced = teacher_forced(found)
     section = Section("loss", lacks(forced, "loss"))
     rows, points = [], []
@@ -162,7 +162,7 @@ def _loss(found: Sequence[Measured]) -> Section:
     return section
 
 
-def _post(found: Sequence[Measured], pairs: Sequence[tuple[Input, Input]]) -> Section:
+def _post(found: Sequence[MeasuredTrace], pairs: Sequence[tuple[Input, Input]]) -> Section:
     section = Section("post_training")
     by_label = {one.label: one for one in found}
     rows = []

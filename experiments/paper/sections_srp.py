@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lrcsim.experiments.paper import figures
-from lrcsim.experiments.paper.measure import AT, Measured, lacks
+from lrcsim.experiments.paper.measure import AT, MeasuredTrace, lacks
 from lrcsim.experiments.paper.published import SEGMENTS, published
 from lrcsim.experiments.paper.report import Section
 
@@ -16,12 +16,12 @@ PLACES = (8, 64, 256, 496)
 """Middles of segments whose published SRP is at hand, in tokens."""
 
 
-def srp_sections(found: Sequence[Measured]) -> list[Section]:
+def srp_sections(found: Sequence[MeasuredTrace]) -> list[Section]:
     """Make the sections on SRP."""
     return [_length(found), _layers(found), _domains(found), _positions(found), _experts(found), _case(found)]
 
 
-def _length(found: Sequence[Measured]) -> Section:
+def _length(found: Sequence[MeasuredTrace]) -> Section:
     section = Section("srp", lacks(found, "segments"))
     section.draw = lambda path: figures.srp_by_length(path, found)
     rows: list[dict[str, Any]] = []
@@ -42,7 +42,7 @@ def _length(found: Sequence[Measured]) -> Section:
     return section
 
 
-def _layers(found: Sequence[Measured]) -> Section:
+def _layers(found: Sequence[MeasuredTrace]) -> Section:
     section = Section("srp_layer", draw=lambda path: figures.heat_by_layer(path, found))
     rows, every = [], []
     for one in found:
@@ -66,7 +66,7 @@ def _layers(found: Sequence[Measured]) -> Section:
     return section
 
 
-def _domains(found: Sequence[Measured]) -> Section:
+def _domains(found: Sequence[MeasuredTrace]) -> Section:
     having = [one for one in found if one.domains is not None]
     section = Section("srp_domain", lacks(found, "domains", "domain pairs", "m = 16"))
     section.draw = (lambda path: figures.domains(path, having)) if having else None
@@ -100,7 +100,7 @@ def _domains(found: Sequence[Measured]) -> Section:
     return section
 
 
-def _positions(found: Sequence[Measured]) -> Section:
+def _positions(found: Sequence[MeasuredTrace]) -> Section:
     section = Section("srp_position", lacks(found, "m = 16"))
     section.draw = lambda path: figures.positions(path, found)
     rows, every = [], []
@@ -132,7 +132,7 @@ def _positions(found: Sequence[Measured]) -> Section:
     return section
 
 
-def _experts(found: Sequence[Measured]) -> Section:
+def _experts(found: Sequence[MeasuredTrace]) -> Section:
     having = [one for one in found if one.experts is not None]
     section = Section("srp_expert", lacks(found, "m = 16"))
     section.draw = (lambda path: figures.experts(path, having)) if having else None
@@ -152,7 +152,7 @@ def _experts(found: Sequence[Measured]) -> Section:
     return section
 
 
-def _case(found: Sequence[Measured]) -> Section:
+def _case(found: Sequence[MeasuredTrace]) -> Section:
     having = [(one, one.case) for one in found if one.case is not None]
     section = Section("case")
     section.draw = (lambda path: figures.case(path, [one for one, _ in having])) if having else None
