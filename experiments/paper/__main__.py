@@ -18,7 +18,7 @@ from lrcsim.experiments.paper.claims import claims_section
 from lrcsim.experiments.paper.inputs import Input, opened, pairs_of
 from lrcsim.experiments.paper.measure import MeasuredTrace, PaperOptions, measure
 from lrcsim.experiments.paper.published import published
-from lrcsim.experiments.paper.report import Section, as_dict, write_folder
+from lrcsim.experiments.paper.report import PaperSection, as_dict, write_folder
 from lrcsim.experiments.paper.section_two_x import two_x_section
 from lrcsim.experiments.paper.sections_cache import cache_sections
 from lrcsim.experiments.paper.sections_models import model_sections
@@ -61,20 +61,20 @@ def main(arguments: list[str] | None = None) -> None:
 
 def reproduce(
     inputs: list[Input], pairs: list[tuple[Input, Input]], options: PaperOptions
-) -> tuple[Table, list[Section]]:
+) -> tuple[Table, list[PaperSection]]:
     """Measure every trace and make all sections."""
     found: list[MeasuredTrace] = []
     for one in inputs:
         with _told(one.label) as progress:
             found.append(measure(one, options, progress))
-    makers: list[Callable[[], list[Section]]] = [
+    makers: list[Callable[[], list[PaperSection]]] = [
         lambda: [two_x_section(found, options)],
         lambda: srp_sections(found),
         lambda: cache_sections(found, options),
         lambda: model_sections(found, pairs),
         lambda: [throughput_section(found, options)],
     ]
-    sections: list[Section] = []
+    sections: list[PaperSection] = []
     with _told("intervals and throughput") as progress:
         for done, make in enumerate(makers, start=1):
             sections += make()
@@ -97,7 +97,7 @@ def _about(one: Input) -> dict[str, object]:
     return row | {"E": str(trace.num_experts), "k": str(trace.top_k), "compared with": compared}
 
 
-def _draw_only(sections: Sequence[Section], names: Sequence[str] | None) -> None:
+def _draw_only(sections: Sequence[PaperSection], names: Sequence[str] | None) -> None:
     """Leave out all figures but those of some sections; None: leave out none.
 
     Raises:

@@ -9,7 +9,7 @@ import numpy as np
 from lrcsim.experiments.paper.intervals import around_zero, baselines, correlated, difference, within_seeds
 from lrcsim.experiments.paper.knee import CRITERIA
 from lrcsim.experiments.paper.measure import AT, POOLED, MeasuredTrace, PaperOptions
-from lrcsim.experiments.paper.report import Section
+from lrcsim.experiments.paper.report import PaperSection
 from lrcsim.experiments.paper.two_x import knees_of
 
 SURE = 0.975  # of the draws, one-sided
@@ -23,7 +23,7 @@ Judge = Callable[[Sequence[MeasuredTrace], PaperOptions], Iterator[Finding]]
 
 def claims_section(
     found: Sequence[MeasuredTrace], pairs: Sequence[tuple[MeasuredTrace, MeasuredTrace]], options: PaperOptions
-) -> Section:
+) -> PaperSection:
     """Make the section at the top: one row for each finding.
 
     Args:
@@ -33,7 +33,7 @@ def claims_section(
     """
     able = [one for one in found if AT in one.srp]
     forced = [one for one in able if one.source.kind == "teacher-forced"] or able
-    rows, section = [], Section("claims")
+    rows, section = [], PaperSection("claims")
     for claim in section.words["findings"]:
         answers = list(_post(pairs) if claim["judge"] == "post" else JUDGES[claim["judge"]](forced, options))
         told = "<br>".join(numbers for numbers, _ in answers) or f"it takes {claim['needs']}"

@@ -13,7 +13,7 @@ from lrcsim.experiments.paper.intervals import wilson
 from lrcsim.experiments.paper.knee import ABOUT_TWICE, CRITERIA, Floats, chord_height, prices_of
 from lrcsim.experiments.paper.measure import POOLED, MeasuredTrace, PaperOptions
 from lrcsim.experiments.paper.published import GRID, published
-from lrcsim.experiments.paper.report import Section
+from lrcsim.experiments.paper.report import PaperSection
 from lrcsim.experiments.paper.two_x import Knee, knees_of, knees_of_published, sizes_of
 
 Rows = list[dict[str, Any]]
@@ -21,10 +21,10 @@ Rows = list[dict[str, Any]]
 VERDICTS = ("holds", "undecided", "does not hold")
 
 
-def two_x_section(found: Sequence[MeasuredTrace], options: PaperOptions) -> Section:
+def two_x_section(found: Sequence[MeasuredTrace], options: PaperOptions) -> PaperSection:
     """Make the section."""
     criteria = "Criteria: " + "; ".join(f"*{one.name}*: {one.meaning}" for one in CRITERIA) + "."
-    section = Section("two_x", draw=lambda path: figures.two_x(path, found), text=[criteria])
+    section = PaperSection("two_x", draw=lambda path: figures.two_x(path, found), text=[criteria])
     rows: Rows = []
     for one in found:
         for (policy, scope), curve in one.curves.items():

@@ -12,7 +12,7 @@ from lrcsim.experiments.paper import figures
 from lrcsim.experiments.paper.inputs import requests_of
 from lrcsim.experiments.paper.measure import MeasuredTrace, PaperOptions
 from lrcsim.experiments.paper.published import published
-from lrcsim.experiments.paper.report import Section
+from lrcsim.experiments.paper.report import PaperSection
 from lrcsim.models import Geometry, check_trace, load_geometry
 from lrcsim.simulator import simulate
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
@@ -87,9 +87,9 @@ def geometry_for(one: MeasuredTrace, options: PaperOptions) -> Geometry:
     return geometry
 
 
-def throughput_section(found: Sequence[MeasuredTrace], options: PaperOptions) -> Section:
+def throughput_section(found: Sequence[MeasuredTrace], options: PaperOptions) -> PaperSection:
     """Make the section on throughput."""
-    section = Section("throughput")
+    section = PaperSection("throughput")
     if options.hardware is None:
         section.missing.append("left out (--hardware none)")
         return section

@@ -19,7 +19,7 @@ from lrcsim.experiments.paper.intervals import difference, fisher_interval, same
 from lrcsim.experiments.paper.knee import CRITERIA
 from lrcsim.experiments.paper.measure import MeasuredTrace, PaperOptions, measure
 from lrcsim.experiments.paper.published import published
-from lrcsim.experiments.paper.report import Section, words
+from lrcsim.experiments.paper.report import PaperSection, words
 from lrcsim.experiments.paper.throughput import geometry_for, prompted
 from lrcsim.experiments.paper.two_x import knees_of, knees_of_published, verdict
 from lrcsim.simulator import hit_rate_curve, sch, srp
@@ -253,7 +253,7 @@ def test_the_shape_is_the_toys_the_models_own_or_the_one_asked_for() -> None:
 
 
 def test_a_section_lists_its_tables_and_says_once_what_is_missing() -> None:
-    section = Section("srp_layer", ["twice", "twice"])
+    section = PaperSection("srp_layer", ["twice", "twice"])
     section.table("srp_layer", [])
     assert section.tables == []
     assert section.markdown("figures").count("* twice") == 1
