@@ -12,7 +12,7 @@ from lrcsim.base.errors import ConfigError
 from lrcsim.base.files import replacing
 from lrcsim.base.tables import Table
 from lrcsim.cli.output import write_json
-from lrcsim.experiments.model_family.measure import DRAWS, MEASURES, Measured, difference, measure
+from lrcsim.experiments.model_family.measure import DRAWS, MEASURES, MeasuredVariant, difference, measure
 from lrcsim.experiments.model_family.variants import VARIANTS
 from lrcsim.experiments.paper.intervals import around_zero, srp_floor, within_seeds
 from lrcsim.experiments.paper.published import published
@@ -37,7 +37,7 @@ class Row:
     variant: str
     seed: int
     training: dict[str, Any]
-    measured: Measured
+    measured: MeasuredVariant
 
     @property
     def label(self) -> str:
