@@ -19,7 +19,7 @@ import numpy as np
 from lrcsim.calibration.of_machine.files import file_system
 from lrcsim.experiments.validation.offload.compare import (
     Cell,
-    Measured,
+    MeasuredCell,
     Setting,
     as_markdown,
     busy,
@@ -66,9 +66,9 @@ def main(arguments: list[str] | None = None) -> None:
     print(as_markdown(result))
 
 
-def _repeat(setting: Setting, cells: list[Cell], options: argparse.Namespace) -> dict[Cell, list[Measured]]:
+def _repeat(setting: Setting, cells: list[Cell], options: argparse.Namespace) -> dict[Cell, list[MeasuredCell]]:
     """Measure each cell until it has enough quiet repetitions, time is up, or Ctrl-C; in rounds of random order."""
-    found: dict[Cell, list[Measured]] = {cell: [] for cell in cells}
+    found: dict[Cell, list[MeasuredCell]] = {cell: [] for cell in cells}
     order, begun = np.random.default_rng(0), time.perf_counter()
 
     def missing() -> list[int]:

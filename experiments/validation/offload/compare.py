@@ -39,7 +39,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredCell:
     """A run beside what the simulator says of it; seconds.
 
     Attributes:
@@ -125,7 +125,7 @@ class Setting:
 NOTHING = Numbers(0.0, 1.0, 0.0, 0.0, 0.0, 0.0)
 
 
-def measure(setting: Setting, cell: Cell, seed: int = 0) -> Measured:
+def measure(setting: Setting, cell: Cell, seed: int = 0) -> MeasuredCell:
     """Run a cell, pausing after every few steps to calibrate, and predict it from the calibration."""
     residency, steps = setting.residency(cell), setting.steps()
     slots = slots_for(residency, setting.trace.top_k)
@@ -146,7 +146,9 @@ def measure(setting: Setting, cell: Cell, seed: int = 0) -> Measured:
     predicted, measured = predict(setting, cell, numbers), np.array(run.seconds)
     error = float(np.abs(predicted - measured).mean() / measured.mean())
     accesses = int(residency.finish().accesses.sum())
-    return Measured(cell, float(measured.sum()), float(predicted.sum()), error, run.loads, accesses, others, numbers)
+    return MeasuredCell(
+        cell, float(measured.sum()), float(predicted.sum()), error, run.loads, accesses, others, numbers
+    )
 
 
 def bookkeeping(setting: Setting, cell: Cell, experts: Sequence[Matrices]) -> float:
@@ -179,7 +181,7 @@ def busy() -> npt.NDArray[np.float64]:
     return np.array([others, time.perf_counter()])
 
 
-def summarise(runs: list[Measured], quiet: float) -> dict[str, Any]:
+def summarise(runs: list[MeasuredCell], quiet: float) -> dict[str, Any]:
     """Return medians and ranges over the quiet repetitions of one cell; over all where none was quiet."""
     found = [one for one in runs if one.is_quiet(quiet)] or runs
     errors, error_range = _median_and_range([one.predicted / one.measured - 1 for one in found])
