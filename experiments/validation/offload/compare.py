@@ -17,7 +17,7 @@ from lrcsim.experiments.validation.offload.calibration import SPARE, Calibration
 from lrcsim.experiments.validation.offload.devices import FileDevice, NoDevice, Throttle
 from lrcsim.experiments.validation.offload.executor import Execution, Executor, slots_for
 from lrcsim.experiments.validation.offload.gpu import GpuDevice
-from lrcsim.experiments.validation.offload.weights import Matrices, Shape
+from lrcsim.experiments.validation.offload.weights import ExpertShape, Matrices
 from lrcsim.simulator.cache.capacity import resolve_capacity
 from lrcsim.simulator.replay import replay
 from lrcsim.simulator.serving.steps import Step, steps_of
@@ -94,7 +94,7 @@ class Setting:
     """
 
     trace: RoutingTrace
-    shape: Shape
+    shape: ExpertShape
     path: Path
     lanes: int
     part: int

@@ -26,7 +26,7 @@ from lrcsim.experiments.validation.offload.devices import FileDevice, NoDevice, 
 from lrcsim.experiments.validation.offload.executor import Executor, decode_part, slots_for
 from lrcsim.experiments.validation.offload.gpu import GpuDevice
 from lrcsim.experiments.validation.offload.weights import (
-    Shape,
+    ExpertShape,
     Vector,
     expert,
     matrices,
@@ -39,7 +39,7 @@ from lrcsim.simulator.replay import replay
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import RoutingTrace
 
-SHAPE = Shape(layers=8, experts=64, hidden=16, ffn=64)  # 12 KiB each
+SHAPE = ExpertShape(layers=8, experts=64, hidden=16, ffn=64)  # 12 KiB each
 TOKENS = 30
 
 
@@ -187,7 +187,7 @@ def test_a_failing_read_reaches_the_thread_that_waits(setting: Setting) -> None:
 
 def test_experts_that_cannot_be_read_past_the_page_cache_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"hidden 10, ffn 10 has 1,200 bytes.*multiple of 4096"):
-        Shape(2, 4, 10, 10)
+        ExpertShape(2, 4, 10, 10)
 
 
 def test_decode_tokens_only(trace: RoutingTrace) -> None:
