@@ -74,7 +74,7 @@ class Numbers:
 
 
 @dataclass
-class Calibration:
+class OffloadCalibration:
     """Samples taken between the parts of a run.
 
     Args:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.tables import Table
-from lrcsim.experiments.validation.offload.calibration import SPARE, Calibration, Numbers
+from lrcsim.experiments.validation.offload.calibration import SPARE, Numbers, OffloadCalibration
 from lrcsim.experiments.validation.offload.devices import FileDevice, NoDevice, Throttle
 from lrcsim.experiments.validation.offload.executor import Execution, Executor, slots_for
 from lrcsim.experiments.validation.offload.gpu import GpuDevice
@@ -132,7 +132,7 @@ def measure(setting: Setting, cell: Cell, seed: int = 0) -> MeasuredCell:
     device = setting.device(slots + SPARE)
     try:
         executor = Executor(device, residency, slots, overlap=cell.overlap)
-        calibration = Calibration(setting.shape, range(slots, slots + SPARE), seed)
+        calibration = OffloadCalibration(setting.shape, range(slots, slots + SPARE), seed)
         run, before = Execution(), busy()
         calibration.sample(device, range(slots))
         for begin in range(0, len(steps), setting.part):

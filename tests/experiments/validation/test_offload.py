@@ -12,7 +12,7 @@ import pytest
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.experiments.validation.offload.__main__ import main
-from lrcsim.experiments.validation.offload.calibration import BURSTS, Calibration, Numbers
+from lrcsim.experiments.validation.offload.calibration import BURSTS, Numbers, OffloadCalibration
 from lrcsim.experiments.validation.offload.compare import (
     Cell,
     Setting,
@@ -151,7 +151,7 @@ def test_calibration_counts_its_samples(setting: Setting) -> None:
     spare = range(10, 20)
     device = FileDevice(setting.path, SHAPE, 20, 2)
     try:
-        calibration = Calibration(SHAPE, spare)
+        calibration = OffloadCalibration(SHAPE, spare)
         calibration.sample(device, range(10))
         calibration.sample(device, range(10))
         layer = bookkeeping(setting, Cell("lru", "2x", True), device.matrices)
