@@ -129,7 +129,7 @@ def requests_of(trace: RoutingTrace, numbers: npt.NDArray[np.int64], layers: int
 
 
 def measure(path: Path, policy: str) -> TimedRun:
-    """TimedRun a policy over the trace, in a process that has done nothing else, and check it."""
+    """Run a policy over the trace, in a process that has done nothing else, and check it."""
     started = time.perf_counter()
     with RoutingTrace.open(path) as trace:
         rates = hit_rate_curve(trace, policy, access="paper", jobs=1).hit_rate
@@ -150,7 +150,7 @@ def measure(path: Path, policy: str) -> TimedRun:
 
 
 def reference_rates(path: Path, folder: str, layers: int = 4) -> dict[str, float]:
-    """TimedRun the paper's code on the first layers of one request, and compare hits; return accesses per second."""
+    """Run the paper's code on the first layers of one request, and compare hits; return accesses per second."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
     from reference_moe_lrc import Sequence, load_reference
 
