@@ -47,7 +47,7 @@ class Inputs:
     curves: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     srps: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     schs: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    tables: list[tuple[str, pa.TableBlock]] = field(default_factory=list)
+    tables: list[tuple[str, pa.Table]] = field(default_factory=list)
 
 
 def read_inputs(paths: Sequence[str | Path]) -> Inputs:
