@@ -11,8 +11,6 @@ from lrcsim.cli.tables import print_rows
 if TYPE_CHECKING:
     from lrcsim.simulator.curves.allocate import Allocation
 
-__all__ = ["show_allocation"]
-
 
 def show_allocation(allocation: Allocation) -> None:
     """Print the hit rates of a budget divided uniformly, by the layers' curves, or not at all, and the capacities."""

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from lrcsim.simulator.setup.run import Run
     from lrcsim.traces import RoutingTrace
 
-__all__ = ["curve"]
-
 SHOWN = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 """Relative cache sizes in the table."""
 

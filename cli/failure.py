@@ -11,8 +11,6 @@ import click
 
 from lrcsim.base.errors import LrcsimError, brief
 
-__all__ = ["one_line"]
-
 
 def one_line(error: BaseException) -> str:
     """Return what to tell of an error that ended a command."""

@@ -11,8 +11,6 @@ from lrcsim.cli.output import answer, console, json_option
 from lrcsim.cli.screen import echo
 from lrcsim.cli.tables import print_rows
 
-__all__ = ["hardware"]
-
 
 @click.command()
 @click.argument("name", required=False)

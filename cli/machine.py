@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from lrcsim.simulator import Result
     from lrcsim.simulator.setup.outcomes import Outcome
 
-__all__ = ["served_text", "show_time"]
-
 
 def served_text(config: dict[str, Any]) -> str:
     """Say how requests are run together, empty for one at a time."""

@@ -13,8 +13,6 @@ from lrcsim.base.text import printable
 from lrcsim.cli.screen import echo
 from lrcsim.cli.streams import left_by_reader, prepare_streams
 
-__all__ = ["cli", "main"]
-
 
 class Lazy(NamedTuple):
     """A command that is imported when it runs; its help line stands here, so that ``--help`` imports nothing."""

@@ -10,8 +10,6 @@ from lrcsim.base.text import human_bytes, quoted, short_dtype
 from lrcsim.cli.output import answer, console, json_option
 from lrcsim.cli.tables import print_rows
 
-__all__ = ["models"]
-
 
 @click.command()
 @click.argument("name", required=False)

@@ -9,8 +9,6 @@ from typing import Any
 
 from lrcsim.base.errors import ConfigError
 
-__all__ = ["OUTPUTS", "check_outputs"]
-
 OUTPUTS = {
     "json_path": "--json",
     "csv_path": "--csv",

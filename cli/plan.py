@@ -14,8 +14,6 @@ from lrcsim.cli.output import answer, json_option, option_bytes, progress_bar
 if TYPE_CHECKING:
     from lrcsim.traces import RoutingTrace
 
-__all__ = ["TRACES", "parse_context", "plan"]
-
 TRACES = "LRCSIM_TRACES"
 """Environment variable: folders of traces, separated as in PATH."""
 

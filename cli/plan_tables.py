@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from lrcsim.planner import Plan
     from lrcsim.planner.evaluate import StrategyRow
 
-__all__ = ["show_plan"]
-
 
 def show_plan(plan: Plan) -> None:
     """Print a plan."""

@@ -10,8 +10,6 @@ from lrcsim.cli.output import answer, console, json_option
 from lrcsim.cli.screen import echo
 from lrcsim.cli.tables import print_rows
 
-__all__ = ["policies"]
-
 
 @click.command()
 @click.argument("name", required=False)

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lrcsim.traces import RoutingTrace
 
-__all__ = ["provenance"]
-
 OUTPUTS = ("json_path", "timeline", "plot")
 """Options that say where output goes, and change nothing in it."""
 

@@ -20,8 +20,6 @@ from lrcsim.cli.screen import echo
 if TYPE_CHECKING:
     from lrcsim.recorder import Recording, Settings
 
-__all__ = ["record"]
-
 
 @click.command()
 @click.argument("model", required=False)

@@ -8,8 +8,6 @@ from lrcsim.base.text import human_bytes
 from lrcsim.cli.output import answer, json_option, progress_bar
 from lrcsim.cli.screen import echo
 
-__all__ = ["report"]
-
 
 @click.command()
 @click.argument("results", nargs=-1, required=True, metavar="RESULT...")

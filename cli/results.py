@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from lrcsim.sweeps.query import Pivot
 
-__all__ = ["results"]
-
 SHOWN = ("hit_rate", "decode_hit_rate", "belady_hit_rate", "error")
 SHOWN_TIMED = ("hit_rate", "decode_tokens_per_s", "gpu_bytes", "error")
 """Results in the table on the terminal, those that some row has; of hits alone, and of runs on a machine."""

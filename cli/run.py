@@ -17,8 +17,6 @@ from lrcsim.plots.figure import check_picture
 if TYPE_CHECKING:
     from lrcsim.simulator import Result
 
-__all__ = ["run"]
-
 
 @click.command()
 @click.argument("trace", required=False)

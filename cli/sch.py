@@ -19,8 +19,6 @@ from lrcsim.plots.figure import check_picture
 if TYPE_CHECKING:
     from lrcsim.simulator import Sch
 
-__all__ = ["sch"]
-
 Results = Mapping[str, "list[Sch]"]
 
 EXPLAINED = {

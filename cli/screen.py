@@ -12,8 +12,6 @@ import click
 
 from lrcsim.base.text import BRACKET, SLASH, escaped, plain, printable
 
-__all__ = ["DEGRADE", "Screen", "echo"]
-
 TAGS = "|".join(("bold", "dim", "green", "red", "yellow"))
 TAG = re.compile(r"(\\*)\[([a-z#/@][^[]*?)\]")
 """What rich takes for markup."""

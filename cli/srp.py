@@ -19,8 +19,6 @@ from lrcsim.plots.figure import check_picture
 if TYPE_CHECKING:
     from lrcsim.simulator import ExpertMeasures, Srp
 
-__all__ = ["srp"]
-
 Results = Mapping[str, "list[Srp]"]
 
 EXPLAINED = (

@@ -8,8 +8,6 @@ from contextlib import suppress
 
 from lrcsim.cli.screen import DEGRADE
 
-__all__ = ["left_by_reader", "prepare_streams"]
-
 
 def prepare_streams() -> None:
     """Make both streams such that writing text to them does not fail for its characters, or because they are closed."""

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from lrcsim.sweeps.tasks import Task, TaskList
     from lrcsim.sweeps.workers import Workers
 
-__all__ = ["sweep"]
-
 TELL_EVERY = 30.0
 """Seconds between lines on the progress where standard error is no terminal."""
 

@@ -14,8 +14,6 @@ from lrcsim.models.formats import GGUF
 from lrcsim.models.mixes import MIXES
 from lrcsim.models.quantisation import parse_dtype
 
-__all__ = ["Flags", "engine_flags", "override_pattern"]
-
 LLAMA_KV = {"fp8": None, "bf16": "bf16", "f16": None}
 """What ``-ctk`` calls a format of the KV cache; None: nothing to say (f16 is its default), or it has none."""
 

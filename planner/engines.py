@@ -13,8 +13,6 @@ from lrcsim.models.formats import GGUF
 from lrcsim.models.quantisation import format_of
 from lrcsim.models.tensors import Tensor
 
-__all__ = ["compute_buffers", "expert_format", "kt_method", "released", "resident"]
-
 IN_GGUF = GGUF | {"f32", "bf16", "f16", "mxfp4"}
 """Formats that GGUF files have for experts."""
 

@@ -16,8 +16,7 @@ from lrcsim.planner.memory import Memory
 from lrcsim.planner.speed import MODEL_RANGE, Setup, Speed, interval, measure, resampled
 from lrcsim.planner.strategies import POLICIES, Strategy, cache_of, room_for, strategies
 from lrcsim.planner.workload import PLACED, POPULAR, OwnTrace, Workload
-
-__all__ = ["WORTH", "Runner", "StrategyRow"]
+from lrcsim.simulator.setup.run import with_expert_bytes
 
 WORTH = 0.01
 """A gain below this is called none: no more than a hundredth of the speed."""
@@ -229,8 +228,7 @@ class Runner:
         sizes = list(memory.slot)
 
         def divided(trace: Any) -> list[int]:
-            sized = replace_layers(trace, sizes)
-            return list(allocate(sized, "lru", f"{memory.budget}B").best.capacities)
+            return list(allocate(with_expert_bytes(trace, sizes), "lru", f"{memory.budget}B").best.capacities)
 
         one, other = halves(source.trace)
         strategy = next(s for s in strategies(memory) if s.name == "lru")
@@ -272,15 +270,6 @@ class Runner:
         if low < NOISE:
             return [plain], f"{name} is {gain:+.1%} faster than plain LRU, which is within noise ({what})"
         return [plain, row], f"{name} is {gain:+.1%} faster than plain LRU ({what})"
-
-
-def replace_layers(trace: Any, sizes: Sequence[int]) -> Any:
-    """Return a trace with other expert sizes."""
-    from copy import copy
-
-    sized = copy(trace)
-    sized.layers = trace.layers.with_expert_bytes(list(sizes))
-    return sized
 
 
 def _binding(name: str, own: HardwareProfile, joint: HardwareProfile) -> str:

@@ -26,8 +26,6 @@ import numpy.typing as npt
 from lrcsim.base.errors import ConfigError
 from lrcsim.hardware import HardwareProfile
 
-__all__ = ["at", "chained", "flash_share", "joint_rate"]
-
 Floats = npt.NDArray[np.float64]
 
 

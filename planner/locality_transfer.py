@@ -26,8 +26,6 @@ from lrcsim.planner.traces import Shape, take
 from lrcsim.simulator import hit_rate_curve
 from lrcsim.traces import DECODE, RoutingTrace
 
-__all__ = ["LOCALITY_RANGE", "RULES", "Rule", "curve_of", "halves", "matching_size", "transfer"]
-
 Floats = npt.NDArray[np.float64]
 Rule = Literal["fraction", "middle", "rho"]
 RULES: tuple[Rule, ...] = get_args(Rule)

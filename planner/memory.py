@@ -15,8 +15,6 @@ from lrcsim.planner.engines import compute_buffers, released, resident
 from lrcsim.planner.shared_memory import shared
 from lrcsim.simulator.setup.platform import DRAM_FOR_EXPERTS
 
-__all__ = ["KV_DTYPES", "RESERVE", "Fit", "Memory", "kv_bytes", "memory_of", "with_memory"]
-
 RESERVE = 2**30
 """Bytes kept free on a GPU for the driver's context and the desktop: 1 GiB, an estimate (llama.cpp's own
 ``--fit-target`` leaves the same margin)."""

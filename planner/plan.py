@@ -23,8 +23,6 @@ from lrcsim.planner.what_would_fit import Remedies, remedies
 from lrcsim.planner.workload import OwnTrace, Workload, transferred
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["Plan", "make_plan"]
-
 
 @dataclass
 class Plan:

@@ -7,8 +7,6 @@ from dataclasses import replace
 from lrcsim.base.errors import ConfigError
 from lrcsim.hardware import HardwareProfile
 
-__all__ = ["gpu_share", "shared"]
-
 MACOS_STEP = 36 * 2**30
 """macOS gives its GPU two thirds of up to 36 GB and three quarters of more (Metal's recommendedMaxWorkingSetSize, as
 llama.cpp prints it; 64 GB: 48, 128 GB: 96; 16 GB: 10.7). ``sysctl iogpu.wired_limit_mb`` raises it: then give --vram.

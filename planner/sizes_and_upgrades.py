@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from lrcsim.hardware import HardwareProfile, Link
 from lrcsim.planner.memory import Memory
 
-__all__ = ["LEAST_BEND", "STANDARD_GIB", "Upgrade", "knee_of", "marginal", "sizes_to_show", "to_gib", "upgrades"]
-
 STANDARD_GIB = (4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 141, 192, 288)
 """Sizes that GPUs are sold with."""
 

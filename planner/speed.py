@@ -19,8 +19,6 @@ from lrcsim.simulator.time.run_in_time import Timed, run_timed
 from lrcsim.traces import DECODE, RoutingTrace
 from lrcsim.traces.schedule import Schedule
 
-__all__ = ["MODEL_RANGE", "Setup", "Speed", "interval", "measure"]
-
 MODEL_RANGE = (0.77, 1.11)
 """Measured over predicted tokens/s: from the slowest to the fastest run of docs/validation.md. A phone took 22.8 % less
 time in the model than in truth; the fits to published sweeps are up to 11 % too slow."""

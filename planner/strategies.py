@@ -9,8 +9,6 @@ from lrcsim.models import Geometry
 from lrcsim.planner.memory import Memory, slots_of
 from lrcsim.planner.workload import PLACED, POPULAR
 
-__all__ = ["POLICIES", "Strategy", "cache_of", "cpu_layers", "room_for", "strategies"]
-
 POLICIES = ("lru", "lfu", "slru", "lfru")
 """Eviction policies that engines with an expert cache run: LRU in most forks of llama.cpp, LFU and segmented LRU in
 offloading engines, LFRU in the expert cache proposed for vLLM."""

@@ -17,8 +17,6 @@ import numpy.typing as npt
 from lrcsim.planner.traces import Shape
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
-__all__ = ["inclusion", "routing_of_curve", "touching_all"]
-
 Floats = npt.NDArray[np.float64]
 
 

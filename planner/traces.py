@@ -15,8 +15,6 @@ from lrcsim.base.errors import ConfigError, LrcsimError
 from lrcsim.models import Geometry, load_geometry
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["LAYER_WEIGHT", "Shape", "SourceTrace", "find_sources", "same_model", "shape_distance"]
-
 LAYER_WEIGHT = 0.25
 """How much a factor of two in the number of layers counts beside one in experts or top-k: locality is a property of
 one layer, depth changes it little."""

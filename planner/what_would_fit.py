@@ -11,8 +11,6 @@ from lrcsim.models.quantisation import bits_per_weight
 from lrcsim.planner.memory import Fit, memory_of
 from lrcsim.simulator.setup.platform import DRAM_FOR_EXPERTS
 
-__all__ = ["Remedies", "remedies"]
-
 SMALLER = ("bf16", "fp8", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_xs", "q3_k_m", "iq3_xxs", "q2_k", "iq2_xxs", "iq1_s")
 """Formats to try, largest first."""
 

@@ -13,8 +13,6 @@ from lrcsim.planner.synthetic_trace import routing_of_curve, touching_all
 from lrcsim.planner.traces import Shape, SourceTrace
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["PLACED", "POPULAR", "Fold", "OwnTrace", "Transferred", "Workload", "all_experts", "transferred"]
-
 POPULAR = "static"
 """The most used experts of each layer, always resident."""
 

@@ -27,8 +27,6 @@ from lrcsim.sweeps.spec import Spec
 from lrcsim.traces import LayerTable, RoutingTrace
 from lrcsim.traces.schedule import parse_prefill
 
-__all__ = ["check_values"]
-
 
 def check_values(spec: Spec) -> None:
     """Check every value of a sweep once.

@@ -20,8 +20,6 @@ from lrcsim.sweeps.options import as_text, options
 from lrcsim.sweeps.spec import Values
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
-__all__ = ["MEASURED", "ResultColumn", "Row", "better", "failed_row", "identity", "row_of", "schema"]
-
 Row = dict[str, Any]
 Better = Literal["more", "less", ""]
 

@@ -11,8 +11,6 @@ from lrcsim.base.progress import Progress
 from lrcsim.sweeps.execute import run_task
 from lrcsim.sweeps.tasks import Task
 
-__all__ = ["Estimate", "estimate"]
-
 PER_KIND = 3
 """Tasks done of each kind and trace, spread over the spec, besides a first that warms up."""
 

@@ -24,8 +24,6 @@ from lrcsim.sweeps.options import hardware_key, options
 from lrcsim.sweeps.tasks import PlannedRun, Task
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["error_rows", "run_task"]
-
 TRACES_KEPT = 2
 """Open traces per process: the one that is run, and one to take a profile from."""
 

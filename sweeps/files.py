@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-__all__ = ["file_in", "located", "trace_path"]
-
 
 def file_in(value: object, folder: Path) -> tuple[Path, str] | None:
     """Return the file that a value names and the rest of the value; None where it names none.

@@ -13,8 +13,6 @@ from lrcsim.hardware.document import PARTS, SCHEMA, key_of, suggest_key
 from lrcsim.simulator.setup.options import Declared, Kind, declared
 from lrcsim.traces.trace import BUNDLED
 
-__all__ = ["as_text", "hardware_key", "options", "read_value", "unknown_key"]
-
 
 @cache
 def options() -> dict[str, Declared]:

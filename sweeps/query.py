@@ -13,8 +13,6 @@ import pyarrow as pa
 from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.sweeps.columns import MEASURED, better
 
-__all__ = ["Pivot", "best", "check_column", "direction", "pareto", "pivot", "too_lossy", "varying", "where"]
-
 IDENTITY = ("run", "trace_sha256", "lrcsim", "files", "error")
 """Columns that are no part of a run's configuration as people name it."""
 

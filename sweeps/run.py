@@ -14,8 +14,6 @@ from lrcsim.sweeps.store import TableStore
 from lrcsim.sweeps.tasks import Task, TaskList
 from lrcsim.sweeps.workers import Workers, in_this_process
 
-__all__ = ["SweepOutcome", "missing", "run_sweep"]
-
 
 @dataclass(frozen=True)
 class SweepOutcome:

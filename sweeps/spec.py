@@ -18,8 +18,6 @@ from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.hardware.document import PARTS
 from lrcsim.sweeps.options import hardware_key, options, read_value, unknown_key
 
-__all__ = ["Spec", "read_spec"]
-
 TABLES = ("defaults", "grid", "runs")
 
 Values = dict[str, Any]

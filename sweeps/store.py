@@ -23,8 +23,6 @@ from lrcsim.base.errors import ConfigError, brief
 from lrcsim.base.files import replacing
 from lrcsim.sweeps.columns import Row, schema
 
-__all__ = ["TableStore", "read_table"]
-
 WRITING = 0.05
 """Share of the time that may go into writing: a row is written as soon as this allows, often at once."""
 

@@ -20,8 +20,6 @@ from lrcsim.sweeps.spec import Spec, Values
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.files import sha256_of
 
-__all__ = ["PlannedRun", "Task", "TaskList", "divide"]
-
 SHARED = {"trace", "expert_bytes", "policy", "cache", "scope", "access", "prefill", "warm", "profile", "bounds"}
 """Options that a shared pass knows; a run that is told anything else is simulated by itself."""
 

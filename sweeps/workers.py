@@ -18,8 +18,6 @@ from lrcsim.sweeps.columns import Row
 from lrcsim.sweeps.execute import error_rows, run_task
 from lrcsim.sweeps.tasks import Task
 
-__all__ = ["Workers", "in_processes", "in_this_process", "on_dask", "on_local_dask"]
-
 Workers = Callable[[Sequence[Task]], Iterator[list[Row]]]
 """Takes tasks and yields the rows of each as it is done."""
 

@@ -12,7 +12,7 @@ import pytest
 
 from lrcsim.base.errors import ConfigError, LrcsimError
 from lrcsim.simulator import simulate
-from lrcsim.sweeps import divide, read_spec
+from lrcsim.sweeps import divide, make_plan, read_spec
 from lrcsim.sweeps.checks import check_values
 from lrcsim.sweeps.columns import MEASURED, schema
 from lrcsim.sweeps.options import options
@@ -161,3 +161,7 @@ def test_the_specifications_of_the_docs_can_be_run() -> None:
     page = Path(__file__).resolve().parents[2] / "docs" / "sweeps.md"
     specs = re.findall(r"```toml\n(.*?)```", page.read_text(), flags=re.DOTALL)
     assert [len(divide(read_spec(tomllib.loads(spec))).runs) for spec in specs] == [27]
+
+
+def test_the_name_of_0_1_is_the_same_function() -> None:
+    assert make_plan is divide
