@@ -36,6 +36,10 @@ soak N="100000" SEED="0":
 bench NAME="":
     @if [ -z "{{NAME}}" ]; then ls benchmarks/bench_*.py; else {{python}} benchmarks/bench_{{NAME}}.py; fi
 
+# before a change of code that is to change no number: just freeze write FILE; after it: just freeze check FILE
+freeze ACTION FILE *ARGS:
+    {{python}} benchmarks/freeze.py {{ACTION}} {{FILE}} {{ARGS}}
+
 # the documentation site, at the address it prints
 docs:
     {{python}} -m mkdocs serve

@@ -13,9 +13,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable
 
-__all__ = ["ConfigError", "LrcsimError", "PolicyError", "TraceError", "brief", "check_choice", "did_you_mean"]
-
-
 LONGEST = 400
 """Letters of an error of somebody else's code that a message has."""
 

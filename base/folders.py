@@ -18,8 +18,6 @@ from pathlib import Path
 
 from lrcsim.base.errors import ConfigError
 
-__all__ = ["for_compiled_code", "for_fonts"]
-
 NEEDED = 16 << 20
 """Bytes that must be free for compiled code: all of it takes about 8 MiB."""
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["short", "short_repr"]
-
 FEW = 6
 """Items that are written out."""
 

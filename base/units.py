@@ -9,8 +9,6 @@ from typing import Literal, get_args
 
 from lrcsim.base.errors import ConfigError, did_you_mean
 
-__all__ = ["DIMENSIONS", "Dimension", "format_quantity", "parse_quantity"]
-
 Dimension = Literal["bytes", "bytes/s", "seconds", "FLOP/s"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 

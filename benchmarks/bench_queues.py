@@ -17,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from bench_replay import EXPERTS, LAYERS, TOP_K, make_trace
 
-from lrcsim.policies import make_policy
-from lrcsim.simulator import simulate
+from lrcsim.policies import BUILT_IN, make_policy
+from lrcsim.policies.kernels import Queue
 from lrcsim.simulator.cache.capacity import Scope, resolve_capacity
-from lrcsim.simulator.compiled.queue_hits import QUEUE_POLICIES, queue_hits
-from lrcsim.simulator.setup.run import uses_by_key
+from lrcsim.simulator.compiled.engine_for import kernel_of
+from lrcsim.simulator.compiled.pools import PoolMaker, hits_at_sizes
+from lrcsim.simulator.replay import replay
+from lrcsim.simulator.setup.run import Run, uses_by_key
 from lrcsim.traces import RoutingTrace
 
 PART = 50
@@ -41,14 +43,15 @@ def head(trace: RoutingTrace) -> RoutingTrace:
 def compiled(trace: RoutingTrace, policy: str, scope: Scope, slots: list[int]) -> int:
     """Count the hits with the compiled loop, at all capacities together."""
     sizes = [resolve_capacity(one, trace.layers, scope) for one in slots]
-    found = queue_hits(trace, make_policy(policy), sizes, "coresident", "step", True, popularity(trace), jobs=1)
+    maker = PoolMaker(make_policy(policy), trace, "coresident", "step", True, popularity(trace))
+    found = hits_at_sizes(maker, sizes, jobs=1)
     return int(found.hits.sum())
 
 
 def in_python(trace: RoutingTrace, policy: str, scope: Scope, slots: int) -> int:
     """Count the hits with the Python class."""
-    profile = head(trace) if "profile" in make_policy(policy).needs else None
-    counts = simulate(trace, policy, slots, scope=scope, profile=profile, bounds=False).counts
+    sizes = tuple(resolve_capacity(slots, trace.layers, scope))
+    counts = replay(Run.in_pools(trace, policy, sizes, "coresident", "step", True, popularity(trace)))
     return int((counts.accesses - counts.misses).sum())
 
 
@@ -61,7 +64,7 @@ def main() -> None:
     print(f"{long.experts.size:,} accesses compiled, {short.experts.size:,} in Python, best of {rounds}\n")
     print("| policy | scope | compiled, M/s | 12 capacities, M/s each | Python, M/s | ratio |")
     print("|---|---|---:|---:|---:|---:|")
-    for policy in (policy.name for policy in QUEUE_POLICIES):
+    for policy in (name for name, kind in BUILT_IN.items() if kernel_of(kind, Queue) is not None):
         for scope, slots in (("layer", 2 * TOP_K), ("model", 2 * TOP_K * LAYERS)):
             hits = compiled(short, policy, scope, [slots])  # type: ignore[arg-type]
             one = twelve = python = 0.0

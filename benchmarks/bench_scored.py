@@ -14,11 +14,11 @@ import time
 
 from bench_replay import EXPERTS, LAYERS, TOP_K, make_trace
 
-from lrcsim.policies import CompiledScore, Expert, Now, PolicySpec, make_policy
-from lrcsim.policies.twins import TWINS, twin_of
-from lrcsim.simulator import simulate
+from lrcsim.policies import BUILT_IN, CompiledScore, Expert, Now, PolicySpec, make_policy
 from lrcsim.simulator.cache.capacity import Scope, resolve_capacity
-from lrcsim.simulator.compiled.scored_hits import scored_hits
+from lrcsim.simulator.compiled.pools import PoolMaker, hits_at_sizes
+from lrcsim.simulator.replay import replay
+from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import RoutingTrace
 
 SIZES: tuple[tuple[Scope, int], ...] = (("layer", 2 * TOP_K), ("model", 2 * TOP_K * LAYERS))
@@ -31,23 +31,23 @@ class Patient(CompiledScore):
     """A user's: evict the fewest uses per step since the first."""
 
     @staticmethod
-    def worth(expert: Expert, now: Now) -> float:
+    def score(expert: Expert, now: Now) -> float:
         """Return uses per step."""
         return expert.uses / (now.step - expert.first_step + 1)
 
 
 def compiled(trace: RoutingTrace, policy: PolicySpec, scope: Scope, slots: int) -> int:
     """Count the hits with the compiled loop."""
-    twin = twin_of(make_policy(policy))
-    assert twin is not None
     sizes = [resolve_capacity(slots, trace.layers, scope)]
-    found = scored_hits(trace, twin, sizes, "coresident", "step", warm=True, jobs=1)
+    found = hits_at_sizes(PoolMaker(make_policy(policy), trace, "coresident", "step", warm=True), sizes, jobs=1)
     return int(found.hits.sum())
 
 
 def in_python(trace: RoutingTrace, policy: PolicySpec, scope: Scope, slots: int) -> int:
     """Count the hits with the ordinary contract."""
-    counts = simulate(trace, policy, slots, scope=scope, bounds=False).counts
+    counts = replay(
+        Run.in_pools(trace, policy, tuple(resolve_capacity(slots, trace.layers, scope)), "coresident", "step", True)
+    )
     return int((counts.accesses - counts.misses).sum())
 
 
@@ -59,7 +59,10 @@ def main() -> None:
     short = RoutingTrace.from_arrays(
         long.experts[: tokens // PART], num_experts=EXPERTS, weights=long.column("weights")[: tokens // PART]
     )
-    policies: list[PolicySpec] = [*(policy.name for policy in TWINS), Patient]
+    policies: list[PolicySpec] = [
+        *(name for name, kind in BUILT_IN.items() if issubclass(kind, CompiledScore)),
+        Patient,
+    ]
     print(f"{long.experts.size:,} accesses compiled, {short.experts.size:,} in Python, best of {rounds}\n")
     print("| policy | scope | compile, s | compiled, M/s | Python, M/s | ratio |")
     print("|---|---|---:|---:|---:|---:|")

@@ -74,7 +74,7 @@ def calibrate_machine(
     if output is not None:
         write_text(output, text)
     profile = None if output is None else str(output)
-    if not answer(json_path, {**machine.to_dict(), "profile": profile}):
+    if not answer(json_path, {**machine.to_dict(), "profile": profile}, "calibrate-machine"):
         return
     _show(machine)
     if output is None:

@@ -97,7 +97,7 @@ def calibrate_run(
 
         plot_calibration(plot, found, f"{geometry.name}, {run.name}")
     result = document(found, run, rerun, base, profile)
-    if answer(json_path, result):
+    if answer(json_path, result, "calibrate-run"):
         _print(found, run, result)
 
 

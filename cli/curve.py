@@ -84,7 +84,7 @@ def curve(
     scope, access = runs[0].options.scope, runs[0].access
     config = {"scope": scope, "access": access, "prefill": runs[0].prefill, "warm": runs[0].warm}
     each = [one.to_dict() | {"config": config} for one in found]
-    shown = answer(json_path, each[0] if len(each) == 1 else {"traces": each})
+    shown = answer(json_path, each[0] if len(each) == 1 else {"traces": each}, "curve")
     if csv_path is not None:
         write_csv(csv_path, (row for one in found for row in _as_rows(one)))
     if plot_path is not None:

@@ -37,13 +37,13 @@ def hardware(name: str | None, overrides: tuple[str, ...], json_path: str | None
         if overrides or toml_path:
             raise ConfigError("--set and --toml are for one profile: name it, as in lrcsim hardware rtx-4090 --set ...")
         rows = [_row(load_profile(profile)) for profile in profile_names()]
-        if answer(json_path, rows):
+        if answer(json_path, rows, "hardware"):
             _list(rows)
         return
     profile = load_profile(name, overrides)
     if toml_path is not None:
         write_text(toml_path, to_toml(profile))
-    if answer(json_path, _row(profile)):
+    if answer(json_path, _row(profile), "hardware"):
         _describe(profile)
 
 

@@ -25,7 +25,7 @@ def models(name: str | None, dtype: str | None, json_path: str | None) -> None:
 
     chosen = model_names() if name is None else [name]
     rows = [_row(load_geometry(model), dtype) for model in chosen]
-    if not answer(json_path, rows if name is None else rows[0]):
+    if not answer(json_path, rows if name is None else rows[0], "models"):
         return
     if name is None:
         _list(rows)

@@ -58,6 +58,7 @@ def _click(option: Declared) -> Callable[[Callable[..., Any]], Callable[..., Any
     if option.name == "overrides":
         told |= {"multiple": True, "default": ()}
     shown = f"  [default: {option.shown}]" if option.shown else ""
+    assert option.flag is not None  # the others are left out
     return click.option(option.flag, option.name, help=option.help + shown, **told)
 
 

@@ -6,13 +6,14 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 import click
 
+from lrcsim.base.kinds import named
 from lrcsim.cli.screen import Screen
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -83,8 +84,13 @@ def _only_json() -> Iterator[None]:
         _json_stream.pop()
 
 
-def write_json(path: str, value: Any) -> None:
+def write_json(path: str, value: Mapping[str, Any] | Sequence[Mapping[str, Any]], kind: str) -> None:
     """Write JSON to a file, which appears complete or not at all, or to standard output for ``-``.
+
+    Args:
+        path: the file, or ``-``.
+        value: a document, or a list of them.
+        kind: what it says that it is, in a list each (`lrcsim.base.kinds`).
 
     Raises:
         TraceError: the file cannot be written.
@@ -92,7 +98,8 @@ def write_json(path: str, value: Any) -> None:
     """
     from lrcsim.base.errors import ConfigError
 
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    document = named(kind, value) if isinstance(value, Mapping) else [named(kind, row) for row in value]
+    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
     if path == "-":
         if sys.__stdout__ is None:
             raise ConfigError("--json - writes to standard output, which is closed: give a file")
@@ -106,19 +113,20 @@ def write_json(path: str, value: Any) -> None:
     write_text(path, text)
 
 
-def answer(json_path: str | None, value: Any) -> bool:
+def answer(json_path: str | None, value: Any, kind: str) -> bool:
     """Write the result as JSON where ``--json`` asks for it; return whether it is to be shown as text too.
 
     Args:
         json_path: what ``--json`` was given.
-        value: JSON values, or a function that returns them, called only where they are written.
+        value: a document or a list of them, or a function that returns it, called only where it is written.
+        kind: as for `write_json`.
 
     Raises:
         TraceError: the file cannot be written.
         ConfigError: standard output is closed.
     """
     if json_path is not None:
-        write_json(json_path, value() if callable(value) else value)
+        write_json(json_path, value() if callable(value) else value, kind)
     return json_path != "-"
 
 

@@ -107,7 +107,7 @@ def plan(
             folders=where,
             progress=progress,
         )
-    if answer(json_path, found.to_dict):
+    if answer(json_path, found.to_dict, "plan"):
         from lrcsim.cli.plan_tables import show_plan
 
         show_plan(found)

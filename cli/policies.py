@@ -45,7 +45,7 @@ def policies(name: str | None, json_path: str | None) -> None:
         }
         for family, policy in chosen
     ]
-    if not answer(json_path, rows):
+    if not answer(json_path, rows, "policies"):
         return
     if name is not None:
         _describe(rows[0])

@@ -148,7 +148,7 @@ def _show(result: Recording, json_path: str | None) -> None:
         "recall": {str(distance): rate for distance, rate in result.recall.items()},
         "notices": result.notices,
     }
-    if answer(json_path, facts):
+    if answer(json_path, facts, "record"):
         again = f" ({result.resumed:,} of them by an earlier run)" if result.resumed else ""
         echo(f"{result.path}: {result.tokens:,} tokens in {result.requests:,} requests{again}")
         rates = [f"{percent(rate)} {d} ahead" for d, rate in result.recall.items() if rate is not None]

@@ -85,7 +85,7 @@ def report(
         "sections": [section.title for section in page.sections],
         "left_out": [asdict(part) for part in page.left_out],
     }
-    if answer(json_path, said):
+    if answer(json_path, said, "report"):
         for sentence in page.answer:
             echo(sentence)
         for part in page.left_out:

@@ -82,7 +82,7 @@ def results(
     lines = [dict(zip(header, row, strict=True)) for row in rows]
     if csv_path is not None:
         write_csv(csv_path, lines, header)
-    if not answer(json_path, lines):
+    if not answer(json_path, lines, "results"):
         return
     if not rows:
         console().print("no run fits")

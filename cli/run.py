@@ -52,7 +52,7 @@ def run(trace: str | None, json_path: str | None, timeline: str | None, plot: st
             from lrcsim.plots.time import plot_time
 
             plot_time(result, plot)
-        if answer(json_path, lambda: result.to_dict() | {"provenance": provenance(opened, asked)}):
+        if answer(json_path, lambda: result.to_dict() | {"provenance": provenance(opened, asked)}, "run"):
             _show(result)
             if result.timed is not None:
                 show_time(result)

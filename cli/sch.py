@@ -92,7 +92,7 @@ def sch(
                         **options,
                     )
     listed = [one.to_dict(label) for label, found in results.items() for one in found]
-    shown = answer(json_path, {"definition": definition, "scope": scope, **options, "results": listed})
+    shown = answer(json_path, {"definition": definition, "scope": scope, **options, "results": listed}, "sch")
     if csv_path is not None:
         write_csv(csv_path, _as_rows(results, level))
     if plot_path is not None:

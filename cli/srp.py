@@ -93,7 +93,7 @@ def srp(
     data["results"] = [one.to_dict(label) for label, found in results.items() for one in found]
     if specialisation:
         data["specialisation"] = {label: _specialisation(found) for label, found in experts.items()}
-    shown = answer(json_path, data)
+    shown = answer(json_path, data, "srp")
     if csv_path is not None:
         write_csv(csv_path, _as_rows(results))
     if plot_path is not None:

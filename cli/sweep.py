@@ -72,7 +72,7 @@ def sweep(
         echo(f"What is finished is kept beside {table}; the same command does the rest.", err=True)
         raise
     summary = {"table": table, "runs": len(plan.runs), "ran": outcome.ran, "failed": outcome.failed}
-    if answer(json_path, summary):
+    if answer(json_path, summary, "sweep"):
         known = len(plan.runs) - outcome.ran
         before = f", {known:,} were there already" if known else ""
         echo(f"{table}: {len(plan.runs):,} rows{before}; lrcsim results {table} shows them")
@@ -112,7 +112,7 @@ def _dry_run(plan: TaskList, tasks: list[Task], processes: int, json_path: str |
     wall = None if about.seconds is None else about.seconds / max(min(processes, len(tasks)), 1)
     data: dict[str, Any] = {"runs": len(plan.runs), "missing": left, "passes": kinds["pass"], "in_passes": shared}
     data |= {"replays": kinds["replay"], "timed": kinds["timed"], "processes": processes, "seconds": wall}
-    if not answer(json_path, data):
+    if not answer(json_path, data, "sweep-dry-run"):
         return
     out = console()
     done = len(plan.runs) - left

@@ -53,7 +53,7 @@ def info(path: str | None, quick: bool, json_path: str | None) -> None:
 
     with RoutingTrace.open(path) as opened, progress_bar("reading") as progress:
         facts = _facts(opened, quick, progress)
-    if answer(json_path, facts):
+    if answer(json_path, facts, "trace-info"):
         _print_facts(facts)
 
 
@@ -80,7 +80,7 @@ def check(path: str | None, json_path: str | None) -> None:
         kind: [{"where": one.where, "what": one.what, "count": one.count} for one in found]
         for kind, found in (("problems", problems), ("warnings", warnings))
     }
-    shown = answer(json_path, {"trace": path, "good": not problems, **listed})
+    shown = answer(json_path, {"trace": path, "good": not problems, **listed}, "trace-check")
     if not problems:
         if shown:
             with RoutingTrace.open(path) as opened:
@@ -150,7 +150,7 @@ def import_(
     options = Options(columns=parse_columns(columns or ""), **given)
     with progress_bar("importing") as progress:
         report = import_trace(source, output, format, options, progress)
-    shown = answer(json_path, {"trace": output, **vars(report)})
+    shown = answer(json_path, {"trace": output, **vars(report)}, "trace-import")
     for notice in report.notices:
         echo(f"Note: {notice}", err=True)
     if shown:
@@ -180,7 +180,7 @@ def export(
     with RoutingTrace.open(path) as opened, progress_bar("exporting") as progress:
         notices = export_trace(opened, output, name, Options(prefill, layer), progress)
     size = Path(output).stat().st_size
-    shown = answer(json_path, {"file": output, "format": name, "bytes": size, "notices": notices})
+    shown = answer(json_path, {"file": output, "format": name, "bytes": size, "notices": notices}, "trace-export")
     for notice in notices:
         echo(f"Note: {notice}", err=True)
     if shown:

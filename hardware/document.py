@@ -14,11 +14,6 @@ from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.base.units import EXAMPLES, format_quantity, parse_quantity
 from lrcsim.hardware.profile import Cpu, Dram, Gpu, HardwareProfile, Key, Kind, Link, keys
 
-__all__ = [
-    "LINKS", "PARTS", "SCHEMA", "Entry", "Flat", "build", "flatten", "key_of", "links_of", "numbers", "schema",
-    "suggest_key", "written",
-]  # fmt: skip
-
 LINKS = STORAGE, DEVICE = "nvme", "pcie"
 """The links that have tables and components of their names, from storage to the device."""
 CLASSES: dict[str, type[Any]] = {"gpu": Gpu, "cpu": Cpu, "dram": Dram, DEVICE: Link, STORAGE: Link}

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from os.path import isfile  # unlike that of Path, it takes a name that is too long
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,6 @@ from lrcsim.hardware.document import (
     suggest_key,
 )  # fmt: skip
 from lrcsim.hardware.profile import HardwareProfile
-
-__all__ = ["component_names", "load_profile", "profile_names", "to_toml"]
 
 DATA = resources.files("lrcsim.hardware").joinpath("data")
 
@@ -96,6 +95,10 @@ def to_toml(profile: HardwareProfile) -> str:
 def read_toml(name: str, text: str) -> HardwareProfile:
     """Read a profile that `to_toml` wrote.
 
+    Args:
+        name: the profile's.
+        text: the TOML.
+
     Raises:
         ConfigError: it is none.
     """
@@ -110,7 +113,7 @@ def _quoted(text: str) -> str:
 
 def _split(spec: str) -> tuple[str, list[str]]:
     """Split ``base+component+component``, unless a file has that very name."""
-    if Path(spec).is_file():
+    if isfile(spec):
         return spec, []
     base, *components = spec.split("+")
     return base.strip(), [component.strip() for component in components]
@@ -122,7 +125,7 @@ def _document(base: str) -> tuple[str, Flat, str]:
         where = f"hardware {base}"
         return base, _resolve(tomllib.loads(DATA.joinpath("profiles", f"{base}.toml").read_text("utf-8")), where), where
     path = Path(base)
-    if path.suffix == ".toml" or path.is_file():
+    if path.suffix == ".toml" or isfile(path):
         where = f"hardware {base}"
         text = read_text(path, where, ConfigError)
         return path.stem, _resolve(parse_toml(text, where, ConfigError), where), where

@@ -10,8 +10,6 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from lrcsim.base.units import Dimension
 
-__all__ = ["Cpu", "Dram", "Gpu", "HardwareProfile", "Key", "Link", "keys"]
-
 Kind = Dimension | Literal["count", "flag", "text"]
 
 

@@ -17,8 +17,6 @@ from typing import NamedTuple
 
 from lrcsim.base.errors import ConfigError, did_you_mean
 
-__all__ = ["FORMATS", "GGUF", "WeightFormat", "find_format", "format_names", "group_format", "known_name"]
-
 
 class WeightFormat(NamedTuple):
     """How a matrix is stored.

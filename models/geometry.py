@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from lrcsim.base.errors import ConfigError
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["Geometry", "check_trace"]
-
 
 @dataclass(frozen=True)
 class Geometry:

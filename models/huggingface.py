@@ -11,8 +11,6 @@ from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.models.geometry import Geometry
 from lrcsim.models.release import KEYS, beside, with_released_dtype
 
-__all__ = ["FAMILIES", "geometry_from_config", "geometry_from_dict"]
-
 _KNOWN = """
 afmoe dbrx deepseek deepseek_v2 deepseek_v3 deepseek_v32 dots1 ernie4_5_moe flex_olmo gemma4_text glm4_moe glm4_moe_lite
 glm_moe_dsa gpt_oss granitemoe granitemoehybrid granitemoeshared grinmoe hunyuan_v1_moe jamba jetmoe kimi_k2 kimi_linear

@@ -7,14 +7,13 @@ import tomllib
 from dataclasses import replace
 from functools import cache
 from importlib import resources
+from os.path import isdir, isfile  # unlike those of Path, they take a name that is too long
 from pathlib import Path
 from typing import Any
 
 from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.models.geometry import Geometry
 from lrcsim.models.huggingface import geometry_from_config
-
-__all__ = ["load_geometry", "model_names"]
 
 DATA = resources.files("lrcsim.models").joinpath("data")
 LEFT_OUT = {"shared_experts": 0, "shared_width": 0, "dense_width": 0, "matrices": 3, "tied": False}
@@ -46,9 +45,9 @@ def load_geometry(spec: str | Path) -> Geometry:
     if text.lower() in names:
         return _models()[names[text.lower()]][0]
     path = Path(text)
-    if path.is_dir():
+    if isdir(path):
         path = path / "config.json"
-    if path.suffix == ".json" or path.is_file():
+    if path.suffix == ".json" or isfile(path):
         return geometry_from_config(path)
     hint = did_you_mean(text, names) or "; lrcsim models lists them"
     raise ConfigError(f"there is no model {text!r}: give a built-in name or the path of a config.json{hint}")

@@ -9,25 +9,6 @@ from lrcsim.models.formats import group_format
 from lrcsim.models.modules import Patterns, Unreadable
 from lrcsim.models.scheme import Rule, Scheme, Values, checked, counts, per_weight, real, table_of, unknown
 
-__all__ = [
-    "awq",
-    "bitsandbytes",
-    "exl",
-    "four_over_six",
-    "fp8",
-    "fp_quant",
-    "gemma",
-    "gptq",
-    "higgs",
-    "hqq",
-    "metal",
-    "mlx",
-    "plain",
-    "quanto",
-    "sinq",
-    "w4afp8",
-]
-
 
 def awq(given: Values, _: Mapping[str, Any]) -> Scheme:
     """AutoAWQ: N bits, per group a 16-bit scale and an N-bit zero point, that is stored without ``zero_point`` too."""
@@ -46,7 +27,7 @@ def gptq(given: Values, _: Mapping[str, Any]) -> Scheme:
     rules = list(given.kept())
     for pattern, change in given.part("dynamic").items():  # GPTQModel: "-:" leaves out, "+:" or nothing changes
         found = Patterns([pattern.removeprefix("+:").removeprefix("-:")], expressions=True)
-        rules.append((found, None if pattern.startswith("-:") else integer_format(table_of(change), bits, group, "")))
+        rules.append((found, None if pattern.startswith("-:") else _integer_format(table_of(change), bits, group, "")))
     inside = given.values.get("modules_in_block_to_quantize")
     if isinstance(inside, list) and inside:
         flat = [part for each in inside for part in (each if isinstance(each, list) else [each])]
@@ -218,6 +199,6 @@ def w4afp8(given: Values, _: Mapping[str, Any]) -> Scheme:
     return Scheme("w4afp8", "fp8", (*given.kept(), (Patterns(["experts"]), name)))
 
 
-def integer_format(table: Values, bits: int, group: int, kind: str) -> str | None:
+def _integer_format(table: Values, bits: int, group: int, kind: str) -> str | None:
     own = table.bits("bits", default=bits)
     return checked(group_format(own, table.group("group_size", default=group), kind)) if own < 16 else None

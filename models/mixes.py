@@ -7,8 +7,6 @@ from collections.abc import Callable
 from lrcsim.models.geometry import Geometry
 from lrcsim.models.tensors import Tensor
 
-__all__ = ["MIXES", "use_more_bits"]
-
 Rule = Callable[[Geometry, Tensor], str]
 
 

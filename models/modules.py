@@ -7,8 +7,6 @@ import re
 from collections.abc import Iterable
 from functools import cache
 
-__all__ = ["Patterns", "Unreadable", "module_names"]
-
 PREFIXES = ("model.", "", "model.language_model.", "language_model.model.")
 """What stands before ``layers.N`` in the names of modules; patterns are tried with each."""
 

@@ -20,17 +20,6 @@ from lrcsim.models.geometry import Geometry
 from lrcsim.models.mixes import MIXES
 from lrcsim.models.tensors import Tensor, dense_tensors, ffn_tensors, tensors
 
-__all__ = [
-    "bits_per_weight",
-    "dense_bytes",
-    "dtype_names",
-    "expert_bytes",
-    "output_bytes",
-    "parse_dtype",
-    "storage",
-    "stored_dtype",
-]
-
 IntArray = npt.NDArray[np.int64]
 
 

@@ -33,8 +33,6 @@ from lrcsim.models.modules import Unreadable
 from lrcsim.models.scheme import Scheme, Values
 from lrcsim.models.toolkits import auto_round, compressed_tensors, modelopt, quark, torchao
 
-__all__ = ["METHODS", "read_quantisation"]
-
 
 def read_quantisation(values: Mapping[str, Any], config: Mapping[str, Any]) -> Scheme | None:
     """Read a quantisation config.

@@ -16,8 +16,6 @@ from lrcsim.models.quantised import read_quantisation
 from lrcsim.models.scheme import Scheme
 from lrcsim.models.tensors import Tensor, tensors
 
-__all__ = ["beside", "with_released_dtype"]
-
 KEYS = ("quantization_config", "quantization", "compression_config")
 DTYPES = {
     "bf16": ("bfloat16", "bf16"), "f16": ("float16", "half", "fp16", "f16"), "f32": ("float32", "float", "fp32", "f32"),

@@ -9,8 +9,6 @@ from typing import Any
 from lrcsim.models.formats import find_format
 from lrcsim.models.modules import Patterns, Unreadable
 
-__all__ = ["Rule", "Scheme", "Values", "checked", "counts", "per_weight", "real", "table_of", "unknown"]
-
 Rule = tuple[Patterns, str | None]
 
 

@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 from lrcsim.models.geometry import Geometry
 
-__all__ = ["Tensor", "dense_tensors", "ffn_tensors", "tensors"]
-
 
 class Tensor(NamedTuple):
     """A matrix: llama.cpp's name, its layer (-1: none), rows, and the length of a row."""

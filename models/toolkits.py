@@ -13,8 +13,6 @@ from lrcsim.models.formats import group_format
 from lrcsim.models.modules import Patterns, Unreadable
 from lrcsim.models.scheme import Rule, Scheme, Values, checked, per_weight, table_of, unknown
 
-__all__ = ["auto_round", "compressed_tensors", "modelopt", "quark", "torchao"]
-
 
 def auto_round(given: Values, _: Mapping[str, Any]) -> Scheme:
     """AutoRound: as GPTQ or AWQ are packed, or as the floating-point types; ``extra_config`` has single modules."""

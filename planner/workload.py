@@ -12,6 +12,7 @@ from lrcsim.planner.locality_transfer import LOCALITY_RANGE, RULES, Rule, curve_
 from lrcsim.planner.synthetic_trace import routing_of_curve, touching_all
 from lrcsim.planner.traces import Shape, SourceTrace
 from lrcsim.traces import RoutingTrace
+from lrcsim.traces.kept import Kept
 
 POPULAR = "static"
 """The most used experts of each layer, always resident."""
@@ -25,6 +26,9 @@ point of the curve."""
 
 MOST_SOURCES = 3
 """Traces of other models that make up the range."""
+
+_curves: Kept[npt.NDArray[np.float64]] = Kept()
+"""`curve_of`, by policy."""
 
 
 class Fold(NamedTuple):
@@ -123,12 +127,7 @@ def all_experts(shape: Shape) -> RoutingTrace:
 
 def _curve_of(source: SourceTrace, policy: str) -> npt.NDArray[np.float64]:
     """Return `curve_of`, kept with the trace."""
-    key = ("planner curve", policy)
-    if key not in source.trace.notes:
-        source.trace.notes[key] = curve_of(source.trace, policy)
-    kept = source.trace.notes[key]
-    assert isinstance(kept, np.ndarray)
-    return kept
+    return _curves.once(source.trace, policy, lambda: curve_of(source.trace, policy))
 
 
 def _and_all(trace: RoutingTrace) -> RoutingTrace:

@@ -13,8 +13,6 @@ from lrcsim.plots.figure import check_picture, write_figure
 if TYPE_CHECKING:
     from lrcsim.calibration.from_run.calibrate import Calibration
 
-__all__ = ["picture_ending", "plot_calibration"]
-
 
 def picture_ending(path: str) -> str:
     """Return the ending of a picture's name.

@@ -18,8 +18,6 @@ from lrcsim.traces import PREFILL
 if TYPE_CHECKING:
     from lrcsim.simulator import Result
 
-__all__ = ["timeline_events", "write_timeline"]
-
 MACHINE, REQUESTS = 1, 2  # process ids
 FIRST_TRACKS = ("gpu", "cpu", "host", "cache")  # in this order, then the links
 

@@ -11,8 +11,6 @@ from lrcsim.plots.figure import check_picture, write_figure
 if TYPE_CHECKING:
     from lrcsim.simulator import Curve
 
-__all__ = ["open_figure", "plot_curves"]
-
 # Okabe and Ito's palette, which people with every kind of colour blindness can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))

@@ -14,8 +14,6 @@ from lrcsim.plots.figure import write_figure
 if TYPE_CHECKING:
     from lrcsim.simulator import Sch, Srp
 
-__all__ = ["plot_sch", "plot_srp"]
-
 Floats = npt.NDArray[np.float64]
 SRP_LABEL, SCH_LABEL = "SRP", "SCH"
 LENGTH = "segment length m [tokens]"

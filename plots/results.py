@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from lrcsim.sweeps.query import Pivot
 
-__all__ = ["plot_front", "plot_pivot"]
-
 
 def plot_pivot(path: str, pivot: Pivot) -> None:
     """Draw a line for each row of a pivot: columns such as 2x, 4x stand where their numbers say; names give dots.

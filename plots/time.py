@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from lrcsim.simulator import Result
     from lrcsim.simulator.time.run_in_time import Timed
 
-__all__ = ["plot_time"]
-
 BINS = 300  # tokens are averaged into at most so many bars
 
 

@@ -14,70 +14,15 @@ Experts are ints (keys), the same in both scopes: ``key = layer * stride + exper
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Container, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
-from lrcsim.base.errors import PolicyError, did_you_mean
-
-__all__ = ["NEVER", "Configurable", "Param", "Policy", "Upcoming", "View"]
+from lrcsim.base.configurable import Configurable, names_in
+from lrcsim.base.configurable import Param as Param  # part of the contract
+from lrcsim.policies.kernels import Queue, Stack
 
 NEVER = 2**62
 """Next use of an expert that is not used again."""
-
-Value = int | float | str
-
-
-@dataclass(frozen=True)
-class Param:
-    """A parameter of a policy. Its type is its default's; the first of a policy is its main one (``name:16``).
-
-    Attributes:
-        name: as written in ``name:param=value``; the value becomes an attribute of the policy.
-        default: used when nothing is given.
-        help: what it does, with its unit.
-        minimum: smallest allowed value, or None.
-        maximum: largest allowed value, or None.
-    """
-
-    name: str
-    default: Value
-    help: str
-    minimum: float | None = None
-    maximum: float | None = None
-
-    def convert(self, policy: str, given: object) -> Value:
-        """Return the value in the parameter's type.
-
-        Args:
-            policy: name of the policy, for errors.
-            given: the value, text or a number.
-
-        Raises:
-            PolicyError: it has another type, or lies outside the range.
-        """
-        kind = type(self.default)
-        try:
-            if kind is str:
-                return str(given)
-            number = float(given)  # type: ignore[arg-type]  # whatever it is: a TypeError is told below
-            if kind is int and not number.is_integer():
-                raise ValueError
-        except (TypeError, ValueError):
-            expected = "a whole number" if kind is int else "a number"
-            raise PolicyError(f"{policy}: {self.name} must be {expected}, given {given!r}") from None
-        low, high = self.minimum, self.maximum
-        if not (-math.inf if low is None else low) <= number <= (math.inf if high is None else high):  # NaN fails
-            allowed = (
-                f"{low:g} to {high:g}"
-                if low is not None and high is not None
-                else f"at least {low:g}"
-                if low is not None
-                else f"at most {high:g}"
-            )
-            raise PolicyError(f"{policy}: {self.name} must be {allowed}, given {given}")
-        return int(number) if kind is int else number
 
 
 class Upcoming(Protocol):
@@ -180,76 +125,6 @@ class View:
         return chosen
 
 
-def names_in(cls: type, attribute: str, allowed: Sequence[str]) -> frozenset[str]:
-    """Return the names that a class lists in ``needs`` or ``wants``.
-
-    Raises:
-        PolicyError: it is no set of the names allowed.
-    """
-    given: object = getattr(cls, attribute)
-    example = f'write {attribute} = {{"{allowed[0]}"}} in class {cls.__name__}, of {", ".join(allowed)}'
-    if not isinstance(given, set | frozenset | list | tuple) or not all(isinstance(name, str) for name in given):
-        raise PolicyError(f"{attribute} of class {cls.__name__} is {given!r}, and must be a set of names: {example}")
-    unknown = sorted(set(given) - set(allowed))
-    if unknown:
-        raise PolicyError(
-            f"class {cls.__name__}: {attribute} {unknown}, can only need {', '.join(map(repr, allowed))}"
-            + did_you_mean(unknown[0], allowed)
-        )
-    return frozenset(given)
-
-
-class Configurable:
-    """Something with a name and parameters, given as ``name``, ``name:16`` or ``name:a=1,b=2``.
-
-    Attributes:
-        name: public name, lower case with dashes; the class's name if left out.
-        params: its parameters (`Param`); their values become attributes.
-        summary: one line for lists; the docstring's first if left out.
-        source: where the rule comes from: paper, project.
-        methods: what a class derived from this one must have.
-        noun: what it is called in errors.
-    """
-
-    methods: ClassVar[tuple[str, ...]] = ()
-    noun: ClassVar[str] = ""
-    name: ClassVar[str] = ""
-    params: ClassVar[tuple[Param, ...]] = ()
-    summary: ClassVar[str] = ""
-    source: ClassVar[str] = ""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "name" not in cls.__dict__:
-            cls.name = cls.__name__
-        if not isinstance(cls.name, str) or not isinstance(cls.params, list | tuple):
-            raise PolicyError(f"class {cls.__name__}: name is text, and params are a tuple: params = (Param(...),)")
-        if not all(isinstance(param, Param) for param in cls.params):
-            raise PolicyError(f"class {cls.__name__}: params must hold Param objects: params = (Param(...),)")
-        cls.params = tuple(cls.params)
-        if "summary" not in cls.__dict__:
-            cls.summary = (cls.__doc__ or "").strip().split("\n")[0]
-
-    def __init__(self, **params: object) -> None:
-        """Set the parameters.
-
-        Raises:
-            PolicyError: a parameter is unknown, or its value not allowed.
-        """
-        names = [param.name for param in self.params]
-        for given in params:
-            if given not in names:
-                has = f"it has {', '.join(names)}" if names else "it has none"
-                raise PolicyError(f"{self.name} has no parameter {given!r}, {has}{did_you_mean(given, names)}")
-        for param in self.params:
-            setattr(self, param.name, param.convert(self.name, params.get(param.name, param.default)))
-
-    def label(self) -> str:
-        """Return the name with the parameters, as it can be given to `lrcsim run`."""
-        values = ",".join(f"{param.name}={getattr(self, param.name)}" for param in self.params)
-        return f"{self.name}:{values}" if values else self.name
-
-
 class Policy(Configurable):
     """Base of every eviction policy: state the spec as class attributes, write the four methods.
 
@@ -262,18 +137,28 @@ class Policy(Configurable):
         bypass: misses may run from a staging buffer outside the capacity, so that any expert, also one of the current
             batch, may be named as victim.
         refills: the pool asks ``refill()`` before every step.
+        kernels: the compiled loops that do what this class does, for lrcsim's own classes. A derived class may do
+            something else, so it does not inherit them (`lrcsim.simulator.compiled.engine_for`).
         summary: one line for lists.
         source: where the rule comes from: paper, project.
         view: what the policy may look at (`View`), set before the first ``reset``.
     """
 
-    methods: ClassVar[tuple[str, ...]] = ("reset", "access", "victim", "evicted")
     noun: ClassVar[str] = "policy"
-    aliases: ClassVar[tuple[str, ...]] = ()
+    methods: ClassVar[tuple[str, ...]] = ("reset", "access", "victim", "evicted")
+    called_with: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "reset": (),
+        "access": ("batch", "missed"),
+        "victim": ("protected",),
+        "evicted": ("key",),
+        "refill": (),
+    }
+    may_yield: ClassVar[tuple[str, ...]] = ("refill",)
     needs: ClassVar[frozenset[str]] = frozenset()
     wants: ClassVar[frozenset[str]] = frozenset()
     bypass: ClassVar[bool] = False
     refills: ClassVar[bool] = False
+    kernels: ClassVar[tuple[Queue | Stack, ...]] = ()
     view: View
     _users: ClassVar[bool] = False  # whether the class is not one of lrcsim's own: what it returns is checked
 
@@ -309,3 +194,7 @@ class Policy(Configurable):
         These loads are reported as ``preloaded``, apart from misses.
         """
         return None
+
+    def kernel_sizes(self) -> dict[str, int]:
+        """Return what the queue loop of this class is told of the pool, after ``reset`` (fields of `QueueSizes`)."""
+        return {}

@@ -1,20 +1,23 @@
-"""Policies of the form "evict the expert of least worth" that run compiled as well as in Python.
+"""Policies of the form "evict the expert of smallest score" that run compiled as well as in Python.
 
-One class, two ways: `simulate` calls it through the ordinary contract, `hit_rate_curve` compiles ``worth`` (and
-``update``) with numba into the loop of `lrcsim.simulator.compiled.score_loop`. Both give the same hits.
+One class, two ways: numba compiles ``score`` (and ``update``) for the loop of `lrcsim.simulator.compiled.score_loop`;
+where an engine needs Python, the class runs through the ordinary contract. Both give the same hits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+import inspect
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from functools import cache
+from heapq import heapify, heappop
 from typing import Any, ClassVar, NamedTuple
 
 from lrcsim.base.errors import PolicyError
+from lrcsim.base.user_code import attributes_of, checked_number
 from lrcsim.policies.base import NEVER
-from lrcsim.policies.ordering import ScorePolicy
-from lrcsim.policies.user_code import checked_number
-
-__all__ = ["CompiledScore", "Expert", "Now", "weights_ahead"]
+from lrcsim.policies.class_checks import check_compiled
+from lrcsim.policies.ordering import RankedKeys, ScorePolicy
+from lrcsim.policies.score_source import write_loops
 
 
 class Expert(NamedTuple):
@@ -60,7 +63,7 @@ class Expert(NamedTuple):
 
 
 class Now(NamedTuple):
-    """The moment at which an expert's worth is asked for; all counts start anew when a cold cache is emptied.
+    """The moment at which an expert's score is asked for; all counts start anew when a cold cache is emptied.
 
     Attributes:
         step: number of the current forward pass.
@@ -71,7 +74,7 @@ class Now(NamedTuple):
         slots: capacity of the pool.
         loads: loads of the pool so far, those of the current batch included.
         uses: uses of the pool so far, those of the current batch included; in ``update`` those up to this use.
-        age: the worth of the expert last evicted before the current batch, 0 at first.
+        age: the score of the expert last evicted before the current batch, 0 at first.
         layer_runs: layer-steps so far of the expert's layer, the current one included.
         layer_uses: uses in the current request of all experts of the expert's layer, those of the current batch
             included (in ``update`` they are not).
@@ -101,28 +104,119 @@ def weights_ahead(weights: Sequence[float]) -> dict[float, float]:
     return {weight: before / total for weight, before in ahead.items()} if total else ahead
 
 
-class CompiledScore(ScorePolicy):
-    """Base: evict the resident of least ``worth``, ties to the least recent; write ``worth`` in plain arithmetic.
+class _Live:
+    """What `Expert` or `Now` says, brought up to date where it stands: no tuple is made at every use.
 
-    ``worth`` and ``update`` are static methods, without further decorators, in the Python that numba compiles: numbers,
+    It can be read as the tuple can be: by name, by place, in a loop.
+    """
+
+    __slots__ = ()
+    kind: ClassVar[type[Expert] | type[Now]]
+
+    def __init__(self, *values: float) -> None:
+        for field, value in zip(self.kind._fields, values, strict=True):
+            setattr(self, field, value)
+
+    def frozen(self) -> Any:
+        """Return the tuple."""
+        return self.kind(*(getattr(self, field) for field in self.kind._fields))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.frozen(), name)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.frozen()[place]
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(self.frozen())
+
+    def __len__(self) -> int:
+        return len(self.kind._fields)
+
+    def __repr__(self) -> str:
+        return repr(self.frozen())
+
+
+class _LiveExpert(_Live):
+    __slots__ = (*Expert._fields, "weight_sum")
+    kind = Expert
+    layer: int
+    last_step: int
+    last_run: int
+    last_request: int
+    loaded_step: int
+    load_order: int
+    use_order: int
+    uses: int
+    uses_resident: int
+    uses_request: int
+    weight: float
+    weight_sum: float
+    weight_mean: float
+    weight_ahead: float
+    next_use: int
+    value: float
+
+    def add_weight(self, weight: float) -> None:
+        """Take the router weight of a use into the mean, after ``uses`` has counted it."""
+        self.weight_sum += weight
+        self.weight_mean = self.weight_sum / self.uses
+
+    @classmethod
+    def unused(cls, layer: int, step: int) -> _LiveExpert:
+        """Return an expert that is being loaded for the first time."""
+        made = cls(layer, step, step, 0, -1, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 1.0, NEVER, 0.0)
+        made.weight_sum = 0.0
+        return made
+
+
+class _LiveNow(_Live):
+    __slots__ = Now._fields
+    kind = Now
+    step: int
+    request: int
+    request_step: int
+    layer: int
+    slots: int
+    loads: int
+    uses: int
+    age: float
+    layer_runs: int
+    layer_uses: int
+
+
+class CompiledScore(ScorePolicy):
+    """Base: evict the resident of smallest ``score``, ties to the least recent; write ``score`` in plain arithmetic.
+
+    ``score`` and ``update`` are static methods, without further decorators, in the Python that numba compiles: numbers,
     ``math``, conditions, constants of the module. Parameters (`Param`, numbers only) follow as further arguments, in
     order. Compiled, whole numbers have 64 bits, and overflow or the logarithm of 0 give infinity, not an error.
+    ``score`` may also be called ``worth``, its name in earlier versions.
 
     Attributes:
-        at_use: take the worth when an expert is used, and keep it until its next use; right where the worth depends
+        at_use: take the score when an expert is used, and keep it until its next use; right where the score depends
             on the expert alone, and much faster in large pools. Else it is taken whenever room is needed.
-        larger_key_first: of equal worths the larger key goes first (larger layer, then larger expert), not the least
+        larger_key_first: of equal scores the larger key goes first (larger layer, then larger expert), not the least
             recent.
     """
 
     name = ""
-    methods = ("worth",)
+    methods = ("score",)
     at_use: ClassVar[bool] = False
     larger_key_first: ClassVar[bool] = False
+    score_name: ClassVar[str] = "score"  # what the class calls it, for errors
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = vars(cls)
+        if "score" in own or "worth" in own:
+            cls.score_name = "score" if "score" in own else "worth"
+            cls.score = own[cls.score_name]  # type: ignore[method-assign]  # the static method itself
+        cls._expert_fields, cls._now_fields = cls._looks_at(0), cls._looks_at(1)
 
     @staticmethod
-    def worth(*arguments: Any) -> float:
-        """Return how much an expert is worth keeping: ``worth(expert, now, *parameters)``, see `Expert` and `Now`."""
+    def score(*arguments: Any) -> float:
+        """Return how much an expert is worth keeping: ``score(expert, now, *parameters)``, see `Expert` and `Now`."""
         raise NotImplementedError
 
     @staticmethod
@@ -134,6 +228,25 @@ class CompiledScore(ScorePolicy):
         """
         raise NotImplementedError
 
+    _expert_fields: ClassVar[frozenset[str]]
+    _now_fields: ClassVar[frozenset[str]]
+    """What ``score`` and ``update`` look at; only that is kept up to date in Python."""
+
+    @classmethod
+    def _looks_at(cls, place: int) -> frozenset[str]:
+        """Return the fields that are looked at of the argument at a place; of users' classes all, for their errors."""
+        functions = [cls.score, cls.update] if cls.updates() else [cls.score]
+        found: set[str] = set()
+        for function in functions:
+            fields = None if cls._users else attributes_of(function, place)
+            found.update((Expert, Now)[place]._fields if fields is None else fields)
+        return frozenset(found)
+
+    @property
+    def last_use(self) -> dict[int, int]:  # type: ignore[override]  # as of any ScorePolicy
+        """The residents, each with what orders it among equal scores."""
+        return {key: -key if self.larger_key_first else one.use_order for key, one in self.residents.items()}
+
     @classmethod
     def updates(cls) -> bool:
         """Return whether the class has an ``update`` of its own."""
@@ -141,9 +254,16 @@ class CompiledScore(ScorePolicy):
 
     @classmethod
     def compilable(cls) -> bool:
-        """Return whether ``worth`` and ``update`` are all there is: no other method of the contract is overridden."""
-        contract = ("reset", "access", "victim", "evicted", "score", "refill")
-        return not cls.refills and all(getattr(cls, name) is getattr(CompiledScore, name) for name in contract)
+        """Return whether ``score`` and ``update`` are all there is: no method of the contract is overridden."""
+        contract = ("reset", "access", "victim", "evicted", "refill")
+        static = isinstance(inspect.getattr_static(cls, "score"), staticmethod)
+        return (
+            static and not cls.refills and all(getattr(cls, name) is getattr(CompiledScore, name) for name in contract)
+        )
+
+    @classmethod
+    def check_class(cls) -> None:
+        check_compiled(cls)
 
     def values(self) -> tuple[int | float, ...]:
         """Return the parameters' values in order.
@@ -157,104 +277,103 @@ class CompiledScore(ScorePolicy):
         return values
 
     def reset(self) -> None:
-        super().reset()
-        self.experts: dict[int, Expert] = {}
-        self.weight_sums: dict[int, float] = {}
-        self.worths: dict[int, float] = {}
+        layers = self.view.num_layers
+        self._candidates = []
+        self._candidates_for = None
+        self.experts: dict[int, _LiveExpert] = {}  # all that were used so far
+        self.residents: dict[int, _LiveExpert] = {}
+        self.ranked = RankedKeys()  # the residents, where scores are taken at use
         self.loads = self.uses = 0
-        self.age = self.last_evicted = 0.0  # worth of the expert last evicted before this batch, and up to now
-        self.layer_runs = [0] * self.view.num_layers
-        self.layer_uses = [0] * self.view.num_layers
-        self.last_run = self.request_step = -1, -1  # (step, layer) of the last layer-step; (request, its first step)
+        self.last_evicted = 0.0  # score of the expert last evicted
+        self.layer_runs, self.layer_uses = [0] * layers, [0] * layers
+        self.last_run = -1, -1  # step and layer of the last layer-step
+        self.now = _LiveNow(0, -1, -1, 0, layers, self.view.slots, 0, 0, 0.0, 0, 0)
         self._values = self.values()
+        self._score: Callable[..., float] = self._checked_score if self._users else self.score
+        kind: type = type(self)
+        self._access, self._scored = _loops(kind)
+        self._moments = [] if len(self.view.layers) == 1 else [_LiveNow(*self.now) for _ in range(layers)]
 
     def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
-        super().access(batch, missed)
-        view, experts, sums, last_use = self.view, self.experts, self.weight_sums, self.last_use
-        updates, step, weights, next_use = self.updates(), view.step, view.weights, view.next_use
-        self.age = self.last_evicted
-        if self.request_step[0] != view.request:
-            self.request_step = view.request, step
-            self.layer_uses = [0] * view.num_layers
-        if not batch:  # all missed, and none was loaded
-            return
-        layer = view.layer_of(batch[0])  # a batch is of one layer
-        if self.last_run != (step, layer):
-            self.last_run = step, layer
-            self.layer_runs[layer] += 1
+        self._access(self, batch, missed)
+
+    def _load(self, layer: int, missed: Sequence[int]) -> None:
+        experts, residents, step, loads = self.experts, self.residents, self.view.step, self.loads
         for key in missed:
-            self.loads += 1
-            new = Expert(layer, step, step, 0, -1, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 1.0, NEVER, 0.0)
-            experts[key] = experts.get(key, new)._replace(loaded_step=step, load_order=self.loads, uses_resident=0)
-        ahead = weights_ahead(view.layer_weights or weights) if weights else {}
-        for place, key in enumerate(batch):
-            old = experts[key]
-            uses = old.uses + 1
-            weight = weights[place] if weights else 0.0
-            sums[key] = sums.get(key, 0.0) + weight
-            experts[key] = Expert(  # by position: `_replace` takes three times as long
-                layer,
-                old.first_step,
-                step,
-                self.layer_runs[layer],
-                view.request,
-                old.loaded_step,
-                old.load_order,
-                last_use[key],
-                uses,
-                old.uses_resident + 1,
-                old.uses_request + 1 if old.last_request == view.request else 1,
-                weight,
-                sums[key] / uses,
-                ahead.get(weight, 1.0),
-                next_use[place] if next_use else NEVER,
-                self._update(key, old, self._now(layer, place + 1), weight) if updates else 0.0,
-            )
-            if self.larger_key_first:
-                last_use[key] = -key
-        self.uses += len(batch)
+            expert = experts.get(key)
+            if expert is None:
+                expert = experts[key] = _LiveExpert.unused(layer, step)
+            loads += 1
+            expert.load_order, expert.loaded_step, expert.uses_resident = loads, step, 0
+            residents[key] = expert
+        self.loads = self.now.loads = loads
+
+    def _begin_request(self) -> None:
+        self.now.request, self.now.request_step = self.view.request, self.view.step
+        self.layer_uses = [0] * self.view.num_layers
+
+    def _begin_layer_step(self, layer: int) -> int:
+        """Return the number of a layer's run, from 1."""
+        if self.last_run != (self.view.step, layer):
+            self.last_run = self.view.step, layer
+            self.layer_runs[layer] += 1
+        self.now.layer_runs, self.now.layer_uses = self.layer_runs[layer], self.layer_uses[layer]
+        return self.layer_runs[layer]
+
+    def _count_layer(self, batch: Sequence[int]) -> int:
+        """Return the uses of a batch's layer in the request, those of the batch included."""
+        layer = batch[0] // self.view.stride
         self.layer_uses[layer] += len(batch)
-        self.now: dict[int, Now] = {}  # by layer of the expert looked at
-        if self.at_use:
-            for key in batch:
-                self.worths[key] = self._worth(key)
+        return self.layer_uses[layer]
+
+    def _ahead(self) -> dict[float, float]:
+        return weights_ahead(self.view.layer_weights or self.view.weights) if self.view.weights else {}
 
     def victim(self, protected: Container[int]) -> int:
-        key = super().victim(protected)
-        self.last_evicted = self._candidates[0][0]
-        return key
+        if self.at_use:
+            key = self.ranked.smallest(protected)
+            self.last_evicted = self.ranked.rank_of(key)
+            return key
+        if self._candidates_for is not protected:  # scores stand still within a layer-step: score once, evict many
+            self.now.step, self.now.layer = self.view.step, self.view.layer
+            self._candidates = self._scored(self, protected, self._seen())
+            heapify(self._candidates)
+            self._candidates_for = protected
+        while self._candidates:
+            score, _, key = self._candidates[0]
+            if key in self.residents:
+                self.last_evicted = score
+                return key
+            heappop(self._candidates)
+        raise PolicyError("every resident expert is protected")
 
-    def score(self, key: int) -> float:
-        return self.worths[key] if self.at_use else self._worth(key)
+    def _seen(self) -> Mapping[int, _LiveNow] | Sequence[_LiveNow]:
+        """Return ``now`` as experts of each layer see it; nothing where nobody asks."""
+        if self._now_fields.isdisjoint(("layer_runs", "layer_uses")):
+            return ()
+        now, layers = self.now, self.view.layers
+        if len(layers) == 1:
+            return {layers[0]: now}
+        for moment, runs, uses in zip(self._moments, self.layer_runs, self.layer_uses, strict=True):
+            moment.step, moment.request, moment.request_step = now.step, now.request, now.request_step
+            moment.layer, moment.slots, moment.loads, moment.uses = now.layer, now.slots, now.loads, now.uses
+            moment.age, moment.layer_runs, moment.layer_uses = now.age, runs, uses
+        return self._moments
 
-    def _now(self, layer: int, more_uses: int = 0) -> Now:
-        view = self.view
-        return Now(
-            view.step,
-            view.request,
-            self.request_step[1],
-            view.layer,
-            view.num_layers,
-            view.slots,
-            self.loads,
-            self.uses + more_uses,
-            self.age,
-            self.layer_runs[layer],
-            self.layer_uses[layer],
-        )
+    def evicted(self, key: int) -> None:
+        del self.residents[key]
+        if self.at_use:
+            self.ranked.discard(key)
 
-    def _update(self, key: int, expert: Expert, now: Now, weight: float) -> float:
-        value: Any = self.update(expert, now, weight, *self._values)
-        if self._users:
-            checked_number(value, self, "update", key, nan=True)
-        return float(value)
+    def _checked_score(self, expert: _LiveExpert, now: _LiveNow, *values: float) -> float:
+        score: Any = self.score(expert, now, *values)
+        checked_number(score, self, self.score_name, -1, what=expert)
+        return float(score)
 
-    def _worth(self, key: int) -> float:
-        expert = self.experts[key]
-        now = self.now.get(expert.layer)
-        if now is None:
-            now = self.now[expert.layer] = self._now(expert.layer)
-        worth: Any = self.worth(expert, now, *self._values)
-        if self._users:
-            checked_number(worth, self, "worth", key, what=expert)
-        return float(worth)
+
+@cache
+def _loops(kind: Any) -> Any:
+    def checked(policy: CompiledScore, key: int, value: Any) -> float:
+        return float(checked_number(value, policy, "update", key, nan=True))
+
+    return write_loops(kind, kind._expert_fields, kind._now_fields, checked if kind._users else None)

@@ -1,76 +1,58 @@
 """Rules found in MoE inference engines and their papers; `source` names each one's origin."""
 
+# ruff: noqa: ARG004 (the arguments are those of the contract)
+
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Container, Sequence
 
 from lrcsim.policies.base import Param
-from lrcsim.policies.compiled import weights_ahead
-from lrcsim.policies.ordering import RankedPolicy, ScorePolicy
+from lrcsim.policies.compiled import CompiledScore, Expert, Now
+from lrcsim.policies.kernels import Queue
 from lrcsim.policies.recency import Lru
 
-__all__ = ["Dali", "Heat", "Hobbit", "LeastStaleFifo", "LeastStaleGap", "LeastStaleLayer", "MoeInfinity"]
 
-
-class LeastStaleFifo(ScorePolicy):
+class LeastStaleFifo(CompiledScore):
     """Evict the expert loaded first among those not used in this step; if there is none, the one loaded first."""
 
     name = "least-stale-fifo"
     source = "SpecMD, Least-Stale, reading (a): stale and fresh FIFO queues rotated each token"
 
-    def reset(self) -> None:
-        super().reset()
-        self.loads = 0
-        self.loaded: dict[int, int] = {}
-        self.used_in: dict[int, int] = {}
-
-    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
-        super().access(batch, missed)
-        for key in missed:
-            self.loads += 1
-            self.loaded[key] = self.loads
-        for key in batch:
-            self.used_in[key] = self.view.step
-
-    def score(self, key: int) -> float:
-        fresh = self.used_in[key] == self.view.step
-        return self.loaded[key] + (self.loads if fresh else 0)
+    @staticmethod
+    def score(expert: Expert, now: Now) -> float:
+        return expert.load_order + (now.loads if expert.last_step == now.step else 0)
 
 
-class LeastStaleGap(RankedPolicy):
+class LeastStaleGap(CompiledScore):
     """Evict the most overdue: steps since the last use minus m, where m <- 0.5 m + 0.5 * the last gap."""
 
     name = "least-stale-gap"
     source = "SpecMD, Least-Stale, reading (b)"
+    at_use = True
 
-    def reset(self) -> None:
-        super().reset()
-        self.expected: dict[int, tuple[float, int]] = {}  # m, step of the last use
+    @staticmethod
+    def update(expert: Expert, now: Now, weight: float) -> float:
+        """Return m."""
+        return 0.5 * expert.value + 0.5 * (now.step - expert.last_step) if expert.uses else 0.0
 
-    def rank(self, key: int, place: int, missed: bool) -> float:
-        now = self.view.step
-        if key in self.expected:
-            gap, last = self.expected[key]
-            gap = 0.5 * gap + 0.5 * (now - last)
-        else:
-            gap = 0.0
-        self.expected[key] = gap, now
-        return gap + now  # (now - last) - m, largest first, is last + m, smallest first
+    @staticmethod
+    def score(expert: Expert, now: Now) -> float:
+        return expert.value + expert.last_step  # (now - last) - m, largest first, is last + m, smallest first
 
 
-class LeastStaleLayer(ScorePolicy):
+class LeastStaleLayer(CompiledScore):
     """Evict from the lowest layer already passed in this step, least recent first; if there is none, LRU."""
 
     name = "least-stale-layer"
     source = "SpecMD, Least-Stale, reading (c)"
 
-    def score(self, key: int) -> float:
-        layer = self.view.layer_of(key)
-        return layer if layer < self.view.layer else self.view.num_layers
+    @staticmethod
+    def score(expert: Expert, now: Now) -> float:
+        return expert.layer if expert.layer < now.layer else now.num_layers
 
 
-class Hobbit(ScorePolicy):
+class Hobbit(CompiledScore):
     """Evict the smallest w1 R/T + w2 F/T + w3 H/T + w4 (1 - ((l_now - l + L) mod L) / L); reset with each request.
 
     T: steps of the request so far, the current one included; R: step of the last use within it, from 1 (0 if none);
@@ -87,74 +69,36 @@ class Hobbit(ScorePolicy):
         Param("w3", 0.25, "weight of high-precision uses", 0, 1),
         Param("w4", 0.25, "weight of layer distance", 0, 1),
     )
-    w1: float
-    w2: float
-    w3: float
-    w4: float
 
-    def reset(self) -> None:
-        super().reset()
-        self._start_request()
-        self.request = -1
+    @staticmethod
+    def update(expert: Expert, now: Now, weight: float, w1: float, w2: float, w3: float, w4: float) -> float:
+        """Return H before this use: whether this use is one of high precision is known only after it."""
+        return expert.value + (expert.weight_ahead <= 0.6) if expert.last_request == now.request else 0.0
 
-    def _start_request(self) -> None:
-        self.last_step: defaultdict[int, int] = defaultdict(int)
-        self.uses: defaultdict[int, int] = defaultdict(int)
-        self.precise: defaultdict[int, int] = defaultdict(int)
-
-    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
-        super().access(batch, missed)
-        if self.view.request != self.request:
-            self.request, self.first_step = self.view.request, self.view.step
-            self._start_request()
-        now, weights = self.view.step - self.first_step + 1, self.view.weights
-        for key in batch:
-            self.last_step[key] = now
-            self.uses[key] += 1
-        if weights:
-            ahead = weights_ahead(self.view.layer_weights or weights)
-            for key, weight in zip(batch, weights, strict=True):
-                self.precise[key] += ahead[weight] <= 0.6
-
-    def score(self, key: int) -> float:
-        view = self.view
-        steps, layers = view.step - self.first_step + 1, view.num_layers
-        distance = (view.layer - view.layer_of(key)) % layers
-        used = self.w1 * self.last_step[key] + self.w2 * self.uses[key] + self.w3 * self.precise[key]
-        return used * layers + self.w4 * (layers - distance) * steps  # times T L: without quotients, ties are exact
+    @staticmethod
+    def score(expert: Expert, now: Now, w1: float, w2: float, w3: float, w4: float) -> float:
+        # The formula times T L: without quotients, ties are exact.
+        distance = (now.layer - expert.layer) % now.num_layers
+        near = w4 * (now.num_layers - distance) * (now.step - now.request_step + 1)
+        if expert.last_request != now.request:
+            return near
+        last = expert.last_step - now.request_step + 1
+        precise = expert.value + (expert.weight_ahead <= 0.6)
+        return (w1 * last + w2 * expert.uses_request + w3 * precise) * now.num_layers + near
 
 
-class MoeInfinity(ScorePolicy):
+class MoeInfinity(CompiledScore):
     """Evict the smallest topo * request * freq: layer order, share in this request's layer, share of all visits."""
 
     name = "moe-infinity"
     source = "MoE-Infinity (arXiv 2401.14361), priority_score of its code"
 
-    def reset(self) -> None:
-        super().reset()
-        self.visits: defaultdict[int, int] = defaultdict(int)
-        self.total = 0
-        self.request = -1
-
-    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
-        super().access(batch, missed)
-        if self.view.request != self.request:
-            self.request = self.view.request
-            self.here: defaultdict[int, int] = defaultdict(int)
-            self.here_in_layer: defaultdict[int, int] = defaultdict(int)
-        for key in batch:
-            self.visits[key] += 1
-            self.total += 1
-            self.here[key] += 1
-            self.here_in_layer[self.view.layer_of(key)] += 1
-
-    def score(self, key: int) -> float:
-        view = self.view
-        layer, layers = view.layer_of(key), view.num_layers
-        ahead = layer - view.layer if layer > view.layer else 0
-        row = self.here_in_layer[layer]
-        request = (self.here[key] / row if row else 0.0) + 1e-6
-        return (1 - ahead / layers) * request * (self.visits[key] / self.total + 1e-6)
+    @staticmethod
+    def score(expert: Expert, now: Now) -> float:
+        ahead = expert.layer - now.layer if expert.layer > now.layer else 0
+        here = expert.uses_request if expert.last_request == now.request else 0
+        request = (here / now.layer_uses if now.layer_uses else 0.0) + 1e-6
+        return (1 - ahead / now.num_layers) * request * (expert.uses / now.uses + 1e-6)
 
 
 class Dali(Lru):
@@ -162,6 +106,7 @@ class Dali(Lru):
 
     name = "dali"
     source = "tinyserve, DALI-like"
+    kernels = (Queue.DALI,)
     params = (
         Param("window", 256, "accesses looked back on", minimum=1),
         Param("heavy", 25, "uses in the window that protect an expert", minimum=1),
@@ -173,6 +118,9 @@ class Dali(Lru):
         super().reset()
         self.recent: deque[int] = deque()
         self.count: defaultdict[int, int] = defaultdict(int)
+
+    def kernel_sizes(self) -> dict[str, int]:
+        return {"threshold": self.heavy, "window": self.window}
 
     def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
         super().access(batch, missed)
@@ -189,27 +137,14 @@ class Dali(Lru):
         return super().victim(protected)
 
 
-class Heat(Lru):
+class Heat(CompiledScore):
     """LRU among experts used at most ``cold`` times since loading; if there is none, LRU among all."""
 
     name = "heat"
     source = "a llama.cpp fork's expert cache"
     params = (Param("cold", 4, "uses up to which an expert is evicted first", minimum=0),)
-    cold: int
+    at_use = True
 
-    def reset(self) -> None:
-        self.order: OrderedDict[int, None] = OrderedDict()
-        self.uses: dict[int, int] = {}
-
-    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
-        super().access(batch, missed)
-        for key in missed:
-            self.uses[key] = 0
-        for key in batch:
-            self.uses[key] += 1
-
-    def victim(self, protected: Container[int]) -> int:
-        for key in self.order:
-            if key not in protected and self.uses[key] <= self.cold:
-                return key
-        return super().victim(protected)
+    @staticmethod
+    def score(expert: Expert, now: Now, cold: int) -> float:
+        return 0.0 if expert.uses_resident <= cold else 1.0

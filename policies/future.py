@@ -1,5 +1,7 @@
 """Policies that know the future: the optimum, and the paper's look-ahead and static references."""
 
+# ruff: noqa: ARG004 (the arguments are those of the contract)
+
 from __future__ import annotations
 
 from collections import Counter, defaultdict
@@ -7,12 +9,12 @@ from collections.abc import Container, Sequence
 from typing import ClassVar
 
 from lrcsim.policies.base import Param, Policy
-from lrcsim.policies.ordering import FixedContents, RankedKeys, RankedPolicy
+from lrcsim.policies.compiled import CompiledScore, Expert, Now
+from lrcsim.policies.kernels import Stack
+from lrcsim.policies.ordering import FixedContents, RankedKeys
 
-__all__ = ["Belady", "BeladyBypass", "SchLookahead", "SchStatic"]
 
-
-class Belady(RankedPolicy):
+class Belady(CompiledScore):
     """Evict the expert whose next use is farthest: optimal for experts of equal size.
 
     With co-resident batches time counts in layer-steps and the batch is protected, with sequential access in accesses
@@ -24,11 +26,13 @@ class Belady(RankedPolicy):
     aliases: ClassVar[tuple[str, ...]] = ("min", "opt")
     needs = frozenset({"future"})
     source = "Belady 1966; Mattson et al. 1970"
+    kernels = (Stack.NEXT_USE,)
+    at_use = True
+    larger_key_first = True
 
-    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
-        put = self.residents.set
-        for key, next_use in zip(batch, self.view.next_use, strict=True):
-            put(key, -next_use, -key)
+    @staticmethod
+    def score(expert: Expert, now: Now) -> float:
+        return -expert.next_use
 
 
 class BeladyBypass(Belady):
@@ -38,6 +42,7 @@ class BeladyBypass(Belady):
     aliases = ("min-bypass",)
     bypass = True
     source = "Belady 1966, with bypass"
+    kernels = (Stack.NEXT_USE_BYPASS,)
 
 
 class SchLookahead(Policy):
@@ -52,6 +57,7 @@ class SchLookahead(Policy):
     aliases: ClassVar[tuple[str, ...]] = ("sch",)
     needs = frozenset({"future"})
     source = "calc_fsf of ljcleo/moe-lrc, the paper's SCH in its later version"
+    kernels = (Stack.LOOKAHEAD,)
     params = (Param("m", 16, "steps looked ahead, the current one included", minimum=1),)
     m: int
 
@@ -100,6 +106,7 @@ class SchStatic(FixedContents):
     aliases: ClassVar[tuple[str, ...]] = ("segment-optimal",)
     needs = frozenset({"future"})
     source = "SCH of arXiv 2505.16056 in its first version, with windows that do not overlap"
+    kernels = (Stack.STATIC,)
     params = (Param("m", 16, "steps per window", minimum=1),)
     m: int
 

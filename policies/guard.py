@@ -6,10 +6,8 @@ from collections.abc import Collection, Container, Sequence
 from typing import Any, NoReturn
 
 from lrcsim.base.errors import PolicyError
+from lrcsim.base.user_code import fail, is_users, key_of, written_in
 from lrcsim.policies.base import Policy
-from lrcsim.policies.user_code import NotAsked, fail, is_users, key_of, written_in
-
-__all__ = ["guarded", "inner", "where_victim"]
 
 ON_REQUEST = {
     "weights": "weights",
@@ -19,6 +17,34 @@ ON_REQUEST = {
     "profile": "profile",
 }
 """Fields of a `View`, and what a policy must need or want for them to be filled in."""
+
+
+class NotAsked:
+    """Stands in a `View` for what the policy did not say that it needs: empty, and an error where it is looked at."""
+
+    __slots__ = ("_field", "_need", "_policy")
+
+    def __init__(self, field: str, need: str, policy: str) -> None:
+        self._field, self._need, self._policy = field, need, policy
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __len__(self) -> int:
+        return 0
+
+    def __repr__(self) -> str:
+        return f"<view.{self._field}, not asked for>"
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise PolicyError(
+            f'view.{self._field} is empty, it is filled in only for who asks: write needs = {{"{self._need}"}} in '
+            f"class {self._policy}"
+        )
+
+    __getitem__ = __iter__ = __contains__ = __reversed__ = __array__ = __getattr__ = _refuse
+    __add__ = __radd__ = __mul__ = __rmul__ = __sub__ = __rsub__ = __truediv__ = __rtruediv__ = _refuse
+    __lt__ = __gt__ = __le__ = __ge__ = __float__ = __int__ = __index__ = _refuse
 
 
 def guarded(policy: Policy) -> Policy:

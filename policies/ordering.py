@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
-from typing import Any
+from typing import Any, ClassVar
 
 from lrcsim.base.errors import PolicyError
+from lrcsim.base.user_code import checked_number
 from lrcsim.policies.base import Policy
-from lrcsim.policies.user_code import checked_number
 
-__all__ = ["EvictThenInsert", "FixedContents", "RankedKeys", "RankedPolicy", "ScorePolicy", "first_unprotected"]
+Entry = tuple[Any, int, int]
+"""Rank, tie and key."""
 
 
 def first_unprotected(keys: OrderedDict[int, None], protected: Container[int]) -> int:
@@ -35,10 +36,10 @@ class RankedKeys:
     """
 
     def __init__(self) -> None:
-        self._entry: dict[int, tuple[Any, int, int]] = {}
-        self._queued: dict[int, tuple[Any, int, int]] = {}  # the live entry of each key in the heap
-        self._heap: list[tuple[Any, int, int]] = []
-        self._aside: list[tuple[Any, int, int]] = []  # entries of protected keys, out of the heap meanwhile
+        self._entry: dict[int, Entry] = {}
+        self._queued: dict[int, Entry] = {}  # the live entry of each key in the heap
+        self._heap: list[Entry] = []
+        self._aside: list[Entry] = []  # entries of protected keys, out of the heap meanwhile
         self._aside_for: Container[int] = ()
 
     def set(self, key: int, rank: Any, tie: int) -> None:
@@ -46,13 +47,24 @@ class RankedKeys:
         entry = self._entry[key] = (rank, tie, key)
         queued = self._queued.get(key)
         if queued is None or entry < queued:
-            self._queued[key] = entry
-            heappush(self._heap, entry)
-            if len(self._heap) > 4 * len(self._entry) + 64:
-                self._heap = list(self._entry.values())
-                heapify(self._heap)
-                self._queued = self._entry.copy()
-                self._aside = []
+            self._push(key, entry)
+
+    def entries(self) -> tuple[dict[int, Entry], dict[int, Entry], Callable[[int, Entry], None]]:
+        """Return what `set` works with, for loops that do without calling it."""
+        return self._entry, self._queued, self._push
+
+    def _push(self, key: int, entry: Entry) -> None:
+        self._queued[key] = entry
+        heappush(self._heap, entry)
+        if len(self._heap) > 4 * len(self._entry) + 64:
+            self._heap[:] = self._entry.values()
+            heapify(self._heap)
+            self._queued.update(self._entry)
+            self._aside = []
+
+    def rank_of(self, key: int) -> Any:
+        """Return the rank of a key."""
+        return self._entry[key][0]
 
     def discard(self, key: int) -> None:
         """Forget a key."""
@@ -96,6 +108,7 @@ class RankedPolicy(Policy):
     """
 
     methods = ("rank",)
+    called_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"rank": ("key", "place", "missed")}
 
     def reset(self) -> None:
         self.residents = RankedKeys()
@@ -138,6 +151,7 @@ class ScorePolicy(Policy):
     """
 
     methods = ("score",)
+    called_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"score": ("key",)}
 
     def reset(self) -> None:
         self.last_use: dict[int, int] = {}
@@ -145,8 +159,11 @@ class ScorePolicy(Policy):
         self._candidates: list[tuple[float, int, int]] = []  # a heap
         self._candidates_for: Container[int] | None = None
 
-    def score(self, key: int) -> float:
-        """Return how much the resident ``key`` is worth keeping now, in any unit: the smallest is evicted."""
+    def score(self, *arguments: Any) -> float:
+        """``score(self, key)``: return how much the resident ``key`` is worth keeping now, in any unit.
+
+        The smallest is evicted.
+        """
         raise NotImplementedError
 
     def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
@@ -184,6 +201,13 @@ class EvictThenInsert(Policy):
     """
 
     methods = ("hit", "insert", "choose", "removed")
+    called_with: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "hit": ("key",),
+        "miss": ("key",),
+        "insert": ("key",),
+        "choose": ("protected",),
+        "removed": ("key",),
+    }
 
     def reset(self) -> None:
         self.waiting: list[int] = []

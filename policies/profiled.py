@@ -6,10 +6,9 @@ from collections import OrderedDict
 from collections.abc import Collection, Container, Sequence
 
 from lrcsim.policies.base import Param, View
+from lrcsim.policies.kernels import Queue
 from lrcsim.policies.ordering import FixedContents
 from lrcsim.policies.recency import Lru
-
-__all__ = ["PinnedLru", "Static", "by_popularity"]
 
 
 def by_popularity(view: View) -> list[int]:
@@ -29,6 +28,7 @@ class Static(FixedContents):
     aliases = ("popularity",)
     needs = frozenset({"profile"})
     source = "Fiddler (arXiv 2402.07033); ktransformers"
+    kernels = (Queue.STATIC,)
 
     def reset(self) -> None:
         super().reset()
@@ -52,6 +52,7 @@ class PinnedLru(Lru):
     bypass = True
     refills = True
     source = "pinned share of several engines; with share=0 it is `lru`, with share=1 `static` if the profile fills it"
+    kernels = (Queue.LRU,)
     params = (Param("share", 0.5, "share of the slots that is pinned", 0, 1),)
     share: float
 

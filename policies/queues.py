@@ -6,14 +6,13 @@ from collections import OrderedDict
 from collections.abc import Container, Sequence
 
 from lrcsim.policies.base import Param
+from lrcsim.policies.kernels import Queue
 from lrcsim.policies.ordering import EvictThenInsert, first_unprotected
 
-__all__ = ["Arc", "S3Fifo", "Slru"]
-
-Queue = OrderedDict[int, None]  # oldest first
+Keys = OrderedDict[int, None]  # oldest first
 
 
-def _has_unprotected(queue: Queue, protected: Container[int]) -> bool:
+def _has_unprotected(queue: Keys, protected: Container[int]) -> bool:
     return any(key not in protected for key in queue)
 
 
@@ -22,14 +21,18 @@ class Slru(EvictThenInsert):
 
     name = "slru"
     source = "Karedla, Love, Wherry 1994"
+    kernels = (Queue.SLRU,)
     params = (Param("share", 0.8, "share of the slots in the protected segment", 0, 1),)
     share: float
 
     def reset(self) -> None:
         super().reset()
-        self.probation: Queue = OrderedDict()
-        self.safe: Queue = OrderedDict()
+        self.probation: Keys = OrderedDict()
+        self.safe: Keys = OrderedDict()
         self.safe_slots = int(self.view.slots * self.share)
+
+    def kernel_sizes(self) -> dict[str, int]:
+        return {"part": self.safe_slots}
 
     def hit(self, key: int) -> None:
         if key in self.safe:
@@ -63,6 +66,7 @@ class S3Fifo(EvictThenInsert):
     name = "s3-fifo"
     aliases = ("s3fifo",)
     source = "Yang et al., SOSP 2023, as in libCacheSim 0.3.5"
+    kernels = (Queue.S3_FIFO,)
     params = (
         Param("share", 0.1, "share of the slots in the small queue", 0, 1),
         Param("threshold", 2, "uses in the small queue that earn a place in the main one", minimum=1),
@@ -76,12 +80,15 @@ class S3Fifo(EvictThenInsert):
         self.small_slots = max(1, int(slots * self.share + 1e-9))
         self.main_slots = slots - self.small_slots
         self.ghost_slots = int(slots * 0.9 + 1e-9)
-        self.small: Queue = OrderedDict()
-        self.main: Queue = OrderedDict()
-        self.ghost: Queue = OrderedDict()
+        self.small: Keys = OrderedDict()
+        self.main: Keys = OrderedDict()
+        self.ghost: Keys = OrderedDict()
         self.uses: dict[int, int] = {}
         self.remembered: set[int] = set()
         self.filling = True  # until the first eviction
+
+    def kernel_sizes(self) -> dict[str, int]:
+        return {"part": self.small_slots, "ghost": self.ghost_slots, "threshold": self.threshold}
 
     def hit(self, key: int) -> None:
         self.uses[key] += 1
@@ -146,15 +153,16 @@ class Arc(EvictThenInsert):
 
     name = "arc"
     source = "Megiddo and Modha, FAST 2003, figure 4"
+    kernels = (Queue.ARC,)
 
     def reset(self) -> None:
         super().reset()
         self.size = self.view.slots
         self.target = 0.0  # of t1
-        self.t1: Queue = OrderedDict()
-        self.t2: Queue = OrderedDict()
-        self.b1: Queue = OrderedDict()
-        self.b2: Queue = OrderedDict()
+        self.t1: Keys = OrderedDict()
+        self.t2: Keys = OrderedDict()
+        self.b1: Keys = OrderedDict()
+        self.b2: Keys = OrderedDict()
         self.to_t2: set[int] = set()
         self.causes: list[str] = []
         self.keep_ghost = True

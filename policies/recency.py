@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from collections import OrderedDict
 from collections.abc import Container, Sequence
+from typing import ClassVar
 
 from lrcsim.policies.base import Param, Policy
+from lrcsim.policies.kernels import Queue, Stack
 from lrcsim.policies.ordering import EvictThenInsert, first_unprotected
-
-__all__ = ["Clock", "Fifo", "Lru", "Mru", "Random", "Sieve"]
 
 
 class Lru(Policy):
@@ -17,6 +17,7 @@ class Lru(Policy):
 
     name = "lru"
     source = "classic; in MoE engines since Mixtral offloading (arXiv 2312.17238)"
+    kernels: ClassVar[tuple[Queue | Stack, ...]] = (Stack.LRU, Queue.LRU)
 
     def reset(self) -> None:
         self.order: OrderedDict[int, None] = OrderedDict()
@@ -39,29 +40,22 @@ class Mru(Lru):
 
     name = "mru"
     source = "classic; good on cyclic scans"
+    kernels = (Queue.MRU,)
 
     def victim(self, protected: Container[int]) -> int:
         return next(key for key in reversed(self.order) if key not in protected)
 
 
-class Fifo(Policy):
+class Fifo(Lru):
     """Evict the expert loaded first."""
 
     name = "fifo"
     source = "classic"
-
-    def reset(self) -> None:
-        self.order: OrderedDict[int, None] = OrderedDict()
+    kernels = (Queue.FIFO,)
 
     def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
         for key in missed:
             self.order[key] = None
-
-    def victim(self, protected: Container[int]) -> int:
-        return first_unprotected(self.order, protected)
-
-    def evicted(self, key: int) -> None:
-        del self.order[key]
 
 
 class Random(EvictThenInsert):
@@ -69,6 +63,7 @@ class Random(EvictThenInsert):
 
     name = "random"
     source = "classic, the floor for every other policy; draws: L'Ecuyer, CACM 31(6), 1988, figure 3"
+    kernels = (Queue.RANDOM,)
     params = (Param("seed", 0, "seed of the draws", minimum=0),)
     seed: int
 
@@ -79,6 +74,9 @@ class Random(EvictThenInsert):
         if not hasattr(self, "seeds"):  # keep drawing on when the pool is emptied between requests
             start = random.Random(f"{self.seed}/{self.view.layers[0]}")
             self.seeds = start.randrange(1, 2147483563), start.randrange(1, 2147483399)
+
+    def kernel_sizes(self) -> dict[str, int]:
+        return {"seed": self.seeds[0], "seed2": self.seeds[1]}
 
     def draw(self, below: int) -> int:
         """Return a whole number from 0, below a limit: two multiplicative generators and their difference.
@@ -116,6 +114,7 @@ class Clock(EvictThenInsert):
     name = "clock"
     aliases = ("second-chance",)
     source = "Corbato 1968"
+    kernels = (Queue.CLOCK,)
 
     def reset(self) -> None:
         super().reset()
@@ -148,6 +147,7 @@ class Sieve(EvictThenInsert):
 
     name = "sieve"
     source = "Zhang et al., NSDI 2024"
+    kernels = (Queue.SIEVE,)
 
     def reset(self) -> None:
         super().reset()

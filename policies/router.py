@@ -1,17 +1,14 @@
 """Policies that look at router weights."""
 
+# ruff: noqa: ARG004 (the arguments are those of the contract)
+
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-
 from lrcsim.policies.base import Param
-from lrcsim.policies.ordering import RankedPolicy, ScorePolicy
-
-__all__ = ["Mrs", "ScoreEma"]
+from lrcsim.policies.compiled import CompiledScore, Expert, Now
 
 
-class Mrs(ScorePolicy):
+class Mrs(CompiledScore):
     """Evict the smallest moving router score: at each run of its layer S <- 0.5 s + 0.5 S, with s = 0 if unused.
 
     The authors take the scores of the 2k best experts; a trace of the k best gives those.
@@ -21,31 +18,20 @@ class Mrs(ScorePolicy):
     needs = frozenset({"weights"})
     source = "HybriMoE (arXiv 2504.05897)"
     params = (Param("alpha", 0.5, "weight of the newest score", 0, 1),)
-    alpha: float
 
-    def reset(self) -> None:
-        super().reset()
-        self.moving: dict[int, tuple[float, int]] = {}  # S at the last use, and the layer's run then
-        self.runs: defaultdict[int, int] = defaultdict(int)
-        self.last_run = (-1, -1)
+    @staticmethod
+    def update(expert: Expert, now: Now, weight: float, alpha: float) -> float:
+        """Return S at this use."""
+        faded: float = (1 - alpha) ** float(now.layer_runs - expert.last_run)
+        return expert.value * faded + alpha * weight
 
-    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
-        super().access(batch, missed)
-        for key, weight in zip(batch, self.view.weights, strict=True):
-            layer = self.view.layer_of(key)
-            if self.last_run != (self.view.step, layer):
-                self.last_run = self.view.step, layer
-                self.runs[layer] += 1
-            run = self.runs[layer]
-            old, seen = self.moving.get(key, (0.0, run))
-            self.moving[key] = old * (1 - self.alpha) ** (run - seen) + self.alpha * weight, run
-
-    def score(self, key: int) -> float:
-        moving, seen = self.moving[key]
-        return moving * (1 - self.alpha) ** (self.runs[self.view.layer_of(key)] - seen)
+    @staticmethod
+    def score(expert: Expert, now: Now, alpha: float) -> float:
+        faded: float = (1 - alpha) ** float(now.layer_runs - expert.last_run)
+        return expert.value * faded
 
 
-class ScoreEma(RankedPolicy):
+class ScoreEma(CompiledScore):
     """Evict the smallest moving average of router weights over an expert's own uses.
 
     It starts from 0, so that one use counts alpha * weight, and outlives eviction.
@@ -55,14 +41,13 @@ class ScoreEma(RankedPolicy):
     needs = frozenset({"weights"})
     source = "moe-policylang, score EMA"
     params = (Param("alpha", 0.3, "weight of the newest use", 0, 1),)
-    alpha: float
+    at_use = True
 
-    def reset(self) -> None:
-        super().reset()
-        self.average: dict[int, float] = {}
+    @staticmethod
+    def update(expert: Expert, now: Now, weight: float, alpha: float) -> float:
+        """Return the average."""
+        return (1 - alpha) * expert.value + alpha * weight
 
-    def rank(self, key: int, place: int, missed: bool) -> float:
-        weight = self.view.weights[place]
-        old = self.average.get(key, 0.0)
-        self.average[key] = (1 - self.alpha) * old + self.alpha * weight
-        return self.average[key]
+    @staticmethod
+    def score(expert: Expert, now: Now, alpha: float) -> float:
+        return expert.value

@@ -17,8 +17,6 @@ from lrcsim.recorder.predict import GatePredictor
 from lrcsim.recorder.sites import find_sites
 from lrcsim.traces import LayerTable
 
-__all__ = ["Capture"]
-
 JOIN_TOKENS = 2_048
 """Rows (tokens of forward passes) after which what the hooks noted is joined and moved to the host's memory.
 

@@ -11,16 +11,6 @@ from typing import Any
 
 from lrcsim.base.errors import ConfigError, brief
 
-__all__ = [
-    "check_weights",
-    "read_config",
-    "refuse_code",
-    "refuse_name",
-    "refuse_outside",
-    "refuse_sizes",
-    "unknown_options",
-]
-
 SHOWN = 3
 """Names of keys that a message has."""
 

@@ -12,8 +12,6 @@ from typing import IO, Any
 
 from lrcsim.base.errors import ConfigError, brief
 
-__all__ = ["DEFAULT_KEY", "Connection", "RefusedError"]
-
 TIMEOUT = 600.0
 """Seconds to wait for one answer."""
 

@@ -11,21 +11,6 @@ from typing import Any
 
 from lrcsim.base.errors import ConfigError
 
-__all__ = [
-    "ADAPTERS",
-    "ALONE",
-    "NOTICES",
-    "REFUSED",
-    "TEXT_PART",
-    "Adapter",
-    "corrected",
-    "first_logits",
-    "refuse",
-    "routed_experts",
-    "shared",
-    "text_part",
-]
-
 REFUSED = {
     "diffusion_gemma": "it fills a canvas by diffusion; its passes are neither prefill nor decode of a token stream",
     "diffusion_gemma_text": "it is a part of diffusion_gemma, which does not run a token stream",

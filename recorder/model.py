@@ -11,8 +11,6 @@ from typing import Any
 from lrcsim.base.errors import ConfigError, brief, did_you_mean
 from lrcsim.recorder import checkpoint, families
 
-__all__ = ["DTYPES", "Loaded", "load", "require_torch", "resolve_device"]
-
 DTYPES = {"auto": "auto", "bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
 """Names that ``--dtype`` takes; auto is what the model's files say."""
 

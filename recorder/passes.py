@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Columns", "Frames", "sorted_by_weight", "stacked"]
-
 Columns = dict[str, npt.NDArray[Any]]
 
 

@@ -13,8 +13,6 @@ import numpy.typing as npt
 
 from lrcsim.recorder.sites import Site
 
-__all__ = ["GatePredictor", "Recall"]
-
 CARRIES_STATE = {"ZayaRouter"}
 """Routers that are also given the state of the router one layer before: two layers ahead it is not known yet."""
 

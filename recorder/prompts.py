@@ -10,8 +10,6 @@ from typing import Any
 
 from lrcsim.base.errors import TraceError, did_you_mean
 
-__all__ = ["Prompt", "count_prompts", "read_prompts"]
-
 TEXT_KEYS = ("prompt", "text")
 KEYS = (*TEXT_KEYS, "messages", "token_ids", "domain")
 

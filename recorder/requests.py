@@ -12,8 +12,6 @@ import numpy as np
 from lrcsim.base.errors import ConfigError, brief
 from lrcsim.recorder.prompts import Prompt
 
-__all__ = ["Request", "batches", "encoded", "packed"]
-
 PIECE = 1 << 16
 """Characters of a document that are tokenised at a time when packing; a piece ends at a line's end."""
 

@@ -18,8 +18,6 @@ from lrcsim.recorder.model import accepts
 from lrcsim.recorder.passes import Columns, Frames
 from lrcsim.recorder.requests import Request
 
-__all__ = ["generate", "generation_limit", "teacher_forced"]
-
 ENCODER, DECODER = 0, 1
 
 

@@ -27,8 +27,6 @@ from lrcsim.traces.importers import Options, import_trace
 from lrcsim.traces.importers.answers import read_answer
 from lrcsim.traces.what_ran import settle
 
-__all__ = ["SERVERS", "record_from_server"]
-
 Ask = Callable[[Prompt, int, Settings, str], tuple[str, dict[str, Any]]]
 """Gives path and body of the request for a prompt, its number, the settings and the model's name."""
 

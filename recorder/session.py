@@ -21,8 +21,6 @@ from lrcsim.recorder.workspace import Workspace
 if TYPE_CHECKING:
     from lrcsim.recorder.model import Loaded
 
-__all__ = ["Progress", "Recording", "Settings", "record"]
-
 AHEAD = 3
 """Layers ahead that ``predict_next`` asks for."""
 

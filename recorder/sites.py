@@ -16,8 +16,6 @@ from typing import Any
 from lrcsim.base.errors import ConfigError
 from lrcsim.recorder import families
 
-__all__ = ["Chosen", "Site", "find_sites"]
-
 INDEX_ARGUMENTS = ("top_k_index", "router_indices", "selected_experts", "topk_indices", "topk_idx")
 WEIGHT_ARGUMENTS = ("top_k_weights", "routing_weights", "topk_weights")
 ROUTER = re.compile(r"(Router|Gate|Gating)$")

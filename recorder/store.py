@@ -18,8 +18,6 @@ from lrcsim.recorder.predict import Recall
 from lrcsim.recorder.workspace import Workspace
 from lrcsim.traces import LayerTable, RoutingTrace, TraceWriter
 
-__all__ = ["Store"]
-
 PART_SECONDS = 30.0
 """A part is closed when it is this old: what a stop can cost."""
 

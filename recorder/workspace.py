@@ -12,8 +12,6 @@ from typing import IO, Any
 from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.base.files import replacing
 
-__all__ = ["Workspace"]
-
 
 class Workspace:
     """``.OUT.h5.recording`` beside ``OUT.h5``, for one process at a time.

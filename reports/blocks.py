@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Figure", "FigureView", "KeyNumber", "LeftOut", "Page", "Section", "TableBlock"]
-
 
 @dataclass(frozen=True)
 class TableBlock:
@@ -34,7 +32,7 @@ class FigureView:
 
     Attributes:
         label: what to choose it by, where a figure has several.
-        data: plotly's traces; names in it are escaped (`plots.safe`), colours that begin with ``@`` are the theme's.
+        data: plotly's traces; names in it are escaped (`drawing.safe`), colours that begin with ``@`` are the theme's.
         layout: plotly's layout, without colours.
     """
 

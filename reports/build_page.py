@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from lrcsim.base.text import percent
 from lrcsim.reports.blocks import Page, Section, TableBlock
 from lrcsim.reports.compare_section import compare_section
 from lrcsim.reports.curve_section import curve_section, curve_sentence
-from lrcsim.reports.from_trace import COMPARED, PARTS, Rebuilt, Watcher, rebuild
+from lrcsim.reports.from_trace import PARTS, Rebuilt, Watcher, rebuild
 from lrcsim.reports.inputs import Inputs
 from lrcsim.reports.locality_section import sch_section, srp_section, srp_sentence
 from lrcsim.reports.map_section import map_section
@@ -21,71 +21,48 @@ from lrcsim.reports.sweep_section import sweep_answer, sweep_section
 from lrcsim.reports.time_section import time_section
 from lrcsim.reports.verdict import answer_of, numbers_of, run_name, speed
 
-__all__ = ["make_page"]
 
-
-def make_page(
-    inputs: Inputs,
-    watcher: Watcher,
-    *,
-    trace_path: str | None = None,
-    parts: Collection[str] = tuple(PARTS),
-    policies: Sequence[str] = COMPARED,
-    request: int | None = None,
-    profile_path: str | None = None,
-    allow_code: bool = False,
-) -> Page:
+def make_page(inputs: Inputs, watcher: Watcher, *, parts: Collection[str] = tuple(PARTS), **options: Any) -> Page:
     """Return the page of some results.
 
     Args:
         inputs: what the commands wrote.
         watcher: shows progress of what is worked out from the traces of runs.
-        trace_path: where the trace of the runs is now; None: where their JSON says.
-        parts: what to work out (`lrcsim.reports.from_trace.PARTS`).
-        policies: to compare runs with.
-        request: whose residency to map; None: one of middling length.
-        profile_path: where the trace is that the runs took popularity from; None: where their JSON says.
-        allow_code: whether a policy that a JSON names may be code of somebody's.
+        parts: what to work out (`lrcsim.reports.from_trace.PARTS`), of each run what was not given by itself.
+        options: of `rebuild`, for all runs.
 
     Raises:
         ConfigError: there is no such request, or a file is not as its command writes it.
         PolicyError: there is no such policy to compare with.
     """
+    alone = len(inputs.runs) == 1
     with _of(_sources(inputs), "a command"):
         page = Page(_title(inputs))
-        alone = len(inputs.runs) == 1
         if len(inputs.runs) > 1:
             page.sections.append(_side_by_side(inputs))
     for number, (source, run) in enumerate(inputs.runs, start=1):
         with _of(source, "run"):
-            found = rebuild(
-                run,
-                watcher,
-                trace_path=trace_path,
-                parts=[part for part in parts if not _given(part, run, inputs)],
-                policies=policies,
-                request=request,
-                profile_path=profile_path,
-                allow_code=allow_code,
-                beside=(Path.cwd(), Path(source).parent),
-            )
+            wanted = [part for part in parts if not _given(part, run, inputs)]
+            found = rebuild(run, watcher, parts=wanted, beside=(Path.cwd(), Path(source).parent), **options)
             _add_run(page, run, found, f"run{number}", source, alone=alone)
-    for number, (source, curve) in enumerate(inputs.curves, start=1):
-        with _of(source, "curve"):
-            page.sections.append(curve_section(curve, f"curve{number}"))
-            page.answer += [] if inputs.runs else [f"{curve['trace']}: {curve_sentence(curve)}"]
-    for number, (source, srp) in enumerate(inputs.srps, start=1):
-        with _of(source, "srp"):
-            page.sections.append(srp_section(srp, f"srp{number}"))
-            page.answer += [] if inputs.runs else [srp_sentence(srp)]
-    for number, (source, sch) in enumerate(inputs.schs, start=1):
-        with _of(source, "sch"):
-            page.sections.append(sch_section(sch, f"sch{number}"))
+    for kind, section_of, sentence_of in OTHERS:
+        for number, (source, one) in enumerate(getattr(inputs, f"{kind}s"), start=1):
+            with _of(source, kind):
+                page.sections.append(section_of(one, f"{kind}{number}"))
+                page.answer += [sentence_of(one)] if sentence_of and not inputs.runs else []
     for number, (source, table) in enumerate(inputs.tables, start=1):
         with _of(source, "sweep"):
             page.sections.append(sweep_section(table, f"sweep{number}", source))
             page.answer += sweep_answer(table, source)
     return page
+
+
+OTHERS: tuple[tuple[str, Callable[[Any, str], Section], Callable[[Any], str] | None], ...] = (
+    ("curve", curve_section, lambda curve: f"{curve['trace']}: {curve_sentence(curve)}"),
+    ("srp", srp_section, srp_sentence),
+    ("sch", sch_section, None),
+)
+"""What is no run: its section, and its sentence where there is no run to speak of."""
 
 
 def _sources(inputs: Inputs) -> str:
@@ -117,28 +94,23 @@ def _add_run(page: Page, run: dict[str, Any], found: Rebuilt, name: str, source:
     page.left_out += found.left_out
 
 
-def _run_sections(run: dict[str, Any], found: Rebuilt, name: str, source: str) -> list[Section]:
-    sections = [hits_section(run, name)]
+def _run_sections(run: dict[str, Any], found: Rebuilt, name: str, source: str) -> Iterator[Section]:
+    yield hits_section(run, name)
     if "time" in run:
-        sections.append(time_section(run, name))
+        yield time_section(run, name)
     if found.curve is not None:
-        sizes, active = run["config"]["capacity"], _active(found.curve)
+        sizes, curve = run["config"]["capacity"], found.curve
+        active = float(curve["capacities"][-1] / curve["relative"][-1])  # what one token uses, in the curve's unit
         here = sum(sizes) / len(sizes) / active
-        sections.append(curve_section(found.curve, f"{name}-curve", here=here, own=run["config"]["policy"]))
+        yield curve_section(curve, f"{name}-curve", here=here, own=run["config"]["policy"])
     if found.compared:
-        sections.append(compare_section(found.compared, name))
+        yield compare_section(found.compared, name)
     if found.residents is not None:
-        sections.append(map_section(found.residents, name))
-    if found.srp is not None:
-        sections.append(srp_section(found.srp, f"{name}-srp"))
-    if found.sch is not None:
-        sections.append(sch_section(found.sch, f"{name}-sch"))
-    return [*sections, config_section(run, name, source)]
-
-
-def _active(curve: dict[str, Any]) -> float:
-    """Return what one token uses (experts per layer or in all, or bytes) as the curve's relative sizes have it."""
-    return float(curve["capacities"][-1] / curve["relative"][-1])
+        yield map_section(found.residents, name)
+    if found.srp is not None and found.sch is not None:
+        yield srp_section(found.srp, f"{name}-srp")
+        yield sch_section(found.sch, f"{name}-sch")
+    yield config_section(run, name, source)
 
 
 def _given(part: str, run: dict[str, Any], inputs: Inputs) -> bool:

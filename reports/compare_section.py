@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 from lrcsim.base.text import percent
 from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
+from lrcsim.reports.drawing import COLOURS, INK, MUTED, axis, bars, layout, rate_axis, safe
 from lrcsim.reports.from_trace import Compared
-from lrcsim.reports.plots import COLOURS, INK, MUTED, axis, layout, safe
-
-__all__ = ["compare_section"]
 
 
 def compare_section(compared: Sequence[Compared], name: str) -> Section:
@@ -29,17 +27,12 @@ def compare_section(compared: Sequence[Compared], name: str) -> Section:
         text += f" Of these the best that does not know the future is {best.policy}, with {gain:.1f} points more."
     else:
         text += " None of the others that do not know the future has more."
-    bars = {
-        "type": "bar",
-        "orientation": "h",
-        "y": [safe(one.policy) for one in ranked],
-        "x": [one.hit_rate for one in ranked],
-        "marker": {"color": [COLOURS[0] if one.own else INK if one.clairvoyant else MUTED for one in ranked]},
-        "hovertemplate": "%{x:.2%}<extra>%{y}</extra>",
-    }
+    colours = [COLOURS[0] if one.own else INK if one.clairvoyant else MUTED for one in ranked]
+    names, rates = [safe(one.policy) for one in ranked], [one.hit_rate for one in ranked]
+    data = [bars(rates, names, colours, "%{x:.2%}<extra>%{y}</extra>", orientation="h")]
     drawing = layout(
         height=90 + 26 * len(ranked),
-        x=axis("hit rate", tickformat=".0%", rangemode="tozero"),
+        x=rate_axis("hit rate", rangemode="tozero"),
         y=axis("", autorange="reversed", type="category"),
         showlegend=False,
     )
@@ -52,14 +45,8 @@ def compare_section(compared: Sequence[Compared], name: str) -> Section:
         )
         for one in ranked
     ]
-    table = TableBlock(
-        "policies at this size",
-        ("policy", "overall", "prefill", "decode", "misses"),
-        rows,
-        marked=ranked.index(own),
-    )
-    note = "Blue: this run. Black (white on dark): knows the future. Loads on demand, the rules of this run."
-    figure = Figure(
-        f"{name}-compared", "Policies at this cache size", f"{text} {note}", [FigureView("", [bars], drawing)], table
-    )
+    head = ("policy", "overall", "prefill", "decode", "misses")
+    table = TableBlock("policies at this size", head, rows, marked=ranked.index(own))
+    text += " Blue: this run. Black (white on dark): knows the future. Loads on demand, the rules of this run."
+    figure = Figure(f"{name}-compared", "Policies at this cache size", text, [FigureView("", data, drawing)], table)
     return Section(f"{name}-policies", "Other policies", [], [figure])

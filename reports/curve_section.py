@@ -6,9 +6,7 @@ from typing import Any
 
 from lrcsim.base.text import human_bytes, percent
 from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
-from lrcsim.reports.plots import INK, axis, layout, line, policy_style
-
-__all__ = ["curve_section", "curve_sentence"]
+from lrcsim.reports.drawing import INK, layout, line, policy_style, rate_axis, size_axis
 
 SHOWN = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 """Relative cache sizes in the table."""
@@ -64,34 +62,15 @@ def _rules(curve: dict[str, Any]) -> str:
     return f"Scope {config['scope']}, access {config['access']}{prefill}."
 
 
-def _order(curve: dict[str, Any], own: str | None) -> list[str]:
-    return sorted(curve["hit_rate"], key=lambda policy: policy != own)
-
-
 def _lines(curve: dict[str, Any], key: str, own: str | None) -> list[dict[str, Any]]:
     lines = []
-    for number, policy in enumerate(_order(curve, own)):
-        points = [
-            (size, slots, rate)
-            for size, slots, rate in zip(
-                curve["relative"],
-                curve["capacities"],
-                curve[key].get(policy, [None] * len(curve["relative"])),
-                strict=True,
-            )
-            if rate is not None
-        ]
-        lines.append(
-            line(
-                policy,
-                [size for size, _, _ in points],
-                [rate for _, _, rate in points],
-                policy_style(policy, number),
-                mode="lines" if len(points) > 40 else "lines+markers",
-                customdata=[_amount(curve, size) for _, size, _ in points],
-                hovertemplate="%{y:.1%} (%{customdata})",
-            )
-        )
+    for number, policy in enumerate(sorted(curve["hit_rate"], key=lambda policy: policy != own)):
+        rates = curve[key].get(policy, [None] * len(curve["relative"]))
+        points = [one for one in zip(curve["relative"], rates, curve["capacities"], strict=True) if one[1] is not None]
+        more = {"mode": "lines" if len(points) > 40 else "lines+markers", "hovertemplate": "%{y:.1%} (%{customdata})"}
+        amounts = [_amount(curve, capacity) for _, _, capacity in points]
+        x, y = [size for size, _, _ in points], [rate for _, rate, _ in points]
+        lines.append(line(policy, x, y, policy_style(policy, number), customdata=amounts, **more))
     return lines
 
 
@@ -100,35 +79,12 @@ def _amount(curve: dict[str, Any], capacity: int) -> str:
 
 
 def _layout(here: float | None) -> dict[str, Any]:
-    drawing = layout(
-        height=400,
-        x=axis("cache size, times the active experts", rangemode="tozero", ticksuffix="x"),
-        y=axis("hit rate", tickformat=".0%", range=[0, 1.01]),
-        hovermode="x unified",
-    )
+    drawing = layout(height=400, x=size_axis(), y=rate_axis("hit rate", range=[0, 1.01]), hovermode="x unified")
     if here is not None:
-        drawing["shapes"] = [
-            {
-                "type": "line",
-                "x0": here,
-                "x1": here,
-                "yref": "paper",
-                "y0": 0,
-                "y1": 1,
-                "line": {"color": INK, "width": 1, "dash": "dot"},
-            }
-        ]
-        drawing["annotations"] = [
-            {
-                "x": here,
-                "y": 0,
-                "yref": "paper",
-                "text": "this run",
-                "showarrow": False,
-                "xanchor": "left",
-                "yanchor": "bottom",
-            }
-        ]
+        upright = {"type": "line", "x0": here, "x1": here, "yref": "paper", "y0": 0, "y1": 1}
+        drawing["shapes"] = [upright | {"line": {"color": INK, "width": 1, "dash": "dot"}}]
+        place = {"x": here, "y": 0, "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
+        drawing["annotations"] = [place | {"text": "this run", "showarrow": False}]
     return drawing
 
 

@@ -17,8 +17,6 @@ from lrcsim.reports.residency import Residents, watch
 from lrcsim.simulator.curves.trace_curves import TraceCurves
 from lrcsim.simulator.metrics.windows import PAPER_SEGMENTS
 
-__all__ = ["COMPARED", "PARTS", "Compared", "Rebuilt", "Watcher", "parts_but", "rebuild"]
-
 PARTS = {
     "curve": "hit rate at every cache size",
     "policies": "other policies at this size",
@@ -146,7 +144,7 @@ def rebuild(
         except Unavailable as reason:
             found.left_out += [LeftOut(PARTS[part], str(reason)) for part in PARTS if part in parts]
             return found
-        _check_request(request, again)
+        _check_request(request, again.run.trace.num_requests)
         found.sha256 = again.sha256
         own = make_policy(again.run.policy).label()
         works: dict[str, Callable[[], None]] = {
@@ -164,12 +162,9 @@ def rebuild(
     return found
 
 
-def _check_request(request: int | None, again: Again) -> None:
-    if request is not None and not 0 <= request < again.run.trace.num_requests:
-        raise ConfigError(
-            f"there is no request {request}, the trace has {again.run.trace.num_requests:,}: give 0 to "
-            f"{again.run.trace.num_requests - 1}"
-        )
+def _check_request(request: int | None, requests: int) -> None:
+    if request is not None and not 0 <= request < requests:
+        raise ConfigError(f"there is no request {request}, the trace has {requests:,}: give 0 to {requests - 1}")
 
 
 def _compare(found: Rebuilt, again: Again, own: str, policies: Sequence[str], watcher: Watcher) -> None:
@@ -177,32 +172,28 @@ def _compare(found: Rebuilt, again: Again, own: str, policies: Sequence[str], wa
     for name, policy in ({own: again.run.policy} | others).items():
         try:
             with watcher(name) as progress:
-                now = again.hits(policy, progress)
+                hits, accesses = again.hits(policy, progress)
         except LrcsimError as error:
             found.left_out.append(LeftOut(f"policy {name} in the comparison", str(error)))
-            continue
-        knows = "future" in make_policy(policy).needs
-        found.compared.append(Compared(name, (now[0], now[1]), (now[2], now[3]), name == own, knows))
+        else:
+            found.compared.append(Compared(name, hits, accesses, name == own, "future" in make_policy(policy).needs))
 
 
 def _curve(found: Rebuilt, again: Again, own: str, watcher: Watcher) -> None:
     from lrcsim.simulator.curves.curve import curve_of
 
-    run = again.run
-    capacities = None
+    run, layers, capacities = again.run, again.run.trace.layers, None
     if run.pools[0].bytes_per_expert is not None:  # experts of unequal size: these are replayed, at a few sizes
-        layers = again.run.trace.layers
         assert layers.expert_bytes is not None  # they are what is unequal
-        everything = int(layers.num_experts @ layers.expert_bytes)
         wanted = [int(times * run.pools[0].capacity) for times in AROUND]
-        capacities = [f"{size}B" for size in wanted if size < everything]
+        capacities = [f"{size}B" for size in wanted if size < int(layers.num_experts @ layers.expert_bytes)]
     policies: dict[str, Any] = {name: name for name in ON_CURVE} | {own: run.policy}
     curves = []
     for label, policy in policies.items():
         with watcher(f"{label}, every size") as progress:
-            curves.append(curve_of(again.run.with_policy(policy), capacities, progress=progress))
+            curves.append(curve_of(run.with_policy(policy), capacities, progress=progress))
     config = {"scope": run.scope, "access": run.access, "prefill": run.prefill, "warm": run.warm}
-    found.curve = TraceCurves(again.run.trace.model, curves, []).to_dict() | {"config": config}
+    found.curve = TraceCurves(run.trace.model, curves, []).to_dict() | {"config": config}
 
 
 def _map(found: Rebuilt, again: Again, request: int | None, watcher: Watcher) -> None:
@@ -232,9 +223,5 @@ def _locality(found: Rebuilt, again: Again, watcher: Watcher) -> None:
         with watcher(f"SCH, m = {m}") as progress:
             schs += sch_at_sizes(trace, m, ["1x", "2x"], bootstrap=RESAMPLES, progress=progress)
     found.srp = {"level": "model", "confidence": 0.95, "results": [one.to_dict(trace.model) for one in srps]}
-    found.sch = {
-        "definition": "static",
-        "scope": "layer",
-        "confidence": 0.95,
-        "results": [one.to_dict(trace.model) for one in schs],
-    }
+    found.sch = {"definition": "static", "scope": "layer", "confidence": 0.95}
+    found.sch["results"] = [one.to_dict(trace.model) for one in schs]

@@ -1,4 +1,4 @@
-"""Read what the commands wrote, and tell by its contents which command it was."""
+"""Read what the commands wrote; each document says which command's it is."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrcsim.base.errors import ConfigError
+from lrcsim.base.kinds import VERSION, kind_of
+from lrcsim.base.reprs import short
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Inputs", "read_inputs"]
-
-KINDS = {
-    "run": ("trace.model", "trace.tokens", "config.policy", "config.cache", "config.capacity", "config.capacity_unit",
-            "config.scope", "config.access", "config.prefill", "config.warm", "cache.hit_rate",
+NEEDED = {
+    "run": ("run.options", "trace.model", "trace.tokens",
+            "config.policy", "config.cache", "config.capacity", "config.capacity_unit", "config.scope",
+            "config.access", "config.prefill", "config.warm", "cache.hit_rate",
             "cache.prefill.hit_rate", "cache.decode.hit_rate", "bounds", "baseline", "warnings"),
     "curve": ("trace", "capacities", "relative", "hit_rate", "knee"),
     "sch": ("definition", "scope", "results"),
     "srp": ("level", "results"),
 }  # fmt: skip
-"""What the JSON of a command has, from which it is known; with dots inside one another."""
+"""What a page needs of the JSON of a command; with dots inside one another."""
 
 HDF5, PARQUET = b"\x89HDF\r\n\x1a\n", b"PAR1"
 """How files of these formats begin."""
@@ -90,12 +91,34 @@ def _add(inputs: Inputs, name: str, content: bytes) -> None:
         json.dumps(value, ensure_ascii=False).encode()  # half a pair of surrogates is no text
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{name} is neither JSON nor a table of lrcsim sweep: {error}") from None
-    several = value.get("traces") if isinstance(value, dict) else None
+    kind = _kind(name, value)
+    several = value.get("traces") if kind == "curve" else None
     for one in several if isinstance(several, list) else [value]:
-        kind = next((kind for kind, keys in KINDS.items() if all(_has(one, key) for key in keys)), None)
-        if kind is None:
-            raise ConfigError(_unknown(name, one))
+        lacks = [key for key in NEEDED[kind] if not _has(one, key)]
+        if lacks:
+            raise ConfigError(f"{name} is no JSON of lrcsim {kind}: it has no {', '.join(lacks)}")
         getattr(inputs, f"{kind}s").append((name, one))
+
+
+def _kind(name: str, value: Any) -> str:
+    """Return which of `NEEDED` a document says that it is.
+
+    Raises:
+        ConfigError: it does not say, is something else, or of another version.
+    """
+    kind, make = kind_of(value), f"make one with --json {name}"
+    if kind is None and isinstance(value, dict):
+        raise ConfigError(
+            f'{name} does not say what it is (it has no "kind"): written by an older lrcsim it is to be run again, '
+            f"else it is no JSON of lrcsim run, curve, srp or sch: {make}"
+        )
+    if not isinstance(value, dict) or kind not in NEEDED:
+        what = "" if kind is None else f" (it says that it is of {short(kind)})"
+        raise ConfigError(f"{name} is no JSON of lrcsim run, curve, srp or sch{what}: {make}")
+    if value.get("version") != VERSION:
+        written = short(value.get("version"))
+        raise ConfigError(f"{name} is of lrcsim {kind} in version {written}, this lrcsim reads {VERSION}: {make}")
+    return kind
 
 
 def _no_constant(name: str) -> None:
@@ -115,12 +138,3 @@ def _has(value: Any, key: str) -> bool:
             return False
         value = value[part]
     return True
-
-
-def _unknown(name: str, value: Any) -> str:
-    """Say what is missing of the kind that the value is nearest to."""
-    nearest = max(KINDS, key=lambda kind: sum(_has(value, key) for key in KINDS[kind]) / len(KINDS[kind]))
-    lacks = [key for key in KINDS[nearest] if not _has(value, key)]
-    if len(lacks) == len(KINDS[nearest]):
-        return f"{name} is no JSON of lrcsim run, curve, srp or sch: make one with --json {name}"
-    return f"{name} is no JSON of lrcsim {nearest}: it has no {', '.join(lacks)}"

@@ -6,9 +6,7 @@ from typing import Any
 
 from lrcsim.base.text import score, span
 from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
-from lrcsim.reports.plots import COLOURS, DASHES, MUTED, axis, layout, line
-
-__all__ = ["sch_section", "srp_section", "srp_sentence"]
+from lrcsim.reports.drawing import COLOURS, DASHES, MUTED, axis, layout, line, size_axis
 
 
 def srp_sentence(srp: dict[str, Any]) -> str:
@@ -29,61 +27,39 @@ def srp_section(srp: dict[str, Any], name: str) -> Section:
         srp: JSON of ``lrcsim srp``.
         name: unique on the page.
     """
-    data, rows = [], []
+    data, rows, hover = [], [], "m = %{x}: %{y:.3f}"
     for number, (trace, found) in enumerate(_by_trace(srp).items()):
-        colour = COLOURS[number % len(COLOURS)]
         known = [one for one in found if one["value"] is not None]
         lengths = [str(one["segment"]) for one in known]
-        values = [one["value"] for one in known]
-        bars: dict[str, Any] = {}
-        if known and all(one["interval"] for one in known):
-            bars["error_y"] = {
-                "type": "data",
-                "symmetric": False,
-                "array": [one["interval"][1] - one["value"] for one in known],
-                "arrayminus": [one["value"] - one["interval"][0] for one in known],
-            }
-        data.append(
-            line(
-                trace,
-                lengths,
-                values,
-                {"color": colour},
-                mode="lines+markers",
-                hovertemplate="m = %{x}: %{y:.3f}",
-                **bars,
-            )
-        )
-        data.append(
-            line(
-                f"{trace}: floor",
-                lengths,
-                [one["floor"] for one in known],
-                {"color": MUTED, "dash": DASHES[1 + number % (len(DASHES) - 1)]},
-                hovertemplate="m = %{x}: %{y:.3f}",
-            )
-        )
-        rows += [
-            (
-                f"{trace}, m = {one['segment']}",
-                score(one["value"]),
-                span(one["interval"]),
-                score(one["floor"]),
-                f"{one['windows']:,}",
-            )
-            for one in found
-        ]
+        values, floors = [one["value"] for one in known], [one["floor"] for one in known]
+        more = {"mode": "lines+markers", "hovertemplate": hover} | _error_bars(known)
+        data.append(line(trace, lengths, values, {"color": COLOURS[number % len(COLOURS)]}, **more))
+        style = {"color": MUTED, "dash": DASHES[1 + number % (len(DASHES) - 1)]}
+        data.append(line(f"{trace}: floor", lengths, floors, style, hovertemplate=hover))
+        for one in found:
+            cells = (score(one["value"]), span(one["interval"]), score(one["floor"]), f"{one['windows']:,}")
+            rows.append((f"{trace}, m = {one['segment']}", *cells))
     drawing = layout(height=320, x=axis("tokens in a segment, m", type="category"), y=axis("SRP", range=[0, 1]))
-    interval = f"{100 * srp.get('confidence', 0.95):g} % interval"
-    figure = Figure(
-        f"{name}-figure",
-        "Segment routing best performance (SRP)",
+    head = ("trace, segment", "SRP", _interval(srp), "floor", "segments")
+    text = (
         f"{srp_sentence(srp)} How well one fixed set of experts, chosen with hindsight, serves m tokens in a row; the "
-        "floor is what keeping all experts gives, so compare across models only at like sparsity.",
-        [FigureView("", data, drawing)],
-        TableBlock("SRP", ("trace, segment", "SRP", interval, "floor", "segments"), rows),
+        "floor is what keeping all experts gives, so compare across models only at like sparsity."
     )
+    views, table = [FigureView("", data, drawing)], TableBlock("SRP", head, rows)
+    figure = Figure(f"{name}-figure", "Segment routing best performance (SRP)", text, views, table)
     return Section(name, "Local routing consistency: SRP", [], [figure])
+
+
+def _error_bars(results: list[dict[str, Any]]) -> dict[str, Any]:
+    if not results or not all(one["interval"] for one in results):
+        return {}
+    above = [one["interval"][1] - one["value"] for one in results]
+    below = [one["value"] - one["interval"][0] for one in results]
+    return {"error_y": {"type": "data", "symmetric": False, "array": above, "arrayminus": below}}
+
+
+def _interval(metric: dict[str, Any]) -> str:
+    return f"{100 * metric.get('confidence', 0.95):g} % interval"
 
 
 def sch_section(sch: dict[str, Any], name: str) -> Section:
@@ -101,31 +77,20 @@ def sch_section(sch: dict[str, Any], name: str) -> Section:
             points = [(x, y) for x, y in zip(one["relative"], one["hit_rate"], strict=True) if y is not None]
             label = f"m = {segment}" if len(traces) == 1 else f"{trace}, m = {segment}"
             style = {"color": COLOURS[place % len(COLOURS)], "dash": DASHES[number % len(DASHES)]}
-            data.append(
-                line(label, [x for x, _ in points], [y for _, y in points], style, hovertemplate="%{x:.3g}x: %{y:.3f}")
-            )
-        rows += [
-            (f"{trace}, m = {one['segment']}", one["cache"], score(one["value"]), span(one["interval"]))
-            for one in found
-        ]
-    drawing = layout(
-        height=340,
-        x=axis("cache size, times the active experts", rangemode="tozero", ticksuffix="x"),
-        y=axis("SCH", range=[0, 1.01]),
-    )
+            x, y = [x for x, _ in points], [y for _, y in points]
+            data.append(line(label, x, y, style, hovertemplate="%{x:.3g}x: %{y:.3f}"))
+        for one in found:
+            cells = (one["cache"], score(one["value"]), span(one["interval"]))
+            rows.append((f"{trace}, m = {one['segment']}", *cells))
+    drawing = layout(height=340, x=size_axis(), y=axis("SCH", range=[0, 1.01]))
     meaning = (
         "Share of accesses that the most used experts of m tokens in a row serve, chosen with hindsight, loaded free."
         if sch["definition"] == "static"
         else "Hit rate of a cache that evicts the fewest uses in the next m tokens, under the paper's rule."
     )
-    interval = f"{100 * sch.get('confidence', 0.95):g} % interval"
-    figure = Figure(
-        f"{name}-figure",
-        f"Segment cache best hit rate (SCH), {sch['definition']}, scope {sch['scope']}",
-        meaning,
-        [FigureView("", data, drawing)],
-        TableBlock("SCH", ("trace, segment", "cache", "SCH", interval), rows),
-    )
+    title = f"Segment cache best hit rate (SCH), {sch['definition']}, scope {sch['scope']}"
+    table = TableBlock("SCH", ("trace, segment", "cache", "SCH", _interval(sch)), rows)
+    figure = Figure(f"{name}-figure", title, meaning, [FigureView("", data, drawing)], table)
     return Section(name, "Local routing consistency: SCH", [], [figure])
 
 

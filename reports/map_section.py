@@ -8,10 +8,8 @@ import numpy as np
 
 from lrcsim.base.text import percent
 from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
-from lrcsim.reports.plots import COLOURS, axis, layout
+from lrcsim.reports.drawing import COLOURS, axis, layout
 from lrcsim.reports.residency import STEPS, Rates, Residents
-
-__all__ = ["map_section"]
 
 KINDS = ("not there, not used", "there, not used", "hit", "miss, loaded")
 KIND_COLOURS = ("rgba(0,0,0,0)", "@grey", COLOURS[0], COLOURS[1])
@@ -64,18 +62,21 @@ def _rates(rates: Rates, label: str, x_title: str) -> FigureView:
         "colorbar": {"tickformat": ".0%", "thickness": 10, "title": {"text": ""}},
         "hovertemplate": "step %{x}, layer %{y}: %{z:.0%}<extra></extra>",
     }
-    drawing = layout(
-        height=min(160 + 9 * len(rates.rate), 560),
-        x=axis(x_title),
-        y=axis("MoE layer", autorange="reversed", showgrid=False),
-    )
+    drawing = layout(height=min(160 + 9 * len(rates.rate), 560), x=axis(x_title), y=down("MoE layer"))
     return FigureView(label, [heat], drawing)
+
+
+def down(title: str) -> dict[str, Any]:
+    """Return an axis of rows, the first at the top."""
+    return axis(title, autorange="reversed", showgrid=False)
 
 
 def _experts(seen: Residents, name: str) -> Figure:
     views, rows = [], []
     for layer, kinds in seen.experts.items():
-        views.append(FigureView(f"layer {layer}", [_kinds(kinds)], _kinds_layout(len(kinds))))
+        height = min(max(160 + 4 * len(kinds), 260), 640)
+        drawing = layout(height=height, x=axis("step of the request"), y=down("expert"))
+        views.append(FigureView(f"layer {layer}", [_kinds(kinds)], drawing))
         counts = np.bincount(kinds.ravel(), minlength=4)
         rows.append((f"layer {layer}", *(f"{count:,}" for count in counts.tolist())))
     steps = next(iter(seen.experts.values())).shape[1]
@@ -101,11 +102,3 @@ def _kinds(kinds: Any) -> dict[str, Any]:
         "showscale": False,
         "hovertemplate": "step %{x}, expert %{y}: %{customdata}<extra></extra>",
     }
-
-
-def _kinds_layout(experts: int) -> dict[str, Any]:
-    return layout(
-        height=min(max(160 + 4 * experts, 260), 640),
-        x=axis("step of the request"),
-        y=axis("expert", autorange="reversed", showgrid=False),
-    )

@@ -11,8 +11,6 @@ from typing import Any
 from lrcsim.base.errors import ConfigError
 from lrcsim.reports.blocks import Figure, Page
 
-__all__ = ["Page", "check_installed", "page_html"]
-
 HERE = Path(__file__).parent
 
 IN_SCRIPT = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}

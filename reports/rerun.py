@@ -13,14 +13,13 @@ from typing import Any
 
 from lrcsim.base.errors import LrcsimError
 from lrcsim.base.progress import Progress
-from lrcsim.policies import Policy, make_policy
-from lrcsim.policies.registry import built_in
+from lrcsim.policies import PolicySpec, make_policy
+from lrcsim.policies.registry import POLICIES
 from lrcsim.simulator.curves.curve import hits_at
 from lrcsim.simulator.setup.options import declared
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import RoutingTrace
-
-__all__ = ["Again", "Allowed", "Unavailable", "set_up"]
+from lrcsim.traces.files import sha256_of
 
 
 class Unavailable(Exception):  # noqa: N818  # a reason, not a mistake
@@ -41,15 +40,15 @@ class Again:
     sha256: str
     on_demand: bool
 
-    def hits(self, policy: str | Policy | type[Policy], progress: Progress | None = None) -> tuple[int, ...]:
-        """Return hits and accesses of a policy in this run's place: of prefill, of decode, then both accesses.
+    def hits(self, policy: PolicySpec, progress: Progress | None = None) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return hits and accesses of a policy in this run's place, each of prefill and of decode.
 
         Raises:
             LrcsimError: the policy cannot serve this trace, or fails.
         """
         run = self.run.with_policy(policy)
         hits, accesses, _ = hits_at(run, [run.pools], progress=progress)
-        return (int(hits[0, 0]), int(hits[1, 0]), int(accesses[0]), int(accesses[1]))
+        return (int(hits[0, 0]), int(hits[1, 0])), (int(accesses[0]), int(accesses[1]))
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,17 @@ class Allowed:
     beside: tuple[Path, ...] | None = None
 
 
-def set_up(run: dict[str, Any], allowed: Allowed, stack: ExitStack, progress: Progress | None = None) -> Again:
+HITS_ONLY = {name: option.default for name, option in declared().items() if option.group == "machine"}
+"""Options of a machine, as they are where hits alone are counted; what a result names for them is not opened."""
+
+
+def set_up(result: dict[str, Any], allowed: Allowed, stack: ExitStack, progress: Progress | None = None) -> Again:
     """Open a run's trace and set up its caches; see that they are what they were.
 
     Nothing that only the result names is run, and only traces are opened (`_named_file`).
 
     Args:
-        run: JSON of ``lrcsim run``.
+        result: JSON of ``lrcsim run``.
         allowed: what may be used besides.
         stack: closes the files in the end.
         progress: told how far the check is.
@@ -84,66 +87,52 @@ def set_up(run: dict[str, Any], allowed: Allowed, stack: ExitStack, progress: Pr
     Raises:
         Unavailable: the trace is gone, or is another one, or the run cannot be made again.
     """
-    try:
-        return _set_up(run, allowed, stack, progress)
-    except LrcsimError as error:
-        raise Unavailable(str(error)) from None
-
-
-def _set_up(run: dict[str, Any], allowed: Allowed, stack: ExitStack, progress: Progress | None) -> Again:
-    config, was, known = run["config"], run["trace"], run.get("provenance", {})
-    options = run.get("run", {}).get("options", {})
-    policy = str(options.get("policy", "lru"))
-    if not allowed.code and not built_in(policy):
+    options, config, known = result["run"]["options"], result["config"], result.get("provenance", {})
+    policy = options.get("policy", declared()["policy"].default)
+    if not allowed.code and not (isinstance(policy, str) and POLICIES.is_built_in(policy)):
         raise Unavailable(
             f"its policy {policy} is a class of the user's, and what a result names is not run: give --allow-code if "
             "you trust it"
         )
-    path = allowed.trace or was.get("path")
-    if path is None:
-        raise Unavailable("the result does not say in which file its trace is (--trace FILE says it)")
+    if options.get("arrivals") is not None:
+        raise Unavailable("with arrivals the order of the steps depends on time")
+    try:
+        trace = stack.enter_context(RoutingTrace.open(_trace_path(result["trace"], known, allowed)))
+        _check_trace(trace, result["trace"], known, served="batch" in config)
+        profile = _profile_path(options.get("profile"), known, allowed)
+        told = HITS_ONLY | {"expert_bytes": result["trace"].get("expert_bytes"), "profile": profile}
+        run = Run.from_dict(result, trace, **told)
+        if [pool.capacity for pool in run.pools] != config["capacity"]:
+            raise Unavailable(f"cache {config['cache']} is another capacity now than in the result")
+        loads = all(options.get(name) in (None, HITS_ONLY[name]) for name in ("miss", "prefetch"))
+        again = Again(run, trace.file_sha256(), on_demand=loads and not config.get("kv_shared"))
+        _check(again, result["cache"], progress)
+    except LrcsimError as error:
+        raise Unavailable(str(error)) from None
+    return again
+
+
+def _trace_path(was: dict[str, Any], known: dict[str, Any], allowed: Allowed) -> str:
+    """Return the trace to open, as the user says or the result."""
+    path = was.get("path") if allowed.trace is None else allowed.trace
     if allowed.trace is None:
         _named_file(path, known.get("trace_sha256"), allowed, "--trace")
-    elif not allowed.trace.startswith("bundled:") and not Path(path).is_file():
+    elif not allowed.trace.startswith("bundled:") and not Path(allowed.trace).is_file():
         raise Unavailable(f"its trace {path} is not there (--trace FILE says where it is now)")
-    trace = stack.enter_context(RoutingTrace.open(path))
-    sha256 = trace.file_sha256()
-    if known.get("trace_sha256") not in (None, sha256):
-        raise Unavailable(f"{path} has changed since the run: its SHA-256 is {sha256}, it was {known['trace_sha256']}")
-    if config.get("arrivals") is not None:
-        raise Unavailable("with arrivals the order of the steps depends on time")
-    for name, there in (
-        ("tokens", trace.num_tokens),
-        ("requests", trace.num_requests),
-        ("num_layers", trace.num_layers),
-        ("num_experts", trace.num_experts),
-        ("top_k", trace.top_k),
-    ):
-        if name in was and was[name] != there and not (name in ("tokens", "requests") and "batch" in config):
-            raise Unavailable(f"{path} is another trace: it has {name} {there:,}, the result {was[name]:,}")
-    profile = None
-    if allowed.profile is not None or options.get("profile") is not None:
-        profile = stack.enter_context(RoutingTrace.open(_profile_path(path, options, known, allowed)))
-        was_sha256 = known.get("profile_sha256") if allowed.profile is None else None
-        if was_sha256 is not None and profile.file_sha256() != was_sha256:
-            raise Unavailable(
-                f"its profile {options['profile']} has changed since the run (--profile FILE says where it is now)"
-            )
-    made = Run.from_dict(
-        run,
-        trace,
-        **{name: option.default for name, option in declared().items() if option.group == "machine"},
-        expert_bytes=config.get("expert_bytes") or was.get("expert_bytes"),
-        profile=profile,
-    )
-    if [pool.capacity for pool in made.pools] != config["capacity"]:
-        raise Unavailable(f"cache {config['cache']} is another capacity now than in the result")
-    on_demand = "hardware" not in config or (
-        config["miss"] == "load" and config["prefetch"] == "none" and not config["kv_shared"]
-    )
-    again = Again(made, sha256, on_demand)
-    _check(again, run, progress)
-    return again
+    return str(path)
+
+
+def _check_trace(trace: RoutingTrace, was: dict[str, Any], known: dict[str, Any], *, served: bool) -> None:
+    """See that a trace is the one of the result; in a server's order (``served``) there may be more requests."""
+    sha256, before = trace.file_sha256(), known.get("trace_sha256")
+    if before not in (None, sha256):
+        raise Unavailable(f"{trace.path} has changed since the run: its SHA-256 is {sha256}, it was {before}")
+    there = {"tokens": trace.num_tokens, "requests": trace.num_requests}
+    there = {} if served else there
+    there |= {name: getattr(trace, name) for name in ("num_layers", "num_experts", "top_k")}
+    for name, count in there.items():
+        if was.get(name, count) != count:
+            raise Unavailable(f"{trace.path} is another trace: it has {name} {count:,}, the result {was[name]:,}")
 
 
 TRACE_ENDINGS = (".h5", ".hdf5")
@@ -182,27 +171,25 @@ def _named_file(path: object, sha256: object, allowed: Allowed, option: str) -> 
             )
 
 
-def _profile_path(trace: str, options: dict[str, Any], known: dict[str, Any], allowed: Allowed) -> str:
-    """Return the trace to take popularity from, as the user says or the result."""
+def _profile_path(named: object, known: dict[str, Any], allowed: Allowed) -> str | None:
+    """Return the trace to take popularity from, as the user says or the result; None: the run takes none."""
     if allowed.profile is not None:
-        return trace if allowed.profile == "self" else allowed.profile
-    named = options["profile"]
-    if named == "self":
-        return trace
-    _named_file(named, known.get("profile_sha256"), allowed, "--profile")
+        return allowed.profile
+    if named is None or named == "self":
+        return named
+    before = known.get("profile_sha256")
+    _named_file(named, before, allowed, "--profile")
+    if before not in (None, sha256_of(str(named))):
+        raise Unavailable(f"its profile {named} has changed since the run (--profile FILE says where it is now)")
     return str(named)
 
 
-def _check(again: Again, run: dict[str, Any], progress: Progress | None) -> None:
+def _check(again: Again, cache: dict[str, Any], progress: Progress | None) -> None:
     """See that the run's policy has the run's hits."""
-    cache = run["cache"]
-    phases = (cache["prefill"], cache["decode"])
-    chosen = make_policy(again.run.policy)
-    was = tuple(phase[key] for key in ("hits", "accesses") for phase in phases)
-    now = again.hits(again.run.policy, progress)
-    if now[2:] != was[2:] or (again.on_demand and now != was):
-        hits, accesses = sum(now[:2]), sum(now[2:])
+    was = [tuple(cache[phase][key] for phase in ("prefill", "decode")) for key in ("hits", "accesses")]
+    hits, accesses = again.hits(again.run.policy, progress)
+    if accesses != was[1] or (again.on_demand and hits != was[0]):
         raise Unavailable(
-            f"run again, {chosen.label()} has {hits:,} hits of {accesses:,}, the result says {cache['hits']:,} of "
-            f"{cache['accesses']:,}: the trace, the policy or lrcsim has changed since"
+            f"run again, {make_policy(again.run.policy).label()} has {sum(hits):,} hits of {sum(accesses):,}, the "
+            f"result says {cache['hits']:,} of {cache['accesses']:,}: the trace, the policy or lrcsim has changed since"
         )

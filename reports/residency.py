@@ -9,15 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.progress import Progress
-from lrcsim.policies import Policy
 from lrcsim.simulator.cache.future import Future
 from lrcsim.simulator.serving.steps import steps_of
 from lrcsim.simulator.setup.miss_actions import Load
 from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.traces.schedule import Schedule
-
-__all__ = ["ABSENT", "COLUMNS", "HIT", "MISS", "SPARE", "STEPS", "Rates", "Residents", "middling_request", "watch"]
 
 COLUMNS = 300
 """Columns of a map of layers, at most; beyond it steps are taken together."""
@@ -31,19 +28,34 @@ ABSENT, SPARE, HIT, MISS = range(4)
 
 @dataclass(frozen=True)
 class Rates:
-    """Hit rate by layer and step.
+    """Hits by layer and step.
 
     Attributes:
         hits: int64 [L, columns].
         accesses: int64 [L, columns].
-        first: int64 [columns], the first step of each column, from the first of those shown.
         per_column: steps taken together, at most.
     """
 
     hits: npt.NDArray[np.int64]
     accesses: npt.NDArray[np.int64]
-    first: npt.NDArray[np.int64]
     per_column: int
+
+    @classmethod
+    def over(cls, layers: int, steps: int) -> Rates:
+        """Make them of no hits yet; there will be so many steps."""
+        per_column = max(-(-steps // COLUMNS), 1)
+        shape = (layers, -(-steps // per_column))
+        return cls(np.zeros(shape, np.int64), np.zeros(shape, np.int64), per_column)
+
+    def add(self, layer: int, step: int, hits: int, accesses: int) -> None:
+        """Count a layer-step; ``step`` is counted from the first of those shown."""
+        self.hits[layer, step // self.per_column] += hits
+        self.accesses[layer, step // self.per_column] += accesses
+
+    @property
+    def first(self) -> npt.NDArray[np.int64]:
+        """Return the first step of each column, int64 [columns]."""
+        return np.arange(self.hits.shape[1]) * self.per_column
 
     @property
     def rate(self) -> npt.NDArray[np.float64]:
@@ -64,8 +76,6 @@ class Residents:
         prompt_steps: how many of its steps are prefill, at its beginning.
         experts: by layer (the first, the middle, the last), uint8 [E, steps]: `ABSENT`, `SPARE`, `HIT` or `MISS`, when
             the layer-step is done; of the request's first `STEPS` steps.
-        hits: in all.
-        accesses: in all.
     """
 
     whole: Rates
@@ -73,34 +83,16 @@ class Residents:
     own: Rates | None
     prompt_steps: int
     experts: dict[int, npt.NDArray[np.uint8]]
-    hits: int
-    accesses: int
 
+    @property
+    def hits(self) -> int:
+        """In all."""
+        return int(self.whole.hits.sum())
 
-class _Counter:
-    """Hits and accesses by layer and column, of steps that are numbered from 0.
-
-    Args:
-        layers: L.
-        steps: how many there will be.
-    """
-
-    def __init__(self, layers: int, steps: int) -> None:
-        self.per_column = -(-steps // COLUMNS)
-        columns = -(-steps // self.per_column)
-        self.hits = np.zeros((layers, columns), np.int64)
-        self.accesses = np.zeros((layers, columns), np.int64)
-
-    def add(self, layer: int, step: int, hits: int, accesses: int) -> None:
-        """Count a layer-step."""
-        column = step // self.per_column
-        self.hits[layer, column] += hits
-        self.accesses[layer, column] += accesses
-
-    def rates(self) -> Rates:
-        """Return what was counted."""
-        first = np.arange(self.hits.shape[1]) * self.per_column
-        return Rates(self.hits, self.accesses, first, self.per_column)
+    @property
+    def accesses(self) -> int:
+        """In all."""
+        return int(self.whole.accesses.sum())
 
 
 def middling_request(offsets: npt.NDArray[np.int64]) -> int:
@@ -120,69 +112,45 @@ def watch(run: Run, request: int | None = None, progress: Progress | None = None
         request: the request to look at; None: that of median length.
         progress: called with tokens done and tokens in all.
     """
-    trace = run.trace
-    together = "step" in trace.columns
+    trace, together = run.trace, "step" in run.trace.columns
     chosen = None if together else middling_request(trace.offsets) if request is None else request
     residency = Residency(run, Load())
     policy = residency.pools[0].policy
     schedule = Schedule(trace, run.prefill, weights="weights" in policy.needs | policy.wants)
-    future = _future(schedule, run, residency, policy)
+    future = Future(schedule, run.access, run.warm) if "future" in policy.needs else None
+    if future is not None:
+        for pool in residency.pools:
+            pool.view.upcoming = future.of_pool(pool.view.layers)
     steps = schedule.all_steps()
-    whole = _Counter(trace.num_layers, len(steps.phase))
     mine = np.flatnonzero(steps.request == chosen) if chosen is not None else np.zeros(0, np.int64)
     begin, end = (int(mine[0]), int(mine[-1]) + 1) if len(mine) else (0, 0)
-    own = _Counter(trace.num_layers, end - begin) if end > begin else None
-    shown = sorted({0, trace.num_layers // 2, trace.num_layers - 1}) if own is not None else []
+    whole, own = Rates.over(trace.num_layers, len(steps.phase)), Rates.over(trace.num_layers, end - begin)
+    shown = sorted({0, trace.num_layers // 2, trace.num_layers - 1}) if len(mine) else []
     kinds = {layer: np.zeros((trace.num_experts, min(end - begin, STEPS)), np.uint8) for layer in shown}
-    hits = accesses = 0
     for step in steps_of(schedule, future):
         residency.begin(step)
-        at = step.number - begin
-        inside = begin <= step.number < end
-        if inside and at < STEPS:
-            for layer in shown:  # also where the layer has nothing recorded in this step
-                _mark(kinds[layer][:, at], residency, layer)
+        at, inside = step.number - begin, begin <= step.number < end
+        drawn = shown if inside and at < STEPS else []
+        for layer in drawn:  # also where the layer has nothing recorded in this step
+            _mark(kinds[layer][:, at], residency, layer)
         for work in step.layers:
             found = residency.look_up(step, work)
-            there, used = len(found.hits), len(work.keys)
-            hits, accesses = hits + there, accesses + used
-            whole.add(work.layer, step.number, there, used)
-            if inside and own is not None:
-                own.add(work.layer, at, there, used)
-                if at < STEPS and work.layer in kinds:
-                    column = kinds[work.layer][:, at]
-                    _mark(column, residency, work.layer)
-                    for key in work.keys:
-                        column[key % schedule.stride] = MISS
-                    for key in found.hits:
-                        column[key % schedule.stride] = HIT
+            whole.add(work.layer, step.number, len(found.hits), len(work.keys))
+            if inside:
+                own.add(work.layer, at, len(found.hits), len(work.keys))
+            if work.layer in drawn:
+                column = kinds[work.layer][:, at]
+                _mark(column, residency, work.layer)
+                column[[key % schedule.stride for key in work.keys]] = MISS
+                column[[key % schedule.stride for key in found.hits]] = HIT
         if progress is not None:
             progress(step.first_token + step.size.tokens, trace.num_tokens)
-    return Residents(
-        whole=whole.rates(),
-        request=chosen,
-        own=None if own is None else own.rates(),
-        prompt_steps=int((steps.phase[begin:end] == 0).sum()),
-        experts=kinds,
-        hits=hits,
-        accesses=accesses,
-    )
-
-
-def _future(schedule: Schedule, run: Run, residency: Residency, policy: Policy) -> Future | None:
-    """Tell policies that know the future what comes."""
-    if "future" not in policy.needs:
-        return None
-    future = Future(schedule, run.access, run.warm)
-    for pool in residency.pools:
-        pool.view.upcoming = future.of_pool(pool.view.layers)
-    return future
+    prompt = int((steps.phase[begin:end] == 0).sum())
+    return Residents(whole, chosen, own if len(mine) else None, prompt, kinds)
 
 
 def _mark(column: npt.NDArray[Any], residency: Residency, layer: int) -> None:
     """Write which experts of a layer are in the cache into a column."""
     pool = residency.pool_of_layer[layer]
     column[:] = ABSENT
-    for key in pool.resident:
-        if key // pool.view.stride == layer:
-            column[key % pool.view.stride] = SPARE
+    column[[key % pool.view.stride for key in pool.resident if key // pool.view.stride == layer]] = SPARE

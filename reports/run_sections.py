@@ -6,10 +6,8 @@ from typing import Any
 
 from lrcsim.base.text import capacity_text, human_bytes, percent
 from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
-from lrcsim.reports.plots import COLOURS, axis, layout
+from lrcsim.reports.drawing import COLOURS, axis, bars, layout, rate_axis
 from lrcsim.reports.verdict import cache_text
-
-__all__ = ["config_section", "hits_section"]
 
 GIVEN = ("policy", "profile", "model", "overrides")
 """Options of the command line of which the configuration has only what they came to."""
@@ -45,24 +43,11 @@ def _by_layer(rates: list[float | None], name: str) -> Figure:
     if known and min(known) < max(known):
         low, high = rates.index(min(known)), rates.index(max(known))
         text = f"From {percent(min(known))} in layer {low} to {percent(max(known))} in layer {high}."
-    bars = {
-        "type": "bar",
-        "x": list(range(len(rates))),
-        "y": rates,
-        "marker": {"color": COLOURS[0]},
-        "hovertemplate": "layer %{x}: %{y:.1%}<extra></extra>",
-    }
-    drawing = layout(
-        height=240, x=axis("MoE layer"), y=axis("hit rate", tickformat=".0%", rangemode="tozero"), showlegend=False
-    )
+    data = [bars(range(len(rates)), rates, COLOURS[0], "layer %{x}: %{y:.1%}<extra></extra>")]
+    drawing = layout(height=240, x=axis("MoE layer"), y=rate_axis("hit rate", rangemode="tozero"), showlegend=False)
     rows = [(str(layer), percent(rate)) for layer, rate in enumerate(rates)]
-    return Figure(
-        name,
-        "Hit rate by layer",
-        text,
-        [FigureView("", [bars], drawing)],
-        TableBlock("hit rate", ("layer", "hit rate"), rows),
-    )
+    table = TableBlock("hit rate", ("layer", "hit rate"), rows)
+    return Figure(name, "Hit rate by layer", text, [FigureView("", data, drawing)], table)
 
 
 def config_section(run: dict[str, Any], name: str, source: str) -> Section:
@@ -74,10 +59,7 @@ def config_section(run: dict[str, Any], name: str, source: str) -> Section:
         ("trace", str(trace.get("path") or "in memory")),
         ("SHA-256 of the trace", str(known.get("trace_sha256") or "not in the result")),
         ("tokens, requests", f"{trace['tokens']:,} in {trace['requests']:,} requests"),
-        (
-            "MoE layers, experts, top-k",
-            f"{trace['num_layers']:,} x {trace['num_experts']:,}, top-{trace['top_k']:,}",
-        ),
+        ("MoE layers, experts, top-k", f"{trace['num_layers']:,} x {trace['num_experts']:,}, top-{trace['top_k']:,}"),
         ("result", source),
         ("lrcsim", str(known.get("lrcsim") or "version not in the result")),
         *((f"given: {key}", _setting(options[key])) for key in GIVEN if key in options),
@@ -88,15 +70,11 @@ def config_section(run: dict[str, Any], name: str, source: str) -> Section:
     sizes = sorted(set(config.get("expert_bytes") or trace.get("expert_bytes") or []))
     if sizes:
         rules.append(("bytes of an expert", "–".join(human_bytes(size) for size in sorted({sizes[0], sizes[-1]}))))
-    return Section(
-        f"{name}-config",
-        "Configuration and provenance",
-        [],
-        [
-            TableBlock("configuration", ("option", "value"), rules, words=True),
-            TableBlock("provenance", ("what", "value"), facts, words=True),
-        ],
-    )
+    blocks = [
+        TableBlock("configuration", ("option", "value"), rules, words=True),
+        TableBlock("provenance", ("what", "value"), facts, words=True),
+    ]
+    return Section(f"{name}-config", "Configuration and provenance", [], blocks)
 
 
 def _setting(value: Any) -> str:

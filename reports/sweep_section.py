@@ -6,15 +6,13 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from lrcsim.base.text import cell_text as cell_text
+from lrcsim.base.text import cell_text
 from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
-from lrcsim.reports.plots import COLOURS, DASHES, MUTED, axis, layout, line, safe
-from lrcsim.sweeps.query import best, pareto, too_lossy, varying
+from lrcsim.reports.drawing import COLOURS, DASHES, MUTED, axis, layout, line, safe
+from lrcsim.sweeps.query import best, direction, pareto, too_lossy, varying
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-__all__ = ["BEST_ROWS", "DRAWN", "sweep_answer", "sweep_section"]
 
 RESULTS = ("decode_tokens_per_s", "hit_rate", "decode_hit_rate", "ttft_ms_p50", "decode_bytes_per_token")
 """What is drawn, where the table has it; the first it has is what the best runs are the best in."""
@@ -29,7 +27,7 @@ LINES = 12
 RATES = ("hit_rate", "decode_hit_rate")
 
 
-def sweep_answer(table: pa.TableBlock, source: str) -> list[str]:
+def sweep_answer(table: pa.Table, source: str) -> list[str]:
     """Return what was varied and which run is best, in sentences."""
     varied = varying(table)
     failed = len(table) - table["error"].null_count
@@ -49,7 +47,7 @@ def sweep_answer(table: pa.TableBlock, source: str) -> list[str]:
     return sentences
 
 
-def sweep_section(table: pa.TableBlock, name: str, source: str) -> Section:
+def sweep_section(table: pa.Table, name: str, source: str) -> Section:
     """Return figures and tables of a sweep.
 
     Args:
@@ -70,40 +68,29 @@ def sweep_section(table: pa.TableBlock, name: str, source: str) -> Section:
             blocks.append(Figure(f"{name}-figure", "Any result by any option", text, views))
         if {"decode_tokens_per_s", "gpu_bytes"} <= set(results) | _known(table, ["gpu_bytes"]):
             blocks.append(_front(drawn, f"{name}-front", varied))
-        head = ("", *varied, *map(_words, results))
-        rows = [
-            (str(number), *(cell_text(column, row[column]) for column in (*varied, *results)))
-            for number, row in enumerate(good.slice(0, BEST_ROWS).to_pylist(), start=1)
-        ]
+        shown, head = (*varied, *results), ("", *varied, *map(_words, results))
+        best_rows = enumerate(good.slice(0, BEST_ROWS).to_pylist(), start=1)
+        rows = [(str(number), *(cell_text(column, row[column]) for column in shown)) for number, row in best_rows]
         more = f", of {len(good):,}" if len(good) > BEST_ROWS else ""
         blocks.append(TableBlock(f"best {len(rows)} in {_words(results[0])}{more}", head, rows))
     failed = [row for row in table.to_pylist() if row["error"] is not None]
     if failed:
-        rows = [
-            (", ".join(cell_text(column, row[column]) for column in varied) or "run", str(row["error"]))
-            for row in failed[:BEST_ROWS]
-        ]
-        blocks.append(
-            TableBlock(
-                f"runs that failed, {len(rows):,} of {len(failed):,}",
-                (", ".join(varied) or "run", "error"),
-                rows,
-                words=True,
-            )
-        )
+        told = [", ".join(cell_text(column, row[column]) for column in varied) or "run" for row in failed[:BEST_ROWS]]
+        rows = [(one, str(row["error"])) for one, row in zip(told, failed, strict=False)]
+        title = f"runs that failed, {len(rows):,} of {len(failed):,}"
+        blocks.append(TableBlock(title, (", ".join(varied) or "run", "error"), rows, words=True))
     same = [(column, _one(table, column)) for column in ("trace", "model", "hardware", "scope", "access", "lrcsim")]
-    rows = [(column, value) for column, value in same if value]
-    rows.append(("table", source))
+    rows = [*((column, value) for column, value in same if value), ("table", source)]
     rows += [("SHA-256 of a trace", str(value)) for value in dict.fromkeys(table["trace_sha256"].to_pylist()) if value]
     blocks.append(TableBlock("the same in all runs", ("what", "value"), rows, words=True))
     return Section(name, f"Sweep: {source}", [], blocks)
 
 
-def _known(table: pa.TableBlock, names: Iterable[str]) -> set[str]:
+def _known(table: pa.Table, names: Iterable[str]) -> set[str]:
     return {name for name in names if name in table.column_names and table[name].null_count < len(table)}
 
 
-def _results(table: pa.TableBlock) -> list[str]:
+def _results(table: pa.Table) -> list[str]:
     known = _known(table, RESULTS)
     found = [name for name in RESULTS if name in known]
     if "decode_hit_rate" in found and table["decode_hit_rate"].equals(table["hit_rate"]):
@@ -111,15 +98,13 @@ def _results(table: pa.TableBlock) -> list[str]:
     return found
 
 
-def _one(table: pa.TableBlock, column: str) -> str:
+def _one(table: pa.Table, column: str) -> str:
     values = {value for value in table[column].to_pylist() if value is not None}
     return cell_text(column, values.pop()) if len(values) == 1 else ""
 
 
-def _sorted(table: pa.TableBlock, result: str) -> pa.TableBlock:
+def _sorted(table: pa.Table, result: str) -> pa.Table:
     """Return the runs that have a result, the best first."""
-    from lrcsim.sweeps.query import direction
-
     _, sign = direction(table, result)
     rows = [(row, value) for row, value in enumerate(table[result].to_pylist()) if value is not None]
     return table.take([row for row, _ in sorted(rows, key=lambda pair: -sign * pair[1])])
@@ -129,7 +114,7 @@ def _words(column: str) -> str:
     return column.replace("_per_s", "/s").replace("_", " ")
 
 
-def _view(table: pa.TableBlock, result: str, by: str, varied: list[str]) -> FigureView:
+def _view(table: pa.Table, result: str, by: str, varied: list[str]) -> FigureView:
     """Draw a result against one option; categories in the order of their values where these are numbers."""
     rows = table.to_pylist()
     others = [name for name in varied if name != by]
@@ -141,31 +126,24 @@ def _view(table: pa.TableBlock, result: str, by: str, varied: list[str]) -> Figu
         groups = {("all runs",): rows}
     lines = _numeric(table, by) and not too_many
     order = sorted({cell_text(by, row[by]) for row in rows}, key=_natural)
-    data = []
+    data, hover = [], "%{customdata}: " + ("%{y:.2%}" if result in RATES else "%{y:,.4g}") + "<extra></extra>"
+    more = {"mode": "lines+markers" if lines else "markers", "hovertemplate": hover}
     for number, (label, members) in enumerate(sorted(groups.items(), key=lambda item: tuple(map(_natural, item[0])))):
         members.sort(key=lambda row: _natural(cell_text(by, row[by])))
-        data.append(
-            line(
-                ", ".join(label) or _words(result),
-                [safe(cell_text(by, row[by])) for row in members],
-                [row[result] for row in members],
-                {"color": COLOURS[number % len(COLOURS)], "dash": DASHES[number // len(COLOURS) % len(DASHES)]},
-                mode="lines+markers" if lines else "markers",
-                customdata=[_describe(row, varied) for row in members],
-                hovertemplate="%{customdata}: " + ("%{y:.2%}" if result in RATES else "%{y:,.4g}") + "<extra></extra>",
-            )
-        )
-    more = {"tickformat": ".0%"} if result in RATES else {}
+        x, y = [safe(cell_text(by, row[by])) for row in members], [row[result] for row in members]
+        style = {"color": COLOURS[number % len(COLOURS)], "dash": DASHES[number // len(COLOURS) % len(DASHES)]}
+        described = [_describe(row, varied) for row in members]
+        data.append(line(", ".join(label) or _words(result), x, y, style, customdata=described, **more))
     drawing = layout(
         height=380,
         x=axis(safe(by), type="category", categoryorder="array", categoryarray=[safe(value) for value in order]),
-        y=axis(_words(result), rangemode="tozero", **more),
+        y=axis(_words(result), rangemode="tozero", **({"tickformat": ".0%"} if result in RATES else {})),
         showlegend=len(data) > 1,
     )
     return FigureView(f"{_words(result)} by {by}", data, drawing)
 
 
-def _numeric(table: pa.TableBlock, column: str) -> bool:
+def _numeric(table: pa.Table, column: str) -> bool:
     """Return whether the values have an order to draw lines along: 2x, 4x; 6GB/s, 12GB/s."""
     return all(_natural(cell_text(column, value))[0] < float("inf") for value in table[column].to_pylist())
 
@@ -183,10 +161,12 @@ def _natural(text: str) -> tuple[float, str]:
         return (float("inf"), text)
 
 
-def _front(table: pa.TableBlock, name: str, varied: list[str]) -> Figure:
+def _front(table: pa.Table, name: str, varied: list[str]) -> Figure:
     """Draw speed against memory, and the runs that no other beats in both."""
     front = pareto(table, ["decode_tokens_per_s", "gpu_bytes"]).to_pylist()
     shown = [row for row in table.to_pylist() if row["gpu_bytes"] is not None]
+    ordered = sorted(front, key=lambda row: row["gpu_bytes"])
+    stairs = {"color": COLOURS[0], "shape": "hv"}
     data = [
         line(
             label,
@@ -200,24 +180,15 @@ def _front(table: pa.TableBlock, name: str, varied: list[str]) -> Figure:
         )
         for label, rows, mode, colour, style in (
             ("all runs", shown, "markers", MUTED, {}),
-            (
-                "Pareto front",
-                sorted(front, key=lambda row: row["gpu_bytes"]),
-                "lines+markers",
-                COLOURS[0],
-                {"color": COLOURS[0], "shape": "hv"},
-            ),
+            ("Pareto front", ordered, "lines+markers", COLOURS[0], stairs),
         )
     ]
-    drawing = layout(
-        height=360,
-        x=axis("memory, GiB", rangemode="tozero"),
-        y=axis("decode tokens/s", rangemode="tozero"),
-    )
+    to_zero = {"rangemode": "tozero"}
+    drawing = layout(height=360, x=axis("memory, GiB", **to_zero), y=axis("decode tokens/s", **to_zero))
     rows = [
         (_describe(row, varied), f"{row['decode_tokens_per_s']:,.4g}", cell_text("gpu_bytes", row["gpu_bytes"]))
         for row in front
     ]
-    table_of = TableBlock("Pareto front", ("run", "decode tokens/s", "memory"), rows)
     text = f"{len(front):,} runs that no other beats in both speed and memory (cache, other weights and KV cache)."
-    return Figure(name, "Speed for memory", text, [FigureView("", data, drawing)], table_of)
+    numbers = TableBlock("Pareto front", ("run", "decode tokens/s", "memory"), rows)
+    return Figure(name, "Speed for memory", text, [FigureView("", data, drawing)], numbers)

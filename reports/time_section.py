@@ -6,13 +6,12 @@ from typing import Any
 
 from lrcsim.base.text import human_bytes, percent, seconds
 from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
-from lrcsim.reports.plots import COLOURS, MUTED, axis, layout
+from lrcsim.reports.drawing import COLOURS, MUTED, axis, bars, layout
 from lrcsim.reports.verdict import SPENT, speed
 from lrcsim.simulator.setup.outcomes import NOT_CACHED
 
-__all__ = ["time_section"]
-
 BOUNDS = {"optimum": "fewest loads, prefetched", "compute_only": "compute alone", "link_bound": "transfers alone"}
+HOVER = "%%{x:,.4g} ms<extra>%s</extra>"
 SPENT_COLOURS = {"compute": COLOURS[0], "overhead": COLOURS[5], "stall": COLOURS[1]}
 
 
@@ -39,20 +38,14 @@ def time_section(run: dict[str, Any], name: str) -> Section:
     ]
     if rows:
         blocks.append(TableBlock("how long a request waits, ms", ("", "mean", "p50", "p90", "p99", "most"), rows))
-    rows = [
-        (
-            link,
-            human_bytes(use["bytes"]),
-            percent(use["utilization"]),
-            f"{use['bytes'] / use['busy_s'] / 1e9:,.2f}" if use["busy_s"] else "–",
-            f"{use['bandwidth'] / 1e9:,.2f}",
-        )
-        for link, use in run["links"].items()
-        if use["bytes"]
-    ]
+    rows = []
+    for link, use in run["links"].items():
+        if use["bytes"]:
+            busy = f"{use['bytes'] / use['busy_s'] / 1e9:,.2f}" if use["busy_s"] else "–"
+            most = f"{use['bandwidth'] / 1e9:,.2f}"
+            rows.append((link, human_bytes(use["bytes"]), percent(use["utilization"]), busy, most))
     if rows:
-        head = ("", "moved", "busy", "GB/s while busy", "GB/s at most")
-        blocks.append(TableBlock("links", head, rows))
+        blocks.append(TableBlock("links", ("", "moved", "busy", "GB/s while busy", "GB/s at most"), rows))
     blocks += _extras(run)
     return Section(f"{name}-time", "Time", text, blocks)
 
@@ -63,48 +56,27 @@ def _token(run: dict[str, Any], name: str) -> Figure:
     per_token, source = time["decode_ms_per_token"], time.get("decode")
     whole = time["decode_s"] if source else time["compute_s"] + time["stall_s"] + time["overhead_s"]
     parts = {part: per_token * (source or time)[f"{part}_s"] / whole for part in SPENT_COLOURS}
+    across = {"orientation": "h"}
     data = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "name": SPENT[part],
-            "y": ["this run"],
-            "x": [value],
-            "marker": {"color": SPENT_COLOURS[part]},
-            "hovertemplate": "%{x:,.4g} ms<extra>%{fullData.name}</extra>",
-        }
+        bars([value], ["this run"], SPENT_COLOURS[part], HOVER % "%{fullData.name}", name=SPENT[part], **across)
         for part, value in parts.items()
     ]
-    bounds = {
-        BOUNDS[key]: time["bounds"][key]
-        for key in BOUNDS
-        if time.get("bounds", {}).get(key, {}).get("decode_tokens_per_s") is not None
-    }
-    data.append(
-        {
-            "type": "bar",
-            "orientation": "h",
-            "name": "cannot be shorter",
-            "y": list(bounds),
-            "x": [1e3 / bound["decode_tokens_per_s"] for bound in bounds.values()],
-            "marker": {"color": MUTED},
-            "hovertemplate": "%{x:,.4g} ms<extra>%{y}</extra>",
-        }
-    )
+    given = {label: time.get("bounds", {}).get(key, {}) for key, label in BOUNDS.items()}
+    bounds = {label: bound for label, bound in given.items() if bound.get("decode_tokens_per_s") is not None}
+    least = [1e3 / bound["decode_tokens_per_s"] for bound in bounds.values()]
+    data.append(bars(least, list(bounds), MUTED, HOVER % "%{y}", name="cannot be shorter", **across))
     drawing = layout(
         height=120 + 36 * (1 + len(bounds)),
         x=axis("ms per decoded token", rangemode="tozero"),
         y=axis("", autorange="reversed"),
         barmode="stack",
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "xanchor": "left", "traceorder": "normal"},
         bargap=0.35,
     )
+    drawing["legend"]["traceorder"] = "normal"
     rows = [(SPENT[part], f"{value:,.4g} ms", percent(value / per_token)) for part, value in parts.items()]
     rows.append(("a token", f"{per_token:,.4g} ms", speed(time["decode_tokens_per_s"])))
-    rows += [
-        (label, f"{1e3 / bound['decode_tokens_per_s']:,.4g} ms", speed(bound["decode_tokens_per_s"]))
-        for label, bound in bounds.items()
-    ]
+    for (label, bound), value in zip(bounds.items(), least, strict=True):
+        rows.append((label, f"{value:,.4g} ms", speed(bound["decode_tokens_per_s"])))
     spent = ", ".join(f"{value:,.3g} ms {SPENT[part]}" for part, value in parts.items())
     of = "" if source else " (prefill and decode have the same shares here: the result does not tell them apart)"
     text = (

@@ -7,8 +7,6 @@ from typing import Any
 from lrcsim.base.text import capacity_text, human_bytes, percent
 from lrcsim.reports.blocks import KeyNumber
 
-__all__ = ["answer_of", "best_of", "numbers_of", "policys_share", "run_name", "token_shares"]
-
 NO_LINKS = ("gpu", "cpu", "cpu (missed experts)", "overhead")
 """What may bind a run besides its links."""
 SPENT = {"compute": "computing", "stall": "waiting for experts", "overhead": "synchronisation and bookkeeping"}

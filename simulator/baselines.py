@@ -1,14 +1,13 @@
 """What a result is compared with: LRU, the optimum, bounds for experts of unequal size, and the fewest bytes loaded.
 
 In slots these come from the compiled stack algorithms, which give every capacity at once; in bytes they are replayed.
-Both are kept on the trace, so that a loop over policies or capacities pays once.
+Both are kept as long as the trace is, so that a loop over policies or capacities pays once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,19 +16,23 @@ from lrcsim.base.progress import Progress, part_of
 from lrcsim.simulator.cache.bounds import cheapest, most_bytes_kept, most_hits
 from lrcsim.simulator.cache.capacity import PoolSize
 from lrcsim.simulator.cache.future import Future
-from lrcsim.simulator.replay import Counts, replay
+from lrcsim.simulator.compiled.counts import count
+from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import DECODE, PREFILL
+from lrcsim.traces.kept import Kept
 from lrcsim.traces.schedule import Schedule
 
 if TYPE_CHECKING:
     from lrcsim.simulator.compiled.every_size import StackHits
 
-__all__ = ["Baselines", "Free", "LeastBytes"]
-
-T = TypeVar("T")
 LOADS = {"belady": "every miss, and nothing else,", "belady-bypass": "nothing but misses"}
 """What the policies load that have no more hits than the optimum of that name."""
+
+_every_size: Kept[StackHits] = Kept()
+_replays: Kept[Counts] = Kept()
+_bytes_kept: Kept[list[float]] = Kept()
+_upper: Kept[tuple[int, int]] = Kept()
 
 
 @dataclass(frozen=True)
@@ -114,12 +117,12 @@ class Baselines:
         """Return how many replays `find` will make: of references that are not known yet, leaving out one."""
         if not self.unequal:
             return 0
-        return sum(name != but and self._key(name) not in self.run.trace.notes for name in self._names(bypass))
+        return sum(name != but and self._key(name) not in _replays.of(self.run.trace) for name in self._names(bypass))
 
     def keep(self, name: str, counts: Counts) -> None:
         """Take over what the run asked for found, if it was one of the references itself."""
         if self.unequal and name in self._names(bypass=True):
-            self.run.trace.notes[self._key(name)] = counts
+            _replays.of(self.run.trace)[self._key(name)] = counts
 
     def find(
         self, bypass: bool, progress: Progress | None = None, *, ahead: str = "", elsewhere: bool = False
@@ -211,8 +214,9 @@ class Baselines:
 
         run = self.run
         key = name if only is None else f"{name} of phase {only}"
-        return self._once(
-            key,
+        return _every_size.once(
+            run.trace,
+            self._key(key),
             lambda: stack_hits(run.trace, name, run.scope, run.access, run.prefill, run.warm, only=only),
         )
 
@@ -227,14 +231,14 @@ class Baselines:
             masks = (phase == PREFILL, phase == DECODE, None)
             return [most_bytes_kept(future, pool, sizes, counted) for counted in masks]
 
-        return self._once(f"bytes kept of {pool}, {sizes}", count)
+        return _bytes_kept.once(run.trace, self._key(f"{pool}, {sizes}"), count)
 
     def _names(self, bypass: bool) -> list[str]:
         return ["lru", "belady", *(["belady-bypass"] if bypass and self.run.access != "paper" else [])]
 
     def _bound(self, name: str, kind: str, note: str, progress: Progress | None) -> Bound:
         if self.unequal:
-            counts = self._once(name, lambda: self._replay(name, progress))
+            counts = _replays.once(self.run.trace, self._key(name), lambda: self._replay(name, progress))
             accesses, hits = counts.accesses.sum(axis=1), (counts.accesses - counts.misses).sum(axis=1)
         else:
             found = self._stack(name)
@@ -255,9 +259,10 @@ class Baselines:
 
     def _replay(self, name: str, progress: Progress | None) -> Counts:
         self.replayed += 1
-        return replay(
+        counts, _ = count(
             self.run.with_policy(name, profile=False), progress=part_of(progress, self.replayed, self.replays)
         )
+        return counts
 
     def _upper(self, ahead: str) -> Bound:
         run = self.run
@@ -266,7 +271,7 @@ class Baselines:
             future = Future(Schedule(run.trace, run.prefill), run.access, run.warm)
             return most_hits(future, list(run.pools)), len(future.keys)
 
-        hits, accesses = self._once("upper", count)
+        hits, accesses = _upper.once(run.trace, self._key("upper"), count)
         rate = min(hits / accesses, 1.0) if accesses else None
         note = f"no policy that loads {LOADS['belady-bypass']} exceeds it (PFOO-L); it need not be reachable"
         if ahead:
@@ -276,11 +281,4 @@ class Baselines:
     def _key(self, name: str) -> tuple[object, ...]:
         run = self.run
         capacity = tuple(run.pools) if self.unequal else run.scope  # in slots, all capacities come at once
-        return ("reference", name, capacity, run.access, run.prefill, run.warm)
-
-    def _once(self, name: str, compute: Callable[[], T]) -> T:
-        notes, key = self.run.trace.notes, self._key(name)
-        if key not in notes:
-            notes[key] = compute()
-        known: T = notes[key]  # type: ignore[assignment]  # what compute() gave under this key
-        return known
+        return (name, capacity, run.access, run.prefill, run.warm)

@@ -8,8 +8,6 @@ from lrcsim.simulator.cache.capacity import PoolSize
 from lrcsim.simulator.replay import Counts
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["advice"]
-
 
 def advice(
     trace: RoutingTrace, policy: str, pools: list[PoolSize], scope: str, access: str, counts: Counts

@@ -1,4 +1,4 @@
-"""Run: run a schedule through pools and count."""
+"""Replay: run a schedule through pools and count."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ import numpy.typing as npt
 from lrcsim.base.errors import LrcsimError, PolicyError, brief
 from lrcsim.base.progress import Progress
 from lrcsim.base.reprs import short_repr
-from lrcsim.policies import View, make_policy
-from lrcsim.policies.guard import inner
+from lrcsim.policies import Policy, View, make_policy
 from lrcsim.simulator.cache.future import Future
 from lrcsim.simulator.cache.pool import Pool
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces.schedule import Block, Schedule
-
-__all__ = ["Counts", "make_pools", "replay"]
 
 
 @dataclass
@@ -121,10 +118,7 @@ def make_pools(run: Run) -> list[Pool]:
         if run.profile is not None:
             view.profile = run.profile.tolist()
         policy = make_policy(run.policy)
-        if pools and policy is inner(pools[0].policy):
-            raise PolicyError(
-                f"policy {policy.name}: scope 'layer' needs one object per layer; give the class or the name instead"
-            )
+        refuse_shared_policy(policy, run)
         try:
             pools.append(Pool(size, policy, view))
         except LrcsimError:
@@ -132,6 +126,14 @@ def make_pools(run: Run) -> list[Pool]:
         except Exception as error:
             raise PolicyError(f"policy {policy.name} failed in reset(): {brief(error)}") from error
     return pools
+
+
+def refuse_shared_policy(policy: Policy, run: Run) -> None:
+    """Raise PolicyError where one policy object would have to serve several pools."""
+    if policy is run.policy and len(run.pools) > 1:
+        raise PolicyError(
+            f"policy {policy.name}: scope 'layer' needs one object per layer; give the class or the name instead"
+        )
 
 
 class _Runner:

@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrcsim.base.kinds import named
 from lrcsim.base.reprs import short
 from lrcsim.simulator.baselines import Bound
+from lrcsim.simulator.compiled.engine_for import Engine
 from lrcsim.simulator.replay import Counts
-from lrcsim.simulator.setup.run import KIND, VERSION, Run
+from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
+from lrcsim.traces.kept import Kept
 
 if TYPE_CHECKING:
     from lrcsim.simulator.time.run_in_time import Timed
 
-__all__ = ["Result", "rate"]
+_tokens: Kept[tuple[int, int]] = Kept()
+"""Of prefill and of decode, ``"all"`` or ``"recorded"``."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Result:
         lru: hit rate of LRU under the same rules, or None when bounds were not asked for.
         warnings: what a reader of the numbers should know.
         timed: what the run took on a machine (`lrcsim.simulator.time.run_in_time.Timed`); None without one.
+        engine: what decided the hits: ``"compiled"`` or ``"python"``, of several runs in one pass also ``"stack"``. All
+            decide the same.
     """
 
     run: Run
@@ -39,6 +45,7 @@ class Result:
     lru: Bound | None
     warnings: list[str]
     timed: Timed | None = None
+    engine: Engine = "python"
 
     @property
     def trace(self) -> RoutingTrace:
@@ -107,25 +114,20 @@ class Result:
 
     def tokens(self, phase: int) -> int:
         """Tokens of a phase; a trace without phases has decode tokens only."""
-        notes = self.trace.notes
-        if "tokens" not in notes:
-            notes["tokens"] = self._count_tokens()
-        counted: tuple[int, int] = notes["tokens"]  # type: ignore[assignment]  # what _count_tokens gave
-        return counted[phase]
+        return _tokens.once(self.trace, "all", self._count_tokens)[phase]
 
     def _recorded_tokens(self) -> tuple[int, int]:
         """Tokens of prefill and of decode of which any expert was recorded: the others load nothing."""
-        notes, trace = self.trace.notes, self.trace
-        if "recorded tokens" not in notes:
-            counted = [0, 0]
-            for low, high in trace.blocks():
-                recorded = (trace.read("experts", low, high) >= 0).any(axis=(1, 2))
-                decode = trace.read("phase", low, high) == DECODE if "phase" in trace.columns else np.True_
-                counted[DECODE] += int(np.count_nonzero(recorded & decode))
-                counted[PREFILL] += int(np.count_nonzero(recorded & ~decode))
-            notes["recorded tokens"] = counted[PREFILL], counted[DECODE]
-        found: tuple[int, int] = notes["recorded tokens"]  # type: ignore[assignment]  # what was put there
-        return found
+        return _tokens.once(self.trace, "recorded", self._count_recorded)
+
+    def _count_recorded(self) -> tuple[int, int]:
+        trace, counted = self.trace, [0, 0]
+        for low, high in trace.blocks():
+            recorded = (trace.read("experts", low, high) >= 0).any(axis=(1, 2))
+            decode = trace.read("phase", low, high) == DECODE if "phase" in trace.columns else np.True_
+            counted[DECODE] += int(np.count_nonzero(recorded & decode))
+            counted[PREFILL] += int(np.count_nonzero(recorded & ~decode))
+        return counted[PREFILL], counted[DECODE]
 
     def _count_tokens(self) -> tuple[int, int]:
         if "phase" not in self.trace.columns:
@@ -151,9 +153,7 @@ class Result:
 
         accesses, misses = int(counts.accesses.sum()), int(counts.misses.sum())
         per_layer = counts.accesses.sum(axis=0)
-        return {
-            "kind": KIND,
-            "version": VERSION,
+        data = {
             "run": self.run.to_dict(),
             "trace": {
                 "model": trace.model,
@@ -169,6 +169,7 @@ class Result:
             },
             "config": self.config,
             "cache": {
+                "engine": self.engine,
                 "hit_rate": self.hit_rate,
                 "hits": accesses - misses,
                 "accesses": accesses,
@@ -190,6 +191,7 @@ class Result:
             "warnings": self.warnings,
             **({} if self.timed is None else self.timed.to_dict()),
         }
+        return named("run", data)
 
 
 def rate(counts: Counts, phase: int | None = None) -> float | None:

@@ -10,13 +10,11 @@ from lrcsim.policies import PolicySpec, make_policy
 from lrcsim.simulator.baselines import Baselines, Bound
 from lrcsim.simulator.cache.capacity import CacheSize
 from lrcsim.simulator.caveats import advice
-from lrcsim.simulator.replay import replay
+from lrcsim.simulator.compiled.counts import count
 from lrcsim.simulator.result import Result
 from lrcsim.simulator.setup.options import takes_options
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import RoutingTrace
-
-__all__ = ["simulate"]
 
 
 def simulate(
@@ -79,12 +77,12 @@ def result_of(
     timed = None
     run.check_memory()
     if platform is None:
-        counts = replay(run, record=record, progress=told)
+        counts, engine = count(run, record=record, progress=told)
     else:
         from lrcsim.simulator.time.run_in_time import run_timed
 
         timed = run_timed(run, log=log, samples=samples, progress=told)
-        counts = timed.counts
+        counts, engine = timed.counts, "compiled" if timed.engine == "compiled" else "python"
         if timed.run is not run:  # with arrivals, what was run is known only now
             run = timed.run
             baselines = Baselines(run) if options.bounds else None
@@ -99,10 +97,11 @@ def result_of(
         found = baselines.find(tried.bypass, progress, ahead=ahead, elsewhere=elsewhere)
     if timed is not None:
         timed.find_limits(baselines)
-    warnings = advice(run.trace, tried.name, run.pools, run.scope, run.access, counts)
+    warnings = advice(run.trace, tried.name, list(run.pools), run.scope, run.access, counts)
     return Result(
         run=run,
         counts=counts,
+        engine=engine,
         bounds={name: bound for name, bound in found.items() if name != "lru"},
         lru=found.get("lru"),
         warnings=warnings + ([] if timed is None else timed.advice()),

@@ -1,5 +1,6 @@
 """Sweeps: many runs from one specification, on one machine or many, into one table; and questions to that table."""
 
+from lrcsim.sweeps.columns import run_of
 from lrcsim.sweeps.run import SweepOutcome, run_sweep
 from lrcsim.sweeps.spec import Spec, read_spec
 from lrcsim.sweeps.store import read_table
@@ -21,5 +22,6 @@ __all__ = [
     "on_local_dask",
     "read_spec",
     "read_table",
+    "run_of",
     "run_sweep",
 ]

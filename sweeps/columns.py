@@ -11,17 +11,24 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
+from lrcsim.base.documents import parse_json
+from lrcsim.base.errors import ConfigError
+from lrcsim.base.kinds import named
 from lrcsim.hardware.document import LINKS
 from lrcsim.simulator import Result, resolve_capacity
 from lrcsim.simulator.cache.capacity import bytes_of
 from lrcsim.simulator.setup.options import Kind
 from lrcsim.simulator.setup.outcomes import LOSSY, NOT_CACHED, OTHER_MODEL
+from lrcsim.simulator.setup.run import Run
 from lrcsim.sweeps.options import as_text, options
 from lrcsim.sweeps.spec import Values
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
 Row = dict[str, Any]
 Better = Literal["more", "less", ""]
+
+KIND = "sweep"
+"""Of a table, in the metadata of its schema."""
 
 TYPES: dict[Kind, pa.DataType] = {"text": pa.string(), "flag": pa.bool_(), "count": pa.int64(), "number": pa.float64()}
 
@@ -111,8 +118,9 @@ def schema(hardware_keys: Iterable[str]) -> pa.Schema:
     fields = [("run", pa.string()), ("trace", pa.string()), ("trace_sha256", pa.string()), ("lrcsim", pa.string())]
     fields += [(option.name, TYPES[option.kind]) for option in options().values() if option.name != "trace"]
     fields += [(name, pa.string()) for name in hardware_keys]
-    fields += [("files", pa.string()), *((column.name, TYPES[column.kind]) for column in MEASURED)]
-    return pa.schema([*fields, ("error", pa.string())])
+    fields += [("files", pa.string()), ("options", pa.string())]
+    fields += [(column.name, TYPES[column.kind]) for column in MEASURED]
+    return pa.schema([*fields, ("error", pa.string())], {name: str(value) for name, value in named(KIND, {}).items()})
 
 
 def better(column: str) -> Better:
@@ -143,6 +151,7 @@ def row_of(identity: Row, values: Values, trace: RoutingTrace, result: Result) -
     pools = resolve_capacity(str(row["cache"]), result.trace.layers, result.config["scope"])
     in_slots = result.config["capacity_unit"] == "experts"
     row |= {
+        "options": json.dumps(result.run.to_dict()["options"]),
         "hit_rate": result.hit_rate,
         "prefill_hit_rate": result.phase_rate(PREFILL),
         "decode_hit_rate": result.phase_rate(DECODE),
@@ -166,6 +175,25 @@ def row_of(identity: Row, values: Values, trace: RoutingTrace, result: Result) -
         measured = result.timed.to_dict()
         row |= {column.name: _at(measured, column.path) for column in MEASURED if column.path}
     return row
+
+
+def run_of(row: Mapping[str, Any], trace: RoutingTrace, **instead: Any) -> Run:
+    """Settle the run of a row again, on its trace.
+
+    Args:
+        row: of a table of results.
+        trace: the trace; that it is the same is for the caller to check (``trace_sha256``).
+        instead: options in place of those that the row has.
+
+    Raises:
+        ConfigError: the row does not say what its run was told.
+        PolicyError: as `Run.of`.
+    """
+    text = row.get("options")
+    if not isinstance(text, str):
+        raise ConfigError("the row has no options: its run failed, or an older lrcsim wrote it; run the sweep again")
+    options = parse_json(text, "options of the row", ConfigError)
+    return Run.from_dict(named("run", {"options": options}), trace, **instead)
 
 
 def _asked(values: Values) -> Row:

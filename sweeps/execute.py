@@ -54,7 +54,7 @@ def error_rows(task: Task, error: str) -> list[Row]:
 def _run_one(task: Task, run: PlannedRun) -> Row:
     try:
         trace = _trace_of(task, run)
-        result = simulate(trace, **_arguments(task, run, trace))
+        result = simulate(trace, **_arguments(task, run))
         return row_of(_identity(run, task), run.values, trace, result)
     except Exception as error:
         return failed_row(_identity(run, task), run.values, _said(error))
@@ -66,9 +66,9 @@ def _run_pass(task: Task) -> list[Row]:
     try:
         trace = _trace_of(task, task.runs[0])
         try:
-            shared = Run.of(trace, **_arguments(task, task.runs[0], trace) | {"cache": 0})
-        except LrcsimError:
-            return [_run_one(task, run) for run in task.runs]  # none can be run, and each says why by itself
+            shared = Run.of(trace, **_arguments(task, task.runs[0]) | {"cache": 0})
+        except LrcsimError:  # then each says by itself what is wrong with it first
+            return [_run_one(task, run) for run in task.runs]
         sized: dict[str, Run] = {}
         for run in task.runs:
             try:
@@ -100,7 +100,7 @@ def _result(run: Run, accesses: Any, misses: Any) -> Result:
     return Result(run, counts, bounds, found.get("lru"), warnings=[])
 
 
-def _arguments(task: Task, run: PlannedRun, trace: RoutingTrace) -> dict[str, Any]:
+def _arguments(task: Task, run: PlannedRun) -> dict[str, Any]:
     """Return what to call `simulate` with, besides the trace."""
     folder = Path(task.folder)
     told: dict[str, Any] = {}
@@ -112,7 +112,7 @@ def _arguments(task: Task, run: PlannedRun, trace: RoutingTrace) -> dict[str, An
         told["overrides"] = overrides
     profile = run.values.get("profile")
     if profile is not None:
-        told["profile"] = trace if profile == "self" else _opened(trace_path(profile, folder))[0]
+        told["profile"] = profile if profile == "self" else _opened(trace_path(profile, folder))[0]
     return told
 
 

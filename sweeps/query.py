@@ -13,7 +13,7 @@ import pyarrow as pa
 from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.sweeps.columns import MEASURED, better
 
-IDENTITY = ("run", "trace_sha256", "lrcsim", "files", "error")
+IDENTITY = ("run", "trace_sha256", "lrcsim", "files", "options", "error")
 """Columns that are no part of a run's configuration as people name it."""
 
 

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from lrcsim.base.errors import ConfigError, brief
 from lrcsim.base.files import replacing
+from lrcsim.base.reprs import short
 from lrcsim.sweeps.columns import Row, schema
 
 WRITING = 0.05
@@ -61,6 +62,13 @@ def read_table(path: str | Path) -> pa.Table:
 
 def _check_columns(file: Path, table: pa.Table) -> None:
     """Refuse a table that no sweep has written: it lacks columns, or they are of other types."""
+    said = table.schema.metadata or {}
+    for name, value in schema(()).metadata.items():
+        if said.get(name, value) != value:
+            raise ConfigError(
+                f"{file} is no table of results that this lrcsim reads: its {name.decode()} is "
+                f"{short(said[name].decode(errors='replace'))}, not {value.decode()}"
+            )
     names = table.column_names
     lacks = [name for name in NEEDED if name not in names]
     if lacks:

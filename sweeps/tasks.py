@@ -12,7 +12,7 @@ from typing import Literal
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.policies import make_policy
-from lrcsim.simulator.curves.curve import engine_of
+from lrcsim.simulator.compiled.engine_for import engine_for
 from lrcsim.sweeps.checks import check_values
 from lrcsim.sweeps.files import file_in, located, trace_path
 from lrcsim.sweeps.options import options
@@ -99,8 +99,8 @@ class TaskList:
             trace = _told(run.values, "trace")
             policy = _told(run.values, "policy")
             if policy not in engines:
-                engines[policy] = engine_of(make_policy(located(policy, self.spec.folder)))
-            shares = share and run.values.keys() <= SHARED and trace not in unequal and engines[policy] != "replay"
+                engines[policy] = engine_for(make_policy(located(policy, self.spec.folder)), hits_only=True)
+            shares = share and run.values.keys() <= SHARED and trace not in unequal and engines[policy] != "python"
             if shares:
                 same = {name: value for name, value in run.values.items() if name != "cache"}
                 groups.setdefault(json.dumps(same, sort_keys=True), []).append(run)

@@ -1,8 +1,8 @@
 """Definition-level twins of the schedule, the rules of access and every built-in policy: plain lists, slow, readable.
 
 Nothing here is shared with lrcsim, so that an error would have to be made twice to stay unseen. Wherever a policy can
-be stated as "evict the resident that is worth least, judged by everything that has happened so far", its twin is just
-that: a function of the whole log of uses and evictions (`WORTH`). The queue algorithms are written with plain lists,
+be stated as "evict the resident of smallest score, judged by everything that has happened so far", its twin is just
+that: a function of the whole log of uses and evictions (`SCORE`). The queue algorithms are written with plain lists,
 oldest entry first. Scores are exact (fractions, or decimals of 60 digits rounded to 40), so ties are true ties.
 
 The words are those of the design: a step is a forward pass, a layer-step one layer of it, a batch the distinct experts
@@ -247,7 +247,7 @@ class World:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Policies that evict the resident of least worth; ties go to the least recent (but see `belady`)
+# Policies that evict the resident of smallest score; ties go to the least recent (but see `belady`)
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -397,7 +397,7 @@ def sch_lookahead(world: World, key: int) -> Any:
     return sum(use.key == key and use.step < end for use in world.in_sight())
 
 
-WORTH: dict[str, Callable[[World, int], Any]] = {
+SCORE: dict[str, Callable[[World, int], Any]] = {
     "lru": lru,
     "mru": mru,
     "fifo": fifo,
@@ -688,6 +688,10 @@ QUEUES: dict[str, type[Queues]] = {
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+LOADED_AHEAD = ("static", "pinned-lru", "sch-static")
+"""Those whose law is in `Pool.begin_step` and `Pool.victim`."""
+
+
 def that_fit(ranked: Iterable[int], room: int, cost: Callable[[int], int]) -> list[int]:
     """Take experts in this order, passing over those for which there is no room left."""
     taken: list[int] = []
@@ -714,7 +718,7 @@ class Pool:
     def __init__(self, size: PoolSize, policy: str, params: Params, world: World, popular: list[int]) -> None:
         self.size, self.policy, self.params, self.world = size, policy, params, world
         self.popular = [key for key in popular if key // world.stride in size.layers]
-        self.bypass = policy in ("belady-bypass", "static", "pinned-lru", "sch-static")
+        self.bypass = policy in ("belady-bypass", *LOADED_AHEAD)
         self.evictions = self.bypassed = 0
         self.preloaded: list[int] = []
         self.empty()
@@ -762,13 +766,13 @@ class Pool:
         return sum(map(self.cost, keys)) > self.size.capacity
 
     def victim(self, candidates: list[int], missed: list[int]) -> int:
-        """Name the candidate that is worth least."""
+        """Name the candidate of smallest score."""
         if self.policy in ("static", "sch-static"):
             return [key for key in missed if key in candidates][-1]
         if self.policy == "pinned-lru":
             return min((key for key in candidates if key not in self.pinned), key=self.world.last_use)
-        worth = WORTH[self.policy]
-        return min(candidates, key=lambda key: (worth(self.world, key), self.world.last_use(key)))
+        score = SCORE[self.policy]
+        return min(candidates, key=lambda key: (score(self.world, key), self.world.last_use(key)))
 
     def serve(self, uses: list[Use]) -> list[int]:
         """Look up these experts, all of which must be resident together; return those that missed."""

@@ -28,6 +28,10 @@ BUNDLED = {"bundled:generated": "generated.h5", "bundled:teacher-forced": "teach
 """Traces that come with lrcsim, by the name to open them with; the first is the default."""
 
 
+class Identity:
+    """What copies of a trace have in common: the same object says that their columns are the same."""
+
+
 class RoutingTrace:
     """Which experts every token used at every MoE layer, request after request.
 
@@ -76,8 +80,7 @@ class RoutingTrace:
         self._sha256: str | None = None
         self._loaded: dict[str, npt.NDArray[Any]] = {}
         self._checked: set[str] = set()  # columns in memory that were checked as a whole
-        self.notes: dict[object, object] = {}
-        """Results that depend on this trace alone, kept by whoever computed them (the bounds of `simulate`)."""
+        self.identity = Identity()
 
     @classmethod
     def from_arrays(

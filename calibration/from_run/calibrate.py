@@ -16,8 +16,6 @@ from lrcsim.calibration.from_run.measured import TIMES, MeasuredRun
 from lrcsim.calibration.from_run.rerun import Rerun, StepTimes
 from lrcsim.hardware import HardwareProfile
 
-__all__ = ["Agreement", "Calibration", "Choice", "agreement", "calibrate"]
-
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 

@@ -32,8 +32,6 @@ from lrcsim.base.progress import Progress
 from lrcsim.hardware import HardwareProfile
 from lrcsim.hardware.document import PARTS, schema
 
-__all__ = ["FITTABLE", "Fit", "Fitted", "Loss", "Predict", "fit_best", "fit_numbers", "number", "with_numbers"]
-
 FloatArray = npt.NDArray[np.float64]
 Loss = Literal["huber", "squares"]
 Predict = Callable[[HardwareProfile], Mapping[str, FloatArray]]

@@ -18,8 +18,6 @@ import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError, TraceError, did_you_mean
 
-__all__ = ["ROLES", "TIMES", "MeasuredColumn", "MeasuredRun", "parse_mapping", "read_measured"]
-
 FloatArray = npt.NDArray[np.float64]
 
 TIMES = ("wall", "compute", "stall", "overhead")

@@ -28,8 +28,6 @@ from lrcsim.simulator.time.residency import Lookup, Residency
 from lrcsim.traces import DECODE, RoutingTrace
 from lrcsim.traces.schedule import Schedule
 
-__all__ = ["Rerun", "StepTimes", "matching_dtype"]
-
 FloatArray = npt.NDArray[np.float64]
 
 

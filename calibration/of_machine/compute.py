@@ -14,8 +14,6 @@ import numpy.typing as npt
 
 from lrcsim.calibration.of_machine.timing import Timing, repeat
 
-__all__ = ["ExpertTimes", "expert_sizes", "hand_over", "multiply_rate", "widths"]
-
 Matrices = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]
 ExpertTimes = tuple[Timing, Timing]
 """Of one size: with the weights in the caches, and streaming from memory."""

@@ -17,8 +17,6 @@ import numpy as np
 from lrcsim.base.errors import ConfigError
 from lrcsim.calibration.of_machine.timing import Timing, at_once, repeat
 
-__all__ = ["ALIGNMENT", "UncachedFile", "aligned_buffers", "file_system", "read_lanes", "read_sizes", "scratch_file"]
-
 ALIGNMENT = 4096
 """Offsets, lengths and addresses of reads past the page cache are multiples of this many bytes."""
 SPREAD = 64 << 20

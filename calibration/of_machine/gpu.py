@@ -10,8 +10,6 @@ from typing import Any
 from lrcsim.calibration.of_machine.compute import widths
 from lrcsim.calibration.of_machine.timing import Timing, repeat
 
-__all__ = ["GpuTimes", "find_torch", "measure_gpu"]
-
 
 @dataclass(frozen=True)
 class GpuTimes:

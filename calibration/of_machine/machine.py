@@ -25,8 +25,6 @@ from lrcsim.calibration.of_machine.gpu import GpuTimes, find_torch, measure_gpu
 from lrcsim.calibration.of_machine.memory import copy_sizes, copy_together
 from lrcsim.calibration.of_machine.timing import Timing
 
-__all__ = ["Machine", "MeasurePlan", "Reads", "measure_machine"]
-
 KIB, MIB = 1 << 10, 1 << 20
 
 

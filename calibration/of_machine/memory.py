@@ -10,8 +10,6 @@ import numpy.typing as npt
 
 from lrcsim.calibration.of_machine.timing import Timing, at_once, repeat
 
-__all__ = ["copy_sizes", "copy_together"]
-
 EACH = 4
 """Copies of each thread in a row."""
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Line", "Timing", "at_once", "fit_line", "repeat"]
-
 
 @dataclass(frozen=True)
 class Timing:

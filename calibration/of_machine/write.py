@@ -12,8 +12,6 @@ from lrcsim.hardware.document import Entry, Flat, build, written
 from lrcsim.hardware.load import to_toml
 from lrcsim.hardware.profile import HardwareProfile
 
-__all__ = ["profile_of", "toml_of"]
-
 Put = Callable[[str, float, str], None]
 """Records a number: its path, its value, and its source."""
 ENOUGH = 0.95

@@ -18,13 +18,25 @@ from mkdocs.plugins import event_priority
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
-    "traces", "simulator", "policies", "hierarchy", "hardware", "models", "recorder", "sweeps", "planner", "reports",
-    "documents", "errors",
+    "traces", "simulator", "simulator.time", "policies", "hardware", "models", "recorder", "sweeps", "planner",
+    "reports", "errors",
 )  # fmt: skip
 BESIDES = {  # what others refer to, and is imported from its module
     "traces": ("traces.importers.import_trace", "traces.importers.Options", "traces.exporters.export_trace"),
-    "simulator": ("simulator.allocate.allocate", "simulator.allocate.Allocation", "simulator.replay.Counts"),
-    "hierarchy": ("hierarchy.machine.Machine", "hierarchy.timed.Timed", "hierarchy.times.Tally", "hierarchy.work.Step"),
+    "simulator": (
+        "simulator.setup.options.Options",
+        "simulator.setup.run.Run",
+        "simulator.curves.allocate.allocate",
+        "simulator.curves.allocate.Allocation",
+        "simulator.replay.Counts",
+    ),
+    "simulator.time": (
+        "simulator.time.run_in_time.Timed",
+        "simulator.time.tally.Tally",
+        "simulator.serving.steps.Step",
+        "simulator.serving.batching.batched",
+        "simulator.serving.arrivals.arrival_steps",
+    ),
 }
 _copy: list[tempfile.TemporaryDirectory[str]] = []
 
@@ -67,7 +79,7 @@ def text_of(module: object) -> str:
 
 def entry(package: str, name: str) -> str:
     """Return the directive for one name; a function may stand in a module of its own name, which hides it."""
-    if (ROOT / package / f"{name}.py").exists():
+    if (ROOT / package.replace(".", "/") / f"{name}.py").exists():
         return f'<a id="lrcsim.{package}.{name}"></a>\n\n::: lrcsim.{package}.{name}.{name}'
     return f"::: lrcsim.{package}.{name}"
 

@@ -121,7 +121,7 @@ def write_table(traces: Path, out: Path, progress: Callable[[int, int], None] | 
         ConfigError: the folder has no trace of the baseline.
     """
     rows = read_rows(traces, progress)
-    write_json(str(out / "results.json"), [row.to_dict() for row in rows])
+    write_json(str(out / "results.json"), [row.to_dict() for row in rows], "model-family")
     with replacing(out / "results.md") as partial:
         partial.write_text(markdown(rows), encoding="utf-8")
 

@@ -217,7 +217,7 @@ def train(
         "versions": {"python": platform.python_version()}
         | {library.__name__: library.__version__ for library in (torch, transformers)},
     }
-    write_json(str(done), result)
+    write_json(str(done), result, "training")
     checkpoint.unlink(missing_ok=True)
     return result
 

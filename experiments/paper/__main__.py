@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
             with _told("figures and tables") as progress:
                 write_folder(chosen.output, command, traces, sections, progress)
             if chosen.json is not None:
-                write_json(chosen.json, as_dict(command, traces, sections))
+                write_json(chosen.json, as_dict(command, traces, sections), "paper")
     except LrcsimError as error:
         print(f"Error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -91,7 +91,7 @@ def _about(one: Input) -> dict[str, object]:
     trace, theirs, compared = one.trace, published().of(one.paper), one.paper
     if theirs and (theirs["experts"], theirs["top_k"]) != (trace.num_experts, trace.top_k):
         compared = f"{one.paper}, which has E = {theirs['experts']}, k = {theirs['top_k']}: another sparsity"
-    row = {"trace": one.label, "variant": one.variant, "tokens are": one.kind, "model": trace.model}
+    row: dict[str, object] = {"trace": one.label, "variant": one.variant, "tokens are": one.kind, "model": trace.model}
     row |= {"tokens": f"{trace.num_tokens:,}", "requests": trace.num_requests}
     row |= {"domains": None if trace.domains is None else len(set(trace.domains)), "L": trace.num_layers}
     return row | {"E": str(trace.num_experts), "k": str(trace.top_k), "compared with": compared}
@@ -144,8 +144,8 @@ def _parser() -> argparse.ArgumentParser:
     option("--bootstrap", dest="draws", metavar="BOOTSTRAP", type=int, default=1000, help=draws)
     option("--seed", type=int, default=0, help="of the draws and of random order")
     option("--hardware", default="rtx-4090", help="profile for throughput, or none")
-    overrides = {"dest": "overrides", "action": "append", "default": [], "metavar": "NAME=VALUE"}
-    option("--set", help="single values of the profile", **overrides)
+    overrides = "single values of the profile"
+    option("--set", dest="overrides", action="append", default=[], metavar="NAME=VALUE", help=overrides)
     option("--dtype", default="bf16", help="of the experts, for throughput")
     option("--model", help="whose shape throughput has: a name or config.json (default: the paper's toy's)")
     option("--tokens", type=int, default=16384, help="of each trace that are run for throughput")

@@ -81,7 +81,7 @@ def _together(forced: Sequence[MeasuredTrace], _: PaperOptions) -> Iterator[Find
     for one in forced:
         layers, groups = one.curves[POOLED[0], "layer"].layers_at(2.0), one.srp[AT].groups
         if layers is not None and groups is not None:
-            _, value, ends = correlated(groups.value, layers)
+            value, ends = correlated(groups.value, layers)[1:]
             if value is not None:
                 holds = None if ends is None or around_zero(ends) else value > 0
                 yield f"{one.label}: {value:+.3f} over {len(layers)} layers", holds
@@ -91,8 +91,10 @@ def _domains(forced: Sequence[MeasuredTrace], _: PaperOptions) -> Iterator[Findi
     """Whether SRP goes with domain specialisation more than with either vocabulary specialisation."""
     for one in forced:
         values, ends = {}, {}
-        for name, measure in (one.experts.present() if one.experts else {}).items():
-            _, value, interval = correlated(one.experts.srp, measure)  # type: ignore[union-attr]
+        if one.experts is None:
+            continue
+        for name, measure in one.experts.present().items():
+            value, interval = correlated(one.experts.srp, measure)[1:]
             if name != "activation" and value is not None and interval is not None:
                 values[name], ends[name] = value, interval
         if "domain" not in ends or len(ends) < 2:
@@ -113,9 +115,9 @@ def _against_baseline(names: Sequence[str], sign: int, *, net: bool = False) -> 
     """
 
     def judge(forced: Sequence[MeasuredTrace], _: PaperOptions) -> Iterator[Finding]:
-        base, *others = baselines(forced) or [None]
-        if base is None:
+        if not (bases := baselines(forced)):
             return
+        base, *others = bases
         seeds = max((abs(one.srp[AT].value - base.srp[AT].value) for one in others), default=0.0)
         for one in forced:
             if one.source.paper not in [f"toy.{name}" for name in names]:

@@ -200,8 +200,10 @@ def sch_layers(path: str, found: Sequence[MeasuredTrace]) -> None:
     with open_figure(path, figsize=(7.5, 4.2)) as (_, axes):
         for i, one in enumerate(shown_in(found)):
             curve = one.curves.get((SCH, "layer"))
-            for size, style in ((1.0, "-"), (2.0, "--")) if curve is not None else ():
-                values = curve.layers_at(size)
+            for size, style in ((1.0, "-"), (2.0, "--")):
+                values = None if curve is None else curve.layers_at(size)
+                if values is None:
+                    continue
                 axes.plot(100 * values, label=f"{one.label}, {size:g}x", **(look_of(i) | {"linestyle": style}))
         axes.xaxis.get_major_locator().set_params(integer=True)
         title = f"SCH (look-ahead, m = {AT}), a cache for each layer"

@@ -109,7 +109,7 @@ def write_folder(
         if section.draw is not None:
             section.draw(str(folder / "figures" / f"{section.name}.png"))
         progress(done, len(sections))
-    write_json(str(folder / "results.json"), as_dict(command, traces, sections))
+    write_json(str(folder / "results.json"), as_dict(command, traces, sections), "paper")
     parts = [INTRO.format(command=command), traces.markdown(), *(section.markdown("figures") for section in sections)]
     with replacing(folder / "results.md") as partial:
         partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

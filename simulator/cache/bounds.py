@@ -11,8 +11,6 @@ from lrcsim.policies import NEVER
 from lrcsim.simulator.cache.capacity import PoolSize
 from lrcsim.simulator.cache.future import Future
 
-__all__ = ["cheapest", "most_bytes_kept", "most_hits"]
-
 
 def most_hits(future: Future, pools: list[PoolSize]) -> int:
     """Return a number of hits that no policy can exceed, with or without bypass (no free loads).

@@ -14,8 +14,6 @@ from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.base.units import parse_quantity
 from lrcsim.traces import LayerTable
 
-__all__ = ["SCOPES", "CacheSize", "PoolSize", "Scope", "bytes_of", "parse_bytes", "resolve_capacity"]
-
 Scope = Literal["layer", "model"]
 SCOPES: tuple[Scope, ...] = ("layer", "model")
 CacheSize = str | int | float | Sequence[int | str]

@@ -15,8 +15,6 @@ import numpy.typing as npt
 
 from lrcsim.traces.schedule import Schedule
 
-__all__ = ["Future", "PoolFuture"]
-
 Ints = npt.NDArray[np.int64]
 NO_EPOCHS: Ints = np.zeros(0, np.int64)
 

@@ -7,8 +7,6 @@ import numpy as np
 
 from lrcsim.policies.base import NEVER
 
-__all__ = ["find_next_uses"]
-
 
 @numba.njit(cache=True, nogil=True)
 def find_next_uses(keys, starts, per_access, epoch):  # type: ignore[no-untyped-def]

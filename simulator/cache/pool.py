@@ -12,8 +12,6 @@ from lrcsim.policies import Policy, View
 from lrcsim.policies.guard import guarded, where_victim
 from lrcsim.simulator.cache.capacity import PoolSize
 
-__all__ = ["Pool"]
-
 NOTHING: frozenset[int] = frozenset()
 
 

@@ -13,26 +13,30 @@ import numpy.typing as npt
 from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.base.progress import Progress
 from lrcsim.base.reprs import short_repr
-from lrcsim.policies import BUILT_IN, Policy, PolicySpec, make_policy
+from lrcsim.policies import BUILT_IN, PolicySpec, make_policy
+from lrcsim.policies.kernels import Stack
 from lrcsim.simulator.cache.capacity import Scope
 from lrcsim.simulator.compiled import lru as lru_stack
 from lrcsim.simulator.compiled import sch_static as static_stack
 from lrcsim.simulator.compiled import stack_any as stack
+from lrcsim.simulator.compiled.engine_for import kernel_of
+from lrcsim.simulator.compiled.stack_decode import LFU, LOOKAHEAD, NEXT_USE, NEXT_USE_BYPASS
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Schedule, StepRun
 
-__all__ = ["STACK_POLICIES", "StackHits", "has_stack", "stack_hits"]
-
 LRU, STATIC = -1, -2
-STACK_POLICIES = {
-    "lru": LRU,
-    "sch-static": STATIC,
-    "lfu": stack.LFU,
-    "belady": stack.NEXT_USE,
-    "belady-bypass": stack.NEXT_USE_BYPASS,
-    "sch-lookahead": stack.LOOKAHEAD,
+RULES = {
+    Stack.LRU: LRU,
+    Stack.STATIC: STATIC,
+    Stack.LFU: LFU,
+    Stack.NEXT_USE: NEXT_USE,
+    Stack.NEXT_USE_BYPASS: NEXT_USE_BYPASS,
+    Stack.LOOKAHEAD: LOOKAHEAD,
 }
-"""Policies whose larger caches always hold what smaller ones hold, by the rule of worth that the kernels know."""
+"""The numbers by which the kernels know the rules of score."""
+
+STACK_POLICIES = {name: kernel for name, policy in BUILT_IN.items() if (kernel := kernel_of(policy, Stack)) is not None}
+"""Policies whose larger caches always hold what smaller ones hold, and the pass that counts their hits."""
 
 IMPOSSIBLE = "the trace has expert ids out of range, or twice in one token; `lrcsim trace check` says where"
 TOKENS_PER_BLOCK = 65_536
@@ -70,11 +74,6 @@ class StackHits:
         return total
 
 
-def has_stack(policy: Policy) -> bool:
-    """Return whether a policy is one of `STACK_POLICIES`, and not somebody's class of the same name."""
-    return policy.name in STACK_POLICIES and type(policy) is BUILT_IN.get(policy.name)
-
-
 def stack_hits(
     trace: RoutingTrace,
     policy: PolicySpec,
@@ -109,9 +108,10 @@ def stack_hits(
         TraceError: the trace, opened from a file and not checked, has impossible expert ids.
     """
     chosen = make_policy(policy)
-    if not has_stack(chosen):
+    kernel = kernel_of(chosen, Stack)
+    if kernel is None:
         raise ConfigError(f"policy {policy!r} has no stack algorithm, these have: {', '.join(STACK_POLICIES)}")
-    rule = STACK_POLICIES[chosen.name]
+    rule = RULES[kernel]
     pools: list[int | None] = [None] if scope == "model" else list(range(trace.num_layers))
     keys = trace.num_experts * (trace.num_layers if scope == "model" else 1)
     kinds: dict[int, Any] = {LRU: lru_stack.LruState, STATIC: static_stack.StaticState}
@@ -169,7 +169,7 @@ class _Kernel:
             window,
         )
         self.only = -1 if only is None else only
-        self.needs_all = rule not in (LRU, stack.LFU)
+        self.needs_all = rule not in (LRU, LFU)
         self.windows = NO_TIMES  # of every step, for STATIC
 
     def __call__(self, experts: npt.NDArray[Any], steps: stack.Steps, state: Any) -> None:
@@ -194,7 +194,7 @@ class _Kernel:
             static(experts, steps, self.stride, self.windows, state)
             return
         times = NO_TIMES
-        if self.rule in (stack.NEXT_USE, stack.NEXT_USE_BYPASS):
+        if self.rule in (NEXT_USE, NEXT_USE_BYPASS):
             find: Any = stack.next_use_times
             per_access = self.access != stack.CORESIDENT
             times = find(experts, steps, self.stride, self.keys, self.cold, per_access, self.only)

@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.simulator.compiled.lru_bits import ALL_BITS, insert_batches, ones
-from lrcsim.simulator.compiled.stack_any import PAPER, SEQUENTIAL, TWICE, gather
-
-__all__ = ["BITS", "LruState", "run_lru_bits", "run_lru_marks"]
+from lrcsim.simulator.compiled.stack_any import PAPER, SEQUENTIAL
+from lrcsim.simulator.compiled.stack_decode import TWICE, gather
 
 BITS = 256
 """Up to this many keys the sets of bits are used."""

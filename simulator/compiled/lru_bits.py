@@ -15,8 +15,6 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-__all__ = ["ALL_BITS", "insert_batches", "ones"]
-
 ALL_BITS = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 EPOCH = 32

@@ -8,8 +8,6 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["QueueSizes", "QueueState"]
-
 OUT, FIRST, SECOND, GHOST, GHOST2 = range(-1, 4)
 """Where an expert stands: in no queue, or in one of four, two of residents and two of ghosts."""
 
@@ -32,6 +30,7 @@ class QueueSizes(NamedTuple):
         ghost: most experts in s3-fifo's ghost queue.
         threshold: uses in s3-fifo's small queue that earn a place in the main one, or in dali's window that protect.
         window: accesses that dali looks back on.
+        seed: of random's draws, with ``seed2``.
     """
 
     capacity: int
@@ -40,6 +39,8 @@ class QueueSizes(NamedTuple):
     ghost: int = 0
     threshold: int = 0
     window: int = 0
+    seed: int = 0
+    seed2: int = 0
 
 
 class QueueState(NamedTuple):

@@ -5,12 +5,12 @@ equal. `run_queues` drives: it looks a batch up, evicts (never for a member of t
 the capacity), then lets the new experts join. A policy is what it does on a hit (`_hit`) and a miss (`_miss`), where an
 expert joins (`_join`), and how one is evicted (``_evict_...``, or ``_choose_...`` where no more is to be done).
 
-| queue      | clock, sieve | slru      | s3-fifo | arc | lru, pinned-lru, dali | static        | random    |
-|------------|--------------|-----------|---------|-----|-----------------------|---------------|-----------|
-| ``FIRST``  | the queue    | probation | small   | t1  | by last use           | first misses  | residents |
-| ``SECOND`` |              | protected | main    | t2  | pinned                | pinned        |           |
-| ``GHOST``  |              |           | ghost   | b1  |                       |               |           |
-| ``GHOST2`` |              |           |         | b2  |                       |               |           |
+| queue      | fifo, clock, sieve | slru      | s3-fifo | arc | lru, mru, pinned-lru, dali | static       | random    |
+|------------|--------------------|-----------|---------|-----|----------------------------|--------------|-----------|
+| ``FIRST``  | the queue          | probation | small   | t1  | by last use                | first misses | residents |
+| ``SECOND`` |                    | protected | main    | t2  | pinned                     | pinned       |           |
+| ``GHOST``  |                    |           | ghost   | b1  |                            |              |           |
+| ``GHOST2`` |                    |           |         | b2  |                            |              |           |
 
 The policies that order by last use move a whole batch to the new end once it has joined. Those whose misses may bypass
 the cache let it join first, and evict without regard to it.
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import numba
 
+from lrcsim.policies.kernels import Queue
 from lrcsim.simulator.compiled.queue_lists import (
     CAME_FROM,
     FILLING,
@@ -29,6 +30,7 @@ from lrcsim.simulator.compiled.queue_lists import (
     GHOST2,
     HAND,
     NEWER,
+    OLDER,
     OUT,
     PROTECTED,
     QUEUE,
@@ -50,11 +52,9 @@ from lrcsim.simulator.compiled.queue_lists import (
     take,
 )
 from lrcsim.simulator.compiled.served import DROPPED, GONE, LOADED, LOADS, RESIDENT, choose, pack
-from lrcsim.simulator.compiled.stack_any import CORESIDENT, PAPER
+from lrcsim.simulator.compiled.stack_any import CORESIDENT, PAPER, SEQUENTIAL
 
-__all__ = ["ARC", "CLOCK", "DALI", "LRU", "RANDOM", "S3_FIFO", "SIEVE", "SLRU", "STATIC", "run_queues"]
-
-CLOCK, SIEVE, SLRU, S3_FIFO, ARC, LRU, DALI, STATIC, RANDOM = range(9)
+CLOCK, SIEVE, SLRU, S3_FIFO, ARC, LRU, DALI, STATIC, RANDOM, FIFO, MRU = (queue.value for queue in Queue)
 """The policies; `LRU` with experts pinned is pinned-lru."""
 
 MOST_USES = 2**31 - 1
@@ -165,6 +165,15 @@ def _choose_sieve(node, counter):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
+def _choose_mru(node):  # type: ignore[no-untyped-def]
+    """Name the newest that is not protected."""
+    expert = newest(node, FIRST)
+    while node[PROTECTED, expert]:
+        expert = node[OLDER, expert]
+    return expert
+
+
+@numba.njit(cache=True, nogil=True)
 def _choose_slru(node):  # type: ignore[no-untyped-def]
     """Name the oldest on probation, or the oldest protected by the policy if the batch protects all on probation."""
     expert = oldest_free(node, FIRST)
@@ -241,6 +250,10 @@ def _evict(policy, sizes, node, listed, counter, target, cause):  # type: ignore
         expert = _choose_dali(sizes, node)
     elif policy == RANDOM:
         expert = _choose_random(node, listed, counter)
+    elif policy == FIFO:
+        expert = oldest_free(node, FIRST)
+    elif policy == MRU:
+        expert = _choose_mru(node)
     else:
         expert = newest(node, FIRST) if policy == STATIC else oldest(node, FIRST)
     take(node, expert)
@@ -264,11 +277,11 @@ def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, star
         request: int64 [layer-steps].
         phase: uint8 [layer-steps].
         state: `QueueState`, advanced in place.
-        served: `Served`, only with ``CORESIDENT``; then ``keys`` is changed where not all misses are loaded.
-            None: all are, and nobody asks.
+        served: `Served`; ``keys`` is changed where not all misses are loaded, only with ``CORESIDENT``. None: all
+            are, and nobody asks.
     """
     node, missed, known, pinned, listed, counter, target, hits = state
-    by_last_use = policy in (LRU, DALI)
+    by_last_use = policy in (LRU, DALI, MRU)
     join_first = policy in (LRU, STATIC)  # for lru that changes nothing: the batch is the most recent
     for batch in batches:
         if request[batch] != counter[REQUEST]:
@@ -279,11 +292,11 @@ def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, star
             counter[REQUEST] = request[batch]
         low, high = starts[batch], starts[batch + 1]
         found = 0
-        if served is not None:
+        if served is not None and access == CORESIDENT:
             for i in range(low, high):
                 queue = node[QUEUE, keys[i] - first_key]
                 served.flags[i] = RESIDENT if queue in (FIRST, SECOND) else LOADED
-            served.counter[LOADS] += choose(served.share, served.tokens, served.flags, low, high)
+            choose(served.share, served.tokens, served.flags, low, high)
             high = pack(keys, served.flags, low, high)
             if high == low:
                 continue
@@ -291,11 +304,14 @@ def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, star
             for i in range(low, high):
                 expert = keys[i] - first_key
                 if known[expert]:
-                    found += node[QUEUE, expert] == FIRST or node[QUEUE, expert] == SECOND
+                    hit = node[QUEUE, expert] == FIRST or node[QUEUE, expert] == SECOND
                 else:
                     known[expert] = True
                     counter[FREE_FOR] += cost[expert]
-                    found += counter[FREE_FOR] <= sizes.capacity
+                    hit = counter[FREE_FOR] <= sizes.capacity
+                found += hit
+                if served is not None:
+                    served.flags[i] = RESIDENT if hit else LOADED
         together = high - low if access == CORESIDENT else 1
         for begin in range(low, high, together):
             end = begin + together
@@ -309,6 +325,8 @@ def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, star
                     found += access != PAPER
                     _hit(policy, sizes, node, expert)
                 else:
+                    if served is not None and access == SEQUENTIAL:
+                        served.flags[i] = LOADED
                     _miss(policy, sizes, node, target, expert)
                     missed[misses] = expert
                     misses += 1
@@ -335,6 +353,7 @@ def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, star
                 used -= cost[_evict(policy, sizes, node, listed, counter, target, cause)]
                 evicted += 1
             if served is not None:
+                served.counter[LOADS] += misses
                 for i in range(misses):
                     queue = node[QUEUE, missed[i]]
                     served.counter[GONE] += queue != FIRST and queue != SECOND

@@ -12,9 +12,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.simulator.compiled.stack_any import TWICE, gather
-
-__all__ = ["StaticState", "find_windows", "run_static"]
+from lrcsim.simulator.compiled.stack_decode import TWICE, gather
 
 
 class StaticState(NamedTuple):

@@ -1,8 +1,8 @@
-"""Compiled score policies: "evict the expert of least worth" for one pool at one capacity, in a compiled loop.
+"""Compiled score policies: "evict the expert of smallest score" for one pool at one capacity, in a compiled loop.
 
 `run_scored` is compiled once and kept on disk; a policy comes as two compiled functions (`compile_policy`).
 
-The residents stand in an array: a heap by worth where worths are taken at use (``at_use``), in any order where they are
+The residents stand in an array: a heap by score where scores are taken at use (``at_use``), in any order where they are
 taken when room is needed. A batch is *taken out* of that array, used, and *put back* after the evictions, so that none
 of it is evicted for another; only if it alone exceeds the capacity do more go once it is back. Where misses may bypass
 the cache it is put back first. Under sequential access, and when inserting under the paper's rule, a batch is one
@@ -46,33 +46,31 @@ from lrcsim.simulator.compiled.score_state import (
 )
 from lrcsim.simulator.compiled.served import DROPPED, GONE, LOADED, RESIDENT, choose, pack
 from lrcsim.simulator.compiled.served import LOADS as SERVED_LOADS
-from lrcsim.simulator.compiled.stack_any import CORESIDENT, PAPER
-
-__all__ = ["run_scored"]
+from lrcsim.simulator.compiled.stack_any import CORESIDENT, PAPER, SEQUENTIAL
 
 
 @numba.njit(cache=True, nogil=True)
-def _before(worth, ties, a, b):  # type: ignore[no-untyped-def]
-    """Whether expert ``a`` goes before expert ``b``: less worth, or the same and first in ``ties``."""
-    return worth[a] < worth[b] or (worth[a] == worth[b] and ties[a] < ties[b])
+def _before(score, ties, a, b):  # type: ignore[no-untyped-def]
+    """Whether expert ``a`` goes before expert ``b``: less score, or the same and first in ``ties``."""
+    return score[a] < score[b] or (score[a] == score[b] and ties[a] < ties[b])
 
 
 @numba.njit(cache=True, nogil=True)
-def _settle(worth, ties, resident, place, first_key, size, at):  # type: ignore[no-untyped-def]
+def _settle(score, ties, resident, place, first_key, size, at):  # type: ignore[no-untyped-def]
     """Restore the heap of ``size`` residents after the one at ``at`` changed."""
     key = resident[at]
     while at > 0:
         parent = resident[(at - 1) // 2]
-        if not _before(worth, ties, key - first_key, parent - first_key):
+        if not _before(score, ties, key - first_key, parent - first_key):
             break
         resident[at] = parent
         place[parent - first_key] = at
         at = (at - 1) // 2
     while 2 * at + 1 < size:
         child = 2 * at + 1
-        if child + 1 < size and _before(worth, ties, resident[child + 1] - first_key, resident[child] - first_key):
+        if child + 1 < size and _before(score, ties, resident[child + 1] - first_key, resident[child] - first_key):
             child += 1
-        if not _before(worth, ties, resident[child] - first_key, key - first_key):
+        if not _before(score, ties, resident[child] - first_key, key - first_key):
             break
         resident[at] = resident[child]
         place[resident[at] - first_key] = at
@@ -82,7 +80,7 @@ def _settle(worth, ties, resident, place, first_key, size, at):  # type: ignore[
 
 
 @numba.njit(cache=True, nogil=True)
-def _take_out(worth, ties, resident, place, first_key, size, key, heap):  # type: ignore[no-untyped-def]
+def _take_out(score, ties, resident, place, first_key, size, key, heap):  # type: ignore[no-untyped-def]
     """Remove one of ``size`` residents from the array."""
     last, at = resident[size - 1], place[key - first_key]
     place[key - first_key] = -1
@@ -90,15 +88,15 @@ def _take_out(worth, ties, resident, place, first_key, size, key, heap):  # type
         resident[at] = last
         place[last - first_key] = at
         if heap:
-            _settle(worth, ties, resident, place, first_key, size - 1, at)
+            _settle(score, ties, resident, place, first_key, size - 1, at)
 
 
 @numba.njit(cache=True, nogil=True)
-def _least(worth, ties, resident, first_key, size):  # type: ignore[no-untyped-def]
+def _least(score, ties, resident, first_key, size):  # type: ignore[no-untyped-def]
     """Return the resident that goes first, where they stand in any order."""
     least = resident[0]
     for i in range(1, size):
-        if _before(worth, ties, resident[i] - first_key, least - first_key):
+        if _before(score, ties, resident[i] - first_key, least - first_key):
             least = resident[i]
     return least
 
@@ -116,17 +114,17 @@ def _empty(state):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold, slots, capacity, cost, stride, num_layers, first_key, batches, keys, starts, step, request, phase, weights, ahead, next_use, state, served):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+def run_scored(scores, values, update, at_use, heap, bypass, ties, access, cold, slots, capacity, cost, stride, num_layers, first_key, batches, keys, starts, step, request, phase, weights, ahead, next_use, state, served):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Advance a pool over some layer-steps of a block.
 
     Args:
-        worths: the policy's worths, from `compile_policy`.
+        scores: the policy's scores, from `compile_policy`.
         values: its new values; anything of that type where there are none.
         update: whether there are.
-        at_use: whether worths are taken at use.
+        at_use: whether scores are taken at use.
         heap: whether the residents are kept as a heap, only with ``at_use``.
         bypass: whether misses may bypass the cache.
-        ties: int64 [keys of the pool], by which equal worths are ordered: the row ``USE_ORDER``, or fixed numbers.
+        ties: int64 [keys of the pool], by which equal scores are ordered: the row ``USE_ORDER``, or fixed numbers.
         access: ``CORESIDENT``, ``SEQUENTIAL`` or ``PAPER``.
         cold: whether the pool is emptied when the request changes.
         slots: about how many experts fit (`Now.slots`), at least 1.
@@ -145,13 +143,13 @@ def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold,
         ahead: float64 [accesses], `Expert.weight_ahead`, or empty.
         next_use: int64 [accesses], or empty.
         state: `ScoredState`, advanced in place.
-        served: `Served`, only with ``CORESIDENT``; then ``keys``, ``weights``, ``ahead`` and ``next_use`` are
-            changed where not all misses are loaded. None: all are, and nobody asks.
+        served: `Served`; ``keys``, ``weights``, ``ahead`` and ``next_use`` are changed where not all misses are
+            loaded, only with ``CORESIDENT``. None: all are, and nobody asks.
 
     Returns:
         -1, or the step at which the policy failed.
     """
-    whole, real, worth, resident, place, known, scratch, runs, age, counter, hits = state
+    whole, real, score, resident, place, known, scratch, runs, age, counter, hits = state
     first_step, last_step, loaded_step = whole[FIRST_STEP], whole[LAST_STEP], whole[LOADED_STEP]
     last_run, last_request, load_order = whole[LAST_RUN], whole[LAST_REQUEST], whole[LOAD_ORDER]
     order, uses, uses_resident, uses_request = whole[USE_ORDER], whole[USES], whole[USES_RESIDENT], whole[USES_REQUEST]
@@ -169,11 +167,10 @@ def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold,
             runs[LAYER_USES] = 0
         low, high, now_step, now_request = starts[batch], starts[batch + 1], step[batch], request[batch]
         found = 0
-        first_load = loads
-        if served is not None:
+        if served is not None and access == CORESIDENT:
             for i in range(low, high):
                 served.flags[i] = RESIDENT if place[keys[i] - first_key] >= 0 else LOADED
-            served.counter[SERVED_LOADS] += choose(served.share, served.tokens, served.flags, low, high)
+            choose(served.share, served.tokens, served.flags, low, high)
             end = pack(keys, served.flags, low, high)
             if end == low:
                 continue
@@ -187,16 +184,20 @@ def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold,
             for i in range(low, high):
                 index = keys[i] - first_key
                 if known[index]:
-                    found += place[index] >= 0
+                    hit = place[index] >= 0
                 else:
                     known[index] = True
                     counter[FREE_FOR] += cost[keys[i] // stride]
-                    found += counter[FREE_FOR] <= capacity
+                    hit = counter[FREE_FOR] <= capacity
+                found += hit
+                if served is not None:
+                    served.flags[i] = RESIDENT if hit else LOADED
         together = high - low if access == CORESIDENT else 1
         for begin in range(low, high, together):
             end = begin + together
             layer = keys[begin] // stride
             batch_cost = together * cost[layer]
+            first_load = loads
             if counter[RUN_STEP] != now_step or counter[RUN_LAYER] != layer:
                 counter[RUN_STEP], counter[RUN_LAYER] = now_step, layer
                 runs[LAYER_RUNS, layer] += 1
@@ -204,10 +205,12 @@ def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold,
                 index = keys[i] - first_key
                 if place[index] >= 0:
                     found += access != PAPER
-                    _take_out(worth, ties, resident, place, first_key, size, keys[i], heap)
+                    _take_out(score, ties, resident, place, first_key, size, keys[i], heap)
                     size -= 1
                     held -= cost[layer]
                 else:
+                    if served is not None and access == SEQUENTIAL:
+                        served.flags[i] = LOADED
                     loads += 1
                     load_order[index] = loads
                     loaded_step[index] = now_step
@@ -217,6 +220,8 @@ def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold,
                         last_request[index] = -1
                         real[WEIGHT_AHEAD, index] = 1.0
                         whole[NEXT_USE, index] = NEVER
+            if served is not None:
+                served.counter[SERVED_LOADS] += loads - first_load
             now = Now(
                 *(now_step, now_request, counter[REQUEST_STEP], layer, num_layers, slots),
                 *(loads, used + together, age[0], 0, 0),
@@ -245,12 +250,12 @@ def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold,
                     real[VALUE, index] = scratch[i - begin]
             runs[LAYER_USES, layer] += together
             if at_use:
-                if worths(whole, real, runs, keys, begin, end, first_key, stride, none, now, scratch):
+                if scores(whole, real, runs, keys, begin, end, first_key, stride, none, now, scratch):
                     return now_step
                 for i in range(begin, end):
                     if scratch[i - begin] != scratch[i - begin]:  # not a number
                         return now_step
-                    worth[keys[i] - first_key] = scratch[i - begin]
+                    score[keys[i] - first_key] = scratch[i - begin]
             for back in range(2):  # evict before the batch is put back, and after
                 if back:
                     held += batch_cost
@@ -259,25 +264,25 @@ def run_scored(worths, values, update, at_use, heap, bypass, ties, access, cold,
                         place[keys[i] - first_key] = size
                         size += 1
                         if heap:
-                            _settle(worth, ties, resident, place, first_key, size, size - 1)
+                            _settle(score, ties, resident, place, first_key, size, size - 1)
                 elif bypass:
                     continue
                 limit = capacity if back else capacity - batch_cost
                 if held <= limit or size == 0:
                     continue
                 if not at_use:
-                    if worths(whole, real, runs, resident, 0, size, first_key, stride, none, now, scratch):
+                    if scores(whole, real, runs, resident, 0, size, first_key, stride, none, now, scratch):
                         return now_step
                     for i in range(size):
                         if scratch[i] != scratch[i]:  # not a number
                             return now_step
-                        worth[resident[i] - first_key] = scratch[i]
+                        score[resident[i] - first_key] = scratch[i]
                 while held > limit and size:
-                    victim = resident[0] if heap else _least(worth, ties, resident, first_key, size)
-                    _take_out(worth, ties, resident, place, first_key, size, victim, heap)
+                    victim = resident[0] if heap else _least(score, ties, resident, first_key, size)
+                    _take_out(score, ties, resident, place, first_key, size, victim, heap)
                     size -= 1
                     held -= cost[victim // stride]
-                    age[0] = worth[victim - first_key]
+                    age[0] = score[victim - first_key]
                     if served is not None:
                         served.counter[GONE] += load_order[victim - first_key] > first_load
         hits[phase[batch]] += found

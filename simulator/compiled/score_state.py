@@ -2,7 +2,7 @@
 
 What a policy's class says (`CompiledScore`) becomes two small compiled functions, made anew in every process (half a
 second of CPU; compiling the loop with them took four times as long), that the loop calls by their address, once per
-batch and not per expert: the worths of many experts, and their new values.
+batch and not per expert: the scores of many experts, and their new values.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.policies.compiled import CompiledScore, Expert, Now
-
-__all__ = ["ScoredState", "ahead_in", "ahead_of", "compile_policy"]
 
 FIRST_STEP, LAST_STEP, LAST_RUN, LAST_REQUEST, LOADED_STEP = range(5)
 LOAD_ORDER, USE_ORDER, USES, USES_RESIDENT, USES_REQUEST, NEXT_USE = range(5, 11)
@@ -39,7 +37,7 @@ class ScoredState(NamedTuple):
     Attributes:
         whole: int64 [11, keys], what is known of each expert, in whole numbers.
         real: float64 [4, keys], the same in real numbers.
-        worth: float64 [keys], of residents, as last taken.
+        score: float64 [keys], of residents, as last taken.
         resident: int32 [keys], the first ``counter[SIZE]`` are the keys of the residents.
         place: int32 [keys], where an expert stands in ``resident``, -1 if it does not.
         known: bool [keys], used since the pool was last empty (the paper's rule).
@@ -53,7 +51,7 @@ class ScoredState(NamedTuple):
 
     whole: npt.NDArray[np.int64]
     real: npt.NDArray[np.float64]
-    worth: npt.NDArray[np.float64]
+    score: npt.NDArray[np.float64]
     resident: npt.NDArray[np.int32]
     place: npt.NDArray[np.int32]
     known: npt.NDArray[np.bool_]
@@ -83,7 +81,7 @@ class ScoredState(NamedTuple):
 
 Compiled = Callable[..., int]
 """``f(whole, real, runs, keys, begin, end, first_key, stride, weights, now, out)``: fills out[0:end - begin]
-with the worths, or the new values, of the experts keys[begin:end]; returns 0, or 1 where the policy failed."""
+with the scores, or the new values, of the experts keys[begin:end]; returns 0, or 1 where the policy failed."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -120,28 +118,28 @@ def _seen_from(now, runs, layer, later):  # type: ignore[no-untyped-def]
 
 
 def compile_policy(policy: CompiledScore) -> tuple[Compiled, Compiled | None]:
-    """Compile a policy with its parameters: its worths, and its new values if it has an ``update``.
+    """Compile a policy with its parameters: its scores, and its new values if it has an ``update``.
 
     Raises:
         numba.core.errors.NumbaError: numba cannot compile it.
     """
     update = type(policy).update if policy.updates() else None
-    return _compile(type(policy).worth, update, policy.values())
+    return _compile(type(policy).score, update, policy.values())
 
 
 @lru_cache(maxsize=256)
 def _compile(
-    worth: Callable[..., float], update: Callable[..., float] | None, parameters: tuple[int | float, ...]
+    score: Callable[..., float], update: Callable[..., float] | None, parameters: tuple[int | float, ...]
 ) -> tuple[Compiled, Compiled | None]:
-    worth_of = numba.njit(worth)
+    score_of = numba.njit(score)
 
-    def worths(whole, real, runs, keys, begin, end, first_key, stride, _, now, out):  # type: ignore[no-untyped-def]
+    def scores(whole, real, runs, keys, begin, end, first_key, stride, _, now, out):  # type: ignore[no-untyped-def]
         for i in range(begin, end):
             expert = _expert(whole, real, keys[i] - first_key, keys[i] // stride)
-            out[i - begin] = worth_of(expert, _seen_from(now, runs, expert.layer, 0), *parameters)
+            out[i - begin] = score_of(expert, _seen_from(now, runs, expert.layer, 0), *parameters)
 
     if update is None:
-        return _by_address(worths), None
+        return _by_address(scores), None
     value_of = numba.njit(update)
 
     def values(whole, real, runs, keys, begin, end, first_key, stride, weights, now, out):  # type: ignore[no-untyped-def]
@@ -150,7 +148,7 @@ def _compile(
             weight = float(weights[i]) if len(weights) else 0.0
             out[i - begin] = value_of(expert, _seen_from(now, runs, expert.layer, end - 1 - i), weight, *parameters)
 
-    return _by_address(worths), _by_address(values)
+    return _by_address(scores), _by_address(values)
 
 
 def _by_address(function: Callable[..., None]) -> Compiled:

@@ -13,8 +13,6 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DROPPED", "ELSEWHERE", "GONE", "LOADED", "LOADS", "RESIDENT", "Served", "choose", "pack", "pass_through"]
-
 RESIDENT, LOADED, ELSEWHERE = range(3)
 """What `Served.flags` says of an access: a hit, a miss that was loaded, a miss that was not."""
 

@@ -23,7 +23,6 @@ import numpy.typing as npt
 from lrcsim.simulator.compiled.stack_decode import (
     LFU,
     LOOKAHEAD,
-    NEXT_USE,
     NEXT_USE_BYPASS,
     SEQUENCE_BITS,
     TWICE,
@@ -33,23 +32,6 @@ from lrcsim.simulator.compiled.stack_decode import (
     run_tokens,
 )
 from lrcsim.simulator.compiled.stack_single import run_singles
-
-__all__ = [
-    "CORESIDENT",
-    "LFU",
-    "LOOKAHEAD",
-    "NEXT_USE",
-    "NEXT_USE_BYPASS",
-    "PAPER",
-    "RULES",
-    "SEQUENTIAL",
-    "TWICE",
-    "StackState",
-    "Steps",
-    "gather",
-    "next_use_times",
-    "run_stack",
-]
 
 CORESIDENT, SEQUENTIAL, PAPER = 0, 1, 2
 RULES = {"coresident": CORESIDENT, "sequential": SEQUENTIAL, "paper": PAPER}

@@ -18,19 +18,6 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-__all__ = [
-    "LFU",
-    "LOOKAHEAD",
-    "NEXT_USE",
-    "NEXT_USE_BYPASS",
-    "SEQUENCE_BITS",
-    "TWICE",
-    "fits",
-    "gather",
-    "key_bits",
-    "run_tokens",
-]
-
 LFU, NEXT_USE, NEXT_USE_BYPASS, LOOKAHEAD = 0, 1, 2, 3
 """What makes an expert worth keeping: its uses, then its last use; how near its next use is, then its smaller key; the
 same where misses may bypass the cache; its uses in the next steps, then its last use. (LRU has kernels of its own.)"""

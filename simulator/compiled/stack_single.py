@@ -32,8 +32,6 @@ from lrcsim.simulator.compiled.stack_decode import (
     unpack,
 )
 
-__all__ = ["run_singles"]
-
 
 @numba.njit(cache=True, nogil=True, inline="always")
 def _sink(look_up, reals, costs, place_of, mask, start, end, carried, old):  # type: ignore[no-untyped-def]

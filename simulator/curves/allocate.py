@@ -21,13 +21,11 @@ from lrcsim.base.progress import Progress
 from lrcsim.base.reprs import short_repr
 from lrcsim.policies import make_policy
 from lrcsim.simulator.cache.capacity import CacheSize, PoolSize, resolve_capacity
+from lrcsim.simulator.compiled.counts import count
 from lrcsim.simulator.compiled.every_size import stack_hits
-from lrcsim.simulator.replay import replay
 from lrcsim.simulator.setup.options import refuse_machine, takes_options
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
-
-__all__ = ["MOST_EXACT_WORK", "Allocation", "Division", "allocate", "exact_split", "greedy_split", "uniform_split"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -308,6 +306,6 @@ def _shared(run: Run, jobs: int | None, progress: Progress | None) -> Division:
         found = stack_hits(run.trace, str(run.policy), "model", run.access, run.prefill, run.warm, jobs)
         hits, accesses = found.at([pool.capacity]), found.accesses.sum(axis=0)
     else:
-        counts = replay(run, progress=progress)
+        counts, _ = count(run, progress=progress)
         hits, accesses = (counts.accesses - counts.misses).sum(axis=1), counts.accesses.sum(axis=1)
     return Division((), pool.capacity, (int(hits[0]), int(hits[1])), (int(accesses[0]), int(accesses[1])))

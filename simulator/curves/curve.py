@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -12,18 +13,15 @@ import numpy.typing as npt
 from lrcsim.base.errors import ConfigError
 from lrcsim.base.progress import Progress, part_of
 from lrcsim.base.reprs import short_repr
-from lrcsim.policies import Policy, PolicySpec, make_policy
-from lrcsim.policies.twins import twin_of
+from lrcsim.policies import PolicySpec, make_policy
 from lrcsim.simulator.cache.capacity import PoolSize, parse_bytes, resolve_capacity
-from lrcsim.simulator.compiled.every_size import has_stack, stack_hits
-from lrcsim.simulator.compiled.queue_hits import QUEUE_POLICIES, queue_hits
-from lrcsim.simulator.compiled.scored_hits import scored_hits
+from lrcsim.simulator.compiled.engine_for import engine_for
+from lrcsim.simulator.compiled.every_size import stack_hits
+from lrcsim.simulator.compiled.pools import PoolMaker, hits_at_sizes
 from lrcsim.simulator.replay import replay
 from lrcsim.simulator.setup.options import refuse_machine, takes_options
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
-
-__all__ = ["Curve", "engine_of", "hit_rate_curve", "hits_at"]
 
 EngineName = Literal["stack", "compiled", "replay"]
 
@@ -85,10 +83,11 @@ def hit_rate_curve(
 ) -> Curve:
     """Give the hit rate at every capacity.
 
-    A policy of `STACK_POLICIES` is run once, compiled, for all capacities in slots. Any other is run at each capacity:
-    compiled if it is one of `QUEUE_POLICIES`, has a compiled twin (`TWINS`) or is a `CompiledScore`, else replayed in
-    Python. Of the built-in policies only `sch-lookahead` and `sch-static` are ever replayed, in one pool of experts of
-    unequal bytes: they look ahead in the trace, and there capacities are not nested, so that no stack serves them.
+    A policy with a stack algorithm (`Stack`) is run once, compiled, for all capacities in slots. Any other is run at
+    each capacity: compiled if it names a compiled queue (`Queue`) or is a `CompiledScore`, else replayed in Python
+    (`engine_for`). Of the built-in policies only `sch-lookahead` and `sch-static` are ever replayed, in one pool of
+    experts of unequal bytes: they look ahead in the trace, and there capacities are not nested, so that no stack serves
+    them.
 
     Args:
         trace: the routing trace.
@@ -127,7 +126,7 @@ def curve_of(
     layers = run.trace.layers
     everything = layers.total_experts if scope == "model" else int(layers.num_experts.max())
     active = float(layers.top_k.sum() if scope == "model" else layers.top_k.mean())
-    one_pass = engine_of(chosen) == "stack"
+    one_pass = engine_for(chosen, hits_only=True) == "stack"
     if capacities is None:
         steps = np.arange(1, everything + 1) if one_pass else np.array(AROUND) * active
         capacities = np.unique(np.append(steps[steps < everything], everything).astype(np.int64).clip(min=1)).tolist()
@@ -156,13 +155,6 @@ def curve_of(
     )
 
 
-def engine_of(policy: Policy) -> EngineName:
-    """Return what counts a policy's hits at several capacities (`Curve.engine`), where these are in slots."""
-    if has_stack(policy):
-        return "stack"
-    return "compiled" if type(policy) in QUEUE_POLICIES or twin_of(policy) is not None else "replay"
-
-
 def hits_at(
     run: Run, sizes: Sequence[Sequence[PoolSize]], jobs: int | None = None, progress: Progress | None = None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], EngineName]:
@@ -179,17 +171,14 @@ def hits_at(
     """
     trace, access, prefill, warm = run.trace, run.access, run.prefill, run.warm
     chosen = make_policy(run.policy)
-    engine = engine_of(chosen)
-    in_slots = all(pool.bytes_per_expert is None for pools in sizes for pool in pools)
-    if engine == "stack" and in_slots:
+    engine = engine_for(chosen, chain.from_iterable(sizes), hits_only=True)
+    if engine == "stack":
         found = stack_hits(trace, chosen.label(), run.scope, access, prefill, warm, jobs, progress)
         hits = np.array([found.at([pool.capacity for pool in pools]) for pools in sizes], np.int64)
         return hits.reshape(-1, 2).T, found.accesses.sum(axis=0), "stack"
-    if type(chosen) in QUEUE_POLICIES:
-        counted = queue_hits(trace, chosen, sizes, access, prefill, warm, run.profile, jobs, progress)
-        return counted.hits, counted.accesses, "compiled"
-    if (twin := twin_of(chosen)) is not None:
-        counted = scored_hits(trace, twin, sizes, access, prefill, warm, jobs, progress)
+    if engine == "compiled":
+        maker = PoolMaker(chosen, trace, access, prefill, warm, run.profile)
+        counted = hits_at_sizes(maker, sizes, jobs, progress)
         return counted.hits, counted.accesses, "compiled"
     hits = np.zeros((2, len(sizes)), np.int64)
     accesses: npt.NDArray[np.int64] = np.zeros(2, np.int64)

@@ -9,15 +9,6 @@ import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError
 
-__all__ = [
-    "basic_interval",
-    "check_bootstrap",
-    "each_resample",
-    "number_of_blocks",
-    "resample_blocks",
-    "resamples",
-]
-
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.uint8]
 

@@ -41,8 +41,6 @@ from lrcsim.simulator.metrics.bootstrap import basic_interval, check_bootstrap, 
 from lrcsim.simulator.metrics.windows import BlockOfWindows, Ints, Stream, check_segment, refuse_repeats, streams
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["DEFINITIONS", "Definition", "Sch", "sch", "sch_at_sizes"]
-
 Definition = Literal["static", "lookahead"]
 DEFINITIONS: tuple[Definition, ...] = ("static", "lookahead")
 Floats = npt.NDArray[np.float64]

@@ -34,15 +34,6 @@ from lrcsim.simulator.metrics.srp_metric import label_requests, srp
 from lrcsim.simulator.metrics.windows import Ints, check_segment, streams
 from lrcsim.traces import RoutingTrace
 
-__all__ = [
-    "ExpertMeasures",
-    "activation_by_domain",
-    "domain_specialisation",
-    "expert_measures",
-    "pearson",
-    "vocabulary_specialisation",
-]
-
 Floats = npt.NDArray[np.float64]
 
 USED = 1e-5

@@ -37,8 +37,6 @@ from lrcsim.simulator.metrics.bootstrap import basic_interval, check_bootstrap, 
 from lrcsim.simulator.metrics.windows import BlockOfWindows, Ints, Stream, check_segment, refuse_repeats, streams
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["LEVELS", "Srp", "SrpGroups", "label_requests", "srp"]
-
 Level = Literal["model", "stack", "layer", "domain", "expert", "position"]
 LEVELS: tuple[Level, ...] = ("model", "stack", "layer", "domain", "expert", "position")
 Floats = npt.NDArray[np.float64]

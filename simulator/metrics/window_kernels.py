@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import numba
 
-__all__ = ["count_largest", "count_positions", "count_windows"]
-
 
 @numba.njit(cache=True, nogil=True)
 def count_windows(experts, layer, num_experts, lead, begins, ends, segment, count, since, rows, own):  # type: ignore[no-untyped-def]  # fmt: skip

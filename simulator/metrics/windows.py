@@ -17,8 +17,6 @@ import numpy.typing as npt
 from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["BlockOfWindows", "Stream", "check_segment", "refuse_repeats", "streams"]
-
 Ints = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.signedinteger[Any]]
 

@@ -15,8 +15,6 @@ from lrcsim.simulator.serving.steps import Step, steps_of
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Schedule
 
-__all__ = ["ArrivalSteps", "arrival_steps", "arrival_times"]
-
 
 def arrival_times(arrivals: str | Sequence[float], requests: int, seed: int = 0) -> list[float]:
     """Return when each request arrives, in seconds.

@@ -27,8 +27,6 @@ from lrcsim.simulator.serving.reorder import Order, Turn
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 from lrcsim.traces.schedule import Schedule, StepRun
 
-__all__ = ["BATCHING", "Batching", "Server", "Speculative", "batched", "check_serving", "parse_acceptance"]
-
 Batching = Literal["continuous", "static"]
 BATCHING: tuple[Batching, ...] = ("continuous", "static")
 

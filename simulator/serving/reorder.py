@@ -11,8 +11,6 @@ import numpy.typing as npt
 
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["Order", "Turn", "gather"]
-
 Ints = npt.NDArray[np.int64]
 
 

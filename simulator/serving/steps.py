@@ -14,8 +14,6 @@ from lrcsim.simulator.serving.uses import Uses, uses_of
 from lrcsim.traces import DECODE, RoutingTrace
 from lrcsim.traces.schedule import Schedule
 
-__all__ = ["LayerStep", "Step", "TimedSteps", "plain_sizes", "steps_of"]
-
 TOKENS_AT_ONCE, WITH_USES = 8_192, 2_048
 """Tokens per block of the schedule; fewer where every use of every token is wanted: each takes some 100 bytes."""
 

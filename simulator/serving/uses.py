@@ -12,8 +12,6 @@ from lrcsim.base.errors import TraceError
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Block
 
-__all__ = ["Uses", "uses_of"]
-
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 

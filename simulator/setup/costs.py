@@ -13,8 +13,6 @@ from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry, dense_bytes, expert_bytes, output_bytes, stored_dtype
 from lrcsim.simulator.serving.steps import StepSize
 
-__all__ = ["CostTable", "Costs", "FixedCosts", "RooflineCosts"]
-
 
 class CostTable(NamedTuple):
     """Costs as numbers for compiled code, all of the form max(bytes / bandwidth, operations / compute) + overhead.

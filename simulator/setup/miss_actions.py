@@ -6,22 +6,19 @@ Whenever experts of a layer-step are not in the cache, the rule is asked what be
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import index
 from typing import Any, ClassVar
 
 import numpy as np
 
+from lrcsim.base.configurable import Configurable, Param, names_in
 from lrcsim.base.errors import ConfigError, PolicyError, did_you_mean
+from lrcsim.base.plugins import Registry, make
+from lrcsim.base.user_code import is_users, shown_value, telling
 from lrcsim.hardware import HardwareProfile
-from lrcsim.policies.base import Configurable, Param, names_in
-from lrcsim.policies.class_checks import check_label, check_methods
-from lrcsim.policies.registry import class_in, make, split_spec
-from lrcsim.policies.user_code import is_users, shown_value, telling
 from lrcsim.simulator.serving.steps import LayerStep, Step
 from lrcsim.simulator.setup.outcomes import Decision, Outcome, decision
-
-__all__ = ["ACTIONS", "MissAction", "decide", "loaded_share", "make_action"]
 
 ROUNDING = 1e-6
 """A share that is short of the threshold by less than this equals it: weights are stored in few digits."""
@@ -40,6 +37,8 @@ class MissAction(Configurable):
 
     noun = "miss action"
     methods = ("decide",)
+    called_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"reset": (), "decide": ("missed", "step", "residents")}
+    may_yield = ("decide",)
     needs: ClassVar[frozenset[str]] = frozenset()
     takes: ClassVar[str] = ""
     fraction: float = 0.25
@@ -63,7 +62,7 @@ class MissAction(Configurable):
         raise NotImplementedError
 
     def bytes_of(self, outcome: Outcome, size: int) -> int:
-        """Return the bytes that come to the GPU for a miss of an expert of ``size`` bytes."""
+        """Return the bytes that come to the GPU for an ``outcome`` of the miss of an expert of ``size`` bytes."""
         if not outcome.moves:
             return 0
         return size if outcome.reads == "expert" else max(round(size * self.fraction), 1)
@@ -132,7 +131,7 @@ class _Lossy(MissAction):
     """Load what a token needs, give up the rest: a rule for every pair of token and expert."""
 
     needs = frozenset({"weights"})
-    params = (THRESHOLD, KEEP)
+    params: ClassVar[tuple[Param, ...]] = (THRESHOLD, KEEP)
     instead: ClassVar[Outcome]
     threshold: float
     keep: int
@@ -208,12 +207,26 @@ def _not_replaceable(missed: Sequence[int], step: LayerStep, residents: int, nee
     return loaded
 
 
-ACTIONS: dict[str, type[MissAction]] = {kind.name: kind for kind in (Load, Cpu, Split, Skip, Substitute, Low)}
+REGISTRY: Registry[MissAction] = Registry(
+    MissAction,
+    (Load, Cpu, Split, Skip, Substitute, Low),
+    group="lrcsim.miss_actions",
+    unknown="miss action {name!r} is not known, use {names}{close}; your own are given as file.py:Class or "
+    "package.module:Class",
+    error=ConfigError,
+)
+"""All miss actions by name, those in the entry-point group ``lrcsim.miss_actions`` of installed packages among them."""
+
+ACTIONS: dict[str, type[MissAction]] = REGISTRY.built_in
 """The built-in miss actions."""
 
 
 def make_action(spec: str | MissAction | type[MissAction], machine: HardwareProfile) -> MissAction:
-    """Make a miss action of a name with parameters, ``file.py:Class``, ``pkg.mod:Class``, a class, or an object.
+    """Make a miss action.
+
+    Args:
+        spec: a name with parameters, ``file.py:Class``, ``pkg.mod:Class``, a class, or an object.
+        machine: what the trace is run on.
 
     Raises:
         ConfigError: there is no such action, or a parameter of a built-in one is wrong.
@@ -225,23 +238,12 @@ def make_action(spec: str | MissAction | type[MissAction], machine: HardwareProf
 
 
 def _made(spec: str | MissAction | type[MissAction]) -> MissAction:
-    if isinstance(spec, MissAction):
-        check_methods(type(spec))
-        check_label(spec)
-        return spec
-    if isinstance(spec, type) and issubclass(spec, MissAction):
-        return make(spec, "", spec.__name__)
-    if not isinstance(spec, str):
-        raise ConfigError(f"miss must be text, given {spec!r}; in Python it may also be a MissAction")
-    given = split_spec(spec)
-    if given.place is not None:
-        return make(class_in(spec, given.place, given.name, MissAction), given.parameters, spec)
-    if given.name in ACTIONS:
-        return ACTIONS[given.name](**_parameters(ACTIONS[given.name], spec, given.parameters))
-    raise ConfigError(
-        f"miss action {given.name!r} is not known, use {', '.join(ACTIONS)}{did_you_mean(given.name, ACTIONS)}; "
-        "your own are given as file.py:Class or package.module:Class"
-    )
+    if isinstance(spec, str):
+        kind, text = REGISTRY.find(spec)
+        return make(kind, text, spec) if is_users(kind) else kind(**_parameters(kind, spec, text))
+    if isinstance(spec, MissAction) or (isinstance(spec, type) and issubclass(spec, MissAction)):
+        return REGISTRY.make(spec)
+    raise ConfigError(f"miss must be text, given {spec!r}; in Python it may also be a MissAction")
 
 
 def loaded_share(action: MissAction) -> float | None:
@@ -287,8 +289,10 @@ def decide(
 def _outcome(value: Any) -> Outcome:
     """Return an outcome that a user's class gave: itself, or its number."""
     if not isinstance(value, bool):
-        with contextlib.suppress(TypeError, ValueError):
-            return Outcome(index(value))
+        with contextlib.suppress(TypeError):
+            number = index(value)
+            if 0 <= number < len(Outcome):
+                return list(Outcome)[number]
     raise PolicyError(
         f"decide() returned {shown_value(value)}, which is no outcome: return one of Outcome."
         f"{', Outcome.'.join(Outcome.__members__)} for each miss"

@@ -1,9 +1,10 @@
-# ruff: noqa: RUF009  # the fields are declared by a function of ours that calls field()
 """The options of a run, each declared once.
 
 `simulate`, the command line and the keys of a sweep read name, type, default and help here (`Options`): an option is
 added by adding a field.
 """
+
+# ruff: noqa: RUF009  # the fields are declared by a function of ours that calls field()
 
 from __future__ import annotations
 
@@ -210,7 +211,8 @@ class Options:
         if not isinstance(given.get("overlap", True), bool):
             raise ConfigError(f"overlap must be True or False, given {given['overlap']!r}")
         overrides = given.get("overrides", ())
-        if isinstance(overrides, str) or not isinstance(overrides, Sequence):
+        listed = isinstance(overrides, Sequence) and not isinstance(overrides, str)
+        if not listed or not all(isinstance(one, str) for one in overrides):
             raise ConfigError(f"overrides must be a list, as ['pcie.bandwidth=25.6GB/s'], given {overrides!r}")
         return cls(**given)
 

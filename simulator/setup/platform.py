@@ -23,8 +23,6 @@ from lrcsim.simulator.setup.options import Options
 from lrcsim.simulator.setup.prefetchers import NoPrefetch, Prefetcher, make_prefetcher
 from lrcsim.traces import RoutingTrace
 
-__all__ = ["ENGINES", "Platform", "resolve"]
-
 ENGINES = ("auto", "events", "compiled")
 KV_BYTES = 2.0  # per number of the KV cache: bf16
 DRAM_FOR_EXPERTS = 0.9  # of main memory, where it cannot hold all experts and nobody says how much
@@ -124,6 +122,7 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
         PolicyError: there is no such prefetcher, or no such policy for main memory, or a user's class cannot be made.
     """
     given = machine.hardware
+    assert given is not None  # `Run.of` asks for a machine only where one is named
     if isinstance(given, HardwareProfile):
         if machine.overrides:
             raise ConfigError("overrides are for a profile given by name or file; make them in load_profile()")

@@ -7,23 +7,20 @@ needed soon. What is proposed and is not in the cache yet is brought behind ever
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.base.errors import PolicyError, did_you_mean
-from lrcsim.policies.base import Configurable, Param, names_in
-from lrcsim.policies.class_checks import check_label, check_methods
-from lrcsim.policies.registry import class_in, make, split_spec
-from lrcsim.policies.user_code import is_users, key_of, telling
+from lrcsim.base.configurable import Configurable, Param, names_in
+from lrcsim.base.errors import PolicyError
+from lrcsim.base.plugins import Registry
+from lrcsim.base.user_code import is_users, key_of, telling
 from lrcsim.simulator.serving.reorder import gather
 from lrcsim.simulator.serving.steps import LayerStep, Step
 from lrcsim.simulator.setup.miss_actions import MissAction
 from lrcsim.traces import RoutingTrace
-
-__all__ = ["PREFETCHERS", "Prefetcher", "make_prefetcher", "proposals", "start"]
 
 WIDTH = Param("width", 0, "experts proposed per layer-step; 0: the model's top-k", minimum=0)
 
@@ -40,8 +37,10 @@ class Prefetcher(Configurable):
         profile: uses of each key in a profiling run, or all 0.
     """
 
-    noun = "prefetcher"
-    methods = ("propose",)
+    noun: ClassVar[str] = "prefetcher"
+    methods: ClassVar[tuple[str, ...]] = ("propose",)
+    called_with: ClassVar[Mapping[str, tuple[str, ...]]] = {"reset": (), "propose": ("step", "place")}
+    may_yield: ClassVar[tuple[str, ...]] = ("propose",)
     needs: ClassVar[frozenset[str]] = frozenset()
     trace: RoutingTrace
     stride: int
@@ -302,9 +301,16 @@ def _cosine(mine: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> fl
     return float(np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0).mean())
 
 
-PREFETCHERS: dict[str, type[Prefetcher]] = {
-    kind.name: kind for kind in (NoPrefetch, Oracle, NextGate, Popularity, Temporal, Transition, TraceMatch)
-}
+REGISTRY: Registry[Prefetcher] = Registry(
+    Prefetcher,
+    (NoPrefetch, Oracle, NextGate, Popularity, Temporal, Transition, TraceMatch),
+    group="lrcsim.prefetchers",
+    unknown="there is no prefetcher {name!r}, there are {names}, and your own as file.py:Class or "
+    "package.module:Class{close}",
+)
+"""All prefetchers by name, those in the entry-point group ``lrcsim.prefetchers`` of installed packages among them."""
+
+PREFETCHERS: dict[str, type[Prefetcher]] = REGISTRY.built_in
 """The built-in prefetchers."""
 
 
@@ -314,20 +320,4 @@ def make_prefetcher(spec: str | Prefetcher | type[Prefetcher]) -> Prefetcher:
     Raises:
         PolicyError: there is none, or a parameter is wrong.
     """
-    if isinstance(spec, Prefetcher):
-        check_methods(type(spec))
-        check_label(spec)
-        return spec
-    if isinstance(spec, type) and issubclass(spec, Prefetcher):
-        return make(spec, "", spec.__name__)
-    given = split_spec(str(spec))
-    if given.place is not None:
-        chosen = class_in(str(spec), given.place, given.name, Prefetcher)
-    elif given.name in PREFETCHERS:
-        chosen = PREFETCHERS[given.name]
-    else:
-        raise PolicyError(
-            f"there is no prefetcher {given.name!r}, there are {', '.join(PREFETCHERS)}, and your own as file.py:Class "
-            f"or package.module:Class{did_you_mean(given.name, PREFETCHERS)}"
-        )
-    return make(chosen, given.parameters, str(spec))
+    return REGISTRY.make(spec)

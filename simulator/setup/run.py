@@ -11,21 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.base.errors import ConfigError, PolicyError, check_choice
+from lrcsim.base.configurable import Configurable
+from lrcsim.base.errors import ConfigError, PolicyError, brief, check_choice
+from lrcsim.base.kinds import VERSION, named
 from lrcsim.base.reprs import short, short_repr
 from lrcsim.hardware import HardwareProfile, read_toml, to_toml
 from lrcsim.models import Geometry
 from lrcsim.policies import BUILT_IN, Policy, PolicySpec, make_policy
-from lrcsim.policies.base import Configurable
-from lrcsim.simulator.cache.capacity import CacheSize, PoolSize, parse_bytes, resolve_capacity
+from lrcsim.simulator.cache.capacity import CacheSize, PoolSize, Scope, parse_bytes, resolve_capacity
 from lrcsim.simulator.serving.batching import batched
 from lrcsim.simulator.setup.options import ACCESS, Options
 from lrcsim.simulator.setup.platform import Platform, check_memory, resolve
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Schedule, parse_prefill
-
-KIND, VERSION = "run", 1
-"""Of the JSON of a run."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ class Run:
         return bool(self.options.warm)
 
     @property
-    def scope(self) -> str:
+    def scope(self) -> Scope:
         """``"layer"`` or ``"model"``: as many pools as layers, or one."""
         return "layer" if len(self.pools) == self.trace.num_layers else "model"
 
@@ -198,7 +196,7 @@ class Run:
         file is ``None``; a machine or a model that was given as an object as a dictionary.
         """
         given = {name: plain(value) for name, value in self.options.given().items()}
-        return {"kind": KIND, "version": VERSION, "options": given}
+        return named("run", {"options": given})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], trace: RoutingTrace, **instead: Any) -> Run:
@@ -214,11 +212,14 @@ class Run:
             PolicyError: as `of`.
         """
         inner = data.get("run", data)
-        if not isinstance(inner, Mapping) or inner.get("kind") != KIND or not isinstance(inner.get("options"), Mapping):
+        options = inner.get("options") if isinstance(inner, Mapping) and inner.get("kind") == "run" else None
+        if not isinstance(options, Mapping):
             raise ConfigError("this is no run: give what Run.to_dict() or lrcsim run --json wrote")
         if inner.get("version") != VERSION:
             raise ConfigError(f"this run was written as version {inner.get('version')!r}, this lrcsim reads {VERSION}")
-        return cls.of(trace, **{**{name: _read(name, value) for name, value in inner["options"].items()}, **instead})
+        return cls.of(
+            trace, **{name: _read(name, value) for name, value in options.items() if name not in instead}, **instead
+        )
 
 
 def plain(value: Any) -> Any:
@@ -250,7 +251,11 @@ def _read(name: str, value: Any) -> Any:
     if name == "hardware" and isinstance(value, Mapping):
         return read_toml(str(value.get("name")), str(value.get("toml")))
     if name == "model" and isinstance(value, Mapping):
-        return Geometry(**{key: tuple(one) if isinstance(one, list) else one for key, one in value.items()})
+        fields: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in value.items()}
+        try:
+            return Geometry(**fields)
+        except TypeError as error:
+            raise ConfigError(f"model is no geometry: {brief(error)}") from None
     if name == "speculative" and isinstance(value, list):
         return tuple(value)
     return value
@@ -293,9 +298,9 @@ def _settled(options: Options) -> Options:
                 "a warm cache cannot go with access 'paper', where every request starts cold: leave it out"
             )
         return replace(options, prefill="token", warm=False)
-    settled = replace(options, prefill="step" if prefill is None else prefill, warm=True if warm is None else warm)
-    parse_prefill(settled.prefill)
-    return settled
+    prefill = "step" if prefill is None else prefill
+    parse_prefill(prefill)
+    return replace(options, prefill=prefill, warm=True if warm is None else warm)
 
 
 def _platform(trace: RoutingTrace, options: Options) -> Platform | None:

@@ -11,8 +11,6 @@ from collections.abc import Callable
 
 import simpy
 
-__all__ = ["Flow", "Flows", "Share"]
-
 TOGETHER = 1e-12
 """Flows whose ends differ by less than this share of the remaining time end at the same moment."""
 

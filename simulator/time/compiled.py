@@ -14,7 +14,8 @@ import numpy as np
 
 from lrcsim.hardware import HardwareProfile
 from lrcsim.policies import make_policy
-from lrcsim.simulator.compiled.compiled_cache import CompiledCache, has_compiled_cache
+from lrcsim.simulator.compiled.compiled_cache import CompiledCache
+from lrcsim.simulator.compiled.engine_for import engine_for
 from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.serving.steps import plain_sizes
 from lrcsim.simulator.setup.costs import Costs
@@ -35,8 +36,6 @@ from lrcsim.simulator.time.compiled_loop import (
     run_layer_steps,
 )
 from lrcsim.simulator.time.tally import LinkUse, Tally
-
-__all__ = ["run_compiled", "unsupported"]
 
 
 def unsupported(
@@ -61,7 +60,7 @@ def unsupported(
         shrinks: whether the caches' capacity changes on the way.
     """
     policy = make_policy(job.policy)
-    if not has_compiled_cache(policy):
+    if engine_for(policy, job.pools) != "compiled":
         return f"policy {policy.name} has no compiled form"
     share = loaded_share(action)
     if share is None:

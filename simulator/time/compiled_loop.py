@@ -17,8 +17,6 @@ import numpy.typing as npt
 
 from lrcsim.simulator.compiled.served import ELSEWHERE, LOADED, RESIDENT
 
-__all__ = ["Path", "Totals", "run_layer_steps"]
-
 CLOCK, COMPUTE, OVERHEAD, CPU, LINK_BUSY = range(5)
 """Places in `Totals.seconds`."""
 

@@ -11,8 +11,6 @@ from lrcsim.simulator.setup.costs import Costs
 from lrcsim.simulator.time.bandwidth import Flow, Flows, Share
 from lrcsim.simulator.time.spans import Log
 
-__all__ = ["CpuQueue"]
-
 
 class CpuQueue:
     """Computes experts in the order in which they are handed over."""

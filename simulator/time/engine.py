@@ -26,8 +26,8 @@ from typing import Any
 import simpy
 
 from lrcsim.base.errors import ConfigError, PolicyError
+from lrcsim.base.user_code import written_in
 from lrcsim.hardware import HardwareProfile
-from lrcsim.policies.user_code import written_in
 from lrcsim.simulator.serving.steps import LayerStep, Step, TimedSteps
 from lrcsim.simulator.setup.costs import Costs
 from lrcsim.simulator.setup.outcomes import Outcome
@@ -39,8 +39,6 @@ from lrcsim.simulator.time.links import DEMAND, PREFETCH, LinkServer
 from lrcsim.simulator.time.residency import Lookup, Residency
 from lrcsim.simulator.time.spans import Log
 from lrcsim.simulator.time.tally import Tally
-
-__all__ = ["Engine"]
 
 
 class Engine:

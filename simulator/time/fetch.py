@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 from lrcsim.simulator.time.links import DEMAND, LinkServer, Transfer
 
-__all__ = ["Fetch"]
-
 
 class Fetch:
     """One expert's way to the GPU (or only to DRAM): a transfer on each link of its path, one after the other.

@@ -11,8 +11,6 @@ from lrcsim.hardware import Link
 from lrcsim.simulator.time.bandwidth import Flow, Flows, Share
 from lrcsim.simulator.time.spans import Log
 
-__all__ = ["DEMAND", "PREFETCH", "LinkServer", "Transfer"]
-
 DEMAND, PREFETCH = 0, 1
 """Priorities: what a layer waits for goes first."""
 

@@ -20,8 +20,6 @@ from lrcsim.simulator.setup.outcomes import Decision
 from lrcsim.simulator.setup.prefetchers import start
 from lrcsim.simulator.setup.run import Run
 
-__all__ = ["Lookup", "Residency"]
-
 
 @dataclass(slots=True)
 class Lookup:

@@ -32,8 +32,6 @@ from lrcsim.simulator.time.time_bounds import Limits, free_loads, time_limits
 from lrcsim.traces import DECODE, PREFILL
 from lrcsim.traces.schedule import Schedule
 
-__all__ = ["Samples", "Timed", "run_timed"]
-
 SAMPLES = 400  # at most, along a run
 
 TOO_MUCH = 1 / 3 + 1e-9

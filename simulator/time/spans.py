@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Log", "Span", "StepSpan"]
-
 
 class Span(NamedTuple):
     """Something that took from ``start`` to ``end``.

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from lrcsim.simulator.time.links import LinkServer
     from lrcsim.simulator.time.residency import Residency
 
-__all__ = ["GivenUp", "LinkUse", "PrefetchUse", "Tally"]
-
 
 @dataclass(frozen=True)
 class LinkUse:

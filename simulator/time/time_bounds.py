@@ -20,8 +20,6 @@ from lrcsim.simulator.time.tally import Tally
 from lrcsim.traces import DECODE, PREFILL
 from lrcsim.traces.schedule import Schedule
 
-__all__ = ["Limits", "computed", "free_loads", "time_limits"]
-
 Phases = npt.NDArray[np.float64]  # [2], seconds of prefill and of decode
 MOST_KNOWN = 10_000  # sets of experts whose seconds are remembered
 

@@ -275,6 +275,7 @@ def test_the_command_writes_a_profile_and_json(
     toml, data = tmp_path / "me.toml", tmp_path / "me.json"
     calibrate_machine(toml, str(data), folder=str(tmp_path), quick=True)
     assert load_profile(toml).name == "me"
+    assert list(json.loads(data.read_text()).items())[:2] == [("kind", "calibrate-machine"), ("version", 1)]
     assert json.loads(data.read_text())["profile"] == str(toml)
     assert "file reads past the page cache by" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["me.json", "me.toml"]

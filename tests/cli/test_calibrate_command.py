@@ -61,6 +61,7 @@ def test_a_run_gives_a_profile_a_table_json_and_a_picture(lrcsim, run: list[str]
     assert "wall = t_us in us" in outcome.out
     assert "held-out tokens" in outcome.out
     found = json.loads(result.read_text())
+    assert list(found.items())[:2] == [("kind", "calibrate-run"), ("version", 1)]
     assert found["run"]["columns"]["wall"] == {"name": "t_us", "unit": "us", "guessed": False}
     assert set(found["fit"]["numbers"]) == set(TRUTH)
     assert found["agreement"]["held_out"]["steps"] == 12

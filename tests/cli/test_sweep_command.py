@@ -42,7 +42,14 @@ def test_sweep(lrcsim: Callable[..., Any], spec: Path) -> None:
     code, out, _ = lrcsim("sweep", spec)
     assert (code, "9 rows, 9 were there already" in out) == (0, True)
     code, out, _ = lrcsim("sweep", spec, "-o", spec.parent / "other.parquet", "--jobs", 1, "--json", "-")
-    assert json.loads(out) == {"table": str(spec.parent / "other.parquet"), "runs": 9, "ran": 9, "failed": 0}
+    assert json.loads(out) == {
+        "kind": "sweep",
+        "version": 1,
+        "table": str(spec.parent / "other.parquet"),
+        "runs": 9,
+        "ran": 9,
+        "failed": 0,
+    }
     assert table.read_bytes() == (spec.parent / "other.parquet").read_bytes()
 
 
@@ -148,9 +155,12 @@ def test_results_best_pareto_pivot(lrcsim: Callable[..., Any], table: Path) -> N
     best = rows("--best", "hit_rate", "--per", "cache")
     assert [(row["policy"], row["cache"]) for row in best] == [("lru", "1"), ("belady", "2"), ("lru", "3")]
     front = rows("--where", "hits > 0", "--pareto", "hit_rate,cache_bytes", "--columns", "policy,cache,hits")
-    assert front == [{"policy": "lru", "cache": "3", "hits": 3}, {"policy": "belady", "cache": "2", "hits": 2}]
+    said = {"kind": "results", "version": 1}
+    assert front == [
+        said | {"policy": "lru", "cache": "3", "hits": 3}, said | {"policy": "belady", "cache": "2", "hits": 2},
+    ]  # fmt: skip
     assert rows("--where", "policy != 'slru'", "--pivot", "policy", "cache", "hits") == [
-        {"policy": "lru", "1": 0, "2": 0, "3": 3}, {"policy": "belady", "1": 0, "2": 2, "3": 3},
+        said | {"policy": "lru", "1": 0, "2": 0, "3": 3}, said | {"policy": "belady", "1": 0, "2": 2, "3": 3},
     ]  # fmt: skip
     assert lrcsim("results", table, "--pivot", "policy", "cache", "hit_rate").out.splitlines()[2:4] == [
         "lru     0.0 %   0.0 %  50.0 %",

@@ -14,8 +14,6 @@ import traceback
 import warnings
 from pathlib import Path
 
-__all__ = ["answer", "serve"]
-
 MEMORY = 6 << 30
 """Bytes of address space of a worker, most of which are libraries."""
 

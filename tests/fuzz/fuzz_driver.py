@@ -20,8 +20,6 @@ from pathlib import Path
 from fuzz_mutations import mutate
 from fuzz_seeds import make_seeds
 
-__all__ = ["run"]
-
 SECONDS = 30.0
 """What one file may take, in a worker that may share its processor with others."""
 

@@ -17,8 +17,6 @@ from lrcsim.traces import RoutingTrace
 from lrcsim.traces.exporters import export_trace
 from lrcsim.traces.importers import FORMATS
 
-__all__ = ["make_seeds"]
-
 TOKENS, LAYERS, EXPERTS, TOP_K = 12, 2, 8, 2
 
 

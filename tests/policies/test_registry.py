@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lrcsim.base.errors import PolicyError
-from lrcsim.policies import BUILT_IN, FAMILIES, Param, Policy, ScorePolicy, make_policy, registry
+from lrcsim.policies import BUILT_IN, FAMILIES, Policy, ScorePolicy, make_policy
 from lrcsim.simulator import simulate
 from lrcsim.traces import RoutingTrace
 
@@ -108,23 +106,6 @@ def test_a_class_in_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert make_policy("my_package_of_policies.mine:Mine").name == "Mine"
 
 
-def test_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "plugin_module_of_test.py").write_text(MINE)
-    info = tmp_path / "plugin_of_test-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin-of-test\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[lrcsim.policies]\nMine-Of-Test = plugin_module_of_test:Mine\nbroken = plugin_module_of_test:Absent\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    importlib.invalidate_caches()
-    assert set(registry.plugins()) >= {"mine-of-test", "broken"}
-    assert make_policy("mine-of-test:sign=-1").label() == "Mine:sign=-1"
-    with pytest.raises(PolicyError, match="cannot be loaded: AttributeError"):
-        make_policy("broken")
-    sys.modules.pop("plugin_module_of_test", None)
-
-
 class Base(ScorePolicy):
     """Least recent; the tests break one method at a time."""
 
@@ -190,10 +171,3 @@ def test_a_policy_that_the_trace_cannot_serve(policy: str, message: str) -> None
 def test_a_bypassing_policy_is_refused_where_insertion_is_forced() -> None:
     with pytest.raises(PolicyError, match="inserts every expert"):
         simulate(TRACE, "belady-bypass", 2, access="paper")
-
-
-def test_param_types() -> None:
-    assert Param("a", "x", "text").convert("p", 3) == "3"
-    assert Param("a", 1, "number", maximum=5).convert("p", "5") == 5
-    with pytest.raises(PolicyError, match="at most 5"):
-        Param("a", 1, "number", maximum=5).convert("p", 6)

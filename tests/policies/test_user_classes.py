@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lrcsim.base.errors import PolicyError
 from lrcsim.policies import CompiledScore, Policy, ScorePolicy, make_policy
-from lrcsim.policies.registry import Given, built_in, split_spec
+from lrcsim.policies.registry import POLICIES
 from lrcsim.simulator import hit_rate_curve, simulate
 from lrcsim.simulator.setup.prefetchers import make_prefetcher
 from lrcsim.simulator.time import Prefetcher
@@ -111,7 +111,27 @@ def test_what_the_bases_for_scores_need(tmp_path: Path) -> None:
         tmp_path, "class Mine(ScorePolicy):\n    x = 1\n"
     )
     assert "has no method rank; a RankedPolicy needs rank" in told(tmp_path, "class Mine(RankedPolicy): pass\n")
-    assert "has no method worth; a CompiledScore needs worth" in told(tmp_path, "class Mine(CompiledScore): pass\n")
+    assert "has no method score; a CompiledScore needs score" in told(tmp_path, "class Mine(CompiledScore): pass\n")
+
+
+def test_what_a_compiled_score_would_never_call(tmp_path: Path) -> None:
+    """A class derived from a built-in one that evicts the smallest score writes ``score`` as that one does."""
+    rank = "from lrcsim.policies.frequency import Lfu\nclass Mine(Lfu):\n    def rank(self, key, place, missed): pass\n"
+    assert "mine.py:5: Mine.rank would never be called" in told(tmp_path, rank)
+    score = "from lrcsim.policies.frequency import Lfru\nclass Mine(Lfru):\n    def score(self, key): return 1\n"
+    assert "mine.py:5: Mine.score must be a plain static method" in told(tmp_path, score)
+
+
+@pytest.mark.parametrize("name", ["score", "worth"])
+def test_the_two_names_of_a_compiled_score(tmp_path: Path, name: str) -> None:
+    """Errors say what the class says."""
+    body = f"class Mine(CompiledScore):\n    @staticmethod\n    def {name}(expert, now): return "
+    assert f"{name}() returned None" in told(tmp_path, body + "None\n")
+    assert f"{name}() or update() cannot be compiled" in told(tmp_path, body + "X[expert]\n", run=curve)
+    assert f"mine.py:4: Mine.{name} looks at expert.weight" in told(tmp_path, body + "expert.weight\n")
+    file = tmp_path / "good.py"
+    file.write_text(HEAD + body + "expert.uses\n")
+    assert simulate(TRACE, f"{file}:Mine", 2).hit_rate == simulate(TRACE, "lfu", 2).hit_rate
 
 
 @pytest.mark.parametrize(
@@ -394,25 +414,6 @@ def test_a_file_is_run_once_until_it_changes(tmp_path: Path) -> None:
     assert type(make_policy(f"{file}:Mine")).score(None, 1) == 100  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(
-    ("spec", "place", "name", "parameters"),
-    [
-        (r"C:\dir\mine.py:Cls", r"C:\dir\mine.py", "Cls", ""),
-        ("C:/dir/mine.py:Cls:a=1,b=C:/x", "C:/dir/mine.py", "Cls", "a=1,b=C:/x"),
-        ("mine.py:Cls:16", "mine.py", "Cls", "16"),
-        ("a b/mine.py:Cls", "a b/mine.py", "Cls", ""),
-        ("~/mine.py:Cls", "~/mine.py", "Cls", ""),
-        ("./a.py/b.py:Cls", "./a.py/b.py", "Cls", ""),
-        ("mine.py", "mine.py", "", ""),
-        ("pkg.mod:Cls:x=1", "pkg.mod", "Cls", "x=1"),
-        ("lfu-decay:half_life=2.5", None, "lfu-decay", "half_life=2.5"),
-        ("lru", None, "lru", ""),
-    ],
-)
-def test_how_a_policy_is_given(spec: str, place: str | None, name: str, parameters: str) -> None:
-    assert split_spec(spec) == Given(place, name, parameters)
-
-
 def test_paths_that_are_there_may_have_colons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "we ird").mkdir()
@@ -423,8 +424,10 @@ def test_paths_that_are_there_may_have_colons(tmp_path: Path, monkeypatch: pytes
 
 
 def test_which_are_built_in() -> None:
-    assert all(map(built_in, ("lru", "LFU", "sch-lookahead:16", "min", "s3_fifo:share=0.2")))
-    assert not any(map(built_in, ("mine.py:Mine", "os:system", "lrcsim.policies:Policy", "a/b:C", "", "nothing")))
+    assert all(map(POLICIES.is_built_in, ("lru", "LFU", "sch-lookahead:16", "min", "s3_fifo:share=0.2")))
+    assert not any(
+        map(POLICIES.is_built_in, ("mine.py:Mine", "os:system", "lrcsim.policies:Policy", "a/b:C", "", "nothing"))
+    )
 
 
 def test_prefetchers(tmp_path: Path) -> None:

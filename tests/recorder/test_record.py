@@ -64,6 +64,7 @@ def test_generation(lrcsim: Run, folder: Path, tmp_path: Path) -> None:
         assert about["config"]["model_type"] == "olmoe"
         assert str(tmp_path) not in str(about["config"])  # no path of the machine beyond the name that was given
     report = json.loads((tmp_path / "report.json").read_text())
+    assert list(report.items())[:2] == [("kind", "record"), ("version", 1)]
     assert report["requests"] == 2
     assert report["tokens"] == 22
     assert 0 < report["recall"]["1"] <= 1

@@ -91,9 +91,9 @@ def plain_colours(value: Any, key: str = "") -> Any:
 
 def test_themed_colours_are_in_the_style(page_of: MakePage, results: Results) -> None:
     html = html_of(page_of(results.timed))
-    from lrcsim.reports import plots
+    from lrcsim.reports import drawing
 
-    for colour in (*plots.COLOURS, plots.INK, plots.MUTED, "@grey"):
+    for colour in (*drawing.COLOURS, drawing.INK, drawing.MUTED, "@grey"):
         assert html.count(f"--{colour[1:]}: #") == 2  # on light and on dark paper
 
 

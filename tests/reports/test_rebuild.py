@@ -173,9 +173,18 @@ def test_not_asked_for_is_not_missed(page_of: MakePage, tmp_path: Path) -> None:
 KINDS: list[tuple[Any, str]] = [
     ("not json", "is neither JSON nor a table of lrcsim sweep"),
     ([1, 2], "is no JSON of lrcsim run, curve, srp or sch"),
-    ({"capacities": [1], "relative": [1.0], "hit_rate": {}}, "is no JSON of lrcsim curve: it has no trace, knee"),
-    ({"results": []}, "is no JSON of lrcsim srp: it has no level"),
-]
+    ({"kind": "curve", "version": 1, "capacities": [1], "relative": [1.0], "hit_rate": {}},
+     "is no JSON of lrcsim curve: it has no trace, knee"),
+    ({"kind": "curve", "version": 1, "traces": [1]}, "is no JSON of lrcsim curve: it has no trace, capacities"),
+    ({"kind": "srp", "version": 1, "results": []}, "is no JSON of lrcsim srp: it has no level"),
+    ({"level": "model", "results": []}, 'does not say what it is (it has no "kind"): written by an older lrcsim'),
+    ({"kind": 1, "version": 1}, 'it has no "kind"'),
+    ({"kind": "plan", "version": 1}, "is no JSON of lrcsim run, curve, srp or sch (it says that it is of 'plan')"),
+    ([{"kind": "run", "version": 1}], "is no JSON of lrcsim run, curve, srp or sch (it says that it is of 'run')"),
+    ({"kind": "srp", "version": 2, "level": "model", "results": []},
+     "is of lrcsim srp in version 2, this lrcsim reads 1: make one with --json"),
+    ({"kind": "srp", "version": [10**400]}, "is of lrcsim srp in version [1000000000"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("content", "message"), KINDS, ids=[message for _, message in KINDS])

@@ -15,6 +15,7 @@ import pytest
 from report_files import command, load, toy, unseen
 
 from lrcsim.reports.from_trace import rebuild
+from lrcsim.simulator.setup.options import declared
 
 EVIL = """
 from pathlib import Path
@@ -37,20 +38,20 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def as_policy(run: dict[str, Any], policy: object) -> None:
+    as_option_only(run, policy)
     run["provenance"]["options"]["policy"] = policy
     run["config"]["policy"] = policy
 
 
 def as_option_only(run: dict[str, Any], policy: object) -> None:
-    run["provenance"]["options"]["policy"] = policy
+    run["run"]["options"]["policy"] = policy
 
 
-def as_config_only(run: dict[str, Any], policy: object) -> None:
-    del run["provenance"]["options"]["policy"]
-    run["config"]["policy"] = policy
+def as_list(run: dict[str, Any], policy: object) -> None:
+    run["run"]["options"]["policy"] = [policy]
 
 
-@pytest.mark.parametrize("place", [as_policy, as_option_only, as_config_only])
+@pytest.mark.parametrize("place", [as_policy, as_option_only, as_list])
 @pytest.mark.parametrize(
     "policy", ["evil.py:P", "./evil.py:P", "evil:P", "evil_of_strangers.inner:P", "antigravity:P", "evil.py:P:x=1"]
 )
@@ -139,7 +140,7 @@ def test_no_file_that_a_result_names_is_opened(
         run["trace"]["path"] = path
         del run["provenance"]["trace_sha256"]
     else:
-        run["provenance"]["options"] |= {"profile": path, "policy": "static"}
+        run["run"]["options"] |= {"profile": path, "policy": "static"}
         run["config"]["policy"] = "static"
     if kind != "far":  # it says that it knows the file
         run["provenance"][f"{where}_sha256"] = "0" * 64
@@ -211,6 +212,17 @@ def test_wrong_values_are_one_clear_line(run: dict[str, Any], tmp_path: Path, lr
             code, _, err = lrcsim("report", "wrong.json", "--without", "all")
             assert code in (0, 1), (to, wrong, err)
             assert code == 0 or (err.startswith("Error: wrong.json") and err.count("\n") == 1), (to, wrong, err)
+            assert "this is a bug" not in err
+
+
+def test_wrong_options_are_one_clear_line(run: dict[str, Any], tmp_path: Path, lrcsim: Callable[..., Any]) -> None:
+    """With the trace there to run them on."""
+    for number, name in enumerate([*declared(), "unknown"]):
+        for wrong in WRONG[number % 4 :: 4]:
+            (tmp_path / "wrong.json").write_text(json.dumps(changed(run, ("run", "options", name), wrong)))
+            options = ("--without", "map,locality,curve", "--policies", "lru")
+            code, _, err = lrcsim("report", "wrong.json", *options)
+            assert code == 0 or (err.startswith("Error: wrong.json") and err.count("\n") == 1), (name, wrong, err)
             assert "this is a bug" not in err
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
+from copy import copy
 from pathlib import Path
 
 import h5py
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 from lrcsim.base.errors import ConfigError, TraceError
-from lrcsim.simulator import hit_rate_curve, simulate
+from lrcsim.simulator import baselines, hit_rate_curve, simulate
 from lrcsim.simulator.curves.allocate import allocate
 from lrcsim.traces import DECODE, RoutingTrace
 
@@ -129,8 +132,16 @@ def test_progress_covers_all_runs() -> None:
 def test_bounds_are_computed_once_per_trace() -> None:
     trace = cyclic()
     first = simulate(trace, "fifo", 2).bounds["belady"]
-    assert simulate(trace, "mru", 2).bounds["belady"] == first
-    assert len(trace.notes) == 2  # lru, belady
+    known = baselines._every_size.of(trace)
+    kept = dict(known)
+    assert [name for name, *_ in kept] == ["lru", "belady"]
+    assert simulate(copy(trace), "mru", 2, expert_bytes=10).bounds["belady"] == first
+    assert all(known[key] is value for key, value in kept.items())
+    assert len(known) == 2
+    gone = [weakref.ref(value) for value in known.values()]
+    del trace, known, kept
+    gc.collect()
+    assert [value() for value in gone] == [None, None]
 
 
 def test_unequal_bytes_get_a_bound_that_nothing_exceeds() -> None:

@@ -13,7 +13,8 @@ from watched import logged
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.simulator import simulate
-from lrcsim.sweeps import TaskList, divide, read_spec, read_table, run_sweep
+from lrcsim.simulator.simulate import result_of
+from lrcsim.sweeps import TaskList, divide, read_spec, read_table, run_of, run_sweep
 from lrcsim.sweeps.execute import run_task
 from lrcsim.sweeps.store import TableStore
 from lrcsim.traces import RoutingTrace
@@ -62,6 +63,48 @@ def test_rows_have_what_simulate_says(recorded: Path) -> None:
     assert (again["pcie.bandwidth"], again["model"], again["dtype"]) == ("1GB/s", trace.model, "f32")
     assert again["gpu_bytes"] > again["cache_bytes"]
     assert (row["pcie.bandwidth"], row["overlap"], again["overlap"]) == (None, None, True)
+
+
+def test_a_row_is_a_run_again(recorded: Path) -> None:
+    """Also where a column has more than was asked for: the dtype and the bytes of main memory that were settled on."""
+    told: list[dict[str, Any]] = [
+        {"cache": "3x", "policy": "slru", "access": "sequential", "prefill": "chunk:8"},
+        {"cache": [8, 9, 10, 11, 12, 13, 14, 15], "warm": False},
+        {"cache": "20%", "scope": "model", "policy": "static", "profile": "self", "expert_bytes": "1MiB"},
+        {"cache": "3x", "batch": 2, "speculative": [2, 0.5], "seed": 3},
+        {"cache": "2x", "hardware": "rtx-3090", "pcie.bandwidth": "1GB/s", "dram": "50%", "miss": "cpu"},
+        {"cache": "1,2"},
+    ]
+    *rows, failed = sweep(recorded.parent, runs=[{"trace": recorded.name} | one for one in told])
+    trace = RoutingTrace.open(recorded)
+    for row in rows:
+        run = run_of(row, trace)
+        result = result_of(run)
+        assert json.dumps(run.to_dict()["options"]) == row["options"]
+        assert int((result.counts.accesses - result.counts.misses).sum()) == row["hits"]
+        assert (result.hit_rate, result.bytes_loaded()) == (row["hit_rate"], row["bytes_loaded"])
+        if row["hardware"] is not None:
+            assert result.timed is not None
+            assert result.timed.to_dict()["time"]["total_s"] == row["total_s"]
+    assert run_of(rows[0], trace, policy="lru").policy == "lru"
+    for row in (failed, {"policy": "lru"}):
+        with pytest.raises(ConfigError, match="the row has no options: its run failed"):
+            run_of(row, trace)
+    with pytest.raises(ConfigError, match="options of the row is no JSON"):
+        run_of({"options": "{"}, trace)
+
+
+def test_a_table_says_what_it_is(folder: Path) -> None:
+    path = folder / "t.parquet"
+    run_sweep(divide(read_spec({"runs": [{"trace": "round.h5"}]}, folder)), path)
+    table = pq.read_table(path)
+    assert {key: table.schema.metadata[key] for key in (b"kind", b"version")} == {b"kind": b"sweep", b"version": b"1"}
+    pq.write_table(table.replace_schema_metadata(), path)  # of an older lrcsim: its columns tell
+    assert len(read_table(path)) == 1
+    for name, value in (("kind", "paper"), ("version", "2")):
+        pq.write_table(table.replace_schema_metadata({name: value}), path)
+        with pytest.raises(ConfigError, match=f"no table of results that this lrcsim reads: its {name} is '{value}'"):
+            read_table(path)
 
 
 def test_sharing_a_pass_changes_nothing(recorded: Path) -> None:

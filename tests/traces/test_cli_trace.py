@@ -70,7 +70,8 @@ def test_check_of_a_good_trace(lrcsim, path: Path) -> None:  # type: ignore[no-u
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out == f"{path}: good, 30 tokens in 3 requests\n"
     report = json.loads(lrcsim("trace", "check", path, "--json", "-").out)
-    assert report == {"trace": str(path), "good": True, "problems": [], "warnings": []}
+    said = {"kind": "trace-check", "version": 1}
+    assert report == said | {"trace": str(path), "good": True, "problems": [], "warnings": []}
 
 
 def test_check_of_a_bad_trace(lrcsim, path: Path) -> None:  # type: ignore[no-untyped-def]

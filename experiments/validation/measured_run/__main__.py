@@ -68,6 +68,19 @@ def cell(of: Agreement | None) -> str:
     return "" if of is None else f"{100 * of.total_error:+.1f} / {100 * of.mean_error:.1f}"
 
 
+def table(found: list[tuple[str, Calibration]]) -> Table:
+    """A row for each fit, and for the baselines of the first: a straight mean, and a line in the misses."""
+    rows = []
+    for label, one in found:
+        fitted = one.best.fit.numbers.items()
+        numbers = ", ".join(f"{path} {written(path, float(f'{of.value:.3g}'))}" for path, of in fitted)
+        row = {"fit": label, "overlap": "on" if one.best.overlap else "off", "numbers": numbers}
+        rows.append(row | {column: cell(one.agreement.get(name)) for name, column in ERRORS.items()})
+    for name, label in (("mean", "mean of the fitted tokens"), ("linear", "line in the misses, same tokens")):
+        rows.append(dict.fromkeys(rows[0], "") | {"fit": label, "held-out": cell(found[0][1].agreement[name])})
+    return Table("measured_run", "", rows, formats=dict.fromkeys(ERRORS.values(), "{}"))
+
+
 def best_line(found: Calibration) -> float:
     """The smallest mean error of any line in the misses, fitted to the held-out tokens themselves: hindsight."""
     wall, misses = found.measured["wall"][found.fitted :], found.misses[found.fitted :]
@@ -86,21 +99,12 @@ def main() -> None:
     parser.add_argument("--plot", default="qwen3.png", help="the figure")
     options = parser.parse_args()
     rerun, run = load(options.folder)
-    rows, found = [], []
+    found = []
     for label, base, roles, loss, overlap in VARIANTS:
         one = calibrate(rerun, only(run, roles), load_profile(base), fit_tokens=FITTED, overlap=overlap, loss=loss)
-        numbers = ", ".join(
-            f"{path} {written(path, float(f'{of.value:.3g}'))}" for path, of in one.best.fit.numbers.items()
-        )
-        rows.append(
-            [label, "on" if one.best.overlap else "off", numbers, *(cell(one.agreement.get(a)) for a in ERRORS)]
-        )
-        found.append(one)
-    first = found[0]
-    for name, label in (("mean", "mean of the fitted tokens"), ("linear", "line in the misses, same tokens")):
-        empty = dict.fromkeys(rows[0], "")
-        rows.append(empty | {"fit": label, "held-out": cell(first.agreement[name])})
-    print("\n".join(Table("", "", rows, formats=dict.fromkeys(ERRORS.values(), "{}")).lines()))
+        found.append((label, one))
+    _, first = found[0]
+    print("\n".join(table(found).lines()))
     print(f"\nbest line in the misses with hindsight: mean error {100 * best_line(first):.1f} %")
     print(f"bytes: {first.bytes}")
     assert first.disturbed is not None

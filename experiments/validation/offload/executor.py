@@ -17,6 +17,7 @@ import numpy as np
 from lrcsim.base.errors import ConfigError
 from lrcsim.experiments.validation.offload.devices import Device
 from lrcsim.simulator.serving.steps import LayerStep, Step
+from lrcsim.simulator.setup.outcomes import Outcome
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.traces import RoutingTrace
 
@@ -102,7 +103,7 @@ class Executor:
     def _layer(self, step: Step, work: LayerStep, x: Any, run: Execution) -> Any:
         device, slot = self.device, self.slot
         found = self.residency.look_up(step, work)
-        loads = found.decision.load
+        loads = found.decision.get(Outcome.LOADED, [])
         batch = set(work.keys)
         passing = [key for key in found.evicted if key in batch]  # a cache smaller than the batch
         for key in found.evicted:

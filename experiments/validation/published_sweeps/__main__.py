@@ -85,7 +85,7 @@ def sweep_rows(sweep: Sweep, found: Explained) -> list[Row]:
 
 def mixtral_row(of: Offloaded) -> Row:
     """Say what hit rate a machine's cache must have, from what it saves."""
-    geometry, link = load_geometry("mixtral-8x7b"), load_profile(f"rtx-4090+{of.link}").pcie
+    geometry, link = load_geometry("mixtral-8x7b"), load_profile(f"rtx-4090+{of.link}").device_link
     assert link is not None
     load = float(expert_bytes(geometry, "q2_k").mean()) / link.bandwidth
     saved = saved_per_access(of, len(geometry.moe_layers) * geometry.top_k)

@@ -36,6 +36,7 @@ from lrcsim.experiments.validation.offload.weights import (
 )
 from lrcsim.simulator import simulate
 from lrcsim.simulator.replay import replay
+from lrcsim.simulator.setup.outcomes import Outcome
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import RoutingTrace
 
@@ -126,7 +127,7 @@ def test_the_prediction_is_the_closed_form_without_overlap(setting: Setting) -> 
     residency, expected = setting.residency(cell), []
     for step in setting.steps():
         residency.begin(step)
-        misses = [len(residency.look_up(step, work).decision.load) for work in step.layers]
+        misses = [len(residency.look_up(step, work).decision.get(Outcome.LOADED, [])) for work in step.layers]
         expected.append(sum(100 + 80 + (2 + m if m else 0) for m in misses))
     assert predict(one_lane, cell, numbers) == pytest.approx(expected)
 

@@ -13,16 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrcsim.policies import BUILT_IN, PolicySpec, make_policy
+from lrcsim.policies.kernels import Queue
 from lrcsim.policies.queues import Slru
 from lrcsim.simulator import hit_rate_curve, simulate
 from lrcsim.simulator.cache.capacity import Scope, resolve_capacity
-from lrcsim.simulator.compiled.queue_hits import QUEUE_POLICIES, queue_hits
+from lrcsim.simulator.compiled.engine_for import kernel_of
+from lrcsim.simulator.compiled.pools import PoolMaker, hits_at_sizes
+from lrcsim.simulator.replay import replay
 from lrcsim.simulator.setup.options import Access
-from lrcsim.simulator.setup.run import uses_by_key
+from lrcsim.simulator.setup.run import Run, uses_by_key
 from lrcsim.traces import RoutingTrace
 
+QUEUES = [name for name, policy in BUILT_IN.items() if kernel_of(policy, Queue) is not None]
 SPECS = [
-    *(policy.name for policy in QUEUE_POLICIES),
+    *QUEUES,
     *(
         "slru:0",
         "slru:0.3",
@@ -89,19 +93,9 @@ def check_capacities(
             trace.experts[: (trace.num_tokens + 1) // 2], num_experts=trace.layers.num_experts.tolist()
         )
     uses = uses_by_key(profile, like=trace)
-    found = queue_hits(trace, made, sizes, access, prefill, warm, uses, jobs=1)
+    found = hits_at_sizes(PoolMaker(made, trace, access, prefill, warm, uses), sizes, jobs=1)
     for i, capacity in enumerate(capacities):
-        counts = simulate(
-            trace,
-            policy,
-            capacity,
-            scope=scope,
-            access=access,
-            prefill=prefill,
-            warm=warm,
-            profile=profile if "profile" in made.needs else None,
-            bounds=False,
-        ).counts
+        counts = replay(Run.in_pools(trace, policy, tuple(sizes[i]), access, prefill, warm, uses))
         assert found.hits[:, i].tolist() == (counts.accesses - counts.misses).sum(axis=1).tolist(), capacity
         assert found.accesses.tolist() == counts.accesses.sum(axis=1).tolist()
 
@@ -215,7 +209,7 @@ def test_blocks_do_not_matter() -> None:
     """The state lasts from block to block: 8,192 tokens make one."""
     ids = np.random.default_rng(2).random((9_000, 1, 12)).argsort(axis=2)[:, :, :2]
     long = RoutingTrace.from_arrays(ids, num_experts=12)
-    for policy in QUEUE_POLICIES:
+    for policy in QUEUES:
         check_capacities(long, policy, "layer", "coresident", "step", True, [5])
 
 

@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 
 from lrcsim.base.errors import PolicyError
 from lrcsim.policies import BUILT_IN, CompiledScore, Expert, Now, Param, Policy, PolicySpec, make_policy
-from lrcsim.policies.twins import TWINS, twin_of
 from lrcsim.simulator import hit_rate_curve, simulate
 from lrcsim.simulator.cache.capacity import Scope, resolve_capacity
-from lrcsim.simulator.compiled import scored_hits as module
-from lrcsim.simulator.compiled.scored_hits import scored_hits
+from lrcsim.simulator.compiled import pools as module
+from lrcsim.simulator.compiled.engine_for import engine_for
+from lrcsim.simulator.compiled.pools import PoolMaker, hits_at_sizes
+from lrcsim.simulator.replay import replay
 from lrcsim.simulator.setup.options import Access
+from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import RoutingTrace
 
 
@@ -51,29 +53,29 @@ def check_every_capacity(
     capacities: Sequence[int | str] | None = None,
 ) -> None:
     """Compare the compiled loop, with and without a heap, with replays, hits by phase."""
-    twin = twin_of(make_policy(policy))
-    assert twin is not None
-    if twin.bypass and access == "paper":
+    made = make_policy(policy)
+    assert isinstance(made, CompiledScore)
+    assert made.compilable()
+    if made.bypass and access == "paper":
         return  # refused: the paper's rule inserts every expert
     if access == "paper":
         warm, prefill = False, "token"
     if capacities is None:
         capacities = list(range(trace.num_experts * (trace.num_layers if scope == "model" else 1) + 2))
     sizes = [resolve_capacity(one, trace.layers, scope) for one in capacities]
-    found = scored_hits(trace, twin, sizes, access, prefill, warm, jobs=1)
+    maker = PoolMaker(made, trace, access, prefill, warm)
+    found = hits_at_sizes(maker, sizes, jobs=1)
     with mock.patch.object(module, "HEAP_FROM", 0):
-        heaped = scored_hits(trace, twin, sizes, access, prefill, warm, jobs=1)
+        heaped = hits_at_sizes(maker, sizes, jobs=1)
     assert found.hits.tolist() == heaped.hits.tolist()
     for i, size in enumerate(capacities):
-        counts = simulate(
-            trace, policy, size, scope=scope, access=access, prefill=prefill, warm=warm, bounds=False
-        ).counts
+        counts = replay(Run.in_pools(trace, policy, tuple(sizes[i]), access, prefill, warm))
         assert found.hits[:, i].tolist() == (counts.accesses - counts.misses).sum(axis=1).tolist(), size
         assert found.accesses.tolist() == counts.accesses.sum(axis=1).tolist()
 
 
 SPECS = [
-    *(policy.name for policy in TWINS),
+    *(name for name, policy in BUILT_IN.items() if issubclass(policy, CompiledScore)),
     *("lfu-decay:1", "lfu-decay:3", "lcp:2", "heat:1", "score-ema:1", "mrs:0.3", "mrs:1", "lfuda:1", "lfuda:3"),
     *("lfu-aging:1", "lfu-aging:3,decay=0.3", "lfu-aging:5,decay=0", "lfu-aging:7,decay=1"),
     *("hobbit:w1=0.1,w2=0.3,w3=0.7,w4=0.2", "hobbit:w1=0,w2=0,w3=1,w4=0", "hobbit:w1=0,w2=0.5,w3=1,w4=1"),
@@ -88,7 +90,7 @@ draws = given(trace=traces(), warm=st.booleans(), prefill=st.sampled_from(["step
 @pytest.mark.parametrize("policy", SPECS)
 @settings(max_examples=12)
 @draws
-def test_twins_equal_the_built_in_policies(
+def test_compiled_equals_python(
     policy: str, scope: Scope, access: Access, trace: RoutingTrace, warm: bool, prefill: str
 ) -> None:
     check_every_capacity(trace, policy, scope, access, prefill, warm)
@@ -228,11 +230,13 @@ def test_engines(trace: RoutingTrace) -> None:
     engines = {name: hit_rate_curve(trace, name, capacities=[8]).engine for name in ("lru", "fifo", "random", "lfru")}
     assert engines == {"lru": "stack", "fifo": "compiled", "random": "compiled", "lfru": "compiled"}
     overridden: type[Policy] = type("Mine", (Patient,), {"victim": lambda self, protected: min(self.last_use)})
-    assert twin_of(overridden()) is None
-    assert twin_of(type("MyFifo", (BUILT_IN["fifo"],), {})()) is None  # whatever it changes
-    twin = twin_of(make_policy("lfu-decay:7"))
-    assert twin is not None
-    assert twin.values() == (7.0,)
+    assert engine_for(overridden()) == "python"
+    assert engine_for(type("MyFifo", (BUILT_IN["fifo"],), {})()) == "python"  # whatever it changes
+    assert engine_for(type("MyLru", (BUILT_IN["lru"],), {})(), hits_only=True) == "python"
+    assert engine_for(type("MyLfu", (BUILT_IN["lfu"],), {})(), hits_only=True) == "compiled"  # but no stack
+    decay = make_policy("lfu-decay:7")
+    assert isinstance(decay, CompiledScore)
+    assert decay.values() == (7.0,)
 
 
 def test_which_built_in_policies_are_replayed(trace: RoutingTrace) -> None:

@@ -498,7 +498,7 @@ def test_acceptance_as_users_write_it() -> None:
 
 
 def test_worked_example_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:
-    page = Path(__file__).parents[2] / "docs/batching.md"
+    page = Path(__file__).parents[3] / "docs/batching.md"
     (snippet,) = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
     exec(compile(snippet, "batching.md", "exec"), {})
     assert capsys.readouterr().out.splitlines() == [

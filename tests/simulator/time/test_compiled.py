@@ -20,7 +20,7 @@ from lrcsim.policies import BUILT_IN, CompiledScore, Expert, Now, PolicySpec
 from lrcsim.simulator import Schedule
 from lrcsim.simulator.cache.capacity import CacheSize, Scope, resolve_capacity
 from lrcsim.simulator.cache.future import Future
-from lrcsim.simulator.compiled.compiled_cache import has_compiled_cache
+from lrcsim.simulator.compiled.engine_for import engine_for
 from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.serving.steps import steps_of
 from lrcsim.simulator.setup.costs import Costs, FixedCosts, RooflineCosts
@@ -319,7 +319,7 @@ def test_bundled_trace(policy: str) -> None:
         check(job, costs, profile, costs.bytes, action_of(action, profile), True)
 
 
-SHARED = Path(os.environ.get("LRCSIM_SHARED") or Path(__file__).resolve().parents[3] / "shared") / "traces"
+SHARED = Path(os.environ.get("LRCSIM_SHARED") or Path(__file__).resolve().parents[4] / "shared") / "traces"
 
 
 @pytest.mark.parametrize("hardware", ["phone-ufs", "rtx-4060-laptop"])
@@ -345,7 +345,7 @@ def test_what_it_does_not_do() -> None:
     assert unsupported(job_of(trace), costs, profile, load, make_prefetcher("none")) is None
     flash = machine(None, link)
     assert "read from storage first" in str(unsupported(job_of(trace), costs, flash, make_action("cpu", flash)))
-    assert {name for name, policy in BUILT_IN.items() if not has_compiled_cache(policy())} == {
+    assert {name for name, policy in BUILT_IN.items() if engine_for(policy()) != "compiled"} == {
         "sch-lookahead",
         "sch-static",
     }

@@ -129,7 +129,7 @@ def test_busy_is_the_time_with_a_lane_taken() -> None:
 def test_busy_and_moved_count_what_is_under_way() -> None:
     # 100 bytes at 100 bytes/s from 1 to 2, two chunks of 100 from 3 to 5. In between the lane is free.
     env = simpy.Environment()
-    server = LinkServer(env, "pcie", link(chunk=100), Flows(env, 1e9))
+    server = LinkServer(env, link(chunk=100), Flows(env, 1e9))
     for number, (at, size) in enumerate(((1, 100), (3, 200))):
         transfer = Transfer(number, size, DEMAND, lambda _: None, "load")
         env.timeout(at).callbacks.append(lambda _, transfer=transfer: server.submit(transfer))

@@ -24,7 +24,7 @@ from lrcsim.traces import RoutingTrace
 from lrcsim.traces.importers import import_trace
 
 KINDS = {"skip": "skipped", "substitute": "substituted", "low": "low_precision"}
-SHARED = Path(os.environ.get("LRCSIM_SHARED") or Path(__file__).resolve().parents[3] / "shared") / "traces"
+SHARED = Path(os.environ.get("LRCSIM_SHARED") or Path(__file__).resolve().parents[4] / "shared") / "traces"
 
 
 class Case(NamedTuple):

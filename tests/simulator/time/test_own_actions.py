@@ -78,7 +78,7 @@ class ByNumber(MissAction):
     needs = frozenset({"weights"})
 
     def decide(self, missed: Any, step: Any, residents: Any) -> list[Outcome]:
-        return [Outcome(key) for key in missed]
+        return [list(Outcome)[key] for key in missed]
 
 
 def test_every_outcome_in_one_layer_step() -> None:
@@ -169,7 +169,7 @@ def test_users_actions_run_in_the_engine_of_events_and_are_named(own: str) -> No
     assert found.config["miss"] == "Second:after=3"
     assert found.to_dict()["missed"]["on_cpu"] > 0
     action = make_action(f"{own}:Second", machine())
-    why = unsupported(found.timed.job, FixedCosts(), machine(), action)
+    why = unsupported(found.timed.run, FixedCosts(), machine(), action)
     assert why == "miss action Second:after=2 is not load, cpu or split"
 
 

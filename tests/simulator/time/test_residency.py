@@ -57,7 +57,7 @@ def test_a_prefetch_promoted_on_its_first_leg_is_urgent_on_the_next() -> None:
     # second, 4-5, the one promoted first, 3-4.
     env = simpy.Environment()
     flows = Flows(env, 1e9)
-    storage, pcie = LinkServer(env, "nvme", link(50), flows), LinkServer(env, "pcie", link(), flows)
+    storage, pcie = LinkServer(env, link(50), flows), LinkServer(env, link(), flows)
     arrived: dict[int, float] = {}
 
     def done(fetch: Fetch) -> None:

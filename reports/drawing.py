@@ -6,8 +6,6 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["COLOURS", "DASHES", "INK", "MUTED", "axis", "layout", "line", "policy_style", "safe"]
-
 COLOURS = ("@blue", "@vermilion", "@green", "@purple", "@sky", "@orange")
 """Okabe and Ito's palette, which people with every kind of colour blindness can tell apart; lighter on dark paper."""
 
@@ -42,6 +40,21 @@ def axis(title: str = "", **more: Any) -> dict[str, Any]:
 def line(name: str, x: Sequence[Any], y: Sequence[Any], style: dict[str, Any], **more: Any) -> dict[str, Any]:
     """Return a line through points; its name is escaped here."""
     return {"type": "scatter", "mode": "lines", "name": safe(name), "x": list(x), "y": list(y), "line": style, **more}
+
+
+def bars(x: Sequence[Any], y: Sequence[Any], colour: Any, hover: str, **more: Any) -> dict[str, Any]:
+    """Return bars; ``colour`` is of all, or a list."""
+    return {"type": "bar", "x": list(x), "y": list(y), "marker": {"color": colour}, "hovertemplate": hover, **more}
+
+
+def rate_axis(title: str, **more: Any) -> dict[str, Any]:
+    """Return an axis of rates from 0 to 1, in percent."""
+    return axis(title, tickformat=".0%", **more)
+
+
+def size_axis() -> dict[str, Any]:
+    """Return an axis of relative cache sizes."""
+    return axis("cache size, times the active experts", rangemode="tozero", ticksuffix="x")
 
 
 def policy_style(policy: str, number: int) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dis
 import inspect
 import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 from numbers import Complex, Real
 from operator import index
 from types import CodeType, FrameType, TracebackType
@@ -16,26 +18,25 @@ from typing import Any, NoReturn, TypeGuard
 
 from lrcsim.base.errors import LrcsimError, PolicyError
 
-__all__ = [
-    "NotAsked",
-    "checked_number",
-    "compiler_said",
-    "is_users",
-    "key_of",
-    "place_of",
-    "place_of_error",
-    "said",
-    "show_path",
-    "shown_value",
-    "sources_of",
-    "telling",
-    "written_in",
-]
-
 
 def is_users(kind: type) -> bool:
     """Return whether a class is not one of lrcsim's own."""
     return not kind.__module__.startswith("lrcsim.")
+
+
+def attributes_of(function: Callable[..., Any], place: int) -> set[str] | None:
+    """Return which attributes a function reads of an argument, given its place; None where it does more with it."""
+    code = function.__code__
+    if place >= code.co_argcount:
+        return None
+    name, found = code.co_varnames[place], set()
+    steps = list(dis.get_instructions(code))
+    for step, then in pairwise(steps):
+        if step.argval == name or (isinstance(step.argval, tuple) and name in step.argval):
+            if not (step.opname.startswith("LOAD_FAST") and step.argval == name and then.opname == "LOAD_ATTR"):
+                return None
+            found.add(str(then.argval))
+    return found
 
 
 @cache
@@ -260,31 +261,3 @@ def compiler_said(error: BaseException, functions: Sequence[Callable[..., Any]])
                 return f"{show_path(file)}:{line}: {why[:160]}"
     code = functions[0].__code__
     return f"{show_path(code.co_filename)}:{code.co_firstlineno}: {why[:160]}"
-
-
-class NotAsked:
-    """Stands in a `View` for what the policy did not say that it needs: empty, and an error where it is looked at."""
-
-    __slots__ = ("_field", "_need", "_policy")
-
-    def __init__(self, field: str, need: str, policy: str) -> None:
-        self._field, self._need, self._policy = field, need, policy
-
-    def __bool__(self) -> bool:
-        return False
-
-    def __len__(self) -> int:
-        return 0
-
-    def __repr__(self) -> str:
-        return f"<view.{self._field}, not asked for>"
-
-    def _refuse(self, *_: object, **__: object) -> NoReturn:
-        raise PolicyError(
-            f'view.{self._field} is empty, it is filled in only for who asks: write needs = {{"{self._need}"}} in '
-            f"class {self._policy}"
-        )
-
-    __getitem__ = __iter__ = __contains__ = __reversed__ = __array__ = __getattr__ = _refuse
-    __add__ = __radd__ = __mul__ = __rmul__ = __sub__ = __rsub__ = __truediv__ = __rtruediv__ = _refuse
-    __lt__ = __gt__ = __le__ = __ge__ = __float__ = __int__ = __index__ = _refuse

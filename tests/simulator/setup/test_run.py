@@ -1,0 +1,182 @@
+"""A run as a value: JSON and back, what it refuses, and that nothing changes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrcsim.base.errors import ConfigError, LrcsimError
+from lrcsim.hardware import load_profile
+from lrcsim.models import load_geometry
+from lrcsim.simulator import simulate
+from lrcsim.simulator.setup.options import Options, declared
+from lrcsim.simulator.setup.run import Run
+from lrcsim.simulator.simulate import result_of
+from lrcsim.traces import RoutingTrace
+
+LAYERS, EXPERTS, TOP_K = 8, 64, 8
+MODEL = "lrcsim-toy-baseline"
+
+
+def routed(tokens: int = 18) -> RoutingTrace:
+    rng = np.random.default_rng(5)
+    ids = rng.random((tokens, LAYERS, EXPERTS)).argsort(axis=2)[:, :, :TOP_K]
+    return RoutingTrace.from_arrays(
+        ids,
+        num_experts=EXPERTS,
+        offsets=[0, tokens // 3, tokens],
+        phase=np.arange(tokens) % (tokens // 3) >= 3,
+        weights=rng.random(ids.shape),
+        expert_bytes=1 << 20,
+        model=MODEL,
+    )
+
+
+TRACE = routed()
+SLOWER = load_profile("rtx-3090", ["pcie.bandwidth=9GB/s"])
+LAYER_SIZES = st.lists(st.integers(0, EXPERTS), min_size=LAYERS, max_size=LAYERS)
+
+HITS = st.fixed_dictionaries(
+    {},
+    optional={
+        "expert_bytes": st.sampled_from([1000, "2.5MiB", [1000 + layer for layer in range(LAYERS)]]),
+        "policy": st.sampled_from(["lru", "lfu", "fifo", "slru:share=0.5", "sch-lookahead:4", "belady", "mrs"]),
+        "cache": st.one_of(
+            st.integers(0, EXPERTS), st.sampled_from(["2x", "25%", "0.5x", "8MiB"]), LAYER_SIZES,
+            LAYER_SIZES.map(np.array), st.integers(0, EXPERTS).map(np.int64),
+        ),
+        "scope": st.just("layer"),
+        "access": st.sampled_from(["coresident", "sequential", "paper"]),
+        "prefill": st.sampled_from([None, "step", "chunk:4", "token"]),
+        "warm": st.sampled_from([None, True, False]),
+        "profile": st.just("self"),
+        "bounds": st.booleans(),
+        "batch": st.integers(1, 3),
+        "batching": st.sampled_from(["continuous", "static"]),
+        "speculative": st.sampled_from([None, (2, 0.5), [1, 1.0], (2, [1, 0, 2])]),
+        "seed": st.integers(0, 5),
+    },
+)  # fmt: skip
+
+TIMED = st.fixed_dictionaries(
+    {"hardware": st.sampled_from(["rtx-3090", "rtx-4090+pcie3-x8", SLOWER])},
+    optional={
+        "cache": st.sampled_from(["2x", 20]),
+        "batch": st.integers(1, 2),
+        "model": st.sampled_from([MODEL, load_geometry(MODEL)]),
+        "overrides": st.sampled_from([(), ["pcie.bandwidth=25.6GB/s"], ("gpu.bandwidth=1TB/s", "pcie.latency=1us")]),
+        "dtype": st.sampled_from([None, "bf16", "q4_k_m"]),
+        "overlap": st.booleans(),
+        "miss": st.sampled_from(["load", "cpu", "split:0.5", "skip:0.05", "low:0.1,0.5"]),
+        "prefetch": st.sampled_from(["none", "oracle:2", "popularity"]),
+        "dram": st.sampled_from([None, "50%", "32GiB"]),
+        "dram_policy": st.sampled_from(["lru", "fifo"]),
+        "engine": st.sampled_from(["auto", "events"]),
+        "arrivals": st.sampled_from(["poisson:5", [0.0, 0.5]]),
+    },
+)
+
+
+@settings(max_examples=150)
+@given(st.one_of(HITS, TIMED))
+def test_there_and_back(told: dict[str, Any]) -> None:
+    try:
+        run = Run.of(TRACE, **told)
+    except LrcsimError:
+        return
+    text = json.dumps(run.to_dict(), allow_nan=False)
+    again = Run.from_dict(json.loads(text), TRACE)
+    assert json.dumps(again.to_dict()) == text
+    assert again.config() == run.config()
+    assert again.pools == run.pools
+    assert (again.policy, again.access, again.prefill, again.warm) == (run.policy, run.access, run.prefill, run.warm)
+    assert (again.profile is None) == (run.profile is None)
+    assert again.profile is None or np.array_equal(again.profile, run.profile)  # type: ignore[arg-type]  # both are there
+    assert (again.platform is None) == (run.platform is None)
+    if run.platform is not None:
+        assert again.platform is not None
+        assert (again.platform.profile, again.platform.geometry) == (run.platform.profile, run.platform.geometry)
+        assert (again.platform.sizes, again.platform.dram) == (run.platform.sizes, run.platform.dram)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"policy": "slru:share=0.5", "cache": "3x", "scope": "model", "warm": False},
+        {"batch": 2, "speculative": (2, 0.5), "seed": 3, "prefill": "chunk:2"},
+        {"hardware": SLOWER, "model": load_geometry(MODEL), "cache": 20},
+    ],
+    ids=["hits", "served", "timed"],
+)
+def test_a_result_is_a_run_again_with_the_same_numbers(told: dict[str, Any]) -> None:
+    text = json.dumps(simulate(TRACE, **told).to_dict())
+    assert json.dumps(result_of(Run.from_dict(json.loads(text), TRACE)).to_dict()) == text
+
+
+def test_instead_of_what_is_described() -> None:
+    data = Run.of(TRACE, policy="lfu", cache=4).to_dict()
+    assert Run.from_dict(data, TRACE, policy="fifo").to_dict()["options"]["policy"] == "fifo"
+
+
+RUN = {"kind": "run", "version": 1, "options": {}}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({}, "this is no run: give what Run.to_dict"),
+        ({"run": 1}, "this is no run"),
+        ({"run": {"kind": "curve"}}, "this is no run"),
+        (RUN | {"kind": "curve"}, "this is no run"),
+        (RUN | {"options": []}, "this is no run"),
+        (RUN | {"version": 2}, "was written as version 2, this lrcsim reads 1"),
+        ({"run": RUN | {"version": None}}, "was written as version None"),
+        (RUN | {"options": {"polcy": "lru"}}, "there is no option 'polcy'; did you mean 'policy'"),
+        (RUN | {"options": {"hardware": {"name": "x", "toml": "="}}}, "x is no TOML"),
+        (RUN | {"options": {"hardware": "rtx-3090", "model": {"name": "x"}}}, "model is no geometry"),
+    ],
+)
+def test_what_is_no_run(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Run.from_dict(data, TRACE)
+
+
+WRONG: tuple[Any, ...] = ("x", [], {}, -1, 10**400, 0.5, True, [[1]], {"a": 1}, "")
+
+
+@pytest.mark.parametrize("name", declared())
+def test_values_of_wrong_types_are_one_line(name: str) -> None:
+    """Whatever JSON has in an option's place, it is refused in words or taken."""
+    machine = declared()[name].timed or name == "arrivals"
+    for wrong in WRONG:
+        options = {"cache": 8} | ({"hardware": "rtx-3090"} if machine else {}) | {name: wrong}
+        said = ""
+        try:
+            Run.from_dict(RUN | {"options": options}, TRACE).config()
+        except LrcsimError as error:
+            said = str(error)
+        assert "\n" not in said, (name, wrong)
+
+
+def test_a_run_is_frozen() -> None:
+    run = Run.of(TRACE, cache=8)
+    for value, field in ((run, "options"), (run, "trace"), (run.options, "policy")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(value, field, None)
+    larger = run.at(9)
+    assert (run.options.cache, larger.options.cache) == (8, 9)
+    assert {pool.capacity for pool in larger.pools} == {9}
+
+
+def test_simulate_lists_every_option() -> None:
+    import inspect
+
+    found = inspect.signature(simulate).parameters
+    for field in dataclasses.fields(Options):
+        assert found[field.name].default == field.default
