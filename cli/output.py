@@ -44,7 +44,7 @@ def json_option(command: Command) -> Command:
     return option(checked)  # type: ignore[return-value]  # it takes and gives what the command does
 
 
-def options(*several: Command) -> Callable[[Command], Command]:
+def options(*several: Callable[[Any], Any]) -> Callable[[Command], Command]:
     """Return what gives a command several options, listed in this order."""
 
     def add(command: Command) -> Command:
