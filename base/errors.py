@@ -11,7 +11,7 @@ The command line prints the message on standard error and exits with 1; in Pytho
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 LONGEST = 400
 """Letters of an error of somebody else's code that a message has."""
@@ -41,6 +41,17 @@ def brief(error: BaseException) -> str:
     lines = [line.strip() for line in f"{type(error).__name__}: {error}".splitlines() if line.strip()]
     text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def check_choice(what: str, value: object, allowed: Collection[str]) -> None:
+    """Refuse a value that is none of a few words, with the closest of them.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if value not in allowed:
+        hint = did_you_mean(str(value), allowed)
+        raise ConfigError(f"{what} {value!r} is not known, use {', '.join(allowed)}{hint}")
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:

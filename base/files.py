@@ -77,6 +77,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text in UTF-8, with line ends as they are; the file appears complete or not at all.
+
+    Raises:
+        TraceError: it cannot be written.
+    """
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+
+
 class Sink:
     """A new file that HDF5 writes to through Python, and that never fails while HDF5 looks.
 

@@ -61,7 +61,7 @@ CLOSE = 0.01
 """The rate of one request strays by up to 0.0016 (standard deviation; lru), that of a sample by a sixth of it."""
 
 
-class Run(NamedTuple):
+class TimedRun(NamedTuple):
     """What one policy took."""
 
     policy: str
@@ -128,7 +128,7 @@ def requests_of(trace: RoutingTrace, numbers: npt.NDArray[np.int64], layers: int
     return RoutingTrace.from_arrays(np.concatenate(ids)[:, :layers], num_experts=EXPERTS, offsets=offsets)
 
 
-def measure(path: Path, policy: str) -> Run:
+def measure(path: Path, policy: str) -> TimedRun:
     """Run a policy over the trace, in a process that has done nothing else, and check it."""
     started = time.perf_counter()
     with RoutingTrace.open(path) as trace:
@@ -146,7 +146,7 @@ def measure(path: Path, policy: str) -> Run:
         off = float(np.abs(rates - sample).max())
         assert off < CLOSE, (policy, off)
         assert rates[-1] == 1, (policy, rates[-1])
-    return Run(policy, cpu, wall, peak, float(rates[2 * TOP_K - 1]), off)
+    return TimedRun(policy, cpu, wall, peak, float(rates[2 * TOP_K - 1]), off)
 
 
 def reference_rates(path: Path, folder: str, layers: int = 4) -> dict[str, float]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lrcsim.simulator import simulate
-from lrcsim.sweeps import in_processes, in_this_process, make_plan, read_spec, run_sweep
+from lrcsim.sweeps import divide, in_processes, in_this_process, read_spec, run_sweep
 from lrcsim.sweeps.execute import run_task
 from lrcsim.traces import RoutingTrace
 
@@ -41,7 +41,7 @@ def thousand_runs(folder: Path) -> None:
     tables = []
     for name, workers in (("one process", in_this_process), ("all cores", in_processes(os.cpu_count() or 1))):
         started = time.perf_counter()
-        plan = make_plan(read_spec({"grid": grid}))
+        plan = divide(read_spec({"grid": grid}))
         path = folder / f"{len(tables)}.parquet"
         outcome = run_sweep(plan, path, workers=workers)
         took = time.perf_counter() - started
@@ -63,7 +63,7 @@ def overhead(folder: Path, runs: int) -> None:
     path = folder / "short.h5"
     RoutingTrace.from_arrays(bundled.experts[:20], num_experts=64, expert_bytes=1000).save(path)
     sizes = [f"{1 + number / 1000}x" for number in range(runs)]
-    plan = make_plan(read_spec({"grid": {"trace": path.name, "cache": sizes}}, folder))
+    plan = divide(read_spec({"grid": {"trace": path.name, "cache": sizes}}, folder))
     tasks = plan.tasks(share=False)
     trace = RoutingTrace.open(path)
     simulate(trace), run_task(tasks[0])
@@ -75,7 +75,7 @@ def overhead(folder: Path, runs: int) -> None:
         return in_this_process(tasks)
 
     started = time.perf_counter()
-    outcome = run_sweep(make_plan(plan.spec), folder / "o.parquet", workers=unshared)
+    outcome = run_sweep(divide(plan.spec), folder / "o.parquet", workers=unshared)
     sweep = time.perf_counter() - started
     assert outcome.table["hit_rate"].to_pylist() == alone
     print(
@@ -89,7 +89,7 @@ def timed_runs(folder: Path) -> None:
     speeds = ["6GB/s", "12GB/s", "25GB/s", "50GB/s", "100GB/s"]
     grid = {"policy": ["lru", "lfu", "slru", "arc"], "cache": ["1x", "2x", "3x", "4x", "6x"], "pcie.bandwidth": speeds}
     started = time.perf_counter()
-    plan = make_plan(read_spec({"defaults": {"hardware": "rtx-3090"}, "grid": grid}))
+    plan = divide(read_spec({"defaults": {"hardware": "rtx-3090"}, "grid": grid}))
     outcome = run_sweep(plan, folder / "timed.parquet", workers=in_processes(os.cpu_count() or 1))
     took = time.perf_counter() - started
     assert (len(outcome.table), outcome.failed) == (100, 0), outcome.first_error

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lrcsim.base.text import human_bytes, percent
 from lrcsim.cli.output import console
+from lrcsim.cli.tables import print_rows
 
 if TYPE_CHECKING:
     from lrcsim.simulator.curves.allocate import Allocation
@@ -13,24 +14,19 @@ if TYPE_CHECKING:
 
 def show_allocation(allocation: Allocation) -> None:
     """Print the hit rates of a budget divided uniformly, by the layers' curves, or not at all, and the capacities."""
-    from rich.table import Table
-
     out = console()
     budget = human_bytes(allocation.budget) if allocation.unit == "bytes" else f"{allocation.budget:,} experts"
     out.print(f"\n[bold]{allocation.policy}[/bold] with {budget} for all layers together")
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("division")
     splits = [("uniform", allocation.uniform), ("allocated (greedy)", allocation.greedy)]
     if allocation.exact is not None:
         splits.append(("allocated (exact)", allocation.exact))
     splits.append(("one shared pool", allocation.shared))
     both = all(allocation.shared.accesses)
-    for heading in ["hit rate", *(["prefill", "decode"] if both else [])]:
-        table.add_column(heading, justify="right")
+    rows = []
     for name, split in splits:
         rates = [split.hit_rate, *([split.phase_rate(0), split.phase_rate(1)] if both else [])]
-        table.add_row(name, *(percent(rate, digits=2) for rate in rates))
-    out.print(table)
+        rows.append([name, *(percent(rate, digits=2) for rate in rates)])
+    print_rows(["division", "hit rate", *(["prefill", "decode"] if both else [])], rows, gap=3)
     if allocation.exact is None:
         limit = allocation.most_hits / max(sum(allocation.greedy.accesses), 1)
         out.print(f"no exact division: {allocation.exact_left_out}; none is above {percent(limit, digits=2)}")

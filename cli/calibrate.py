@@ -6,13 +6,12 @@ from typing import Any
 
 import click
 
+from lrcsim.cli.calibrate_machine import calibrate_machine, machine_options
+from lrcsim.cli.options import run_options
 from lrcsim.cli.output import json_option
 
-RUN_ONLY = (
-    *("trace", "model", "dtype", "policy", "cache", "scope", "prefill", "warm", "hardware", "overrides"),
-    *("fit_tokens", "fit", "overlap", "loss", "column", "plot"),
-)
-"""Options that mean nothing without --from-run."""
+MACHINE_ONLY = ("gpu", "quick", "repetitions", "sizes", "folder")
+"""Options of measuring this machine; all others but those of the output are of a measured run."""
 
 
 @click.command()
@@ -20,10 +19,7 @@ RUN_ONLY = (
 @click.option("--trace", metavar="TRACE", help="The run's own routing: an lrcsim trace, or a file to import.")
 @click.option("--model", metavar="NAME|CONFIG", help="The model that ran; name:top_k=6 where fewer experts were used.")
 @click.option("--dtype", metavar="DTYPE", help="Format of its weights.  [default: the one of the trace's expert sizes]")
-@click.option("--policy", default="lru", show_default=True, metavar="NAME[:PARAMS]", help="The engine's eviction.")
-@click.option("--cache", default="2x", show_default=True, metavar="SIZE", help="The engine's cache: 2x, 16, 25%, 4GiB.")
-@click.option("--scope", default="layer", show_default=True, metavar="layer|model", help="A cache per layer, or one.")
-@click.option("--prefill", metavar="step|chunk:N|token", help="How prompt tokens make steps.  [default: step]")
+@run_options(only=("policy", "cache", "scope", "prefill"))
 @click.option("--warm/--cold", "warm", default=None, help="Keep the cache between requests or empty it.")
 @click.option(
     "--hardware",
@@ -44,41 +40,29 @@ RUN_ONLY = (
 )
 @click.option("--plot", metavar="FILE", help="Draw measured and predicted time of every token (.png, .svg, .pdf).")
 @click.option("-o", "--output", metavar="FILE", help="Write the profile as TOML.")
+@machine_options
 @json_option
 @click.pass_context
 def calibrate(ctx: click.Context, /, output: str | None, json_path: str | None, **options: Any) -> None:
     """Make a hardware profile from measurements.
 
     With --from-run: fit at most three numbers of a profile to the first tokens of a run that some engine logged, and
-    test the fit on the others by simulating the run's own routing (docs/validation.md). Without: measure this machine.
+    test the fit on the others by simulating the run's own routing through the cache that the engine had, --policy to
+    --cold (docs/validation.md). Without: measure this machine, as --no-gpu to --folder say.
     """
     from lrcsim.base.errors import ConfigError
 
-    if options["from_run"] is not None:
+    machine = {name: options.pop(name) for name in MACHINE_ONLY}
+    of_run = options["from_run"] is not None
+    for name in machine if of_run else options:
+        if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            option = {"overrides": "set", "gpu": "no-gpu"}.get(name, name.replace("_", "-"))
+            if of_run:
+                raise ConfigError(f"--{option} is for measuring this machine: leave --from-run out, or it")
+            raise ConfigError(f"--{option} is for a measured run: name it with --from-run metrics.csv")
+    if of_run:
         from lrcsim.cli.calibrate_run import calibrate_run
 
         calibrate_run(output=output, json_path=json_path, **options)
-        return
-    for name in RUN_ONLY:
-        if ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
-            option = {"overrides": "set"}.get(name, name.replace("_", "-"))
-            raise ConfigError(f"--{option} is for a measured run: name it with --from-run metrics.csv")
-    _measure(output, json_path)
-
-
-def _measure(output: str | None, json_path: str | None) -> None:
-    """Measure the machine at hand."""
-    import importlib
-    from pathlib import Path
-
-    from lrcsim.base.errors import ConfigError
-
-    try:
-        machine = importlib.import_module("lrcsim.cli.calibrate_machine")
-    except ModuleNotFoundError as error:
-        if error.name != "lrcsim.cli.calibrate_machine":
-            raise
-        raise ConfigError(
-            "this installation cannot measure the machine at hand: fit a measured run with --from-run metrics.csv"
-        ) from None
-    machine.calibrate_machine(None if output is None else Path(output), json_path)
+    else:
+        calibrate_machine(output, json_path, **machine)

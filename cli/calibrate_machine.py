@@ -8,38 +8,35 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lrcsim.base.files import write_text
 from lrcsim.base.text import human_bytes, quoted
-from lrcsim.cli.output import console, progress_bar, write_json
+from lrcsim.cli.output import answer, console, option_bytes, options, progress_bar
 from lrcsim.cli.screen import echo
+from lrcsim.cli.tables import print_rows
 
 if TYPE_CHECKING:
     from lrcsim.calibration.of_machine import Machine, Timing
 
-
-def machine_options(command: Any) -> Any:
-    """Add the options of `calibrate_machine` to a command."""
-    for option in (
-        click.option("--no-gpu", "gpu", flag_value=False, default=True, help="Leave a GPU out."),
-        click.option("--quick", is_flag=True, help="A few seconds: fewer repetitions, a smaller file."),
-        click.option("--repetitions", type=int, default=50, show_default=True, help="Of each measurement; at least 3."),
-        click.option(
-            "--sizes",
-            metavar="SIZES",
-            help="Sizes of reads and of an expert, with commas between: 512KiB,2MiB.  [default: 4KiB to 4MiB]",
-        ),
-        click.option(
-            "--folder",
-            metavar="DIR",
-            help="Where to put the file that is read: a folder on the storage that experts would be on.  "
-            "[default: the system's for temporary files]",
-        ),
-    ):
-        command = option(command)
-    return command
+machine_options = options(
+    click.option("--no-gpu", "gpu", flag_value=False, default=True, help="Leave a GPU out."),
+    click.option("--quick", is_flag=True, help="A few seconds: fewer repetitions, a smaller file."),
+    click.option("--repetitions", type=int, default=50, show_default=True, help="Of each measurement; at least 3."),
+    click.option(
+        "--sizes",
+        metavar="SIZES",
+        help="Sizes of reads and of an expert, with commas between: 512KiB,2MiB.  [default: 4KiB to 4MiB]",
+    ),
+    click.option(
+        "--folder",
+        metavar="DIR",
+        help="Where to put the file that is read: a folder on the storage that experts would be on.  "
+        "[default: the system's for temporary files]",
+    ),
+)
 
 
 def calibrate_machine(
-    output: Path | None,
+    output: str | Path | None,
     json_path: str | None,
     *,
     folder: str | None = None,
@@ -62,28 +59,22 @@ def calibrate_machine(
     Raises:
         ConfigError: an option has a value that is not allowed, or the folder cannot be written to.
     """
-    from lrcsim.calibration.of_machine import Plan, measure_machine, toml_of
-    from lrcsim.cli.output import option_bytes
+    from lrcsim.calibration.of_machine import MeasurePlan, measure_machine, toml_of
 
     given: dict[str, Any] = {}
     if sizes is not None:
         each = tuple(sorted({option_bytes("--sizes", text.strip()) for text in sizes.split(",")}))
         given = {"reads": each, "experts": each}
-    plan = Plan(repetitions=repetitions, folder=None if folder is None else Path(folder), gpu=gpu, **given)
+    plan = MeasurePlan(repetitions=repetitions, folder=None if folder is None else Path(folder), gpu=gpu, **given)
     if quick:
         plan = plan.quick()
     with progress_bar("measuring this machine") as progress:
         machine = measure_machine(plan, progress)
     text = toml_of(machine)
     if output is not None:
-        from lrcsim.base.files import replacing
-
-        with replacing(output) as partial:
-            partial.write_text(text, encoding="utf-8")
-    if json_path is not None:
-        said = {**machine.to_dict(), "profile": str(output) if output is not None else None}
-        write_json(json_path, said, "calibrate-machine")
-    if json_path == "-":
+        write_text(output, text)
+    profile = None if output is None else str(output)
+    if not answer(json_path, {**machine.to_dict(), "profile": profile}, "calibrate-machine"):
         return
     _show(machine)
     if output is None:
@@ -95,19 +86,15 @@ def calibrate_machine(
 
 
 def _show(machine: Machine) -> None:
-    from rich.table import Table
-
     out = console()
     out.print(f"[bold]{quoted(machine.name)}[/bold]: {quoted(machine.processor)}, {human_bytes(machine.memory)}")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("measured", "size", "median", "p10", "p90", "rate"):
-        table.add_column(heading, no_wrap=True, justify="left" if heading == "measured" else "right")
+    lines: list[tuple[str, ...]] = []
 
     def rows(name: str, timings: Sequence[Timing]) -> None:
         for timing in timings:
             low, high = timing.percentile(10), timing.percentile(90)
             rate = f"{timing.rate / 1e9:,.2f} GB/s"
-            table.add_row(name, human_bytes(timing.size), _time(timing.median), _time(low), _time(high), rate)
+            lines.append((name, human_bytes(timing.size), _time(timing.median), _time(low), _time(high), rate))
 
     rows("memory copy", machine.copies)
     rows(f"memory copy, {machine.threads} threads", [machine.together])
@@ -121,7 +108,7 @@ def _show(machine: Machine) -> None:
         rows("copy to the GPU, pinned", machine.gpu.pinned)
         rows("copy to the GPU, pageable", machine.gpu.pageable)
         rows("expert on the GPU", machine.gpu.experts)
-    out.print(table)
+    print_rows(("measured", "size", "median", "p10", "p90", "rate"), lines, whole=range(6))
     if machine.reads is not None:
         out.print(f"file reads past the page cache by {machine.reads.how}, {machine.reads.file_system}")
     for note in machine.notes:

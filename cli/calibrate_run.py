@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrcsim.base.text import human_bytes, percent, quoted
-from lrcsim.cli.output import console, write_json
+from lrcsim.cli.output import answer, console, progress_bar
+from lrcsim.cli.tables import print_rows
 
 if TYPE_CHECKING:
     from lrcsim.calibration.from_run.calibrate import Calibration
@@ -39,11 +40,6 @@ def calibrate_run(
     trace: str | None,
     model: str | None,
     dtype: str | None,
-    policy: str,
-    cache: str,
-    scope: Any,
-    prefill: str | None,
-    warm: bool | None,
     hardware: str,
     overrides: Sequence[str],
     fit_tokens: int,
@@ -54,10 +50,11 @@ def calibrate_run(
     plot: str | None,
     output: str | None,
     json_path: str | None,
+    **cache: Any,
 ) -> None:
-    """Fit, predict, compare, and write what was asked for."""
+    """Fit, predict, compare, and write what was asked for; ``cache``: the options of the engine's own."""
     from lrcsim.base.errors import ConfigError, did_you_mean
-    from lrcsim.base.files import replacing
+    from lrcsim.base.files import write_text
     from lrcsim.calibration.from_run.calibrate import calibrate
     from lrcsim.calibration.from_run.measured import parse_mapping, read_measured
     from lrcsim.calibration.from_run.rerun import Rerun
@@ -79,30 +76,28 @@ def calibrate_run(
     base = load_profile(hardware, overrides)
     geometry = load_geometry(model)
     with open_or_import(trace) as routing:
-        rerun = Rerun(
-            routing, geometry, dtype=dtype, policy=policy, cache=cache, scope=scope, prefill=prefill, warm=warm
+        told = {name: value for name, value in cache.items() if value is not None}
+        rerun = Rerun(routing, geometry, dtype=dtype, **told)
+    with progress_bar("fitting") as progress:
+        found = calibrate(
+            rerun,
+            run,
+            base,
+            fit_tokens=fit_tokens,
+            paths=None if fit is None else [path.strip() for path in fit.split(",")],
+            overlap=beside[overlap],
+            loss=loss,
+            progress=progress,
         )
-    found = calibrate(
-        rerun,
-        run,
-        base,
-        fit_tokens=fit_tokens,
-        paths=None if fit is None else [path.strip() for path in fit.split(",")],
-        overlap=beside[overlap],
-        loss=loss,
-    )
     profile = sourced(found, run)
     if output is not None:
-        with replacing(output) as partial:
-            partial.write_text(to_toml(profile), encoding="utf-8")
+        write_text(output, to_toml(profile))
     if plot is not None:
         from lrcsim.plots.calibration import plot_calibration
 
         plot_calibration(plot, found, f"{geometry.name}, {run.name}")
     result = document(found, run, rerun, base, profile)
-    if json_path is not None:
-        write_json(json_path, result, "calibrate-run")
-    if json_path != "-":
+    if answer(json_path, result, "calibrate-run"):
         _print(found, run, result)
 
 
@@ -117,7 +112,8 @@ def open_or_import(path: str) -> Iterator[RoutingTrace]:
     with tempfile.TemporaryDirectory() as folder:
         if not is_ours:
             target = Path(folder, "trace.h5")
-            import_trace(source, target)
+            with progress_bar(f"importing {source.name}") as progress:
+                import_trace(source, target, progress=progress)
         with RoutingTrace.open(path if is_ours else target) as opened:
             yield opened
 
@@ -191,8 +187,6 @@ def document(
 
 
 def _print(found: Calibration, run: MeasuredRun, result: dict[str, Any]) -> None:
-    from rich.table import Table
-
     from lrcsim.hardware.document import written
 
     out = console()
@@ -204,25 +198,20 @@ def _print(found: Calibration, run: MeasuredRun, result: dict[str, Any]) -> None
         f"of {fit['tokens']} tokens\n",
         soft_wrap=True,
     )
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for heading in ("number", "fitted", "+-", "base"):
-        table.add_column(heading, justify="left" if heading == "number" else "right")
+    rows = []
     for path, value in found.best.fit.numbers.items():
-        digits = [written(path, float(f"{amount:.4g}")) for amount in (value.value, value.base)]
-        table.add_row(
-            path, digits[0], f"{100 * value.spread:.1f} %" if value.determined else "not determined", digits[1]
-        )
-    out.print(table)
+        fitted, before = (written(path, float(f"{amount:.4g}")) for amount in (value.value, value.base))
+        spread = f"{100 * value.spread:.1f} %" if value.determined else "not determined"
+        rows.append((path, fitted, spread, before))
+    print_rows(("number", "fitted", "+-", "base"), rows, gap=3)
     out.print()
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for heading in ("predicted against measured", "tokens", "total", "mean |error|", "per token"):
-        table.add_column(heading, justify="left" if heading[0] == "p" and "ag" in heading else "right")
+    compared = []
     for name, label in LABELS.items():
         if name in found.agreement:
             of = found.agreement[name]
             errors = (f"{100 * of.total_error:+.1f} %", percent(of.mean_error), percent(of.relative_error))
-            table.add_row(label, str(of.steps), *errors)
-    out.print(table)
+            compared.append((label, str(of.steps), *errors))
+    print_rows(("predicted against measured", "tokens", "total", "mean |error|", "per token"), compared, gap=3)
     for line in _bytes(found.bytes):
         out.print(line, soft_wrap=True)
     if not found.best.overlap:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from lrcsim.base.tables import write_csv
 from lrcsim.base.text import human_bytes, quoted
 from lrcsim.cli.allocate import show_allocation
+from lrcsim.cli.metrics import jobs_option
 from lrcsim.cli.options import given, run_options
-from lrcsim.cli.output import console, json_option, progress_bar, write_json
+from lrcsim.cli.output import answer, console, json_option, progress_bar
+from lrcsim.cli.tables import print_rows
 from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ SHOWN = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
     metavar="SIZE",
     help="Also divide a budget for all layers, 512 (experts), 2x, 25% or 4GiB, so that most accesses hit.",
 )
-@click.option("--jobs", type=click.IntRange(min=1), help="Threads; the result does not depend on it.  [default: all]")
+@jobs_option
 @json_option
 @click.option("--csv", "csv_path", metavar="FILE", help="Write all points as CSV.")
 @click.option("--plot", "plot_path", metavar="FILE", help="Draw the curves: .png, .svg or .pdf.")
@@ -80,17 +82,16 @@ def curve(
             curves = [_curve(run, sizes, jobs) for run in runs]
             found.append(TraceCurves(opened.model, curves, allocations))
     scope, access = runs[0].options.scope, runs[0].access
-    if json_path is not None:
-        config = {"scope": scope, "access": access, "prefill": runs[0].prefill, "warm": runs[0].warm}
-        each = [one.to_dict() | {"config": config} for one in found]
-        write_json(json_path, each[0] if len(each) == 1 else {"traces": each}, "curve")
+    config = {"scope": scope, "access": access, "prefill": runs[0].prefill, "warm": runs[0].warm}
+    each = [one.to_dict() | {"config": config} for one in found]
+    shown = answer(json_path, each[0] if len(each) == 1 else {"traces": each}, "curve")
     if csv_path is not None:
-        _write_csv(csv_path, found)
+        write_csv(csv_path, (row for one in found for row in _as_rows(one)))
     if plot_path is not None:
         from lrcsim.plots.curves import plot_curves
 
         plot_curves(plot_path, {one.label: one.curves for one in found}, f"scope {scope}, access {access}")
-    if json_path != "-":
+    if shown:
         for one in found:
             _show(one.curves, f"{one.label}, scope {scope}, access {access}")
             unproven = [c.policy for c in one.curves if c.policy in ("belady", "belady-bypass") and not c.proven]
@@ -130,22 +131,17 @@ def split_policies(text: str) -> list[str]:
     return names
 
 
-def _write_csv(path: str, found: Sequence[TraceCurves]) -> None:
-    from lrcsim.base.files import replacing
-
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        for number, one in enumerate(found):
-            data = one.to_dict()
-            if number == 0:
-                writer.writerow(["trace", "capacity", "relative", *data["hit_rate"]])
-            columns = zip(data["capacities"], data["relative"], *data["hit_rate"].values(), strict=True)
-            writer.writerows([one.label, *row] for row in columns)
+def _as_rows(one: TraceCurves) -> Iterator[dict[str, Any]]:
+    """Yield a row for each size, with the hit rate of every policy."""
+    data = one.to_dict()
+    for capacity, relative, *rates in zip(
+        data["capacities"], data["relative"], *data["hit_rate"].values(), strict=True
+    ):
+        sizes = {"trace": one.label, "capacity": capacity, "relative": relative}
+        yield sizes | dict(zip(data["hit_rate"], rates, strict=True))
 
 
 def _show(curves: Sequence[Curve], title: str) -> None:
-    from rich.table import Table
-
     out = console()
     first = curves[0]
     few = len(first.capacities) <= len(SHOWN) or first.unit == "bytes"
@@ -160,12 +156,7 @@ def _show(curves: Sequence[Curve], title: str) -> None:
         headings = [f"{size:g}x" for size in sizes]
     relative = "" if few else ", relative to the active experts per token"
     out.print(f"[bold]{quoted(title)}[/bold]: hit rate [%] by cache size{relative}")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("policy")
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    if not few:
-        table.add_column("knee", justify="right")
+    rows = []
     for curve in curves:
         rates = []
         for size in sizes:
@@ -174,6 +165,6 @@ def _show(curves: Sequence[Curve], title: str) -> None:
             rates.append(f"{100 * curve.hit_rate[at[-1]]:.1f}" if exact else "–")
         if not few:
             rates.append(f"{curve.relative[curve.knee]:.3g}x")
-        table.add_row(quoted(curve.policy), *rates)
+        rows.append([quoted(curve.policy), *rates])
     out.print()
-    out.print(table)
+    print_rows(["policy", *headings, *([] if few else ["knee"])], rows)

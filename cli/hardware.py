@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from lrcsim.base.text import human_bytes, quoted
-from lrcsim.cli.output import console, json_option, write_json
+from lrcsim.cli.output import answer, console, json_option
 from lrcsim.cli.screen import echo
+from lrcsim.cli.tables import print_rows
 
 
 @click.command()
@@ -29,26 +30,20 @@ def hardware(name: str | None, overrides: tuple[str, ...], json_path: str | None
     rtx-4090+pcie3-x8+ddr4-3200-2ch.
     """
     from lrcsim.base.errors import ConfigError
+    from lrcsim.base.files import write_text
     from lrcsim.hardware import load_profile, profile_names, to_toml
 
     if name is None:
         if overrides or toml_path:
             raise ConfigError("--set and --toml are for one profile: name it, as in lrcsim hardware rtx-4090 --set ...")
         rows = [_row(load_profile(profile)) for profile in profile_names()]
-        if json_path is not None:
-            write_json(json_path, rows, "hardware")
-        if json_path != "-":
+        if answer(json_path, rows, "hardware"):
             _list(rows)
         return
     profile = load_profile(name, overrides)
     if toml_path is not None:
-        from lrcsim.base.files import replacing
-
-        with replacing(toml_path) as partial:
-            partial.write_text(to_toml(profile), encoding="utf-8")
-    if json_path is not None:
-        write_json(json_path, _row(profile), "hardware")
-    if json_path != "-":
+        write_text(toml_path, to_toml(profile))
+    if answer(json_path, _row(profile), "hardware"):
         _describe(profile)
 
 
@@ -66,29 +61,27 @@ def _rate(part: dict[str, Any] | None) -> str:
     return "–" if part is None else f"{part['bandwidth'] / 1e9:,.1f}"
 
 
-def _list(rows: list[dict[str, Any]]) -> None:
-    from rich.table import Table
+def _cells(row: dict[str, Any]) -> list[str]:
+    gpu = row["gpu"]
+    return [
+        f"[bold]{row['name']}[/bold]",
+        human_bytes(gpu["memory"]) if gpu else "–",
+        _rate(gpu),
+        f"{gpu['compute'] / 1e12:,.0f}" if gpu else "–",
+        human_bytes(row["dram"]["memory"]),
+        _rate(row["dram"]),
+        _rate(row["cpu"]),
+        "unified" if row["unified"] else _rate(row["pcie"]),
+        _rate(row["nvme"]),
+    ]
 
+
+def _list(rows: list[dict[str, Any]]) -> None:
     from lrcsim.hardware import component_names
     from lrcsim.hardware.document import PARTS
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("profile", "GPU memory", "GB/s", "TFLOP/s", "DRAM", "GB/s", "CPU GB/s", "PCIe GB/s", "NVMe GB/s"):
-        table.add_column(heading, no_wrap=True, justify="left" if heading == "profile" else "right")
-    for row in rows:
-        gpu = row["gpu"]
-        table.add_row(
-            f"[bold]{row['name']}[/bold]",
-            human_bytes(gpu["memory"]) if gpu else "–",
-            _rate(gpu),
-            f"{gpu['compute'] / 1e12:,.0f}" if gpu else "–",
-            human_bytes(row["dram"]["memory"]),
-            _rate(row["dram"]),
-            _rate(row["cpu"]),
-            "unified" if row["unified"] else _rate(row["pcie"]),
-            _rate(row["nvme"]),
-        )
-    console().print(table)
+    headings = ("profile", "GPU memory", "GB/s", "TFLOP/s", "DRAM", "GB/s", "CPU GB/s", "PCIe GB/s", "NVMe GB/s")
+    print_rows(headings, map(_cells, rows), whole=range(len(headings)))
     click.echo("\nEffective rates, not data-sheet peaks. One with its sources: lrcsim hardware NAME.")
     click.echo("Components replace parts (rtx-4090+pcie3-x8+ddr4-3200-2ch):")
     for part in PARTS:
@@ -97,18 +90,11 @@ def _list(rows: list[dict[str, Any]]) -> None:
 
 
 def _describe(profile: Any) -> None:
-    from rich.table import Table
-
     from lrcsim.hardware.document import numbers
 
     out = console()
     out.print(f"[bold]{quoted(profile.name)}[/bold]: {quoted(profile.description)}")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, justify="right")
-    table.add_column()
-    for path, text, source in numbers(profile):
-        table.add_row(path, text, f"[dim]{quoted(source)}[/dim]")
-    out.print(table)
+    rows = [(path, text, f"[dim]{quoted(source)}[/dim]") for path, text, source in numbers(profile)]
+    print_rows(("", "", ""), rows, left=(0, 2), whole=(0, 1))
     if profile.unified:
         out.print("unified memory: GPU and CPU share the DRAM, nothing is copied")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lrcsim.base.text import human_bytes, quoted, short_dtype
+from lrcsim.base.text import human_bytes, quoted, seconds, short_dtype
 from lrcsim.cli.output import console
+from lrcsim.cli.tables import print_rows
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Result
@@ -29,8 +30,6 @@ LOADS = {True: "optimal policy", False: "fewest bytes of any policy"}
 
 def show_time(result: Result) -> None:
     """Print what a run took, what for, and what could have been."""
-    from rich.table import Table
-
     from lrcsim.simulator.setup.outcomes import NOT_CACHED
 
     data = quoted(result.to_dict())
@@ -47,19 +46,18 @@ def show_time(result: Result) -> None:
         unit = f"{config['dram']:,} experts" if config["dram_unit"] == "experts" else human_bytes(config["dram"])
         parts.append(f"{unit} in main memory ({config['dram_policy']})")
     out.print(f"on [bold]{config['hardware']}[/bold]: {', '.join(parts)}")
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for heading in ("time", "decode", "per token", "all"):
-        table.add_column(heading, justify="left" if heading == "time" else "right", no_wrap=True)
     speed, per_token = time["decode_tokens_per_s"], time["decode_ms_per_token"]
-    table.add_row(
-        f"[bold]{config['policy']}[/bold]",
-        "–" if speed is None else f"[bold]{speed:,.2f} tokens/s[/bold]",
-        "–" if per_token is None else f"[bold]{per_token:,.2f} ms[/bold]",
-        f"[bold]{seconds(time['total_s'])}[/bold]",
-    )
+    rows = [
+        (
+            f"[bold]{config['policy']}[/bold]",
+            "–" if speed is None else f"[bold]{speed:,.2f} tokens/s[/bold]",
+            "–" if per_token is None else f"[bold]{per_token:,.2f} ms[/bold]",
+            f"[bold]{seconds(time['total_s'])}[/bold]",
+        )
+    ]
     bounds, resident = time["bounds"], time["all_resident"]
     shared = bounds["compute_only"]["total_s"] < resident["total_s"] * (1 - 1e-9)
-    rows = [
+    limits = [
         (
             f"{LOADS[bounds['optimum']['reachable']]}, perfect prefetch" if "optimum" in bounds else "",
             bounds.get("optimum"),
@@ -68,17 +66,19 @@ def show_time(result: Result) -> None:
         ("GPU and CPU computing at once, no pause" if shared else "everything resident", bounds["compute_only"]),
         ("everything resident (no bound)" if shared else "", resident if shared else None),
     ]
-    for label, bound in rows:
+    for label, bound in limits:
         if bound is None or bound["ratio"] is None:
             continue
         rate = bound["decode_tokens_per_s"]
-        table.add_row(
-            label,
-            "–" if rate is None else f"{rate:,.2f} tokens/s",
-            "–" if rate is None else f"{1e3 / rate:,.2f} ms",
-            f"{seconds(bound['total_s'])}  ({bound['ratio']:.2f}x)",
+        rows.append(
+            (
+                label,
+                "–" if rate is None else f"{rate:,.2f} tokens/s",
+                "–" if rate is None else f"{1e3 / rate:,.2f} ms",
+                f"{seconds(bound['total_s'])}  ({bound['ratio']:.2f}x)",
+            )
         )
-    out.print(table)
+    print_rows(("time", "decode", "per token", "all"), rows, whole=range(4), gap=3)
     out.print()
     total = time["total_s"] or 1.0
     spent = [("compute", "compute_s"), ("stall", "stall_s"), ("overhead", "overhead_s")]
@@ -120,10 +120,3 @@ def _weight_given_up(missed: dict[str, Any], outcome: Outcome, both_phases: bool
     if not both_phases:
         return text
     return f"{text} (prefill {100 * missed['prefill'][name]:.2f} %, decode {100 * missed['decode'][name]:.2f} %)"
-
-
-def seconds(amount: float) -> str:
-    """Write seconds with a unit that suits them."""
-    if amount >= 1:
-        return f"{amount:,.2f} s"
-    return f"{amount * 1e3:,.2f} ms" if amount >= 1e-3 else f"{amount * 1e6:,.1f} us"

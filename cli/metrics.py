@@ -1,24 +1,32 @@
-"""What `lrcsim srp` and `lrcsim sch` share: several traces, lists of segment lengths, JSON and CSV of arrays."""
+"""What `lrcsim srp` and `lrcsim sch` share: several traces, lists of segment lengths, options of intervals."""
 
 from __future__ import annotations
 
-import csv
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from lrcsim.base.errors import ConfigError
-from lrcsim.base.text import quoted
-from lrcsim.cli.output import console
+from lrcsim.cli.output import options
 
 if TYPE_CHECKING:
     from lrcsim.traces import RoutingTrace
 
-OPTIONS = (
+jobs_option = click.option(
+    "--jobs", type=click.IntRange(min=1), help="Threads; the result does not depend on it.  [default: all]"
+)
+
+segments_option = click.option(
+    "-m",
+    "--segment",
+    metavar="LENGTHS",
+    help="Tokens in a segment, with commas between.  [default: 4,16,64,256, those that fit]",
+)
+
+metric_options = options(
     click.option(
         "--bootstrap",
         default=1000,
@@ -28,17 +36,8 @@ OPTIONS = (
     ),
     click.option("--confidence", default=95.0, show_default=True, type=float, help="Of the intervals, in percent."),
     click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the resamples."),
-    click.option(
-        "--jobs", type=click.IntRange(min=1), help="Threads; the result does not depend on it.  [default: all]"
-    ),
+    jobs_option,
 )
-
-
-def metric_options(command: Any) -> Any:
-    """Add the options of intervals and threads to a command."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
 
 
 @contextmanager
@@ -84,35 +83,3 @@ def segments_of(text: str | None, traces: Iterable[RoutingTrace], *, fits: bool 
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ConfigError(f"-m {text!r} is not understood: give numbers of tokens with commas between, as 4,16,64,256")
     return list(dict.fromkeys(int(part) for part in parts))
-
-
-def print_table(title: str, rows: Sequence[Mapping[str, Any]], *, note: str = "") -> None:
-    """Print rows of equal keys under a title; text stands left, what is given as a number right."""
-    from rich.table import Table
-
-    out = console()
-    out.print(f"[bold]{quoted(title)}[/bold]" + (f"\n{note}" if note else ""))
-    out.print()
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for i, name in enumerate(rows[0]):
-        table.add_column(name, justify="left" if i == 0 else "right")
-    for row in rows:
-        table.add_row(*(quoted(str(value)) for value in row.values()))
-    out.print(table)
-    out.print()
-
-
-def write_csv(path: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows of equal keys; None and NaN as empty cells. The file appears complete or not at all.
-
-    Raises:
-        TraceError: the file cannot be written.
-    """
-    from lrcsim.base.files import replacing
-
-    rows = list(rows)
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()})

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from lrcsim.base.text import human_bytes, quoted, short_dtype
-from lrcsim.cli.output import console, json_option, write_json
+from lrcsim.cli.output import answer, console, json_option
+from lrcsim.cli.tables import print_rows
 
 
 @click.command()
@@ -24,9 +25,7 @@ def models(name: str | None, dtype: str | None, json_path: str | None) -> None:
 
     chosen = model_names() if name is None else [name]
     rows = [_row(load_geometry(model), dtype) for model in chosen]
-    if json_path is not None:
-        write_json(json_path, rows if name is None else rows[0], "models")
-    if json_path == "-":
+    if not answer(json_path, rows if name is None else rows[0], "models"):
         return
     if name is None:
         _list(rows)
@@ -68,31 +67,28 @@ def _billions(count: int) -> str:
     return f"{count / 1e9:,.2f}" if count < 100e9 else f"{count / 1e9:,.1f}"
 
 
-def _list(rows: list[dict[str, Any]]) -> None:
-    from rich.table import Table
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [
+        f"[bold]{row['name']}[/bold]",
+        str(row["layers"]),
+        str(len(row["moe_layers"])),
+        str(row["experts"]),
+        str(row["top_k"]),
+        str(row["shared_experts"] or "–"),
+        _billions(row["total_params"]),
+        _billions(row["active_params"]),
+        human_bytes(sum(row["bytes"]["expert"]) / len(row["bytes"]["expert"])),
+        row["bytes"]["dtype"],
+    ]
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("model", "layers", "MoE", "experts", "k", "shared", "params (10^9)", "active", "expert", "dtype"):
-        table.add_column(heading, no_wrap=True, justify="left" if heading in ("model", "dtype") else "right")
-    for row in rows:
-        table.add_row(
-            f"[bold]{row['name']}[/bold]",
-            str(row["layers"]),
-            str(len(row["moe_layers"])),
-            str(row["experts"]),
-            str(row["top_k"]),
-            str(row["shared_experts"] or "–"),
-            _billions(row["total_params"]),
-            _billions(row["active_params"]),
-            human_bytes(sum(row["bytes"]["expert"]) / len(row["bytes"]["expert"])),
-            row["bytes"]["dtype"],
-        )
-    console().print(table)
+
+def _list(rows: list[dict[str, Any]]) -> None:
+    headings = ("model", "layers", "MoE", "experts", "k", "shared", "params (10^9)", "active", "expert", "dtype")
+    print_rows(headings, map(_cells, rows), left=(0, 9), whole=range(len(headings)))
     click.echo("\nThe mean over layers of one expert's bytes. One in full: lrcsim models NAME, or a config.json.")
 
 
 def _describe(row: dict[str, Any]) -> None:
-
     out = console()
     out.print(f"[bold]{quoted(row['name'])}[/bold], from {quoted(row['source'])}", soft_wrap=True)
     shared = f", {row['shared_experts']} shared of width {row['shared_width']} in all" if row["shared_experts"] else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import click
@@ -24,17 +24,20 @@ DRAFTS = (
 """The two parts of ``speculative``."""
 
 
-def run_options(*groups: Group, but: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return what gives a command the options of some groups.
+def run_options(
+    *groups: Group, but: Collection[str] = (), only: Collection[str] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return what gives a command some options of a run.
 
     Args:
-        groups: which.
-        but: names of options to leave out.
+        groups: all of these groups.
+        but: except those of these names.
+        only: and those of these names.
     """
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(declared().values()):
-            if option.group in groups and option.name not in but:
+            if option.name in only or (option.group in groups and option.name not in but):
                 for one in (
                     reversed(DRAFTS) if option.name == "speculative" else [_click(option)] if option.flag else []
                 ):

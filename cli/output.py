@@ -44,6 +44,32 @@ def json_option(command: Command) -> Command:
     return option(checked)  # type: ignore[return-value]  # it takes and gives what the command does
 
 
+def options(*several: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Return what gives a command several options, listed in this order."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(several):
+            command = option(command)
+        return command
+
+    return add
+
+
+server_options = options(
+    click.option(
+        "--cached-prefix",
+        metavar="drop|keep",
+        help="Of a server: prompt tokens out of its prefix cache did not run (drop), or count as run (keep); "
+        "else as its answers say.",
+    ),
+    click.option(
+        "--stop-on-error",
+        is_flag=True,
+        help="Of a server: end at a request that it refused or aborted, or without routing; else skip it.",
+    ),
+)
+
+
 _json_stream: list[TextIO] = []
 """Where ``--json -`` goes while everything else goes to standard error."""
 
@@ -82,10 +108,26 @@ def write_json(path: str, value: Mapping[str, Any] | Sequence[Mapping[str, Any]]
     if Path(path).exists() and not Path(path).is_file():  # /dev/stdout, a pipe: nothing to replace
         Path(path).write_text(text, encoding="utf-8")
         return
-    from lrcsim.base.files import replacing
+    from lrcsim.base.files import write_text
 
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(path, text)
+
+
+def answer(json_path: str | None, value: Any, kind: str) -> bool:
+    """Write the result as JSON where ``--json`` asks for it; return whether it is to be shown as text too.
+
+    Args:
+        json_path: what ``--json`` was given.
+        value: a document or a list of them, or a function that returns it, called only where it is written.
+        kind: as for `write_json`.
+
+    Raises:
+        TraceError: the file cannot be written.
+        ConfigError: standard output is closed.
+    """
+    if json_path is not None:
+        write_json(json_path, value() if callable(value) else value, kind)
+    return json_path != "-"
 
 
 def console(*, stderr: bool = False) -> Any:
@@ -138,9 +180,3 @@ def option_bytes(option: str, text: str) -> int:
     if not amount:
         raise ConfigError(f"{option} {text!r} is not a size: write bytes as 2752512 or with a unit, 2.5MiB")
     return amount
-
-
-def short_dtype(dtype: str) -> str:
-    """Write a dtype, with the number of its overrides in their place where they are many."""
-    base, *overrides = dtype.split(",")
-    return dtype if len(dtype) <= 48 else f"{base} with {len(overrides)} exceptions"

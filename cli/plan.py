@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lrcsim.cli.output import json_option, option_bytes, progress_bar, write_json
+from lrcsim.cli.output import answer, json_option, option_bytes, progress_bar
 
 if TYPE_CHECKING:
     from lrcsim.traces import RoutingTrace
@@ -107,9 +107,7 @@ def plan(
             folders=where,
             progress=progress,
         )
-    if json_path is not None:
-        write_json(json_path, found.to_dict(), "plan")
-    if json_path != "-":
+    if answer(json_path, found.to_dict, "plan"):
         from lrcsim.cli.plan_tables import show_plan
 
         show_plan(found)

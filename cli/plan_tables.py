@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 from lrcsim.base.text import human_bytes, percent, short_dtype
 from lrcsim.cli.output import console
 from lrcsim.cli.screen import echo
+from lrcsim.cli.tables import print_rows
 
 if TYPE_CHECKING:
     from lrcsim.planner import Plan
-    from lrcsim.planner.evaluate import Row
+    from lrcsim.planner.evaluate import StrategyRow
 
 
 def show_plan(plan: Plan) -> None:
@@ -76,7 +77,7 @@ def _answer(plan: Plan) -> None:
     )
 
 
-def _how(row: Row) -> str:
+def _how(row: StrategyRow) -> str:
     """Say which row it is, and which engine that is released does it."""
     strategy = row.strategy
     if strategy.name == "all-resident":
@@ -162,7 +163,7 @@ def _strategies(plan: Plan) -> None:
             console().print(f"Per-layer budgets for the LRU cache are not worth it ({gain}): equal shares will do.")
 
 
-def _row(row: Row, *, dim: bool = False) -> tuple[str, ...]:
+def _row(row: StrategyRow, *, dim: bool = False) -> tuple[str, ...]:
     engines = ", ".join(row.strategy.engines) or ("none: it knows the future" if dim else "forks only")
     cells = (
         row.strategy.name, row.strategy.about, _rate(row.speed), _range(row), _rate(row.full),
@@ -289,19 +290,10 @@ def _evidence(plan: Plan) -> None:
     )
 
 
-def _print(title: str, headings: list[str], rows: Iterable[tuple[Any, ...]], numbers: Iterable[int] = ()) -> None:
+def _print(title: str, headings: list[str], rows: Sequence[tuple[str, ...]], numbers: Collection[int] = ()) -> None:
     """Print a table; ``numbers``: the columns that are set to the right."""
-    from rich.table import Table
-
-    right = set(numbers)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(headings))
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if i in right else "left", no_wrap=i in right)
-    for row in rows:
-        table.add_row(*row)
-    out = console()
-    out.print(f"\n[bold]{title}[/bold]")
-    out.print(table)
+    console().print(f"\n[bold]{title}[/bold]")
+    print_rows(headings, rows, left=[i for i in range(len(headings)) if i not in numbers], whole=numbers)
 
 
 def _gib(amount: int) -> str:
@@ -312,6 +304,6 @@ def _rate(speed: float) -> str:
     return f"{speed:,.0f}" if speed >= 100 else f"{speed:.1f}" if speed >= 1 else f"{speed:.2f}"
 
 
-def _range(row: Row) -> str:
+def _range(row: StrategyRow) -> str:
     low, high = row.range
     return f"{_rate(low)} to {_rate(high)}"

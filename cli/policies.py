@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from lrcsim.cli.output import console, json_option, write_json
+from lrcsim.cli.output import answer, console, json_option
 from lrcsim.cli.screen import echo
+from lrcsim.cli.tables import print_rows
 
 
 @click.command()
@@ -44,9 +45,7 @@ def policies(name: str | None, json_path: str | None) -> None:
         }
         for family, policy in chosen
     ]
-    if json_path is not None:
-        write_json(json_path, rows, "policies")
-    if json_path == "-":
+    if not answer(json_path, rows, "policies"):
         return
     if name is not None:
         _describe(rows[0])
@@ -55,21 +54,17 @@ def policies(name: str | None, json_path: str | None) -> None:
 
 
 def _list(rows: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("policy", "needs", "rule"):
-        table.add_column(heading, no_wrap=heading == "policy")
+    lines: list[tuple[str, str, str]] = []
     family = ""
     for row in rows:
         if row["family"] != family:
             family = row["family"]
-            table.add_row(f"[dim]{family}[/dim]", "", "")
+            lines.append((f"[dim]{family}[/dim]", "", ""))
         params = ",".join(f"{param['name']}={param['default']}" for param in row["params"])
         name = f"[bold]{row['name']}[/bold]" + (f"[dim]:{params}[/dim]" if params else "")
         also = f" [dim](also {', '.join(row['aliases'])})[/dim]" if row["aliases"] else ""
-        table.add_row(name, ", ".join(row["needs"]) or "–", row["summary"] + also)
-    console().print(table)
+        lines.append((name, ", ".join(row["needs"]) or "–", row["summary"] + also))
+    print_rows(("policy", "needs", "rule"), lines, left=range(3), whole=(0,))
     click.echo("\nOne in full: lrcsim policies NAME. Your own: --policy file.py:Class or package.module:Class.")
 
 

@@ -14,7 +14,7 @@ import click
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.base.text import percent
-from lrcsim.cli.output import console, json_option, write_json
+from lrcsim.cli.output import answer, console, json_option, server_options
 from lrcsim.cli.screen import echo
 
 if TYPE_CHECKING:
@@ -53,15 +53,7 @@ if TYPE_CHECKING:
 @click.option("--num-layers", type=int, metavar="L", help="With a server: blocks of the model, if MODEL is not given.")
 @click.option("--top-k", type=int, metavar="K", help="With a server: experts per token, if MODEL is not given.")
 @click.option("--num-experts", type=int, metavar="E", help="With a server: experts per layer, if MODEL is not given.")
-@click.option(
-    "--cached-prefix",
-    metavar="drop|keep",
-    help="With a server: prompt tokens out of its prefix cache did not run (drop), or count as run (keep); "
-    "else as its answers say.",
-)
-@click.option(
-    "--stop-on-error", is_flag=True, help="With a server: end at a prompt that it refuses or aborts; else skip it."
-)
+@server_options
 @click.option(
     "--api-key-env", metavar="NAME", help="Environment variable with the server's key.  [default: LRCSIM_SERVER_KEY]"
 )
@@ -148,17 +140,15 @@ def _shape(kind: str, model: str | None, given: dict[str, int | None]) -> Any:
 def _show(result: Recording, json_path: str | None) -> None:
     for notice in result.notices:
         echo(f"Note: {notice}", err=True)
-    if json_path is not None:
-        facts = {
-            "trace": str(result.path),
-            "requests": result.requests,
-            "tokens": result.tokens,
-            "resumed": result.resumed,
-            "recall": {str(distance): rate for distance, rate in result.recall.items()},
-            "notices": result.notices,
-        }
-        write_json(json_path, facts, "record")
-    if json_path != "-":
+    facts = {
+        "trace": str(result.path),
+        "requests": result.requests,
+        "tokens": result.tokens,
+        "resumed": result.resumed,
+        "recall": {str(distance): rate for distance, rate in result.recall.items()},
+        "notices": result.notices,
+    }
+    if answer(json_path, facts, "record"):
         again = f" ({result.resumed:,} of them by an earlier run)" if result.resumed else ""
         echo(f"{result.path}: {result.tokens:,} tokens in {result.requests:,} requests{again}")
         rates = [f"{percent(rate)} {d} ahead" for d, rate in result.recall.items() if rate is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from lrcsim.base.text import human_bytes
-from lrcsim.cli.output import json_option, progress_bar, write_json
+from lrcsim.cli.output import answer, json_option, progress_bar
 from lrcsim.cli.screen import echo
 
 
@@ -49,7 +49,7 @@ def report(
     from pathlib import Path
 
     from lrcsim.base.errors import ConfigError
-    from lrcsim.base.files import replacing
+    from lrcsim.base.files import write_text
     from lrcsim.cli.curve import split_policies
     from lrcsim.reports import make_page, page_html, read_inputs
     from lrcsim.reports.from_trace import COMPARED, parts_but
@@ -75,8 +75,7 @@ def report(
         allow_code=allow_code,
     )
     text = page_html(page)
-    with replacing(output) as partial:
-        partial.write_text(text, encoding="utf-8", newline="\n")
+    write_text(output, text)
     said = {
         "file": output,
         "bytes": len(text.encode()),
@@ -86,9 +85,7 @@ def report(
         "sections": [section.title for section in page.sections],
         "left_out": [asdict(part) for part in page.left_out],
     }
-    if json_path is not None:
-        write_json(json_path, said, "report")
-    if json_path != "-":
+    if answer(json_path, said, "report"):
         for sentence in page.answer:
             echo(sentence)
         for part in page.left_out:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from lrcsim.base.tables import write_csv
 from lrcsim.base.text import cell_text, quoted
-from lrcsim.cli.output import console, json_option, write_json
+from lrcsim.cli.output import answer, console, json_option
+from lrcsim.cli.tables import print_rows
 from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:
@@ -78,11 +79,10 @@ def results(
         else:
             plot_front(plot_path, everything, chosen, split(front))
     header, rows = _cells(chosen, pivot)
+    lines = [dict(zip(header, row, strict=True)) for row in rows]
     if csv_path is not None:
-        _write_csv(csv_path, header, rows)
-    if json_path is not None:
-        write_json(json_path, [dict(zip(header, row, strict=True)) for row in rows], "results")
-    if json_path == "-":
+        write_csv(csv_path, lines, header)
+    if not answer(json_path, lines, "results"):
         return
     if not rows:
         console().print("no run fits")
@@ -134,29 +134,19 @@ def _cells(table: pa.Table, pivot: Pivot | None) -> tuple[list[str], list[list[A
     return table.column_names, [list(row.values()) for row in table.to_pylist()]
 
 
-def _write_csv(path: str, header: list[str], rows: list[list[Any]]) -> None:
-    from lrcsim.base.files import replacing
-
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+def _is_number(cell: object) -> bool:
+    """Whether a cell is a number, or empty."""
+    return isinstance(cell, int | float | None)
 
 
 def _show(header: list[str], rows: list[list[Any]], limit: int, value: str | None = None) -> None:
     """Print a table; ``value`` is the column that all cells but the first are of, in a pivot."""
-    from rich.table import Table
-
     out = console()
     if value is not None:
         out.print(f"[bold]{quoted(value)}[/bold]")
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for number, name in enumerate(header):
-        numeric = all(isinstance(row[number], int | float | None) for row in rows)
-        grid.add_column(quoted(name), justify="right" if numeric and number > 0 else "left", overflow="fold")
-    for row in rows[:limit]:
-        names = header if value is None else [header[0], *[value] * (len(header) - 1)]
-        grid.add_row(*(quoted(cell_text(name, cell)) for name, cell in zip(names, row, strict=True)))
-    out.print(grid)
+    names = header if value is None else [header[0], *[value] * (len(header) - 1)]
+    cells = [[quoted(cell_text(name, cell)) for name, cell in zip(names, row, strict=True)] for row in rows[:limit]]
+    words = [place for place, column in enumerate(zip(*rows, strict=True)) if not all(map(_is_number, column))]
+    print_rows(quoted(header), cells, left=[0, *words], fold=True)
     if len(rows) > limit:
         out.print(f"... and {len(rows) - limit:,} more rows (--limit, --where, --best, --csv)", style="dim")

@@ -9,7 +9,9 @@ import click
 from lrcsim.base.text import capacity_text, human_bytes, percent, quoted
 from lrcsim.cli.machine import served_text, show_time
 from lrcsim.cli.options import given, refuse_without_machine, run_options
-from lrcsim.cli.output import console, json_option, progress_bar, write_json
+from lrcsim.cli.output import answer, console, json_option, progress_bar
+from lrcsim.cli.provenance import provenance
+from lrcsim.cli.tables import print_rows
 from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:
@@ -50,11 +52,7 @@ def run(trace: str | None, json_path: str | None, timeline: str | None, plot: st
             from lrcsim.plots.time import plot_time
 
             plot_time(result, plot)
-        if json_path is not None:
-            from lrcsim.cli.provenance import provenance
-
-            write_json(json_path, result.to_dict() | {"provenance": provenance(opened, asked)}, "run")
-        if json_path != "-":
+        if answer(json_path, lambda: result.to_dict() | {"provenance": provenance(opened, asked)}, "run"):
             _show(result)
             if result.timed is not None:
                 show_time(result)
@@ -63,8 +61,6 @@ def run(trace: str | None, json_path: str | None, timeline: str | None, plot: st
 
 
 def _show(result: Result) -> None:
-    from rich.table import Table
-
     from lrcsim.traces import DECODE, PREFILL
 
     data = quoted(result.to_dict())
@@ -80,16 +76,12 @@ def _show(result: Result) -> None:
         f"cache [bold]{config['cache']}[/bold] = {capacity_text(config)}, access {config['access']}, {phases}"
         f"{'warm' if config['warm'] else 'emptied'} between requests{served_text(config)}"
     )
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("hit rate")
     columns: list[tuple[str, Any]] = [("overall", None)]
     columns += [(name, phase) for name, phase in (("prefill", PREFILL), ("decode", DECODE)) if result.tokens(phase)]
     if len(columns) == 2:  # one phase only: it is the overall
         columns = columns[:1]
-    for name, _ in columns:
-        table.add_column(name, justify="right")
     mine = [percent(result.hit_rate if phase is None else result.phase_rate(phase)) for _, phase in columns]
-    table.add_row(f"[bold]{config['policy']}[/bold]", *(f"[bold]{value}[/bold]" for value in mine))
+    rows = [[f"[bold]{value}[/bold]" for value in (config["policy"], *mine)]]
     references = [("lru", result.lru), *result.bounds.items()]
     for name, bound in references:
         if bound is None or name == config["policy"]:
@@ -97,9 +89,9 @@ def _show(result: Result) -> None:
         exceeds = "no policy exceeds" if bound.proven else "no policy exceeds on demand"
         label = {"lru": "lru", "upper": exceeds}.get(name, f"{name} ({bound.kind})")
         shown = {"overall": bound.hit_rate, "prefill": bound.prefill_hit_rate, "decode": bound.decode_hit_rate}
-        table.add_row(label, *(percent(shown[column]) for column, _ in columns))
+        rows.append([label, *(percent(shown[column]) for column, _ in columns)])
     out.print()
-    out.print(table)
+    print_rows(["hit rate", *(name for name, _ in columns)], rows, gap=3)
     out.print()
     if len(columns) > 1 and any(bound.kind == "optimum" for bound in result.bounds.values()):
         out.print("the optimum is proven for all accesses together; its prefill and decode are those of the same run")

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrcsim.base.errors import ConfigError, did_you_mean
+from lrcsim.base.tables import write_csv
 from lrcsim.base.text import score, span
-from lrcsim.cli.metrics import metric_options, opened_traces, print_table, segments_of, write_csv
-from lrcsim.cli.output import json_option, option_bytes, progress_bar, write_json
+from lrcsim.cli.metrics import metric_options, opened_traces, segments_of, segments_option
+from lrcsim.cli.options import run_options
+from lrcsim.cli.output import answer, json_option, option_bytes, progress_bar
+from lrcsim.cli.tables import print_table
 from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:
@@ -27,18 +30,12 @@ LEVELS = ("model", "layer")
 
 @click.command()
 @click.argument("traces", nargs=-1, metavar="[TRACE]...")
-@click.option(
-    "-m",
-    "--segment",
-    metavar="LENGTHS",
-    help="Tokens in a segment, with commas between.  [default: 4,16,64,256, those that fit]",
-)
+@segments_option
 @click.option(
     "--cache", default="1x,2x", show_default=True, metavar="SIZES", help="2x, 16 (experts), 25%, 4GiB, with commas."
 )
 @click.option("--definition", default="static", show_default=True, metavar="static|lookahead")
-@click.option("--scope", default="layer", show_default=True, metavar="layer|model")
-@click.option("--expert-bytes", metavar="SIZE", help="Size of one expert (2.5MiB), where a trace does not have it.")
+@run_options(only=("expert_bytes", "scope"))
 @click.option("--by", "level", default="model", show_default=True, metavar="model|layer", help="Also by layer.")
 @metric_options
 @json_option
@@ -49,7 +46,7 @@ def sch(
     segment: str | None,
     cache: str,
     definition: str,
-    scope: str,
+    scope: str | None,
     expert_bytes: str | None,
     level: str,
     bootstrap: int,
@@ -68,6 +65,7 @@ def sch(
     from lrcsim.simulator.metrics.sch_metric import sch_at_sizes
 
     check_picture(plot_path)
+    scope = scope or "layer"
     if level not in LEVELS or (level == "layer" and scope == "model"):
         if level in LEVELS:
             raise ConfigError("--by layer needs --scope layer: with scope 'model' all layers share one cache")
@@ -93,21 +91,15 @@ def sch(
                         progress=progress,
                         **options,
                     )
-    if json_path is not None:
-        data = {
-            "definition": definition,
-            "scope": scope,
-            **options,
-            "results": [one.to_dict(label) for label, found in results.items() for one in found],
-        }
-        write_json(json_path, data, "sch")
+    listed = [one.to_dict(label) for label, found in results.items() for one in found]
+    shown = answer(json_path, {"definition": definition, "scope": scope, **options, "results": listed}, "sch")
     if csv_path is not None:
         write_csv(csv_path, _as_rows(results, level))
     if plot_path is not None:
         from lrcsim.plots.metrics import plot_sch
 
         plot_sch(plot_path, results, by_layer=level == "layer")
-    if json_path != "-":
+    if shown:
         _show(results, definition, scope, level, confidence)
 
 

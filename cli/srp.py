@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lrcsim.base.tables import write_csv
 from lrcsim.base.text import numbers, score, span
-from lrcsim.cli.metrics import metric_options, opened_traces, print_table, segments_of, write_csv
-from lrcsim.cli.output import json_option, progress_bar, write_json
+from lrcsim.cli.metrics import metric_options, opened_traces, segments_of, segments_option
+from lrcsim.cli.output import answer, json_option, progress_bar
 from lrcsim.cli.screen import echo
+from lrcsim.cli.tables import print_table
 from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:
@@ -32,12 +34,7 @@ MEASURES = {
 
 @click.command()
 @click.argument("traces", nargs=-1, metavar="[TRACE]...")
-@click.option(
-    "-m",
-    "--segment",
-    metavar="LENGTHS",
-    help="Tokens in a segment, with commas between.  [default: 4,16,64,256, those that fit]",
-)
+@segments_option
 @click.option(
     "--by",
     "level",
@@ -78,7 +75,7 @@ def srp(
     from lrcsim.simulator import srp as measure
 
     check_picture(plot_path)
-    options: dict[str, Any] = {"bootstrap": bootstrap, "confidence": confidence / 100, "seed": seed, "jobs": jobs}
+    options: dict[str, Any] = {"bootstrap": bootstrap, "confidence": confidence / 100, "seed": seed}
     results: dict[str, list[Srp]] = {}
     experts: dict[str, ExpertMeasures] = {}
     with opened_traces(traces) as opened:
@@ -87,28 +84,23 @@ def srp(
             results[label] = []
             for m in segments:
                 with progress_bar(f"{label}, m = {m}") as progress:
-                    results[label].append(measure(trace, m, level=level, progress=progress, **options))  # type: ignore[arg-type]  # checked there
+                    results[label].append(measure(trace, m, level=level, jobs=jobs, progress=progress, **options))  # type: ignore[arg-type]  # checked there
             if specialisation:
                 with progress_bar(f"{label}, experts") as progress:
                     at = 16 if 16 in segments else segments[0]
                     experts[label] = expert_measures(trace, at, jobs=jobs, progress=progress)
-    if json_path is not None:
-        data: dict[str, Any] = {
-            "level": level,
-            **options,
-            "results": [one.to_dict(label) for label, found in results.items() for one in found],
-        }
-        del data["jobs"]
-        if specialisation:
-            data["specialisation"] = {label: _specialisation(found) for label, found in experts.items()}
-        write_json(json_path, data, "srp")
+    data: dict[str, Any] = {"level": level, **options}
+    data["results"] = [one.to_dict(label) for label, found in results.items() for one in found]
+    if specialisation:
+        data["specialisation"] = {label: _specialisation(found) for label, found in experts.items()}
+    shown = answer(json_path, data, "srp")
     if csv_path is not None:
         write_csv(csv_path, _as_rows(results))
     if plot_path is not None:
         from lrcsim.plots.metrics import plot_srp
 
         plot_srp(plot_path, results)
-    if json_path != "-":
+    if shown:
         _show(results, confidence)
         for label, found in experts.items():
             _show_experts(label, found)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrcsim.base.text import seconds
-from lrcsim.cli.output import console, json_option, write_json
+from lrcsim.cli.output import answer, console, json_option, progress_bar
 from lrcsim.cli.screen import echo
 
 if TYPE_CHECKING:
-    from lrcsim.sweeps.tasks import Plan, Task
+    from lrcsim.sweeps.tasks import Task, TaskList
     from lrcsim.sweeps.workers import Workers
 
 TELL_EVERY = 30.0
@@ -52,14 +52,14 @@ def sweep(
     written as they finish. Started again it does only what is missing. A run that fails is a row with its error.
     """
     from lrcsim.base.errors import ConfigError
-    from lrcsim.sweeps import make_plan, read_spec, run_sweep
+    from lrcsim.sweeps import divide, read_spec, run_sweep
     from lrcsim.sweeps.query import too_lossy
     from lrcsim.sweeps.run import missing
 
     if sum(option is not None for option in (jobs, scheduler, workers)) > 1:
         raise click.UsageError("--jobs, --scheduler and --workers each say where to run: give one of them")
     table = output or str(Path(spec).with_suffix(".parquet"))
-    plan = make_plan(read_spec(spec))
+    plan = divide(read_spec(spec))
     tasks = missing(plan, table, retry=retry, replace=replace)
     if dry_run:
         _dry_run(plan, tasks, jobs or workers or _cores(), json_path)
@@ -71,10 +71,8 @@ def sweep(
     except KeyboardInterrupt:
         echo(f"What is finished is kept beside {table}; the same command does the rest.", err=True)
         raise
-    if json_path is not None:
-        summary = {"table": table, "runs": len(plan.runs), "ran": outcome.ran, "failed": outcome.failed}
-        write_json(json_path, summary, "sweep")
-    if json_path != "-":
+    summary = {"table": table, "runs": len(plan.runs), "ran": outcome.ran, "failed": outcome.failed}
+    if answer(json_path, summary, "sweep"):
         known = len(plan.runs) - outcome.ran
         before = f", {known:,} were there already" if known else ""
         echo(f"{table}: {len(plan.runs):,} rows{before}; lrcsim results {table} shows them")
@@ -103,19 +101,18 @@ def _where(jobs: int | None, scheduler: str | None, workers: int | None, tasks: 
     return in_processes(wanted) if wanted > 1 else in_this_process
 
 
-def _dry_run(plan: Plan, tasks: list[Task], processes: int, json_path: str | None) -> None:
+def _dry_run(plan: TaskList, tasks: list[Task], processes: int, json_path: str | None) -> None:
     from lrcsim.sweeps.estimate import estimate
 
     left = sum(len(task.runs) for task in tasks)
     kinds = Counter(task.kind for task in tasks)
     shared = sum(len(task.runs) for task in tasks if task.kind == "pass")
-    about = estimate(tasks)
+    with progress_bar("measuring a few runs") as progress:
+        about = estimate(tasks, progress=progress)
     wall = None if about.seconds is None else about.seconds / max(min(processes, len(tasks)), 1)
-    if json_path is not None:
-        data: dict[str, Any] = {"runs": len(plan.runs), "missing": left, "passes": kinds["pass"], "in_passes": shared}
-        data |= {"replays": kinds["replay"], "timed": kinds["timed"], "processes": processes, "seconds": wall}
-        write_json(json_path, data, "sweep-dry-run")
-    if json_path == "-":
+    data: dict[str, Any] = {"runs": len(plan.runs), "missing": left, "passes": kinds["pass"], "in_passes": shared}
+    data |= {"replays": kinds["replay"], "timed": kinds["timed"], "processes": processes, "seconds": wall}
+    if not answer(json_path, data, "sweep-dry-run"):
         return
     out = console()
     done = len(plan.runs) - left

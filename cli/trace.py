@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,26 @@ import click
 
 from lrcsim.base.errors import TraceError
 from lrcsim.base.text import human_bytes, percent, quoted
-from lrcsim.cli.output import console, json_option, progress_bar, write_json
+from lrcsim.cli.output import answer, console, json_option, progress_bar, server_options
 from lrcsim.cli.screen import echo
 
 if TYPE_CHECKING:
     from lrcsim.traces import RoutingTrace
     from lrcsim.traces.importers import ImportReport
+
+
+class FormatOption(click.Option):
+    """An option that takes a name of a module's FORMATS; they are imported when its help is shown."""
+
+    def __init__(self, *arguments: Any, registry: str, **told: Any) -> None:
+        super().__init__(*arguments, **told)
+        self._registry = registry
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return what help says, with the names."""
+        self.help = f"{', '.join(import_module(self._registry).FORMATS)}; guessed from the file when omitted."
+        return super().get_help_record(ctx)
+
 
 trace_argument = click.argument("path", metavar="[TRACE]", required=False)
 
@@ -38,10 +53,8 @@ def info(path: str | None, quick: bool, json_path: str | None) -> None:
 
     with RoutingTrace.open(path) as opened, progress_bar("reading") as progress:
         facts = _facts(opened, quick, progress)
-    if json_path != "-":
+    if answer(json_path, facts, "trace-info"):
         _print_facts(facts)
-    if json_path is not None:
-        write_json(json_path, facts, "trace-info")
 
 
 @trace.command()
@@ -63,14 +76,13 @@ def check(path: str | None, json_path: str | None) -> None:
             path = str(opened.path)
     with progress_bar("checking") as progress:
         problems, warnings = examine_file(path, progress=progress)
-    if json_path is not None:
-        listed = {
-            kind: [{"where": one.where, "what": one.what, "count": one.count} for one in found]
-            for kind, found in (("problems", problems), ("warnings", warnings))
-        }
-        write_json(json_path, {"trace": path, "good": not problems, **listed}, "trace-check")
+    listed = {
+        kind: [{"where": one.where, "what": one.what, "count": one.count} for one in found]
+        for kind, found in (("problems", problems), ("warnings", warnings))
+    }
+    shown = answer(json_path, {"trace": path, "good": not problems, **listed}, "trace-check")
     if not problems:
-        if json_path != "-":
+        if shown:
             with RoutingTrace.open(path) as opened:
                 looks = f", with {len(warnings)} warning{'s' * (len(warnings) != 1)}:" if warnings else ""
                 echo(f"{path}: good, {_size(opened.num_tokens, opened.num_requests)}{looks}")
@@ -80,7 +92,7 @@ def check(path: str | None, json_path: str | None) -> None:
     if len(problems) == 1:
         first = str(problems[0])
         raise TraceError(first if first.startswith(path) else f"{path}: {first}")
-    if json_path != "-":
+    if shown:
         for problem in problems:
             echo(str(problem))
     raise TraceError(f"{path}: {len(problems)} kinds of problem, the first at {problems[0]}")
@@ -91,12 +103,7 @@ def check(path: str | None, json_path: str | None) -> None:
 @click.option(
     "-o", "--output", "output", required=True, metavar="OUT.h5", help="Trace to write; replaced if it exists."
 )
-@click.option(
-    "--format",
-    "format",
-    metavar="FORMAT",
-    help="table, npz, vllm, sglang, recorder, moe-lrc, layers or folder; guessed when omitted.",
-)
+@click.option("--format", "format", metavar="FORMAT", cls=FormatOption, registry="lrcsim.traces.importers")
 @click.option(
     "--columns",
     metavar="OURS=THEIRS,...",
@@ -121,15 +128,7 @@ def check(path: str | None, json_path: str | None) -> None:
     help="For files without phases: the first N tokens of each request are prefill, or the column that says how many.",
 )
 @click.option("--layer-first", is_flag=True, default=None, help="For arrays whose axes are [layers, tokens, k].")
-@click.option(
-    "--cached-prefix",
-    metavar="drop|keep",
-    help="For servers: prompt tokens out of the prefix cache did not run (drop), or count as run (keep); "
-    "else as the file says.",
-)
-@click.option(
-    "--stop-on-error", is_flag=True, help="For servers: refuse a file in which a request has no routing; else skip it."
-)
+@server_options
 @click.option("--keep-zero-layers", is_flag=True, help="For servers, top-1: keep layers whose ids are all 0.")
 @click.option("--drop-zero-rows", is_flag=True, help="For servers: tokens with id 0 everywhere are not recorded.")
 @click.option("--phase", metavar="PHASE", help="Phase of all tokens of a file without phases: prefill, decode or none.")
@@ -151,18 +150,17 @@ def import_(
     options = Options(columns=parse_columns(columns or ""), **given)
     with progress_bar("importing") as progress:
         report = import_trace(source, output, format, options, progress)
-    if json_path is not None:
-        write_json(json_path, {"trace": output, **vars(report)}, "trace-import")
+    shown = answer(json_path, {"trace": output, **vars(report)}, "trace-import")
     for notice in report.notices:
         echo(f"Note: {notice}", err=True)
-    if json_path != "-":
+    if shown:
         echo(f"{output}: {_size(report.tokens, report.requests)} from {report.format}: {_shape(report)}")
 
 
 @trace.command()
 @trace_argument
 @click.option("-o", "--output", required=True, metavar="OUT", help="File to write; replaced if it exists.")
-@click.option("--format", "format", metavar="FORMAT", help="npz, csv or oracleGeneral; guessed from OUT when omitted.")
+@click.option("--format", "format", metavar="FORMAT", cls=FormatOption, registry="lrcsim.traces.exporters")
 @click.option(
     "--prefill", metavar="HOW", help="For oracleGeneral: steps of prompt tokens, step (default), chunk:N, token."
 )
@@ -182,12 +180,10 @@ def export(
     with RoutingTrace.open(path) as opened, progress_bar("exporting") as progress:
         notices = export_trace(opened, output, name, Options(prefill, layer), progress)
     size = Path(output).stat().st_size
-    if json_path is not None:
-        said = {"file": output, "format": name, "bytes": size, "notices": notices}
-        write_json(json_path, said, "trace-export")
+    shown = answer(json_path, {"file": output, "format": name, "bytes": size, "notices": notices}, "trace-export")
     for notice in notices:
         echo(f"Note: {notice}", err=True)
-    if json_path != "-":
+    if shown:
         echo(f"{output}: {size:,} bytes of {name}")
 
 

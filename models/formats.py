@@ -18,7 +18,7 @@ from typing import NamedTuple
 from lrcsim.base.errors import ConfigError, did_you_mean
 
 
-class Format(NamedTuple):
+class WeightFormat(NamedTuple):
     """How a matrix is stored.
 
     Attributes:
@@ -48,44 +48,44 @@ class Format(NamedTuple):
         return rows * (-(-length // self.block) * self.bits + groups * self.scale) // 8
 
 
-FORMATS: dict[str, Format] = {
-    "f32": Format(1, 32),
-    "bf16": Format(1, 16),
-    "f16": Format(1, 16),
+FORMATS: dict[str, WeightFormat] = {
+    "f32": WeightFormat(1, 32),
+    "bf16": WeightFormat(1, 16),
+    "f16": WeightFormat(1, 16),
     # fp8 with a float32 scale per 128 x 128, int8 with a scale per row: below 0.02 bits per weight, not counted
-    "fp8": Format(1, 8),
-    "int8": Format(1, 8),
+    "fp8": WeightFormat(1, 8),
+    "int8": WeightFormat(1, 8),
     # OCP MX: 4 or 8 bits, an 8-bit exponent per 32; NVFP4: 4 bits, an 8-bit scale per 16 (one more per tensor is not
     # counted)
-    "mxfp4": Format(32, 32 * 4 + 8),
-    "mxfp8": Format(32, 32 * 8 + 8),
-    "nvfp4": Format(16, 16 * 4 + 8),
+    "mxfp4": WeightFormat(32, 32 * 4 + 8),
+    "mxfp8": WeightFormat(32, 32 * 8 + 8),
+    "nvfp4": WeightFormat(16, 16 * 4 + 8),
     # bitsandbytes, 4 bits (nf4 and fp4 alike): a float32 maximum per 64 weights of the flattened matrix. Double
     # quantisation: maxima in 8 bits, a float32 per 256 of them, that is 1 bit for each 512 / 64 = 8 of them
-    "nf4": Format(64, 64 * 4 + 32, flat=True),
-    "nf4-double": Format(512, 512 * 4 + 8 * 8 + 1, flat=True),
+    "nf4": WeightFormat(64, 64 * 4 + 32, flat=True),
+    "nf4-double": WeightFormat(512, 512 * 4 + 8 * 8 + 1, flat=True),
     # ggml, one 16-bit scale (and for _1 a 16-bit minimum) per 32
-    "q4_0": Format(32, 32 * 4 + 16),
-    "q4_1": Format(32, 32 * 4 + 32),
-    "q5_0": Format(32, 32 * 5 + 16),
-    "q5_1": Format(32, 32 * 5 + 32),
-    "q8_0": Format(32, 32 * 8 + 16),
-    "iq4_nl": Format(32, 32 * 4 + 16),
+    "q4_0": WeightFormat(32, 32 * 4 + 16),
+    "q4_1": WeightFormat(32, 32 * 4 + 32),
+    "q5_0": WeightFormat(32, 32 * 5 + 16),
+    "q5_1": WeightFormat(32, 32 * 5 + 32),
+    "q8_0": WeightFormat(32, 32 * 8 + 16),
+    "iq4_nl": WeightFormat(32, 32 * 4 + 16),
     # ggml k-quants: super-blocks of 256, in 8 or 16 blocks with quantised scales (and minima), 16-bit scales above them
-    "q2_k": Format(256, 256 * 2 + 16 * 8 + 32),
-    "q3_k": Format(256, 256 * 3 + 16 * 6 + 16),
-    "q4_k": Format(256, 256 * 4 + 8 * 12 + 32),
-    "q5_k": Format(256, 256 * 5 + 8 * 12 + 32),
-    "q6_k": Format(256, 256 * 6 + 16 * 8 + 16),
+    "q2_k": WeightFormat(256, 256 * 2 + 16 * 8 + 32),
+    "q3_k": WeightFormat(256, 256 * 3 + 16 * 6 + 16),
+    "q4_k": WeightFormat(256, 256 * 4 + 8 * 12 + 32),
+    "q5_k": WeightFormat(256, 256 * 5 + 8 * 12 + 32),
+    "q6_k": WeightFormat(256, 256 * 6 + 16 * 8 + 16),
     # ggml i-quants: super-blocks of 256 with codebooks
-    "iq1_s": Format(256, 50 * 8),
-    "iq1_m": Format(256, 56 * 8),
-    "iq2_xxs": Format(256, 66 * 8),
-    "iq2_xs": Format(256, 74 * 8),
-    "iq2_s": Format(256, 82 * 8),
-    "iq3_xxs": Format(256, 98 * 8),
-    "iq3_s": Format(256, 110 * 8),
-    "iq4_xs": Format(256, 136 * 8),
+    "iq1_s": WeightFormat(256, 50 * 8),
+    "iq1_m": WeightFormat(256, 56 * 8),
+    "iq2_xxs": WeightFormat(256, 66 * 8),
+    "iq2_xs": WeightFormat(256, 74 * 8),
+    "iq2_s": WeightFormat(256, 82 * 8),
+    "iq3_xxs": WeightFormat(256, 98 * 8),
+    "iq3_s": WeightFormat(256, 110 * 8),
+    "iq4_xs": WeightFormat(256, 136 * 8),
 }
 COMMON = ("int4-g32", "int4-g128")
 """Of the formats with free numbers those that are listed by name."""
@@ -98,17 +98,17 @@ _PER_WEIGHT = re.compile(r"(\d{1,2}(?:\.\d{1,4})?)bpw")
 
 
 @cache
-def find_format(name: str) -> Format | None:
+def find_format(name: str) -> WeightFormat | None:
     """Return a format by its name in lower case; None: there is none."""
     if name in FORMATS:
         return FORMATS[name]
     if match := _GROUPED.fullmatch(name):
         bits = int(match[1])
         scale = 16 + {None: bits, "-sym": 0, "-bias": 16}[match[3]]
-        return Format(1, bits, int(match[2] or 0), scale)
+        return WeightFormat(1, bits, int(match[2] or 0), scale)
     if match := _PER_WEIGHT.fullmatch(name):
         mean = Fraction(match[1])
-        return Format(mean.denominator, mean.numerator, flat=True) if 0 < mean <= 32 else None
+        return WeightFormat(mean.denominator, mean.numerator, flat=True) if 0 < mean <= 32 else None
     return None
 
 

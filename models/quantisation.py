@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError
-from lrcsim.models.formats import FORMATS, GGUF, Format, find_format, format_names, known_name
+from lrcsim.models.formats import FORMATS, GGUF, WeightFormat, find_format, format_names, known_name
 from lrcsim.models.geometry import Geometry
 from lrcsim.models.mixes import MIXES
 from lrcsim.models.tensors import Tensor, dense_tensors, ffn_tensors, tensors
@@ -80,7 +80,7 @@ def _known(name: str) -> str:
     return known_name(name, frozenset(MIXES))
 
 
-def _named(name: str) -> Format:
+def _named(name: str) -> WeightFormat:
     found = find_format(name)
     assert found is not None  # checked where the dtype was read
     return found

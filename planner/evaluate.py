@@ -15,7 +15,8 @@ from lrcsim.planner.flash import at, chained, flash_share
 from lrcsim.planner.memory import Memory
 from lrcsim.planner.speed import MODEL_RANGE, Setup, Speed, interval, measure, resampled
 from lrcsim.planner.strategies import POLICIES, Strategy, cache_of, room_for, strategies
-from lrcsim.planner.workload import PLACED, POPULAR, Measured, Workload
+from lrcsim.planner.workload import PLACED, POPULAR, OwnTrace, Workload
+from lrcsim.simulator.setup.run import with_expert_bytes
 
 WORTH = 0.01
 """A gain below this is called none: no more than a hundredth of the speed."""
@@ -25,7 +26,7 @@ NOISE = 0.002
 
 
 @dataclass(frozen=True)
-class Row:
+class StrategyRow:
     """A strategy with what it gives.
 
     Attributes:
@@ -144,7 +145,7 @@ class Runner:
         below = in_ram + on_gpu if fixed else in_ram
         return chained(profile, self.geometry.top_k, missed, flash_share(curve, missed, on_gpu, below))
 
-    def row(self, strategy: Strategy, profile: HardwareProfile, memory: Memory) -> tuple[Row, list[Speed]]:
+    def row(self, strategy: Strategy, profile: HardwareProfile, memory: Memory) -> tuple[StrategyRow, list[Speed]]:
         """Run a strategy on all workloads."""
         slots = cache_of(strategy, room_for(strategy, memory), memory, self.geometry.experts)
         speeds = [self.speed(strategy, slots, profile, memory, which) for which in range(len(self.workloads))]
@@ -156,9 +157,13 @@ class Runner:
         ends = [*ends, (central, rates[0])]
         fulls = [speed.at_context(setup, self.context, self.kv, rate) for speed, rate in ends]
         full = (min(fulls), max(fulls))
-        return Row(strategy, tuple(slots), rates[0], spread, fulls[-1], full, central.hit_rate, central.binds), speeds
+        return StrategyRow(
+            strategy, tuple(slots), rates[0], spread, fulls[-1], full, central.hit_rate, central.binds
+        ), speeds
 
-    def compare(self, profile: HardwareProfile, memory: Memory) -> tuple[list[Row], str, Row | None, list[str]]:
+    def compare(
+        self, profile: HardwareProfile, memory: Memory
+    ) -> tuple[list[StrategyRow], str, StrategyRow | None, list[str]]:
         """Run all strategies; of the eviction policies keep LRU and, where it is better by more than noise, the best.
 
         Returns:
@@ -214,7 +219,7 @@ class Runner:
         Only with a trace of the model itself: how layers differ does not carry over to another model.
         """
         workload = self.workloads[0]
-        if not isinstance(workload, Measured) or memory.fit != "memory" or not memory.copies_all:
+        if not isinstance(workload, OwnTrace) or memory.fit != "memory" or not memory.copies_all:
             return None
         from lrcsim.planner.locality_transfer import halves
         from lrcsim.simulator.curves.allocate import allocate
@@ -223,12 +228,11 @@ class Runner:
         sizes = list(memory.slot)
 
         def divided(trace: Any) -> list[int]:
-            sized = replace_layers(trace, sizes)
-            return list(allocate(sized, "lru", f"{memory.budget}B").best.capacities)
+            return list(allocate(with_expert_bytes(trace, sizes), "lru", f"{memory.budget}B").best.capacities)
 
         one, other = halves(source.trace)
         strategy = next(s for s in strategies(memory) if s.name == "lru")
-        held_out = Measured(replace(source, trace=other))
+        held_out = OwnTrace(replace(source, trace=other))
         equal = cache_of(strategy, memory.budget, memory, self.geometry.experts)
         setup = Setup(profile, self.geometry, self.dtype)
         speeds = [
@@ -242,7 +246,9 @@ class Runner:
             "worth_it": gain > WORTH,
         }
 
-    def _judge(self, caches: dict[str, Strategy], profile: HardwareProfile, memory: Memory) -> tuple[list[Row], str]:
+    def _judge(
+        self, caches: dict[str, Strategy], profile: HardwareProfile, memory: Memory
+    ) -> tuple[list[StrategyRow], str]:
         """Return LRU's row, with that of the fastest policy where it is faster by more than noise; and why."""
         plain, plain_speeds = self.row(caches["lru"], profile, memory)
         rates = {"lru": plain.speed} | self.quick(profile, memory, [name for name in caches if name != "lru"])
@@ -264,15 +270,6 @@ class Runner:
         if low < NOISE:
             return [plain], f"{name} is {gain:+.1%} faster than plain LRU, which is within noise ({what})"
         return [plain, row], f"{name} is {gain:+.1%} faster than plain LRU ({what})"
-
-
-def replace_layers(trace: Any, sizes: Sequence[int]) -> Any:
-    """Return a trace with other expert sizes."""
-    from copy import copy
-
-    sized = copy(trace)
-    sized.layers = trace.layers.with_expert_bytes(list(sizes))
-    return sized
 
 
 def _binding(name: str, own: HardwareProfile, joint: HardwareProfile) -> str:

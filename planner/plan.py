@@ -13,14 +13,14 @@ from lrcsim.models import Geometry, storage, stored_dtype
 from lrcsim.models.quantisation import bits_per_weight
 from lrcsim.planner.engine_flags import Flags, engine_flags
 from lrcsim.planner.engines import kt_method
-from lrcsim.planner.evaluate import Row, Runner
+from lrcsim.planner.evaluate import Runner, StrategyRow
 from lrcsim.planner.memory import Memory, memory_of, with_memory
 from lrcsim.planner.shared_memory import shared
 from lrcsim.planner.sizes_and_upgrades import knee_of, marginal, sizes_to_show, to_gib, upgrades
 from lrcsim.planner.strategies import cpu_layers
-from lrcsim.planner.traces import Shape, Source, find_sources
+from lrcsim.planner.traces import Shape, SourceTrace, find_sources
 from lrcsim.planner.what_would_fit import Remedies, remedies
-from lrcsim.planner.workload import Measured, Workload, transferred
+from lrcsim.planner.workload import OwnTrace, Workload, transferred
 from lrcsim.traces import RoutingTrace
 
 
@@ -56,9 +56,9 @@ class Plan:
     context: int
     kv_dtype: str
     memory: Memory
-    sources: list[Source] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
-    bound: Row | None = None
+    sources: list[SourceTrace] = field(default_factory=list)
+    rows: list[StrategyRow] = field(default_factory=list)
+    bound: StrategyRow | None = None
     policy_note: str = ""
     layer_budgets: dict[str, Any] | None = None
     sizes: list[dict[str, Any]] = field(default_factory=list)
@@ -76,12 +76,12 @@ class Plan:
         return bool(self.sources) and self.sources[0].own
 
     @property
-    def best(self) -> Row | None:
+    def best(self) -> StrategyRow | None:
         """The fastest strategy."""
         return self.rows[0] if self.rows else None
 
     @property
-    def best_released(self) -> Row | None:
+    def best_released(self) -> StrategyRow | None:
         """The fastest strategy that a released engine has, on this card and in this dtype."""
         return next((row for row in self.rows if row.strategy.engines), None)
 
@@ -190,7 +190,7 @@ def make_plan(
         )
     shape = Shape.of(geometry)
     workloads: Sequence[Workload]
-    workloads = [Measured(sources[0])] if sources[0].own else transferred(shape, sources)
+    workloads = [OwnTrace(sources[0])] if sources[0].own else transferred(shape, sources)
     if memory.fit == "gpu":  # nothing is missed: any routing takes as long
         workloads = workloads[:1]
     runner = Runner(geometry, dtype, workloads, bits_per_weight(kv_dtype) / 8, context, progress)

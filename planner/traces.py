@@ -53,7 +53,7 @@ def shape_distance(one: Shape, other: Shape) -> float:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceTrace:
     """A trace, as far as a plan uses it.
 
     Attributes:
@@ -77,7 +77,7 @@ class Source:
 
 def find_sources(
     geometry: Geometry, given: Sequence[tuple[str, RoutingTrace]], folders: Sequence[str | Path] = ()
-) -> tuple[list[Source], list[str]]:
+) -> tuple[list[SourceTrace], list[str]]:
     """Collect the traces that a plan can rest on, nearest shape first; ties to the one with more tokens.
 
     A trace that is given counts as the model's own where its shape is the model's, as in ``lrcsim run --model``; one
@@ -95,7 +95,7 @@ def find_sources(
         ConfigError: a given trace has layers of unlike shapes, or a folder does not exist.
     """
     wanted = Shape.of(geometry)
-    found: list[Source] = []
+    found: list[SourceTrace] = []
     notes: list[str] = []
     for name, trace in given:
         shape = _shape(trace)
@@ -146,9 +146,9 @@ def _shape(trace: RoutingTrace) -> Shape | None:
     return Shape(trace.num_layers, trace.num_experts, trace.top_k)
 
 
-def _source(name: str, trace: RoutingTrace, shape: Shape, wanted: Shape, *, own: bool) -> Source:
+def _source(name: str, trace: RoutingTrace, shape: Shape, wanted: Shape, *, own: bool) -> SourceTrace:
     part = sample(trace, MOST_TOKENS)
-    return Source(name, part, shape, shape_distance(shape, wanted), own, trace.num_tokens, trace.num_requests)
+    return SourceTrace(name, part, shape, shape_distance(shape, wanted), own, trace.num_tokens, trace.num_requests)
 
 
 def sample(trace: RoutingTrace, tokens: int) -> RoutingTrace:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lrcsim.planner.locality_transfer import LOCALITY_RANGE, RULES, Rule, curve_of, halves, transfer
 from lrcsim.planner.synthetic_trace import routing_of_curve, touching_all
-from lrcsim.planner.traces import Shape, Source
+from lrcsim.planner.traces import Shape, SourceTrace
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.kept import Kept
 
@@ -51,10 +51,10 @@ class Workload(Protocol):
         """Return the hit rate at 0 .. E experts per layer, first uses left out, float64 [E + 1]."""
 
 
-class Measured:
+class OwnTrace:
     """The model's own trace, replayed under the policy itself."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: SourceTrace) -> None:
         self.label = "its own trace"
         self.source = source
         self._halves: tuple[RoutingTrace, RoutingTrace] | None = None
@@ -84,7 +84,7 @@ class Transferred:
         locality: factor of `transfer`.
     """
 
-    def __init__(self, shape: Shape, source: Source, rule: Rule = "middle", locality: float = 1.0) -> None:
+    def __init__(self, shape: Shape, source: SourceTrace, rule: Rule = "middle", locality: float = 1.0) -> None:
         self.label = f"{source.name}, {rule}" + ("" if locality == 1 else f", locality x {locality:.2g}")
         self.shape, self.source, self.rule, self.locality = shape, source, rule, locality
         self._made: dict[str, Fold] = {}
@@ -104,7 +104,7 @@ class Transferred:
         return [self._made[policy]]
 
 
-def transferred(shape: Shape, sources: Sequence[Source]) -> list[Transferred]:
+def transferred(shape: Shape, sources: Sequence[SourceTrace]) -> list[Transferred]:
     """Return the central workload, the nearest source under the middle rule, and those that make the range.
 
     These are the nearest source with `LOCALITY_RANGE` times more and less locality and under the other two rules, and
@@ -125,7 +125,7 @@ def all_experts(shape: Shape) -> RoutingTrace:
     return RoutingTrace.from_arrays(touching_all(shape), num_experts=shape.experts)
 
 
-def _curve_of(source: Source, policy: str) -> npt.NDArray[np.float64]:
+def _curve_of(source: SourceTrace, policy: str) -> npt.NDArray[np.float64]:
     """Return `curve_of`, kept with the trace."""
     return _curves.once(source.trace, policy, lambda: curve_of(source.trace, policy))
 

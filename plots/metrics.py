@@ -20,7 +20,7 @@ LENGTH = "segment length m [tokens]"
 MARKERS = "os^Dv<"
 
 
-class Line(NamedTuple):
+class PlotLine(NamedTuple):
     """A line of a panel, all arrays as long as ``x``."""
 
     label: str
@@ -31,7 +31,7 @@ class Line(NamedTuple):
     floor: Sequence[float] | None = None
 
 
-class Heat(NamedTuple):
+class HeatMap(NamedTuple):
     """A heat map: values [rows, columns]."""
 
     title: str
@@ -54,7 +54,7 @@ def plot_srp(path: str, results: Mapping[str, Sequence[Srp]]) -> None:
     level = next(iter(results.values()))[0].level
     if level == "model":
         lines = [
-            Line(
+            PlotLine(
                 label,
                 [result.segment for result in found],
                 [result.value for result in found],
@@ -68,19 +68,21 @@ def plot_srp(path: str, results: Mapping[str, Sequence[Srp]]) -> None:
         _draw_names(path, results)
     elif level == "position":
         panels = {
-            label: [Line(f"m = {r.segment}", r.positions, _groups(r).value) for r in found if r.positions is not None]
+            label: [
+                PlotLine(f"m = {r.segment}", r.positions, _groups(r).value) for r in found if r.positions is not None
+            ]
             for label, found in results.items()
         }
         _draw_lines(path, panels, "position of the segment's middle in the request [tokens]", SRP_LABEL, dots=False)
     elif level == "layer":
         heats = [
-            Heat(label, np.array([_groups(r).value for r in found]).T, [str(r.segment) for r in found], LENGTH)
+            HeatMap(label, np.array([_groups(r).value for r in found]).T, [str(r.segment) for r in found], LENGTH)
             for label, found in results.items()
         ]
         _draw_heat(path, heats, SRP_LABEL)
     else:
         heats = [
-            Heat(f"{label}, m = {r.segment}", _groups(r).value, [], "expert")
+            HeatMap(f"{label}, m = {r.segment}", _groups(r).value, [], "expert")
             for label, found in results.items()
             for r in found
         ]
@@ -101,10 +103,10 @@ def plot_sch(path: str, results: Mapping[str, Sequence[Sch]], *, by_layer: bool 
             mine = [result for result in found if result.cache == cache]
             lengths = [result.segment for result in mine]
             name = f"{label}, {cache}" if len(results) > 1 else cache
-            lines.append(Line(name, lengths, [r.value for r in mine], *_ends([r.interval for r in mine])))
+            lines.append(PlotLine(name, lengths, [r.value for r in mine], *_ends([r.interval for r in mine])))
             if by_layer:
                 values = np.array([r.by_layer for r in mine if r.by_layer is not None]).T
-                heats.append(Heat(f"{label}, cache {cache}", values, [str(m) for m in lengths], LENGTH))
+                heats.append(HeatMap(f"{label}, cache {cache}", values, [str(m) for m in lengths], LENGTH))
     first = next(iter(results.values()))[0]
     if by_layer:
         _draw_heat(path, heats, f"{SCH_LABEL} ({first.definition})")
@@ -127,7 +129,7 @@ def _ends(intervals: Sequence[tuple[float, float] | None]) -> tuple[list[float] 
 
 def _draw_lines(
     path: str,
-    panels: Mapping[str, Sequence[Line]],
+    panels: Mapping[str, Sequence[PlotLine]],
     x_label: str,
     y_label: str,
     *,
@@ -192,7 +194,7 @@ def _draw_names(path: str, results: Mapping[str, Sequence[Srp]]) -> None:
     _save(figure, path)
 
 
-def _draw_heat(path: str, heats: Sequence[Heat], value_label: str) -> None:
+def _draw_heat(path: str, heats: Sequence[HeatMap], value_label: str) -> None:
     """Draw a heat map for each entry, layers downwards, on one colour scale; grey where there is no value."""
     plt = _pyplot()
     columns = len(heats) if len(heats) <= 3 and heats[0].columns else min(len(heats), 2)

@@ -13,7 +13,7 @@ import torch
 from lrcsim.base.errors import ConfigError
 from lrcsim.recorder import families
 from lrcsim.recorder.passes import Columns, Frames, sorted_by_weight, stacked
-from lrcsim.recorder.predict import NextGate
+from lrcsim.recorder.predict import GatePredictor
 from lrcsim.recorder.sites import find_sites
 from lrcsim.traces import LayerTable
 
@@ -52,7 +52,7 @@ class Capture:
         self.sites = find_sites(model)
         self.logits = logits
         self.ahead = ahead
-        self._next_gate = NextGate(ahead)
+        self._next_gate = GatePredictor(ahead)
         self._order: dict[int, list[int]] = {}  # of each stack: sites as they fire in one forward pass
         self._frame: list[_Noted] = []
         self._scores: dict[int, Any] = {}

@@ -17,7 +17,7 @@ CARRIES_STATE = {"ZayaRouter"}
 """Routers that are also given the state of the router one layer before: two layers ahead it is not known yet."""
 
 
-class NextGate:
+class GatePredictor:
     """Asks every layer's gate about the states of the layers before it.
 
     Attributes:

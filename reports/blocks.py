@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Table:
+class TableBlock:
     """A table; all cells are text as people read it.
 
     Attributes:
@@ -27,7 +27,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class View:
+class FigureView:
     """One drawing of a figure, as plotly takes it.
 
     Attributes:
@@ -56,8 +56,8 @@ class Figure:
     name: str
     title: str
     text: str
-    views: Sequence[View]
-    table: Table | None = None
+    views: Sequence[FigureView]
+    table: TableBlock | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Section:
     name: str
     title: str
     text: Sequence[str] = ()
-    blocks: Sequence[Figure | Table] = ()
+    blocks: Sequence[Figure | TableBlock] = ()
 
 
 @dataclass

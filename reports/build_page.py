@@ -9,7 +9,7 @@ from typing import Any
 
 from lrcsim.base.errors import ConfigError, LrcsimError, brief
 from lrcsim.base.text import percent
-from lrcsim.reports.blocks import Page, Section, Table
+from lrcsim.reports.blocks import Page, Section, TableBlock
 from lrcsim.reports.compare_section import compare_section
 from lrcsim.reports.curve_section import curve_section, curve_sentence
 from lrcsim.reports.from_trace import PARTS, Rebuilt, Watcher, rebuild
@@ -135,7 +135,7 @@ def _side_by_side(inputs: Inputs) -> Section:
             row.append("–" if fast is None else speed(fast))
         rows.append(row)
     head = ("run", "model", "hit rate", "in decode", "optimum", *(("decode",) if timed else ()))
-    return Section("runs", "Runs side by side", [], [Table("runs", head, rows)])
+    return Section("runs", "Runs side by side", [], [TableBlock("runs", head, rows)])
 
 
 def _title(inputs: Inputs) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lrcsim.base.text import percent
-from lrcsim.reports.blocks import Figure, Section, Table, View
+from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
 from lrcsim.reports.drawing import COLOURS, INK, MUTED, axis, bars, layout, rate_axis, safe
 from lrcsim.reports.from_trace import Compared
 
@@ -46,7 +46,7 @@ def compare_section(compared: Sequence[Compared], name: str) -> Section:
         for one in ranked
     ]
     head = ("policy", "overall", "prefill", "decode", "misses")
-    table = Table("policies at this size", head, rows, marked=ranked.index(own))
+    table = TableBlock("policies at this size", head, rows, marked=ranked.index(own))
     text += " Blue: this run. Black (white on dark): knows the future. Loads on demand, the rules of this run."
-    figure = Figure(f"{name}-compared", "Policies at this cache size", text, [View("", data, drawing)], table)
+    figure = Figure(f"{name}-compared", "Policies at this cache size", text, [FigureView("", data, drawing)], table)
     return Section(f"{name}-policies", "Other policies", [], [figure])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lrcsim.base.text import human_bytes, percent
-from lrcsim.reports.blocks import Figure, Section, Table, View
+from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
 from lrcsim.reports.drawing import INK, layout, line, policy_style, rate_axis, size_axis
 
 SHOWN = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
@@ -29,7 +29,7 @@ def curve_section(curve: dict[str, Any], name: str, *, here: float | None = None
     known = {key: label for key, label in VIEWS.items() if curve.get(key)}
     if len(known) == 2:  # one phase is all there is
         known = {"hit_rate": VIEWS["hit_rate"]}
-    views = [View(label, _lines(curve, key, own), _layout(here)) for key, label in known.items()]
+    views = [FigureView(label, _lines(curve, key, own), _layout(here)) for key, label in known.items()]
     figure = Figure(
         f"{name}-curves",
         "Hit rate by cache size",
@@ -88,7 +88,7 @@ def _layout(here: float | None) -> dict[str, Any]:
     return drawing
 
 
-def _table(curve: dict[str, Any]) -> Table:
+def _table(curve: dict[str, Any]) -> TableBlock:
     """Return a row for each policy at sizes worth naming, or at all where there are few."""
     sizes = curve["relative"]
     places = list(range(len(sizes)))
@@ -98,4 +98,4 @@ def _table(curve: dict[str, Any]) -> Table:
         ]
         places = sorted({place for place in wanted if place is not None})
     rows = [(policy, *(percent(curve["hit_rate"][policy][place]) for place in places)) for policy in curve["hit_rate"]]
-    return Table("hit rate by cache size", ("policy", *(f"{sizes[place]:.3g}x" for place in places)), rows)
+    return TableBlock("hit rate by cache size", ("policy", *(f"{sizes[place]:.3g}x" for place in places)), rows)

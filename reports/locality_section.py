@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lrcsim.base.text import score, span
-from lrcsim.reports.blocks import Figure, Section, Table, View
+from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
 from lrcsim.reports.drawing import COLOURS, DASHES, MUTED, axis, layout, line, size_axis
 
 
@@ -45,7 +45,7 @@ def srp_section(srp: dict[str, Any], name: str) -> Section:
         f"{srp_sentence(srp)} How well one fixed set of experts, chosen with hindsight, serves m tokens in a row; the "
         "floor is what keeping all experts gives, so compare across models only at like sparsity."
     )
-    views, table = [View("", data, drawing)], Table("SRP", head, rows)
+    views, table = [FigureView("", data, drawing)], TableBlock("SRP", head, rows)
     figure = Figure(f"{name}-figure", "Segment routing best performance (SRP)", text, views, table)
     return Section(name, "Local routing consistency: SRP", [], [figure])
 
@@ -89,8 +89,8 @@ def sch_section(sch: dict[str, Any], name: str) -> Section:
         else "Hit rate of a cache that evicts the fewest uses in the next m tokens, under the paper's rule."
     )
     title = f"Segment cache best hit rate (SCH), {sch['definition']}, scope {sch['scope']}"
-    table = Table("SCH", ("trace, segment", "cache", "SCH", _interval(sch)), rows)
-    figure = Figure(f"{name}-figure", title, meaning, [View("", data, drawing)], table)
+    table = TableBlock("SCH", ("trace, segment", "cache", "SCH", _interval(sch)), rows)
+    figure = Figure(f"{name}-figure", title, meaning, [FigureView("", data, drawing)], table)
     return Section(name, "Local routing consistency: SCH", [], [figure])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lrcsim.base.text import percent
-from lrcsim.reports.blocks import Figure, Section, Table, View
+from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
 from lrcsim.reports.drawing import COLOURS, axis, layout
 from lrcsim.reports.residency import STEPS, Rates, Residents
 
@@ -22,7 +22,7 @@ def map_section(seen: Residents, name: str) -> Section:
         seen: what was in the cache when.
         name: unique on the page.
     """
-    blocks: list[Figure | Table] = [_layers(seen, f"{name}-map")]
+    blocks: list[Figure | TableBlock] = [_layers(seen, f"{name}-map")]
     if seen.experts:
         blocks.append(_experts(seen, f"{name}-experts"))
     return Section(f"{name}-residency", "Residency", [], blocks)
@@ -43,7 +43,7 @@ def _layers(seen: Residents, name: str) -> Figure:
         for layer, (hits, used) in enumerate(whole)
     ]
     text = "How many of the experts that a layer needed in a step were resident. " + " ".join(texts)
-    table = Table("hits by layer, over the whole trace", ("layer", "hits", "accesses", "hit rate"), rows)
+    table = TableBlock("hits by layer, over the whole trace", ("layer", "hits", "accesses", "hit rate"), rows)
     return Figure(name, "Hits by layer and step", text, views, table)
 
 
@@ -51,7 +51,7 @@ def _grouped(rates: Rates) -> str:
     return f" (a column of the map is the mean of {rates.per_column:,} steps)" if rates.per_column > 1 else ""
 
 
-def _rates(rates: Rates, label: str, x_title: str) -> View:
+def _rates(rates: Rates, label: str, x_title: str) -> FigureView:
     heat = {
         "type": "heatmap",
         "x": rates.first.tolist(),
@@ -63,7 +63,7 @@ def _rates(rates: Rates, label: str, x_title: str) -> View:
         "hovertemplate": "step %{x}, layer %{y}: %{z:.0%}<extra></extra>",
     }
     drawing = layout(height=min(160 + 9 * len(rates.rate), 560), x=axis(x_title), y=down("MoE layer"))
-    return View(label, [heat], drawing)
+    return FigureView(label, [heat], drawing)
 
 
 def down(title: str) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def _experts(seen: Residents, name: str) -> Figure:
     for layer, kinds in seen.experts.items():
         height = min(max(160 + 4 * len(kinds), 260), 640)
         drawing = layout(height=height, x=axis("step of the request"), y=down("expert"))
-        views.append(View(f"layer {layer}", [_kinds(kinds)], drawing))
+        views.append(FigureView(f"layer {layer}", [_kinds(kinds)], drawing))
         counts = np.bincount(kinds.ravel(), minlength=4)
         rows.append((f"layer {layer}", *(f"{count:,}" for count in counts.tolist())))
     steps = next(iter(seen.experts.values())).shape[1]
@@ -85,7 +85,7 @@ def _experts(seen: Residents, name: str) -> Figure:
         f"Every expert of a layer, over the steps of request {seen.request}{cut}: blue was used and there, orange was "
         "used and had to be loaded, grey lay in the cache unused when the layer was done."
     )
-    table = Table("expert-steps of each kind", ("", *KINDS), rows)
+    table = TableBlock("expert-steps of each kind", ("", *KINDS), rows)
     return Figure(name, "Experts of a layer", text, views, table)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lrcsim.base.text import capacity_text, human_bytes, percent
-from lrcsim.reports.blocks import Figure, Section, Table, View
+from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
 from lrcsim.reports.drawing import COLOURS, axis, bars, layout, rate_axis
 from lrcsim.reports.verdict import cache_text
 
@@ -30,7 +30,7 @@ def hits_section(run: dict[str, Any], name: str) -> Section:
     ]
     if cache["bytes_loaded"] is not None:
         counts.append(f"{human_bytes(cache['bytes_loaded'])} loaded.")
-    blocks: list[Figure | Table] = [Table("hit rate", ("", "overall", "prefill", "decode"), rows, marked=0)]
+    blocks: list[Figure | TableBlock] = [TableBlock("hit rate", ("", "overall", "prefill", "decode"), rows, marked=0)]
     layers = cache.get("per_layer_hit_rate") or []
     if len(layers) > 1:
         blocks.append(_by_layer(layers, f"{name}-layers"))
@@ -46,8 +46,8 @@ def _by_layer(rates: list[float | None], name: str) -> Figure:
     data = [bars(range(len(rates)), rates, COLOURS[0], "layer %{x}: %{y:.1%}<extra></extra>")]
     drawing = layout(height=240, x=axis("MoE layer"), y=rate_axis("hit rate", rangemode="tozero"), showlegend=False)
     rows = [(str(layer), percent(rate)) for layer, rate in enumerate(rates)]
-    table = Table("hit rate", ("layer", "hit rate"), rows)
-    return Figure(name, "Hit rate by layer", text, [View("", data, drawing)], table)
+    table = TableBlock("hit rate", ("layer", "hit rate"), rows)
+    return Figure(name, "Hit rate by layer", text, [FigureView("", data, drawing)], table)
 
 
 def config_section(run: dict[str, Any], name: str, source: str) -> Section:
@@ -71,8 +71,8 @@ def config_section(run: dict[str, Any], name: str, source: str) -> Section:
     if sizes:
         rules.append(("bytes of an expert", "–".join(human_bytes(size) for size in sorted({sizes[0], sizes[-1]}))))
     blocks = [
-        Table("configuration", ("option", "value"), rules, words=True),
-        Table("provenance", ("what", "value"), facts, words=True),
+        TableBlock("configuration", ("option", "value"), rules, words=True),
+        TableBlock("provenance", ("what", "value"), facts, words=True),
     ]
     return Section(f"{name}-config", "Configuration and provenance", [], blocks)
 

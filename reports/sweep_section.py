@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from lrcsim.base.text import cell_text
-from lrcsim.reports.blocks import Figure, Section, Table, View
+from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
 from lrcsim.reports.drawing import COLOURS, DASHES, MUTED, axis, layout, line, safe
 from lrcsim.sweeps.query import best, direction, pareto, too_lossy, varying
 
@@ -56,7 +56,7 @@ def sweep_section(table: pa.Table, name: str, source: str) -> Section:
         source: the table's name.
     """
     varied, results = varying(table), _results(table)
-    blocks: list[Figure | Table] = []
+    blocks: list[Figure | TableBlock] = []
     if results:
         good = _sorted(table, results[0])
         drawn = good.slice(0, DRAWN)
@@ -72,17 +72,17 @@ def sweep_section(table: pa.Table, name: str, source: str) -> Section:
         best_rows = enumerate(good.slice(0, BEST_ROWS).to_pylist(), start=1)
         rows = [(str(number), *(cell_text(column, row[column]) for column in shown)) for number, row in best_rows]
         more = f", of {len(good):,}" if len(good) > BEST_ROWS else ""
-        blocks.append(Table(f"best {len(rows)} in {_words(results[0])}{more}", head, rows))
+        blocks.append(TableBlock(f"best {len(rows)} in {_words(results[0])}{more}", head, rows))
     failed = [row for row in table.to_pylist() if row["error"] is not None]
     if failed:
         told = [", ".join(cell_text(column, row[column]) for column in varied) or "run" for row in failed[:BEST_ROWS]]
         rows = [(one, str(row["error"])) for one, row in zip(told, failed, strict=False)]
         title = f"runs that failed, {len(rows):,} of {len(failed):,}"
-        blocks.append(Table(title, (", ".join(varied) or "run", "error"), rows, words=True))
+        blocks.append(TableBlock(title, (", ".join(varied) or "run", "error"), rows, words=True))
     same = [(column, _one(table, column)) for column in ("trace", "model", "hardware", "scope", "access", "lrcsim")]
     rows = [*((column, value) for column, value in same if value), ("table", source)]
     rows += [("SHA-256 of a trace", str(value)) for value in dict.fromkeys(table["trace_sha256"].to_pylist()) if value]
-    blocks.append(Table("the same in all runs", ("what", "value"), rows, words=True))
+    blocks.append(TableBlock("the same in all runs", ("what", "value"), rows, words=True))
     return Section(name, f"Sweep: {source}", [], blocks)
 
 
@@ -114,7 +114,7 @@ def _words(column: str) -> str:
     return column.replace("_per_s", "/s").replace("_", " ")
 
 
-def _view(table: pa.Table, result: str, by: str, varied: list[str]) -> View:
+def _view(table: pa.Table, result: str, by: str, varied: list[str]) -> FigureView:
     """Draw a result against one option; categories in the order of their values where these are numbers."""
     rows = table.to_pylist()
     others = [name for name in varied if name != by]
@@ -140,7 +140,7 @@ def _view(table: pa.Table, result: str, by: str, varied: list[str]) -> View:
         y=axis(_words(result), rangemode="tozero", **({"tickformat": ".0%"} if result in RATES else {})),
         showlegend=len(data) > 1,
     )
-    return View(f"{_words(result)} by {by}", data, drawing)
+    return FigureView(f"{_words(result)} by {by}", data, drawing)
 
 
 def _numeric(table: pa.Table, column: str) -> bool:
@@ -190,5 +190,5 @@ def _front(table: pa.Table, name: str, varied: list[str]) -> Figure:
         for row in front
     ]
     text = f"{len(front):,} runs that no other beats in both speed and memory (cache, other weights and KV cache)."
-    numbers = Table("Pareto front", ("run", "decode tokens/s", "memory"), rows)
-    return Figure(name, "Speed for memory", text, [View("", data, drawing)], numbers)
+    numbers = TableBlock("Pareto front", ("run", "decode tokens/s", "memory"), rows)
+    return Figure(name, "Speed for memory", text, [FigureView("", data, drawing)], numbers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lrcsim.base.text import human_bytes, percent, seconds
-from lrcsim.reports.blocks import Figure, Section, Table, View
+from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
 from lrcsim.reports.drawing import COLOURS, MUTED, axis, bars, layout
 from lrcsim.reports.verdict import SPENT, speed
 from lrcsim.simulator.setup.outcomes import NOT_CACHED
@@ -27,7 +27,7 @@ def time_section(run: dict[str, Any], name: str) -> Section:
         f"On {config['hardware']}, {config['model']} as {config['dtype']}; misses: {config['miss']}; prefetch: "
         f"{config['prefetch']}; {seconds(time['total_s'])} in all, {seconds(time['prefill_s'])} of it prefill."
     ]
-    blocks: list[Figure | Table] = []
+    blocks: list[Figure | TableBlock] = []
     if time["decode_tokens_per_s"] is not None:
         blocks.append(_token(run, f"{name}-token"))
     waits = [("first token", time["ttft_ms"]), ("each further token", time["tpot_ms"])]
@@ -37,7 +37,7 @@ def time_section(run: dict[str, Any], name: str) -> Section:
         if wait is not None
     ]
     if rows:
-        blocks.append(Table("how long a request waits, ms", ("", "mean", "p50", "p90", "p99", "most"), rows))
+        blocks.append(TableBlock("how long a request waits, ms", ("", "mean", "p50", "p90", "p99", "most"), rows))
     rows = []
     for link, use in run["links"].items():
         if use["bytes"]:
@@ -45,7 +45,7 @@ def time_section(run: dict[str, Any], name: str) -> Section:
             most = f"{use['bandwidth'] / 1e9:,.2f}"
             rows.append((link, human_bytes(use["bytes"]), percent(use["utilization"]), busy, most))
     if rows:
-        blocks.append(Table("links", ("", "moved", "busy", "GB/s while busy", "GB/s at most"), rows))
+        blocks.append(TableBlock("links", ("", "moved", "busy", "GB/s while busy", "GB/s at most"), rows))
     blocks += _extras(run)
     return Section(f"{name}-time", "Time", text, blocks)
 
@@ -84,10 +84,12 @@ def _token(run: dict[str, Any], name: str) -> Figure:
         f"fewest loads that any policy can do with, all ahead of their use; with compute and bookkeeping alone; with "
         f"{(time.get('bounds', {}).get('link_bound') or {}).get('link') or 'the link'} as the only thing at work."
     )
-    return Figure(name, "A token's time", text, [View("", data, drawing)], Table("a token's time", ("", "", ""), rows))
+    return Figure(
+        name, "A token's time", text, [FigureView("", data, drawing)], TableBlock("a token's time", ("", "", ""), rows)
+    )
 
 
-def _extras(run: dict[str, Any]) -> list[Table]:
+def _extras(run: dict[str, Any]) -> list[TableBlock]:
     """Return what became of prefetches and of misses that were not simply loaded."""
     tables, ahead, missed = [], run["prefetch"], run["missed"]
     if ahead["issued_bytes"]:
@@ -97,7 +99,7 @@ def _extras(run: dict[str, Any]) -> list[Table]:
         ]
         rows.append(("experts put out for them", f"{ahead['displaced']:,}", ""))
         rows.append(("of these missed when next used", f"{ahead['displaced_missed']:,}", ""))
-        tables.append(Table("prefetches", ("", "bytes", "share"), rows))
+        tables.append(TableBlock("prefetches", ("", "bytes", "share"), rows))
     labels = [outcome.label for outcome in NOT_CACHED]
     rows = [
         (label.replace("_", " "), f"{missed[label]:,}", percent(missed.get(f"{label}_weight"), 2))
@@ -105,5 +107,5 @@ def _extras(run: dict[str, Any]) -> list[Table]:
         if missed[label]
     ]
     if rows:
-        tables.append(Table("misses not loaded whole", ("", "experts", "of the router weight"), rows))
+        tables.append(TableBlock("misses not loaded whole", ("", "experts", "of the router weight"), rows))
     return tables

@@ -6,11 +6,12 @@ could use is refused here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lrcsim.base.errors import ConfigError, LrcsimError, did_you_mean
+from lrcsim.base.errors import ConfigError, LrcsimError, check_choice
 from lrcsim.hardware import load_profile
 from lrcsim.models import load_geometry
 from lrcsim.models.quantisation import parse_dtype
@@ -80,15 +81,6 @@ def _bytes(size: Any) -> None:
             raise ConfigError(f"{text!r} is no size: write bytes as 2752512 or with a unit, 2.5MiB")
 
 
-def _one_of(what: str, allowed: Sequence[str]) -> Callable[[Any], None]:
-    def check(value: str) -> None:
-        if value not in allowed:
-            hint = did_you_mean(str(value), allowed)
-            raise ConfigError(f"{what} {value!r} is not known, use {', '.join(allowed)}{hint}")
-
-    return check
-
-
 TRACES = ("trace", "profile")
 
 CHECKS: dict[str, Callable[[Any], object]] = {
@@ -97,8 +89,8 @@ CHECKS: dict[str, Callable[[Any], object]] = {
     "expert_bytes": _bytes,
     "policy": make_policy,
     "cache": _size,
-    "scope": _one_of("scope", SCOPES),
-    "access": _one_of("access", ACCESS),
+    "scope": partial(check_choice, "scope", allowed=SCOPES),
+    "access": partial(check_choice, "access", allowed=ACCESS),
     "prefill": parse_prefill,
     "hardware": load_profile,
     "model": load_geometry,
@@ -106,6 +98,6 @@ CHECKS: dict[str, Callable[[Any], object]] = {
     "prefetch": make_prefetcher,
     "dram": _size,
     "dram_policy": make_policy,
-    "engine": _one_of("engine", ENGINES),
+    "engine": partial(check_choice, "engine", allowed=ENGINES),
 }
 """How a value is checked by itself; an option that is not here is checked by the run."""

@@ -33,7 +33,7 @@ KIND = "sweep"
 TYPES: dict[Kind, pa.DataType] = {"text": pa.string(), "flag": pa.bool_(), "count": pa.int64(), "number": pa.float64()}
 
 
-class Column(NamedTuple):
+class ResultColumn(NamedTuple):
     """A measured column.
 
     Attributes:
@@ -49,57 +49,59 @@ class Column(NamedTuple):
     path: str = ""
 
 
-def _of_time(better: Better, path: str, *names: str) -> list[Column]:
-    return [Column(name, "number", better, f"{path}.{name}") for name in names]
+def _of_time(better: Better, path: str, *names: str) -> list[ResultColumn]:
+    return [ResultColumn(name, "number", better, f"{path}.{name}") for name in names]
 
 
-def _link(name: str) -> list[Column]:
+def _link(name: str) -> list[ResultColumn]:
     parts: list[tuple[str, Kind, Better]] = [
         ("bytes", "count", "less"),
         ("busy_s", "number", "less"),
         ("utilization", "number", ""),
         ("bandwidth", "number", ""),
     ]
-    return [Column(f"{name}_{part}", kind, better, f"links.{name}.{part}") for part, kind, better in parts]
+    return [ResultColumn(f"{name}_{part}", kind, better, f"links.{name}.{part}") for part, kind, better in parts]
 
 
 MEASURED = [
-    Column("hit_rate", "number", "more"),
-    Column("prefill_hit_rate", "number", "more"),
-    Column("decode_hit_rate", "number", "more"),
-    Column("hits", "count", "more"),
-    Column("misses", "count", "less"),
-    Column("accesses", "count"),
-    Column("bytes_loaded", "count", "less"),
-    Column("decode_bytes_per_token", "number", "less"),
-    Column("lru_hit_rate", "number"),
-    Column("belady_hit_rate", "number"),
-    Column("belady_bypass_hit_rate", "number"),
-    Column("upper_hit_rate", "number"),
-    Column("gap_closed", "number", "more"),
-    Column("cache_slots", "count", "less"),
-    Column("cache_bytes", "count", "less"),
-    Column("gpu_bytes", "count", "less"),
+    ResultColumn("hit_rate", "number", "more"),
+    ResultColumn("prefill_hit_rate", "number", "more"),
+    ResultColumn("decode_hit_rate", "number", "more"),
+    ResultColumn("hits", "count", "more"),
+    ResultColumn("misses", "count", "less"),
+    ResultColumn("accesses", "count"),
+    ResultColumn("bytes_loaded", "count", "less"),
+    ResultColumn("decode_bytes_per_token", "number", "less"),
+    ResultColumn("lru_hit_rate", "number"),
+    ResultColumn("belady_hit_rate", "number"),
+    ResultColumn("belady_bypass_hit_rate", "number"),
+    ResultColumn("upper_hit_rate", "number"),
+    ResultColumn("gap_closed", "number", "more"),
+    ResultColumn("cache_slots", "count", "less"),
+    ResultColumn("cache_bytes", "count", "less"),
+    ResultColumn("gpu_bytes", "count", "less"),
     *_of_time("more", "time", "decode_tokens_per_s"),
     *_of_time("less", "time", "decode_ms_per_token", "total_s", "prefill_s", "decode_s"),
     *_of_time("less", "time", "compute_s", "stall_s", "overhead_s", "idle_s", "cpu_s"),
     *(
-        Column(f"{wait}_{part}", "number", "less", f"time.{wait}.{part}")
+        ResultColumn(f"{wait}_{part}", "number", "less", f"time.{wait}.{part}")
         for wait in ("ttft_ms", "tpot_ms")
         for part in ("p50", "p90", "p99")
     ),
-    Column("optimum_decode_tokens_per_s", "number", "more", "time.bounds.optimum.decode_tokens_per_s"),
-    Column("compute_only_decode_tokens_per_s", "number", "more", "time.bounds.compute_only.decode_tokens_per_s"),
-    Column("binds", "text", "", "time.binds.resource"),
+    ResultColumn("optimum_decode_tokens_per_s", "number", "more", "time.bounds.optimum.decode_tokens_per_s"),
+    ResultColumn("compute_only_decode_tokens_per_s", "number", "more", "time.bounds.compute_only.decode_tokens_per_s"),
+    ResultColumn("binds", "text", "", "time.binds.resource"),
     *(column for link in reversed(LINKS) for column in _link(link)),
     *(
-        Column(f"prefetch_{part}_bytes", "count", "more" if part == "useful" else "less", f"prefetch.{part}_bytes")
+        ResultColumn(
+            f"prefetch_{part}_bytes", "count", "more" if part == "useful" else "less", f"prefetch.{part}_bytes"
+        )
         for part in ("issued", "useful", "late", "wasted")
     ),
-    *(Column(f"missed_{one.label}", "count", "", f"missed.{one.label}") for one in NOT_CACHED),
-    *(Column(f"{one.label}_weight", "number", "less", f"missed.{one.label}_weight") for one in LOSSY),
+    *(ResultColumn(f"missed_{one.label}", "count", "", f"missed.{one.label}") for one in NOT_CACHED),
+    *(ResultColumn(f"{one.label}_weight", "number", "less", f"missed.{one.label}_weight") for one in LOSSY),
     *(
-        Column(f"{phase}_{one.label}_weight", "number", "less", f"missed.{phase}.{one.label}_weight")
+        ResultColumn(f"{phase}_{one.label}_weight", "number", "less", f"missed.{phase}.{one.label}_weight")
         for phase in ("prefill", "decode")
         for one in OTHER_MODEL
     ),

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lrcsim.base.progress import Progress
 from lrcsim.sweeps.execute import run_task
 from lrcsim.sweeps.tasks import Task
 
@@ -29,12 +30,13 @@ class Estimate:
     took: float
 
 
-def estimate(tasks: Sequence[Task], *, budget: float = 15.0) -> Estimate:
+def estimate(tasks: Sequence[Task], *, budget: float = 15.0, progress: Progress | None = None) -> Estimate:
     """Do a few tasks of each kind and trace, and multiply; their results are thrown away.
 
     Args:
         tasks: what there is to do.
         budget: seconds after which no further task is begun.
+        progress: told the kinds of task that are measured, of all.
     """
     begin = time.monotonic()
     groups: dict[tuple[str, str, str], list[Task]] = defaultdict(list)
@@ -43,7 +45,9 @@ def estimate(tasks: Sequence[Task], *, budget: float = 15.0) -> Estimate:
         groups[task.kind, task.trace, machine].append(task)
     seconds, measured, known = 0.0, 0, list[float]()
     unknown = 0
-    for group in sorted(groups.values(), key=len, reverse=True):
+    for done, group in enumerate(sorted(groups.values(), key=len, reverse=True)):
+        if progress is not None:
+            progress(done, len(groups))
         samples = group if len(group) <= PER_KIND else [group[i * len(group) // PER_KIND] for i in range(PER_KIND)]
         took: list[float] = []
         for number, task in enumerate([samples[0], *samples]):  # the first one also reads the trace and loads kernels

@@ -10,13 +10,13 @@ import pyarrow as pa
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.sweeps.columns import schema
-from lrcsim.sweeps.store import Store
-from lrcsim.sweeps.tasks import Plan, Task
+from lrcsim.sweeps.store import TableStore
+from lrcsim.sweeps.tasks import Task, TaskList
 from lrcsim.sweeps.workers import Workers, in_this_process
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SweepOutcome:
     """What a sweep left.
 
     Attributes:
@@ -32,7 +32,7 @@ class Outcome:
     first_error: str | None
 
 
-def missing(plan: Plan, path: str | Path, *, retry: bool = False, replace: bool = False) -> list[Task]:
+def missing(plan: TaskList, path: str | Path, *, retry: bool = False, replace: bool = False) -> list[Task]:
     """Return the tasks that a table does not have yet.
 
     Args:
@@ -44,7 +44,7 @@ def missing(plan: Plan, path: str | Path, *, retry: bool = False, replace: bool 
     Raises:
         ConfigError: the table has rows that are not in the plan, and may not lose them.
     """
-    store = Store(path, schema(plan.spec.hardware_keys))
+    store = TableStore(path, schema(plan.spec.hardware_keys))
     strange = store.done() - {run.key for run in plan.runs}
     if strange and not replace:
         raise ConfigError(
@@ -55,14 +55,14 @@ def missing(plan: Plan, path: str | Path, *, retry: bool = False, replace: bool 
 
 
 def run_sweep(
-    plan: Plan,
+    plan: TaskList,
     path: str | Path,
     *,
     workers: Workers = in_this_process,
     retry: bool = False,
     replace: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> Outcome:
+) -> SweepOutcome:
     """Do the runs that a table does not have yet, and make it complete.
 
     Args:
@@ -78,7 +78,7 @@ def run_sweep(
     """
     if Path(path).suffix != ".parquet":
         raise ConfigError(f"a table is a Parquet file: name it {Path(path).with_suffix('.parquet')}, given {path}")
-    store = Store(path, schema(plan.spec.hardware_keys))
+    store = TableStore(path, schema(plan.spec.hardware_keys))
     with store.writing():
         tasks = missing(plan, path, retry=retry, replace=replace)
         total, done = sum(len(task.runs) for task in tasks), 0
@@ -89,4 +89,4 @@ def run_sweep(
                 progress(done, total)
         table = store.finish([run.key for run in plan.runs])
     errors = [error for error in table["error"].to_pylist() if error is not None]
-    return Outcome(table, done, len(errors), errors[0] if errors else None)
+    return SweepOutcome(table, done, len(errors), errors[0] if errors else None)

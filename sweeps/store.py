@@ -101,7 +101,7 @@ def _folder(path: str | Path) -> Path:
     return Path(f"{path}.parts")
 
 
-class Store:
+class TableStore:
     """The table of one sweep.
 
     Args:

@@ -1,4 +1,4 @@
-"""The plan of a sweep: what identifies a run, which runs share a pass, what is done already."""
+"""What a sweep has to do: what identifies a run, which runs share a pass, what is done already."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TaskList:
     """Everything a sweep has to do.
 
     Attributes:
@@ -115,7 +115,7 @@ class Plan:
         return sorted(tasks, key=lambda task: order[task.opened])
 
 
-def make_plan(spec: Spec) -> Plan:
+def divide(spec: Spec) -> TaskList:
     """Check a spec's values, and give each run its key.
 
     A key depends on the run's values, on the contents of the trace and of every other file that they name, and on
@@ -145,7 +145,7 @@ def make_plan(spec: Spec) -> Plan:
         text = json.dumps([mine, trace, files, values], sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         runs.setdefault(key, PlannedRun(key, values, files, trace))
-    return Plan(spec, list(runs.values()))
+    return TaskList(spec, list(runs.values()))
 
 
 def _told(values: Values, name: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError
+from lrcsim.base.progress import Progress, part_of
 from lrcsim.calibration.from_run.fit import Fit, Loss, fit_best, number
 from lrcsim.calibration.from_run.measured import TIMES, MeasuredRun
 from lrcsim.calibration.from_run.rerun import Rerun, StepTimes
@@ -106,6 +107,7 @@ def calibrate(
     paths: Sequence[str] | None = None,
     overlap: bool | None = None,
     loss: Loss = "huber",
+    progress: Progress | None = None,
 ) -> Calibration:
     """Fit up to three numbers of a machine to the first decoded tokens of a run, and predict the others.
 
@@ -120,6 +122,7 @@ def calibrate(
             expert, the overhead per layer and the link's latency the one that describes the fitted tokens best.
         overlap: whether transfers run beside compute; None: what describes the fitted tokens better.
         loss: see `fit_numbers`.
+        progress: told the fits done, of all.
 
     Raises:
         ConfigError: the run is not this trace's, or the numbers cannot be fitted.
@@ -133,13 +136,16 @@ def calibrate(
     columns, more = _columns(measured, fit_tokens)
     window = slice(steps.start, steps.start + fit_tokens)
     tried = []
-    for beside in (True, False) if overlap is None else (overlap,):
+    either = (True, False) if overlap is None else (overlap,)
+    for done, beside in enumerate(either):
 
         def predict(profile: HardwareProfile, beside: bool = beside) -> dict[str, FloatArray]:
             times = rerun.times(profile, window, overlap=beside)
             return {name: times.column(name) for name in columns}
 
-        found = fit_best(predict, base, _choices(base, paths), {c: measured[c][:fit_tokens] for c in columns}, loss)
+        part = part_of(progress, done, len(either))
+        wanted = {c: measured[c][:fit_tokens] for c in columns}
+        found = fit_best(predict, base, _choices(base, paths), wanted, loss, part)
         tried += [Choice(beside, chosen, fit) for chosen, fit in found]
     tried.sort(key=lambda choice: choice.fit.score)
     best = tried[0]

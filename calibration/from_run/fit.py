@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError, did_you_mean
+from lrcsim.base.progress import Progress
 from lrcsim.hardware import HardwareProfile
 from lrcsim.hardware.document import PARTS, schema
 
@@ -237,12 +238,17 @@ def fit_best(
     candidates: Sequence[Sequence[str]],
     measured: Mapping[str, FloatArray],
     loss: Loss = "huber",
+    progress: Progress | None = None,
 ) -> list[tuple[tuple[str, ...], Fit]]:
     """Fit each of several choices of numbers, and return them with their fits, the best of the measured steps first.
 
     They are compared by the logarithm of their posterior (`Fit.score`), ties to the earlier choice.
     """
-    found = [(tuple(paths), fit_numbers(predict, base, paths, measured, loss)) for paths in candidates]
+    found = []
+    for done, paths in enumerate(candidates, start=1):
+        found.append((tuple(paths), fit_numbers(predict, base, paths, measured, loss)))
+        if progress is not None:
+            progress(done, len(candidates))
     return sorted(found, key=lambda pair: pair[1].score)
 
 

@@ -58,7 +58,7 @@ PHASES = {"0": 0, "prefill": 0, "prompt": 0, "pp": 0, "1": 1, "decode": 1, "gene
 
 
 @dataclass(frozen=True)
-class Column:
+class MeasuredColumn:
     """How a column was understood: its name in the file, its role, its unit, and whether that was guessed."""
 
     name: str
@@ -86,7 +86,7 @@ class MeasuredRun:
     """
 
     name: str
-    columns: dict[str, Column]
+    columns: dict[str, MeasuredColumn]
     values: dict[str, FloatArray]
     unused: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -191,20 +191,20 @@ def _table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
 
 def _understand(
     path: Path, header: list[str], mapping: dict[str, tuple[str, str | None]]
-) -> tuple[dict[str, Column], list[str]]:
-    columns: dict[str, Column] = {}
+) -> tuple[dict[str, MeasuredColumn], list[str]]:
+    columns: dict[str, MeasuredColumn] = {}
     notes: list[str] = []
     for role, (name, unit) in mapping.items():
         if name not in header:
             raise ConfigError(f"{path} has no column {name!r}{did_you_mean(name, header)}; it has {', '.join(header)}")
-        columns[role] = Column(name, role, unit or _split(name, role)[1], guessed=False)
+        columns[role] = MeasuredColumn(name, role, unit or _split(name, role)[1], guessed=False)
     taken = {column.name for column in columns.values()}
     for role in ROLES:
         if role in columns:
             continue
         best = _guess([name for name in header if name not in taken], role)
         if best is not None:
-            columns[role] = Column(best, role, _split(best, role)[1], guessed=True)
+            columns[role] = MeasuredColumn(best, role, _split(best, role)[1], guessed=True)
             taken.add(best)
     if "wall" not in columns:
         raise TraceError(
@@ -213,7 +213,7 @@ def _understand(
         )
     for role in (*TIMES, "io"):
         if role in columns and not columns[role].unit:
-            columns[role] = Column(columns[role].name, role, "ms", columns[role].guessed)
+            columns[role] = MeasuredColumn(columns[role].name, role, "ms", columns[role].guessed)
             notes.append(
                 f"{columns[role].name} names no unit: taken as ms (else --column {role}={columns[role].name}:s)"
             )
@@ -261,7 +261,7 @@ def _guess(header: list[str], role: str) -> str | None:
 
 
 def _decode_rows(
-    path: Path, columns: dict[str, Column], places: dict[str, int], rows: list[tuple[int, list[str]]]
+    path: Path, columns: dict[str, MeasuredColumn], places: dict[str, int], rows: list[tuple[int, list[str]]]
 ) -> tuple[list[tuple[int, list[str]]], int]:
     if "phase" not in columns:
         return rows, 0

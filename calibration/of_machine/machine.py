@@ -29,7 +29,7 @@ KIB, MIB = 1 << 10, 1 << 20
 
 
 @dataclass(frozen=True)
-class Plan:
+class MeasurePlan:
     """What to measure; sizes in bytes.
 
     Attributes:
@@ -70,7 +70,7 @@ class Plan:
         if max(self.reads) > self.file_bytes:
             raise ConfigError(f"a read of {max(self.reads)} bytes is larger than the file of {self.file_bytes} bytes")
 
-    def quick(self) -> Plan:
+    def quick(self) -> MeasurePlan:
         """Return a plan with the same sizes that takes a few seconds."""
         return replace(
             self,
@@ -171,7 +171,7 @@ class Machine:
         return data
 
 
-def measure_machine(plan: Plan, progress: Callable[[int, int], None] | None = None) -> Machine:
+def measure_machine(plan: MeasurePlan, progress: Callable[[int, int], None] | None = None) -> Machine:
     """Measure the machine at hand; the file that is read is removed again.
 
     Args:
@@ -234,7 +234,7 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _reads(plan: Plan, notes: list[str], done: Callable[[], None]) -> Reads | None:
+def _reads(plan: MeasurePlan, notes: list[str], done: Callable[[], None]) -> Reads | None:
     if not hasattr(os, "preadv"):
         notes.append("no file reads were measured: this system has no positioned reads (preadv)")
         return None

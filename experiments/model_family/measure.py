@@ -60,7 +60,7 @@ SIZES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredVariant:
     """Measures of one trace, and what the resamples of its requests gave.
 
     Attributes:
@@ -95,7 +95,7 @@ class Measured:
         return {"relative": list(SIZES), "lru": lru, "belady": optimum}
 
 
-def measure(trace: RoutingTrace, progress: Callable[[int, int], None] | None = None) -> Measured:
+def measure(trace: RoutingTrace, progress: Callable[[int, int], None] | None = None) -> MeasuredVariant:
     """Measure a teacher-forced trace whose requests are equally long.
 
     Args:
@@ -109,7 +109,7 @@ def measure(trace: RoutingTrace, progress: Callable[[int, int], None] | None = N
         raise ConfigError("the trace has one request, intervals need several")
     whole = srp(trace, SEGMENT, bootstrap=DRAWS, seed=SEED)
     assert whole.draws is not None  # there are several requests
-    found = Measured({"srp": whole.value}, {"srp": whole.draws}, {}, {})
+    found = MeasuredVariant({"srp": whole.value}, {"srp": whole.draws}, {}, {})
     experts = expert_measures(trace, SEGMENT)
     columns = [name for name in ("experts", "token_ids") if name in trace.columns]
     drawn = [np.repeat(np.arange(trace.num_requests), times) for times in resamples(trace.num_requests, DRAWS, SEED)]
@@ -144,7 +144,7 @@ def _mean(of_experts: Callable[[RoutingTrace], Floats], part: RoutingTrace) -> f
     return float(known.mean()) if len(known) else float("nan")
 
 
-def difference(a: Measured, b: Measured, name: str) -> tuple[float, float, float] | None:
+def difference(a: MeasuredVariant, b: MeasuredVariant, name: str) -> tuple[float, float, float] | None:
     """Return a - b of a measure with its paired 95 % interval; None where one of them lacks it."""
     left, right = a.value[name], b.value[name]
     if left is None or right is None:

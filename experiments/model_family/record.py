@@ -22,7 +22,7 @@ ABOUT = (
 
 
 @dataclass(frozen=True)
-class Plan:
+class RecordPlan:
     """How much of a variant is recorded, and what of it is kept.
 
     Attributes:
@@ -40,10 +40,10 @@ class Plan:
     predict_next: bool = False
 
 
-SHIPPED = Plan(samples=8, requests=4, new_tokens=192)
+SHIPPED = RecordPlan(samples=8, requests=4, new_tokens=192)
 """Of every variant, in experiments/model_family/traces."""
 
-BUNDLED = Plan(
+BUNDLED = RecordPlan(
     samples=4,
     requests=7,
     new_tokens=192,
@@ -59,7 +59,14 @@ def trace_name(variant: str, seed: int, kind: str) -> str:
 
 
 def record_variant(
-    run: Path, corpus: Corpus, scale: Scale, plan: Plan, out: Path, names: dict[str, str], device: str, batch: int = 1
+    run: Path,
+    corpus: Corpus,
+    scale: Scale,
+    plan: RecordPlan,
+    out: Path,
+    names: dict[str, str],
+    device: str,
+    batch: int = 1,
 ) -> list[Path]:
     """Record both traces of a trained variant; one that is there already is kept.
 
@@ -107,7 +114,7 @@ def record_variant(
     return written
 
 
-def _finish(raw: Path, path: Path, plan: Plan, provenance: dict[str, Any]) -> None:
+def _finish(raw: Path, path: Path, plan: RecordPlan, provenance: dict[str, Any]) -> None:
     """Keep the columns that are asked for, and add the provenance."""
     with RoutingTrace.open(raw) as trace:
         kept = {"experts", "phase", "token_ids", *plan.columns} & trace.columns.keys()

@@ -10,12 +10,12 @@ from typing import Any
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.base.files import replacing
+from lrcsim.base.tables import Table
 from lrcsim.cli.output import write_json
-from lrcsim.experiments.model_family.measure import DRAWS, MEASURES, Measured, difference, measure
+from lrcsim.experiments.model_family.measure import DRAWS, MEASURES, MeasuredVariant, difference, measure
 from lrcsim.experiments.model_family.variants import VARIANTS
 from lrcsim.experiments.paper.intervals import around_zero, srp_floor, within_seeds
 from lrcsim.experiments.paper.published import published
-from lrcsim.experiments.tables import Table
 from lrcsim.traces import RoutingTrace
 
 SUFFIX = ".teacher_forced.h5"
@@ -31,13 +31,13 @@ LESS_CONSISTENT = {
 
 
 @dataclass(frozen=True)
-class Row:
+class VariantRow:
     """One trained model: its variant and seed, its training as the trace's provenance has it, its measures."""
 
     variant: str
     seed: int
     training: dict[str, Any]
-    measured: Measured
+    measured: MeasuredVariant
 
     @property
     def label(self) -> str:
@@ -59,7 +59,7 @@ class Row:
         return about | {"training": self.training}
 
 
-def read_rows(traces: Path, progress: Callable[[int, int], None] | None = None) -> list[Row]:
+def read_rows(traces: Path, progress: Callable[[int, int], None] | None = None) -> list[VariantRow]:
     """Measure all teacher-forced traces of a folder, in the order of `VARIANTS`, seeds after each other.
 
     Raises:
@@ -75,7 +75,7 @@ def read_rows(traces: Path, progress: Callable[[int, int], None] | None = None) 
                 if progress is not None:
                     progress(number * total + done, len(paths) * total)
 
-            rows.append(Row(training["variant"]["name"], training["seed"], training, measure(trace, part)))
+            rows.append(VariantRow(training["variant"]["name"], training["seed"], training, measure(trace, part)))
     order = list(VARIANTS)
     rows.sort(key=lambda row: (order.index(row.variant), row.seed))
     if not any((row.variant, row.seed) == BASELINE for row in rows):
@@ -126,7 +126,7 @@ def write_table(traces: Path, out: Path, progress: Callable[[int, int], None] | 
         partial.write_text(markdown(rows), encoding="utf-8")
 
 
-def markdown(rows: list[Row]) -> str:
+def markdown(rows: list[VariantRow]) -> str:
     """Say it all as Markdown."""
     first = next(row for row in rows if (row.variant, row.seed) == BASELINE)
     training, scale = first.training, first.training["scale"]
@@ -151,7 +151,7 @@ def _with_ends(found: tuple[float, float, float], form: str = ".3f") -> str:
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
-def _cells(row: Row) -> dict[str, str]:
+def _cells(row: VariantRow) -> dict[str, str]:
     cells = {"variant": row.label, "final loss": f"{row.loss:.3f}"}
     for name, title in MEASURES.items():
         value, interval = row.measured.value[name], row.measured.interval(name)
@@ -159,7 +159,7 @@ def _cells(row: Row) -> dict[str, str]:
     return cells
 
 
-def _beside_paper(rows: list[Row], first: Row) -> Iterable[dict[str, str]]:
+def _beside_paper(rows: list[VariantRow], first: VariantRow) -> Iterable[dict[str, str]]:
     """Each measure that the paper has for its toy models: value here, there, and the differences to the baselines."""
     for row in rows:
         theirs, base = _of_paper(row.variant), _of_paper(first.variant)
@@ -184,7 +184,7 @@ def _of_paper(variant: str) -> dict[str, float]:
     return rates | {"domain": toy["domain"][0], "vocabulary": toy["vocabulary_in"][0]}
 
 
-def _findings(rows: list[Row], first: Row) -> list[str]:
+def _findings(rows: list[VariantRow], first: VariantRow) -> list[str]:
     by_name = {(row.variant, row.seed): row for row in rows}
     second, lines = by_name.get(("baseline", 1)), []
     noise = {} if second is None else _differences(second, first)
@@ -210,13 +210,13 @@ def _findings(rows: list[Row], first: Row) -> list[str]:
     return [*lines, _domain_finding(rows), _balance_finding(rows)]
 
 
-def _differences(row: Row, first: Row) -> dict[str, tuple[float, float, float]]:
+def _differences(row: VariantRow, first: VariantRow) -> dict[str, tuple[float, float, float]]:
     """Return what two models differ by in the measures of `STATED`, which every trace has."""
     found = {name: difference(row.measured, first.measured, name) for name in STATED}
     return {name: parts for name, parts in found.items() if parts is not None}
 
 
-def _domain_finding(rows: list[Row]) -> str:
+def _domain_finding(rows: list[VariantRow]) -> str:
     said = "* **Domain specialisation matters more than vocabulary specialisation.** "
     found = {row.label: row.measured.correlation for row in rows}
     both = {name: list(of.values()) for name, of in found.items() if len(of) == 2 and None not in of.values()}
@@ -230,7 +230,7 @@ def _domain_finding(rows: list[Row]) -> str:
     )
 
 
-def _balance_finding(rows: list[Row]) -> str:
+def _balance_finding(rows: list[VariantRow]) -> str:
     parts = []
     for row in rows:
         rates = dict(zip(row.measured.curve["relative"], row.measured.curve["lru"], strict=True))

@@ -12,18 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from lrcsim.base.errors import ConfigError, LrcsimError, did_you_mean
+from lrcsim.base.tables import Table
 from lrcsim.cli.output import write_json
 from lrcsim.experiments.paper.claims import claims_section
 from lrcsim.experiments.paper.inputs import Input, opened, pairs_of
-from lrcsim.experiments.paper.measure import Measured, Options, measure
+from lrcsim.experiments.paper.measure import MeasuredTrace, PaperOptions, measure
 from lrcsim.experiments.paper.published import published
-from lrcsim.experiments.paper.report import Section, as_dict, write_folder
+from lrcsim.experiments.paper.report import PaperSection, as_dict, write_folder
 from lrcsim.experiments.paper.section_two_x import two_x_section
 from lrcsim.experiments.paper.sections_cache import cache_sections
 from lrcsim.experiments.paper.sections_models import model_sections
 from lrcsim.experiments.paper.sections_srp import srp_sections
 from lrcsim.experiments.paper.throughput import throughput_section
-from lrcsim.experiments.tables import Table
 from lrcsim.hardware import load_profile
 from lrcsim.models import load_geometry
 
@@ -32,7 +32,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure the traces and write the folder; errors about the input are one line, exit 1."""
     given = sys.argv[1:] if arguments is None else arguments
     chosen = _parser().parse_args(given)
-    options = Options(**{name: value for name, value in vars(chosen).items() if name in Options.__dataclass_fields__})
+    options = PaperOptions(
+        **{name: value for name, value in vars(chosen).items() if name in PaperOptions.__dataclass_fields__}
+    )
     if options.hardware == "none":
         options = replace(options, hardware=None)
     if chosen.quick:
@@ -57,20 +59,22 @@ def main(arguments: list[str] | None = None) -> None:
         print(chosen.output / "results.md")
 
 
-def reproduce(inputs: list[Input], pairs: list[tuple[Input, Input]], options: Options) -> tuple[Table, list[Section]]:
+def reproduce(
+    inputs: list[Input], pairs: list[tuple[Input, Input]], options: PaperOptions
+) -> tuple[Table, list[PaperSection]]:
     """Measure every trace and make all sections."""
-    found: list[Measured] = []
+    found: list[MeasuredTrace] = []
     for one in inputs:
         with _told(one.label) as progress:
             found.append(measure(one, options, progress))
-    makers: list[Callable[[], list[Section]]] = [
+    makers: list[Callable[[], list[PaperSection]]] = [
         lambda: [two_x_section(found, options)],
         lambda: srp_sections(found),
         lambda: cache_sections(found, options),
         lambda: model_sections(found, pairs),
         lambda: [throughput_section(found, options)],
     ]
-    sections: list[Section] = []
+    sections: list[PaperSection] = []
     with _told("intervals and throughput") as progress:
         for done, make in enumerate(makers, start=1):
             sections += make()
@@ -93,7 +97,7 @@ def _about(one: Input) -> dict[str, object]:
     return row | {"E": str(trace.num_experts), "k": str(trace.top_k), "compared with": compared}
 
 
-def _draw_only(sections: Sequence[Section], names: Sequence[str] | None) -> None:
+def _draw_only(sections: Sequence[PaperSection], names: Sequence[str] | None) -> None:
     """Leave out all figures but those of some sections; None: leave out none.
 
     Raises:

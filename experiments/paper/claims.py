@@ -8,8 +8,8 @@ import numpy as np
 
 from lrcsim.experiments.paper.intervals import around_zero, baselines, correlated, difference, within_seeds
 from lrcsim.experiments.paper.knee import CRITERIA
-from lrcsim.experiments.paper.measure import AT, POOLED, Measured, Options
-from lrcsim.experiments.paper.report import Section
+from lrcsim.experiments.paper.measure import AT, POOLED, MeasuredTrace, PaperOptions
+from lrcsim.experiments.paper.report import PaperSection
 from lrcsim.experiments.paper.two_x import knees_of
 
 SURE = 0.975  # of the draws, one-sided
@@ -18,10 +18,12 @@ SMALL = 0.01  # of SRP: what post-training may change and still be called hardly
 Finding = tuple[str, bool | None]
 """The answer of one trace (or pair): the numbers in words, and true, false or None: undecided."""
 
-Judge = Callable[[Sequence[Measured], Options], Iterator[Finding]]
+Judge = Callable[[Sequence[MeasuredTrace], PaperOptions], Iterator[Finding]]
 
 
-def claims_section(found: Sequence[Measured], pairs: Sequence[tuple[Measured, Measured]], options: Options) -> Section:
+def claims_section(
+    found: Sequence[MeasuredTrace], pairs: Sequence[tuple[MeasuredTrace, MeasuredTrace]], options: PaperOptions
+) -> PaperSection:
     """Make the section at the top: one row for each finding.
 
     Args:
@@ -31,7 +33,7 @@ def claims_section(found: Sequence[Measured], pairs: Sequence[tuple[Measured, Me
     """
     able = [one for one in found if AT in one.srp]
     forced = [one for one in able if one.source.kind == "teacher-forced"] or able
-    rows, section = [], Section("claims")
+    rows, section = [], PaperSection("claims")
     for claim in section.words["findings"]:
         answers = list(_post(pairs) if claim["judge"] == "post" else JUDGES[claim["judge"]](forced, options))
         told = "<br>".join(numbers for numbers, _ in answers) or f"it takes {claim['needs']}"
@@ -52,7 +54,7 @@ def outcome_of(holds: Sequence[bool | None], neither: str = "undecided") -> str:
     return words[holds[0]]
 
 
-def _locality(forced: Sequence[Measured], options: Options) -> Iterator[Finding]:
+def _locality(forced: Sequence[MeasuredTrace], options: PaperOptions) -> Iterator[Finding]:
     """Whether tokens in a row use the same experts at all."""
     twice = np.array([2.0])
     for one in forced:
@@ -63,7 +65,7 @@ def _locality(forced: Sequence[Measured], options: Options) -> Iterator[Finding]
             yield f"{one.label}: {mine:.3f}, in random order {random:.3f}", _sure(drawn > random)
 
 
-def _falls(forced: Sequence[Measured], _: Options) -> Iterator[Finding]:
+def _falls(forced: Sequence[MeasuredTrace], _: PaperOptions) -> Iterator[Finding]:
     """Whether every longer segment has a lower SRP, in the same draws."""
     for one in forced:
         results = list(one.srp.values())
@@ -74,7 +76,7 @@ def _falls(forced: Sequence[Measured], _: Options) -> Iterator[Finding]:
             yield f"{one.label}: {' > '.join(f'{result.value:.3f}' for result in results)}", _sure(falling)
 
 
-def _together(forced: Sequence[Measured], _: Options) -> Iterator[Finding]:
+def _together(forced: Sequence[MeasuredTrace], _: PaperOptions) -> Iterator[Finding]:
     """Whether layers of high SRP have a high SCH."""
     for one in forced:
         layers, groups = one.curves[POOLED[0], "layer"].layers_at(2.0), one.srp[AT].groups
@@ -85,7 +87,7 @@ def _together(forced: Sequence[Measured], _: Options) -> Iterator[Finding]:
                 yield f"{one.label}: {value:+.3f} over {len(layers)} layers", holds
 
 
-def _domains(forced: Sequence[Measured], _: Options) -> Iterator[Finding]:
+def _domains(forced: Sequence[MeasuredTrace], _: PaperOptions) -> Iterator[Finding]:
     """Whether SRP goes with domain specialisation more than with either vocabulary specialisation."""
     for one in forced:
         values, ends = {}, {}
@@ -112,7 +114,7 @@ def _against_baseline(names: Sequence[str], sign: int, *, net: bool = False) -> 
         net: of the floor, which depends on k / E alone.
     """
 
-    def judge(forced: Sequence[Measured], _: Options) -> Iterator[Finding]:
+    def judge(forced: Sequence[MeasuredTrace], _: PaperOptions) -> Iterator[Finding]:
         if not (bases := baselines(forced)):
             return
         base, *others = bases
@@ -133,7 +135,7 @@ def _against_baseline(names: Sequence[str], sign: int, *, net: bool = False) -> 
     return judge
 
 
-def _twice(forced: Sequence[Measured], options: Options) -> Iterator[Finding]:
+def _twice(forced: Sequence[MeasuredTrace], options: PaperOptions) -> Iterator[Finding]:
     """Whether the knee is at about twice by every criterion, or by none."""
     for one in forced:
         knees = knees_of(one.curves[POOLED], options) if POOLED in one.curves else []
@@ -146,7 +148,7 @@ def _twice(forced: Sequence[Measured], options: Options) -> Iterator[Finding]:
             yield f"{one.label}: {first}; {told} of {len(knees)} criteria", every
 
 
-def _post(pairs: Sequence[tuple[Measured, Measured]]) -> Iterator[Finding]:
+def _post(pairs: Sequence[tuple[MeasuredTrace, MeasuredTrace]]) -> Iterator[Finding]:
     for base, post in pairs:
         if AT in base.srp and AT in post.srp:
             value, ends = difference(post, base)

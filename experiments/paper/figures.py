@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lrcsim.experiments.paper.knee import ABOUT_TWICE, CRITERIA
-from lrcsim.experiments.paper.measure import AT, POOLED, SCH, Measured
+from lrcsim.experiments.paper.measure import AT, POOLED, SCH, MeasuredTrace
 from lrcsim.experiments.paper.published import GRID, SEGMENTS, published
 from lrcsim.experiments.paper.two_x import sizes_of
 from lrcsim.plots.curves import COLOURS, STYLES, open_figure
@@ -21,7 +21,7 @@ BEYOND = 4.4
 RELATIVE = "cache size / active experts"
 
 
-def shown_in(found: Sequence[Measured]) -> list[Measured]:
+def shown_in(found: Sequence[MeasuredTrace]) -> list[MeasuredTrace]:
     """Return the traces that a figure shows: those of the paper's setting, where there are any, and not too many."""
     forced = [one for one in found if one.source.kind == "teacher-forced"]
     return (forced or list(found))[:MOST]
@@ -44,7 +44,7 @@ def tidy(axes: Any, x: str, y: str, title: str = "", *, legend: str = "inside", 
         axes.legend(frameon=False, fontsize=8)
 
 
-def panels(path: str, found: Sequence[Measured], height: float = 3.6) -> Iterator[tuple[Any, Measured]]:
+def panels(path: str, found: Sequence[MeasuredTrace], height: float = 3.6) -> Iterator[tuple[Any, MeasuredTrace]]:
     """Give axes for each trace that is shown, three in a row; the figure is written when all are drawn."""
     shown = shown_in(found)
     columns = min(len(shown), 3)
@@ -56,7 +56,7 @@ def panels(path: str, found: Sequence[Measured], height: float = 3.6) -> Iterato
         yield from zip(every, shown, strict=False)
 
 
-def srp_by_length(path: str, found: Sequence[Measured]) -> None:
+def srp_by_length(path: str, found: Sequence[MeasuredTrace]) -> None:
     """Draw SRP against segment length: traces in colour, the floor dotted, the paper's real models grey."""
     with open_figure(path, figsize=(7.5, 4.6)) as (_, axes):
         for model in published().real.values():
@@ -81,14 +81,14 @@ def srp_by_length(path: str, found: Sequence[Measured]) -> None:
         tidy(axes, "segment length m [tokens]", "SRP", ylim=(0, 1), legend="beside")
 
 
-def heat_by_layer(path: str, found: Sequence[Measured]) -> None:
+def heat_by_layer(path: str, found: Sequence[MeasuredTrace]) -> None:
     """Draw SRP by layer and segment length as heat maps."""
     from lrcsim.plots.metrics import plot_srp
 
     plot_srp(path, {one.label: list(one.srp.values()) for one in shown_in(found) if one.srp})
 
 
-def domains(path: str, found: Sequence[Measured]) -> None:
+def domains(path: str, found: Sequence[MeasuredTrace]) -> None:
     """Draw the difference of each domain's SRP from that of all, as the paper does, a panel for each trace."""
     names = list(dict.fromkeys(name for one in shown_in(found) if one.domains for name in one.domains.domains or ()))
     for axes, one in panels(path, found, height=1.4 + 0.28 * len(names)):
@@ -108,7 +108,7 @@ def domains(path: str, found: Sequence[Measured]) -> None:
             axes.legend(frameon=False, fontsize=7)
 
 
-def positions(path: str, found: Sequence[Measured]) -> None:
+def positions(path: str, found: Sequence[MeasuredTrace]) -> None:
     """Draw SRP against the position of the segment, a panel for each trace."""
     for axes, one in panels(path, found):
         for i, (m, result) in enumerate(one.positions.items()):
@@ -118,7 +118,7 @@ def positions(path: str, found: Sequence[Measured]) -> None:
         tidy(axes, "middle of the segment [tokens]", "SRP", one.label, ylim=(0, 1))
 
 
-def experts(path: str, found: Sequence[Measured]) -> None:
+def experts(path: str, found: Sequence[MeasuredTrace]) -> None:
     """Draw SRP of every expert against its activation rate, with the floor."""
     for axes, one in panels(path, found):
         assert one.experts is not None
@@ -133,7 +133,7 @@ def experts(path: str, found: Sequence[Measured]) -> None:
         bar.update_ticks()
 
 
-def case(path: str, found: Sequence[Measured]) -> None:
+def case(path: str, found: Sequence[MeasuredTrace]) -> None:
     """Draw SRP of every expert in one text as heat maps of layers and experts."""
     shown = [one for one in shown_in(found) if one.case is not None]
     with open_figure(path, len(shown), 1, figsize=(9, 2.4 * len(shown))) as (figure, grid):
@@ -146,7 +146,7 @@ def case(path: str, found: Sequence[Measured]) -> None:
         figure.colorbar(image, ax=grid, label="SRP (grey: not used)")
 
 
-def specialisation(path: str, found: Sequence[Measured]) -> None:
+def specialisation(path: str, found: Sequence[MeasuredTrace]) -> None:
     """Draw SRP of every expert against its specialisation, a row for each trace."""
     shown = shown_in(found)
     names = {"domain": "in domains", "vocabulary_in": "in routed tokens", "vocabulary_out": "in next tokens"}
@@ -167,7 +167,7 @@ def specialisation(path: str, found: Sequence[Measured]) -> None:
                 axes.yaxis.label.set_fontsize(8)
 
 
-def designs(path: str, found: Sequence[Measured]) -> None:
+def designs(path: str, found: Sequence[MeasuredTrace]) -> None:
     """Draw SRP of the variants, the paper's beside it."""
     with open_figure(path, figsize=(7.5, 1.6 + 0.42 * len(found))) as (_, axes):
         for i, one in enumerate(found):
@@ -182,7 +182,7 @@ def designs(path: str, found: Sequence[Measured]) -> None:
         tidy(axes, f"SRP, m = {AT}", "")
 
 
-def sch_by_size(path: str, found: Sequence[Measured]) -> None:
+def sch_by_size(path: str, found: Sequence[MeasuredTrace]) -> None:
     """Draw SCH against cache size: look-ahead in lines, static dotted, the paper's values as crosses."""
     for axes, one in panels(path, found):
         for i, m in enumerate(one.srp):
@@ -195,7 +195,7 @@ def sch_by_size(path: str, found: Sequence[Measured]) -> None:
         tidy(axes, RELATIVE, "SCH [%]", one.label, xlim=(0, 4.1), ylim=(0, 100))
 
 
-def sch_layers(path: str, found: Sequence[Measured]) -> None:
+def sch_layers(path: str, found: Sequence[MeasuredTrace]) -> None:
     """Draw SCH of every layer at 1x and 2x."""
     with open_figure(path, figsize=(7.5, 4.2)) as (_, axes):
         for i, one in enumerate(shown_in(found)):
@@ -210,7 +210,7 @@ def sch_layers(path: str, found: Sequence[Measured]) -> None:
         tidy(axes, "MoE layer", "SCH [%]", title, ylim=(0, 100), legend="beside")
 
 
-def policies(path: str, found: Sequence[Measured]) -> None:
+def policies(path: str, found: Sequence[MeasuredTrace]) -> None:
     """Draw hit rates of policies and SCH in one pool, the paper's LRU as crosses."""
     for axes, one in panels(path, found):
         for i, policy in enumerate(("belady", SCH, "lru", "lfu")):
@@ -225,7 +225,7 @@ def policies(path: str, found: Sequence[Measured]) -> None:
         tidy(axes, RELATIVE, "hit rate [%]", one.label, xlim=(0, 4.1), ylim=(0, 100))
 
 
-def scatter(path: str, found: Sequence[Measured]) -> None:
+def scatter(path: str, found: Sequence[MeasuredTrace]) -> None:
     """Draw SCH and LRU at 2x against SRP: the paper's models hollow, traces filled."""
     real, toys = list(published().real.values()), list(published().toy.values())
     hollow = {"s": 22, "facecolors": "none", "edgecolors": "0.5"}
@@ -243,7 +243,7 @@ def scatter(path: str, found: Sequence[Measured]) -> None:
             tidy(axes, f"SRP, m = {AT}", f"{name} at 2x, one pool", xlim=(0, 1), ylim=(0, 1), legend=legend)
 
 
-def throughput(path: str, rows: Sequence[dict[str, Any]], found: Sequence[Measured]) -> None:
+def throughput(path: str, rows: Sequence[dict[str, Any]], found: Sequence[MeasuredTrace]) -> None:
     """Draw the overhead per token against cache size, a panel for each machine, the paper's in grey."""
     machines = list(dict.fromkeys(row["machine"] for row in rows))
     with open_figure(path, 1, len(machines), figsize=(5.2 * len(machines) + 1.5, 4)) as (_, grid):
@@ -263,7 +263,7 @@ def throughput(path: str, rows: Sequence[dict[str, Any]], found: Sequence[Measur
             axes.set_xticks((1, 2, 3))
 
 
-def two_x(path: str, found: Sequence[Measured]) -> None:
+def two_x(path: str, found: Sequence[MeasuredTrace]) -> None:
     """Draw the curves with their knees, and the knees of all criteria here and in the paper's own curves."""
     shown = [one for one in shown_in(found) if POOLED in one.curves]
     with open_figure(path, 1, 2, figsize=(14, 4.8)) as (_, (left, right)):
@@ -292,7 +292,7 @@ def two_x(path: str, found: Sequence[Measured]) -> None:
         tidy(right, "knee / active experts", "", title, xlim=(0, 4.6), legend="beside")
 
 
-def _two_x_curves(axes: Any, shown: Sequence[Measured]) -> None:
+def _two_x_curves(axes: Any, shown: Sequence[MeasuredTrace]) -> None:
     for i, one in enumerate(shown):
         curve, look = one.curves[POOLED], look_of(i)
         sizes = sizes_of(curve)

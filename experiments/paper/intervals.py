@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.experiments.paper.inputs import Input
-from lrcsim.experiments.paper.measure import AT, Measured, teacher_forced
+from lrcsim.experiments.paper.measure import AT, MeasuredTrace, teacher_forced
 from lrcsim.simulator.metrics.bootstrap import basic_interval
 from lrcsim.simulator.metrics.specialisation import pearson
 
@@ -63,7 +63,7 @@ def same_texts(a: Input, b: Input) -> bool:
     return one.token_ids is None or other.token_ids is None or bool((one.token_ids == other.token_ids).all())
 
 
-def difference(one: Measured, base: Measured, m: int = AT) -> tuple[float, Interval | None]:
+def difference(one: MeasuredTrace, base: MeasuredTrace, m: int = AT) -> tuple[float, Interval | None]:
     """Return SRP less that of another trace, with its basic 95 % interval.
 
     On the same texts the resamples are paired: both models see the same draws. Otherwise the two are taken as
@@ -89,7 +89,7 @@ def within_seeds(value: float, seeds: float) -> bool:
     return abs(value) <= SEED_MARGIN * seeds
 
 
-def baselines(found: Sequence[Measured]) -> list[Measured]:
+def baselines(found: Sequence[MeasuredTrace]) -> list[MeasuredTrace]:
     """Return the teacher-forced traces of the toy baseline, the one without a seed in its name first."""
     bases = [one for one in teacher_forced(found) if one.source.paper == "toy.baseline"]
     return sorted(bases, key=lambda one: one.source.variant)

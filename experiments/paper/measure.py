@@ -31,7 +31,7 @@ CASE_TOKENS = 256
 
 
 @dataclass(frozen=True)
-class Options:
+class PaperOptions:
     """How much to measure.
 
     Attributes:
@@ -58,7 +58,7 @@ class Options:
 
 
 @dataclass
-class Measured:
+class MeasuredTrace:
     """What was measured of a trace.
 
     Attributes:
@@ -110,17 +110,17 @@ class Measured:
         return float(values["srp"][SEGMENTS.index(m)]) if "srp" in values and m in SEGMENTS else None
 
 
-def teacher_forced(found: Sequence[Measured]) -> list[Measured]:
+def teacher_forced(found: Sequence[MeasuredTrace]) -> list[MeasuredTrace]:
     """Return the traces of the paper's setting, those with SRP at m = 16."""
     return [one for one in found if one.source.kind == "teacher-forced" and AT in one.srp]
 
 
-def lacks(found: Sequence[Measured], *names: str) -> list[str]:
+def lacks(found: Sequence[MeasuredTrace], *names: str) -> list[str]:
     """Say of each trace what it lacks of some things, and why."""
     return [f"{one.label}: {one.missing[name]}" for one in found for name in names if name in one.missing]
 
 
-def measure(source: Input, options: Options, progress: Callable[[int, int], None] | None = None) -> Measured:
+def measure(source: Input, options: PaperOptions, progress: Callable[[int, int], None] | None = None) -> MeasuredTrace:
     """Measure a trace.
 
     What it lacks (domains, token ids, long enough requests) is said in ``missing`` and left out.
@@ -128,7 +128,7 @@ def measure(source: Input, options: Options, progress: Callable[[int, int], None
     Raises:
         LrcsimError: the trace is damaged.
     """
-    trace, found, threads = source.trace, Measured(source), options.jobs
+    trace, found, threads = source.trace, MeasuredTrace(source), options.jobs
     longest = int(np.diff(trace.offsets).max())
     segments = [m for m in options.segments if m <= longest]
     if len(segments) < len(options.segments):
@@ -159,7 +159,7 @@ def measure(source: Input, options: Options, progress: Callable[[int, int], None
     return found
 
 
-def _control(found: Measured, options: Options) -> None:
+def _control(found: MeasuredTrace, options: PaperOptions) -> None:
     trace = found.source.trace
     if "stack" in trace.columns:
         found.missing["control"] = "tokens of several stacks cannot be put in random order"
@@ -167,12 +167,12 @@ def _control(found: Measured, options: Options) -> None:
         found.control = request_curves(shuffled(trace, options.seed), SCH, "model", jobs=options.jobs)
 
 
-def _experts(found: Measured, options: Options) -> None:
+def _experts(found: MeasuredTrace, options: PaperOptions) -> None:
     found.experts = expert_measures(found.source.trace, AT, jobs=options.jobs)
     found.missing |= found.experts.missing
 
 
-def _domains(found: Measured, options: Options) -> None:
+def _domains(found: MeasuredTrace, options: PaperOptions) -> None:
     trace = found.source.trace
     try:
         found.domains = srp(trace, AT, level="domain", bootstrap=options.draws, seed=options.seed, jobs=options.jobs)
@@ -194,7 +194,7 @@ def _domains(found: Measured, options: Options) -> None:
         found.pairs[what] = np.array([[pearson(a, b) for b in rows] for a in rows], float)  # None: NaN
 
 
-def _case(found: Measured, _: Options) -> None:
+def _case(found: MeasuredTrace, _: PaperOptions) -> None:
     tokens = np.diff(found.source.trace.offsets)
     request = int(np.flatnonzero(tokens >= min(CASE_TOKENS, int(tokens.max())))[0])
     part = requests_of(found.source.trace, [request])

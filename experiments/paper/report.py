@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lrcsim.base.files import replacing
+from lrcsim.base.tables import Row, Table, plain
 from lrcsim.cli.output import write_json
 from lrcsim.experiments.paper.measure import AT
 from lrcsim.experiments.paper.published import published
-from lrcsim.experiments.tables import Row, Table, plain
 
 INTRO = """# The paper's figures and tables on these traces
 
@@ -35,7 +35,7 @@ def words() -> dict[str, Any]:
 
 
 @dataclass
-class Section:
+class PaperSection:
     """A figure or table of the paper, with what report.toml says of it.
 
     Attributes:
@@ -87,14 +87,14 @@ class Section:
         return said | {"missing": self.not_there(), "tables": tables}
 
 
-def as_dict(command: str, traces: Table, sections: Sequence[Section]) -> dict[str, Any]:
+def as_dict(command: str, traces: Table, sections: Sequence[PaperSection]) -> dict[str, Any]:
     """Return everything as JSON values."""
     every = {section.name: section.to_dict() for section in sections}
     return {"command": command, "traces": plain(traces.rows), "sections": every}
 
 
 def write_folder(
-    folder: Path, command: str, traces: Table, sections: Sequence[Section], progress: Callable[[int, int], None]
+    folder: Path, command: str, traces: Table, sections: Sequence[PaperSection], progress: Callable[[int, int], None]
 ) -> None:
     """Write all files; results.md last, so that a report is there only when what it points to is.
 

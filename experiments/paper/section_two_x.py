@@ -11,9 +11,9 @@ import numpy as np
 from lrcsim.experiments.paper import figures
 from lrcsim.experiments.paper.intervals import wilson
 from lrcsim.experiments.paper.knee import ABOUT_TWICE, CRITERIA, Floats, chord_height, prices_of
-from lrcsim.experiments.paper.measure import POOLED, Measured, Options
+from lrcsim.experiments.paper.measure import POOLED, MeasuredTrace, PaperOptions
 from lrcsim.experiments.paper.published import GRID, published
-from lrcsim.experiments.paper.report import Section
+from lrcsim.experiments.paper.report import PaperSection
 from lrcsim.experiments.paper.two_x import Knee, knees_of, knees_of_published, sizes_of
 
 Rows = list[dict[str, Any]]
@@ -21,10 +21,10 @@ Rows = list[dict[str, Any]]
 VERDICTS = ("holds", "undecided", "does not hold")
 
 
-def two_x_section(found: Sequence[Measured], options: Options) -> Section:
+def two_x_section(found: Sequence[MeasuredTrace], options: PaperOptions) -> PaperSection:
     """Make the section."""
     criteria = "Criteria: " + "; ".join(f"*{one.name}*: {one.meaning}" for one in CRITERIA) + "."
-    section = Section("two_x", draw=lambda path: figures.two_x(path, found), text=[criteria])
+    section = PaperSection("two_x", draw=lambda path: figures.two_x(path, found), text=[criteria])
     rows: Rows = []
     for one in found:
         for (policy, scope), curve in one.curves.items():
@@ -66,7 +66,7 @@ def _wide(rows: Rows) -> Rows:
     return list(table.values())
 
 
-def _control(found: Sequence[Measured], options: Options) -> Rows:
+def _control(found: Sequence[MeasuredTrace], options: PaperOptions) -> Rows:
     """Compare with the same tokens in random order: what of the knee is the routing's, what the metric's."""
     rows = []
     for one in found:
@@ -82,7 +82,7 @@ def _control(found: Sequence[Measured], options: Options) -> Rows:
     return rows
 
 
-def _published_knees(options: Options) -> dict[str, list[Knee]]:
+def _published_knees(options: PaperOptions) -> dict[str, list[Knee]]:
     """Find the knees of the paper's curves by all criteria, by model; names of toy models begin with ``"toy "``."""
     draws = max(options.draws, 200)
     return {
@@ -123,7 +123,7 @@ def _sensitivity(rows: Rows) -> Rows:
     ]
 
 
-def _prices(found: Sequence[Measured]) -> Rows:
+def _prices(found: Sequence[MeasuredTrace]) -> Rows:
     curves = [(one.label, one.curves[POOLED]) for one in found if POOLED in one.curves]
     rows = [_price(label, sizes_of(curve), curve.rate(sizes_of(curve))) for label, curve in curves]
     return rows + [_price(f"paper: {key}", GRID, np.array(of["sch16"])) for key, of in _published_models().items()]

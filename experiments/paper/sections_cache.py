@@ -9,19 +9,19 @@ import numpy as np
 
 from lrcsim.experiments.paper import figures
 from lrcsim.experiments.paper.intervals import correlation_row
-from lrcsim.experiments.paper.measure import AT, SCH, Measured, Options, lacks, teacher_forced
+from lrcsim.experiments.paper.measure import AT, SCH, MeasuredTrace, PaperOptions, lacks, teacher_forced
 from lrcsim.experiments.paper.published import GRID, SEGMENTS, published
-from lrcsim.experiments.paper.report import Section
+from lrcsim.experiments.paper.report import PaperSection
 
 POLICIES = ("lru", "lfu", "belady")
 
 
-def cache_sections(found: Sequence[Measured], options: Options) -> list[Section]:
+def cache_sections(found: Sequence[MeasuredTrace], options: PaperOptions) -> list[PaperSection]:
     """Make the sections on caches."""
     return [_sch(found, options), _sch_layers(found), _policies(found), _correlations(found)]
 
 
-def published_rate(one: Measured, policy: str, size: float) -> float | None:
+def published_rate(one: MeasuredTrace, policy: str, size: float) -> float | None:
     """Return the published hit rate in one pool, of SCH (look-ahead) or a policy, or None where it is not at hand."""
     name, _, m = policy.partition(":")
     values, sizes = one.theirs, [1.0, 2.0]
@@ -36,8 +36,8 @@ def published_rate(one: Measured, policy: str, size: float) -> float | None:
     return float(rates[sizes.index(size)]) if rates and size in sizes else None
 
 
-def _sch(found: Sequence[Measured], options: Options) -> Section:
-    section = Section("sch", lacks(found, "segments"), lambda path: figures.sch_by_size(path, found))
+def _sch(found: Sequence[MeasuredTrace], options: PaperOptions) -> PaperSection:
+    section = PaperSection("sch", lacks(found, "segments"), lambda path: figures.sch_by_size(path, found))
     rows, every = [], []
     for one in found:
         for (policy, scope), curve in one.curves.items():
@@ -66,8 +66,8 @@ def _sch(found: Sequence[Measured], options: Options) -> Section:
     return section
 
 
-def _sch_layers(found: Sequence[Measured]) -> Section:
-    section = Section("sch_layer", draw=lambda path: figures.sch_layers(path, found))
+def _sch_layers(found: Sequence[MeasuredTrace]) -> PaperSection:
+    section = PaperSection("sch_layer", draw=lambda path: figures.sch_layers(path, found))
     every, rows = [], []
     for one in found:
         for m in one.srp:
@@ -86,8 +86,8 @@ def _sch_layers(found: Sequence[Measured]) -> Section:
     return section
 
 
-def _policies(found: Sequence[Measured]) -> Section:
-    section = Section("policies", draw=lambda path: figures.policies(path, found))
+def _policies(found: Sequence[MeasuredTrace]) -> PaperSection:
+    section = PaperSection("policies", draw=lambda path: figures.policies(path, found))
     rows, every = [], []
     for one in found:
         for policy, scope in [(p, s) for p in (*POLICIES, SCH) for s in ("model", "layer") if (p, s) in one.curves]:
@@ -111,8 +111,8 @@ def _policies(found: Sequence[Measured]) -> Section:
     return section
 
 
-def _correlations(found: Sequence[Measured]) -> Section:
-    section = Section("correlations", draw=lambda path: figures.scatter(path, found))
+def _correlations(found: Sequence[MeasuredTrace]) -> PaperSection:
+    section = PaperSection("correlations", draw=lambda path: figures.scatter(path, found))
     rows = []
     for one in found:
         if AT not in one.srp:

@@ -20,21 +20,21 @@ from lrcsim.experiments.paper.intervals import (
     srp_floor,
     within_seeds,
 )
-from lrcsim.experiments.paper.measure import AT, SCH, Measured, lacks, teacher_forced
+from lrcsim.experiments.paper.measure import AT, SCH, MeasuredTrace, lacks, teacher_forced
 from lrcsim.experiments.paper.published import SEGMENTS, published
-from lrcsim.experiments.paper.report import Section
+from lrcsim.experiments.paper.report import PaperSection
 
 MEASURES = {"domain": "domains", "vocabulary_in": "routed tokens", "vocabulary_out": "next tokens"}
 
 
-def model_sections(found: Sequence[Measured], pairs: Sequence[tuple[Input, Input]]) -> list[Section]:
+def model_sections(found: Sequence[MeasuredTrace], pairs: Sequence[tuple[Input, Input]]) -> list[PaperSection]:
     """Make the sections that compare experts and models."""
     return [_specialisation(found), _designs(found), _loss(found), _post(found, pairs)]
 
 
-def _specialisation(found: Sequence[Measured]) -> Section:
+def _specialisation(found: Sequence[MeasuredTrace]) -> PaperSection:
     having = [one for one in found if one.experts is not None]
-    section = Section("specialisation", lacks(having, *MEASURES), text=[_in_the_papers_toys()])
+    section = PaperSection("specialisation", lacks(having, *MEASURES), text=[_in_the_papers_toys()])
     section.draw = (lambda path: figures.specialisation(path, having)) if having else None
     rows: list[dict[str, Any]] = []
     for one in having:
@@ -69,10 +69,10 @@ def _in_the_papers_toys() -> str:
     )
 
 
-def _designs(found: Sequence[Measured]) -> Section:
+def _designs(found: Sequence[MeasuredTrace]) -> PaperSection:
     toys = [one for one in teacher_forced(found) if (one.source.paper or "").startswith("toy.")]
     bases = baselines(found)
-    section = Section("designs", text=[_above_floor()])
+    section = PaperSection("designs", text=[_above_floor()])
     if not bases or len(toys) < 2:
         section.missing.append(
             "it takes a baseline and another variant of the toy study, teacher-forced, under their names"
@@ -102,7 +102,7 @@ def _designs(found: Sequence[Measured]) -> Section:
     return section
 
 
-def _design(one: Measured, bases: Sequence[Measured]) -> dict[str, Any]:
+def _design(one: MeasuredTrace, bases: Sequence[MeasuredTrace]) -> dict[str, Any]:
     """Compare a toy model with the first of the baselines, here and in the paper."""
     base, theirs, result = bases[0], one.theirs, one.srp[AT]
     delta, ends = (None, None) if one is base else difference(one, base)
@@ -140,9 +140,9 @@ def _above_floor() -> str:
     )
 
 
-def _loss(found: Sequence[Measured]) -> Section:
+def _loss(found: Sequence[MeasuredTrace]) -> PaperSection:
     forced = teacher_forced(found)
-    section = Section("loss", lacks(forced, "loss"))
+    section = PaperSection("loss", lacks(forced, "loss"))
     rows, points = [], []
     for one in forced:
         if one.loss is not None:
@@ -162,8 +162,8 @@ def _loss(found: Sequence[Measured]) -> Section:
     return section
 
 
-def _post(found: Sequence[Measured], pairs: Sequence[tuple[Input, Input]]) -> Section:
-    section = Section("post_training")
+def _post(found: Sequence[MeasuredTrace], pairs: Sequence[tuple[Input, Input]]) -> PaperSection:
+    section = PaperSection("post_training")
     by_label = {one.label: one for one in found}
     rows = []
     for base, post in pairs:

@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 
 from lrcsim.experiments.paper import figures
-from lrcsim.experiments.paper.measure import AT, Measured, lacks
+from lrcsim.experiments.paper.measure import AT, MeasuredTrace, lacks
 from lrcsim.experiments.paper.published import SEGMENTS, published
-from lrcsim.experiments.paper.report import Section
+from lrcsim.experiments.paper.report import PaperSection
 
 PLACES = (8, 64, 256, 496)
 """Middles of segments whose published SRP is at hand, in tokens."""
 
 
-def srp_sections(found: Sequence[Measured]) -> list[Section]:
+def srp_sections(found: Sequence[MeasuredTrace]) -> list[PaperSection]:
     """Make the sections on SRP."""
     return [_length(found), _layers(found), _domains(found), _positions(found), _experts(found), _case(found)]
 
 
-def _length(found: Sequence[Measured]) -> Section:
-    section = Section("srp", lacks(found, "segments"))
+def _length(found: Sequence[MeasuredTrace]) -> PaperSection:
+    section = PaperSection("srp", lacks(found, "segments"))
     section.draw = lambda path: figures.srp_by_length(path, found)
     rows: list[dict[str, Any]] = []
     for one in found:
@@ -42,8 +42,8 @@ def _length(found: Sequence[Measured]) -> Section:
     return section
 
 
-def _layers(found: Sequence[Measured]) -> Section:
-    section = Section("srp_layer", draw=lambda path: figures.heat_by_layer(path, found))
+def _layers(found: Sequence[MeasuredTrace]) -> PaperSection:
+    section = PaperSection("srp_layer", draw=lambda path: figures.heat_by_layer(path, found))
     rows, every = [], []
     for one in found:
         for m, result in one.srp.items():
@@ -66,9 +66,9 @@ def _layers(found: Sequence[Measured]) -> Section:
     return section
 
 
-def _domains(found: Sequence[Measured]) -> Section:
+def _domains(found: Sequence[MeasuredTrace]) -> PaperSection:
     having = [one for one in found if one.domains is not None]
-    section = Section("srp_domain", lacks(found, "domains", "domain pairs", "m = 16"))
+    section = PaperSection("srp_domain", lacks(found, "domains", "domain pairs", "m = 16"))
     section.draw = (lambda path: figures.domains(path, having)) if having else None
     rows, spread, pairs, ranges = [], [], [], []
     for one in having:
@@ -100,8 +100,8 @@ def _domains(found: Sequence[Measured]) -> Section:
     return section
 
 
-def _positions(found: Sequence[Measured]) -> Section:
-    section = Section("srp_position", lacks(found, "m = 16"))
+def _positions(found: Sequence[MeasuredTrace]) -> PaperSection:
+    section = PaperSection("srp_position", lacks(found, "m = 16"))
     section.draw = lambda path: figures.positions(path, found)
     rows, every = [], []
     for one in found:
@@ -132,9 +132,9 @@ def _positions(found: Sequence[Measured]) -> Section:
     return section
 
 
-def _experts(found: Sequence[Measured]) -> Section:
+def _experts(found: Sequence[MeasuredTrace]) -> PaperSection:
     having = [one for one in found if one.experts is not None]
-    section = Section("srp_expert", lacks(found, "m = 16"))
+    section = PaperSection("srp_expert", lacks(found, "m = 16"))
     section.draw = (lambda path: figures.experts(path, having)) if having else None
     rows, every = [], []
     for one in having:
@@ -152,9 +152,9 @@ def _experts(found: Sequence[Measured]) -> Section:
     return section
 
 
-def _case(found: Sequence[Measured]) -> Section:
+def _case(found: Sequence[MeasuredTrace]) -> PaperSection:
     having = [(one, one.case) for one in found if one.case is not None]
-    section = Section("case")
+    section = PaperSection("case")
     section.draw = (lambda path: figures.case(path, [one for one, _ in having])) if having else None
     rows = [
         {"trace": one.label, "layer": i, "expert": j, "SRP": v}

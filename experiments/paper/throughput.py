@@ -10,9 +10,9 @@ import numpy as np
 from lrcsim.base.errors import ConfigError, LrcsimError
 from lrcsim.experiments.paper import figures
 from lrcsim.experiments.paper.inputs import requests_of
-from lrcsim.experiments.paper.measure import Measured, Options
+from lrcsim.experiments.paper.measure import MeasuredTrace, PaperOptions
 from lrcsim.experiments.paper.published import published
-from lrcsim.experiments.paper.report import Section
+from lrcsim.experiments.paper.report import PaperSection
 from lrcsim.models import Geometry, check_trace, load_geometry
 from lrcsim.simulator import simulate
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
@@ -55,7 +55,7 @@ def toy_geometry(key: str) -> Geometry:
     )
 
 
-def geometry_for(one: Measured, options: Options) -> Geometry:
+def geometry_for(one: MeasuredTrace, options: PaperOptions) -> Geometry:
     """Choose the model that a trace's routing is run on.
 
     The one asked for; else the toy model that the trace is a variant of, or (for a trace of no published model) the toy
@@ -87,9 +87,9 @@ def geometry_for(one: Measured, options: Options) -> Geometry:
     return geometry
 
 
-def throughput_section(found: Sequence[Measured], options: Options) -> Section:
+def throughput_section(found: Sequence[MeasuredTrace], options: PaperOptions) -> PaperSection:
     """Make the section on throughput."""
-    section = Section("throughput")
+    section = PaperSection("throughput")
     if options.hardware is None:
         section.missing.append("left out (--hardware none)")
         return section
@@ -117,7 +117,9 @@ def throughput_section(found: Sequence[Measured], options: Options) -> Section:
     return section
 
 
-def _rows(one: Measured, geometry: Geometry, options: Options, overrides: tuple[str, ...]) -> list[dict[str, Any]]:
+def _rows(
+    one: MeasuredTrace, geometry: Geometry, options: PaperOptions, overrides: tuple[str, ...]
+) -> list[dict[str, Any]]:
     """Simulate one trace at every size; a row each."""
     trace = prompted(one.source.trace, options.tokens)
     machine: dict[str, Any] = {"model": geometry, "dtype": options.dtype, "overrides": overrides}

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from lrcsim.experiments.paper.curves import RequestCurves
 from lrcsim.experiments.paper.knee import ABOUT_TWICE, CLOSE_TO_TWICE, CRITERIA, Criterion
-from lrcsim.experiments.paper.measure import Options
+from lrcsim.experiments.paper.measure import PaperOptions
 from lrcsim.experiments.paper.published import GRID, published
 
 Floats = npt.NDArray[np.float64]
@@ -60,7 +60,7 @@ def sizes_of(curve: RequestCurves) -> Floats:
     return sizes
 
 
-def knees_of(curve: RequestCurves, options: Options) -> list[Knee]:
+def knees_of(curve: RequestCurves, options: PaperOptions) -> list[Knee]:
     """Find the knees of a measured curve by all criteria; none where the model has not enough experts for 3x."""
     sizes = sizes_of(curve)
     if len(sizes) == 0 or sizes[-1] < 3:

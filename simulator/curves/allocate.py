@@ -37,7 +37,7 @@ MOST_EXACT_BYTES = 200_000_000
 
 
 @dataclass(frozen=True)
-class Split:
+class Division:
     """One way to use the budget.
 
     Attributes:
@@ -94,17 +94,17 @@ class Allocation:
     policy: str
     budget: int
     unit: Literal["experts", "bytes"]
-    greedy: Split
-    exact: Split | None
+    greedy: Division
+    exact: Division | None
     exact_left_out: str | None
     most_hits: int
-    uniform: Split
-    shared: Split
+    uniform: Division
+    shared: Division
 
     __repr__ = short_repr
 
     @property
-    def best(self) -> Split:
+    def best(self) -> Division:
         """The exact division where there is one, else the greedy one."""
         return self.exact or self.greedy
 
@@ -169,10 +169,10 @@ def allocate(
             "no expert of this trace was recorded, so there is no hit rate: `lrcsim trace info` says more"
         )
 
-    def split(capacities: Sequence[int]) -> Split:
+    def split(capacities: Sequence[int]) -> Division:
         hits = found.at(list(capacities)).tolist()
         used = sum(slots * cost for slots, cost in zip(capacities, costs, strict=True))
-        return Split(tuple(capacities), used, (hits[PREFILL], hits[DECODE]), accesses)
+        return Division(tuple(capacities), used, (hits[PREFILL], hits[DECODE]), accesses)
 
     greedy, most_hits = greedy_split(curves, costs, pool.capacity)
     left_out = _too_much_work(curves, costs, pool.capacity)
@@ -299,7 +299,7 @@ def uniform_split(largest: Sequence[int], costs: Sequence[int], budget: int) -> 
     return slots
 
 
-def _shared(run: Run, jobs: int | None, progress: Progress | None) -> Split:
+def _shared(run: Run, jobs: int | None, progress: Progress | None) -> Division:
     """Run one pool for all layers: in slots by the stack algorithm, in bytes of unequal experts by a replay."""
     pool: PoolSize = run.pools[0]
     if pool.bytes_per_expert is None:
@@ -308,4 +308,4 @@ def _shared(run: Run, jobs: int | None, progress: Progress | None) -> Split:
     else:
         counts, _ = count(run, progress=progress)
         hits, accesses = (counts.accesses - counts.misses).sum(axis=1), counts.accesses.sum(axis=1)
-    return Split((), pool.capacity, (int(hits[0]), int(hits[1])), (int(accesses[0]), int(accesses[1])))
+    return Division((), pool.capacity, (int(hits[0]), int(hits[1])), (int(accesses[0]), int(accesses[1])))

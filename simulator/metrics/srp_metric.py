@@ -28,7 +28,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.base.errors import ConfigError, did_you_mean
+from lrcsim.base.errors import ConfigError, check_choice
 from lrcsim.base.progress import Progress, part_of
 from lrcsim.base.reprs import short_repr
 from lrcsim.base.text import number, numbers
@@ -178,8 +178,7 @@ def srp(
         ConfigError: an option is not allowed, or no request has ``segment`` tokens.
         TraceError: the trace is damaged.
     """
-    if level not in LEVELS:
-        raise ConfigError(f"level {level!r} is not known, use {', '.join(LEVELS)}" + did_you_mean(str(level), LEVELS))
+    check_choice("level", level, LEVELS)
     m = check_segment(trace, segment)
     check_bootstrap(bootstrap, confidence)
     names, label = label_requests(trace, domains) if level == "domain" else ((), None)

@@ -23,7 +23,7 @@ from lrcsim.policies import PolicySpec
 from lrcsim.simulator.cache.capacity import CacheSize, Scope
 from lrcsim.simulator.serving.batching import Batching, Speculative
 from lrcsim.simulator.setup.miss_actions import ACTIONS, MissAction
-from lrcsim.simulator.setup.prefetchers import Prefetcher
+from lrcsim.simulator.setup.prefetchers import PREFETCHERS, Prefetcher
 from lrcsim.traces import RoutingTrace
 
 Access = Literal["coresident", "sequential", "paper"]
@@ -182,7 +182,7 @@ class Options:
     prefetch: str | Prefetcher | type[Prefetcher] = _option(
         "machine",
         "none",
-        "none, oracle:D, next-gate, popularity, temporal, transition, trace-match, file.py:Class.",
+        f"{', '.join(PREFETCHERS)}, file.py:Class; parameters as in oracle:2.",
         "NAME",
     )
     dram: str | None = _option(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lrcsim.base.errors import ConfigError, did_you_mean
+from lrcsim.base.errors import ConfigError, check_choice, did_you_mean
 from lrcsim.base.reprs import short_repr
 from lrcsim.hardware import HardwareProfile, load_profile
 from lrcsim.models import Geometry, check_trace, dense_bytes, expert_bytes, load_geometry, model_names, output_bytes
@@ -140,8 +140,7 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
         sizes = trace.expert_bytes.tolist()
     else:
         sizes = expert_bytes(geometry, machine.dtype).tolist()
-    if machine.engine not in ENGINES:
-        raise ConfigError(f"engine {machine.engine!r} is not known, use {', '.join(ENGINES)}")
+    check_choice("engine", machine.engine, ENGINES)
     action = make_action(machine.miss, profile)
     if "weights" in action.needs and "weights" not in trace.columns:
         raise ConfigError(

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.configurable import Configurable
-from lrcsim.base.errors import ConfigError, PolicyError, brief, did_you_mean
+from lrcsim.base.errors import ConfigError, PolicyError, brief, check_choice
 from lrcsim.base.kinds import VERSION, named
 from lrcsim.base.reprs import short, short_repr
 from lrcsim.hardware import HardwareProfile, read_toml, to_toml
@@ -285,8 +285,7 @@ def _settled(options: Options) -> Options:
         ConfigError: an option is unknown, or cannot go with the rule of access.
     """
     access, prefill, warm = options.access, options.prefill, options.warm
-    if access not in ACCESS:
-        raise ConfigError(f"access {access!r} is not known, use {', '.join(ACCESS)}{did_you_mean(str(access), ACCESS)}")
+    check_choice("access", access, ACCESS)
     if not isinstance(warm, bool | None):
         raise ConfigError(f"warm must be True, False or None (the default of the rule), given {warm!r}")
     if access == "paper":

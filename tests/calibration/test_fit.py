@@ -13,7 +13,7 @@ import pytest
 from lrcsim.base.errors import ConfigError
 from lrcsim.calibration.from_run.calibrate import Calibration, agreement, calibrate
 from lrcsim.calibration.from_run.fit import FITTABLE, Loss, fit_best, fit_numbers, number, with_numbers
-from lrcsim.calibration.from_run.measured import TIMES, Column, MeasuredRun, read_measured
+from lrcsim.calibration.from_run.measured import TIMES, MeasuredColumn, MeasuredRun, read_measured
 from lrcsim.calibration.from_run.rerun import Rerun, matching_dtype
 from lrcsim.hardware import HardwareProfile, load_profile
 from lrcsim.models import Geometry, expert_bytes, load_geometry
@@ -54,7 +54,7 @@ def as_measured(
 ) -> MeasuredRun:
     times = rerun.times(machine, overlap=overlap)
     values = {name: times.column(name) for name in columns} | {"bytes": rerun.bytes.astype(float)}
-    return MeasuredRun("made.csv", {name: Column(name, name, "s", False) for name in values}, values)
+    return MeasuredRun("made.csv", {name: MeasuredColumn(name, name, "s", False) for name in values}, values)
 
 
 # ------------------------------------------------------------------------------------------------ the caches run once

@@ -15,7 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrcsim.base.errors import ConfigError
-from lrcsim.calibration.of_machine import Machine, Plan, Timing, fit_line, measure_machine, profile_of, repeat, toml_of
+from lrcsim.calibration.of_machine import (
+    Machine,
+    MeasurePlan,
+    Timing,
+    fit_line,
+    measure_machine,
+    profile_of,
+    repeat,
+    toml_of,
+)
 from lrcsim.calibration.of_machine import files as measure_files
 from lrcsim.calibration.of_machine import gpu as measure_gpu
 from lrcsim.calibration.of_machine.compute import run_expert, widths
@@ -25,7 +34,7 @@ from lrcsim.hardware import load_profile
 from lrcsim.hardware.document import SCHEMA
 
 KIB = 1024
-TINY = Plan(
+TINY = MeasurePlan(
     copies=(4 * KIB, 64 * KIB),
     reads=(4 * KIB, 16 * KIB, 64 * KIB),
     experts=(24 * KIB, 96 * KIB),
@@ -249,11 +258,11 @@ def test_experts_are_what_they_claim() -> None:
 )
 def test_what_cannot_be_measured_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Plan(**change)
+        MeasurePlan(**change)
 
 
 def test_a_quick_plan_measures_the_same_sizes() -> None:
-    plan = Plan()
+    plan = MeasurePlan()
     quick = plan.quick()
     assert (quick.reads, quick.experts, quick.copies) == (plan.reads, plan.experts, plan.copies)
     assert quick.file_bytes < plan.file_bytes
@@ -262,7 +271,7 @@ def test_a_quick_plan_measures_the_same_sizes() -> None:
 def test_the_command_writes_a_profile_and_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Plan, "quick", lambda self: TINY)
+    monkeypatch.setattr(MeasurePlan, "quick", lambda self: TINY)
     toml, data = tmp_path / "me.toml", tmp_path / "me.json"
     calibrate_machine(toml, str(data), folder=str(tmp_path), quick=True)
     assert load_profile(toml).name == "me"

@@ -133,3 +133,22 @@ def test_options_of_a_run_without_a_run(lrcsim) -> None:  # type: ignore[no-unty
         1,
         "Error: --cache is for a measured run: name it with --from-run metrics.csv\n",
     )
+
+
+@pytest.mark.parametrize("option", [["--no-gpu"], ["--quick"], ["--repetitions", "9"], ["--folder", "."]])
+def test_options_of_this_machine_with_a_run(lrcsim, run: list[str], option: list[str]) -> None:  # type: ignore[no-untyped-def]
+    outcome = lrcsim("calibrate", *run, *option)
+    assert outcome.code == 1
+    assert outcome.err == f"Error: {option[0]} is for measuring this machine: leave --from-run out, or it\n"
+
+
+def test_this_machine_is_measured_as_its_options_say(lrcsim, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    told: dict[str, object] = {}
+
+    def measure(output: str | None, json_path: str | None, **options: object) -> None:
+        told.update(options, output=output, json_path=json_path)
+
+    monkeypatch.setattr("lrcsim.cli.calibrate.calibrate_machine", measure)
+    assert lrcsim("calibrate", "--quick", "--no-gpu", "--sizes", "1MiB", "-o", "p.toml").code == 0
+    expected = {"quick": True, "gpu": False, "sizes": "1MiB", "folder": None, "repetitions": 50}
+    assert told == {**expected, "output": "p.toml", "json_path": None}

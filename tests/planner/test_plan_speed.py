@@ -14,7 +14,7 @@ from lrcsim.planner.flash import at, chained, flash_share, joint_rate
 from lrcsim.planner.speed import Setup, Speed, interval, measure, resampled
 from lrcsim.planner.synthetic_trace import routing_of_curve
 from lrcsim.planner.traces import Shape, find_sources
-from lrcsim.planner.workload import PLACED, POPULAR, Fold, Measured, Transferred, all_experts, transferred
+from lrcsim.planner.workload import PLACED, POPULAR, Fold, OwnTrace, Transferred, all_experts, transferred
 from lrcsim.simulator import simulate
 from lrcsim.traces import RoutingTrace
 
@@ -95,7 +95,7 @@ def test_few_requests_are_divided_into_blocks() -> None:
 
 def test_measured_workload() -> None:
     source = find_sources(geometry(), [("own", local_trace())])[0][0]
-    work = Measured(source)
+    work = OwnTrace(source)
     placed = measure(work.folds(PLACED), "0,8,8", Setup(machine(), geometry(), "bf16"), "cpu")
     assert placed.hit_rate == pytest.approx(2 / 3)  # whatever is used
     folds = work.folds(POPULAR)

@@ -17,7 +17,7 @@ import pytest
 from watched import alive, logged
 
 from lrcsim.base.errors import ConfigError
-from lrcsim.sweeps import in_processes, make_plan, on_dask, read_spec, read_table, run_sweep
+from lrcsim.sweeps import divide, in_processes, on_dask, read_spec, read_table, run_sweep
 
 RUNS = 12
 LRCSIM = [sys.executable, "-c", "from lrcsim.cli.main import main; main()"]
@@ -52,7 +52,7 @@ def spec(folder: Path) -> Path:
 @pytest.fixture
 def expected(spec: Path) -> bytes:
     """The table of a sweep in this process."""
-    run_sweep(make_plan(read_spec(spec)), spec.parent / "expected.parquet")
+    run_sweep(divide(read_spec(spec)), spec.parent / "expected.parquet")
     (spec.parent / "log").unlink()
     return (spec.parent / "expected.parquet").read_bytes()
 
@@ -92,7 +92,7 @@ def test_a_run_that_takes_its_process_down_is_a_row(folder: Path) -> None:
         "defaults": {"trace": "round.h5", "bounds": False},
         "grid": {"policy": ["mine.py:Watched", "mine.py:Deadly", "lru"], "cache": [1, 2]},
     }
-    outcome = run_sweep(make_plan(read_spec(table, folder)), folder / "t.parquet", workers=in_processes(2))
+    outcome = run_sweep(divide(read_spec(table, folder)), folder / "t.parquet", workers=in_processes(2))
     died = "the process that ran it died (killed, or out of memory?)"
     assert outcome.table["error"].to_pylist() == [None, None, died, died, None, None]
 
@@ -131,6 +131,6 @@ def test_dask_with_a_worker_killed_on_the_way(spec: Path, expected: bytes, sched
 def test_no_scheduler_there(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
     monkeypatch.setattr("lrcsim.sweeps.workers.ANSWER", "1s")
-    plan = make_plan(read_spec(spec))
+    plan = divide(read_spec(spec))
     with pytest.raises(ConfigError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         run_sweep(plan, spec.with_suffix(".parquet"), workers=on_dask("tcp://127.0.0.1:9"))

@@ -12,7 +12,7 @@ import pytest
 
 from lrcsim.base.errors import ConfigError, LrcsimError
 from lrcsim.simulator import simulate
-from lrcsim.sweeps import make_plan, read_spec
+from lrcsim.sweeps import divide, make_plan, read_spec
 from lrcsim.sweeps.checks import check_values
 from lrcsim.sweeps.columns import MEASURED, schema
 from lrcsim.sweeps.options import options
@@ -43,7 +43,7 @@ def test_defaults_grids_and_runs_together() -> None:
         {"cache": "4x", "policy": "arc"},
         {"scope": "model", "cache": "8,16", "policy": "belady"},  # in [[runs]] a list is one value
     ]
-    assert len(make_plan(spec).runs) == 4  # the same run twice is done once
+    assert len(divide(spec).runs) == 4  # the same run twice is done once
 
 
 def test_single_hardware_values_quoted_or_not(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_no_column_stands_twice() -> None:
 )
 def test_one_line_each_before_anything_runs(table: dict[str, Any], said: str) -> None:
     with pytest.raises(LrcsimError) as error:
-        make_plan(read_spec(table))
+        divide(read_spec(table))
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -146,7 +146,7 @@ def test_a_run_is_known_by_all_that_its_result_depends_on(folder: Path) -> None:
     table = {"runs": [{"trace": "round.h5", "policy": "mine.py:Watched"}, {"trace": "round.h5", "policy": "lfu"}]}
 
     def keys() -> list[str]:
-        return [run.key for run in make_plan(read_spec(table, folder)).runs]
+        return [run.key for run in divide(read_spec(table, folder)).runs]
 
     before = keys()
     assert keys() == before
@@ -160,4 +160,8 @@ def test_a_run_is_known_by_all_that_its_result_depends_on(folder: Path) -> None:
 def test_the_specifications_of_the_docs_can_be_run() -> None:
     page = Path(__file__).resolve().parents[2] / "docs" / "sweeps.md"
     specs = re.findall(r"```toml\n(.*?)```", page.read_text(), flags=re.DOTALL)
-    assert [len(make_plan(read_spec(tomllib.loads(spec))).runs) for spec in specs] == [27]
+    assert [len(divide(read_spec(tomllib.loads(spec))).runs) for spec in specs] == [27]
+
+
+def test_the_name_of_0_1_is_the_same_function() -> None:
+    assert make_plan is divide

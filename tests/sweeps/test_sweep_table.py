@@ -14,14 +14,14 @@ from watched import logged
 from lrcsim.base.errors import ConfigError
 from lrcsim.simulator import simulate
 from lrcsim.simulator.simulate import result_of
-from lrcsim.sweeps import Plan, make_plan, read_spec, read_table, run_of, run_sweep
+from lrcsim.sweeps import TaskList, divide, read_spec, read_table, run_of, run_sweep
 from lrcsim.sweeps.execute import run_task
-from lrcsim.sweeps.store import Store
+from lrcsim.sweeps.store import TableStore
 from lrcsim.traces import RoutingTrace
 
 
 def sweep(folder: Path, name: str = "t.parquet", **table: Any) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = run_sweep(make_plan(read_spec(table, folder)), folder / name).table.to_pylist()
+    rows: list[dict[str, Any]] = run_sweep(divide(read_spec(table, folder)), folder / name).table.to_pylist()
     return rows
 
 
@@ -96,7 +96,7 @@ def test_a_row_is_a_run_again(recorded: Path) -> None:
 
 def test_a_table_says_what_it_is(folder: Path) -> None:
     path = folder / "t.parquet"
-    run_sweep(make_plan(read_spec({"runs": [{"trace": "round.h5"}]}, folder)), path)
+    run_sweep(divide(read_spec({"runs": [{"trace": "round.h5"}]}, folder)), path)
     table = pq.read_table(path)
     assert {key: table.schema.metadata[key] for key in (b"kind", b"version")} == {b"kind": b"sweep", b"version": b"1"}
     pq.write_table(table.replace_schema_metadata(), path)  # of an older lrcsim: its columns tell
@@ -119,7 +119,7 @@ def test_sharing_a_pass_changes_nothing(recorded: Path) -> None:
     }
     more = {"trace": recorded.name, "cache": cache, "warm": False, "prefill": "chunk:16", "bounds": False}
     profiled = {"trace": recorded.name, "cache": cache, "policy": "static", "profile": "self", "expert_bytes": "1MiB"}
-    plan = make_plan(read_spec({"grid": [grid, more, profiled]}, recorded.parent))
+    plan = divide(read_spec({"grid": [grid, more, profiled]}, recorded.parent))
     assert all(task.kind == "pass" for task in plan.tasks())
     assert len(plan.tasks()) == 8 * 2 * 3 + 2
     shared = {row["run"]: row for task in plan.tasks() for row in run_task(task)}
@@ -139,7 +139,7 @@ def test_experts_of_unequal_bytes_do_not_share(tmp_path: Path) -> None:
     trace = RoutingTrace.from_arrays([[[0], [0]], [[1], [0]], [[2], [0]]], num_experts=3, expert_bytes=[10, 1])
     trace.save(tmp_path / "u.h5")
     table = {"grid": {"trace": "u.h5", "cache": [1, 2]}}
-    assert [task.kind for task in make_plan(read_spec(table, tmp_path)).tasks()] == ["replay", "replay"]
+    assert [task.kind for task in divide(read_spec(table, tmp_path)).tasks()] == ["replay", "replay"]
     assert [row["bytes_loaded"] for row in sweep(tmp_path, **table)] == [31, 31]
 
 
@@ -148,7 +148,7 @@ def test_a_run_that_fails_is_a_row_and_the_rest_goes_on(folder: Path) -> None:
     (folder / "mine.py").write_text(
         "from lrcsim.policies.recency import Lru\n\nclass Wrong(Lru):\n    def evicted(self, key):\n        1 / 0\n"
     )
-    plan = make_plan(read_spec(table, folder))
+    plan = divide(read_spec(table, folder))
     outcome = run_sweep(plan, folder / "t.parquet")
     rows = outcome.table.to_pylist()
     lists = "cache size '1,2' has 2 entries, the model has 1 MoE layers"
@@ -185,7 +185,7 @@ def test_what_is_there_is_not_done_again(folder: Path) -> None:
     assert rows[1:] == first
     with pytest.raises(ConfigError, match=r"has 1 rows of runs that are not in spec, .* drop them with --replace"):
         sweep(folder, **grid(1, 2))
-    plan = make_plan(read_spec(grid(1, 2), folder))
+    plan = divide(read_spec(grid(1, 2), folder))
     assert run_sweep(plan, folder / "t.parquet", replace=True).table.to_pylist() == first
     assert [capacity for capacity, _ in logged(folder)] == [1, 2, 3]
 
@@ -199,10 +199,10 @@ def test_a_hardware_value_more_is_a_column_more(recorded: Path) -> None:
 
 
 def test_two_sweeps_do_not_write_one_table(folder: Path) -> None:
-    plan = make_plan(read_spec({"runs": [{"trace": "round.h5"}]}, folder))
+    plan = divide(read_spec({"runs": [{"trace": "round.h5"}]}, folder))
     schema = run_sweep(plan, folder / "t.parquet").table.schema
     with (
-        Store(folder / "t.parquet", schema).writing(),
+        TableStore(folder / "t.parquet", schema).writing(),
         pytest.raises(ConfigError, match=r"another sweep is writing .*t\.parquet"),
     ):
         run_sweep(plan, folder / "t.parquet")
@@ -212,7 +212,7 @@ def test_two_sweeps_do_not_write_one_table(folder: Path) -> None:
 
 def test_a_sweep_that_is_stopped_keeps_what_is_finished(folder: Path) -> None:
     table = {"grid": {"trace": "round.h5", "policy": ["lru", "belady"], "cache": [1, 2]}}
-    plan, path = make_plan(read_spec(table, folder)), folder / "t.parquet"
+    plan, path = divide(read_spec(table, folder)), folder / "t.parquet"
 
     def stopped(tasks: Any) -> Any:
         yield run_task(tasks[0])
@@ -232,9 +232,9 @@ def test_a_sweep_that_is_stopped_keeps_what_is_finished(folder: Path) -> None:
 
 def test_many_parts_become_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lrcsim.sweeps.store.PARTS_AT_MOST", 5)
-    plan = make_plan(read_spec({"runs": [{"trace": "round.h5", "cache": 2}]}, folder))
+    plan = divide(read_spec({"runs": [{"trace": "round.h5", "cache": 2}]}, folder))
     (row,) = run_task(plan.tasks()[0])
-    store = Store(folder / "t.parquet", run_sweep(plan, folder / "other.parquet").table.schema)
+    store = TableStore(folder / "t.parquet", run_sweep(plan, folder / "other.parquet").table.schema)
     with store.writing():
         for number in range(8):
             store.waiting = [row | {"run": str(number)}]
@@ -245,14 +245,14 @@ def test_many_parts_become_one(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_trace_that_changes_meanwhile_is_told(folder: Path) -> None:
-    plan = make_plan(read_spec({"grid": {"trace": "round.h5", "cache": [2, 3]}}, folder))
+    plan = divide(read_spec({"grid": {"trace": "round.h5", "cache": [2, 3]}}, folder))
     (folder / "round.h5").write_bytes((folder / "round.h5").read_bytes() + b"\0")
     assert all("is not what it was when the sweep was planned" in row["error"] for row in run_task(plan.tasks()[0]))
 
 
 def test_types_do_not_depend_on_what_was_run(folder: Path, recorded: Path) -> None:
-    small = make_plan(read_spec({"runs": [{"trace": "round.h5"}]}, folder))
-    large = make_plan(read_spec({"runs": [{"trace": recorded.name, "hardware": "rtx-3090"}]}, recorded.parent))
+    small = divide(read_spec({"runs": [{"trace": "round.h5"}]}, folder))
+    large = divide(read_spec({"runs": [{"trace": recorded.name, "hardware": "rtx-3090"}]}, recorded.parent))
     one, two = (run_sweep(plan, folder / f"{i}.parquet").table.schema for i, plan in enumerate((small, large)))
     assert one.equals(two)
     assert pa.null() not in one.types
@@ -265,5 +265,5 @@ def test_files_are_in_the_row(folder: Path) -> None:
 
 
 def test_a_plan_goes_trace_by_trace(folder: Path, recorded: Path) -> None:
-    plan: Plan = make_plan(read_spec({"grid": {"cache": [2, 3], "trace": ["round.h5", recorded.name]}}, folder))
+    plan: TaskList = divide(read_spec({"grid": {"cache": [2, 3], "trace": ["round.h5", recorded.name]}}, folder))
     assert [task.trace for task in plan.tasks(share=False)] == ["round.h5"] * 2 + [recorded.name] * 2

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from lrcsim.base.tables import Table
 from lrcsim.calibration.from_run.calibrate import Agreement, Calibration, calibrate
 from lrcsim.calibration.from_run.fit import Loss
 from lrcsim.calibration.from_run.measured import MeasuredRun, read_measured
 from lrcsim.calibration.from_run.rerun import Rerun
-from lrcsim.experiments.tables import Table
 from lrcsim.hardware import load_profile
 from lrcsim.hardware.document import written
 from lrcsim.models import load_geometry

@@ -19,7 +19,7 @@ import numpy as np
 from lrcsim.calibration.of_machine.files import file_system
 from lrcsim.experiments.validation.offload.compare import (
     Cell,
-    Measured,
+    MeasuredCell,
     Setting,
     as_markdown,
     busy,
@@ -27,7 +27,7 @@ from lrcsim.experiments.validation.offload.compare import (
     summarise,
 )
 from lrcsim.experiments.validation.offload.executor import decode_part
-from lrcsim.experiments.validation.offload.weights import Shape, weights_file
+from lrcsim.experiments.validation.offload.weights import ExpertShape, weights_file
 from lrcsim.traces import RoutingTrace
 
 
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     folder = options.folder or Path(tempfile.gettempdir())
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(RoutingTrace.open(options.trace))
-        shape = Shape(opened.num_layers, opened.num_experts, options.hidden, options.ffn)
+        shape = ExpertShape(opened.num_layers, opened.num_experts, options.hidden, options.ffn)
         trace = decode_part(opened, options.tokens, shape.expert_bytes)
         count = shape.layers * shape.experts
         print(f"writing {count} experts of {shape.expert_bytes:,} bytes to {folder}", file=sys.stderr)
@@ -66,9 +66,9 @@ def main(arguments: list[str] | None = None) -> None:
     print(as_markdown(result))
 
 
-def _repeat(setting: Setting, cells: list[Cell], options: argparse.Namespace) -> dict[Cell, list[Measured]]:
+def _repeat(setting: Setting, cells: list[Cell], options: argparse.Namespace) -> dict[Cell, list[MeasuredCell]]:
     """Measure each cell until it has enough quiet repetitions, time is up, or Ctrl-C; in rounds of random order."""
-    found: dict[Cell, list[Measured]] = {cell: [] for cell in cells}
+    found: dict[Cell, list[MeasuredCell]] = {cell: [] for cell in cells}
     order, begun = np.random.default_rng(0), time.perf_counter()
 
     def missing() -> list[int]:

@@ -22,7 +22,7 @@ import numpy as np
 
 from lrcsim.calibration.of_machine import fit_line
 from lrcsim.experiments.validation.offload.devices import Device
-from lrcsim.experiments.validation.offload.weights import Shape
+from lrcsim.experiments.validation.offload.weights import ExpertShape
 from lrcsim.hardware import Cpu, Dram, Gpu, HardwareProfile, Link
 from lrcsim.simulator.setup.costs import FixedCosts
 
@@ -74,7 +74,7 @@ class Numbers:
 
 
 @dataclass
-class Calibration:
+class OffloadCalibration:
     """Samples taken between the parts of a run.
 
     Args:
@@ -84,7 +84,7 @@ class Calibration:
         seed: of the order in which things are measured.
     """
 
-    shape: Shape
+    shape: ExpertShape
     spare: Sequence[int]
     seed: int = 0
     bursts: dict[int, list[float]] = field(default_factory=lambda: {m: [] for m in BURSTS})

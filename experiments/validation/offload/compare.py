@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.experiments.tables import Table
-from lrcsim.experiments.validation.offload.calibration import SPARE, Calibration, Numbers
+from lrcsim.base.tables import Table
+from lrcsim.experiments.validation.offload.calibration import SPARE, Numbers, OffloadCalibration
 from lrcsim.experiments.validation.offload.devices import FileDevice, NoDevice, Throttle
 from lrcsim.experiments.validation.offload.executor import Execution, Executor, slots_for
 from lrcsim.experiments.validation.offload.gpu import GpuDevice
-from lrcsim.experiments.validation.offload.weights import Matrices, Shape
+from lrcsim.experiments.validation.offload.weights import ExpertShape, Matrices
 from lrcsim.simulator.cache.capacity import resolve_capacity
 from lrcsim.simulator.replay import replay
 from lrcsim.simulator.serving.steps import Step, steps_of
@@ -39,7 +39,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredCell:
     """A run beside what the simulator says of it; seconds.
 
     Attributes:
@@ -94,7 +94,7 @@ class Setting:
     """
 
     trace: RoutingTrace
-    shape: Shape
+    shape: ExpertShape
     path: Path
     lanes: int
     part: int
@@ -125,14 +125,14 @@ class Setting:
 NOTHING = Numbers(0.0, 1.0, 0.0, 0.0, 0.0, 0.0)
 
 
-def measure(setting: Setting, cell: Cell, seed: int = 0) -> Measured:
+def measure(setting: Setting, cell: Cell, seed: int = 0) -> MeasuredCell:
     """Run a cell, pausing after every few steps to calibrate, and predict it from the calibration."""
     residency, steps = setting.residency(cell), setting.steps()
     slots = slots_for(residency, setting.trace.top_k)
     device = setting.device(slots + SPARE)
     try:
         executor = Executor(device, residency, slots, overlap=cell.overlap)
-        calibration = Calibration(setting.shape, range(slots, slots + SPARE), seed)
+        calibration = OffloadCalibration(setting.shape, range(slots, slots + SPARE), seed)
         run, before = Execution(), busy()
         calibration.sample(device, range(slots))
         for begin in range(0, len(steps), setting.part):
@@ -146,7 +146,9 @@ def measure(setting: Setting, cell: Cell, seed: int = 0) -> Measured:
     predicted, measured = predict(setting, cell, numbers), np.array(run.seconds)
     error = float(np.abs(predicted - measured).mean() / measured.mean())
     accesses = int(residency.finish().accesses.sum())
-    return Measured(cell, float(measured.sum()), float(predicted.sum()), error, run.loads, accesses, others, numbers)
+    return MeasuredCell(
+        cell, float(measured.sum()), float(predicted.sum()), error, run.loads, accesses, others, numbers
+    )
 
 
 def bookkeeping(setting: Setting, cell: Cell, experts: Sequence[Matrices]) -> float:
@@ -179,7 +181,7 @@ def busy() -> npt.NDArray[np.float64]:
     return np.array([others, time.perf_counter()])
 
 
-def summarise(runs: list[Measured], quiet: float) -> dict[str, Any]:
+def summarise(runs: list[MeasuredCell], quiet: float) -> dict[str, Any]:
     """Return medians and ranges over the quiet repetitions of one cell; over all where none was quiet."""
     found = [one for one in runs if one.is_quiet(quiet)] or runs
     errors, error_range = _median_and_range([one.predicted / one.measured - 1 for one in found])

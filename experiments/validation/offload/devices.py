@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lrcsim.calibration.of_machine.files import UncachedFile, aligned_buffers
-from lrcsim.experiments.validation.offload.weights import Matrices, Shape, Vector, expert, matrices, start_vector
+from lrcsim.experiments.validation.offload.weights import ExpertShape, Matrices, Vector, expert, matrices, start_vector
 
 
 class Device(ABC):
@@ -26,7 +26,7 @@ class Device(ABC):
         shape: of the model.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: ExpertShape) -> None:
         self.shape = shape
 
     def begin(self, token: int) -> Any:
@@ -93,7 +93,9 @@ class FileDevice(Device):
         throttle: what makes reads slower, or None.
     """
 
-    def __init__(self, path: Path, shape: Shape, slots: int, lanes: int, throttle: Throttle | None = None) -> None:
+    def __init__(
+        self, path: Path, shape: ExpertShape, slots: int, lanes: int, throttle: Throttle | None = None
+    ) -> None:
         super().__init__(shape)
         self.file = UncachedFile(path)
         self.throttle = throttle
@@ -160,7 +162,7 @@ class NoDevice(Device):
         seconds: spent in products.
     """
 
-    def __init__(self, shape: Shape, experts: Sequence[Matrices]) -> None:
+    def __init__(self, shape: ExpertShape, experts: Sequence[Matrices]) -> None:
         super().__init__(shape)
         self.experts = experts
         self.seconds = 0.0

@@ -9,7 +9,7 @@ from typing import Any
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.experiments.validation.offload.devices import Device
-from lrcsim.experiments.validation.offload.weights import Matrices, Shape, matrices, random_expert
+from lrcsim.experiments.validation.offload.weights import ExpertShape, Matrices, matrices, random_expert
 
 
 class GpuDevice(Device):
@@ -26,7 +26,7 @@ class GpuDevice(Device):
         ConfigError: torch is not installed, or sees no GPU.
     """
 
-    def __init__(self, shape: Shape, slots: int) -> None:
+    def __init__(self, shape: ExpertShape, slots: int) -> None:
         try:
             self.torch: Any = importlib.import_module("torch")
         except ImportError:

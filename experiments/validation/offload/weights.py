@@ -19,7 +19,7 @@ Matrices = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[n
 
 
 @dataclass(frozen=True)
-class Shape:
+class ExpertShape:
     """A stack of MoE layers.
 
     Attributes:
@@ -48,7 +48,7 @@ class Shape:
         return 3 * self.hidden * self.ffn * 4
 
 
-def random_expert(shape: Shape, key: int) -> Vector:
+def random_expert(shape: ExpertShape, key: int) -> Vector:
     """Return the weights of expert ``key`` = layer * E + expert, float32 [3 * hidden * ffn], the same in every run.
 
     Uniform, scaled so that neither a vector's size nor a product's grows from layer to layer.
@@ -59,7 +59,7 @@ def random_expert(shape: Shape, key: int) -> Vector:
     return flat
 
 
-def matrices(buffer: memoryview | Vector, shape: Shape) -> Matrices:
+def matrices(buffer: memoryview | Vector, shape: ExpertShape) -> Matrices:
     """Return gate and up, float32 [ffn, hidden], and down, float32 [hidden, ffn], as views of an expert's bytes."""
     flat = np.frombuffer(buffer, np.float32)
     part = shape.hidden * shape.ffn
@@ -78,14 +78,14 @@ def expert(weights: Matrices, x: Vector) -> Vector:
     return product
 
 
-def start_vector(shape: Shape, token: int) -> Vector:
+def start_vector(shape: ExpertShape, token: int) -> Vector:
     """Return what token number ``token`` enters the first layer as, float32 [hidden]."""
     vector: Vector = np.random.default_rng((21, token)).standard_normal(shape.hidden, dtype=np.float32)
     return vector
 
 
 @contextmanager
-def weights_file(folder: Path, shape: Shape) -> Iterator[Path]:
+def weights_file(folder: Path, shape: ExpertShape) -> Iterator[Path]:
     """Give a file with all experts in the order of their keys, written through to the storage; removed at the end."""
     path = folder / f".lrcsim-experts-{os.getpid()}.bin"
     try:

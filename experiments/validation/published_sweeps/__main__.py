@@ -12,7 +12,7 @@ import argparse
 
 import numpy as np
 
-from lrcsim.experiments.tables import Row, Table
+from lrcsim.base.tables import Row, Table
 from lrcsim.experiments.validation.published_sweeps.data import MIXTRAL, SINGLE, SWEEPS, Offloaded, Sweep
 from lrcsim.experiments.validation.published_sweeps.explain import (
     Explained,

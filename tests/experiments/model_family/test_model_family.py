@@ -22,7 +22,7 @@ pytest.importorskip("transformers", reason=REASON)
 from lrcsim.experiments.model_family import train as training  # noqa: E402
 from lrcsim.experiments.model_family.__main__ import parse_runs  # noqa: E402
 from lrcsim.experiments.model_family.corpus import Corpus  # noqa: E402
-from lrcsim.experiments.model_family.record import Plan, record_variant, trace_name  # noqa: E402
+from lrcsim.experiments.model_family.record import RecordPlan, record_variant, trace_name  # noqa: E402
 from lrcsim.experiments.model_family.variants import config_of  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch and transformers warn of their own affairs
@@ -186,7 +186,7 @@ def test_recorded_traces(corpus: Corpus, tmp_path: Path) -> None:
     training.train(VARIANTS["sparse2"], TINY, 0, corpus, run, "cpu")
     (run / "sources.json").write_text('{"one": {"licence": "none needed"}}', encoding="utf-8")
     names = {kind: trace_name("sparse2", 0, kind) for kind in ("generated", "teacher_forced")}
-    plan = Plan(samples=3, requests=2, new_tokens=8, columns=("weights",))
+    plan = RecordPlan(samples=3, requests=2, new_tokens=8, columns=("weights",))
     paths = record_variant(run, corpus, TINY, plan, tmp_path / "traces", names, "cpu")
     assert sorted(path.name for path in (tmp_path / "traces").iterdir()) == sorted(names.values())
     forced, generated = (RoutingTrace.open(path) for path in paths)
@@ -216,7 +216,7 @@ def test_requests_recorded_at_once_are_those_recorded_alone(corpus: Corpus, tmp_
     training.train(VARIANTS["share1"], TINY, 0, corpus, run, "cpu")
     (run / "sources.json").write_text("{}", encoding="utf-8")
     names = {kind: f"{kind}.h5" for kind in ("generated", "teacher_forced")}
-    plan = Plan(samples=2, requests=2, new_tokens=8)
+    plan = RecordPlan(samples=2, requests=2, new_tokens=8)
     alone = record_variant(run, corpus, TINY, plan, tmp_path / "alone", names, "cpu")
     at_once = record_variant(run, corpus, TINY, plan, tmp_path / "at_once", names, "cpu", batch=3)  # of 4: 3 and 1
     for one, other in zip(alone, at_once, strict=True):

@@ -17,15 +17,15 @@ from lrcsim.experiments.paper.curves import request_curves, shuffled
 from lrcsim.experiments.paper.inputs import Input, mean_loss, opened, pairs_of, requests_of
 from lrcsim.experiments.paper.intervals import difference, fisher_interval, same_texts, wilson
 from lrcsim.experiments.paper.knee import CRITERIA
-from lrcsim.experiments.paper.measure import Measured, Options, measure
+from lrcsim.experiments.paper.measure import MeasuredTrace, PaperOptions, measure
 from lrcsim.experiments.paper.published import published
-from lrcsim.experiments.paper.report import Section, words
+from lrcsim.experiments.paper.report import PaperSection, words
 from lrcsim.experiments.paper.throughput import geometry_for, prompted
 from lrcsim.experiments.paper.two_x import knees_of, knees_of_published, verdict
 from lrcsim.simulator import hit_rate_curve, sch, srp
 from lrcsim.traces import RoutingTrace
 
-QUICK = Options(draws=40, segments=(4, 16), hardware=None)
+QUICK = PaperOptions(draws=40, segments=(4, 16), hardware=None)
 SCH = "sch-lookahead:16"
 E, K, L, TOKENS, REQUESTS = 32, 4, 2, 64, 6
 
@@ -198,7 +198,7 @@ def test_the_loss_is_found_in_the_provenance() -> None:
 def test_differences_on_the_same_texts_are_paired() -> None:
     a, b = made(6, noise=0.1, seed=1), made(8, noise=0.1, seed=1)
     b.columns["token_ids"] = a.columns["token_ids"]
-    one, two = (Measured(given("a", a)), Measured(given("b", b)))
+    one, two = (MeasuredTrace(given("a", a)), MeasuredTrace(given("b", b)))
     for measured in (one, two):
         measured.srp[16] = srp(measured.source.trace, 16, bootstrap=200, seed=2)
     assert same_texts(one.source, two.source)
@@ -241,19 +241,19 @@ def test_prompts_are_as_in_the_papers_runs() -> None:
 
 def test_the_shape_is_the_toys_the_models_own_or_the_one_asked_for() -> None:
     bundled = given("b", RoutingTrace.open("bundled:teacher-forced"))
-    assert geometry_for(Measured(bundled), QUICK).name == "the paper's baseline"
-    assert geometry_for(Measured(replace(bundled, paper="toy.nolb")), QUICK).name == "the paper's nolb"
+    assert geometry_for(MeasuredTrace(bundled), QUICK).name == "the paper's baseline"
+    assert geometry_for(MeasuredTrace(replace(bundled, paper="toy.nolb")), QUICK).name == "the paper's nolb"
     with pytest.raises(ConfigError, match="63"):
-        geometry_for(Measured(replace(bundled, paper="toy.share1")), QUICK)
+        geometry_for(MeasuredTrace(replace(bundled, paper="toy.share1")), QUICK)
     with pytest.raises(ConfigError, match="--model"):
-        geometry_for(Measured(given("made", made(8))), QUICK)
+        geometry_for(MeasuredTrace(given("made", made(8))), QUICK)
 
 
 # --- the report ------------------------------------------------------------------------------------------------------
 
 
 def test_a_section_lists_its_tables_and_says_once_what_is_missing() -> None:
-    section = Section("srp_layer", ["twice", "twice"])
+    section = PaperSection("srp_layer", ["twice", "twice"])
     section.table("srp_layer", [])
     assert section.tables == []
     assert section.markdown("figures").count("* twice") == 1

@@ -12,7 +12,7 @@ import pytest
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.experiments.validation.offload.__main__ import main
-from lrcsim.experiments.validation.offload.calibration import BURSTS, Calibration, Numbers
+from lrcsim.experiments.validation.offload.calibration import BURSTS, Numbers, OffloadCalibration
 from lrcsim.experiments.validation.offload.compare import (
     Cell,
     Setting,
@@ -26,7 +26,7 @@ from lrcsim.experiments.validation.offload.devices import FileDevice, NoDevice, 
 from lrcsim.experiments.validation.offload.executor import Executor, decode_part, slots_for
 from lrcsim.experiments.validation.offload.gpu import GpuDevice
 from lrcsim.experiments.validation.offload.weights import (
-    Shape,
+    ExpertShape,
     Vector,
     expert,
     matrices,
@@ -40,7 +40,7 @@ from lrcsim.simulator.setup.outcomes import Outcome
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import RoutingTrace
 
-SHAPE = Shape(layers=8, experts=64, hidden=16, ffn=64)  # 12 KiB each
+SHAPE = ExpertShape(layers=8, experts=64, hidden=16, ffn=64)  # 12 KiB each
 TOKENS = 30
 
 
@@ -152,7 +152,7 @@ def test_calibration_counts_its_samples(setting: Setting) -> None:
     spare = range(10, 20)
     device = FileDevice(setting.path, SHAPE, 20, 2)
     try:
-        calibration = Calibration(SHAPE, spare)
+        calibration = OffloadCalibration(SHAPE, spare)
         calibration.sample(device, range(10))
         calibration.sample(device, range(10))
         layer = bookkeeping(setting, Cell("lru", "2x", True), device.matrices)
@@ -188,7 +188,7 @@ def test_a_failing_read_reaches_the_thread_that_waits(setting: Setting) -> None:
 
 def test_experts_that_cannot_be_read_past_the_page_cache_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"hidden 10, ffn 10 has 1,200 bytes.*multiple of 4096"):
-        Shape(2, 4, 10, 10)
+        ExpertShape(2, 4, 10, 10)
 
 
 def test_decode_tokens_only(trace: RoutingTrace) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lrcsim.experiments.tables import Table, plain
+from lrcsim.base.tables import Table, plain, write_csv
 
 NAN, INF = float("nan"), float("inf")
 
@@ -32,3 +32,11 @@ def test_formats_are_of_numbers_and_put_their_columns_right() -> None:
 
 def test_json_has_no_number_that_is_none() -> None:
     assert plain({"a": (NAN, 1.5), 2: [INF, "x", None]}) == {"a": [None, 1.5], "2": [None, "x", None]}
+
+
+def test_csv_of_rows_with_the_columns_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    write_csv(path, [{"b": 1.5, "a": NAN}, {"b": True, "c": None}], ("a",))
+    assert path.read_text(encoding="utf-8").splitlines() == ["a,b,c", ",1.5,", ",True,"]
+    write_csv(path, [], ("a", "b"))
+    assert path.read_text(encoding="utf-8").splitlines() == ["a,b"]

@@ -1,4 +1,4 @@
-"""Tables that are written as Markdown, as CSV and as JSON: rows of equal keys."""
+"""Tables as Markdown, as CSV and as JSON: rows of values by name."""
 
 from __future__ import annotations
 
@@ -6,15 +6,34 @@ import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from lrcsim.base.files import replacing
 
 Row = Mapping[str, Any]
-NUMBERS = (int, float, np.number)
+
+
+def write_csv(path: str | Path, rows: Iterable[Row], names: Iterable[str] = ()) -> None:
+    """Write rows as CSV; the file appears complete or not at all.
+
+    A cell is empty where a row has no such value, or None, NaN or infinity. An interval, a tuple (low, high), takes two
+    columns.
+
+    Args:
+        path: the file.
+        rows: values by column.
+        names: the first columns, so that there is a header without rows too; then whatever else the rows have.
+
+    Raises:
+        TraceError: the file cannot be written.
+    """
+    flat = [dict(_flat(row)) for row in rows]
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys([*names, *(name for row in flat for name in row)])))
+        writer.writeheader()
+        writer.writerows(flat)
 
 
 @dataclass
@@ -42,7 +61,7 @@ class Table:
     def lines(self) -> list[str]:
         """Return the table alone as lines of Markdown, columns with numbers to the right."""
         names = list(self.rows[0])
-        numeric = {name for row in self.rows for name, value in row.items() if isinstance(value, NUMBERS)}
+        numeric = {name for row in self.rows for name, value in row.items() if isinstance(value, Real)}
         rule = "|" + "|".join("---:" if name in numeric | self.formats.keys() else "---" for name in names) + "|"
         cells = [[self._cell(row[name], self.formats.get(name)) for name in names] for row in self.rows]
         head, *body = ("| " + " | ".join(line) + " |" for line in [names, *cells])
@@ -57,19 +76,16 @@ class Table:
             return "to".join(f" {self._cell(end, format_)} " for end in value).strip()
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return "–"
-        if isinstance(value, float | np.floating) and math.isinf(value):
+        fraction = isinstance(value, Real) and not isinstance(value, Integral)
+        if fraction and math.isinf(value):
             return "beyond"
-        if format_ is not None and isinstance(value, NUMBERS):
+        if format_ is not None and isinstance(value, Real):
             return format_.format(value)
-        return f"{value:.{self.digits}f}" if isinstance(value, float | np.floating) else str(value).replace("|", "\\|")
+        return f"{value:.{self.digits}f}" if fraction else str(value).replace("|", "\\|")
 
     def write_csv(self, folder: Path) -> None:
-        """Write all rows; intervals take two columns; None, NaN and infinity are empty cells."""
-        with replacing(folder / f"{self.name}.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
-            rows = [dict(_flat(row)) for row in self.rows]
-            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
-            writer.writeheader()
-            writer.writerows(rows)
+        """Write all rows into a folder."""
+        write_csv(folder / f"{self.name}.csv", self.rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return caption, foot and rows as JSON values."""
@@ -80,10 +96,9 @@ def plain(value: Any) -> Any:
     """Return a value as JSON has it: None for what is no finite number."""
     if isinstance(value, Mapping):
         return {str(key): plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
+    value = value.tolist() if hasattr(value, "tolist") else value  # an array, or a number of NumPy's
+    if isinstance(value, list | tuple):
         return [plain(part) for part in value]
-    if isinstance(value, np.generic):
-        value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
