@@ -5,9 +5,12 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from lrcsim.base.compiling import watch
 from lrcsim.policies.base import NEVER
 
 __all__ = ["find_next_uses"]
+
+watch()
 
 
 @numba.njit(cache=True, nogil=True)

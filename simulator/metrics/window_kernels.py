@@ -13,7 +13,11 @@ from __future__ import annotations
 
 import numba
 
+from lrcsim.base.compiling import watch
+
 __all__ = ["count_largest", "count_positions", "count_windows"]
+
+watch()
 
 
 @numba.njit(cache=True, nogil=True)
