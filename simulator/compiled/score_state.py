@@ -231,9 +231,13 @@ def _by_address(
 @numba.njit(cache=True, nogil=True)
 def ahead_in(weights, low, high, ahead):  # type: ignore[no-untyped-def]
     """Fill in ``ahead[low:high]``, `Expert.weight_ahead` of the accesses of one layer-step; see `weights_ahead`."""
-    falling = np.arange(low, high)
-    if np.any(weights[low : high - 1] < weights[low + 1 : high]):
-        falling = low + np.argsort(-weights[low:high])
+    falling = np.empty(high - low, np.int64)
+    for i in range(low, high):  # mostly in order already; numpy's sort takes two seconds to compile
+        at = i - low
+        while at > 0 and weights[falling[at - 1]] < weights[i]:
+            falling[at] = falling[at - 1]
+            at -= 1
+        falling[at] = i
     total, last = 0.0, falling[0]
     for i in falling:
         ahead[i] = ahead[last] if weights[i] == weights[last] and i != last else total
