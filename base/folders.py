@@ -18,6 +18,9 @@ from pathlib import Path
 
 from lrcsim.base.errors import ConfigError
 
+COMPILED = ("cache", "compiled", "metrics", "time")
+"""Folders of `simulator` that have compiled functions: numba keeps each function beside its module."""
+
 NEEDED = 16 << 20
 """Bytes that must be free for compiled code: all of it takes about 8 MiB."""
 
@@ -52,9 +55,12 @@ def for_fonts() -> None:
 
 def _installation_writable() -> bool:
     """Return whether numba can write beside the modules that it compiles, as it does where it can."""
-    package = Path(__file__).parent.parent / "simulator" / "compiled"
-    kept = package / "__pycache__"
-    return os.access(kept if kept.is_dir() else package, os.W_OK | os.X_OK) and _room(package)
+    simulator = Path(__file__).parent.parent / "simulator"
+    packages = [simulator / name for name in COMPILED]
+    kept = [
+        folder if folder.is_dir() else folder.parent for folder in (package / "__pycache__" for package in packages)
+    ]
+    return all(os.access(folder, os.W_OK | os.X_OK) for folder in kept) and _room(simulator)
 
 
 def _home_cache() -> Path:

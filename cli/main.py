@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import click
 
+from lrcsim.base import compiling
 from lrcsim.base.text import printable
 from lrcsim.cli.screen import echo
 from lrcsim.cli.streams import left_by_reader, prepare_streams
@@ -103,6 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]  # allowed anywhere
     prepare_streams()
+    compiling.tell()
     try:
         cli.main(args=arguments, prog_name="lrcsim", standalone_mode=False)
         sys.stdout.flush()
@@ -110,6 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(stop.exit_code)
     except (click.exceptions.Abort, KeyboardInterrupt):
         echo("Aborted.", err=True)
+        compiling.aborted = True
         sys.exit(130)
     except click.UsageError as error:
         click.UsageError(printable(error.format_message(), keep="\n"), error.ctx).show()

@@ -13,6 +13,7 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
+from lrcsim.base import compiling
 from lrcsim.base.kinds import named
 from lrcsim.cli.screen import Screen
 
@@ -158,12 +159,14 @@ def progress_bar(what: str, *, after: float = 1.0) -> Iterator[Callable[[int, in
             bar = Progress(*columns, console=console(stderr=True), transient=True)
             task = bar.add_task(what, total=total)
             bar.start()
+            compiling.shown_by = lambda words: bar.update(task, description=words or what)
         bar.update(task, completed=done, total=total)
 
     try:
         yield advance
     finally:
         if bar is not None:
+            compiling.shown_by = None
             bar.stop()
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from lrcsim.base.compiling import watch
 from lrcsim.policies.base import NEVER
+
+watch()
 
 
 @numba.njit(cache=True, nogil=True)

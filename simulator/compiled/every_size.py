@@ -20,7 +20,16 @@ from lrcsim.simulator.compiled import lru as lru_stack
 from lrcsim.simulator.compiled import sch_static as static_stack
 from lrcsim.simulator.compiled import stack_any as stack
 from lrcsim.simulator.compiled.engine_for import kernel_of
-from lrcsim.simulator.compiled.stack_decode import LFU, LOOKAHEAD, NEXT_USE, NEXT_USE_BYPASS
+from lrcsim.simulator.compiled.stack_decode import (
+    LFU,
+    LOOKAHEAD,
+    NEXT_USE,
+    NEXT_USE_BYPASS,
+    distinct,
+    fits,
+    run_batches,
+)
+from lrcsim.simulator.compiled.stack_single import run_singles
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Schedule, StepRun
 
@@ -184,7 +193,10 @@ class _Kernel:
         if self.rule == LRU:
             if self.keys <= lru_stack.BITS:
                 bits: Any = lru_stack.run_lru_bits
-                bits(self.access, self.cold, experts, complete, steps, self.stride, state)
+                words = (0,) * (state.hits.shape[1] // 64)
+                keys, places = np.empty(self.keys, experts.dtype), np.empty(self.keys, np.int64)
+                ids = experts.reshape(-1)
+                bits(words, self.access, self.cold, experts, ids, complete, steps, self.stride, state, keys, places)
             else:
                 marks: Any = lru_stack.run_lru_marks
                 marks(self.access, self.cold, experts, steps, self.stride, state)
@@ -193,13 +205,36 @@ class _Kernel:
             static: Any = static_stack.run_static
             static(experts, steps, self.stride, self.windows, state)
             return
-        times = NO_TIMES
+        self._run_stack(experts, steps, state)
+
+    def _run_stack(self, experts: npt.NDArray[Any], steps: stack.Steps, state: Any) -> None:
+        seen, accesses, num_steps = int(state.counter[1]), experts.size, len(steps.request)
+        in_costs = experts.shape[1] == 1 and fits(self.rule, self.keys, state.uses, seen, accesses, num_steps)
+        most = max(self.keys, experts.shape[2])  # ids may repeat, which the kernels find
+        keys, places = np.empty(most, experts.dtype if in_costs else np.int32), np.empty(most, np.int64)
+        mark, next_use = np.full(self.keys, -1, np.int64), NO_TIMES
         if self.rule in (NEXT_USE, NEXT_USE_BYPASS):
+            next_use, upcoming = np.empty(experts.size, np.int64), np.empty(self.keys, np.int64)
             find: Any = stack.next_use_times
-            per_access = self.access != stack.CORESIDENT
-            times = find(experts, steps, self.stride, self.keys, self.cold, per_access, self.only)
-        kernel: Any = stack.run_stack
-        kernel(self.rule, self.access, self.cold, experts, steps, self.stride, times, self.window, state)
+            how = (self.stride, self.cold, self.access != stack.CORESIDENT, self.only)
+            find(experts, steps, *how, keys, places, mark, upcoming, next_use)
+        kernel: Any
+        if not in_costs:
+            kernel = stack.run_stack
+            how = (self.rule, self.access, self.cold)
+            kernel(*how, experts, steps, self.stride, next_use, self.window, state, keys, places)
+        elif self.access == stack.CORESIDENT:
+            kernel, k = run_batches, experts.shape[2]
+            ids, ends = experts.reshape(-1), steps.starts[1:] * k
+            if num_steps < len(experts):  # there are steps of several tokens
+                ids = ids.copy()
+                of_steps: Any = distinct
+                mark[:] = -1
+                of_steps(ids, next_use, steps.starts, k, ends, mark, keys, places)
+            kernel(self.rule, self.cold, ids, k, ends, steps, next_use, self.window, state)
+        else:
+            kernel, paper = run_singles, self.access == stack.PAPER
+            kernel(paper, self.rule, self.cold, experts, steps, next_use, self.window, state, keys, places)
 
 
 def _kernel_steps(run: StepRun) -> stack.Steps:

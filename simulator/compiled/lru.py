@@ -27,7 +27,8 @@ class LruState(NamedTuple):
     """The LRU stack of one pool between blocks.
 
     Attributes:
-        newer: uint64 [keys, 1, 2 or 4 words], the experts used since each one's last use (up to `BITS` keys).
+        newer: uint64 [keys, 2 or 4 words], or [keys] for one word, the experts used since each one's last use (up to
+            `BITS` keys).
         line: uint64 [words of the line], a mark at each expert's last use (more than `BITS` keys).
         group: int64 [groups], marks in each `WORDS_PER_GROUP` words of the line.
         time: int64 [keys], each expert's place on the line, -1 when it has none.
@@ -53,7 +54,7 @@ class LruState(NamedTuple):
         words = 0 if keys > BITS else 1 if keys <= 64 else 2 if keys <= 128 else 4
         groups = 0 if words else -(-4 * keys // (64 * WORDS_PER_GROUP)) + 1
         return cls(
-            np.full((keys, words), ALL_BITS),
+            np.full((keys, words) if words != 1 else keys, ALL_BITS),
             np.zeros(groups * WORDS_PER_GROUP, np.uint64),
             np.zeros(groups, np.int64),
             np.full(keys, -1, np.int64),
@@ -65,15 +66,24 @@ class LruState(NamedTuple):
 
 
 @numba.njit(cache=True, nogil=True)
-def run_lru_bits(access, cold, experts, complete, steps, stride, state):  # type: ignore[no-untyped-def]
+def run_lru_bits(words, access, cold, experts, ids, complete, steps, stride, state, keys, places):  # type: ignore[no-untyped-def]
     """Advance one pool of up to `BITS` keys over a block of tokens.
 
-    The arguments are those of `stack.run_stack`; ``complete`` says whether every position of ``experts`` was recorded.
+    Args:
+        words: as in `insert_batches`.
+        access: as in `stack_any.run_stack`, like ``cold``, ``experts``, ``steps`` and ``stride``.
+        cold: whether the pool is emptied when the request changes.
+        experts: int [tokens, layers of the pool, k], -1 = not recorded.
+        ids: the same memory, flat.
+        complete: whether every position of ``experts`` was recorded.
+        steps: `Steps`.
+        stride: a key is layer * stride + expert.
+        state: `LruState`, advanced in place.
+        keys: [keys], scratch of the type of ``experts``.
+        places: int64 [keys], scratch.
     """
     newer, mark, counter, hits, accesses = state.newer, state.mark, state.counter, state.hits, state.accesses
-    layers, first_uses = experts.shape[1], hits.shape[1] - 1
-    rows = experts.reshape((len(experts) * layers, experts.shape[2]))  # known to be contiguous, as a slice is not
-    keys, places = np.empty(len(newer), np.int32), np.empty(len(newer), np.int64)
+    layers, k, first_uses = experts.shape[1], experts.shape[2], hits.shape[1] - 1
     layers_at_once = layers if access == PAPER else 1
     starts, requests, phases = steps.starts, steps.request, steps.phase
     num_steps, step = len(starts) - 1, 0
@@ -84,7 +94,7 @@ def run_lru_bits(access, cold, experts, complete, steps, stride, state):  # type
                 counter[0] = 0
             counter[3] = requests[step]
         phase, low = phases[step], starts[step]
-        found_at, accessed = hits[phase], accesses[phase : phase + 1]
+        found_at = hits[phase]
         new = found_at[first_uses]
         run = step  # steps of one token each: their ids are the batches, there is nothing to gather
         if complete and layers == 1 and access != SEQUENTIAL:
@@ -97,33 +107,24 @@ def run_lru_bits(access, cold, experts, complete, steps, stride, state):  # type
                 run += 1
         good = True
         if run > step:
-            batches = rows[low : starts[run]]
-            accessed[0] += batches.size
-            good = insert_batches(batches, newer, found_at)
+            accesses[phase] += (run - step) * k
+            good = insert_batches(words, ids, low * k, k, run - step, newer, found_at)
             counter[3] = requests[run - 1]
             step = run
         else:
             for layer in range(0, layers, layers_at_once):
                 counter[2] += 1
                 count = gather(
-                    experts,
-                    low,
-                    starts[step + 1],
-                    layer,
-                    layer + layers_at_once,
-                    stride,
-                    mark,
-                    counter[2],
-                    keys,
+                    experts, low, starts[step + 1], layer, layer + layers_at_once, stride, mark, counter[2], keys,
                     places,
-                )
+                )  # fmt: skip
                 if count == TWICE:
                     good = False
                 elif count:
-                    accessed[0] += count
+                    accesses[phase] += count
                     together = 1 if access == SEQUENTIAL else count  # accesses looked up before any is inserted
-                    batches = keys[:count].reshape((count // together, together))
-                    good = insert_batches(batches, newer, found_at) and good
+                    batches = count // together
+                    good = insert_batches(words, keys, np.int64(0), together, batches, newer, found_at) and good
             step += 1
         if not good:
             counter[5] = 1

@@ -33,66 +33,72 @@ def ones(word):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def insert_batches(batches, newer, found_at):  # type: ignore[no-untyped-def]
+def insert_batches(words, keys, first, size, number, newer, found_at):  # type: ignore[no-untyped-def]
     """Look up each batch, then make it the newest, its members in order.
 
     Args:
-        batches: int [batches, accesses], keys, each at least 0 and below ``len(newer)``.
-        newer: uint64 [keys, 1, 2 or 4 words], the keys used since each one's last use; all bits where it has none.
-            Changed in place.
+        words: a tuple with as many entries as a set has words, 1, 2 or 4. Its length is part of its type: only the
+            function for it is compiled.
+        keys: int [n], those looked at are at least 0 and below ``len(newer)``.
+        first: where the first batch begins in ``keys``.
+        size: accesses of each batch.
+        number: batches, one behind the other.
+        newer: uint64 [keys, words], or [keys] for one word, the keys used since each one's last use; all bits where it
+            has none. Changed in place.
         found_at: int64 [64 * words + 1], counts up where accesses are found, first uses at the end.
 
     Returns:
         Whether no batch has a key twice; else the rest is meaningless.
     """
-    words = newer.shape[1]
-    if words == 1:
-        return _one_word(batches, newer.reshape(len(newer)), found_at)
-    if words == 2:
-        return _two_words(batches, newer, found_at)
-    return _four_words(batches, newer, found_at)
+    if len(words) == 1:
+        return _one_word(keys, first, size, number, newer, found_at)
+    if len(words) == 2:
+        return _two_words(keys, first, size, number, newer, found_at)
+    return _four_words(keys, first, size, number, newer, found_at)
 
 
 @numba.njit(cache=True, nogil=True)
-def _one_word(batches, newer, found_at):  # type: ignore[no-untyped-def]
+def _one_word(keys, low, members, number, newer, found_at):  # type: ignore[no-untyped-def]
     """Take two batches at a time and add both to the sets at once: a tenth faster than one by one."""
-    size, wrong, pairs = batches.shape[1], 0, len(batches) // 2
-    for pair in range(pairs):
-        batch = 2 * pair
+    size, wrong, pairs, at = np.uint64(members), 0, number // 2, np.uint64(low)
+    for _ in range(pairs):
+        next_at = at + size
         first, second = NOTHING, NOTHING
         for i in range(size):
-            first |= ONE << np.uint64(batches[batch, i])  # unsigned: spares the check for negative indices
+            first |= ONE << np.uint64(keys[at + i])  # unsigned: spares the check for negative indices
         for i in range(size):
-            second |= ONE << np.uint64(batches[batch + 1, i])
-        wrong |= (size - ones(first)) | (size - ones(second))
+            second |= ONE << np.uint64(keys[next_at + i])
+        wrong |= (members - ones(first)) | (members - ones(second))
         bits, both = first, first | second
         for i in range(size):
-            key = np.uint64(batches[batch, i])
+            key = np.uint64(keys[at + i])
             found_at[ones(newer[key])] += 1
             bits &= ~(ONE << key)
             newer[key] = bits  # those later in the batch are newer
         for i in range(size):
-            key = np.uint64(batches[batch + 1, i])
+            key = np.uint64(keys[next_at + i])
             found_at[ones(newer[key] | (NOTHING if (first >> key) & ONE else first))] += 1
         for other in range(np.uint64(len(newer))):
             newer[other] |= second if (first >> other) & ONE else both
         for i in range(size):
-            key = np.uint64(batches[batch + 1, i])
+            key = np.uint64(keys[next_at + i])
             second &= ~(ONE << key)
             newer[key] = second
-    for batch in range(2 * pairs, len(batches)):
+        at = next_at + size
+    for _ in range(2 * pairs, number):
         bits = NOTHING
         for i in range(size):
-            key = np.uint64(batches[batch, i])
+            key = np.uint64(keys[at + i])
             found_at[ones(newer[key])] += 1
             bits |= ONE << key
-        wrong |= size - ones(bits)
+        wrong |= members - ones(bits)
         for other in range(np.uint64(len(newer))):
             newer[other] |= bits
         for i in range(size):
-            key = np.uint64(batches[batch, i])
+            key = np.uint64(keys[at + i])
             bits &= ~(ONE << key)
             newer[key] = bits
+        at += size
     return wrong == 0
 
 
@@ -108,32 +114,33 @@ def _join(newer, at, since):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _two_words(batches, within, found_at):  # type: ignore[no-untyped-def]
-    number, size, wrong = len(batches), batches.shape[1], 0
+def _two_words(keys, low, members, number, within, found_at):  # type: ignore[no-untyped-def]
+    size, wrong, begin = np.uint64(members), 0, np.uint64(low)
     at = np.zeros(len(within), np.uint8)  # 0: before the epoch
     since = np.zeros((EPOCH + 1, 2), np.uint64)
     for batch in range(number):
         now = np.uint64(batch % EPOCH)
         bits0, bits1 = NOTHING, NOTHING
         for i in range(size):
-            key = np.uint64(batches[batch, i])
+            key = np.uint64(keys[begin + i])
             last = np.uint64(at[key])
             found_at[ones(since[last, 0] | within[key, 0]) + ones(since[last, 1] | within[key, 1])] += 1
             bit, high = ONE << (key & IN_WORD), NOTHING - (key >> WORD_SHIFT)
             bits0 |= bit & ~high
             bits1 |= bit & high
-        wrong |= size - ones(bits0) - ones(bits1)
+        wrong |= members - ones(bits0) - ones(bits1)
         for before in range(now + ONE):
             since[before, 0] |= bits0
             since[before, 1] |= bits1
         for i in range(size):
-            key = np.uint64(batches[batch, i])
+            key = np.uint64(keys[begin + i])
             bit, high = ONE << (key & IN_WORD), NOTHING - (key >> WORD_SHIFT)
             bits0 &= ~(bit & ~high)
             bits1 &= ~(bit & high)
             at[key] = now + ONE
             within[key, 0] = bits0
             within[key, 1] = bits1
+        begin += size
         if now == EPOCH - 1:
             _join(within, at, since)
     _join(within, at, since)
@@ -147,16 +154,16 @@ def _bit(key, word):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _four_words(batches, within, found_at):  # type: ignore[no-untyped-def]
+def _four_words(keys, low, members, number, within, found_at):  # type: ignore[no-untyped-def]
     """Do the same; the words are written out, as a loop over them takes half as long again."""
-    number, size, wrong = len(batches), batches.shape[1], 0
+    size, wrong, begin = np.uint64(members), 0, np.uint64(low)
     at = np.zeros(len(within), np.uint8)
     since = np.zeros((EPOCH + 1, 4), np.uint64)
     for batch in range(number):
         now = np.uint64(batch % EPOCH)
         bits0, bits1, bits2, bits3 = NOTHING, NOTHING, NOTHING, NOTHING
         for i in range(size):
-            key = np.uint64(batches[batch, i])
+            key = np.uint64(keys[begin + i])
             last = np.uint64(at[key])
             place = ones(since[last, 0] | within[key, 0]) + ones(since[last, 1] | within[key, 1])
             place += ones(since[last, 2] | within[key, 2]) + ones(since[last, 3] | within[key, 3])
@@ -165,14 +172,14 @@ def _four_words(batches, within, found_at):  # type: ignore[no-untyped-def]
             bits1 |= _bit(key, 1)
             bits2 |= _bit(key, 2)
             bits3 |= _bit(key, 3)
-        wrong |= size - ones(bits0) - ones(bits1) - ones(bits2) - ones(bits3)
+        wrong |= members - ones(bits0) - ones(bits1) - ones(bits2) - ones(bits3)
         for before in range(now + ONE):
             since[before, 0] |= bits0
             since[before, 1] |= bits1
             since[before, 2] |= bits2
             since[before, 3] |= bits3
         for i in range(size):
-            key = np.uint64(batches[batch, i])
+            key = np.uint64(keys[begin + i])
             bits0 &= ~_bit(key, 0)
             bits1 &= ~_bit(key, 1)
             bits2 &= ~_bit(key, 2)
@@ -182,6 +189,7 @@ def _four_words(batches, within, found_at):  # type: ignore[no-untyped-def]
             within[key, 1] = bits1
             within[key, 2] = bits2
             within[key, 3] = bits3
+        begin += size
         if now == EPOCH - 1:
             _join(within, at, since)
     _join(within, at, since)

@@ -1,20 +1,24 @@
 """A pool of a compiled score policy (`ScoredState`), and the policy as functions that the loop of `scored` calls.
 
-What a policy's class says (`CompiledScore`) becomes two small compiled functions, made anew in every process (half a
-second of CPU; compiling the loop with them took four times as long), that the loop calls by their address, once per
-batch and not per expert: the scores of many experts, and their new values.
+What a policy's class says (`CompiledScore`) becomes two small compiled functions (half a second of CPU; compiling the
+loop with them took four times as long), that the loop calls by their address, once per batch and not per expert: the
+scores of many experts, and their new values. Those of built-in policies are kept on disk, a user's are made anew in
+every process.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import lru_cache
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.base.user_code import is_users
 from lrcsim.policies.compiled import CompiledScore, Expert, Now
 
 FIRST_STEP, LAST_STEP, LAST_RUN, LAST_REQUEST, LOADED_STEP = range(5)
@@ -120,48 +124,96 @@ def _seen_from(now, runs, layer, later):  # type: ignore[no-untyped-def]
 def compile_policy(policy: CompiledScore) -> tuple[Compiled, Compiled | None]:
     """Compile a policy with its parameters: its scores, and its new values if it has an ``update``.
 
+    Those of built-in policies with the parameters that they have by default are kept on disk, like the loop.
+
     Raises:
         numba.core.errors.NumbaError: numba cannot compile it.
     """
-    update = type(policy).update if policy.updates() else None
-    return _compile(type(policy).score, update, policy.values())
+    kind, parameters = type(policy), policy.values()
+    by_default = parameters == tuple(param.default for param in kind.params)
+    name = _name_on_disk(kind) if by_default and not is_users(kind) else ""
+    return _compile(kind.score, kind.update if policy.updates() else None, parameters, name)
+
+
+def _name_on_disk(kind: type[CompiledScore]) -> str:
+    """Return a name for a policy's functions that changes with the file of the policy, which numba does not look at."""
+    file = os.stat(kind.score.__code__.co_filename)
+    return f"{kind.__module__}.{kind.__qualname__}_{file.st_mtime_ns:x}_{file.st_size:x}".replace(".", "_")
 
 
 @lru_cache(maxsize=256)
 def _compile(
-    score: Callable[..., float], update: Callable[..., float] | None, parameters: tuple[int | float, ...]
+    score: Callable[..., float],
+    update: Callable[..., float] | None,
+    parameters: tuple[int | float, ...],
+    name: str,
 ) -> tuple[Compiled, Compiled | None]:
-    score_of = numba.njit(score)
-
-    def scores(whole, real, runs, keys, begin, end, first_key, stride, _, now, out):  # type: ignore[no-untyped-def]
-        for i in range(begin, end):
-            expert = _expert(whole, real, keys[i] - first_key, keys[i] // stride)
-            out[i - begin] = score_of(expert, _seen_from(now, runs, expert.layer, 0), *parameters)
-
+    scores = _by_address(_scores, score, parameters, name and f"{name}_scores")
     if update is None:
-        return _by_address(scores), None
-    value_of = numba.njit(update)
-
-    def values(whole, real, runs, keys, begin, end, first_key, stride, weights, now, out):  # type: ignore[no-untyped-def]
-        for i in range(begin, end):
-            expert = _expert(whole, real, keys[i] - first_key, keys[i] // stride)
-            weight = float(weights[i]) if len(weights) else 0.0
-            out[i - begin] = value_of(expert, _seen_from(now, runs, expert.layer, end - 1 - i), weight, *parameters)
-
-    return _by_address(scores), _by_address(values)
+        return scores, None
+    return scores, _by_address(_values, update, parameters, name and f"{name}_values")
 
 
-def _by_address(function: Callable[..., None]) -> Compiled:
-    """Compile to a function that the cached loop can call; errors do not cross such a call, so they become a 1."""
-    compiled_function = numba.njit(function)
+def _policy_says(*arguments: Any) -> float:
+    """Stands in the templates below for ``score`` or ``update`` of a policy."""
+    raise NotImplementedError
 
-    def guarded(whole, real, runs, keys, begin, end, first_key, stride, weights, now, out):  # type: ignore[no-untyped-def]
-        try:
-            compiled_function(whole, real, runs, keys, begin, end, first_key, stride, weights, now, out)
-        except Exception:
-            return 1
-        return 0
 
+def _of_many(*arguments: Any) -> None:
+    """Stands in `_guarded` for one of the other two templates, compiled."""
+    raise NotImplementedError
+
+
+PARAMETERS: tuple[int | float, ...] = ()
+"""Stands in the templates for the policy's parameters."""
+
+
+def _scores(whole, real, runs, keys, begin, end, first_key, stride, _, now, out):  # type: ignore[no-untyped-def]
+    for i in range(begin, end):
+        expert = _expert(whole, real, keys[i] - first_key, keys[i] // stride)
+        out[i - begin] = _policy_says(expert, _seen_from(now, runs, expert.layer, 0), *PARAMETERS)
+
+
+def _values(whole, real, runs, keys, begin, end, first_key, stride, weights, now, out):  # type: ignore[no-untyped-def]
+    for i in range(begin, end):
+        expert = _expert(whole, real, keys[i] - first_key, keys[i] // stride)
+        weight = float(weights[i]) if len(weights) else 0.0
+        out[i - begin] = _policy_says(expert, _seen_from(now, runs, expert.layer, end - 1 - i), weight, *PARAMETERS)
+
+
+def _guarded(whole, real, runs, keys, begin, end, first_key, stride, weights, now, out):  # type: ignore[no-untyped-def]
+    try:
+        _of_many(whole, real, runs, keys, begin, end, first_key, stride, weights, now, out)
+    except Exception:
+        return 1
+    return 0
+
+
+def _filled(template: Callable[..., Any], name: str, **names: Any) -> Callable[..., Any]:
+    """Return a template with other things under some of its names.
+
+    A closure would do the same, but numba finds a function on disk again only if what it closes over is known by value,
+    which compiled functions are not. It looks for it under the function's own name.
+    """
+    function = FunctionType(template.__code__, {**globals(), **names}, name)
+    function.__qualname__ = name
+    return function
+
+
+def _by_address(
+    template: Callable[..., None], policy_says: Callable[..., float], parameters: tuple[int | float, ...], name: str
+) -> Compiled:
+    """Compile to a function that the cached loop can call; errors do not cross such a call, so they become a 1.
+
+    Args:
+        template: `_scores` or `_values`.
+        policy_says: what the policy says of one expert.
+        parameters: its further arguments.
+        name: under which it is kept on disk; empty: it is not.
+    """
+    of_one = numba.njit(policy_says)
+    of_many = numba.njit(_filled(template, template.__name__, _policy_says=of_one, PARAMETERS=parameters))
+    guarded = _filled(_guarded, name or _guarded.__name__, _of_many=of_many)
     if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]  # set when numba is imported
         return guarded
     state, none = ScoredState.empty(1, 1), np.zeros(0, np.float32)
@@ -170,16 +222,20 @@ def _by_address(function: Callable[..., None]) -> Compiled:
     example: tuple[Any, ...] = (*arrays, 0, 0, 0, 0, none, moment, state.scratch)
     type_of: Any = numba.typeof
     signature = numba.types.int64(*(type_of(value) for value in example))
-    compiled: Compiled = numba.cfunc(signature)(guarded)
+    compiled: Compiled = numba.cfunc(signature, cache=bool(name))(guarded)
     return compiled
 
 
 @numba.njit(cache=True, nogil=True)
 def ahead_in(weights, low, high, ahead):  # type: ignore[no-untyped-def]
     """Fill in ``ahead[low:high]``, `Expert.weight_ahead` of the accesses of one layer-step; see `weights_ahead`."""
-    falling = np.arange(low, high)
-    if np.any(weights[low : high - 1] < weights[low + 1 : high]):
-        falling = low + np.argsort(-weights[low:high])
+    falling = np.empty(high - low, np.int64)
+    for i in range(low, high):  # mostly in order already; numpy's sort takes two seconds to compile
+        at = i - low
+        while at > 0 and weights[falling[at - 1]] < weights[i]:
+            falling[at] = falling[at - 1]
+            at -= 1
+        falling[at] = i
     total, last = 0.0, falling[0]
     for i in falling:
         ahead[i] = ahead[last] if weights[i] == weights[last] and i != last else total

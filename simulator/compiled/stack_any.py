@@ -8,8 +8,8 @@ has it, if an expert's worth does not depend on the capacity.
 A co-resident batch is inserted as a whole (`_insert_batch`), in the other rules one expert after the other (`_sink`).
 
 The kernels read expert ids as the trace has them; `gather` forms the batches of `schedule.Schedule` on the way. Pools
-of one layer have faster kernels: `stack_tokens.run_tokens` for steps of one token under co-resident access,
-`stack_singles.run_singles` under the other two rules.
+of one layer have faster kernels, among which Python chooses: `stack_decode.run_batches` under co-resident access,
+`stack_single.run_singles` under the other two rules.
 """
 
 from __future__ import annotations
@@ -26,12 +26,9 @@ from lrcsim.simulator.compiled.stack_decode import (
     NEXT_USE_BYPASS,
     SEQUENCE_BITS,
     TWICE,
-    fits,
     gather,
     key_bits,
-    run_tokens,
 )
-from lrcsim.simulator.compiled.stack_single import run_singles
 
 CORESIDENT, SEQUENTIAL, PAPER = 0, 1, 2
 RULES = {"coresident": CORESIDENT, "sequential": SEQUENTIAL, "paper": PAPER}
@@ -89,35 +86,36 @@ class StackState(NamedTuple):
 
 
 @numba.njit(cache=True, nogil=True)
-def next_use_times(experts, steps, stride, num_keys, cold, per_access, only):  # type: ignore[no-untyped-def]
+def next_use_times(experts, steps, stride, cold, per_access, only, keys, places, mark, upcoming, result):  # type: ignore[no-untyped-def]
     """Find when each batch member is used next, with ties broken: the nearer first, then the smaller key.
 
     Args:
         experts: int [tokens, layers, k], the whole trace.
         steps: `Steps` of the whole trace.
         stride: a key is layer * stride + expert.
-        num_keys: number of keys.
         cold: whether uses in later requests are out of sight.
         per_access: whether time counts in accesses, else in layer-steps.
         only: the phase whose hits count (0 prefill, 1 decode): a next use in the other one is as good as none. -1:
-        both.
-
-    Returns:
-        int64 [tokens * layers * k]: time << `key_bits` | key, at the place of each expert's last use in its step.
+            both.
+        keys: [keys], scratch of the type of ``experts`` where the keys fit into it.
+        places: int64 [keys], scratch.
+        mark: int64 [keys], all -1, scratch.
+        upcoming: int64 [keys], scratch.
+        result: int64 [tokens * layers * k], filled in: time << `key_bits` | key, at the place of each expert's last use
+            in its step.
     """
     tokens, layers, k = experts.shape
+    num_keys = len(upcoming)
     bits = key_bits(num_keys)
-    never = np.int64(2**60) + np.arange(num_keys)
-    result = np.empty(tokens * layers * k, np.int64)
-    upcoming = never.copy()
-    mark = np.full(num_keys, -1, np.int64)
-    keys = np.empty(num_keys, np.int32)
-    places = np.empty(num_keys, np.int64)
+    never = np.int64(2**60)  # and the key added
+    for key in range(num_keys):
+        upcoming[key] = never + key
     time = np.int64(tokens) * layers * k
     stamp = 0
     for step in range(len(steps.starts) - 2, -1, -1):
         if cold and step + 1 < len(steps.request) and steps.request[step] != steps.request[step + 1]:
-            upcoming[:] = never
+            for key in range(num_keys):
+                upcoming[key] = never + key
         low, high = steps.starts[step], steps.starts[step + 1]
         counts = only < 0 or steps.phase[step] == only
         for layer in range(layers - 1, -1, -1):
@@ -129,7 +127,7 @@ def next_use_times(experts, steps, stride, num_keys, cold, per_access, only):  #
                     if expert >= 0:
                         key = layer * stride + np.int64(expert)
                         result[first + rank] = upcoming[key]
-                        upcoming[key] = (time << bits) + key if counts else never[key]
+                        upcoming[key] = (time << bits) + key if counts else never + key
                         time -= per_access
                 continue
             stamp += 1
@@ -137,10 +135,9 @@ def next_use_times(experts, steps, stride, num_keys, cold, per_access, only):  #
             for i in range(count - 1, -1, -1):  # none if the ids are impossible; `run_stack` finds that too
                 key = np.int64(keys[i])
                 result[places[i]] = upcoming[key]
-                upcoming[key] = (time << bits) + key if counts else never[key]
+                upcoming[key] = (time << bits) + key if counts else never + key
                 if per_access:
                     time -= 1
-    return result
 
 
 @numba.njit(cache=True, nogil=True)
@@ -242,7 +239,7 @@ def _insert_batch(forced, stack, worth, depth, mark, stamp, keys, count, found_a
 
 
 @numba.njit(cache=True, nogil=True)
-def run_stack(rule, access, cold, experts, steps, stride, next_use, window, state):  # type: ignore[no-untyped-def]
+def run_stack(rule, access, cold, experts, steps, stride, next_use, window, state, keys, places):  # type: ignore[no-untyped-def]
     """Advance one pool's stack over a block of tokens, counting where each access is found.
 
     Args:
@@ -256,22 +253,18 @@ def run_stack(rule, access, cold, experts, steps, stride, next_use, window, stat
         next_use: int64 [tokens * layers * k] of `next_use_times` (rules ``NEXT_USE*``).
         window: steps looked ahead, the current one included (rule ``LOOKAHEAD``).
         state: `StackState`, advanced in place.
+        keys: int32 [keys], scratch.
+        places: int64 [keys], scratch.
     """
     stack, worth, uses, mark, counter, hits, accesses = state
     depth, seen, batch_number = counter[0], counter[1], counter[2]
     layers = experts.shape[1]
-    if access != CORESIDENT and layers == 1 and fits(rule, len(stack), uses, seen, experts.size, len(steps.request)):
-        run_singles(access == PAPER, rule, cold, experts, steps, next_use, window, state)
-        return
-    keys = np.empty(len(stack), np.int32)
-    places = np.empty(len(stack), np.int64)
     forced = rule != NEXT_USE_BYPASS
     floating = np.empty(2 * len(stack), np.int32)
     ranks = np.empty(2 * len(stack), np.int64)
     layers_at_once = layers if access == PAPER else 1
-    num_steps, step = len(steps.starts) - 1, -1
-    while step + 1 < num_steps:
-        step += 1
+    num_steps = len(steps.starts) - 1
+    for step in range(num_steps):
         if steps.request[step] != counter[3]:
             if cold and counter[3] >= 0:
                 depth = 0
@@ -280,23 +273,6 @@ def run_stack(rule, access, cold, experts, steps, stride, next_use, window, stat
             counter[3] = steps.request[step]
         if rule == LOOKAHEAD and counter[4] < 0:
             counter[4] = step
-        if access == CORESIDENT and layers == 1:
-            last = step
-            while (
-                last < num_steps
-                and steps.starts[last + 1] - steps.starts[last] == 1
-                and steps.phase[last] == steps.phase[step]
-                and (not cold or steps.request[last] == counter[3])
-            ):
-                last += 1
-            if last > step and fits(rule, len(stack), uses, seen, (last - step) * experts.shape[2], num_steps):
-                counter[0], counter[1], counter[2] = depth, seen, batch_number
-                run_tokens(rule, cold, experts, steps, step, last, next_use, window, state)
-                if counter[5]:
-                    return
-                depth, seen, batch_number = counter[0], counter[1], counter[2]
-                step = last - 1
-                continue
         if rule == LOOKAHEAD:
             while counter[4] < min(step + window, num_steps):
                 ahead = counter[4]

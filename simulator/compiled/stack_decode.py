@@ -1,4 +1,4 @@
-"""The compiled priority stacks over steps of one token in one layer, under co-resident access: most of a trace.
+"""The compiled priority stacks of one layer under co-resident access.
 
 Here the stack holds no keys but *costs*: one number that has the worth of an expert in its high bits (less is better)
 and its key in the low ones. So an expert sinks by minimum and maximum alone, without a branch that could be
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
 LFU, NEXT_USE, NEXT_USE_BYPASS, LOOKAHEAD = 0, 1, 2, 3
 """What makes an expert worth keeping: its uses, then its last use; how near its next use is, then its smaller key; the
@@ -91,6 +92,41 @@ def gather(experts, low, high, first_layer, last_layer, stride, mark, stamp, key
 
 
 @numba.njit(cache=True, nogil=True)
+def distinct(ids, next_use, starts, k, ends, mark, keys, times):  # type: ignore[no-untyped-def]
+    """Bring the distinct experts of each step of several tokens, in one layer, to where its ids begin.
+
+    Args:
+        ids: int [tokens * k], -1 = not recorded; changed in place.
+        next_use: int64 [tokens * k] of `next_use_times`, moved along with them, or empty.
+        starts: int64 [steps + 1], first tokens.
+        k: ids per token.
+        ends: int64 [steps], receives where each step's experts end; in steps of one token -1 may stand among them.
+        mark: int64 [keys], all -1, scratch.
+        keys: [keys] of the type of ``ids``, scratch.
+        times: int64 [keys], scratch.
+    """
+    for step in range(len(ends)):
+        low, high = starts[step] * k, starts[step + 1] * k
+        ends[step] = high
+        if high - low == k:
+            continue
+        count = 0
+        for i in range(high - 1, low - 1, -1):  # in the order of their last use
+            key = ids[i]
+            if key >= 0 and mark[key] != step:
+                mark[key] = step
+                keys[count] = key
+                if len(next_use):
+                    times[count] = next_use[i]
+                count += 1
+        for i in range(count):
+            ids[low + i] = keys[count - 1 - i]
+            if len(next_use):
+                next_use[low + i] = times[count - 1 - i]
+        ends[step] = low + count
+
+
+@numba.njit(cache=True, nogil=True)
 def key_bits(num_keys):  # type: ignore[no-untyped-def]
     """Return how many bits a key takes."""
     bits = 1
@@ -99,21 +135,20 @@ def key_bits(num_keys):  # type: ignore[no-untyped-def]
     return bits
 
 
-@numba.njit(cache=True, nogil=True)
-def fits(rule, num_keys, uses, seen, accesses, steps):  # type: ignore[no-untyped-def]
+def fits(rule: int, num_keys: int, uses: npt.NDArray[np.int64], seen: int, accesses: int, steps: int) -> bool:
     """Return whether the numbers of so many further accesses and steps fit into costs."""
-    bits = key_bits(num_keys)
+    bits = max((num_keys - 1).bit_length(), 1)
     if bits > MOST_KEY_BITS:
         return False
     if rule in (NEXT_USE, NEXT_USE_BYPASS):
         return True
-    most = np.int64(1) << (62 - COST_SEQUENCE_BITS - bits)
-    return uses.max() + steps < most and seen + accesses < (np.int64(1) << COST_SEQUENCE_BITS)
+    most = 1 << (62 - COST_SEQUENCE_BITS - bits)
+    return int(uses.max()) + steps < most and seen + accesses < 1 << COST_SEQUENCE_BITS
 
 
 @numba.njit(cache=True, nogil=True)
 def pack(by_next_use, depth, bits, stack, worth, uses, costs, place_of):  # type: ignore[no-untyped-def]
-    """Fill ``costs`` and ``place_of`` (as in `run_tokens`) from the arrays of a `StackState`."""
+    """Fill ``costs`` and ``place_of`` (as in `run_batches`) from the arrays of a `StackState`."""
     place_of[:] = len(stack)
     for place in range(depth):
         key = np.int64(stack[place])
@@ -178,71 +213,69 @@ def _sink(reals, costs, place_of, mask, start, end, a, b, c, d):  # type: ignore
 
 
 @numba.njit(cache=True, nogil=True)
-def run_tokens(rule, cold, experts, steps, first, last, next_use, window, state):  # type: ignore[no-untyped-def]
-    """Advance the stack of one layer over steps of one token each, counting where each access is found.
+def run_batches(rule, cold, ids, k, ends, steps, next_use, window, state):  # type: ignore[no-untyped-def]
+    """Advance the stack of one layer over a block of steps, counting where each access is found.
 
     A cache of C slots, if the batch fits, ends up with the batch and the best of the rest. So the batch leaves the
     stack and then takes its top, in order of cost; those it pushes out sink past what is better, into the holes it
     left. Without force (bypass) nothing is pushed out, the batch sinks itself.
 
     Args:
-        rule: as in `stack.run_stack`, from where the caller has made sure that the rest `fits`.
+        rule: as in `stack_any.run_stack`; the caller has made sure that the rest `fits`.
         cold: whether the pool is emptied when the request changes.
-        experts: int [tokens, 1, k], -1 = not recorded.
-        steps: `stack.Steps` of the block.
-        first: first step; all have the same phase and, if ``cold``, the same request.
-        last: step after the last.
-        next_use: int64 [tokens * k] of `stack.next_use_times` (rules ``NEXT_USE*``), which are costs.
-        window: as in `stack.run_stack`.
-        state: `stack.StackState`, advanced in place.
+        ids: int [tokens * k], -1 = not recorded; of steps of several tokens the `distinct` ones.
+        k: ids per token.
+        ends: int64 [steps], where each step's experts end in ``ids``.
+        steps: `Steps` of the block.
+        next_use: int64 [tokens * k], costs: of `next_use_times` (rules ``NEXT_USE*``), moved like the ids.
+        window: as in `stack_any.run_stack`.
+        state: `StackState`, advanced in place.
     """
-    stack, worth, uses, mark, counter, hits, accesses = state
-    depth, seen, batch_number, ahead = counter[0], counter[1], counter[2], counter[4]
-    num_keys, num_steps, k = len(stack), len(steps.starts) - 1, experts.shape[2]
+    stack, worth, uses, _, counter, hits, accesses = state
+    depth, seen, request, ahead = counter[0], counter[1], counter[3], counter[4]
+    num_keys, num_steps = len(stack), len(steps.starts) - 1
     bits = key_bits(num_keys)
     use = np.int64(1) << (bits + COST_SEQUENCE_BITS)
     mask = (np.int64(1) << bits) - 1
     by_next_use, bypass = rule in (NEXT_USE, NEXT_USE_BYPASS), rule == NEXT_USE_BYPASS
     costs = np.empty(num_keys, np.int64)  # at each place of the stack
     place_of = np.empty(1 << bits, np.uint16)  # of each key
-    pack(by_next_use, depth, bits, stack, worth, uses, costs, place_of)
-    batch = np.empty(k, np.int64)  # the members' costs after the batch, sorted
+    most = max(num_keys, k)  # ids that repeat are found below
+    batch = np.empty(most, np.int64)  # the members' costs after the batch, sorted
+    holes = np.empty(most, np.int64)  # the places they leave, sorted
     reals, batch_reals = costs.view(np.float64), batch.view(np.float64)  # the same memory
-    holes = np.empty(k, np.int64)  # the places they leave, sorted
-    keys, places = np.empty(num_keys, np.int32), np.empty(num_keys, np.int64)
-    starts, requests = steps.starts, steps.request
-    found_at = hits[steps.phase[first]]
-    for step in range(first, last):
+    pack(by_next_use, depth, bits, stack, worth, uses, costs, place_of)
+    starts, requests, phases = steps.starts, steps.request, steps.phase
+    for step in range(num_steps):
+        if requests[step] != request:
+            if cold and request >= 0:
+                depth, seen, ahead = 0, 0, -1
+                for unused in range(num_keys):  # requests may be short: not packed anew
+                    costs[unused] = UNUSED + unused
+                    place_of[unused] = unused
+                    uses[unused] = 0
+            request = requests[step]
         if rule == LOOKAHEAD:
-            while ahead < min(step + window, num_steps) and not (cold and requests[ahead] != requests[step]):
-                if starts[ahead + 1] - starts[ahead] == 1:
-                    for rank in range(k):
-                        expert = experts[starts[ahead], 0, rank]
-                        if expert >= 0:
-                            uses[expert] += 1
-                            if place_of[expert] < depth:
-                                costs[place_of[expert]] -= use
-                else:
-                    batch_number += 1
-                    count = gather(
-                        experts, starts[ahead], starts[ahead + 1], 0, 1, 0, mark, batch_number, keys, places
-                    )  # fmt: skip
-                    for i in range(count):
-                        uses[keys[i]] += 1
-                        if place_of[keys[i]] < depth:
-                            costs[place_of[keys[i]]] -= use
+            ahead = step if ahead < 0 else ahead
+            while ahead < min(step + window, num_steps) and not (cold and requests[ahead] != request):
+                for i in range(starts[ahead] * k, ends[ahead]):
+                    key = ids[i]
+                    if key >= 0:
+                        uses[key] += 1
+                        if place_of[key] < depth:
+                            costs[place_of[key]] -= use
                 ahead += 1
-        token = starts[step]
+        found_at = hits[phases[step]]
         count = 0
-        for rank in range(k):
-            key = np.int64(experts[token, 0, rank])
+        for i in range(np.uint64(starts[step] * k), np.uint64(ends[step])):
+            key = np.int64(ids[i])
             if key >= 0:
-                place = np.int64(place_of[key])
+                place = np.int64(place_of[np.uint64(key)])
                 if place < depth:
-                    found_at[place] += 1
+                    found_at[np.uint64(place)] += 1
                 seen += 1
                 if by_next_use:
-                    cost = NOW + next_use[token * k + rank]
+                    cost = NOW + next_use[i]
                 else:
                     uses[key] += 1 if rule == LFU else -1
                     cost = WORTHLESS + key - uses[key] * use - (seen << bits)
@@ -257,7 +290,7 @@ def run_tokens(rule, cold, experts, steps, first, last, next_use, window, state)
                 counter[5] = 1
                 return
         depth += new
-        accesses[steps.phase[first]] += count
+        accesses[phases[step]] += count
         rising = batch_reals if bypass else reals
         for i in range(0, count, 4):
             end = min(i + 4, count)
@@ -271,4 +304,4 @@ def run_tokens(rule, cold, experts, steps, first, last, next_use, window, state)
                 costs[i] = batch[i]
                 place_of[np.uint64(batch[i] & mask)] = i
     unpack(by_next_use, depth, bits, stack, worth, uses, costs)
-    counter[0], counter[1], counter[2], counter[3], counter[4] = depth, seen, batch_number, requests[last - 1], ahead
+    counter[0], counter[1], counter[3], counter[4] = depth, seen, request, ahead

@@ -1,6 +1,6 @@
 """The compiled priority stacks of one layer where experts are inserted one by one: access ``paper`` and ``sequential``.
 
-As in `stack_tokens`, the stack holds costs, which sink by minimum and maximum alone. An insertion puts the new cost on
+As in `stack_decode`, the stack holds costs, which sink by minimum and maximum alone. An insertion puts the new cost on
 top; what was there sinks down to where the expert's old cost is. With bypass the new cost itself sinks from the top.
 
 Four insertions share one pass over the stack: at each place the first has its turn, then the second, and so on, and so
@@ -77,10 +77,10 @@ def _sink(look_up, reals, costs, place_of, mask, start, end, carried, old):  # t
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _gather(experts, low, high, mark, stamp, keys, places):  # type: ignore[no-untyped-def]
+def _gather(experts, low, high, first_layer, mark, stamp, keys, places):  # type: ignore[no-untyped-def]
     """Collect the experts of a step as `gather` does; a step of one token without a call: a fifth of the whole."""
     if high - low > 1:
-        return gather(experts, low, high, 0, 1, 0, mark, stamp, keys, places)
+        return gather(experts, low, high, first_layer, first_layer + 1, first_layer, mark, stamp, keys, places)
     count, k = 0, experts.shape[2]
     for rank in range(k):
         key = np.int64(experts[low, 0, rank])
@@ -95,19 +95,21 @@ def _gather(experts, low, high, mark, stamp, keys, places):  # type: ignore[no-u
 
 
 @numba.njit(cache=True, nogil=True)
-def run_singles(paper, rule, cold, experts, steps, next_use, window, state):  # type: ignore[no-untyped-def]
+def run_singles(paper, rule, cold, experts, steps, next_use, window, state, keys, places):  # type: ignore[no-untyped-def]
     """Advance the stack of one layer over a block of steps, counting where each access is found.
 
     Args:
         paper: whether a batch is looked up before any of it is inserted and the u-th distinct expert of a request hits
             in caches of more than u slots (access ``paper``), else one expert after the other (``sequential``).
-        rule: as in `stack.run_stack`, from where the caller has made sure that the rest `stack_tokens.fits`.
+        rule: as in `stack_any.run_stack`, from where the caller has made sure that the rest `stack_decode.fits`.
         cold: whether the pool is emptied when the request changes.
         experts: int [tokens, 1, k], -1 = not recorded.
-        steps: `stack.Steps` of the block.
-        next_use: int64 [tokens * k] of `stack.next_use_times` (rules ``NEXT_USE*``).
-        window: as in `stack.run_stack`.
-        state: `stack.StackState`, advanced in place.
+        steps: `Steps` of the block.
+        next_use: int64 [tokens * k] of `stack_any.next_use_times` (rules ``NEXT_USE*``).
+        window: as in `stack_any.run_stack`.
+        state: `StackState`, advanced in place.
+        keys: [keys] of the type of ``experts``, scratch.
+        places: int64 [keys], scratch.
     """
     stack, worth, uses, mark, counter, hits, accesses = state
     depth, seen, batch_number, request, ahead = counter[0], counter[1], counter[2], counter[3], counter[4]
@@ -118,11 +120,11 @@ def run_singles(paper, rule, cold, experts, steps, next_use, window, state):  # 
     by_next_use, bypass = rule in (NEXT_USE, NEXT_USE_BYPASS), rule == NEXT_USE_BYPASS
     costs = np.empty(num_keys, np.int64)  # at each place of the stack
     place_of = np.empty(1 << bits, np.uint16)  # of each key
+    four = np.empty(8, np.int64)  # new costs, then four old ones
+    reals, four_reals = costs.view(np.float64), four.view(np.float64)  # the same memory
     pack(by_next_use, depth, bits, stack, worth, uses, costs, place_of)
-    old_costs, new_costs = np.empty(4, np.int64), np.empty(4, np.int64)
-    reals, old_reals, new_reals = costs.view(np.float64), old_costs.view(np.float64), new_costs.view(np.float64)
-    keys, places = np.empty(num_keys, np.int32), np.empty(num_keys, np.int64)
     starts, requests = steps.starts, steps.request
+    first_layer = np.int64(0)
     for step in range(num_steps):
         if requests[step] != request:
             if cold and request >= 0:
@@ -136,14 +138,16 @@ def run_singles(paper, rule, cold, experts, steps, next_use, window, state):  # 
             ahead = step if ahead < 0 else ahead
             while ahead < min(step + window, num_steps) and not (cold and requests[ahead] != request):
                 batch_number += 1
-                count = _gather(experts, starts[ahead], starts[ahead + 1], mark, batch_number, keys, places)
+                count = _gather(
+                    experts, starts[ahead], starts[ahead + 1], first_layer, mark, batch_number, keys, places
+                )
                 for i in range(count):  # none if the ids are impossible; that is found below
                     uses[keys[i]] += 1
                     if place_of[keys[i]] < depth:
                         costs[place_of[keys[i]]] -= use
                 ahead += 1
         batch_number += 1
-        count = _gather(experts, starts[step], starts[step + 1], mark, batch_number, keys, places)
+        count = _gather(experts, starts[step], starts[step + 1], first_layer, mark, batch_number, keys, places)
         if count == TWICE:
             counter[5] = 1
             return
@@ -168,24 +172,24 @@ def run_singles(paper, rule, cold, experts, steps, next_use, window, state):  # 
                 else:
                     uses[key] += 1 if rule == LFU else -1
                     cost = WORTHLESS + key - uses[key] * use - (seen << bits)
-                new_costs[i] = cost
-                old_costs[i] = costs[np.uint64(place)]
+                four[i] = cost
+                four[4 + i] = costs[np.uint64(place)]
                 if i == 0:
                     first_place = place
                     costs[np.uint64(place)] = HOLE
             for i in range(size, 4):  # not all four first: that takes 4 ns more per access
-                new_costs[i] = HOLE
-                old_costs[i] = HOLE
+                four[i] = HOLE
+                four[4 + i] = HOLE
             if bypass:
-                carried = new_reals[0], new_reals[1], new_reals[2], new_reals[3]
+                carried = four_reals[0], four_reals[1], four_reals[2], four_reals[3]
             else:
-                top = new_costs[size - 1]
-                new_costs[size - 1] = HOLE
-                carried = reals[0], new_reals[0], new_reals[1], new_reals[2]
+                top = four[size - 1]
+                four[size - 1] = HOLE
+                carried = reals[0], four_reals[0], four_reals[1], four_reals[2]
                 costs[0] = top
                 place_of[np.uint64(top & mask)] = 0
             start = 0 if bypass else 1
-            goals = old_reals[0], old_reals[1], old_reals[2], old_reals[3]
+            goals = four_reals[4], four_reals[5], four_reals[6], four_reals[7]
             if paper:
                 _sink(False, reals, costs, place_of, mask, start, end + 1, carried, goals)
             else:

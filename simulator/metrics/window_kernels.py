@@ -13,6 +13,10 @@ from __future__ import annotations
 
 import numba
 
+from lrcsim.base.compiling import watch
+
+watch()
+
 
 @numba.njit(cache=True, nogil=True)
 def count_windows(experts, layer, num_experts, lead, begins, ends, segment, count, since, rows, own):  # type: ignore[no-untyped-def]  # fmt: skip

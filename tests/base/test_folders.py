@@ -117,6 +117,17 @@ def test_an_ordinary_installation_is_left_alone(monkeypatch: pytest.MonkeyPatch)
     assert "NUMBA_CACHE_DIR" not in os.environ
 
 
+def test_an_installation_is_writable_if_all_folders_with_compiled_functions_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    simulator = PACKAGES / "simulator"
+    found = {file.parent for file in simulator.rglob("*.py") if "@numba.njit" in file.read_text()}
+    assert {simulator / name for name in folders.COMPILED} == found
+    for closed_one in (None, *folders.COMPILED):
+        monkeypatch.setattr(os, "access", lambda path, _, name=closed_one: name not in Path(path).parts)
+        assert folders._installation_writable() == (closed_one is None), closed_one
+
+
 def test_fonts(closed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
     folders.for_fonts()
