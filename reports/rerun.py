@@ -98,10 +98,12 @@ def set_up(result: dict[str, Any], allowed: Allowed, stack: ExitStack, progress:
         raise Unavailable("with arrivals the order of the steps depends on time")
     try:
         trace = stack.enter_context(RoutingTrace.open(_trace_path(result["trace"], known, allowed)))
-        _check_trace(trace, result["trace"], known, served="batch" in config)
+        _check_trace(trace, result["trace"], known)
         profile = _profile_path(options.get("profile"), known, allowed)
         told = HITS_ONLY | {"expert_bytes": result["trace"].get("expert_bytes"), "profile": profile}
         run = Run.from_dict(result, trace, **told)
+        if "batch" not in config:  # in a server's order there may be more requests
+            _check_counts(run.trace, result["trace"], ("tokens", "requests"))
         if [pool.capacity for pool in run.pools] != config["capacity"]:
             raise Unavailable(f"cache {config['cache']} is another capacity now than in the result")
         loads = all(options.get(name) in (None, HITS_ONLY[name]) for name in ("miss", "prefetch"))
@@ -122,15 +124,18 @@ def _trace_path(was: dict[str, Any], known: dict[str, Any], allowed: Allowed) ->
     return str(path)
 
 
-def _check_trace(trace: RoutingTrace, was: dict[str, Any], known: dict[str, Any], *, served: bool) -> None:
-    """See that a trace is the one of the result; in a server's order (``served``) there may be more requests."""
+def _check_trace(trace: RoutingTrace, was: dict[str, Any], known: dict[str, Any]) -> None:
+    """See that a trace is the one of the result."""
     sha256, before = trace.file_sha256(), known.get("trace_sha256")
     if before not in (None, sha256):
         raise Unavailable(f"{trace.path} has changed since the run: its SHA-256 is {sha256}, it was {before}")
-    there = {"tokens": trace.num_tokens, "requests": trace.num_requests}
-    there = {} if served else there
-    there |= {name: getattr(trace, name) for name in ("num_layers", "num_experts", "top_k")}
-    for name, count in there.items():
+    _check_counts(trace, was, ("num_layers", "num_experts", "top_k"))
+
+
+def _check_counts(trace: RoutingTrace, was: dict[str, Any], names: tuple[str, ...]) -> None:
+    """See that a trace is as large as that of the result."""
+    for name in names:
+        count = getattr(trace, f"num_{name}" if name in ("tokens", "requests") else name)
         if was.get(name, count) != count:
             raise Unavailable(f"{trace.path} is another trace: it has {name} {count:,}, the result {was[name]:,}")
 

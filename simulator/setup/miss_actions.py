@@ -310,15 +310,17 @@ COUNTED = {0: "no parameter", 1: "one parameter, the {}", 2: "two numbers, {} an
 
 def _parameters(kind: type[MissAction], spec: str, text: str) -> dict[str, float]:
     """Read the parameters of a built-in action: ``0.1``, ``0.1,0.25``, ``0.1,keep=2``, ``threshold=0.1``."""
-    numbers, plain = _numbers(kind), list[str]()
+    params, plain = {param.name: param for param in kind.params}, list[str]()
+    numbers = [name for name in params if name != KEEP.name]
     given: dict[str, str] = {}
     for part in text.split(",") if text else ():
         name, equals, value = (word.strip() for word in part.partition("="))
         if not equals or not kind.params:
             plain.append(part)
-        elif name not in {param.name for param in kind.params}:
+        elif name not in params:
+            named = [KEEP.name] if KEEP.name in params else list(params)
             raise ConfigError(
-                f"miss action {spec!r}: there is no option {name!r}, only keep=N{did_you_mean(name, ['keep'])}"
+                f"miss action {spec!r}: there is no option {name!r}, only {named[0]}=N{did_you_mean(name, named)}"
             )
         elif name in given:
             raise ConfigError(f"miss action {spec!r} says {name} twice")
@@ -332,7 +334,19 @@ def _parameters(kind: type[MissAction], spec: str, text: str) -> dict[str, float
         if name in given:
             raise ConfigError(f"miss action {spec!r} says {name} twice")
         given[name] = value
-    return {name: (_number if name in numbers else _count)(spec, value) for name, value in given.items()}
+    return {name: _value(params[name], spec, value) for name, value in given.items()}
+
+
+def _value(param: Param, spec: str, text: str) -> float:
+    """Read a share, ``keep``, or whatever number an action takes besides."""
+    if isinstance(param.default, float):
+        return _number(spec, text)
+    if param is KEEP:
+        return _count(spec, text)
+    try:
+        return float(param.convert(f"miss action {spec!r}", text))
+    except PolicyError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _number(spec: str, text: str) -> float:

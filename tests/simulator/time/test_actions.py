@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pytest
 from helpers import link, machine, trace
 
+from lrcsim.base.configurable import Param
 from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.hardware import HardwareProfile
 from lrcsim.simulator.serving.steps import LayerStep, steps_of
 from lrcsim.simulator.serving.uses import uses_of
-from lrcsim.simulator.setup.miss_actions import ACTIONS, make_action
+from lrcsim.simulator.setup.miss_actions import ACTIONS, MissAction, _parameters, make_action
 from lrcsim.simulator.setup.outcomes import Decision, Outcome, decision
 from lrcsim.traces.schedule import Schedule
 
@@ -205,7 +207,7 @@ def test_bytes_of_a_low_precision_copy(size: int, fraction: float, expected: int
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("lod", "miss action 'lod' is not known, use load, cpu, split, skip, substitute, low; did you mean 'load'?"),
+        ("lod", f"miss action 'lod' is not known, use {', '.join(ACTIONS)}; did you mean 'load'?"),
         ("load:1", "miss action 'load' takes no parameter, given '1'"),
         ("split:1.5", "miss action 'split:1.5': '1.5' is no number from 0 to 1"),
         ("split:half", "'half' is no number from 0 to 1"),
@@ -237,3 +239,22 @@ def test_odd_keeps_are_refused_in_one_line(spec: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         make_action(spec, machine())
     assert len(str(caught.value)) < 200
+
+
+class Above(MissAction):
+    """Load a number of misses, as a built-in action with a parameter that is a whole number would."""
+
+    name = "above"
+    params = (Param("loads", 2, "misses that are loaded", minimum=0),)
+
+
+def test_a_parameter_may_be_a_whole_number_of_any_name() -> None:
+    assert _parameters(Above, "above:3", "3") == _parameters(Above, "above:loads=3", "loads=3") == {"loads": 3}
+    for text, message in (
+        ("-1", "loads must be at least 0, given -1"),
+        ("x", "loads must be a whole number, given 'x'"),
+        ("lods=1", "there is no option 'lods', only loads=N; did you mean 'loads'?"),
+        ("1,2", "takes one parameter, the loads, given '1,2'"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            _parameters(Above, f"above:{text}", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,12 @@ def proposals(spec: str, routing: RoutingTrace, profile: Sequence[float] | None 
             keys = [divmod(int(key), prefetcher.stride) for key in prefetcher.propose(step, place)]
             found.append(" ".join(f"{layer}.{expert}" for layer, expert in keys))
     return found
+
+
+@pytest.mark.parametrize("name", PREFETCHERS)
+def test_every_prefetcher_has_a_case_solved_by_hand(name: str) -> None:
+    solved = re.search(rf'proposals\("{name}[":]', Path(__file__).read_text(encoding="utf-8"))
+    assert solved, f"add a case of {name} to {Path(__file__).name}"
 
 
 def test_none_proposes_nothing() -> None:
