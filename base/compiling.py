@@ -48,7 +48,7 @@ def watch() -> None:
     wanted = False
     from numba.core import event
 
-    class Listener(event.Listener):  # type: ignore[misc]
+    class Listener(event.Listener):
         """Hands on when compiling begins and ends."""
 
         def on_start(self, event: Any) -> None:
@@ -58,7 +58,8 @@ def watch() -> None:
             teller.end()
 
     teller = Teller()
-    event.register("numba:compile", Listener())
+    register: Any = event.register
+    register("numba:compile", Listener())
 
 
 class Teller:

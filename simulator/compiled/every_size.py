@@ -221,8 +221,8 @@ class _Kernel:
         kernel: Any
         if not in_costs:
             kernel = stack.run_stack
-            how = (self.rule, self.access, self.cold)
-            kernel(*how, experts, steps, self.stride, next_use, self.window, state, keys, places)
+            rules = (self.rule, self.access, self.cold)
+            kernel(*rules, experts, steps, self.stride, next_use, self.window, state, keys, places)
         elif self.access == stack.CORESIDENT:
             kernel, k = run_batches, experts.shape[2]
             ids, ends = experts.reshape(-1), steps.starts[1:] * k

@@ -136,8 +136,14 @@ def compile_policy(policy: CompiledScore) -> tuple[Compiled, Compiled | None]:
 
 
 def _name_on_disk(kind: type[CompiledScore]) -> str:
-    """Return a name for a policy's functions that changes with the file of the policy, which numba does not look at."""
-    file = os.stat(kind.score.__code__.co_filename)
+    """Return a name for a policy's functions that changes with the file of the policy, which numba does not look at.
+
+    Empty where there is no such file, as in an archive.
+    """
+    try:
+        file = os.stat(kind.score.__code__.co_filename)
+    except OSError:
+        return ""
     return f"{kind.__module__}.{kind.__qualname__}_{file.st_mtime_ns:x}_{file.st_size:x}".replace(".", "_")
 
 
@@ -148,10 +154,10 @@ def _compile(
     parameters: tuple[int | float, ...],
     name: str,
 ) -> tuple[Compiled, Compiled | None]:
-    scores = _by_address(_scores, score, parameters, name and f"{name}_scores")
+    scores = _by_address(_scores, score, parameters, name)
     if update is None:
         return scores, None
-    return scores, _by_address(_values, update, parameters, name and f"{name}_values")
+    return scores, _by_address(_values, update, parameters, name)
 
 
 def _policy_says(*arguments: Any) -> float:
@@ -193,7 +199,8 @@ def _filled(template: Callable[..., Any], name: str, **names: Any) -> Callable[.
     """Return a template with other things under some of its names.
 
     A closure would do the same, but numba finds a function on disk again only if what it closes over is known by value,
-    which compiled functions are not. It looks for it under the function's own name.
+    which compiled functions are not. It looks for it under the function's own name; and as it tells functions of one
+    name apart by a number that each process counts for itself, what is kept needs a name that nothing else has.
     """
     function = FunctionType(template.__code__, {**globals(), **names}, name)
     function.__qualname__ = name
@@ -212,8 +219,9 @@ def _by_address(
         name: under which it is kept on disk; empty: it is not.
     """
     of_one = numba.njit(policy_says)
-    of_many = numba.njit(_filled(template, template.__name__, _policy_says=of_one, PARAMETERS=parameters))
-    guarded = _filled(_guarded, name or _guarded.__name__, _of_many=of_many)
+    own = name + template.__name__
+    of_many = numba.njit(_filled(template, own, _policy_says=of_one, PARAMETERS=parameters))
+    guarded = _filled(_guarded, own + _guarded.__name__, _of_many=of_many)
     if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]  # set when numba is imported
         return guarded
     state, none = ScoredState.empty(1, 1), np.zeros(0, np.float32)

@@ -108,14 +108,14 @@ def next_use_times(experts, steps, stride, cold, per_access, only, keys, places,
     num_keys = len(upcoming)
     bits = key_bits(num_keys)
     never = np.int64(2**60)  # and the key added
-    for key in range(num_keys):
-        upcoming[key] = never + key
+    for other in range(num_keys):
+        upcoming[other] = never + other
     time = np.int64(tokens) * layers * k
     stamp = 0
     for step in range(len(steps.starts) - 2, -1, -1):
         if cold and step + 1 < len(steps.request) and steps.request[step] != steps.request[step + 1]:
-            for key in range(num_keys):
-                upcoming[key] = never + key
+            for other in range(num_keys):
+                upcoming[other] = never + other
         low, high = steps.starts[step], steps.starts[step + 1]
         counts = only < 0 or steps.phase[step] == only
         for layer in range(layers - 1, -1, -1):

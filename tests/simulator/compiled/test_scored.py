@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -345,3 +346,29 @@ def test_without_the_compiler() -> None:
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_policies_kept_on_disk_by_different_processes_are_not_mixed_up(tmp_path: Path) -> None:
+    """Compiled functions have names with a number that each process counts for itself: two may get the same."""
+    lines = """
+import sys
+import numpy as np
+from lrcsim.simulator import hit_rate_curve
+from lrcsim.traces import RoutingTrace
+ids = np.random.default_rng(0).random((300, 1, 12)).argsort(axis=2)[:, :, :3]
+weights = np.random.default_rng(1).random(ids.shape).astype(np.float32)
+trace = RoutingTrace.from_arrays(ids, num_experts=12, weights=-np.sort(-weights, axis=2))
+for policy in sys.argv[1:]:
+    print(policy, hit_rate_curve(trace, policy, jobs=1).hit_rate.tolist())
+"""
+
+    def run(*policies: str) -> list[str]:
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+        command = [sys.executable, "-c", lines, *policies]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    alone = [*run("mrs"), *run("score-ema")]
+    assert alone[0].split()[1:] != alone[1].split()[1:]
+    assert run("mrs", "score-ema") == alone
+    assert run("mrs:0.9", "score-ema", "mrs")[1:] == alone[::-1]
