@@ -139,14 +139,14 @@ def test_a_capacity_in_bytes_that_changes() -> None:
 
 def test_what_is_evicted_is_written_down_in_order() -> None:
     made = pool(2)
-    made.put_out = []
+    made.evicted_log = []
     for key in (0, 1, 2):
         made.coresident([key])
     assert made.prefetch(3, set())
     made.resize(1)
-    assert made.put_out == [0, 1, 2]
+    assert made.evicted_log == [0, 1, 2]
     made.empty()  # this is no eviction
-    assert (made.put_out, made.evictions, made.resident, made.used) == ([0, 1, 2], 3, set(), 0)
+    assert (made.evicted_log, made.evictions, made.resident, made.used) == ([0, 1, 2], 3, set(), 0)
 
 
 def test_misses_that_are_not_admitted_stay_out_and_unheard() -> None:
