@@ -229,7 +229,7 @@ def test_reset_files_and_parameters_that_fail(own: str, tmp_path: Path) -> None:
         def decide(self, missed: Any, step: Any, residents: Any) -> list[Outcome]:
             return []
 
-    with pytest.raises(PolicyError, match=r"miss action Mine failed in reset\(\): KeyError: 'x' \(.*test_own_actions"):
+    with pytest.raises(PolicyError, match=r"action Mine failed in reset\(\): KeyError: 'x' \(.*test_own_miss_actions"):
         run(trace("01"), 4, action=Mine())
     with pytest.raises(PolicyError, match=r"miss action file .*gone\.py does not exist"):
         make_action(f"{tmp_path}/gone.py:Mine", machine())
