@@ -93,6 +93,23 @@ def test_a_promoted_transfer_takes_no_lane_from_its_equals() -> None:
     assert served.arrived == {1: 1.5, 0: 2.5}
 
 
+def test_what_waits_has_the_lane_before_an_arrival_is_told() -> None:
+    # When the first has come, at 1, another load is asked for. The prefetch that waits has started by then: 1-2.
+    env = simpy.Environment()
+    server = LinkServer(env, link(), Flows(env, 1e9))
+    arrived: dict[int, float] = {}
+
+    def done(transfer: Transfer) -> None:
+        arrived[transfer.key] = env.now
+        if transfer.key == 0:
+            server.submit(Transfer(2, 100, DEMAND, done, "load"))
+
+    server.submit(Transfer(0, 100, DEMAND, done, "load"))
+    server.submit(Transfer(1, 100, PREFETCH, done, "prefetch"))
+    env.run()
+    assert arrived == {0: 1, 1: 2, 2: 3}
+
+
 def test_what_is_cancelled_takes_no_lane_from_anything() -> None:
     # The load that would go before the prefetch at 0.5 is cancelled by then; 1, submitted later, waits for its turn.
     served = serve(
