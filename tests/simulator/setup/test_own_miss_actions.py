@@ -183,6 +183,7 @@ def test_users_actions_run_in_the_engine_of_events_and_are_named(own: str) -> No
         ("return None", "TypeError: 'NoneType' object is not iterable"),
         ("yield {}['k']", "KeyError: 'k'"),
         ("step.keys.clear(); return [0, 0]", "decide() changed the keys of the layer-step it was shown"),
+        ("step.keys.reverse(); return [0, 0]", "decide() changed the keys of the layer-step it was shown"),
         ("exit(3)", "SystemExit: 3"),
     ],
 )
