@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrcsim.base.errors import ConfigError, LrcsimError
+from lrcsim.base.errors import ConfigError, LrcsimError, PolicyError
 from lrcsim.hardware import load_profile
 from lrcsim.models import load_geometry
+from lrcsim.policies.recency import Lru
 from lrcsim.simulator import simulate
-from lrcsim.simulator.setup.options import Options, declared
+from lrcsim.simulator.setup.options import ACCESS, Options, declared
 from lrcsim.simulator.setup.platform import memory_needed
 from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.simulate import result_of
@@ -183,6 +184,34 @@ def test_a_run_is_frozen() -> None:
 def test_what_is_left_open_is_settled_by_the_rule_of_access(access: str, warm: bool, prefill: str) -> None:
     run = Run.of(TRACE, access=access, cache=8)
     assert (run.options.warm, run.options.prefill) == (warm, prefill)
+
+
+@pytest.mark.parametrize("access", ACCESS)
+def test_a_policy_that_needs_a_profile_is_refused_without_by_every_rule(access: str) -> None:
+    popular = type("Popular", (Lru,), {"needs": frozenset({"profile"})})
+    with pytest.raises(PolicyError, match="policy Popular needs a profile"):
+        Run.of(TRACE, policy=popular, access=access, cache=8)
+    assert Run.of(TRACE, policy=popular, access=access, cache=8, profile="self").profile is not None
+
+
+def test_arrivals_alone_make_a_server() -> None:
+    with pytest.raises(ConfigError, match="arrivals are about time"):
+        Run.of(TRACE, cache=8, arrivals=[0.0, 0.5])
+    config = Run.of(TRACE, cache=8, arrivals=[0.0, 0.5], hardware="rtx-3090").config()
+    assert (config["arrivals"], config["requests"], config["batch"]) == ([0.0, 0.5], 2, 1)
+    assert "arrivals" not in Run.of(TRACE, cache=8, hardware="rtx-3090").config()
+
+
+def test_options_that_go_with_a_machine_only() -> None:
+    timed = [option.name for option in declared().values() if option.timed]
+    assert timed == ["model", "overrides", "dtype", "overlap", "miss", "prefetch", "dram", "dram_policy", "engine"]
+
+
+def test_a_value_of_another_type_is_not_the_default() -> None:
+    assert Options(batch=1, bounds=True, cache="2x").given() == {}
+    assert Options(batch=True).given() == {"batch": True}
+    listed = np.array([1, 2])
+    assert Options(cache=listed).given() == {"cache": listed}  # type: ignore[arg-type]
 
 
 def test_the_callers_trace_stays_as_it_is() -> None:
