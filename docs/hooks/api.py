@@ -24,12 +24,18 @@ PACKAGES = (
 BESIDES = {  # what others refer to, and is imported from its module
     "traces": ("traces.importers.import_trace", "traces.importers.Options", "traces.exporters.export_trace"),
     "simulator": (
-        "simulator.setup.options.Options", "simulator.setup.run.Run", "simulator.curves.allocate.allocate",
-        "simulator.curves.allocate.Allocation", "simulator.replay.Counts",
+        "simulator.setup.options.Options",
+        "simulator.setup.run.Run",
+        "simulator.curves.allocate.allocate",
+        "simulator.curves.allocate.Allocation",
+        "simulator.replay.Counts",
     ),
     "simulator.time": (
-        "simulator.time.run_in_time.Timed", "simulator.time.tally.Tally", "simulator.serving.steps.Step",
-        "simulator.serving.batching.batched", "simulator.serving.arrivals.arrival_steps",
+        "simulator.time.run_in_time.Timed",
+        "simulator.time.tally.Tally",
+        "simulator.serving.steps.Step",
+        "simulator.serving.batching.batched",
+        "simulator.serving.arrivals.arrival_steps",
     ),
 }
 _copy: list[tempfile.TemporaryDirectory[str]] = []
