@@ -66,9 +66,45 @@ def test_every_fault_of_a_real_module_is_another_module() -> None:
     assert mutants.source(tree) == whole
 
 
-def test_tests_of_the_same_name_come_first_then_the_folder() -> None:
-    assert mutants.mirrored(Path("traces/check.py")) == ["tests/traces/test_check.py", "tests/traces"]
-    assert mutants.mirrored(Path("traces/importers/values.py"))[-1] == "tests/traces"  # the nearest folder there is
+@pytest.mark.parametrize(
+    ("module", "found"),
+    [
+        ("traces/check.py", ["test_check.py"]),
+        ("traces/schedule.py", ["test_schedule.py"]),
+        ("simulator/cache/pool.py", ["test_pool.py"]),
+        ("simulator/time/links.py", ["test_links.py"]),
+        ("simulator/time/bandwidth.py", ["test_bandwidth.py"]),
+        (
+            "simulator/setup/miss_actions.py",
+            ["test_lossy_miss_actions.py", "test_miss_actions.py", "test_own_miss_actions.py"],
+        ),
+        ("planner/locality_transfer.py", ["test_locality_transfer.py"]),
+        ("simulator/compiled/queue_loop.py", []),
+    ],
+)
+def test_tests_of_the_same_name_come_first_then_the_folder(module: str, found: list[str]) -> None:
+    folder = str(Path("tests", module).parent)
+    assert mutants.mirrored(Path(module)) == [*(f"{folder}/{name}" for name in found), folder]
+
+
+def test_tests_of_a_folder_without_its_mirror_are_in_the_nearest_there_is() -> None:
+    assert mutants.mirrored(Path("traces/importers/values.py"))[-1] == "tests/traces"
+
+
+OF_SOMETHING_ELSE = {"test_kinds.py", "test_record.py", "test_sch.py", "test_srp.py"}
+"""Files with the name of a module that they are not about: commands of these names, kinds of JSON, metrics."""
+
+
+def test_what_is_named_after_a_module_stands_where_it_is_looked_for() -> None:
+    modules = [
+        path for path in mutants.ROOT.glob("[a-z]*/**/*.py") if path.relative_to(mutants.ROOT).parts[0] != "tests"
+    ]
+    found = {f"tests/{path.name}" for path in mutants.ROOT.glob("tests/test_*.py")}
+    for module in modules:
+        found.update(mutants.mirrored(module.relative_to(mutants.ROOT)))
+    named = {f"test_{module.name}" for module in modules} - OF_SOMETHING_ELSE
+    tests = [path.relative_to(mutants.ROOT) for path in mutants.ROOT.glob("tests/**/test_*.py") if path.name in named]
+    assert [str(path) for path in tests if str(path) not in found] == []
 
 
 def test_options() -> None:

@@ -48,10 +48,10 @@ class QueueState(NamedTuple):
 
     Attributes:
         node: int32 [6, keys + 4], a column per expert: the next newer and the next older in its queue, the queue
-            (``OUT``: none), uses (since it joined, as far as the policy asks; dali: in the window; random: its place in
-            ``listed``), the ghost queue it was in when it was loaded (or ``OUT``), and whether it must not be evicted
-            now. The last four columns are the ends of the queues: their next newer is the oldest expert (or the end
-            itself), their next older the newest, their uses the length. (A row per expert took a fifth longer.)
+            (``OUT``: none), uses (since it joined, as far as the policy asks; dali: in the window), the ghost queue it
+            was in when it was loaded (or ``OUT``), and whether it must not be evicted now. The last four columns are
+            the ends of the queues: their next newer is the oldest expert (or the end itself), their next older the
+            newest, their uses the length. (A row per expert took a fifth longer.)
         missed: int32 [keys], the experts of a batch that are being loaded.
         known: bool [keys], used since the pool was last empty (the paper's rule).
         pinned: int32 [n], experts held for good.

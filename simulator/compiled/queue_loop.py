@@ -96,7 +96,6 @@ def _join(policy, sizes, node, listed, counter, expert):  # type: ignore[no-unty
     if policy == S3_FIFO and counter[FILLING] and length(node, FIRST) >= sizes.part:
         queue = SECOND
     if policy == RANDOM:
-        node[USES, expert] = length(node, FIRST)
         listed[length(node, FIRST)] = expert
     elif policy != DALI:
         node[USES, expert] = 0
@@ -126,7 +125,6 @@ def _choose_random(node, listed, counter):  # type: ignore[no-untyped-def]
         if not node[PROTECTED, expert]:
             break
     listed[place] = listed[size - 1]
-    node[USES, listed[place]] = place
     return expert
 
 

@@ -10,7 +10,8 @@ from planned import GPU, geometry, machine
 from lrcsim.base.errors import ConfigError
 from lrcsim.hardware import load_profile, profile_names
 from lrcsim.models import load_geometry, model_names
-from lrcsim.planner.memory import KV_DTYPES, RESERVE, kv_bytes, memory_of, slots_of, with_memory
+from lrcsim.planner.engines import compute_buffers
+from lrcsim.planner.memory import KV_DTYPES, RESERVE, SPARE, kv_bytes, memory_of, slots_of, with_memory
 from lrcsim.planner.what_would_fit import remedies
 
 # The toy model in bf16, 2 bytes a parameter:
@@ -88,6 +89,44 @@ def test_a_tied_embedding_beside_a_gpu_lies_in_main_memory_a_second_time() -> No
     assert found.on_flash == EXPERTS - (20_000 - 16_616) - 14_800
 
 
+def test_what_released_engines_need_besides() -> None:
+    # Buffers for the largest layer's experts, and what of a card cannot be used, where --vram does not leave it anyway.
+    model = load_geometry("olmoe-1b-7b")
+    experts = memory_of(model, machine(), "q4_k_m", 100).layer_experts
+    assert min(experts) < max(experts)
+    needed = compute_buffers(model, max(experts), 100) + SPARE
+    for unused, spare in ((0, needed), (1_000, needed - 1_000), (needed + 1, 0)):
+        assert memory_of(model, machine(), "q4_k_m", 100, unused=unused).spare == spare
+    assert memory_of(model, machine(), "q4_k_m", 100, reserve=1_000).spare == 0
+
+
+def test_what_released_engines_place_on_the_device_by_hand() -> None:
+    # 5,000 bytes of buffers. Where all experts fit nothing of them is asked for; one byte less and they are.
+    whole = replace(memory_of(geometry(), machine(vram=16_616 + EXPERTS), "bf16", 100, reserve=1_000), spare=5_000)
+    assert (whole.placed_budget, whole.placed_in_memory) == (EXPERTS, True)
+    short = replace(whole, total=whole.total - 1)
+    assert short.placed_budget == EXPERTS - 1 - 5_000
+    assert replace(short, total=16_616 + 4_999).placed_budget == 0  # never less
+    # Main memory must hold the 5,001 bytes left and the embedding: nine tenths of 9,113 bytes are 8,201.
+    assert replace(short, ram=9_113).placed_in_memory
+    assert not replace(short, ram=9_112).placed_in_memory
+
+
+@pytest.mark.parametrize(
+    ("vram", "left", "tight"),
+    [
+        (16_615, -1, False),  # it does not fit at all
+        (18_462, 1_846, True),  # before any expert; a tenth is 1,846.2
+        (18_463, 1_847, False),  # 1,846.3
+        (16_616 + EXPERTS + 4_406, 4_406, True),  # beside all experts; a tenth of 44,062 bytes is 4,406.2
+        (16_616 + EXPERTS + 4_407, 4_407, False),
+    ],
+)
+def test_what_is_left_and_whether_that_is_tight(vram: int, left: int, tight: bool) -> None:
+    found = memory_of(geometry(), machine(vram=vram), "bf16", 100, reserve=1_000)
+    assert (found.left, found.tight) == (left, tight)
+
+
 def test_reserve_defaults_to_a_gibibyte_on_a_gpu() -> None:
     assert memory_of(geometry(), machine(), "bf16", 100).reserve == RESERVE == 2**30
 
@@ -114,6 +153,9 @@ def test_equal_shares_are_those_of_a_cache_in_bytes() -> None:
 def test_other_memory() -> None:
     found = with_memory(replace(machine(), kv_shared=True), 5_000, 6_000)
     assert (found.gpu, found.dram.memory, found.kv_shared) == (replace(GPU, memory=5_000), 6_000, False)
+    one = with_memory(replace(machine(), unified=True, kv_shared=True), 5_000, 6_000)
+    assert one.gpu is not None
+    assert (one.gpu.memory, one.dram.memory, one.kv_shared) == (5_000, 6_000, False)
     with pytest.raises(ConfigError, match="round has no GPU"):
         with_memory(replace(machine(), gpu=None), 5_000, None)
 

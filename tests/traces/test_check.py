@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from lrcsim.traces import LayerTable, RoutingTrace, check_file
+from lrcsim.traces import LayerTable, RoutingTrace, check, check_file
 from lrcsim.traces.check import Problem, check_offsets, check_shapes, check_tokens
 
 LAYERS = LayerTable.build(2, [4, 3], [2, 1])
@@ -70,6 +70,17 @@ def test_repeats_are_looked_for_unless_not_wanted_and_counted_by_token_and_layer
         "token 10, layer 0: expert 1 stands twice in one token's top-k (and 1 more like it)"
     ]
     assert found(twice, layers, repeats=False) == []
+
+
+def test_repeats_are_found_in_every_part_of_a_long_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Four rows at a time: the tenth stands in the last part, which is not full.
+    monkeypatch.setattr(check, "ROWS_AT_ONCE", 4)
+    for row in range(10):
+        ids = np.tile([0, 1], (10, 1, 1))
+        ids[row] = 1
+        assert found({"experts": ids}, LayerTable.build(1, 4, 2)) == [
+            f"token {10 + row}, layer 0: expert 1 stands twice in one token's top-k"
+        ]
 
 
 def test_an_id_is_shown_as_a_file_stores_it() -> None:

@@ -69,6 +69,24 @@ def test_logits_and_their_largest(tmp_path: Path) -> None:
         import_trace(source, tmp_path / "o.h5", options=Options(top_k=2))
 
 
+def test_logits_with_the_layers_first(tmp_path: Path) -> None:
+    # Two layers of three tokens: the largest of each token in each layer.
+    logits = np.array([[[1, 0], [0, 1], [1, 0]], [[0, 1], [0, 1], [1, 0]]], np.float32)
+    back, _ = imported(save(tmp_path / "t.npz", router_logits=logits), tmp_path, top_k=1, layer_first=True)
+    with back:
+        assert back.experts[:, :, 0].tolist() == [[0, 1], [1, 1], [0, 0]]
+        np.testing.assert_array_equal(back.column("logits"), logits.swapaxes(0, 1))
+
+
+def test_arrays_by_layer_keep_the_layers_own_numbers(tmp_path: Path) -> None:
+    whole = experts(layers=3)
+    source = save(tmp_path / "t.npz", layer_2=whole[:, 0], layer_5=whole[:, 1], layer_10=whole[:, 2])
+    back, _ = imported(source, tmp_path)
+    with back:
+        assert back.layers.block.tolist() == [2, 5, 10]
+        np.testing.assert_array_equal(back.experts, whole)
+
+
 def test_more_layers_than_tokens_is_said(tmp_path: Path) -> None:
     back, report = imported(save(tmp_path / "t.npz", experts=experts(tokens=3, layers=5)), tmp_path)
     back.close()

@@ -45,6 +45,23 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen.shared(list(range(1000, 1100))) == 0
 
 
+def test_no_more_than_eight_continuations_are_kept() -> None:
+    seen = Prefixes()
+    for first in range(9):
+        seen.add([first] * 20)
+    assert [seen.shared([first] * 20) for first in range(9)] == [19] * 8 + [0]
+
+
+def test_a_block_is_known_by_what_comes_before_it() -> None:
+    # Blocks of 16 tokens: A B C and D B E. D B C has two blocks of the second; C followed B only after A.
+    a, b, c, d, e = ([token] * 16 for token in range(5))
+    seen = Prefixes()
+    seen.add(a + b + c)
+    seen.add(d + b + e)
+    assert seen.shared(d + b + c) == 32
+    assert seen.shared(a + b + c) == 47  # all but the last
+
+
 def test_what_is_more_than_a_template() -> None:
     assert Prefixes.tells(16, 400)
     assert Prefixes.tells(3, 6)

@@ -294,6 +294,20 @@ def test_positions_before_the_first_row_were_not_sent(tmp_path: Path) -> None:
     assert (report.not_run, report.prefill, report.decode) == (3, 2, 1)
 
 
+def test_positions_counted_from_one_or_throughout_begin_at_the_first(tmp_path: Path) -> None:
+    # Prompts of 3 and 9. Request a counts from 1; b goes on where a ended: nothing is missing before either.
+    rows = [
+        f"{request},{token},0,0,{prompt}\n"
+        for request, first, prompt in (("a", 1, 3), ("b", 4, 9))
+        for token in range(first, first + prompt)
+    ]
+    back, report = small(tmp_path, "request,token,layer,expert,prompt_len\n" + "".join(rows))
+    with back:
+        assert back.offsets.tolist() == [0, 3, 12]
+        assert back.phase.tolist() == [0] * 12
+    assert (report.not_run, report.prefill) == (0, 12)
+
+
 def test_cached_prefix_and_start_of_nested_lists(tmp_path: Path) -> None:
     # Prompt 4, generated 3: complete are 6 rows, 5 are there, so the first was not sent; 2 came out of the cache.
     request = {"prompt_len": 4, "generated_tokens": 3, "num_cached_tokens": 2, "token_ids": [7, 8, 9, 10, 11]}
@@ -417,6 +431,9 @@ def test_types_of_parquet(column: str, kind: pa.DataType, tmp_path: Path) -> Non
         ("token,layer,rank,expert\n0,0,0,1\n1,0,0,1\n0,0,0,2\n", {}, "rank 0 is given twice"),
         ("token,layer,rank,expert,token_id\n0,0,0,1,7\n0,0,1,2,9\n", {}, "token ids 9 and 7|token ids 7 and 9"),
         ("token,layer,expert,token_id\n0,0,1,4294967301\n", {}, "token 0: token_id 4294967301"),
+        ("token,layer,expert,token_id\n0,0,1,2147483648\n", {}, "token_id 2147483648, allowed -1..2147483647"),
+        ("token,layer,experts\n0,0,[1 2]\n,0,[3 4]\n", {}, "row 2 .*has no token"),
+        ("token,layer,expert,residency\n0,0,1,3\n", {}, "residency .*allowed 0 .miss."),
         ("phase,token,layer,expert\n0,0,0,1\n1,0,1,2\n", {}, "prefill at layer 0 and decode at layer 1"),
         ("domain,token,layer,expert\na,0,0,1\nb,1,0,2\n", {}, "domain 'a' and of 'b'"),
         ("token,layer,expert\n0,0,4.5\n", {}, "row 1 .*expert 4.5"),

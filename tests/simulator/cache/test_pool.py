@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import ClassVar
 
 from lrcsim.policies import View, make_policy
 from lrcsim.policies.base import Policy
-from lrcsim.policies.recency import Lru
+from lrcsim.policies.recency import Fifo, Lru
 from lrcsim.simulator.cache.capacity import PoolSize
 from lrcsim.simulator.cache.pool import Pool
 
@@ -139,14 +139,14 @@ def test_a_capacity_in_bytes_that_changes() -> None:
 
 def test_what_is_evicted_is_written_down_in_order() -> None:
     made = pool(2)
-    made.put_out = []
+    made.evicted_log = []
     for key in (0, 1, 2):
         made.coresident([key])
     assert made.prefetch(3, set())
     made.resize(1)
-    assert made.put_out == [0, 1, 2]
+    assert made.evicted_log == [0, 1, 2]
     made.empty()  # this is no eviction
-    assert (made.put_out, made.evictions, made.resident, made.used) == ([0, 1, 2], 3, set(), 0)
+    assert (made.evicted_log, made.evictions, made.resident, made.used) == ([0, 1, 2], 3, set(), 0)
 
 
 def test_misses_that_are_not_admitted_stay_out_and_unheard() -> None:
@@ -170,3 +170,77 @@ def test_misses_that_are_not_admitted_stay_out_and_unheard() -> None:
     made.view.weights, made.view.next_use = [0.5], []
     assert made.coresident([0], admit) == []
     assert asked == [[1, 2, 3]]  # nothing missed, nobody asked
+
+
+class Timetable(Lru):
+    """LRU that is given whole contents to load before a step."""
+
+    refills = True
+    wanted: ClassVar[tuple[int, ...]] = ()
+
+    def refill(self) -> tuple[int, ...]:
+        return self.wanted
+
+
+def test_a_refill_counts_what_it_brings_by_the_layer_of_each() -> None:
+    # Layer 0 has experts 0 to 9, layer 1 those from 10. 0 and 10 are there; of 0, 1, 11, 12 only the last three come.
+    made = filled(4, 0, 10, policy=Timetable(), size=(1, 1))
+    made.view.layer = 0
+    Timetable.wanted = (0, 1, 11, 12)
+    made.refill()
+    assert (made.preloaded, made.resident, made.used) == ({0: 1, 1: 2}, {0, 1, 11, 12}, 4)
+    made.refill()  # all are there
+    assert (made.preloaded, made.evictions) == ({0: 1, 1: 2}, 0)
+
+
+def test_a_batch_larger_than_the_pool_first_puts_out_the_others() -> None:
+    # Two slots with 5 and 6, and a batch of three: 5 and 6 go, then the oldest of the batch.
+    made = filled(2, 5, 6)
+    made.evicted_log = []
+    assert made.coresident([0, 1, 2]) == [0, 1, 2]
+    assert (made.evicted_log, made.resident, made.evictions) == ([5, 6, 0], {1, 2}, 3)
+
+
+class Columns(Lru):
+    """LRU that needs everything, and writes down what the view has of each expert."""
+
+    needs = frozenset({"weights", "future"})
+    seen: ClassVar[list[tuple[tuple[int, ...], list[float], list[float], list[int]]]] = []
+
+    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
+        view = self.view
+        self.seen.append((tuple(batch), list(view.weights), list(view.layer_weights), list(view.next_use)))
+        super().access(batch, missed)
+
+
+def test_one_after_the_other_each_comes_with_its_own_columns_and_the_weights_of_all() -> None:
+    Columns.seen.clear()
+    made = pool(2, Columns())
+    made.view.weights, made.view.next_use = [0.5, 0.25, 0.25], [7, 8, 9]
+    assert made.sequential([3, 4, 3]) == [3, 4]
+    whole = [0.5, 0.25, 0.25]
+    assert Columns.seen == [((3,), [0.5], whole, [7]), ((4,), [0.25], whole, [8]), ((3,), [0.25], whole, [9])]
+
+
+class Passing(Fifo):
+    """FIFO that lets the newest go first, if need be past the cache; writes down what it is told has left."""
+
+    bypass = True
+    left: ClassVar[list[int]] = []
+
+    def victim(self, protected: Container[int]) -> int:
+        return next(reversed(self.order))
+
+    def evicted(self, key: int) -> None:
+        self.left.append(key)
+        super().evicted(key)
+
+
+def test_what_never_got_in_is_no_eviction() -> None:
+    # Two slots with 0 and 1. Of the batch 2 and 3 the newest go: both were only now loaded. The policy hears of each.
+    Passing.left.clear()
+    made = filled(2, 0, 1, policy=Passing())
+    assert made.coresident([2, 3]) == [2, 3]
+    assert (made.bypassed, made.evictions, made.resident, Passing.left) == (2, 0, {0, 1}, [3, 2])
+    made.resize(1)  # 1 was in the pool, so it is evicted
+    assert (made.bypassed, made.evictions, made.resident, Passing.left) == (2, 1, {0}, [3, 2, 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrcsim.base.errors import ConfigError, LrcsimError
+from lrcsim.base.errors import ConfigError, LrcsimError, PolicyError
 from lrcsim.hardware import load_profile
 from lrcsim.models import load_geometry
+from lrcsim.policies.recency import Lru
 from lrcsim.simulator import simulate
-from lrcsim.simulator.setup.options import Options, declared
+from lrcsim.simulator.setup.options import ACCESS, Options, declared
+from lrcsim.simulator.setup.platform import memory_needed
 from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.simulate import result_of
 from lrcsim.traces import RoutingTrace
@@ -172,6 +175,74 @@ def test_a_run_is_frozen() -> None:
     larger = run.at(9)
     assert (run.options.cache, larger.options.cache) == (8, 9)
     assert {pool.capacity for pool in larger.pools} == {9}
+
+
+@pytest.mark.parametrize(
+    ("access", "warm", "prefill"),
+    [("coresident", True, "step"), ("sequential", True, "step"), ("paper", False, "token")],
+)
+def test_what_is_left_open_is_settled_by_the_rule_of_access(access: str, warm: bool, prefill: str) -> None:
+    run = Run.of(TRACE, access=access, cache=8)
+    assert (run.options.warm, run.options.prefill) == (warm, prefill)
+
+
+@pytest.mark.parametrize("access", ACCESS)
+def test_a_policy_that_needs_a_profile_is_refused_without_by_every_rule(access: str) -> None:
+    popular = type("Popular", (Lru,), {"needs": frozenset({"profile"})})
+    with pytest.raises(PolicyError, match="policy Popular needs a profile"):
+        Run.of(TRACE, policy=popular, access=access, cache=8)
+    assert Run.of(TRACE, policy=popular, access=access, cache=8, profile="self").profile is not None
+
+
+def test_arrivals_alone_make_a_server() -> None:
+    with pytest.raises(ConfigError, match="arrivals are about time"):
+        Run.of(TRACE, cache=8, arrivals=[0.0, 0.5])
+    config = Run.of(TRACE, cache=8, arrivals=[0.0, 0.5], hardware="rtx-3090").config()
+    assert (config["arrivals"], config["requests"], config["batch"]) == ([0.0, 0.5], 2, 1)
+    assert "arrivals" not in Run.of(TRACE, cache=8, hardware="rtx-3090").config()
+
+
+def test_options_that_go_with_a_machine_only() -> None:
+    timed = [option.name for option in declared().values() if option.timed]
+    assert timed == ["model", "overrides", "dtype", "overlap", "miss", "prefetch", "dram", "dram_policy", "engine"]
+
+
+def test_a_value_of_another_type_is_not_the_default() -> None:
+    assert Options(batch=1, bounds=True, cache="2x").given() == {}
+    assert Options(batch=True).given() == {"batch": True}
+    listed = np.array([1, 2])
+    assert Options(cache=listed).given() == {"cache": listed}  # type: ignore[arg-type]
+
+
+def test_the_callers_trace_stays_as_it_is() -> None:
+    before = TRACE.layers
+    run = Run.of(TRACE, hardware="rtx-3090", dtype="q4_k_m", cache=8)
+    assert run.trace.layers.expert_bytes.tolist() != before.expert_bytes.tolist()
+    assert TRACE.layers is before
+
+
+def test_popularity_is_that_of_the_trace_as_given() -> None:
+    # In a server two requests share their steps, and an expert that both use is used once: that counts for hits alone.
+    together = Run.of(TRACE, policy="static", cache=8, profile="self", batch=2)
+    alone = Run.of(TRACE, policy="static", cache=8, profile="self")
+    assert together.profile is not None
+    assert alone.profile is not None
+    assert together.profile.tolist() == alone.profile.tolist()
+    assert together.trace.num_tokens == TRACE.num_tokens
+
+
+def test_the_kv_cache_is_as_long_as_the_longest_request_as_given() -> None:
+    # Together the requests, of 6 and 12 tokens, make one order of 18 tokens; each of the two has a KV cache of 12.
+    profile = load_profile("rtx-3090")
+    assert profile.gpu is not None
+    run = Run.of(TRACE, hardware=profile, cache=8, batch=2)
+    assert run.platform is not None
+    needed = sum(memory_needed(run.platform, TRACE, run.pools, 2))
+    assert needed < sum(memory_needed(run.platform, run.trace, run.pools, 2))
+    for memory, fits in ((needed, True), (needed - 1, False)):
+        card = dataclasses.replace(profile, gpu=dataclasses.replace(profile.gpu, memory=memory))
+        with nullcontext() if fits else pytest.raises(ConfigError, match="KV cache this exceeds"):
+            Run.of(TRACE, hardware=card, cache=8, batch=2).check_memory()
 
 
 def test_simulate_lists_every_option() -> None:

@@ -86,6 +86,38 @@ def test_equal_priority_does_not_preempt() -> None:
     assert served.arrived == {0: 1, 1: 1.5}
 
 
+def test_a_promoted_transfer_takes_no_lane_from_its_equals() -> None:
+    # The load takes the lane from the prefetch at 0.5. Made as urgent at 0.75, and submitted before it, the prefetch
+    # still waits for the load's end: 0.5-1.5, then its other 100 bytes.
+    served = serve(link(chunk=50), Given(0, 150, PREFETCH, promoted=0.75), Given(0.25, 100))
+    assert served.arrived == {1: 1.5, 0: 2.5}
+
+
+def test_what_waits_has_the_lane_before_an_arrival_is_told() -> None:
+    # When the first has come, at 1, another load is asked for. The prefetch that waits has started by then: 1-2.
+    env = simpy.Environment()
+    server = LinkServer(env, link(), Flows(env, 1e9))
+    arrived: dict[int, float] = {}
+
+    def done(transfer: Transfer) -> None:
+        arrived[transfer.key] = env.now
+        if transfer.key == 0:
+            server.submit(Transfer(2, 100, DEMAND, done, "load"))
+
+    server.submit(Transfer(0, 100, DEMAND, done, "load"))
+    server.submit(Transfer(1, 100, PREFETCH, done, "prefetch"))
+    env.run()
+    assert arrived == {0: 1, 1: 2, 2: 3}
+
+
+def test_what_is_cancelled_takes_no_lane_from_anything() -> None:
+    # The load that would go before the prefetch at 0.5 is cancelled by then; 1, submitted later, waits for its turn.
+    served = serve(
+        link(chunk=50), Given(0, 100, PREFETCH), Given(0, 50, PREFETCH), Given(0.25, 50, DEMAND, cancelled=0.3)
+    )
+    assert served.arrived == {0: 1, 1: 1.5}
+
+
 def test_a_promoted_transfer_keeps_its_place_of_submission() -> None:
     # 1 was submitted before the load 2, and goes before it once it is urgent.
     served = serve(link(), Given(0, 100), Given(0.1, 100, PREFETCH, promoted=0.75), Given(0.5, 100))
@@ -124,6 +156,8 @@ def test_busy_is_the_time_with_a_lane_taken() -> None:
     # 0-1.5 and 3-4: overhead counts, latency does not.
     server = serve(link(latency=0.5, overhead=0.5, lanes=2), Given(0, 100), Given(3, 50)).server
     assert server.busy() == 1.5 + 1
+    # From 0 one lane, from 0.5 both, to 1.5; one to 2: the link was never free.
+    assert serve(link(lanes=2), Given(0, 100), Given(0.5, 100)).server.busy() == 2
 
 
 def test_busy_and_moved_count_what_is_under_way() -> None:

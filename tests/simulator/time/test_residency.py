@@ -1,13 +1,8 @@
-"""What the caches count, how they lose room, and an expert's way over two links, worked out by hand."""
+"""What the caches count and how they lose room, worked out by hand."""
 
 from __future__ import annotations
 
-import simpy
-from helpers import engine, link, trace
-
-from lrcsim.simulator.time.bandwidth import Flows
-from lrcsim.simulator.time.fetch import Fetch
-from lrcsim.simulator.time.links import PREFETCH, LinkServer
+from helpers import engine, trace
 
 
 def test_low_precision_copies_count_at_their_own_size() -> None:
@@ -52,20 +47,35 @@ def test_first_uses_of_a_cold_cache_are_counted_by_request() -> None:
         assert made.residency.finish().cold_misses == cold
 
 
-def test_a_prefetch_promoted_on_its_first_leg_is_urgent_on_the_next() -> None:
-    # From storage 0-2, promoted at 1. The link is taken until 3 by a prefetch, and another waits all the while: it goes
-    # second, 4-5, the one promoted first, 3-4.
-    env = simpy.Environment()
-    flows = Flows(env, 1e9)
-    storage, pcie = LinkServer(env, link(50), flows), LinkServer(env, link(), flows)
-    arrived: dict[int, float] = {}
+def test_steps_are_counted_by_phase() -> None:
+    made = engine(trace("0", "1", "2", "0", phase=[0, 0, 1, 1]), 2)
+    made.run()
+    assert made.residency.finish().steps.tolist() == [1, 2]  # the prompt is one
 
-    def done(fetch: Fetch) -> None:
-        arrived[fetch.key] = env.now
 
-    promoted = Fetch(0, [storage, pcie], 100, PREFETCH, "prefetch", done)
-    Fetch(1, [pcie], 300, PREFETCH, "prefetch", done)
-    Fetch(2, [pcie], 100, PREFETCH, "prefetch", done)
-    env.timeout(1).callbacks.append(lambda _: promoted.promote())
-    env.run()
-    assert arrived == {1: 3, 0: 4, 2: 5}
+def test_an_expert_that_was_brought_and_hit_is_no_first_use_when_it_misses() -> None:
+    # One slot, refilled every three tokens with what is used most: 0, then 2. 1 misses, a first use; 0 had hit before.
+    made = engine(trace("0", "0", "1", "2", "2", "0"), 1, policy="sch-static:3")
+    made.run()
+    counts = made.residency.finish()
+    assert (counts.misses.sum(), counts.cold_misses, counts.preloaded.tolist()) == (2, 1, [2])
+
+
+def test_what_never_got_in_is_counted_in_every_pool() -> None:
+    # One slot per layer. 0 is used again before 1, so 1 passes by, in either layer.
+    made = engine(trace("0|0", "1|1", "0|0"), 1, policy="belady-bypass")
+    made.run()
+    counts = made.residency.finish()
+    assert (counts.misses.sum(), counts.bypassed, counts.evictions, counts.resident) == (4, 2, 0, 2)
+
+
+def test_only_residents_of_its_own_layer_stand_in_for_an_expert() -> None:
+    # One pool. Both experts of a layer could be replaced, but nothing of layer 1 is there when it begins: all four are
+    # loaded. For the second token 1, which it does not use, stands in for 2, in either layer.
+    routing = trace("01|01", "02|02", weights=[[[0.5, 0.5]] * 2] * 2)
+    made = engine(routing, 6, scope="model", action="substitute:1,keep=0")
+    made.run()
+    counts = made.residency.finish()
+    assert counts.loads is not None
+    assert counts.loads.tolist() == [0, 4]
+    assert counts.misses.sum() == 6

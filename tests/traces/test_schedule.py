@@ -19,14 +19,17 @@ def one_layer(tokens: int, **columns: Any) -> RoutingTrace:
 
 
 def starts(trace: RoutingTrace, prefill: str = "step") -> list[int]:
-    """Return where steps start, the same in runs of any length."""
-    (whole,) = {tuple(Schedule(trace, prefill).all_steps().starts.tolist())}
+    """Return where steps start, the same in runs of any length, with the same request and phase."""
+    steps = Schedule(trace, prefill).all_steps()
+    whole = steps.starts.tolist()
     for target in (1, 2, 3):
         runs = list(Schedule(trace, prefill).step_runs(target))
         found = [start for run in runs for start in run.starts[:-1].tolist()] + [trace.num_tokens]
-        assert found == list(whole)
+        assert found == whole
+        assert [request for run in runs for request in run.request.tolist()] == steps.request.tolist()
+        assert [phase for run in runs for phase in run.phase.tolist()] == steps.phase.tolist()
         assert [run.first_step for run in runs] == list(np.cumsum([0, *(len(run.phase) for run in runs[:-1])]))
-    return list(whole)
+    return whole
 
 
 def test_a_prompt_is_one_step_and_every_decoded_token_too() -> None:
@@ -41,6 +44,24 @@ def test_prompts_of_two_requests_are_two_steps() -> None:
     trace = one_layer(4, phase=[0, 0, 0, 0], offsets=[0, 2, 2, 4])
     assert starts(trace) == [0, 2, 4]
     assert Schedule(trace).all_steps().request.tolist() == [0, 2]
+
+
+def test_requests_of_one_token_each() -> None:
+    # Whether a run ends with a request, in the next one, or with the trace: every step has its own.
+    trace = one_layer(4, phase=[0, 1, 1, 1], offsets=[0, 1, 2, 3, 4])
+    assert starts(trace) == [0, 1, 2, 3, 4]
+    assert Schedule(trace).all_steps().request.tolist() == [0, 1, 2, 3]
+    without_phases = one_layer(4, offsets=[0, 2, 3, 4])
+    assert starts(without_phases) == [0, 1, 2, 3, 4]
+    assert Schedule(without_phases).all_steps().request.tolist() == [0, 0, 1, 2]
+
+
+def test_a_trace_that_says_which_tokens_ran_together() -> None:
+    # Tokens 0, 1 in the first step, 2 alone, 3 to 5 in the third; phases do not matter.
+    trace = one_layer(6, phase=[0, 1, 1, 1, 0, 1])
+    trace.columns["step"] = np.array([0, 0, 1, 2, 2, 2])
+    assert starts(trace) == starts(trace, "token") == [0, 2, 3, 6]
+    assert Schedule(trace).all_steps().phase.tolist() == [0, 1, 1]  # a step's is that of its first token
 
 
 def test_chunks_are_counted_from_the_beginning_of_each_prompt() -> None:
@@ -85,6 +106,29 @@ def test_a_token_of_which_nothing_is_recorded_is_a_step_without_layers() -> None
     # Recorded in one layer is recorded.
     partly = RoutingTrace.from_arrays([[[-1], [1]], [[-1], [-1]], [[0], [-1]]], num_experts=2)
     assert [token for block in Schedule(partly).blocks(1) for token in block.idle.tolist()] == [1]
+
+
+def test_blocks_number_their_steps_and_accesses_from_the_beginning_of_the_trace() -> None:
+    # Token 0 is a prompt of which nothing is recorded; then two accesses a token, in layer 0 and in layer 1.
+    # Runs of one token: the last takes two, as no step can begin behind it.
+    ids = [[[-1], [-1]], [[0], [1]], [[1], [0]], [[0], [0]], [[0], [1]]]
+    trace = RoutingTrace.from_arrays(ids, num_experts=2, phase=[0, 1, 1, 1, 1], offsets=[0, 2, 5])
+    for target, accesses in ((1, [0, 0, 2, 4]), (3, [0, 2]), (5, [0])):
+        blocks = list(Schedule(trace).blocks(target))
+        assert [block.first_access for block in blocks] == accesses
+        for name, wanted in (
+            ("keys", [0, 3, 1, 2, 0, 2, 0, 3]),
+            ("step", [1, 1, 2, 2, 3, 3, 4, 4]),
+            ("layer", [0, 1] * 4),
+            ("request", [0, 0, 1, 1, 1, 1, 1, 1]),
+            ("phase", [1] * 8),
+            ("first_token", [1, 1, 2, 2, 3, 3, 4, 4]),
+            ("step_end", [2, 2, 3, 3, 4, 4, 5, 5]),
+        ):
+            assert [value for block in blocks for value in getattr(block, name).tolist()] == wanted, name
+        for block in blocks:  # where a batch begins is counted from the block's first access
+            first, begins = block.batches(whole_tokens=False)
+            assert (first.tolist(), begins.tolist()) == (list(range(len(block.keys))), list(range(len(block.keys) + 1)))
 
 
 def test_batches_in_order_of_last_use_with_counts_and_mean_weights() -> None:

@@ -178,6 +178,7 @@ def test_split_loads_what_most_tokens_use_in_batch_order() -> None:
     [
         (machine(link(300)), "split:0.75"),  # q* = 300 / (300 + 100): the CPU of the test machine draws 100 bytes/s
         (machine(pcie=None, nvme=link(25)), "split:0.2"),
+        (machine(None, link(25), link(300, name="usb")), "split:0.2"),  # one link after the other: the slower counts
         (machine(pcie=None), "split:1"),  # nothing to wait for
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planned import local_trace
 
-from lrcsim.planner.locality_transfer import LOCALITY_RANGE, RULES, curve_of, halves, transfer
+from lrcsim.planner.locality_transfer import LOCALITY_RANGE, RULES, Rule, curve_of, halves, matching_size, transfer
 from lrcsim.planner.synthetic_trace import inclusion, routing_of_curve, touching_all
 from lrcsim.planner.traces import Shape
 from lrcsim.simulator import hit_rate_curve, simulate
@@ -40,6 +40,12 @@ def test_sparser_by_hand() -> None:
     # and at small caches the rule rho gives what the source has at as many experts
     carried = transfer(power(64, 2), Shape(1, 64, 4), Shape(1, 1024, 4), "rho")
     assert carried[4] == pytest.approx(power(64, 2)[4], abs=0.01)
+
+
+@pytest.mark.parametrize(("rule", "size"), [("fraction", 2), ("middle", 4), ("rho", 8)])
+def test_sizes_that_match_by_hand(rule: Rule, size: float) -> None:
+    # 8 of 16 experts, top-1: the same share of 4 are 2; the same number per token used are 8; between them lies 4.
+    assert matching_size(np.array([8.0]), Shape(1, 4, 1), Shape(1, 16, 1), rule) == pytest.approx([size])
 
 
 def test_chance_stays_chance_at_equal_fraction_and_is_the_floor() -> None:
@@ -77,6 +83,13 @@ def test_misses_that_are_too_few_to_tell_leave_the_exponent_before() -> None:
     assert 1 - found[3] == pytest.approx(0.25 ** (np.log(0.011) / np.log(0.5)))
 
 
+def test_misses_are_few_only_where_no_larger_cache_has_more() -> None:
+    # 0.005 at 2 of 4, but 0.02 again at 3: then 0.005 is known too, and its exponent is that of 2.
+    source = Shape(1, 4, 1)
+    found = transfer(np.array([0, 0.5, 0.995, 0.98, 1]), source, source)
+    assert found[1:4] == pytest.approx([0.5, 0.995, 0.995])  # never falling
+
+
 exponents = st.floats(0.5, 12)
 
 
@@ -101,12 +114,28 @@ def test_curve_of_leaves_first_uses_out() -> None:
     assert curve_of(trace, "lru").tolist() == [0, 0, 1, 1]
 
 
+def test_curve_of_is_that_of_decoded_tokens() -> None:
+    # A prompt 0, then 1; another prompt 1, then 0. One slot: only the second prompt hits. Two: 0 hits too, of the
+    # decoded 1 and 0 that is the one that is no first use. With the prompts the rates were 1/4 and 2/4.
+    trace = RoutingTrace.from_arrays(
+        np.array([0, 1, 1, 0]).reshape(-1, 1, 1), num_experts=3, offsets=[0, 2, 4], phase=[0, 1, 0, 1]
+    )
+    assert curve_of(trace, "lru").tolist() == [0, 0, 1, 1]
+
+
 def test_popularity_is_counted_elsewhere() -> None:
     # two requests: 0 0 1 and 0 2 2 of 3 experts. Ranked by the first, 0 1 2: the second hits 1, 1, 3 of 3 at C = 1, 2,
     # 3.
     # Ranked by the second, 2 0 1: the first hits 0, 2, 3. Together 1, 3, 6 of 6.
     trace = RoutingTrace.from_arrays(np.array([0, 0, 1, 0, 2, 2]).reshape(-1, 1, 1), num_experts=3, offsets=[0, 3, 6])
     assert curve_of(trace, "static").tolist() == pytest.approx([0, 1 / 6, 3 / 6, 1])
+
+
+def test_popularity_is_counted_by_layer() -> None:
+    # Two equal requests. Layer 0 uses 0 0 1, layer 1 uses 2 2 0: the most used of each hits 2 of 3, the first two all.
+    tokens = [[[0], [2]], [[0], [2]], [[1], [0]]] * 2
+    trace = RoutingTrace.from_arrays(tokens, num_experts=3, offsets=[0, 3, 6])
+    assert curve_of(trace, "static").tolist() == pytest.approx([0, 2 / 3, 1, 1])
 
 
 def test_popularity_leaves_prompts_out() -> None:

@@ -183,6 +183,7 @@ def test_users_actions_run_in_the_engine_of_events_and_are_named(own: str) -> No
         ("return None", "TypeError: 'NoneType' object is not iterable"),
         ("yield {}['k']", "KeyError: 'k'"),
         ("step.keys.clear(); return [0, 0]", "decide() changed the keys of the layer-step it was shown"),
+        ("step.keys.reverse(); return [0, 0]", "decide() changed the keys of the layer-step it was shown"),
         ("exit(3)", "SystemExit: 3"),
     ],
 )
@@ -229,7 +230,7 @@ def test_reset_files_and_parameters_that_fail(own: str, tmp_path: Path) -> None:
         def decide(self, missed: Any, step: Any, residents: Any) -> list[Outcome]:
             return []
 
-    with pytest.raises(PolicyError, match=r"miss action Mine failed in reset\(\): KeyError: 'x' \(.*test_own_actions"):
+    with pytest.raises(PolicyError, match=r"action Mine failed in reset\(\): KeyError: 'x' \(.*test_own_miss_actions"):
         run(trace("01"), 4, action=Mine())
     with pytest.raises(PolicyError, match=r"miss action file .*gone\.py does not exist"):
         make_action(f"{tmp_path}/gone.py:Mine", machine())

@@ -1,0 +1,1 @@
+"""Puts this folder on the path: tests of every folder below import its ``helpers`` and ``machines``."""
