@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.base.files import replacing
+from lrcsim.base.kinds import named
 from lrcsim.cli.output import write_json
 from lrcsim.experiments.model_family.corpus import Corpus
 from lrcsim.experiments.model_family.variants import Scale, Variant, config_of
@@ -206,17 +207,20 @@ def train(
 
     losses = validate(model, corpus, scale, device)
     _export(model, corpus, out / "model")
-    result = {
-        **determined,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "training_tokens": scale.steps * rows_tokens(scale, corpus),
-        "seconds": round(before + time.monotonic() - began, 1),
-        "validation_loss": {domain: round(value, 4) for domain, value in losses.items()},
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else f"cpu ({platform.machine()})",
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version()}
-        | {library.__name__: library.__version__ for library in (torch, transformers)},
-    }
+    result = named(
+        "training",
+        {
+            **determined,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "training_tokens": scale.steps * rows_tokens(scale, corpus),
+            "seconds": round(before + time.monotonic() - began, 1),
+            "validation_loss": {domain: round(value, 4) for domain, value in losses.items()},
+            "device": torch.cuda.get_device_name() if device.startswith("cuda") else f"cpu ({platform.machine()})",
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {"python": platform.python_version()}
+            | {library.__name__: library.__version__ for library in (torch, transformers)},
+        },
+    )
     write_json(str(done), result, "training")
     checkpoint.unlink(missing_ok=True)
     return result
