@@ -305,7 +305,6 @@ def hits_at_sizes(
         (column, place, maker.pool(size))
         for column, of_pools in enumerate(sizes)
         for place, size in enumerate(of_pools)
-        if pool_view(size, maker.trace).slots > 0  # else nothing ever hits
     ]
     accesses = np.zeros(2, np.int64)
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as threads:

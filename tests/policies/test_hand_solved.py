@@ -43,6 +43,10 @@ CASES = [
     ("sieve", 3, "abcadba", "mmmhmmh"),
     # One protected slot: the hit moves a there; c and b replace each other on probation.
     ("slru:share=0.5", 2, "abacba", "mmhmmh"),
+    # Half of 3 slots is one protected: when b moves there a comes back on probation, as the oldest, and d evicts it.
+    ("slru:share=0.5", 3, "ababcda", "mmhhmmm"),
+    # Two protected slots: a and b, then a again, so that c puts b back on probation. e evicts it; a is there.
+    ("slru:share=0.5", 4, "abcabacdeab", "mmmhhhhmmhm"),
     # Small queue of 1, main of 2, ghost of 2. d evicts a into the ghost; a returns from the ghost into main, evicting
     # b from small; e evicts c from small; a is safe in main.
     ("s3-fifo:share=0.34", 3, "abcdaaea", "mmmmmhmh"),
