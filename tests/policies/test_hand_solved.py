@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from lrcsim.simulator import simulate
+from lrcsim.simulator.replay import replay
+from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import RoutingTrace
 
 
@@ -25,9 +27,13 @@ def two_layers(text: str) -> RoutingTrace:
 
 
 def outcome(trace: RoutingTrace, policy: str, capacity: int, **options: object) -> str:
+    """Run a policy by whichever engine answers, and by its Python class; return what both say."""
     result = simulate(trace, policy, capacity, bounds=False, record=True, **options)  # type: ignore[arg-type]
+    in_python = replay(Run.of(trace, policy=policy, cache=capacity, **options), record=True)
     assert result.counts.hit is not None
-    return "".join("h" if hit else "m" for hit in result.counts.hit)
+    assert in_python.hit is not None
+    assert result.counts.hit.tolist() == in_python.hit.tolist()
+    return "".join("h" if hit else "m" for hit in in_python.hit)
 
 
 CASES = [
