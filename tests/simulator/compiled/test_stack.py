@@ -110,7 +110,7 @@ def test_the_number_of_jobs_does_not_matter() -> None:
 
 def test_policies_without_the_property_are_refused() -> None:
     trace = RoutingTrace.from_arrays([[[0]]], num_experts=1)
-    with pytest.raises(ConfigError, match="'fifo' has no stack algorithm, these have: lru, sch-static, lfu"):
+    with pytest.raises(ConfigError, match=f"'fifo' has no stack algorithm, these have: {', '.join(STACK_POLICIES)}"):
         stack_hits(trace, "fifo", "layer", "coresident", "step", True)
 
 

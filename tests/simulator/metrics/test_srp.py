@@ -379,7 +379,7 @@ def test_the_functions_are_exported_under_their_names_whatever_was_imported_befo
     import sys
 
     for module in ("srp_metric", "sch_metric", "windows", "specialisation"):
-        importlib.import_module(f"lrcsim.simulator.{module}")
+        importlib.import_module(f"lrcsim.simulator.metrics.{module}")
     package = sys.modules["lrcsim.simulator"]
     assert callable(package.srp)
     assert callable(package.sch)
