@@ -6,18 +6,18 @@ import warnings
 from importlib import import_module
 
 MOVED = {
-    "PREFETCHERS": "setup.prefetchers",
+    "PREFETCHERS": "time",
     "Costs": "setup.costs",
     "Engine": "time.engine",
     "FixedCosts": "setup.costs",
     "Log": "time.spans",
-    "Prefetcher": "setup.prefetchers",
+    "Prefetcher": "time",
     "RooflineCosts": "setup.costs",
     "Span": "time.spans",
     "StepSize": "serving.steps",
     "arrival_steps": "serving.arrivals",
-    "batched": "serving.batching",
-    "make_prefetcher": "setup.prefetchers",
+    "batched": "serving",
+    "make_prefetcher": "time",
 }
 """Where each name lives now, within `lrcsim.simulator`."""
 
