@@ -10,7 +10,7 @@ import click
 
 from lrcsim.base.files import write_text
 from lrcsim.base.text import human_bytes, quoted
-from lrcsim.cli.output import answer, console, option_bytes, options, progress_bar
+from lrcsim.cli.output import answer, console, options, progress_bar
 from lrcsim.cli.screen import echo
 from lrcsim.cli.tables import print_rows
 
@@ -60,10 +60,11 @@ def calibrate_machine(
         ConfigError: an option has a value that is not allowed, or the folder cannot be written to.
     """
     from lrcsim.calibration.of_machine import MeasurePlan, measure_machine, toml_of
+    from lrcsim.simulator.cache.capacity import bytes_from
 
     given: dict[str, Any] = {}
     if sizes is not None:
-        each = tuple(sorted({option_bytes("--sizes", text.strip()) for text in sizes.split(",")}))
+        each = tuple(sorted({bytes_from("--sizes", text.strip()) for text in sizes.split(",")}))
         given = {"reads": each, "experts": each}
     plan = MeasurePlan(repetitions=repetitions, folder=None if folder is None else Path(folder), gpu=gpu, **given)
     if quick:

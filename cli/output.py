@@ -168,18 +168,3 @@ def progress_bar(what: str, *, after: float = 1.0) -> Iterator[Callable[[int, in
         if bar is not None:
             compiling.shown_by = None
             bar.stop()
-
-
-def option_bytes(option: str, text: str) -> int:
-    """Read the value of an option that is a number of bytes: ``2752512``, ``2.5MiB``.
-
-    Raises:
-        ConfigError: it is none, or zero.
-    """
-    from lrcsim.base.errors import ConfigError
-    from lrcsim.simulator.cache.capacity import parse_bytes
-
-    amount = int(text) if text.isdecimal() else parse_bytes(text)
-    if not amount:
-        raise ConfigError(f"{option} {text!r} is not a size: write bytes as 2752512 or with a unit, 2.5MiB")
-    return amount

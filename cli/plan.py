@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lrcsim.cli.output import answer, json_option, option_bytes, progress_bar
+from lrcsim.cli.output import answer, json_option, progress_bar
 
 if TYPE_CHECKING:
     from lrcsim.traces import RoutingTrace
@@ -120,10 +120,11 @@ def _size(option: str, text: str) -> int:
         ConfigError: it is none, or has no unit.
     """
     from lrcsim.base.errors import ConfigError
+    from lrcsim.simulator.cache.capacity import bytes_from
 
     if text.strip().isdecimal():
         raise ConfigError(f"{option} {text!r} has no unit: write {text.strip()}GiB, or 0B for none")
-    return 0 if text.strip() == "0B" else option_bytes(option, text)
+    return 0 if text.strip() == "0B" else bytes_from(option, text)
 
 
 def parse_context(text: str) -> int:

@@ -12,7 +12,7 @@ from lrcsim.base.tables import write_csv
 from lrcsim.base.text import score, span
 from lrcsim.cli.metrics import metric_options, opened_traces, segments_of, segments_option
 from lrcsim.cli.options import run_options
-from lrcsim.cli.output import answer, json_option, option_bytes, progress_bar
+from lrcsim.cli.output import answer, json_option, progress_bar
 from lrcsim.cli.tables import print_table
 from lrcsim.plots.figure import check_picture
 
@@ -62,6 +62,7 @@ def sch(
     TRACE is an lrcsim file; several are shown together; without any, the trace that comes with lrcsim. JSON has the
     rate at every capacity.
     """
+    from lrcsim.simulator.cache.capacity import bytes_from
     from lrcsim.simulator.metrics.sch_metric import sch_at_sizes
 
     check_picture(plot_path)
@@ -78,7 +79,7 @@ def sch(
         for label, trace in opened.items():
             results[label] = []
             if expert_bytes is not None:
-                trace.layers = trace.layers.with_expert_bytes(option_bytes("--expert-bytes", expert_bytes))
+                trace.layers = trace.layers.with_expert_bytes(bytes_from("--expert-bytes", expert_bytes))
             for m in segments:
                 with progress_bar(f"{label}, m = {m}") as progress:
                     results[label] += sch_at_sizes(

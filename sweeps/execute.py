@@ -15,7 +15,7 @@ from lrcsim.base.errors import LrcsimError, TraceError, brief
 from lrcsim.policies import make_policy
 from lrcsim.simulator import Result, simulate
 from lrcsim.simulator.baselines import Baselines
-from lrcsim.simulator.curves.curve import hits_at
+from lrcsim.simulator.curves.curve import EngineName, hits_at
 from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.setup.run import Run
 from lrcsim.sweeps.columns import Row, failed_row, identity, row_of
@@ -75,9 +75,9 @@ def _run_pass(task: Task) -> list[Row]:
                 sized[run.key] = shared.at(run.values.get("cache", options()["cache"].default))
             except LrcsimError as error:
                 rows[run.key] = failed_row(_identity(run, task), run.values, _said(error))
-        hits, accesses, _ = hits_at(shared, [one.pools for one in sized.values()], jobs=1)
+        hits, accesses, engine = hits_at(shared, [one.pools for one in sized.values()], jobs=1)
         for number, run in enumerate(run for run in task.runs if run.key in sized):
-            result = _result(sized[run.key], accesses, accesses - hits[:, number])
+            result = _result(sized[run.key], accesses, accesses - hits[:, number], engine)
             rows[run.key] = row_of(_identity(run, task), run.values, trace, result)
     except Exception as error:
         for run in task.runs:
@@ -85,7 +85,7 @@ def _run_pass(task: Task) -> list[Row]:
     return [rows[run.key] for run in task.runs]
 
 
-def _result(run: Run, accesses: Any, misses: Any) -> Result:
+def _result(run: Run, accesses: Any, misses: Any, engine: EngineName) -> Result:
     """Return what `simulate` would have, but with the layers summed up, and without what a pass does not count."""
     sizes = run.trace.expert_bytes
     counts = Counts(
@@ -97,7 +97,8 @@ def _result(run: Run, accesses: Any, misses: Any) -> Result:
     )
     found = Baselines(run).find(make_policy(run.policy).bypass) if run.options.bounds else {}
     bounds = {name: bound for name, bound in found.items() if name != "lru"}
-    return Result(run, counts, bounds, found.get("lru"), warnings=[])
+    said = "python" if engine == "replay" else engine
+    return Result(run, counts, bounds, found.get("lru"), warnings=[], engine=said)
 
 
 def _arguments(task: Task, run: PlannedRun) -> dict[str, Any]:

@@ -52,6 +52,23 @@ def parse_bytes(text: str) -> int | None:
         return None
 
 
+def bytes_from(name: str, given: object) -> int:
+    """Read a number of bytes: ``2752512``, ``"2.5MiB"``.
+
+    Args:
+        name: of the option, for errors.
+        given: its value.
+
+    Raises:
+        ConfigError: it is none, or zero.
+    """
+    text = str(given)
+    amount = int(text) if text.isdecimal() else parse_bytes(text)
+    if not amount:
+        raise ConfigError(f"{name} {given!r} is not a size: write bytes as 2752512 or with a unit, 2.5MiB")
+    return amount
+
+
 def resolve_capacity(size: CacheSize, layers: LayerTable, scope: Scope) -> list[PoolSize]:
     """Turn a cache size into one pool per layer (scope ``layer``) or one for all (scope ``model``).
 

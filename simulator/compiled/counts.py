@@ -152,4 +152,4 @@ def is_compiled(job: Run) -> bool:
         on_disk = [key[0] for key in run._cache._cache_file._load_index()]  # no public way to ask without compiling
     except (AttributeError, OSError):
         on_disk = []
-    return any(str(types[-1]) != "none" for types in (*signatures, *on_disk))  # with an `Served`, the last argument
+    return any(str(types[-1]) != "none" for types in (*signatures, *on_disk))  # with a `Served`, the last argument

@@ -185,7 +185,7 @@ def allocate(
         exact_left_out=left_out,
         most_hits=most_hits,
         uniform=split(uniform_split([len(curve) - 1 for curve in curves], costs, pool.capacity)),
-        shared=_shared(replace(run, pools=(pool,)), jobs, progress),
+        shared=_shared(replace(run, options=replace(run.options, scope="model"), pools=(pool,)), jobs, progress),
     )
 
 
@@ -303,7 +303,7 @@ def _shared(run: Run, jobs: int | None, progress: Progress | None) -> Division:
     """Run one pool for all layers: in slots by the stack algorithm, in bytes of unequal experts by a replay."""
     pool: PoolSize = run.pools[0]
     if pool.bytes_per_expert is None:
-        found = stack_hits(run.trace, str(run.policy), "model", run.access, run.prefill, run.warm, jobs)
+        found = stack_hits(run.trace, str(run.policy), run.scope, run.access, run.prefill, run.warm, jobs)
         hits, accesses = found.at([pool.capacity]), found.accesses.sum(axis=0)
     else:
         counts, _ = count(run, progress=progress)

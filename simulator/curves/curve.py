@@ -122,7 +122,7 @@ def curve_of(
         ConfigError: a capacity is none; the trace has no recorded expert.
         PolicyError: the policy misbehaves.
     """
-    chosen, scope, access = make_policy(run.policy), run.options.scope, run.access
+    chosen, scope, access = make_policy(run.policy), run.scope, run.access
     layers = run.trace.layers
     everything = layers.total_experts if scope == "model" else int(layers.num_experts.max())
     active = float(layers.top_k.sum() if scope == "model" else layers.top_k.mean())

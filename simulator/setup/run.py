@@ -15,10 +15,11 @@ from lrcsim.base.configurable import Configurable
 from lrcsim.base.errors import ConfigError, PolicyError, brief, check_choice
 from lrcsim.base.kinds import VERSION, named
 from lrcsim.base.reprs import short, short_repr
+from lrcsim.base.user_code import is_users
 from lrcsim.hardware import HardwareProfile, read_toml, to_toml
 from lrcsim.models import Geometry
 from lrcsim.policies import BUILT_IN, Policy, PolicySpec, make_policy
-from lrcsim.simulator.cache.capacity import CacheSize, PoolSize, Scope, parse_bytes, resolve_capacity
+from lrcsim.simulator.cache.capacity import CacheSize, PoolSize, Scope, bytes_from, resolve_capacity
 from lrcsim.simulator.serving.batching import batched
 from lrcsim.simulator.setup.options import ACCESS, Options
 from lrcsim.simulator.setup.platform import Platform, check_memory, resolve
@@ -58,8 +59,8 @@ class Run:
             given: options by name (`Options`); those left out are at their defaults.
 
         Raises:
-            ConfigError: an option is not allowed, alone or with the others; model and trace do not match; the cache is
-                larger than the machine's memory.
+            ConfigError: an option is not allowed, alone or with the others; model and trace do not match. Whether the
+                caches fit into the machine's memory is asked apart (`check_memory`).
             PolicyError: the policy is unknown, or cannot serve this trace.
         """
         if not isinstance(trace, RoutingTrace):
@@ -101,7 +102,8 @@ class Run:
         profile: npt.NDArray[np.float64] | None = None,
     ) -> Run:
         """Make a run of pools that are known already; nothing is checked."""
-        options = Options(policy=policy, access=access, prefill=prefill, warm=warm)  # type: ignore[arg-type]
+        scope: Scope = "layer" if len(pools) == trace.num_layers else "model"
+        options = Options(policy=policy, scope=scope, access=access, prefill=prefill, warm=warm)  # type: ignore[arg-type]
         return cls(trace, options, tuple(pools), profile)
 
     def check_memory(self) -> None:
@@ -136,8 +138,8 @@ class Run:
 
     @property
     def scope(self) -> Scope:
-        """``"layer"`` or ``"model"``: as many pools as layers, or one."""
-        return "layer" if len(self.pools) == self.trace.num_layers else "model"
+        """``"layer"``: a pool for every layer, or ``"model"``: one for all."""
+        return self.options.scope
 
     @property
     def in_slots(self) -> bool:
@@ -150,7 +152,7 @@ class Run:
         Raises:
             ConfigError: the size is not understood.
         """
-        pools = tuple(resolve_capacity(cache, self.trace.layers, self.options.scope))
+        pools = tuple(resolve_capacity(cache, self.trace.layers, self.scope))
         return replace(self, options=replace(self.options, cache=cache), pools=pools)
 
     def with_policy(self, policy: PolicySpec, *, profile: bool = True) -> Run:
@@ -177,7 +179,7 @@ class Run:
             "cache": plain(options.cache),
             "capacity": [pool.capacity for pool in pools],
             "capacity_unit": "experts" if pools[0].bytes_per_expert is None else "bytes",
-            "scope": options.scope,
+            "scope": self.scope,
             "access": self.access,
             "prefill": self.prefill if "phase" in self.trace.columns else None,
             "warm": self.warm,
@@ -230,7 +232,7 @@ def plain(value: Any) -> Any:
         return f"{value.__module__}:{value.__qualname__}"
     if isinstance(value, Configurable):
         kind = type(value)
-        if kind.__module__.startswith("lrcsim."):
+        if not is_users(kind):
             return value.label()
         return ":".join(filter(None, (plain(kind), value.label().partition(":")[2])))
     if isinstance(value, RoutingTrace):
@@ -270,9 +272,7 @@ def with_expert_bytes(trace: RoutingTrace, size: int | str | Sequence[int] | Non
     if size is None:
         return trace
     listed = not isinstance(size, str) and isinstance(size, Sequence)
-    amount: Any = size if listed else int(size) if str(size).isdecimal() else parse_bytes(str(size))  # type: ignore[arg-type]
-    if not amount:
-        raise ConfigError(f"expert_bytes {size!r} is not a size: write bytes as 2752512 or with a unit, 2.5MiB")
+    amount: Any = (listed and size) or bytes_from("expert_bytes", size)
     trace = copy(trace)
     trace.layers = trace.layers.with_expert_bytes(amount)
     return trace

@@ -248,3 +248,12 @@ def test_bytes_per_token_are_of_tokens_that_were_recorded() -> None:
     cache = simulate(trace, "lru", 2).to_dict()["cache"]
     assert (cache["prefill"]["tokens"], cache["decode"]["tokens"]) == (3, 2)
     assert (cache["prefill"]["bytes_per_token"], cache["decode"]["bytes_per_token"]) == (100, 100)
+
+
+def test_one_pool_of_a_single_layer_is_one_pool() -> None:
+    # Top-2 in one layer: a token uses 2, the cache holds 1. One pool is warned of the cliff, a layer of the buffer.
+    trace = RoutingTrace.from_arrays([[[0, 1]], [[1, 2]], [[2, 0]]], num_experts=3)
+    for scope, words in (("model", "one token uses 2: below one token cycle"), ("layer", "1 of 1 layers hold fewer")):
+        result = simulate(trace, "lru", 1, scope=scope)
+        assert (result.run.scope, result.config["scope"]) == (scope, scope)
+        assert any(words in warning for warning in result.warnings)
