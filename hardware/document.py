@@ -169,7 +169,8 @@ def numbers(profile: HardwareProfile) -> Iterator[tuple[str, str, str]]:
     """Yield the path of each number that a profile has, the number as it is written, and its source."""
     for path, key in schema(["gpu", "cpu", "dram", *(link.name for link in reversed(profile.links))]).items():
         value = profile.at(path)
-        if key.kind != "text" and key.kind != "flag" and value is not None:
+        told = bool(value) and "." in path if key.kind == "text" else key.kind != "flag" and value is not None
+        if told and not (key.optional and key.kind == "count" and value == 1):
             yield path, written(path, value), profile.sources.get(path, "")
 
 

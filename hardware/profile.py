@@ -42,6 +42,12 @@ class Link:
         int | None,
         Key("bytes", "pieces of a transfer, between which a more urgent one may go; without it: whole", positive=True),
     ] = None
+    lane_bandwidth: Annotated[
+        float | None, Key("bytes/s", "most that one lane carries; without it: all of the bandwidth", positive=True)
+    ] = None
+    pageable: Annotated[
+        float | None, Key("bytes/s", "copies from memory that is not pinned; without it: not known", positive=True)
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Gpu:
     bandwidth: Annotated[float, Key("bytes/s", "of its memory, effective", positive=True)]
     compute: Annotated[float, Key("FLOP/s", "in dense bf16/fp16, the realistic peak", positive=True)]
     overhead: Annotated[float, Key("seconds", "per kernel launch or operation")]
+    api: Annotated[str, Key("text", "what programs it: cuda, rocm or metal; tells a runtime's numbers")] = "cuda"
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,11 @@ class Cpu:
     ]
     overhead: Annotated[float, Key("seconds", "per expert")]
     cores: Annotated[int, Key("count", "that compute experts")]
+    kind: Annotated[
+        str, Key("text", "desktop, laptop, server, sockets, old-server or phone; without it told by main memory")
+    ] = ""
+    isa: Annotated[str, Key("text", "vector instructions: avx2, avx512, neon")] = ""
+    sockets: Annotated[int, Key("count", "processors, each with memory of its own (NUMA)")] = 1
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,9 @@ class Dram:
     bandwidth: Annotated[
         float, Key("bytes/s", "shared by the CPU and by transfers out of it and into it", positive=True)
     ]
+    kind: Annotated[str, Key("text", "ddr4, ddr5, lpddr5x ...")] = ""
+    channels: Annotated[int | None, Key("count", "of all sockets")] = None
+    channel: Annotated[float | None, Key("bytes/s", "theoretical, of one channel", positive=True)] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,20 +11,28 @@ import numpy.typing as npt
 
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry, dense_bytes, expert_bytes, output_bytes, stored_dtype
+from lrcsim.runtimes import IDEAL, Runtime
 from lrcsim.simulator.serving.steps import StepSize
+
+
+UNLIMITED = 1e18
+"""Tokens that a layer without a window looks back."""
 
 
 class CostTable(NamedTuple):
     """Costs as numbers for compiled code, all of the form max(bytes / bandwidth, operations / compute) + overhead.
 
     Attributes:
-        parts: float64 [n, 4], dense parts: bytes, and operations per token; bytes per token of context, and operations
-            per pair (`StepSize`).
+        parts: float64 [n, 6], dense parts: bytes, and operations per token; bytes per token of context, and operations
+            per pair (`StepSize`), both as if the runtime reached as much of bandwidth and peak as for weights; tokens
+            that the layer looks back, `UNLIMITED` where it sees all; seconds more.
         first: int64 [L + 2], parts ``first[i]:first[i + 1]`` come before the routing of layer i, the last ``after``.
         head: bytes of the output matrix, and operations per request.
-        bandwidth: bytes/s where the model runs.
+        bandwidth: bytes/s where the model runs, of weights that every token uses.
+        expert_bandwidth: bytes/s there, of experts.
         compute: FLOP/s there.
         overhead: seconds per operation there: a part, the head, an expert.
+        step: seconds per forward pass.
         expert_bytes: float64 [L], moved by an expert there.
         operations: of an expert per token.
         cpu_bytes: float64 [L], moved by an expert on the CPU.
@@ -37,8 +45,10 @@ class CostTable(NamedTuple):
     first: npt.NDArray[np.int64]
     head: tuple[float, float]
     bandwidth: float
+    expert_bandwidth: float
     compute: float
     overhead: float
+    step: float
     expert_bytes: npt.NDArray[np.float64]
     operations: float
     cpu_bytes: npt.NDArray[np.float64]
@@ -117,12 +127,14 @@ class FixedCosts:
     def table(self, layers: int) -> CostTable:
         """Return the same as a `CostTable`, in which a byte and an operation take a second."""
         return CostTable(
-            parts=np.tile([self.dense, 0.0, 0.0, 0.0], (layers, 1)),
+            parts=np.tile([self.dense, 0.0, 0.0, 0.0, UNLIMITED, 0.0], (layers, 1)),
             first=np.append(np.arange(layers + 1), layers),
             head=(self.output, 0.0),
             bandwidth=1.0,
+            expert_bandwidth=1.0,
             compute=1.0,
             overhead=0.0,
+            step=0.0,
             expert_bytes=np.zeros(layers),
             operations=self.expert_s,
             cpu_bytes=np.full(layers, self.cpu_bytes),
@@ -132,20 +144,33 @@ class FixedCosts:
         )
 
 
+class Part(NamedTuple):
+    """A dense block in numbers: the columns of `CostTable.parts`."""
+
+    weights: float
+    per_token: float
+    per_context: float
+    per_pair: float
+    window: float
+    more: float
+
+
 class RooflineCosts:
     """The greater of moving the weights once and of the arithmetic, plus an overhead for each operation.
 
     Williams, Waterman, Patterson, "Roofline", CACM 52 (4), 2009. For n tokens a matrix of P parameters takes
-    max(bytes / bandwidth, 2 P n / compute). Attention besides reads the KV cache of each request once, and takes
-    4 x heads x head width operations for each pair of tokens. An operation is a layer's dense part, or one expert. On
-    a machine without a GPU the CPU runs everything.
+    max(bytes / bandwidth, 2 P n / compute). Attention besides reads the KV cache of each request once, in layers with a
+    window no more than that of it, and takes operations for each pair of tokens. An operation is a layer's dense part,
+    or one expert. On a machine without a GPU the CPU runs everything. A runtime reaches its shares of bandwidth and
+    peak (`lrcsim.runtimes`).
 
     Args:
         geometry: the model.
-        profile: the machine.
+        profile: the machine, as the runtime uses it (`machine_under`).
         dtype: how the weights are stored (`lrcsim.models.dtype_names`); None: as released.
         sizes: bytes of an expert of each MoE layer, where the trace knows them; else from geometry and dtype.
         kv_dtype_bytes: bytes per number of the KV cache.
+        runtime: what runs the model.
     """
 
     def __init__(
@@ -155,25 +180,37 @@ class RooflineCosts:
         dtype: str | None = None,
         sizes: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None,
         kv_dtype_bytes: float = 2.0,
+        runtime: Runtime = IDEAL,
     ) -> None:
         dtype = stored_dtype(geometry, dtype)
-        device = profile.gpu or profile.cpu
-        self.bandwidth, self.compute, self.overhead = device.bandwidth, device.compute, device.overhead
+        device, use = profile.gpu or profile.cpu, runtime.device
+        self.bandwidth, self.expert_bandwidth = device.bandwidth * use.dense, device.bandwidth * use.experts
+        self.compute, self.overhead, self.step = device.compute * use.compute, device.overhead, use.step
         self.cpu = profile.cpu
         self.bytes = [int(size) for size in (expert_bytes(geometry, dtype) if sizes is None else sizes)]
         self.operations = 2.0 * geometry.expert_params  # per token
         blocks = dense_bytes(geometry, dtype)
-        attended = set(geometry.kv_layers)
+        attended, short = set(geometry.kv_layers), set(geometry.window_layers)
         moe = set(geometry.moe_layers)
         shown = geometry.head_dim + geometry.rope_dim + (geometry.value_dim or geometry.head_dim)
-        parts: list[tuple[float, float, float, float]] = []  # bytes, operations per token, of KV per token, per pair
-        self.parts: list[tuple[tuple[float, float, float, float], ...]] = []
+        parts: list[Part] = []
+        self.parts: list[tuple[Part, ...]] = []
         for block in range(geometry.layers):
             has_kv = block in attended
             params = geometry.attention_params if has_kv else geometry.mixer_params
             params += geometry.router_params + geometry.shared_params if block in moe else geometry.dense_ffn_params
-            kv = kv_dtype_bytes * geometry.kv_values_per_token_per_layer if has_kv else 0.0
-            parts.append((float(blocks[block]), 2.0 * params, kv, 2.0 * geometry.heads * shown if has_kv else 0.0))
+            parts.append(
+                Part(
+                    weights=float(blocks[block]),
+                    per_token=2.0 * params,
+                    per_context=kv_dtype_bytes * geometry.kv_values_per_token_per_layer * (use.dense / use.cache)
+                    if has_kv
+                    else 0.0,
+                    per_pair=2.0 * geometry.heads * shown * (use.compute / use.attention) if has_kv else 0.0,
+                    window=float(geometry.window) if block in short and geometry.window else UNLIMITED,
+                    more=use.mla if has_kv and geometry.mla else 0.0,
+                )
+            )
             if block in moe:
                 self.parts.append(tuple(parts))
                 parts = []
@@ -185,14 +222,14 @@ class RooflineCosts:
         return sum(self._part(part, size) for part in self.parts[layer])
 
     def after(self, size: StepSize) -> float:
-        """Seconds of the dense blocks at the end, and of the output matrix."""
+        """Seconds of the dense blocks at the end, of the output matrix, and of what a forward pass costs besides."""
         weights, operations = self.head
-        head = max(weights / self.bandwidth, operations * size.outputs / self.compute) + self.overhead
+        head = max(weights / self.bandwidth, operations * size.outputs / self.compute) + self.overhead + self.step
         return sum(self._part(part, size) for part in self.rest) + head
 
     def expert(self, layer: int, tokens: int) -> float:
         """Seconds of one expert."""
-        return max(self.bytes[layer] / self.bandwidth, self.operations * tokens / self.compute) + self.overhead
+        return max(self.bytes[layer] / self.expert_bandwidth, self.operations * tokens / self.compute) + self.overhead
 
     def on_cpu(self, layer: int, tokens: int) -> tuple[float, float, float]:
         """Overhead, bytes, and bytes/s: of DRAM, or less where the arithmetic takes longer."""
@@ -203,12 +240,14 @@ class RooflineCosts:
         """Return the same as a `CostTable`."""
         groups = [*self.parts, self.rest]
         return CostTable(
-            parts=np.array([part for group in groups for part in group], np.float64).reshape(-1, 4),
+            parts=np.array([part for group in groups for part in group], np.float64).reshape(-1, 6),
             first=np.cumsum([0, *map(len, groups)]),
             head=self.head,
             bandwidth=self.bandwidth,
+            expert_bandwidth=self.expert_bandwidth,
             compute=self.compute,
             overhead=self.overhead,
+            step=self.step,
             expert_bytes=np.array(self.bytes, np.float64),
             operations=self.operations,
             cpu_bytes=np.array(self.bytes, np.float64),
@@ -217,7 +256,9 @@ class RooflineCosts:
             cpu_overhead=self.cpu.overhead,
         )
 
-    def _part(self, part: tuple[float, float, float, float], size: StepSize) -> float:
-        weights, per_token, per_context, per_pair = part
-        moved = (weights + per_context * size.context) / self.bandwidth
-        return max(moved, (per_token * size.tokens + per_pair * size.pairs) / self.compute) + self.overhead
+    def _part(self, part: Part, size: StepSize) -> float:
+        context = min(float(size.context), part.window * size.outputs)
+        pairs = min(float(size.pairs), part.window * size.tokens)
+        moved = (part.weights + part.per_context * context) / self.bandwidth
+        operations = part.per_token * size.tokens + part.per_pair * pairs
+        return max(moved, operations / self.compute) + self.overhead + part.more

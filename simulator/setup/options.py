@@ -20,6 +20,7 @@ from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry
 from lrcsim.policies import PolicySpec
+from lrcsim.runtimes import Runtime, RuntimeDocument
 from lrcsim.simulator.cache.capacity import CacheSize, Scope
 from lrcsim.simulator.serving.batching import Batching, Speculative
 from lrcsim.simulator.setup.miss_actions import ACTIONS, MissAction
@@ -104,6 +105,8 @@ class Options:
             result then has times; access must be ``"coresident"``. None: hits only.
         model: geometry name, config.json, or a `Geometry`; None: the model that the trace names.
         overrides: single values of the profile: ``"pcie.bandwidth=25.6GB/s"``.
+        runtime: what runs the model there, and what that costs (`lrcsim.runtimes`): a name, a TOML file, a
+            `RuntimeDocument` or a `Runtime`; ``"ideal"``: the machine as its profile has it.
         dtype: how weights are stored, ``"q4_k_m"``; None: experts as large as the trace says, the rest as the model was
             released.
         overlap: whether transfers run beside compute.
@@ -164,6 +167,9 @@ class Options:
     )
     overrides: Sequence[str] = _option(
         "machine", (), "One value: pcie.bandwidth=25.6GB/s. Repeatable.", "KEY=VALUE", flag="--set", shown=""
+    )
+    runtime: str | Path | RuntimeDocument | Runtime = _option(
+        "machine", "ideal", "What runs the model there; lrcsim runtimes lists them.", "NAME|FILE"
     )
     dtype: str | None = _option(
         "machine", None, "How weights are stored: bf16, q4_k_m, mxfp4, q4_k,down=q6_k ...", "NAME"

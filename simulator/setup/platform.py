@@ -14,6 +14,8 @@ from lrcsim.base.reprs import short_repr
 from lrcsim.hardware import HardwareProfile, load_profile
 from lrcsim.models import Geometry, check_trace, dense_bytes, expert_bytes, load_geometry, model_names, output_bytes
 from lrcsim.policies import View, make_policy
+from lrcsim.runtimes import Runtime, RuntimeDocument, load_runtime
+from lrcsim.runtimes.machine_under import machine_under
 from lrcsim.simulator.cache.capacity import PoolSize, bytes_of, resolve_capacity
 from lrcsim.simulator.cache.pool import Pool
 from lrcsim.simulator.serving.steps import Step
@@ -33,7 +35,8 @@ class Platform:
     """A machine with everything looked up and checked against a trace.
 
     Attributes:
-        profile: the machine.
+        profile: the machine, as the runtime uses it (`machine_under`).
+        runtime: what runs the model there.
         geometry: the model.
         dtype: as its weights are stored.
         sizes: bytes of an expert of each MoE layer.
@@ -47,6 +50,7 @@ class Platform:
     """
 
     profile: HardwareProfile
+    runtime: Runtime
     geometry: Geometry
     dtype: str
     sizes: list[int]
@@ -101,6 +105,7 @@ class Platform:
         profile = self.profile
         return {
             "hardware": profile.name,
+            "runtime": self.runtime.name,
             "model": self.geometry.name,
             "dtype": self.dtype,
             "expert_bytes": self.sizes,
@@ -141,22 +146,26 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
     else:
         sizes = expert_bytes(geometry, machine.dtype).tolist()
     check_choice("engine", machine.engine, ENGINES)
+    runtime = _runtime(machine.runtime, profile)
+    profile = machine_under(profile, runtime)
     action = make_action(machine.miss, profile)
     if "weights" in action.needs and "weights" not in trace.columns:
         raise ConfigError(
             f"miss action {action.label()!r} looks at router weights, which this trace does not have: "
             "use load, cpu or split, or record the trace with weights"
         )
-    costs = RooflineCosts(geometry, profile, machine.dtype, np.asarray(sizes, np.int64), KV_BYTES)
+    costs = RooflineCosts(geometry, profile, machine.dtype, np.asarray(sizes, np.int64), KV_BYTES, runtime)
+    overlap = machine.overlap and runtime.loads.overlap != "none"
     return Platform(
         profile=profile,
+        runtime=runtime,
         geometry=geometry,
         dtype=machine.dtype or geometry.dtype,
         sizes=sizes,
         costs=costs,
         action=action,
-        prefetcher=_prefetcher(machine, trace),
-        overlap=machine.overlap,
+        prefetcher=_prefetcher(machine, trace, runtime, overlap),
+        overlap=overlap,
         dram=_dram(machine, profile, trace, sizes),
         dram_policy=machine.dram_policy,
         engine=machine.engine,
@@ -224,14 +233,19 @@ def _geometry(model: str | Path | Geometry | None, trace: RoutingTrace) -> Geome
         ) from None
 
 
-def _prefetcher(machine: Options, trace: RoutingTrace) -> Prefetcher | None:
+def _runtime(given: str | Path | RuntimeDocument | Runtime, profile: HardwareProfile) -> Runtime:
+    if isinstance(given, Runtime):
+        return given
+    return (given if isinstance(given, RuntimeDocument) else load_runtime(given)).on(profile)
+
+
+def _prefetcher(machine: Options, trace: RoutingTrace, runtime: Runtime, overlap: bool) -> Prefetcher | None:
     prefetcher = make_prefetcher(machine.prefetch)
     if isinstance(prefetcher, NoPrefetch):
         return None
-    if not machine.overlap:
-        raise ConfigError(
-            f"prefetch {prefetcher.label()!r} needs transfers that run beside compute: leave out --no-overlap"
-        )
+    if not overlap:
+        why = "leave out --no-overlap" if not machine.overlap else f"runtime {runtime.name} does not overlap them"
+        raise ConfigError(f"prefetch {prefetcher.label()!r} needs transfers that run beside compute: {why}")
     distance = int(getattr(prefetcher, "distance", 1))
     if "predictions" in prefetcher.needs and f"predictions/{distance}" not in trace.columns:
         recorded = sorted(name for name in trace.columns if name.startswith("predictions/"))

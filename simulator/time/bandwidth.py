@@ -1,12 +1,14 @@
 """Bytes on the move: transfers on links and experts computed by the CPU, sharing links and DRAM as fluids.
 
-Every flow has a nominal rate: on a link an equal share of the link's bandwidth, for the CPU what it can draw. All of
-them go through DRAM. Where together they ask for more than it gives, each is slowed by the same factor. Rates change
-only when a flow starts or ends, so between such moments everything is linear and the next end is known exactly.
+Every flow has a nominal rate: on a link an equal share of the link's bandwidth, at most what a lane carries; for the CPU
+what it can draw. All of them go through DRAM. Where together they ask for more than it gives, each is slowed by the same
+factor. Rates change only when a flow starts or ends, so between such moments everything is linear and the next end is
+known exactly.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import simpy
@@ -16,10 +18,16 @@ TOGETHER = 1e-12
 
 
 class Share:
-    """What limits a group of flows: a link's bandwidth in bytes/s, shared equally by those active now."""
+    """What limits a group of flows: a link's bandwidth in bytes/s, shared equally by those active now.
 
-    def __init__(self, bandwidth: float) -> None:
+    Args:
+        bandwidth: of all of them.
+        each: the most that one of them has; a lane's own limit.
+    """
+
+    def __init__(self, bandwidth: float, each: float = math.inf) -> None:
         self.bandwidth = bandwidth
+        self.each = each
         self.active = 0
 
 
@@ -85,7 +93,7 @@ class Flows:
             return
         wanted = 0.0
         for flow in self.active:
-            flow.rate = flow.share.bandwidth / flow.share.active
+            flow.rate = min(flow.share.bandwidth / flow.share.active, flow.share.each)
             wanted += flow.rate
         if wanted > self.dram_bandwidth:
             slower = self.dram_bandwidth / wanted

@@ -7,13 +7,16 @@ long it all takes. Hits are those of `Engine`, times agree to 1e-9.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lrcsim.hardware import HardwareProfile
 from lrcsim.policies import make_policy
+from lrcsim.runtimes import IDEAL, Runtime
 from lrcsim.simulator.compiled.compiled_cache import CompiledCache
 from lrcsim.simulator.compiled.engine_for import engine_for
 from lrcsim.simulator.replay import Counts
@@ -45,6 +48,7 @@ def unsupported(
     action: MissAction,
     prefetcher: Prefetcher | None = None,
     *,
+    runtime: Runtime = IDEAL,
     dram_cache: bool = False,
     shrinks: bool = False,
 ) -> str | None:
@@ -56,6 +60,7 @@ def unsupported(
         profile: the machine.
         action: what to do with misses.
         prefetcher: what to bring ahead.
+        runtime: what runs the model.
         dram_cache: whether main memory holds only some of the experts.
         shrinks: whether the caches' capacity changes on the way.
     """
@@ -81,6 +86,8 @@ def unsupported(
         return "experts come over several links, one after the other"
     if profile.device_link is None and share < 1:
         return "without pcie an expert for the CPU is read from storage first"
+    if runtime.loads.eviction and (policy.bypass or policy.refills or _unlike(job)):
+        return "evictions cost, and how many each step makes is not known beforehand"
     if not hasattr(costs, "table"):
         return f"costs {type(costs).__name__} have no table()"
     return None
@@ -93,6 +100,7 @@ def run_compiled(
     sizes: Sequence[int],
     action: MissAction,
     *,
+    runtime: Runtime = IDEAL,
     overlap: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Tally, Counts]:
@@ -104,6 +112,7 @@ def run_compiled(
         profile: the machine.
         sizes: bytes of an expert of each MoE layer.
         action: ``load``, ``cpu`` or ``split``.
+        runtime: what runs the model.
         overlap: whether transfers run beside compute.
         progress: called with the tokens done after each block.
 
@@ -118,9 +127,9 @@ def run_compiled(
     assert share is not None  # unsupported() says so
     cache = CompiledCache(job, share)
     table = costs.table(trace.num_layers)
-    path = _path(profile, max(sizes))
+    path = _path(profile, runtime, max(sizes))
     size_of_layer = np.array(sizes, np.int64)
-    totals = Totals.zero(trace.num_layers, trace.num_layers * trace.num_experts)
+    totals = Totals.zero(trace.num_layers, trace.num_layers * trace.num_experts, _rooms(job))
     tally, steps_by_phase = Tally(None), np.zeros(2, np.int64)
     run: Any = run_layer_steps  # compiled: type checkers do not know its arguments
     none = np.zeros(0, np.int64)
@@ -161,7 +170,21 @@ def run_compiled(
     return tally, counts
 
 
-def _path(profile: HardwareProfile, largest: int) -> Path:
+def _rooms(job: Run) -> npt.NDArray[np.int64]:
+    """Return `Totals.pools`."""
+    rooms = np.zeros((job.trace.num_layers, 2), np.int64)
+    for number, size in enumerate(job.pools):
+        slots = size.capacity if size.bytes_per_expert is None else size.capacity // max(size.bytes_per_expert)
+        rooms[list(size.layers)] = number, slots
+    return rooms
+
+
+def _unlike(job: Run) -> bool:
+    """Return whether a pool counts in bytes experts of unlike size."""
+    return any(size.bytes_per_expert is not None and len({*size.bytes_per_expert}) > 1 for size in job.pools)
+
+
+def _path(profile: HardwareProfile, runtime: Runtime, largest: int) -> Path:
     (link,) = profile.load_links  # unsupported() says so
     return Path(
         bandwidth=float(link.bandwidth),
@@ -170,6 +193,11 @@ def _path(profile: HardwareProfile, largest: int) -> Path:
         lanes=link.lanes,
         chunk=link.chunk or largest,
         dram=float(profile.dram.bandwidth),
+        lane=float(link.lane_bandwidth or math.inf),
+        parts=runtime.parts,
         layer_overhead=float(profile.layer_overhead),
         expert_overhead=float(profile.expert_overhead),
+        byte=float(runtime.loads.byte),
+        eviction=float(runtime.loads.eviction),
+        cpu_layer=float(runtime.cpu.layer),
     )

@@ -3,7 +3,8 @@
 Then every link is idle when a layer-step begins and when it ends, so each is a small problem of its own. All its
 transfers are of one size, asked for at the same moment; with several lanes the first so many start together, have the
 same share of the link at all times, arrive together, and the next ones follow: a *group*. So at any moment at most two
-things go on, a group on the link and an expert on the CPU, and what couples them is the bandwidth of DRAM.
+things go on, a group on the link and an expert on the CPU, and what couples them is the bandwidth of DRAM. Where a
+runtime overlaps by tensor, a load is several transfers, and they stand in the order of `lrcsim.simulator.time.stages`.
 """
 
 from __future__ import annotations
@@ -34,8 +35,13 @@ class Path(NamedTuple):
         lanes: transfers served at once.
         chunk: bytes of a chunk, at least 1.
         dram: bytes/s that the link and the CPU share.
+        lane: bytes/s that one lane carries at most.
+        parts: transfers of an expert, and pieces in which it is computed.
         layer_overhead: seconds per layer-step.
         expert_overhead: seconds per expert loaded.
+        byte: seconds per byte loaded.
+        eviction: seconds per expert evicted.
+        cpu_layer: seconds per layer-step with experts on the CPU.
     """
 
     bandwidth: float
@@ -44,8 +50,13 @@ class Path(NamedTuple):
     lanes: int
     chunk: int
     dram: float
+    lane: float
+    parts: int
     layer_overhead: float
     expert_overhead: float
+    byte: float
+    eviction: float
+    cpu_layer: float
 
 
 class Totals(NamedTuple):
@@ -58,6 +69,8 @@ class Totals(NamedTuple):
         misses: int64 [2, L].
         loads: int64 [2, L].
         seen: bool [L * E], used since the cache was last emptied.
+        pools: int64 [L, 2], of each layer its pool, and how many experts that has room for.
+        held: int64 [pools], experts that it holds.
     """
 
     seconds: npt.NDArray[np.float64]
@@ -66,13 +79,16 @@ class Totals(NamedTuple):
     misses: npt.NDArray[np.int64]
     loads: npt.NDArray[np.int64]
     seen: npt.NDArray[np.bool_]
+    pools: npt.NDArray[np.int64]
+    held: npt.NDArray[np.int64]
 
     @classmethod
-    def zero(cls, layers: int, keys: int) -> Totals:
+    def zero(cls, layers: int, keys: int, pools: npt.NDArray[np.int64]) -> Totals:
         """Start at nothing."""
         accesses, misses, loads = (np.zeros((2, layers), np.int64) for _ in range(3))
         counter = np.array([0, 0, -1], np.int64)
-        return cls(np.zeros(5), counter, accesses, misses, loads, np.zeros(keys, np.bool_))
+        seen, held = np.zeros(keys, np.bool_), np.zeros(int(pools[:, 0].max()) + 1, np.int64)
+        return cls(np.zeros(5), counter, accesses, misses, loads, seen, pools, held)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -86,13 +102,14 @@ def _take(served, what, at, high, most):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _serve(served, low, high, seconds, size, cpu_bytes, cpu_overhead, path, overlap, gpu):  # type: ignore[no-untyped-def]
+def _serve(served, low, high, loads, seconds, size, cpu_bytes, cpu_overhead, path, overlap, hits_take):  # type: ignore[no-untyped-def]
     """Serve the misses of a layer-step; time counts from when they are asked for.
 
     Args:
         served: uint8 [accesses], `Served.flags`.
         low: first access of the batch.
         high: access after its last.
+        loads: int64 [at least those loaded], room for their places.
         seconds: float64 [high - low]: of experts computed on the GPU the seconds, of others the bytes/s that the CPU
             draws undisturbed.
         size: bytes of an expert.
@@ -100,27 +117,36 @@ def _serve(served, low, high, seconds, size, cpu_bytes, cpu_overhead, path, over
         cpu_overhead: seconds before it draws them.
         path: `Path`.
         overlap: whether what arrives is computed at once.
-        gpu: when the GPU is free.
+        hits_take: seconds of the residents.
 
     Returns:
         When the GPU is free then, when the last load has arrived, and when the CPU is through with its experts.
     """
+    count = 0
+    for i in range(low, high):
+        if served[i] == LOADED:
+            loads[count] = i - low
+            count += 1
+    parts = path.parts if overlap else 1
+    gpu = hits_take if count == 0 else hits_take / parts
     now = arrived = cpu_done = 0.0
-    start = low
-    end, group = _take(served, LOADED, low, high, path.lanes)
+    sent, transfers = 0, count * parts  # those that have arrived, and all: first one part of each load, then the next
+    group = min(path.lanes, transfers)
     wait = path.latency + path.overhead  # until bytes flow
-    piece = min(size, path.chunk)
-    unsent = size - piece  # of each of the group
-    left = float(piece * group)  # of those that flow, the whole group's
+    whole = size / parts
+    piece = min(whole, float(path.chunk))
+    unsent = whole - piece  # of each of the group
+    left = piece * group  # of those that flow, the whole group's
+    carried = min(path.bandwidth, path.lane * group)
     cpu_at, on_cpu = _take(served, ELSEWHERE, low, high, 1)
     cpu_wait, cpu_left = cpu_overhead, cpu_bytes
     while group or on_cpu:
         rate = seconds[cpu_at - 1 - low] if on_cpu else 0.0
-        wanted = (path.bandwidth if group and wait <= 0 else 0.0) + (rate if on_cpu and cpu_wait <= 0 else 0.0)
+        wanted = (carried if group and wait <= 0 else 0.0) + (rate if on_cpu and cpu_wait <= 0 else 0.0)
         slower = min(path.dram / wanted, 1.0) if wanted > 0 else 1.0
         until = cpu_until = math.inf
         if group:
-            until = wait if wait > 0 else left / (path.bandwidth * slower)
+            until = wait if wait > 0 else left / (carried * slower)
         if on_cpu:
             cpu_until = cpu_wait if cpu_wait > 0 else cpu_left / (rate * slower)
         passed = min(until, cpu_until)
@@ -129,22 +155,24 @@ def _serve(served, low, high, seconds, size, cpu_bytes, cpu_overhead, path, over
             if wait > 0:
                 wait -= passed
             else:
-                left -= passed * path.bandwidth * slower
+                left -= passed * carried * slower
         elif group and wait > 0:
             wait = 0.0
         elif group:
             if unsent == 0:
                 arrived = now
                 if overlap:
-                    for i in range(start, end):
-                        if served[i] == LOADED:
-                            gpu = max(gpu, now) + seconds[i - low]
-                start = end
-                end, group = _take(served, LOADED, start, high, path.lanes)
-                unsent = size
-            piece = min(unsent, path.chunk)
+                    for place in range(sent, sent + group):
+                        gpu = max(gpu, now) + seconds[loads[place % count]] / parts
+                        if (place + 1) % count == 0 and place + 1 < transfers:
+                            gpu = gpu + hits_take / parts  # all of one part are there: the residents' next
+                sent += group
+                group = min(path.lanes, transfers - sent)
+                carried = min(path.bandwidth, path.lane * group)
+                unsent = whole
+            piece = min(unsent, float(path.chunk))
             unsent -= piece
-            left = float(piece * group)
+            left = piece * group
             wait = path.overhead
         if on_cpu and cpu_until > passed:
             if cpu_wait > 0:
@@ -165,8 +193,10 @@ def _dense(parts, first, last, bandwidth, compute, overhead, tokens, context, pa
     """Return the seconds of the dense parts ``first:last`` (`CostTable.parts`) for a step of a size."""
     total = 0.0
     for i in range(first, last):
-        moved = (parts[i, 0] + parts[i, 2] * context) / bandwidth
-        total += max(moved, (parts[i, 1] * tokens + parts[i, 3] * pairs) / compute) + overhead
+        seen = min(float(context), parts[i, 4])  # one request
+        shown = min(float(pairs), parts[i, 4] * tokens)
+        moved = (parts[i, 0] + parts[i, 2] * seen) / bandwidth
+        total += max(moved, (parts[i, 1] * tokens + parts[i, 3] * shown) / compute) + overhead + parts[i, 5]
     return total
 
 
@@ -192,7 +222,7 @@ def run_layer_steps(costs, path, overlap, cold, sizes, keys, tokens, served, sta
         steps: float64 [steps, 5], filled in: begin, end, compute, overhead, CPU.
         totals: `Totals`, advanced in place.
     """
-    seconds, counter, accesses, misses, loads, seen = totals
+    seconds, counter, accesses, misses, loads, seen, pools, held = totals
     parts, parts_of, bandwidth, compute, overhead = (
         costs.parts, costs.first, costs.bandwidth, costs.compute, costs.overhead,
     )  # fmt: skip
@@ -200,7 +230,7 @@ def run_layer_steps(costs, path, overlap, cold, sizes, keys, tokens, served, sta
     longest = 0
     for row in range(len(layer)):
         longest = max(longest, starts[row + 1] - starts[row])
-    takes = np.empty(longest)
+    takes, places = np.empty(longest), np.empty(longest, np.int64)
     now = seconds[CLOCK]
     for step in range(len(request)):
         begin = now
@@ -209,6 +239,7 @@ def run_layer_steps(costs, path, overlap, cold, sizes, keys, tokens, served, sta
         if request[step] != counter[REQUEST]:
             if cold and counter[REQUEST] >= 0:
                 seen[:] = False
+                held[:] = 0
             counter[REQUEST] = request[step]
         for row in range(first[step], first[step + 1]):
             here, low, high = layer[row], starts[row], starts[row + 1]
@@ -223,7 +254,9 @@ def run_layer_steps(costs, path, overlap, cold, sizes, keys, tokens, served, sta
                     cpu_seconds = max(cpu_bytes[here] / costs.cpu_bandwidth, operations * used_by / costs.cpu_compute)
                     takes[i - low] = cpu_bytes[here] / cpu_seconds
                 else:
-                    takes[i - low] = max(expert_bytes[here] / bandwidth, operations * used_by / compute) + overhead
+                    takes[i - low] = (
+                        max(expert_bytes[here] / costs.expert_bandwidth, operations * used_by / compute) + overhead
+                    )
                     all_take += takes[i - low]
                 if served[i] == RESIDENT:
                     hits_take += takes[i - low]
@@ -232,11 +265,18 @@ def run_layer_steps(costs, path, overlap, cold, sizes, keys, tokens, served, sta
                     loaded += served[i] == LOADED
                     counter[COLD_MISSES] += not seen[keys[i]]
                 seen[keys[i]] = True
+            pool, room = pools[here, 0], pools[here, 1]
+            evicted = max(held[pool] + loaded - room, 0)
+            held[pool] += loaded - evicted
             books = path.layer_overhead + path.expert_overhead * loaded
+            books += path.byte * (loaded * sizes[here]) + path.eviction * evicted
+            if missed > loaded:
+                books += path.cpu_layer
             lasts = all_take
             if missed:
                 gpu, arrived, cpu_done = _serve(
-                    served, low, high, takes, sizes[here], cpu_bytes[here], costs.cpu_overhead, path, overlap, hits_take
+                    served, low, high, places, takes, sizes[here], cpu_bytes[here], costs.cpu_overhead, path, overlap,
+                    hits_take,
                 )  # fmt: skip
                 last = max(arrived, cpu_done)
                 lasts = max(gpu, last) if overlap else last + all_take
@@ -253,7 +293,7 @@ def run_layer_steps(costs, path, overlap, cold, sizes, keys, tokens, served, sta
             loads[phase[step], here] += loaded
         output = _dense(
             parts, parts_of[-2], parts_of[-1], bandwidth, compute, overhead, step_tokens, context, pairs
-        ) + max(costs.head[0] / bandwidth, costs.head[1] / compute) + overhead  # fmt: skip
+        ) + max(costs.head[0] / bandwidth, costs.head[1] / compute) + overhead + costs.step  # fmt: skip
         now += output
         computed += output
         steps[step, 0], steps[step, 1] = begin, now

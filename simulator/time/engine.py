@@ -3,11 +3,15 @@
 A layer-step runs so:
 
 1. The GPU computes the layer's dense part (`Costs.before`); then its routing is known. The host takes
-   ``layer_overhead``, and ``expert_overhead`` for each expert it is going to load.
+   ``layer_overhead``, and ``expert_overhead`` for each expert it is going to load; what a runtime pays besides: by the
+   byte loaded, by the expert evicted, and once where experts run on the CPU.
 2. Experts that are resident are computed at once, in batch order, one after the other. Those on their way as prefetches
    become urgent and are waited for. Misses are put on the link, in batch order; others run on the CPU, one at a time.
 3. The prefetcher is asked; what it wants goes on the link behind everything urgent.
 4. Each expert that arrives is computed when the GPU is free. The layer ends when its last expert has.
+
+Where a runtime overlaps by tensor, an expert is three transfers of a third: all gates, all ups, all downs; each is
+computed when it is there and the stage before is over (`Stages`). An expert brought ahead comes whole.
 
 Without overlap the experts are computed only when all have arrived, and nothing is brought ahead.
 
@@ -28,6 +32,7 @@ import simpy
 from lrcsim.base.errors import ConfigError, PolicyError
 from lrcsim.base.user_code import written_in
 from lrcsim.hardware import HardwareProfile
+from lrcsim.runtimes import IDEAL, Runtime
 from lrcsim.simulator.serving.steps import LayerStep, Step, TimedSteps
 from lrcsim.simulator.setup.costs import Costs
 from lrcsim.simulator.setup.outcomes import Outcome
@@ -38,6 +43,7 @@ from lrcsim.simulator.time.fetch import Fetch
 from lrcsim.simulator.time.links import DEMAND, PREFETCH, LinkServer
 from lrcsim.simulator.time.residency import Lookup, Residency
 from lrcsim.simulator.time.spans import Log
+from lrcsim.simulator.time.stages import Stages
 from lrcsim.simulator.time.tally import Tally
 
 
@@ -48,8 +54,9 @@ class Engine:
         steps: what to run; `TimedSteps` where requests arrive in the course of time.
         residency: the caches.
         costs: seconds of compute.
-        profile: the machine.
+        profile: the machine, as the runtime uses it (`lrcsim.runtimes.machine_under`).
         sizes: bytes of an expert of each MoE layer.
+        runtime: what runs the model.
         overlap: whether transfers run beside compute.
         prefetcher: what to bring ahead; without overlap nothing is.
         log: where to note every span, or None.
@@ -72,6 +79,7 @@ class Engine:
         profile: HardwareProfile,
         sizes: list[int],
         *,
+        runtime: Runtime = IDEAL,
         overlap: bool = True,
         prefetcher: Prefetcher | None = None,
         log: Log | None = None,
@@ -83,7 +91,9 @@ class Engine:
         self.profile = profile
         self.sizes = sizes
         self.stride = residency.pools[0].view.stride
+        self.runtime = runtime
         self.overlap = overlap
+        self.stages = Stages(runtime.parts if overlap else 1, self._compute)
         self.prefetcher = prefetcher if overlap and not isinstance(prefetcher, NoPrefetch) else None
         _check(profile, residency, self.prefetcher)
         self.log = log
@@ -149,7 +159,7 @@ class Engine:
         found = self.residency.look_up(step, work)
         moved = sum(len(keys) for outcome, keys in found.decision.items() if outcome.moves)
         dense = self.costs.before(layer, step.size)
-        overhead = self.profile.layer_overhead + self.profile.expert_overhead * moved
+        overhead = self.profile.layer_overhead + self.profile.expert_overhead * moved + self._bookkeeping(found, layer)
         tally.compute += dense
         tally.overhead += overhead
         start = env.now
@@ -161,6 +171,7 @@ class Engine:
                 if overhead:
                     self.log.note(start + dense, env.now, "host", "overhead", layer=layer)
         self._layer, self._gpu, self._pending, self._held = layer, env.now, 0, []
+        self.stages.begin()
         self._tokens = {} if work.tokens is None else dict(zip(work.keys, work.tokens, strict=True))
         self._use_hits(found)
         self._evict(found.evicted)
@@ -176,11 +187,21 @@ class Engine:
         if self._gpu > env.now:
             yield env.timeout(self._gpu - env.now)
 
+    def _bookkeeping(self, found: Lookup, layer: int) -> float:
+        """Return the seconds that the runtime's host takes for what a layer-step loads, evicts and hands to the CPU."""
+        loads, action, size = self.runtime.loads, self.residency.action, self.sizes[layer]
+        if not (loads.byte or loads.eviction or self.runtime.cpu.layer):
+            return 0.0
+        moved = sum(action.bytes_of(what, size) * len(keys) for what, keys in found.decision.items() if what.moves)
+        elsewhere = any(keys and what.runs_on == "cpu" for what, keys in found.decision.items())
+        seconds = loads.byte * moved + loads.eviction * len(found.evicted)
+        return seconds + self.runtime.cpu.layer if elsewhere else seconds
+
     def _use_hits(self, found: Lookup) -> None:
         for key in found.hits:
             fetch = self._in_flight.pop(key, None)
             if fetch is not None:  # from now on it is this layer's, whatever becomes of its place in the cache
-                self._pending += 1
+                self._expect()
                 self.tally.used(key, late=True)
                 fetch.done = self._loaded
                 fetch.promote()
@@ -190,24 +211,40 @@ class Engine:
                 self._ready(key)
 
     def _start_misses(self, found: Lookup, step: Step, work: LayerStep) -> None:
+        loads: list[tuple[int, Outcome, bool]] = []
         for outcome, keys in found.decision.items():
             if outcome.runs_on == "":
                 continue
             for key in keys:
                 if outcome.moves:
-                    self._load(key, outcome, key in found.from_storage)
+                    loads.append((key, outcome, key in found.from_storage))
+                    self._expect()
+                    if self._load(*loads[-1], 0):
+                        loads.pop()
                 elif outcome.runs_on == "cpu":
                     self._run_on_cpu(key, key in found.from_storage)
                 else:  # residents stand in
                     self._ready(key)
+        for part in range(1, self.stages.number):
+            for load in loads:
+                self._load(*load, part)
+        self.stages.advance()
         self.tally.count(found.decision, work, step.phase)
 
-    def _load(self, key: int, outcome: Outcome, from_storage: bool) -> None:
-        """Put an expert, or a copy of it, on its way to the GPU."""
-        self._pending += 1
-        size = self.residency.action.bytes_of(outcome, self.sizes[key // self.stride])
+    def _expect(self) -> None:
+        """Wait for an expert."""
+        self._pending += self.stages.number
+        self.stages.expect()
+
+    def _load(self, key: int, outcome: Outcome, from_storage: bool, part: int) -> bool:
+        """Put one tensor of an expert, or of a copy of it, on its way to the GPU; return whether it is all of them."""
+        size: float = self.residency.action.bytes_of(outcome, self.sizes[key // self.stride])
         what = "load" if outcome.reads == "expert" else "load low"
-        self._fetch(key, size, from_storage, DEMAND, what, self._loaded)
+        whole = self.stages.number == 1 or key in self._reads
+        if not whole:
+            size /= self.stages.number
+        self._fetch(key, size, from_storage, DEMAND, what, self._loaded, part=None if whole else part)
+        return whole
 
     def _run_on_cpu(self, key: int, from_storage: bool) -> None:
         """Compute an expert on the CPU, once it is in DRAM."""
@@ -220,12 +257,13 @@ class Engine:
     def _fetch(
         self,
         key: int,
-        size: int,
+        size: float,
         from_storage: bool,
         priority: int,
         what: str,
         done: Callable[[Fetch], None],
         to_gpu: bool = True,
+        part: int | None = None,
     ) -> Fetch:
         """Bring an expert from storage or DRAM to the GPU, or from storage to DRAM only."""
         legs = self._to_device[:] if to_gpu else []
@@ -238,22 +276,26 @@ class Engine:
             return read
         if from_storage or not legs:
             legs = self._to_memory + legs
-        return Fetch(key, legs, size, priority, what, done)
+        return Fetch(key, legs, size, priority, what, done, part)
 
     def _loaded(self, fetch: Fetch) -> None:
-        self._ready(fetch.key)
-        self._one_done()
+        if self.overlap:
+            self.stages.arrived(fetch.key, fetch.part)
+        else:
+            self._held.append(fetch.key)
+        self._done(self.stages.number if fetch.part is None else 1)
 
     def _ready(self, key: int) -> None:
         """Compute an expert that is there: now, or when all are, without overlap."""
         if self.overlap:
-            self._compute(key)
+            self.stages.resident(key)
         else:
             self._held.append(key)
 
     def _compute(self, key: int) -> None:
+        """Compute an expert, or one of its tensors."""
         begin = max(self._gpu, self.env.now)
-        seconds = self.costs.expert(self._layer, self._tokens.get(key, 1))
+        seconds = self.costs.expert(self._layer, self._tokens.get(key, 1)) / self.stages.number
         self._gpu = begin + seconds
         self.tally.compute += seconds
         if self.log is not None:
@@ -267,10 +309,10 @@ class Engine:
 
     def _cpu_done(self, seconds: float) -> None:
         self.tally.cpu += seconds
-        self._one_done()
+        self._done(1)
 
-    def _one_done(self) -> None:
-        self._pending -= 1
+    def _done(self, number: int) -> None:
+        self._pending -= number
         if not self._pending and self._waiting is not None:
             self._waiting.succeed()
 

@@ -17,14 +17,23 @@ class Fetch:
         priority: `DEMAND` or `PREFETCH`.
         what: for the log.
         done: called when it has come to the end.
+        part: which of the expert's tensors it is; None: all of them.
     """
 
-    __slots__ = ("done", "key", "legs", "link", "priority", "size", "transfer", "what")
+    __slots__ = ("done", "key", "legs", "link", "part", "priority", "size", "transfer", "what")
 
     def __init__(
-        self, key: int, legs: list[LinkServer], size: int, priority: int, what: str, done: Callable[[Fetch], None]
+        self,
+        key: int,
+        legs: list[LinkServer],
+        size: float,
+        priority: int,
+        what: str,
+        done: Callable[[Fetch], None],
+        part: int | None = None,
     ) -> None:
         self.key = key
+        self.part = part
         self.legs = legs
         self.size = size
         self.priority = priority

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
@@ -20,7 +21,7 @@ class Transfer:
 
     Attributes:
         key: layer * stride + expert.
-        left: bytes that no chunk has taken up yet.
+        left: bytes that no chunk has taken up yet; not whole where an expert is moved in parts.
         size: bytes in all.
         priority: `DEMAND` or `PREFETCH`.
         done: called when the last byte has arrived.
@@ -31,7 +32,7 @@ class Transfer:
 
     __slots__ = ("cancelled", "done", "key", "left", "order", "priority", "size", "what")
 
-    def __init__(self, key: int, size: int, priority: int, done: Callable[[Transfer], None], what: str) -> None:
+    def __init__(self, key: int, size: float, priority: int, done: Callable[[Transfer], None], what: str) -> None:
         self.key = key
         self.left = self.size = size
         self.priority = priority
@@ -61,8 +62,8 @@ class LinkServer:
         self.link = link
         self.flows = flows
         self.log = log
-        self.bytes = 0
-        self._share = Share(link.bandwidth)
+        self.bytes = 0.0
+        self._share = Share(link.bandwidth, link.lane_bandwidth or math.inf)
         self._taken = 0
         self._under_way: list[Flow] = []
         self._waiting: list[Transfer] = []

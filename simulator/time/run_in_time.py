@@ -182,6 +182,7 @@ def run_timed(
             platform.profile,
             platform.sizes,
             platform.action,
+            runtime=platform.runtime,
             overlap=platform.overlap,
             progress=told,
         )
@@ -232,6 +233,7 @@ def run_timed(
         platform.costs,
         platform.profile,
         platform.sizes,
+        runtime=platform.runtime,
         overlap=platform.overlap,
         prefetcher=prefetcher,
         log=kept,
@@ -279,7 +281,7 @@ def _compiled(run: Run, platform: Platform, *, events: bool) -> bool:
     shrinks = platform.profile.kv_shared
     reason = "arrivals, timeline and plot need every event" if events else unsupported(
         run, platform.costs, platform.profile, platform.action, platform.prefetcher,
-        dram_cache=platform.dram is not None, shrinks=shrinks,
+        runtime=platform.runtime, dram_cache=platform.dram is not None, shrinks=shrinks,
     )  # fmt: skip
     if reason is not None and platform.engine == "compiled":
         raise ConfigError(f"engine 'compiled' is for the standard case: {reason}; use 'auto' or 'events'")

@@ -107,8 +107,7 @@ def time_limits(job: Run, platform: Platform, tally: Tally, counts: Counts, leas
     steps = tally.by_step()
     decode = np.frombuffer(bytes(tally.phases), np.uint8) == DECODE
     measured = _by_phase(steps[:, 1] - steps[:, 0], decode)
-    assert counts.loads is not None  # Residency counts them
-    overhead = np.maximum(_by_phase(steps[:, 3], decode) - platform.profile.expert_overhead * counts.loads, 0.0)
+    overhead = _layers_alone(_by_phase(steps[:, 3], decode), platform, counts, job.trace.num_layers)
     share = loaded_share(platform.action)
     two = tally.misses(Outcome.ON_CPU) > 0 or (share is not None and share < 1)  # compute at once
     if two:
@@ -139,6 +138,18 @@ def time_limits(job: Run, platform: Platform, tally: Tally, counts: Counts, leas
         measured=measured,
         busy={name: seconds / tally.total if tally.total else 0.0 for name, seconds in busy.items()},
     )
+
+
+def _layers_alone(overhead: Phases, platform: Platform, counts: Counts, layers: int) -> Phases:
+    """Return what of the overhead is due without a single miss: that of layers."""
+    profile, runtime = platform.profile, platform.runtime
+    assert counts.loads is not None  # Residency counts both
+    assert counts.loaded_bytes is not None
+    by_loads = profile.expert_overhead * counts.loads + runtime.loads.byte * counts.loaded_bytes
+    alone = np.maximum(overhead - by_loads, 0.0)
+    if runtime.loads.eviction or runtime.cpu.layer:  # how often they were due is not known by phase
+        alone = np.minimum(alone, profile.layer_overhead * counts.steps * layers)
+    return alone
 
 
 def free_loads(tally: Tally, counts: Counts) -> Free:

@@ -204,7 +204,8 @@ def test_arrivals_alone_make_a_server() -> None:
 
 def test_options_that_go_with_a_machine_only() -> None:
     timed = [option.name for option in declared().values() if option.timed]
-    assert timed == ["model", "overrides", "dtype", "overlap", "miss", "prefetch", "dram", "dram_policy", "engine"]
+    machine = ["model", "overrides", "runtime", "dtype", "overlap", "miss", "prefetch", "dram", "dram_policy", "engine"]
+    assert timed == machine
 
 
 def test_a_value_of_another_type_is_not_the_default() -> None:
