@@ -56,6 +56,11 @@ TRACES = "LRCSIM_TRACES"
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One value: pcie.bandwidth=25.6GB/s. Repeatable."
 )
+@click.option(
+    "--runtime",
+    metavar="NAME|FILE",
+    help="What runs the model; lrcsim runtimes lists them.  [default: for each way what has it]",
+)
 @json_option
 def plan(
     model: str,
@@ -69,6 +74,7 @@ def plan(
     traces: tuple[str, ...],
     folders: tuple[str, ...],
     overrides: tuple[str, ...],
+    runtime: str | None,
     json_path: str | None,
 ) -> None:
     """Say whether MODEL fits HARDWARE, how to divide memory, how fast it decodes, and what would make it faster.
@@ -80,6 +86,7 @@ def plan(
     from lrcsim.models import load_geometry
     from lrcsim.planner.memory import with_memory
     from lrcsim.planner.plan import make_plan
+    from lrcsim.runtimes import load_runtime
 
     geometry = load_geometry(model)
     card = load_profile(hardware, overrides)
@@ -103,6 +110,7 @@ def plan(
             kv_dtype=kv_dtype,
             reserve=None if reserve is None else _size("--reserve", reserve),
             unused=unused,
+            runtime=None if runtime is None else load_runtime(runtime),
             traces=given,
             folders=where,
             progress=progress,

@@ -13,9 +13,11 @@ from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry
 from lrcsim.planner.flash import at, chained, flash_share
 from lrcsim.planner.memory import Memory
+from lrcsim.planner.row_runtimes import runtime_for
 from lrcsim.planner.speed import MODEL_RANGE, Setup, Speed, interval, measure, resampled
 from lrcsim.planner.strategies import POLICIES, Strategy, cache_of, room_for, strategies
 from lrcsim.planner.workload import PLACED, POPULAR, OwnTrace, Workload
+from lrcsim.runtimes import RuntimeDocument
 from lrcsim.simulator.setup.run import with_expert_bytes
 
 WORTH = 0.01
@@ -88,6 +90,7 @@ class Runner:
         kv_bytes_per_value: of the KV cache.
         context: full.
         progress: told runs done and runs in all.
+        runtime: what runs the model, where the user asks for one; None: for each row what really does (`runtime_for`).
     """
 
     def __init__(
@@ -98,10 +101,17 @@ class Runner:
         kv_bytes_per_value: float,
         context: int,
         progress: Progress | None,
+        runtime: RuntimeDocument | None = None,
     ) -> None:
+        self.runtime = runtime
         self.geometry, self.dtype, self.workloads = geometry, dtype, workloads
         self.kv, self.context, self.progress = kv_bytes_per_value, context, progress
         self.runs, self.expected = 0, 1
+
+    def setup(self, strategy: Strategy, profile: HardwareProfile) -> Setup:
+        """Return machine, model and runtime of a row."""
+        document = runtime_for(strategy.name, self.geometry, profile, self.dtype, self.runtime)
+        return Setup(profile, self.geometry, self.dtype, document.on(profile))
 
     def expect(self, memory: Memory) -> None:
         """Guess how many runs there will be."""
@@ -120,7 +130,7 @@ class Runner:
         own = profile
         if memory.ram and memory.fit != "gpu":
             profile = self._over_flash(strategy, slots, profile, memory, self.workloads[which])
-        setup = Setup(_holding(profile, memory), self.geometry, self.dtype)
+        setup = self.setup(strategy, _holding(profile, memory))
         found = measure(self.workloads[which].folds(strategy.policy), ",".join(map(str, slots)), setup, strategy.miss)
         self.runs += 1
         if self.progress is not None:
@@ -151,7 +161,7 @@ class Runner:
         speeds = [self.speed(strategy, slots, profile, memory, which) for which in range(len(self.workloads))]
         rates = [speed.tokens_per_s for speed in speeds]
         spread = interval(speeds[0]) if len(speeds) == 1 else (min(rates), max(rates))
-        setup = Setup(profile, self.geometry, self.dtype)
+        setup = self.setup(strategy, profile)
         central = speeds[0]
         ends = [(central, rate) for rate in spread] if len(speeds) == 1 else list(zip(speeds, rates, strict=True))
         ends = [*ends, (central, rates[0])]
@@ -199,8 +209,11 @@ class Runner:
         self, profile: HardwareProfile, memory: Memory, names: Sequence[str], context: int
     ) -> tuple[float, float]:
         """Return the best of some strategies with a KV cache for ``context`` tokens: nearly empty, and full."""
-        best = max(self._central(profile, memory, names).values(), key=lambda speed: speed.tokens_per_s)
-        return best.tokens_per_s, best.at_context(Setup(profile, self.geometry, self.dtype), context, self.kv)
+        found = self._central(profile, memory, names)
+        name = max(found, key=lambda name: found[name].tokens_per_s)
+        strategy = next((one for one in strategies(memory) if one.name == name), strategies(memory)[0])
+        best = found[name]
+        return best.tokens_per_s, best.at_context(self.setup(strategy, profile), context, self.kv)
 
     def _central(self, profile: HardwareProfile, memory: Memory, names: Sequence[str]) -> dict[str, Speed]:
         all_of = strategies(memory)
@@ -234,7 +247,7 @@ class Runner:
         strategy = next(s for s in strategies(memory) if s.name == "lru")
         held_out = OwnTrace(replace(source, trace=other))
         equal = cache_of(strategy, memory.budget, memory, self.geometry.experts)
-        setup = Setup(profile, self.geometry, self.dtype)
+        setup = self.setup(strategy, profile)
         speeds = [
             measure(held_out.folds("lru"), ",".join(map(str, slots)), setup).tokens_per_s
             for slots in (equal, divided(one))

@@ -21,6 +21,7 @@ from lrcsim.planner.strategies import cpu_layers
 from lrcsim.planner.traces import Shape, SourceTrace, find_sources
 from lrcsim.planner.what_would_fit import Remedies, remedies
 from lrcsim.planner.workload import OwnTrace, Workload, transferred
+from lrcsim.runtimes import RuntimeDocument
 from lrcsim.traces import RoutingTrace
 
 
@@ -150,6 +151,7 @@ def make_plan(
     kv_dtype: str = "f16",
     reserve: int | None = None,
     unused: int = 0,
+    runtime: RuntimeDocument | None = None,
     traces: Sequence[tuple[str, RoutingTrace]] = (),
     folders: Sequence[str | Path] = (),
     progress: Progress | None = None,
@@ -164,6 +166,7 @@ def make_plan(
         kv_dtype: of the KV cache.
         reserve: bytes kept free on the device; None: as `memory_of` says.
         unused: bytes of the card that the profile's memory leaves out (``--vram`` below the card's size).
+        runtime: what runs the model; None: for each row what really does.
         traces: names and traces to rest on.
         folders: where to look for more.
         progress: told runs done and runs in all.
@@ -193,7 +196,7 @@ def make_plan(
     workloads = [OwnTrace(sources[0])] if sources[0].own else transferred(shape, sources)
     if memory.fit == "gpu":  # nothing is missed: any routing takes as long
         workloads = workloads[:1]
-    runner = Runner(geometry, dtype, workloads, bits_per_weight(kv_dtype) / 8, context, progress)
+    runner = Runner(geometry, dtype, workloads, bits_per_weight(kv_dtype) / 8, context, progress, runtime)
     runner.expect(memory)
     plan.rows, plan.policy_note, plan.bound, kept = runner.compare(profile, memory)
     plan.layer_budgets = runner.layer_budgets(profile, memory)

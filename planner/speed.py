@@ -11,7 +11,11 @@ import numpy.typing as npt
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry
 from lrcsim.planner.workload import Fold
+from lrcsim.runtimes import IDEAL, Runtime
+from lrcsim.runtimes.machine_under import machine_under
 from lrcsim.simulator.metrics.bootstrap import resamples
+from lrcsim.simulator.serving.steps import StepSize
+from lrcsim.simulator.setup.costs import RooflineCosts
 from lrcsim.simulator.setup.options import Options
 from lrcsim.simulator.setup.platform import KV_BYTES
 from lrcsim.simulator.setup.run import Run
@@ -41,11 +45,25 @@ class Setup:
         profile: the machine.
         geometry: the model.
         dtype: how its weights are stored.
+        runtime: what runs it.
     """
 
     profile: HardwareProfile
     geometry: Geometry
     dtype: str
+    runtime: Runtime = IDEAL
+
+    def dense_seconds(self, context: float, kv_bytes_per_value: float) -> float:
+        """Return what a token takes besides its experts, with so many tokens of context: s."""
+        costs = RooflineCosts(
+            self.geometry,
+            machine_under(self.profile, self.runtime),
+            self.dtype,
+            kv_dtype_bytes=kv_bytes_per_value,
+            runtime=self.runtime,
+        )
+        size = StepSize(1, 1, round(context), round(context))
+        return sum(costs.before(layer, size) for layer in range(len(self.geometry.moe_layers))) + costs.after(size)
 
 
 @dataclass(frozen=True)
@@ -76,12 +94,11 @@ class Speed:
     ) -> float:
         """Return tokens/s with so many tokens of context, where `tokens_per_s` or what is given is the run's own.
 
-        Longer context is more KV cache to read for each token: its bytes over the device's bandwidth are added to the
-        time, those that the run's own context took are taken off.
+        Longer context is more KV cache to read for each token and more arithmetic: what the dense part takes more of
+        time is added.
         """
-        geometry, device = setup.geometry, setup.profile.gpu or setup.profile.cpu
-        counted = KV_BYTES * geometry.kv_values_per_token_per_layer * len(geometry.kv_layers) * self.context
-        more = (kv_bytes_per_value * geometry.kv_values(context) - counted) / device.bandwidth
+        now = setup.dense_seconds(self.context, KV_BYTES)
+        more = setup.dense_seconds(context, kv_bytes_per_value) - now
         return 1.0 / (1.0 / (tokens_per_s or self.tokens_per_s) + max(more, 0.0))
 
 
@@ -130,6 +147,7 @@ def _run(
         cache=cache,
         profile=fold.profile,
         hardware=setup.profile,
+        runtime=setup.runtime,
         model=setup.geometry,
         dtype=setup.dtype,
         miss=miss,
