@@ -1,4 +1,4 @@
-"""Which runtime a row of a plan is worked out with: what really runs models in that way, on that machine, in that dtype."""
+"""Which runtime a row of a plan is worked out with: what really runs models that way, there, in that dtype."""
 
 from __future__ import annotations
 
