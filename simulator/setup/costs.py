@@ -191,7 +191,7 @@ class RooflineCosts:
         blocks = dense_bytes(geometry, dtype)
         attended, short = set(geometry.kv_layers), set(geometry.window_layers)
         moe = set(geometry.moe_layers)
-        shown = geometry.head_dim + geometry.rope_dim + (geometry.value_dim or geometry.head_dim)
+        shown = 2 * geometry.head_dim if not geometry.mla else 2 * geometry.kv_rank + geometry.rope_dim
         parts: list[Part] = []
         self.parts: list[tuple[Part, ...]] = []
         for block in range(geometry.layers):
