@@ -119,10 +119,9 @@ def fit(points: Sequence[Point]) -> dict[str, float]:
     engines = [_fitted(point) for point in points]
 
     def residuals(logs: Floats) -> Floats:
-        documents = documents_with(dict(zip([number.name for number in NUMBERS], np.exp(logs).tolist(), strict=True)))
-        times = [
-            seconds(point, documents[engine.name]) for point, engine in zip(points, engines, strict=True) if engine
-        ]
+        values = np.exp(logs).tolist()
+        documents = documents_with({number.name: value for number, value in zip(NUMBERS, values, strict=True)})
+        times = [seconds(point, documents[name]) for point, name in zip(points, engines, strict=True)]
         errors = weight * np.log(np.array(times) * measured)
         return np.concatenate([errors, STIFF * (logs - start) / spread])
 

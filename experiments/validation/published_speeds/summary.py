@@ -28,7 +28,8 @@ class Summary:
         near: share within a factor of `NEAR` either way.
         inside: share of measured speeds inside the range.
         width: median of high over low of the ranges.
-        order: Spearman's rank correlation of predicted and measured; 1 where there are fewer than three.
+        order: Spearman's rank correlation of predicted and measured; 1 where there are
+            fewer than three, or all are alike.
     """
 
     setting: str
@@ -123,9 +124,9 @@ def point_table(predictions: Sequence[Prediction]) -> Table:
 
 
 def _rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
-    if len(one) < 3:
-        return 1.0
     ranks = [_ranks(np.asarray(values)) for values in (one, other)]
+    if len(one) < 3 or any(np.ptp(rank) == 0 for rank in ranks):
+        return 1.0
     return float(np.corrcoef(ranks)[0, 1])
 
 
