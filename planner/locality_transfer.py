@@ -102,9 +102,9 @@ def _first_use_rate(trace: RoutingTrace, slots: Floats) -> Floats:
     hits = np.zeros(len(slots))
     for layer in range(trace.num_layers):
         token, rank = np.nonzero(experts[:, layer] >= 0)
-        first = np.unique(experts[token, layer, rank], return_index=True)[1]
-        before = np.nonzero(decoded[token[np.sort(first)]])[0]  # distinct experts used before each first use
-        hits += first_use_hits(slots, before, trace.num_experts)
+        first = np.sort(token[np.unique(experts[token, layer, rank], return_index=True)[1]])
+        before = np.searchsorted(first, first)  # distinct experts used by earlier tokens
+        hits += first_use_hits(slots, before[decoded[first]], trace.num_experts)
     return hits / max(int((experts[decoded] >= 0).sum()), 1)
 
 
