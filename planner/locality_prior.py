@@ -6,7 +6,7 @@ LRU's misses at C of E experts are (1 - C / E) ** a. Over the models of `localit
 
 with m the model's own deviation and s that of a source (its prompts, its way to count). b are least squares in which
 every model weighs the same, and every source of a model; m has a variance for models since 2025 and one for those
-before, s one for all. A model of which n sources are known is given the line plus
+before, that of models left out of the fit, s one for all. A model of which n sources are known is given the line plus
 
     w (mean deviation of its sources),    w = V(m) / (V(m) + V(s) / n)
 
@@ -17,10 +17,10 @@ V(m) (1 - w) + V(s) + V(points of one source). docs/plan.md says how far this is
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -35,9 +35,10 @@ FOUR_IN_FIVE = 1.2816
 LEAST_BETWEEN = 0.1
 """Least standard deviation of ln a between models: few models cannot show that they are alike."""
 
-POPULARITY_SOURCE = 0.15
-"""Standard deviation of ln a between sources of one model's popularity. No model has two; this is what LRU's sources
-have, rounded (`Law.source`)."""
+POPULARITY_SOURCE = 0.1
+"""Standard deviation of ln a between sources of one model's popularity. No model has two; ranked by one, three and
+eight prompts (github.com/kekzl/imp pull request 1358) it is 0.07, between the nine question sets of the gpt-oss-20b
+trace, at a quarter of the experts, 0.13."""
 
 
 @dataclass(frozen=True)
@@ -95,38 +96,52 @@ class Law:
 
 
 def fit_law(counted: Sequence[Counted]) -> Law:
-    """Fit the law to the sources' exponents."""
-    ordered = sorted(counted, key=lambda one: one.model)
-    models = {model: list(sources) for model, sources in groupby(ordered, key=lambda one: one.model)}
-    rows: list[Floats] = []
-    values: list[Floats] = []
-    weights: list[Floats] = []
-    for one in ordered:
-        early = is_early(one.model)
-        rows.append(np.array([_features(early, one.experts, one.top_k, slots) for slots in one.slots]))
-        values.append(np.log(one.exponents))
-        weights.append(np.full(len(one.slots), (len(one.slots) * len(models[one.model])) ** -0.5))
-    weight, found = np.concatenate(weights), np.concatenate(values)
-    features = np.concatenate(rows)
-    line = np.linalg.lstsq(features * weight[:, None], found * weight, rcond=None)[0]
-    left = np.split(found - features @ line, np.cumsum([len(value) for value in values])[:-1])
-    within = np.concatenate([part - part.mean() for part in left])
-    means: dict[str, list[float]] = {model: [] for model in models}
-    for one, part in zip(ordered, left, strict=True):
-        means[one.model].append(float(part.mean()))
-    source = _pooled([means[model] for model in models])
-    between = {
-        early: _between([means[model] for model in models if is_early(model) is early], source)
-        for early in (False, True)
-    }
+    """Fit the law to the sources' exponents.
+
+    The standard deviation between models is that of the models' deviations from lines fitted without them, beyond what
+    their sources' would be: it has the line's own uncertainty in it.
+    """
+    line = _line(counted)
+    models = sorted({one.model for one in counted})
+    sources = {model: [one for one in counted if one.model == model] for model in models}
+    deviations = {model: tuple(float(_left(one, line).mean()) for one in sources[model]) for model in models}
+    source = _pooled(list(deviations.values()))
+    unseen: dict[bool, list[float]] = {False: [], True: []}
+    for model in models:
+        other = _line([one for one in counted if one.model != model])
+        mean = float(np.mean([_left(one, other).mean() for one in sources[model]]))
+        unseen[is_early(model)].append(mean**2 - source**2 / len(sources[model]))
+    within = [part - part.mean() for part in (_left(one, line) for one in counted)]
+    free = sum(len(part) - 1 for part in within)
     return Law(
         line=line,
-        deviations={model: tuple(values) for model, values in means.items()},
-        names={model: tuple(one.source for one in sources) for model, sources in models.items()},
-        between=between,
+        deviations=deviations,
+        names={model: tuple(one.source for one in sources[model]) for model in models},
+        between={early: _root(squares) for early, squares in unseen.items()},
         source=source,
-        within=float(np.sqrt((within**2).sum() / max(len(within) - len(ordered), 1))),
+        within=float(np.sqrt(sum(float((part**2).sum()) for part in within) / max(free, 1))),
     )
+
+
+def _line(counted: Sequence[Counted]) -> Floats:
+    """Return b, float64 [4]: least squares in which every model weighs the same, and every source of a model."""
+    sources = Counter(one.model for one in counted)
+    rows = np.concatenate([_rows(one) for one in counted])
+    values = np.concatenate([np.log(one.exponents) for one in counted])
+    weight = np.concatenate([np.full(len(one.slots), (len(one.slots) * sources[one.model]) ** -0.5) for one in counted])
+    found: Floats = np.linalg.lstsq(rows * weight[:, None], values * weight, rcond=None)[0]
+    return found
+
+
+def _rows(one: Counted) -> Floats:
+    early = is_early(one.model)
+    return np.array([_features(early, one.experts, one.top_k, slots) for slots in one.slots])
+
+
+def _left(one: Counted, line: Floats) -> Floats:
+    """Return what of ln a is above the line, float64 [n]."""
+    above: Floats = np.log(one.exponents) - _rows(one) @ line
+    return above
 
 
 @cache
@@ -169,9 +184,6 @@ def _pooled(groups: Sequence[Sequence[float]]) -> float:
     return float(np.sqrt(squares / max(sum(len(group) - 1 for group in several), 1)))
 
 
-def _between(groups: Sequence[Sequence[float]], source: float) -> float:
-    """Return the standard deviation of models: what their means vary beyond what sources do."""
-    means = np.array([np.mean(group) for group in groups])
-    noise = float(np.mean([source**2 / len(group) for group in groups])) if groups else 0.0
-    varied = float((means**2).sum()) / max(len(means) - 1, 1) - noise
-    return float(np.sqrt(max(varied, LEAST_BETWEEN**2)))
+def _root(squares: Sequence[float]) -> float:
+    """Return the root of a mean of squares, `LEAST_BETWEEN` at least."""
+    return float(np.sqrt(max(float(np.mean(squares)) if squares else 0.0, LEAST_BETWEEN**2)))

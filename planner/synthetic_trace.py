@@ -107,7 +107,7 @@ def balanced_draws(chances: Floats, steps: int, top_k: int, random: np.random.Ge
 
     Drawn by systematic sampling in random order (each place with its chance, k in all). Then, from the first place to
     the last, what all steps together drew too often goes to the next place that has room, and what is missing comes
-    from there, in steps chosen at random: the first C places are drawn as often as they should be, rounded, for every C.
+    from there, in steps chosen at random: for every C the first C places are drawn as often as they should be, rounded.
 
     Args:
         chances: float64 [E], of each place, none above 1, k together.

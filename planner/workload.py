@@ -156,6 +156,20 @@ def _counted(source: SourceTrace, model: str) -> Counted | None:
     return Counted(model_called(name), source.name, experts, top_k, slots[known], rates[known], 0.0)
 
 
+def rests_on(shape: Shape, sources: Sequence[SourceTrace]) -> str:
+    """Say in a sentence or two where the hit rates of `transferred` are from, and how sure they are."""
+    name = sources[0].planned_for
+    known = _law(sources, name).exponent(name, shape.experts, shape.top_k)
+    several = "s" if len(known.sources) > 1 else ""
+    own = f"{len(known.sources)} source{several} of it and of " if known.sources else ""
+    given = ", ".join(source.name for source in sources if not source.bundled)
+    return (
+        f"Its hit rates are those that were published, from {own}other models{f', and {given}' if given else ''}; "
+        f"the cache is warm. Its locality is known to a factor of {known.factor:.2f}, four times in five. How other "
+        f"policies compare with LRU is counted on {sources[0].name}."
+    )
+
+
 def all_experts(shape: Shape) -> RoutingTrace:
     """Return a profile in which every expert was used once."""
     return RoutingTrace.from_arrays(touching_all(shape), num_experts=shape.experts)

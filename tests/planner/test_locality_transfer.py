@@ -30,8 +30,8 @@ def power(experts: int, exponent: float) -> np.ndarray:
 
 
 def test_a_policy_over_lru_by_hand() -> None:
-    # 4 experts top-1 and 8 top-2: C' = 2 C matches C. LRU misses .75 .5 .25 at C = 1, 2, 3 (exponent 1), the policy half,
-    # a quarter, an eighth: exponents ln .5 / ln .75 = 2.409, ln .25 / ln .5 = 2, ln .125 / ln .25 = 1.5.
+    # 4 experts top-1 and 8 top-2: C' = 2 C matches C. LRU misses .75 .5 .25 at C = 1, 2, 3 (exponent 1), the policy
+    # half, a quarter, an eighth: exponents ln .5 / ln .75 = 2.409, ln .25 / ln .5 = 2, ln .125 / ln .25 = 1.5.
     lru, policy = np.array([0, 0.25, 0.5, 0.75, 1]), np.array([0, 0.5, 0.75, 0.875, 1])
     found = relative_exponents(policy, lru, Shape(1, 4, 1), Shape(1, 8, 2))
     first = np.log(0.5) / np.log(0.75)
@@ -99,8 +99,8 @@ def test_a_first_use_is_a_hit_as_often_as_in_a_warm_cache() -> None:
 
 
 def test_curve_of_is_that_of_decoded_tokens() -> None:
-    # A prompt 0, then 1; another prompt 1, then 0, of 3 experts. One slot: only the second prompt hits. Two: the decoded
-    # 0 hits; the decoded 1 is a first use after one expert, at the second place or the third.
+    # A prompt 0, then 1; another prompt 1, then 0, of 3 experts. One slot: only the second prompt hits. Two: the
+    # decoded 0 hits; the decoded 1 is a first use after one expert, at the second place or the third.
     trace = RoutingTrace.from_arrays(
         np.array([0, 1, 1, 0]).reshape(-1, 1, 1), num_experts=3, offsets=[0, 2, 4], phase=[0, 1, 0, 1]
     )
