@@ -101,8 +101,8 @@ class Transferred:
         known = self.popular if policy == POPULAR else self.lru
         exponents = known.at(np.arange(1, self.shape.experts, dtype=np.float64), self.shape.top_k)
         if policy not in ("lru", POPULAR):
-            curves = (_curve_of(self.source, name) for name in (policy, "lru"))
-            exponents = exponents * relative_exponents(*curves, self.source.shape, self.shape)
+            own, lru = _curve_of(self.source, policy), _curve_of(self.source, "lru")
+            exponents = exponents * relative_exponents(own, lru, self.source.shape, self.shape)
         return curve_of_exponents(exponents, known.factor**self.end)
 
     def folds(self, policy: str) -> list[Fold]:
