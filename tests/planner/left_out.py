@@ -1,4 +1,4 @@
-"""Each model's published hit rates, predicted without it: the table of docs/plan.md.
+"""Published hit rates, predicted without their model or their source: the tables of docs/plan.md.
 
 python tests/planner/left_out.py
 """
@@ -12,6 +12,20 @@ import numpy as np
 
 from lrcsim.planner.locality_prior import Exponent, fit_law
 from lrcsim.planner.published_locality import Counted, is_early, published
+
+IMP = {8: 36.6, 24.33: 74.1, 48.67: 89.4, 81.33: 96.2}
+"""Of Qwen3-30B-A3B, per cent by experts per layer: github.com/kekzl/imp pull request 1374, 256 tokens, cold cache."""
+
+PHONE = {15.4: 53.0, 30.8: 76.5, 43.1: 84.0}
+"""Of the same: github.com/Helldez/BigMoeOnEdge docs/benchmarks.md, one pool of 2000, 4000, 5600 MiB."""
+
+LACKING: dict[str, Callable[[Counted], bool]] = {
+    "nothing": lambda one: False,
+    "imp": lambda one: one.model == "qwen3-30b-a3b" and "kekzl/imp" in one.source,
+    "the phone": lambda one: one.model == "qwen3-30b-a3b" and "BigMoeOnEdge" in one.source,
+    "the model": lambda one: one.model == "qwen3-30b-a3b",
+}
+"""Which sources to leave out."""
 
 
 class LeftOut(NamedTuple):
@@ -53,6 +67,25 @@ def _predicted(one: Counted, kept: Callable[[Counted], bool]) -> LeftOut:
     return LeftOut(one, expected, np.log(one.exponents / a), points)
 
 
+def engine_rates(lacking: str) -> dict[float, float]:
+    """Return what is predicted where `IMP` and `PHONE` counted, per cent, without the sources of `LACKING`."""
+    law = fit_law([one for one in published() if not LACKING[lacking](one)])
+    slots = np.array(list(IMP | PHONE))
+    rates = 1 - (1 - slots / 128) ** law.exponent("qwen3-30b-a3b", 128, 8).at(slots, 8)
+    return dict(zip((IMP | PHONE), (100 * rates).tolist(), strict=True))
+
+
+def engine_columns() -> list[str]:
+    """Return the numbers of the table of engines: counted, planned, without who counted, without the model."""
+    plan, model = engine_rates("nothing"), engine_rates("the model")
+    source = {"imp": engine_rates("imp"), "the phone": engine_rates("the phone")}
+    return [
+        f"| {wanted:g} | {plan[slots]:.1f} | {source[name][slots]:.1f} | {model[slots]:.1f} |"
+        for name, rates in (("imp", IMP), ("the phone", PHONE))
+        for slots, wanted in rates.items()
+    ]
+
+
 def table() -> list[str]:
     """Return the rows, Markdown: models since 2025, then those before, by name."""
     found = without_its_model()
@@ -74,4 +107,4 @@ def table() -> list[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(table()))
+    print("\n".join([*engine_columns(), "", *table()]))

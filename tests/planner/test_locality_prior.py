@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from left_out import LeftOut, table, without_its_model, without_its_source
+from left_out import (
+    IMP,
+    PHONE,
+    LeftOut,
+    engine_columns,
+    engine_rates,
+    table,
+    without_its_model,
+    without_its_source,
+)
 
 from lrcsim.models import load_geometry
 from lrcsim.planner.locality_prior import (
@@ -22,7 +31,8 @@ from lrcsim.planner.locality_prior import (
     popularity_exponent,
     published_law,
 )
-from lrcsim.planner.published_locality import Counted, is_early, published
+from lrcsim.planner.locality_transfer import curve_of
+from lrcsim.planner.published_locality import Counted, is_early
 from lrcsim.planner.traces import Shape, find_sources
 from lrcsim.planner.workload import POPULAR, Transferred, transferred
 
@@ -107,12 +117,6 @@ def test_laws_of_exponents(at_active: float, slope: float, top_k: int, experts: 
     assert (np.diff(misses) <= 1e-12).all()  # more slots never miss more, though the exponent falls
 
 
-# Published hit rates of Qwen3-30B-A3B, per cent. imp: github.com/kekzl/imp pull request 1374, 256 tokens from a cold
-# cache. The phone: github.com/Helldez/BigMoeOnEdge docs/benchmarks.md, one pool.
-IMP = {8: 36.6, 24.33: 74.1, 48.67: 89.4, 81.33: 96.2}
-PHONE = {15.4: 53.0, 30.8: 76.5, 43.1: 84.0}
-
-
 def predicted(model: str) -> Callable[[float], float]:
     """Return what a plan without a trace takes for the hit rate at so many slots, per cent."""
     geometry = load_geometry(model)
@@ -129,18 +133,11 @@ def test_hit_rates_that_engines_published() -> None:
     assert errors.max() == pytest.approx(3.7, abs=0.2)  # as docs/plan.md says
 
 
-@pytest.mark.parametrize("kept", ["no source of the model", "not imp", "not the phone"])
-def test_hit_rates_that_engines_published_and_the_data_lacks(kept: str) -> None:
+@pytest.mark.parametrize("lacking", ["the model", "imp", "the phone"])
+def test_hit_rates_that_engines_published_and_the_data_lacks(lacking: str) -> None:
     """The same without the model, and without the source: what a plan would have said before they were published."""
-    lacking = {
-        "no source of the model": lambda one: one.model == "qwen3-30b-a3b",
-        "not imp": lambda one: "kekzl/imp pull request 1374" in one.source,
-        "not the phone": lambda one: one.model == "qwen3-30b-a3b" and "BigMoeOnEdge" in one.source,
-    }[kept]
-    left = fit_law([one for one in published() if not lacking(one)]).exponent("qwen3-30b-a3b", 128, 8)
-    slots = np.array(list(IMP | PHONE))
-    rates = 100 * (1 - (1 - slots / 128) ** left.at(slots, 8))
-    errors = np.abs(rates - list((IMP | PHONE).values()))
+    found = engine_rates(lacking)
+    errors = np.abs([found[slots] - wanted for slots, wanted in (IMP | PHONE).items()])
     assert np.median(errors) <= 5
     assert errors.max() <= 10.2
 
@@ -218,10 +215,12 @@ def test_sources_left_out() -> None:
     assert np.median(np.abs(np.concatenate([left.points for left in found]))) <= 4
 
 
-def test_the_table_in_the_docs_is_this_one() -> None:
+def test_the_tables_in_the_docs_are_these() -> None:
     """Made by tests/planner/left_out.py."""
     text = (Path(__file__).parents[2] / "docs" / "plan.md").read_text("utf-8")
     assert "\n".join(table()) in text
+    for columns in engine_columns():
+        assert columns in text
 
 
 def test_small_models_recorded_by_this_project() -> None:
@@ -231,7 +230,5 @@ def test_small_models_recorded_by_this_project() -> None:
     exponent = published_law().exponent(geometry.name, 64, 8)
     shape = Shape.of(geometry)
     expected = Transferred(shape, exponent, popularity_exponent(geometry.name), sources[0]).curve("lru")
-    from lrcsim.planner.locality_transfer import curve_of
-
     found = curve_of(sources[0].trace, "lru")
     assert (found - expected)[[8, 16, 24]] == pytest.approx([0.025, 0.066, 0.087], abs=0.03)

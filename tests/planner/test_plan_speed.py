@@ -130,8 +130,8 @@ def test_traces_of_other_models_are_among_the_published_ones() -> None:
     low, high = with_trace(0.1, "other"), with_trace(0.9, "other")
     assert low.curve("lru")[4] < plain.curve("lru")[4] < high.curve("lru")[4]
     # a trace that names the model, of another shape, counts as the model's own
-    assert with_trace(0.9, "toy").curve("lru")[4] > high.curve("lru")[4] + 0.02
-    assert with_trace(0.9, "toy").lru.sources == ("other",)
+    assert with_trace(0.9, "Toy-Q4_K_M.gguf").curve("lru")[4] > high.curve("lru")[4] + 0.02
+    assert with_trace(0.9, "Toy-Q4_K_M.gguf").lru.sources == ("other",)
     # one in which nothing is missed or nothing hit says nothing
     still = RoutingTrace.from_arrays(np.zeros((200, 3, 1), int), num_experts=64, model="other")
     assert transferred(shape, find_sources(geometry(experts=16), [("still", still)])[0])[0].lru == plain.lru

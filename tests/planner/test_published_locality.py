@@ -25,7 +25,7 @@ from lrcsim.planner.published_locality import (
     published,
     warm_rates,
 )
-from lrcsim.planner.traces import take
+from lrcsim.planner.traces import sample, take
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.importers import import_trace
 
@@ -180,3 +180,19 @@ def test_the_curve_of_qwen_is_that_of_its_trace(tmp_path: Path) -> None:
     with RoutingTrace.open(tmp_path / "qwen.h5") as trace:
         entry = _entry("lru", "qwen.route.csv")
         assert curve_of(trace, "lru")[entry["slots"]] == pytest.approx(entry["hit_rate"], abs=1e-4)
+
+
+@pytest.mark.parametrize("model", ["baseline", "32expert", "share1", "share2", "sparse2"])
+def test_generated_texts_are_more_local_than_fed_ones(model: str) -> None:
+    """Of this project's own models by 1 to 4 points, at 1 to 3 times the active experts (docs/plan.md)."""
+    rates = []
+    for kind in ("generated", "teacher_forced"):
+        path = SHARED / "family-h200" / "traces" / f"{model}.{kind}.h5"
+        if not path.is_file():
+            pytest.skip(f"the recorded trace is not here ({path})")
+        with RoutingTrace.open(path) as trace:
+            sizes = trace.top_k * np.array([1, 2, 3])
+            rates.append(curve_of(sample(trace, 4096), "lru")[sizes])
+    more = 100 * (rates[0] - rates[1])
+    assert more.min() >= 0.75
+    assert more.max() <= 4.25
