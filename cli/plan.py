@@ -51,7 +51,7 @@ TRACES = "LRCSIM_TRACES"
     "folders",
     multiple=True,
     metavar="FOLDER",
-    help=f"Where to look for traces (*.h5) of this model or the nearest.  [default: ${TRACES}]",
+    help=f"Where to look for traces (*.h5) of this model and of others.  [default: ${TRACES}]",
 )
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="One value: pcie.bandwidth=25.6GB/s. Repeatable."
@@ -79,8 +79,8 @@ def plan(
 ) -> None:
     """Say whether MODEL fits HARDWARE, how to divide memory, how fast it decodes, and what would make it faster.
 
-    One request at a time. The speed rests on a routing trace: one of the model itself (--trace), or of the model of the
-    nearest shape, carried over (docs/plan.md). With command lines for llama.cpp, ktransformers, vLLM and SGLang.
+    One request at a time. The speed rests on a routing trace of the model itself (--trace), or on published hit rates
+    of it and of other models (docs/plan.md). With command lines for llama.cpp, ktransformers, vLLM and SGLang.
     """
     from lrcsim.hardware import load_profile
     from lrcsim.models import load_geometry

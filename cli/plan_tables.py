@@ -248,10 +248,11 @@ def _flags(plan: Plan) -> None:
 
 def _evidence(plan: Plan) -> None:
     from lrcsim.planner.speed import MODEL_RANGE
+    from lrcsim.planner.traces import Shape
+    from lrcsim.planner.workload import rests_on
 
     out = console()
     first = plan.sources[0]
-    shape = f"{first.shape.layers} layers x {first.shape.experts} experts, top-{first.shape.top_k}"
     size = f"{first.tokens:,} tokens in {first.requests:,} requests"
     low, high = MODEL_RANGE
     out.print("\n[bold]What this rests on[/bold]")
@@ -265,16 +266,12 @@ def _evidence(plan: Plan) -> None:
         )
     else:
         out.print(
-            f"[yellow]No trace of {plan.geometry.name} is at hand.[/yellow] Its hit rates are carried over from the "
-            f"nearest shape, {first.trace.model} ({first.name}: {shape}, {size}, distance {first.distance:.2f}).",
+            f"[yellow]No trace of {plan.geometry.name} is at hand.[/yellow] "
+            f"{rests_on(Shape.of(plan.geometry), plan.sources)}",
             soft_wrap=True,
         )
-        others = ", ".join(source.name for source in plan.sources[1:3])
         out.print(
-            "The range is that of models of which the curves are known"
-            + (f", and of {others}" if others else "")
-            + "; a trace of your own (lrcsim record, --trace) narrows it,",
-            soft_wrap=True,
+            "The range is that of this factor; a trace of your own (lrcsim record, --trace) narrows it,", soft_wrap=True
         )
     times = "" if plan.memory.fit == "gpu" else f"times {low:g} to {high:g} "
     cpu = (

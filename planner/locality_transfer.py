@@ -1,72 +1,60 @@
-"""Hit-rate curves of one model, carried over to a model of another shape.
+"""Hit-rate curves of a trace, warm, and what of them carries over to a model of another shape.
 
-What is carried over is *locality*: how many times better than chance. Were every token's experts drawn at random, a
-cache of C of E experts would miss with 1 - C / E. The exponent a of
-
-    M(C) = (1 - C / E) ** a
-
-says how far the model is from that: chance is 1, and a hardly changes with C. The other model is given
-
-    M'(C') = (1 - C' / E') ** (a(C) r ** s),        r = (E' / k') / (E / k)
-
-where r is how much sparser it is, and C = C' (E / E') ** (1 - s) (k / k') ** s is the size that matches. s is the rule:
-``fraction`` (s = 0) gives equal hit rates at equal C / E, ``rho`` (s = 1) nearly so at equal C / k, ``middle``
-(s = 1/2) is between. Where both models use the same share of their experts the three agree. docs/plan.md says how far
-each was off between models whose curves are known: the middle least.
+The exponent a of misses (1 - C / E) ** a says how many times more local than chance a policy's uses are. How local a
+model is under LRU is known from published curves (`locality_prior`). What a trace of another model adds is how another
+policy compares: at the size that matches, C = C' ((E / E') (k / k')) ** (1 / 2), half way between equal C / E and equal
+C / k, its exponent over LRU's.
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.planner.published_locality import first_use_hits
 from lrcsim.planner.traces import Shape, take
 from lrcsim.simulator import hit_rate_curve
 from lrcsim.traces import DECODE, RoutingTrace
 
 Floats = npt.NDArray[np.float64]
-Rule = Literal["fraction", "middle", "rho"]
-RULES: tuple[Rule, ...] = get_args(Rule)
-SPARSITY_SHARE: dict[Rule, float] = {"fraction": 0.0, "middle": 0.5, "rho": 1.0}
-
-LOCALITY_RANGE = 2.4
-"""The exponent of a model was within this factor of what ``middle`` says from another, for 80 % of 1,520 comparisons of
-20 models (curves read from the figures of arXiv 2505.16056; docs/plan.md)."""
 
 LEAST_MISSES = 0.01
 """Where the source misses less, its exponent is no longer known well: the one before stays."""
 
 
-def matching_size(capacity: Floats, source: Shape, target: Shape, rule: Rule) -> Floats:
+def matching_size(capacity: Floats, source: Shape, target: Shape) -> Floats:
     """Return the source's capacities, experts per layer, that match the target's ``capacity``; maybe not whole."""
-    share = SPARSITY_SHARE[rule]
-    by_fraction, by_rho = source.experts / target.experts, source.top_k / target.top_k
-    factor: float = by_fraction ** (1 - share) * by_rho**share
+    factor: float = (source.experts / target.experts * source.top_k / target.top_k) ** 0.5
     return capacity * factor
 
 
-def transfer(curve: Floats, source: Shape, target: Shape, rule: Rule = "middle", locality: float = 1.0) -> Floats:
-    """Carry a hit-rate curve over to another shape.
+def relative_exponents(curve: Floats, lru: Floats, source: Shape, target: Shape) -> Floats:
+    """Return a policy's exponent over LRU's at the target's capacities, float64 [E' - 1], of 1 .. E' - 1 experts.
 
     Args:
-        curve: float64 [E + 1], hit rate at 0 .. E experts per layer; 0 at 0, 1 at E.
-        source: shape of the model it is of.
+        curve: float64 [E + 1], the policy's hit rate at 0 .. E experts per layer; 0 at 0, 1 at E.
+        lru: that of LRU.
+        source: shape of the model they are of.
         target: shape of the other.
-        rule: how sparsity counts.
-        locality: factor on the exponent. It takes a curve that is better than chance to chance, not beyond.
+    """
+    wanted = matching_size(np.arange(1, target.experts, dtype=np.float64), source, target)
+    found: Floats = np.interp(wanted, *_exponents(curve)) / np.interp(wanted, *_exponents(lru))
+    return found
+
+
+def curve_of_exponents(exponents: Floats, locality: float = 1.0) -> Floats:
+    """Return the curve whose misses are (1 - C / E) ** a.
+
+    Args:
+        exponents: float64 [E - 1], a at 1 .. E - 1 experts.
+        locality: factor on a. It takes a curve that is better than chance to chance, not beyond.
 
     Returns:
-        float64 [E' + 1], 0 at 0, 1 at E', never falling.
+        float64 [E + 1], 0 at 0, 1 at E, never falling.
     """
-    known, exponents = _exponents(curve)
-    wanted = np.arange(1, target.experts, dtype=np.float64)
-    sparser = (target.experts / target.top_k) / (source.experts / source.top_k)
-    carried = np.interp(matching_size(wanted, source, target, rule), known, exponents)
-    carried *= sparser ** SPARSITY_SHARE[rule]
-    scaled = np.maximum(carried * locality, np.minimum(carried, 1.0))
-    misses = (1 - wanted / target.experts) ** scaled
+    experts = len(exponents) + 1
+    scaled = np.maximum(exponents * locality, np.minimum(exponents, 1.0))
+    misses = (1 - np.arange(1, experts) / experts) ** scaled
     return np.maximum.accumulate(np.concatenate([[0.0], 1 - misses, [1.0]]))
 
 
@@ -84,10 +72,10 @@ def _exponents(curve: Floats) -> tuple[Floats, Floats]:
 
 
 def curve_of(trace: RoutingTrace, policy: str) -> Floats:
-    """Return a policy's hit rate while decoding at 0 .. E experts per layer, first uses left out.
+    """Return a policy's hit rate while decoding at 0 .. E experts per layer, as if the cache had been warm.
 
-    A first use misses in a cache of any size. In a short trace there are many of them, in a long run hardly any, so the
-    curve is divided by its last point, that of a cache for all experts. Policies that have to be run at every
+    A trace begins with an empty cache, in which every first use misses. Warm, it would hit as often as the expert,
+    somewhere below those already used, is among the first C (`first_use_hits`). Policies that have to be run at every
     capacity are run at a dozen, with straight lines between.
 
     Args:
@@ -104,7 +92,20 @@ def curve_of(trace: RoutingTrace, policy: str) -> Floats:
     curve = hit_rate_curve(trace, policy)
     rates = curve.hit_rate if curve.decode_hit_rate is None else curve.decode_hit_rate
     found = np.interp(experts, np.append(0.0, curve.capacities), np.append(0.0, rates))
-    return np.maximum.accumulate(found / found[-1])
+    return np.maximum.accumulate(np.minimum(found + _first_use_rate(trace, experts), 1.0))
+
+
+def _first_use_rate(trace: RoutingTrace, slots: Floats) -> Floats:
+    """Return the first uses that hit in a warm cache, over all decoded uses, float64 [capacities]."""
+    experts = trace.experts
+    decoded = np.ones(trace.num_tokens, bool) if trace.phase is None else trace.phase == DECODE
+    hits = np.zeros(len(slots))
+    for layer in range(trace.num_layers):
+        token, rank = np.nonzero(experts[:, layer] >= 0)
+        first = np.sort(token[np.unique(experts[token, layer, rank], return_index=True)[1]])
+        before = np.searchsorted(first, first)  # distinct experts used by earlier tokens
+        hits += first_use_hits(slots, before[decoded[first]], trace.num_experts)
+    return hits / max(int((experts[decoded] >= 0).sum()), 1)
 
 
 def halves(trace: RoutingTrace) -> tuple[RoutingTrace, RoutingTrace]:

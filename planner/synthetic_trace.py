@@ -6,7 +6,9 @@ Measurements", 1977, the LRU stack model), or a fixed one. A token uses place d 
     pi(d) = k (H(d) - H(d - 1))
 
 so that the first C places are used k H(C) times per token: under LRU, a cache of C experts hits with H(C). A policy
-other than LRU is stood in for by LRU on a trace that has the policy's own curve.
+other than LRU is stood in for by LRU on a trace that has the policy's own curve. Some thousand draws would be off by
+half a point of hit rate and more; so the draws of all tokens and layers are made first, and then balanced until every
+place was drawn as often as it should be.
 """
 
 from __future__ import annotations
@@ -47,8 +49,8 @@ def routing_of_curve(
 ) -> RoutingTrace:
     """Make one request of a prompt that uses every expert once, and of ``tokens`` decoded tokens.
 
-    The prompt fills the cache, so that decoding is measured warm. Places are drawn by systematic sampling in random
-    order, which gives each place exactly its pi and a token exactly k places.
+    The prompt fills the cache, so that decoding is measured warm. The hit rate of the first C places is that of the
+    curve at every C, to a draw or two in all, where no place is wanted more than once per token.
 
     Args:
         shape: of the model.
@@ -60,14 +62,14 @@ def routing_of_curve(
     """
     layers, experts, top_k = shape
     random = np.random.default_rng(seed)
-    chances = inclusion(curve, top_k)
     order = np.argsort(random.random((layers, experts)), axis=1)  # [L, E], most recent first
     if fixed:
         order = np.tile(np.arange(experts), (layers, 1))
+    places = balanced_draws(inclusion(curve, top_k), tokens * layers, top_k, random).reshape(tokens, layers, top_k)
     ids = np.empty((tokens, layers, top_k), np.int64)
     rows = np.arange(layers)[:, None]
     for token in range(tokens):
-        drawn = order[rows, _places(chances, layers, top_k, random)]
+        drawn = order[rows, places[token]]
         ids[token] = drawn
         if not fixed:
             used = np.zeros((layers, experts), bool)
@@ -100,11 +102,43 @@ def _first_order(shape: Shape, seed: int) -> npt.NDArray[np.int64]:
     return np.argsort(np.random.default_rng(seed).random((shape.layers, shape.experts)), axis=1)
 
 
-def _places(chances: Floats, layers: int, top_k: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Draw k places for each layer, int64 [L, k] from 0, each place with its chance, in random order."""
-    shuffled = np.argsort(random.random((layers, len(chances))), axis=1)
+def balanced_draws(chances: Floats, steps: int, top_k: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Draw k different places for each of ``steps`` layer-steps, int64 [steps, k] from 0, in random order.
+
+    Drawn by systematic sampling in random order (each place with its chance, k in all). Then, from the first place to
+    the last, what all steps together drew too often goes to the next place that has room, and what is missing comes
+    from there, in steps chosen at random: for every C the first C places are drawn as often as they should be, rounded.
+
+    Args:
+        chances: float64 [E], of each place, none above 1, k together.
+        steps: layer-steps.
+        top_k: k.
+        random: source of chance.
+    """
+    has = np.zeros((steps, len(chances)), bool)
+    np.put_along_axis(has, _places(chances, steps, top_k, random), True, axis=1)
+    wanted = np.rint(steps * np.cumsum(chances)).astype(np.int64)
+    found = 0
+    for place in range(len(chances) - 1):
+        found += int(has[:, place].sum())
+        for later in range(place + 1, len(chances)):
+            excess = found - int(wanted[place])
+            if excess == 0:
+                break
+            giver, taker = (place, later) if excess > 0 else (later, place)
+            able = np.nonzero(has[:, giver] & ~has[:, taker])[0]
+            moved = random.permutation(able)[: abs(excess)]
+            has[moved, giver], has[moved, taker] = False, True
+            found -= int(np.sign(excess)) * len(moved)
+    drawn = np.nonzero(has)[1].reshape(steps, top_k)
+    return random.permuted(drawn, axis=1)
+
+
+def _places(chances: Floats, steps: int, top_k: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Draw k places for each layer-step, int64 [steps, k] from 0, each place with its chance."""
+    shuffled = np.argsort(random.random((steps, len(chances))), axis=1)
     ends = np.cumsum(chances[shuffled], axis=1)
     ends[:, -1] = top_k  # rounding
-    points = random.random((layers, 1)) + np.arange(top_k)
+    points = random.random((steps, 1)) + np.arange(top_k)
     found = (ends[:, None, :] <= points[:, :, None]).sum(axis=2)
     return np.take_along_axis(shuffled, np.minimum(found, len(chances) - 1), axis=1)

@@ -64,6 +64,9 @@ class SourceTrace:
         own: whether it is a trace of the model that is planned for.
         tokens: in the whole trace.
         requests: in the whole trace.
+        planned_for: name of the model that is planned for.
+        same_model: whether the trace names that model; where it is not ``own``, another top-k or quantisation of it.
+        bundled: whether it is the bundled trace, taken because there was no other.
     """
 
     name: str
@@ -73,6 +76,9 @@ class SourceTrace:
     own: bool
     tokens: int
     requests: int
+    planned_for: str = ""
+    same_model: bool = False
+    bundled: bool = False
 
 
 def find_sources(
@@ -101,7 +107,7 @@ def find_sources(
         shape = _shape(trace)
         if shape is None:
             raise ConfigError(f"--trace {name}: its layers differ in experts or top-k; a plan needs one shape")
-        found.append(_source(name, trace, shape, wanted, own=shape == wanted))
+        found.append(_source(name, trace, shape, geometry, own=shape == wanted))
     for folder in folders:
         if not Path(folder).is_dir():
             raise ConfigError(f"there is no folder of traces {str(folder)!r}")
@@ -113,7 +119,7 @@ def find_sources(
                         notes.append(f"{path.name} is left out: its layers are of unlike shapes")
                         continue
                     own = shape == wanted and same_model(trace.model, geometry)
-                    found.append(_source(str(path), trace, shape, wanted, own=own))
+                    found.append(_source(str(path), trace, shape, geometry, own=own))
             except LrcsimError as error:
                 notes.append(f"{path.name} is left out: {error}")
     if not found:
@@ -121,7 +127,7 @@ def find_sources(
             shape = _shape(trace)
             assert shape is not None  # the bundled trace is of one model
             own = shape == wanted and same_model(trace.model, geometry)
-            found.append(_source("bundled:generated", trace, shape, wanted, own=own))
+            found.append(_source("bundled:generated", trace, shape, geometry, own=own, bundled=True))
     return sorted(found, key=lambda source: (not source.own, source.distance, -source.tokens)), notes
 
 
@@ -146,9 +152,21 @@ def _shape(trace: RoutingTrace) -> Shape | None:
     return Shape(trace.num_layers, trace.num_experts, trace.top_k)
 
 
-def _source(name: str, trace: RoutingTrace, shape: Shape, wanted: Shape, *, own: bool) -> SourceTrace:
-    part = sample(trace, MOST_TOKENS)
-    return SourceTrace(name, part, shape, shape_distance(shape, wanted), own, trace.num_tokens, trace.num_requests)
+def _source(
+    name: str, trace: RoutingTrace, shape: Shape, geometry: Geometry, *, own: bool, bundled: bool = False
+) -> SourceTrace:
+    return SourceTrace(
+        name=name,
+        trace=sample(trace, MOST_TOKENS),
+        shape=shape,
+        distance=shape_distance(shape, Shape.of(geometry)),
+        own=own,
+        tokens=trace.num_tokens,
+        requests=trace.num_requests,
+        planned_for=geometry.name,
+        same_model=same_model(trace.model, geometry),
+        bundled=bundled,
+    )
 
 
 def sample(trace: RoutingTrace, tokens: int) -> RoutingTrace:

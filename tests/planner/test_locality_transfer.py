@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+from math import factorial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planned import local_trace
 
-from lrcsim.planner.locality_transfer import LOCALITY_RANGE, RULES, Rule, curve_of, halves, matching_size, transfer
-from lrcsim.planner.synthetic_trace import inclusion, routing_of_curve, touching_all
+from lrcsim.planner.locality_transfer import (
+    curve_of,
+    curve_of_exponents,
+    halves,
+    matching_size,
+    relative_exponents,
+)
+from lrcsim.planner.synthetic_trace import balanced_draws, inclusion, routing_of_curve, touching_all
 from lrcsim.planner.traces import Shape
 from lrcsim.simulator import hit_rate_curve, simulate
 from lrcsim.traces import RoutingTrace
@@ -20,107 +29,101 @@ def power(experts: int, exponent: float) -> np.ndarray:
     return 1 - (1 - np.arange(experts + 1) / experts) ** exponent
 
 
-def test_same_share_of_experts_by_hand() -> None:
-    # 4 experts top-1 and 8 top-2 use a quarter each, so all rules agree: misses of the source at C = 1, 2, 3 are
-    # 0.5, 0.25, 0.125, so the exponents are ln 0.5 / ln 0.75 = 2.409, ln 0.25 / ln 0.5 = 2, ln 0.125 / ln 0.25 = 1.5.
-    curve = np.array([0, 0.5, 0.75, 0.875, 1])
-    for rule in RULES:
-        carried = transfer(curve, Shape(1, 4, 1), Shape(1, 8, 2), rule)
-        assert carried[[0, 2, 4, 6, 8]] == pytest.approx([0, 0.5, 0.75, 0.875, 1])
-        between = (1 - 3 / 8) ** ((2.4094208 + 2) / 2)
-        assert carried[3] == pytest.approx(1 - between, rel=1e-6)
+def test_a_policy_over_lru_by_hand() -> None:
+    # 4 experts top-1 and 8 top-2: C' = 2 C matches C. LRU misses .75 .5 .25 at C = 1, 2, 3 (exponent 1), the policy
+    # half, a quarter, an eighth: exponents ln .5 / ln .75 = 2.409, ln .25 / ln .5 = 2, ln .125 / ln .25 = 1.5.
+    lru, policy = np.array([0, 0.25, 0.5, 0.75, 1]), np.array([0, 0.5, 0.75, 0.875, 1])
+    found = relative_exponents(policy, lru, Shape(1, 4, 1), Shape(1, 8, 2))
+    first = np.log(0.5) / np.log(0.75)
+    assert found[[1, 3, 5]] == pytest.approx([first, 2, 1.5])
+    assert found[2] == pytest.approx((first + 2) / 2)  # between two sizes
+    assert found[[0, 6]] == pytest.approx([first, 1.5])  # beyond the first and the last known one
 
 
-def test_sparser_by_hand() -> None:
-    # From 1 of 4 to 1 of 16: four times sparser. Misses (1 - C/E) ** 2 everywhere.
-    source, target = Shape(1, 4, 1), Shape(1, 16, 1)
-    assert transfer(power(4, 2), source, target, "fraction") == pytest.approx(power(16, 2))
-    assert transfer(power(4, 2), source, target, "middle") == pytest.approx(power(16, 4))
-    assert transfer(power(4, 2), source, target, "rho") == pytest.approx(power(16, 8))
-    # and at small caches the rule rho gives what the source has at as many experts
-    carried = transfer(power(64, 2), Shape(1, 64, 4), Shape(1, 1024, 4), "rho")
-    assert carried[4] == pytest.approx(power(64, 2)[4], abs=0.01)
-
-
-@pytest.mark.parametrize(("rule", "size"), [("fraction", 2), ("middle", 4), ("rho", 8)])
-def test_sizes_that_match_by_hand(rule: Rule, size: float) -> None:
+def test_sizes_that_match_by_hand() -> None:
     # 8 of 16 experts, top-1: the same share of 4 are 2; the same number per token used are 8; between them lies 4.
-    assert matching_size(np.array([8.0]), Shape(1, 4, 1), Shape(1, 16, 1), rule) == pytest.approx([size])
+    assert matching_size(np.array([8.0]), Shape(1, 4, 1), Shape(1, 16, 1)) == pytest.approx([4])
 
 
-def test_chance_stays_chance_at_equal_fraction_and_is_the_floor() -> None:
-    source, target = Shape(1, 8, 2), Shape(1, 32, 2)
-    assert transfer(power(8, 1), source, target, "fraction") == pytest.approx(power(32, 1))
-    assert transfer(power(8, 1.5), source, target, "fraction", 1 / LOCALITY_RANGE) == pytest.approx(power(32, 1))
-    worse = transfer(power(8, 0.8), source, target, "fraction", 1 / LOCALITY_RANGE)
-    assert worse == pytest.approx(power(32, 0.8))  # what is worse than chance is not made worse still
-
-
-def test_a_carried_curve_never_falls() -> None:
-    # A source that misses half at 1, 2 and 3 of 4: exponents ln .5 / ln .75 = 2.409, 1 and 1/2, straight lines between.
-    # At 3 of 8 the exponent is (2.409 + 1) / 2: misses .625 ** 1.705 = 0.449, less than the half at 4 of 8, and less
-    # than .375 ** .75 = 0.479 at 5 and the half at 6. At 7 it is .125 ** .5 = 0.354, at 1 .875 ** 2.409 = 0.725.
-    found = transfer(np.array([0, 0.5, 0.5, 0.5, 1]), Shape(1, 4, 1), Shape(1, 8, 2))
-    least = 0.625 ** ((np.log(0.5) / np.log(0.75) + 1) / 2)
-    misses = [1, 0.875 ** (np.log(0.5) / np.log(0.75)), 0.5, least, least, least, least, 0.125**0.5, 0]
-    assert found == pytest.approx(1 - np.array(misses))
-
-
-@pytest.mark.parametrize(("misses", "carried"), [(1e-3, 1e-3), (1e-4, 1e-4), (1e-6, 1e-4)])
-def test_a_source_that_hardly_misses_at_all(misses: float, carried: float) -> None:
-    # Its one exponent is kept, but misses of less than 1 in 10,000 are taken for that.
-    source = Shape(1, 4, 1)
-    found = transfer(np.array([0, 1 - misses, 1, 1, 1]), source, source)
-    assert found[1] == pytest.approx(1 - carried, abs=1e-9)
-    assert 1 - found[2] == pytest.approx(0.5 ** (np.log(carried) / np.log(0.75)), rel=1e-6)
+def test_a_curve_of_exponents_by_hand() -> None:
+    # 4 experts: misses .75 ** 2, .5 ** 2, .25 ** 1; with half the locality .75, .5, and .25 stays chance
+    assert curve_of_exponents(np.array([2.0, 2, 1])) == pytest.approx([0, 1 - 0.5625, 0.75, 0.75, 1])
+    assert curve_of_exponents(np.array([2.0, 2, 1]), 0.5) == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+    assert curve_of_exponents(np.array([0.8, 0.8, 0.8]), 0.5) == pytest.approx(power(4, 0.8))  # worse is not made worse
+    # misses of .75 ** 8 at 1 and of .5 ** 1 at 2: a curve never falls
+    assert curve_of_exponents(np.array([8.0, 1, 1]))[2] == pytest.approx(1 - 0.75**8)
 
 
 def test_misses_that_are_too_few_to_tell_leave_the_exponent_before() -> None:
-    # Half at 1 of 4, 0.011 at 2; 0.009 at 3 is no longer known well: there the exponent of 2 holds.
+    # LRU is chance. The policy misses half at 1 of 4, 0.011 at 2; 0.009 at 3 is no longer known well: there the
+    # exponent of 2 holds.
     source = Shape(1, 4, 1)
-    found = transfer(np.array([0, 0.5, 0.989, 0.991, 1]), source, source)
-    assert 1 - found[1:3] == pytest.approx([0.5, 0.011])
-    assert 1 - found[3] == pytest.approx(0.25 ** (np.log(0.011) / np.log(0.5)))
+    found = relative_exponents(np.array([0, 0.5, 0.989, 0.991, 1]), power(4, 1), source, source)
+    assert found[1] == found[2] == pytest.approx(np.log(0.011) / np.log(0.5))
 
 
 def test_misses_are_few_only_where_no_larger_cache_has_more() -> None:
-    # 0.005 at 2 of 4, but 0.02 again at 3: then 0.005 is known too, and its exponent is that of 2.
+    # 0.005 at 2 of 4, but 0.02 again at 3: then 0.005 is known too.
     source = Shape(1, 4, 1)
-    found = transfer(np.array([0, 0.5, 0.995, 0.98, 1]), source, source)
-    assert found[1:4] == pytest.approx([0.5, 0.995, 0.995])  # never falling
+    found = relative_exponents(np.array([0, 0.5, 0.995, 0.98, 1]), power(4, 1), source, source)
+    assert found[1:] == pytest.approx([np.log(0.005) / np.log(0.5), np.log(0.02) / np.log(0.25)])
 
 
 exponents = st.floats(0.5, 12)
 
 
-@given(exponents, st.integers(2, 40), st.integers(2, 200), st.integers(1, 8), st.integers(1, 8), st.sampled_from(RULES))
-def test_laws(exponent: float, experts: int, others: int, k: int, other_k: int, rule: str) -> None:
+@given(exponents, exponents, st.integers(2, 40), st.integers(2, 200), st.integers(1, 8), st.integers(1, 8))
+def test_laws_of_relative_exponents(one: float, other: float, experts: int, others: int, k: int, other_k: int) -> None:
     source, target = Shape(1, experts, min(k, experts)), Shape(1, others, min(other_k, others))
-    curve = power(experts, exponent)
-    low, middle, high = (transfer(curve, source, target, rule, factor) for factor in (0.5, 1.0, 2.0))  # type: ignore[arg-type]
-    for found in (low, middle, high):
-        assert len(found) == others + 1
+    assert relative_exponents(power(experts, one), power(experts, one), source, target) == pytest.approx(1.0)
+    found = relative_exponents(power(experts, one), power(experts, other), source, target)
+    assert len(found) == others - 1
+    if max(one, other) * np.log(experts / (experts - 1)) < 4.5:  # misses of a hundredth and more at one expert
+        assert found == pytest.approx(one / other)
+
+
+@given(st.lists(exponents, min_size=1, max_size=50), st.floats(0.2, 5))
+def test_laws_of_curves(given_exponents: list[float], factor: float) -> None:
+    as_is, scaled = (curve_of_exponents(np.array(given_exponents), locality) for locality in (1.0, factor))
+    for found in (as_is, scaled):
         assert (found[0], found[-1]) == (0, 1)
         assert (np.diff(found) >= 0).all()
-    assert (low <= middle + 1e-12).all()
-    assert (middle <= high + 1e-12).all()
-    assert transfer(curve, source, source, rule)[:-1] == pytest.approx(curve[:-1], abs=0.011)  # type: ignore[arg-type]
+    assert ((scaled >= as_is - 1e-12) if factor >= 1 else (scaled <= as_is + 1e-12)).all()
 
 
-def test_curve_of_leaves_first_uses_out() -> None:
-    # one expert per token, 0 1 0 1 0 2 0 2: LRU with 1 slot hits 0 of 8; with 2: 0 1 0 1 0 | 2 0 2: misses 0, 1, 2;
-    # with 3: the same three first uses. 5 of 8 hits at 2 and 3, so both count as 1.
+def test_a_first_use_is_a_hit_as_often_as_in_a_warm_cache() -> None:
+    # One expert per token, 0 1 0 1 0 2 0 2 of 3. Empty, LRU with 1 slot hits 0 of 8; with 2: misses 0, 1, 2; with 3 the
+    # same. Warm, 0 is at each of three places: 1/3, 2/3, 1 of a hit; 1 at the second or third: 0, 1/2, 1; 2 is third.
     trace = RoutingTrace.from_arrays(np.array([0, 1, 0, 1, 0, 2, 0, 2]).reshape(-1, 1, 1), num_experts=3)
-    assert curve_of(trace, "lru").tolist() == [0, 0, 1, 1]
+    assert curve_of(trace, "lru") == pytest.approx([0, 1 / 24, (5 + 2 / 3 + 1 / 2) / 8, 1])
 
 
 def test_curve_of_is_that_of_decoded_tokens() -> None:
-    # A prompt 0, then 1; another prompt 1, then 0. One slot: only the second prompt hits. Two: 0 hits too, of the
-    # decoded 1 and 0 that is the one that is no first use. With the prompts the rates were 1/4 and 2/4.
+    # A prompt 0, then 1; another prompt 1, then 0, of 3 experts. One slot: only the second prompt hits. Two: the
+    # decoded 0 hits; the decoded 1 is a first use after one expert, at the second place or the third.
     trace = RoutingTrace.from_arrays(
         np.array([0, 1, 1, 0]).reshape(-1, 1, 1), num_experts=3, offsets=[0, 2, 4], phase=[0, 1, 0, 1]
     )
-    assert curve_of(trace, "lru").tolist() == [0, 0, 1, 1]
+    assert curve_of(trace, "lru") == pytest.approx([0, 0, 1.5 / 2, 1])
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 1_000), st.sampled_from([(4, 1), (4, 2), (5, 2)]))
+def test_a_warm_cache_against_every_order_before(seed: int, shape: tuple[int, int]) -> None:
+    """LRU by hand after every order in which the experts may have been used before, the mean of all."""
+    experts, k = shape
+    random = np.random.default_rng(seed)
+    tokens = [random.permutation(experts)[:k].tolist() for _ in range(4)]
+    hits = np.zeros(experts + 1)
+    for order in permutations(range(experts)):
+        stack = list(order)
+        for token in tokens:
+            for expert in token:
+                hits[stack.index(expert) + 1 :] += 1
+            stack = token[::-1] + [expert for expert in stack if expert not in token]
+    wanted = hits / (factorial(experts) * 4 * k)
+    trace = RoutingTrace.from_arrays(np.array(tokens)[:, None, :], num_experts=experts)
+    assert curve_of(trace, "lru")[k:] == pytest.approx(wanted[k:])
 
 
 def test_popularity_is_counted_elsewhere() -> None:
@@ -157,10 +160,18 @@ def test_a_curve_of_decoding_leaves_prompts_out() -> None:
 
 def test_a_curve_never_falls_where_the_policy_has_more_faults_with_more_room() -> None:
     # Belady's anomaly: 1 2 3 4 1 2 5 1 2 3 4 5 hits FIFO of 3 three times, of 4 twice, of 5 seven times; of 1 and 2
-    # never. Seven of seven uses that are not the first.
+    # never. Five first uses of five experts: with C slots they hit 1/5 (C = 1), 2/5 + 1/4, 3/5 + 2/4 + 1/3, 4/5 + 3/4 +
+    # 2/3 + 1/2 of a time each, and all with 5.
     trace = RoutingTrace.from_arrays(np.reshape([0, 1, 2, 3, 0, 1, 4, 0, 1, 2, 3, 4], (-1, 1, 1)), num_experts=5)
     assert hit_rate_curve(trace, "fifo").hit_rate == pytest.approx([0, 0, 3 / 12, 2 / 12, 7 / 12])
-    assert curve_of(trace, "fifo") == pytest.approx([0, 0, 0, 3 / 7, 3 / 7, 1])
+    first = [0, 1 / 5, 2 / 5 + 1 / 4, 3 / 5 + 2 / 4 + 1 / 3, 4 / 5 + 3 / 4 + 2 / 3 + 1 / 2, 5]
+    wanted = (np.array([0, 0, 0, 3, 2, 7]) + first) / 12
+    assert wanted[4] > wanted[3]  # of these first uses the fourth place has enough to hide that
+    assert curve_of(trace, "fifo") == pytest.approx(wanted)
+    longer = RoutingTrace.from_arrays(np.tile([0, 1, 2, 3, 0, 1, 4, 0, 1, 2, 3, 4], 9).reshape(-1, 1, 1), num_experts=5)
+    found = curve_of(longer, "fifo")
+    assert (np.diff(found) >= 0).all()
+    assert found[4] == found[3]
 
 
 @pytest.mark.parametrize(
@@ -204,18 +215,34 @@ def test_made_traces_have_the_curve(shape: tuple[int, int, int], exponent: float
     trace = routing_of_curve(Shape(*shape), wanted, 400, seed=seed)
     found = hit_rate_curve(trace, "lru").decode_hit_rate
     assert found is not None
-    accesses = 400 * shape[0] * shape[2]
     possible = np.cumsum(inclusion(wanted, shape[2])) / shape[2]  # a token cannot use a place twice
-    assert found == pytest.approx(possible, abs=4 * 0.5 / np.sqrt(accesses))
+    assert found == pytest.approx(possible, abs=0.005)
     assert found[-1] == 1  # the prompt has filled the cache
 
 
 def test_made_traces_of_fixed_places() -> None:
     wanted = power(16, 3)
-    trace = routing_of_curve(Shape(4, 16, 2), wanted, 1_000, fixed=True)
+    trace = routing_of_curve(Shape(4, 16, 2), wanted, 300, fixed=True)
+    ranked = RoutingTrace.from_arrays(touching_all(Shape(4, 16, 2)), num_experts=16)
     for capacity in (2, 5, 9):
-        found = simulate(trace, "static", capacity, profile=trace, bounds=False).phase_rate(1)
-        assert found == pytest.approx(wanted[capacity], abs=0.025)
+        found = simulate(trace, "static", capacity, profile=ranked, bounds=False).phase_rate(1)
+        assert found == pytest.approx(wanted[capacity], abs=0.001)
+
+
+def test_balanced_draws_by_hand() -> None:
+    # two of three places in four steps, with chances 1, 1/2, 1/2: four times the first, twice each of the others
+    found = balanced_draws(np.array([1.0, 0.5, 0.5]), 4, 2, np.random.default_rng(0))
+    assert np.bincount(found.ravel()).tolist() == [4, 2, 2]
+
+
+@given(st.integers(1, 6), st.integers(1, 20), exponents, st.integers(1, 60), st.integers(0, 5))
+def test_draws_are_balanced(k: int, more: int, exponent: float, steps: int, seed: int) -> None:
+    chances = inclusion(power(k + more, exponent), k)
+    found = balanced_draws(chances, steps, k, np.random.default_rng(seed))
+    assert found.shape == (steps, k)
+    assert all(len(set(step)) == k for step in found.tolist())
+    counts = np.bincount(found.ravel(), minlength=k + more)
+    assert np.abs(np.cumsum(counts) - steps * np.cumsum(chances)).max() <= 0.5 + 1e-9
 
 
 def test_equal_seeds_make_equal_traces() -> None:
@@ -229,4 +256,4 @@ def test_a_trace_stands_for_itself() -> None:
     made = routing_of_curve(Shape(3, 16, 2), curve_of(original, "lru"), 1_000)
     found = hit_rate_curve(made, "lru").decode_hit_rate
     assert found is not None
-    assert found[1:] == pytest.approx(curve_of(original, "lru")[2:], abs=0.02)
+    assert found[1:] == pytest.approx(curve_of(original, "lru")[2:], abs=0.005)

@@ -105,18 +105,36 @@ def test_measured_workload() -> None:
 
 
 def test_transferred_workloads() -> None:
-    sources, _ = find_sources(geometry(experts=16), [("near", local_trace()), ("far", local_trace(3, 64, 2))])
+    sources, _ = find_sources(geometry(experts=16), [])
     works = transferred(Shape(3, 16, 2), sources)
-    assert [work.label for work in works] == [
-        "near, middle", "near, middle, locality x 0.42", "near, middle, locality x 2.4", "near, fraction", "near, rho",
-        "far, middle",
-    ]  # fmt: skip
+    assert [work.label.split(",")[0] for work in works] == ["published curves"] * 3
+    assert [work.end for work in works] == [0, -1, 1]
     setup = Setup(machine(), geometry(experts=16), "bf16")
-    rates = [measure(work.folds("lru"), "6", setup).hit_rate for work in works[:3]]
-    assert rates[1] < rates[0] < rates[2]
-    for work, rate in zip(works, rates, strict=False):
-        assert isinstance(work, Transferred)
-        assert rate == pytest.approx(work.curve("lru")[6], abs=0.05)
+    for policy in ("lru", POPULAR):
+        rates = [measure(work.folds(policy), "6", setup).hit_rate for work in works]
+        assert rates[1] < rates[0] < rates[2]
+        for work, rate in zip(works, rates, strict=True):
+            assert isinstance(work, Transferred)
+            assert rate == pytest.approx(work.curve(policy)[6], abs=0.005)
+    assert works[0].curve("belady")[6] > works[0].curve("lru")[6] > works[0].curve(POPULAR)[6]
+
+
+def test_traces_of_other_models_are_among_the_published_ones() -> None:
+    shape = Shape(3, 16, 2)
+    plain = transferred(shape, find_sources(geometry(experts=16), [])[0])[0]
+
+    def with_trace(stay: float, model: str) -> Transferred:
+        given = [("other", local_trace(3, 64, 2, stay=stay, model=model))]
+        return transferred(shape, find_sources(geometry(experts=16), given)[0])[0]
+
+    low, high = with_trace(0.1, "other"), with_trace(0.9, "other")
+    assert low.curve("lru")[4] < plain.curve("lru")[4] < high.curve("lru")[4]
+    # a trace that names the model, of another shape, counts as the model's own
+    assert with_trace(0.9, "Toy-Q4_K_M.gguf").curve("lru")[4] > high.curve("lru")[4] + 0.02
+    assert with_trace(0.9, "Toy-Q4_K_M.gguf").lru.sources == ("other",)
+    # one in which nothing is missed or nothing hit says nothing
+    still = RoutingTrace.from_arrays(np.zeros((200, 3, 1), int), num_experts=64, model="other")
+    assert transferred(shape, find_sources(geometry(experts=16), [("still", still)])[0])[0].lru == plain.lru
 
 
 def test_share_of_flash_by_hand() -> None:
