@@ -47,7 +47,7 @@ def _row(geometry: Any, dtype: str | None) -> dict[str, Any]:
         "total_params": geometry.total_params,
         "active_params": geometry.active_params,
         "expert_params": geometry.expert_params,
-        "kv_values_per_token": geometry.kv_values_per_token_per_layer * len(geometry.kv_layers),
+        "kv_values_per_token": geometry.kv_values_per_token,
         "bytes": {
             "dtype": used,
             "stored": storage(geometry, used),

@@ -80,7 +80,7 @@ class Speed:
         time, those that the run's own context took are taken off.
         """
         geometry, device = setup.geometry, setup.profile.gpu or setup.profile.cpu
-        counted = KV_BYTES * geometry.kv_values_per_token_per_layer * len(geometry.kv_layers) * self.context
+        counted = KV_BYTES * geometry.kv_values_per_token * self.context
         more = (kv_bytes_per_value * geometry.kv_values(context) - counted) / device.bandwidth
         return 1.0 / (1.0 / (tokens_per_s or self.tokens_per_s) + max(more, 0.0))
 

@@ -165,15 +165,15 @@ class RooflineCosts:
         blocks = dense_bytes(geometry, dtype)
         attended = set(geometry.kv_layers)
         moe = set(geometry.moe_layers)
-        shown = geometry.head_dim + geometry.rope_dim + (geometry.value_dim or geometry.head_dim)
         parts: list[tuple[float, float, float, float]] = []  # bytes, operations per token, of KV per token, per pair
         self.parts: list[tuple[tuple[float, float, float, float], ...]] = []
         for block in range(geometry.layers):
             has_kv = block in attended
-            params = geometry.attention_params if has_kv else geometry.mixer_params
+            params = geometry.attention_params(block) if has_kv else geometry.mixer_params
             params += geometry.router_params + geometry.shared_params if block in moe else geometry.dense_ffn_params
-            kv = kv_dtype_bytes * geometry.kv_values_per_token_per_layer if has_kv else 0.0
-            parts.append((float(blocks[block]), 2.0 * params, kv, 2.0 * geometry.heads * shown if has_kv else 0.0))
+            kv = kv_dtype_bytes * geometry.kv_values_of(block) if has_kv else 0.0
+            per_pair = float(geometry.attention_flops_per_pair(block)) if has_kv else 0.0
+            parts.append((float(blocks[block]), 2.0 * params, kv, per_pair))
             if block in moe:
                 self.parts.append(tuple(parts))
                 parts = []
