@@ -73,7 +73,8 @@ def global_attention(config: Config, family: str, own: AttentionShape, full: Seq
             keys["num_key_value_heads"] = config.values["num_global_key_value_heads"]
     given = config.values.get("per_layer_config")
     if isinstance(given, Mapping):
-        every = [given.get(str(layer), given.get(layer)) for layer in full]
+        by_layer = {int(layer): keys for layer, keys in given.items() if str(layer).isdecimal()}
+        every = [by_layer.get(layer) for layer in full]
         if any(other != every[0] for other in every):
             raise ConfigError(f"{config.where}: per_layer_config gives layers without a window different attention")
         if every and isinstance(every[0], Mapping):
