@@ -215,7 +215,7 @@ def matching_dtype(geometry: Geometry, trace: RoutingTrace) -> str:
     Several may: the experts of gpt-oss are mxfp4 in every GGUF file, whatever the rest is stored in. Then it is the one
     that the trace's model is named after (``gpt-oss-20b-Q4_K_M.gguf``), else the release's. Where none has exactly
     these sizes, it is the one that the model is named after, else the one closest in total bytes, ties to the one
-    closest layer by layer. An engine may count an expert's biases or not. Without sizes it is as the model was released.
+    closest layer by layer. An engine may count an expert's biases or not. Without sizes it is the release's.
     """
     known = trace.expert_bytes
     if known is None:

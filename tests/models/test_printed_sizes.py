@@ -26,7 +26,7 @@ class Printed(NamedTuple):
 
 
 PRINTED = {
-    # lines in the tests of a public reader of llama.cpp's logs, caches in q8_0: 1,536 cells are 1,024 and a batch of 512
+    # lines in the tests of a public reader of llama.cpp's logs, caches in q8_0; 1,536 cells: 1,024 and a batch of 512
     "gemma-4-26b, global": Printed("gemma-4-26b-a4b", "q8_0", 262_144, 5, 2720.00),
     "gemma-4-26b, window": Printed("gemma-4-26b-a4b", "q8_0", 1_536, 25, 159.38, windowed=True),
     # what llama.cpp printed for the global layers at 2,048 cells
@@ -38,8 +38,8 @@ PRINTED = {
     "gpt-oss-120b": Printed("gpt-oss-120b", "f16", 4_096, 18, 144.00),
     # Qwen3-Coder-30B-A3B, a server's log of September 2026
     "qwen3-30b": Printed("qwen3-30b-a3b", "f16", 32_768, 48, 3072.00),
-    # "KV self size", of compressed keys and values: ikawrakow/ik_llama.cpp pull requests 259 (DeepSeek-R1, q8_0, a context
-    # of 32,768) and 260 (-mla 2, f16, -c 16384)
+    # "KV self size", of compressed keys and values: ikawrakow/ik_llama.cpp pull requests 259 (DeepSeek-R1, q8_0, a
+    # context of 32,768) and 260 (-mla 2, f16, -c 16384)
     "deepseek-r1, q8_0": Printed("deepseek-r1", "q8_0", 32_768, 61, 1166.62),
     "deepseek-r1, f16": Printed("deepseek-r1", "f16", 16_384, 61, 1098.00),
 }
