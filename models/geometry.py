@@ -45,6 +45,7 @@ class Geometry:
             routers, to its score where experts are chosen), ``ffn`` (all matrices of experts and dense blocks),
             ``output``.
         shared_gate: a gate of ``hidden`` weights scales what the shared experts give.
+        norms: norms (and scales) as wide as ``hidden`` in a layer.
         qk_norm: queries and keys are normalised per head (norm weights of ``head_dim`` each).
         attention_layers: layers with softmax attention, that is with a KV cache; None: all.
         window: tokens that the layers of ``window_layers`` look back (sliding or chunked attention); 0: none do.
@@ -82,6 +83,7 @@ class Geometry:
     global_attention: AttentionShape | None = None
     biases: tuple[str, ...] = ()
     shared_gate: bool = False
+    norms: int = 2
     qk_norm: bool = False
     attention_layers: tuple[int, ...] | None = None
     window: int = 0

@@ -127,6 +127,7 @@ def geometry_from_dict(values: Mapping[str, Any], *, name: str = "", where: str 
         rope_dim=config.number("qk_rope_head_dim") if mla else 0,
         q_rank=config.number("q_lora_rank", default=0) if mla else 0,
         value_dim=config.number("v_head_dim", default=0) if mla else 0,
+        norms=8 if family == "gemma4_text" else 2,  # before and after attention, block and experts; of the router
         qk_norm=family in QK_NORM or (family == "glm4_moe" and config.flag("use_qk_norm")),
         global_attention=None
         if mla

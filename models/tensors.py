@@ -38,7 +38,7 @@ def expert_tensors(geometry: Geometry, layer: int) -> Iterator[Tensor]:
 
 def dense_tensors(geometry: Geometry, layer: int) -> Iterator[Tensor]:
     """Yield the matrices of a layer that are no routed experts; its norms and its biases as one tensor each."""
-    norms = 2 * geometry.hidden
+    norms = geometry.norms * geometry.hidden
     if layer in geometry.kv_layers:
         for name, (rows, length) in geometry.attention_matrices(layer).items():
             yield Tensor(name, layer, rows, length)

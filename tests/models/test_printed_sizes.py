@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -99,7 +100,6 @@ def test_biases_of_experts_by_hand() -> None:
 
 
 def test_gemma_reads_what_its_attention_has() -> None:
-    # q4_k_m: 14.4 million weights more in each of 5 layers than if all were alike
     gemma = load_geometry("gemma-4-26b-a4b")
     assert [gemma.attention_params(layer) for layer in (4, 5)] == [
         2816 * (4096 + 2 * 2048) + 4096 * 2816,
@@ -107,3 +107,6 @@ def test_gemma_reads_what_its_attention_has() -> None:
     ]
     local, full = dense_bytes(gemma, "bf16")[[4, 5]]
     assert full - local == 2 * (14_417_920 + 2 * 256)  # norms of queries and keys are twice as wide
+    # a Q4_K_M file has 41 MB more than if all layers were alike and had two norms
+    alike = replace(gemma, global_attention=None, norms=2)
+    assert (dense_bytes(gemma, "q4_k_m") - dense_bytes(alike, "q4_k_m")).sum() / 1e6 == pytest.approx(41, abs=1)
