@@ -47,7 +47,7 @@ def _row(geometry: Any, dtype: str | None) -> dict[str, Any]:
         "total_params": geometry.total_params,
         "active_params": geometry.active_params,
         "expert_params": geometry.expert_params,
-        "kv_values_per_token": geometry.kv_values_per_token_per_layer * len(geometry.kv_layers),
+        "kv_values_per_token": geometry.kv_values_per_token,
         "bytes": {
             "dtype": used,
             "stored": storage(geometry, used),
@@ -103,6 +103,10 @@ def _describe(row: dict[str, Any]) -> None:
         heads += f", compressed keys and values of {row['kv_rank']} + {row['rope_dim']}"
     else:
         heads += f", {row['kv_heads']} for keys and values, {row['head_dim']} wide"
+    if other := row["global_attention"]:
+        heads += (
+            f" (without a window {other['heads']}, {other['kv_heads']} for keys and values, {other['head_dim']} wide)"
+        )
     out.print(f"attention: {heads}; {row['kv_values_per_token']:,} KV values per token over all layers")
     out.print(
         f"parameters: {row['total_params']:,}, {row['active_params']:,} active, {row['expert_params']:,} an expert"

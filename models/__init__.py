@@ -1,5 +1,6 @@
 """Model geometries as data, from a Hugging Face config too, and the bytes of their weights in many formats."""
 
+from lrcsim.models.attention import AttentionShape
 from lrcsim.models.geometry import Geometry, check_trace
 from lrcsim.models.load import load_geometry, model_names
 from lrcsim.models.quantisation import (
@@ -13,6 +14,7 @@ from lrcsim.models.quantisation import (
 )
 
 __all__ = [
+    "AttentionShape",
     "Geometry",
     "bits_per_weight",
     "check_trace",

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lrcsim.base.errors import ConfigError
+from lrcsim.models.attention import AttentionShape, mla_flops_per_pair, mla_matrices
 from lrcsim.traces import RoutingTrace
+
+BIASES = ("q", "k", "v", "attn_output", "sinks", "router", "ffn", "output")
+"""What `Geometry.biases` may name."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """A model's shape. Parameter counts leave out biases and norms (together below 0.1 % of all models shipped).
+    """A model's shape. Parameter counts have biases in them, not norms and scales (below 0.02 % of all models shipped).
 
     Attributes:
         name: the model's.
@@ -31,9 +35,17 @@ class Geometry:
         kv_rank: MLA: rank of the compressed keys and values; 0 if not MLA.
         rope_dim: MLA: width of the part with position; 0 if not MLA.
         q_rank: MLA: rank of the compressed queries; 0 if they are not compressed.
-        value_dim: MLA: width of a value head; 0: as ``head_dim``.
+        value_dim: width of a value head; 0: as ``head_dim``.
         vocab: tokens in the vocabulary.
         tied: the output matrix is the embedding.
+        global_attention: what attention is in the layers outside ``window_layers``, where it is another than in these;
+            None: it is the same.
+        biases: what has biases: ``q``, ``k``, ``v``, ``attn_output`` (those matrices), ``sinks`` (a number per
+            head that takes part in the softmax), ``router`` (a number per expert, added to its logit or, by sigmoid
+            routers, to its score where experts are chosen), ``ffn`` (all matrices of experts and dense blocks),
+            ``output``.
+        shared_gate: a gate of ``hidden`` weights scales what the shared experts give.
+        norms: norms (and scales) as wide as ``hidden`` in a layer.
         qk_norm: queries and keys are normalised per head (norm weights of ``head_dim`` each).
         attention_layers: layers with softmax attention, that is with a KV cache; None: all.
         window: tokens that the layers of ``window_layers`` look back (sliding or chunked attention); 0: none do.
@@ -68,6 +80,10 @@ class Geometry:
     rope_dim: int = 0
     q_rank: int = 0
     value_dim: int = 0
+    global_attention: AttentionShape | None = None
+    biases: tuple[str, ...] = ()
+    shared_gate: bool = False
+    norms: int = 2
     qk_norm: bool = False
     attention_layers: tuple[int, ...] | None = None
     window: int = 0
@@ -91,13 +107,18 @@ class Geometry:
 
     @property
     def expert_params(self) -> int:
-        """One routed expert: matrices x hidden x expert_width."""
+        """The matrices of one routed expert: matrices x hidden x expert_width."""
         return self.matrices * self.hidden * self.expert_width
 
     @property
+    def expert_biases(self) -> int:
+        """The biases of one routed expert, a number for each row of its matrices; 0: it has none."""
+        return self._ffn_biases(self.expert_width)
+
+    @property
     def shared_params(self) -> int:
-        """The shared experts of one MoE layer: matrices x hidden x shared_width."""
-        return self.matrices * self.hidden * self.shared_width
+        """The shared experts of one MoE layer: matrices x hidden x shared_width, and their gate where they have one."""
+        return self.matrices * self.hidden * self.shared_width + (self.hidden if self.shared_gate else 0)
 
     @property
     def dense_ffn_params(self) -> int:
@@ -109,82 +130,114 @@ class Geometry:
         """The router of one MoE layer: hidden x experts."""
         return self.hidden * self.experts
 
-    @property
-    def attention_matrices(self) -> dict[str, tuple[int, int]]:
-        """The matrices of attention as (rows, row length), by llama.cpp's names; without ``attention_extra``.
+    def attention_shape(self, layer: int) -> AttentionShape:
+        """Return the heads of a layer's attention (with MLA before keys and values are compressed)."""
+        own = AttentionShape(self.heads, self.kv_heads, self.head_dim, self.value_dim or self.head_dim)
+        if self.global_attention is None or layer in self.window_layers:
+            return own
+        return self.global_attention
 
-        Standard: q hidden x heads head_dim, k and v hidden x kv_heads head_dim each, output heads head_dim x hidden.
-        MLA (DeepSeek-V2, arXiv 2405.04434, section 2.1): queries through q_rank where compressed, keys and values
-        through kv_rank, rope_dim further key values per token beside it.
+    def attention_matrices(self, layer: int) -> dict[str, tuple[int, int]]:
+        """Return the matrices of a layer's attention as (rows, row length), by llama.cpp's names.
+
+        Without ``attention_extra``. Standard: `AttentionShape.matrices`; MLA: `mla_matrices`.
         """
-        hidden, heads = self.hidden, self.heads
-        if not self.mla:
-            return {
-                "attn_q": (heads * self.head_dim, hidden),
-                "attn_k": (self.kv_heads * self.head_dim, hidden),
-                "attn_v": (self.kv_heads * self.head_dim, hidden),
-                "attn_output": (hidden, heads * self.head_dim),
-            }
-        query, value = self.head_dim + self.rope_dim, self.value_dim or self.head_dim
-        if self.q_rank:
-            queries = {"attn_q_a": (self.q_rank, hidden), "attn_q_b": (heads * query, self.q_rank)}
-        else:
-            queries = {"attn_q": (heads * query, hidden)}
-        return queries | {
-            "attn_kv_a_mqa": (self.kv_rank + self.rope_dim, hidden),
-            "attn_kv_b": (heads * (self.head_dim + value), self.kv_rank),
-            "attn_output": (hidden, heads * value),
-        }
+        shape = self.attention_shape(layer)
+        if self.mla:
+            return mla_matrices(shape, self.hidden, self.kv_rank, self.rope_dim, self.q_rank)
+        return shape.matrices(self.hidden)
 
-    @property
-    def attention_params(self) -> int:
-        """The attention of one layer that has it, ``attention_extra`` included."""
-        return sum(rows * length for rows, length in self.attention_matrices.values()) + self.attention_extra
+    def attention_params(self, layer: int) -> int:
+        """Return the weights of a layer's attention, ``attention_extra`` included, without biases."""
+        return sum(rows * length for rows, length in self.attention_matrices(layer).values()) + self.attention_extra
+
+    def attention_flops_per_pair(self, layer: int, *, absorbed: bool = True) -> int:
+        """Return the operations of a layer's attention for each pair of a token and one that it looks at.
+
+        A multiplication and an addition are two. Standard: 2 heads (head_dim + value_dim), scores and weighted values.
+        MLA: `mla_flops_per_pair`, which depends on what the engine does.
+
+        Args:
+            layer: index among all layers; one of ``kv_layers``.
+            absorbed: with MLA, compute on the compressed cache, as engines do in decode and llama.cpp in prefill too.
+        """
+        shape = self.attention_shape(layer)
+        if self.mla:
+            return mla_flops_per_pair(shape, self.kv_rank, self.rope_dim, absorbed=absorbed)
+        return shape.flops_per_pair
 
     @property
     def kv_layers(self) -> tuple[int, ...]:
         """Indices of the layers that keep keys and values."""
         return tuple(range(self.layers)) if self.attention_layers is None else self.attention_layers
 
+    def kv_values_of(self, layer: int) -> int:
+        """Return how many numbers a token adds to the cache of a layer of ``kv_layers``.
+
+        kv_heads (head_dim + value_dim). With MLA kv_rank + rope_dim: keys in their compressed form, of which the values
+        are a part (llama.cpp since PR 19067 of January 2026; before, it kept kv_rank more).
+        """
+        return self.kv_rank + self.rope_dim if self.mla else self.attention_shape(layer).kv_values
+
     @property
-    def kv_values_per_token_per_layer(self) -> int:
-        """Numbers that a token adds to the cache of one of ``kv_layers``.
+    def kv_values_per_token(self) -> int:
+        """Numbers that a token adds to the KV cache, all layers together, as long as it is in every window."""
+        return sum(self.kv_values_of(layer) for layer in self.kv_layers)
 
-        2 x kv_heads x head_dim, or kv_rank + rope_dim with MLA.
+    def kv_values(self, tokens: int, *, chunk: int = 0, pad: int = 1) -> int:
+        """Return how many numbers the KV cache of one request of this many tokens holds, all layers together.
+
+        Layers with a window keep ``window + chunk`` tokens at most (for chunked attention an upper bound). Layers
+        without attention keep a state of fixed size, which is not counted. llama.cpp allocates as with ``chunk=512,
+        pad=256`` (its default ``--ubatch-size``; src/llama-kv-cache-iswa.cpp) for one sequence.
+
+        Args:
+            tokens: length of the request.
+            chunk: tokens that are written to the cache before the oldest leave the window.
+            pad: tokens kept in a layer are rounded up to a multiple of it.
         """
-        return self.kv_rank + self.rope_dim if self.mla else 2 * self.kv_heads * self.head_dim
+        short = set(self.window_layers)
+        kept = {layer: min(tokens, self.window + chunk) if layer in short else tokens for layer in self.kv_layers}
+        return sum(-(-count // pad) * pad * self.kv_values_of(layer) for layer, count in kept.items())
 
-    def kv_values(self, tokens: int) -> int:
-        """Numbers that the KV cache of one request of this many tokens holds, all layers together.
+    def layer_biases(self, layer: int) -> int:
+        """Return the biases of a layer, those of its routed experts excepted."""
+        count = 0
+        if layer in self.kv_layers:
+            rows = {name: rows for name, (rows, _) in self.attention_matrices(layer).items()}
+            named = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "attn_output": "attn_output"}
+            count += sum(rows.get(matrix, 0) for bias, matrix in named.items() if bias in self.biases)
+            count += self.attention_shape(layer).heads if "sinks" in self.biases else 0
+        if layer not in self.moe_layers:
+            return count + self._ffn_biases(self.dense_width)
+        return count + (self.experts if "router" in self.biases else 0)
 
-        Layers with a window keep that many tokens at most (for chunked attention an upper bound). Layers without
-        attention keep a state of fixed size, which is not counted.
-        """
-        short = len(self.window_layers)
-        kept = (len(self.kv_layers) - short) * tokens + short * min(tokens, self.window)
-        return kept * self.kv_values_per_token_per_layer
+    def _ffn_biases(self, width: int) -> int:
+        return (self.matrices - 1) * width + self.hidden if "ffn" in self.biases else 0
 
     @property
     def embedding_params(self) -> int:
-        """The embedding, and the output matrix where it is another: vocab x hidden each."""
-        return self.vocab * self.hidden * (1 if self.tied else 2)
+        """The embedding, and the output matrix where it is another: vocab x hidden each; its biases."""
+        biases = self.vocab if "output" in self.biases else 0
+        return self.vocab * self.hidden * (1 if self.tied else 2) + biases
 
     @property
     def dense_params(self) -> int:
-        """All that is no routed expert: attention, routers, shared experts, dense blocks, embeddings."""
-        attention = len(self.kv_layers)
+        """All that is no routed expert: attention, routers, shared experts, dense blocks, embeddings, their biases."""
+        attended = self.kv_layers
         return (
-            attention * self.attention_params
-            + (self.layers - attention) * self.mixer_params
+            sum(self.attention_params(layer) for layer in attended)
+            + (self.layers - len(attended)) * self.mixer_params
             + len(self.moe_layers) * (self.router_params + self.shared_params)
             + len(self.dense_layers) * self.dense_ffn_params
+            + sum(self.layer_biases(layer) for layer in range(self.layers))
             + self.embedding_params
         )
 
     @property
     def total_params(self) -> int:
-        """All parameters, as counted here: without biases and norms."""
-        return self.dense_params + len(self.moe_layers) * self.experts * self.expert_params
+        """All parameters, as counted here: without norms and scales."""
+        return self.dense_params + len(self.moe_layers) * self.experts * (self.expert_params + self.expert_biases)
 
     @property
     def active_params(self) -> int:
@@ -193,7 +246,8 @@ class Geometry:
         Publishers differ: some leave the embeddings out.
         """
         idle = len(self.kv_layers) * self.attention_idle
-        return self.dense_params - idle + len(self.moe_layers) * self.top_k * self.expert_params
+        used = len(self.moe_layers) * self.top_k * (self.expert_params + self.expert_biases)
+        return self.dense_params - idle + used
 
 
 def check_trace(geometry: Geometry, trace: RoutingTrace) -> None:

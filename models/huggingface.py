@@ -8,6 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from lrcsim.base.errors import ConfigError, did_you_mean
+from lrcsim.models.attention import AttentionShape
+from lrcsim.models.config import MOST_EXPERTS, MOST_LAYERS, Config
+from lrcsim.models.config_attention import (
+    HEADS,
+    KV_HEADS,
+    TOP_K,
+    attention_extra,
+    attention_idle,
+    biases,
+    global_attention,
+    kv_layers,
+    mixer,
+    window,
+)
 from lrcsim.models.geometry import Geometry
 from lrcsim.models.release import KEYS, beside, with_released_dtype
 
@@ -19,124 +33,18 @@ qwen3_5_moe qwen3_5_moe_text qwen3_moe qwen3_next qwen3_vl_moe_text xverse
 """
 FAMILIES = frozenset(_KNOWN.split())
 QK_NORM = {"qwen3_moe", "qwen3_vl_moe_text", "qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text", "gemma4_text", "dots1"}
+SHARED_GATE = {"qwen2_moe", "qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text"}
 
 # The keys under which families keep the same thing, most specific first.
 LAYERS = ("num_hidden_layers", "n_layers")
 HIDDEN = ("hidden_size", "d_model")
 EXPERTS = ("n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts")
-TOP_K = (
-    *("num_experts_per_tok", "num_experts_per_token", "num_selects"),
-    *("moe_topk", "moe_top_k", "moe_k", "top_k_experts"),
-)
-HEADS = ("num_attention_heads", "n_heads")
-KV_HEADS = ("num_key_value_heads", "kv_n_heads")
 WIDTH = ("moe_intermediate_size", "intermediate_size", "ffn_hidden_size")
 SHARED_WIDTH = ("shared_expert_intermediate_size", "shared_intermediate_size")
 SHARED = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts", "num_shared_expert")
-PREDICTING = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules")
-WITHOUT_KV = {"linear_attention", "mamba", "conv"}
 
 
-TEXT_PARTS = ("thinker_config", "llm_config", "language_config", "language_model_config", "text_config")
-"""Parts of a config that hold the text model's keys; what they say counts before what stands outside."""
-
-MOST = 10**8
-"""The largest number that a config may have; below are those of single things."""
-
-MOST_LAYERS = 2_048
-MOST_EXPERTS = 65_536
 LARGEST_FILE = 64 * 2**20
-
-
-class Config:
-    """A config's keys, those of nested parts included, with an error that says which key is missing."""
-
-    def __init__(self, values: Mapping[str, Any], where: str) -> None:
-        self.where = where
-        self.values: dict[str, Any] = dict(values)
-        for part in TEXT_PARTS:
-            self._take(part, whole=True)
-        for part in ("attn_config", "ffn_config"):
-            self._take(part, whole=False)
-
-    def _take(self, part: str, *, whole: bool) -> None:
-        """Take the keys of a part: all, or those that are not there yet and not ``hidden_size``."""
-        inner = self.values.get(part)
-        if not isinstance(inner, Mapping):
-            return
-        taken = {key: value for key, value in inner.items() if value is not None and (value or key not in KEYS)}
-        if not whole:
-            taken = {key: value for key, value in taken.items() if key not in self.values and key != "hidden_size"}
-        self.values |= taken
-
-    def number(self, *keys: str, default: int | None = None, least: int = 0, most: int = MOST) -> int:
-        """Return the first of the keys that is there, as a whole number of ``least`` to ``most``."""
-        for key in keys:
-            value = self.values.get(key)
-            if isinstance(value, list) and value and len(set(map(str, value))) == 1:
-                value = value[0]  # one number per layer, all the same
-            if value is None:
-                continue
-            return self.checked(key, value, least, most)
-        if default is None:
-            raise ConfigError(f"{self.where} lacks the key {keys[0]!r}{self._others(keys)}")
-        return default
-
-    def checked(self, key: str, value: object, least: int = 0, most: int = MOST) -> int:
-        """Return a value as a whole number.
-
-        Raises:
-            ConfigError: it is none, or out of bounds.
-        """
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigError(f"{self.where}: {key} is {_short(value)}: it must be a whole number of at least {least}")
-        if value > most:
-            raise ConfigError(f"{self.where}: {key} is {_short(value)}: it must be at most {most:,}")
-        return value
-
-    def listed(self, key: str) -> list[Any]:
-        """Return the list under a key, empty when there is none."""
-        value = self.values.get(key)
-        return value if isinstance(value, list) else []
-
-    def per_layer(self, key: str, layers: int) -> list[Any]:
-        """Return a list with an entry for each layer, empty when there is none.
-
-        Entries for the layers that predict further tokens (``num_nextn_predict_layers``) may follow.
-
-        Raises:
-            ConfigError: its length is another.
-        """
-        value = self.listed(key)
-        if value and len(value) not in (layers, layers + self.number(*PREDICTING, default=0)):
-            raise ConfigError(f"{self.where}: {key} has {len(value)} entries for {layers} layers: give one for each")
-        return value[:layers]
-
-    def indices(self, key: str, layers: int, first: int = 0) -> tuple[int, ...]:
-        """Return a list of layers, counted from ``first``, ascending, once each, without those beyond the last.
-
-        Raises:
-            ConfigError: an entry is no whole number.
-        """
-        found = {self.checked(f"an entry of {key}", value, first) - first for value in self.listed(key)}
-        return tuple(sorted(layer for layer in found if layer < layers))
-
-    def flag(self, key: str, default: bool = False) -> bool:
-        """Return a truth value."""
-        value = self.values.get(key)
-        return default if value is None else bool(value)
-
-    def _others(self, keys: tuple[str, ...]) -> str:
-        return f" (or {', '.join(map(repr, keys[1:]))})" if keys[1:] else ""
-
-
-def _short(value: object) -> str:
-    """Return a value as it is written, cut where it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # a whole number of thousands of digits
-        return "a number of thousands of digits"
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def geometry_from_config(path: Path) -> Geometry:
@@ -192,8 +100,10 @@ def geometry_from_dict(values: Mapping[str, Any], *, name: str = "", where: str 
     shared, shared_width = _shared(config, family, width)
     mla = config.number("kv_lora_rank", default=0)
     head_dim = config.number("head_dim", "kv_channels", "attention_head_dim", default=hidden // max(heads, 1))
-    kv_layers = _kv_layers(config, family, layers)
-    window, window_layers = _window(config, layers)
+    attended = kv_layers(config, family, layers)
+    reach, short = window(config, layers)
+    kv_heads = config.number(*KV_HEADS, default=heads, least=1)
+    full = [layer for layer in attended if layer not in short]
     dense = config.number("intermediate_size_mlp", "intermediate_size", "ffn_hidden_size", default=width)
     geometry = Geometry(
         name=name or family,
@@ -209,7 +119,7 @@ def geometry_from_dict(values: Mapping[str, Any], *, name: str = "", where: str 
         dense_width=dense if len(moe) < layers else 0,
         matrices=3,
         heads=heads,
-        kv_heads=config.number(*KV_HEADS, default=heads, least=1),
+        kv_heads=kv_heads,
         head_dim=config.number("qk_nope_head_dim", default=head_dim) if mla else head_dim,
         vocab=config.number("vocab_size", least=1),
         tied=config.flag("tie_word_embeddings", default=family in ("gemma4_text", "jetmoe", "minicpm")),
@@ -217,13 +127,19 @@ def geometry_from_dict(values: Mapping[str, Any], *, name: str = "", where: str 
         rope_dim=config.number("qk_rope_head_dim") if mla else 0,
         q_rank=config.number("q_lora_rank", default=0) if mla else 0,
         value_dim=config.number("v_head_dim", default=0) if mla else 0,
+        norms=8 if family == "gemma4_text" else 2,  # before and after attention, block and experts; of the router
         qk_norm=family in QK_NORM or (family == "glm4_moe" and config.flag("use_qk_norm")),
-        attention_layers=None if len(kv_layers) == layers else kv_layers,
-        window=window,
-        window_layers=window_layers,
-        attention_extra=_attention_extra(config, family, hidden, heads, head_dim, experts),
-        attention_idle=_attention_idle(config, family, hidden, heads, head_dim, experts),
-        mixer_params=0 if len(kv_layers) == layers else _mixer(config, family, hidden, heads, head_dim),
+        global_attention=None
+        if mla
+        else global_attention(config, family, AttentionShape(heads, kv_heads, head_dim, head_dim), full),
+        biases=biases(config, family),
+        shared_gate=family in SHARED_GATE,
+        attention_layers=None if len(attended) == layers else attended,
+        window=reach,
+        window_layers=short,
+        attention_extra=attention_extra(config, family, hidden, heads, head_dim, experts),
+        attention_idle=attention_idle(config, family, hidden, heads, head_dim, experts),
+        mixer_params=0 if len(attended) == layers else mixer(config, family, hidden, heads, head_dim),
     )
     return with_released_dtype(geometry, config.values, where)
 
@@ -270,76 +186,3 @@ def _shared(config: Config, family: str, width: int) -> tuple[int, int]:
         return 1, total
     shared = config.number(*SHARED, default=0)
     return shared, shared * width
-
-
-def _kv_layers(config: Config, family: str, layers: int) -> tuple[int, ...]:
-    """Return the indices of the layers that keep keys and values."""
-    if types := config.per_layer("layer_types", layers):
-        return tuple(layer for layer, kind in enumerate(types) if str(kind) not in WITHOUT_KV)
-    if "attn_layer_period" in config.values:
-        period = max(config.number("attn_layer_period"), 1)
-        return tuple(range(config.number("attn_layer_offset"), layers, period))
-    if types := config.per_layer("attn_type_list", layers):  # MiniMax-Text-01: 0 lightning attention, 1 softmax
-        return tuple(layer for layer, kind in enumerate(types) if kind == 1)
-    if family in ("qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text"):
-        period = max(config.number("full_attention_interval", default=4), 1)
-        return tuple(range(period - 1, layers, period))
-    linear = config.values.get("linear_attn_config")
-    if isinstance(linear, Mapping) and isinstance(linear.get("full_attn_layers"), list):  # Kimi: counted from 1
-        return Config(linear, config.where).indices("full_attn_layers", layers, first=1)
-    return tuple(range(layers))
-
-
-def _window(config: Config, layers: int) -> tuple[int, tuple[int, ...]]:
-    """Return how far layers with sliding or chunked attention look back, and which they are."""
-    kinds = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
-    types = config.per_layer("layer_types", layers)
-    for kind, key in kinds.items():
-        short = tuple(layer for layer, other in enumerate(types) if other == kind)
-        if short and (window := config.number(key, default=0)):
-            return window, short
-    return 0, ()
-
-
-def _attention_extra(config: Config, family: str, hidden: int, heads: int, head_dim: int, experts: int) -> int:
-    if family in ("afmoe", "qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text"):
-        return hidden * heads * head_dim  # the output gate, a matrix of its own or computed beside the queries
-    if family == "jetmoe":  # attention experts: queries and output are routed, those of top-k are in heads
-        return _attention_idle(config, family, hidden, heads, head_dim, experts)
-    return 0
-
-
-def _attention_idle(config: Config, family: str, hidden: int, heads: int, head_dim: int, experts: int) -> int:
-    if family != "jetmoe":
-        return 0
-    top_k = config.number(*TOP_K)
-    return (experts - top_k) * 2 * hidden * heads * head_dim // max(top_k, 1)
-
-
-def _mixer(config: Config, family: str, hidden: int, heads: int, head_dim: int) -> int:
-    """Return the parameters of what layers without attention have in its place."""
-    if "linear_num_value_heads" in config.values:  # gated delta net: q, k, v, z; beta and decay; convolution; output
-        keys = config.number("linear_num_key_heads") * config.number("linear_key_head_dim")
-        value_heads = config.number("linear_num_value_heads")
-        values = value_heads * config.number("linear_value_head_dim")
-        kernel = config.number("linear_conv_kernel_dim", default=4)
-        return hidden * (2 * keys + 3 * values + 2 * value_heads) + kernel * (2 * keys + values)
-    if "mamba_dt_rank" in config.values:  # Mamba: in, convolution, x, dt, A, output
-        inner = config.number("mamba_expand") * hidden
-        rank = config.number("mamba_dt_rank")
-        state = config.number("mamba_d_state")
-        return inner * (3 * hidden + config.number("mamba_d_conv") + 2 * rank + 3 * state)
-    if "mamba_n_heads" in config.values:  # Mamba 2: in (z, x, B, C, dt), convolution, output
-        inner = config.number("mamba_expand") * hidden
-        groups = 2 * config.number("mamba_n_groups") * config.number("mamba_d_state")
-        in_and_out = hidden * (3 * inner + groups + config.number("mamba_n_heads"))
-        return in_and_out + config.number("mamba_d_conv") * (inner + groups)
-    given = config.values.get("linear_attn_config")
-    linear = Config(given if isinstance(given, Mapping) else {}, config.where)
-    count = linear.number("num_heads", default=config.number("linear_num_heads", default=heads))
-    width = linear.number("head_dim", default=config.number("linear_head_dim", default=head_dim))
-    if family == "kimi_linear":  # KDA: q, k, v, output; decay and gate through the width of a head; beta
-        return 4 * hidden * count * width + 2 * (hidden * width + width * count * width) + hidden * count
-    if family == "lfm2_moe":  # short convolution: in (3 x hidden), output
-        return 4 * hidden * hidden
-    return 5 * hidden * heads * head_dim  # lightning attention: q, k, v, output gate, output

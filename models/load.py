@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lrcsim.base.errors import ConfigError, did_you_mean
+from lrcsim.models.attention import AttentionShape
 from lrcsim.models.geometry import Geometry
 from lrcsim.models.huggingface import geometry_from_config
 
@@ -76,6 +77,9 @@ def _geometry(name: str, table: dict[str, Any], known: dict[str, tuple[Geometry,
             values[key] = _layers(which, layers)
         elif which is not None:
             values[key] = tuple(which)
+    values["biases"] = tuple(values.get("biases", ()))
+    if shape := values.get("global_attention"):
+        values["global_attention"] = AttentionShape(**shape)
     return Geometry(name=name, **(LEFT_OUT | {"moe_layers": tuple(range(layers))} | values))
 
 

@@ -15,14 +15,19 @@ def use_more_bits(layer: int, layers: int) -> bool:
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
 
+def _value_place(geometry: Geometry, layer: int) -> tuple[int, int]:
+    """Return a layer's place among those that have a matrix for values, and how many these are."""
+    layers = [other for other in geometry.kv_layers if "attn_v" in geometry.attention_matrices(other)]
+    return layers.index(layer), len(layers)
+
+
 def _mix(base: str, more: str) -> Rule:
     """q4_k_m and q5_k_m: ``more`` for the values and the down projections of some layers."""
 
     def rule(geometry: Geometry, tensor: Tensor) -> str:
         eight = geometry.experts == 8
         if tensor.name == "attn_v":
-            order = geometry.kv_layers.index(tensor.layer)
-            return "q8_0" if eight else more if use_more_bits(order, len(geometry.kv_layers)) else base
+            return "q8_0" if eight else more if use_more_bits(*_value_place(geometry, tensor.layer)) else base
         if tensor.name == "attn_k" and eight:
             return "q8_0"
         if tensor.name.startswith("ffn_down"):
@@ -35,7 +40,7 @@ def _mix(base: str, more: str) -> Rule:
 def _q3_k_m(geometry: Geometry, tensor: Tensor) -> str:
     eight = geometry.experts == 8
     if tensor.name == "attn_v":
-        return "q8_0" if eight else "q5_k" if geometry.kv_layers.index(tensor.layer) < 2 else "q4_k"
+        return "q8_0" if eight else "q5_k" if _value_place(geometry, tensor.layer)[0] < 2 else "q4_k"
     if tensor.name == "attn_k" and eight:
         return "q8_0"
     if tensor.name.startswith("ffn_down"):

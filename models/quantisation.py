@@ -18,7 +18,7 @@ from lrcsim.base.errors import ConfigError
 from lrcsim.models.formats import FORMATS, GGUF, WeightFormat, find_format, format_names, known_name
 from lrcsim.models.geometry import Geometry
 from lrcsim.models.mixes import MIXES
-from lrcsim.models.tensors import Tensor, dense_tensors, ffn_tensors, tensors
+from lrcsim.models.tensors import SMALL, Tensor, dense_tensors, expert_tensors, tensors
 
 IntArray = npt.NDArray[np.int64]
 
@@ -55,8 +55,8 @@ def parse_dtype(dtype: str) -> tuple[str, tuple[Override, ...]]:
     """Read ``"q4_k_m"`` or, with overrides, ``"q4_k_m,0-3=q8_0,ffn_down_exps=q6_k,40-47:ffn_up=bf16"``.
 
     An override is ``LAYERS=``, ``TENSOR=`` or ``LAYERS:TENSOR=`` and a dtype; layers are counted from 0 among
-    all layers, a tensor is named by llama.cpp's name or how it begins. The last override that fits counts. Norms and
-    routers keep their own format unless they are named in full.
+    all layers, a tensor is named by llama.cpp's name or how it begins. The last override that fits counts. Norms,
+    biases and routers keep their own format unless they are named in full.
 
     Raises:
         ConfigError: an unknown dtype, or an override that is not understood.
@@ -103,7 +103,7 @@ def stored_dtype(geometry: Geometry, dtype: str | None = None) -> str:
 
 def _format(geometry: Geometry, tensor: Tensor, name: str) -> str:
     """Return the format of a tensor under a recipe for all of them."""
-    small = tensor.name in ("norm", "ffn_gate_inp")
+    small = tensor.name in SMALL
     if name in MIXES or name in GGUF:
         if small:
             return "f32"
@@ -140,7 +140,7 @@ def format_of(geometry: Geometry, tensor: Tensor, dtype: str) -> str:
             chosen = override
     if chosen is None:
         return _format(geometry, tensor, name)
-    exact, small = chosen.tensor == tensor.name, tensor.name in ("norm", "ffn_gate_inp")
+    exact, small = chosen.tensor == tensor.name, tensor.name in SMALL
     if exact or (chosen.tensor and not small):
         return _named_tensor(geometry, tensor, chosen.dtype)
     return _format(geometry, tensor, chosen.dtype)
@@ -151,12 +151,15 @@ def tensor_bytes(geometry: Geometry, tensor: Tensor, dtype: str) -> int:
     return _named(format_of(geometry, tensor, dtype)).matrix_bytes(tensor.rows, tensor.length)
 
 
-def expert_bytes(geometry: Geometry, dtype: str | None = None) -> IntArray:
+def expert_bytes(geometry: Geometry, dtype: str | None = None, *, biases: bool = True) -> IntArray:
     """Return the bytes of one routed expert, int64 [MoE layers].
 
     Args:
         geometry: the model.
         dtype: a format or mix, with overrides (see `parse_dtype`); None: as the weights were released.
+        biases: count an expert's biases, which lie and are read where its matrices are (llama.cpp puts
+            ``ffn_*_exps.bias`` with them, in f32); False: the matrices alone, as engines that keep all biases on the
+            device move them.
 
     Raises:
         ConfigError: the dtype is not known, or none is given and that of the release cannot be read.
@@ -165,7 +168,8 @@ def expert_bytes(geometry: Geometry, dtype: str | None = None) -> IntArray:
     sizes = [
         sum(
             tensor_bytes(geometry, tensor, dtype)
-            for tensor in ffn_tensors(geometry, layer, geometry.expert_width, "_exps")
+            for tensor in expert_tensors(geometry, layer)
+            if biases or tensor.name not in SMALL
         )
         for layer in geometry.moe_layers
     ]
@@ -175,7 +179,7 @@ def expert_bytes(geometry: Geometry, dtype: str | None = None) -> IntArray:
 def dense_bytes(geometry: Geometry, dtype: str | None = None) -> IntArray:
     """Return the bytes that each layer reads for one token besides routed experts, int64 [all layers].
 
-    Attention (or what stands in its place), norms, router, shared experts or the dense block. Biases are left out.
+    Attention (or what stands in its place), norms, router, shared experts or the dense block, biases of these.
 
     Args:
         geometry: the model.
@@ -193,7 +197,9 @@ def dense_bytes(geometry: Geometry, dtype: str | None = None) -> IntArray:
 
 
 def output_bytes(geometry: Geometry, dtype: str | None = None) -> int:
-    """Return the bytes of the output matrix, which every token reads in full; of the embedding it reads one row.
+    """Return the bytes of the output matrix and its biases, which every token reads in full.
+
+    Of the embedding it reads one row.
 
     Args:
         geometry: the model.
@@ -202,7 +208,9 @@ def output_bytes(geometry: Geometry, dtype: str | None = None) -> int:
     Raises:
         ConfigError: the dtype is not known, or none is given and that of the release cannot be read.
     """
-    return tensor_bytes(geometry, Tensor("output", -1, geometry.vocab, geometry.hidden), stored_dtype(geometry, dtype))
+    dtype = stored_dtype(geometry, dtype)
+    biases = tensor_bytes(geometry, Tensor("bias", -1, 1, geometry.vocab), dtype) if "output" in geometry.biases else 0
+    return tensor_bytes(geometry, Tensor("output", -1, geometry.vocab, geometry.hidden), dtype) + biases
 
 
 def storage(geometry: Geometry, dtype: str | None = None) -> dict[str, str]:
@@ -239,6 +247,8 @@ def _said(formats: dict[str, list[int]]) -> str:
 def _by_kind(geometry: Geometry) -> Iterator[tuple[str, Tensor]]:
     kinds = {"_exps": "experts", "_shexp": "shared experts"}
     for tensor in tensors(geometry):
+        if tensor.name in SMALL:
+            continue
         suffix = next((kind for end, kind in kinds.items() if tensor.name.endswith(end)), "")
         if suffix:
             yield suffix, tensor

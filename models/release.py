@@ -14,7 +14,7 @@ from lrcsim.models.modules import Unreadable, module_names
 from lrcsim.models.quantisation import format_of
 from lrcsim.models.quantised import read_quantisation
 from lrcsim.models.scheme import Scheme
-from lrcsim.models.tensors import Tensor, tensors
+from lrcsim.models.tensors import SMALL, Tensor, tensors
 
 KEYS = ("quantization_config", "quantization", "compression_config")
 DTYPES = {
@@ -116,7 +116,7 @@ def _dtype(geometry: Geometry, scheme: Scheme, rest: str) -> str:
 
 def _wanted(geometry: Geometry, tensor: Tensor, scheme: Scheme, rest: str) -> str:
     """Return the format of a tensor; of routed experts some are asked for, which must be alike."""
-    if tensor.name == "norm":
+    if tensor.name in SMALL and tensor.name != "ffn_gate_inp":
         return rest
     experts = sorted({0, 1, geometry.experts // 2, geometry.experts - 1}) if tensor.name.endswith("_exps") else [0]
     found = {scheme.choose(tensor.name, module_names(tensor.name, tensor.layer, i), tensor.length) for i in experts}

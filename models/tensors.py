@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 from lrcsim.models.geometry import Geometry
 
+SMALL = frozenset({"norm", "bias", "bias_exps", "ffn_gate_inp", "ffn_gate_inp_shexp"})
+"""Tensors that a recipe for all weights leaves as they are: f32 in a GGUF file, 16 bits elsewhere."""
+
 
 class Tensor(NamedTuple):
     """A matrix: llama.cpp's name, its layer (-1: none), rows, and the length of a row."""
@@ -26,22 +29,35 @@ def ffn_tensors(geometry: Geometry, layer: int, width: int, suffix: str) -> Iter
         yield Tensor(f"ffn_down{suffix}", layer, geometry.hidden, width)
 
 
+def expert_tensors(geometry: Geometry, layer: int) -> Iterator[Tensor]:
+    """Yield what one routed expert is made of: its matrices, and its biases as one tensor where it has any."""
+    yield from ffn_tensors(geometry, layer, geometry.expert_width, "_exps")
+    if geometry.expert_biases:
+        yield Tensor("bias_exps", layer, 1, geometry.expert_biases)
+
+
 def dense_tensors(geometry: Geometry, layer: int) -> Iterator[Tensor]:
-    """Yield the matrices of a layer that are no routed experts; its norms as one tensor of that name."""
-    norms = 2 * geometry.hidden
+    """Yield the matrices of a layer that are no routed experts; its norms and its biases as one tensor each."""
+    norms = geometry.norms * geometry.hidden
     if layer in geometry.kv_layers:
-        for name, (rows, length) in geometry.attention_matrices.items():
+        for name, (rows, length) in geometry.attention_matrices(layer).items():
             yield Tensor(name, layer, rows, length)
         if geometry.attention_extra > geometry.attention_idle:
             rows = -(-(geometry.attention_extra - geometry.attention_idle) // geometry.hidden)
             yield Tensor("attn_extra", layer, rows, geometry.hidden)
-        norms += 2 * geometry.head_dim if geometry.qk_norm else geometry.kv_rank + geometry.q_rank
+        norms += (
+            2 * geometry.attention_shape(layer).head_dim if geometry.qk_norm else geometry.kv_rank + geometry.q_rank
+        )
     elif geometry.mixer_params:
         yield Tensor("mixer", layer, -(-geometry.mixer_params // geometry.hidden), geometry.hidden)
     yield Tensor("norm", layer, 1, norms)
+    if biases := geometry.layer_biases(layer):
+        yield Tensor("bias", layer, 1, biases)
     if layer in geometry.moe_layers:
         yield Tensor("ffn_gate_inp", layer, geometry.experts, geometry.hidden)
         yield from ffn_tensors(geometry, layer, geometry.shared_width, "_shexp")
+        if geometry.shared_gate:
+            yield Tensor("ffn_gate_inp_shexp", layer, 1, geometry.hidden)
     else:
         yield from ffn_tensors(geometry, layer, geometry.dense_width, "")
 
@@ -52,6 +68,6 @@ def tensors(geometry: Geometry) -> Iterator[Tensor]:
     for layer in range(geometry.layers):
         yield from dense_tensors(geometry, layer)
         if layer in moe:
-            yield from ffn_tensors(geometry, layer, geometry.expert_width, "_exps")
+            yield from expert_tensors(geometry, layer)
     yield Tensor("output", -1, geometry.vocab, geometry.hidden)
     yield Tensor("token_embd", -1, geometry.vocab, geometry.hidden)

@@ -191,21 +191,22 @@ class RooflineCosts:
         blocks = dense_bytes(geometry, dtype)
         attended, short = set(geometry.kv_layers), set(geometry.window_layers)
         moe = set(geometry.moe_layers)
-        shown = 2 * geometry.head_dim if not geometry.mla else 2 * geometry.kv_rank + geometry.rope_dim
         parts: list[Part] = []
         self.parts: list[tuple[Part, ...]] = []
         for block in range(geometry.layers):
             has_kv = block in attended
-            params = geometry.attention_params if has_kv else geometry.mixer_params
+            params = geometry.attention_params(block) if has_kv else geometry.mixer_params
             params += geometry.router_params + geometry.shared_params if block in moe else geometry.dense_ffn_params
             parts.append(
                 Part(
                     weights=float(blocks[block]),
                     per_token=2.0 * params,
-                    per_context=kv_dtype_bytes * geometry.kv_values_per_token_per_layer * (use.dense / use.cache)
+                    per_context=kv_dtype_bytes * geometry.kv_values_of(block) * (use.dense / use.cache)
                     if has_kv
                     else 0.0,
-                    per_pair=2.0 * geometry.heads * shown * (use.compute / use.attention) if has_kv else 0.0,
+                    per_pair=float(geometry.attention_flops_per_pair(block)) * (use.compute / use.attention)
+                    if has_kv
+                    else 0.0,
                     window=float(geometry.window) if block in short and geometry.window else UNLIMITED,
                     more=use.mla if has_kv and geometry.mla else 0.0,
                 )

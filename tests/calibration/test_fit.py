@@ -20,6 +20,7 @@ from lrcsim.models import Geometry, expert_bytes, load_geometry
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.importers import import_trace
 
+SHARED = Path(os.environ.get("LRCSIM_SHARED", Path(__file__).parents[3] / "shared"))
 FloatArray = npt.NDArray[np.float64]
 SIZE = 1_000_000
 TRUTH = {"cpu.bandwidth": 17e9, "nvme.bandwidth": 2.1e9, "expert_overhead": 250e-6}
@@ -103,6 +104,45 @@ def test_the_format_is_found_from_the_sizes_of_experts() -> None:
         trace = RoutingTrace.from_arrays(experts, num_experts=128, expert_bytes=sizes, model="q")
         assert (expert_bytes(geometry, matching_dtype(geometry, trace)) == sizes).all()
     assert matching_dtype(geometry, RoutingTrace.from_arrays(experts, num_experts=128, model="q")) == geometry.dtype
+
+
+def traced(model: str, geometry: Geometry, sizes: object) -> RoutingTrace:
+    experts = np.tile(np.arange(geometry.top_k, dtype=np.int16), (2, len(geometry.moe_layers), 1))
+    return RoutingTrace.from_arrays(experts, num_experts=geometry.experts, expert_bytes=sizes, model=model)
+
+
+def test_of_formats_with_the_same_experts_the_one_that_the_file_is_named_after() -> None:
+    oss = load_geometry("gpt-oss-20b")
+    for sizes in (expert_bytes(oss, "q4_k_m"), expert_bytes(oss, "q4_k_m", biases=False)):
+        assert matching_dtype(oss, traced("gpt-oss-20b-Q4_K_M.gguf", oss, sizes)) == "q4_k_m"
+        assert matching_dtype(oss, traced("gpt-oss-20b.Q8_0.gguf", oss, sizes)) == "q8_0"
+    # nothing says more than the matrices: as released; with biases in f32 it is a GGUF file, whichever
+    assert matching_dtype(oss, traced("gpt-oss", oss, expert_bytes(oss, biases=False))) == "mxfp4"
+    assert matching_dtype(oss, traced("gpt-oss", oss, expert_bytes(oss))) == "mxfp4"
+
+
+def test_what_the_sizes_say_exactly_counts_before_a_name_and_a_name_before_what_is_near() -> None:
+    qwen = load_geometry("qwen3-30b-a3b")
+    mix, plain = expert_bytes(qwen, "q4_k_m"), expert_bytes(qwen, "mxfp4")
+    assert matching_dtype(qwen, traced("qwen3-30b-a3b-MXFP4.gguf", qwen, mix)) == "q4_k_m"
+    # the mean of both formats of the mix in every layer, and sizes a little beside it
+    assert matching_dtype(qwen, traced("qwen3", qwen, np.full(48, int(mix.mean())))) == "q4_k_m"
+    between = plain + 256  # closest to mxfp4 and iq4_xs, which are 4.25 bits both
+    assert matching_dtype(qwen, traced("qwen3", qwen, between)) in ("iq4_xs", "mxfp4")
+    assert matching_dtype(qwen, traced("qwen3-30b-a3b-Q4_K_M.gguf", qwen, between)) == "q4_k_m"
+
+
+RECORDED = SHARED / "traces/qwen3-30b-a3b.route.csv"
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason="the recorded trace is not here")
+def test_the_format_of_the_recorded_trace_is_found_from_its_header() -> None:
+    qwen = load_geometry("qwen3-30b-a3b:top_k=6")
+    with RECORDED.open(encoding="utf-8") as file:
+        header = [line for line in (next(file) for _ in range(60)) if line.startswith("# layer=")]
+    sizes = np.array([int(line.split("expert_bytes=")[1].split()[0]) for line in header])
+    assert sorted(set(sizes)) == [2_654_208, 3_059_712]
+    assert matching_dtype(qwen, traced("unnamed", qwen, sizes)) == "q4_k_m"
 
 
 def test_policies_that_know_the_future_or_weigh_can_be_rerun() -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lrcsim.base.errors import ConfigError
-from lrcsim.models import Geometry, check_trace, load_geometry, model_names
+from lrcsim.models import AttentionShape, Geometry, check_trace, load_geometry, model_names
+from lrcsim.models.geometry import BIASES
 from lrcsim.traces import RoutingTrace
 
 SHARED = Path(os.environ.get("LRCSIM_SHARED", Path(__file__).parents[3] / "shared"))
@@ -41,8 +42,11 @@ def test_formulas_by_hand() -> None:
     assert TINY.dense_ffn_params == 3 * 8 * 7
     assert TINY.router_params == 8 * 4
     # q 8 x 12, k and v 8 x 6 each, output 12 x 8
-    assert TINY.attention_params == 96 + 48 + 48 + 96
-    assert TINY.kv_values_per_token_per_layer == 2 * 2 * 3
+    assert [TINY.attention_params(layer) for layer in range(3)] == [96 + 48 + 48 + 96] * 3
+    assert TINY.kv_values_of(1) == 2 * 2 * 3
+    assert TINY.kv_values_per_token == 3 * 12
+    # 4 heads: a score of 3 multiplications and as many additions, a value of 3 numbers weighted and added
+    assert TINY.attention_flops_per_pair(1) == 4 * (6 + 6)
     assert TINY.embedding_params == 2 * 10 * 8
     assert replace(TINY, tied=True).embedding_params == 10 * 8
     # attention 3 x 288; routers and shared experts 2 x (32 + 144); dense block 168; embeddings 160
@@ -56,10 +60,57 @@ def test_formulas_by_hand() -> None:
 def test_mla_by_hand() -> None:
     mla = replace(TINY, kv_rank=9, rope_dim=2, q_rank=0)
     # q 8 x 4 (3 + 2); down 8 x (9 + 2); up 9 x 4 (3 + 3); output 4 x 3 x 8
-    assert mla.attention_params == 160 + 88 + 216 + 96
-    assert mla.kv_values_per_token_per_layer == 11
+    assert mla.attention_params(0) == 160 + 88 + 216 + 96
+    assert mla.kv_values_of(0) == 11
+    # keys of 9 + 2 and values of 9 in each of 4 heads; widened first, keys of 3 + 2 and values of 3
+    assert mla.attention_flops_per_pair(0) == 2 * 4 * (11 + 9)
+    assert mla.attention_flops_per_pair(0, absorbed=False) == 2 * 4 * (5 + 3)
     # queries through rank 6: 8 x 6 + 6 x 20; values 4 wide: up 9 x 4 (3 + 4), output 16 x 8
-    assert replace(mla, q_rank=6, value_dim=4).attention_params == 48 + 120 + 88 + 252 + 128
+    assert replace(mla, q_rank=6, value_dim=4).attention_params(0) == 48 + 120 + 88 + 252 + 128
+
+
+def test_mla_of_deepseek_is_what_the_formulas_say() -> None:
+    # arXiv 2405.04434, section 2.1.2: per head a key of 512 + 64 and a value of 512
+    r1, flash = load_geometry("deepseek-r1"), load_geometry("glm-4.7-flash")
+    assert r1.attention_flops_per_pair(0) == 128 * (576 + 512) * 2 == 278_528
+    assert r1.attention_flops_per_pair(0, absorbed=False) == 128 * (192 + 128) * 2
+    assert flash.attention_flops_per_pair(0) == 20 * (576 + 512) * 2
+    assert flash.attention_flops_per_pair(0, absorbed=False) == 20 * (256 + 256) * 2
+
+
+def test_other_attention_outside_windows_by_hand() -> None:
+    shape = AttentionShape(heads=4, kv_heads=1, head_dim=5, value_dim=5, keys_are_values=True)
+    mixed = replace(TINY, window=10, window_layers=(0, 2), global_attention=shape)
+    # q 8 x 20, k 8 x 5, output 20 x 8; its values are its keys, but both are kept
+    assert [mixed.attention_params(layer) for layer in range(3)] == [288, 160 + 40 + 160, 288]
+    assert [mixed.kv_values_of(layer) for layer in range(3)] == [12, 10, 12]
+    assert [mixed.attention_flops_per_pair(layer) for layer in range(3)] == [48, 80, 48]
+    assert mixed.kv_values(100) == 100 * 10 + 2 * 10 * 12
+    assert mixed.total_params == TINY.total_params + 72
+    assert set(mixed.attention_matrices(1)) == {"attn_q", "attn_k", "attn_output"}
+
+
+def test_cells_as_they_are_allocated_by_hand() -> None:
+    windowed = replace(TINY, window=10, window_layers=(0, 2))
+    # 10 + 5 in windows, to the next multiple of 4: 16; 101 tokens: 104
+    assert windowed.kv_values(101, chunk=5, pad=4) == (104 + 16 + 16) * 12
+    assert windowed.kv_values(7, chunk=5, pad=4) == 3 * 8 * 12
+
+
+def test_biases_by_hand() -> None:
+    # q 12, k and v 6 each, output 8; sinks 4; router 4; an expert 5 + 5 + 8, the dense block 7 + 7 + 8
+    every = replace(TINY, biases=BIASES)
+    assert every.expert_biases == 18
+    assert [every.layer_biases(layer) for layer in range(3)] == [36 + 22, 36 + 4, 36 + 4]
+    assert every.total_params == TINY.total_params + 3 * 36 + 22 + 2 * (4 + 4 * 18) + 10
+    assert every.active_params == TINY.active_params + 3 * 36 + 22 + 2 * (4 + 2 * 18) + 10
+    counted = {"q": 36, "k": 18, "v": 18, "attn_output": 24, "sinks": 12, "router": 8, "ffn": 22 + 8 * 18, "output": 10}
+    for name, count in counted.items():
+        assert replace(TINY, biases=(name,)).total_params == TINY.total_params + count, name
+    # two matrices: 5 + 8, 7 + 8; a layer without attention has none of it
+    assert replace(every, matrices=2).expert_biases == 13
+    assert replace(every, attention_layers=(1, 2)).layer_biases(0) == 22
+    assert replace(TINY, shared_gate=True).total_params == TINY.total_params + 2 * 8
 
 
 def test_kv_cache_by_hand() -> None:
@@ -250,5 +301,7 @@ def test_geometries_are_consistent(name: str) -> None:
     assert (geometry.mixer_params > 0) == (len(geometry.kv_layers) < geometry.layers)
     assert (geometry.window > 0) == (len(geometry.window_layers) > 0)
     assert set(geometry.window_layers) <= set(geometry.kv_layers)
-    assert geometry.heads % geometry.kv_heads == 0
+    for shape in map(geometry.attention_shape, geometry.kv_layers):
+        assert shape.heads % shape.kv_heads == 0
+    assert geometry.biases == tuple(name for name in BIASES if name in geometry.biases)
     assert geometry.source

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.models import (
+    AttentionShape,
     Geometry,
     bits_per_weight,
     dense_bytes,
@@ -22,6 +23,8 @@ from lrcsim.models import (
     output_bytes,
 )
 from lrcsim.models.mixes import use_more_bits
+from lrcsim.models.quantisation import format_of
+from lrcsim.models.tensors import Tensor
 
 SHARED = Path(os.environ.get("LRCSIM_SHARED", Path(__file__).parents[3] / "shared"))
 RECORDED = SHARED / "traces/qwen3-30b-a3b.route.csv"
@@ -101,6 +104,24 @@ def test_mixes_by_hand() -> None:
     assert dense_bytes(hybrid, "q4_k_m")[2] == q * 144 + v * 144 + v * 210 + q * 144 + 4 * 2048 + 4096
 
 
+def test_bytes_of_layers_that_differ_by_hand() -> None:
+    # without a window q and output 512 wide, k 256, no matrix of values; norms of queries and keys 256 wide, not 128
+    shape = AttentionShape(heads=2, kv_heads=1, head_dim=256, value_dim=256, keys_are_values=True)
+    mixed = replace(TINY, window=8, window_layers=(0, 2), global_attention=shape, qk_norm=True)
+    q, k = 262_144 // 256 * 144, 131_072 // 256 * 144
+    norms, router = 4 * (1024 + 2 * 256), 4 * 2048
+    assert dense_bytes(mixed, "q4_k_m")[1] == 2 * q + k + norms + router
+    # layers 1 and 2 are the first and second with values: of two layers the second gets more bits
+    later = replace(mixed, window_layers=(1, 2))
+    assert [format_of(later, Tensor("attn_v", layer, 128, 512), "q4_k_m") for layer in (1, 2)] == ["q4_k", "q6_k"]
+    # a gate of shared experts and biases stay in f32 in a GGUF file, in 16 bits elsewhere
+    gated = replace(TINY, shared_experts=1, shared_width=256)
+    more = dense_bytes(replace(gated, shared_gate=True, biases=("q",)), "q8_0") - dense_bytes(gated, "q8_0")
+    assert more.tolist() == [4 * 512, 4 * (512 + 512), 4 * (512 + 512)]
+    more = dense_bytes(replace(gated, shared_gate=True, biases=("q",)), "fp8") - dense_bytes(gated, "fp8")
+    assert more.tolist() == [2 * 512, 2 * (512 + 512), 2 * (512 + 512)]
+
+
 def test_rows_that_are_no_multiple_of_256_fall_back() -> None:
     # down has rows of 96: q4_k becomes q5_0 (22 bytes per 32), q6_k becomes q8_0 (34)
     narrow = replace(TINY, expert_width=96)
@@ -159,12 +180,12 @@ def test_any_text_is_a_dtype_or_one_clear_line(dtype: str) -> None:
 def test_every_dtype_for_every_model(dtype: str) -> None:
     for name in model_names():
         geometry = load_geometry(name)
-        experts, dense = expert_bytes(geometry, dtype), dense_bytes(geometry, dtype)
+        experts, dense = expert_bytes(geometry, dtype, biases=False), dense_bytes(geometry, dtype)
         assert experts.dtype == dense.dtype == np.int64
         assert experts.shape == (len(geometry.moe_layers),)
         assert dense.shape == (geometry.layers,)
         if geometry.dtype == "mxfp4" and "q" in dtype.lower():
-            assert experts.tolist() == expert_bytes(geometry).tolist()
+            assert experts.tolist() == expert_bytes(geometry, biases=False).tolist()
             continue
         bits = experts * 8 / geometry.expert_params
         least = bits_per_weight(dtype)
@@ -188,8 +209,9 @@ def test_sizes_that_an_engine_recorded_for_all_experts() -> None:
     # route-trace session of July 2026 of Helldez/BigMoeOnEdge, in MiB: the whole bank of experts of two GGUF files
     gemma, oss = load_geometry("gemma-4-26b-a4b"), load_geometry("gpt-oss-120b")
     assert round(128 * expert_bytes(gemma, "q4_k_m").sum() / 2**20) == 14_429
-    assert round(128 * expert_bytes(oss, "q4_k_m").sum() / 2**20) == 58_092
-    assert expert_bytes(oss, "q4_k_m").tolist() == expert_bytes(oss).tolist()  # that file kept mxfp4
+    # that file kept mxfp4, and the engine counts the matrices it moves: biases stay in memory
+    assert round(128 * expert_bytes(oss, "q4_k_m", biases=False).sum() / 2**20) == 58_092
+    assert expert_bytes(oss, "q4_k_m", biases=False).tolist() == expert_bytes(oss, biases=False).tolist()
 
 
 @pytest.mark.skipif(not RECORDED.exists(), reason="the recorded trace is not here")

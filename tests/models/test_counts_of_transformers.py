@@ -1,0 +1,156 @@
+"""Parameters against transformers' own modules, built without memory: equal to the last one, norms and scales apart."""
+
+from __future__ import annotations
+
+import pytest
+
+from lrcsim.models import load_geometry
+from lrcsim.models.huggingface import FAMILIES, geometry_from_dict
+
+transformers = pytest.importorskip("transformers")
+torch = pytest.importorskip("torch")
+
+NOT_COUNTED = ("norm", "scale", "relative_attention_bias")
+"""Norms (router scales of gemma-4 among them), and positions of the first layer of an encoder or decoder of T5."""
+
+KEPT = ("e_score_correction_bias", "expert_bias")
+"""Biases of sigmoid routers, which checkpoints hold and transformers keeps as buffers."""
+
+# The family and the keys in which the published config differs from transformers' defaults.
+CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
+    "gpt-oss-20b": ("gpt_oss", {"num_hidden_layers": 24, "num_local_experts": 32}),
+    "gpt-oss-120b": ("gpt_oss", {}),
+    "qwen3-30b-a3b": ("qwen3_moe", {
+        "num_hidden_layers": 48, "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128,
+    }),
+    "qwen3-235b-a22b": ("qwen3_moe", {
+        "num_hidden_layers": 94, "hidden_size": 4096, "moe_intermediate_size": 1536, "num_attention_heads": 64,
+        "num_key_value_heads": 4, "head_dim": 128,
+    }),
+    "qwen3-next-80b-a3b": ("qwen3_next", {}),
+    "qwen3.5-35b-a3b": ("qwen3_5_moe_text", {}),
+    "qwen1.5-moe-a2.7b": ("qwen2_moe", {}),
+    "qwen2-57b-a14b": ("qwen2_moe", {
+        "num_hidden_layers": 28, "hidden_size": 3584, "moe_intermediate_size": 2560, "num_experts": 64,
+        "shared_expert_intermediate_size": 20480, "num_experts_per_tok": 8, "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+    }),
+    "deepseek-v3": ("deepseek_v3", {}),
+    "deepseek-v2": ("deepseek_v2", {
+        "vocab_size": 102400, "hidden_size": 5120, "intermediate_size": 12288, "moe_intermediate_size": 1536,
+        "num_hidden_layers": 60, "num_attention_heads": 128, "num_key_value_heads": 128, "n_shared_experts": 2,
+        "n_routed_experts": 160, "num_experts_per_tok": 6, "first_k_dense_replace": 1, "kv_lora_rank": 512,
+        "q_lora_rank": 1536, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128,
+    }),
+    "deepseek-v2-lite": ("deepseek_v2", {
+        "vocab_size": 102400, "hidden_size": 2048, "intermediate_size": 10944, "moe_intermediate_size": 1408,
+        "num_hidden_layers": 27, "num_attention_heads": 16, "num_key_value_heads": 16, "n_shared_experts": 2,
+        "n_routed_experts": 64, "num_experts_per_tok": 6, "first_k_dense_replace": 1, "kv_lora_rank": 512,
+        "q_lora_rank": None, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128,
+    }),
+    "kimi-k2": ("deepseek_v3", {
+        "vocab_size": 163840, "n_routed_experts": 384, "num_attention_heads": 64, "num_key_value_heads": 64,
+        "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
+    }),
+    "kimi-linear-48b-a3b": ("kimi_linear", {
+        "linear_attn_config": {
+            "full_attn_layers": [4, 8, 12, 16, 20, 24, 27], "kda_layers": [i for i in range(1, 27) if i % 4],
+            "head_dim": 128, "num_heads": 32, "short_conv_kernel_size": 4,
+        },
+    }),
+    "glm-4.5-air": ("glm4_moe", {"head_dim": 128, "attention_bias": True}),
+    "glm-4.5": ("glm4_moe", {
+        "num_hidden_layers": 92, "hidden_size": 5120, "intermediate_size": 12288, "moe_intermediate_size": 1536,
+        "n_routed_experts": 160, "first_k_dense_replace": 3, "head_dim": 128, "attention_bias": True,
+        "use_qk_norm": True,
+    }),
+    "glm-4.7-flash": ("glm4_moe_lite", {}),
+    "llama-4-scout": ("llama4_text", {}),
+    "llama-4-maverick": ("llama4_text", {"num_local_experts": 128, "interleave_moe_layer_step": 2}),
+    "minimax-m2": ("minimax_m2", {}),
+    "minimax-text-01": ("minimax", {
+        "num_hidden_layers": 80, "hidden_size": 6144, "intermediate_size": 9216, "num_local_experts": 32,
+        "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 200064,
+        "layer_types": (["linear_attention"] * 7 + ["full_attention"]) * 10,
+    }),
+    "mixtral-8x7b": ("mixtral", {}),
+    "mixtral-8x22b": ("mixtral", {
+        "num_hidden_layers": 56, "hidden_size": 6144, "intermediate_size": 16384, "num_attention_heads": 48,
+        "vocab_size": 32768,
+    }),
+    "gemma-4-26b-a4b": ("gemma4_text", {
+        "hidden_size": 2816, "intermediate_size": 2112, "num_hidden_layers": 30, "num_attention_heads": 16,
+        "num_key_value_heads": 8, "num_global_key_value_heads": 2, "attention_k_eq_v": True, "enable_moe_block": True,
+        "num_experts": 128, "top_k_experts": 8, "moe_intermediate_size": 704, "sliding_window": 1024,
+        "hidden_size_per_layer_input": 0,
+    }),
+    "granite-3.1-3b-a800m": ("granitemoe", {
+        "num_hidden_layers": 32, "num_local_experts": 40, "num_experts_per_tok": 8, "hidden_size": 1536,
+        "intermediate_size": 512, "num_attention_heads": 24, "num_key_value_heads": 8, "vocab_size": 49155,
+        "tie_word_embeddings": True,
+    }),
+    "granite-3.1-1b-a400m": ("granitemoe", {
+        "num_hidden_layers": 24, "num_local_experts": 32, "num_experts_per_tok": 8, "hidden_size": 1024,
+        "intermediate_size": 512, "num_attention_heads": 16, "num_key_value_heads": 8, "vocab_size": 49155,
+        "tie_word_embeddings": True,
+    }),
+    "powermoe-3b": ("granitemoe", {
+        "num_hidden_layers": 32, "num_local_experts": 40, "num_experts_per_tok": 8, "hidden_size": 1536,
+        "intermediate_size": 512, "num_attention_heads": 24, "num_key_value_heads": 8, "vocab_size": 49152,
+        "tie_word_embeddings": True,
+    }),
+    "ernie-4.5-21b-a3b": ("ernie4_5_moe", {}),
+    "olmoe-1b-7b": ("olmoe", {"intermediate_size": 1024}),
+    "phi-3.5-moe": ("phimoe", {"attention_bias": True, "lm_head_bias": True}),
+    "jamba-mini": ("jamba", {}),
+}  # fmt: skip
+
+
+def counted(model: torch.nn.Module) -> int:
+    """Count what lrcsim counts: parameters without norms and scales, and the biases that are kept as buffers."""
+    parameters = sum(p.numel() for name, p in model.named_parameters() if not any(n in name for n in NOT_COUNTED))
+    return parameters + sum(b.numel() for name, b in model.named_buffers() if name.endswith(KEPT))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_built_in_model_and_its_config_have_the_parameters_of_transformers_model(name: str) -> None:
+    family, keys = CONFIGS[name]
+    config = transformers.AutoConfig.for_model(family, **keys)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    assert load_geometry(name).total_params == counted(model)
+    assert geometry_from_dict(config.to_dict()).total_params == counted(model)
+    # what is left out is as little as the docstring says
+    left_out = sum(p.numel() for key, p in model.named_parameters() if any(n in key for n in NOT_COUNTED))
+    assert left_out < 2e-4 * counted(model)
+
+
+def test_the_halves_of_encoder_and_decoder() -> None:
+    nllb = transformers.AutoConfig.for_model(
+        "nllb-moe", vocab_size=256206, d_model=2048, encoder_ffn_dim=8192, decoder_ffn_dim=8192, encoder_layers=24,
+        decoder_layers=24,
+    )  # fmt: skip
+    switch = transformers.AutoConfig.for_model(
+        "switch_transformers", d_ff=3072, num_experts=128, num_sparse_encoder_layers=6, num_sparse_decoder_layers=6
+    )
+    for name, made in (("nllb-moe-54b", nllb), ("switch-base-128", switch)):
+        with torch.device("meta"):
+            model = transformers.AutoModelForSeq2SeqLM.from_config(made)
+        decoder, encoder = load_geometry(name), load_geometry(f"{name}-encoder")
+        assert decoder.total_params + encoder.total_params - decoder.embedding_params == counted(model), name
+
+
+def test_families_whose_defaults_transformers_knows() -> None:
+    # no default: no experts, or none that can be built. Attention experts of jetmoe: a bias of a layer's sum is missing
+    compared = 0
+    for family in sorted(FAMILIES - {"jetmoe"}):
+        try:
+            config = transformers.AutoConfig.for_model(family)
+            geometry = geometry_from_dict(config.to_dict())
+            with torch.device("meta"):
+                model = transformers.AutoModelForCausalLM.from_config(config)
+        except Exception:  # whatever this version of transformers cannot build
+            continue
+        assert geometry.total_params == counted(model), family
+        compared += 1
+    assert compared >= 20
