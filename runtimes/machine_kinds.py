@@ -62,6 +62,8 @@ def cpu_class(profile: HardwareProfile) -> CpuClass:
     words = f"{profile.name} {profile.description}".lower()
     if re.search(r"laptop|mobile", words):
         return "laptop"
+    if profile.unified:
+        return "desktop"
     count = channels(profile)
     if profile.cpu.sockets > 1 or count > MOST_CHANNELS:
         return "sockets"

@@ -14,7 +14,6 @@ from lrcsim.models import Geometry, dense_bytes, expert_bytes, output_bytes, sto
 from lrcsim.runtimes import IDEAL, Runtime
 from lrcsim.simulator.serving.steps import StepSize
 
-
 UNLIMITED = 1e18
 """Tokens that a layer without a window looks back."""
 

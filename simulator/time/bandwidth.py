@@ -1,9 +1,9 @@
 """Bytes on the move: transfers on links and experts computed by the CPU, sharing links and DRAM as fluids.
 
-Every flow has a nominal rate: on a link an equal share of the link's bandwidth, at most what a lane carries; for the CPU
-what it can draw. All of them go through DRAM. Where together they ask for more than it gives, each is slowed by the same
-factor. Rates change only when a flow starts or ends, so between such moments everything is linear and the next end is
-known exactly.
+Every flow has a nominal rate: on a link an equal share of the link's bandwidth, at most what a lane carries; for the
+CPU what it can draw. All of them go through DRAM. Where together they ask for more than it gives, each is slowed by the
+same factor. Rates change only when a flow starts or ends, so between such moments everything is linear and the next end
+is known exactly.
 """
 
 from __future__ import annotations
