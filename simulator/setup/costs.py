@@ -159,7 +159,8 @@ class RooflineCosts:
 
     Williams, Waterman, Patterson, "Roofline", CACM 52 (4), 2009. For n tokens a matrix of P parameters takes
     max(bytes / bandwidth, 2 P n / compute). Attention besides reads the KV cache of each request once, in layers with a
-    window no more than that of it, and takes operations for each pair of tokens. An operation is a layer's dense part,
+    window no more than what the first of the step's tokens looks back, and those after it; and takes operations for
+    each pair of tokens, in such layers at most as many as the window for each token. An operation is a layer's dense part,
     or one expert. On a machine without a GPU the CPU runs everything. A runtime reaches its shares of bandwidth and
     peak (`lrcsim.runtimes`).
 
@@ -256,7 +257,7 @@ class RooflineCosts:
         )
 
     def _part(self, part: Part, size: StepSize) -> float:
-        context = min(float(size.context), part.window * size.outputs)
+        context = min(float(size.context), part.window * size.requests + size.tokens - size.requests)
         pairs = min(float(size.pairs), part.window * size.tokens)
         moved = (part.weights + part.per_context * context) / self.bandwidth
         operations = part.per_token * size.tokens + part.per_pair * pairs
