@@ -197,7 +197,7 @@ class Engine:
         if not (loads.byte or loads.eviction or self.runtime.cpu.layer):
             return 0.0
         moved = sum(action.bytes_of(what, size) * len(keys) for what, keys in found.decision.items() if what.moves)
-        seconds = loads.byte * moved + loads.eviction * len(found.evicted)
+        seconds = loads.byte * moved + loads.eviction * found.evictions
         elsewhere = any(keys and what.runs_on == "cpu" for what, keys in found.decision.items())
         return seconds + self.runtime.cpu.layer if elsewhere and self.profile.gpu is not None else seconds
 
