@@ -236,6 +236,10 @@ def _geometry(model: str | Path | Geometry | None, trace: RoutingTrace) -> Geome
 def _runtime(given: str | Path | RuntimeDocument | Runtime, profile: HardwareProfile) -> Runtime:
     if isinstance(given, Runtime):
         return given
+    if not isinstance(given, RuntimeDocument | str | Path):
+        raise ConfigError(
+            f"runtime must be a name or the path of a TOML file, given {given!r}; lrcsim runtimes lists them"
+        )
     return (given if isinstance(given, RuntimeDocument) else load_runtime(given)).on(profile)
 
 

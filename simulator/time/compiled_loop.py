@@ -93,6 +93,7 @@ class Totals(NamedTuple):
         seen, held = np.zeros(keys, np.bool_), np.zeros(int(pools[:, 0].max()) + 1, np.int64)
         return cls(np.zeros(5), counter, accesses, misses, loads, seen, pools, held)
 
+
 copies_before = numba.njit(cache=True, nogil=True)(_copies_before)
 
 
