@@ -83,9 +83,7 @@ def _list(documents: list[Any]) -> None:
     out.print()
     for one in documents:
         out.print(f"{one.name}: {one.description}")
-    out.print(
-        "\nOne with its numbers and sources: lrcsim runtimes NAME; of one machine: --hardware NAME.", highlight=False
-    )
+    out.print("\nOne with its numbers and their sources: lrcsim runtimes NAME [--hardware NAME].", highlight=False)
 
 
 def _is(document: Any) -> str:
@@ -132,7 +130,7 @@ def _resolved(made: Any, profile: Any) -> None:
     rows = []
     for path in (f"{part}.{key}" for part in PARTS for key in keys(part)):
         value = made.at(path)
-        source = made.sources.get(path, "no source" if path in made.sources else "")
+        source = made.sources.get(path) or ("no source" if path in made.sources else "")
         text = "the machine's" if value is None else written(path, value)
         rows.append((path, text, f"[dim]{quoted(source)}[/dim]"))
     print_rows(("", "", ""), rows, left=(0, 2), whole=(0, 1))

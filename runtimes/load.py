@@ -85,7 +85,7 @@ def _plain(number: Decimal) -> str:
 
 
 def to_toml(runtime: Runtime | RuntimeDocument) -> str:
-    """Write a runtime, or what one makes of one machine, as a document that `load_runtime` reads to the same numbers."""
+    """Write a runtime, or one on a machine, as a document that `load_runtime` reads to the same numbers."""
     lines = [f"description = {_quoted(runtime.description)}"]
     if isinstance(runtime, RuntimeDocument):
         lines += [f"{name} = {_quoted(getattr(runtime, name))}" for name in ("engine", "url", "formats")]
@@ -108,4 +108,4 @@ def to_toml(runtime: Runtime | RuntimeDocument) -> str:
 
 def _quoted(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
+    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'

@@ -158,11 +158,11 @@ class RooflineCosts:
     """The greater of moving the weights once and of the arithmetic, plus an overhead for each operation.
 
     Williams, Waterman, Patterson, "Roofline", CACM 52 (4), 2009. For n tokens a matrix of P parameters takes
-    max(bytes / bandwidth, 2 P n / compute). Attention besides reads the KV cache of each request once, in layers with a
-    window no more than what the first of the step's tokens looks back, and those after it; and takes operations for
-    each pair of tokens, in such layers at most as many as the window for each token. An operation is a layer's dense part,
-    or one expert. On a machine without a GPU the CPU runs everything. A runtime reaches its shares of bandwidth and
-    peak (`lrcsim.runtimes`).
+    max(bytes / bandwidth, 2 P n / compute). Attention besides reads the KV cache of each request once, and takes
+    operations for each pair of tokens. In layers with a window it reads what the first of the step's tokens looks back,
+    and the tokens after it; pairs are as many as the window for each token, at most. An operation is a layer's dense
+    part, or one expert. On a machine without a GPU the CPU runs everything. A runtime reaches its shares of bandwidth
+    and peak (`lrcsim.runtimes`).
 
     Args:
         geometry: the model.

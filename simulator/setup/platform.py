@@ -237,9 +237,7 @@ def _runtime(given: str | Path | RuntimeDocument | Runtime, profile: HardwarePro
     if isinstance(given, Runtime):
         return given
     if not isinstance(given, RuntimeDocument | str | Path):
-        raise ConfigError(
-            f"runtime must be a name or the path of a TOML file, given {given!r}; lrcsim runtimes lists them"
-        )
+        raise ConfigError(f"runtime {given!r} is no name and no path of a TOML file: lrcsim runtimes lists them")
     return (given if isinstance(given, RuntimeDocument) else load_runtime(given)).on(profile)
 
 
