@@ -45,7 +45,8 @@ def show_time(result: Result) -> None:
     if config["dram"] is not None:
         unit = f"{config['dram']:,} experts" if config["dram_unit"] == "experts" else human_bytes(config["dram"])
         parts.append(f"{unit} in main memory ({config['dram_policy']})")
-    out.print(f"on [bold]{config['hardware']}[/bold]: {', '.join(parts)}")
+    under = "" if config["runtime"] == "ideal" else f" under [bold]{config['runtime']}[/bold]"
+    out.print(f"on [bold]{config['hardware']}[/bold]{under}: {', '.join(parts)}")
     speed, per_token = time["decode_tokens_per_s"], time["decode_ms_per_token"]
     rows = [
         (

@@ -38,6 +38,7 @@ COMMANDS = {
     "record": Lazy("lrcsim.cli.record", "record", "Record a trace from a model in transformers, or from a server."),
     "policies": Lazy("lrcsim.cli.policies", "policies", "List the eviction policies and what they need."),
     "hardware": Lazy("lrcsim.cli.hardware", "hardware", "List the hardware profiles; one with each number's source."),
+    "runtimes": Lazy("lrcsim.cli.runtimes", "runtimes", "List the inference runtimes; one with each number's source."),
     "calibrate": Lazy(
         "lrcsim.cli.calibrate", "calibrate", "A hardware profile from measurements: of a recorded run, or this machine."
     ),

@@ -23,8 +23,10 @@ def time_section(run: dict[str, Any], name: str) -> Section:
         name: unique on the page.
     """
     time, config = run["time"], run["config"]
+    runtime = config.get("runtime", "ideal")
+    under = "" if runtime == "ideal" else f" under {runtime}"
     text = [
-        f"On {config['hardware']}, {config['model']} as {config['dtype']}; misses: {config['miss']}; prefetch: "
+        f"On {config['hardware']}{under}, {config['model']} as {config['dtype']}; misses: {config['miss']}; prefetch: "
         f"{config['prefetch']}; {seconds(time['total_s'])} in all, {seconds(time['prefill_s'])} of it prefill."
     ]
     blocks: list[Figure | TableBlock] = []

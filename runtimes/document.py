@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from lrcsim.base.errors import ConfigError, check_choice, did_you_mean
@@ -65,8 +66,10 @@ class RuntimeDocument:
         """Return what it makes of a machine: the numbers of its kind of device and its class of processor.
 
         Raises:
-            ConfigError: it does not run on such a device.
+            ConfigError: it does not run on such a device, or the profile says a kind that is not known.
         """
+        if not self.numbers and not self.devices:
+            return Runtime(self.name, self.description)
         kind = device_kind(profile)
         if self.devices and kind not in self.devices:
             raise ConfigError(
@@ -186,7 +189,7 @@ def _read(path: str, key: Key, given: object, where: str) -> Any:
         if key.kind == "share":
             return _share(given)
         if key.kind == "seconds/byte":
-            return _per_byte(given)
+            return per_byte(given)
         value = parse_quantity(given, key.kind)
         if key.kind == "bytes/s" and value == 0:
             raise ConfigError(f"{given!r} must be above 0")
@@ -198,23 +201,24 @@ def _read(path: str, key: Key, given: object, where: str) -> Any:
 def _share(given: object) -> float:
     """Read ``"83 %"``."""
     text = str(given).strip()
-    try:
-        value = float(text.removesuffix("%")) / 100 if text.endswith("%") else -1.0
-    except ValueError:
+    try:  # decimal: 83 % is 0.83, the float nearest to it
+        value = float(Decimal(text.removesuffix("%").strip()) / 100) if text.endswith("%") else -1.0
+    except InvalidOperation:
         value = -1.0
     if not 0 < value <= 4:
         raise ConfigError(f'{given!r} is no share: write "83 %", above 0 % and at most 400 %')
     return value
 
 
-def _per_byte(given: object) -> float:
+def per_byte(given: object) -> float:
     """Read ``"0.12 ms/MB"``: a time over a size."""
     time, slash, size = str(given).partition("/")
-    if given == 0:
+    if given == 0 and not isinstance(given, bool):
         return 0.0
     if not slash:
         raise ConfigError(f'{given!r} is no time per size: write "0.12 ms/MB"')
     amount = parse_quantity(size.strip() if size.strip()[:1].isdigit() else f"1 {size.strip()}", "bytes")
     if amount == 0:
         raise ConfigError(f"{given!r}: the size must be above 0")
-    return parse_quantity(time.strip(), "seconds") / amount
+    seconds = parse_quantity(time.strip(), "seconds")
+    return float(Decimal(repr(seconds)) / Decimal(repr(amount)))

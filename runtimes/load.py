@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from decimal import Decimal
 from functools import cache
 from importlib import resources
 from os.path import isfile  # unlike that of Path, it takes a name that is too long
@@ -11,7 +12,7 @@ from pathlib import Path
 from lrcsim.base.documents import parse_toml, read_text
 from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.base.units import format_quantity
-from lrcsim.runtimes.document import RuntimeDocument, read_document
+from lrcsim.runtimes.document import RuntimeDocument, per_byte, read_document
 from lrcsim.runtimes.runtime import IDEAL, PARTS, Runtime, keys
 
 DATA = resources.files("lrcsim.runtimes").joinpath("data")
@@ -31,6 +32,16 @@ def runtimes() -> dict[str, RuntimeDocument]:
 def runtime_names() -> list[str]:
     """Return the names of the built-in runtimes."""
     return list(runtimes())
+
+
+def read_toml(name: str, text: str) -> RuntimeDocument:
+    """Read a runtime from the text that `to_toml` wrote.
+
+    Raises:
+        ConfigError: it is not TOML, or a value is unknown or wrong; one line.
+    """
+    where = f"runtime {name}"
+    return read_document(name, parse_toml(text, where, ConfigError), where)
 
 
 def load_runtime(spec: str | Path) -> RuntimeDocument:
@@ -55,35 +66,46 @@ def load_runtime(spec: str | Path) -> RuntimeDocument:
 
 
 def written(path: str, value: object) -> str:
-    """Return a number at a path, ``"device.layer"``, as a document has it: ``"76 us"``."""
+    """Return a number at a path, ``"device.layer"``, as a document has it, exactly: ``"76 us"``."""
     part, _, key = path.partition(".")
     kind = keys(part)[key.rpartition(".")[2]].kind
     if kind == "share":
-        return f"{100 * float(str(value)):.6g} %"
+        return f"{_plain(Decimal(repr(value)) * 100)} %"
     if kind == "seconds/byte":
-        return f"{1e9 * float(str(value)):.6g} ms/MB"
+        text = f"{_plain(Decimal(repr(value)) * 10**9)} ms/MB"
+        return text if per_byte(text) == value else f"{value!r} s/B"
     if kind in ("seconds", "bytes/s"):
         return format_quantity(float(str(value)), kind)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def to_toml(runtime: Runtime) -> str:
-    """Write what a runtime makes of one machine as a document that `load_runtime` reads to the same numbers."""
+def _plain(number: Decimal) -> str:
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def to_toml(runtime: Runtime | RuntimeDocument) -> str:
+    """Write a runtime, or one on a machine, as a document that `load_runtime` reads to the same numbers."""
     lines = [f"description = {_quoted(runtime.description)}"]
-    for part in PARTS:
-        rows = []
-        for key, about in keys(part).items():
-            value = runtime.at(f"{part}.{key}")
-            if value is None or value == getattr(PARTS[part](), key):
-                continue
-            text = written(f"{part}.{key}", value)
-            shown = text if about.kind in ("count", "flag") else _quoted(text)
-            source = runtime.sources.get(f"{part}.{key}", "")
-            rows.append(f"{key} = {{ value = {shown}, source = {_quoted(source)} }}" if source else f"{key} = {shown}")
-        lines += ["", f"[{part}]", *rows] if rows else []
-    return "\n".join(lines) + "\n"
+    if isinstance(runtime, RuntimeDocument):
+        lines += [f"{name} = {_quoted(getattr(runtime, name))}" for name in ("engine", "url", "formats")]
+        lines.append(f"released = {str(runtime.released).lower()}")
+        for name in ("strategies", "devices"):
+            lines.append(f"{name} = [{', '.join(map(_quoted, getattr(runtime, name)))}]")
+        numbers = runtime.numbers
+    else:
+        numbers = {f"{part}.{key}": runtime.at(f"{part}.{key}") for part in PARTS for key in keys(part)}
+        numbers = {path: value for path, value in numbers.items() if value != IDEAL.at(path)}
+    tables: dict[str, list[str]] = {}
+    for path, value in numbers.items():
+        table, _, key = path.rpartition(".")
+        text, source = written(path, value), runtime.sources.get(path, "")
+        shown = text if keys(path.partition(".")[0])[key].kind in ("count", "flag") else _quoted(text)
+        line = f"{key} = {{ value = {shown}, source = {_quoted(source)} }}" if source else f"{key} = {shown}"
+        tables.setdefault(table, ["", f"[{table}]"]).append(line)
+    return "\n".join([*lines, *(line for table in tables.values() for line in table)]) + "\n"
 
 
 def _quoted(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
+    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from typing import Literal, get_args
 
+from lrcsim.base.errors import check_choice
 from lrcsim.hardware import HardwareProfile
 
 DeviceKind = Literal["cuda", "cuda-unified", "rocm", "metal", "cpu"]
 DEVICE_KINDS: tuple[DeviceKind, ...] = get_args(DeviceKind)
+APIS = ("cuda", "rocm", "metal")
+"""What ``gpu.api`` of a profile may be."""
 
 CpuClass = Literal["desktop", "laptop", "server", "sockets", "old-server", "phone"]
 CPU_CLASSES: tuple[CpuClass, ...] = get_args(CpuClass)
@@ -33,15 +36,17 @@ CHANNEL = 40e9
 
 
 def device_kind(profile: HardwareProfile) -> DeviceKind:
-    """Return which of a runtime's numbers for devices hold: by the profile's ``gpu.api``; without one: CUDA."""
+    """Return which of a runtime's numbers for devices hold: by the profile's ``gpu.api``.
+
+    Raises:
+        ConfigError: the profile says an interface that is not known.
+    """
     if profile.gpu is None:
         return "cpu"
+    check_choice(f"hardware {profile.name}: gpu.api", profile.gpu.api, APIS)
     if profile.gpu.api == "cuda" and profile.unified:
         return "cuda-unified"
-    for kind in DEVICE_KINDS:
-        if kind == profile.gpu.api:
-            return kind
-    return "cuda"
+    return next(kind for kind in DEVICE_KINDS if kind == profile.gpu.api)
 
 
 def channels(profile: HardwareProfile) -> int:
@@ -55,12 +60,16 @@ def channels(profile: HardwareProfile) -> int:
 
 
 def cpu_class(profile: HardwareProfile) -> CpuClass:
-    """Return the class of a machine's processor: ``cpu.kind`` where the profile says it, else by its main memory."""
-    for kind in CPU_CLASSES:
-        if kind == profile.cpu.kind:
-            return kind
+    """Return the class of a machine's processor: ``cpu.kind`` where the profile says it, else by its main memory.
+
+    Raises:
+        ConfigError: the profile says a class that is not known.
+    """
+    if profile.cpu.kind:
+        check_choice(f"hardware {profile.name}: cpu.kind", profile.cpu.kind, CPU_CLASSES)
+        return next(kind for kind in CPU_CLASSES if kind == profile.cpu.kind)
     words = f"{profile.name} {profile.description}".lower()
-    if re.search(r"laptop|mobile", words):
+    if re.search(r"\b(laptop|mobile)\b", words):
         return "laptop"
     if profile.unified:
         return "desktop"

@@ -18,7 +18,8 @@ def machine_under(profile: HardwareProfile, runtime: Runtime) -> HardwareProfile
     * ``layer_overhead``, ``expert_overhead``, ``gpu.overhead``, ``cpu.overhead``: the runtime's, where it has them.
     * ``cpu.bandwidth`` and ``cpu.compute``: the shares of them that it reaches.
     * The links that every load takes: its share of the bandwidth, no more than pageable copies where memory is not
-      pinned; the overhead once for each copy of an expert; its lanes, and the most that one of them carries.
+      pinned; the overhead of a copy; its lanes, and the most that one of them carries. How many copies an expert is
+      stays with the runtime: who moves it pays the overhead for each.
     """
     device, cpu, loads = runtime.device, runtime.cpu, runtime.loads
     layer = profile.layer_overhead if device.layer is None else device.layer
@@ -52,7 +53,7 @@ def _used(link: Link, loads: LoadUse, copied: bool) -> Link:
     return replace(
         link,
         bandwidth=bandwidth,
-        overhead=(link.overhead + loads.copy) * loads.copies,
+        overhead=link.overhead + loads.copy,
         lanes=link.lanes if loads.lanes is None else loads.lanes,
         lane_bandwidth=lane,
     )

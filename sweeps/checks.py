@@ -16,6 +16,7 @@ from lrcsim.hardware import load_profile
 from lrcsim.models import load_geometry
 from lrcsim.models.quantisation import parse_dtype
 from lrcsim.policies import make_policy
+from lrcsim.runtimes import load_runtime
 from lrcsim.simulator.cache.capacity import SCOPES, parse_bytes, resolve_capacity
 from lrcsim.simulator.setup.miss_actions import make_action
 from lrcsim.simulator.setup.options import ACCESS
@@ -93,6 +94,7 @@ CHECKS: dict[str, Callable[[Any], object]] = {
     "access": partial(check_choice, "access", allowed=ACCESS),
     "prefill": parse_prefill,
     "hardware": load_profile,
+    "runtime": load_runtime,
     "model": load_geometry,
     "dtype": parse_dtype,
     "prefetch": make_prefetcher,

@@ -26,12 +26,14 @@ class StepSize(NamedTuple):
         outputs: tokens whose output is computed: one for each request, or every one that is verified.
         context: tokens of KV cache read, over the requests.
         pairs: pairs of a token and one it attends to.
+        requests: that the tokens are of.
     """
 
     tokens: int
     outputs: int
     context: int
     pairs: int
+    requests: int = 1
 
 
 @dataclass(slots=True)
@@ -188,7 +190,7 @@ def _sizes(
             tokens = int(ran[low:high].sum())
             pairs = int(position[low:high][ran[low:high]].sum()) + tokens
             outputs = tokens if kind == DECODE else len(longest)
-            size = StepSize(tokens, outputs, sum(longest.values()), pairs)
+            size = StepSize(tokens, outputs, sum(longest.values()), pairs, len(longest))
             yield size, tuple(longest), tuple(emitted.values()) if kind == DECODE else ()
         return
     request, sizes = plain_sizes(trace, first, end, idle)

@@ -158,10 +158,11 @@ class RooflineCosts:
     """The greater of moving the weights once and of the arithmetic, plus an overhead for each operation.
 
     Williams, Waterman, Patterson, "Roofline", CACM 52 (4), 2009. For n tokens a matrix of P parameters takes
-    max(bytes / bandwidth, 2 P n / compute). Attention besides reads the KV cache of each request once, in layers with a
-    window no more than that of it, and takes operations for each pair of tokens. An operation is a layer's dense part,
-    or one expert. On a machine without a GPU the CPU runs everything. A runtime reaches its shares of bandwidth and
-    peak (`lrcsim.runtimes`).
+    max(bytes / bandwidth, 2 P n / compute). Attention besides reads the KV cache of each request once, and takes
+    operations for each pair of tokens. In layers with a window it reads what the first of the step's tokens looks back,
+    and the tokens after it; pairs are as many as the window for each token, at most. An operation is a layer's dense
+    part, or one expert. On a machine without a GPU the CPU runs everything. A runtime reaches its shares of bandwidth
+    and peak (`lrcsim.runtimes`).
 
     Args:
         geometry: the model.
@@ -257,7 +258,7 @@ class RooflineCosts:
         )
 
     def _part(self, part: Part, size: StepSize) -> float:
-        context = min(float(size.context), part.window * size.outputs)
+        context = min(float(size.context), part.window * size.requests + size.tokens - size.requests)
         pairs = min(float(size.pairs), part.window * size.tokens)
         moved = (part.weights + part.per_context * context) / self.bandwidth
         operations = part.per_token * size.tokens + part.per_pair * pairs

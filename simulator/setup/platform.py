@@ -236,6 +236,8 @@ def _geometry(model: str | Path | Geometry | None, trace: RoutingTrace) -> Geome
 def _runtime(given: str | Path | RuntimeDocument | Runtime, profile: HardwareProfile) -> Runtime:
     if isinstance(given, Runtime):
         return given
+    if not isinstance(given, RuntimeDocument | str | Path):
+        raise ConfigError(f"runtime {given!r} is no name and no path of a TOML file: lrcsim runtimes lists them")
     return (given if isinstance(given, RuntimeDocument) else load_runtime(given)).on(profile)
 
 

@@ -19,6 +19,9 @@ from lrcsim.base.user_code import is_users
 from lrcsim.hardware import HardwareProfile, read_toml, to_toml
 from lrcsim.models import Geometry
 from lrcsim.policies import BUILT_IN, Policy, PolicySpec, make_policy
+from lrcsim.runtimes import Runtime, RuntimeDocument
+from lrcsim.runtimes import read_toml as read_runtime
+from lrcsim.runtimes import to_toml as runtime_toml
 from lrcsim.simulator.cache.capacity import CacheSize, PoolSize, Scope, bytes_from, resolve_capacity
 from lrcsim.simulator.serving.batching import batched
 from lrcsim.simulator.setup.options import ACCESS, Options
@@ -195,7 +198,7 @@ class Run:
         """Return what the run is made of again (`from_dict`): the options that are not at their defaults, JSON values.
 
         A user's class is named by module and class; a profile that was given as a trace by its file, and what is no
-        file is ``None``; a machine or a model that was given as an object as a dictionary.
+        file is ``None``; a machine, a runtime or a model that was given as an object as a dictionary.
         """
         given = {name: plain(value) for name, value in self.options.given().items()}
         return named("run", {"options": given})
@@ -239,6 +242,8 @@ def plain(value: Any) -> Any:
         return None if value.path is None else str(value.path)
     if isinstance(value, HardwareProfile):
         return {"name": value.name, "toml": to_toml(value)}
+    if isinstance(value, Runtime | RuntimeDocument):
+        return {"name": value.name, "toml": runtime_toml(value)}
     if isinstance(value, Geometry):
         return asdict(value)
     if isinstance(value, Path):
@@ -252,6 +257,8 @@ def _read(name: str, value: Any) -> Any:
     """Return an option out of JSON as `plain` wrote it."""
     if name == "hardware" and isinstance(value, Mapping):
         return read_toml(str(value.get("name")), str(value.get("toml")))
+    if name == "runtime" and isinstance(value, Mapping):
+        return read_runtime(str(value.get("name")), str(value.get("toml")))
     if name == "model" and isinstance(value, Mapping):
         fields: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in value.items()}
         try:

@@ -113,7 +113,7 @@ def run_compiled(
         sizes: bytes of an expert of each MoE layer.
         action: ``load``, ``cpu`` or ``split``.
         runtime: what runs the model.
-        overlap: whether transfers run beside compute.
+        overlap: whether transfers run beside compute, if the runtime lets them.
         progress: called with the tokens done after each block.
 
     Returns:
@@ -126,6 +126,7 @@ def run_compiled(
     share = loaded_share(action)
     assert share is not None  # unsupported() says so
     cache = CompiledCache(job, share)
+    overlap = overlap and runtime.loads.overlap != "none"
     table = costs.table(trace.num_layers)
     path = _path(profile, runtime, max(sizes))
     size_of_layer = np.array(sizes, np.int64)
@@ -190,6 +191,7 @@ def _path(profile: HardwareProfile, runtime: Runtime, largest: int) -> Path:
         bandwidth=float(link.bandwidth),
         latency=float(link.latency),
         overhead=float(link.overhead),
+        copies=runtime.loads.copies,
         lanes=link.lanes,
         chunk=link.chunk or largest,
         dram=float(profile.dram.bandwidth),

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.simulator.compiled.served import ELSEWHERE, LOADED, RESIDENT
+from lrcsim.simulator.time.links import copies_before as _copies_before
 
 CLOCK, COMPUTE, OVERHEAD, CPU, LINK_BUSY = range(5)
 """Places in `Totals.seconds`."""
@@ -31,7 +32,8 @@ class Path(NamedTuple):
     Attributes:
         bandwidth: bytes/s of the link.
         latency: seconds from submission until data flow.
-        overhead: seconds per chunk that occupy a lane.
+        overhead: seconds per chunk, and per copy, that occupy a lane.
+        copies: that an expert is.
         lanes: transfers served at once.
         chunk: bytes of a chunk, at least 1.
         dram: bytes/s that the link and the CPU share.
@@ -47,6 +49,7 @@ class Path(NamedTuple):
     bandwidth: float
     latency: float
     overhead: float
+    copies: int
     lanes: int
     chunk: int
     dram: float
@@ -91,6 +94,9 @@ class Totals(NamedTuple):
         return cls(np.zeros(5), counter, accesses, misses, loads, seen, pools, held)
 
 
+copies_before = numba.njit(cache=True, nogil=True)(_copies_before)
+
+
 @numba.njit(cache=True, nogil=True)
 def _take(served, what, at, high, most):  # type: ignore[no-untyped-def]
     """Go on from ``at`` until ``most`` accesses of a kind are found; return where that ends, and how many were."""
@@ -132,8 +138,9 @@ def _serve(served, low, high, loads, seconds, size, cpu_bytes, cpu_overhead, pat
     now = arrived = cpu_done = 0.0
     sent, transfers = 0, count * parts  # those that have arrived, and all: first one part of each load, then the next
     group = min(path.lanes, transfers)
-    wait = path.latency + path.overhead  # until bytes flow
     whole = size / parts
+    before = path.overhead * copies_before(path.copies, parts, whole, path.chunk)  # a transfer's first chunk
+    wait = path.latency + before  # until bytes flow
     piece = min(whole, float(path.chunk))
     unsent = whole - piece  # of each of the group
     left = piece * group  # of those that flow, the whole group's
@@ -170,10 +177,12 @@ def _serve(served, low, high, loads, seconds, size, cpu_bytes, cpu_overhead, pat
                 group = min(path.lanes, transfers - sent)
                 carried = min(path.bandwidth, path.lane * group)
                 unsent = whole
+                wait = before
+            else:
+                wait = path.overhead
             piece = min(unsent, float(path.chunk))
             unsent -= piece
             left = piece * group
-            wait = path.overhead
         if on_cpu and cpu_until > passed:
             if cpu_wait > 0:
                 cpu_wait -= passed
@@ -193,7 +202,7 @@ def _dense(parts, first, last, bandwidth, compute, overhead, tokens, context, pa
     """Return the seconds of the dense parts ``first:last`` (`CostTable.parts`) for a step of a size."""
     total = 0.0
     for i in range(first, last):
-        seen = min(float(context), parts[i, 4])  # one request
+        seen = min(float(context), parts[i, 4] + tokens - 1)  # one request
         shown = min(float(pairs), parts[i, 4] * tokens)
         moved = (parts[i, 0] + parts[i, 2] * seen) / bandwidth
         total += max(moved, (parts[i, 1] * tokens + parts[i, 3] * shown) / compute) + overhead + parts[i, 5]

@@ -57,7 +57,7 @@ class Engine:
         profile: the machine, as the runtime uses it (`lrcsim.runtimes.machine_under`).
         sizes: bytes of an expert of each MoE layer.
         runtime: what runs the model.
-        overlap: whether transfers run beside compute.
+        overlap: whether transfers run beside compute, if the runtime lets them.
         prefetcher: what to bring ahead; without overlap nothing is.
         log: where to note every span, or None.
         progress: called with the tokens done after each step.
@@ -92,14 +92,18 @@ class Engine:
         self.sizes = sizes
         self.stride = residency.pools[0].view.stride
         self.runtime = runtime
-        self.overlap = overlap
-        self.stages = Stages(runtime.parts if overlap else 1, self._compute)
-        self.prefetcher = prefetcher if overlap and not isinstance(prefetcher, NoPrefetch) else None
+        self.overlap = overlap and runtime.loads.overlap != "none"
+        self.stages = Stages(runtime.parts if self.overlap else 1, self._compute)
+        self.prefetcher = prefetcher if self.overlap and not isinstance(prefetcher, NoPrefetch) else None
         _check(profile, residency, self.prefetcher)
         self.log = log
         self.progress = progress
         self.flows = Flows(env, profile.dram.bandwidth)
-        self.links = {link.name: LinkServer(env, link, self.flows, log) for link in reversed(profile.links)}
+        taken = {link.name for link in profile.load_links}  # by loads, hence in the runtime's copies
+        self.links = {
+            link.name: LinkServer(env, link, self.flows, log, runtime.loads.copies if link.name in taken else 1)
+            for link in reversed(profile.links)
+        }
         way = [self.links[link.name] for link in profile.links]
         self._to_device = way[len(profile.storage_links) :]
         self._to_memory = way[: len(profile.storage_links)]
@@ -193,9 +197,9 @@ class Engine:
         if not (loads.byte or loads.eviction or self.runtime.cpu.layer):
             return 0.0
         moved = sum(action.bytes_of(what, size) * len(keys) for what, keys in found.decision.items() if what.moves)
+        seconds = loads.byte * moved + loads.eviction * found.evictions
         elsewhere = any(keys and what.runs_on == "cpu" for what, keys in found.decision.items())
-        seconds = loads.byte * moved + loads.eviction * len(found.evicted)
-        return seconds + self.runtime.cpu.layer if elsewhere else seconds
+        return seconds + self.runtime.cpu.layer if elsewhere and self.profile.gpu is not None else seconds
 
     def _use_hits(self, found: Lookup) -> None:
         for key in found.hits:
@@ -276,7 +280,7 @@ class Engine:
             return read
         if from_storage or not legs:
             legs = self._to_memory + legs
-        return Fetch(key, legs, size, priority, what, done, part)
+        return Fetch(key, legs, size, priority, what, done, part, 1 if part is None else self.stages.number)
 
     def _loaded(self, fetch: Fetch) -> None:
         if self.overlap:

@@ -18,9 +18,10 @@ class Fetch:
         what: for the log.
         done: called when it has come to the end.
         part: which of the expert's tensors it is; None: all of them.
+        pieces: how many transfers the expert is.
     """
 
-    __slots__ = ("done", "key", "legs", "link", "part", "priority", "size", "transfer", "what")
+    __slots__ = ("done", "key", "legs", "link", "part", "pieces", "priority", "size", "transfer", "what")
 
     def __init__(
         self,
@@ -31,9 +32,11 @@ class Fetch:
         what: str,
         done: Callable[[Fetch], None],
         part: int | None = None,
+        pieces: int = 1,
     ) -> None:
         self.key = key
         self.part = part
+        self.pieces = pieces
         self.legs = legs
         self.size = size
         self.priority = priority
@@ -44,7 +47,7 @@ class Fetch:
     def start(self) -> None:
         """Submit the next leg."""
         self.link = self.legs.pop(0)
-        self.transfer = Transfer(self.key, self.size, self.priority, self._arrived, self.what)
+        self.transfer = Transfer(self.key, self.size, self.priority, self._arrived, self.what, self.pieces)
         self.link.submit(self.transfer)
 
     def promote(self) -> None:

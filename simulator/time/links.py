@@ -16,6 +16,20 @@ DEMAND, PREFETCH = 0, 1
 """Priorities: what a layer waits for goes first."""
 
 
+def copies_before(copies: int, pieces: int, size: float, chunk: float) -> int:
+    """Return how many times the link's overhead is due before the first chunk of a transfer.
+
+    Each chunk is a copy of its own; where the transfer is more copies than it has chunks, the others come first.
+
+    Args:
+        copies: that an expert is.
+        pieces: transfers that it is; each is an equal share of the copies, at least one.
+        size: bytes of the transfer.
+        chunk: bytes of a chunk.
+    """
+    return max(math.ceil(copies / pieces) - max(math.ceil(size / chunk), 1), 0) + 1
+
+
 class Transfer:
     """One expert on its way.
 
@@ -26,18 +40,22 @@ class Transfer:
         priority: `DEMAND` or `PREFETCH`.
         done: called when the last byte has arrived.
         what: for the log.
+        pieces: how many transfers the expert is; this is one of them.
         cancelled: the rest is not wanted any more.
         order: place among those of equal priority.
     """
 
-    __slots__ = ("cancelled", "done", "key", "left", "order", "priority", "size", "what")
+    __slots__ = ("cancelled", "done", "key", "left", "order", "pieces", "priority", "size", "what")
 
-    def __init__(self, key: int, size: float, priority: int, done: Callable[[Transfer], None], what: str) -> None:
+    def __init__(
+        self, key: int, size: float, priority: int, done: Callable[[Transfer], None], what: str, pieces: int = 1
+    ) -> None:
         self.key = key
         self.left = self.size = size
         self.priority = priority
         self.done = done
         self.what = what
+        self.pieces = pieces
         self.cancelled = False
         self.order = 0
 
@@ -50,16 +68,27 @@ class LinkServer:
 
     A transfer can start ``latency`` after its submission. It takes a lane; each of its chunks first costs ``overhead``,
     then moves with the share of the bandwidth that the lanes and DRAM leave it. After each chunk a more urgent transfer
-    that waits takes the lane, and the rest waits at its old place in the queue.
+    that waits takes the lane, and the rest waits at its old place in the queue. Where an expert is several copies, each
+    costs ``overhead``: those that are more than the chunks before the first (`copies_before`).
+
+    Args:
+        env: the simulation.
+        link: its numbers.
+        flows: what it shares DRAM with.
+        log: where to note spans, or None.
+        copies: that an expert is on this link.
 
     Attributes:
         bytes: moved or moving so far (see `moved`).
         busy_s: seconds with a lane taken, so far (see `busy`).
     """
 
-    def __init__(self, env: simpy.Environment, link: Link, flows: Flows, log: Log | None = None) -> None:
+    def __init__(
+        self, env: simpy.Environment, link: Link, flows: Flows, log: Log | None = None, copies: int = 1
+    ) -> None:
         self.env = env
         self.link = link
+        self.copies = copies
         self.flows = flows
         self.log = log
         self.bytes = 0.0
@@ -111,12 +140,15 @@ class LinkServer:
     def _chunk(self, transfer: Transfer) -> None:
         """Move the next chunk."""
         size = transfer.left if self.link.chunk is None else min(transfer.left, self.link.chunk)
+        copies = 1
+        if transfer.left == transfer.size:
+            copies = copies_before(self.copies, transfer.pieces, transfer.size, self.link.chunk or transfer.size)
         transfer.left -= size
         self.bytes += size
         begin = self.env.now
         flow = Flow(size, self._share, lambda: self._arrived(transfer, flow, begin))
         self._under_way.append(flow)
-        self.flows.start(flow, self.link.overhead)
+        self.flows.start(flow, self.link.overhead * copies)
 
     def _arrived(self, transfer: Transfer, flow: Flow, begin: float) -> None:
         self._under_way.remove(flow)

@@ -30,12 +30,15 @@ class Lookup:
         decision: what happens to the misses.
         from_storage: those of them that DRAM does not hold either.
         evicted: what left the cache, in order.
+        evictions: how many that counts as (`Pool.evictions`): not what bypassed it, but what passed through one without
+            room for a single expert.
     """
 
     hits: list[int]
     decision: Decision
     from_storage: list[int]
     evicted: list[int]
+    evictions: int = 0
 
 
 class Residency:
@@ -117,6 +120,7 @@ class Residency:
             decision = decide(self.action, missed, step, work, lambda: self._residents(pool, layer))
             return [key for outcome, chosen in decision.items() if outcome.cached for key in chosen]
 
+        before = pool.evictions
         missed = pool.coresident(keys, admit)
         hits = keys
         if missed:
@@ -128,7 +132,7 @@ class Residency:
         self._count_cold(keys, missed)
         evicted = self.evicted[:]
         self.evicted.clear()
-        return Lookup(hits, decision, self._from_storage(decision, step, layer), evicted)
+        return Lookup(hits, decision, self._from_storage(decision, step, layer), evicted, pool.evictions - before)
 
     def so_far(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return accesses and misses by layer until now, int64 [L] each, both phases together."""

@@ -37,6 +37,8 @@ WRITES = {
     "policies-one": ("policies", "lru"),
     "hardware": ("hardware",),
     "hardware-one": ("hardware", "rtx-3090"),
+    "runtimes": ("runtimes",),
+    "runtimes-one": ("runtimes", "llama.cpp", "--hardware", "rtx-3090"),
     "models": ("models",),
     "models-one": ("models", "mixtral-8x7b"),
 }

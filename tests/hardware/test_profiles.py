@@ -408,3 +408,10 @@ def test_overrides_of_a_path_that_are_refused(override: str, says: str, cxl: Pat
     with pytest.raises(ConfigError) as caught:
         load_profile(cxl, [override])
     assert says in str(caught.value)
+
+
+def test_a_description_of_any_text_is_written_and_read(tmp_path: Path) -> None:
+    path = tmp_path / "odd.toml"
+    odd = replace(load_profile("rtx-3090"), description='a "b" \\ \t \x7f \U000107bb')
+    path.write_text(to_toml(odd), encoding="utf-8")
+    assert load_profile(path).description == odd.description

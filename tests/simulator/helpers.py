@@ -10,6 +10,8 @@ import numpy as np
 
 from lrcsim.hardware import Cpu, Dram, Gpu, HardwareProfile, Link
 from lrcsim.policies import View, make_policy
+from lrcsim.runtimes import IDEAL, Runtime
+from lrcsim.runtimes.machine_under import machine_under
 from lrcsim.simulator.cache.capacity import PoolSize, resolve_capacity
 from lrcsim.simulator.cache.future import Future
 from lrcsim.simulator.cache.pool import Pool
@@ -143,9 +145,10 @@ def engine(
     sizes: Sequence[int] | None = None,
     profile: Sequence[float] | None = None,
     log: bool = True,
+    runtime: Runtime = IDEAL,
 ) -> Engine:
     """Make an engine; ``dram``: experts that DRAM holds, an LRU cache over NVMe, None: all."""
-    hardware = hardware or machine()
+    hardware = machine_under(hardware or machine(), runtime)
     layers, stride = routing.num_layers, routing.num_experts
     uses = np.zeros(layers * stride) if profile is None else np.asarray(profile, np.float64)
     pools = capacity if isinstance(capacity, tuple) else tuple(resolve_capacity(capacity, routing.layers, scope))
@@ -173,6 +176,7 @@ def engine(
         costs,
         hardware,
         [SIZE] * layers if sizes is None else list(sizes),
+        runtime=runtime,
         overlap=overlap,
         prefetcher=fetcher,
         log=Log(stride) if log else None,

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_runtimes import runtimes
 from helpers import path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrcsim.hardware import Cpu, Dram, Gpu, HardwareProfile, Link, load_profile, profile_names
-from lrcsim.models import load_geometry
+from lrcsim.models import Geometry, load_geometry
 from lrcsim.policies import BUILT_IN, CompiledScore, Expert, Now, PolicySpec
+from lrcsim.runtimes import IDEAL, Runtime
+from lrcsim.runtimes.machine_under import machine_under
 from lrcsim.simulator import Schedule
 from lrcsim.simulator.cache.capacity import CacheSize, Scope, resolve_capacity
 from lrcsim.simulator.cache.future import Future
@@ -58,25 +61,40 @@ def machine(
 
 
 def in_events(
-    job: Run, costs: Costs, profile: HardwareProfile, sizes: list[int], action: MissAction, overlap: bool
+    job: Run,
+    costs: Costs,
+    profile: HardwareProfile,
+    sizes: list[int],
+    action: MissAction,
+    overlap: bool,
+    runtime: Runtime = IDEAL,
 ) -> tuple[Tally, Counts]:
     """Run the event-driven engine."""
     residency = Residency(job, action, sizes=sizes)
     policy = residency.pools[0].policy
     schedule = Schedule(job.trace, job.prefill, weights="weights" in policy.needs | policy.wants)
     future = Future(schedule, job.access, job.warm) if "future" in policy.needs else None
-    tally = Engine(steps_of(schedule, future), residency, costs, profile, sizes, overlap=overlap).run()
+    made = Engine(steps_of(schedule, future), residency, costs, profile, sizes, runtime=runtime, overlap=overlap)
+    tally = made.run()
     return tally, residency.finish()
 
 
 def check(
-    job: Run, costs: Costs, profile: HardwareProfile, sizes: list[int], action: MissAction, overlap: bool
+    job: Run,
+    costs: Costs,
+    profile: HardwareProfile,
+    sizes: list[int],
+    action: MissAction,
+    overlap: bool,
+    runtime: Runtime = IDEAL,
 ) -> tuple[Tally, Counts]:
     """Run both engines, compare all they say, return what the compiled one says."""
-    assert unsupported(job, costs, profile, action) is None
-    events, counted = in_events(job, costs, profile, sizes, action, overlap)
+    assert unsupported(job, costs, profile, action, runtime=runtime) is None
+    events, counted = in_events(job, costs, profile, sizes, action, overlap, runtime)
     told: list[int] = []
-    tally, counts = run_compiled(job, costs, profile, sizes, action, overlap=overlap, progress=told.append)
+    tally, counts = run_compiled(
+        job, costs, profile, sizes, action, runtime=runtime, overlap=overlap, progress=told.append
+    )
     for name in ("accesses", "misses", "preloaded", "steps", "loads", "loaded_bytes"):
         assert getattr(counts, name).tolist() == getattr(counted, name).tolist(), name
     for name in ("cold_misses", "evictions", "bypassed", "resident"):
@@ -249,6 +267,73 @@ def test_equals_the_event_driven_engine(
     assert trace.expert_bytes is not None
     job = job_of(trace, policy, cache, scope=scope, prefill=prefill, warm=warm)
     check(job, costs, profile, trace.expert_bytes.tolist(), action_of(action, profile), overlap)
+
+
+def small(layers: int, num_experts: int) -> Geometry:
+    """Make a model with a dense layer at either end, a window in every other layer, and MLA where layers are even."""
+    return Geometry(
+        name="small",
+        source="",
+        layers=layers + 2,
+        moe_layers=tuple(range(1, layers + 1)),
+        experts=num_experts,
+        top_k=1,
+        shared_experts=0,
+        hidden=8,
+        expert_width=8,
+        shared_width=0,
+        dense_width=4,
+        matrices=3,
+        heads=2,
+        kv_heads=1,
+        head_dim=3,
+        vocab=10,
+        tied=False,
+        kv_rank=2 * (layers % 2 == 0),
+        rope_dim=layers % 2 == 0,
+        window=3,
+        window_layers=tuple(range(0, layers + 2, 2)),
+    )
+
+
+@settings(max_examples=250)
+@given(
+    trace=traces(),
+    profile=profiles(),
+    runtime=runtimes,
+    action=actions,
+    policy=st.sampled_from(POLICIES),
+    scope=st.sampled_from(["layer", "model"]),
+    cache=st.integers(0, 9),
+    **rules,
+)
+def test_any_runtime(
+    trace: RoutingTrace,
+    profile: HardwareProfile,
+    runtime: Runtime,
+    action: str,
+    policy: str,
+    scope: Scope,
+    cache: int,
+    warm: bool,
+    prefill: str,
+    overlap: bool,
+) -> None:
+    """On a machine so slow that every part of the roofline takes milliseconds."""
+    assert trace.expert_bytes is not None
+    profile = machine_under(profile, runtime)
+    if profile.gpu is not None:
+        profile = profile.with_part("gpu", bandwidth=400_000.0, compute=1e6)
+    profile = profile.with_part("cpu", bandwidth=300_000.0 * runtime.cpu.share, compute=5e5 * runtime.cpu.compute)
+    geometry = small(trace.num_layers, trace.num_experts)
+    costs = RooflineCosts(geometry, profile, sizes=trace.expert_bytes, runtime=runtime)
+    job = job_of(trace, policy, cache, scope=scope, prefill=prefill, warm=warm)
+    does = action_of(action, profile)
+    why = unsupported(job, costs, profile, does, runtime=runtime)
+    if why is not None:
+        assert why.startswith("evictions cost")
+        runtime = replace(runtime, loads=replace(runtime.loads, eviction=0.0))
+    check(job, costs, profile, trace.expert_bytes.tolist(), does, overlap, runtime)
 
 
 @pytest.mark.parametrize("policy", SPECS)
