@@ -42,6 +42,10 @@ class Link:
         int | None,
         Key("bytes", "pieces of a transfer, between which a more urgent one may go; without it: whole", positive=True),
     ] = None
+    pageable: Annotated[
+        float | None,
+        Key("bytes/s", "bandwidth from memory that is not page-locked (pageable); without it: not known", positive=True),
+    ] = None
 
 
 @dataclass(frozen=True)
