@@ -44,7 +44,7 @@ class Link:
     ] = None
     pageable: Annotated[
         float | None,
-        Key("bytes/s", "bandwidth from memory that is not page-locked (pageable); without it: not known", positive=True),
+        Key("bytes/s", "bandwidth from memory that is not page-locked; without it: not known", positive=True),
     ] = None
 
 
