@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tomllib
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrcsim.base.errors import ConfigError
+from lrcsim.calibration import of_machine
 from lrcsim.calibration.of_machine import (
     Machine,
     MeasurePlan,
@@ -30,12 +32,13 @@ from lrcsim.calibration.of_machine import (
 from lrcsim.calibration.of_machine import files as measure_files
 from lrcsim.calibration.of_machine.compute import CpuTimes, cores, thread_counts, widths
 from lrcsim.calibration.of_machine.files import UncachedFile, aligned_buffers, file_system, scratch_file
-from lrcsim.calibration.of_machine.gpu import find_torch
+from lrcsim.calibration.of_machine.gpu import GpuTimes, find_torch
+from lrcsim.calibration.of_machine.gpu_copies import CopyTimes
 from lrcsim.calibration.of_machine.kernels import read, run_expert
 from lrcsim.calibration.of_machine.machine import Reads
 from lrcsim.calibration.of_machine.memory import last_cache
 from lrcsim.cli.calibrate_machine import calibrate_machine
-from lrcsim.hardware import load_profile
+from lrcsim.hardware import HardwareProfile, load_profile
 from lrcsim.hardware.document import SCHEMA
 
 KIB = 1024
@@ -176,6 +179,90 @@ def test_memory_is_as_fast_as_what_drew_most_from_it() -> None:
     assert computing.dram.bandwidth == computing.cpu.bandwidth == 1.6e9
 
 
+TIMES = st.lists(st.floats(1e-6, 10.0), min_size=1, max_size=3).map(tuple)
+TIMED = st.builds(Timing, st.integers(4096, 1 << 32), TIMES)
+SEVERAL = st.lists(TIMED, min_size=1, max_size=4)
+
+
+@st.composite
+def by_size(draw: st.DrawFn) -> list[Timing]:
+    """Copies by size, of some overhead and bandwidth, up to a third apart from them: most reach the bandwidth."""
+    overhead, bandwidth = draw(st.floats(0, 1e-4)), draw(st.floats(1e6, 1e13))
+    sizes = draw(st.lists(st.integers(4096, 1 << 34), min_size=2, max_size=5, unique=True))
+    noise = st.floats(0.75, 1.33)
+    return [Timing(size, tuple((overhead + size / bandwidth) * draw(noise) for _ in range(3))) for size in sizes]
+
+
+COUNTED = st.dictionaries(st.integers(1, 8), TIMED, min_size=1, max_size=3)
+COPIES = st.builds(
+    CopyTimes,
+    pinned=by_size(),
+    pageable=SEVERAL,
+    bursts=st.dictionaries(st.integers(4096, 1 << 24), st.fixed_dictionaries({1: TIMED, 4: TIMED}), max_size=2),
+    streams=COUNTED,
+    inside=st.one_of(by_size(), SEVERAL),
+)
+GPU = st.builds(
+    GpuTimes,
+    name=st.sampled_from(["NVIDIA H200", "Unknown"]),
+    memory=st.just(1 << 30),
+    copies=COPIES,
+    experts=SEVERAL,
+    launch=TIMED,
+    multiply=TIMED,
+    streamed=SEVERAL,
+    launched=TIMED,
+)
+EXPERTS = st.builds(
+    CpuTimes,
+    threads=COUNTED,
+    best=st.just(1),
+    sizes=st.lists(st.tuples(TIMED, TIMED), min_size=1, max_size=3),
+)
+READS = st.builds(Reads, how=st.just("O_DIRECT"), file_system=st.just("ext4"), sizes=SEVERAL, lanes=COUNTED)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"copied": COUNTED, "read": COUNTED, "experts": EXPERTS, "multiply": TIMED, "reads": READS, "gpu": GPU}
+    )
+)
+def test_whatever_was_measured_no_rate_is_above_it(parts: dict[str, Any]) -> None:
+    made_of = box(**parts)
+    with suppress(ConfigError):  # copies or a GPU's memory that launches bound: then no number is written
+        rates_are_measured(made_of, profile_of(made_of))
+
+
+def rates_are_measured(made_of: Machine, profile: HardwareProfile) -> None:
+    """Compare with the definition: over all that is of a kind, the greatest size / median."""
+
+    def best(*timings: Timing) -> float:
+        return max(one.size / float(np.median(one.seconds)) for one in timings)
+
+    gpu, experts, reads = made_of.gpu, made_of.experts, made_of.reads
+    assert gpu is not None
+    assert reads is not None
+    cold = [*experts.threads.values(), *(one for _, one in experts.sizes)]
+    bursts = [one for burst in gpu.copies.bursts.values() for one in burst.values()]
+    known = load_profile("h200").at("gpu.bandwidth")
+    limits = {
+        "gpu.compute": best(gpu.multiply),
+        "pcie.bandwidth": best(*gpu.copies.pinned, *bursts, *gpu.copies.streams.values()),
+        "pcie.pageable": best(*gpu.copies.pageable),
+        "cpu.compute": best(made_of.multiply),
+        "cpu.bandwidth": best(*cold),
+        "dram.bandwidth": max(2 * best(*made_of.copied.values()), best(*made_of.read.values(), *cold)),
+        "nvme.bandwidth": best(*reads.lanes.values()),
+        "gpu.bandwidth": max(2 * best(*gpu.copies.inside), best(*gpu.streamed)),
+    }
+    for path, limit in limits.items():
+        value = profile.at(path)
+        assert 0 < value <= limit or (path == "gpu.bandwidth" and value == known), path
+    for path in ("pcie.overhead", "pcie.latency", "cpu.overhead", "nvme.overhead", "gpu.overhead"):
+        assert profile.at(path) >= 0
+    assert toml_of(made_of)
+
+
 @given(
     st.floats(0, 1e-2),
     st.floats(1e3, 1e12),
@@ -309,6 +396,21 @@ def test_the_last_cache_is_counted_once_for_those_that_share_it(tmp_path: Path) 
 def test_what_cannot_be_measured_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         MeasurePlan(**change)
+
+
+def test_what_was_measured_is_told_though_a_number_is_not_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat = [timing(size, 68e-6) for size in (1 << 20, 1 << 22)]
+    gpu = GpuTimes("Unknown", 1 << 30, CopyTimes(pinned=flat), flat, timing(0, 1e-5), timing(10**9, 1e-3))
+    monkeypatch.setattr(of_machine, "measure_machine", lambda plan, progress: box(gpu=gpu))
+    data = tmp_path / "me.json"
+    with pytest.raises(ConfigError, match=r"^gpu\.bandwidth of Unknown is not known: .*leave it out with --no-gpu$"):
+        calibrate_machine(tmp_path / "me.toml", str(data))
+    assert "expert on the GPU" in capsys.readouterr().out
+    assert json.loads(data.read_text())["profile"] is None
+    assert json.loads(data.read_text())["gpu"]["expert"][1]["median_s"] == 68e-6
+    assert list(tmp_path.iterdir()) == [data]
 
 
 def test_a_quick_plan_measures_the_same_sizes() -> None:
