@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lrcsim.base.errors import ConfigError
 from lrcsim.calibration.of_machine.compute import widths
 from lrcsim.calibration.of_machine.gpu_clock import GpuTimer
 from lrcsim.calibration.of_machine.gpu_copies import CopyTimes, measure_copies
@@ -100,8 +101,19 @@ def measure_gpu(torch: Any, plan: GpuPlan, repetitions: int, done: Callable[[], 
         done: called as often as ``plan.parts``.
 
     Raises:
-        ConfigError: the GPU is too busy for its own clock to be read apart from the host's.
+        ConfigError: the GPU is too busy for its own clock to be read apart from the host's, or its memory is taken.
     """
+    try:
+        return _measure(torch, plan, repetitions, done)
+    except torch.OutOfMemoryError as error:
+        first = str(error).partition(". ")[0]
+        raise ConfigError(
+            f"the GPU's memory does not hold what is measured, about 2 GiB: {first}: end what else is in it, or leave "
+            "it out with --no-gpu"
+        ) from None
+
+
+def _measure(torch: Any, plan: GpuPlan, repetitions: int, done: Callable[[], None]) -> GpuTimes:
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     timer = GpuTimer(torch, repetitions)
     copies = measure_copies(timer, plan.copies, plan.bursts, plan.counts, plan.inside, done)

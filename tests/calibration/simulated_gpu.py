@@ -91,6 +91,7 @@ class SimulatedTorch:
     """
 
     uint8, bfloat16 = 1, 2
+    OutOfMemoryError = MemoryError
 
     def __init__(
         self, name: str = "Simulated GPU", free: int = 8 << 30, engines: int = 1, product_s: float | None = None
@@ -106,6 +107,7 @@ class SimulatedTorch:
             is_available=lambda: True,
             current_device=lambda: 0,
             get_device_properties=lambda _: SimpleNamespace(name=name, total_memory=8 << 30),
+            empty_cache=lambda: None,
             mem_get_info=lambda: (free, 8 << 30),
             synchronize=self._wait,
             Event=self._event,
@@ -180,6 +182,7 @@ class RealOnTheCpu:
     def __init__(self, torch: Any) -> None:
         self._torch = torch
         self.uint8, self.bfloat16, self.nn = torch.uint8, torch.bfloat16, torch.nn
+        self.OutOfMemoryError = torch.OutOfMemoryError
         simulated = SimulatedTorch(product_s=1.0)
         self._simulated = simulated
         self.cuda = simulated.cuda
@@ -206,4 +209,8 @@ class RealOnTheCpu:
 
     @staticmethod
     def _here(options: dict[str, Any]) -> dict[str, Any]:
-        return {name: "cpu" if name == "device" else value for name, value in options.items() if name != "pin_memory"}
+        return (
+            options
+            | ({"device": "cpu"} if "device" in options else {})
+            | ({"pin_memory": False} if "pin_memory" in options else {})
+        )

@@ -101,6 +101,17 @@ def test_a_gpu_that_cannot_be_kept_busy_is_refused(measured: Measure) -> None:
         measured(SimulatedTorch(product_s=1e-9))
 
 
+def test_a_gpu_whose_memory_is_taken_is_refused(measured: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = SimulatedTorch()
+
+    def full(*shape: int, **options: object) -> None:
+        raise MemoryError("CUDA out of memory. Tried to allocate 32.00 MiB. GPU 0 has 1 KiB free")
+
+    monkeypatch.setattr(torch, "rand", full)
+    with pytest.raises(ConfigError, match=r"does not hold .* 2 GiB: CUDA out of memory: end what else .*--no-gpu"):
+        measured(torch)
+
+
 def test_every_call_is_one_that_torch_has(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(measure, "MULTIPLY_WIDTH", 64)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from lrcsim.base.units import parse_quantity
 from lrcsim.calibration.of_machine import Machine, Timing, profile_of
 from lrcsim.calibration.of_machine.compute import CpuTimes
+from lrcsim.calibration.of_machine.estimates import fastest, is_bound_by_bytes, overheads
 from lrcsim.calibration.of_machine.gpu import GpuTimes
 from lrcsim.calibration.of_machine.gpu_copies import CopyTimes
 from lrcsim.hardware import HardwareProfile, load_profile
@@ -18,14 +21,18 @@ from lrcsim.hardware import HardwareProfile, load_profile
 ROW = re.compile(r"(.+?)  +([\d.,]+ [KM]iB)  +([\d.]+ [um]s)  +([\d.]+ [um]s)  +([\d.]+ [um]s)  +")
 
 
+def measured(name: str) -> str:
+    shared = Path(os.environ.get("LRCSIM_SHARED", Path(__file__).parents[3] / "shared")) / "measured" / "h200"
+    if not (shared / name).is_file():
+        pytest.skip(f"the shared measurements are not here ({shared})")
+    return (shared / name).read_text(encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def table() -> dict[str, list[Timing]]:
     """What `lrcsim calibrate` printed there, by row; of each time p10, median and p90."""
-    shared = Path(os.environ.get("LRCSIM_SHARED", Path(__file__).parents[2] / "../shared")) / "measured" / "h200"
-    if not (shared / "calibrate.txt").is_file():
-        pytest.skip(f"the shared measurements are not here ({shared})")
     found: dict[str, list[Timing]] = {}
-    for line in (shared / "calibrate.txt").read_text(encoding="utf-8").splitlines():
+    for line in measured("calibrate.txt").splitlines():
         if row := ROW.match(line):
             size = int(parse_quantity(row[2].replace(",", ""), "bytes"))
             median, low, high = (parse_quantity(row[i], "seconds") for i in (3, 4, 5))
@@ -97,3 +104,15 @@ def test_nothing_is_faster_than_what_was_measured(profile: HardwareProfile, tabl
     assert profile.at("pcie.pageable") <= fastest["copy to the GPU, pageable"]
     assert profile.at("cpu.bandwidth") <= fastest["expert on the CPU, from memory"]
     assert profile.at("dram.bandwidth") <= 2 * fastest["memory copy, 16 threads"]
+
+
+@pytest.mark.parametrize("run", ["qwen.json", "gptoss.json"])
+def test_copies_of_other_hours_say_the_same(run: str) -> None:
+    # Copies by an engine on the same machine: 64 MiB in 1.26 and 1.28 ms, 2 KiB in 21 to 24 us, from Python.
+    sizes = json.loads(measured(run))["micro"]["size_s"]
+    times = [Timing(int(size), (seconds,)) for size, seconds in sizes.items()]
+    assert is_bound_by_bytes(times)
+    assert not is_bound_by_bytes(times[:3])  # 2 to 256 KiB
+    rate = fastest(times).rate
+    assert 52e9 < rate < 54e9
+    assert 17e-6 < statistics.median(overheads(times, rate)) < 24e-6

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,6 +24,7 @@ from lrcsim.calibration.of_machine import (
     Machine,
     MeasurePlan,
     Timing,
+    compute,
     fit_line,
     measure_machine,
     profile_of,
@@ -364,6 +366,24 @@ def test_experts_are_what_they_claim() -> None:
     run_expert(np.concatenate([gate, up]), down, x, np.zeros(8, np.float32), y)
     assert np.allclose(y, expected)
     assert read(np.arange(10, dtype=np.float32)) == 45
+
+
+def test_experts_by_size_run_with_the_threads_that_were_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+
+    def repeat(size: int, action: Any, repetitions: int, inner: int) -> Timing:
+        action(0)
+        ran.append(numba.get_num_threads())
+        return timing(size, 1.0 * ran[-1])  # two threads take twice as long
+
+    monkeypatch.setattr(compute, "repeat", repeat)
+    before = numba.get_num_threads()
+    if before < 2:
+        pytest.skip("one thread is all there is")
+    found = compute.measure_experts([24 * KIB, 96 * KIB], [2, 1], 96 * KIB, 1 << 20, 3, lambda: None)
+    assert found.best == 1
+    assert ran == [2, 2, 1, 1, 1, 1, 1, 1]  # cached and out of memory: by threads, then by size
+    assert numba.get_num_threads() == before
 
 
 def test_threads_are_tried_in_powers_of_two_up_to_all() -> None:
