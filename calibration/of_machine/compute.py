@@ -139,7 +139,7 @@ def hand_over(repetitions: int) -> Timing:
 def cores() -> int:
     """Return the processors that this process may run on, and numba was given."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(affinity, int(numba.config.NUMBA_NUM_THREADS))
+    return min(affinity, int(numba.get_num_threads()))
 
 
 def thread_counts(most: int) -> tuple[int, ...]:

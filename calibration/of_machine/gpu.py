@@ -150,7 +150,9 @@ def _experts(
 ) -> tuple[list[Timing], list[Timing], dict[int, Timing]]:
     """Return experts one by one by size, in a row on the GPU's clock by size, and of the smallest by their number."""
     torch = timer.torch
-    single, streamed, enqueued = [], [], {}
+    single: list[Timing] = []
+    streamed: list[Timing] = []
+    enqueued: dict[int, Timing] = {}
     for wanted in sorted(sizes):
         hidden, ffn = widths(wanted, width=2)
         size = 3 * hidden * ffn * 2

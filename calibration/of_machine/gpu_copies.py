@@ -54,7 +54,8 @@ def measure_copies(
         done: called after each size, after the bursts of a size, after all streams and after all copies inside.
     """
     torch = timer.torch
-    pinned, pageable = [], []
+    pinned: list[Timing] = []
+    pageable: list[Timing] = []
     for size in sizes:
         target = torch.empty(size, dtype=torch.uint8, device="cuda")
         for lock, timings in ((True, pinned), (False, pageable)):
@@ -71,7 +72,7 @@ def measure_copies(
     done()
     torch.cuda.empty_cache()  # what torch keeps for later is free
     free = torch.cuda.mem_get_info()[0]
-    within = []
+    within: list[Timing] = []
     for size in sorted(inside):
         if within and 2 * size > free // 4:
             break

@@ -14,6 +14,8 @@ from lrcsim.base.units import parse_quantity
 from lrcsim.calibration.of_machine.kernels import read
 from lrcsim.calibration.of_machine.timing import Timing, at_once, repeat
 
+Pair = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
+"""Source and target."""
 EACH = 4
 """Copies of each thread in a row."""
 CACHES = Path("/sys/devices/system/cpu")
@@ -60,8 +62,9 @@ def copies_together(
         size = len(source) // count
         pairs = [(source[i * size :][:size], target[i * size :][:size]) for i in range(count)]
 
-        def work(_: int, thread: int, pairs: list[tuple[npt.NDArray[np.uint8], ...]] = pairs) -> None:
-            _copy(*pairs[thread], 0, EACH)
+        def work(_: int, thread: int, pairs: Sequence[Pair] = pairs) -> None:
+            source, target = pairs[thread]
+            _copy(source, target, 0, EACH)
 
         found[count] = at_once(size, count, EACH, work, repetitions)
         done()

@@ -380,9 +380,9 @@ def test_experts_by_size_run_with_the_threads_that_were_best(monkeypatch: pytest
     before = numba.get_num_threads()
     if before < 2:
         pytest.skip("one thread is all there is")
-    found = compute.measure_experts([24 * KIB, 96 * KIB], [2, 1], 96 * KIB, 1 << 20, 3, lambda: None)
+    found = compute.measure_experts([24 * KIB, 96 * KIB], [1, 2], 96 * KIB, 1 << 20, 3, lambda: None)
     assert found.best == 1
-    assert ran == [2, 2, 1, 1, 1, 1, 1, 1]  # cached and out of memory: by threads, then by size
+    assert ran == [1, 1, 2, 2, 1, 1, 1, 1]  # cached and out of memory: by threads, then by size
     assert numba.get_num_threads() == before
 
 
