@@ -48,7 +48,8 @@ def calibrate(ctx: click.Context, /, output: str | None, json_path: str | None, 
 
     With --from-run: fit at most three numbers of a profile to the first tokens of a run that some engine logged, and
     test the fit on the others by simulating the run's own routing through the cache that the engine had, --policy to
-    --cold (docs/validation.md). Without: measure this machine, as --no-gpu to --folder say.
+    --cold (docs/validation.md). Without: measure this machine, as --no-gpu to --folder say
+    (docs/calibrate.md).
     """
     from lrcsim.base.errors import ConfigError
 

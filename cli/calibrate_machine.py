@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from lrcsim.base.errors import ConfigError
 from lrcsim.base.files import write_text
 from lrcsim.base.text import human_bytes, quoted
 from lrcsim.cli.output import answer, console, options, progress_bar
@@ -16,6 +17,7 @@ from lrcsim.cli.tables import print_rows
 
 if TYPE_CHECKING:
     from lrcsim.calibration.of_machine import Machine, Timing
+    from lrcsim.calibration.of_machine.gpu import GpuTimes
 
 machine_options = options(
     click.option("--no-gpu", "gpu", flag_value=False, default=True, help="Leave a GPU out."),
@@ -24,7 +26,7 @@ machine_options = options(
     click.option(
         "--sizes",
         metavar="SIZES",
-        help="Sizes of reads and of an expert, with commas between: 512KiB,2MiB.  [default: 4KiB to 4MiB]",
+        help="Sizes of reads, and of an expert on the CPU, with commas between: 512KiB,2MiB.  [default: 4KiB to 16MiB]",
     ),
     click.option(
         "--folder",
@@ -57,21 +59,32 @@ def calibrate_machine(
         gpu: whether to measure a GPU where torch sees one.
 
     Raises:
-        ConfigError: an option has a value that is not allowed, or the folder cannot be written to.
+        ConfigError: an option has a value that is not allowed, the folder cannot be written to, or a number of the
+            profile is not known from what was measured, which is shown before.
     """
-    from lrcsim.calibration.of_machine import MeasurePlan, measure_machine, toml_of
+    from lrcsim.calibration.of_machine import GpuPlan, MeasurePlan, measure_machine, toml_of
     from lrcsim.simulator.cache.capacity import bytes_from
 
     given: dict[str, Any] = {}
     if sizes is not None:
         each = tuple(sorted({bytes_from("--sizes", text.strip()) for text in sizes.split(",")}))
         given = {"reads": each, "experts": each}
-    plan = MeasurePlan(repetitions=repetitions, folder=None if folder is None else Path(folder), gpu=gpu, **given)
+    plan = MeasurePlan(
+        repetitions=repetitions,
+        folder=None if folder is None else Path(folder),
+        gpu=GpuPlan() if gpu else None,
+        **given,
+    )
     if quick:
         plan = plan.quick()
     with progress_bar("measuring this machine") as progress:
         machine = measure_machine(plan, progress)
-    text = toml_of(machine)
+    try:
+        text = toml_of(machine)
+    except ConfigError:  # a number is not known: what was measured is told all the same
+        if answer(json_path, {**machine.to_dict(), "profile": None}, "calibrate-machine"):
+            _show(machine)
+        raise
     if output is not None:
         write_text(output, text)
     profile = None if output is None else str(output)
@@ -94,26 +107,49 @@ def _show(machine: Machine) -> None:
     def rows(name: str, timings: Sequence[Timing]) -> None:
         for timing in timings:
             low, high = timing.percentile(10), timing.percentile(90)
-            rate = f"{timing.rate / 1e9:,.2f} GB/s"
+            rate = f"{timing.rate / 1e9:,.2f} GB/s" if timing.size else ""
             lines.append((name, human_bytes(timing.size), _time(timing.median), _time(low), _time(high), rate))
 
+    def by_threads(name: str, timings: Mapping[int, Timing]) -> None:
+        for count, timing in timings.items():
+            rows(f"{name}, {count} thread{'s' if count > 1 else ''}", [timing])
+
+    experts = machine.experts
     rows("memory copy", machine.copies)
-    rows(f"memory copy, {machine.threads} threads", [machine.together])
-    rows("expert on the CPU, cached", [warm for warm, _ in machine.experts])
-    rows("expert on the CPU, from memory", [cold for _, cold in machine.experts])
+    by_threads("memory copy", machine.copied)
+    by_threads("memory read", machine.read)
+    by_threads("expert on the CPU, from memory", experts.threads)
+    rows("expert on the CPU, cached", [warm for warm, _ in experts.sizes])
+    rows("expert on the CPU, from memory", [cold for _, cold in experts.sizes])
     if machine.reads is not None:
         rows("file read", machine.reads.sizes)
-        for count, timing in machine.reads.lanes.items():
-            rows(f"file read, {count} thread{'s' if count > 1 else ''}", [timing])
+        by_threads("file read", machine.reads.lanes)
     if machine.gpu is not None:
-        rows("copy to the GPU, pinned", machine.gpu.pinned)
-        rows("copy to the GPU, pageable", machine.gpu.pageable)
-        rows("expert on the GPU", machine.gpu.experts)
+        _gpu_rows(machine.gpu, rows)
     print_rows(("measured", "size", "median", "p10", "p90", "rate"), lines, whole=range(6))
     if machine.reads is not None:
         out.print(f"file reads past the page cache by {machine.reads.how}, {machine.reads.file_system}")
     for note in machine.notes:
         out.print(note)
+
+
+def _gpu_rows(gpu: GpuTimes, rows: Callable[[str, Sequence[Timing]], None]) -> None:
+    copies = gpu.copies
+    rows("copy to the GPU, pinned", copies.pinned)
+    rows("copy to the GPU, pageable", copies.pageable)
+    for size, burst in copies.bursts.items():
+        for count, timing in burst.items():
+            rows(f"{count} x {human_bytes(size)} to the GPU, its clock", [timing])
+    for count, timing in copies.streams.items():
+        rows(f"copies to the GPU on {count} stream{'s' if count > 1 else ''}", [timing])
+    rows("copy inside the GPU, its clock", copies.inside)
+    rows("expert on the GPU", gpu.experts)
+    for count, timing in gpu.enqueued.items():
+        rows(f"{count} expert{'s' if count > 1 else ''} enqueued", [timing])
+    rows(f"{gpu.in_a_row} experts, the GPU's clock", gpu.streamed)
+    rows("launch, waited for", [gpu.launch])
+    rows("launches in a row", [] if gpu.launches is None else [gpu.launches])
+    rows("launches in a row, the GPU's clock", [] if gpu.launched is None else [gpu.launched])
 
 
 def _time(seconds: float) -> str:

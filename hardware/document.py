@@ -22,7 +22,8 @@ PARTS = {part: keys(kind) for part, kind in CLASSES.items()}
 TOP = keys(HardwareProfile)
 NAME = re.compile("[a-z][a-z0-9_-]{0,30}")
 RESERVED = {"gpu", "cpu", "dram", "host", "cache", "overhead", "links", *TOP}  # by parts, and by other tracks of a run
-NONE = "none"  # takes a part or a chunk size away
+NONE = "none"  # takes a part, or one of these numbers of a link, away
+MAY_LACK = ("chunk", "pageable")
 
 
 class Entry(NamedTuple):
@@ -211,7 +212,7 @@ def _share(given: str, of: float, where: str) -> float:
 
 
 def _read(path: str, key: Key, given: object, where: str) -> Any:
-    if path.endswith(".chunk") and given == NONE:
+    if path.rpartition(".")[2] in MAY_LACK and given == NONE:
         return None
     if key.kind == "flag":
         words = {"true": True, "false": False}

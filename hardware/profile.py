@@ -46,7 +46,8 @@ class Link:
         float | None, Key("bytes/s", "most that one lane carries; without it: all of the bandwidth", positive=True)
     ] = None
     pageable: Annotated[
-        float | None, Key("bytes/s", "copies from memory that is not pinned; without it: not known", positive=True)
+        float | None,
+        Key("bytes/s", "bandwidth from memory that is not page-locked; without it: not known", positive=True),
     ] = None
 
 

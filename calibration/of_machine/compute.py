@@ -6,66 +6,102 @@ import math
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 
+import numba
 import numpy as np
-import numpy.typing as npt
 
+from lrcsim.calibration.of_machine.kernels import Floats, run_expert
 from lrcsim.calibration.of_machine.timing import Timing, repeat
 
-Matrices = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]
 ExpertTimes = tuple[Timing, Timing]
 """Of one size: with the weights in the caches, and streaming from memory."""
+BLOCK = 1 << 20
+"""Random numbers that weights are made of, over and over: their values do not matter, that they lie apart does."""
 
 
-def widths(size: int) -> tuple[int, int]:
-    """Return hidden and ffn = 2 * hidden of an expert of about ``size`` bytes in float32, at least 16 wide."""
-    hidden = max(16, 16 * round(math.sqrt(size / 24) / 16))
+@dataclass(frozen=True)
+class CpuTimes:
+    """Experts on the processor, float32, one token.
+
+    Attributes:
+        threads: experts of the largest size out of memory, by how many threads compute each together.
+        best: the number of threads that was fastest.
+        sizes: by size, with that many.
+    """
+
+    threads: dict[int, Timing]
+    best: int
+    sizes: list[ExpertTimes]
+
+
+def widths(size: int, width: int = 4) -> tuple[int, int]:
+    """Return hidden and ffn = 2 * hidden of an expert of about ``size`` bytes, ``width`` a number, at least 16 wide."""
+    hidden = max(16, 16 * round(math.sqrt(size / (6 * width)) / 16))
     return hidden, 2 * hidden
 
 
-def run_expert(weights: Matrices, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return down @ (silu(gate @ x) * (up @ x)); for x float32 [hidden], or [hidden, tokens]."""
-    gate, up, down = weights
-    inside = gate @ x
-    inside /= 1 + np.exp(-inside)
-    inside *= up @ x
-    product: npt.NDArray[np.float32] = down @ inside
-    return product
-
-
-def expert_sizes(
-    sizes: Sequence[int], repetitions: int, working_set: int, done: Callable[[], None]
-) -> list[ExpertTimes]:
-    """Time one expert for one token, by size, with as many threads as numpy's library takes.
+def measure_experts(
+    sizes: Sequence[int],
+    threads: Sequence[int],
+    largest: int,
+    working_set: int,
+    repetitions: int,
+    done: Callable[[], None],
+) -> CpuTimes:
+    """Time one expert for one token, by threads, then by size with the best number of them.
 
     Args:
         sizes: bytes of an expert, rounded to whole widths; ``Timing.size`` says what it became.
-        repetitions: of each.
+        threads: numbers of threads to try.
+        largest: bytes of an expert that they are tried with.
         working_set: bytes of different experts that are gone through in random order, so that each comes from memory:
             several times the last cache.
-        done: called after each size.
+        repetitions: of each.
+        done: called after each number of threads and each size.
     """
     random = np.random.default_rng(0)
-    found = []
-    for wanted in sizes:
-        hidden, ffn = widths(wanted)
-        size = 3 * hidden * ffn * 4
-        count = max(working_set // size, 2)
-        flat = random.random((count, 3 * hidden * ffn), dtype=np.float32) - np.float32(0.5)
-        experts = [_matrices(one, hidden, ffn) for one in flat]
-        x = random.random(hidden, dtype=np.float32)
-        order: list[int] = random.permutation(count).tolist()
-        warm = repeat(size, partial(_run_one, experts[:1], x), repetitions, inner=4)
-        cold = repeat(size, partial(_run_one, [experts[i] for i in order], x), repetitions, inner=4)
-        found.append((warm, cold))
-        done()
-    return found
+    block = random.random(BLOCK, dtype=np.float32) - np.float32(0.5)
+    memory = np.resize(block, max(working_set, 2 * max(*sizes, largest) + 4096 * 4) // 4)
+    before = numba.get_num_threads()
+    try:
+        by_threads = {}
+        for count in threads:
+            numba.set_num_threads(count)
+            by_threads[count] = _times(memory, largest, repetitions)[1]
+            done()
+        best = min(by_threads, key=lambda count: by_threads[count].median)
+        numba.set_num_threads(best)
+        found = []
+        for size in sizes:
+            found.append(_times(memory, size, repetitions))
+            done()
+    finally:
+        numba.set_num_threads(before)
+    return CpuTimes(by_threads, best, found)
 
 
-def _run_one(experts: Sequence[Matrices], x: npt.NDArray[np.float32], turn: int) -> None:
-    run_expert(experts[turn % len(experts)], x)
+def _times(memory: Floats, wanted: int, repetitions: int) -> ExpertTimes:
+    hidden, ffn = widths(wanted)
+    each = 3 * hidden * ffn
+    count = len(memory) // each
+    experts = [_matrices(memory[i * each : (i + 1) * each], hidden, ffn) for i in range(count)]
+    order: list[int] = np.random.default_rng(0).permutation(count).tolist()
+    x, inside, y = memory[:hidden].copy(), np.zeros(ffn, np.float32), np.zeros(hidden, np.float32)
+
+    def run(chosen: Sequence[int], turn: int) -> None:
+        run_expert(*experts[chosen[turn % len(chosen)]], x, inside, y)
+
+    inner = max((1 << 22) // (4 * each), 1)  # about 100 us: far above the clock's step, and above a wake-up's spread
+    warm = repeat(4 * each, partial(run, order[:1]), repetitions, inner=inner)
+    return warm, repeat(4 * each, partial(run, order), repetitions, inner=inner)
+
+
+def _matrices(flat: Floats, hidden: int, ffn: int) -> tuple[Floats, Floats]:
+    half = 2 * hidden * ffn
+    return flat[:half].reshape(2 * ffn, hidden), flat[half:].reshape(hidden, ffn)
 
 
 def multiply_rate(repetitions: int, width: int = 1024) -> Timing:
@@ -100,19 +136,13 @@ def hand_over(repetitions: int) -> Timing:
     return timing
 
 
-def threads_used() -> int:
-    """Return how many threads numpy's library was told to use, else the processors this process may run on."""
-    for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
-        text = os.environ.get(name, "")
-        if text.isdecimal() and int(text) > 0:
-            return int(text)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cores() -> int:
+    """Return the processors that this process may run on, and numba was given."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(affinity, int(numba.get_num_threads()))
 
 
-def _matrices(flat: npt.NDArray[np.float32], hidden: int, ffn: int) -> Matrices:
-    part = hidden * ffn
-    return (
-        flat[:part].reshape(ffn, hidden),
-        flat[part : 2 * part].reshape(ffn, hidden),
-        flat[2 * part :].reshape(hidden, ffn),
-    )
+def thread_counts(most: int) -> tuple[int, ...]:
+    """Return 1, 2, 4 ... below a number, and the number itself."""
+    powers = [1 << power for power in range(most.bit_length()) if 1 << power < most]
+    return (*powers, most)

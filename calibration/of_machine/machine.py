@@ -6,13 +6,21 @@ import datetime
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lrcsim.base.errors import ConfigError
-from lrcsim.calibration.of_machine.compute import ExpertTimes, expert_sizes, hand_over, multiply_rate, threads_used
+from lrcsim.calibration.of_machine.compute import (
+    CpuTimes,
+    cores,
+    hand_over,
+    measure_experts,
+    multiply_rate,
+    thread_counts,
+)
+from lrcsim.calibration.of_machine.estimates import fastest
 from lrcsim.calibration.of_machine.files import (
     ALIGNMENT,
     UncachedFile,
@@ -21,8 +29,8 @@ from lrcsim.calibration.of_machine.files import (
     read_sizes,
     scratch_file,
 )
-from lrcsim.calibration.of_machine.gpu import GpuTimes, find_torch, measure_gpu
-from lrcsim.calibration.of_machine.memory import copy_sizes, copy_together
+from lrcsim.calibration.of_machine.gpu import LAUNCHES, GpuPlan, GpuTimes, find_torch, measure_gpu
+from lrcsim.calibration.of_machine.memory import copies_together, copy_sizes, last_cache, reads_together
 from lrcsim.calibration.of_machine.timing import Timing
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -33,26 +41,30 @@ class MeasurePlan:
     """What to measure; sizes in bytes.
 
     Attributes:
-        copies: sizes of memory copies, and of copies to a GPU.
+        copies: sizes of memory copies.
         reads: sizes of file reads, multiples of 4096.
-        experts: sizes of an expert in float32.
+        experts: sizes of an expert in float32 on the processor.
+        largest_expert: size of the expert that numbers of threads are tried with, whatever ``experts`` are: large
+            enough for memory to be the limit.
         lanes: numbers of threads that read at once.
         repetitions: of everything; fewer where one lasts long.
         file_bytes: size of the file that is read.
-        working_set: different experts that are gone through, so that their weights come from memory.
+        working_set: what is copied, read or computed with in turn, so that it comes from memory; None: four times the
+            processors' last cache, at least 256 MiB, at most an eighth of memory.
         folder: where to put the file; None: the system's folder for temporary files.
-        gpu: whether to measure a GPU, where torch sees one.
+        gpu: what to measure of a GPU, where torch sees one; None: nothing.
     """
 
-    copies: tuple[int, ...] = (4 * KIB, 64 * KIB, MIB, 16 * MIB, 64 * MIB)
+    copies: tuple[int, ...] = (4 * KIB, 64 * KIB, MIB, 16 * MIB, 64 * MIB, 256 * MIB)
     reads: tuple[int, ...] = (4 * KIB, 64 * KIB, 256 * KIB, MIB, 4 * MIB)
-    experts: tuple[int, ...] = (MIB // 2, MIB, 2 * MIB, 4 * MIB)
+    experts: tuple[int, ...] = (MIB // 2, MIB, 2 * MIB, 4 * MIB, 16 * MIB)
+    largest_expert: int = 16 * MIB
     lanes: tuple[int, ...] = (1, 2, 4, 8)
     repetitions: int = 50
     file_bytes: int = 512 * MIB
-    working_set: int = 256 * MIB
+    working_set: int | None = None
     folder: Path | None = None
-    gpu: bool = True
+    gpu: GpuPlan | None = field(default_factory=GpuPlan)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured.
@@ -77,14 +89,13 @@ class MeasurePlan:
             repetitions=min(self.repetitions, 10),
             lanes=(1, 4),
             file_bytes=max(64 * MIB, *self.reads),
-            working_set=64 * MIB,
         )
 
     @property
     def parts(self) -> int:
         """How often progress is reported."""
-        gpu = len(self.copies) + len(self.experts) + 1 if self.gpu else 0
-        return len(self.copies) + len(self.reads) + len(self.lanes) + len(self.experts) + 3 + gpu
+        gpu = 0 if self.gpu is None else self.gpu.parts
+        return len(self.copies) + len(self.reads) + len(self.lanes) + len(self.experts) + 2 + gpu + 3 * len(_threads())
 
 
 @dataclass(frozen=True)
@@ -113,9 +124,9 @@ class Machine:
         date: when, ISO.
         processor: as the system has it.
         memory: bytes.
-        threads: that compute.
         copies: of memory by one thread.
-        together: by as many threads as compute.
+        copied: by several threads at once, by their number; ``rate`` is what all copy together.
+        read: memory read by several threads at once, likewise.
         experts: on the processor.
         multiply: ``rate`` is FLOP/s.
         hand_over: a thread wakes another and is woken by it.
@@ -128,10 +139,10 @@ class Machine:
     date: str
     processor: str
     memory: int
-    threads: int
     copies: list[Timing]
-    together: Timing
-    experts: list[ExpertTimes]
+    copied: dict[int, Timing]
+    read: dict[int, Timing]
+    experts: CpuTimes
     multiply: Timing
     hand_over: Timing
     reads: Reads | None
@@ -140,13 +151,17 @@ class Machine:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values: times in seconds, sizes in bytes."""
+        experts = self.experts
         data: dict[str, Any] = {
             "machine": {"name": self.name, "processor": self.processor, "memory_bytes": self.memory},
             "date": self.date,
-            "threads": self.threads,
+            "threads": experts.best,
             "memory_copy": _list(self.copies),
-            "memory_copy_together": self.together.to_dict(),
-            "cpu_expert": [{"warm": warm.to_dict(), "streaming": cold.to_dict()} for warm, cold in self.experts],
+            "memory_copy_together": fastest(self.copied.values()).to_dict(),
+            "memory_copy_threads": _by_count(self.copied),
+            "memory_read_threads": _by_count(self.read),
+            "cpu_expert": [{"warm": warm.to_dict(), "streaming": cold.to_dict()} for warm, cold in experts.sizes],
+            "cpu_expert_threads": _by_count(experts.threads),
             "cpu_flops": self.multiply.rate,
             "hand_over": self.hand_over.to_dict(),
             "notes": self.notes,
@@ -156,18 +171,10 @@ class Machine:
                 "how": self.reads.how,
                 "file_system": self.reads.file_system,
                 "sizes": _list(self.reads.sizes),
-                "lanes": {str(count): timing.to_dict() for count, timing in self.reads.lanes.items()},
+                "lanes": _by_count(self.reads.lanes),
             }
         if self.gpu is not None:
-            data["gpu"] = {
-                "name": self.gpu.name,
-                "memory_bytes": self.gpu.memory,
-                "copy_pinned": _list(self.gpu.pinned),
-                "copy_pageable": _list(self.gpu.pageable),
-                "expert": _list(self.gpu.experts),
-                "launch": self.gpu.launch.to_dict(),
-                "flops": self.gpu.multiply.rate,
-            }
+            data["gpu"] = _gpu(self.gpu)
         return data
 
 
@@ -179,7 +186,7 @@ def measure_machine(plan: MeasurePlan, progress: Callable[[int, int], None] | No
         progress: told parts done and parts in all.
 
     Raises:
-        ConfigError: the folder cannot be written to.
+        ConfigError: the folder cannot be written to, or a GPU is too busy to be measured.
     """
     finished = 0
 
@@ -190,19 +197,20 @@ def measure_machine(plan: MeasurePlan, progress: Callable[[int, int], None] | No
             progress(min(finished, plan.parts), plan.parts)
 
     notes: list[str] = []
-    threads = threads_used()
+    threads, few = _threads(), max(plan.repetitions // 5, 3)
+    working_set = _working_set() if plan.working_set is None else plan.working_set
     copies = copy_sizes(plan.copies, plan.repetitions, done)
-    together = copy_together(max(plan.copies), threads, plan.repetitions)
-    done()
-    experts = expert_sizes(plan.experts, plan.repetitions, plan.working_set, done)
+    copied = copies_together(working_set, threads, few, done)
+    read = reads_together(working_set, threads, few, done)
+    experts = measure_experts(plan.experts, threads, plan.largest_expert, working_set, plan.repetitions, done)
     multiply, wake = multiply_rate(plan.repetitions), hand_over(plan.repetitions)
     done()
     reads = _reads(plan, notes, done)
     gpu = None
-    torch = find_torch() if plan.gpu else None
-    if torch is not None:
-        gpu = measure_gpu(torch, plan.copies, plan.experts, plan.repetitions, done)
-    elif plan.gpu:
+    torch = None if plan.gpu is None else find_torch()
+    if plan.gpu is not None and torch is not None:
+        gpu = measure_gpu(torch, plan.gpu, plan.repetitions, done)
+    elif plan.gpu is not None:
         notes.append("no GPU was measured: torch is not installed or sees no CUDA device")
     if progress is not None:
         progress(plan.parts, plan.parts)
@@ -210,10 +218,10 @@ def measure_machine(plan: MeasurePlan, progress: Callable[[int, int], None] | No
         name=platform.node() or "unnamed",
         date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         processor=processor(),
-        memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-        threads=threads,
+        memory=_memory(),
         copies=copies,
-        together=together,
+        copied=copied,
+        read=read,
         experts=experts,
         multiply=multiply,
         hand_over=wake,
@@ -246,6 +254,42 @@ def _reads(plan: MeasurePlan, notes: list[str], done: Callable[[], None]) -> Rea
         sizes = read_sizes(file, plan.file_bytes, plan.reads, plan.repetitions, done)
         lanes = read_lanes(file, plan.file_bytes, max(plan.reads), plan.lanes, max(plan.repetitions // 5, 3), done)
         return Reads(file.how, where, sizes, lanes)
+
+
+def _threads() -> tuple[int, ...]:
+    return thread_counts(cores())
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _working_set() -> int:
+    return min(max(4 * last_cache(), 256 * MIB), _memory() // 8)
+
+
+def _gpu(gpu: GpuTimes) -> dict[str, Any]:
+    copies = gpu.copies
+    launches = {"launch": gpu.launch, "launches": gpu.launches, "launches_on_gpu_clock": gpu.launched}
+    return {
+        "name": gpu.name,
+        "memory_bytes": gpu.memory,
+        "copy_pinned": _list(copies.pinned),
+        "copy_pageable": _list(copies.pageable),
+        "copy_bursts_on_gpu_clock": {str(size): _by_count(burst) for size, burst in copies.bursts.items()},
+        "copy_streams": _by_count(copies.streams),
+        "copy_inside_on_gpu_clock": _list(copies.inside),
+        "expert": _list(gpu.experts),
+        "expert_enqueued": _by_count(gpu.enqueued),
+        "expert_on_gpu_clock": {"in_a_row": gpu.in_a_row, "sizes": _list(gpu.streamed)},
+        **{name: timing.to_dict() for name, timing in launches.items() if timing is not None},
+        "launches_in_a_row": LAUNCHES,
+        "flops": gpu.multiply.rate,
+    }
+
+
+def _by_count(timings: Mapping[int, Timing]) -> dict[str, dict[str, float | int]]:
+    return {str(count): timing.to_dict() for count, timing in timings.items()}
 
 
 def _list(timings: Sequence[Timing]) -> list[dict[str, float | int]]:

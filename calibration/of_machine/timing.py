@@ -68,23 +68,40 @@ def repeat(
 
     Args:
         size: bytes that one call moves.
-        action: called with the number of the call, from 0.
+        action: called with the number of the call, from 0; that one is not measured.
         repetitions: how many times to keep, at least 3; fewer are taken where they would last too long.
         inner: calls in a row that count as one time, divided by their number, for what is very short.
         at_most_s: no further time is begun after so many seconds, once there are 3.
     """
-    action(0)
-    call = 1
+    call = 0
+
+    def once(turn: int) -> float:
+        nonlocal call
+        start = time.perf_counter()
+        for _ in range(inner if turn else 1):
+            action(call)
+            call += 1
+        return (time.perf_counter() - start) / inner
+
+    return repeat_timed(size, once, repetitions, at_most_s=at_most_s)
+
+
+def repeat_timed(size: int, once: Callable[[int], float], repetitions: int, *, at_most_s: float = 3.0) -> Timing:
+    """As `repeat`, of an action that says itself how long it took.
+
+    Args:
+        size: bytes that it moves.
+        once: called with the number of the repetition, from 0; returns seconds. Those of 0 are not kept.
+        repetitions: see `repeat`.
+        at_most_s: see `repeat`.
+    """
+    once(0)
     begun = time.perf_counter()
     seconds: list[float] = []
     while len(seconds) < max(repetitions, 3):
-        start = time.perf_counter()
-        if len(seconds) >= 3 and start - begun > at_most_s:
+        if len(seconds) >= 3 and time.perf_counter() - begun > at_most_s:
             break
-        for _ in range(inner):
-            action(call)
-            call += 1
-        seconds.append((time.perf_counter() - start) / inner)
+        seconds.append(once(len(seconds) + 1))
     return Timing(size, tuple(seconds))
 
 
@@ -115,6 +132,9 @@ def at_once(size: int, threads: int, each: int, work: Callable[[int, int], None]
 
 def fit_line(sizes: Sequence[float], seconds: Sequence[float]) -> Line:
     """Fit a line, each point weighted by 1 / size squared, so that small sizes count as much as large ones.
+
+    For bursts of one size by their number. Its slope may be faster than anything measured, so a profile's rates are not
+    taken from it but from `lrcsim.calibration.of_machine.estimates`.
 
     Weights by the seconds themselves would favour the points that noise has made short. An overhead below zero is taken
     as zero, and the bandwidth fitted without it.

@@ -2,44 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import statistics
 
-from lrcsim.base.units import Dimension, format_quantity
-from lrcsim.calibration.of_machine.gpu import GpuTimes
+from lrcsim.base.text import human_bytes
+from lrcsim.calibration.of_machine.estimates import fastest, overheads
 from lrcsim.calibration.of_machine.machine import Machine, Reads
-from lrcsim.calibration.of_machine.timing import Line, Timing, fit_line
+from lrcsim.calibration.of_machine.numbers import Put, between, rate_of, rates, rounded, spread
+from lrcsim.calibration.of_machine.timing import Timing
+from lrcsim.calibration.of_machine.write_gpu import ENOUGH, put_gpu
 from lrcsim.hardware.document import Entry, Flat, build, written
 from lrcsim.hardware.load import to_toml
 from lrcsim.hardware.profile import HardwareProfile
 
-Put = Callable[[str, float, str], None]
-"""Records a number: its path, its value, and its source."""
-ENOUGH = 0.95
-"""The fewest threads that read at this share of the best rate are the lanes."""
-
 
 def profile_of(machine: Machine) -> HardwareProfile:
-    """Return the machine as a profile; each number's source says how it was measured, and its spread."""
+    """Return the machine as a profile; each number's source says how it was measured, and its spread.
+
+    No rate is above the fastest that was measured of its kind. What was not measured of a GPU is a built-in profile's
+    where one has it, and its source says so.
+
+    Raises:
+        ConfigError: a number is not known; the message says what to measure.
+    """
     flat: Flat = {"description": Entry(f"{machine.name}, measured {machine.date}: {machine.processor}", "")}
 
     def put(path: str, value: float, source: str) -> None:
-        flat[path] = Entry(written(path, value if isinstance(value, int) else _rounded(value)), source)
+        flat[path] = Entry(written(path, value if isinstance(value, int) else rounded(value)), source)
 
-    cold = [timing for _, timing in machine.experts]
-    line = _line(cold)
-    sizes = f"line through experts of {cold[0].size:,} to {cold[-1].size:,} bytes out of memory"
-    put("cpu.compute", machine.multiply.rate, f"float32 matrix product; {_rates(machine.multiply, 'FLOP/s')}")
-    put("cpu.bandwidth", line.bandwidth, f"{sizes}; largest: {_rates(cold[-1])}")
-    put("cpu.overhead", line.overhead, f"{sizes}; smallest: {_spread(cold[0])}")
-    put("cpu.cores", machine.threads, "threads that numpy's library was given")
+    put("cpu.compute", rate_of(machine.multiply), f"float32 matrix product; {rates(machine.multiply, 'FLOP/s')}")
+    _put_experts(machine, put)
     put("dram.memory", machine.memory, "from the system")
-    together = machine.together
-    copied = f"twice what {machine.threads} threads copied, {together.size:,} bytes; {_rates(together)}"
-    put("dram.bandwidth", 2 * together.rate, f"read and written: {copied}")
+    _put_dram(machine, put)
     if machine.reads is not None:
         _put_reads(machine.reads, machine.hand_over, put)
     if machine.gpu is not None:
-        _put_gpu(machine.gpu, put)
+        put_gpu(machine.gpu, put)
     else:
         put("layer_overhead", 0, "not measured: an engine's own; a run tells it (--from-run)")
     put("expert_overhead", 0, "not measured: an engine's own; a run tells it (--from-run)")
@@ -65,48 +62,43 @@ def lanes_of(reads: Reads) -> int:
     return min(count for count, timing in reads.lanes.items() if timing.rate >= ENOUGH * best)
 
 
+def _put_experts(machine: Machine, put: Put) -> None:
+    experts = machine.experts
+    cold = [timing for _, timing in experts.sizes]
+    best = _fastest_expert(machine)
+    tried = f"best of {', '.join(map(str, experts.threads))} threads: {experts.best}"
+    put("cpu.bandwidth", rate_of(best), f"experts of {human_bytes(best.size)} out of memory, {tried}; {rates(best)}")
+    besides = overheads(cold, best.rate)
+    small = min(cold, key=lambda timing: timing.size)
+    how = f"experts out of memory took {between(besides)} besides their bytes; smallest: {spread(small)}"
+    put("cpu.overhead", statistics.median(besides), how)
+    put("cpu.cores", experts.best, tried)
+
+
+def _put_dram(machine: Machine, put: Put) -> None:
+    """Record the fastest of copies, reads and experts out of memory: it was memory that gave them all."""
+    found = [(timing, 2, f"read and written: twice what {_threads(n)} copied") for n, timing in machine.copied.items()]
+    found += [(timing, 1, f"what {_threads(n)} read") for n, timing in machine.read.items()]
+    best = _fastest_expert(machine)
+    found.append((best, 1, f"what experts of {human_bytes(best.size)} on the CPU read"))
+    best, times, what = max(found, key=lambda one: one[0].rate * one[1])
+    put("dram.bandwidth", rate_of(best, times), f"{what}; {rates(best, times=times)}")
+
+
+def _fastest_expert(machine: Machine) -> Timing:
+    return fastest([*machine.experts.threads.values(), *(cold for _, cold in machine.experts.sizes)])
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
+
+
 def _put_reads(reads: Reads, wake: Timing, put: Put) -> None:
     lanes = lanes_of(reads)
-    fastest, how = reads.lanes[lanes], f"{reads.how} on {reads.file_system}"
-    put("nvme.bandwidth", fastest.rate, f"{lanes} threads, {fastest.size:,} bytes each; {_rates(fastest)}; {how}")
-    put("nvme.latency", wake.median, f"a reader thread is woken and wakes the one that waits; {_spread(wake)}")
-    put("nvme.overhead", _line(reads.sizes).overhead, f"line through single reads; smallest: {_spread(reads.sizes[0])}")
+    best, how = reads.lanes[lanes], f"{reads.how} on {reads.file_system}"
+    put("nvme.bandwidth", rate_of(best), f"{_threads(lanes)}, {human_bytes(best.size)} each; {rates(best)}; {how}")
+    put("nvme.latency", wake.median, f"a reader thread is woken and wakes the one that waits; {spread(wake)}")
+    besides = overheads(reads.sizes, fastest(reads.sizes).rate)
+    how = f"single reads took {between(besides)} besides their bytes; smallest: {spread(reads.sizes[0])}"
+    put("nvme.overhead", statistics.median(besides), how)
     put("nvme.lanes", lanes, f"fewest threads within 5 % of the best rate, of {', '.join(map(str, reads.lanes))}")
-
-
-def _put_gpu(gpu: GpuTimes, put: Put) -> None:
-    inside, link = _line(gpu.experts), _line(gpu.pinned)
-    put("gpu.memory", gpu.memory, f"from the driver: {gpu.name}")
-    put("gpu.bandwidth", inside.bandwidth, f"line through experts; largest: {_rates(gpu.experts[-1])}")
-    put("gpu.compute", gpu.multiply.rate, f"bfloat16 matrix product; {_rates(gpu.multiply, 'FLOP/s')}")
-    put("gpu.overhead", inside.overhead, f"line through experts; smallest: {_spread(gpu.experts[0])}")
-    pageable = f"pageable memory: {_rates(gpu.pageable[-1])}"
-    put("pcie.bandwidth", link.bandwidth, f"pinned memory; {_rates(gpu.pinned[-1])}; {pageable}")
-    put("pcie.overhead", link.overhead, f"copy and wait; smallest: {_spread(gpu.pinned[0])}")
-    put("pcie.latency", 0, "in the overhead: copies were waited for one by one")
-    put("pcie.lanes", 1, "one stream")
-    put("layer_overhead", gpu.launch.median, f"an operation begun and waited for; {_spread(gpu.launch)}")
-
-
-def _line(timings: Sequence[Timing]) -> Line:
-    return fit_line([timing.size for timing in timings], [timing.median for timing in timings])
-
-
-def _spread(timing: Timing) -> str:
-    low, middle, high = (
-        format_quantity(_rounded(seconds, 3), "seconds")
-        for seconds in (timing.percentile(10), timing.median, timing.percentile(90))
-    )
-    return f"measured, {middle}, median of {len(timing.seconds)}, p10-p90 {low} to {high}"
-
-
-def _rates(timing: Timing, dimension: Dimension = "bytes/s") -> str:
-    low, middle, high = (
-        format_quantity(_rounded(timing.size / seconds, 3), dimension)
-        for seconds in (timing.percentile(90), timing.median, timing.percentile(10))
-    )
-    return f"measured, {middle}, median of {len(timing.seconds)}, p10-p90 {low} to {high}"
-
-
-def _rounded(value: float, digits: int = 4) -> float:
-    return float(f"{value:.{digits}g}")

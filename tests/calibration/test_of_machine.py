@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tomllib
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lrcsim.base.errors import ConfigError
+from lrcsim.calibration import of_machine
 from lrcsim.calibration.of_machine import (
     Machine,
     MeasurePlan,
     Timing,
+    compute,
     fit_line,
     measure_machine,
     profile_of,
@@ -26,11 +32,15 @@ from lrcsim.calibration.of_machine import (
     toml_of,
 )
 from lrcsim.calibration.of_machine import files as measure_files
-from lrcsim.calibration.of_machine import gpu as measure_gpu
-from lrcsim.calibration.of_machine.compute import run_expert, widths
+from lrcsim.calibration.of_machine.compute import CpuTimes, cores, thread_counts, widths
 from lrcsim.calibration.of_machine.files import UncachedFile, aligned_buffers, file_system, scratch_file
+from lrcsim.calibration.of_machine.gpu import GpuTimes, find_torch
+from lrcsim.calibration.of_machine.gpu_copies import CopyTimes
+from lrcsim.calibration.of_machine.kernels import read, run_expert
+from lrcsim.calibration.of_machine.machine import Reads
+from lrcsim.calibration.of_machine.memory import last_cache
 from lrcsim.cli.calibrate_machine import calibrate_machine
-from lrcsim.hardware import load_profile
+from lrcsim.hardware import HardwareProfile, load_profile
 from lrcsim.hardware.document import SCHEMA
 
 KIB = 1024
@@ -38,6 +48,7 @@ TINY = MeasurePlan(
     copies=(4 * KIB, 64 * KIB),
     reads=(4 * KIB, 16 * KIB, 64 * KIB),
     experts=(24 * KIB, 96 * KIB),
+    largest_expert=96 * KIB,
     lanes=(1, 2),
     repetitions=3,
     file_bytes=1 << 20,
@@ -48,8 +59,6 @@ TINY = MeasurePlan(
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     folder = tmp_path_factory.mktemp("storage")
-    from dataclasses import replace
-
     found = measure_machine(replace(TINY, folder=folder))
     assert list(folder.iterdir()) == []  # the file that was read is gone
     return found
@@ -65,12 +74,19 @@ def test_every_size_is_measured_in_order(machine: Machine) -> None:
     assert [one.size for one in machine.reads.sizes] == list(TINY.reads)
     assert list(machine.reads.lanes) == [1, 2]
     assert {one.size for one in machine.reads.lanes.values()} == {64 * KIB}
-    sizes = [cold.size for _, cold in machine.experts]
+    experts = machine.experts
+    sizes = [cold.size for _, cold in experts.sizes]
     assert sizes == sorted(set(sizes))
-    assert [warm.size for warm, _ in machine.experts] == sizes
+    assert [warm.size for warm, _ in experts.sizes] == sizes
+    counts = list(thread_counts(cores()))
+    assert list(experts.threads) == list(machine.copied) == list(machine.read) == counts
+    assert experts.best in counts
+    assert {one.size for one in experts.threads.values()} == {sizes[-1]}
+    assert [one.size for one in machine.copied.values()] == [(1 << 19) // count for count in counts]
+    assert [one.size // 4 for one in machine.read.values()] == [(1 << 18) // count for count in counts]
     assert machine.multiply.size == 2 * 1024**3
-    everything = [*machine.copies, machine.together, machine.hand_over, *machine.reads.sizes]
-    everything += [one for pair in machine.experts for one in pair]
+    everything = [*machine.copies, *machine.copied.values(), *machine.read.values(), machine.hand_over]
+    everything += [*machine.reads.sizes, *experts.threads.values(), *(one for pair in experts.sizes for one in pair)]
     for one in everything:
         assert len(one.seconds) == 3
         assert all(second > 0 for second in one.seconds)
@@ -105,46 +121,148 @@ def test_the_profile_is_read_back_from_its_toml(machine: Machine, tmp_path: Path
     assert set(read.sources) <= set(SCHEMA)
 
 
-def test_numbers_of_the_profile_by_hand() -> None:
-    # Experts of 1 and 3 MB in 2 and 4 ms: 1 ms and 1 GB/s. Reads of 4 and 8 MB in 3 and 5 s: 1 s and 2 MB/s for one
-    # thread; two threads read 4 MB/s, four 4.1 MB/s: two are within 5 % of the best. Copies: 10 B/s, 20 through DRAM.
-    from lrcsim.calibration.of_machine.machine import Reads
+def box(**parts: Any) -> Machine:
+    """A machine whose numbers can be worked out in the head."""
+    given: dict[str, Any] = {
+        "name": "box",
+        "date": "2026-01-02T03:04:05+00:00",
+        "processor": "cpu",
+        "memory": 1 << 30,
+        "copies": [timing(100, 10.0)],
+        "copied": {1: timing(10_000_000, 8e-3), 2: timing(5_000_000, 2e-3)},
+        "read": {1: timing(10_000_000, 5e-3), 2: timing(5_000_000, 2e-3)},
+        "experts": CpuTimes(
+            threads={1: timing(4_000_000, 4e-3), 2: timing(4_000_000, 2.5e-3)},
+            best=2,
+            sizes=[
+                (timing(100_000, 1e-6), timing(100_000, 5e-4)),
+                (timing(4_000_000, 1e-6), timing(4_000_000, 2.5e-3)),
+            ],
+        ),
+        "multiply": timing(1000, 2.0),
+        "hand_over": timing(0, 5e-6, 7e-6, 9e-6),
+        "reads": None,
+        "gpu": None,
+        "notes": [],
+    }
+    return Machine(**given | parts)
 
+
+def test_numbers_of_the_profile_by_hand() -> None:
+    # CPU: 4 MB in 2.5 ms are 1.6 GB/s with two threads, 1 with one. 100 KB took 500 us, 62.5 of them bytes: 437.5.
+    # Memory: two threads copy 2.5 GB/s, so 5 read and written; they read 2.5.
+    # Reads of 4 and 8 MB in 3 and 5 s: at 1.6 MB/s, none is more overhead than bytes; the smaller took 0.5 s besides.
+    # Two threads read 4 MB/s, four 4.1 MB/s: two are within 5 % of the best.
     reads = Reads(
         "O_DIRECT",
         "ext4 on disk",
         [timing(4_000_000, 3, 3, 3), timing(8_000_000, 5, 5, 5)],
         {1: timing(8_000_000, 5), 2: timing(8_000_000, 2), 4: timing(8_200_000, 2)},
     )
-    made = profile_of(
-        Machine(
-            name="box",
-            date="2026-01-02T03:04:05+00:00",
-            processor="cpu",
-            memory=1 << 30,
-            threads=3,
-            copies=[timing(100, 10.0)],
-            together=timing(100, 10.0),
-            experts=[
-                (timing(1_000_000, 1e-3), timing(1_000_000, 2e-3)),
-                (timing(3_000_000, 1e-3), timing(3_000_000, 4e-3)),
-            ],
-            multiply=timing(1000, 2.0),
-            hand_over=timing(0, 5e-6, 7e-6, 9e-6),
-            reads=reads,
-            gpu=None,
-            notes=[],
-        )
-    )
-    assert made.cpu.bandwidth == pytest.approx(1e9)
-    assert made.cpu.overhead == pytest.approx(1e-3)
-    assert (made.cpu.compute, made.cpu.cores) == (500, 3)
-    assert made.dram.bandwidth == 20
+    made = profile_of(box(reads=reads))
+    assert made.cpu.bandwidth == 1.6e9
+    assert made.cpu.overhead == pytest.approx(437.5e-6)
+    assert (made.cpu.compute, made.cpu.cores) == (500, 2)
+    assert made.dram.bandwidth == 5e9
+    assert "twice what 2 threads copied; measured, 5 GB/s" in made.sources["dram.bandwidth"]
     assert made.part("nvme") is not None
     assert (made.part("nvme").bandwidth, made.part("nvme").lanes, made.part("nvme").latency) == (4_000_000, 2, 7e-6)
-    assert made.part("nvme").overhead == pytest.approx(1.0)
+    assert made.part("nvme").overhead == pytest.approx(0.5)
     assert made.gpu is None
     assert made.part("pcie") is None
+
+
+def test_memory_is_as_fast_as_what_drew_most_from_it() -> None:
+    reading = profile_of(box(read={2: timing(1_000_000, 1e-4)}))
+    assert (reading.dram.bandwidth, reading.cpu.bandwidth) == (1e10, 1.6e9)
+    assert "what 2 threads read" in reading.sources["dram.bandwidth"]
+    slow = {1: timing(100, 1.0)}
+    computing = profile_of(box(read=slow, copied=slow))
+    assert computing.dram.bandwidth == computing.cpu.bandwidth == 1.6e9
+
+
+TIMES = st.lists(st.floats(1e-6, 10.0), min_size=1, max_size=3).map(tuple)
+TIMED = st.builds(Timing, st.integers(4096, 1 << 32), TIMES)
+SEVERAL = st.lists(TIMED, min_size=1, max_size=4)
+
+
+@st.composite
+def by_size(draw: st.DrawFn) -> list[Timing]:
+    """Copies by size, of some overhead and bandwidth, up to a third apart from them: most reach the bandwidth."""
+    overhead, bandwidth = draw(st.floats(0, 1e-4)), draw(st.floats(1e6, 1e13))
+    sizes = draw(st.lists(st.integers(4096, 1 << 34), min_size=2, max_size=5, unique=True))
+    noise = st.floats(0.75, 1.33)
+    return [Timing(size, tuple((overhead + size / bandwidth) * draw(noise) for _ in range(3))) for size in sizes]
+
+
+COUNTED = st.dictionaries(st.integers(1, 8), TIMED, min_size=1, max_size=3)
+COPIES = st.builds(
+    CopyTimes,
+    pinned=by_size(),
+    pageable=SEVERAL,
+    bursts=st.dictionaries(st.integers(4096, 1 << 24), st.fixed_dictionaries({1: TIMED, 4: TIMED}), max_size=2),
+    streams=COUNTED,
+    inside=st.one_of(by_size(), SEVERAL),
+)
+GPU = st.builds(
+    GpuTimes,
+    name=st.sampled_from(["NVIDIA H200", "Unknown"]),
+    memory=st.just(1 << 30),
+    copies=COPIES,
+    experts=SEVERAL,
+    launch=TIMED,
+    multiply=TIMED,
+    streamed=SEVERAL,
+    launched=TIMED,
+)
+EXPERTS = st.builds(
+    CpuTimes,
+    threads=COUNTED,
+    best=st.just(1),
+    sizes=st.lists(st.tuples(TIMED, TIMED), min_size=1, max_size=3),
+)
+READS = st.builds(Reads, how=st.just("O_DIRECT"), file_system=st.just("ext4"), sizes=SEVERAL, lanes=COUNTED)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"copied": COUNTED, "read": COUNTED, "experts": EXPERTS, "multiply": TIMED, "reads": READS, "gpu": GPU}
+    )
+)
+def test_whatever_was_measured_no_rate_is_above_it(parts: dict[str, Any]) -> None:
+    made_of = box(**parts)
+    with suppress(ConfigError):  # copies or a GPU's memory that launches bound: then no number is written
+        rates_are_measured(made_of, profile_of(made_of))
+
+
+def rates_are_measured(made_of: Machine, profile: HardwareProfile) -> None:
+    """Compare with the definition: over all that is of a kind, the greatest size / median."""
+
+    def best(*timings: Timing) -> float:
+        return max(one.size / float(np.median(one.seconds)) for one in timings)
+
+    gpu, experts, reads = made_of.gpu, made_of.experts, made_of.reads
+    assert gpu is not None
+    assert reads is not None
+    cold = [*experts.threads.values(), *(one for _, one in experts.sizes)]
+    bursts = [one for burst in gpu.copies.bursts.values() for one in burst.values()]
+    known = load_profile("h200").at("gpu.bandwidth")
+    limits = {
+        "gpu.compute": best(gpu.multiply),
+        "pcie.bandwidth": best(*gpu.copies.pinned, *bursts, *gpu.copies.streams.values()),
+        "pcie.pageable": best(*gpu.copies.pageable),
+        "cpu.compute": best(made_of.multiply),
+        "cpu.bandwidth": best(*cold),
+        "dram.bandwidth": max(2 * best(*made_of.copied.values()), best(*made_of.read.values(), *cold)),
+        "nvme.bandwidth": best(*reads.lanes.values()),
+        "gpu.bandwidth": max(2 * best(*gpu.copies.inside), best(*gpu.streamed)),
+    }
+    for path, limit in limits.items():
+        value = profile.at(path)
+        assert 0 < value <= limit or (path == "gpu.bandwidth" and value == known), path
+    for path in ("pcie.overhead", "pcie.latency", "cpu.overhead", "nvme.overhead", "gpu.overhead"):
+        assert profile.at(path) >= 0
+    assert toml_of(made_of)
 
 
 @given(
@@ -238,13 +356,52 @@ def test_experts_are_what_they_claim() -> None:
     hidden, ffn = widths(1 << 20)
     assert ffn == 2 * hidden
     assert abs(12 * hidden * ffn / (1 << 20) - 1) < 0.1
+    assert abs(6 * np.prod(widths(1 << 20, width=2)) / (1 << 20) - 1) < 0.1
     random = np.random.default_rng(0)
     gate, up = random.random((2, 8, 4), dtype=np.float32)
     down = random.random((4, 8), dtype=np.float32)
-    x = random.random(4, dtype=np.float32)
+    x, y = random.random(4, dtype=np.float32), np.zeros(4, np.float32)
     before = gate @ x
     expected = down @ (before / (1 + np.exp(-before)) * (up @ x))
-    assert np.allclose(run_expert((gate, up, down), x), expected)
+    run_expert(np.concatenate([gate, up]), down, x, np.zeros(8, np.float32), y)
+    assert np.allclose(y, expected)
+    assert read(np.arange(10, dtype=np.float32)) == 45
+
+
+def test_experts_by_size_run_with_the_threads_that_were_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+
+    def repeat(size: int, action: Any, repetitions: int, inner: int) -> Timing:
+        action(0)
+        ran.append(numba.get_num_threads())
+        return timing(size, 1.0 * ran[-1])  # two threads take twice as long
+
+    monkeypatch.setattr(compute, "repeat", repeat)
+    before = numba.get_num_threads()
+    if before < 2:
+        pytest.skip("one thread is all there is")
+    found = compute.measure_experts([24 * KIB, 96 * KIB], [1, 2], 96 * KIB, 1 << 20, 3, lambda: None)
+    assert found.best == 1
+    assert ran == [1, 1, 2, 2, 1, 1, 1, 1]  # cached and out of memory: by threads, then by size
+    assert numba.get_num_threads() == before
+
+
+def test_threads_are_tried_in_powers_of_two_up_to_all() -> None:
+    assert [thread_counts(most) for most in (1, 2, 6, 8)] == [(1,), (1, 2), (1, 2, 4, 6), (1, 2, 4, 8)]
+
+
+def test_the_last_cache_is_counted_once_for_those_that_share_it(tmp_path: Path) -> None:
+    # Two processors share 32 MiB of level 3, a third has its own; level 2 does not count. A damaged entry is passed by.
+    for cpu, index, level, shared, size in [
+        (0, 2, "2", "0", "1024K"), (0, 3, "3", "0-1", "32768K"), (1, 3, "3", "0-1", "32768K"),
+        (2, 3, "3", "2", "32M"), (3, 3, "three", "3", "32M"),
+    ]:  # fmt: skip
+        folder = tmp_path / f"cpu{cpu}" / "cache" / f"index{index}"
+        folder.mkdir(parents=True)
+        for name, text in (("level", level), ("shared_cpu_list", shared), ("size", size)):
+            (folder / name).write_text(f"{text}\n")
+    assert last_cache(tmp_path) == 64 << 20
+    assert last_cache(tmp_path / "nowhere") == 0
 
 
 @pytest.mark.parametrize(
@@ -259,6 +416,21 @@ def test_experts_are_what_they_claim() -> None:
 def test_what_cannot_be_measured_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         MeasurePlan(**change)
+
+
+def test_what_was_measured_is_told_though_a_number_is_not_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat = [timing(size, 68e-6) for size in (1 << 20, 1 << 22)]
+    gpu = GpuTimes("Unknown", 1 << 30, CopyTimes(pinned=flat), flat, timing(0, 1e-5), timing(10**9, 1e-3))
+    monkeypatch.setattr(of_machine, "measure_machine", lambda plan, progress: box(gpu=gpu))
+    data = tmp_path / "me.json"
+    with pytest.raises(ConfigError, match=r"^gpu\.bandwidth of Unknown is not known: .*leave it out with --no-gpu$"):
+        calibrate_machine(tmp_path / "me.toml", str(data))
+    assert "expert on the GPU" in capsys.readouterr().out
+    assert json.loads(data.read_text())["profile"] is None
+    assert json.loads(data.read_text())["gpu"]["expert"][1]["median_s"] == 68e-6
+    assert list(tmp_path.iterdir()) == [data]
 
 
 def test_a_quick_plan_measures_the_same_sizes() -> None:
@@ -285,66 +457,16 @@ def test_the_command_writes_a_profile_and_json(
         calibrate_machine(None, None, sizes="lots,4KiB")
 
 
-class FakeTorch:
-    """As much of torch as is asked of it, on numpy; remembers what was done."""
-
-    uint8, bfloat16 = "uint8", "bfloat16"
-
-    def __init__(self) -> None:
-        self.pinned: list[bool] = []
-        self.waits = 0
-        self.cuda = SimpleNamespace(
-            is_available=lambda: True,
-            current_device=lambda: 0,
-            get_device_properties=lambda _: SimpleNamespace(name="Fake GPU", total_memory=8 << 30),
-            synchronize=self._wait,
-        )
-        self.nn = SimpleNamespace(functional=SimpleNamespace(silu=lambda x: x))
-
-    def _wait(self) -> None:
-        self.waits += 1
-
-    def empty(self, size: int, dtype: str, device: str = "cpu", pin_memory: bool = False) -> Any:
-        if device == "cpu":
-            self.pinned.append(pin_memory)
-        return SimpleNamespace(copy_=lambda source, non_blocking: None)
-
-    def rand(self, *shape: int, dtype: str, device: str) -> Any:
-        return np.zeros(tuple(min(width, 4) for width in shape), np.float32)
-
-    def zeros(self, size: int, device: str) -> Any:
-        return SimpleNamespace(add_=lambda _: None)
-
-
-def test_a_gpu_is_measured_with_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    torch = FakeTorch()
-    monkeypatch.setattr(measure_gpu.importlib, "import_module", lambda name: torch)
-    found = measure_machine(replace(TINY, folder=tmp_path))
-    assert found.gpu is not None
-    assert [one.size for one in found.gpu.pinned] == [one.size for one in found.gpu.pageable] == list(TINY.copies)
-    assert torch.pinned == [True, False] * len(TINY.copies)
-    assert torch.waits >= 4 * (2 * len(TINY.copies) + len(TINY.experts) + 2)  # one unmeasured, three measured, of each
-    assert [one.size for one in found.gpu.experts] == [cold.size // 2 for _, cold in found.experts]
-    profile = profile_of(found)
-    assert profile.gpu is not None
-    assert profile.part("pcie") is not None
-    assert profile.gpu.memory == 8 << 30
-    assert "pageable memory" in profile.sources["pcie.bandwidth"]
-    path = tmp_path / "gpu.toml"
-    path.write_text(toml_of(found), encoding="utf-8")
-    assert load_profile(path).part("pcie") == profile.part("pcie")
-
-
 def test_without_torch_or_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    def missing(name: str) -> Any:
-        raise ImportError(name)
-
-    monkeypatch.setattr(measure_gpu.importlib, "import_module", missing)
+    monkeypatch.setitem(sys.modules, "torch", None)  # so that importing it fails
+    assert find_torch() is None
+    blind = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: False))
+    monkeypatch.setitem(sys.modules, "torch", blind)
+    assert find_torch() is None
     found = measure_machine(replace(TINY, folder=tmp_path))
     assert found.gpu is None
     assert any("no GPU was measured" in note for note in found.notes)
-    assert not any("GPU" in note for note in measure_machine(replace(TINY, folder=tmp_path, gpu=False)).notes)
+    assert not any("GPU" in note for note in measure_machine(replace(TINY, folder=tmp_path, gpu=None)).notes)
+    seeing = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: True))
+    monkeypatch.setitem(sys.modules, "torch", seeing)
+    assert find_torch() is seeing

@@ -41,6 +41,7 @@ latency = "80 us"
 overhead = "5 us"
 lanes = 4
 chunk = "1 MiB"
+pageable = "3 GB/s"
 """
 
 
@@ -117,7 +118,7 @@ def test_own_file_reads_in_base_units(own: Path) -> None:
     assert profile.gpu.memory == 24 * 2**30
     assert profile.gpu.overhead == 4e-6
     assert profile.cpu.bandwidth == 40e9  # 80 % of 50 GB/s
-    assert profile.part("nvme") == Link("nvme", bandwidth=7e9, latency=80e-6, overhead=5e-6, lanes=4, chunk=2**20)
+    assert profile.part("nvme") == Link("nvme", 7e9, latency=80e-6, overhead=5e-6, lanes=4, chunk=2**20, pageable=3e9)
     assert profile.part("pcie") is not None
     assert profile.part("pcie").chunk is None
     assert profile.expert_overhead == 0
@@ -147,6 +148,19 @@ def test_overrides() -> None:
     swapped = load_profile("rtx-4090", ["nvme=nvme-gen5", "nvme.chunk=none"]).part("nvme")
     assert swapped is not None
     assert (swapped.bandwidth, swapped.chunk) == (12.5e9, None)
+
+
+def test_pageable_bandwidth_is_known_only_where_it_is_given(tmp_path: Path) -> None:
+    assert load_profile("rtx-4090").part("pcie").pageable is None
+    given = load_profile("rtx-4090", ["pcie.pageable=11.2GB/s"])
+    assert given.part("pcie").pageable == 11.2e9
+    path = tmp_path / "given.toml"
+    path.write_text(to_toml(given), encoding="utf-8")
+    assert 'pageable = { value = "11.2 GB/s", source = "set by the user" }' in path.read_text()
+    assert load_profile(path).part("pcie") == given.part("pcie")
+    assert load_profile(path, ["pcie.pageable=none"]).part("pcie").pageable is None
+    with pytest.raises(ConfigError, match="above 0"):
+        load_profile("rtx-4090", ["pcie.pageable=0 B/s"])
 
 
 @pytest.mark.parametrize(
@@ -287,10 +301,10 @@ def test_every_field_of_a_part_is_a_key_of_the_document() -> None:
         *(path for path in SCHEMA if "." not in path), "name", "gpu", "cpu", "dram", "links", "sources",
     }  # fmt: skip
     assert all(key.meaning for key in SCHEMA.values())
-    optional = {"description", "unified", "kv_shared", "pcie.chunk", "nvme.chunk"}
+    optional = {"description", "unified", "kv_shared", "pcie.chunk", "nvme.chunk", "pcie.pageable", "nvme.pageable"}
     assert {path for path, key in SCHEMA.items() if key.optional} == optional
     above_zero = {path.rpartition(".")[2] for path, key in SCHEMA.items() if key.positive}
-    assert above_zero == {"bandwidth", "compute", "memory", "chunk"}
+    assert above_zero == {"bandwidth", "compute", "memory", "chunk", "pageable"}
 
 
 CXL = """
