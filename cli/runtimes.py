@@ -81,8 +81,7 @@ def _list(documents: list[Any]) -> None:
     print_rows(headings, rows, left=range(len(headings)), whole=(0, 1, 2))
     out = console()
     out.print()
-    for one in documents:
-        out.print(f"{one.name}: {one.description}")
+    print_rows(("", ""), [(one.name, one.description) for one in documents], left=(0, 1), whole=(0,))
     out.print("\nOne with its numbers and their sources: lrcsim runtimes NAME [--hardware NAME].", highlight=False)
 
 

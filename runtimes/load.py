@@ -88,10 +88,10 @@ def to_toml(runtime: Runtime | RuntimeDocument) -> str:
     """Write a runtime, or one on a machine, as a document that `load_runtime` reads to the same numbers."""
     lines = [f"description = {_quoted(runtime.description)}"]
     if isinstance(runtime, RuntimeDocument):
-        lines += [f"{name} = {_quoted(getattr(runtime, name))}" for name in ("engine", "url", "formats")]
-        lines.append(f"released = {str(runtime.released).lower()}")
-        for name in ("strategies", "devices"):
-            lines.append(f"{name} = [{', '.join(map(_quoted, getattr(runtime, name)))}]")
+        for name in ("engine", "url", "released", "formats", "strategies", "devices"):
+            value = getattr(runtime, name)
+            if value != getattr(RuntimeDocument(""), name):
+                lines.append(f"{name} = {_literal(value)}")
         numbers = runtime.numbers
     else:
         numbers = {f"{part}.{key}": runtime.at(f"{part}.{key}") for part in PARTS for key in keys(part)}
@@ -104,6 +104,12 @@ def to_toml(runtime: Runtime | RuntimeDocument) -> str:
         line = f"{key} = {{ value = {shown}, source = {_quoted(source)} }}" if source else f"{key} = {shown}"
         tables.setdefault(table, ["", f"[{table}]"]).append(line)
     return "\n".join([*lines, *(line for table in tables.values() for line in table)]) + "\n"
+
+
+def _literal(value: str | bool | tuple[str, ...]) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_quoted, value))}]"
+    return str(value).lower() if isinstance(value, bool) else _quoted(value)
 
 
 def _quoted(text: str) -> str:

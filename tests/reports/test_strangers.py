@@ -248,3 +248,16 @@ def test_files_that_are_no_results(content: str, said: str, tmp_path: Path, lrcs
     code, out, err = lrcsim("report", tmp_path / "x.json")
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert said in err
+
+
+def test_no_runtime_that_a_result_names_is_opened(
+    run: dict[str, Any], tmp_path: Path, lrcsim: Callable[..., Any]
+) -> None:
+    """A pipe would be waited for; a file that is no TOML would be complained of."""
+    os.mkfifo(tmp_path / "pipe.toml")
+    for name in ("pipe.toml", "missing.toml", {"name": "x", "toml": "no toml ="}):
+        run["run"]["options"]["runtime"] = name
+        (tmp_path / "evil.json").write_text(json.dumps(run))
+        code, out, err = lrcsim("report", "evil.json", "-o", "page.html", "--without", "map,locality,curve")
+        assert (code, err) == (0, "")
+        assert "runtime" not in out

@@ -198,6 +198,25 @@ def test_a_hardware_value_more_is_a_column_more(recorded: Path) -> None:
     assert [row["pcie.lanes"] for row in rows] == [None, "2"]
 
 
+def test_a_sweep_over_runtimes(recorded: Path) -> None:
+    """By name, and a file beside the spec; without a machine there is none."""
+    (recorded.parent / "mine.toml").write_text("[device]\nlayer = '1 s'\n", encoding="utf-8")
+    plain, own, ideal = sweep(
+        recorded.parent,
+        runs=[
+            {"trace": recorded.name, "cache": "2x"},
+            *(
+                {"trace": recorded.name, "cache": "2x", "hardware": "rtx-3090", "runtime": one}
+                for one in ("mine.toml", "ideal")
+            ),
+        ],
+    )
+    assert [row["runtime"] for row in (plain, own, ideal)] == [None, "mine.toml", "ideal"]
+    assert own["total_s"] > ideal["total_s"] + 100
+    with pytest.raises(ConfigError, match=r"there is no runtime 'lama.cpp'.*did you mean 'llama.cpp'"):
+        sweep(recorded.parent, grid={"trace": recorded.name, "hardware": "rtx-3090", "runtime": ["ideal", "lama.cpp"]})
+
+
 def test_two_sweeps_do_not_write_one_table(folder: Path) -> None:
     plan = divide(read_spec({"runs": [{"trace": "round.h5"}]}, folder))
     schema = run_sweep(plan, folder / "t.parquet").table.schema

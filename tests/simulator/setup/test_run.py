@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from lrcsim.base.errors import ConfigError, LrcsimError, PolicyError
 from lrcsim.hardware import load_profile
 from lrcsim.models import load_geometry
 from lrcsim.policies.recency import Lru
+from lrcsim.runtimes import Runtime, load_runtime, to_toml
+from lrcsim.runtimes.runtime import DeviceUse, LoadUse
 from lrcsim.simulator import simulate
 from lrcsim.simulator.setup.options import ACCESS, Options, declared
 from lrcsim.simulator.setup.platform import memory_needed
@@ -42,6 +45,13 @@ def routed(tokens: int = 18) -> RoutingTrace:
 
 
 TRACE = routed()
+SLOW_LOADS = Runtime(
+    "mine",
+    'my "own"',
+    DeviceUse(dense=1 / 3, layer=1e-4),
+    loads=LoadUse(overlap="tensor", byte=1.7e-10, copies=4, eviction=2e-5),
+    sources={"device.layer": "measured"},
+)
 SLOWER = load_profile("rtx-3090", ["pcie.bandwidth=9GB/s"])
 LAYER_SIZES = st.lists(st.integers(0, EXPERTS), min_size=LAYERS, max_size=LAYERS)
 
@@ -74,6 +84,7 @@ TIMED = st.fixed_dictionaries(
         "batch": st.integers(1, 2),
         "model": st.sampled_from([MODEL, load_geometry(MODEL)]),
         "overrides": st.sampled_from([(), ["pcie.bandwidth=25.6GB/s"], ("gpu.bandwidth=1TB/s", "pcie.latency=1us")]),
+        "runtime": st.sampled_from(["ideal", "llama.cpp", load_runtime("llama.cpp"), SLOW_LOADS]),
         "dtype": st.sampled_from([None, "bf16", "q4_k_m"]),
         "overlap": st.booleans(),
         "miss": st.sampled_from(["load", "cpu", "split:0.5", "skip:0.05", "low:0.1,0.5"]),
@@ -105,6 +116,8 @@ def test_there_and_back(told: dict[str, Any]) -> None:
     if run.platform is not None:
         assert again.platform is not None
         assert (again.platform.profile, again.platform.geometry) == (run.platform.profile, run.platform.geometry)
+        assert again.platform.runtime == run.platform.runtime
+        assert again.platform.costs.table(LAYERS).parts.tolist() == run.platform.costs.table(LAYERS).parts.tolist()
         assert (again.platform.sizes, again.platform.dram) == (run.platform.sizes, run.platform.dram)
 
 
@@ -114,8 +127,9 @@ def test_there_and_back(told: dict[str, Any]) -> None:
         {"policy": "slru:share=0.5", "cache": "3x", "scope": "model", "warm": False},
         {"batch": 2, "speculative": (2, 0.5), "seed": 3, "prefill": "chunk:2"},
         {"hardware": SLOWER, "model": load_geometry(MODEL), "cache": 20},
+        {"hardware": "rtx-3090", "model": MODEL, "cache": 20, "runtime": SLOW_LOADS},
     ],
-    ids=["hits", "served", "timed"],
+    ids=["hits", "served", "timed", "under a runtime"],
 )
 def test_a_result_is_a_run_again_with_the_same_numbers(told: dict[str, Any]) -> None:
     text = json.dumps(simulate(TRACE, **told).to_dict())
@@ -252,3 +266,42 @@ def test_simulate_lists_every_option() -> None:
     found = inspect.signature(simulate).parameters
     for field in dataclasses.fields(Options):
         assert found[field.name].default == field.default
+
+
+def test_a_runtime_by_name_by_path_and_as_an_object_is_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(to_toml(SLOW_LOADS), encoding="utf-8")
+    told: dict[str, Any] = {"cache": 20, "hardware": "rtx-3090", "model": MODEL}
+    runs = [Run.of(TRACE, **told, runtime=one) for one in (path, str(path), load_runtime(path), SLOW_LOADS)]
+    assert all(run.platform is not None and run.platform.runtime == SLOW_LOADS for run in runs)
+    assert all(run.config()["runtime"] == "mine" for run in runs)
+    assert runs[0].to_dict()["options"]["runtime"] == str(path)
+    assert runs[3].to_dict()["options"]["runtime"] == {"name": "mine", "toml": to_toml(SLOW_LOADS)}
+    results = [simulate(TRACE, **told, runtime=one).to_dict() for one in (path, SLOW_LOADS)]
+    assert results[0]["time"] == results[1]["time"]
+    assert results[0]["time"] != simulate(TRACE, **told).to_dict()["time"]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "says"),
+    [
+        ("lama.cpp", "did you mean 'llama.cpp'?"),
+        (3, "runtime 3 is no name and no path of a TOML file: lrcsim runtimes lists them"),
+        (None, "runtime None is no name"),
+    ],
+)
+def test_a_runtime_that_is_none(runtime: Any, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Run.of(TRACE, cache=20, hardware="rtx-3090", model=MODEL, runtime=runtime)
+    assert says in str(caught.value)
+
+
+def test_a_runtime_needs_a_machine_and_overlap_for_prefetches() -> None:
+    with pytest.raises(ConfigError, match="option 'runtime' is about time: name a machine with it"):
+        Run.of(TRACE, cache=20, runtime="llama.cpp")
+    waits = Runtime("waits", loads=LoadUse(overlap="none"))
+    told: dict[str, Any] = {"cache": 20, "hardware": "rtx-3090", "model": MODEL, "runtime": waits}
+    run = Run.of(TRACE, **told)
+    assert run.config()["overlap"] is False
+    with pytest.raises(ConfigError, match="beside compute: runtime waits does not overlap them"):
+        Run.of(TRACE, **told, prefetch="oracle:1")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drawn_runtimes import runtimes
 from helpers import path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -262,6 +263,7 @@ def runs(draw: st.DrawFn) -> tuple[RoutingTrace, dict[str, Any]]:
             layers=layers + 1, moe_layers=tuple(range(layers)), experts=top, top_k=routing.top_k, hidden=4, vocab=3
         ),
         "miss": draw(st.sampled_from(MISSES)),
+        "runtime": draw(st.one_of(st.just("ideal"), runtimes)),
     }
     ahead = draw(st.sampled_from([False, False, True]))
     if ahead:
