@@ -38,9 +38,7 @@ class Line:
     per_layer: float
 
 
-def predict(
-    profile: HardwareProfile, geometry: Geometry, dtype: str, work: Work, runtime: str | None = None
-) -> Times:
+def predict(profile: HardwareProfile, geometry: Geometry, dtype: str, work: Work, runtime: str | None = None) -> Times:
     """Return what lrcsim says of a prompt and the tokens decoded after it, all experts in main memory.
 
     Experts are drawn at random, equally likely, as random weights give them more or less.
@@ -58,7 +56,7 @@ def predict(
     options: dict[str, Any] = {"hardware": profile, "model": geometry, "dtype": dtype}
     if runtime is not None:
         if "runtime" not in {field.name for field in fields(Options)}:
-            raise ConfigError(f"runtime {runtime!r} is given, and runs have no such option here: leave it out for ideal")
+            raise ConfigError(f"runtime {runtime!r} is given, but runs have no such option here: leave it out")
         options["runtime"] = runtime
     trace = random_routing(geometry, work)
     time: dict[str, Any] = simulate(trace, policy="lru", cache=str(geometry.experts), **options).to_dict()["time"]
@@ -83,7 +81,9 @@ def planned(profile: HardwareProfile, geometry: Geometry, dtype: str) -> float:
     """
     best = make_plan(geometry, profile, dtype=dtype, context=256).best
     if best is None:
-        raise ConfigError(f"{geometry.name} in {dtype} does not fit the memory of {profile.name}: use a machine with more")
+        raise ConfigError(
+            f"{geometry.name} in {dtype} does not fit the memory of {profile.name}: use a machine with more"
+        )
     return best.speed
 
 

@@ -50,7 +50,7 @@ def measure_format(
             for variant, repack in VARIANTS.items():
                 model = stack.enter_context(library.model(path, repack=repack))
                 context = stack.enter_context(model.context(work.prompt + work.decode))
-                cells[size.top_k, variant] = partial(_cell, context, work)
+                cells[size.top_k, variant] = partial(read, context, work)
                 repacked[variant] = model.repacked
         found = rounds(cells, repetitions)
     return [
@@ -64,9 +64,7 @@ def measure_format(
     ]
 
 
-def rates(
-    sizes: Sequence[Geometry], dtype: str, work: Work, readings: Sequence[Sequence[Reading]]
-) -> dict[str, Any]:
+def rates(sizes: Sequence[Geometry], dtype: str, work: Work, readings: Sequence[Sequence[Reading]]) -> dict[str, Any]:
     """Return the spread over the rounds of what the experts that only the second model uses add, as JSON values.
 
     Args:
@@ -96,7 +94,3 @@ def rates(
         for name, value in one_round.items():
             found.setdefault(name, []).append(value)
     return {name: spread(values) for name, values in found.items()}
-
-
-def _cell(context: Any, work: Work, number: int) -> Reading:
-    return read(context, work, number + 1)

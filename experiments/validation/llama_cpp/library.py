@@ -46,8 +46,13 @@ struct context_params {
     void *abort, *abort_data;
     uint8_t room[128];
 };
-struct batch { int32_t tokens; int32_t *token; float *embedding; int32_t *position, *sequences, **sequence; int8_t *output; };
-struct type_size { int64_t block; size_t bytes; };
+struct batch {
+    int32_t tokens;
+    int32_t *token;
+    float *embedding;
+    int32_t *position, *sequences, **sequence;
+    int8_t *output;
+};
 
 void llama_backend_init(void);
 void llama_log_set(void (*log)(int32_t level, const char *text, void *data), void *data);
@@ -279,8 +284,8 @@ def check_defaults(struct: str, given: Any, known: dict[str, object]) -> None:
     for name, value in known.items():
         if getattr(given, name) != value:
             raise ConfigError(
-                f"{struct} of the installed xllamacpp has {name} {getattr(given, name)!r} where {VERSION} has {value!r}: "
-                f"its layout is another; install {VERSION}, or change the declarations"
+                f"{struct} of the installed xllamacpp gives {name} {getattr(given, name)!r}, not {value!r}: "
+                f"its layout is another than declared here for {VERSION}: install that"
             )
 
 

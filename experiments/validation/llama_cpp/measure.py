@@ -75,26 +75,27 @@ def read(context: Context, work: Work, seed: int) -> Reading:
         work: how many tokens.
         seed: of the tokens.
     """
-    tokens: list[int] = np.random.default_rng(seed).integers(context.model.vocab, size=work.prompt + work.decode).tolist()
+    tokens: list[int] = (
+        np.random.default_rng(seed).integers(context.model.vocab, size=work.prompt + work.decode).tolist()
+    )
     context.clear()
     prompt = _timed(context, tokens[: work.prompt])
     return Reading(prompt, tuple(_timed(context, [token]) for token in tokens[work.prompt :]))
 
 
-def rounds(
-    cells: dict[Key, Callable[[int], Value]], repetitions: int, seed: int = 0
-) -> dict[Key, list[Value]]:
+def rounds(cells: dict[Key, Callable[[int], Value]], repetitions: int, seed: int = 0) -> dict[Key, list[Value]]:
     """Measure each cell once per round, in random order, so that what changes on the machine meets all alike.
 
     Args:
-        cells: what to call, with the number of the round; once more before, unmeasured, to bring pages and caches.
+        cells: what to call, with the number of the round; before, each is called once and not kept, so that its pages
+            are there.
         repetitions: rounds.
         seed: of the order.
     """
     order, names = np.random.default_rng(seed), list(cells)
     found: dict[Key, list[Value]] = {name: [] for name in names}
     for measure in cells.values():
-        measure(-1)
+        measure(repetitions)
     for number in range(repetitions):
         for place in order.permutation(len(names)).tolist():
             found[names[place]].append(cells[names[place]](number))

@@ -12,7 +12,7 @@ from typing import Any
 from lrcsim.calibration.of_machine import MeasurePlan, measure_machine, profile_of
 from lrcsim.experiments.validation.llama_cpp.compare import NUMBERS, line_through, middle, planned, predict, token_bytes
 from lrcsim.experiments.validation.llama_cpp.formats import VARIANTS
-from lrcsim.experiments.validation.llama_cpp.library import Context, Library
+from lrcsim.experiments.validation.llama_cpp.library import Library
 from lrcsim.experiments.validation.llama_cpp.measure import Reading, Work, read, rounds, spread, summary
 from lrcsim.experiments.validation.llama_cpp.weights import weights_file
 from lrcsim.hardware import HardwareProfile
@@ -25,7 +25,13 @@ WORKING_SET = 256 << 20
 
 
 def measure_models(
-    library: Library, models: Sequence[Geometry], dtype: str, folder: Path, work: Work, repetitions: int, runtime: str | None
+    library: Library,
+    models: Sequence[Geometry],
+    dtype: str,
+    folder: Path,
+    work: Work,
+    repetitions: int,
+    runtime: str | None,
 ) -> dict[str, Any]:
     """Measure models in one dtype, all in the same rounds, as JSON values.
 
@@ -46,7 +52,7 @@ def measure_models(
             for variant, repack in VARIANTS.items():
                 model = stack.enter_context(library.model(path, repack=repack))
                 context = stack.enter_context(model.context(work.prompt + work.decode))
-                cells[geometry.name, variant] = partial(_read, context, work)
+                cells[geometry.name, variant] = partial(read, context, work)
         found = rounds(cells, repetitions)
     profiles = [one for one in found[MACHINE] if isinstance(one, HardwareProfile)]
     readings = {cell: [one for one in each if isinstance(one, Reading)] for cell, each in found.items()}
@@ -54,7 +60,7 @@ def measure_models(
         "profile": {path: spread([profile.at(path) for profile in profiles]) for path in NUMBERS},
         "sources": middle(profiles).sources,
         "models": [_beside(geometry, dtype, work, profiles, readings, runtime) for geometry in models],
-        "lines": {variant: _line(models, dtype, work, readings, variant) for variant in VARIANTS} if len(models) > 1 else {},
+        "lines": {variant: _line(models, dtype, work, readings, variant) for variant in VARIANTS if len(models) > 1},
     }
 
 
@@ -120,9 +126,5 @@ def _line(
     }
 
 
-def _calibrate(plan: MeasurePlan, number: int) -> HardwareProfile:
+def _calibrate(plan: MeasurePlan, _: int) -> HardwareProfile:
     return profile_of(measure_machine(plan))
-
-
-def _read(context: Context, work: Work, number: int) -> Reading:
-    return read(context, work, number + 1)

@@ -13,7 +13,9 @@ Row = dict[str, Any]
 def as_markdown(result: Row) -> str:
     """Return everything that was measured, as people read it."""
     work, measured = result["work"], result["measured"]
-    speed = f"speeds in tokens/s of the thread's processor time; prompt of {work['prompt']}, then {work['decode']} decoded"
+    speed = (
+        f"speeds in tokens/s of the thread's processor time; prompt of {work['prompt']}, then {work['decode']} decoded"
+    )
     tables = [Table("models", f"Measured beside predicted, {speed}.", list(_models(measured, work)))]
     tables.append(Table("profile", "What the machine was in those rounds.", list(_profile(measured["profile"]))))
     if measured["lines"]:
