@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from lrcsim.calibration.of_machine.machine import processor
 from lrcsim.experiments.validation.llama_cpp.formats import measure_format
 from lrcsim.experiments.validation.llama_cpp.library import VERSION, Library
 from lrcsim.experiments.validation.llama_cpp.measure import Work
-from lrcsim.experiments.validation.llama_cpp.models import measure_models
+from lrcsim.experiments.validation.llama_cpp.models import add_by_format, measure_models
 from lrcsim.experiments.validation.llama_cpp.tables import as_markdown
-from lrcsim.experiments.validation.llama_cpp.weights import narrow, olmoe, tiny
+from lrcsim.experiments.validation.llama_cpp.weights import cached, narrow, olmoe, shallow, tiny
 from lrcsim.experiments.validation.offload.compare import busy
 from lrcsim.models import Geometry
 
@@ -46,6 +46,10 @@ def main(arguments: list[str] | None = None) -> None:
     for name in filter(None, options.formats.split(",")):
         _say(f"{name}: experts of {shape.name}")
         formats += measure_format(library, shape, name, folder, work, options.repetitions)
+        in_cache = measure_format(library, cached(), name, folder, work, options.repetitions)
+        for row, other in zip(formats[-len(in_cache) :], in_cache, strict=True):
+            row["cached_decode_bytes_per_s"] = other["decode_bytes_per_s"]
+    add_by_format(measured, models, formats, shape, work)
     result = {
         "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform(terse=True)},
         "library": {"xllamacpp": VERSION, "instructions": library.instructions, "threads": 1},
@@ -60,11 +64,6 @@ def main(arguments: list[str] | None = None) -> None:
     if options.markdown:
         options.markdown.write_text(as_markdown(result), encoding="utf-8")
     print(as_markdown(result))
-
-
-def shallow(geometry: Geometry, layers: int) -> Geometry:
-    """Return the model with its first layers alone."""
-    return replace(geometry, layers=layers, moe_layers=tuple(range(layers)))
 
 
 def _say(text: str) -> None:

@@ -51,7 +51,7 @@ def measure_format(
                 model = stack.enter_context(library.model(path, repack=repack))
                 context = stack.enter_context(model.context(work.prompt + work.decode))
                 cells[size.top_k, variant] = partial(read, context, work)
-                repacked[variant] = model.repacked
+                repacked[variant] = model.repacked > 0
         found = rounds(cells, repetitions)
     return [
         {

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import re
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,6 +94,8 @@ CONTEXT_DEFAULTS = {"n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "n_seq_max":
 }  # fmt: skip
 """What build 11549 gives: -1 is "as the model says" or "automatic", type 1 is float16."""
 
+REPACKED = r"CPU_REPACK model buffer size\s*=\s*([0-9.]+) MiB"
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -161,7 +164,11 @@ class Library:
 
 
 class Model:
-    """A loaded model; a context manager that frees it. See `Library.model`."""
+    """A loaded model; a context manager that frees it. See `Library.model`.
+
+    Attributes:
+        repacked: MiB of weights that are stored another way in memory, as the library's log says.
+    """
 
     def __init__(self, library: Library, path: Path, *, repack: bool) -> None:
         self.library = library
@@ -172,7 +179,7 @@ class Model:
         if not self.pointer:
             said = " ".join("".join(library.log).split())[-300:]
             raise ConfigError(f"{path}: llama.cpp does not load it: {said or 'it does not say why'}")
-        self.repacked = any("REPACK" in line for line in library.log)
+        self.repacked = sum(float(size) for size in re.findall(REPACKED, "".join(library.log)))
 
     @property
     def size(self) -> int:

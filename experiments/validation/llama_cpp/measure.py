@@ -102,6 +102,24 @@ def rounds(cells: dict[Key, Callable[[int], Value]], repetitions: int, seed: int
     return found
 
 
+def core_reads(size: int = 256 << 20, times: int = 9) -> float:
+    """Return the bytes/s at which this core reads memory: the median of dot products of a vector with itself.
+
+    The fastest of numpy's own loops over memory here; a lower bound of what the core can.
+
+    Args:
+        size: bytes of the vector, several times the last cache.
+        times: products.
+    """
+    vector = np.ones(size // 4, np.float32)
+    seconds = []
+    for _ in range(times):
+        begun = time.thread_time()
+        np.dot(vector, vector)
+        seconds.append(time.thread_time() - begun)
+    return size / float(np.median(seconds))
+
+
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Return median, p10, p90 and the least."""
     low, middle, high = np.percentile(values, [10, 50, 90])

@@ -9,17 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lrcsim.calibration.of_machine import MeasurePlan, measure_machine, profile_of
+from lrcsim.experiments.validation.llama_cpp.by_format import by_format, layer_seconds, rates_of
 from lrcsim.experiments.validation.llama_cpp.compare import NUMBERS, line_through, middle, planned, predict, token_bytes
-from lrcsim.experiments.validation.llama_cpp.formats import VARIANTS
+from lrcsim.experiments.validation.llama_cpp.formats import DENSE, VARIANTS, dtype_of
 from lrcsim.experiments.validation.llama_cpp.library import Library
-from lrcsim.experiments.validation.llama_cpp.measure import Reading, Work, read, rounds, spread, summary
+from lrcsim.experiments.validation.llama_cpp.measure import Reading, Work, core_reads, read, rounds, spread, summary
 from lrcsim.experiments.validation.llama_cpp.weights import weights_file
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry
 
-MACHINE = ("machine", "")
-"""The cell in which the machine is calibrated."""
+MACHINE, CORE = ("machine", ""), ("core", "")
+"""The cells in which the machine is calibrated, and in which a core reads memory as fast as it can."""
 WORKING_SET = 256 << 20
 """Bytes of different experts that calibration goes through, as `lrcsim calibrate` does unless it is to be quick."""
 
@@ -45,7 +48,10 @@ def measure_models(
         runtime: of the prediction, see `predict`.
     """
     plan = replace(MeasurePlan(gpu=False, folder=folder).quick(), repetitions=20, working_set=WORKING_SET)
-    cells: dict[tuple[str, str], Callable[[int], Reading | HardwareProfile]] = {MACHINE: partial(_calibrate, plan)}
+    cells: dict[tuple[str, str], Callable[[int], Reading | HardwareProfile | float]] = {
+        MACHINE: lambda _: profile_of(measure_machine(plan)),
+        CORE: lambda _: core_reads(),
+    }
     with contextlib.ExitStack() as stack:
         for geometry in models:
             path = stack.enter_context(weights_file(folder, geometry, dtype, library))
@@ -57,6 +63,7 @@ def measure_models(
     profiles = [one for one in found[MACHINE] if isinstance(one, HardwareProfile)]
     readings = {cell: [one for one in each if isinstance(one, Reading)] for cell, each in found.items()}
     return {
+        "core_reads": spread([one for one in found[CORE] if isinstance(one, float)]),
         "profile": {path: spread([profile.at(path) for profile in profiles]) for path in NUMBERS},
         "sources": middle(profiles).sources,
         "models": [_beside(geometry, dtype, work, profiles, readings, runtime) for geometry in models],
@@ -126,5 +133,32 @@ def _line(
     }
 
 
-def _calibrate(plan: MeasurePlan, _: int) -> HardwareProfile:
-    return profile_of(measure_machine(plan))
+def add_by_format(
+    measured: dict[str, Any], models: Sequence[Geometry], formats: Sequence[dict[str, Any]], shape: Geometry, work: Work
+) -> None:
+    """Add to each measured model what the rates of formats say of it, where all of its formats were measured.
+
+    Args:
+        measured: what `measure_models` returned; changed in place.
+        models: the same models.
+        formats: what `measure_format` returned.
+        shape: the model in which formats were measured.
+        work: of a repetition.
+    """
+    for variant in VARIANTS:
+        rates = rates_of(formats, variant)
+        rest = [row["rest_s"]["median"] for row in formats if row["variant"] == variant]
+        layer_s = layer_seconds(shape, dtype_of(DENSE), work, rates, float(np.median(rest))) if rest else None
+        for geometry, row in zip(models, measured["models"], strict=True):
+            found = None if layer_s is None else by_format(geometry, row["dtype"], work, rates, layer_s)
+            if found is not None:
+                one = row["variants"][variant]
+                one["by_format"] = {
+                    "layer_s": layer_s,
+                    "prompt_s": found.prompt,
+                    "token_s": found.token,
+                    "measured_over_predicted": {
+                        "prompt": found.prompt / one["prompt_s"]["median"],
+                        "decode": found.token / one["token_s"]["median"],
+                    },
+                }

@@ -16,8 +16,11 @@ def as_markdown(result: Row) -> str:
     speed = (
         f"speeds in tokens/s of the thread's processor time; prompt of {work['prompt']}, then {work['decode']} decoded"
     )
-    tables = [Table("models", f"Measured beside predicted, {speed}.", list(_models(measured, work)))]
-    tables.append(Table("profile", "What the machine was in those rounds.", list(_profile(measured["profile"]))))
+    tables = [
+        Table(part, f"{part.capitalize()}: {speed}.", list(_models(measured, work, part)))
+        for part in ("decode", "prompt")
+    ]
+    tables.append(Table("profile", "What the machine was in those rounds.", list(_profile(measured))))
     if measured["lines"]:
         caption = "Seconds of a token = bytes / bandwidth + layers x cost, through the two models of each round."
         tables.append(Table("lines", caption, [_line(name, line) for name, line in measured["lines"].items()]))
@@ -27,31 +30,37 @@ def as_markdown(result: Row) -> str:
     return "\n\n".join(table.markdown() for table in tables) + "\n"
 
 
-def _models(measured: Row, work: Row) -> Iterator[Row]:
+def _models(measured: Row, work: Row, part: str) -> Iterator[Row]:
+    """Yield the rows of ``"prompt"`` or of ``"decode"``."""
+    key, tokens = ("prompt", work["prompt"]) if part == "prompt" else ("token", 1)
     for model in measured["models"]:
-        predicted = model["predicted"]
+        predicted = tokens / model["predicted"][f"{key}_s"]
         for variant, found in model["variants"].items():
             ratio, by_round = found["measured_over_predicted"], found["measured_over_predicted_by_round"]
-            yield {
+            row = {
                 "model": f"{model['model']} {model['dtype']}",
                 "variant": variant,
-                "decode": _speed(1, found["token_s"]),
-                "predicted": f"{1 / predicted['token_s']:.1f}",
-                "plan": f"{model['plan_tokens_per_s']:.1f}",
-                "decode, measured / predicted": _ratio(ratio["decode"], by_round["decode"]),
-                "prompt": _speed(work["prompt"], found["prompt_s"]),
-                "prompt, predicted": f"{work['prompt'] / predicted['prompt_s']:.1f}",
-                "prompt, measured / predicted": _ratio(ratio["prompt"], by_round["prompt"]),
-                "GB/s": f"{found['bytes_per_s'] / 1e9:.1f}",
-                "decode on the wall": _speed(1, found["token_wall_s"]),
+                "measured": _speed(tokens, found[f"{key}_s"]),
+                "on the wall": _speed(tokens, found[f"{key}_wall_s"]),
+                "lrcsim": f"{predicted:.1f}",
+                "measured / lrcsim": _ratio(ratio[part], by_round[part]),
             }
+            if part == "decode":
+                row["plan"] = f"{model['plan_tokens_per_s']:.1f}"
+                row["GB/s"] = f"{found['bytes_per_s'] / 1e9:.1f}"
+                row["of what a core reads"] = f"{100 * found['bytes_per_s'] / measured['core_reads']['median']:.0f} %"
+            by_format = found.get("by_format")
+            row["by format"] = None if by_format is None else f"{tokens / by_format[f'{key}_s']:.1f}"
+            row["measured / by format"] = by_format and f"{by_format['measured_over_predicted'][part]:.2f}"
+            yield row
 
 
-def _profile(profile: Row) -> Iterator[Row]:
+def _profile(measured: Row) -> Iterator[Row]:
     units = {"bandwidth": (1e-9, "GB/s"), "compute": (1e-9, "GFLOP/s"), "overhead": (1e6, "us")}
-    for path, found in profile.items():
+    for path, found in measured["profile"].items():
         scale, unit = units[path.rpartition(".")[2]]
         yield {"number": path, "median (p10 to p90)": f"{_scaled(found, scale)} {unit}"}
+    yield {"number": "a core reads", "median (p10 to p90)": f"{_scaled(measured['core_reads'], 1e-9)} GB/s"}
 
 
 def _line(variant: str, line: Row) -> Row:
@@ -68,6 +77,7 @@ def _format(one: Row) -> Row:
         "variant": one["variant"],
         "repacked": "yes" if one["repacked"] else "no",
         "decode GB/s": _scaled(one["decode_bytes_per_s"], 1e-9),
+        "in cache": _scaled(one["cached_decode_bytes_per_s"], 1e-9),
         "decode GFLOP/s": _scaled(one["decode_operations_per_s"], 1e-9),
         "prompt GFLOP/s": _scaled(one["prompt_operations_per_s"], 1e-9),
         "ms per token besides": _scaled(one["rest_s"], 1e3),
