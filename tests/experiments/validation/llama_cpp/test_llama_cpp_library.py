@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,6 @@ from lrcsim.experiments.validation.llama_cpp import library as library_module
 from lrcsim.experiments.validation.llama_cpp.__main__ import main
 from lrcsim.experiments.validation.llama_cpp.formats import VARIANTS, dtype_of
 from lrcsim.experiments.validation.llama_cpp.library import VERSION, Library, check_defaults
-from lrcsim.experiments.validation.llama_cpp.measure import Work, read
 from lrcsim.experiments.validation.llama_cpp.weights import set_top_k, stored, tiny, weights_file, write
 from lrcsim.models import Geometry
 from lrcsim.models.formats import FORMATS
@@ -173,11 +174,23 @@ def test_top_k_is_changed_in_the_file(library: Library, geometry: Geometry, tmp_
         assert np.abs(context.logits() - expected).max() < 5e-3 * expected.std()
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="this system does not list a process's threads")
 def test_one_thread_computes(library: Library, exact: Path) -> None:
-    with library.model(exact) as model, model.context(64) as context:
-        found = read(context, Work(32, 16), 0)
-    assert len(found.decode) == 16
-    assert found.helped() < 0.2  # nothing but this thread; clocks have their grain
+    """In a process of its own: one thread makes no other, two make one."""
+    code = f"""
+import os
+from lrcsim.experiments.validation.llama_cpp.library import Library
+from lrcsim.experiments.validation.llama_cpp.measure import Work, read
+
+with Library().model({str(exact)!r}) as model:
+    for threads in (1, 2):
+        before = len(os.listdir("/proc/self/task"))
+        with model.context(64, threads) as context:
+            assert len(read(context, Work(32, 16), 0).decode) == 16
+            print(len(os.listdir("/proc/self/task")) - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout.split(), done.stderr) == (["0", "1"], "")
 
 
 def test_what_does_not_load_says_why(library: Library, tmp_path: Path) -> None:
