@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,11 +24,12 @@ from lrcsim.experiments.validation.llama_cpp.compare import (
     rate_between,
     token_bytes,
 )
-from lrcsim.experiments.validation.llama_cpp.formats import dtype_of, rates
+from lrcsim.experiments.validation.llama_cpp.formats import FEW_AND_MANY, dtype_of, rates
 from lrcsim.experiments.validation.llama_cpp.measure import Clock, Reading, Work, core_reads, rounds, spread, summary
-from lrcsim.experiments.validation.llama_cpp.weights import architecture, narrow, olmoe, stored, tiny
+from lrcsim.experiments.validation.llama_cpp.weights import architecture, cached, narrow, olmoe, stored, tiny
 from lrcsim.hardware.profile import Cpu, Dram, HardwareProfile, Link
 from lrcsim.models import expert_bytes
+from lrcsim.models.formats import FORMATS
 
 WORK = Work(prompt=4, decode=3)
 
@@ -231,6 +233,17 @@ def test_rates_are_the_medians_of_one_variant() -> None:
         ]
     ]
     assert rates_of(rows, "default") == {"q4_0": (1.0, 2.0), "f16": (5, 6)}
+
+
+def test_what_is_to_stay_in_the_caches_is_small() -> None:
+    """In the largest format, all experts, attention and output: below 20 MB, of which a megabyte is the embedding."""
+    shape, dtype = cached(), dtype_of("f16")
+    held = sum(
+        FORMATS[tensor.format].matrix_bytes(int(np.prod(tensor.shape[:-1])), tensor.shape[-1])
+        for tensor in stored(shape, dtype)
+    )
+    assert shape.experts == max(FEW_AND_MANY)
+    assert held < 20e6
 
 
 def test_a_core_reads_at_some_rate() -> None:
