@@ -13,7 +13,7 @@ import importlib.metadata
 import importlib.util
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -282,7 +282,7 @@ class Context:
         self.close()
 
 
-def check_defaults(struct: str, given: Any, known: dict[str, object]) -> None:
+def check_defaults(struct: str, given: Any, known: Mapping[str, object]) -> None:
     """Check that a struct of defaults has, at the places declared here, what this build's defaults are.
 
     Raises:

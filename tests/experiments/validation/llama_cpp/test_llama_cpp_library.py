@@ -237,13 +237,28 @@ def test_the_command_writes_its_tables(library: Library, tmp_path: Path) -> None
     import json
 
     out = ["--json", str(tmp_path / "r.json"), "--markdown", str(tmp_path / "r.md"), "--folder", str(tmp_path)]
-    small = ["--models", "tiny", "--prompt", "8", "--decode", "4", "--repetitions", "3", "--formats", "q8_0,f16"]
+    small = [
+        "--models",
+        "tiny",
+        "--dtype",
+        "q8_0",
+        "--prompt",
+        "8",
+        "--decode",
+        "4",
+        "--repetitions",
+        "3",
+        "--formats",
+        "q8_0,f16",
+    ]
     main([*out, *small])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.json", "r.md"]  # the weights are gone
     result = json.loads((tmp_path / "r.json").read_text("utf-8"))
     (model,) = result["measured"]["models"]
-    assert model["variants"]["default"]["token_s"]["median"] > 0
+    measured = model["variants"]["default"]
+    assert measured["token_s"]["median"] > 0
+    assert measured["by_format"]["token_s"] > 0  # all formats of the model were measured
     assert [one["variant"] for one in result["formats"]] == ["default", "no repack"] * 2
     text = (tmp_path / "r.md").read_text("utf-8")
-    assert "| tiny q4_0 | no repack |" in text
+    assert "| tiny q8_0 | no repack |" in text
     assert "| q8_0 | default |" in text
