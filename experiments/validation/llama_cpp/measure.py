@@ -83,7 +83,7 @@ def read(context: Context, work: Work, seed: int) -> Reading:
     return Reading(prompt, tuple(_timed(context, [token]) for token in tokens[work.prompt :]))
 
 
-def rounds(cells: dict[Key, Callable[[int], Value]], repetitions: int, seed: int = 0) -> dict[Key, list[Value]]:
+def rounds(cells: Mapping[Key, Callable[[int], Value]], repetitions: int, seed: int = 0) -> dict[Key, list[Value]]:
     """Measure each cell once per round, in random order, so that what changes on the machine meets all alike.
 
     Args:
