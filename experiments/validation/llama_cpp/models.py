@@ -65,7 +65,7 @@ def measure_models(
     return {
         "core_reads": spread([one for one in found[CORE] if isinstance(one, float)]),
         "profile": {path: spread([profile.at(path) for profile in profiles]) for path in NUMBERS},
-        "sources": middle(profiles).sources,
+        "sources": {path: profiles[0].sources[path] for path in NUMBERS},
         "models": [_beside(geometry, dtype, work, profiles, readings, runtime) for geometry in models],
         "lines": {variant: _line(models, dtype, work, readings, variant) for variant in VARIANTS if len(models) > 1},
     }
