@@ -1,0 +1,320 @@
+"""llama.cpp as a library: the few declarations that are needed, and objects that free what they hold.
+
+The prebuilt library is the one inside the wheel ``xllamacpp``, called through cffi. Its structs are passed by value and
+change between versions, so one version is pinned, and what the library itself gives as defaults is compared with what
+the declarations here read at their places. Written from the documentation of ``include/llama.h`` and ``include/ggml.h``
+(ggml-org/llama.cpp, MIT) for build 11549.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import re
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.base.errors import ConfigError
+
+VERSION = "2026.10.11549"
+"""Of the wheel; its last part is llama.cpp's build number."""
+HOW = f"python -m pip install 'lrcsim[llamacpp]', that is xllamacpp=={VERSION}, gguf and cffi"
+
+DECLARATIONS = """
+struct model_params {
+    void *devices, *buffer_types;
+    int32_t gpu_layers, split_mode, load_mode, lazy_mode, main_gpu;
+    const float *tensor_split;
+    void *progress, *progress_data, *overrides;
+    bool vocab_only, check_tensors, use_extra_bufts, no_host, no_alloc, load_mtp;
+    uint8_t room[64];
+};
+struct context_params {
+    uint32_t n_ctx, n_batch, n_ubatch, n_seq_max, n_rs_seq, n_outputs_max, n_outputs_max_per_seq;
+    int32_t n_threads, n_threads_batch, context_type, rope_scaling, pooling, attention, flash_attention;
+    float rope_base, rope_scale, yarn_extrapolation, yarn_attention, yarn_fast, yarn_slow;
+    uint32_t yarn_context;
+    float defragment;
+    void *eval, *eval_data;
+    int32_t type_k, type_v;
+    void *abort, *abort_data;
+    uint8_t room[128];
+};
+struct batch {
+    int32_t tokens;
+    int32_t *token;
+    float *embedding;
+    int32_t *position, *sequences, **sequence;
+    int8_t *output;
+};
+
+void llama_backend_init(void);
+void llama_log_set(void (*log)(int32_t level, const char *text, void *data), void *data);
+const char *llama_print_system_info(void);
+struct model_params llama_model_default_params(void);
+struct context_params llama_context_default_params(void);
+void *llama_model_load_from_file(const char *path, struct model_params params);
+void llama_model_free(void *model);
+uint64_t llama_model_size(const void *model);
+int32_t llama_model_n_layer(const void *model);
+int32_t llama_model_n_embd(const void *model);
+const void *llama_model_get_vocab(const void *model);
+int32_t llama_vocab_n_tokens(const void *vocab);
+void *llama_init_from_model(void *model, struct context_params params);
+void llama_free(void *context);
+uint32_t llama_n_ctx(const void *context);
+uint32_t llama_n_batch(const void *context);
+uint32_t llama_n_ubatch(const void *context);
+int32_t llama_n_threads(void *context);
+int32_t llama_n_threads_batch(void *context);
+void *llama_get_memory(const void *context);
+void llama_memory_clear(void *memory, bool data);
+struct batch llama_batch_get_one(int32_t *tokens, int32_t count);
+int32_t llama_decode(void *context, struct batch batch);
+void llama_synchronize(void *context);
+float *llama_get_logits_ith(void *context, int32_t which);
+size_t ggml_row_size(int32_t type, int64_t values);
+size_t ggml_quantize_chunk(
+    int32_t type, const float *values, void *target, int64_t start, int64_t rows, int64_t length, const float *weights);
+"""
+
+MODEL_DEFAULTS = {"gpu_layers": -1, "split_mode": 1, "load_mode": -1, "main_gpu": 0, "vocab_only": False} | {
+    "check_tensors": False, "use_extra_bufts": True, "no_host": False, "no_alloc": False
+}  # fmt: skip
+CONTEXT_DEFAULTS = {"n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "n_seq_max": 1, "n_threads": 4} | {
+    "n_threads_batch": 4, "rope_scaling": -1, "pooling": -1, "attention": -1, "flash_attention": -1, "rope_base": 0.0,
+    "yarn_extrapolation": -1.0, "defragment": -1.0, "type_k": 1, "type_v": 1
+}  # fmt: skip
+"""What build 11549 gives: -1 is "as the model says" or "automatic", type 1 is float16."""
+
+REPACKED = r"CPU_REPACK model buffer size\s*=\s*([0-9.]+) MiB"
+
+Floats = npt.NDArray[np.float32]
+
+
+class Library:
+    """The library, loaded and checked.
+
+    Attributes:
+        ffi: cffi's object for the declarations.
+        c: the functions.
+        log: the last lines that the library wrote; nothing goes to standard error.
+
+    Raises:
+        ConfigError: a package is not installed, is of another version, or its structs are not those declared here.
+    """
+
+    def __init__(self) -> None:
+        path = _library_path()
+        self.ffi: Any = importlib.import_module("cffi").FFI()
+        self.ffi.cdef(DECLARATIONS)
+        self.c: Any = self.ffi.dlopen(str(path))
+        self.log: deque[str] = deque(maxlen=400)
+        self._callback = self.ffi.callback("void(int32_t, const char *, void *)", self._logged, onerror=_swallow)
+        self.c.llama_log_set(self._callback, self.ffi.NULL)
+        self.c.llama_backend_init()
+        check_defaults("llama_model_params", self.c.llama_model_default_params(), MODEL_DEFAULTS)
+        check_defaults("llama_context_params", self.c.llama_context_default_params(), CONTEXT_DEFAULTS)
+
+    @property
+    def instructions(self) -> str:
+        """The instruction sets it was built for and found, ``"SSE3, AVX2, REPACK"``."""
+        text = _text(self.ffi, self.c.llama_print_system_info())
+        return ", ".join(part.split("=")[0].split(":")[-1].strip() for part in text.split("|") if "= 1" in part)
+
+    def model(self, path: str | Path, *, repack: bool = True) -> Model:
+        """Load a GGUF file for the CPU.
+
+        Args:
+            path: of the file.
+            repack: whether weights may be stored another way in memory, as the library does by default.
+
+        Raises:
+            ConfigError: it cannot be loaded; with the library's last words.
+        """
+        return Model(self, Path(path), repack=repack)
+
+    def quantise(self, values: Floats, number: int) -> npt.NDArray[np.uint8]:
+        """Return rows of weights in one of ggml's formats.
+
+        Args:
+            values: float32 [rows, length]; a length of whole blocks.
+            number: of the format, as ``gguf.GGMLQuantizationType`` has it.
+
+        Returns:
+            uint8 [rows, bytes of a row].
+        """
+        rows, length = values.shape
+        target = np.zeros((rows, self.c.ggml_row_size(number, length)), np.uint8)
+        source = self.ffi.cast("const float *", self.ffi.from_buffer(np.ascontiguousarray(values)))
+        room = self.ffi.from_buffer(target)
+        written = self.c.ggml_quantize_chunk(number, source, room, 0, rows, length, self.ffi.NULL)
+        assert written == target.size
+        return target
+
+    def _logged(self, level: int, text: Any, data: Any) -> None:
+        self.log.append(_text(self.ffi, text))
+
+
+class Model:
+    """A loaded model; a context manager that frees it. See `Library.model`.
+
+    Attributes:
+        repacked: MiB of weights that are stored another way in memory, as the library's log says.
+    """
+
+    def __init__(self, library: Library, path: Path, *, repack: bool) -> None:
+        self.library = library
+        params = library.c.llama_model_default_params()
+        params.use_extra_bufts, params.gpu_layers = repack, 0
+        library.log.clear()
+        self.pointer = library.c.llama_model_load_from_file(str(path).encode(), params)
+        if not self.pointer:
+            said = " ".join("".join(library.log).split())[-300:]
+            raise ConfigError(f"{path}: llama.cpp does not load it: {said or 'it does not say why'}")
+        self.repacked = sum(float(size) for size in re.findall(REPACKED, "".join(library.log)))
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its tensors."""
+        return int(self.library.c.llama_model_size(self.pointer))
+
+    @property
+    def layers(self) -> int:
+        """Transformer layers."""
+        return int(self.library.c.llama_model_n_layer(self.pointer))
+
+    @property
+    def hidden(self) -> int:
+        """Width of the residual stream."""
+        return int(self.library.c.llama_model_n_embd(self.pointer))
+
+    @property
+    def vocab(self) -> int:
+        """Tokens of the vocabulary."""
+        return int(self.library.c.llama_vocab_n_tokens(self.library.c.llama_model_get_vocab(self.pointer)))
+
+    def context(self, tokens: int, threads: int = 1) -> Context:
+        """Return a context for so many tokens of one request.
+
+        Raises:
+            ConfigError: the library makes none.
+        """
+        return Context(self, tokens, threads)
+
+    def close(self) -> None:
+        """Free it."""
+        if self.pointer:
+            self.library.c.llama_model_free(self.pointer)
+            self.pointer = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class Context:
+    """A request's KV cache and threads; a context manager that frees them. See `Model.context`."""
+
+    def __init__(self, model: Model, tokens: int, threads: int) -> None:
+        self.library, self.model = model.library, model
+        params = self.library.c.llama_context_default_params()
+        params.n_ctx = params.n_batch = params.n_ubatch = tokens
+        params.n_threads = params.n_threads_batch = threads
+        self.pointer = self.library.c.llama_init_from_model(model.pointer, params)
+        if not self.pointer:
+            raise ConfigError(f"llama.cpp makes no context of {tokens} tokens: give fewer, or free some memory")
+
+    @property
+    def threads(self) -> tuple[int, int]:
+        """Threads that decode, and that work on prompts."""
+        c = self.library.c
+        return int(c.llama_n_threads(self.pointer)), int(c.llama_n_threads_batch(self.pointer))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that it has room for."""
+        return int(self.library.c.llama_n_ctx(self.pointer))
+
+    def run(self, tokens: Sequence[int]) -> None:
+        """Run one step over tokens that follow those already there; returns when it is computed.
+
+        Raises:
+            RuntimeError: the library refuses, with its number for why.
+        """
+        ffi, c = self.library.ffi, self.library.c
+        given = ffi.new("int32_t[]", list(tokens))
+        status = c.llama_decode(self.pointer, c.llama_batch_get_one(given, len(tokens)))
+        if status:
+            raise RuntimeError(f"llama_decode returns {status}: {' '.join(''.join(self.library.log).split())[-300:]}")
+        c.llama_synchronize(self.pointer)
+
+    def logits(self) -> Floats:
+        """Return those of the last token, float32 [vocab]."""
+        pointer = self.library.c.llama_get_logits_ith(self.pointer, -1)
+        size = self.model.vocab * 4
+        return np.frombuffer(bytes(self.library.ffi.buffer(pointer, size)), np.float32)
+
+    def clear(self) -> None:
+        """Forget all tokens."""
+        c = self.library.c
+        c.llama_memory_clear(c.llama_get_memory(self.pointer), True)
+
+    def close(self) -> None:
+        """Free it."""
+        if self.pointer:
+            self.library.c.llama_free(self.pointer)
+            self.pointer = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def check_defaults(struct: str, given: Any, known: Mapping[str, object]) -> None:
+    """Check that a struct of defaults has, at the places declared here, what this build's defaults are.
+
+    Raises:
+        ConfigError: it has not, so that the declarations are not those of the library.
+    """
+    for name, value in known.items():
+        if getattr(given, name) != value:
+            raise ConfigError(
+                f"{struct} of the installed xllamacpp gives {name} {getattr(given, name)!r}, not {value!r}: "
+                f"its layout is another than declared here for {VERSION}: install that"
+            )
+
+
+def _library_path() -> Path:
+    for package in ("cffi", "xllamacpp"):
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"{package} is not installed: {HOW}")
+    found = importlib.metadata.version("xllamacpp")
+    if found != VERSION:
+        raise ConfigError(f"xllamacpp {found} is installed, and its structs are not known here: {HOW}")
+    spec = importlib.util.find_spec("xllamacpp")
+    places = list(spec.submodule_search_locations or ()) if spec is not None else []
+    files = [path for place in places for path in sorted(Path(place).glob("xllamacpp*.so"))]
+    if not files:
+        raise ConfigError(f"xllamacpp has no shared library where it is installed: {HOW}")
+    return files[0]
+
+
+def _swallow(kind: object, error: object, at: object) -> None:
+    """Let no error of the callback go on into the library, which could not take it."""
+
+
+def _text(ffi: Any, pointer: Any) -> str:
+    text: bytes = ffi.string(pointer)
+    return text.decode("utf-8", "replace")
