@@ -17,20 +17,26 @@ overlap = "none"
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from lrcsim.base.errors import ConfigError, check_choice, did_you_mean
 from lrcsim.base.units import parse_quantity
 from lrcsim.hardware import HardwareProfile
+from lrcsim.models.formats import find_format, format_names
 from lrcsim.runtimes.machine_kinds import CPU_CLASSES, DEVICE_KINDS, cpu_class, device_kind
-from lrcsim.runtimes.runtime import OVERLAPS, PARTS, Key, Runtime, keys
+from lrcsim.runtimes.runtime import OVERLAPS, PARTS, CoreRate, Key, Kind, Runtime, keys
 
 VARIANTS: dict[str, tuple[str, ...]] = {"device": DEVICE_KINDS, "cpu": CPU_CLASSES, "loads": DEVICE_KINDS}
 """What a part may have numbers of its own for."""
 
-TEXTS = ("description", "url", "engine")
+CORE_KINDS: dict[str, Kind] = {"decode": "bytes/s", "prompt": "FLOP/s"}
+INSTRUCTION_SETS = ("avx2", "avx512", "neon")
+LESSER: dict[str, tuple[str, ...]] = {"avx512": ("avx2",)}
+"""Instruction sets whose rates hold where there are none of one's own: it has them too."""
+
+TEXTS = ("description", "url", "engine", "base")
 FORMATS = ("gguf", "checkpoint", "mlx", "any")
 
 
@@ -49,6 +55,7 @@ class RuntimeDocument:
         formats: of weights that it takes: ``"gguf"``, ``"checkpoint"``, ``"mlx"``, ``"any"``.
         numbers: by path, ``"device.layer"`` or ``"device.metal.layer"``.
         sources: where each number is from, by the same path.
+        cores: what one core gets through, by instruction set and format.
     """
 
     name: str
@@ -61,6 +68,7 @@ class RuntimeDocument:
     formats: str = "any"
     numbers: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
+    cores: dict[str, dict[str, CoreRate]] = field(default_factory=dict)
 
     def on(self, profile: HardwareProfile) -> Runtime:
         """Return what it makes of a machine: the numbers of its kind of device and its class of processor.
@@ -68,7 +76,7 @@ class RuntimeDocument:
         Raises:
             ConfigError: it does not run on such a device, or the profile says a kind that is not known.
         """
-        if not self.numbers and not self.devices:
+        if not self.numbers and not self.cores and not self.devices:
             return Runtime(self.name, self.description)
         kind = device_kind(profile)
         if self.devices and kind not in self.devices:
@@ -88,7 +96,10 @@ class RuntimeDocument:
                         sources[f"{part}.{key}"] = self.sources.get(path, "")
                         break
             parts[part] = made(**values)
-        return Runtime(self.name, self.description, **parts, sources=sources)
+        isa = next((name for name in (profile.cpu.isa, *LESSER.get(profile.cpu.isa, ())) if name in self.cores), "")
+        core = self.cores.get(isa, {})
+        sources |= {f"core.{name}": self.sources.get(f"core.{isa}.{name}", "") for name in core}
+        return Runtime(self.name, self.description, **parts, core=core, isa=isa, sources=sources)
 
     def offers(self, strategy: str, profile: HardwareProfile) -> bool:
         """Return whether it has a way of running a model, on such a device."""
@@ -96,13 +107,16 @@ class RuntimeDocument:
         return here and (not self.strategies or strategy in self.strategies)
 
 
-def read_document(name: str, table: Mapping[str, Any], where: str) -> RuntimeDocument:
+def read_document(
+    name: str, table: Mapping[str, Any], where: str, built_in: Mapping[str, RuntimeDocument] | None = None
+) -> RuntimeDocument:
     """Read and check a document.
 
     Args:
         name: the runtime's.
         table: the TOML.
         where: what messages begin with.
+        built_in: runtimes that it may be based on.
 
     Raises:
         ConfigError: a key is unknown, a value of the wrong kind or out of bounds.
@@ -110,12 +124,39 @@ def read_document(name: str, table: Mapping[str, Any], where: str) -> RuntimeDoc
     about: dict[str, Any] = {}
     numbers: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    cores: dict[str, dict[str, CoreRate]] = {}
     for key, value in table.items():
         if key in PARTS:
             _read_part(key, value, where, numbers, sources)
+        elif key == "core":
+            cores = _read_cores(value, where, sources)
         else:
             about[key] = _about(key, value, where)
-    return RuntimeDocument(name, **about, numbers=numbers, sources=sources)
+    base = _base(about.pop("base", ""), built_in or {}, where)
+    kept = {path: value for path, value in base.numbers.items() if not _said(path, numbers)}
+    return replace(
+        base,
+        name=name,
+        **about,
+        numbers=kept | numbers,
+        sources={path: text for path, text in base.sources.items() if not _said(path, numbers)} | sources,
+        cores=base.cores | {isa: base.cores.get(isa, {}) | rates for isa, rates in cores.items()},
+    )
+
+
+def _base(name: str, built_in: Mapping[str, RuntimeDocument], where: str) -> RuntimeDocument:
+    if not name:
+        return RuntimeDocument("")
+    if name not in built_in:
+        hint = did_you_mean(name, built_in) or f"; there are {', '.join(built_in)}"
+        raise ConfigError(f"{where}: base: {name!r} is no built-in runtime{hint}")
+    return built_in[name]
+
+
+def _said(path: str, numbers: Mapping[str, Any]) -> bool:
+    """Return whether a number is given anew: at its own path, or for all kinds of machine."""
+    part, _, rest = path.partition(".")
+    return path in numbers or f"{part}.{rest.rpartition('.')[2]}" in numbers
 
 
 def _read_part(part: str, table: object, where: str, numbers: dict[str, Any], sources: dict[str, str]) -> None:
@@ -136,8 +177,30 @@ def _read_part(part: str, table: object, where: str, numbers: dict[str, Any], so
                 sources[path] = source
 
 
+def _read_cores(table: object, where: str, sources: dict[str, str]) -> dict[str, dict[str, CoreRate]]:
+    """Read ``[core.ISA]``: rates by format of weights."""
+    found: dict[str, dict[str, CoreRate]] = {}
+    for isa, formats in _table("core", table, where).items():
+        check_choice(f"{where}: core: instruction set", isa, INSTRUCTION_SETS)
+        found[isa] = {}
+        for name, entry in _table(f"core.{isa}", formats, where).items():
+            path = f"core.{isa}.{name}"
+            if find_format(name) is None:
+                hint = did_you_mean(name, format_names())
+                raise ConfigError(f"{where}: {path}: {name!r} is no format of weights{hint}")
+            if not isinstance(entry, Mapping) or not {*CORE_KINDS} <= {*entry} <= {*CORE_KINDS, "source"}:
+                raise ConfigError(
+                    f'{where}: {path}: write {{ decode = "17 GB/s", prompt = "63 GFLOP/s", source = "..." }}'
+                )
+            rates = [_read(path, Key(kind, ""), entry[key], where) for key, kind in CORE_KINDS.items()]
+            found[isa][name] = CoreRate(*rates)
+            if entry.get("source"):
+                sources[path] = str(entry["source"])
+    return found
+
+
 def _about(key: str, value: object, where: str) -> Any:
-    known = [*TEXTS, "released", "strategies", "devices", "formats", *PARTS]
+    known = [*TEXTS, "released", "strategies", "devices", "formats", *PARTS, "core"]
     if key not in known:
         hint = did_you_mean(key, known) or f"; there are {', '.join(known)}"
         raise ConfigError(f"{where}: {key} is no key of a runtime{hint}")
@@ -191,7 +254,7 @@ def _read(path: str, key: Key, given: object, where: str) -> Any:
         if key.kind == "seconds/byte":
             return per_byte(given)
         value = parse_quantity(given, key.kind)
-        if key.kind == "bytes/s" and value == 0:
+        if key.kind in ("bytes/s", "FLOP/s") and value == 0:
             raise ConfigError(f"{given!r} must be above 0")
         return value
     except ConfigError as error:

@@ -25,7 +25,7 @@ def runtimes() -> dict[str, RuntimeDocument]:
     for entry in sorted(DATA.iterdir(), key=lambda entry: entry.name):
         if entry.name.endswith(".toml"):
             name = entry.name.removesuffix(".toml")
-            found[name] = read_document(name, tomllib.loads(entry.read_text("utf-8")), f"runtime {name}")
+            found[name] = read_document(name, tomllib.loads(entry.read_text("utf-8")), f"runtime {name}", found)
     return found
 
 
@@ -60,7 +60,8 @@ def load_runtime(spec: str | Path) -> RuntimeDocument:
     path = Path(text)
     if path.suffix == ".toml" or isfile(path):
         where = f"runtime {text}"
-        return read_document(path.stem, parse_toml(read_text(path, where, ConfigError), where, ConfigError), where)
+        table = parse_toml(read_text(path, where, ConfigError), where, ConfigError)
+        return read_document(path.stem, table, where, runtimes())
     hint = did_you_mean(text, known) or f"; there are {', '.join(runtime_names())}"
     raise ConfigError(f"there is no runtime {text!r}: give a built-in name or the path of a TOML file{hint}")
 
@@ -103,6 +104,14 @@ def to_toml(runtime: Runtime | RuntimeDocument) -> str:
         shown = text if keys(path.partition(".")[0])[key].kind in ("count", "flag") else _quoted(text)
         line = f"{key} = {{ value = {shown}, source = {_quoted(source)} }}" if source else f"{key} = {shown}"
         tables.setdefault(table, ["", f"[{table}]"]).append(line)
+    cores = runtime.cores if isinstance(runtime, RuntimeDocument) else {runtime.isa: runtime.core}
+    for isa, rates in cores.items():
+        for name, rate in rates.items():
+            path = f"core.{isa}.{name}" if isinstance(runtime, RuntimeDocument) else f"core.{name}"
+            source = f", source = {_quoted(text)}" if (text := runtime.sources.get(path, "")) else ""
+            decode, prompt = format_quantity(rate.decode, "bytes/s"), format_quantity(rate.prompt, "FLOP/s")
+            line = f"{name} = {{ decode = {_quoted(decode)}, prompt = {_quoted(prompt)}{source} }}"
+            tables.setdefault(f"core.{isa}", ["", f"[core.{isa}]"]).append(line)
     return "\n".join([*lines, *(line for table in tables.values() for line in table)]) + "\n"
 
 

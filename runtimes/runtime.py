@@ -6,13 +6,14 @@ runtime's. A number that a runtime leaves out (None) is the profile's own; `IDEA
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 Overlap = Literal["none", "expert", "tensor"]
 OVERLAPS: tuple[Overlap, ...] = ("none", "expert", "tensor")
 
-Kind = Literal["share", "seconds", "bytes/s", "seconds/byte", "count", "flag", "overlap"]
+Kind = Literal["share", "seconds", "bytes/s", "FLOP/s", "seconds/byte", "count", "flag", "overlap"]
 
 
 class Key(NamedTuple):
@@ -81,6 +82,18 @@ class LoadUse:
     lane_bandwidth: Annotated[float | None, Key("bytes/s", "most that one lane carries")] = None
 
 
+class CoreRate(NamedTuple):
+    """What one core of a processor gets through of weights in a format, whatever memory gives.
+
+    Attributes:
+        decode: bytes/s of weights, a token at a time.
+        prompt: FLOP/s, many tokens at a time.
+    """
+
+    decode: float
+    prompt: float
+
+
 PARTS: dict[str, type[Any]] = {"device": DeviceUse, "cpu": CpuUse, "loads": LoadUse}
 
 
@@ -94,7 +107,9 @@ class Runtime:
         device: what it makes of the device.
         cpu: what it makes of the processor.
         loads: how it brings experts.
-        sources: where each number is from, by its path: ``"device.dense"``.
+        core: what one core gets through, by format of weights; of formats that are not there it is not known.
+        isa: the instruction set that ``core`` holds for.
+        sources: where each number is from, by its path: ``"device.dense"``, ``"core.q4_0"``.
     """
 
     name: str
@@ -102,6 +117,8 @@ class Runtime:
     device: DeviceUse = DeviceUse()
     cpu: CpuUse = CpuUse()
     loads: LoadUse = LoadUse()
+    core: Mapping[str, CoreRate] = field(default_factory=dict, hash=False)
+    isa: str = ""
     sources: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.hardware import HardwareProfile
+from lrcsim.hardware import Cpu, HardwareProfile
 from lrcsim.models import Geometry, dense_bytes, expert_bytes, output_bytes, stored_dtype
+from lrcsim.models.quantisation import format_of
+from lrcsim.models.tensors import Tensor
 from lrcsim.runtimes import IDEAL, Runtime
 from lrcsim.simulator.serving.steps import StepSize
 
@@ -183,10 +185,12 @@ class RooflineCosts:
         runtime: Runtime = IDEAL,
     ) -> None:
         dtype = stored_dtype(geometry, dtype)
-        device, use = profile.gpu or profile.cpu, runtime.device
-        self.bandwidth, self.expert_bandwidth = device.bandwidth * use.dense, device.bandwidth * use.experts
+        use = runtime.device
+        self.cpu = _within_cores(profile.cpu, runtime, _format(geometry, dtype, "ffn_up_exps"))
+        device = profile.gpu or _within_cores(profile.cpu, runtime, _format(geometry, dtype, "attn_output"))
+        of_experts = profile.gpu or self.cpu
+        self.bandwidth, self.expert_bandwidth = device.bandwidth * use.dense, of_experts.bandwidth * use.experts
         self.compute, self.overhead, self.step = device.compute * use.compute, device.overhead, use.step
-        self.cpu = profile.cpu
         self.bytes = [int(size) for size in (expert_bytes(geometry, dtype) if sizes is None else sizes)]
         self.operations = 2.0 * geometry.expert_params  # per token
         blocks = dense_bytes(geometry, dtype)
@@ -263,3 +267,20 @@ class RooflineCosts:
         moved = (part.weights + part.per_context * context) / self.bandwidth
         operations = part.per_token * size.tokens + part.per_pair * pairs
         return max(moved, operations / self.compute) + self.overhead + part.more
+
+
+def _format(geometry: Geometry, dtype: str, tensor: str) -> str:
+    """Return the format of a matrix of the first MoE layer, by llama.cpp's name."""
+    return format_of(geometry, Tensor(tensor, geometry.moe_layers[0], geometry.hidden, geometry.hidden), dtype)
+
+
+def _within_cores(cpu: Cpu, runtime: Runtime, name: str) -> Cpu:
+    """Return the processor with no more than its cores get through of weights in a format."""
+    rate = runtime.core.get(name)
+    if rate is None:
+        return cpu
+    return replace(
+        cpu,
+        bandwidth=min(cpu.bandwidth, cpu.cores * rate.decode),
+        compute=min(cpu.compute, cpu.cores * rate.prompt),
+    )

@@ -13,7 +13,7 @@ from lrcsim.base.errors import ConfigError
 from lrcsim.hardware import load_profile
 from lrcsim.runtimes import IDEAL, Runtime, RuntimeDocument, load_runtime, read_toml, runtime_names, runtimes, to_toml
 from lrcsim.runtimes.load import written
-from lrcsim.runtimes.runtime import OVERLAPS, PARTS, CpuUse, DeviceUse, LoadUse, keys
+from lrcsim.runtimes.runtime import OVERLAPS, PARTS, CoreRate, CpuUse, DeviceUse, LoadUse, keys
 
 OWN = """
 description = "mine"
@@ -110,7 +110,7 @@ def test_strategies_that_it_offers(own: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("colour = 1", "colour is no key of a runtime; there are description, url, engine, released, strategies"),
+        ("shade = 1", "shade is no key of a runtime; there are description, url, engine, base, released, strategies"),
         ("releasd = true", "releasd is no key of a runtime; did you mean 'released'?"),
         ("released = 1", "released: 1 is neither true nor false"),
         ('strategies = "lru"', 'strategies: \'lru\' is no list of names: write ["...", "..."]'),
@@ -240,3 +240,62 @@ def test_ideal_leaves_everything_to_the_machine() -> None:
     assert (IDEAL.device, IDEAL.cpu, IDEAL.loads, IDEAL.parts) == (DeviceUse(), CpuUse(), LoadUse(), 1)
     strange = replace(load_profile("rtx-3090")).with_part("gpu", api="vulkan")
     assert RuntimeDocument("ideal").on(strange).device == IDEAL.device
+
+
+CORES = """
+[core.avx2]
+q4_0 = { decode = "17 GB/s", prompt = "63 GFLOP/s", source = "measured" }
+[core.neon]
+q4_0 = { decode = "5 GB/s", prompt = "9 GFLOP/s" }
+"""
+
+
+def test_rates_of_a_core_go_by_its_instructions(own: Path) -> None:
+    own.write_text(CORES, encoding="utf-8")
+    document = load_runtime(own)
+    for isa, decode in (("avx2", 17e9), ("avx512", 17e9), ("neon", 5e9)):  # avx512 has avx2's
+        profile = load_profile("desktop-cpu", [f"cpu.isa={isa}"])
+        assert document.on(profile).core == {"q4_0": CoreRate(decode, {17e9: 63e9, 5e9: 9e9}[decode])}
+    assert document.on(load_profile("desktop-cpu", ["cpu.isa=sve"])).core == {}
+    assert document.on(load_profile("desktop-cpu")).sources["core.q4_0"] == "measured"
+
+
+def test_rates_of_a_core_are_written_as_they_were_read(own: Path) -> None:
+    own.write_text(CORES, encoding="utf-8")
+    document, profile = load_runtime(own), load_profile("desktop-cpu")
+    for one in (document, document.on(profile)):
+        own.write_text(to_toml(one), encoding="utf-8")
+        assert load_runtime(own).on(profile) == document.on(profile)
+        assert load_runtime(own).on(profile).sources == document.on(profile).sources
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[core.sse9]\nq4_0 = 1", "instruction set 'sse9' is not known, use avx2, avx512, neon"),
+        ("[core.avx2]\nq4_9 = 1", "core.avx2.q4_9: 'q4_9' is no format of weights; did you mean 'q4_k'?"),
+        ("[core.avx2]\nq4_0 = 1", 'core.avx2.q4_0: write { decode = "17 GB/s", prompt = "63 GFLOP/s"'),
+        ('[core.avx2]\nq4_0 = { decode = "0 GB/s", prompt = "1 GFLOP/s" }', "core.avx2.q4_0: '0 GB/s' must be above 0"),
+        ('base = "lama.cpp"', "base: 'lama.cpp' is no built-in runtime; did you mean 'llama.cpp'?"),
+    ],
+)
+def test_wrong_cores_and_bases(own: Path, text: str, says: str) -> None:
+    own.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_runtime(own)
+    assert says in str(caught.value)
+
+
+def test_a_runtime_based_on_another(own: Path) -> None:
+    # A number without a kind of device stands for all kinds: what the base says of each of them is gone.
+    own.write_text('base = "llama.cpp"\n[device]\nlayer = "9 us"\n[cpu.server]\nshare = "50 %"\n', encoding="utf-8")
+    base, mine = load_runtime("llama.cpp"), load_runtime(own)
+    assert (mine.name, mine.engine, mine.strategies) == (own.stem, base.engine, base.strategies)
+    for name in ("rtx-4090", "apple-m4-max", "desktop-cpu"):
+        profile = load_profile(name)
+        of_base, of_mine = base.on(profile), mine.on(profile)
+        assert of_mine.device == replace(of_base.device, layer=9e-6)
+        assert of_mine.cpu == of_base.cpu
+        assert of_mine.core == of_base.core
+    server = load_profile("rtx-4090+cpu-64core-avx512+ddr5-4800-8ch")
+    assert mine.on(server).cpu == replace(base.on(server).cpu, share=0.5)

@@ -9,6 +9,8 @@ import pytest
 
 from lrcsim.hardware import Cpu, Dram, Gpu, HardwareProfile
 from lrcsim.models import Geometry
+from lrcsim.runtimes import Runtime
+from lrcsim.runtimes.runtime import CoreRate
 from lrcsim.simulator.serving.steps import StepSize
 from lrcsim.simulator.setup.costs import Costs, FixedCosts, RooflineCosts
 
@@ -114,3 +116,21 @@ def test_without_a_gpu_the_cpu_runs_everything() -> None:
 def test_fixed_costs() -> None:
     costs: Costs = FixedCosts(dense=1, expert_s=2, output=3, cpu_overhead=4, cpu_bytes=5, cpu_rate=6)
     assert (costs.before(0, ONE), costs.expert(0, 3), costs.after(ONE), costs.on_cpu(0, 9)) == (1, 6, 3, (4, 5, 6))
+
+
+def test_no_faster_than_the_cores() -> None:
+    # Two cores of 100 bytes/s and 1,000 FLOP/s each are less than the CPU's bandwidth of 1,000 and compute of 10,000;
+    # with twenty of them the CPU's own numbers stand. Of another format nothing is known.
+    profile = replace(MEMORY_BOUND, gpu=None, cpu=Cpu(10_000.0, 1_000.0, 0.0, 2))
+    for name, bandwidth, compute in (("bf16", 200.0, 2_000.0), ("q4_0", 1_000.0, 10_000.0)):
+        runtime = Runtime("r", core={name: CoreRate(100.0, 1_000.0)})
+        costs = RooflineCosts(GEOMETRY, profile, "bf16", runtime=runtime)
+        assert (costs.bandwidth, costs.expert_bandwidth) == (bandwidth, bandwidth)
+        assert (costs.cpu.bandwidth, costs.cpu.compute, costs.compute) == (bandwidth, compute, compute)
+    many = RooflineCosts(
+        GEOMETRY,
+        replace(profile, cpu=Cpu(10_000.0, 1_000.0, 0.0, 20)),
+        "bf16",
+        runtime=Runtime("r", core={"bf16": CoreRate(100.0, 1_000.0)}),
+    )
+    assert (many.bandwidth, many.compute) == (1_000.0, 10_000.0)
