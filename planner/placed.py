@@ -1,0 +1,37 @@
+"""Seconds per decoded token where whole layers of experts are on the device or not: no trace is needed for that.
+
+What `lrcsim run` gives for such contents, to the last digits (tests/planner/test_placed.py), without running anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lrcsim.planner.speed import Setup
+from lrcsim.runtimes.machine_under import machine_under
+from lrcsim.simulator.serving.steps import StepSize
+from lrcsim.simulator.setup.costs import RooflineCosts
+
+
+def placed_seconds(setup: Setup, resident: Sequence[bool], context: float, kv_bytes_per_value: float = 2.0) -> float:
+    """Return the seconds of one decoded token, one request at a time.
+
+    Args:
+        setup: machine, model and runtime.
+        resident: bool [L], MoE layers whose experts are on the device; those of the others run on the CPU.
+        context: tokens that attention sees.
+        kv_bytes_per_value: of the KV cache.
+    """
+    machine = machine_under(setup.profile, setup.runtime)
+    geometry, runtime = setup.geometry, setup.runtime
+    costs = RooflineCosts(geometry, machine, setup.dtype, kv_dtype_bytes=kv_bytes_per_value, runtime=runtime)
+    size = StepSize(1, 1, round(context), round(context))
+    seconds = costs.after(size)
+    for layer, here in enumerate(resident):
+        seconds += costs.before(layer, size) + machine.layer_overhead
+        if here:
+            seconds += geometry.top_k * costs.expert(layer, 1)
+        else:
+            overhead, moved, rate = costs.on_cpu(layer, 1)
+            seconds += runtime.cpu.layer + geometry.top_k * (overhead + moved / min(rate, machine.dram.bandwidth))
+    return seconds
