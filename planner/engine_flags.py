@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lrcsim.models.formats import GGUF
@@ -70,6 +70,7 @@ def override_pattern(layers: int) -> str:
 def engine_flags(
     *,
     dtype: str,
+    in_gguf: bool,
     context: int,
     kv_dtype: str,
     all_resident: bool,
@@ -88,6 +89,7 @@ def engine_flags(
 
     Args:
         dtype: of the weights.
+        in_gguf: whether GGUF files have its format of experts.
         context: tokens.
         kv_dtype: of the KV cache.
         all_resident: whether all experts fit on the device.
@@ -106,12 +108,14 @@ def engine_flags(
     def row_of(engine: str, *strategies: str) -> str:
         return next((name for name in strategies if engine in engines.get(name, ())), "")
 
-    plain = row_of("llama.cpp", "all-resident", "n-cpu-moe") if own_gpu or all_resident else ""
-    gguf = expert_files(dtype)
-    found = [_llama(dtype, plain, context, kv_dtype, all_resident, cpu_layers, layers, own_gpu, has_gpu)]
+    llama = _llama(dtype, in_gguf, context, kv_dtype, all_resident, cpu_layers, layers, own_gpu, has_gpu)
+    llama = replace(llama, strategy=row_of("llama.cpp", "all-resident", "n-cpu-moe"))
     if other := row_of("ik_llama.cpp", "all-resident", "n-cpu-moe"):
-        command = found[0].command
-        found.append(Flags("ik_llama.cpp", other, command, ("a fork of llama.cpp that takes the same flags",)))
+        if llama.strategy:
+            llama = replace(llama, notes=(*llama.notes, "ik_llama.cpp, a fork, takes the same flags"))
+        else:
+            llama = replace(llama, engine="ik_llama.cpp", strategy=other)
+    found = [llama]
     if mine := row_of("MLX", "all-resident"):
         found.append(Flags("MLX", mine, "mlx_lm.server --model MODEL", ()))
     served = row_of("vLLM", "all-resident", "streamed")
@@ -124,7 +128,9 @@ def engine_flags(
     length = f"--max-model-len {context}"
     gib = math.ceil(experts_outside / 2**30 * 10) / 10
     unlike = (
-        (f"{dtype} is a format of GGUF files: the sizes here hold for a checkpoint as small as that",) if gguf else ()
+        (f"{dtype} is a format of GGUF files: the sizes here hold for a checkpoint as small as that",)
+        if _only_in_gguf(dtype)
+        else ()
     )
     if all_resident:
         sglang = f"python -m sglang.launch_server --model-path MODEL --context-length {context}"
@@ -160,15 +166,14 @@ def engine_flags(
     return found
 
 
-def expert_files(dtype: str) -> bool:
-    """Return whether a dtype is one of GGUF files."""
+def _only_in_gguf(dtype: str) -> bool:
     base = parse_dtype(dtype)[0]
     return base in GGUF or base in MIXES
 
 
 def _llama(
     dtype: str,
-    strategy: str,
+    in_gguf: bool,
     context: int,
     kv_dtype: str,
     all_resident: bool,
@@ -198,11 +203,11 @@ def _llama(
         parts.append(f"-ctk {name} -ctv {name}")
         if name not in ("bf16", "f16"):
             parts.append("-fa on")
-    if not strategy and (own_gpu or all_resident):
+    if not in_gguf:
         notes.append(f"{dtype} is no format of GGUF files, the sizes hold for one as small as that")
     if own_gpu and not all_resident:
         notes.append("no expert cache in releases: a layer's experts are all on the GPU or all on the CPU")
-    return Flags("llama.cpp", strategy, " ".join(parts), tuple(notes))
+    return Flags("llama.cpp", "", " ".join(parts), tuple(notes))
 
 
 def _ktransformers(

@@ -14,6 +14,7 @@ from lrcsim.models import Geometry, storage, stored_dtype
 from lrcsim.models.quantisation import bits_per_weight
 from lrcsim.planner.accuracy import FEW, MEANING
 from lrcsim.planner.engine_flags import Flags, engine_flags
+from lrcsim.planner.engines import IN_GGUF, expert_format
 from lrcsim.planner.evaluate import Runner
 from lrcsim.planner.ktransformers import kt_method
 from lrcsim.planner.memory import Memory
@@ -300,6 +301,7 @@ def _flags(plan: Plan) -> list[Flags]:
     slots = placed.slots if placed is not None else (geometry.experts,) * len(geometry.moe_layers)
     found = engine_flags(
         dtype=plan.dtype,
+        in_gguf=expert_format(geometry, plan.dtype) in IN_GGUF,
         context=plan.context,
         kv_dtype=plan.kv_dtype,
         all_resident=memory.fit == "gpu",

@@ -88,8 +88,7 @@ def prompt_of(setup: Setup, strategy: Strategy, slots: Sequence[int], tokens: in
     seconds = 0.0
     for before in range(0, tokens, UBATCH):
         batch = min(UBATCH, tokens - before)
-        last = before + batch == tokens
-        size = StepSize(batch, int(last), before + batch, batch * before + batch * (batch + 1) // 2)
+        size = StepSize(batch, 1, before + batch, batch * before + batch * (batch + 1) // 2)
         seconds += costs.after(size) + sum(
             costs.before(layer, size) + machine.layer_overhead + _experts(setup, machine, costs, strategy, at, batch)
             for layer, at in enumerate(zip(costs.bytes, slots, strict=True))

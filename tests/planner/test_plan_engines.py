@@ -161,7 +161,7 @@ def test_what_is_recommended_as_released_has_a_command(name: str, dtype: str | N
     assert plan.flags[0] in own
     assert plan.flags[0].engine == best.engines[0]
     assert all(flags.command for flags in own)
-    assert {flags.engine for flags in own} == set(best.engines)
+    assert {flags.engine for flags in own} <= set(best.engines)
     assert best.standing.measured is not None
     for flags in plan.flags:
         if match := re.search(r"--kt-num-gpu-experts (\d+)", flags.command):

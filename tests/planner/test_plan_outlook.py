@@ -122,12 +122,12 @@ def test_override_pattern_refuses_what_it_cannot_say() -> None:
 
 
 USUAL: dict[str, Any] = {
-    "dtype": "q4_k_m", "context": 32_768, "kv_dtype": "f16", "all_resident": False, "cpu_layers": 12, "layers": 48,
+    "dtype": "q4_k_m", "in_gguf": True, "context": 32_768, "kv_dtype": "f16", "all_resident": False, "cpu_layers": 12, "layers": 48,
     "placed_slots": 21, "popular_slots": 23, "experts_outside": 10 * GIB, "cores": 8, "own_gpu": True, "has_gpu": True,
     "engines": {"n-cpu-moe": ("llama.cpp",)}, "kt": ("", "no GGUF"),
 }  # fmt: skip
 NATIVE: dict[str, Any] = {
-    "dtype": "fp8", "kt": ("FP8", ""),
+    "dtype": "fp8", "in_gguf": False, "kt": ("FP8", ""),
     "engines": {"n-cpu-moe": ("ktransformers",), "popular": ("ktransformers",), "streamed": ("vLLM",)},
 }  # fmt: skip
 """An fp8 checkpoint on a card that has 8-bit floats: no file for llama.cpp."""
@@ -175,9 +175,10 @@ def test_a_command_belongs_to_a_row_only_where_the_engine_takes_the_dtype() -> N
         ("SGLang", ""),
     ]  # fmt: skip
     both = {"engines": {"n-cpu-moe": ("llama.cpp", "ik_llama.cpp")}}
-    llama, fork, *_ = engine_flags(**USUAL | both)
-    assert (llama.engine, fork.engine, fork.strategy) == ("llama.cpp", "ik_llama.cpp", "n-cpu-moe")
-    assert fork.command == llama.command
+    llama = engine_flags(**USUAL | both)[0]
+    assert "ik_llama.cpp, a fork, takes the same flags" in llama.notes
+    fork = engine_flags(**USUAL | {"engines": {"n-cpu-moe": ("ik_llama.cpp",)}})[0]
+    assert (fork.engine, fork.strategy, fork.command) == ("ik_llama.cpp", "n-cpu-moe", llama.command)
 
 
 def test_more_layers_than_a_pattern_names() -> None:
