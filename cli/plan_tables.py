@@ -42,11 +42,12 @@ def _quantisations(plan: Plan) -> None:
     how = {"gpu": "whole", "memory": "with main memory", "flash": "reads flash", "no": "does not fit"}
     rows = []
     for one in plan.quantisations:
-        marks = [*(["as released"] if one.released else []), *(["<- planned"] if one.dtype == plan.dtype else [])]
+        name = quoted(short_dtype(one.dtype)) + (", as released" if one.released else "")
+        mark = "<- planned" if one.dtype == plan.dtype else ""
         speed = "–" if one.tokens_per_s is None else rate(one.tokens_per_s)
         who = "" if one.runtime is None else one.runtime + ("" if one.good else ", not measured")
         fit = how[one.fit] + (", tight" if one.tight and one.fit == "gpu" else "")
-        rows.append((quoted(short_dtype(one.dtype)), human_bytes(one.weights), fit, speed, who, " ".join(marks)))
+        rows.append((name, human_bytes(one.weights), fit, speed, who, mark))
     _print("Which quantisation", ["", "weights", "fits", "tokens/s", "with", ""], rows, (1, 3))
 
 

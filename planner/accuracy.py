@@ -26,8 +26,16 @@ MEANING: dict[Setting, str] = {
     "flash": "experts read from flash where the model computes",
 }
 
-HELD = ("all-resident", "n-cpu-moe", "lru")
-"""Ways of running a model that published speeds were measured in; of others there is none to hold a row against."""
+HELD: dict[Setting, tuple[str, ...]] = {
+    "resident-gpu": ("all-resident",),
+    "gb10-unified": ("all-resident",),
+    "apple-unified": ("all-resident",),
+    "cpu-experts": ("n-cpu-moe",),
+    "cpu-only": ("all-resident",),
+    "pcie-cache": ("lru",),
+    "flash": ("lru",),
+}
+"""Ways of running a model that the points of a class were measured in; rows of others are held against nothing."""
 
 FEW = 5
 """Points below which a class is said to rest on few."""
@@ -86,17 +94,16 @@ def setting_of(strategy: str, profile: HardwareProfile) -> Setting:
     return "cpu-experts" if strategy in ("n-cpu-moe", "popular") else "pcie-cache"
 
 
-def accuracy_of(strategy: str, profile: HardwareProfile, runtime: str) -> Accuracy:
-    """Return how true rows of this kind have been: of the runtime itself where its points are told apart."""
-    setting = setting_of(strategy, profile)
+def accuracy_of(setting: Setting, runtime: str) -> Accuracy:
+    """Return how true rows of a class have been: of the runtime itself where its points are told apart."""
     table = _tables()[setting]
     return table.get(runtime, table[""])
 
 
-def measured(strategy: str, profile: HardwareProfile, runtime: str) -> Setting | None:
+def measured(strategy: str, accuracy: Accuracy, runtime: str) -> Setting | None:
     """Return the class of measured points that such a row was held against; None: nobody measured any."""
-    found = accuracy_of(strategy, profile, runtime)
-    return found.setting if strategy in HELD and runtime in found.runtimes and found.points else None
+    held = strategy in HELD[accuracy.setting] and runtime in accuracy.runtimes and accuracy.points > 0
+    return accuracy.setting if held else None
 
 
 @cache

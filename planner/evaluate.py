@@ -160,7 +160,7 @@ class Runner:
             judged, note = self._judge(caches, profile, memory)
             rows += judged
             bound, _ = self.row(OPTIMUM, profile, memory)
-        rows.sort(key=lambda row: (row.kind != "released", -row.speed))
+        rows.sort(key=lambda row: (row.kind != "released", not row.standing.released, -row.speed))
         fastest = max(rows, key=lambda row: row.speed)
         plain = [row.name for row in rows if row.name in ("lru", "n-cpu-moe")]
         return rows, note, bound, list(dict.fromkeys([rows[0].name, fastest.name, *plain]))

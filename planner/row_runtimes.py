@@ -9,11 +9,11 @@ from typing import Literal
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry
 from lrcsim.models.formats import GGUF
-from lrcsim.planner.accuracy import Accuracy, Setting, accuracy_of, measured
+from lrcsim.planner.accuracy import Accuracy, Setting, accuracy_of, measured, setting_of
 from lrcsim.planner.engines import IN_GGUF, IN_MLX, expert_format
 from lrcsim.planner.ktransformers import kt_method
 from lrcsim.planner.memory import Memory
-from lrcsim.planner.strategies import OPTIMUM
+from lrcsim.planner.strategies import FREQUENT, ON_CPU, OPTIMUM
 from lrcsim.runtimes import RuntimeDocument, load_runtime, runtimes
 from lrcsim.runtimes.machine_kinds import device_kind
 
@@ -83,9 +83,16 @@ def offering(
         dtype: as the weights are stored.
         memory: what is where.
     """
-    if strategy == "popular" and (memory.fit == "flash" or not memory.placed_in_memory):
+    if strategy == "popular" and reads_flash(strategy, memory):
         return []
     return [one for one in _released() if has(one, strategy, geometry, profile, dtype)]
+
+
+def reads_flash(strategy: str, memory: Memory) -> bool:
+    """Return whether a way of running a model reads experts from flash: what is placed must fit beside the GPU."""
+    if memory.fit == "flash":
+        return True
+    return strategy in (ON_CPU.name, FREQUENT.name) and bool(memory.ram) and not memory.placed_in_memory
 
 
 def has(document: RuntimeDocument, strategy: str, geometry: Geometry, profile: HardwareProfile, dtype: str) -> bool:
@@ -149,7 +156,7 @@ def standing(
 ) -> Standing:
     """Return what a row can claim; arguments as in `offering` and `runtime_for`."""
     document = runtime_for(strategy, geometry, profile, dtype, given)
-    accuracy = accuracy_of(strategy, profile, document.name)
+    accuracy = accuracy_of("flash" if reads_flash(strategy, memory) else setting_of(strategy, profile), document.name)
     if strategy == OPTIMUM.name:
         return Standing(document.name, (), None, accuracy, bound=True)
     found = offering(strategy, geometry, profile, dtype, memory)
@@ -161,7 +168,7 @@ def standing(
     if strategy == "all-resident":
         names += [other for name in names for other in ALSO.get(name, ())]
     held = has(document, strategy, geometry, profile, dtype)
-    setting = measured(strategy, profile, document.name) if held else None
+    setting = measured(strategy, accuracy, document.name) if held else None
     return Standing(document.name, tuple(dict.fromkeys(names)), setting, accuracy)
 
 

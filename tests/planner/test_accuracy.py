@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from planned import machine
+from planned import geometry, machine
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.hardware import HardwareProfile
-from lrcsim.planner.accuracy import SETTINGS, Accuracy, accuracy_of, measured, read_accuracy, setting_of
-from lrcsim.planner.row_runtimes import Standing
+from lrcsim.planner.accuracy import HELD, SETTINGS, Accuracy, accuracy_of, measured, read_accuracy, setting_of
+from lrcsim.planner.memory import memory_of
+from lrcsim.planner.row_runtimes import Standing, standing
 
 OWN = machine()
 GPU = OWN.gpu
@@ -88,17 +89,29 @@ def test_tables_that_say_too_little(changed: dict[str, Any], said: str) -> None:
 
 
 def test_the_shipped_tables_are_complete() -> None:
-    for strategy, profile in (("all-resident", OWN), ("n-cpu-moe", OWN), ("lru", OWN), ("lru", ALONE)):
-        found = accuracy_of(strategy, profile, "none of them")
-        assert found.setting == setting_of(strategy, profile)
+    for setting in SETTINGS:
+        found = accuracy_of(setting, "none of them")
+        assert found.setting == setting
         assert found.low <= found.high
-        assert measured(strategy, profile, "none of them") is None
-        assert measured(strategy, profile, found.runtimes[0]) == found.setting
-        assert measured("popular", profile, found.runtimes[0]) is None  # nobody published any
+        (strategy,) = HELD[setting]
+        assert measured(strategy, found, "none of them") is None
+        assert measured(strategy, found, found.runtimes[0]) == setting
+        assert measured("popular", found, found.runtimes[0]) is None  # nobody published any
+        assert measured(strategy, replace(found, points=0), found.runtimes[0]) is None
+
+
+def test_what_reads_flash_is_held_against_flash() -> None:
+    """Experts on the CPU that main memory does not hold are another thing than those it holds."""
+    shape = geometry()
+    for ram, setting, kind in ((60_000, "cpu-experts", "released"), (15_000, "flash", "bound")):
+        hardware = machine(vram=20_000, ram=ram)
+        memory = memory_of(shape, hardware, "bf16", 100, reserve=0)
+        found = standing("n-cpu-moe", shape, hardware, "bf16", memory)
+        assert (found.accuracy.setting, found.kind, found.engines[0]) == (setting, kind, "llama.cpp")
 
 
 def test_only_what_was_measured_may_be_called_released() -> None:
-    accuracy = accuracy_of("n-cpu-moe", OWN, "llama.cpp")
+    accuracy = accuracy_of("cpu-experts", "llama.cpp")
     kinds = {
         (engines, setting, bound): Standing("x", engines, setting, accuracy, bound).kind
         for engines in ((), ("llama.cpp",))

@@ -122,8 +122,9 @@ def test_override_pattern_refuses_what_it_cannot_say() -> None:
 
 
 USUAL: dict[str, Any] = {
-    "dtype": "q4_k_m", "in_gguf": True, "context": 32_768, "kv_dtype": "f16", "all_resident": False, "cpu_layers": 12, "layers": 48,
-    "placed_slots": 21, "popular_slots": 23, "experts_outside": 10 * GIB, "cores": 8, "own_gpu": True, "has_gpu": True,
+    "dtype": "q4_k_m", "in_gguf": True, "context": 32_768, "kv_dtype": "f16", "all_resident": False, "cpu_layers": 12,
+    "layers": 48, "placed_slots": 21, "popular_slots": 23, "experts_outside": 10 * GIB, "cores": 8, "own_gpu": True,
+    "has_gpu": True,
     "engines": {"n-cpu-moe": ("llama.cpp",)}, "kt": ("", "no GGUF"),
 }  # fmt: skip
 NATIVE: dict[str, Any] = {
