@@ -31,7 +31,12 @@ def show_answer(plan: Plan) -> None:
     if plan.best_released is not None:
         out.print(f"{asked}: {speed} with {_who(best)}, released", soft_wrap=True)
     elif best.engines:
-        out.print(f"{asked}: {speed} with {_who(best)}, released, but no measured speed tells how true that is")
+        out.print(
+            f"{asked}: {speed} with {_who(best)}, released, but no measured speed tells how true that is",
+            soft_wrap=True,
+        )
+    elif best.kind == "bound":
+        out.print(f"{asked}: {speed} under {best.standing.runtime}, which is a bound on real ones", soft_wrap=True)
     else:
         out.print(f"{asked}: no released engine runs it here; {_who(best)} would give {speed}", soft_wrap=True)
     command = next((flags.command for flags in plan.flags if flags.strategy == best.name and flags.command), "")

@@ -118,17 +118,7 @@ class Plan:
             "quantisations": [one.to_dict() for one in self.quantisations],
             "recommended": None if best is None else best.to_dict(),
             "recommended_released": None if released is None else released.to_dict(),
-            "faster": [
-                {
-                    "strategy": row.name,
-                    "kind": row.kind,
-                    "runtime": row.standing.runtime,
-                    "tokens_per_s": row.speed,
-                    "range": list(row.range),
-                    "gain": row.speed / best.speed - 1,
-                }
-                for row in (self.faster if best is not None else [])
-            ],
+            "faster": [] if best is None else [_above(row, best) for row in self.faster],
             "strategies": [row.to_dict() for row in self.rows],
             "optimum": None if self.bound is None else self.bound.to_dict(),
             "policies": self.policy_note,
@@ -168,6 +158,18 @@ class Plan:
                 for source in self.sources
             ],
         }
+
+
+def _above(row: StrategyRow, best: StrategyRow) -> dict[str, Any]:
+    """Return JSON values of a row that is faster than the one to follow."""
+    return {
+        "strategy": row.name,
+        "kind": row.kind,
+        "runtime": row.standing.runtime,
+        "tokens_per_s": row.speed,
+        "range": list(row.range),
+        "gain": row.speed / best.speed - 1,
+    }
 
 
 def make_plan(

@@ -14,7 +14,7 @@ from lrcsim.planner.engines import IN_GGUF, IN_MLX, expert_format
 from lrcsim.planner.ktransformers import kt_method
 from lrcsim.planner.memory import Memory
 from lrcsim.planner.strategies import FREQUENT, ON_CPU, OPTIMUM
-from lrcsim.runtimes import RuntimeDocument, load_runtime, runtimes
+from lrcsim.runtimes import IDEAL, RuntimeDocument, load_runtime, runtimes
 from lrcsim.runtimes.machine_kinds import device_kind
 
 ORDER = ("llama.cpp", "mlx", "vllm", "ktransformers")
@@ -169,7 +169,7 @@ def standing(
         names += [other for name in names for other in ALSO.get(name, ())]
     held = has(document, strategy, geometry, profile, dtype)
     setting = measured(strategy, accuracy, document.name) if held else None
-    return Standing(document.name, tuple(dict.fromkeys(names)), setting, accuracy)
+    return Standing(document.name, tuple(dict.fromkeys(names)), setting, accuracy, bound=document.name == IDEAL.name)
 
 
 def _released() -> Iterator[RuntimeDocument]:
