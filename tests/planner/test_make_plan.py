@@ -11,6 +11,7 @@ import pytest
 from planned import geometry, local_trace, machine
 
 from lrcsim.planner import Plan, make_plan
+from lrcsim.runtimes import load_runtime
 from lrcsim.runtimes.document import read_document
 from lrcsim.simulator import simulate
 from lrcsim.traces import RoutingTrace
@@ -133,6 +134,12 @@ def test_a_runtime_of_ones_own_stands_for_all_rows() -> None:
     assert kinds["streamed"] == ("fork", False, None)
 
 
+def test_a_runtime_without_costs_is_a_bound() -> None:
+    plan = planned(FIXED + EXPERTS // 2, runtime=load_runtime("ideal"))
+    assert {row.kind for row in plan.rows} == {"bound"}
+    assert plan.best_released is None
+
+
 def test_prompts_in_rows(half: Plan) -> None:
     """Of 2,048 tokens, but no more than the context has room for."""
     for row in half.to_dict()["strategies"]:
@@ -185,6 +192,9 @@ def test_from_flash() -> None:
     plan = planned(FIXED + EXPERTS // 4, ram=15_000)
     assert plan.memory.fit == "flash"
     assert plan.best is not None
+    # llama.cpp pages experts in, slowly: nobody measured that, but it can be had, and a faster cache cannot
+    assert (plan.best.name, plan.best.kind, plan.best_released) == ("n-cpu-moe", "bound", None)
+    assert rows(plan)["lru-split"].speed > plan.best.speed
     assert plan.best.binds[0] == "flash"
     assert plan.best.speed < rows(planned(FIXED + EXPERTS // 4))[plan.best.name].speed
     assert plan.remedies is not None

@@ -91,6 +91,25 @@ def test_the_runtimes_costs_are_paid() -> None:
     )
 
 
+def test_attention_sees_all_that_came_before() -> None:
+    """However a prompt is divided, n tokens attend to n (n + 1) / 2: all that counts where attention is slow enough."""
+    slow = replace(IDEAL, device=replace(IDEAL.device, attention=1e-9))
+    found = {tokens: seconds(RESIDENT, 8, tokens, replace(SETUP, runtime=slow)) for tokens in (512, 1024, 1300)}
+    assert found[1024] / found[512] == pytest.approx(1024 * 1025 / (512 * 513), rel=1e-3)
+    assert found[1300] / found[512] == pytest.approx(1300 * 1301 / (512 * 513), rel=1e-3)
+
+
+def test_handing_over_and_links_cost_time() -> None:
+    # half a second for a layer with experts on the CPU, where they are computed there
+    handing = replace(SETUP, runtime=replace(IDEAL, cpu=replace(IDEAL.cpu, layer=0.5)))
+    assert seconds(ON_CPU, 0, 31, handing) == pytest.approx(seconds(ON_CPU, 0, 31) + 0.5)
+    assert seconds(ON_CPU, 0, 32, handing) == pytest.approx(seconds(ON_CPU, 0, 32))
+    # a link with a second of latency, and a tenth for each of the 8 experts (of 512 tokens all are used)
+    link = replace(SETUP.profile.links[1], latency=1.0, overhead=0.1)
+    late = replace(SETUP, profile=machine(links=(SETUP.profile.links[0], link)))
+    assert seconds(ON_CPU, 0, 512, late) == pytest.approx(seconds(ON_CPU, 0, 512) + 1.8)
+
+
 def test_nothing_to_load_over() -> None:
     alone = replace(SETUP, profile=replace(machine(), gpu=None, links=()))
     assert seconds(RESIDENT, 8, 512, alone) == pytest.approx(10 * seconds(RESIDENT, 8, 512), rel=1e-6)

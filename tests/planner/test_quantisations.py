@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from planned import local_trace
 
 from lrcsim.hardware import HardwareProfile, load_profile
 from lrcsim.models import load_geometry
 from lrcsim.planner import Plan, make_plan
-from lrcsim.planner.memory import Fit, with_memory
-from lrcsim.planner.quantisations import Quantisation, choose, formats_to_try
+from lrcsim.planner.memory import Fit, memory_of, with_memory
+from lrcsim.planner.quantisations import Quantisation, choose, formats_to_try, quantisations
 from lrcsim.planner.traces import Shape
 
 GIB = 2**30
@@ -38,6 +40,8 @@ BF16, Q8, Q5, Q4, IQ4, Q2 = ("bf16", 160), ("q8_0", 85), ("q5_k_m", 57), ("q4_k_
         # as fine and faster: another runtime's format of as many bits
         ([one("int8-g64-bias", 85, speed=20), one(*Q8), one(*Q4)], "int8-g64-bias"),
         ([one(*Q8), one("int8-g64-bias", 84, speed=20), one(*Q4)], "int8-g64-bias"),
+        # the release's own is never too coarse
+        ([one("q4_k_m", 48, "memory"), one("bf16", 40)], "bf16"),
         # nothing not coarser than q4_k_m fits whole: q4_k_m with main memory, though a coarser one would
         ([one(*BF16, "memory"), one(*Q8, "memory"), one(*Q4, "memory"), one(*IQ4)], "q4_k_m"),
         ([one(*BF16, "memory"), one(*Q5, tight=True), one(*Q4, tight=True)], "q4_k_m"),
@@ -63,6 +67,23 @@ def test_formats_by_machine() -> None:
     assert "int4-g128" not in formats_to_try(qwen, load_profile("desktop-cpu"))
     oss = formats_to_try(load_geometry("gpt-oss-20b"), load_profile("rtx-3090"))
     assert all(name.startswith("mxfp4") for name in oss)  # its GGUF files keep the released experts
+
+
+def test_a_release_that_is_small_already() -> None:
+    """Nothing larger is tried of one in 4 bits, and nothing at all of what somebody has made a GGUF file of."""
+    small = replace(load_geometry("qwen3-30b-a3b"), dtype="int4-g128")
+    card = load_profile("rtx-4060-laptop")
+    found = quantisations(small, card, lambda dtype: memory_of(small, card, dtype, 1_024), 100.0)
+    names = [one.dtype for one in found]
+    assert "int4-g128" in names
+    assert "iq2_xxs" in names
+    assert not {"q8_0", "q6_k", "q5_k_m", "fp8"} & set(names)
+    # no released engine has experts of that format beside a card of 8 GB
+    by_name = {one.dtype: one for one in found}
+    assert by_name["int4-g128"].fit == "memory"
+    assert by_name["int4-g128"].tokens_per_s is None
+    assert by_name["iq4_xs"].tokens_per_s is not None
+    assert formats_to_try(replace(small, dtype="q4_k_m"), card) == ["q4_k_m"]
 
 
 def plan(model: str, profile: HardwareProfile, dtype: str | None = None) -> Plan:
