@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from math import floor, log10
 from typing import TYPE_CHECKING
 
 from lrcsim.base.text import human_bytes, percent, quoted, short_dtype
 from lrcsim.cli.output import console
-from lrcsim.cli.plan_answer import rate, show_answer
+from lrcsim.cli.plan_answer import rate, seconds, show_answer
 from lrcsim.cli.screen import echo
 from lrcsim.cli.tables import print_rows
 
@@ -116,10 +117,11 @@ def _strategies(plan: Plan) -> None:
     rows = [_row(row) for row in plan.rows]
     if plan.bound is not None:
         rows.append(_row(plan.bound))
-    headings = ["", "tokens/s", "range", "full", "range", "prompt/s", "hits", "with"]
+    headings = ["", "tokens/s", "range", "full", "range", "prompt", "hits", "with"]
     _print("Ways to run it", headings, rows, range(1, 7))
     out = console()
     shown = [*plan.rows, *([plan.bound] if plan.bound is not None else [])]
+    out.print(f"prompt: of {plan.rows[0].prompt.tokens:,} tokens, to the first of the answer.", style="dim")
     out.print("; ".join(f"{row.name}: {row.strategy.about}" for row in shown) + ".", style="dim")
     if plan.policy_note:
         out.print(f"Eviction: {plan.policy_note}.")
@@ -139,13 +141,15 @@ def _row(row: StrategyRow) -> tuple[str, ...]:
         who = f"bound, {row.standing.runtime}"
     cells = (
         row.name, rate(row.speed), _ends(row.range), rate(row.full), _ends(row.full_range),
-        rate(row.prompt.tokens_per_s), percent(row.hit_rate, digits=0), who,
+        f"{seconds(row.prompt.seconds)}, {rate(row.prompt.tokens_per_s)}/s", percent(row.hit_rate, digits=0), who,
     )  # fmt: skip
     return cells if row.kind == "released" else tuple(f"[dim]{cell}[/dim]" for cell in cells)
 
 
 def _ends(ends: tuple[float, float]) -> str:
-    return f"{rate(ends[0])}–{rate(ends[1])}"
+    """Write a range in two digits: it is no more exact than that."""
+    short = [float(f"{end:.2g}") for end in ends]
+    return "–".join(f"{end:,.{max(0, 1 - floor(log10(end)))}f}" for end in short)
 
 
 def _sizes(plan: Plan) -> None:
