@@ -17,7 +17,10 @@ IN_GGUF = GGUF | {"f32", "bf16", "f16", "mxfp4"}
 """Formats that GGUF files have for experts."""
 
 IN_MLX = {"bf16", "f16", "mxfp4", "mxfp8", "nvfp4"}
-"""Formats that MLX has besides its own, of N bits with a scale and a bias."""
+"""Formats that MLX has besides its own, `MLX_GROUPS`."""
+
+MLX_GROUPS = re.compile(r"int[2-8]-g(32|64|128)(-bias)?")
+"""MLX's own: N bits, in groups with a scale and a bias; who leaves the bias out of the name means the same files."""
 
 EIGHT_BITS = re.compile(
     r"rtx[ -]?(pro[ -]?)?[456]0\d0|\bl4\b|\bl40s?\b|\b[hb][1238]00\b|\bh20\b|\bg[hb]\d+|\b(ada|hopper|blackwell)\b"

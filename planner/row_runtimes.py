@@ -10,7 +10,7 @@ from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry
 from lrcsim.models.formats import GGUF
 from lrcsim.planner.accuracy import Accuracy, Setting, accuracy_of, measured, setting_of
-from lrcsim.planner.engines import IN_GGUF, IN_MLX, expert_format
+from lrcsim.planner.engines import IN_GGUF, IN_MLX, MLX_GROUPS, expert_format
 from lrcsim.planner.ktransformers import kt_method
 from lrcsim.planner.memory import Memory
 from lrcsim.planner.strategies import FREQUENT, ON_CPU, OPTIMUM
@@ -116,7 +116,7 @@ def takes(formats: str, name: str) -> bool:
         return name in IN_GGUF
     if formats == "checkpoint":
         return name not in GGUF
-    return formats == "any" or name in IN_MLX or name.endswith("-bias")
+    return formats == "any" or name in IN_MLX or MLX_GROUPS.fullmatch(name) is not None
 
 
 def runtime_for(
