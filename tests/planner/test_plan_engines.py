@@ -175,7 +175,8 @@ def test_what_is_recommended_as_released_has_a_command(name: str, dtype: str | N
     [("rtx-4090", "q4_k_m", ("llama.cpp",)), ("rtx-4090", "fp8", ("vLLM", "SGLang")),
      ("rtx-4090", "bf16", ("llama.cpp", "vLLM", "SGLang")), ("apple-m4-max", "q4_k_m", ("llama.cpp",)),
      ("apple-m4-max", "bf16", ("llama.cpp", "MLX")), ("apple-m4-max", "int4-g64-bias", ("MLX",)),
-     ("apple-m4-max", "int4-g32", ("MLX",)), ("apple-m4-max", "fp8", ()), ("jetson-agx-orin", "int4-g128", ("vLLM", "SGLang")), ("phone", "fp8", ()),
+     ("apple-m4-max", "int4-g32", ("MLX",)),
+     ("apple-m4-max", "fp8", ()), ("jetson-agx-orin", "int4-g128", ("vLLM", "SGLang")), ("phone", "fp8", ()),
      ("desktop-cpu", "fp8", ()), ("desktop-cpu", "bf16", ("llama.cpp",))],
 )  # fmt: skip
 def test_engines_where_everything_fits(name: str, dtype: str, engines: tuple[str, ...]) -> None:
