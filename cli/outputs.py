@@ -17,6 +17,7 @@ OUTPUTS = {
     "timeline": "--timeline",
     "toml_path": "--toml",
     "output": "-o",
+    "counts_out": "--counts-out",
 }
 """Parameters of commands that name a file to write, and the option that they are given with."""
 

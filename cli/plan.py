@@ -12,6 +12,9 @@ import click
 from lrcsim.cli.output import answer, json_option, progress_bar
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lrcsim.models import Geometry
     from lrcsim.traces import RoutingTrace
 
 TRACES = "LRCSIM_TRACES"
@@ -28,7 +31,19 @@ TRACES = "LRCSIM_TRACES"
 @click.option(
     "--context", default="8k", show_default=True, metavar="TOKENS", help="Tokens the KV cache has room for: 32k."
 )
-@click.option("--dtype", metavar="NAME", help="How weights are stored: q4_k_m, fp8 ...  [default: as released]")
+@click.option(
+    "--prompt",
+    type=click.IntRange(min=1),
+    default=2048,
+    show_default=True,
+    metavar="TOKENS",
+    help="Tokens of a prompt, for the time to the first token.",
+)
+@click.option(
+    "--dtype",
+    metavar="NAME",
+    help="How weights are stored: q4_k_m, fp8 ...  [default: the finest published format that fits whole, else q4_k_m]",
+)
 @click.option(
     "--kv-dtype",
     default="f16",
@@ -61,6 +76,11 @@ TRACES = "LRCSIM_TRACES"
     metavar="NAME|FILE",
     help="What runs the model; lrcsim runtimes lists them.  [default: for each way what has it]",
 )
+@click.option(
+    "--counts-out",
+    metavar="COUNTS.pt",
+    help="Write how often --trace uses each expert, as ktransformers and SGLang read it.",
+)
 @json_option
 def plan(
     model: str,
@@ -68,6 +88,7 @@ def plan(
     vram: str | None,
     ram: str | None,
     context: str,
+    prompt: int,
     dtype: str | None,
     kv_dtype: str,
     reserve: str | None,
@@ -75,12 +96,14 @@ def plan(
     folders: tuple[str, ...],
     overrides: tuple[str, ...],
     runtime: str | None,
+    counts_out: str | None,
     json_path: str | None,
 ) -> None:
     """Say whether MODEL fits HARDWARE, how to divide memory, how fast it decodes, and what would make it faster.
 
     One request at a time. The speed rests on a routing trace of the model itself (--trace), or on published hit rates
-    of it and of other models (docs/plan.md). With command lines for llama.cpp, ktransformers, vLLM and SGLang.
+    of it and of other models (docs/plan.md). First the fastest way that a released engine has, and its command line;
+    without --dtype in the finest published format that fits.
     """
     from lrcsim.hardware import load_profile
     from lrcsim.models import load_geometry
@@ -102,6 +125,8 @@ def plan(
             from lrcsim.cli.calibrate_run import open_or_import
 
             given = [(path, opened.enter_context(open_or_import(path))) for path in traces]
+        if counts_out is not None:
+            _write_counts(counts_out, geometry, given)
         found = make_plan(
             geometry,
             profile,
@@ -111,6 +136,7 @@ def plan(
             reserve=None if reserve is None else _size("--reserve", reserve),
             unused=unused,
             runtime=None if runtime is None else load_runtime(runtime),
+            prompt=prompt,
             traces=given,
             folders=where,
             progress=progress,
@@ -119,6 +145,23 @@ def plan(
         from lrcsim.cli.plan_tables import show_plan
 
         show_plan(found)
+
+
+def _write_counts(path: str, geometry: Geometry, traces: Sequence[tuple[str, RoutingTrace]]) -> None:
+    """Write the counts of the first trace of the model itself.
+
+    Raises:
+        ConfigError: none was given.
+    """
+    from lrcsim.base.errors import ConfigError
+    from lrcsim.planner.counts_file import counts_of, write_counts
+    from lrcsim.planner.traces import Shape
+
+    wanted = Shape.of(geometry)
+    own = [trace for _, trace in traces if Shape(trace.num_layers, trace.num_experts, trace.top_k) == wanted]
+    if not own:
+        raise ConfigError(f"--counts-out counts uses in a trace of {geometry.name}: give one with --trace FILE")
+    write_counts(path, counts_of(own[0], geometry))
 
 
 def _size(option: str, text: str) -> int:

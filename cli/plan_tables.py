@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from math import floor, log10
 from typing import TYPE_CHECKING
 
-from lrcsim.base.text import human_bytes, percent, short_dtype
+from lrcsim.base.text import human_bytes, percent, quoted, short_dtype
 from lrcsim.cli.output import console
+from lrcsim.cli.plan_answer import rate, seconds, show_answer
 from lrcsim.cli.screen import echo
 from lrcsim.cli.tables import print_rows
 
 if TYPE_CHECKING:
     from lrcsim.planner import Plan
-    from lrcsim.planner.evaluate import StrategyRow
+    from lrcsim.planner.rows import StrategyRow
 
 
 def show_plan(plan: Plan) -> None:
     """Print a plan."""
-    _answer(plan)
+    show_answer(plan)
+    _quantisations(plan)
     _memory(plan)
     if plan.remedies is not None:
         _remedies(plan)
@@ -34,55 +37,19 @@ def show_plan(plan: Plan) -> None:
         console().print(f"[yellow]Note:[/yellow] {note}")
 
 
-def _answer(plan: Plan) -> None:
-    out, memory = console(), plan.memory
-    out.print(
-        f"[bold]{plan.geometry.name}[/bold] as {short_dtype(plan.dtype)} on [bold]{plan.profile.name}[/bold], "
-        f"context {plan.context:,}",
-        soft_wrap=True,
-    )
-    share = percent(max(memory.budget, 0) / memory.experts, digits=0)
-    verdict = {
-        "gpu": f"[green]It fits[/green]: everything is in {memory.device}.",
-        "memory": f"[green]It fits[/green] with {share} of the experts in {memory.device}, the others in main memory.",
-        "flash": "[yellow]It does not fit memory[/yellow]: "
-        f"{human_bytes(memory.on_flash)} of experts would be read from flash as they are used.",
-        "no": "[red]It does not fit.[/red]",
-    }[memory.fit]
-    out.print(verdict)
-    if memory.tight:
-        before = "" if memory.fit == "gpu" else ", before any expert"
-        out.print(
-            f"[yellow]It fits by less than a tenth[/yellow]: {human_bytes(memory.left)} left of "
-            f"{human_bytes(memory.total)}{before}. Close what else uses the GPU, or take a smaller context or dtype.",
-            soft_wrap=True,
-        )
-    best, released = plan.best, plan.best_released
-    if best is None:
+def _quantisations(plan: Plan) -> None:
+    if len(plan.quantisations) < 2:
         return
-    if released is not None:
-        out.print(
-            f"Expect [bold]{_rate(released.speed)} tokens/s[/bold] ({_range(released)}) from {_how(released)}.",
-            soft_wrap=True,
-        )
-    if best is not released:
-        given = f"{best.strategy.name} ({best.strategy.about}) would give {_rate(best.speed)} ({_range(best)})"
-        none = "no released engine does that with this dtype, card and memory"
-        said = f"{given}: {none}. It is" if released is not None else f"{none.capitalize()}; {given}. That is"
-        out.print(f"{said} for forks and for those who write one.", soft_wrap=True)
-    shown = released or best
-    out.print(
-        f"{_rate(shown.full)} when the context is full. "
-        f"Busiest: {shown.binds[0]}, {percent(shown.binds[1], digits=0)} of the time."
-    )
-
-
-def _how(row: StrategyRow) -> str:
-    """Say which row it is, and which engine that is released does it."""
-    strategy = row.strategy
-    if strategy.name == "all-resident":
-        return f"{' or '.join(strategy.engines)}, released: everything is resident"
-    return f"{strategy.name} with {' or '.join(strategy.engines)}, released: {strategy.about}"
+    how = {"gpu": "whole", "memory": "with main memory", "flash": "reads flash", "no": "does not fit"}
+    rows = []
+    for one in plan.quantisations:
+        name = quoted(short_dtype(one.dtype)) + (", as released" if one.released else "")
+        mark = "<- planned" if one.dtype == plan.dtype else ""
+        speed = "–" if one.tokens_per_s is None else rate(one.tokens_per_s)
+        who = "" if one.runtime is None else one.runtime + ("" if one.good else ", not measured")
+        fit = how[one.fit] + (", tight" if one.tight and one.fit == "gpu" else "")
+        rows.append((name, human_bytes(one.weights), fit, speed, who, mark))
+    _print("Which quantisation", ["", "weights", "fits", "tokens/s", "with", ""], rows, (1, 3))
 
 
 def _memory(plan: Plan) -> None:
@@ -149,27 +116,40 @@ def _remedies(plan: Plan) -> None:
 def _strategies(plan: Plan) -> None:
     rows = [_row(row) for row in plan.rows]
     if plan.bound is not None:
-        rows.append(_row(plan.bound, dim=True))
-    _print("Ways to run it", ["", "", "tokens/s", "range", "full", "hits", "busiest", "engines"], rows, range(2, 6))
+        rows.append(_row(plan.bound))
+    headings = ["", "tokens/s", "range", "full", "range", "prompt", "hits", "with"]
+    _print("Ways to run it", headings, rows, range(1, 7))
+    out = console()
+    shown = [*plan.rows, *([plan.bound] if plan.bound is not None else [])]
+    out.print(f"prompt: of {plan.rows[0].prompt.tokens:,} tokens, to the first of the answer.", style="dim")
+    out.print("; ".join(f"{row.name}: {row.strategy.about}" for row in shown) + ".", style="dim")
     if plan.policy_note:
-        console().print(f"Eviction: {plan.policy_note}.")
+        out.print(f"Eviction: {plan.policy_note}.")
     budgets = plan.layer_budgets
     if budgets is not None:
         gain = f"{budgets['gain_held_out']:+.1%} on held-out requests"
         if budgets["worth_it"]:
             listed = ",".join(map(str, budgets["experts_per_layer"]))
-            console().print(f"Per-layer budgets for the LRU cache ({gain}): {listed}", soft_wrap=True)
+            out.print(f"Per-layer budgets for the LRU cache ({gain}): {listed}", soft_wrap=True)
         else:
-            console().print(f"Per-layer budgets for the LRU cache are not worth it ({gain}): equal shares will do.")
+            out.print(f"Per-layer budgets for the LRU cache are not worth it ({gain}): equal shares will do.")
 
 
-def _row(row: StrategyRow, *, dim: bool = False) -> tuple[str, ...]:
-    engines = ", ".join(row.strategy.engines) or ("none: it knows the future" if dim else "forks only")
+def _row(row: StrategyRow) -> tuple[str, ...]:
+    who = {"released": row.standing.runtime, "fork": "forks", "bound": "bound"}[row.kind]
+    if row.kind == "bound" and row.engines:
+        who = f"bound, {row.standing.runtime}"
     cells = (
-        row.strategy.name, row.strategy.about, _rate(row.speed), _range(row), _rate(row.full),
-        percent(row.hit_rate, digits=0), row.binds[0], engines,
+        row.name, rate(row.speed), _ends(row.range), rate(row.full), _ends(row.full_range),
+        f"{seconds(row.prompt.seconds)}, {rate(row.prompt.tokens_per_s)}/s", percent(row.hit_rate, digits=0), who,
     )  # fmt: skip
-    return tuple(f"[dim]{cell}[/dim]" for cell in cells) if dim else cells
+    return cells if row.kind == "released" else tuple(f"[dim]{cell}[/dim]" for cell in cells)
+
+
+def _ends(ends: tuple[float, float]) -> str:
+    """Write a range in two digits: it is no more exact than that."""
+    short = [float(f"{end:.2g}") for end in ends]
+    return "–".join(f"{end:,.{max(0, 1 - floor(log10(end)))}f}" for end in short)
 
 
 def _sizes(plan: Plan) -> None:
@@ -182,7 +162,7 @@ def _sizes(plan: Plan) -> None:
             (
                 human_bytes(size["device_bytes"]) + mark,
                 percent(size["share_of_experts"], digits=0),
-                *("–" if size["by_strategy"][n] is None else _rate(size["by_strategy"][n]) for n in names),
+                *("–" if size["by_strategy"][n] is None else rate(size["by_strategy"][n]) for n in names),
                 "–" if step is None else f"{step:+.2f}",
             )
         )
@@ -198,7 +178,7 @@ def _sizes(plan: Plan) -> None:
         at, speed = plan.sizes_fine[plan.knee]
         console().print(
             f"The knee of {name} is at {human_bytes(at)} of experts ({human_bytes(at + plan.memory.fixed)} of "
-            f"{plan.memory.device}), {_rate(speed)} tokens/s: beyond it a GiB buys less than on average."
+            f"{plan.memory.device}), {rate(speed)} tokens/s: beyond it a GiB buys less than on average."
         )
 
 
@@ -208,8 +188,8 @@ def _contexts(plan: Plan) -> None:
             f"{row['context']:,}" + ("  <- yours" if row["context"] == plan.context else ""),
             human_bytes(row["kv_bytes"]),
             human_bytes(row["experts_bytes"]),
-            "does not fit" if row["tokens_per_s"] is None else _rate(row["tokens_per_s"]),
-            "" if row["tokens_per_s_full"] is None else _rate(row["tokens_per_s_full"]),
+            "does not fit" if row["tokens_per_s"] is None else rate(row["tokens_per_s"]),
+            "" if row["tokens_per_s_full"] is None else rate(row["tokens_per_s_full"]),
         )
         for row in plan.contexts
     ]
@@ -222,15 +202,20 @@ def _contexts(plan: Plan) -> None:
 
 
 def _upgrades(plan: Plan) -> None:
-    rows = []
-    for row in plan.upgrades:
-        plain = "–"
-        if row["released_tokens_per_s"] is not None and row["released_gain"] is not None:
-            plain = f"{_rate(row['released_tokens_per_s'])} ({row['released_gain']:+.0%})"
-        rows.append(
-            (row["upgrade"], f"{_rate(row['tokens_per_s'])} ({row['gain']:+.0%})", row["strategy"], plain, row["binds"])
+    rows = [
+        (
+            row["upgrade"],
+            f"{rate(row['tokens_per_s'])} ({row['gain']:+.0%})",
+            row["strategy"],
+            row["binds"],
+            f"{rate(row['fastest_tokens_per_s'])} ({row['fastest_strategy']})"
+            if row["fastest_strategy"] != row["strategy"]
+            else "",
         )
-    _print("What an upgrade would buy", ["", "tokens/s", "with", "released engines", "then busiest"], rows, [1, 3])
+        for row in plan.upgrades
+    ]
+    fastest = "forks and bounds" if any(row[-1] for row in rows) else ""
+    _print("What an upgrade would buy", ["", "tokens/s", "with", "busiest", fastest], rows, [1])
 
 
 def _flags(plan: Plan) -> None:
@@ -238,7 +223,7 @@ def _flags(plan: Plan) -> None:
     out.print("\n[bold]Command lines[/bold]")
     for flags in plan.flags:
         row = next((row for row in plan.rows if row.strategy.name == flags.strategy), None)
-        speed = f" ({_rate(row.speed)} tokens/s)" if row is not None else ""
+        speed = f" ({rate(row.speed)} tokens/s)" if row is not None else ""
         out.print(f"{flags.engine}{speed}:")
         if flags.command:
             echo(f"  {flags.command}")  # one line, to be copied; not markup
@@ -247,42 +232,35 @@ def _flags(plan: Plan) -> None:
 
 
 def _evidence(plan: Plan) -> None:
-    from lrcsim.planner.speed import MODEL_RANGE
     from lrcsim.planner.traces import Shape
     from lrcsim.planner.workload import rests_on
 
     out = console()
-    first = plan.sources[0]
+    first, row = plan.sources[0], plan.rows[0]
     size = f"{first.tokens:,} tokens in {first.requests:,} requests"
-    low, high = MODEL_RANGE
     out.print("\n[bold]What this rests on[/bold]")
+    accuracy = row.standing.accuracy
+    times = f"{accuracy.low:g} to {accuracy.high:g} times"
+    points = f"what {accuracy.points} published speeds of this kind ({accuracy.setting}) were of their predictions"
     if plan.memory.fit == "gpu":
-        out.print(
-            f"All experts are resident, so no trace is needed. The range is {low:g} to {high:g} times", soft_wrap=True
-        )
+        out.print(f"All experts are resident, so no trace is needed. The range is {times}: {points}.", soft_wrap=True)
     elif plan.measured:
         out.print(
-            f"A trace of this model: {first.name} ({size}). The range is that of resampled requests,", soft_wrap=True
+            f"A trace of this model: {first.name} ({size}). The range is that of resampled requests, and {times}: "
+            f"{points}.",
+            soft_wrap=True,
         )
     else:
         out.print(
             f"[yellow]No trace of {plan.geometry.name} is at hand.[/yellow] "
-            f"{rests_on(Shape.of(plan.geometry), plan.sources)}",
+            f"{rests_on(Shape.of(plan.geometry), plan.sources)} "
+            f"The range is that of this factor, and {times}: {points}. "
+            "A trace of your own (lrcsim record, --trace) narrows it.",
             soft_wrap=True,
         )
-        out.print(
-            "The range is that of this factor; a trace of your own (lrcsim record, --trace) narrows it,", soft_wrap=True
-        )
-    times = "" if plan.memory.fit == "gpu" else f"times {low:g} to {high:g} "
-    cpu = (
-        " Of published speeds with experts on the CPU most are slower, in the mean by a quarter (docs/validation.md)."
-        if plan.memory.ram and plan.memory.fit != "gpu"
-        else ""
-    )
     out.print(
-        f"{times}for the model of time itself (docs/validation.md). Numbers of the machine: "
-        f"lrcsim hardware {plan.profile.name}. Prompts, several requests at once and heat are not in it "
-        f"(docs/plan.md).{cpu}",
+        f"Numbers of the machine: lrcsim hardware {plan.profile.name}; of the software: lrcsim runtimes. Several "
+        "requests at once and heat are not in it (docs/plan.md).",
         soft_wrap=True,
     )
 
@@ -295,12 +273,3 @@ def _print(title: str, headings: list[str], rows: Sequence[tuple[str, ...]], num
 
 def _gib(amount: int) -> str:
     return human_bytes(max(amount, 0))
-
-
-def _rate(speed: float) -> str:
-    return f"{speed:,.0f}" if speed >= 100 else f"{speed:.1f}" if speed >= 1 else f"{speed:.2f}"
-
-
-def _range(row: StrategyRow) -> str:
-    low, high = row.range
-    return f"{_rate(low)} to {_rate(high)}"

@@ -7,7 +7,8 @@ of experts that evicts. A command line is given only where the engine takes the 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lrcsim.models.formats import GGUF
@@ -18,10 +19,9 @@ LLAMA_KV = {"fp8": None, "bf16": "bf16", "f16": None}
 """What ``-ctk`` calls a format of the KV cache; None: nothing to say (f16 is its default), or it has none."""
 
 COUNTS = (
-    "COUNTS.pt holds how often each expert was used: run the server once with --expert-distribution-recorder-mode stat,"
-    " POST to /start_expert_distribution_record, send it prompts of yours, POST to /dump_expert_distribution_record; "
-    "it is written to SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR. Without it use --kt-expert-placement-strategy uniform, "
-    "which hits no better than chance"
+    "COUNTS.pt holds how often each expert was used: lrcsim plan --trace TRACE --counts-out COUNTS.pt writes it from a "
+    "trace of the model; or run the server once with --expert-distribution-recorder-mode stat, POST to "
+    "/start_expert_distribution_record, send it prompts of yours, POST to /dump_expert_distribution_record"
 )
 """How to make the file that frequency placement reads (doc/en/kt-kernel/experts-sched-Tutorial.md of ktransformers)."""
 
@@ -70,14 +70,16 @@ def override_pattern(layers: int) -> str:
 def engine_flags(
     *,
     dtype: str,
+    in_gguf: bool,
     context: int,
     kv_dtype: str,
     all_resident: bool,
     cpu_layers: int,
     layers: int,
+    placed_slots: int,
     popular_slots: int | None,
     experts_outside: int,
-    engines: tuple[str, ...],
+    engines: Mapping[str, Sequence[str]],
     kt: tuple[str, str],
     cores: int,
     own_gpu: bool,
@@ -87,52 +89,61 @@ def engine_flags(
 
     Args:
         dtype: of the weights.
+        in_gguf: whether GGUF files have its format of experts.
         context: tokens.
         kv_dtype: of the KV cache.
         all_resident: whether all experts fit on the device.
         cpu_layers: N of ``--n-cpu-moe N``, counted over all layers.
         layers: of the model.
+        placed_slots: experts per MoE layer on the GPU where whole layers of them are, in the mean, rounded down.
         popular_slots: experts per MoE layer on the GPU, for fixed contents; None: main memory does not hold the others.
         experts_outside: bytes of the experts of those N layers.
-        engines: those that take this dtype on this card (`lrcsim.planner.engines.released`, or `resident`).
-        kt: ktransformers' method, and what speaks against it (`lrcsim.planner.engines.kt_method`).
+        engines: released engines that have a strategy here, in this dtype, by the strategy's name.
+        kt: ktransformers' method, and what speaks against it (`lrcsim.planner.ktransformers.kt_method`).
         cores: of the CPU.
         own_gpu: whether the machine has a GPU with memory of its own.
         has_gpu: whether it has a GPU at all.
     """
-    base = parse_dtype(dtype)[0]
-    gguf = base in GGUF or base in MIXES
-    in_gguf = "llama.cpp" in engines
-    found = [_llama(dtype, in_gguf, context, kv_dtype, all_resident, cpu_layers, layers, own_gpu, has_gpu)]
-    if "MLX" in engines:
-        found.append(Flags("MLX", "all-resident", "mlx_lm.server --model MODEL", ()))
-    if not own_gpu and not (all_resident and "vLLM" in engines):
+
+    def row_of(engine: str, *strategies: str) -> str:
+        return next((name for name in strategies if engine in engines.get(name, ())), "")
+
+    llama = _llama(dtype, in_gguf, context, kv_dtype, all_resident, cpu_layers, layers, own_gpu, has_gpu)
+    llama = replace(llama, strategy=row_of("llama.cpp", "all-resident", "n-cpu-moe"))
+    if other := row_of("ik_llama.cpp", "all-resident", "n-cpu-moe"):
+        if llama.strategy:
+            llama = replace(llama, notes=(*llama.notes, "ik_llama.cpp, a fork, takes the same flags"))
+        else:
+            llama = replace(llama, engine="ik_llama.cpp", strategy=other)
+    found = [llama]
+    if mine := row_of("MLX", "all-resident"):
+        found.append(Flags("MLX", mine, "mlx_lm.server --model MODEL", ()))
+    served = row_of("vLLM", "all-resident", "streamed")
+    if not own_gpu and not (all_resident and served):
         return found
     if popular_slots is None and not all_resident:
         short = ("the experts that are not on the GPU must fit main memory, and do not",)
         return [*found, *(Flags(engine, "", "", short) for engine in ("ktransformers", "vLLM", "SGLang"))]
-    found.append(_ktransformers(kt, context, all_resident, popular_slots or 0, cores))
+    found += _ktransformers(kt, context, all_resident, placed_slots, popular_slots or 0, cores)
     length = f"--max-model-len {context}"
     gib = math.ceil(experts_outside / 2**30 * 10) / 10
     unlike = (
-        (f"{dtype} is a format of GGUF files: the sizes here hold for a checkpoint as small as that",) if gguf else ()
+        (f"{dtype} is a format of GGUF files: the sizes here hold for a checkpoint as small as that",)
+        if _only_in_gguf(dtype)
+        else ()
     )
     if all_resident:
-        found.append(Flags("vLLM", "all-resident" if "vLLM" in engines else "", f"vllm serve MODEL {length}", unlike))
-        found.append(
-            Flags(
-                "SGLang",
-                "all-resident" if "SGLang" in engines else "",
-                f"python -m sglang.launch_server --model-path MODEL --context-length {context}",
-                unlike,
-            )
-        )
-        return found
+        sglang = f"python -m sglang.launch_server --model-path MODEL --context-length {context}"
+        return [
+            *found,
+            Flags("vLLM", served, f"vllm serve MODEL {length}", unlike),
+            Flags("SGLang", row_of("SGLang", "all-resident"), sglang, unlike),
+        ]
     kv = " --kv-cache-dtype fp8" if kv_dtype == "fp8" else ""
     found.append(
         Flags(
             "vLLM",
-            "streamed" if "vLLM" in engines else "",
+            served,
             f"vllm serve MODEL {length}{kv} --cpu-offload-gb {gib:g} --cpu-offload-params experts",
             (
                 "the GPU reads these experts over the link at every token, nothing is cached; the CPU computes nothing",
@@ -155,9 +166,14 @@ def engine_flags(
     return found
 
 
+def _only_in_gguf(dtype: str) -> bool:
+    base = parse_dtype(dtype)[0]
+    return base in GGUF or base in MIXES
+
+
 def _llama(
     dtype: str,
-    gguf: bool,
+    in_gguf: bool,
     context: int,
     kv_dtype: str,
     all_resident: bool,
@@ -187,24 +203,31 @@ def _llama(
         parts.append(f"-ctk {name} -ctv {name}")
         if name not in ("bf16", "f16"):
             parts.append("-fa on")
-    if not gguf:
+    if not in_gguf:
         notes.append(f"{dtype} is no format of GGUF files, the sizes hold for one as small as that")
     if own_gpu and not all_resident:
         notes.append("no expert cache in releases: a layer's experts are all on the GPU or all on the CPU")
-    strategy = "" if not gguf else "all-resident" if all_resident else "n-cpu-moe" if own_gpu else ""
-    return Flags("llama.cpp", strategy, " ".join(parts), tuple(notes))
+    return Flags("llama.cpp", "", " ".join(parts), tuple(notes))
 
 
-def _ktransformers(kt: tuple[str, str], context: int, all_resident: bool, slots: int, cores: int) -> Flags:
+def _ktransformers(
+    kt: tuple[str, str], context: int, all_resident: bool, placed: int, popular: int, cores: int
+) -> list[Flags]:
+    """Return whole layers first, which needs no counts, then the most used experts of each."""
     method, why_not = kt
     if all_resident:
-        return Flags("ktransformers", "", "", ("not needed: all experts fit on the GPU",))
+        return [Flags("ktransformers", "", "", ("not needed: all experts fit on the GPU",))]
     if not method:
-        return Flags("ktransformers", "", "", (why_not,))
+        return [Flags("ktransformers", "", "", (why_not,))]
     command = (
         f"python -m sglang.launch_server --model MODEL --context-length {context} --kt-method {method}"
-        f" --kt-weight-path MODEL --kt-cpuinfer {cores} --kt-num-gpu-experts {slots}"
-        + (" --kt-expert-placement-strategy frequency --init-expert-location COUNTS.pt" if slots else "")
+        f" --kt-weight-path MODEL --kt-cpuinfer {cores} --kt-num-gpu-experts "
     )
-    notes = ["--kt-num-gpu-experts is per MoE layer", *([COUNTS] if slots else []), *([why_not] if why_not else [])]
-    return Flags("ktransformers", "" if why_not else "popular", command, tuple(notes))
+    per_layer = "--kt-num-gpu-experts is per MoE layer, and the first layers have all of them"
+    first = f"{command}{placed}" + (" --kt-expert-placement-strategy front-loading" if placed else "")
+    found = [Flags("ktransformers", "n-cpu-moe", first, (per_layer,) if placed else ())]
+    if popular:
+        used = f"{command}{popular} --kt-expert-placement-strategy frequency --init-expert-location COUNTS.pt"
+        gain = "by its own table 2 to 4 % faster than whole layers (Qwen3-Next-80B): the row popular is a bound"
+        found.append(Flags("ktransformers", "popular", used, ("--kt-num-gpu-experts is per MoE layer", gain, COUNTS)))
+    return found

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from lrcsim.base.progress import Progress
-from lrcsim.hardware import HardwareProfile
+from lrcsim.hardware import HardwareProfile, Link
 from lrcsim.models import Geometry
 from lrcsim.planner.flash import at, chained, flash_share
 from lrcsim.planner.memory import Memory
-from lrcsim.planner.row_runtimes import runtime_for
-from lrcsim.planner.speed import MODEL_RANGE, Setup, Speed, interval, measure, resampled
-from lrcsim.planner.strategies import POLICIES, Strategy, cache_of, room_for, strategies
+from lrcsim.planner.prompt import prompt_of
+from lrcsim.planner.row_runtimes import runtime_for, standing
+from lrcsim.planner.rows import StrategyRow
+from lrcsim.planner.speed import Setup, Speed, interval, measure, resampled
+from lrcsim.planner.strategies import OPTIMUM, POLICIES, Strategy, cache_of, room_for, strategies
 from lrcsim.planner.workload import PLACED, POPULAR, OwnTrace, Workload
 from lrcsim.runtimes import RuntimeDocument
 from lrcsim.simulator.setup.run import with_expert_bytes
@@ -26,58 +28,8 @@ WORTH = 0.01
 NOISE = 0.002
 """A gain whose low end is below this is within noise."""
 
-
-@dataclass(frozen=True)
-class StrategyRow:
-    """A strategy with what it gives.
-
-    Attributes:
-        strategy: which.
-        slots: experts of each MoE layer on the device.
-        speed: tokens/s while decoding, at the trace's short contexts.
-        spread: low and high over other requests or other sources, the machine taken as it is.
-        full: tokens/s when the context is full.
-        full_spread: as ``spread``, of these.
-        hit_rate: while decoding.
-        binds: the busiest resource, and its share of the time.
-    """
-
-    strategy: Strategy
-    slots: tuple[int, ...]
-    speed: float
-    spread: tuple[float, float]
-    full: float
-    full_spread: tuple[float, float]
-    hit_rate: float
-    binds: tuple[str, float]
-
-    @property
-    def range(self) -> tuple[float, float]:
-        """Low and high with the model's own accuracy, `MODEL_RANGE`."""
-        return self.spread[0] * MODEL_RANGE[0], self.spread[1] * MODEL_RANGE[1]
-
-    @property
-    def full_range(self) -> tuple[float, float]:
-        """As `range`, when the context is full."""
-        return self.full_spread[0] * MODEL_RANGE[0], self.full_spread[1] * MODEL_RANGE[1]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
-        return {
-            "strategy": self.strategy.name,
-            "about": self.strategy.about,
-            "policy": self.strategy.policy,
-            "miss": self.strategy.miss,
-            "engines": list(self.strategy.engines),
-            "experts_per_layer": list(self.slots),
-            "tokens_per_s": self.speed,
-            "range": list(self.range),
-            "spread": list(self.spread),
-            "tokens_per_s_full_context": self.full,
-            "range_full_context": list(self.full_range),
-            "hit_rate": self.hit_rate,
-            "binds": {"resource": self.binds[0], "busy": self.binds[1]},
-        }
+UNUSED = Link("none", bandwidth=1.0, latency=0.0, overhead=0.0, lanes=1)
+"""Stands where a machine has no link, as nothing is ever loaded: the engine asks what misses would come over."""
 
 
 class Runner:
@@ -89,6 +41,7 @@ class Runner:
         workloads: the central one first, the others for the range.
         kv_bytes_per_value: of the KV cache.
         context: full.
+        prompt: tokens of a prompt.
         progress: told runs done and runs in all.
         runtime: what runs the model, where the user asks for one; None: for each row what really does (`runtime_for`).
     """
@@ -100,12 +53,13 @@ class Runner:
         workloads: Sequence[Workload],
         kv_bytes_per_value: float,
         context: int,
+        prompt: int,
         progress: Progress | None,
         runtime: RuntimeDocument | None = None,
     ) -> None:
         self.runtime = runtime
         self.geometry, self.dtype, self.workloads = geometry, dtype, workloads
-        self.kv, self.context, self.progress = kv_bytes_per_value, context, progress
+        self.kv, self.context, self.prompt, self.progress = kv_bytes_per_value, context, prompt, progress
         self.runs, self.expected = 0, 1
 
     def setup(self, strategy: Strategy, profile: HardwareProfile) -> Setup:
@@ -127,15 +81,22 @@ class Runner:
         self, strategy: Strategy, slots: Sequence[int], profile: HardwareProfile, memory: Memory, which: int = 0
     ) -> Speed:
         """Run a strategy on one of the workloads."""
-        own = profile
-        if memory.ram and memory.fit != "gpu":
-            profile = self._over_flash(strategy, slots, profile, memory, self.workloads[which])
-        setup = self.setup(strategy, _holding(profile, memory))
+        setup = self.setup(strategy, self._machine(strategy, slots, profile, memory, which))
         found = measure(self.workloads[which].folds(strategy.policy), ",".join(map(str, slots)), setup, strategy.miss)
         self.runs += 1
         if self.progress is not None:
             self.progress(min(self.runs, self.expected - 1), self.expected)
-        return replace(found, binds=(_binding(found.binds[0], own, profile), found.binds[1]))
+        return replace(found, binds=(_binding(found.binds[0], profile, setup.profile), found.binds[1]))
+
+    def _machine(
+        self, strategy: Strategy, slots: Sequence[int], profile: HardwareProfile, memory: Memory, which: int = 0
+    ) -> HardwareProfile:
+        """Return the machine that a strategy is run on: with flash below it, and links where there are none."""
+        if memory.ram and memory.fit != "gpu":
+            profile = self._over_flash(strategy, slots, profile, memory, self.workloads[which])
+        if memory.fit == "gpu" and not profile.links:
+            profile = replace(profile, links=(UNUSED,))
+        return _holding(profile, memory)
 
     def _over_flash(
         self, strategy: Strategy, slots: Sequence[int], profile: HardwareProfile, memory: Memory, workload: Workload
@@ -161,15 +122,26 @@ class Runner:
         speeds = [self.speed(strategy, slots, profile, memory, which) for which in range(len(self.workloads))]
         rates = [speed.tokens_per_s for speed in speeds]
         spread = interval(speeds[0]) if len(speeds) == 1 else (min(rates), max(rates))
-        setup = self.setup(strategy, profile)
+        setup = self.setup(strategy, self._machine(strategy, slots, profile, memory))
         central = speeds[0]
         ends = [(central, rate) for rate in spread] if len(speeds) == 1 else list(zip(speeds, rates, strict=True))
         ends = [*ends, (central, rates[0])]
         fulls = [speed.at_context(setup, self.context, self.kv, rate) for speed, rate in ends]
         full = (min(fulls), max(fulls))
-        return StrategyRow(
-            strategy, tuple(slots), rates[0], spread, fulls[-1], full, central.hit_rate, central.binds
-        ), speeds
+        row = StrategyRow(
+            strategy=strategy,
+            slots=tuple(slots),
+            speed=rates[0],
+            spread=spread,
+            full=fulls[-1],
+            full_spread=full,
+            hit_rate=central.hit_rate,
+            binds=central.binds,
+            standing=standing(strategy.name, self.geometry, profile, self.dtype, memory, self.runtime),
+            prompt=prompt_of(setup, strategy, slots, self.prompt, self.kv),
+            context=central.context,
+        )
+        return row, speeds
 
     def compare(
         self, profile: HardwareProfile, memory: Memory
@@ -177,7 +149,8 @@ class Runner:
         """Run all strategies; of the eviction policies keep LRU and, where it is better by more than noise, the best.
 
         Returns:
-            The rows, fastest first; what is said of the policies; the optimum's row, or None; the names to go on with.
+            The rows, those first that can be had, of each kind the fastest; what is said of the policies; the optimum's
+            row, or None; the names to go on with.
         """
         chosen = strategies(memory)
         caches = {strategy.name: strategy for strategy in chosen if strategy.name in POLICIES}
@@ -186,13 +159,11 @@ class Runner:
         if caches:
             judged, note = self._judge(caches, profile, memory)
             rows += judged
-            best = Strategy("optimum", "optimal eviction, misses loaded", "belady", "load")
-            bound, _ = self.row(best, profile, memory)
-        rows.sort(key=lambda row: -row.speed)
-        released = [row.strategy.name for row in rows if row.strategy.engines and row.strategy.name != "streamed"]
-        plain = [row.strategy.name for row in rows if row.strategy.name in ("lru", "n-cpu-moe")]
-        kept = list(dict.fromkeys([rows[0].strategy.name, *released[:1], *plain]))
-        return rows, note, bound, kept
+            bound, _ = self.row(OPTIMUM, profile, memory)
+        rows.sort(key=lambda row: (row.kind != "released", not row.standing.released, -row.speed))
+        fastest = max(rows, key=lambda row: row.speed)
+        plain = [row.name for row in rows if row.name in ("lru", "n-cpu-moe")]
+        return rows, note, bound, list(dict.fromkeys([rows[0].name, fastest.name, *plain]))
 
     def quick(self, profile: HardwareProfile, memory: Memory, names: Sequence[str]) -> dict[str, float]:
         """Return the central tokens/s of some strategies on another machine; all of them where all experts fit."""

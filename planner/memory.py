@@ -11,7 +11,7 @@ from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry, dense_bytes, expert_bytes, output_bytes
 from lrcsim.models.quantisation import bits_per_weight, tensor_bytes
 from lrcsim.models.tensors import Tensor
-from lrcsim.planner.engines import compute_buffers, released, resident
+from lrcsim.planner.engines import compute_buffers
 from lrcsim.planner.shared_memory import shared
 from lrcsim.simulator.setup.platform import DRAM_FOR_EXPERTS
 
@@ -55,8 +55,6 @@ class Memory:
         flash: whether there is flash to read experts from.
         spare: what released engines need besides on a GPU of its own, where some experts are not on it: buffers for
             prompts (`compute_buffers`) and `SPARE`; 0 where the reserve was given.
-        engines: released engines that run this model in this dtype on this card with experts beside the GPU.
-        resident: those that run it where all experts fit.
     """
 
     device: str
@@ -70,8 +68,6 @@ class Memory:
     ram: int
     flash: bool
     spare: int = 0
-    engines: tuple[str, ...] = ("llama.cpp", "ktransformers", "vLLM")
-    resident: tuple[str, ...] = ("llama.cpp", "vLLM", "SGLang")
 
     @property
     def experts(self) -> int:
@@ -211,8 +207,6 @@ def memory_of(
         ram=int(profile.dram.memory) if own else 0,
         flash=bool(profile.storage_links),
         spare=spare,
-        engines=released(geometry, profile, dtype),
-        resident=resident(geometry, profile, dtype),
     )
 
 

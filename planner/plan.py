@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lrcsim.base.progress import Progress
+from lrcsim.base.text import short_dtype
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry, storage, stored_dtype
 from lrcsim.models.quantisation import bits_per_weight
+from lrcsim.planner.accuracy import FEW, MEANING
 from lrcsim.planner.engine_flags import Flags, engine_flags
-from lrcsim.planner.engines import kt_method
-from lrcsim.planner.evaluate import Runner, StrategyRow
-from lrcsim.planner.memory import Memory, memory_of, with_memory
+from lrcsim.planner.engines import IN_GGUF, expert_format
+from lrcsim.planner.evaluate import Runner
+from lrcsim.planner.ktransformers import kt_method
+from lrcsim.planner.memory import Memory
+from lrcsim.planner.outlook import Account, Outlook
+from lrcsim.planner.quantisations import Quantisation, choose, quantisations
+from lrcsim.planner.rows import StrategyRow
 from lrcsim.planner.shared_memory import shared
-from lrcsim.planner.sizes_and_upgrades import knee_of, marginal, sizes_to_show, to_gib, upgrades
+from lrcsim.planner.speed import decoded_context
 from lrcsim.planner.strategies import cpu_layers
 from lrcsim.planner.traces import Shape, SourceTrace, find_sources
 from lrcsim.planner.what_would_fit import Remedies, remedies
@@ -37,13 +43,15 @@ class Plan:
         kv_dtype: of the KV cache.
         memory: what is where.
         sources: the traces it rests on, the first most; empty where it does not fit.
-        rows: what each strategy gives, fastest first; empty where it does not fit.
+        quantisations: formats that people download it in, finest first; empty where the dtype was given.
+        rows: what each strategy gives: what can be had first, then forks and bounds, each the fastest first; empty
+            where it does not fit.
         bound: what the optimal eviction would give with misses loaded; None where nothing is evicted.
         policy_note: what came out of the comparison of eviction policies.
         layer_budgets: experts per layer for the LRU cache, where a division by the layers' own curves is worth it.
         sizes: tokens/s at other sizes of the device's memory.
         knee: index into ``sizes_fine``; None: there is none.
-        sizes_fine: bytes of experts, and tokens/s of the best strategy there.
+        sizes_fine: bytes of experts, and tokens/s of the first row's strategy there.
         contexts: tokens/s at other contexts.
         upgrades: what faster or larger parts would give.
         flags: command lines.
@@ -57,6 +65,7 @@ class Plan:
     context: int
     kv_dtype: str
     memory: Memory
+    quantisations: list[Quantisation] = field(default_factory=list)
     sources: list[SourceTrace] = field(default_factory=list)
     rows: list[StrategyRow] = field(default_factory=list)
     bound: StrategyRow | None = None
@@ -78,13 +87,20 @@ class Plan:
 
     @property
     def best(self) -> StrategyRow | None:
-        """The fastest strategy."""
+        """The row to follow: the fastest that a released runtime has, measured; where there is none, the fastest."""
         return self.rows[0] if self.rows else None
 
     @property
     def best_released(self) -> StrategyRow | None:
-        """The fastest strategy that a released engine has, on this card and in this dtype."""
-        return next((row for row in self.rows if row.strategy.engines), None)
+        """The fastest that a released runtime has here and in this dtype, if measured; None: there is none."""
+        return self.rows[0] if self.rows and self.rows[0].kind == "released" else None
+
+    @property
+    def faster(self) -> list[StrategyRow]:
+        """What forks and bounds would give besides, where faster than the row to follow: forks first, fastest first."""
+        rows = [*self.rows, *([self.bound] if self.bound is not None else [])]
+        found = [row for row in rows if row.speed > self.rows[0].speed]
+        return sorted(found, key=lambda row: (row.kind == "bound", -row.speed))
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values: bytes, tokens/s; ``range`` is low and high."""
@@ -99,8 +115,10 @@ class Plan:
             "fit": self.memory.fit,
             "memory": self.memory.to_dict(),
             "evidence": self._evidence(),
+            "quantisations": [one.to_dict() for one in self.quantisations],
             "recommended": None if best is None else best.to_dict(),
             "recommended_released": None if released is None else released.to_dict(),
+            "faster": [] if best is None else [_above(row, best) for row in self.faster],
             "strategies": [row.to_dict() for row in self.rows],
             "optimum": None if self.bound is None else self.bound.to_dict(),
             "policies": self.policy_note,
@@ -142,6 +160,18 @@ class Plan:
         }
 
 
+def _above(row: StrategyRow, best: StrategyRow) -> dict[str, Any]:
+    """Return JSON values of a row that is faster than the one to follow."""
+    return {
+        "strategy": row.name,
+        "kind": row.kind,
+        "runtime": row.standing.runtime,
+        "tokens_per_s": row.speed,
+        "range": list(row.range),
+        "gain": row.speed / best.speed - 1,
+    }
+
+
 def make_plan(
     geometry: Geometry,
     profile: HardwareProfile,
@@ -152,6 +182,7 @@ def make_plan(
     reserve: int | None = None,
     unused: int = 0,
     runtime: RuntimeDocument | None = None,
+    prompt: int = 2048,
     traces: Sequence[tuple[str, RoutingTrace]] = (),
     folders: Sequence[str | Path] = (),
     progress: Progress | None = None,
@@ -161,12 +192,13 @@ def make_plan(
     Args:
         geometry: the model.
         profile: the machine; its memory as `with_memory` gives it.
-        dtype: how the weights are stored; None: as released.
+        dtype: how the weights are stored; None: of those that are published the one that `choose` takes.
         context: tokens of a request that the KV cache has room for.
         kv_dtype: of the KV cache.
         reserve: bytes kept free on the device; None: as `memory_of` says.
         unused: bytes of the card that the profile's memory leaves out (``--vram`` below the card's size).
         runtime: what runs the model; None: for each row what really does.
+        prompt: tokens of a prompt to time; no more than the context.
         traces: names and traces to rest on.
         folders: where to look for more.
         progress: told runs done and runs in all.
@@ -174,164 +206,124 @@ def make_plan(
     Raises:
         ConfigError: an option is not allowed.
     """
-    dtype = stored_dtype(geometry, dtype)
+    released = stored_dtype(geometry, dtype)
     if profile.unified:
         profile = shared(profile)
-    account = _Account(geometry, dtype, kv_dtype, reserve, unused)
+    sources, notes = find_sources(geometry, traces, folders)
+    shape = Shape.of(geometry)
+    workloads: Sequence[Workload]
+    workloads = [OwnTrace(sources[0])] if sources[0].own else transferred(shape, sources)
+    context_seen = decoded_context(workloads[0])
+    found: list[Quantisation] = []
+    if dtype is None:
+        found, dtype, note = _walk(geometry, profile, context, kv_dtype, reserve, unused, context_seen, runtime)
+        notes += note
+    account = Account(geometry, dtype or released, kv_dtype, reserve, unused)
     memory = account.memory(profile, context)
-    plan = Plan(geometry, profile, dtype, context, kv_dtype, memory)
+    plan = Plan(geometry, profile, account.dtype, context, kv_dtype, memory, found)
     if memory.fit in ("no", "flash"):
-        plan.remedies = remedies(geometry, profile, dtype, context, kv_dtype, reserve)
+        plan.remedies = remedies(geometry, profile, account.dtype, context, kv_dtype, reserve)
     if memory.fit == "no":
         return plan
-    sources, notes = find_sources(geometry, traces, folders)
     plan.sources, plan.notes = sources, notes
+    _note(plan, prompt)
+    if memory.fit == "gpu":  # nothing is missed: any routing takes as long
+        workloads = workloads[:1]
+    runner = Runner(
+        geometry, account.dtype, workloads, bits_per_weight(kv_dtype) / 8, context, min(prompt, context), progress,
+        runtime,
+    )  # fmt: skip
+    runner.expect(memory)
+    plan.rows, plan.policy_note, plan.bound, kept = runner.compare(profile, memory)
+    plan.layer_budgets = runner.layer_budgets(profile, memory)
+    outlook = Outlook(runner, account, profile, memory, context, plan.rows, kept)
+    plan.sizes, plan.contexts, plan.upgrades = outlook.sizes(), outlook.contexts(), outlook.upgrades()
+    if memory.fit != "gpu":
+        plan.sizes_fine, plan.knee = outlook.fine(plan.rows[0].name)
+    plan.flags = _flags(plan)
+    _note_accuracy(plan)
+    runner.done()
+    return plan
+
+
+def _walk(
+    geometry: Geometry,
+    profile: HardwareProfile,
+    context: int,
+    kv_dtype: str,
+    reserve: int | None,
+    unused: int,
+    seen: float,
+    runtime: RuntimeDocument | None,
+) -> tuple[list[Quantisation], str, list[str]]:
+    """Return the formats that are published, the one to plan with, and what to say of it."""
+
+    def memory(dtype: str) -> Memory:
+        return Account(geometry, dtype, kv_dtype, reserve, unused).memory(profile, context)
+
+    found = quantisations(geometry, profile, memory, seen, runtime)
+    if len(found) == 1:
+        return found, found[0].dtype, []
+    chosen, why = choose(found)
+    return found, chosen.dtype, [f"planned as {short_dtype(chosen.dtype)}: {why}; --dtype takes another"]
+
+
+def _note(plan: Plan, prompt: int) -> None:
+    """Add what the reader should know of memory and prompt."""
+    memory = plan.memory
     if memory.fit == "memory" and memory.ram and not memory.copies_all:
         plan.notes.append(
             "main memory holds the experts that are not on the GPU, but no copy of all of them, as a cache that evicts "
             "needs: its row reads the others from flash" + ("" if memory.flash else ", of which there is none")
         )
-    shape = Shape.of(geometry)
-    workloads: Sequence[Workload]
-    workloads = [OwnTrace(sources[0])] if sources[0].own else transferred(shape, sources)
-    if memory.fit == "gpu":  # nothing is missed: any routing takes as long
-        workloads = workloads[:1]
-    runner = Runner(geometry, dtype, workloads, bits_per_weight(kv_dtype) / 8, context, progress, runtime)
-    runner.expect(memory)
-    plan.rows, plan.policy_note, plan.bound, kept = runner.compare(profile, memory)
-    plan.layer_budgets = runner.layer_budgets(profile, memory)
-    _sizes(plan, runner, account, kept)
-    _contexts(plan, runner, account, kept)
-    _upgrades(plan, runner, account, kept)
-    plan.flags = _flags(plan)
-    runner.done()
-    return plan
-
-
-@dataclass(frozen=True)
-class _Account:
-    geometry: Geometry
-    dtype: str
-    kv_dtype: str
-    reserve: int | None
-    unused: int
-
-    def memory(self, profile: HardwareProfile, context: int) -> Memory:
-        return memory_of(
-            self.geometry,
-            profile,
-            self.dtype,
-            context,
-            kv_dtype=self.kv_dtype,
-            reserve=self.reserve,
-            unused=self.unused,
+    if prompt > plan.context:
+        plan.notes.append(
+            f"a prompt of {prompt:,} tokens is more than the context: times are those of {plan.context:,} tokens"
         )
 
 
-def _resized(profile: HardwareProfile, total: int) -> HardwareProfile:
-    """Return the machine with another size of the device's memory, of shared memory as much as that needs."""
-    if profile.gpu is not None and profile.unified:
-        dram = replace(profile.dram, memory=max(profile.dram.memory, total))
-        return replace(profile, gpu=replace(profile.gpu, memory=total), dram=dram)
-    return with_memory(profile, total, None) if profile.gpu is not None else with_memory(profile, None, total)
-
-
-def _sizes(plan: Plan, runner: Runner, account: _Account, kept: Sequence[str]) -> None:
-    """Fill in what other sizes of the device's memory give."""
-    memory = plan.memory
-    totals = [
-        total
-        for total in sizes_to_show(memory)
-        if account.memory(_resized(plan.profile, total), plan.context).fit != "no"
-    ]
-    speeds: dict[str, list[float | None]] = {name: [] for name in kept}
-    best: list[float] = []
-    for total in totals:
-        profile = _resized(plan.profile, total)
-        found = runner.quick(profile, account.memory(profile, plan.context), kept)
-        for name in kept:
-            speeds[name].append(found.get(name))
-        best.append(max(found.values()))
-    for i, (total, step) in enumerate(zip(totals, marginal(totals, best), strict=True)):
-        experts = min(total - memory.fixed, memory.experts)
-        plan.sizes.append(
-            {
-                "device_bytes": total,
-                "experts_bytes": experts,
-                "share_of_experts": experts / memory.experts,
-                "own": total == memory.total,
-                "tokens_per_s": best[i],
-                "by_strategy": {name: speeds[name][i] for name in kept},
-                "tokens_per_s_per_gib": step,
-            }
+def _note_accuracy(plan: Plan) -> None:
+    """Add what the reader should know of how true rows are."""
+    row = plan.rows[0]
+    accuracy = row.standing.accuracy
+    if row.standing.measured is None:
+        plan.notes.append(
+            f"{row.name} under {row.standing.runtime} was held against no measurement; its range is that of others: "
+            f"{MEANING[accuracy.setting]}"
         )
-    if memory.fit == "gpu" or plan.best is None:
-        return
-    name = plan.best.strategy.name
-    points = [memory.experts * i // 12 for i in range(13)]
-    for point in points[:-1]:
-        profile = _resized(plan.profile, memory.fixed + point)
-        sized = account.memory(profile, plan.context)
-        if sized.fit != "no":
-            plan.sizes_fine.append((point, runner.quick(profile, sized, [name])[name]))
-    plan.knee = knee_of([to_gib(point) for point, _ in plan.sizes_fine], [speed for _, speed in plan.sizes_fine])
-
-
-def _contexts(plan: Plan, runner: Runner, account: _Account, kept: Sequence[str]) -> None:
-    """Fill in what more and less context would leave for experts, and cost."""
-    for context in (plan.context // 4, plan.context, plan.context * 4):
-        memory = account.memory(plan.profile, context)
-        row: dict[str, Any] = {"context": context, "kv_bytes": memory.kv, "experts_bytes": max(memory.budget, 0)}
-        fits = context > 0 and memory.fit != "no"
-        found = runner.quick_at(plan.profile, memory, kept, context) if fits else None
-        plan.contexts.append(row | {"tokens_per_s": found and found[0], "tokens_per_s_full": found and found[1]})
-
-
-def _upgrades(plan: Plan, runner: Runner, account: _Account, kept: Sequence[str]) -> None:
-    """Fill in what upgrades would give."""
-    assert plan.best is not None  # there are rows where it fits
-    now = plan.best.speed
-    released = plan.best_released
-    names = {row.strategy.name for row in plan.rows if row.strategy.engines}
-    for upgrade in upgrades(plan.profile, plan.memory):
-        memory = account.memory(upgrade.profile, plan.context)
-        speeds, binds = runner.quick_bound(upgrade.profile, memory, kept)
-        name = max(speeds, key=lambda name: speeds[name])
-        plain = [speed for other, speed in speeds.items() if other in names or other == "all-resident"]
-        plan.upgrades.append(
-            {
-                "upgrade": upgrade.name,
-                "tokens_per_s": speeds[name],
-                "gain": speeds[name] / now - 1,
-                "strategy": name,
-                "released_tokens_per_s": max(plain, default=None),
-                "released_gain": max(plain) / released.speed - 1 if plain and released else None,
-                "binds": binds[name],
-            }
-        )
+    elif accuracy.points < FEW:
+        plan.notes.append(f"the range of {row.name} rests on {accuracy.points} measured points only")
 
 
 def _flags(plan: Plan) -> list[Flags]:
+    """Return the command lines, that of the first row first, then those of other rows."""
     memory, geometry, profile = plan.memory, plan.geometry, plan.profile
-    placed = next((row for row in plan.rows if row.strategy.name == "n-cpu-moe"), None)
-    popular = next((row for row in plan.rows if row.strategy.name == "popular"), None)
-    outside = 0
-    if placed is not None:
-        outside = sum(
-            size for size, held in zip(memory.layer_experts, placed.slots, strict=True) if held < geometry.experts
-        )
-    return engine_flags(
+    rows = {row.name: row for row in plan.rows}
+    placed, popular = rows.get("n-cpu-moe"), rows.get("popular")
+    slots = placed.slots if placed is not None else (geometry.experts,) * len(geometry.moe_layers)
+    found = engine_flags(
         dtype=plan.dtype,
+        in_gguf=expert_format(geometry, plan.dtype) in IN_GGUF,
         context=plan.context,
         kv_dtype=plan.kv_dtype,
         all_resident=memory.fit == "gpu",
-        cpu_layers=cpu_layers(placed.slots, geometry) if placed is not None else 0,
+        cpu_layers=cpu_layers(slots, geometry),
         layers=geometry.layers,
+        placed_slots=sum(slots) // len(slots),
         popular_slots=min(popular.slots) if popular is not None and memory.placed_in_memory else None,
-        experts_outside=outside,
-        engines=memory.resident if memory.fit == "gpu" else memory.engines,
+        experts_outside=sum(
+            size for size, held in zip(memory.layer_experts, slots, strict=True) if held < geometry.experts
+        ),
+        engines={row.name: row.engines for row in plan.rows},
         kt=kt_method(geometry, profile, plan.dtype),
         cores=profile.cpu.cores,
         own_gpu=bool(memory.ram),
         has_gpu=profile.gpu is not None,
     )
+    first = plan.rows[0]
+
+    def place(flags: Flags) -> tuple[bool, bool]:
+        mine = flags.strategy == first.name and flags.engine in first.engines[:1]
+        return not mine, not flags.strategy
+
+    return sorted(found, key=place)

@@ -1,25 +1,128 @@
-"""Which runtime a row of a plan is worked out with: what really runs models that way, there, in that dtype."""
+"""Which runtimes have a way of running a model here, which one a row is worked out with, and what it can claim."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry
 from lrcsim.models.formats import GGUF
-from lrcsim.planner.engines import IN_GGUF, expert_format
-from lrcsim.runtimes import RuntimeDocument, load_runtime
+from lrcsim.planner.accuracy import Accuracy, Setting, accuracy_of, measured, setting_of
+from lrcsim.planner.engines import IN_GGUF, IN_MLX, MLX_GROUPS, expert_format
+from lrcsim.planner.ktransformers import kt_method
+from lrcsim.planner.memory import Memory
+from lrcsim.planner.strategies import FREQUENT, ON_CPU, OPTIMUM
+from lrcsim.runtimes import IDEAL, RuntimeDocument, load_runtime, runtimes
 from lrcsim.runtimes.machine_kinds import device_kind
 
-CACHES = "expert-cache"
-"""What loads experts into a cache on a GPU: no release does, forks of llama.cpp do."""
+ORDER = ("llama.cpp", "mlx", "vllm", "ktransformers")
+"""Whose numbers a row has where several released runtimes have it; others come after these."""
 
-STREAMING = "bigmoeonedge"
-"""What reads experts from flash into a cache in main memory and computes them there."""
+DEVICES = {
+    "ik_llama.cpp": ("cuda", "cuda-unified", "cpu"), "ktransformers": ("cuda",), "mlx": ("metal",),
+    "vllm": ("cuda", "cuda-unified", "rocm"),
+}  # fmt: skip
+"""Kinds of device that runtimes run on, of those whose documents do not say."""
+
+ALSO = {"vLLM": ("SGLang",)}
+"""Engines that run what another one does with everything resident, and have no document of their own."""
+
+CACHES, STREAMING = "expert-cache", "bigmoeonedge"
+"""Not released: what loads experts into a cache on a GPU; what reads them from flash into one in main memory."""
+
+Kind = Literal["released", "fork", "bound"]
+KINDS: dict[Kind, str] = {
+    "released": "a released runtime has it here, in this dtype, and its speed was held against measurements",
+    "fork": "forks and proposals have it",
+    "bound": "a limit, or what a released runtime has but nobody measured",
+}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a row can claim.
+
+    Attributes:
+        runtime: whose numbers it was worked out with.
+        engines: released ones that have it here, in this dtype.
+        measured: the class of measured points that it was held against; None: none.
+        accuracy: how true such rows have been.
+        bound: whether it is one by its nature.
+    """
+
+    runtime: str
+    engines: tuple[str, ...]
+    measured: Setting | None
+    accuracy: Accuracy
+    bound: bool = False
+
+    @property
+    def released(self) -> bool:
+        """Whether people can install what does this."""
+        return bool(self.engines)
+
+    @property
+    def kind(self) -> Kind:
+        """See `KINDS`."""
+        if self.bound or (self.released and self.measured is None):
+            return "bound"
+        return "released" if self.released else "fork"
+
+
+def offering(
+    strategy: str, geometry: Geometry, profile: HardwareProfile, dtype: str, memory: Memory
+) -> list[RuntimeDocument]:
+    """Return the released runtimes that run a model this way, here, in this dtype, by their documents; `ORDER` first.
+
+    Args:
+        strategy: its name, as in `lrcsim.planner.strategies`.
+        geometry: the model.
+        profile: the machine.
+        dtype: as the weights are stored.
+        memory: what is where.
+    """
+    if strategy == "popular" and reads_flash(strategy, memory):
+        return []
+    return [one for one in _released() if has(one, strategy, geometry, profile, dtype)]
+
+
+def reads_flash(strategy: str, memory: Memory) -> bool:
+    """Return whether a way of running a model reads experts from flash: what is placed must fit beside the GPU."""
+    if memory.fit == "flash":
+        return True
+    return strategy in (ON_CPU.name, FREQUENT.name) and bool(memory.ram) and not memory.placed_in_memory
+
+
+def has(document: RuntimeDocument, strategy: str, geometry: Geometry, profile: HardwareProfile, dtype: str) -> bool:
+    """Return whether a runtime runs a model this way, on such a machine, in this dtype."""
+    here = document.devices or DEVICES.get(document.name, ())
+    if here and device_kind(profile) not in here:
+        return False
+    if not document.offers(strategy, profile) or not takes(document.formats, expert_format(geometry, dtype)):
+        return False
+    return document.name != "ktransformers" or bool(kt_method(geometry, profile, dtype)[0])
+
+
+def takes(formats: str, name: str) -> bool:
+    """Return whether a runtime that takes a kind of file has a format of experts.
+
+    Args:
+        formats: as runtimes' documents have it: ``"gguf"``, ``"checkpoint"``, ``"mlx"``, ``"any"``.
+        name: of the format.
+    """
+    if formats == "gguf":
+        return name in IN_GGUF
+    if formats == "checkpoint":
+        return name not in GGUF
+    return formats == "any" or name in IN_MLX or MLX_GROUPS.fullmatch(name) is not None
 
 
 def runtime_for(
     strategy: str, geometry: Geometry, profile: HardwareProfile, dtype: str, given: RuntimeDocument | None = None
 ) -> RuntimeDocument:
-    """Return the runtime for a way of running a model.
+    """Return the runtime that a row is worked out with: what has it and is released, else what comes nearest.
 
     Args:
         strategy: its name, as in `lrcsim.planner.strategies`.
@@ -30,17 +133,46 @@ def runtime_for(
     """
     if given is not None:
         return given
-    return load_runtime(_name(strategy, expert_format(geometry, dtype), profile))
+    found = next((one for one in _released() if has(one, strategy, geometry, profile, dtype)), None)
+    if found is not None:
+        return found
+    if strategy not in ("all-resident", "n-cpu-moe", "popular", "streamed"):
+        return load_runtime(CACHES if profile.device_link is not None else STREAMING)
+    kind, name = device_kind(profile), expert_format(geometry, dtype)
+    if kind == "metal" and name not in IN_GGUF:
+        return load_runtime("mlx")
+    if kind.startswith("cuda") and (strategy == "streamed" or name not in IN_GGUF):
+        return load_runtime("vllm")
+    return load_runtime("llama.cpp")
 
 
-def _name(strategy: str, dtype: str, profile: HardwareProfile) -> str:
-    kind = device_kind(profile)
-    if strategy in ("all-resident", "n-cpu-moe", "popular", "streamed"):
-        if strategy == "popular" and dtype not in GGUF:
-            return "ktransformers"
-        if kind == "metal" and dtype not in IN_GGUF:
-            return "mlx"
-        if kind.startswith("cuda") and (strategy == "streamed" or dtype not in IN_GGUF):
-            return "vllm"
-        return "llama.cpp"
-    return CACHES if profile.device_link is not None else STREAMING
+def standing(
+    strategy: str,
+    geometry: Geometry,
+    profile: HardwareProfile,
+    dtype: str,
+    memory: Memory,
+    given: RuntimeDocument | None = None,
+) -> Standing:
+    """Return what a row can claim; arguments as in `offering` and `runtime_for`."""
+    document = runtime_for(strategy, geometry, profile, dtype, given)
+    accuracy = accuracy_of("flash" if reads_flash(strategy, memory) else setting_of(strategy, profile), document.name)
+    if strategy == OPTIMUM.name:
+        return Standing(document.name, (), None, accuracy, bound=True)
+    found = offering(strategy, geometry, profile, dtype, memory)
+    if given is not None:
+        mine = given.released and has(given, strategy, geometry, profile, dtype)
+        names = [given.engine or given.name] if mine else []
+    else:
+        names = [one.engine or one.name for one in found]
+    if strategy == "all-resident":
+        names += [other for name in names for other in ALSO.get(name, ())]
+    held = has(document, strategy, geometry, profile, dtype)
+    setting = measured(strategy, accuracy, document.name) if held else None
+    return Standing(document.name, tuple(dict.fromkeys(names)), setting, accuracy, bound=document.name == IDEAL.name)
+
+
+def _released() -> Iterator[RuntimeDocument]:
+    known = runtimes()
+    ordered = [*(name for name in ORDER if name in known), *(name for name in known if name not in ORDER)]
+    return (known[name] for name in ordered if known[name].released)

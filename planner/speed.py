@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry
-from lrcsim.planner.workload import Fold
+from lrcsim.planner.workload import PLACED, Fold, Workload
 from lrcsim.runtimes import IDEAL, Runtime
 from lrcsim.runtimes.machine_under import machine_under
 from lrcsim.simulator.metrics.bootstrap import resamples
@@ -23,10 +23,6 @@ from lrcsim.simulator.time.run_in_time import Timed, run_timed
 from lrcsim.traces import DECODE, RoutingTrace
 from lrcsim.traces.schedule import Schedule
 
-MODEL_RANGE = (0.77, 1.11)
-"""Measured over predicted tokens/s: from the slowest to the fastest run of docs/validation.md. A phone took 22.8 % less
-time in the model than in truth; the fits to published sweeps are up to 11 % too slow."""
-
 BLOCK = 32
 """Decoded tokens that are resampled together where there are fewer than `FEW_REQUESTS` requests."""
 
@@ -35,6 +31,7 @@ DRAWS = 400
 CONFIDENCE = 0.95
 
 Floats = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -53,15 +50,20 @@ class Setup:
     dtype: str
     runtime: Runtime = IDEAL
 
+    @property
+    def machine(self) -> HardwareProfile:
+        """The machine as the runtime uses it."""
+        return machine_under(self.profile, self.runtime)
+
+    def costs(self, kv_bytes_per_value: float) -> RooflineCosts:
+        """Return what each part of the model takes, with a KV cache of so many bytes a number."""
+        return RooflineCosts(
+            self.geometry, self.machine, self.dtype, kv_dtype_bytes=kv_bytes_per_value, runtime=self.runtime
+        )
+
     def dense_seconds(self, context: float, kv_bytes_per_value: float) -> float:
         """Return what a token takes besides its experts, with so many tokens of context: s."""
-        costs = RooflineCosts(
-            self.geometry,
-            machine_under(self.profile, self.runtime),
-            self.dtype,
-            kv_dtype_bytes=kv_bytes_per_value,
-            runtime=self.runtime,
-        )
+        costs = self.costs(kv_bytes_per_value)
         size = StepSize(1, 1, round(context), round(context))
         return sum(costs.before(layer, size) for layer in range(len(self.geometry.moe_layers))) + costs.after(size)
 
@@ -170,15 +172,25 @@ def _busy(timed: Timed) -> dict[str, float]:
     return busy | {"overhead": overhead} | {name: share * use.busy_s for name, use in tally.links.items()}
 
 
-def _units(trace: RoutingTrace, timed: Timed) -> tuple[Floats, Floats, float]:
-    """Return seconds and tokens decoded of each unit, and the mean context, of a run of single requests."""
+def decoded_context(workload: Workload) -> float:
+    """Return the tokens that attention sees while a workload decodes, in the mean."""
+    positions = [_decoded(fold.trace)[1] for fold in workload.folds(PLACED)]
+    return float(np.concatenate(positions).mean())
+
+
+def _decoded(trace: RoutingTrace) -> tuple[IntArray, IntArray, npt.NDArray[np.bool_]]:
+    """Return the request of each decoded token, the tokens it sees, and which recorded steps these are."""
     steps = Schedule(trace).all_steps()
     recorded = np.logical_or.reduceat((trace.experts >= 0).any(axis=(1, 2)), steps.starts[:-1])
-    taken = np.diff(timed.tally.by_step()[:, :2], axis=1)[:, 0]
     decode = steps.phase[recorded] == DECODE
     request = steps.request[recorded][decode]
-    taken = taken[decode]
-    position = steps.starts[1:][recorded][decode] - trace.offsets[request]
+    return request, steps.starts[1:][recorded][decode] - trace.offsets[request], decode
+
+
+def _units(trace: RoutingTrace, timed: Timed) -> tuple[Floats, Floats, float]:
+    """Return seconds and tokens decoded of each unit, and the mean context, of a run of single requests."""
+    request, position, decode = _decoded(trace)
+    taken = np.diff(timed.tally.by_step()[:, :2], axis=1)[:, 0][decode]
     if len(np.unique(request)) < FEW_REQUESTS:
         request = np.arange(len(taken)) // BLOCK
     seconds = np.bincount(request, weights=taken).astype(np.float64)

@@ -1,9 +1,9 @@
-"""Ways to use what memory is left for experts, and which engines have them."""
+"""Ways to use what memory is left for experts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lrcsim.models import Geometry
 from lrcsim.planner.memory import Memory, slots_of
@@ -24,7 +24,6 @@ class Strategy:
         policy: of the cache; `PLACED` and `POPULAR` are fixed contents.
         miss: what happens to an expert that is not resident, as in ``lrcsim run --miss``.
         by_layer: whole layers are resident or not, those at the end first; else every layer has an equal share.
-        engines: released engines that do this in this dtype on this card; empty: none, forks and proposals only.
     """
 
     name: str
@@ -32,31 +31,30 @@ class Strategy:
     policy: str
     miss: str
     by_layer: bool = False
-    engines: tuple[str, ...] = ()
+
+
+RESIDENT = Strategy("all-resident", "everything resident", PLACED, "load", by_layer=True)
+ON_CPU = Strategy("n-cpu-moe", "first layers' experts on the CPU", PLACED, "cpu", by_layer=True)
+FREQUENT = Strategy("popular", "popular experts on GPU, rest on CPU", POPULAR, "cpu")
+STREAMED = Strategy("streamed", "first layers' experts over the link", PLACED, "load", by_layer=True)
+OPTIMUM = Strategy("optimum", "optimal eviction, misses loaded", "belady", "load")
+"""A bound on the rows that load every miss; no engine has it."""
 
 
 def strategies(memory: Memory) -> list[Strategy]:
     """Return the strategies that make sense with such memory, the plain LRU cache first."""
     if memory.fit == "gpu":
-        return [Strategy("all-resident", "everything resident", PLACED, "load", True, memory.resident)]
-    has = {name: (name,) if name in memory.engines else () for name in ("llama.cpp", "ktransformers", "vLLM")}
+        return [RESIDENT]
     caches = [Strategy(policy, f"{policy.upper()} cache, misses loaded", policy, "load") for policy in POLICIES]
     if not memory.ram:
         return caches
-    placed = Strategy("n-cpu-moe", "first layers' experts on the CPU", PLACED, "cpu", True, has["llama.cpp"])
-    popular = Strategy("popular", "popular experts on GPU, rest on CPU", POPULAR, "cpu")
     if memory.copies_all or memory.flash:
         caches.append(Strategy("lru-split", "LRU cache, misses loaded or on the CPU", "lru", "split"))
     else:  # a cache that evicts needs a copy of what it evicts
         caches = []
     if memory.fit == "flash" or not memory.placed_in_memory:
-        return [*caches, placed, popular]
-    return [
-        *caches,
-        placed,
-        replace(popular, engines=has["ktransformers"]),
-        Strategy("streamed", "first layers' experts over the link", PLACED, "load", True, has["vLLM"]),
-    ]
+        return [*caches, ON_CPU, FREQUENT]
+    return [*caches, ON_CPU, FREQUENT, STREAMED]
 
 
 def cache_of(strategy: Strategy, budget: int, memory: Memory, experts: int) -> list[int]:

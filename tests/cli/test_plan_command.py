@@ -11,9 +11,10 @@ import pytest
 
 from lrcsim.cli.plan import TRACES
 from lrcsim.traces import RoutingTrace
+from lrcsim.traces.importers.torch_file import load
 
 USUAL = ("plan", "--model", "lrcsim-toy-baseline", "--hardware", "rtx-3090")
-HALF = ("--vram", "26MiB", "--reserve", "8MiB", "--context", "1k")
+HALF = ("--dtype", "f32", "--vram", "26MiB", "--reserve", "8MiB", "--context", "1k")
 """Room for about half of the bundled model's experts: they take 27 MiB, KV cache 1.5, the other weights about 2.7."""
 
 
@@ -39,15 +40,67 @@ def short_trace(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_answer_first(lrcsim: Callable[..., Any], short_trace: str) -> None:
     code, out, err = lrcsim(*USUAL, *HALF, "--trace", short_trace)
     assert (code, err) == (0, "")
-    first = out.splitlines()[:3]
-    assert first[0].startswith("lrcsim-toy-baseline as ")
-    assert first[1].startswith("It fits with ")
-    assert first[2].startswith("Expect ")
-    for part in ("left for experts", "LRU cache, misses loaded", "<- yours", "What an upgrade would buy",
-                 "--n-cpu-moe", "it has no method for experts in f32", "--cpu-offload-gb", "A trace of this model",
-                 ", released: ", "no released engine does that with this dtype"):  # fmt: skip
+    first = out.splitlines()[:4]
+    assert first[0].startswith("lrcsim-toy-baseline as f32 on rtx-3090, context 1,024: ")
+    assert first[0].endswith("with llama.cpp, released")
+    assert first[1].startswith("  llama-server -m MODEL.gguf -c 1024 -ngl 99 --n-cpu-moe ")
+    assert "That is n-cpu-moe: first layers' experts on the CPU. It fits with " in first[2]
+    assert "First token of a prompt of 1,024 after " in first[3]
+    for part in (
+        "left for experts", "LRU cache, misses loaded", "<- yours", "What an upgrade would buy", "--n-cpu-moe",
+        "it has no method for experts in f32", "--cpu-offload-gb", "A trace of this model", ", forks only",
+        "Faster, but not to be had or not measured: ", "Note: a prompt of 2,048 tokens is more",
+    ):  # fmt: skip
         assert part in " ".join(out.split())
     assert "--kt-method" not in out
+    assert "Which quantisation" not in out
+
+
+def test_formats_are_compared_where_none_is_given(lrcsim: Callable[..., Any]) -> None:
+    given = ("plan", "--model", "olmoe-1b-7b", "--hardware", "rtx-3090", "--vram", "10GiB")
+    code, out, err = lrcsim(*given)
+    assert (code, err) == (0, "")
+    assert out.startswith("olmoe-1b-7b as q8_0 on rtx-3090, context 8,192: ")
+    assert "q8_0 fits whole: " in out
+    assert "bf16, as released, fits with main memory: " in out
+    assert "Which quantisation" in out
+    assert "<- planned" in out
+    data = json.loads(lrcsim(*given, "--json", "-").out)
+    assert (data["dtype"], data["fit"]) == ("q8_0", "gpu")
+    chosen = next(one for one in data["quantisations"] if one["dtype"] == "q8_0")
+    assert chosen["tokens_per_s"] == pytest.approx(data["recommended"]["tokens_per_s"], rel=1e-3)
+    asked = json.loads(lrcsim(*given, "--dtype", "q4_k_m", "--json", "-").out)
+    assert (asked["dtype"], asked["quantisations"]) == ("q4_k_m", [])
+
+
+def test_prompts_as_long_as_asked(lrcsim: Callable[..., Any]) -> None:
+    data = json.loads(lrcsim(*USUAL, "--prompt", "100", "--json", "-").out)
+    assert data["recommended"]["prompt_tokens"] == 100
+    assert lrcsim(*USUAL, "--prompt", "0").code == 2
+
+
+def test_counts_for_the_engine(lrcsim: Callable[..., Any], short_trace: str, tmp_path: Path) -> None:
+    file = tmp_path / "COUNTS.pt"
+    assert lrcsim(*USUAL, "--trace", short_trace, "--counts-out", file).code == 0
+    counts = load(file)["logical_count"]
+    assert counts.shape == (1, 8, 64)
+    with RoutingTrace.open(short_trace) as trace:
+        assert counts.sum() == trace.num_tokens * 8 * trace.top_k
+    code, _, err = lrcsim(*USUAL, "--counts-out", tmp_path / "other.pt")
+    assert code == 1
+    assert "give one with --trace FILE" in err
+    code, _, err = lrcsim(*USUAL, "--trace", short_trace, "--counts-out", tmp_path / "counts.json")
+    assert code == 1
+    assert "a name that ends in .pt only" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["COUNTS.pt"]
+
+
+def test_no_gpu_and_no_flash(lrcsim: Callable[..., Any]) -> None:
+    """Nothing is loaded where everything fits, so nothing to load over is asked for."""
+    given = ("plan", "--model", "olmoe-1b-7b", "--hardware", "desktop-cpu", "--dtype", "q4_k_m", "--json", "-")
+    with_flash, without = (json.loads(lrcsim(*given, *more).out) for more in ((), ("--set", "nvme=none")))
+    assert without["fit"] == "gpu"
+    assert without["recommended"]["tokens_per_s"] == with_flash["recommended"]["tokens_per_s"]
 
 
 def test_json_only(lrcsim: Callable[..., Any], short_trace: str) -> None:

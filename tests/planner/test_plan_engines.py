@@ -11,8 +11,10 @@ from planned import geometry, machine
 from lrcsim.hardware import HardwareProfile, load_profile
 from lrcsim.models import load_geometry
 from lrcsim.planner import Plan, make_plan
-from lrcsim.planner.engines import compute_buffers, expert_format, has_eight_bits, kt_method, released, resident
+from lrcsim.planner.engines import compute_buffers, expert_format, has_eight_bits
+from lrcsim.planner.ktransformers import kt_method
 from lrcsim.planner.memory import SPARE, memory_of, with_memory
+from lrcsim.planner.row_runtimes import standing
 from lrcsim.planner.strategies import cache_of, cpu_layers, room_for, strategies
 
 GIB = 2**30
@@ -85,15 +87,28 @@ def test_cards_with_eight_bit_floats(name: str, has: bool) -> None:
     [
         ("qwen3-30b-a3b", card("rtx-4090"), "fp8", "FP8", ""),
         ("qwen3-30b-a3b", card("rtx-3090"), "fp8", "", "needs a card that computes with 8-bit floats: Ada"),
-        ("qwen3-30b-a3b", card("rtx-3090"), "bf16", "BF16", ""),
+        ("qwen3-30b-a3b", card("rtx-3090", None, 64), "bf16", "BF16", ""),
         ("qwen3-30b-a3b", card("rtx-3090", 16), "bf16", "", "ask for a GPU of 24 GB and more"),
+        ("qwen3-30b-a3b", card("apple-m4-max"), "bf16", "", "ask for a GPU of 24 GB and more"),
+        ("qwen3-30b-a3b", card("rtx-3090", None, 32), "bf16", "", "as much main memory as the weights take: 56 GiB"),
         ("qwen3-30b-a3b", card("rtx-4060-laptop"), "fp8", "", "ask for a GPU of 24 GB and more"),
         ("qwen3-30b-a3b", card("rtx-4090"), "q4_k_m", "", "never q4_k of a GGUF file"),
         ("qwen3-30b-a3b", card("rtx-4090"), "int4-g128", "GPTQ_INT4", ""),
         ("qwen3-30b-a3b", card("rtx-4090"), "nvfp4", "", "no method for experts in nvfp4"),
-        ("gpt-oss-120b", card("rtx-3090"), "mxfp4", "", "--kt-method MXFP4 needs a card"),
-        ("gpt-oss-120b", card("rtx-4090"), "mxfp4", "MXFP4", "its loader of mxfp4 reads DeepSeek-V4's files"),
+        ("gpt-oss-120b", card("rtx-3090"), "mxfp4", "", "its documents have no line for gpt-oss-120b with MXFP4"),
         ("gpt-oss-120b", card("rtx-4060-laptop"), "mxfp4", "", "ask for a GPU of 24 GB and more"),
+        ("mixtral-8x7b", card("rtx-4090", None, 256), "bf16", "", "no line for mixtral-8x7b with BF16"),
+        ("glm-4.7-flash", card("rtx-4090", None, 256), "bf16", "", "no line for glm-4.7-flash with BF16"),
+        ("deepseek-r1", card("rtx-4090", None, 1024), "fp8", "FP8", ""),
+        ("kimi-k2", card("rtx-4090", None, 1024), "int4-g32", "RAWINT4", ""),
+        (
+            "kimi-k2",
+            card("rtx-4090+cpu-8core-avx2", None, 1024),
+            "int4-g32",
+            "",
+            "AVX-512, and rtx-4090+cpu-8core-avx2",
+        ),
+        ("qwen3-30b-a3b", card("rtx-4090+cpu-8core-avx2"), "fp8", "FP8", ""),
     ],
 )
 def test_ktransformers(model: str, hardware: HardwareProfile, dtype: str, method: str, says: str) -> None:
@@ -101,17 +116,25 @@ def test_ktransformers(model: str, hardware: HardwareProfile, dtype: str, method
     assert found == method
     assert says in why_not
     assert bool(says) == bool(why_not)
-    assert ("ktransformers" in released(load_geometry(model), hardware, dtype)) == (not says)
+    assert ("ktransformers" in beside(model, hardware, dtype)) == (not says)
+
+
+def beside(model: str, hardware: HardwareProfile, dtype: str, strategy: str = "n-cpu-moe") -> tuple[str, ...]:
+    """Return the released engines that run a model in some way on a machine."""
+    shape = load_geometry(model)
+    return standing(strategy, shape, hardware, dtype, memory_of(shape, hardware, dtype, 1_024)).engines
 
 
 @pytest.mark.parametrize(
-    ("dtype", "engines"),
-    [("q4_k_m", ("llama.cpp",)), ("iq3_s,attn=q8_0", ("llama.cpp",)), ("bf16", ("llama.cpp", "ktransformers", "vLLM")),
-     ("mxfp4", ("llama.cpp", "vLLM")), ("fp8", ("ktransformers", "vLLM")), ("nvfp4", ("vLLM",)),
-     ("bf16,ffn_gate_exps=q4_k,ffn_up_exps=q4_k,ffn_down_exps=q4_k", ("llama.cpp",))],
+    ("dtype", "engines", "streams"),
+    [("q4_k_m", {"llama.cpp"}, False), ("iq3_s,attn=q8_0", {"llama.cpp"}, False), ("nvfp4", set(), True),
+     ("bf16", {"llama.cpp", "ktransformers"}, True), ("mxfp4", {"llama.cpp"}, True), ("fp8", {"ktransformers"}, True),
+     ("bf16,ffn_gate_exps=q4_k,ffn_up_exps=q4_k,ffn_down_exps=q4_k", {"llama.cpp"}, False)],
 )  # fmt: skip
-def test_engines_by_dtype(dtype: str, engines: tuple[str, ...]) -> None:
-    assert released(load_geometry("qwen3-30b-a3b"), card("rtx-4090"), dtype) == engines
+def test_engines_by_dtype(dtype: str, engines: set[str], streams: bool) -> None:
+    assert set(beside("qwen3-30b-a3b", card("rtx-4090"), dtype)) - {"ik_llama.cpp"} == engines
+    assert beside("qwen3-30b-a3b", card("rtx-4090"), dtype, "streamed") == (("vLLM",) if streams else ())
+    assert beside("qwen3-30b-a3b", card("rtx-4090"), dtype, "lru") == ()
 
 
 def test_the_format_of_experts_is_what_counts() -> None:
@@ -133,10 +156,13 @@ def test_what_is_recommended_as_released_has_a_command(name: str, dtype: str | N
     best = plan.best_released
     if best is None:
         return
-    own = [flags for flags in plan.flags if flags.strategy == best.strategy.name]
+    own = [flags for flags in plan.flags if flags.strategy == best.name]
     assert own, best.strategy
+    assert plan.flags[0] in own
+    assert plan.flags[0].engine == best.engines[0]
     assert all(flags.command for flags in own)
-    assert {flags.engine for flags in own} == set(best.strategy.engines)
+    assert {flags.engine for flags in own} <= set(best.engines)
+    assert best.standing.measured is not None
     for flags in plan.flags:
         if match := re.search(r"--kt-num-gpu-experts (\d+)", flags.command):
             assert int(match[1]) * sum(plan.memory.slot) + plan.memory.fixed <= plan.memory.total
@@ -149,12 +175,14 @@ def test_what_is_recommended_as_released_has_a_command(name: str, dtype: str | N
     [("rtx-4090", "q4_k_m", ("llama.cpp",)), ("rtx-4090", "fp8", ("vLLM", "SGLang")),
      ("rtx-4090", "bf16", ("llama.cpp", "vLLM", "SGLang")), ("apple-m4-max", "q4_k_m", ("llama.cpp",)),
      ("apple-m4-max", "bf16", ("llama.cpp", "MLX")), ("apple-m4-max", "int4-g64-bias", ("MLX",)),
+     ("apple-m4-max", "int4-g32", ("MLX",)),
      ("apple-m4-max", "fp8", ()), ("jetson-agx-orin", "int4-g128", ("vLLM", "SGLang")), ("phone", "fp8", ()),
      ("desktop-cpu", "fp8", ()), ("desktop-cpu", "bf16", ("llama.cpp",))],
 )  # fmt: skip
 def test_engines_where_everything_fits(name: str, dtype: str, engines: tuple[str, ...]) -> None:
     """Not "any engine": llama.cpp reads no fp8, vLLM runs on no Mac."""
-    assert resident(load_geometry("qwen3-30b-a3b"), load_profile(name), dtype) == engines
+    found = beside("qwen3-30b-a3b", load_profile(name), dtype, "all-resident")
+    assert tuple(one for one in found if one != "ik_llama.cpp") == engines
 
 
 def test_full_context_has_a_range() -> None:

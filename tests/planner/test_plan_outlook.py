@@ -122,11 +122,15 @@ def test_override_pattern_refuses_what_it_cannot_say() -> None:
 
 
 USUAL: dict[str, Any] = {
-    "dtype": "q4_k_m", "context": 32_768, "kv_dtype": "f16", "all_resident": False, "cpu_layers": 12, "layers": 48,
-    "popular_slots": 23, "experts_outside": 10 * GIB, "cores": 8, "own_gpu": True, "has_gpu": True,
-    "engines": ("llama.cpp",), "kt": ("", "no GGUF"),
+    "dtype": "q4_k_m", "in_gguf": True, "context": 32_768, "kv_dtype": "f16", "all_resident": False, "cpu_layers": 12,
+    "layers": 48, "placed_slots": 21, "popular_slots": 23, "experts_outside": 10 * GIB, "cores": 8, "own_gpu": True,
+    "has_gpu": True,
+    "engines": {"n-cpu-moe": ("llama.cpp",)}, "kt": ("", "no GGUF"),
 }  # fmt: skip
-NATIVE: dict[str, Any] = {"dtype": "fp8", "engines": ("ktransformers", "vLLM"), "kt": ("FP8", "")}
+NATIVE: dict[str, Any] = {
+    "dtype": "fp8", "in_gguf": False, "kt": ("FP8", ""),
+    "engines": {"n-cpu-moe": ("ktransformers",), "popular": ("ktransformers",), "streamed": ("vLLM",)},
+}  # fmt: skip
 """An fp8 checkpoint on a card that has 8-bit floats: no file for llama.cpp."""
 
 
@@ -147,25 +151,35 @@ def test_commands_with_other_formats() -> None:
     quantised = commands(kv_dtype="q8_0", cpu_layers=48)
     assert quantised["llama.cpp"] == "llama-server -m MODEL.gguf -c 32768 -ngl 99 --cpu-moe -ctk q8_0 -ctv q8_0 -fa on"
     eight = commands(**NATIVE, kv_dtype="fp8", experts_outside=10 * GIB + 1)
-    assert eight["ktransformers"] == (
+    whole, frequent = (flags.command for flags in engine_flags(**USUAL | NATIVE) if flags.engine == "ktransformers")
+    assert whole == (
+        "python -m sglang.launch_server --model MODEL --context-length 32768 --kt-method FP8 --kt-weight-path MODEL "
+        "--kt-cpuinfer 8 --kt-num-gpu-experts 21 --kt-expert-placement-strategy front-loading"
+    )
+    assert frequent == (
         "python -m sglang.launch_server --model MODEL --context-length 32768 --kt-method FP8 --kt-weight-path MODEL "
         "--kt-cpuinfer 8 --kt-num-gpu-experts 23 --kt-expert-placement-strategy frequency "
         "--init-expert-location COUNTS.pt"
     )
     assert eight["vLLM"].endswith("--kv-cache-dtype fp8 --cpu-offload-gb 10.1 --cpu-offload-params experts")
     # no expert on the GPU: nothing to place, and no file of counts to make
-    assert commands(**NATIVE, popular_slots=0)["ktransformers"].endswith("--kt-num-gpu-experts 0")
+    none = commands(**NATIVE, popular_slots=0, placed_slots=0)
+    assert none["ktransformers"].endswith("--kt-num-gpu-experts 0")
 
 
 def test_a_command_belongs_to_a_row_only_where_the_engine_takes_the_dtype() -> None:
     by_engine = {flags.engine: flags.strategy for flags in engine_flags(**USUAL)}
     assert by_engine == {"llama.cpp": "n-cpu-moe", "ktransformers": "", "vLLM": "", "SGLang": ""}
-    by_engine = {flags.engine: flags.strategy for flags in engine_flags(**USUAL | NATIVE)}
-    assert by_engine == {"llama.cpp": "", "ktransformers": "popular", "vLLM": "streamed", "SGLang": ""}
-    doubtful = {flags.engine: flags for flags in engine_flags(**USUAL | NATIVE | {"kt": ("MXFP4", "not seen to run")})}
-    assert doubtful["ktransformers"].strategy == ""
-    assert "--kt-method MXFP4" in doubtful["ktransformers"].command
-    assert "not seen to run" in doubtful["ktransformers"].notes
+    found = [(flags.engine, flags.strategy) for flags in engine_flags(**USUAL | NATIVE)]
+    assert found == [
+        ("llama.cpp", ""), ("ktransformers", "n-cpu-moe"), ("ktransformers", "popular"), ("vLLM", "streamed"),
+        ("SGLang", ""),
+    ]  # fmt: skip
+    both = {"engines": {"n-cpu-moe": ("llama.cpp", "ik_llama.cpp")}}
+    llama = engine_flags(**USUAL | both)[0]
+    assert "ik_llama.cpp, a fork, takes the same flags" in llama.notes
+    fork = engine_flags(**USUAL | {"engines": {"n-cpu-moe": ("ik_llama.cpp",)}})[0]
+    assert (fork.engine, fork.strategy, fork.command) == ("ik_llama.cpp", "n-cpu-moe", llama.command)
 
 
 def test_more_layers_than_a_pattern_names() -> None:
@@ -190,7 +204,7 @@ def test_notes_say_what_does_not_match() -> None:
     assert "fp8 is no format of GGUF files" in notes["llama.cpp"]
     assert "no expert cache in releases" in notes["llama.cpp"]
     assert "no flag for this" in notes["SGLang"]
-    assert "COUNTS.pt holds how often each expert was used" in notes["ktransformers"]
+    assert "lrcsim plan --trace TRACE --counts-out COUNTS.pt" in notes["ktransformers"]
     plain = {flags.engine: " ".join(flags.notes) for flags in engine_flags(**USUAL)}
     assert override_pattern(12) in plain["llama.cpp"]
     assert "is a format of GGUF files" in plain["vLLM"]
