@@ -17,17 +17,8 @@ from lrcsim.planner.strategies import FREQUENT, ON_CPU, OPTIMUM
 from lrcsim.runtimes import IDEAL, RuntimeDocument, load_runtime, runtimes
 from lrcsim.runtimes.machine_kinds import device_kind
 
-ORDER = ("llama.cpp", "mlx", "vllm", "ktransformers")
+ORDER = ("llama.cpp", "mlx", "vllm", "sglang", "ktransformers")
 """Whose numbers a row has where several released runtimes have it; others come after these."""
-
-DEVICES = {
-    "ik_llama.cpp": ("cuda", "cuda-unified", "cpu"), "ktransformers": ("cuda",), "mlx": ("metal",),
-    "vllm": ("cuda", "cuda-unified", "rocm"),
-}  # fmt: skip
-"""Kinds of device that runtimes run on, of those whose documents do not say."""
-
-ALSO = {"vLLM": ("SGLang",)}
-"""Engines that run what another one does with everything resident, and have no document of their own."""
 
 CACHES, STREAMING = "expert-cache", "bigmoeonedge"
 """Not released: what loads experts into a cache on a GPU; what reads them from flash into one in main memory."""
@@ -97,9 +88,6 @@ def reads_flash(strategy: str, memory: Memory) -> bool:
 
 def has(document: RuntimeDocument, strategy: str, geometry: Geometry, profile: HardwareProfile, dtype: str) -> bool:
     """Return whether a runtime runs a model this way, on such a machine, in this dtype."""
-    here = document.devices or DEVICES.get(document.name, ())
-    if here and device_kind(profile) not in here:
-        return False
     if not document.offers(strategy, profile) or not takes(document.formats, expert_format(geometry, dtype)):
         return False
     return document.name != "ktransformers" or bool(kt_method(geometry, profile, dtype)[0])
@@ -165,8 +153,6 @@ def standing(
         names = [given.engine or given.name] if mine else []
     else:
         names = [one.engine or one.name for one in found]
-    if strategy == "all-resident":
-        names += [other for name in names for other in ALSO.get(name, ())]
     held = has(document, strategy, geometry, profile, dtype)
     setting = measured(strategy, accuracy, document.name) if held else None
     return Standing(document.name, tuple(dict.fromkeys(names)), setting, accuracy, bound=document.name == IDEAL.name)

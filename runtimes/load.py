@@ -22,11 +22,14 @@ DATA = resources.files("lrcsim.runtimes").joinpath("data")
 def runtimes() -> dict[str, RuntimeDocument]:
     """Return the built-in runtimes by name, ``ideal`` first."""
     found = {IDEAL.name: RuntimeDocument(IDEAL.name, IDEAL.description, released=False)}
-    for entry in sorted(DATA.iterdir(), key=lambda entry: entry.name):
-        if entry.name.endswith(".toml"):
-            name = entry.name.removesuffix(".toml")
-            found[name] = read_document(name, tomllib.loads(entry.read_text("utf-8")), f"runtime {name}", found)
-    return found
+    tables = {
+        entry.name.removesuffix(".toml"): tomllib.loads(entry.read_text("utf-8"))
+        for entry in sorted(DATA.iterdir(), key=lambda entry: entry.name)
+        if entry.name.endswith(".toml")
+    }
+    for name, table in sorted(tables.items(), key=lambda item: "base" in item[1]):  # those that others are based on
+        found[name] = read_document(name, table, f"runtime {name}", found)
+    return {name: found[name] for name in (IDEAL.name, *tables)}
 
 
 def runtime_names() -> list[str]:

@@ -48,7 +48,7 @@ def test_answer_first(lrcsim: Callable[..., Any], short_trace: str) -> None:
     assert "First token of a prompt of 1,024 after " in first[3]
     for part in (
         "left for experts", "LRU cache, misses loaded", "<- yours", "What an upgrade would buy", "--n-cpu-moe",
-        "it has no method for experts in f32", "--cpu-offload-gb", "A trace of this model", ", forks only",
+        "it has no method for experts in f32", "--cpu-offload-gb", "A trace of this model",
         "Faster, but not to be had or not measured: ", "Note: a prompt of 2,048 tokens is more",
     ):  # fmt: skip
         assert part in " ".join(out.split())
@@ -120,11 +120,12 @@ def test_json_file_and_consistency_with_run(lrcsim: Callable[..., Any], short_tr
     assert lrcsim(*USUAL, *HALF, "--trace", short_trace, "--json", file).code == 0
     data = json.loads(file.read_text())
     budget = data["memory"]["left_for_experts"]
+    lru = next(row for row in data["strategies"] if row["strategy"] == "lru")
     run = lrcsim(
-        "run", short_trace, "--cache", f"{budget}B", "--hardware", "rtx-3090", "--dtype", data["dtype"], "--json", "-"
+        *("run", short_trace, "--cache", f"{budget}B", "--hardware", "rtx-3090", "--dtype", data["dtype"]),
+        *("--runtime", lru["runtime"], "--json", "-"),
     )
     wanted = json.loads(run.out)["time"]["decode_tokens_per_s"]
-    lru = next(row for row in data["strategies"] if row["strategy"] == "lru")
     assert lru["tokens_per_s"] == pytest.approx(wanted, rel=1e-12)
 
 
@@ -135,6 +136,15 @@ def test_another_model_says_so(lrcsim: Callable[..., Any]) -> None:
     assert code == 0
     assert "No trace of olmoe-1b-7b is at hand" in out
     assert "published, from 2 sources of it and of other models" in out
+
+
+def test_what_forks_give_is_said_to_be_theirs(lrcsim: Callable[..., Any]) -> None:
+    code, out, _ = lrcsim("plan", "--model", "qwen3-30b-a3b", "--hardware", "rtx-4060-laptop", "--dtype", "q4_k_m")
+    assert code == 0
+    first, *_, faster = out[: out.index("\n\n")].splitlines()
+    assert first.endswith("with llama.cpp, released")
+    assert "lru-split" in faster
+    assert ", forks only" in faster
 
 
 def test_everything_fits(lrcsim: Callable[..., Any]) -> None:
