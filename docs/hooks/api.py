@@ -18,7 +18,7 @@ from mkdocs.plugins import event_priority
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
-    "traces", "simulator", "simulator.time", "policies", "hardware", "models", "recorder", "sweeps", "planner",
+    "traces", "simulator", "simulator.time", "policies", "hardware", "models", "runtimes", "recorder", "sweeps", "planner",
     "reports", "errors",
 )  # fmt: skip
 BESIDES = {  # what others refer to, and is imported from its module
