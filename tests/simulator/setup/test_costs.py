@@ -89,8 +89,8 @@ def test_the_context_is_read_by_layers_that_keep_it() -> None:
 
 
 def test_windows_of_drafts_and_of_several_requests() -> None:
-    # A window of 4 tokens in layer 0, 20 bytes each. One request with two drafts reads what the first of the three looks
-    # back, and the two after it: 6 of 50. Three requests read a window each: 12. A prompt of 5 from its beginning: all.
+    # A window of 4 tokens in layer 0, 20 bytes each. One request with two drafts reads what the first of the three
+    # looks back, and the two after it: 6 of 50. Three requests read a window each: 12. A prompt of 5: all.
     costs = RooflineCosts(replace(GEOMETRY, window=4, window_layers=(0,)), MEMORY_BOUND)
     whole = RooflineCosts(GEOMETRY, MEMORY_BOUND)
 
