@@ -122,8 +122,22 @@ def _same(table: pa.Table, shown: list[str]) -> dict[str, Any]:
     """Return what describes all the rows alike."""
     if not len(table):
         return {}
-    names = ("trace", "model", "policy", "cache", "scope", "access", "prefill", "hardware", "runtime", "dtype")
-    names += ("prefetch", "miss")
+    names = [
+        *(
+            "trace",
+            "model",
+            "policy",
+            "cache",
+            "scope",
+            "access",
+            "prefill",
+            "hardware",
+            "runtime",
+            "dtype",
+            "prefetch",
+        ),
+        "miss",
+    ]
     first = table.slice(0, 1).to_pylist()[0]
     told = {name: first[name] for name in names if name not in shown and first.get(name) is not None}
     return {name: value for name, value in told.items() if (name, value) != ("runtime", "ideal")}

@@ -21,9 +21,9 @@ from lrcsim.runtimes.runtime import PARTS, keys
 def terminal(monkeypatch: pytest.MonkeyPatch, lrcsim: Any) -> Callable[..., str]:
     """Run a command on a terminal of 80 columns; return what it shows, without colours."""
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
 
     def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
         outcome = lrcsim(*arguments)
         assert outcome.code == 0
         return re.sub(r"\x1b\[[0-9;]*m", "", outcome.out)

@@ -90,6 +90,21 @@ def test_the_context_is_read_by_layers_that_keep_it() -> None:
     assert half.before(0, long) - half.before(0, short) == pytest.approx(100 * 10 / 100)
 
 
+def test_windows_of_drafts_and_of_several_requests() -> None:
+    # A window of 4 tokens in layer 0, 20 bytes each. One request with two drafts reads what the first of the three
+    # looks back, and the two after it: 6 of 50. Three requests read a window each: 12. A prompt of 5: all.
+    costs = RooflineCosts(replace(GEOMETRY, window=4, window_layers=(0,)), MEMORY_BOUND)
+    whole = RooflineCosts(GEOMETRY, MEMORY_BOUND)
+
+    def less(size: StepSize) -> float:
+        return whole.before(0, size) - costs.before(0, size)
+
+    assert less(StepSize(3, 3, 50, 147, 1)) == pytest.approx((50 - 6) * 20 / 100)
+    assert less(StepSize(3, 3, 50, 50, 3)) == pytest.approx((50 - 12) * 20 / 100)
+    assert less(StepSize(5, 1, 5, 15, 1)) == 0
+    assert less(StepSize(9, 1, 19, 135, 1)) == pytest.approx((19 - 12) * 20 / 100)
+
+
 def test_bytes_of_the_trace_go_before_those_of_the_geometry() -> None:
     costs = RooflineCosts(GEOMETRY, MEMORY_BOUND, sizes=np.array([500]))
     assert costs.expert(0, 1) == pytest.approx(500 / 100 + 0.25)

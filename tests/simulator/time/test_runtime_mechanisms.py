@@ -100,6 +100,7 @@ def test_per_miss_in_place_of_the_machines() -> None:
         "5-6.5 gpu expert 0.0",
         "6.5-8 gpu expert 0.1",
     ]
+    assert both(trace("0"), 4, using(loads_miss=0.0), slow).tally.overhead == 0  # 0 is a number too
 
 
 def test_per_byte() -> None:
@@ -357,6 +358,7 @@ def test_the_processor() -> None:
     # Where it is the device, the kernel's seconds are an expert's too.
     alone = machine_under(replace(MEMORY_BOUND, gpu=None), using(cpu_expert=0.125, device_kernel=1.0))
     assert (alone.cpu.overhead, alone.gpu) == (1.0, None)
+    assert machine_under(MEMORY_BOUND, using(cpu_expert=0.0)).cpu.overhead == 0
 
 
 # What holds of any runtime
