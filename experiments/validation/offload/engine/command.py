@@ -1,0 +1,250 @@
+"""`python -m lrcsim.experiments.validation.offload --gpu`: calibrate, run, simulate, write one folder, in time."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lrcsim.base.errors import ConfigError
+from lrcsim.experiments.validation.offload.engine.bench import Bench, DisagreementError
+from lrcsim.experiments.validation.offload.engine.budget import Budget
+from lrcsim.experiments.validation.offload.engine.calibrated import CalibrationError, calibrate_here
+from lrcsim.experiments.validation.offload.engine.cells import EngineCell, cells_for
+from lrcsim.experiments.validation.offload.engine.cuda import CudaDevice
+from lrcsim.experiments.validation.offload.engine.device import Device
+from lrcsim.experiments.validation.offload.engine.folder import MODELS, new_folder, write_info, write_run
+from lrcsim.experiments.validation.offload.engine.predicted import Machine, predict_folder
+from lrcsim.experiments.validation.offload.engine.routing import routing_of, shaped
+from lrcsim.experiments.validation.offload.engine.shape import shape_of
+from lrcsim.experiments.validation.offload.engine.stub import StubDevice
+from lrcsim.models import Geometry, load_geometry
+from lrcsim.traces import RoutingTrace
+
+SIMULATING = 40.0
+"""Seconds of the budget kept for the simulator, which needs no GPU but runs in the same command."""
+CALIBRATING = 0.35
+"""Share of the budget that `lrcsim calibrate` may take."""
+FIRST_MODEL = 0.62
+"""Share of what is left then that the first of two models may take."""
+STUB = {"hidden": 64, "expert_width": 32, "heads": 4, "kv_heads": 2, "head_dim": 16, "vocab": 256}
+"""Widths with which the stub runs a model; layers, experts and routing stay."""
+BATCHED = 4
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do what the arguments say.
+
+    Raises:
+        ConfigError: one of them is not allowed, or there is no torch, or no GPU.
+        SystemExit: the engine and lrcsim counted differently; what was measured until then is written.
+    """
+    options = _options().parse_args(arguments)
+    machines = [Machine(Path(one).stem, one, options.runtime) for one in options.hardware]
+    if options.again is not None:
+        if not machines and (options.again / "calibrated.toml").exists():
+            machines = [Machine("calibrated", str(options.again / "calibrated.toml"), options.runtime)]
+        print(predict_folder(options.again, machines))
+        return
+    budget = Budget(options.seconds, SIMULATING if options.seconds > 2 * SIMULATING else options.seconds / 4)
+    device: Device = StubDevice() if options.stub else CudaDevice()
+    new_folder(options.out)
+    command = Command(options, device, budget)
+    wrong: str | None = None
+    try:
+        machines += command.calibrate() if options.calibrate else []
+        command.run_models()
+    except KeyboardInterrupt:
+        command.note("stopped by hand: what was measured until then is here")
+    except DisagreementError as error:
+        wrong = f"the engine and lrcsim disagree: {error}"
+        command.note(wrong)
+    if command.measured:
+        print(predict_folder(options.out, machines, command.notes))
+    if wrong is not None or not command.measured:
+        raise SystemExit(wrong or "nothing was measured: " + "; ".join(command.notes))
+
+
+class Command:
+    """One run of the command.
+
+    Args:
+        options: parsed.
+        device: where to run.
+        budget: the time that there is.
+
+    Attributes:
+        notes: what the reader of the results should know.
+        measured: files of cells written.
+    """
+
+    def __init__(self, options: argparse.Namespace, device: Device, budget: Budget) -> None:
+        self.options, self.device, self.budget = options, device, budget
+        self.folder: Path = options.out
+        self.notes: list[str] = []
+        self.measured: list[Path] = []
+        if options.stub:
+            self.note("run on a stub without a GPU, with small widths: the times say nothing")
+
+    def note(self, text: str) -> None:
+        """Tell now, and in the results."""
+        self.notes.append(text)
+        self.tell(text)
+
+    def tell(self, text: str) -> None:
+        """Tell now."""
+        print(f"{self.budget.gone:6.0f} s  {text}", file=sys.stderr, flush=True)
+
+    def calibrate(self) -> list[Machine]:
+        """Measure the machine, as `lrcsim calibrate` does; return it, or nothing where that failed, which is noted."""
+        try:
+            path = calibrate_here(self.folder, CALIBRATING * self.budget.seconds, gpu=not self.options.stub)
+        except CalibrationError as error:
+            self.note(f"{error}: nothing is simulated with a calibrated profile")
+            return []
+        self.tell(f"calibrated: {path}")
+        return [Machine("calibrated", str(path), self.options.runtime)]
+
+    def run_models(self) -> None:
+        """Run one model after the other; the last has all the time that is left."""
+        models = self.models()
+        for place, (name, geometry, trace) in enumerate(models):
+            last = place == len(models) - 1
+            self.run_model(name, geometry, trace, self.budget.share(1.0 if last else FIRST_MODEL), whole=place == 0)
+            self.device.release()
+
+    def models(self) -> list[tuple[str, Geometry, RoutingTrace]]:
+        """Return name, geometry and routing of each model that was asked for.
+
+        Raises:
+            ConfigError: a trace fits none of them, or a model is not known.
+        """
+        options, found = self.options, []
+        traces = list(options.trace)
+        for name in options.models.split(","):
+            geometry = load_geometry(name)
+            own = next((path for path in traces if _fits(path, geometry)), None)
+            if own is not None:
+                traces.remove(own)
+                trace, geometry = routing_of(own, geometry)
+            elif options.trace:
+                continue  # only models whose routing is known
+            else:
+                trace = shaped(geometry, BATCHED * options.tokens)
+            if options.stub:
+                geometry = replace(geometry, **STUB)
+            found.append((geometry.name, geometry, trace))
+        if traces:
+            raise ConfigError(
+                f"trace {traces[0]} has the shape of none of {options.models}: give --models with the one that it is of"
+            )
+        return found
+
+    def run_model(self, name: str, geometry: Geometry, trace: RoutingTrace, until: float, *, whole: bool) -> None:
+        """Run all cells of a model that time allows, and write each when it is done."""
+        options, device = self.options, self.device
+        if options.cells:
+            cells = [EngineCell.of(cell) for cell in options.cells.split(",")]
+        else:
+            cells = cells_for(trace.top_k, all_of=whole)
+        shape = shape_of(geometry, options.unique)
+        own = RoutingTrace.from_arrays(
+            trace.read("experts", 0, min(trace.num_tokens, BATCHED * options.tokens)),
+            num_experts=trace.num_experts,
+            expert_bytes=shape.expert_bytes,
+            model=trace.model,
+        )
+        self.tell(f"{name}: making {shape.unique} experts of {shape.expert_bytes:,} bytes, and everything else")
+        bench = Bench(device, shape, own, options.tokens, cells)
+        for reason in bench.left_out:
+            self.note(f"{name}, {reason}: left out")
+        if not bench.cells:
+            return
+        own.save(self.folder / f"{name}.h5")
+        info: dict[str, Any] = {
+            "geometry": shape.to_dict(),
+            "k": own.top_k,
+            "expert_bytes": shape.expert_bytes,
+            "tokens": options.tokens,
+            "device": device.name,
+            "torch": device.torch.__version__,
+            "threads": device.torch.get_num_threads(),
+            "cores": os.cpu_count(),
+            "setup_s": bench.setup_s,
+            "routing": trace.model,
+            "way": bench.way,
+            "ways": bench.ways,
+            "micro": bench.micro(),
+            "cells": [cell.name for cell in bench.cells],
+        }
+        write_info(self.folder, name, geometry, info)
+        self.tell(f"{name}: experts are computed by {bench.way}: {bench.ways}")
+        self._cells(name, bench, until)
+
+    def _cells(self, name: str, bench: Bench, until: float) -> None:
+        """Run the cells in rounds, until all repetitions are done or time is up."""
+        longest = 0.0
+        for repetition in range(1, self.options.repetitions + 1):
+            for place, cell in enumerate(bench.cells):
+                left = until - self.budget.now()
+                if left < longest or left <= 0:
+                    names = [one.name for one in bench.cells[place:]]
+                    what = "left out" if repetition == 1 else f"not repeated ({repetition - 1} done)"
+                    self.note(f"{name}, for want of time {what}: {', '.join(names)}")
+                    return
+                start = self.budget.now()
+                self._cell(name, bench, cell, repetition, until)
+                longest = max(longest, self.budget.now() - start)
+
+    def _cell(self, name: str, bench: Bench, cell: EngineCell, repetition: int, until: float) -> None:
+        """Run a cell; what there is of it is written, whatever happens."""
+        rows: list[dict[str, Any]] = []
+        ended = False
+        try:
+            ended = bench.run(cell, rows, until)
+        finally:
+            if rows:
+                self.measured.append(write_run(self.folder, name, cell, repetition, rows))
+                mean = sum(row["wall_ms"] for row in rows) / len(rows)
+                self.tell(f"{name}, {cell.name}, repetition {repetition}: {len(rows)} steps of {mean:.2f} ms")
+            if not ended:
+                self.note(f"{name}, {cell.name}, repetition {repetition}: ended after {len(rows)} steps")
+
+
+def _fits(path: str, geometry: Geometry) -> bool:
+    with RoutingTrace.open(path) as trace:
+        return (trace.num_layers, trace.num_experts) == (len(geometry.moe_layers), geometry.experts)
+
+
+def _options() -> argparse.ArgumentParser:
+    about = "Run an engine that offloads experts on a GPU, at the size of a real model, and the simulator beside it."
+    parser = argparse.ArgumentParser(prog="python -m lrcsim.experiments.validation.offload --gpu", description=about)
+    option = parser.add_argument
+    option("--gpu", action="store_true", help="this engine; without it: the one with experts in a file (--help)")
+    option("--out", type=Path, default=Path("offload-gpu"), help="a new folder for everything")
+    option("--seconds", type=float, default=240.0, help="that all of it may take; what does not fit is left out")
+    option("--models", default=",".join(MODELS), help="names of lrcsim models; the first is run in all cells")
+    option("--trace", action="append", default=[], help="routing of one of the models, an lrcsim trace; repeatable")
+    option("--cells", help="as lru-16,all,lru-16-oracle1,static-32-cpu,lru-16-serial,lru-32-batch4")
+    option("--tokens", type=int, default=128, help="steps of a cell")
+    option("--repetitions", type=int, default=2, help="of each cell, if there is time")
+    option(
+        "--unique",
+        type=int,
+        help="different experts in host memory; default: 10 GiB, a third of memory at most",
+    )
+    option(
+        "--hardware",
+        action="append",
+        default=[],
+        help="simulate with this profile too, a name or a TOML; repeatable",
+    )
+    option("--runtime", help="what the simulator is told of the engine's software, as lrcsim run takes it")
+    option("--no-calibrate", dest="calibrate", action="store_false", help="do not measure the machine first")
+    option("--again", type=Path, metavar="FOLDER", help="run nothing, only simulate what a folder has; needs no GPU")
+    option("--stub", action="store_true", help="without a GPU and with small widths, to see that everything runs")
+    return parser
