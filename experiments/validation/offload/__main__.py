@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lrcsim.base.errors import LrcsimError
 from lrcsim.calibration.of_machine.files import file_system
 from lrcsim.experiments.validation.offload.compare import (
     Cell,
@@ -134,4 +135,7 @@ def _options() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was measured is written, and the weights go
-    main()
+    try:
+        main()
+    except LrcsimError as error:
+        sys.exit(f"Error: {error}")

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import signal
+import sys
 
+from lrcsim.base.errors import LrcsimError
 from lrcsim.experiments.validation.offload.engine.command import main
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was measured stays
-    main()
+    try:
+        main()
+    except LrcsimError as error:
+        sys.exit(f"Error: {error}")

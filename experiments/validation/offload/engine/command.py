@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,13 @@ from lrcsim.experiments.validation.offload.engine.calibrated import CalibrationE
 from lrcsim.experiments.validation.offload.engine.cells import EngineCell, cells_for
 from lrcsim.experiments.validation.offload.engine.cuda import CudaDevice
 from lrcsim.experiments.validation.offload.engine.device import Device
-from lrcsim.experiments.validation.offload.engine.folder import MODELS, new_folder, write_info, write_run
+from lrcsim.experiments.validation.offload.engine.folder import (
+    MODELS,
+    new_folder,
+    write_info,
+    write_routing,
+    write_run,
+)
 from lrcsim.experiments.validation.offload.engine.predicted import Machine, predict_folder
 from lrcsim.experiments.validation.offload.engine.routing import routing_of, shaped
 from lrcsim.experiments.validation.offload.engine.shape import shape_of
@@ -41,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Raises:
         ConfigError: one of them is not allowed, or there is no torch, or no GPU.
-        SystemExit: the engine and lrcsim counted differently; what was measured until then is written.
+        SystemExit: something failed, or the engine and lrcsim counted differently; what was measured is written.
     """
     options = _options().parse_args(arguments)
     machines = [Machine(Path(one).stem, one, options.runtime) for one in options.hardware]
@@ -52,21 +59,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     budget = Budget(options.seconds, SIMULATING if options.seconds > 2 * SIMULATING else options.seconds / 4)
     device: Device = StubDevice() if options.stub else CudaDevice()
+    if not options.stub:
+        device.torch.set_num_threads(threads_at_hand())
     new_folder(options.out)
     command = Command(options, device, budget)
-    wrong: str | None = None
     try:
         machines += command.calibrate() if options.calibrate else []
         command.run_models()
     except KeyboardInterrupt:
         command.note("stopped by hand: what was measured until then is here")
     except DisagreementError as error:
-        wrong = f"the engine and lrcsim disagree: {error}"
-        command.note(wrong)
+        command.failed.append(f"the engine and lrcsim disagree: {error}")
+        command.note(command.failed[-1])
     if command.measured:
         print(predict_folder(options.out, machines, command.notes))
-    if wrong is not None or not command.measured:
-        raise SystemExit(wrong or "nothing was measured: " + "; ".join(command.notes))
+    if command.failed or not command.measured:
+        raise SystemExit("; ".join(command.failed) or "nothing was measured: " + "; ".join(command.notes))
 
 
 class Command:
@@ -80,6 +88,7 @@ class Command:
     Attributes:
         notes: what the reader of the results should know.
         measured: files of cells written.
+        failed: what did not run because of an error.
     """
 
     def __init__(self, options: argparse.Namespace, device: Device, budget: Budget) -> None:
@@ -87,6 +96,7 @@ class Command:
         self.folder: Path = options.out
         self.notes: list[str] = []
         self.measured: list[Path] = []
+        self.failed: list[str] = []
         if options.stub:
             self.note("run on a stub without a GPU, with small widths: the times say nothing")
 
@@ -94,6 +104,17 @@ class Command:
         """Tell now, and in the results."""
         self.notes.append(text)
         self.tell(text)
+
+    @contextlib.contextmanager
+    def failing(self, what: str) -> Iterator[None]:
+        """Take note of what fails in the block, a full memory or another error of torch's, and go on behind it."""
+        try:
+            yield
+        except DisagreementError:
+            raise
+        except RuntimeError as error:
+            self.failed.append(f"{what} failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+            self.note(self.failed[-1])
 
     def tell(self, text: str) -> None:
         """Tell now."""
@@ -114,7 +135,9 @@ class Command:
         models = self.models()
         for place, (name, geometry, trace) in enumerate(models):
             last = place == len(models) - 1
-            self.run_model(name, geometry, trace, self.budget.share(1.0 if last else FIRST_MODEL), whole=place == 0)
+            until = self.budget.share(1.0 if last else FIRST_MODEL)
+            with self.failing(name):
+                self.run_model(name, geometry, trace, until, whole=place == 0)
             self.device.release()
 
     def models(self) -> list[tuple[str, Geometry, RoutingTrace]]:
@@ -153,7 +176,7 @@ class Command:
             cells = cells_for(trace.top_k, all_of=whole)
         shape = shape_of(geometry, options.unique)
         own = RoutingTrace.from_arrays(
-            trace.read("experts", 0, min(trace.num_tokens, BATCHED * options.tokens)),
+            trace.read("experts", 0, min(trace.num_tokens, max(cell.batch for cell in cells) * options.tokens)),
             num_experts=trace.num_experts,
             expert_bytes=shape.expert_bytes,
             model=trace.model,
@@ -164,7 +187,7 @@ class Command:
             self.note(f"{name}, {reason}: left out")
         if not bench.cells:
             return
-        own.save(self.folder / f"{name}.h5")
+        write_routing(self.folder, name, own, options.tokens)
         info: dict[str, Any] = {
             "geometry": shape.to_dict(),
             "k": own.top_k,
@@ -178,9 +201,10 @@ class Command:
             "routing": trace.model,
             "way": bench.way,
             "ways": bench.ways,
-            "micro": bench.micro(),
             "cells": [cell.name for cell in bench.cells],
         }
+        with self.failing(f"{name}, micro-benchmarks"):
+            info["micro"] = bench.micro()
         write_info(self.folder, name, geometry, info)
         self.tell(f"{name}: experts are computed by {bench.way}: {bench.ways}")
         self._cells(name, bench, until)
@@ -197,7 +221,8 @@ class Command:
                     self.note(f"{name}, for want of time {what}: {', '.join(names)}")
                     return
                 start = self.budget.now()
-                self._cell(name, bench, cell, repetition, until)
+                with self.failing(f"{name}, {cell.name}"):
+                    self._cell(name, bench, cell, repetition, until)
                 longest = max(longest, self.budget.now() - start)
 
     def _cell(self, name: str, bench: Bench, cell: EngineCell, repetition: int, until: float) -> None:
@@ -213,6 +238,11 @@ class Command:
                 self.tell(f"{name}, {cell.name}, repetition {repetition}: {len(rows)} steps of {mean:.2f} ms")
             if not ended:
                 self.note(f"{name}, {cell.name}, repetition {repetition}: ended after {len(rows)} steps")
+
+
+def threads_at_hand() -> int:
+    """Return how many processors this process may use: experts on the processor are computed by all of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _fits(path: str, geometry: Geometry) -> bool:

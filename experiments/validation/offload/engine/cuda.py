@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -79,6 +80,8 @@ class CudaDevice:
         self._capturing = torch.cuda.Stream()
         self._pool = torch.cuda.graph_pool_handle()
         self._now: Any = None
+        one = torch.zeros(1, device=self.where)
+        self._keeper = self.capture(lambda: one.zero_())  # torch does not take a pool again that all graphs have left
 
     def host(self, *shape: int, dtype: Any) -> Any:
         """Return page-locked memory."""
@@ -94,6 +97,7 @@ class CudaDevice:
 
     def release(self) -> None:
         """Empty torch's store of freed memory."""
+        gc.collect()
         self.torch.cuda.empty_cache()
 
     def stream(self, *, urgent: bool) -> CudaStream:

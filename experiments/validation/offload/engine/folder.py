@@ -1,7 +1,8 @@
 """What a run leaves: files of a folder, each whole or not at all, and how they are read again.
 
 ``MODEL.json`` says what ran, with micro-benchmarks; ``MODEL.CELL.csv`` has a row for each step, ``MODEL.CELL.2.csv`` of
-a second repetition; ``MODEL.h5`` is the routing. A folder without routing, and with less in its JSON, is read too.
+a second repetition; ``MODEL.h5`` is the routing, ``MODEL.batched.h5`` that of cells with several sequences, if longer.
+A folder without routing, and with less in its JSON, is read too.
 """
 
 from __future__ import annotations
@@ -68,6 +69,13 @@ def write_info(folder: Path, name: str, geometry: Geometry, info: Mapping[str, A
     write_text(folder / f"{name}.json", json.dumps(plain(data), indent=1) + "\n")
 
 
+def write_routing(folder: Path, name: str, trace: RoutingTrace, tokens: int) -> None:
+    """Write the routing of a model: what one sequence runs, and all of it where that is more."""
+    EngineCell().trace_of(trace, tokens).save(folder / f"{name}.h5")
+    if trace.num_tokens > tokens:
+        trace.save(folder / f"{name}.batched.h5")
+
+
 def write_run(folder: Path, name: str, cell: EngineCell, repetition: int, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write a cell's CSV; ``repetition`` counts from 1."""
     path = folder / f"{name}.{cell.name}{'' if repetition == 1 else f'.{repetition}'}.csv"
@@ -123,9 +131,8 @@ def _model(folder: Path, name: str, info: dict[str, Any]) -> MeasuredModel:
     for first in sorted(paths, key=place):
         more = sorted(folder.glob(f"{first.stem}.*.csv"), key=lambda path: int(path.name.split(".")[2]))
         model.runs[EngineCell.of(first.name.split(".")[1])] = [_columns(path) for path in (first, *more)]
-    routing = folder / f"{name}.h5"
-    if routing.exists():
-        model.trace = RoutingTrace.open(routing)
+    routing = [folder / f"{name}.batched.h5", folder / f"{name}.h5"]
+    model.trace = next((RoutingTrace.open(path) for path in routing if path.exists()), None)
     return model
 
 

@@ -8,6 +8,7 @@ of nothing, reads host memory or asks for a value, which a capture on a GPU does
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -95,7 +96,7 @@ class StubDevice:
         self._locked: set[int] = set()
         self._given: set[int] = set()
         self._kept: list[Any] = []
-        self._graphs: dict[int, Callable[[], None]] = {}
+        self._graphs: list[Any] = []
 
     def host(self, *shape: int, dtype: Any) -> Any:
         """Return memory that counts as page-locked."""
@@ -123,30 +124,28 @@ class StubDevice:
         return StubEvent(self.clocks)
 
     def capture(self, work: Callable[[], None]) -> Any:
-        """Run it once, watched.
+        """Run it once, recorded.
 
         Raises:
             MisuseError: a capture on a GPU would fail.
         """
-        with _watch(self.torch, self._locked):
+        with recorder(self.torch, self._locked) as graph:
             work()
-        graph = object()
-        self._kept.append(graph)  # so that no other gets its id
-        self._graphs[id(graph)] = work
+        self._graphs.append(graph)
         return graph
 
     def replay(
         self, graph: Any, stream: StubStream, *, reads: Iterable[Place] = (), writes: Iterable[Place] = ()
     ) -> None:
-        """Run it.
+        """Do it again.
 
         Raises:
             MisuseError: it was not captured here, or a place is not ready.
         """
-        if id(graph) not in self._graphs:
+        if not any(graph is one for one in self._graphs):
             raise MisuseError("a graph is replayed that was not captured")
         self.clocks.act(stream.number, reads, writes)
-        self._graphs[id(graph)]()
+        graph.replay()
 
     def copy(
         self, target: Any, source: Any, stream: StubStream, *, reads: Iterable[Place] = (), writes: Iterable[Place] = ()
@@ -192,20 +191,40 @@ def _storage(tensor: Any) -> int:
     return int(tensor.untyped_storage().data_ptr())
 
 
-def _watch(torch: Any, locked: set[int]) -> Any:
-    """Return a context in which every operation of torch is looked at."""
-    dispatch = __import__("torch.utils._python_dispatch", fromlist=["TorchDispatchMode"])
+def recorder(torch: Any, locked: set[int] | None = None) -> Any:
+    """Return a context in which every operation of torch is recorded, as a capture records kernels, and looked at.
 
-    class Watch(dispatch.TorchDispatchMode):  # type: ignore[misc, name-defined]
+    `Recorder.replay` does the same operations again on the same tensors, results in the same places: what Python has in
+    between, a number or another tensor by now, does not count any more, as in a CUDA graph.
+
+    Args:
+        torch: the module.
+        locked: addresses of what is host memory.
+    """
+    dispatch = importlib.import_module("torch.utils._python_dispatch")
+    leaves, locked = torch.utils._pytree.tree_leaves, locked or set()
+
+    class Recorder(dispatch.TorchDispatchMode):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls: list[tuple[Any, Any, Any, list[Any]]] = []
+
         def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            given = [one for one in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
-            name = str(operation)
+            given = [one for one in leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
             if not given:
-                raise MisuseError(f"captured work makes a tensor out of nothing: {name}")
-            if "_local_scalar_dense" in name or "nonzero" in name:
-                raise MisuseError(f"captured work asks the device for a value: {name}")
+                raise MisuseError(f"captured work makes a tensor out of nothing: {operation}")
+            if "_local_scalar_dense" in str(operation) or "nonzero" in str(operation):
+                raise MisuseError(f"captured work asks the device for a value: {operation}")
             if any(_storage(one) in locked for one in given):
-                raise MisuseError(f"captured work reads host memory: {name}")
-            return operation(*args, **(kwargs or {}))
+                raise MisuseError(f"captured work reads host memory: {operation}")
+            found = operation(*args, **(kwargs or {}))
+            self.calls.append((operation, args, kwargs or {}, leaves(found)))
+            return found
 
-    return Watch()
+        def replay(self) -> None:
+            for operation, args, kwargs, before in self.calls:
+                for old, new in zip(before, leaves(operation(*args, **kwargs)), strict=True):
+                    if isinstance(old, torch.Tensor) and _storage(old) != _storage(new):
+                        old.copy_(new)
+
+    return Recorder()
