@@ -12,7 +12,7 @@ from lrcsim.experiments.validation.offload.engine.dense import DenseWeights
 from lrcsim.experiments.validation.offload.engine.device import Device
 from lrcsim.experiments.validation.offload.engine.engine import Engine, ModelOnDevice, StepCounts, room_of
 from lrcsim.experiments.validation.offload.engine.experts import HostExperts, arena, fits
-from lrcsim.experiments.validation.offload.engine.micro import micro
+from lrcsim.experiments.validation.offload.engine.micro import SIZES, micro
 from lrcsim.experiments.validation.offload.engine.products import Places, Products, choose
 from lrcsim.experiments.validation.offload.engine.shape import EngineShape
 from lrcsim.traces import RoutingTrace
@@ -75,7 +75,9 @@ class Bench:
 
     def micro(self) -> dict[str, Any]:
         """Return the micro-benchmarks, made with the first cell of one sequence."""
-        return micro(self.engine(next(cell for cell in self.cells if cell.batch == 1)))
+        room = self.device.free_bytes() // 64
+        sizes = [size for size in SIZES if size <= room]
+        return micro(self.engine(next(cell for cell in self.cells if cell.batch == 1)), sizes)
 
     def run(self, cell: EngineCell, rows: list[dict[str, Any]], until: float) -> bool:
         """Run a cell; return whether to its end.

@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from lrcsim.experiments.validation.offload.engine.folder import (
 )
 from lrcsim.experiments.validation.offload.engine.predicted import Machine, predict_folder
 from lrcsim.experiments.validation.offload.engine.routing import routing_of, shaped
-from lrcsim.experiments.validation.offload.engine.shape import shape_of
+from lrcsim.experiments.validation.offload.engine.shape import EngineShape, shape_of
 from lrcsim.experiments.validation.offload.engine.stub import StubDevice
 from lrcsim.models import Geometry, load_geometry
 from lrcsim.traces import RoutingTrace
@@ -59,13 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     budget = Budget(options.seconds, SIMULATING if options.seconds > 2 * SIMULATING else options.seconds / 4)
     device: Device = StubDevice() if options.stub else CudaDevice()
-    if not options.stub:
-        device.torch.set_num_threads(threads_at_hand())
-    new_folder(options.out)
+    device.torch.set_num_threads(1 if options.stub else threads_at_hand())
     command = Command(options, device, budget)
+    plans = command.plans()  # refuses what is wrong before anything takes time
+    new_folder(options.out)
     try:
         machines += command.calibrate() if options.calibrate else []
-        command.run_models()
+        command.run_models(plans)
     except KeyboardInterrupt:
         command.note("stopped by hand: what was measured until then is here")
     except DisagreementError as error:
@@ -75,6 +75,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(predict_folder(options.out, machines, command.notes))
     if command.failed or not command.measured:
         raise SystemExit("; ".join(command.failed) or "nothing was measured: " + "; ".join(command.notes))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run of a model.
+
+    Attributes:
+        name: of its files.
+        shape: of it.
+        trace: its routing, decoded tokens.
+        cells: those that tell most first.
+    """
+
+    name: str
+    shape: EngineShape
+    trace: RoutingTrace
+    cells: list[EngineCell]
 
 
 class Command:
@@ -130,26 +147,25 @@ class Command:
         self.tell(f"calibrated: {path}")
         return [Machine("calibrated", str(path), self.options.runtime)]
 
-    def run_models(self) -> None:
+    def run_models(self, plans: Sequence[Plan]) -> None:
         """Run one model after the other; the last has all the time that is left."""
-        models = self.models()
-        for place, (name, geometry, trace) in enumerate(models):
-            last = place == len(models) - 1
-            until = self.budget.share(1.0 if last else FIRST_MODEL)
-            with self.failing(name):
-                self.run_model(name, geometry, trace, until, whole=place == 0)
+        for place, plan in enumerate(plans):
+            until = self.budget.share(1.0 if place == len(plans) - 1 else FIRST_MODEL)
+            with self.failing(plan.name):
+                self.run_model(plan, until)
             self.device.release()
 
-    def models(self) -> list[tuple[str, Geometry, RoutingTrace]]:
-        """Return name, geometry and routing of each model that was asked for.
+    def plans(self) -> list[Plan]:
+        """Return what is to be run of each model that was asked for.
 
         Raises:
-            ConfigError: a trace fits none of them, or a model is not known.
+            ConfigError: a trace fits none of them, or a model or a cell is not known, or not run by this engine.
         """
-        options, found = self.options, []
+        options, found = self.options, list[Plan]()
         traces = list(options.trace)
         for name in options.models.split(","):
             geometry = load_geometry(name)
+            shape_of(geometry, options.unique)
             own = next((path for path in traces if _fits(path, geometry)), None)
             if own is not None:
                 traces.remove(own)
@@ -160,52 +176,52 @@ class Command:
                 trace = shaped(geometry, BATCHED * options.tokens)
             if options.stub:
                 geometry = replace(geometry, **STUB)
-            found.append((geometry.name, geometry, trace))
+            if options.cells:
+                cells = [EngineCell.of(cell) for cell in options.cells.split(",")]
+            else:
+                cells = cells_for(trace.top_k, all_of=not found)
+            shape = shape_of(geometry, options.unique)
+            kept = RoutingTrace.from_arrays(
+                trace.read("experts", 0, min(trace.num_tokens, max(cell.batch for cell in cells) * options.tokens)),
+                num_experts=trace.num_experts,
+                expert_bytes=shape.expert_bytes,
+                model=trace.model,
+            )
+            found.append(Plan(geometry.name, shape, kept, cells))
         if traces:
             raise ConfigError(
                 f"trace {traces[0]} has the shape of none of {options.models}: give --models with the one that it is of"
             )
         return found
 
-    def run_model(self, name: str, geometry: Geometry, trace: RoutingTrace, until: float, *, whole: bool) -> None:
+    def run_model(self, plan: Plan, until: float) -> None:
         """Run all cells of a model that time allows, and write each when it is done."""
-        options, device = self.options, self.device
-        if options.cells:
-            cells = [EngineCell.of(cell) for cell in options.cells.split(",")]
-        else:
-            cells = cells_for(trace.top_k, all_of=whole)
-        shape = shape_of(geometry, options.unique)
-        own = RoutingTrace.from_arrays(
-            trace.read("experts", 0, min(trace.num_tokens, max(cell.batch for cell in cells) * options.tokens)),
-            num_experts=trace.num_experts,
-            expert_bytes=shape.expert_bytes,
-            model=trace.model,
-        )
+        device, tokens, name, shape = self.device, self.options.tokens, plan.name, plan.shape
         self.tell(f"{name}: making {shape.unique} experts of {shape.expert_bytes:,} bytes, and everything else")
-        bench = Bench(device, shape, own, options.tokens, cells)
+        bench = Bench(device, shape, plan.trace, tokens, plan.cells)
         for reason in bench.left_out:
             self.note(f"{name}, {reason}: left out")
         if not bench.cells:
             return
-        write_routing(self.folder, name, own, options.tokens)
+        write_routing(self.folder, name, plan.trace, tokens)
         info: dict[str, Any] = {
             "geometry": shape.to_dict(),
-            "k": own.top_k,
+            "k": plan.trace.top_k,
             "expert_bytes": shape.expert_bytes,
-            "tokens": options.tokens,
+            "tokens": tokens,
             "device": device.name,
             "torch": device.torch.__version__,
             "threads": device.torch.get_num_threads(),
             "cores": os.cpu_count(),
             "setup_s": bench.setup_s,
-            "routing": trace.model,
+            "routing": plan.trace.model,
             "way": bench.way,
             "ways": bench.ways,
             "cells": [cell.name for cell in bench.cells],
         }
         with self.failing(f"{name}, micro-benchmarks"):
             info["micro"] = bench.micro()
-        write_info(self.folder, name, geometry, info)
+        write_info(self.folder, name, shape.geometry, info)
         self.tell(f"{name}: experts are computed by {bench.way}: {bench.ways}")
         self._cells(name, bench, until)
 

@@ -21,7 +21,7 @@ CPU_EXPERTS = 16
 """Different experts computed on the processor in a row, so that their weights come from memory."""
 
 
-def micro(engine: Engine, sizes: Sequence[int] = SIZES) -> dict[str, Any]:
+def micro(engine: Engine, sizes: Sequence[int]) -> dict[str, Any]:
     """Return medians in seconds, from the call until the host knows that it is done.
 
     ``burst_s`` by number of experts copied at once, ``size_s`` by bytes of a copy, ``experts_s`` by number of experts

@@ -211,12 +211,14 @@ def recorder(torch: Any, locked: set[int] | None = None) -> Any:
 
         def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             given = [one for one in leaves((args, kwargs)) if isinstance(one, torch.Tensor)]
-            if not given:
-                raise MisuseError(f"captured work makes a tensor out of nothing: {operation}")
-            if "_local_scalar_dense" in str(operation) or "nonzero" in str(operation):
-                raise MisuseError(f"captured work asks the device for a value: {operation}")
+            name = str(operation)
+            if not given or "lift_fresh" in name:
+                raise MisuseError(f"captured work makes a tensor out of nothing: {name}")
+            by_mask = name.startswith("aten.index") and any(one.dtype == torch.bool for one in given)
+            if by_mask or any(asks in name for asks in ("_local_scalar_dense", "nonzero", "masked_select")):
+                raise MisuseError(f"captured work asks the device for a value: {name}")
             if any(_storage(one) in locked for one in given):
-                raise MisuseError(f"captured work reads host memory: {operation}")
+                raise MisuseError(f"captured work reads host memory: {name}")
             found = operation(*args, **(kwargs or {}))
             self.calls.append((operation, args, kwargs or {}, leaves(found)))
             return found
