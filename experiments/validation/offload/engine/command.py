@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -187,7 +188,7 @@ class Command:
                 expert_bytes=shape.expert_bytes,
                 model=trace.model,
             )
-            found.append(Plan(geometry.name, shape, kept, cells))
+            found.append(Plan(re.sub(r"[^A-Za-z0-9_-]+", "-", geometry.name), shape, kept, cells))
         if traces:
             raise ConfigError(
                 f"trace {traces[0]} has the shape of none of {options.models}: give --models with the one that it is of"
