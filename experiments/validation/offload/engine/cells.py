@@ -56,7 +56,7 @@ class EngineCell:
                 f"cell {name!r} is not understood: all, lru-N or static-N-cpu, and behind it -serial, -oracle1, -batchN"
             )
         policy, slots, serial, oracle, cpu, batch = found.groups()
-        cell = cls(policy or "lru", slots and int(slots), not serial, bool(oracle), bool(cpu), int(batch or 1))
+        cell = cls(policy or "lru", int(slots) if slots else None, not serial, bool(oracle), bool(cpu), int(batch or 1))
         if (cell.policy == "static") != cell.cpu or (cell.prefetch and not cell.overlap) or cell.batch < 1:
             raise ConfigError(f"cell {name!r} is none: static and -cpu go together, -oracle1 and -serial do not")
         return cell
@@ -95,7 +95,7 @@ class EngineCell:
             num_experts=trace.num_experts,
             offsets=np.arange(self.batch + 1) * each,
             phase=np.ones(len(experts), np.uint8),
-            expert_bytes=trace.expert_bytes,
+            expert_bytes=None if trace.expert_bytes is None else trace.expert_bytes.tolist(),
             model=trace.model,
         )
 

@@ -39,7 +39,7 @@ CALIBRATING = 0.35
 """Share of the budget that `lrcsim calibrate` may take."""
 FIRST_MODEL = 0.62
 """Share of what is left then that the first of two models may take."""
-STUB = {"hidden": 64, "expert_width": 32, "heads": 4, "kv_heads": 2, "head_dim": 16, "vocab": 256}
+STUB: dict[str, Any] = {"hidden": 64, "expert_width": 32, "heads": 4, "kv_heads": 2, "head_dim": 16, "vocab": 256}
 """Widths with which the stub runs a model; layers, experts and routing stay."""
 BATCHED = 4
 

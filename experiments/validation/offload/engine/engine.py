@@ -272,7 +272,7 @@ class Engine:
 
     def _ranks(self, rows: Sequence[int], base: int) -> dict[int, list[int]]:
         """Return by key the rank at which each token wants it, k where it does not."""
-        k, ranks = self.k, {}
+        k, ranks = self.k, dict[int, list[int]]()
         for place, one in enumerate(rows):
             if one >= 0:
                 token, rank = divmod(place, k)

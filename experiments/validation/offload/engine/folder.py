@@ -110,7 +110,8 @@ def geometry_of(info: Mapping[str, Any]) -> Geometry:
     """
     k, written = info["k"], info.get("model_geometry")
     if written is not None:
-        return Geometry(**{name: tuple(value) if isinstance(value, list) else value for name, value in written.items()})
+        fields: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in written.items()}
+        return Geometry(**fields)
     widths = info["geometry"]
     for name in MODELS:
         of = load_geometry(f"{name}:top_k={k}")

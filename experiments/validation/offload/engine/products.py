@@ -61,7 +61,7 @@ class Products:
         self.tokens = int(places.h.shape[0])
         self._numbers = torch.arange(room, device=device.where)
         self._graphs: dict[tuple[int, int], Any] = {}
-        self._grouped_mm = getattr(torch.nn.functional, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
+        self._grouped_mm = grouped_product(torch)
 
     def prepare(self, layers: Sequence[int], counts: Sequence[int]) -> None:
         """Capture the graphs for so many experts at once."""
@@ -105,6 +105,11 @@ class Products:
         return self.device.torch.nn.functional.silu(gate) * up
 
 
+def grouped_product(torch: Any) -> Any:
+    """Return torch's grouped product of matrices by whichever name it has; None where it has none."""
+    return getattr(torch.nn.functional, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
+
+
 def difference(products: Products, layer: int, count: int) -> float:
     """Return how far a product is from the same in float32, as a share of the largest value."""
     places, torch = products.places, products.device.torch
@@ -143,8 +148,8 @@ def choose(
     times: dict[Way, float] = {}
     count = int(places.work.shape[0])
     for way in WAYS:
-        if way == "grouped" and not device.grouped:
-            found[way] = "not on this GPU: torch's grouped products ask the host before Hopper"
+        if way == "grouped" and not (device.grouped and grouped_product(device.torch)):
+            found[way] = "not here: this torch has no grouped products, or asks the host for them before Hopper"
             continue
         try:
             products = Products(device, shape, places, way, room)

@@ -202,7 +202,7 @@ def recorder(torch: Any, locked: set[int] | None = None) -> Any:
         locked: addresses of what is host memory.
     """
     dispatch = importlib.import_module("torch.utils._python_dispatch")
-    leaves, locked = torch.utils._pytree.tree_leaves, locked or set()
+    leaves, host = torch.utils._pytree.tree_leaves, locked or set[int]()
 
     class Recorder(dispatch.TorchDispatchMode):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -217,7 +217,7 @@ def recorder(torch: Any, locked: set[int] | None = None) -> Any:
             by_mask = name.startswith("aten.index") and any(one.dtype == torch.bool for one in given)
             if by_mask or any(asks in name for asks in ("_local_scalar_dense", "nonzero", "masked_select")):
                 raise MisuseError(f"captured work asks the device for a value: {name}")
-            if any(_storage(one) in locked for one in given):
+            if any(_storage(one) in host for one in given):
                 raise MisuseError(f"captured work reads host memory: {name}")
             found = operation(*args, **(kwargs or {}))
             self.calls.append((operation, args, kwargs or {}, leaves(found)))
