@@ -69,7 +69,8 @@ class Bench:
         self.setup_s = time.perf_counter() - start
 
     def engine(self, cell: EngineCell) -> Engine:
-        """Return the engine of a cell."""
+        """Return the engine of a cell; what the last one left is freed first."""
+        gc.collect()
         trace = cell.trace_of(self.trace, self.tokens)
         return Engine(self.device, cell, table_of(cell, trace), self._model)
 
@@ -122,17 +123,21 @@ class Bench:
         return row | {"read_bytes": (counts.loads + counts.prefetched) * self.shape.expert_bytes}
 
     def _choose(self) -> tuple[str, dict[str, str | float]]:
-        """Try the ways to compute experts, with k of them in the first slots."""
+        """Try the ways to compute experts, with k of them in the last slots, where addresses are the largest."""
         device, torch, k, slots = self.device, self.device.torch, self.k, self._model.slots
         stream = device.stream(urgent=True)
-        for slot in range(k):
+        layers = self.shape.layers
+        room = max(len(slots) // layers, k)
+        layer = max(len(slots) // room, 1) - 1
+        used = range((layer + 1) * room - k, (layer + 1) * room)
+        for slot in used:
             device.copy(slots[slot], self._model.host[slot], stream, writes=[("slot", slot)])
         device.synchronize()
         hidden = self.shape.geometry.hidden
         h = device.empty(1, hidden, dtype=torch.bfloat16).normal_()
-        weights = device.empty(1, k + 1, dtype=torch.float32).fill_(1 / k)
-        weights[:, k] = 0.0
-        work = torch.tensor([[slot, slot] for slot in range(k)], device=device.where)
+        ranks = torch.arange(k, -1, -1, device=device.where)  # different weights, so that mixed-up experts are found
+        weights = device.empty(1, k + 1, dtype=torch.float32).copy_(ranks / ranks.sum())
+        work = torch.tensor([[slot, rank] for rank, slot in enumerate(used)], device=device.where)
         places = Places(slots, h, weights, work, device.empty(1, hidden, dtype=torch.float32))
 
         def seconds(products: Products) -> float:
@@ -140,10 +145,9 @@ class Bench:
             for _ in range(10):
                 start = time.perf_counter()
                 for _ in range(10):
-                    device.replay(products.graph(0, k), stream)
+                    device.replay(products.graph(layer, k), stream)
                 device.synchronize()
                 times.append((time.perf_counter() - start) / 10)
             return min(times)
 
-        room = len(slots) // self.shape.layers
-        return choose(device, self.shape, places, max(room, k), seconds)
+        return choose(device, self.shape, places, room, layer, seconds)

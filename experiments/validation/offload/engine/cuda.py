@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from lrcsim.base.errors import ConfigError
@@ -112,7 +113,8 @@ class CudaDevice:
         """Capture a CUDA graph.
 
         All graphs share one pool of memory: each writes its results to tensors outside, and they run one by one.
-        torch's own context manager collects garbage each time, which takes seconds over hundreds of graphs.
+        torch's own context manager collects garbage each time, which takes seconds over hundreds of graphs; here none is
+        collected meanwhile, for a graph or an event that is freed during a capture may break it.
         """
         torch = self.torch
         torch.cuda.synchronize()
@@ -121,11 +123,12 @@ class CudaDevice:
             for _ in range(2):
                 work()
             torch.cuda.synchronize()
-            graph.capture_begin(pool=self._pool)
-            try:
-                work()
-            finally:
-                graph.capture_end()
+            with _no_garbage_collected():
+                graph.capture_begin(pool=self._pool)
+                try:
+                    work()
+                finally:
+                    graph.capture_end()
         return graph
 
     def replay(
@@ -153,3 +156,14 @@ class CudaDevice:
         if stream is not self._now:
             self.torch.cuda.set_stream(stream.raw)
             self._now = stream
+
+
+@contextlib.contextmanager
+def _no_garbage_collected() -> Iterator[None]:
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()

@@ -127,16 +127,17 @@ def difference(products: Products, layer: int, count: int) -> float:
 
 
 def choose(
-    device: Device, shape: EngineShape, places: Places, room: int, seconds: Callable[[Products], float]
+    device: Device, shape: EngineShape, places: Places, room: int, layer: int, seconds: Callable[[Products], float]
 ) -> tuple[Way, dict[str, str | float]]:
     """Return the faster of the ways that compute the right thing here, and what was found of each.
 
     Args:
         device: where.
         shape: of the model.
-        places: with experts in the first slots, and ``work`` naming k of the first layer's, ascending.
+        places: with experts in some slots of a layer, and ``work`` naming k of them, ascending.
         room: slots of each layer.
-        seconds: times one that is prepared for layer 0 and k experts.
+        layer: which layer's.
+        seconds: times one that is prepared for that layer and k experts.
 
     Returns:
         The name, and by name the seconds of k experts, or why it is not used.
@@ -153,11 +154,11 @@ def choose(
             continue
         try:
             products = Products(device, shape, places, way, room)
-            off = difference(products, 0, count)
+            off = difference(products, layer, count)
             if not off <= TOLERANCE:
                 found[way] = f"computes something else: {off:.2g} of the largest value off"
                 continue
-            products.prepare([0], [count])
+            products.prepare([layer], [count])
             found[way] = times[way] = seconds(products)
         except (RuntimeError, TypeError) as error:  # torch's, of a product that this version or GPU does not have
             found[way] = f"fails: {str(error).splitlines()[0]}"

@@ -96,7 +96,7 @@ class StubDevice:
         self._locked: set[int] = set()
         self._given: set[int] = set()
         self._kept: list[Any] = []
-        self._graphs: list[Any] = []
+        self._graphs: dict[int, Any] = {}
 
     def host(self, *shape: int, dtype: Any) -> Any:
         """Return memory that counts as page-locked."""
@@ -131,7 +131,7 @@ class StubDevice:
         """
         with recorder(self.torch, self._locked) as graph:
             work()
-        self._graphs.append(graph)
+        self._graphs[id(graph)] = graph  # kept, so that no other gets its id
         return graph
 
     def replay(
@@ -142,7 +142,7 @@ class StubDevice:
         Raises:
             MisuseError: it was not captured here, or a place is not ready.
         """
-        if not any(graph is one for one in self._graphs):
+        if self._graphs.get(id(graph)) is not graph:
             raise MisuseError("a graph is replayed that was not captured")
         self.clocks.act(stream.number, reads, writes)
         graph.replay()

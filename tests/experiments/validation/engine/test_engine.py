@@ -192,3 +192,28 @@ def test_torch_is_not_imported_by_what_needs_no_device(tmp_path: Path) -> None:
     modules = "folder, predicted, command"
     code = "; ".join(f"import lrcsim.experiments.validation.offload.engine.{name}" for name in modules.split(", "))
     subprocess.run([sys.executable, "-c", f"import sys; {code}; assert 'torch' not in sys.modules"], check=True)
+
+
+def test_a_way_that_computes_something_else_or_fails_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lrcsim.experiments.validation.offload.engine.products import Products
+
+    def wrong(self: Products, layer: int, slots: Any, count: int) -> Any:
+        return right(self, layer, slots.flip(0), count)
+
+    right = Products._gathered
+    bench = toy_bench(StubDevice(), ("lru-8",))
+    assert all(isinstance(bench.ways[way], float) for way in WAYS)
+    monkeypatch.setattr(Products, "_gathered", wrong)
+    bench = toy_bench(StubDevice(), ("lru-8",))
+    assert bench.way == "grouped"
+    assert str(bench.ways["gathered"]).startswith("computes something else")
+
+    def failing(*_: Any) -> Any:
+        raise RuntimeError("no kernel for this\nand more")
+
+    monkeypatch.setattr(Products, "_grouped", failing)
+    with pytest.raises(RuntimeError, match=r"no way to compute experts works here.*fails: no kernel for this"):
+        toy_bench(StubDevice(), ("lru-8",))
+    monkeypatch.undo()
+    monkeypatch.setattr(StubDevice, "grouped", False)
+    assert toy_bench(StubDevice(), ("lru-8",)).way == "gathered"
