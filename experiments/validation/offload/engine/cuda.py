@@ -113,8 +113,8 @@ class CudaDevice:
         """Capture a CUDA graph.
 
         All graphs share one pool of memory: each writes its results to tensors outside, and they run one by one.
-        torch's own context manager collects garbage each time, which takes seconds over hundreds of graphs; here none is
-        collected meanwhile, for a graph or an event that is freed during a capture may break it.
+        torch's own context manager collects garbage each time, which takes seconds over hundreds of graphs; here none
+        is collected meanwhile, for a graph or an event that is freed during a capture may break it.
         """
         torch = self.torch
         torch.cuda.synchronize()
