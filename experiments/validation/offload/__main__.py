@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lrcsim.base.errors import LrcsimError
 from lrcsim.calibration.of_machine.files import file_system
 from lrcsim.experiments.validation.offload.compare import (
     Cell,
@@ -32,8 +33,14 @@ from lrcsim.traces import RoutingTrace
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure all cells several times, in random order, and write the table."""
-    options = _options().parse_args(arguments)
+    """Measure all cells several times, in random order, and write the table; with ``--gpu`` see `engine.command`."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if "--gpu" in given:
+        from lrcsim.experiments.validation.offload.engine.command import main as on_gpu
+
+        on_gpu(given)
+        return
+    options = _options().parse_args(given)
     folder = options.folder or Path(tempfile.gettempdir())
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(RoutingTrace.open(options.trace))
@@ -42,8 +49,8 @@ def main(arguments: list[str] | None = None) -> None:
         count = shape.layers * shape.experts
         print(f"writing {count} experts of {shape.expert_bytes:,} bytes to {folder}", file=sys.stderr)
         path = stack.enter_context(weights_file(folder, shape))
-        lanes = 1 if options.gpu or options.throttle else options.lanes
-        setting = Setting(trace, shape, path, lanes, options.part, options.throttle, options.gpu)
+        lanes = 1 if options.throttle else options.lanes
+        setting = Setting(trace, shape, path, lanes, options.part, options.throttle)
         policies, caches = options.policies.split(","), options.caches.split(",")
         cells = [Cell(p, c, overlap) for p in policies for c in caches for overlap in (True, False)]
         found = _repeat(setting, cells, options)
@@ -54,7 +61,6 @@ def main(arguments: list[str] | None = None) -> None:
             "tokens": trace.num_tokens,
             "shape": {**asdict(shape), "expert_bytes": shape.expert_bytes},
             "lanes": lanes,
-            "gpu": options.gpu,
             "throttle_bytes_per_s": options.throttle,
             "quiet": options.quiet,
             "cells": [summarise(found[cell], options.quiet) for cell in cells if found[cell]],
@@ -121,7 +127,7 @@ def _options() -> argparse.ArgumentParser:
     option("--part", type=int, default=1, help="tokens between two samples of the calibration")
     option("--folder", type=Path, help="where to put the weights; it must be on the storage to be measured")
     option("--throttle", type=float, help="bytes/s of a slower link to imitate, with one reader thread")
-    option("--gpu", action="store_true", help="experts in page-locked memory, computed on a GPU (torch)")
+    option("--gpu", action="store_true", help="another engine, on a GPU: see --gpu --help")
     option("--json", type=Path)
     option("--markdown", type=Path)
     return parser
@@ -129,4 +135,7 @@ def _options() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was measured is written, and the weights go
-    main()
+    try:
+        main()
+    except LrcsimError as error:
+        sys.exit(f"Error: {error}")

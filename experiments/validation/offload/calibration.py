@@ -23,7 +23,7 @@ import numpy as np
 from lrcsim.calibration.of_machine import fit_line
 from lrcsim.experiments.validation.offload.devices import Device
 from lrcsim.experiments.validation.offload.weights import ExpertShape
-from lrcsim.hardware import Cpu, Dram, Gpu, HardwareProfile, Link
+from lrcsim.hardware import Cpu, Dram, HardwareProfile, Link
 from lrcsim.simulator.setup.costs import FixedCosts
 
 BURSTS = (1, 2, 3, 4, 6, 8)
@@ -54,14 +54,13 @@ class Numbers:
     expert_fresh: float
     layer: float
 
-    def profile(self, lanes: int, *, gpu: bool = False) -> HardwareProfile:
+    def profile(self, lanes: int) -> HardwareProfile:
         """Return the machine: what computes, one link to the experts, and memory that is never the limit."""
-        link = Link("pcie" if gpu else "nvme", self.bandwidth, latency=self.latency, overhead=0.0, lanes=lanes)
+        link = Link("nvme", self.bandwidth, latency=self.latency, overhead=0.0, lanes=lanes)
         return HardwareProfile(
             name="measured",
             description="the machine of this run",
-            gpu=Gpu(memory=1 << 40, bandwidth=1e12, compute=1e12, overhead=0.0) if gpu else None,  # times are given
-            cpu=Cpu(compute=1e12, bandwidth=1e12, overhead=0.0, cores=1),
+            cpu=Cpu(compute=1e12, bandwidth=1e12, overhead=0.0, cores=1),  # times are given
             dram=Dram(memory=1 << 40, bandwidth=1e15),
             links=(link,),
             layer_overhead=self.layer,

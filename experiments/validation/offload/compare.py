@@ -16,7 +16,6 @@ from lrcsim.base.tables import Table
 from lrcsim.experiments.validation.offload.calibration import SPARE, Numbers, OffloadCalibration
 from lrcsim.experiments.validation.offload.devices import FileDevice, NoDevice, Throttle
 from lrcsim.experiments.validation.offload.executor import Execution, Executor, slots_for
-from lrcsim.experiments.validation.offload.gpu import GpuDevice
 from lrcsim.experiments.validation.offload.weights import ExpertShape, Matrices
 from lrcsim.simulator.cache.capacity import resolve_capacity
 from lrcsim.simulator.replay import replay
@@ -90,7 +89,6 @@ class Setting:
         lanes: reader threads.
         part: steps between two samples of the calibration.
         throttle: bytes/s, or None.
-        gpu: whether experts are in host memory and computed on a GPU, instead of in the file and on the processor.
     """
 
     trace: RoutingTrace
@@ -99,12 +97,9 @@ class Setting:
     lanes: int
     part: int
     throttle: float | None = None
-    gpu: bool = False
 
-    def device(self, slots: int) -> FileDevice | GpuDevice:
+    def device(self, slots: int) -> FileDevice:
         """Return the device with so many slots."""
-        if self.gpu:
-            return GpuDevice(self.shape, slots)
         throttle = None if self.throttle is None else Throttle(self.throttle)
         return FileDevice(self.path, self.shape, slots, self.lanes, throttle)
 
@@ -163,7 +158,7 @@ def predict(setting: Setting, cell: Cell, numbers: Numbers) -> npt.NDArray[np.fl
     """Return seconds of each step from the event-driven engine."""
     counts = replay(setting.job(cell))
     costs = numbers.costs(1 - float(counts.misses.sum() / counts.accesses.sum()))
-    profile = numbers.profile(setting.lanes, gpu=setting.gpu)
+    profile = numbers.profile(setting.lanes)
     sizes = [setting.shape.expert_bytes] * setting.shape.layers
     engine = Engine(setting.steps(), setting.residency(cell), costs, profile, sizes, overlap=cell.overlap)
     steps = engine.run().by_step()

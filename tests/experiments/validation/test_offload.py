@@ -24,7 +24,6 @@ from lrcsim.experiments.validation.offload.compare import (
 )
 from lrcsim.experiments.validation.offload.devices import FileDevice, NoDevice, Throttle, add_to
 from lrcsim.experiments.validation.offload.executor import Executor, decode_part, slots_for
-from lrcsim.experiments.validation.offload.gpu import GpuDevice
 from lrcsim.experiments.validation.offload.weights import (
     ExpertShape,
     Vector,
@@ -220,30 +219,6 @@ def test_the_script_writes_its_table(tmp_path: Path) -> None:
     main([*tiny, *files])
     assert (tmp_path / "r.md").read_text().count("\n") == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.json", "r.md"]
-
-
-def test_the_gpu_computes_the_same(setting: Setting) -> None:
-    torch = pytest.importorskip("torch", reason="torch is not installed")
-    if not torch.cuda.is_available():
-        pytest.skip("torch sees no GPU")
-    residency = setting.residency(Cell("lru", "2x", True))
-    slots = slots_for(residency, setting.trace.top_k)
-    run = Executor(GpuDevice(SHAPE, slots), residency, slots, keep=True).run(setting.steps())
-    for output, expected in zip(run.outputs, directly(setting), strict=True):
-        assert np.allclose(output.cpu().numpy(), expected, atol=1e-3)
-
-
-def test_without_torch_the_gpu_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ConfigError, match="torch is not installed: install it"):
-        GpuDevice(SHAPE, 1)
-
-
-def test_the_gpus_link_is_the_one_to_it() -> None:
-    profile = Numbers(1e-6, 1e9, 1e-5, 0.0, 0.0, 0.0).profile(1, gpu=True)
-    assert profile.part("nvme") is None
-    assert profile.part("pcie") is not None
-    assert profile.gpu is not None
 
 
 def test_torch_is_not_imported() -> None:
