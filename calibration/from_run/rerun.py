@@ -6,7 +6,7 @@ each profile that is tried. Only the decode steps are kept; prefill only fills t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.hardware import HardwareProfile
-from lrcsim.models import Geometry, check_trace, dtype_names, expert_bytes, stored_dtype
+from lrcsim.models import Geometry, check_trace, expert_bytes, matching_dtype
 from lrcsim.policies import PolicySpec, make_policy
 from lrcsim.runtimes import IDEAL, Runtime
 from lrcsim.runtimes.machine_under import machine_under
@@ -217,20 +217,3 @@ class _Scaled(RooflineCosts):
 
     def expert(self, layer: int, tokens: int) -> float:
         return self.factor * super().expert(layer, tokens)
-
-
-def matching_dtype(geometry: Geometry, trace: RoutingTrace) -> str:
-    """Return the format in which the model's experts have the sizes that the trace recorded.
-
-    The one closest in total bytes, ties to the one closest layer by layer; without sizes as the model was released.
-    """
-    known = trace.expert_bytes
-    if known is None:
-        return stored_dtype(geometry)
-    known = np.asarray(known, np.int64)
-    distance: Mapping[str, tuple[int, int]] = {
-        name: (abs(int((sizes - known).sum())), int(np.abs(sizes - known).sum()))
-        for name in [geometry.dtype, *dtype_names()]
-        for sizes in [expert_bytes(geometry, name)]
-    }
-    return min(distance, key=lambda name: distance[name])
