@@ -36,6 +36,29 @@ def test_sizes_come_from_the_trace_unless_a_dtype_is_given() -> None:
     ]  # bf16, as released
 
 
+def test_dense_bytes_come_from_the_trace_where_its_experts_do() -> None:
+    # An expert of 2 parameters: 4 bytes in bf16, 8 in f32. The trace's layers have 1,000,000 bytes besides.
+    trace = walk(expert_bytes=4)
+    trace.layers = replace(trace.layers, dense_bytes=np.array([10**6, 10**6]))
+    plain = resolve(Options(hardware=machine(), model=geometry()), walk(expert_bytes=4)).costs.dense_bytes
+    assert plain < 10**6
+    for dtype in (None, "bf16"):  # as the trace is stored, said or not
+        costs = resolve(Options(hardware=machine(), model=geometry(), dtype=dtype), trace).costs
+        assert 2 * 10**6 <= costs.dense_bytes < 2 * 10**6 + plain
+    other = resolve(Options(hardware=machine(), model=geometry(), dtype="f32"), trace).costs
+    assert other.dense_bytes == 2 * plain
+
+
+def test_the_output_matrix_is_stored_as_the_experts_of_a_trace_that_says_its_dense_bytes() -> None:
+    # 8 bytes for 2 parameters are f32, and so is the output matrix of one number: 4 bytes, not the released 2.
+    trace = walk(expert_bytes=8)
+    assert resolve(Options(hardware=machine(), model=geometry()), trace).costs.head[0] == 2
+    trace.layers = replace(trace.layers, dense_bytes=np.array([10, 20]))
+    found = resolve(Options(hardware=machine(), model=geometry()), trace)
+    assert found.dtype == "f32"
+    assert found.costs.dense_bytes == 10 + 20 + 4
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
