@@ -87,11 +87,17 @@ def predict_folder(folder: Path, machines: Sequence[Machine], notes: Sequence[st
                 except ConfigError as error:
                     notes.append(f"{model.name}, {cell.name} is not simulated with {machine.label}: {error}")
             rows.append(row)
-    result = {"machines": [vars(machine) for machine in machines], "notes": notes, "cells": rows}
+    result = {"machines": [_told(folder, machine) for machine in machines], "notes": notes, "cells": rows}
     write_text(folder / "results.json", json.dumps(plain(result), indent=1) + "\n")
     text = as_markdown(models, rows, [machine.label for machine in machines], notes)
     write_text(folder / "results.md", text)
     return text
+
+
+def _told(folder: Path, machine: Machine) -> dict[str, str | None]:
+    """Return what a machine is, as JSON values; a profile in the folder by its name there, so that it may be moved."""
+    path = Path(machine.hardware)
+    return vars(machine) | {"hardware": path.name if path.parent == folder else machine.hardware}
 
 
 def _measured_row(model: MeasuredModel, cell: EngineCell, runs: Sequence[Mapping[str, FloatArray]]) -> dict[str, Any]:

@@ -142,7 +142,7 @@ class StubDevice:
         Raises:
             MisuseError: it was not captured here, or a place is not ready.
         """
-        if self._graphs.get(id(graph)) is not graph:
+        if id(graph) not in self._graphs:  # those are kept, so no other object has such an id
             raise MisuseError("a graph is replayed that was not captured")
         self.clocks.act(stream.number, reads, writes)
         graph.replay()

@@ -72,6 +72,20 @@ def test_most_used_by_hand() -> None:
     assert most_used(table, 3, 2) == [[1, 0]]
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_the_shipped_runs_counts_are_lrcsims_in_every_step(name: str) -> None:
+    import lrcsim.experiments.validation.offload as package
+
+    [model] = [one for one in read_folder(Path(package.__path__[0]) / "h200") if one.name == name]
+    assert model.trace is not None
+    assert len(model.runs) == {"qwen3-30b-a3b": 7, "gpt-oss-20b": 2}[name]
+    for cell, runs in model.runs.items():
+        counts = expected(cell, cell.trace_of(model.trace, int(model.info["tokens"])))
+        for columns in runs:
+            for column in COUNTS:
+                assert (counts[column] == columns[column]).all()
+
+
 @pytest.mark.skipif(not (SHARED / "measured" / "h200").is_dir(), reason="the measured runs are not at hand")
 def test_the_earlier_engines_counts_are_lrcsims_in_every_step(lrcsim, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     models = {model.name: model for model in read_folder(SHARED / "measured" / "h200")}
