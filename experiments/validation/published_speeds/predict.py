@@ -23,6 +23,9 @@ from lrcsim.planner.workload import OwnTrace, Workload, transferred
 from lrcsim.runtimes import RuntimeDocument, load_runtime
 from lrcsim.simulator.cache.capacity import bytes_from
 
+PROMPT = 1
+"""Tokens of the prompt whose time is worked out besides: it is not looked at."""
+
 ENGINES = (
     (r"ik_llama", "ik_llama.cpp"),
     (r"llama|ollama|lm ?studio|kobold", "llama.cpp"),
@@ -116,6 +119,7 @@ def predict(point: Point, runtime: RuntimeDocument | None = None) -> Prediction:
         _workloads(wanted.geometry),
         wanted.kv_bytes,
         wanted.context,
+        PROMPT,
         None,
         runtime or runtime_of(point.engine),
     )
