@@ -179,7 +179,8 @@ def memory_of(
         context: tokens of one request that the KV cache has room for.
         kv_dtype: one of `KV_DTYPES`.
         reserve: bytes kept free on the device; None: `RESERVE` with a GPU, without one a tenth of main memory.
-        unused: bytes of the card besides the profile's (``--vram`` below its size): room for what `SPARE` is for.
+        unused: bytes of the card besides the profile's (``--vram`` below its size): room for what `SPARE` is for. Who
+            leaves `RESERVE` and more of the card unused says what may be used, and knows what the rest is for.
 
     Raises:
         ConfigError: dtype or kv_dtype is not known.
@@ -189,7 +190,7 @@ def memory_of(
     spare = 0
     if reserve is None and own and profile.gpu is not None:
         buffers = compute_buffers(geometry, geometry.experts * max(sizes), context)
-        spare = max(0, buffers + SPARE - unused)
+        spare = max(0, buffers + SPARE - unused) if unused < RESERVE else 0
     if reserve is None:
         reserve = RESERVE if profile.gpu is not None else profile.dram.memory - int(
             profile.dram.memory * DRAM_FOR_EXPERTS

@@ -20,7 +20,7 @@ from lrcsim.runtimes.machine_kinds import device_kind
 ORDER = ("llama.cpp", "mlx", "vllm", "sglang", "ktransformers")
 """Whose numbers a row has where several released runtimes have it; others come after these."""
 
-CACHES, STREAMING = "expert-cache", "bigmoeonedge"
+CACHES, STREAMING = "expert-cache", "bigmoeonedge-serial"
 """Not released: what loads experts into a cache on a GPU; what reads them from flash into one in main memory."""
 
 Kind = Literal["released", "fork", "bound"]

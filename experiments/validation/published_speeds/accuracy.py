@@ -39,6 +39,7 @@ class Accuracy(NamedTuple):
         high: high end.
         points: it rests on.
         machines: they are of.
+        median: of the points.
         inside: share of the points that were inside, each predicted without its machine.
         runtimes: that ran them.
     """
@@ -47,6 +48,7 @@ class Accuracy(NamedTuple):
     high: float
     points: int
     machines: int
+    median: float
     inside: float
     runtimes: tuple[str, ...]
 
@@ -59,7 +61,7 @@ def left_out(points: Sequence[Point]) -> list[Prediction]:
         documents = documents_with(fit([point for point in fitted if point.box != box]))
         for point in points:
             if point.box == box:
-                runtime = runtime_of(point.engine)
+                runtime = runtime_of(point.engine, point.flags)
                 found[point.name] = predict(point, None if runtime is None else documents[runtime.name])
     return [found[point.name] for point in points]
 
@@ -88,8 +90,10 @@ def _accuracy(predictions: Sequence[Prediction]) -> Accuracy:
     low, high = math.exp(middle - half), math.exp(middle + half)
     logs = [-math.log(one.ratio) for one in predictions]
     inside = float(np.mean([middle - half <= log <= middle + half for log in logs]))
-    ran = {runtime.name for one in predictions if (runtime := runtime_of(one.point.engine)) is not None}
-    return Accuracy(low, high, len(predictions), number, inside, tuple(sorted(ran)))
+    ran = {
+        runtime.name for one in predictions if (runtime := runtime_of(one.point.engine, one.point.flags)) is not None
+    }
+    return Accuracy(low, high, len(predictions), number, math.exp(float(np.median(logs))), inside, tuple(sorted(ran)))
 
 
 def _student(freedom: int) -> float:
@@ -111,6 +115,7 @@ def as_toml(found: Mapping[str, Accuracy]) -> str:
             f"high = {one.high:.3f}",
             f"points = {one.points}",
             f"machines = {one.machines}",
+            f"median = {one.median:.3f}",
             f"inside = {one.inside:.2f}",
             f"runtimes = [{', '.join(map(repr, one.runtimes))}]".replace("'", '"'),
         ]

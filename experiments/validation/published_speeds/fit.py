@@ -94,7 +94,7 @@ def placed(points: Sequence[Point]) -> list[Point]:
 
 
 def _fitted(point: Point) -> str:
-    runtime = runtime_of(point.engine)
+    runtime = runtime_of(point.engine, point.flags)
     return "" if runtime is None else runtime.name
 
 

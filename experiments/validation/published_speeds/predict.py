@@ -33,17 +33,18 @@ ENGINES = (
     (r"ktransformers|kt-kernel", "ktransformers"),
     (r"vllm|sglang", "vllm"),
     (r"\bimp\b", "imp"),
-    (r"bigmoe", "bigmoeonedge"),
+    (r"bigmoe.*overlap", "bigmoeonedge"),
+    (r"bigmoe", "bigmoeonedge-serial"),
     (r"mixtral-offloading", "mixtral-offloading"),
     (r"moe-infinity|fiddler|accelerate|transformers|pytorch", "eager"),
 )
-"""Patterns of what people call an engine, and the runtime that stands for it; the first that is found."""
+"""Patterns of what people call an engine, with its flags, and the runtime that stands for it; the first is taken."""
 
 
-def runtime_of(engine: str) -> RuntimeDocument | None:
-    """Return the runtime that stands for an engine; None: the plan's own choice for the row."""
+def runtime_of(engine: str, flags: str = "") -> RuntimeDocument | None:
+    """Return the runtime that stands for an engine and how it was started; None: the plan's own choice for the row."""
     for pattern, name in ENGINES:
-        if re.search(pattern, engine.lower()):
+        if re.search(pattern, f"{engine} {flags}".lower()):
             return load_runtime(name)
     return None
 
@@ -121,7 +122,7 @@ def predict(point: Point, runtime: RuntimeDocument | None = None) -> Prediction:
         wanted.context,
         PROMPT,
         None,
-        runtime or runtime_of(point.engine),
+        runtime or runtime_of(point.engine, point.flags),
     )
     row = runner.row(wanted.strategy, wanted.profile, wanted.memory)[0]
     return _of_row(point, row)

@@ -196,7 +196,8 @@ def test_a_machine_is_left_out_of_its_fit(monkeypatch: pytest.MonkeyPatch) -> No
     [
         ("llama.cpp b9020", "llama.cpp"), ("ollama", "llama.cpp"), ("LM Studio", "llama.cpp"),
         ("ik_llama.cpp", "ik_llama.cpp"), ("mlx_lm", "mlx"), ("ktransformers 0.2.1", "ktransformers"), ("imp", "imp"),
-        ("simple", None), ("BigMoeOnEdge", "bigmoeonedge"), ("vLLM 0.30", "vllm"),
+        ("simple", None), ("BigMoeOnEdge", "bigmoeonedge-serial"), ("BigMoeOnEdge --overlap", "bigmoeonedge"),
+        ("vLLM 0.30", "vllm"),
     ],
 )  # fmt: skip
 def test_engines_are_known_by_what_people_call_them(engine: str, runtime: str | None) -> None:
