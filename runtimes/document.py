@@ -102,7 +102,7 @@ class RuntimeDocument:
         return Runtime(self.name, self.description, **parts, core=core, isa=isa, sources=sources)
 
     def offers(self, strategy: str, profile: HardwareProfile) -> bool:
-        """Return whether it has a way of running a model, on such a device."""
+        """Return whether it has a way of running a model, the ``strategy``, on the device of a ``profile``."""
         here = not self.devices or device_kind(profile) in self.devices
         return here and (not self.strategies or strategy in self.strategies)
 

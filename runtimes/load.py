@@ -38,7 +38,7 @@ def runtime_names() -> list[str]:
 
 
 def read_toml(name: str, text: str) -> RuntimeDocument:
-    """Read a runtime from the text that `to_toml` wrote.
+    """Read a runtime of a ``name`` from the ``text`` that `to_toml` wrote.
 
     Raises:
         ConfigError: it is not TOML, or a value is unknown or wrong; one line.

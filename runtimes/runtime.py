@@ -138,7 +138,7 @@ class Runtime:
         return getattr(getattr(self, part), key)
 
     def with_number(self, path: str, value: float) -> Runtime:
-        """Return the same with another number at a path, in SI base units; a share of 83 % is 0.83."""
+        """Return the same with the number ``value`` at a ``path``, in SI base units; a share of 83 % is 0.83."""
         part, _, key = path.partition(".")
         change: dict[str, Any] = {key: value}
         changed: dict[str, Any] = {part: replace(getattr(self, part), **change)}
