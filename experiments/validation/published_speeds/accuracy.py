@@ -26,9 +26,9 @@ T_90 = {1: 6.31, 2: 2.92, 3: 2.35, 4: 2.13, 5: 2.02, 6: 1.94, 7: 1.89, 8: 1.86, 
 """Student's t for 90 % two-sided, by degrees of freedom (any table)."""
 
 COVERED = 0.9
-LEAST, MOST = math.log(1.2), math.log(1.4)
+LEAST, MOST = math.log(1.2), math.log(1.36)
 """Half the width of a range in the logarithm: versions of one engine alone differ by 30 % (RTX 3090, gpt-oss-20b: 180
-to 239 tokens/s within seven months), and a range wider than a factor of two says nothing."""
+to 239 tokens/s within seven months), and a range of a factor of two says little: 1.36 either way is 1.85 in all."""
 
 
 class Accuracy(NamedTuple):

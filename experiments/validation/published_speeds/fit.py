@@ -80,7 +80,7 @@ NUMBERS = (
     _share("CPU, desktop: share of bandwidth", 1.08, "cpu.desktop.share"),
     _cost("CPU, desktop: per layer", 184e-6, "cpu.desktop.layer"),
     _share("CPU, server: share of bandwidth", 0.83, "cpu.server.share"),
-    _cost("CPU, server: per layer", 124e-6, "cpu.server.layer"),
+    _cost("CPU, server: per layer", 124e-6, "cpu.server.layer", LLAMAS[:2]),
     _share("CPU, two sockets: share of bandwidth", 0.5, "cpu.sockets.share"),
     _cost("CPU, two sockets: per layer", 64e-6, "cpu.sockets.layer"),
     _share("CPU, old server: share of bandwidth", 0.58, "cpu.old-server.share"),

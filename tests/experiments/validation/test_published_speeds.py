@@ -150,7 +150,7 @@ def test_classes_without_points_are_left_out() -> None:
 def test_accuracy_hand_solved() -> None:
     # Two machines, ratios 1.1 and 1 / 1.1: log(measured / predicted) is -0.0953 and +0.0953, their mean 0 and their
     # standard deviation 0.0953 * sqrt(2) = 0.1348. Student's t of one degree of freedom is 6.31: half of the range
-    # would be 6.31 * 0.1348 * sqrt(1.5) = 1.04, more than MOST: a factor of 1.4 either way.
+    # would be 6.31 * 0.1348 * sqrt(1.5) = 1.04, more than MOST: MOST either way.
     found = accuracies([said(1.1, "one"), said(1 / 1.1, "two")])["cpu-only"]
     assert (found.low, found.high) == (pytest.approx(math.exp(-MOST)), pytest.approx(math.exp(MOST)))
     assert (found.points, found.machines, found.inside, found.runtimes) == (2, 2, 1.0, ("llama.cpp",))
