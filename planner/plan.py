@@ -28,6 +28,7 @@ from lrcsim.planner.traces import Shape, SourceTrace, find_sources
 from lrcsim.planner.what_would_fit import Remedies, remedies
 from lrcsim.planner.workload import OwnTrace, Workload, transferred
 from lrcsim.runtimes import RuntimeDocument
+from lrcsim.runtimes.machine_kinds import cpu_class
 from lrcsim.traces import RoutingTrace
 
 
@@ -275,6 +276,12 @@ def _note(plan: Plan, prompt: int) -> None:
         plan.notes.append(
             "main memory holds the experts that are not on the GPU, but no copy of all of them, as a cache that evicts "
             "needs: its row reads the others from flash" + ("" if memory.flash else ", of which there is none")
+        )
+    computes = plan.profile.gpu is None or (memory.fit == "memory" and bool(memory.ram))
+    if computes and cpu_class(plan.profile) == "sockets":
+        plan.notes.append(
+            "main memory is that of two sockets: half of what the CPU reads crosses between them (NUMA), so engines reach "
+            "about half of it (lrcsim runtimes llama.cpp); cpu.sockets=1 with one socket's dram.bandwidth is the other way"
         )
     if prompt > plan.context:
         plan.notes.append(

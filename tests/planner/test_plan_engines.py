@@ -204,3 +204,10 @@ def test_tight_fits_are_called_so() -> None:
     assert (almost.fit, almost.tight, almost.left) == ("memory", True, 384)
     assert not memory_of(geometry(), machine(vram=30_000), "bf16", 100, reserve=1_000).tight
     assert not memory_of(geometry(), machine(vram=10), "bf16", 100, reserve=1_000).tight
+
+
+@pytest.mark.parametrize(("bandwidth", "said"), [("239.6GB/s", False), ("479GB/s", True)])
+def test_two_sockets_are_said(bandwidth: str, said: bool) -> None:
+    profile = load_profile("rtx-4090+cpu-64core-avx512+ddr5-4800-8ch", [f"dram.bandwidth={bandwidth}"])
+    plan = make_plan(load_geometry("qwen3-235b-a22b"), profile, dtype="q4_k_m")
+    assert any("NUMA" in note for note in plan.notes) == said
