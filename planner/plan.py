@@ -280,8 +280,8 @@ def _note(plan: Plan, prompt: int) -> None:
     computes = plan.profile.gpu is None or (memory.fit == "memory" and bool(memory.ram))
     if computes and cpu_class(plan.profile) == "sockets":
         plan.notes.append(
-            "main memory is that of two sockets: half of what the CPU reads crosses between them (NUMA), so engines reach "
-            "about half of it (lrcsim runtimes llama.cpp); cpu.sockets=1 with one socket's dram.bandwidth is the other way"
+            "main memory is that of two sockets: half of what the CPU reads crosses between them (NUMA), and engines "
+            "reach about half of its bandwidth (lrcsim runtimes llama.cpp)"
         )
     if prompt > plan.context:
         plan.notes.append(

@@ -209,5 +209,5 @@ def test_tight_fits_are_called_so() -> None:
 @pytest.mark.parametrize(("bandwidth", "said"), [("239.6GB/s", False), ("479GB/s", True)])
 def test_two_sockets_are_said(bandwidth: str, said: bool) -> None:
     profile = load_profile("rtx-4090+cpu-64core-avx512+ddr5-4800-8ch", [f"dram.bandwidth={bandwidth}"])
-    plan = make_plan(load_geometry("qwen3-235b-a22b"), profile, dtype="q4_k_m")
+    plan = make_plan(load_geometry("olmoe-1b-7b"), with_memory(profile, 3 * 2**30, None), dtype="q4_k_m")
     assert any("NUMA" in note for note in plan.notes) == said
