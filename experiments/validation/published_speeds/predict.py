@@ -14,8 +14,9 @@ from lrcsim.experiments.validation.published_speeds.points import Point
 from lrcsim.hardware import HardwareProfile, load_profile
 from lrcsim.models import Geometry, load_geometry, stored_dtype
 from lrcsim.models.quantisation import bits_per_weight
-from lrcsim.planner.evaluate import Runner, StrategyRow
+from lrcsim.planner.evaluate import Runner
 from lrcsim.planner.memory import Memory, memory_of, with_memory
+from lrcsim.planner.rows import StrategyRow
 from lrcsim.planner.shared_memory import shared
 from lrcsim.planner.strategies import Strategy, strategies
 from lrcsim.planner.traces import Shape, find_sources

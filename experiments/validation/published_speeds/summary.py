@@ -124,10 +124,10 @@ def point_table(predictions: Sequence[Prediction]) -> Table:
 
 
 def _rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
-    ranks = [_ranks(np.asarray(values)) for values in (one, other)]
-    if len(one) < 3 or any(np.ptp(rank) == 0 for rank in ranks):
+    mine, theirs = (_ranks(np.asarray(values)) for values in (one, other))
+    if len(one) < 3 or np.ptp(mine) == 0 or np.ptp(theirs) == 0:
         return 1.0
-    return float(np.corrcoef(ranks)[0, 1])
+    return float(np.corrcoef(np.stack([mine, theirs]))[0, 1])
 
 
 def _ranks(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
