@@ -28,9 +28,20 @@ MACHINE_ONLY = ("gpu", "quick", "repetitions", "sizes", "folder")
     metavar="NAME|FILE",
     help="Profile to start from; names its parts.",
 )
+@click.option(
+    "--runtime",
+    default="ideal",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="What ran the model (lrcsim runtimes), with the numbers to start from.",
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one value of it. Repeatable.")
 @click.option("--fit-tokens", default=32, show_default=True, metavar="N", help="Decoded tokens to fit; the rest tests.")
-@click.option("--fit", metavar="PATH,...", help="Up to three numbers to fit, as pcie.bandwidth.  [default: chosen]")
+@click.option(
+    "--fit",
+    metavar="PATH,...",
+    help="Up to three numbers, as pcie.bandwidth,runtime.loads.byte.  [default: chosen]",
+)
 @click.option("--overlap", default="auto", show_default=True, metavar="auto|on|off", help="Transfers beside compute?")
 @click.option(
     "--loss", default="huber", show_default=True, metavar="huber|squares", help="Disturbed tokens count less, or fully."

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lrcsim.calibration.from_run.measured import MeasuredRun
     from lrcsim.calibration.from_run.rerun import Rerun
     from lrcsim.hardware import HardwareProfile
+    from lrcsim.runtimes import Runtime
     from lrcsim.traces import RoutingTrace
 
 LABELS = {
@@ -41,6 +42,7 @@ def calibrate_run(
     model: str | None,
     dtype: str | None,
     hardware: str,
+    runtime: str,
     overrides: Sequence[str],
     fit_tokens: int,
     fit: str | None,
@@ -60,6 +62,8 @@ def calibrate_run(
     from lrcsim.calibration.from_run.rerun import Rerun
     from lrcsim.hardware import load_profile, to_toml
     from lrcsim.models import load_geometry
+    from lrcsim.runtimes import load_runtime
+    from lrcsim.runtimes.load import to_toml as runtime_toml
 
     if trace is None or model is None:
         raise ConfigError("--from-run needs --trace, the run's own routing, and --model, the model that ran")
@@ -83,6 +87,7 @@ def calibrate_run(
             rerun,
             run,
             base,
+            runtime=load_runtime(runtime).on(base),
             fit_tokens=fit_tokens,
             paths=None if fit is None else [path.strip() for path in fit.split(",")],
             overlap=beside[overlap],
@@ -92,6 +97,8 @@ def calibrate_run(
     profile = sourced(found, run)
     if output is not None:
         write_text(output, to_toml(profile))
+        if found.best.fit.runtime.name != "ideal":
+            write_text(runtime_file(output), runtime_toml(sourced_runtime(found, run)))
     if plot is not None:
         from lrcsim.plots.calibration import plot_calibration
 
@@ -122,16 +129,38 @@ def sourced(found: Calibration, run: MeasuredRun) -> HardwareProfile:
     """Return the fitted profile with its fitted numbers saying where they are from."""
     from dataclasses import replace
 
-    profile = found.best.fit.profile
-    said = {
+    profile, said = found.best.fit.profile, _said(found, run)
+    own = {path: text for path, text in said.items() if not path.startswith("runtime.")}
+    return replace(
+        profile,
+        description=f"{profile.name}, {len(own)} numbers fitted to {run.name}",
+        sources=dict(profile.sources) | own,
+    )
+
+
+def sourced_runtime(found: Calibration, run: MeasuredRun) -> Runtime:
+    """Return the fitted runtime likewise."""
+    from dataclasses import replace
+
+    runtime, said = found.best.fit.runtime, _said(found, run)
+    own = {path.removeprefix("runtime."): text for path, text in said.items() if path.startswith("runtime.")}
+    return replace(
+        runtime,
+        description=f"{runtime.name}, {len(own)} numbers fitted to {run.name}",
+        sources=dict(runtime.sources) | own,
+    )
+
+
+def runtime_file(output: str) -> Path:
+    """Return where the runtime of a fitted profile is written: ``mine.toml`` goes with ``mine.runtime.toml``."""
+    return Path(output).with_suffix(".runtime.toml")
+
+
+def _said(found: Calibration, run: MeasuredRun) -> dict[str, str]:
+    return {
         path: f"fitted to the first {found.fitted} decoded tokens of {run.name}, +- {value.spread:.1%}"
         for path, value in found.best.fit.numbers.items()
     }
-    return replace(
-        profile,
-        description=f"{profile.name}, {len(said)} numbers fitted to {run.name}",
-        sources=dict(profile.sources) | said,
-    )
 
 
 def document(
@@ -141,6 +170,7 @@ def document(
     from dataclasses import asdict
 
     from lrcsim.hardware import to_toml
+    from lrcsim.runtimes.load import to_toml as runtime_toml
 
     return {
         "run": {
@@ -155,6 +185,7 @@ def document(
         "model": {"name": rerun.geometry.name, "top_k": rerun.geometry.top_k, "dtype": rerun.dtype},
         "fit": {
             "base": base.name,
+            "runtime": found.best.fit.runtime.name,
             "tokens": found.fitted,
             "columns": list(found.columns),
             "overlap": found.best.overlap,
@@ -173,6 +204,7 @@ def document(
             ],
         },
         "agreement": {name: asdict(value) for name, value in found.agreement.items()},
+        "page_fault_tokens": int(found.faulting.sum()),
         "disturbed_tokens": None if found.disturbed is None else int(found.disturbed[found.fitted :].sum()),
         "bytes": found.bytes,
         "tokens": {
@@ -183,24 +215,25 @@ def document(
         },
         "notes": [*run.notes, *found.notes],
         "profile": to_toml(profile),
+        "runtime": runtime_toml(sourced_runtime(found, run)),
     }
 
 
 def _print(found: Calibration, run: MeasuredRun, result: dict[str, Any]) -> None:
-    from lrcsim.hardware.document import written
+    from lrcsim.calibration.from_run.numbers import shown
 
     out = console()
     out.print(f"[bold]{quoted(run.name)}[/bold]: {quoted(run.understood())}", soft_wrap=True)
     model, fit = result["model"], result["fit"]
     out.print(
-        f"{model['name']}, top-{model['top_k']}, {model['dtype']}; base {fit['base']}; transfers "
-        f"{'overlap' if fit['overlap'] else 'do not overlap'} compute; fitted {', '.join(fit['columns'])} "
+        f"{model['name']}, top-{model['top_k']}, {model['dtype']}; base {fit['base']}, runtime {fit['runtime']}; "
+        f"transfers {'overlap' if fit['overlap'] else 'do not overlap'} compute; fitted {', '.join(fit['columns'])} "
         f"of {fit['tokens']} tokens\n",
         soft_wrap=True,
     )
     rows = []
     for path, value in found.best.fit.numbers.items():
-        fitted, before = (written(path, float(f"{amount:.4g}")) for amount in (value.value, value.base))
+        fitted, before = (shown(path, float(f"{amount:.4g}")) for amount in (value.value, value.base))
         spread = f"{100 * value.spread:.1f} %" if value.determined else "not determined"
         rows.append((path, fitted, spread, before))
     print_rows(("number", "fitted", "+-", "base"), rows, gap=3)
@@ -214,7 +247,7 @@ def _print(found: Calibration, run: MeasuredRun, result: dict[str, Any]) -> None
     print_rows(("predicted against measured", "tokens", "total", "mean |error|", "per token"), compared, gap=3)
     for line in _bytes(found.bytes):
         out.print(line, soft_wrap=True)
-    if not found.best.overlap:
+    if not found.best.overlap and found.best.fit.runtime.loads.overlap != "none":
         out.print("Replay this profile without overlap: a profile does not say whether transfers run beside compute.")
     for note in result["notes"]:
         out.print(f"[yellow]Note:[/yellow] {quoted(note)}", soft_wrap=True)

@@ -208,6 +208,7 @@ def _facts(opened: RoutingTrace, quick: bool, progress: Callable[[int, int], Non
         "num_shared": _same_or_list(layers.num_shared),
         "expert_bytes": None if sizes is None else _same_or_list(sizes),
         "all_experts_bytes": None if sizes is None else int((sizes * layers.num_experts).sum()),
+        "dense_bytes": None if layers.dense_bytes is None else _same_or_list(layers.dense_bytes),
         "columns": list(opened.columns),
         "positions": None,
         "unrecorded": None,
@@ -308,6 +309,8 @@ def _print_facts(facts: dict[str, Any]) -> None:
     else:
         rows.append(("bytes per expert", span(facts["expert_bytes"], human_bytes)))
         rows.append(("all experts", human_bytes(facts["all_experts_bytes"])))
+    if facts["dense_bytes"] is not None:
+        rows.append(("dense bytes per layer", span(facts["dense_bytes"], human_bytes)))
     if facts["unrecorded"] is not None:
         share = facts["unrecorded"] / facts["positions"] if facts["positions"] else 0.0
         rows.append(

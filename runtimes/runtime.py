@@ -6,7 +6,7 @@ runtime's. A number that a runtime leaves out (None) is the profile's own; `IDEA
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 Overlap = Literal["none", "expert", "tensor"]
@@ -65,6 +65,12 @@ class LoadUse:
     miss: Annotated[float | None, Key("seconds", "per expert loaded; in place of expert_overhead")] = None
     eviction: Annotated[float, Key("seconds", "per expert evicted")] = 0.0
     byte: Annotated[float, Key("seconds/byte", "per byte loaded: bookkeeping, copies in memory")] = 0.0
+    beside: Annotated[
+        bool,
+        Key(
+            "flag", "whether what byte and eviction cost comes after the transfers were asked for, and runs beside them"
+        ),
+    ] = False
     copies: Annotated[
         int, Key("count", "transfers that an expert is: gate, up, down; each pays the link's overhead")
     ] = 1
@@ -113,6 +119,13 @@ class Runtime:
         """Return the number at a path, ``"device.layer"``; None where it is left to the profile."""
         part, _, key = path.partition(".")
         return getattr(getattr(self, part), key)
+
+    def with_number(self, path: str, value: float) -> Runtime:
+        """Return the same with another number at a path, in SI base units; a share of 83 % is 0.83."""
+        part, _, key = path.partition(".")
+        change: dict[str, Any] = {key: value}
+        changed: dict[str, Any] = {part: replace(getattr(self, part), **change)}
+        return replace(self, **changed)
 
 
 IDEAL = Runtime("ideal", "the machine as its profile has it: no software in between but what the profile says")

@@ -16,7 +16,7 @@ from lrcsim.base.documents import check_regular, parse_json
 from lrcsim.base.errors import TraceError
 from lrcsim.traces.check import COLUMN_KINDS, check_shapes
 from lrcsim.traces.foreign import count_in, dataset_in, group_in, text_attribute
-from lrcsim.traces.layers import MAX_KEYS, LayerTable
+from lrcsim.traces.layers import COLUMNS, MAX_KEYS, LayerTable
 
 FORMAT = "lrcsim-trace"
 VERSION = 1
@@ -166,7 +166,7 @@ def _layers(path: Path, file: h5py.File) -> LayerTable:
         raise TraceError(f"{path}: has no group 'layers'")
     count = count_in(_needed(file, "layers/num_experts"), "layers/num_experts", MAX_KEYS)
     given: dict[str, Any] = {}
-    for name in ("num_experts", "top_k", "expert_bytes", "block", "stack", "num_shared"):
+    for name in COLUMNS:
         column = dataset_in(file, f"layers/{name}")
         if column is not None:
             if column.shape != (count,):

@@ -24,6 +24,9 @@ MAX_BLOCK = 1 << 20
 
 IntArray = npt.NDArray[np.int64]
 
+COLUMNS = ("num_experts", "top_k", "expert_bytes", "dense_bytes", "block", "stack", "num_shared")
+"""Columns of a `LayerTable`, as a trace file names them."""
+
 
 @dataclass(frozen=True)
 class LayerTable:
@@ -37,6 +40,8 @@ class LayerTable:
         stack: int64 [L], index into ``stack_names``: a token runs only the layers of its own stack.
         num_shared: int64 [L], shared experts: always used, always resident, never counted as accesses.
         stack_names: e.g. ``("decoder",)`` or ``("encoder", "decoder")``.
+        dense_bytes: int64 [L], bytes of the layer's block that every token uses: attention, norms, router, shared
+            experts, all but the routed experts; None when unknown.
     """
 
     num_experts: IntArray
@@ -46,6 +51,7 @@ class LayerTable:
     stack: IntArray
     num_shared: IntArray
     stack_names: tuple[str, ...] = ("decoder",)
+    dense_bytes: IntArray | None = None
 
     @classmethod
     def build(
@@ -55,6 +61,7 @@ class LayerTable:
         top_k: int | Sequence[int] | npt.NDArray[np.integer],
         *,
         expert_bytes: int | Sequence[int] | npt.NDArray[np.integer] | None = None,
+        dense_bytes: int | Sequence[int] | npt.NDArray[np.integer] | None = None,
         block: Sequence[int] | npt.NDArray[np.integer] | None = None,
         stack: Sequence[int] | npt.NDArray[np.integer] | None = None,
         num_shared: int | Sequence[int] | npt.NDArray[np.integer] = 0,
@@ -67,6 +74,7 @@ class LayerTable:
             num_experts: routed experts, one number or int [L].
             top_k: routed experts per token, one number or int [L].
             expert_bytes: bytes of one expert, one number or int [L]; None: not known.
+            dense_bytes: bytes of a block that every token uses, one number or int [L]; None: not known.
             block: int [L], index of each layer among all blocks of its stack; None: 0, 1, 2 ...
             stack: int [L], index into ``stack_names``; None: all 0.
             num_shared: shared experts, one number or int [L].
@@ -112,6 +120,7 @@ class LayerTable:
             stack=column("stack", 0 if stack is None else stack, 0, len(stack_names) - 1),
             num_shared=column("num_shared", num_shared, 0, MAX_EXPERTS),
             stack_names=tuple(stack_names),
+            dense_bytes=None if dense_bytes is None else column("dense_bytes", dense_bytes, 1, MAX_BYTES),
         )
 
     def only(self, layer: int) -> LayerTable:
@@ -126,6 +135,7 @@ class LayerTable:
             self.stack[row],
             self.num_shared[row],
             self.stack_names,
+            None if self.dense_bytes is None else self.dense_bytes[row],
         )
 
     def with_expert_bytes(self, expert_bytes: int | Sequence[int]) -> LayerTable:

@@ -18,7 +18,7 @@ from lrcsim.base.errors import TraceError
 from lrcsim.base.files import Sink, clear_abandoned, partial_of
 from lrcsim.traces.check import check_shapes, check_tokens
 from lrcsim.traces.hdf5 import DATASETS, FORMAT, VERSION
-from lrcsim.traces.layers import LayerTable
+from lrcsim.traces.layers import COLUMNS, LayerTable
 from lrcsim.traces.probe import remember
 
 
@@ -88,7 +88,7 @@ class TraceWriter:
                 provenance=json.dumps(dict(provenance or {})),
                 stack_names=json.dumps(list(layers.stack_names)),
             )
-            for name in ("num_experts", "top_k", "expert_bytes", "block", "stack", "num_shared"):
+            for name in COLUMNS:
                 if getattr(layers, name) is not None:
                     self._file[f"layers/{name}"] = getattr(layers, name)
         except BaseException:

@@ -20,32 +20,24 @@ so some ten steps suffice.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.base.errors import ConfigError, did_you_mean
+from lrcsim.base.errors import ConfigError
 from lrcsim.base.progress import Progress
+from lrcsim.calibration.from_run.numbers import OF_RUNTIME, Given, Setting, number, with_numbers
 from lrcsim.hardware import HardwareProfile
-from lrcsim.hardware.document import PARTS, schema
+from lrcsim.runtimes import IDEAL, Runtime
 
 FloatArray = npt.NDArray[np.float64]
 Loss = Literal["huber", "squares"]
-Predict = Callable[[HardwareProfile], Mapping[str, FloatArray]]
-"""From a machine to what would be measured, float64 [steps] by column, in the unit of the measurement."""
+Predict = Callable[[Given], Mapping[str, FloatArray]]
+"""From a machine, alone or with its runtime, to what would be measured: float64 [steps] by column, in its unit."""
 
-
-def fittable(links: Iterable[str] = ()) -> list[str]:
-    """Return the paths of the numbers that can be fitted, rates and times, with those of further links."""
-    paths = [path for path, key in schema([*PARTS, *links]).items() if key.kind in ("bytes/s", "FLOP/s", "seconds")]
-    return sorted(paths, key=lambda path: "." not in path)  # those of no part last
-
-
-FITTABLE = fittable()
-"""Of machines with the usual links."""
 
 MOST = 3  # numbers fitted at once
 PRIOR = math.log(4)
@@ -88,6 +80,7 @@ class Fit:
 
     Attributes:
         profile: the base with the numbers in place, rounded to 5 digits.
+        runtime: the runtime likewise.
         numbers: by path.
         residual: by column, the mean absolute residual over the mean measured value.
         score: minus the logarithm of the posterior density, up to a constant: what is minimised, and the logarithms of
@@ -100,35 +93,12 @@ class Fit:
     residual: dict[str, float]
     score: float
     evaluations: int
-
-
-def number(profile: HardwareProfile, path: str) -> float:
-    """Return the number at a path.
-
-    Raises:
-        ConfigError: it is none that can be fitted, or the profile does not have its part.
-    """
-    known = fittable(link.name for link in profile.links)
-    if path not in known:
-        raise ConfigError(f"{path!r} cannot be fitted, use {', '.join(known)}{did_you_mean(path, known)}")
-    value = profile.at(path)
-    if value is None:
-        raise ConfigError(f"{path!r} cannot be fitted: hardware {profile.name} has no {path.partition('.')[0]}")
-    return float(value)
-
-
-def with_numbers(profile: HardwareProfile, numbers: Mapping[str, float]) -> HardwareProfile:
-    """Return the profile with other numbers at these paths."""
-    for path, value in numbers.items():
-        part, _, key = path.rpartition(".")
-        change: dict[str, Any] = {key: value}
-        profile = profile.with_part(part, **change) if part else replace(profile, **change)
-    return profile
+    runtime: Runtime = IDEAL
 
 
 def fit_numbers(
-    predict: Predict,
-    base: HardwareProfile,
+    predict: Predict[Given],
+    base: Given,
     paths: Sequence[str],
     measured: Mapping[str, FloatArray],
     loss: Loss = "huber",
@@ -137,7 +107,7 @@ def fit_numbers(
 
     Args:
         predict: simulates the measured steps on a machine; it must give the columns of ``measured``.
-        base: the machine to start from.
+        base: the machine to start from, alone or with its runtime.
         paths: up to three of `FITTABLE`.
         measured: float64 [steps] by column, no column all 0.
         loss: ``"huber"``, or ``"squares"``: least squares, which answers for the mean, disturbed tokens and all.
@@ -154,16 +124,19 @@ def fit_numbers(
     residual = problem.residual(logs)
     spread, mean = problem.spreads(residual), problem.mean
     errors = np.sqrt(np.diag(np.linalg.inv(curvature))).tolist()
+    found = problem.at(logs)
+    profile, runtime = (found.profile, found.runtime) if isinstance(found, Setting) else (found, IDEAL)
     return Fit(
-        profile=problem.at(logs),
+        profile=profile,
         numbers={path: Fitted(*row) for path, *row in zip(paths, values, problem.start.tolist(), errors, strict=True)},
         residual=dict(zip(measured, (np.abs(residual).mean(axis=1) / mean[:, 0]).tolist(), strict=True)),
         score=problem.objective(residual, spread, logs) + residual.shape[1] * float(np.log(spread / mean).sum()),
         evaluations=problem.evaluations,
+        runtime=runtime,
     )
 
 
-class _Problem:
+class _Problem(Generic[Given]):
     """What is minimised, over the logarithms of numbers relative to the base, float64 [numbers].
 
     Residuals are float64 [columns, steps] in the unit of the measurement, spreads [columns, 1].
@@ -171,8 +144,8 @@ class _Problem:
 
     def __init__(
         self,
-        predict: Predict,
-        base: HardwareProfile,
+        predict: Predict[Given],
+        base: Given,
         paths: Sequence[str],
         measured: Mapping[str, FloatArray],
         loss: Loss,
@@ -185,7 +158,7 @@ class _Problem:
         self.bend = HUBER if loss == "huber" else math.inf
         self.evaluations = 0
 
-    def at(self, logs: FloatArray) -> HardwareProfile:
+    def at(self, logs: FloatArray) -> Given:
         return with_numbers(self.base, dict(zip(self.paths, (self.start * np.exp(logs)).tolist(), strict=True)))
 
     def residual(self, logs: FloatArray) -> FloatArray:
@@ -233,8 +206,8 @@ class _Problem:
 
 
 def fit_best(
-    predict: Predict,
-    base: HardwareProfile,
+    predict: Predict[Given],
+    base: Given,
     candidates: Sequence[Sequence[str]],
     measured: Mapping[str, FloatArray],
     loss: Loss = "huber",
@@ -252,13 +225,20 @@ def fit_best(
     return sorted(found, key=lambda pair: pair[1].score)
 
 
-def _start(base: HardwareProfile, paths: Sequence[str]) -> FloatArray:
+def _start(base: HardwareProfile | Setting, paths: Sequence[str]) -> FloatArray:
     if not 1 <= len(paths) <= MOST or len(set(paths)) != len(paths):
         raise ConfigError(f"fit {','.join(paths)!r}: name one to {MOST} different numbers")
     start = np.array([number(base, path) for path in paths])
     for path, value in zip(paths, start, strict=True):
         if value <= 0:
             raise ConfigError(
-                f"{path!r} is 0 in hardware {base.name}: a fit needs a start above 0, give one with --set"
+                f"{path!r} is 0 in {_owner(base, path)}: a fit needs a start above 0, give one "
+                + ("in its file" if path.startswith(OF_RUNTIME) else "with --set")
             )
     return start
+
+
+def _owner(base: HardwareProfile | Setting, path: str) -> str:
+    if isinstance(base, HardwareProfile):
+        return f"hardware {base.name}"
+    return f"runtime {base.runtime.name}" if path.startswith(OF_RUNTIME) else f"hardware {base.profile.name}"

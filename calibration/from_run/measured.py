@@ -45,8 +45,10 @@ ROLES: dict[str, tuple[str, ...]] = {
     "io": ("io", "transfer", "copy", "h2d", "fetch", "load", "read"),
     "bytes": ("bytes", "read", "loaded", "transferred", "io"),
     "phase": ("phase", "stage"),
+    "faults": ("majflt", "faults", "page_faults"),
 }
-"""What a column can be. ``io`` is shown and not fitted: some engines add it up over lanes, others do not."""
+"""What a column can be. ``io`` is shown and not fitted: some engines add it up over lanes, others do not. ``faults``
+counts major page faults: pages read from storage because memory was too small to keep them."""
 
 DURATIONS = {"wall", "elapsed", "latency", "tpot", "itl", "duration", "time"}
 """Words that make a column a time even where it names no unit."""
@@ -79,7 +81,7 @@ class MeasuredRun:
     Attributes:
         name: of the file.
         columns: how each used column was understood, by role.
-        values: float64 [steps] by role: times in seconds, bytes in bytes.
+        values: float64 [steps] by role: times in seconds, bytes in bytes, faults as counted.
         unused: names of the columns that were not understood, or are not needed.
         notes: what the reader should know.
         prefill_rows: rows left out because they were prefill.
@@ -223,7 +225,7 @@ def _understand(
 def _units(role: str) -> Mapping[str, float]:
     if role == "bytes":
         return BYTES
-    if role == "phase":
+    if role in ("phase", "faults"):
         return {}
     return SECONDS | RATES if role == "wall" else SECONDS
 

@@ -17,6 +17,8 @@ from lrcsim.base.errors import ConfigError
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry, check_trace, dtype_names, expert_bytes, stored_dtype
 from lrcsim.policies import PolicySpec, make_policy
+from lrcsim.runtimes import IDEAL, Runtime
+from lrcsim.runtimes.machine_under import machine_under
 from lrcsim.simulator.cache.capacity import CacheSize, Scope
 from lrcsim.simulator.cache.future import Future
 from lrcsim.simulator.serving.steps import LayerStep, Step, StepSize, steps_of
@@ -98,6 +100,7 @@ class Rerun:
         self.dtype = dtype or matching_dtype(geometry, trace)
         known = trace.expert_bytes
         self._sizes = np.asarray(expert_bytes(geometry, self.dtype) if known is None else known, np.int64)
+        self._dense = None if known is None else trace.layers.dense_bytes
         if known is None:
             trace.layers = trace.layers.with_expert_bytes(self._sizes.tolist())
         run = Run.of(trace, policy=policy, cache=cache, scope=scope, prefill=prefill, warm=warm)
@@ -133,6 +136,7 @@ class Rerun:
         profile: HardwareProfile,
         steps: slice = slice(None),
         *,
+        runtime: Runtime = IDEAL,
         overlap: bool = True,
         compute: FloatArray | None = None,
     ) -> StepTimes:
@@ -141,7 +145,8 @@ class Rerun:
         Args:
             profile: the machine.
             steps: which of the decode steps.
-            overlap: whether transfers run beside compute.
+            runtime: what runs the model there.
+            overlap: whether transfers run beside compute, where the runtime lets them.
             compute: float64 [steps chosen], seconds the device computes in each, when they are known: all compute of
                 a step is stretched to give them, and transfers then hide behind more or less of it. None: the roofline.
 
@@ -150,11 +155,17 @@ class Rerun:
         """
         if not profile.links:
             raise ConfigError(f"hardware {profile.name} has neither pcie nor nvme: experts that miss come over one")
-        plain = self._run(profile, steps, overlap, None)
-        return plain if compute is None else self._run(profile, steps, overlap, compute / plain.compute)
+        machine = machine_under(profile, runtime)
+        overlap = overlap and runtime.loads.overlap != "none"
+        plain = self._run(machine, runtime, steps, overlap, None)
+        if compute is None:
+            return plain
+        return self._run(machine, runtime, steps, overlap, compute / plain.compute)
 
-    def _run(self, profile: HardwareProfile, chosen: slice, overlap: bool, factors: FloatArray | None) -> StepTimes:
-        costs = _Scaled(self.geometry, profile, self.dtype, self._sizes)
+    def _run(
+        self, profile: HardwareProfile, runtime: Runtime, chosen: slice, overlap: bool, factors: FloatArray | None
+    ) -> StepTimes:
+        costs = _Scaled(self.geometry, profile, self.dtype, self._sizes, runtime=runtime, dense=self._dense)
         steps = self._steps[chosen]
         found = [lookup for lookups in self._lookups[chosen] for lookup in lookups]
 
@@ -164,7 +175,7 @@ class Rerun:
                 yield step
 
         residency = _Recorded(self._residency, found)
-        engine = Engine(paced(), residency, costs, profile, self._sizes.tolist(), overlap=overlap)
+        engine = Engine(paced(), residency, costs, profile, self._sizes.tolist(), runtime=runtime, overlap=overlap)
         begin, end, busy, overhead, _ = engine.run().by_step().T
         wall = end - begin
         return StepTimes(wall, busy.copy(), np.maximum(wall - busy - overhead, 0.0), overhead.copy())

@@ -171,6 +171,11 @@ class RooflineCosts:
         sizes: bytes of an expert of each MoE layer, where the trace knows them; else from geometry and dtype.
         kv_dtype_bytes: bytes per number of the KV cache.
         runtime: what runs the model.
+        dense: bytes of each MoE layer's block that every token uses, where the trace knows them; else from geometry and
+            dtype, as those of blocks without experts and of the output matrix always are.
+
+    Attributes:
+        dense_bytes: of all blocks and of the output matrix: what every token uses.
     """
 
     def __init__(
@@ -181,6 +186,7 @@ class RooflineCosts:
         sizes: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None,
         kv_dtype_bytes: float = 2.0,
         runtime: Runtime = IDEAL,
+        dense: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None,
     ) -> None:
         dtype = stored_dtype(geometry, dtype)
         device, use = profile.gpu or profile.cpu, runtime.device
@@ -189,7 +195,9 @@ class RooflineCosts:
         self.cpu = profile.cpu
         self.bytes = [int(size) for size in (expert_bytes(geometry, dtype) if sizes is None else sizes)]
         self.operations = 2.0 * geometry.expert_params  # per token
-        blocks = dense_bytes(geometry, dtype)
+        blocks = dense_bytes(geometry, dtype).copy()
+        if dense is not None:
+            blocks[list(geometry.moe_layers)] = dense
         attended, short = set(geometry.kv_layers), set(geometry.window_layers)
         moe = set(geometry.moe_layers)
         parts: list[Part] = []
@@ -217,6 +225,7 @@ class RooflineCosts:
                 parts = []
         self.rest = tuple(parts)
         self.head = float(output_bytes(geometry, dtype)), 2.0 * geometry.vocab * geometry.hidden
+        self.dense_bytes = int(blocks.sum()) + int(self.head[0])
 
     def before(self, layer: int, size: StepSize) -> float:
         """Seconds of the dense blocks before a MoE layer, and of its own dense part."""

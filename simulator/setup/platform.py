@@ -12,7 +12,7 @@ import numpy as np
 from lrcsim.base.errors import ConfigError, check_choice, did_you_mean
 from lrcsim.base.reprs import short_repr
 from lrcsim.hardware import HardwareProfile, load_profile
-from lrcsim.models import Geometry, check_trace, dense_bytes, expert_bytes, load_geometry, model_names, output_bytes
+from lrcsim.models import Geometry, check_trace, expert_bytes, load_geometry, model_names
 from lrcsim.policies import View, make_policy
 from lrcsim.runtimes import Runtime, RuntimeDocument, load_runtime
 from lrcsim.runtimes.machine_under import machine_under
@@ -27,6 +27,8 @@ from lrcsim.traces import RoutingTrace
 
 ENGINES = ("auto", "events", "compiled")
 KV_BYTES = 2.0  # per number of the KV cache: bf16
+SAME_FORMAT = 0.01
+"""Share by which all experts may differ from the trace's and be of its format: files of one choose tensors to spare."""
 DRAM_FOR_EXPERTS = 0.9  # of main memory, where it cannot hold all experts and nobody says how much
 
 
@@ -154,7 +156,8 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
             f"miss action {action.label()!r} looks at router weights, which this trace does not have: "
             "use load, cpu or split, or record the trace with weights"
         )
-    costs = RooflineCosts(geometry, profile, machine.dtype, np.asarray(sizes, np.int64), KV_BYTES, runtime)
+    dense = trace.layers.dense_bytes if _stored_as_traced(trace, sizes) else None
+    costs = RooflineCosts(geometry, profile, machine.dtype, np.asarray(sizes, np.int64), KV_BYTES, runtime, dense)
     overlap = machine.overlap and runtime.loads.overlap != "none"
     return Platform(
         profile=profile,
@@ -208,7 +211,7 @@ def memory_needed(
     """
     cache = bytes_of(pools, trace.layers.with_expert_bytes(platform.sizes))
     assert cache is not None  # the sizes are known
-    dense = int(dense_bytes(platform.geometry, platform.dtype).sum()) + output_bytes(platform.geometry, platform.dtype)
+    dense = platform.costs.dense_bytes
     longest = int(np.diff(trace.offsets).max(initial=0))
     return cache, dense, 0 if platform.profile.kv_shared else int(platform.kv_bytes(batch, longest))
 
@@ -231,6 +234,12 @@ def _geometry(model: str | Path | Geometry | None, trace: RoutingTrace) -> Geome
             "say which it is with --model NAME (lrcsim models lists them) or --model path/to/config.json"
             + did_you_mean(trace.model, model_names())
         ) from None
+
+
+def _stored_as_traced(trace: RoutingTrace, sizes: list[int]) -> bool:
+    """Return whether the weights are stored as they were in the engine that was traced."""
+    known = trace.expert_bytes
+    return known is not None and abs(sum(sizes) - int(known.sum())) <= SAME_FORMAT * int(known.sum())
 
 
 def _runtime(given: str | Path | RuntimeDocument | Runtime, profile: HardwareProfile) -> Runtime:

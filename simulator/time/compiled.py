@@ -202,4 +202,5 @@ def _path(profile: HardwareProfile, runtime: Runtime, largest: int) -> Path:
         byte=float(runtime.loads.byte),
         eviction=float(runtime.loads.eviction),
         cpu_layer=float(runtime.cpu.layer),
+        beside=runtime.loads.beside,
     )

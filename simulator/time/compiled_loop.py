@@ -44,6 +44,7 @@ class Path(NamedTuple):
         byte: seconds per byte loaded.
         eviction: seconds per expert evicted.
         cpu_layer: seconds per layer-step with experts on the CPU.
+        beside: whether what bytes and evictions cost runs beside the transfers.
     """
 
     bandwidth: float
@@ -60,6 +61,7 @@ class Path(NamedTuple):
     byte: float
     eviction: float
     cpu_layer: float
+    beside: bool
 
 
 class Totals(NamedTuple):
@@ -108,7 +110,7 @@ def _take(served, what, at, high, most):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _serve(served, low, high, loads, seconds, size, cpu_bytes, cpu_overhead, path, overlap, hits_take):  # type: ignore[no-untyped-def]
+def _serve(served, low, high, loads, seconds, size, cpu_bytes, cpu_overhead, path, overlap, hits_take, busy):  # type: ignore[no-untyped-def]
     """Serve the misses of a layer-step; time counts from when they are asked for.
 
     Args:
@@ -124,6 +126,7 @@ def _serve(served, low, high, loads, seconds, size, cpu_bytes, cpu_overhead, pat
         path: `Path`.
         overlap: whether what arrives is computed at once.
         hits_take: seconds of the residents.
+        busy: seconds from when misses are asked for in which nothing is computed.
 
     Returns:
         When the GPU is free then, when the last load has arrived, and when the CPU is through with its experts.
@@ -134,7 +137,7 @@ def _serve(served, low, high, loads, seconds, size, cpu_bytes, cpu_overhead, pat
             loads[count] = i - low
             count += 1
     parts = path.parts if overlap else 1
-    gpu = hits_take if count == 0 else hits_take / parts
+    gpu = busy + (hits_take if count == 0 else hits_take / parts)
     now = arrived = cpu_done = 0.0
     sent, transfers = 0, count * parts  # those that have arrived, and all: first one part of each load, then the next
     group = min(path.lanes, transfers)
@@ -278,24 +281,25 @@ def run_layer_steps(costs, path, overlap, cold, sizes, keys, tokens, served, sta
             evicted = max(held[pool] + loaded - room, 0)
             held[pool] += loaded - evicted
             books = path.layer_overhead + path.expert_overhead * loaded
-            books += path.byte * (loaded * sizes[here]) + path.eviction * evicted
             if missed > loaded:
                 books += path.cpu_layer
+            more = path.byte * (loaded * sizes[here]) + path.eviction * evicted
+            beside = more if overlap and path.beside else 0.0
             lasts = all_take
             if missed:
                 gpu, arrived, cpu_done = _serve(
                     served, low, high, places, takes, sizes[here], cpu_bytes[here], costs.cpu_overhead, path, overlap,
-                    hits_take,
+                    hits_take, beside,
                 )  # fmt: skip
                 last = max(arrived, cpu_done)
                 lasts = max(gpu, last) if overlap else last + all_take
                 cpu += cpu_done
                 if loaded:
                     seconds[LINK_BUSY] += arrived - path.latency
-            now += dense + books
+            now += dense + books + more - beside
             now += lasts
             computed += dense + all_take
-            kept_books += books
+            kept_books += books + more
             counter[LINK_BYTES] += loaded * sizes[here]
             accesses[phase[step], here] += high - low
             misses[phase[step], here] += missed

@@ -4,7 +4,8 @@ A layer-step runs so:
 
 1. The GPU computes the layer's dense part (`Costs.before`); then its routing is known. The host takes
    ``layer_overhead``, and ``expert_overhead`` for each expert it is going to load; what a runtime pays besides: by the
-   byte loaded, by the expert evicted, and once where experts run on the CPU.
+   byte loaded, by the expert evicted, and once where experts run on the CPU. What it pays by the byte and the eviction
+   may come after the transfers were asked for (``beside``): then nothing is computed meanwhile, but transfers run.
 2. Experts that are resident are computed at once, in batch order, one after the other. Those on their way as prefetches
    become urgent and are waited for. Misses are put on the link, in batch order; others run on the CPU, one at a time.
 3. The prefetcher is asked; what it wants goes on the link behind everything urgent.
@@ -163,9 +164,9 @@ class Engine:
         found = self.residency.look_up(step, work)
         moved = sum(len(keys) for outcome, keys in found.decision.items() if outcome.moves)
         dense = self.costs.before(layer, step.size)
-        overhead = self.profile.layer_overhead + self.profile.expert_overhead * moved + self._bookkeeping(found, layer)
+        overhead, beside = self._bookkeeping(found, layer, moved)
         tally.compute += dense
-        tally.overhead += overhead
+        tally.overhead += overhead + beside
         start = env.now
         if dense + overhead > 0:
             yield env.timeout(dense + overhead)
@@ -174,7 +175,9 @@ class Engine:
                     self.log.note(start, start + dense, "gpu", "dense", layer=layer)
                 if overhead:
                     self.log.note(start + dense, env.now, "host", "overhead", layer=layer)
-        self._layer, self._gpu, self._pending, self._held = layer, env.now, 0, []
+        self._layer, self._gpu, self._pending, self._held = layer, env.now + beside, 0, []
+        if beside and self.log is not None:
+            self.log.note(env.now, self._gpu, "host", "overhead", layer=layer)
         self.stages.begin()
         self._tokens = {} if work.tokens is None else dict(zip(work.keys, work.tokens, strict=True))
         self._use_hits(found)
@@ -191,15 +194,17 @@ class Engine:
         if self._gpu > env.now:
             yield env.timeout(self._gpu - env.now)
 
-    def _bookkeeping(self, found: Lookup, layer: int) -> float:
-        """Return the seconds that the runtime's host takes for what a layer-step loads, evicts and hands to the CPU."""
+    def _bookkeeping(self, found: Lookup, layer: int, loaded: int) -> tuple[float, float]:
+        """Return what a layer-step takes of the host before transfers are asked for, and what beside them; seconds."""
         loads, action, size = self.runtime.loads, self.residency.action, self.sizes[layer]
+        seconds = self.profile.layer_overhead + self.profile.expert_overhead * loaded
         if not (loads.byte or loads.eviction or self.runtime.cpu.layer):
-            return 0.0
+            return seconds, 0.0
         moved = sum(action.bytes_of(what, size) * len(keys) for what, keys in found.decision.items() if what.moves)
-        seconds = loads.byte * moved + loads.eviction * found.evictions
-        elsewhere = any(keys and what.runs_on == "cpu" for what, keys in found.decision.items())
-        return seconds + self.runtime.cpu.layer if elsewhere and self.profile.gpu is not None else seconds
+        if self.profile.gpu is not None and any(keys and what.runs_on == "cpu" for what, keys in found.decision.items()):
+            seconds += self.runtime.cpu.layer
+        more = loads.byte * moved + loads.eviction * found.evictions
+        return (seconds, more) if loads.beside and self.overlap else (seconds + more, 0.0)
 
     def _use_hits(self, found: Lookup) -> None:
         for key in found.hits:

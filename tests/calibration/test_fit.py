@@ -12,8 +12,9 @@ import pytest
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.calibration.from_run.calibrate import Calibration, agreement, calibrate
-from lrcsim.calibration.from_run.fit import FITTABLE, Loss, fit_best, fit_numbers, number, with_numbers
+from lrcsim.calibration.from_run.fit import Loss, fit_best, fit_numbers
 from lrcsim.calibration.from_run.measured import TIMES, MeasuredColumn, MeasuredRun, read_measured
+from lrcsim.calibration.from_run.numbers import FITTABLE, number, with_numbers
 from lrcsim.calibration.from_run.rerun import Rerun, matching_dtype
 from lrcsim.hardware import HardwareProfile, load_profile
 from lrcsim.models import Geometry, expert_bytes, load_geometry

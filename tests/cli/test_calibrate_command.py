@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrcsim.calibration.from_run.fit import with_numbers
+from lrcsim.calibration.from_run.numbers import with_numbers
 from lrcsim.calibration.from_run.rerun import Rerun
 from lrcsim.hardware import load_profile
 from lrcsim.models import load_geometry

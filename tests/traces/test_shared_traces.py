@@ -19,6 +19,9 @@ def test_qwen3_imports_with_one_command(lrcsim, shared_traces: Path, tmp_path: P
         assert np.bincount(trace.phase).tolist() == [28, 128]
         assert trace.expert_bytes is not None
         assert set(trace.expert_bytes.tolist()) == {3_059_712, 2_654_208}
+        assert trace.layers.dense_bytes is not None  # the header's, layer by layer
+        assert trace.layers.dense_bytes[:2].tolist() == [11_953_152, 11_953_152]
+        assert trace.layers.dense_bytes.sum() == 567_263_232
         assert (trace.experts[0, 0] == [49, 19, 58, 29, 16, 70]).all()
         assert (trace.experts[:27, 47] == -1).all()  # the last layer ran on the last prompt token only
         assert (np.delete(trace.experts, np.s_[:27], axis=0) >= 0).all()
@@ -27,6 +30,8 @@ def test_qwen3_imports_with_one_command(lrcsim, shared_traces: Path, tmp_path: P
         assert (np.diff(trace.weights[28:]) <= 0).all()
     facts = json.loads(lrcsim("trace", "info", out, "--json", "-").out)
     assert round(facts["recorded_hit_rate"], 3) == 0.803  # as the engine itself reported
+    assert sum(facts["dense_bytes"]) == 567_263_232
+    assert "dense bytes per layer" in lrcsim("trace", "info", out).out
 
 
 def test_gpt_oss_imports_with_one_command(lrcsim, shared_traces: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -16,6 +16,7 @@ from trace_files import imported, make_trace
 
 from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.traces import RoutingTrace
+from lrcsim.traces.exporters import export_trace
 from lrcsim.traces.importers import Options, import_trace
 
 Rows = list[dict[str, object]]
@@ -179,6 +180,29 @@ def test_comment_header_gives_experts_model_and_bytes(tmp_path: Path) -> None:
         assert back.expert_bytes is not None
         assert back.expert_bytes.tolist() == [100, 300]
     assert report.notices == []
+
+
+def test_comment_header_gives_what_every_token_uses(tmp_path: Path) -> None:
+    header = "# layer=2 expert_bytes=100 dense_bytes=7\n# layer=5 expert_bytes=300 dense_bytes=9\n"
+    rows = "token,layer,expert\n0,2,1\n0,5,3\n"
+    (tmp_path / "t.csv").write_text(header + rows)
+    back, _ = imported(tmp_path / "t.csv", tmp_path, phase="none")
+    with back:
+        assert back.layers.dense_bytes is not None
+        assert back.layers.dense_bytes.tolist() == [7, 9]
+        assert back.layers.only(1).dense_bytes is not None
+        assert back.layers.only(1).dense_bytes.tolist() == [9]  # type: ignore[union-attr]
+        assert back.layers.with_expert_bytes(5).dense_bytes.tolist() == [7, 9]  # type: ignore[union-attr]
+        export_trace(back, tmp_path / "out.npz")
+    again, _ = imported(tmp_path / "out.npz", tmp_path)
+    with again:
+        assert again.layers.dense_bytes.tolist() == [7, 9]  # type: ignore[union-attr]
+    # 0 is what an engine writes of a layer that it does not know
+    (tmp_path / "some.csv").write_text(header.replace("dense_bytes=9", "dense_bytes=0") + rows)
+    back, report = imported(tmp_path / "some.csv", tmp_path, phase="none")
+    with back:
+        assert back.layers.dense_bytes is None
+    assert "dense bytes left out: they are given for 1 of 2 layers" in report.notices
 
 
 @pytest.mark.parametrize(

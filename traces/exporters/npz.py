@@ -28,8 +28,8 @@ def write(trace: RoutingTrace, path: Path, progress: Progress) -> list[str]:
         "model": np.array(trace.model),
         "provenance": np.array(json.dumps(trace.provenance)),
     }
-    if layers.expert_bytes is not None:
-        small["expert_bytes"] = layers.expert_bytes
+    known = {"expert_bytes": layers.expert_bytes, "dense_bytes": layers.dense_bytes}
+    small |= {name: sizes for name, sizes in known.items() if sizes is not None}
     if trace.domains is not None:
         small["domains"] = np.array(trace.domains)
     total = trace.num_tokens * len(trace.columns)

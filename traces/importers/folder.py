@@ -149,7 +149,7 @@ def _one_table(files: list[Path], sources: list[Source], notices: list[str]) -> 
     """Check that all files are of one model, and give its layers."""
     first = sources[0].layers
     for file, source in zip(files[1:], sources[1:], strict=True):
-        for what in ("block", "top_k", "stack", "expert_bytes"):
+        for what in ("block", "top_k", "stack", "expert_bytes", "dense_bytes"):
             ours, theirs = getattr(first, what), getattr(source.layers, what)
             if (ours is None) != (theirs is None) or not np.array_equal(ours, theirs):
                 raise TraceError(

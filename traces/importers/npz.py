@@ -27,7 +27,7 @@ from lrcsim.traces.importers.source import Columns, Options, Progress, Request, 
 from lrcsim.traces.layers import LayerTable
 from lrcsim.traces.what_ran import Sent, Tally, laid, settle
 
-LAYER_KEYS = ("num_experts", "top_k", "expert_bytes", "block", "stack_of_layer", "num_shared")
+LAYER_KEYS = ("num_experts", "top_k", "expert_bytes", "dense_bytes", "block", "stack_of_layer", "num_shared")
 
 OTHER_KEYS = ("offsets", "domains", "model", "stack_names", "provenance")
 
@@ -78,6 +78,7 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
         _plain(experts),
         _plain(small.get("top_k", k)),
         expert_bytes=options.expert_bytes if options.expert_bytes is not None else _plain(small.get("expert_bytes")),
+        dense_bytes=_plain(small.get("dense_bytes")),
         block=small.get("block", arrays.block),
         stack=small.get("stack_of_layer"),
         num_shared=_plain(small.get("num_shared", 0)),

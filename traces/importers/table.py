@@ -3,7 +3,7 @@
 A token is identified by its request, phase and number. Within a request the rows may come in any order, for instance
 layer after layer as engines compute a prompt. (Token, layer) pairs without rows are "not recorded". A comment header
 (``# key=value ...``) or a first record of metadata may say more: the number of experts, the model, and per layer
-(``# layer=3 expert_bytes=...``) the size of its experts.
+(``# layer=3 expert_bytes=... dense_bytes=...``) the size of its experts, and of what every token uses besides.
 """
 
 from __future__ import annotations
@@ -102,6 +102,7 @@ def _source(table: Table, scan: Scan, options: Options, prompts: Prompts, progre
         experts,
         scan.top_k[blocks],
         expert_bytes=_expert_bytes(options, scan, blocks, per_layer, notices),
+        dense_bytes=_dense_bytes(blocks, per_layer, notices),
         block=blocks,
     )
     said_k = next((_small(header[key]) for key in TOP_K_KEYS if _small(header.get(key, ""))), None)
@@ -174,6 +175,18 @@ def _header(comments: list[str]) -> tuple[dict[str, str], dict[int, dict[str, in
 def _small(text: str) -> int | None:
     """Return a whole number of a header; None where it is none."""
     return int(text) if text.isdecimal() and len(text) <= 18 else None
+
+
+def _dense_bytes(
+    blocks: npt.NDArray[np.intp], per_layer: dict[int, dict[str, int]], notices: list[str]
+) -> npt.NDArray[np.int64] | None:
+    """Find the bytes of a layer's block that every token uses, as the header says; a header's 0 is "not known"."""
+    sizes = np.array([per_layer.get(block, {}).get("dense_bytes", 0) for block in blocks.tolist()], np.int64)
+    if sizes.all():
+        return sizes
+    if sizes.any():
+        notices.append(f"dense bytes left out: they are given for {np.count_nonzero(sizes)} of {len(sizes)} layers")
+    return None
 
 
 def _expert_bytes(

@@ -94,6 +94,15 @@ def test_bytes_of_the_trace_go_before_those_of_the_geometry() -> None:
     assert costs.on_cpu(0, 1) == (0.5, 500, 50)
 
 
+def test_dense_bytes_of_the_trace_go_before_those_of_the_geometry() -> None:
+    # Of the MoE layer alone: the dense layers before (880 bytes) and behind, and the output (1000) are the geometry's.
+    costs = RooflineCosts(GEOMETRY, MEMORY_BOUND, dense=np.array([2000]))
+    assert costs.before(0, ONE) == pytest.approx((880 + 20) / 100 + (2000 + 20) / 100 + 2 * 0.25)
+    assert costs.after(ONE) == RooflineCosts(GEOMETRY, MEMORY_BOUND).after(ONE)
+    assert costs.dense_bytes == 880 + 2000 + 880 + 1000
+    assert RooflineCosts(GEOMETRY, MEMORY_BOUND).dense_bytes == 880 + 840 + 880 + 1000
+
+
 def test_another_format_moves_other_bytes() -> None:
     # 4 bytes a number instead of 2
     costs = RooflineCosts(GEOMETRY, MEMORY_BOUND, dtype="f32")

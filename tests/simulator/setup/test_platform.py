@@ -36,6 +36,19 @@ def test_sizes_come_from_the_trace_unless_a_dtype_is_given() -> None:
     ]  # bf16, as released
 
 
+def test_dense_bytes_come_from_the_trace_where_its_experts_do() -> None:
+    # An expert of 2 parameters: 4 bytes in bf16, 8 in f32. The trace's layers have 1,000,000 bytes besides.
+    trace = walk(expert_bytes=4)
+    trace.layers = replace(trace.layers, dense_bytes=np.array([10**6, 10**6]))
+    plain = resolve(Options(hardware=machine(), model=geometry()), walk(expert_bytes=4)).costs.dense_bytes
+    assert plain < 10**6
+    for dtype in (None, "bf16"):  # as the trace is stored, said or not
+        costs = resolve(Options(hardware=machine(), model=geometry(), dtype=dtype), trace).costs
+        assert 2 * 10**6 <= costs.dense_bytes < 2 * 10**6 + plain
+    other = resolve(Options(hardware=machine(), model=geometry(), dtype="f32"), trace).costs
+    assert other.dense_bytes == 2 * plain
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
