@@ -14,10 +14,12 @@ from lrcsim.base.errors import ConfigError
 from lrcsim.calibration.from_run.calibrate import Calibration, agreement, calibrate
 from lrcsim.calibration.from_run.fit import Loss, fit_best, fit_numbers
 from lrcsim.calibration.from_run.measured import TIMES, MeasuredColumn, MeasuredRun, read_measured
-from lrcsim.calibration.from_run.numbers import FITTABLE, number, with_numbers
+from lrcsim.calibration.from_run.numbers import FITTABLE, Setting, number, with_numbers
 from lrcsim.calibration.from_run.rerun import Rerun, matching_dtype
 from lrcsim.hardware import HardwareProfile, load_profile
 from lrcsim.models import Geometry, expert_bytes, load_geometry
+from lrcsim.runtimes import Runtime, load_runtime
+from lrcsim.runtimes.runtime import LoadUse
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.importers import import_trace
 
@@ -283,6 +285,90 @@ def test_the_best_choice_of_numbers_comes_first() -> None:
     assert [paths for paths, _ in ranked] == [("nvme.bandwidth",), ("cpu.bandwidth",)]
 
 
+# ---------------------------------------------------------------------------------------------------------- runtimes
+
+
+def flash(**loads: object) -> Runtime:
+    """A runtime that reads by tensor on four lanes, with bookkeeping by the byte beside the reads."""
+    given = {"overlap": "tensor", "lanes": 4, "lane_bandwidth": 0.5e9, "byte": 0.2e-9, "beside": True, "miss": 0.0}
+    return Runtime("flash", loads=LoadUse(**{**given, **loads}))  # type: ignore[arg-type]
+
+
+RUNTIME_TRUTH = {"cpu.bandwidth": 17e9, "runtime.loads.byte": 0.25e-9, "runtime.loads.lane_bandwidth": 0.45e9}
+
+
+def test_numbers_of_a_runtime_are_found() -> None:
+    rerun, base = small_rerun(), load_profile("phone")
+    truth = with_numbers(Setting(base, flash()), RUNTIME_TRUTH)
+    times = rerun.times(truth.profile, runtime=truth.runtime)
+    run = MeasuredRun("made.csv", {}, {name: times.column(name) for name in TIMES})
+    found = calibrate(rerun, run, base, runtime=flash(), overlap=True)
+    assert found.best.paths == ("cpu.bandwidth", "runtime.loads.lane_bandwidth", "runtime.loads.byte")  # chosen so
+    setting = Setting(found.best.fit.profile, found.best.fit.runtime)
+    for path, value in RUNTIME_TRUTH.items():
+        assert number(setting, path) == pytest.approx(value, rel=1e-3)
+    assert abs(found.agreement["held_out"].total_error) < 1e-3
+
+
+def test_a_runtime_without_overlap_is_not_tried_with_it() -> None:
+    rerun, base = small_rerun(), load_profile("phone")
+    serial = flash(overlap="none")
+    times = rerun.times(base, runtime=serial, overlap=True)
+    assert times.wall.tolist() == rerun.times(base, runtime=serial, overlap=False).wall.tolist()
+    run = MeasuredRun("made.csv", {}, {name: times.column(name) for name in TIMES})
+    found = calibrate(rerun, run, base, runtime=serial, paths=("cpu.bandwidth",))
+    assert [choice.overlap for choice in found.tried] == [False]
+
+
+# ------------------------------------------------------------------------------------------------------- page faults
+
+
+def test_tokens_with_page_faults_are_left_out_and_said() -> None:
+    # A token takes some 10 ms: 5 % of it are 17 faults of 30 us. Three tokens have 1,000 and take 50 ms longer; others
+    # have a few, as every run does, and stay.
+    rerun, base = small_rerun(), load_profile("phone")
+    run = as_measured(rerun, with_numbers(base, TRUTH))
+    plain = calibrate(rerun, run, base, paths=tuple(TRUTH), overlap=True)
+    faults = np.zeros(rerun.steps)
+    faults[::4] = 2.0
+    slow = [2, 9, 40]
+    faults[slow] = 1000.0
+    values = {name: column.copy() for name, column in run.values.items()}
+    for name in ("wall", "compute"):
+        values[name][slow] += 0.05
+    found = calibrate(
+        rerun, replace(run, values=values | {"faults": faults}), base, paths=tuple(TRUTH), overlap=True, loss="squares"
+    )
+    assert np.flatnonzero(found.faulting).tolist() == slow
+    assert found.disturbed is not None
+    assert np.flatnonzero(found.disturbed).tolist() == slow
+    for path, value in TRUTH.items():  # least squares would believe in them
+        assert number(found.best.fit.profile, path) == pytest.approx(value, rel=1e-3)
+    (note,) = [note for note in found.notes if "page faults" in note]
+    assert note.startswith("3 tokens with page faults are left out: memory is too small for what the run keeps (tokens")
+    assert "tokens 3, 10, 41; 1,000 faults each in the median" in note
+    assert "+0.15 s against the prediction" in note
+    assert not plain.faulting.any()
+    assert not any("page faults" in note for note in plain.notes)
+
+
+def test_a_run_that_faults_in_every_token_is_not_fitted() -> None:
+    rerun, base = small_rerun(), load_profile("phone")
+    run = as_measured(rerun, base)
+    run.values["faults"] = np.full(rerun.steps, 6000.0)
+    with pytest.raises(ConfigError, match="32 of the 32 tokens to fit have page faults: memory is too small"):
+        calibrate(rerun, run, base)
+
+
+def test_without_compute_tokens_with_page_faults_are_the_disturbed_ones() -> None:
+    rerun, base = small_rerun(), load_profile("phone")
+    run = as_measured(rerun, base, ("wall",))
+    run.values["faults"] = np.where(np.arange(rerun.steps) == 40, 1e4, 0.0)
+    found = calibrate(rerun, run, base, paths=("cpu.bandwidth",), overlap=True)
+    assert found.disturbed is not None
+    assert found.agreement["undisturbed"].steps == rerun.steps - 32 - 1
+
+
 # -------------------------------------------------------------------------------------------- rows, parts, comparison
 
 
@@ -363,7 +449,7 @@ def test_a_run_of_another_trace_is_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Calibration:
+def measured_qwen3(tmp_path_factory: pytest.TempPathFactory) -> tuple[Rerun, MeasuredRun]:
     shared = Path(os.environ.get("LRCSIM_SHARED", Path(__file__).parents[3] / "shared")) / "traces"
     if not shared.is_dir():
         pytest.skip(f"the shared traces are not here ({shared})")
@@ -371,8 +457,44 @@ def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Calibration:
     import_trace(shared / "qwen3-30b-a3b.route.csv", path)
     with RoutingTrace.open(path) as trace:
         rerun = Rerun(trace, load_geometry("qwen3-30b-a3b:top_k=6"), cache="4000MiB", scope="model")
-    run = read_measured(shared / "qwen3-30b-a3b.metrics.csv")
-    return calibrate(rerun, run, load_profile("phone"), paths=("cpu.bandwidth", "nvme.bandwidth", "expert_overhead"))
+    return rerun, read_measured(shared / "qwen3-30b-a3b.metrics.csv")
+
+
+@pytest.fixture(scope="module")
+def qwen3(measured_qwen3: tuple[Rerun, MeasuredRun]) -> Calibration:
+    rerun, run = measured_qwen3
+    return calibrate(
+        rerun, run, load_profile("phone"), paths=("cpu.bandwidth", "nvme.bandwidth", "expert_overhead"), overlap=False
+    )
+
+
+def test_qwen3_undisturbed_tokens_by_the_mechanisms_of_its_engine(measured_qwen3: tuple[Rerun, MeasuredRun]) -> None:
+    # Three numbers from the first 32 tokens, dense bytes from the trace's header; the start is off by a third or more.
+    rerun, run = measured_qwen3
+    base = load_profile("phone")
+    start = load_runtime("bigmoeonedge").on(base)
+    for path, value in {"cpu.share": 1.0, "loads.byte": 0.2e-9, "loads.lane_bandwidth": 0.6e9}.items():
+        start = start.with_number(path, value)
+    paths = ("runtime.cpu.share", "runtime.loads.byte", "runtime.loads.lane_bandwidth")
+    found = calibrate(rerun, run, base, runtime=start, paths=paths, overlap=True, loss="squares")
+    calm = found.agreement["undisturbed"]
+    assert calm.steps == 32
+    assert abs(calm.total_error) < 0.04
+    assert calm.mean_error < 0.05
+    # The built-in numbers are these; the lanes' is what the lanes' own busy time says of the fitted tokens.
+    built_in = load_runtime("bigmoeonedge").on(base)
+    for path in paths:
+        inner = path.removeprefix("runtime.")
+        assert found.best.fit.runtime.at(inner) == pytest.approx(built_in.at(inner), rel=0.005)
+    busy = run.values["bytes"][:32] / run.values["io"][:32]
+    assert np.median(busy) == pytest.approx(built_in.loads.lane_bandwidth, rel=0.01)
+    # As bookkeeping that comes before the reads the same engine's stall would be a quarter too long.
+    assert abs(found.predicted.stall[:32].sum() / run.values["stall"][:32].sum() - 1) < 0.02
+    before = rerun.times(base, slice(0, 32), runtime=built_in.with_number("loads.beside", False))
+    assert before.stall.sum() / run.values["stall"][:32].sum() > 1.2
+    # Every fourth token has some 50 page faults, which cost next to nothing; they stay.
+    assert (run.values["faults"][32:] > 40).sum() == 24
+    assert not found.faulting.any()
 
 
 def test_qwen3_bytes_are_exact(qwen3: Calibration) -> None:
@@ -393,25 +515,24 @@ def test_qwen3_held_out_tokens_given_how_long_each_computed(qwen3: Calibration) 
     for part in ("stall", "overhead"):  # within the bounds of the whole token even by themselves
         assert abs(qwen3.agreement[part].total_error) < 0.05
         assert qwen3.agreement[part].mean_error < 0.12
-    assert not qwen3.best.overlap  # its transfers do not hide behind compute
 
 
 def test_qwen3_undisturbed_tokens_from_the_routing_alone(qwen3: Calibration) -> None:
     calm = qwen3.agreement["undisturbed"]
-    assert calm.steps == 74
-    assert calm.mean_error < 0.12
-    assert calm.total_error < 0  # 5.4 % short: the phone grew slower after the fitted tokens, see docs/validation.md
+    assert calm.steps == 32
+    assert abs(calm.total_error) < 0.04
+    assert calm.mean_error < 0.05
 
 
 def test_qwen3_time_cannot_be_foretold_from_routing_alone(qwen3: Calibration) -> None:
     # Even the best line in the misses, fitted to the held-out tokens themselves, is off by more than the 12 % asked
-    # for: 22 tokens took up to 480 ms longer to compute, for reasons outside the cache.
+    # for: 22 tokens took up to 480 ms longer to compute, and 42 some 10 ms, for reasons outside the cache.
     wall, misses = qwen3.measured["wall"][32:], qwen3.misses[32:]
     level = np.linspace(0.05, 0.2, 151)
     per_miss = np.linspace(0, 3e-3, 151)
     lines = level[:, None, None] + per_miss[None, :, None] * misses
     assert (np.abs(lines - wall).mean(axis=2) / wall.mean()).min() > 0.18
     assert qwen3.disturbed is not None
-    assert qwen3.disturbed[32:].sum() == 22
+    assert qwen3.disturbed[32:].sum() == 64
     assert qwen3.agreement["held_out"].total_error == pytest.approx(-0.228, abs=0.01)  # said, not hidden
     assert any("compute took +47% in the held-out tokens" in note for note in qwen3.notes)

@@ -23,7 +23,7 @@ def write(folder: Path, text: str) -> Path:
             "step,steps,wall_ms,io_ms,compute_ms,read_bytes,cache_hit_pct,stall_ms,mgmt_ms,majflt,cpu_ms",
             "wall = wall_ms in ms; compute = compute_ms in ms; stall = stall_ms in ms; overhead = mgmt_ms in ms; "
             "io = io_ms in ms; bytes = read_bytes in bytes; "
-            "not used: step, steps, cache_hit_pct, majflt, cpu_ms",
+            "faults = majflt; not used: step, steps, cache_hit_pct, cpu_ms",
         ),
         ("token,latency_us", "wall = latency_us in us; not used: token"),
         (
@@ -41,6 +41,8 @@ def write(folder: Path, text: str) -> Path:
             "n,latency (ms),h2d_us,loaded_mb",
             "wall = latency (ms) in ms; io = h2d_us in us; bytes = loaded_mb in mb; not used: n",
         ),
+        ("wall_ms,majflt,cpu_ms", "wall = wall_ms in ms; faults = majflt; not used: cpu_ms"),
+        ("wall_ms,page_faults", "wall = wall_ms in ms; faults = page_faults"),
     ],
 )
 def test_names_and_units_are_guessed_and_said(header: str, understood: str, tmp_path: Path) -> None:
