@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
+from lrcsim.base.errors import ConfigError
+
 Overlap = Literal["none", "expert", "tensor"]
 OVERLAPS: tuple[Overlap, ...] = ("none", "expert", "tensor")
 
@@ -39,6 +41,14 @@ class DeviceUse:
     ] = None
     mla: Annotated[float, Key("seconds", "more per layer with compressed keys and values (MLA)")] = 0.0
     step: Annotated[float, Key("seconds", "per forward pass: sampling, the graph")] = 0.0
+    ahead: Annotated[
+        bool,
+        Key(
+            "flag",
+            "whether the host launches ahead: layer and kernel pass on the host while the device computes or waits for "
+            "experts, besides the machine's own overheads; experts on the CPU are computed by that host",
+        ),
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,9 @@ class Runtime:
         cpu: what it makes of the processor.
         loads: how it brings experts.
         sources: where each number is from, by its path: ``"device.dense"``.
+
+    Raises:
+        ConfigError: the host launches ahead and experts are computed tensor by tensor: no engine does both.
     """
 
     name: str
@@ -109,6 +122,13 @@ class Runtime:
     cpu: CpuUse = CpuUse()
     loads: LoadUse = LoadUse()
     sources: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.device.ahead and self.loads.overlap == "tensor":
+            raise ConfigError(
+                f'runtime {self.name}: device.ahead goes with loads.overlap "none" or "expert", not with "tensor": '
+                "change one of the two"
+            )
 
     @property
     def parts(self) -> int:
