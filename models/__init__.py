@@ -3,6 +3,7 @@
 from lrcsim.models.attention import AttentionShape
 from lrcsim.models.geometry import Geometry, check_trace
 from lrcsim.models.load import load_geometry, model_names
+from lrcsim.models.matching import matching_dtype
 from lrcsim.models.quantisation import (
     bits_per_weight,
     dense_bytes,
@@ -22,6 +23,7 @@ __all__ = [
     "dtype_names",
     "expert_bytes",
     "load_geometry",
+    "matching_dtype",
     "model_names",
     "output_bytes",
     "storage",

@@ -150,7 +150,9 @@ class _Problem(Generic[Given]):
         measured: Mapping[str, FloatArray],
         loss: Loss,
     ) -> None:
-        self.predict, self.base, self.paths, self.loss = predict, base, paths, loss
+        self.predict: Predict[Given] = predict
+        self.base: Given = base
+        self.paths, self.loss = paths, loss
         self.start = _start(base, paths)
         self.columns = list(measured)
         self.target = np.stack([measured[name] for name in self.columns])

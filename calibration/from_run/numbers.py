@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, final
 
 from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.hardware import HardwareProfile
@@ -21,6 +21,7 @@ OF_RUNTIME = "runtime."
 FITTED_KINDS = ("bytes/s", "FLOP/s", "seconds", "share", "seconds/byte")
 
 
+@final
 @dataclass(frozen=True)
 class Setting:
     """What the times of a run depend on besides its routing.

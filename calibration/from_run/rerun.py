@@ -6,7 +6,6 @@ each profile that is tried. Only the decode steps are kept; prefill only fills t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.hardware import HardwareProfile
-from lrcsim.models import Geometry, check_trace, dtype_names, expert_bytes, stored_dtype
+from lrcsim.models import Geometry, check_trace, expert_bytes, matching_dtype
 from lrcsim.policies import PolicySpec, make_policy
 from lrcsim.runtimes import IDEAL, Runtime
 from lrcsim.runtimes.machine_under import machine_under
@@ -218,27 +217,3 @@ class _Scaled(RooflineCosts):
 
     def expert(self, layer: int, tokens: int) -> float:
         return self.factor * super().expert(layer, tokens)
-
-
-def matching_dtype(geometry: Geometry, trace: RoutingTrace) -> str:
-    """Return the format in which the model's experts have the sizes that the trace recorded.
-
-    Several may: the experts of gpt-oss are mxfp4 in every GGUF file, whatever the rest is stored in. Then it is the one
-    that the trace's model is named after (``gpt-oss-20b-Q4_K_M.gguf``), else the release's. Where none has exactly
-    these sizes, it is the one that the model is named after, else the one closest in total bytes, ties to the one
-    closest layer by layer. An engine may count an expert's biases or not. Without sizes it is the release's.
-    """
-    known = trace.expert_bytes
-    if known is None:
-        return stored_dtype(geometry)
-    known = np.asarray(known, np.int64)
-    words = set(re.split(r"[^a-z0-9_]+", (trace.model or "").lower()))
-
-    def rank(name: str) -> tuple[bool, bool, int, int]:
-        total, by_layer = min(
-            (abs(int((sizes - known).sum())), int(np.abs(sizes - known).sum()))
-            for sizes in (expert_bytes(geometry, name), expert_bytes(geometry, name, biases=False))
-        )
-        return by_layer > 0, name not in words, total, by_layer
-
-    return min([geometry.dtype, *dtype_names()], key=rank)

@@ -12,7 +12,7 @@ import numpy as np
 from lrcsim.base.errors import ConfigError, check_choice, did_you_mean
 from lrcsim.base.reprs import short_repr
 from lrcsim.hardware import HardwareProfile, load_profile
-from lrcsim.models import Geometry, check_trace, expert_bytes, load_geometry, model_names
+from lrcsim.models import Geometry, check_trace, expert_bytes, load_geometry, matching_dtype, model_names
 from lrcsim.policies import View, make_policy
 from lrcsim.runtimes import Runtime, RuntimeDocument, load_runtime
 from lrcsim.runtimes.machine_under import machine_under
@@ -157,13 +157,16 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
             "use load, cpu or split, or record the trace with weights"
         )
     dense = trace.layers.dense_bytes if _stored_as_traced(trace, sizes) else None
-    costs = RooflineCosts(geometry, profile, machine.dtype, np.asarray(sizes, np.int64), KV_BYTES, runtime, dense)
+    dtype = machine.dtype
+    if dtype is None and dense is not None:  # then the output matrix is stored as the trace's experts are, too
+        dtype = matching_dtype(geometry, trace)
+    costs = RooflineCosts(geometry, profile, dtype, np.asarray(sizes, np.int64), KV_BYTES, runtime, dense)
     overlap = machine.overlap and runtime.loads.overlap != "none"
     return Platform(
         profile=profile,
         runtime=runtime,
         geometry=geometry,
-        dtype=machine.dtype or geometry.dtype,
+        dtype=dtype or geometry.dtype,
         sizes=sizes,
         costs=costs,
         action=action,

@@ -15,9 +15,9 @@ from lrcsim.calibration.from_run.calibrate import Calibration, agreement, calibr
 from lrcsim.calibration.from_run.fit import Loss, fit_best, fit_numbers
 from lrcsim.calibration.from_run.measured import TIMES, MeasuredColumn, MeasuredRun, read_measured
 from lrcsim.calibration.from_run.numbers import FITTABLE, Setting, number, with_numbers
-from lrcsim.calibration.from_run.rerun import Rerun, matching_dtype
+from lrcsim.calibration.from_run.rerun import Rerun
 from lrcsim.hardware import HardwareProfile, load_profile
-from lrcsim.models import Geometry, expert_bytes, load_geometry
+from lrcsim.models import Geometry, expert_bytes, load_geometry, matching_dtype
 from lrcsim.runtimes import Runtime, load_runtime
 from lrcsim.runtimes.runtime import LoadUse
 from lrcsim.traces import RoutingTrace

@@ -13,6 +13,7 @@ from lrcsim.calibration.from_run.numbers import with_numbers
 from lrcsim.calibration.from_run.rerun import Rerun
 from lrcsim.hardware import load_profile
 from lrcsim.models import load_geometry
+from lrcsim.runtimes import load_runtime
 from lrcsim.traces import RoutingTrace
 
 TRUTH = {"cpu.bandwidth": 17e9, "nvme.bandwidth": 2.1e9, "expert_overhead": 250e-6}
@@ -152,3 +153,30 @@ def test_this_machine_is_measured_as_its_options_say(lrcsim, monkeypatch: pytest
     assert lrcsim("calibrate", "--quick", "--no-gpu", "--sizes", "1MiB", "-o", "p.toml").code == 0
     expected = {"quick": True, "gpu": False, "sizes": "1MiB", "folder": None, "repetitions": 50}
     assert told == {**expected, "output": "p.toml", "json_path": None}
+
+
+def test_a_runtime_is_written_beside_its_machine(lrcsim, run: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    profile, result = tmp_path / "p.toml", tmp_path / "p.json"
+    fit = "cpu.bandwidth,runtime.loads.lane_bandwidth"
+    given = ["--runtime", "bigmoeonedge", "--fit", fit, "--overlap", "on", "--column", "wall=t_us"]
+    outcome = lrcsim("calibrate", *run, *given, "-o", profile, "--json", result)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "base phone, runtime bigmoeonedge" in outcome.out
+    found = json.loads(result.read_text())
+    assert found["fit"]["runtime"] == "bigmoeonedge"
+    assert found["page_fault_tokens"] == 0
+    lane = found["fit"]["numbers"]["runtime.loads.lane_bandwidth"]["value"]
+    written = load_runtime(tmp_path / "p.runtime.toml").on(load_profile(profile))
+    assert written.loads.lane_bandwidth == pytest.approx(lane, rel=1e-4)
+    assert written.loads.beside
+    assert "first 12 decoded tokens" in written.sources["loads.lane_bandwidth"]
+    assert "runtime.loads.lane_bandwidth" not in load_profile(profile).sources
+
+
+def test_page_faults_are_said(lrcsim, run: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    faults = ["majflt", *("9000" if token == 20 else "3" for token in range(24))]
+    (tmp_path / "metrics.csv").write_text("\n".join(f"{row},{more}" for row, more in zip(rows, faults, strict=True)))
+    outcome = lrcsim("calibrate", *run, "--fit", "cpu.bandwidth", "--overlap", "on", "--column", "wall=t_us")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "1 token with page faults is left out: memory is too small for what the run keeps" in outcome.out

@@ -49,6 +49,16 @@ def test_dense_bytes_come_from_the_trace_where_its_experts_do() -> None:
     assert other.dense_bytes == 2 * plain
 
 
+def test_the_output_matrix_is_stored_as_the_experts_of_a_trace_that_says_its_dense_bytes() -> None:
+    # 8 bytes for 2 parameters are f32, and so is the output matrix of one number: 4 bytes, not the released 2.
+    trace = walk(expert_bytes=8)
+    assert resolve(Options(hardware=machine(), model=geometry()), trace).costs.head[0] == 2
+    trace.layers = replace(trace.layers, dense_bytes=np.array([10, 20]))
+    found = resolve(Options(hardware=machine(), model=geometry()), trace)
+    assert found.dtype == "f32"
+    assert found.costs.dense_bytes == 10 + 20 + 4
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
