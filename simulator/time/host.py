@@ -1,11 +1,11 @@
 """The host that launches what the device computes, where a runtime launches ahead (`DeviceUse.ahead`).
 
 One thread asks for a layer's transfers, launches its experts one after the other, then the dense part of the next
-layer, and does not wait for any of them to be computed or even to arrive: it waits only for the routing. Transfers begin
-when the first was asked for; what is brought ahead is asked for as dearly as what is missing. So launches cost time
-where the device would otherwise be at work, and none where it waits for experts anyway. A computation begins when it is
-launched, the device is free and, of an expert, when it is there. Experts on the CPU are computed by the same thread,
-once the layer's others are launched; meanwhile it launches nothing.
+layer, and does not wait for any of them to be computed or even to arrive: it waits only for the routing. Transfers
+begin when the first was asked for; what is brought ahead is asked for as dearly as what is missing. So launches cost
+time where the device would otherwise be at work, and none where it waits for experts anyway. A computation begins when
+it is launched, the device is free and, of an expert, when it is there. Experts on the CPU are computed by the same
+thread, once the layer's others are launched; meanwhile it launches nothing.
 """
 
 from __future__ import annotations

@@ -145,8 +145,8 @@ def _layers_alone(overhead: Phases, platform: Platform, counts: Counts, layers: 
     """Return what of the overhead is due without a single miss: that of layers.
 
     What the device waits for launches, where the host launches ahead, is among it: waiting for experts only hides more
-    of them. It is left out where two compute, as it would depend on how experts are divided, and where the host asks for
-    transfers ahead, as it is not known by phase for how many.
+    of them. It is left out where two compute, as it would depend on how experts are divided, and where the host asks
+    for transfers ahead, as it is not known by phase for how many.
     """
     profile, runtime = platform.profile, platform.runtime
     assert counts.loads is not None  # Residency counts both
