@@ -36,7 +36,7 @@ MEASURED = (
     "cpu.bandwidth=39.6GB/s",  # an expert of 9.4 MB by 16 threads in 238 us
     "dram.bandwidth=73.3GB/s",  # copied by 16 threads, read and written
 )
-"""What was measured of the machine before its runs (calibrate.txt; bursts, CPU: qwen.json); HBM and peak are the data sheet's."""
+"""Measured there before the runs (calibrate.txt; bursts, CPU: qwen.json); HBM and peak are the data sheet's."""
 
 MODELS = {"qwen": "qwen3-30b-a3b:top_k=6", "gptoss": "gpt-oss-20b"}
 EXPERT_BYTES = {"qwen": 9_437_184, "gptoss": 49_766_400}
