@@ -18,6 +18,10 @@ def matching_dtype(geometry: Geometry, trace: RoutingTrace) -> str:
     that the trace's model is named after (``gpt-oss-20b-Q4_K_M.gguf``), else the release's. Where none has exactly
     these sizes, it is the one that the model is named after, else the one closest in total bytes, ties to the one
     closest layer by layer. An engine may count an expert's biases or not. Without sizes it is the release's.
+
+    Args:
+        geometry: the model.
+        trace: a trace of it.
     """
     known = trace.expert_bytes
     if known is None:
