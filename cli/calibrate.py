@@ -40,7 +40,8 @@ MACHINE_ONLY = ("gpu", "quick", "repetitions", "sizes", "folder")
 @click.option(
     "--fit",
     metavar="PATH,...",
-    help="Up to three numbers, as pcie.bandwidth,runtime.loads.byte.  [default: chosen]",
+    help="Up to three numbers, as pcie.bandwidth,runtime.loads.byte.  [default: the runtime's, or without one the "
+    "machine's]",
 )
 @click.option("--overlap", default="auto", show_default=True, metavar="auto|on|off", help="Transfers beside compute?")
 @click.option(
@@ -51,6 +52,11 @@ MACHINE_ONLY = ("gpu", "quick", "repetitions", "sizes", "folder")
 )
 @click.option("--plot", metavar="FILE", help="Draw measured and predicted time of every token (.png, .svg, .pdf).")
 @click.option("-o", "--output", metavar="FILE", help="Write the profile as TOML.")
+@click.option(
+    "--runtime-out",
+    metavar="FILE",
+    help="Write the fitted runtime as TOML.  [default: mine.runtime.toml beside -o mine.toml]",
+)
 @machine_options
 @json_option
 @click.pass_context

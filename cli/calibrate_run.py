@@ -51,6 +51,7 @@ def calibrate_run(
     column: Sequence[str],
     plot: str | None,
     output: str | None,
+    runtime_out: str | None,
     json_path: str | None,
     **cache: Any,
 ) -> None:
@@ -65,6 +66,8 @@ def calibrate_run(
     from lrcsim.runtimes import load_runtime
     from lrcsim.runtimes.load import to_toml as runtime_toml
 
+    if runtime_out is not None and runtime.lower() == "ideal":
+        raise ConfigError("--runtime-out needs --runtime, the runtime to fit: ideal has no numbers; as --runtime eager")
     if trace is None or model is None:
         raise ConfigError("--from-run needs --trace, the run's own routing, and --model, the model that ran")
     beside = {"auto": None, "on": True, "off": False}
@@ -97,8 +100,11 @@ def calibrate_run(
     profile = sourced(found, run)
     if output is not None:
         write_text(output, to_toml(profile))
-        if found.best.fit.runtime.name != "ideal":
-            write_text(runtime_file(output), runtime_toml(sourced_runtime(found, run)))
+    if found.best.fit.runtime.name != "ideal":
+        if runtime_out is None and output is not None:
+            runtime_out = str(runtime_file(output))
+        if runtime_out is not None:
+            write_text(runtime_out, runtime_toml(sourced_runtime(found, run)))
     if plot is not None:
         from lrcsim.plots.calibration import plot_calibration
 
@@ -106,6 +112,10 @@ def calibrate_run(
     result = document(found, run, rerun, base, profile)
     if answer(json_path, result, "calibrate-run"):
         _print(found, run, result)
+        if output is not None or runtime_out is not None:
+            used = [f"--hardware {quoted(output or base.name)}"]
+            used += [] if runtime_out is None else [f"--runtime {quoted(runtime_out)}"]
+            console().print(f"To use it: lrcsim run {' '.join(used)}", soft_wrap=True)
 
 
 @contextmanager
@@ -133,7 +143,7 @@ def sourced(found: Calibration, run: MeasuredRun) -> HardwareProfile:
     own = {path: text for path, text in said.items() if not path.startswith("runtime.")}
     return replace(
         profile,
-        description=f"{profile.name}, {len(own)} numbers fitted to {run.name}",
+        description=f"{profile.name}, {len(own)} numbers fitted to {run.name}" if own else profile.description,
         sources=dict(profile.sources) | own,
     )
 
@@ -235,8 +245,11 @@ def _print(found: Calibration, run: MeasuredRun, result: dict[str, Any]) -> None
     for path, value in found.best.fit.numbers.items():
         fitted, before = (shown(path, float(f"{amount:.4g}")) for amount in (value.value, value.base))
         spread = f"{100 * value.spread:.1f} %" if value.determined else "not determined"
-        rows.append((path, fitted, spread, before))
-    print_rows(("number", "fitted", "+-", "base"), rows, gap=3)
+        owner = f"runtime {fit['runtime']}" if path.startswith("runtime.") else f"machine {fit['base']}"
+        rows.append((path, fitted, spread, before, owner))
+    print_rows(("number", "fitted", "+-", "base", "of"), rows, gap=3)
+    if all(path.startswith("runtime.") for path in fit["numbers"]):
+        out.print(f"Nothing of the machine is fitted: {quoted(fit['base'])} stays as it is.", soft_wrap=True)
     out.print()
     compared = []
     for name, label in LABELS.items():

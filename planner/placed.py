@@ -11,6 +11,7 @@ from lrcsim.planner.speed import Setup
 from lrcsim.runtimes.machine_under import machine_under
 from lrcsim.simulator.serving.steps import StepSize
 from lrcsim.simulator.setup.costs import RooflineCosts
+from lrcsim.simulator.time.host import Host
 
 
 def placed_seconds(setup: Setup, resident: Sequence[bool], context: float, kv_bytes_per_value: float = 2.0) -> float:
@@ -26,12 +27,17 @@ def placed_seconds(setup: Setup, resident: Sequence[bool], context: float, kv_by
     geometry, runtime = setup.geometry, setup.runtime
     costs = RooflineCosts(geometry, machine, setup.dtype, kv_dtype_bytes=kv_bytes_per_value, runtime=runtime)
     size = StepSize(1, 1, round(context), round(context))
-    seconds = costs.after(size)
+    host, now = Host(runtime, machine.expert_overhead), 0.0
     for layer, here in enumerate(resident):
-        seconds += costs.before(layer, size) + machine.layer_overhead
+        now += costs.before(layer, size)
+        now += host.delay(now, host.layer) + machine.layer_overhead
+        host.free = now
         if here:
-            seconds += geometry.top_k * costs.expert(layer, 1)
+            for _ in range(geometry.top_k):
+                now += host.delay(now, host.kernel) + costs.expert(layer, 1)
         else:
             overhead, moved, rate = costs.on_cpu(layer, 1)
-            seconds += runtime.cpu.layer + geometry.top_k * (overhead + moved / min(rate, machine.dram.bandwidth))
-    return seconds
+            now += runtime.cpu.layer + geometry.top_k * (overhead + moved / min(rate, machine.dram.bandwidth))
+            host.free = now
+    now += costs.after(size)
+    return now + host.delay(now, host.kernel)

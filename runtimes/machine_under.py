@@ -15,14 +15,15 @@ by others (time-model of the project's notes: 6.5 to 8 GB/s; an H200's host 18 G
 def machine_under(profile: HardwareProfile, runtime: Runtime) -> HardwareProfile:
     """Return the machine with what a runtime puts in place of its numbers; ``ideal`` leaves every number as it is.
 
-    * ``layer_overhead``, ``expert_overhead``, ``gpu.overhead``, ``cpu.overhead``: the runtime's, where it has them.
+    * ``layer_overhead``, ``expert_overhead``, ``gpu.overhead``, ``cpu.overhead``: the runtime's, where it has them; the
+      first and the third stay where the host launches ahead: its launches pass beside them (`Host`).
     * ``cpu.bandwidth`` and ``cpu.compute``: the shares of them that it reaches.
     * The links that every load takes: its share of the bandwidth, no more than pageable copies where memory is not
       pinned; the overhead of a copy; its lanes, and the most that one of them carries. How many copies an expert is
       stays with the runtime: who moves it pays the overhead for each.
     """
     device, cpu, loads = runtime.device, runtime.cpu, runtime.loads
-    layer = profile.layer_overhead if device.layer is None else device.layer
+    layer = profile.layer_overhead if device.layer is None or device.ahead else device.layer
     made = replace(
         profile,
         layer_overhead=layer,
@@ -34,7 +35,7 @@ def machine_under(profile: HardwareProfile, runtime: Runtime) -> HardwareProfile
             overhead=profile.cpu.overhead if cpu.expert is None else cpu.expert,
         ),
     )
-    if device.kernel is not None:
+    if device.kernel is not None and not device.ahead:
         if made.gpu is None:
             made = replace(made, cpu=replace(made.cpu, overhead=device.kernel))
         else:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
+from lrcsim.base.errors import ConfigError
+
 Overlap = Literal["none", "expert", "tensor"]
 OVERLAPS: tuple[Overlap, ...] = ("none", "expert", "tensor")
 
@@ -40,6 +42,14 @@ class DeviceUse:
     ] = None
     mla: Annotated[float, Key("seconds", "more per layer with compressed keys and values (MLA)")] = 0.0
     step: Annotated[float, Key("seconds", "per forward pass: sampling, the graph")] = 0.0
+    ahead: Annotated[
+        bool,
+        Key(
+            "flag",
+            "whether the host launches ahead: layer and kernel pass on the host while the device computes or waits for "
+            "experts, besides the machine's own overheads; experts on the CPU are computed by that host",
+        ),
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,9 @@ class Runtime:
         core: what one core gets through, by format of weights; of formats that are not there it is not known.
         isa: the instruction set that ``core`` holds for.
         sources: where each number is from, by its path: ``"device.dense"``, ``"core.q4_0"``.
+
+    Raises:
+        ConfigError: the host launches ahead and experts are computed tensor by tensor: no engine does both.
     """
 
     name: str
@@ -126,6 +139,13 @@ class Runtime:
     core: Mapping[str, CoreRate] = field(default_factory=dict, hash=False)
     isa: str = ""
     sources: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.device.ahead and self.loads.overlap == "tensor":
+            raise ConfigError(
+                f'runtime {self.name}: device.ahead goes with loads.overlap "none" or "expert", not with "tensor": '
+                "change one of the two"
+            )
 
     @property
     def parts(self) -> int:

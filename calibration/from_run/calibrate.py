@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.base.progress import Progress, part_of
+from lrcsim.calibration.from_run.choices import choices_of
 from lrcsim.calibration.from_run.faults import fault_note, faulting_steps
 from lrcsim.calibration.from_run.fit import Fit, Loss, fit_best
 from lrcsim.calibration.from_run.measured import TIMES, MeasuredRun
-from lrcsim.calibration.from_run.numbers import OF_RUNTIME, Setting, number
+from lrcsim.calibration.from_run.numbers import Setting
 from lrcsim.calibration.from_run.rerun import Rerun, StepTimes
 from lrcsim.hardware import HardwareProfile
 from lrcsim.runtimes import IDEAL, Runtime
@@ -129,11 +130,10 @@ def calibrate(
         base: the machine to start from; its parts must be those of the real one.
         runtime: what ran the model, with the numbers to start from.
         fit_tokens: how many tokens are fitted, those with page faults among them left out.
-        paths: the numbers to fit (`FITTABLE`, `FITTABLE_OF_RUNTIMES`); None: bandwidth of the device and of the link or
-            its lanes, and of the costs per byte and per expert, the overhead per layer and the link's latency the one
-            that describes the fitted tokens best.
-        overlap: whether transfers run beside compute; None: what describes the fitted tokens better, where the runtime
-            lets them.
+        paths: the numbers to fit (`FITTABLE`, `FITTABLE_OF_RUNTIMES`); None: as `choices_of` has them, of several the
+            choice that describes the fitted tokens best.
+        overlap: whether transfers run beside compute; None: as the runtime says, and under ``ideal``, which stands for
+            an engine of which nothing is known, what describes the fitted tokens better.
         loss: see `fit_numbers`.
         progress: told the fits done, of all.
 
@@ -156,8 +156,11 @@ def calibrate(
             "small for what the run keeps, which no fit describes; run with a smaller cache, or give more --fit-tokens"
         )
     tried = []
-    either = (True, False) if overlap is None and runtime.loads.overlap != "none" else (bool(overlap),)
     start = Setting(base, runtime)
+    choices = choices_of(start) if paths is None else [tuple(paths)]
+    either: tuple[bool, ...] = (True, False)
+    if overlap is not None or runtime.name != IDEAL.name:  # a runtime says it; ideal stands for an unknown one
+        either = (overlap is not False and runtime.loads.overlap != "none",)
     for done, beside in enumerate(either):
 
         def predict(tried: Setting, beside: bool = beside) -> dict[str, FloatArray]:
@@ -166,7 +169,7 @@ def calibrate(
 
         part = part_of(progress, done, len(either))
         wanted = {c: measured[c][calm] for c in columns}
-        found = fit_best(predict, start, _choices(start, paths), wanted, loss, part)
+        found = fit_best(predict, start, choices, wanted, loss, part)
         tried += [Choice(beside, chosen, fit) for chosen, fit in found]
     tried.sort(key=lambda choice: choice.fit.score)
     best = tried[0]
@@ -269,20 +272,6 @@ def _compare(
     slope = np.linalg.lstsq(line[:fitted], wall[:fitted], rcond=None)[0]
     found["linear"] = agreement((line @ slope)[held], wall[held])
     return found
-
-
-def _choices(base: Setting, paths: Sequence[str] | None) -> list[tuple[str, ...]]:
-    if paths is not None:
-        return [tuple(paths)]
-    profile, loads, layer = base.profile, base.runtime.loads, base.runtime.device.layer
-    device = "gpu" if profile.gpu is not None else "cpu"
-    link = profile.links[-1].name if profile.links else "nvme"
-    lanes = f"{OF_RUNTIME}loads.lane_bandwidth"
-    first = (f"{device}.bandwidth", f"{link}.bandwidth" if loads.lane_bandwidth is None else lanes)
-    thirds = [f"{OF_RUNTIME}loads.byte"] if loads.byte else []
-    thirds += ["expert_overhead" if loads.miss is None else f"{OF_RUNTIME}loads.miss"]
-    thirds += ["layer_overhead" if layer is None else f"{OF_RUNTIME}device.layer", f"{link}.latency"]
-    return [(*first, third) for third in thirds if number(base, third) > 0] or [first]
 
 
 def _align(rerun: Rerun, run: MeasuredRun) -> tuple[slice, dict[str, FloatArray], list[str]]:

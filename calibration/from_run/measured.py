@@ -251,6 +251,8 @@ def _guess(header: list[str], role: str) -> str | None:
         if role == "bytes" and not unit:
             continue
         plain = (len(words) == 1 and words[0] not in ("step", "token")) or not DURATIONS.isdisjoint(words)
+        if role in TIMES and {"host", "wait"} <= {*words}:
+            continue  # the host waits for the device: no wait for experts, nor work of the host
         if role in (*TIMES, "io") and not unit and (last in BYTES or not plain):
             continue  # cache_hit_pct, read_bytes, step, total_tokens: no times
         if role == "phase" and len(words) > 1:

@@ -38,6 +38,7 @@ from lrcsim.simulator.time.compiled_loop import (
     Totals,
     run_layer_steps,
 )
+from lrcsim.simulator.time.host import launches
 from lrcsim.simulator.time.tally import LinkUse, Tally
 
 
@@ -187,6 +188,7 @@ def _unlike(job: Run) -> bool:
 
 def _path(profile: HardwareProfile, runtime: Runtime, largest: int) -> Path:
     (link,) = profile.load_links  # unsupported() says so
+    launch_layer, launch = launches(runtime)
     return Path(
         bandwidth=float(link.bandwidth),
         latency=float(link.latency),
@@ -203,4 +205,7 @@ def _path(profile: HardwareProfile, runtime: Runtime, largest: int) -> Path:
         eviction=float(runtime.loads.eviction),
         cpu_layer=float(runtime.cpu.layer),
         beside=runtime.loads.beside,
+        ahead=runtime.device.ahead,
+        launch_layer=launch_layer,
+        launch=launch,
     )

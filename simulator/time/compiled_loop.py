@@ -45,6 +45,9 @@ class Path(NamedTuple):
         eviction: seconds per expert evicted.
         cpu_layer: seconds per layer-step with experts on the CPU.
         beside: whether what bytes and evictions cost runs beside the transfers.
+        ahead: whether the host launches ahead of the device.
+        launch_layer: seconds in which it launches a layer's dense part; 0 where it does not launch ahead.
+        launch: seconds in which it launches an expert, or the output; likewise.
     """
 
     bandwidth: float
@@ -62,6 +65,9 @@ class Path(NamedTuple):
     eviction: float
     cpu_layer: float
     beside: bool
+    ahead: bool
+    launch_layer: float
+    launch: float
 
 
 class Totals(NamedTuple):
@@ -110,7 +116,23 @@ def _take(served, what, at, high, most):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _serve(served, low, high, loads, seconds, size, cpu_bytes, cpu_overhead, path, overlap, hits_take, busy):  # type: ignore[no-untyped-def]
+def _in_turn(served, what, low, high, seconds, gpu, launched, launch):  # type: ignore[no-untyped-def]
+    """Compute the experts of a kind one after the other as a host launches them; the arguments as those of `_serve`.
+
+    Returns:
+        When the GPU is free then, when the last one was launched, and how long the GPU waited for launches.
+    """
+    waited = 0.0
+    for i in range(low, high):
+        if served[i] == what:
+            launched += launch
+            waited += max(launched - gpu, 0.0)
+            gpu = max(gpu, launched) + seconds[i - low]
+    return gpu, launched, waited
+
+
+@numba.njit(cache=True, nogil=True)
+def _serve(served, low, high, loads, seconds, size, cpu_bytes, cpu_overhead, path, overlap, hits_take, busy, asks):  # type: ignore[no-untyped-def]
     """Serve the misses of a layer-step; time counts from when they are asked for.
 
     Args:
@@ -127,17 +149,23 @@ def _serve(served, low, high, loads, seconds, size, cpu_bytes, cpu_overhead, pat
         overlap: whether what arrives is computed at once.
         hits_take: seconds of the residents.
         busy: seconds from when misses are asked for in which nothing is computed.
+        asks: seconds after ``busy`` in which a host that launches ahead launches nothing yet.
 
     Returns:
-        When the GPU is free then, when the last load has arrived, and when the CPU is through with its experts.
+        When the GPU is free then, when the last load has arrived, when the CPU is through with its experts, when the
+        last expert was launched, and how long the GPU waited for launches.
     """
-    count = 0
+    count = elsewhere = 0
     for i in range(low, high):
+        elsewhere += served[i] == ELSEWHERE
         if served[i] == LOADED:
             loads[count] = i - low
             count += 1
     parts = path.parts if overlap else 1
     gpu = busy + (hits_take if count == 0 else hits_take / parts)
+    launched, waited = busy + asks, 0.0
+    if path.ahead and overlap:
+        gpu, launched, waited = _in_turn(served, RESIDENT, low, high, seconds, busy, launched, path.launch)
     now = arrived = cpu_done = 0.0
     sent, transfers = 0, count * parts  # those that have arrived, and all: first one part of each load, then the next
     group = min(path.lanes, transfers)
@@ -150,6 +178,8 @@ def _serve(served, low, high, loads, seconds, size, cpu_bytes, cpu_overhead, pat
     carried = min(path.bandwidth, path.lane * group)
     cpu_at, on_cpu = _take(served, ELSEWHERE, low, high, 1)
     cpu_wait, cpu_left = cpu_overhead, cpu_bytes
+    if path.ahead:  # the host that computes launches first
+        cpu_wait += busy + asks + (path.launch * (high - low - elsewhere) if overlap else 0.0)
     while group or on_cpu:
         rate = seconds[cpu_at - 1 - low] if on_cpu else 0.0
         wanted = (carried if group and wait <= 0 else 0.0) + (rate if on_cpu and cpu_wait <= 0 else 0.0)
@@ -173,7 +203,10 @@ def _serve(served, low, high, loads, seconds, size, cpu_bytes, cpu_overhead, pat
                 arrived = now
                 if overlap:
                     for place in range(sent, sent + group):
-                        gpu = max(gpu, now) + seconds[loads[place % count]] / parts
+                        launched += path.launch
+                        gpu = max(gpu, now)
+                        waited += max(launched - gpu, 0.0) if path.ahead else 0.0
+                        gpu = (max(gpu, launched) if path.ahead else gpu) + seconds[loads[place % count]] / parts
                         if (place + 1) % count == 0 and place + 1 < transfers:
                             gpu = gpu + hits_take / parts  # all of one part are there: the residents' next
                 sent += group
@@ -197,7 +230,7 @@ def _serve(served, low, high, loads, seconds, size, cpu_bytes, cpu_overhead, pat
             cpu_done = now
             cpu_at, on_cpu = _take(served, ELSEWHERE, cpu_at, high, 1)
             cpu_wait, cpu_left = cpu_overhead, cpu_bytes
-    return gpu, arrived, cpu_done
+    return gpu, arrived, cpu_done, launched, waited
 
 
 @numba.njit(cache=True, nogil=True)
@@ -246,6 +279,7 @@ def run_layer_steps(costs, path, overlap, cold, sizes, keys, tokens, served, sta
     now = seconds[CLOCK]
     for step in range(len(request)):
         begin = now
+        host = 0.0  # when the host has launched everything before, counted from now
         computed = kept_books = cpu = 0.0
         step_tokens, context, pairs = step_sizes[step, 0], step_sizes[step, 1], step_sizes[step, 2]
         if request[step] != counter[REQUEST]:
@@ -280,26 +314,46 @@ def run_layer_steps(costs, path, overlap, cold, sizes, keys, tokens, served, sta
             pool, room = pools[here, 0], pools[here, 1]
             evicted = max(held[pool] + loaded - room, 0)
             held[pool] += loaded - evicted
-            books = path.layer_overhead + path.expert_overhead * loaded
+            begun = min(loaded, 1) if path.ahead else loaded  # asked for before transfers begin
+            asks = path.expert_overhead * (loaded - begun)
+            books = path.layer_overhead + path.expert_overhead * begun
             if missed > loaded:
                 books += path.cpu_layer
             more = path.byte * (loaded * sizes[here]) + path.eviction * evicted
             beside = more if overlap and path.beside else 0.0
             lasts = all_take
+            late = launched = waited = 0.0
+            if path.ahead:
+                late = max(host + path.launch_layer - dense, 0.0)
+                if not missed:
+                    lasts, launched, waited = _in_turn(served, RESIDENT, low, high, takes, beside, beside, path.launch)
             if missed:
-                gpu, arrived, cpu_done = _serve(
+                gpu, arrived, cpu_done, launched, waited = _serve(
                     served, low, high, places, takes, sizes[here], cpu_bytes[here], costs.cpu_overhead, path, overlap,
-                    hits_take, beside,
+                    hits_take, beside, asks,
                 )  # fmt: skip
                 last = max(arrived, cpu_done)
                 lasts = max(gpu, last) if overlap else last + all_take
+                if path.ahead and not overlap:
+                    launched = max(last, asks)
+                    lasts, launched, waited = _in_turn(served, RESIDENT, low, high, takes, last, launched, path.launch)
+                    lasts, launched, more_waited = _in_turn(
+                        served, LOADED, low, high, takes, lasts, launched, path.launch
+                    )
+                    waited += more_waited
+                launched = max(launched, cpu_done)
+                if cpu_done and path.ahead:
+                    cpu -= beside + asks
+                    if overlap:
+                        cpu -= path.launch * (high - low - (missed - loaded))
                 cpu += cpu_done
                 if loaded:
                     seconds[LINK_BUSY] += arrived - path.latency
-            now += dense + books + more - beside
+            now += dense + late + books + more - beside
             now += lasts
+            host = launched - lasts
             computed += dense + all_take
-            kept_books += books + more
+            kept_books += books + more + late + waited
             counter[LINK_BYTES] += loaded * sizes[here]
             accesses[phase[step], here] += high - low
             misses[phase[step], here] += missed
@@ -307,7 +361,9 @@ def run_layer_steps(costs, path, overlap, cold, sizes, keys, tokens, served, sta
         output = _dense(
             parts, parts_of[-2], parts_of[-1], bandwidth, compute, overhead, step_tokens, context, pairs
         ) + max(costs.head[0] / bandwidth, costs.head[1] / compute) + overhead + costs.step  # fmt: skip
-        now += output
+        late = max(host + path.launch - output, 0.0) if path.ahead else 0.0
+        now += output + late
+        kept_books += late
         computed += output
         steps[step, 0], steps[step, 1] = begin, now
         steps[step, 2], steps[step, 3], steps[step, 4] = computed, kept_books, cpu

@@ -14,6 +14,9 @@ A layer-step runs so:
 Where a runtime overlaps by tensor, an expert is three transfers of a third: all gates, all ups, all downs; each is
 computed when it is there and the stage before is over (`Stages`). An expert brought ahead comes whole.
 
+Where the host launches ahead (`Host`), the routing is known no sooner than the dense part was launched, and an expert
+computed no sooner than it was; what the device waits for launches counts as overhead.
+
 Without overlap the experts are computed only when all have arrived, and nothing is brought ahead.
 
 From storage an expert moves whole over each link to DRAM, then whole to the GPU. A prefetch that leaves the cache under
@@ -41,6 +44,7 @@ from lrcsim.simulator.setup.prefetchers import NoPrefetch, Prefetcher, proposals
 from lrcsim.simulator.time.bandwidth import Flows
 from lrcsim.simulator.time.cpu import CpuQueue
 from lrcsim.simulator.time.fetch import Fetch
+from lrcsim.simulator.time.host import Host
 from lrcsim.simulator.time.links import DEMAND, PREFETCH, LinkServer
 from lrcsim.simulator.time.residency import Lookup, Residency
 from lrcsim.simulator.time.spans import Log
@@ -94,6 +98,7 @@ class Engine:
         self.stride = residency.pools[0].view.stride
         self.runtime = runtime
         self.overlap = overlap and runtime.loads.overlap != "none"
+        self.host = Host(runtime, profile.expert_overhead)
         self.stages = Stages(runtime.parts if self.overlap else 1, self._compute)
         self.prefetcher = prefetcher if self.overlap and not isinstance(prefetcher, NoPrefetch) else None
         _check(profile, residency, self.prefetcher)
@@ -126,6 +131,8 @@ class Engine:
         self._tokens: dict[int, int] = {}
         self._layer = 0
         self._held: list[int] = []
+        self._launched = 0.0  # when the host that launches ahead has launched all that needs no waiting
+        self._cpu_free = 0.0  # when the CPU's last expert was through
 
     def run(self) -> Tally:
         """Run everything; return what it took."""
@@ -136,7 +143,7 @@ class Engine:
     def _run(self) -> Generator[simpy.Event, Any, None]:
         env, costs, tally = self.env, self.costs, self.tally
         while (step := self._next(env.now)) is not None:
-            begin = env.now
+            begin = self.host.free = env.now  # it waited for the token before
             if isinstance(step, float):  # nothing to do until a request arrives
                 yield env.timeout(step - begin)  # where rounding leaves the clock just before, it waits once more
                 tally.idle += env.now - begin
@@ -148,9 +155,11 @@ class Engine:
             for place, work in enumerate(step.layers):
                 yield from self._layer_step(step, place, work)
             after = costs.after(step.size)
-            if after > 0:
+            late = self.host.delay(env.now + after, self.host.kernel)
+            tally.overhead += late
+            if after + late > 0:
                 start = env.now
-                yield env.timeout(after)
+                yield env.timeout(after + late)
                 self._note(start, "gpu", "output")
                 tally.compute += after
             tally.end(step, begin, env.now, self.links)
@@ -165,6 +174,7 @@ class Engine:
         moved = sum(len(keys) for outcome, keys in found.decision.items() if outcome.moves)
         dense = self.costs.before(layer, step.size)
         overhead, beside = self._bookkeeping(found, layer, moved)
+        overhead += self.host.delay(env.now + dense, self.host.layer)
         tally.compute += dense
         tally.overhead += overhead + beside
         start = env.now
@@ -176,6 +186,9 @@ class Engine:
                 if overhead:
                     self.log.note(start + dense, env.now, "host", "overhead", layer=layer)
         self._layer, self._gpu, self._pending, self._held = layer, env.now + beside, 0, []
+        self.host.free = self._gpu + self.host.asks(moved)[1]
+        on_device = len(found.hits) + sum(len(keys) for what, keys in found.decision.items() if what.runs_on == "gpu")
+        self._launched = self.host.free + (self.host.kernel * on_device if self.overlap else 0.0)
         if beside and self.log is not None:
             self.log.note(env.now, self._gpu, "host", "overhead", layer=layer)
         self.stages.begin()
@@ -189,15 +202,18 @@ class Engine:
             self._waiting = env.event()
             yield self._waiting
             self._waiting = None
+        if self._held:
+            self.host.free = max(env.now, self.host.free)
         for key in self._held:  # without overlap everything is computed now
             self._compute(key)
         if self._gpu > env.now:
             yield env.timeout(self._gpu - env.now)
+        self.host.free = max(self.host.free, self._cpu_free)
 
     def _bookkeeping(self, found: Lookup, layer: int, loaded: int) -> tuple[float, float]:
         """Return what a layer-step takes of the host before transfers are asked for, and what beside them; seconds."""
         loads, action, size = self.runtime.loads, self.residency.action, self.sizes[layer]
-        seconds = self.profile.layer_overhead + self.profile.expert_overhead * loaded
+        seconds = self.profile.layer_overhead + self.host.asks(loaded)[0]
         if not (loads.byte or loads.eviction or self.runtime.cpu.layer):
             return seconds, 0.0
         moved = sum(action.bytes_of(what, size) * len(keys) for what, keys in found.decision.items() if what.moves)
@@ -305,6 +321,9 @@ class Engine:
     def _compute(self, key: int) -> None:
         """Compute an expert, or one of its tensors."""
         begin = max(self._gpu, self.env.now)
+        late = self.host.delay(begin, self.host.kernel)
+        begin += late
+        self.tally.overhead += late
         seconds = self.costs.expert(self._layer, self._tokens.get(key, 1)) / self.stages.number
         self._gpu = begin + seconds
         self.tally.compute += seconds
@@ -315,10 +334,17 @@ class Engine:
         self._compute_on_cpu(fetch.key)
 
     def _compute_on_cpu(self, key: int) -> None:
-        self.cpu.compute(key, self._tokens.get(key, 1), self._cpu_done)
+        def begin(_: simpy.Event | None = None) -> None:
+            self.cpu.compute(key, self._tokens.get(key, 1), self._cpu_done)
+
+        if self.host.ahead and self._launched > self.env.now:  # the host that computes launches first
+            self.env.timeout(self._launched - self.env.now).callbacks.append(begin)
+        else:
+            begin()
 
     def _cpu_done(self, seconds: float) -> None:
         self.tally.cpu += seconds
+        self._cpu_free = self.env.now
         self._done(1)
 
     def _done(self, number: int) -> None:
@@ -346,6 +372,7 @@ class Engine:
             size = self.sizes[key // self.stride]
             self.tally.prefetched(key, size)
             from_storage = bool(residency.below([key], step, key // self.stride))
+            self.host.free += self.host.prefetch
             self._in_flight[key] = self._fetch(key, size, from_storage, PREFETCH, "prefetch", self._prefetch_arrived)
             protected.add(key)
 

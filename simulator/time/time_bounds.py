@@ -16,6 +16,7 @@ from lrcsim.simulator.setup.miss_actions import loaded_share
 from lrcsim.simulator.setup.outcomes import Outcome
 from lrcsim.simulator.setup.platform import Platform
 from lrcsim.simulator.setup.run import Run
+from lrcsim.simulator.time.host import Host
 from lrcsim.simulator.time.tally import Tally
 from lrcsim.traces import DECODE, PREFILL
 from lrcsim.traces.schedule import Schedule
@@ -107,9 +108,9 @@ def time_limits(job: Run, platform: Platform, tally: Tally, counts: Counts, leas
     steps = tally.by_step()
     decode = np.frombuffer(bytes(tally.phases), np.uint8) == DECODE
     measured = _by_phase(steps[:, 1] - steps[:, 0], decode)
-    overhead = _layers_alone(_by_phase(steps[:, 3], decode), platform, counts, job.trace.num_layers)
     share = loaded_share(platform.action)
     two = tally.misses(Outcome.ON_CPU) > 0 or (share is not None and share < 1)  # compute at once
+    overhead = _layers_alone(_by_phase(steps[:, 3], decode), platform, counts, job.trace.num_layers, two)
     if two:
         resident, compute = computed(job, platform)
     else:  # all was computed where the model runs, whether it was resident or not
@@ -140,14 +141,20 @@ def time_limits(job: Run, platform: Platform, tally: Tally, counts: Counts, leas
     )
 
 
-def _layers_alone(overhead: Phases, platform: Platform, counts: Counts, layers: int) -> Phases:
-    """Return what of the overhead is due without a single miss: that of layers."""
+def _layers_alone(overhead: Phases, platform: Platform, counts: Counts, layers: int, two: bool) -> Phases:
+    """Return what of the overhead is due without a single miss: that of layers.
+
+    What the device waits for launches, where the host launches ahead, is among it: waiting for experts only hides more
+    of them. It is left out where two compute, as it would depend on how experts are divided, and where the host asks
+    for transfers ahead, as it is not known by phase for how many.
+    """
     profile, runtime = platform.profile, platform.runtime
     assert counts.loads is not None  # Residency counts both
     assert counts.loaded_bytes is not None
     by_loads = profile.expert_overhead * counts.loads + runtime.loads.byte * counts.loaded_bytes
     alone = np.maximum(overhead - by_loads, 0.0)
-    if runtime.loads.eviction or runtime.cpu.layer:  # how often they were due is not known by phase
+    unclear = runtime.device.ahead and (two or platform.prefetcher is not None)
+    if runtime.loads.eviction or runtime.cpu.layer or unclear:  # how often they were due is not known by phase
         alone = np.minimum(alone, profile.layer_overhead * counts.steps * layers)
     return alone
 
@@ -168,9 +175,11 @@ def computed(job: Run, platform: Platform) -> tuple[Phases, Phases]:
     as main memory allows; experts may be divided too, so this can only be too short.
 
     Returns:
-        Two of float64 [2]: prefill, decode.
+        Two of float64 [2]: prefill, decode. The first has launches in it where the host launches ahead and they take
+        longer.
     """
     costs, dram = platform.costs, platform.profile.dram.bandwidth
+    host = Host(platform.runtime, 0.0)
     known: dict[tuple[int, tuple[int, ...]], tuple[float, float]] = {}  # by layer, and tokens of each expert
 
     def on_cpu(layer: int, tokens: int) -> float:
@@ -191,7 +200,7 @@ def computed(job: Run, platform: Platform) -> tuple[Phases, Phases]:
                     known.clear()
                 known[used] = experts(*used)
             dense, (whole, least) = costs.before(work.layer, step.size), known[used]
-            alone += dense + whole
+            alone += max(dense + whole, host.layer + host.kernel * len(work.keys))
             together += dense + least
         resident[step.phase] += alone
         divided[step.phase] += together

@@ -294,7 +294,7 @@ def flash(**loads: object) -> Runtime:
     return Runtime("flash", loads=LoadUse(**{**given, **loads}))  # type: ignore[arg-type]
 
 
-RUNTIME_TRUTH = {"cpu.bandwidth": 17e9, "runtime.loads.byte": 0.25e-9, "runtime.loads.lane_bandwidth": 0.45e9}
+RUNTIME_TRUTH = {"runtime.cpu.share": 0.9, "runtime.loads.byte": 0.25e-9, "runtime.loads.lane_bandwidth": 0.45e9}
 
 
 def test_numbers_of_a_runtime_are_found() -> None:
@@ -303,7 +303,8 @@ def test_numbers_of_a_runtime_are_found() -> None:
     times = rerun.times(truth.profile, runtime=truth.runtime)
     run = MeasuredRun("made.csv", {}, {name: times.column(name) for name in TIMES})
     found = calibrate(rerun, run, base, runtime=flash(), overlap=True)
-    assert found.best.paths == ("cpu.bandwidth", "runtime.loads.lane_bandwidth", "runtime.loads.byte")  # chosen so
+    assert found.best.paths == ("runtime.cpu.share", "runtime.loads.lane_bandwidth", "runtime.loads.byte")  # chosen so
+    assert found.best.fit.profile == base  # nothing of the machine
     setting = Setting(found.best.fit.profile, found.best.fit.runtime)
     for path, value in RUNTIME_TRUTH.items():
         assert number(setting, path) == pytest.approx(value, rel=1e-3)

@@ -42,6 +42,7 @@ def write(folder: Path, text: str) -> Path:
             "wall = latency (ms) in ms; io = h2d_us in us; bytes = loaded_mb in mb; not used: n",
         ),
         ("wall_ms,majflt,cpu_ms", "wall = wall_ms in ms; faults = majflt; not used: cpu_ms"),
+        ("wall_ms,dense_ms,host_wait_ms", "wall = wall_ms in ms; not used: dense_ms, host_wait_ms"),
         ("wall_ms,page_faults", "wall = wall_ms in ms; faults = page_faults"),
     ],
 )

@@ -173,6 +173,25 @@ def test_a_runtime_is_written_beside_its_machine(lrcsim, run: list[str], tmp_pat
     assert "runtime.loads.lane_bandwidth" not in load_profile(profile).sources
 
 
+def test_a_runtime_where_it_is_asked_for(lrcsim, run: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    # By default the runtime's numbers: a machine's stay, and without -o no profile is written.
+    runtime, before = tmp_path / "mine.toml", {*tmp_path.iterdir()}
+    given = ["--runtime", "bigmoeonedge", "--column", "wall=t_us", "--runtime-out", runtime]
+    outcome = lrcsim("calibrate", *run, *given)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert {*tmp_path.iterdir()} - before == {runtime}
+    assert "Nothing of the machine is fitted: phone stays as it is." in outcome.out
+    assert f"To use it: lrcsim run --hardware phone --runtime {runtime}" in outcome.out.replace("\n", " ")
+    share = load_runtime(runtime).on(load_profile("phone")).cpu.share
+    assert share == pytest.approx(17e9 / load_profile("phone").cpu.bandwidth, rel=0.05)
+
+
+def test_no_runtime_to_write(lrcsim, run: list[str]) -> None:  # type: ignore[no-untyped-def]
+    outcome = lrcsim("calibrate", *run, "--runtime-out", "mine.toml")
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert "--runtime-out needs --runtime" in outcome.err
+
+
 def test_page_faults_are_said(lrcsim, run: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     rows = (tmp_path / "metrics.csv").read_text().splitlines()
     faults = ["majflt", *("9000" if token == 20 else "3" for token in range(24))]

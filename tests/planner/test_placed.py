@@ -39,15 +39,16 @@ shares = st.floats(0.2, 2)
     st.lists(st.booleans(), min_size=2, max_size=2),
     st.integers(1, 40),
     *(shares, shares, shares, costs, costs, costs, costs, costs),
+    st.booleans(),
 )
 def test_as_the_engine_says(
     resident: list[bool], length: int, dense: float, experts: float, share: float, layer: float, kernel: float,
-    step: float, cpu_layer: float, cpu_expert: float,
+    step: float, cpu_layer: float, cpu_expert: float, ahead: bool,
 ) -> None:  # fmt: skip
     model, profile = geometry(moe_layers=(2, 3)), machine()
     runtime = Runtime(
         "drawn",
-        device=DeviceUse(dense=dense, experts=experts, layer=layer, kernel=kernel, step=step),
+        device=DeviceUse(dense=dense, experts=experts, layer=layer, kernel=kernel, step=step, ahead=ahead),
         cpu=CpuUse(share=share, layer=cpu_layer, expert=cpu_expert),
     )
     shape = Shape.of(model)

@@ -46,3 +46,9 @@ def test_on_a_phone_loads_come_from_storage_and_nothing_is_copied_to_a_device() 
     assert [link.bandwidth for link in used.links] == [link.bandwidth / 2 for link in phone.links]
     kernel = machine_under(phone, Runtime("test", device=DeviceUse(kernel=2.0)))
     assert kernel.cpu.overhead == 2.0
+
+
+def test_launches_ahead_pass_beside_the_machines_own_overheads() -> None:
+    machine = load_profile("rtx-3090")
+    runtime = Runtime("test", device=DeviceUse(layer=1.0, kernel=2.0, ahead=True), loads=LoadUse(miss=4.0))
+    assert machine_under(machine, runtime) == replace(machine, expert_overhead=4.0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from hypothesis import strategies as st
 
 from lrcsim.runtimes import Runtime
@@ -11,8 +14,16 @@ shares = st.sampled_from([1.0, 0.83, 0.4, 1.19])
 seconds = st.sampled_from([0.0, 1e-3, 0.007])
 maybe = st.one_of(st.none(), seconds)
 
+
+def together(device: DeviceUse, loads: LoadUse, **rest: Any) -> Runtime:
+    """A runtime whose parts go together: none launches ahead and computes by tensor."""
+    if loads.overlap == "tensor":
+        device = replace(device, ahead=False)
+    return Runtime(device=device, loads=loads, **rest)
+
+
 runtimes = st.builds(
-    Runtime,
+    together,
     name=st.just("drawn"),
     device=st.builds(
         DeviceUse,
@@ -25,6 +36,7 @@ runtimes = st.builds(
         kernel=maybe,
         mla=seconds,
         step=seconds,
+        ahead=st.booleans(),
     ),
     cpu=st.builds(CpuUse, share=shares, compute=shares, layer=seconds, expert=maybe),
     loads=st.builds(

@@ -1,0 +1,1 @@
+"""An eager engine on an H200: one run fitted, the others predicted."""
