@@ -51,7 +51,8 @@ def test_files_beside_the_code_are_packaged(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["validation/published_sweeps", "validation/measured_run", "validation/offload", "paper"]
+    "name",
+    ["validation/published_sweeps", "validation/measured_run", "validation/offload", "validation/llama_cpp", "paper"],
 )
 def test_help_from_elsewhere(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", package(name), "--help"]

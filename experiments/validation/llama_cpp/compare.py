@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ from lrcsim.experiments.validation.llama_cpp.measure import Work
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry, dense_bytes, expert_bytes, output_bytes
 from lrcsim.planner.plan import make_plan
+from lrcsim.runtimes import RuntimeDocument
 from lrcsim.simulator import simulate
-from lrcsim.simulator.setup.options import Options
 from lrcsim.simulator.setup.platform import KV_BYTES
 from lrcsim.traces import RoutingTrace
 
@@ -38,8 +38,8 @@ class Line:
     per_layer: float
 
 
-def predict(profile: HardwareProfile, geometry: Geometry, dtype: str, work: Work, runtime: str | None = None) -> Times:
-    """Return what lrcsim says of a prompt and the tokens decoded after it, all experts in main memory.
+def predict(profile: HardwareProfile, geometry: Geometry, dtype: str, work: Work, runtime: RuntimeDocument) -> Times:
+    """Return what a simulated run takes for a prompt and the tokens decoded after it, all experts in main memory.
 
     Experts are drawn at random, equally likely, as random weights give them more or less.
 
@@ -48,16 +48,12 @@ def predict(profile: HardwareProfile, geometry: Geometry, dtype: str, work: Work
         geometry: the model.
         dtype: how its weights are stored.
         work: how many tokens.
-        runtime: name of the software that runs it; None: the ideal one.
+        runtime: the software that runs it.
 
     Raises:
-        ConfigError: a runtime is named, and this lrcsim has no such option; or the machine's memory is too small.
+        ConfigError: the machine's memory is too small, or the runtime does not run there.
     """
-    options: dict[str, Any] = {"hardware": profile, "model": geometry, "dtype": dtype}
-    if runtime is not None:
-        if "runtime" not in {field.name for field in fields(Options)}:
-            raise ConfigError(f"runtime {runtime!r} is given, but runs have no such option here: leave it out")
-        options["runtime"] = runtime
+    options: dict[str, Any] = {"hardware": profile, "model": geometry, "dtype": dtype, "runtime": runtime}
     trace = random_routing(geometry, work)
     time: dict[str, Any] = simulate(trace, policy="lru", cache=str(geometry.experts), **options).to_dict()["time"]
     resident = time["all_resident"]  # the cache begins empty, which the first token pays for and memory does not
@@ -73,18 +69,26 @@ def random_routing(geometry: Geometry, work: Work, seed: int = 0) -> RoutingTrac
     return RoutingTrace.from_arrays(experts, num_experts=geometry.experts, phase=phase, model=geometry.name)
 
 
-def planned(profile: HardwareProfile, geometry: Geometry, dtype: str) -> float:
-    """Return the tokens/s that ``lrcsim plan`` gives for it, at short context.
+def planned(profile: HardwareProfile, geometry: Geometry, dtype: str, work: Work, runtime: RuntimeDocument) -> Times:
+    """Return what ``lrcsim plan`` says: of a prompt as long, and of a token at the short context of recorded traces.
+
+    Args:
+        profile: see `predict`.
+        geometry: see `predict`.
+        dtype: see `predict`.
+        work: its prompt; how many are decoded after it makes no difference.
+        runtime: see `predict`.
 
     Raises:
         ConfigError: the model does not fit the machine's memory.
     """
-    best = make_plan(geometry, profile, dtype=dtype, context=256).best
+    context = work.prompt + work.decode
+    best = make_plan(geometry, profile, dtype=dtype, context=context, prompt=work.prompt, runtime=runtime).best
     if best is None:
         raise ConfigError(
             f"{geometry.name} in {dtype} does not fit the memory of {profile.name}: use a machine with more"
         )
-    return best.speed
+    return Times(best.prompt.seconds, 1 / best.speed)
 
 
 def token_bytes(geometry: Geometry, dtype: str, work: Work) -> float:
@@ -95,12 +99,14 @@ def token_bytes(geometry: Geometry, dtype: str, work: Work) -> float:
 
 
 def middle(profiles: Sequence[HardwareProfile]) -> HardwareProfile:
-    """Return the first profile with the median of each of `NUMBERS` over all of them."""
+    """Return the first profile with the median of each of `NUMBERS` over all of them; sources say so."""
     result = profiles[0]
+    sources = dict(result.sources)
     for path in NUMBERS:
         part, _, key = path.partition(".")
         result = result.with_part(part, **{key: float(np.median([profile.at(path) for profile in profiles]))})
-    return result
+        sources[path] = f"median of {len(profiles)} rounds; the first: {sources.get(path, '')}"
+    return replace(result, sources=sources)
 
 
 def line_through(bytes_: tuple[float, float], layers: tuple[int, int], seconds: tuple[float, float]) -> Line:

@@ -1,4 +1,4 @@
-"""Models measured with and without repacking, in rounds with the machine itself, and predicted from each round."""
+"""Models measured with and without repacking, in rounds with one core of the machine itself."""
 
 from __future__ import annotations
 
@@ -9,34 +9,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import numba
 
 from lrcsim.calibration.of_machine import MeasurePlan, measure_machine, profile_of
-from lrcsim.experiments.validation.llama_cpp.by_format import by_format, layer_seconds, rates_of
-from lrcsim.experiments.validation.llama_cpp.compare import NUMBERS, line_through, middle, planned, predict, token_bytes
-from lrcsim.experiments.validation.llama_cpp.formats import DENSE, VARIANTS, dtype_of
+from lrcsim.calibration.of_machine.machine import processor
+from lrcsim.experiments.validation.llama_cpp.compare import NUMBERS, line_through, middle, token_bytes
 from lrcsim.experiments.validation.llama_cpp.library import Library
 from lrcsim.experiments.validation.llama_cpp.measure import Reading, Work, core_reads, read, rounds, spread, summary
+from lrcsim.experiments.validation.llama_cpp.software import VARIANTS
 from lrcsim.experiments.validation.llama_cpp.weights import weights_file
 from lrcsim.hardware import HardwareProfile
+from lrcsim.hardware.load import to_toml
 from lrcsim.models import Geometry
 
 MACHINE, CORE = ("machine", ""), ("core", "")
 """The cells in which the machine is calibrated, and in which a core reads memory as fast as it can."""
 WORKING_SET = 256 << 20
-"""Bytes of different experts that calibration goes through, as `lrcsim calibrate` does unless it is to be quick."""
+"""Bytes of different experts that calibration goes through: eight times the last cache of 32 MiB."""
 
 
 def measure_models(
-    library: Library,
-    models: Sequence[Geometry],
-    dtype: str,
-    folder: Path,
-    work: Work,
-    repetitions: int,
-    runtime: str | None,
+    library: Library, models: Sequence[Geometry], dtype: str, folder: Path, work: Work, repetitions: int
 ) -> dict[str, Any]:
-    """Measure models in one dtype, all in the same rounds, as JSON values.
+    """Measure models in one dtype and one core of the machine, all in the same rounds, as JSON values.
 
     Args:
         library: llama.cpp.
@@ -45,11 +40,9 @@ def measure_models(
         folder: for their files, which are removed; for the file that calibration reads.
         work: of a repetition.
         repetitions: of each cell.
-        runtime: of the prediction, see `predict`.
     """
-    plan = replace(MeasurePlan(gpu=False, folder=folder).quick(), repetitions=20, working_set=WORKING_SET)
     cells: dict[tuple[str, str], Callable[[int], Reading | HardwareProfile | float]] = {
-        MACHINE: lambda _: profile_of(measure_machine(plan)),
+        MACHINE: lambda _: one_core(folder, library.instructions),
         CORE: lambda _: core_reads(),
     }
     with contextlib.ExitStack() as stack:
@@ -64,52 +57,46 @@ def measure_models(
     readings = {cell: [one for one in each if isinstance(one, Reading)] for cell, each in found.items()}
     return {
         "core_reads": spread([one for one in found[CORE] if isinstance(one, float)]),
-        "profile": {path: spread([profile.at(path) for profile in profiles]) for path in NUMBERS},
-        "sources": {path: profiles[0].sources[path] for path in NUMBERS},
-        "models": [_beside(geometry, dtype, work, profiles, readings, runtime) for geometry in models],
+        "machine": {path: spread([profile.at(path) for profile in profiles]) for path in NUMBERS},
+        "profile": to_toml(middle(profiles)),
+        "models": [
+            {
+                "model": geometry.name,
+                "source": geometry.source,
+                "dtype": dtype,
+                "layers": geometry.layers,
+                "token_bytes": token_bytes(geometry, dtype, work),
+                "variants": {variant: summary(readings[geometry.name, variant]) for variant in VARIANTS},
+            }
+            for geometry in models
+        ],
         "lines": {variant: _line(models, dtype, work, readings, variant) for variant in VARIANTS if len(models) > 1},
     }
 
 
-def _beside(
-    geometry: Geometry,
-    dtype: str,
-    work: Work,
-    profiles: Sequence[HardwareProfile],
-    readings: dict[tuple[str, str], list[Reading]],
-    runtime: str | None,
-) -> dict[str, Any]:
-    """Return a model's prediction, its measured variants, and the ratios of each round."""
-    each = [predict(profile, geometry, dtype, work, runtime) for profile in profiles]
-    whole = predict(middle(profiles), geometry, dtype, work, runtime)
-    moved = token_bytes(geometry, dtype, work)
-    variants: dict[str, Any] = {}
-    for variant in VARIANTS:
-        found = [reading.seconds() for reading in readings[geometry.name, variant]]
-        ratios = {
-            "prompt": [predicted.prompt / prompt for predicted, (prompt, _) in zip(each, found, strict=True)],
-            "decode": [predicted.token / token for predicted, (_, token) in zip(each, found, strict=True)],
-        }
-        measured = summary(readings[geometry.name, variant])
-        variants[variant] = measured | {
-            "bytes_per_s": moved / measured["token_s"]["median"],
-            "measured_over_predicted": {
-                "prompt": whole.prompt / measured["prompt_s"]["median"],
-                "decode": whole.token / measured["token_s"]["median"],
-            },
-            "measured_over_predicted_by_round": {name: spread(values) for name, values in ratios.items()},
-        }
-    return {
-        "model": geometry.name,
-        "source": geometry.source,
-        "dtype": dtype,
-        "layers": geometry.layers,
-        "token_bytes": moved,
-        "runtime": runtime or "ideal",
-        "predicted": {"prompt_s": whole.prompt, "token_s": whole.token},
-        "plan_tokens_per_s": planned(middle(profiles), geometry, dtype),
-        "variants": variants,
-    }
+def one_core(folder: Path, instructions: str) -> HardwareProfile:
+    """Return this machine as `lrcsim calibrate` measures it with one thread, and a library's instruction set.
+
+    Args:
+        folder: for the file that is read.
+        instructions: of the library, as `Library.instructions` says them.
+    """
+    plan = replace(MeasurePlan(gpu=None, folder=folder).quick(), repetitions=20, working_set=WORKING_SET)
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        profile = profile_of(measure_machine(plan))
+    finally:
+        numba.set_num_threads(before)
+    about = f"one core, {processor()}"
+    return replace(profile, name="one-core", description=about).with_part("cpu", isa=isa_of(instructions))
+
+
+def isa_of(instructions: str) -> str:
+    """Return which of a profile's instruction sets a library computes with; empty where it says none of them."""
+    names = {"AVX512": "avx512", "AVX2": "avx2", "NEON": "neon"}
+    given = instructions.split(", ")
+    return next((isa for name, isa in names.items() if name in given), "")
 
 
 def _line(
@@ -131,34 +118,3 @@ def _line(
         "bytes_per_s": spread([line.bandwidth for line in lines]),
         "layer_s": spread([line.per_layer for line in lines]),
     }
-
-
-def add_by_format(
-    measured: dict[str, Any], models: Sequence[Geometry], formats: Sequence[dict[str, Any]], shape: Geometry, work: Work
-) -> None:
-    """Add to each measured model what the rates of formats say of it, where all of its formats were measured.
-
-    Args:
-        measured: what `measure_models` returned; changed in place.
-        models: the same models.
-        formats: what `measure_format` returned.
-        shape: the model in which formats were measured.
-        work: of a repetition.
-    """
-    for variant in VARIANTS:
-        rates = rates_of(formats, variant)
-        rest = [row["rest_s"]["median"] for row in formats if row["variant"] == variant]
-        layer_s = layer_seconds(shape, dtype_of(DENSE), work, rates, float(np.median(rest))) if rest else None
-        for geometry, row in zip(models, measured["models"], strict=True):
-            found = None if layer_s is None else by_format(geometry, row["dtype"], work, rates, layer_s)
-            if found is not None:
-                one = row["variants"][variant]
-                one["by_format"] = {
-                    "layer_s": layer_s,
-                    "prompt_s": found.prompt,
-                    "token_s": found.token,
-                    "measured_over_predicted": {
-                        "prompt": found.prompt / one["prompt_s"]["median"],
-                        "decode": found.token / one["token_s"]["median"],
-                    },
-                }

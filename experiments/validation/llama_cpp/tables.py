@@ -34,30 +34,28 @@ def _models(measured: Row, work: Row, part: str) -> Iterator[Row]:
     """Yield the rows of ``"prompt"`` or of ``"decode"``."""
     key, tokens = ("prompt", work["prompt"]) if part == "prompt" else ("token", 1)
     for model in measured["models"]:
-        predicted = tokens / model["predicted"][f"{key}_s"]
         for variant, found in model["variants"].items():
-            ratio, by_round = found["measured_over_predicted"], found["measured_over_predicted_by_round"]
             row = {
                 "model": f"{model['model']} {model['dtype']}",
                 "variant": variant,
                 "measured": _speed(tokens, found[f"{key}_s"]),
                 "on the wall": _speed(tokens, found[f"{key}_wall_s"]),
-                "lrcsim": f"{predicted:.1f}",
-                "measured / lrcsim": _ratio(ratio[part], by_round[part]),
             }
+            for name in ("plan", "run", "by_format"):
+                says = found.get(name)
+                shown = name.replace("_", " ")
+                row[shown] = says and f"{tokens / says[f'{key}_s']:.1f}"
+                row[f"error of {shown}"] = says and f"{100 * says[f'{part}_error']:+.1f} %"
             if part == "decode":
-                row["plan"] = f"{model['plan_tokens_per_s']:.1f}"
-                row["GB/s"] = f"{found['bytes_per_s'] / 1e9:.1f}"
-                row["of what a core reads"] = f"{100 * found['bytes_per_s'] / measured['core_reads']['median']:.0f} %"
-            by_format = found.get("by_format")
-            row["by format"] = None if by_format is None else f"{tokens / by_format[f'{key}_s']:.1f}"
-            row["measured / by format"] = by_format and f"{by_format['measured_over_predicted'][part]:.2f}"
+                rate = model["token_bytes"] / found["token_s"]["median"]
+                row["GB/s"] = f"{rate / 1e9:.1f}"
+                row["of what a core reads"] = f"{100 * rate / measured['core_reads']['median']:.0f} %"
             yield row
 
 
 def _profile(measured: Row) -> Iterator[Row]:
     units = {"bandwidth": (1e-9, "GB/s"), "compute": (1e-9, "GFLOP/s"), "overhead": (1e6, "us")}
-    for path, found in measured["profile"].items():
+    for path, found in measured["machine"].items():
         scale, unit = units[path.rpartition(".")[2]]
         yield {"number": path, "median (p10 to p90)": f"{_scaled(found, scale)} {unit}"}
     yield {"number": "a core reads", "median (p10 to p90)": f"{_scaled(measured['core_reads'], 1e-9)} GB/s"}
@@ -86,10 +84,6 @@ def _format(one: Row) -> Row:
 
 def _speed(tokens: float, seconds: Row) -> str:
     return f"{tokens / seconds['median']:.1f} ({tokens / seconds['p90']:.1f} to {tokens / seconds['p10']:.1f})"
-
-
-def _ratio(ratio: float, by_round: Row) -> str:
-    return f"{ratio:.2f} ({by_round['p10']:.2f} to {by_round['p90']:.2f})"
 
 
 def _scaled(found: Row, scale: float) -> str:

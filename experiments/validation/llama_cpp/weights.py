@@ -63,6 +63,15 @@ def shallow(geometry: Geometry, layers: int) -> Geometry:
     return replace(geometry, layers=layers, moe_layers=tuple(range(layers)))
 
 
+def wide() -> Geometry:
+    """Return four layers of Qwen3-30B-A3B with 32 of their 128 experts and few tokens in the vocabulary.
+
+    Its experts are those of a real model, 2048 x 768; a prompt of 128 tokens gives each the 32 tokens that 512 tokens
+    give each of 128.
+    """
+    return replace(shallow(load_geometry("qwen3-30b-a3b"), 4), name="wide", experts=32, vocab=4096)
+
+
 def cached() -> Geometry:
     """Return one narrow layer with eight experts of 1024 x 256 and few tokens in the vocabulary.
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lrcsim.base.errors import ConfigError
-from lrcsim.experiments.validation.llama_cpp import compare
+from lrcsim.calibration.of_machine import MeasurePlan
+from lrcsim.experiments.validation.llama_cpp import models
 from lrcsim.experiments.validation.llama_cpp.by_format import Rate, by_format, layer_seconds, rates_of
 from lrcsim.experiments.validation.llama_cpp.compare import (
     line_through,
@@ -26,12 +26,16 @@ from lrcsim.experiments.validation.llama_cpp.compare import (
 )
 from lrcsim.experiments.validation.llama_cpp.formats import FEW_AND_MANY, dtype_of, rates
 from lrcsim.experiments.validation.llama_cpp.measure import Clock, Reading, Work, core_reads, rounds, spread, summary
-from lrcsim.experiments.validation.llama_cpp.weights import architecture, cached, narrow, olmoe, stored, tiny
+from lrcsim.experiments.validation.llama_cpp.models import isa_of, one_core
+from lrcsim.experiments.validation.llama_cpp.software import VARIANTS, runtime_of
+from lrcsim.experiments.validation.llama_cpp.weights import architecture, cached, narrow, olmoe, stored, tiny, wide
 from lrcsim.hardware.profile import Cpu, Dram, HardwareProfile, Link
 from lrcsim.models import expert_bytes
 from lrcsim.models.formats import FORMATS
+from lrcsim.runtimes import load_runtime, runtimes
 
 WORK = Work(prompt=4, decode=3)
+IDEAL = runtimes()["ideal"]
 
 
 def machine(bandwidth: float, compute: float = 1e30, overhead: float = 0.0) -> HardwareProfile:
@@ -58,7 +62,7 @@ def test_bytes_of_a_token_by_hand() -> None:
 
 def test_a_predicted_token_is_its_bytes_over_the_bandwidth() -> None:
     for geometry in (tiny(), narrow()):
-        found = predict(machine(1e9), geometry, "q4_0", WORK)
+        found = predict(machine(1e9), geometry, "q4_0", WORK, IDEAL)
         assert found.token == pytest.approx(token_bytes(geometry, "q4_0", WORK) / 1e9, rel=1e-9)
 
 
@@ -68,25 +72,80 @@ def test_a_predicted_prompt_is_its_operations_where_they_bind() -> None:
     geometry = tiny()
     layer = (256 + 128 + 128 + 256) * 256 + 8 * 256 + 2 * 3 * 256 * 256
     by_hand = 2 * (2 * 4 * layer + 512 * 256) + 2 * 10 * 4 * 4 * 64
-    assert predict(machine(1e30, compute=1.0), geometry, "q4_0", WORK).prompt == pytest.approx(by_hand, rel=1e-9)
+    assert predict(machine(1e30, compute=1.0), geometry, "q4_0", WORK, IDEAL).prompt == pytest.approx(by_hand, rel=1e-9)
 
 
 def test_the_plan_says_the_same_speed() -> None:
     """Plans rest on recorded traces, whose contexts lie between these; the keys and values of 200 tokens are 4 %."""
-    short, long = (predict(machine(1e10), olmoe(), "q4_0", Work(prompt, 8)).token for prompt in (8, 208))
+    one = machine(1e10)
+    short, long = (predict(one, olmoe(), "q4_0", Work(prompt, 8), IDEAL).token for prompt in (8, 208))
     assert long < 1.05 * short
-    assert short < 1 / planned(machine(1e10), olmoe(), "q4_0") < long
+    assert short < planned(one, olmoe(), "q4_0", Work(512, 8), IDEAL).token < long
 
 
-def test_what_cannot_be_predicted_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare, "fields", lambda of: [])  # as in an lrcsim without runtimes
-    with pytest.raises(ConfigError, match=r"runtime 'llama\.cpp' is given, but runs have no such option here"):
-        predict(machine(1e9), tiny(), "q4_0", WORK, runtime="llama.cpp")
+def test_a_planned_prompt_is_its_operations_where_they_bind() -> None:
+    """The same as a run's, for a model that has no trace of its own either."""
+    for geometry in (olmoe(), narrow()):
+        found = planned(machine(1e30, compute=1e9), geometry, "q4_0", WORK, IDEAL).prompt
+        assert found == pytest.approx(predict(machine(1e30, 1e9), geometry, "q4_0", WORK, IDEAL).prompt, rel=1e-9)
+
+
+def test_a_runtime_binds_where_its_cores_are_slower_than_memory(tmp_path: Path) -> None:
+    # 1 GB/s of Q4_0 on an AVX2 core, 7 us a layer, nothing per expert; memory gives 100 GB/s and 107 % of it are a
+    # desktop's share under llama.cpp, so all weights of tiny are read at 1 GB/s, and keys and values as they are.
+    path = tmp_path / "slow.toml"
+    path.write_text(
+        'base = "llama.cpp"\n[device.cpu]\nlayer = "7 us"\n'
+        '[core.avx2]\nq4_0 = { decode = "1 GB/s", prompt = "9 TFLOP/s" }\n'
+    )
+    avx2 = machine(1e11).with_part("cpu", isa="avx2")
+    found = predict(avx2, tiny(), "q4_0", WORK, load_runtime(path))
+    assert found.token == pytest.approx(token_bytes(tiny(), "q4_0", WORK) / 1e9 + 2 * 7e-6, rel=1e-9)
+    unknown = predict(machine(1e11), tiny(), "q4_0", WORK, load_runtime(path))  # of no instruction set
+    assert unknown.token == pytest.approx(token_bytes(tiny(), "q4_0", WORK) / 107e9 + 2 * 7e-6, rel=1e-9)
+
+
+def test_what_does_not_fit_is_refused_in_one_line() -> None:
     small = replace(machine(1e9), dram=Dram(1 << 20, 1e9))
     with pytest.raises(
         ConfigError, match="olmoe-1b-7b in q4_0 does not fit the memory of by hand: use a machine with more"
     ):
-        planned(small, olmoe(), "q4_0")
+        planned(small, olmoe(), "q4_0", Work(), IDEAL)
+
+
+def test_without_repacking_is_a_runtime_of_its_own() -> None:
+    default, plain = runtime_of("default"), runtime_of("no repack")
+    assert (default.name, plain.name, plain.engine) == ("llama.cpp", "no_repack", "llama.cpp")
+    assert plain.numbers == default.numbers  # what it costs besides is the same program's
+    assert set(plain.cores["avx2"]) == set(default.cores["avx2"])
+    changed = {name for name, rate in plain.cores["avx2"].items() if rate != default.cores["avx2"][name]}
+    assert changed == {"q4_0", "q4_k"}  # what AVX2 has repacked
+    assert all(plain.sources[f"core.avx2.{name}"] for name in changed)
+    assert {runtime_of(variant, "ideal").name for variant in VARIANTS} == {"ideal"}
+
+
+def test_a_librarys_instruction_set_is_the_widest_that_profiles_know() -> None:
+    assert isa_of("SSE3, SSSE3, AVX, AVX2, F16C, FMA, REPACK") == "avx2"
+    assert isa_of("AVX, AVX2, AVX512, AVX512_VBMI") == "avx512"
+    assert isa_of("NEON, ARM_FMA") == "neon"
+    assert isa_of("SSE3") == ""
+
+
+def test_one_core_is_calibrated_with_one_thread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What calibrate measures, with numba's threads set to one meanwhile, and the library's instruction set."""
+    threads: list[int] = []
+
+    def measured(plan: MeasurePlan) -> HardwareProfile:
+        threads.append(numba.get_num_threads())
+        assert (plan.folder, plan.gpu) == (tmp_path, None)
+        return machine(1e10)
+
+    monkeypatch.setattr(models, "measure_machine", measured)
+    monkeypatch.setattr(models, "profile_of", lambda found: found)
+    before = numba.get_num_threads()
+    found = one_core(tmp_path, "SSE3, AVX2")
+    assert (threads, numba.get_num_threads()) == ([1], before)
+    assert (found.name, found.cpu.isa, found.cpu.bandwidth) == ("one-core", "avx2", 1e10)
 
 
 def test_routing_at_random_has_the_models_shape() -> None:
@@ -100,6 +159,7 @@ def test_the_middle_machine_has_the_median_of_each_number() -> None:
     found = middle([machine(3e9, 1e9, 5e-6), machine(1e9, 9e9, 1e-6), machine(2e9, 2e9, 3e-6)])
     assert (found.cpu.bandwidth, found.cpu.compute, found.cpu.overhead) == (2e9, 2e9, 3e-6)
     assert found.dram.bandwidth == 2e9
+    assert found.sources["cpu.bandwidth"] == "median of 3 rounds; the first: "
 
 
 def test_a_line_by_hand() -> None:
@@ -207,7 +267,7 @@ def test_with_one_rate_a_sum_of_formats_is_bytes_over_it() -> None:
         found = by_format(geometry, "q4_0", WORK, rates)
         assert found is not None
         # lrcsim's norms are rounded as it counts them; both leave the embedding out
-        assert found.token == pytest.approx(predict(machine(3e9), geometry, "q4_0", WORK).token, rel=1e-9)
+        assert found.token == pytest.approx(predict(machine(3e9), geometry, "q4_0", WORK, IDEAL).token, rel=1e-9)
 
 
 def test_what_a_layer_costs_is_what_bytes_leave() -> None:
@@ -246,12 +306,13 @@ def test_what_is_to_stay_in_the_caches_is_small() -> None:
     assert held < 20e6
 
 
+def test_formats_are_measured_in_experts_of_a_real_size_out_of_memory() -> None:
+    # Six more experts of 3 x 2048 x 768 in each of four layers are 36 MB a token in Q2_K, the smallest format of 2.6
+    # bits, and drawn anew from 32 each token.
+    few, many = (replace(wide(), top_k=top_k) for top_k in FEW_AND_MANY)
+    assert many.expert_params == 3 * 2048 * 768
+    assert (many.top_k - few.top_k) * many.layers * many.expert_params * 2.6 / 8 > 36e6
+
+
 def test_a_core_reads_at_some_rate() -> None:
     assert 1e8 < core_reads(16 << 20, 3) < 1e13
-
-
-def test_help_needs_no_llama_cpp(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lrcsim.experiments.validation.llama_cpp", "--help"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "usage: python -m lrcsim.experiments.validation.llama_cpp" in done.stdout

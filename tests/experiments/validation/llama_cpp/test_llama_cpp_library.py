@@ -19,8 +19,9 @@ import pytest
 from lrcsim.base.errors import ConfigError
 from lrcsim.experiments.validation.llama_cpp import library as library_module
 from lrcsim.experiments.validation.llama_cpp.__main__ import main
-from lrcsim.experiments.validation.llama_cpp.formats import VARIANTS, dtype_of
+from lrcsim.experiments.validation.llama_cpp.formats import dtype_of
 from lrcsim.experiments.validation.llama_cpp.library import VERSION, Library, check_defaults
+from lrcsim.experiments.validation.llama_cpp.software import VARIANTS
 from lrcsim.experiments.validation.llama_cpp.weights import set_top_k, stored, tiny, weights_file, write
 from lrcsim.models import Geometry
 from lrcsim.models.formats import FORMATS
