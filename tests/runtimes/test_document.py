@@ -210,7 +210,7 @@ def made(draw: st.DrawFn) -> Runtime:
 def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
     own = tmp_path / "own.toml"
     own.write_text('[device]\nahead = true\n[loads]\noverlap = "tensor"\n')
-    with pytest.raises(ConfigError, match='runtime own: device.ahead goes with loads.overlap "none" or "expert"'):
+    with pytest.raises(ConfigError, match=r'runtime own: device\.ahead goes with loads.overlap "none" or "expert"'):
         load_runtime(own).on(load_profile("rtx-3090"))
 
 
