@@ -202,7 +202,16 @@ def made(draw: st.DrawFn) -> Runtime:
     for part, kind in PARTS.items():
         told = {key: draw(NUMBERS[about.kind]) for key, about in keys(part).items() if draw(st.booleans())}
         parts[part] = kind(**told)
+    if parts["loads"].overlap == "tensor":
+        parts["device"] = replace(parts["device"], ahead=False)  # which does not go together
     return Runtime("made", draw(st.text()), **parts)
+
+
+def test_what_does_not_go_together_is_said(tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text('[device]\nahead = true\n[loads]\noverlap = "tensor"\n')
+    with pytest.raises(ConfigError, match=r'runtime own: device\.ahead goes with loads.overlap "none" or "expert"'):
+        load_runtime(own).on(load_profile("rtx-3090"))
 
 
 @given(runtime=made())
