@@ -108,9 +108,7 @@ def _options() -> argparse.ArgumentParser:
     option("--prompt", type=int, default=128, help="tokens of the prompt")
     option("--decode", type=int, default=64, help="tokens decoded after it")
     option("--repetitions", type=int, default=9, help="rounds in which every cell is measured once")
-    option(
-        "--runtime", help="of all predictions  [default: llama.cpp; without repacking no_repack.toml here]"
-    )
+    option("--runtime", help="of all predictions  [default: llama.cpp; without repacking no_repack.toml here]")
     option("--folder", type=Path, help="where to put the weights, 4.8 GB  [default: the system's for temporary files]")
     option("--json", type=Path)
     option("--markdown", type=Path)
