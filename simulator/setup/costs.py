@@ -28,7 +28,7 @@ class CostTable(NamedTuple):
             per pair (`StepSize`), both as if the runtime reached as much of bandwidth and peak as for weights; tokens
             that the layer looks back, `UNLIMITED` where it sees all; seconds more.
         first: int64 [L + 2], parts ``first[i]:first[i + 1]`` come before the routing of layer i, the last ``after``.
-        head: bytes of the output matrix, and operations per request.
+        head: bytes of the output matrix, and operations per request, both as if its format went at the rates below.
         bandwidth: bytes/s where the model runs, of weights that every token uses.
         expert_bandwidth: bytes/s there, of experts.
         compute: FLOP/s there.
@@ -228,8 +228,13 @@ class RooflineCosts:
                 self.parts.append(tuple(parts))
                 parts = []
         self.rest = tuple(parts)
-        self.head = float(output_bytes(geometry, dtype)), 2.0 * geometry.vocab * geometry.hidden
-        self.dense_bytes = int(blocks.sum()) + int(self.head[0])
+        output = output_bytes(geometry, dtype)
+        of_output = profile.gpu or _within_cores(profile.cpu, runtime, _format(geometry, dtype, "output"))
+        self.head = (
+            output * (device.bandwidth / of_output.bandwidth),
+            2.0 * geometry.vocab * geometry.hidden * (device.compute / of_output.compute),
+        )
+        self.dense_bytes = int(blocks.sum()) + output
 
     def before(self, layer: int, size: StepSize) -> float:
         """Seconds of the dense blocks before a MoE layer, and of its own dense part."""
@@ -279,8 +284,9 @@ class RooflineCosts:
 
 
 def _format(geometry: Geometry, dtype: str, tensor: str) -> str:
-    """Return the format of a matrix of the first MoE layer, by llama.cpp's name."""
-    return format_of(geometry, Tensor(tensor, geometry.moe_layers[0], geometry.hidden, geometry.hidden), dtype)
+    """Return the format of a matrix of the first MoE layer, or of the output, by llama.cpp's name."""
+    layer = -1 if tensor == "output" else geometry.moe_layers[0]
+    return format_of(geometry, Tensor(tensor, layer, geometry.hidden, geometry.hidden), dtype)
 
 
 def _within_cores(cpu: Cpu, runtime: Runtime, name: str) -> Cpu:

@@ -74,10 +74,12 @@ def rates(sizes: Sequence[Geometry], dtype: str, work: Work, readings: Sequence[
 
     Returns:
         ``decode_bytes_per_s`` and ``decode_operations_per_s`` of one token, ``prompt_operations_per_s`` of a prompt:
-        two operations a weight and token; ``rest_s``, seconds of a token with no experts.
+        two operations a weight and token, in the last layer those of one token (`by_format.used`); ``rest_s``, seconds
+        of a token with no experts.
     """
     moved = [size.top_k * float(expert_bytes(size, dtype).sum()) for size in sizes]
     per_token = [2.0 * size.top_k * size.layers * size.expert_params for size in sizes]
+    per_prompt = [2.0 * size.top_k * ((size.layers - 1) * work.prompt + 1) * size.expert_params for size in sizes]
     found: dict[str, list[float]] = {}
     for few, many in zip(*readings, strict=True):
         prompts, tokens = zip(few.seconds(), many.seconds(), strict=True)
@@ -85,9 +87,7 @@ def rates(sizes: Sequence[Geometry], dtype: str, work: Work, readings: Sequence[
         one_round = {
             "decode_bytes_per_s": rate,
             "decode_operations_per_s": rate * per_token[0] / moved[0],
-            "prompt_operations_per_s": rate_between(
-                (per_token[0] * work.prompt, prompts[0]), (per_token[1] * work.prompt, prompts[1])
-            ),
+            "prompt_operations_per_s": rate_between((per_prompt[0], prompts[0]), (per_prompt[1], prompts[1])),
             "rest_s": tokens[0] - moved[0] / rate,
         }
         for name, value in one_round.items():

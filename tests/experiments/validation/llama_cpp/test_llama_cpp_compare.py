@@ -91,16 +91,18 @@ def test_a_planned_prompt_is_its_operations_where_they_bind() -> None:
 
 
 def test_a_runtime_binds_where_its_cores_are_slower_than_memory(tmp_path: Path) -> None:
-    # 1 GB/s of Q4_0 on an AVX2 core, 7 us a layer, nothing per expert; memory gives 100 GB/s and 107 % of it are a
-    # desktop's share under llama.cpp, so all weights of tiny are read at 1 GB/s, and keys and values as they are.
+    # On an AVX2 core 1 GB/s of Q4_0 and 1 MB/s of Q6_K, in which the output matrix is, 107,520 bytes; 7 us a layer, and
+    # nothing per expert. Memory gives 100 GB/s, of which 107 % are a desktop's share under llama.cpp: less than that.
     path = tmp_path / "slow.toml"
     path.write_text(
         'base = "llama.cpp"\n[device.cpu]\nlayer = "7 us"\n'
         '[core.avx2]\nq4_0 = { decode = "1 GB/s", prompt = "9 TFLOP/s" }\n'
+        'q6_k = { decode = "1 MB/s", prompt = "9 TFLOP/s" }\n'
     )
     avx2 = machine(1e11).with_part("cpu", isa="avx2")
     found = predict(avx2, tiny(), "q4_0", WORK, load_runtime(path))
-    assert found.token == pytest.approx(token_bytes(tiny(), "q4_0", WORK) / 1e9 + 2 * 7e-6, rel=1e-9)
+    rest = token_bytes(tiny(), "q4_0", WORK) - 107_520
+    assert found.token == pytest.approx(rest / 1e9 + 107_520 / 1e6 + 2 * 7e-6, rel=1e-9)
     unknown = predict(machine(1e11), tiny(), "q4_0", WORK, load_runtime(path))  # of no instruction set
     assert unknown.token == pytest.approx(token_bytes(tiny(), "q4_0", WORK) / 107e9 + 2 * 7e-6, rel=1e-9)
 
@@ -195,7 +197,8 @@ def test_rates_of_a_format_are_slopes() -> None:
     found = rates(sizes, dtype, Work(4, 2), readings)
     assert found["decode_bytes_per_s"]["median"] == pytest.approx(of_expert / 1e-3)
     assert found["decode_operations_per_s"]["p90"] == pytest.approx(2 * 2 * 3 * 256 * 256 / 1e-3)
-    assert found["prompt_operations_per_s"]["p10"] == pytest.approx(4 * 2 * 2 * 3 * 256 * 256 / 10e-3)
+    # all four tokens in the first layer, one in the last
+    assert found["prompt_operations_per_s"]["p10"] == pytest.approx((4 + 1) * 2 * 3 * 256 * 256 / 10e-3)
     assert found["rest_s"]["median"] == pytest.approx(5e-3)
 
 
@@ -247,15 +250,17 @@ def test_tensors_of_a_file() -> None:
 def test_a_sum_of_formats_by_hand() -> None:
     # The bytes of a token of tiny as above: Q4_0 442,368 of experts and 2 x 110,592 of attention, float32 2 x 10,752 of
     # routers and norms, Q6_K 107,520 of the output; 6,144 of keys and values on average.
-    # Prompt of 4: two operations a weight, in float32 2 x (8 x 256 + 640), the output once, and 10 pairs of
-    # 4 x 4 x 64 in two layers.
+    # Prompt of 4: two operations a weight and token; attention of both layers and experts of the first for all four,
+    # experts of the last and the output for one; in float32 likewise the router, 8 x 256, and norms, 640 for all; and
+    # 10 pairs of 4 x 4 x 64 in two layers.
     rates = {"q4_0": Rate(1e9, 1e10), "q6_k": Rate(2e9, 2e10), "f16": Rate(4e9, 4e10)}
     found = by_format(tiny(), "q4_0", WORK, rates, layer_s=1e-3)
     assert found is not None
     token = (442_368 + 221_184) / 1e9 + 107_520 / 2e9 + (21_504 + 6_144) / 4e9 + 2 * 1e-3
     assert found.token == pytest.approx(token, rel=1e-12)
-    weights = 2 * (2 * 3 * 256 * 256 + 768 * 256)
-    prompt = 2 * 4 * weights / 1e10 + 2 * 512 * 256 / 2e10 + (2 * 4 * 2 * 2_688 + 10 * 4 * 4 * 64 * 2) / 4e10
+    experts, router = 2 * 3 * 256 * 256, 8 * 256
+    prompt = (2 * 4 * (2 * 768 * 256 + experts) + 2 * experts) / 1e10 + 2 * 512 * 256 / 2e10
+    prompt += (2 * 4 * (router + 2 * 640) + 2 * router + 10 * 4 * 4 * 64 * 2) / 4e10
     assert found.prompt == pytest.approx(prompt, rel=1e-12)
     assert by_format(tiny(), "q4_0", WORK, {"q4_0": rates["q4_0"], "f16": rates["f16"]}) is None
 
