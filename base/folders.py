@@ -19,7 +19,8 @@ from pathlib import Path
 from lrcsim.base.errors import ConfigError
 
 COMPILED = ("cache", "compiled", "metrics", "time")
-"""Folders of `simulator` that have compiled functions: numba keeps each function beside its module."""
+"""Folders of `simulator` that have compiled functions: numba keeps each function beside its module. Those of
+`calibration` lie in the same installation."""
 
 NEEDED = 16 << 20
 """Bytes that must be free for compiled code: all of it takes about 8 MiB."""

@@ -24,7 +24,7 @@ def runtimes() -> dict[str, RuntimeDocument]:
     found = {IDEAL.name: RuntimeDocument(IDEAL.name, IDEAL.description, released=False)}
     tables = {
         entry.name.removesuffix(".toml"): tomllib.loads(entry.read_text("utf-8"))
-        for entry in sorted(DATA.iterdir(), key=lambda entry: entry.name)
+        for entry in sorted(DATA.iterdir(), key=lambda entry: entry.name.removesuffix(".toml"))
         if entry.name.endswith(".toml")
     }
     for name, table in sorted(tables.items(), key=lambda item: "base" in item[1]):  # those that others are based on

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -65,22 +66,28 @@ def measure_experts(
     random = np.random.default_rng(0)
     block = random.random(BLOCK, dtype=np.float32) - np.float32(0.5)
     memory = np.resize(block, max(working_set, 2 * max(*sizes, largest) + 4096 * 4) // 4)
-    before = numba.get_num_threads()
-    try:
-        by_threads = {}
-        for count in threads:
-            numba.set_num_threads(count)
+    by_threads, found = {}, []
+    for count in threads:
+        with on_threads(count):
             by_threads[count] = _times(memory, largest, repetitions)[1]
-            done()
-        best = min(by_threads, key=lambda count: by_threads[count].median)
-        numba.set_num_threads(best)
-        found = []
+        done()
+    best = min(by_threads, key=lambda count: by_threads[count].median)
+    with on_threads(best):
         for size in sizes:
             found.append(_times(memory, size, repetitions))
             done()
+    return CpuTimes(by_threads, best, found)
+
+
+@contextlib.contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """Let compiled loops use so many threads."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(count)
+    try:
+        yield
     finally:
         numba.set_num_threads(before)
-    return CpuTimes(by_threads, best, found)
 
 
 def _times(memory: Floats, wanted: int, repetitions: int) -> ExpertTimes:

@@ -10,10 +10,6 @@ from lrcsim.runtimes import runtime_names, runtimes
 from lrcsim.runtimes.machine_under import machine_under
 from lrcsim.runtimes.runtime import PARTS, keys
 
-WITHOUT_SOURCES = {"llama.cpp"}
-"""Runtimes whose numbers are placeholders still; this set is to become empty."""
-
-
 def test_ideal_is_first_and_names_are_those_of_files() -> None:
     assert runtime_names()[0] == "ideal"
     assert runtime_names()[1:] == sorted(runtime_names()[1:])
@@ -24,8 +20,6 @@ def test_ideal_is_first_and_names_are_those_of_files() -> None:
 def test_every_number_has_a_source(name: str) -> None:
     document = runtimes()[name]
     nowhere = sorted(path for path in document.numbers if path != "loads.overlap" and not document.sources.get(path))
-    if name in WITHOUT_SOURCES:
-        pytest.xfail(f"{name}: {len(nowhere)} of {len(document.numbers)} numbers have no source yet")
     assert not nowhere
 
 

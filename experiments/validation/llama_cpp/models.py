@@ -9,9 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numba
-
 from lrcsim.calibration.of_machine import MeasurePlan, measure_machine, profile_of
+from lrcsim.calibration.of_machine.compute import on_threads
 from lrcsim.calibration.of_machine.machine import processor
 from lrcsim.experiments.validation.llama_cpp.compare import NUMBERS, line_through, middle, token_bytes
 from lrcsim.experiments.validation.llama_cpp.library import Library
@@ -82,12 +81,8 @@ def one_core(folder: Path, instructions: str) -> HardwareProfile:
         instructions: of the library, as `Library.instructions` says them.
     """
     plan = replace(MeasurePlan(gpu=None, folder=folder).quick(), repetitions=20, working_set=WORKING_SET)
-    before = numba.get_num_threads()
-    numba.set_num_threads(1)
-    try:
+    with on_threads(1):
         profile = profile_of(measure_machine(plan))
-    finally:
-        numba.set_num_threads(before)
     about = f"one core, {processor()}"
     return replace(profile, name="one-core", description=about).with_part("cpu", isa=isa_of(instructions))
 

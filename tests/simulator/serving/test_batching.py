@@ -164,15 +164,15 @@ def test_drafts_of_two_requests() -> None:
 
 
 def test_how_large_the_steps_are() -> None:
-    # tokens, tokens with output, context read, pairs of a token and one it attends to
+    # tokens, tokens with output, context read, pairs of a token and one it attends to, requests
     sizes = [tuple(step.size) for step in steps_of(Schedule(batched(ABC, batch=2)))]
     assert sizes == [
-        (2, 1, 2, 3),  # A's prompt: token 1 attends to two
-        (1, 1, 1, 1),
-        (2, 2, 5, 5),  # A's third token, B's second
-        (2, 1, 2, 3),
-        (2, 2, 7, 7),  # A's fourth, C's third
-        (2, 2, 9, 9),
+        (2, 1, 2, 3, 1),  # A's prompt: token 1 attends to two
+        (1, 1, 1, 1, 1),
+        (2, 2, 5, 5, 2),  # A's third token, B's second
+        (2, 1, 2, 3, 1),
+        (2, 2, 7, 7, 2),  # A's fourth, C's third
+        (2, 2, 9, 9, 2),
     ]
     drafted = batched(numbered([P, D, D, D, D, D]), speculative=(2, [1, 0]))
     sizes = [tuple(step.size) for step in steps_of(Schedule(drafted))]

@@ -30,7 +30,7 @@ def test_a_cached_prefix_by_hand() -> None:
     # a prompt of 6 tokens, the first 4 cached; then 2 tokens decoded. The prefill step runs positions 4 and 5, which
     # attend to 5 and 6 tokens; the KV cache that is read is that of all 6.
     steps = list(steps_of(Schedule(trace_of([(6, 2, [0, 1, 2, 3])]))))
-    assert [tuple(step.size) for step in steps] == [(2, 1, 6, 11), (1, 1, 7, 7), (1, 1, 8, 8)]
+    assert [tuple(step.size) for step in steps] == [(2, 1, 6, 11, 1), (1, 1, 7, 7, 1), (1, 1, 8, 8, 1)]
     assert steps[0].rows is not None
     assert steps[0].rows.tolist() == [4, 5]
     assert steps[1].rows is None

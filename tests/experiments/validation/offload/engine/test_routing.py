@@ -14,7 +14,7 @@ from lrcsim.experiments.validation.offload.engine.routing import TOPIC, decoded,
 from lrcsim.models import load_geometry
 from lrcsim.traces import RoutingTrace
 
-SHARED = Path(__file__).parents[5] / "shared"
+SHARED = Path(__file__).parents[6] / "shared"
 
 
 @pytest.mark.parametrize("name", MODELS)
