@@ -101,7 +101,12 @@ def _options() -> argparse.ArgumentParser:
     about = "Run llama.cpp on one thread, and put its speed beside what lrcsim says of this machine."
     parser = argparse.ArgumentParser(prog="python -m lrcsim.experiments.validation.llama_cpp", description=about)
     option = parser.add_argument
-    option("--again", type=Path, metavar="FILE", help="predict anew what a file of --json holds, and measure nothing")
+    option(
+        "--again",
+        type=Path,
+        metavar="FILE",
+        help="predict anew what a file of --json holds; options of measuring play no part",
+    )
     option("--models", default="olmoe-1b-7b,narrow", help=f"of {', '.join(MODELS)}, with commas between")
     option("--dtype", default="q4_0", help="of their weights")
     option("--formats", default="q4_0,q8_0,q4_k,q6_k,f16", help="of experts, to be compared; empty: none")

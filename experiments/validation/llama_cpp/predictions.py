@@ -57,7 +57,9 @@ def add_by_format(
         rates = rates_of(formats, variant)
         rest = [row["rest_s"]["median"] for row in formats if row["variant"] == variant]
         layer_s = layer_seconds(shape, dtype_of(DENSE), work, rates, float(np.median(rest))) if rest else None
-        for row in measured["models"] if layer_s is not None else ():
+        if layer_s is None:
+            continue
+        for row in measured["models"]:
             found = by_format(models[row["model"]](), row["dtype"], work, rates, layer_s)
             if found is not None:
                 cell = row["variants"][variant]

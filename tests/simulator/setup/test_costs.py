@@ -158,3 +158,20 @@ def test_no_faster_than_the_cores() -> None:
         runtime=Runtime("r", core={"bf16": CoreRate(100.0, 1_000.0)}),
     )
     assert (many.bandwidth, many.compute) == (1_000.0, 10_000.0)
+
+
+def test_the_output_goes_at_the_rate_of_its_own_format() -> None:
+    # One core: 100 bytes/s of bf16, 50 of f32, in which the output is, 50 x 10 x 4 bytes: 40 s. Its 1,000 operations
+    # for each of 100 requests take 1,000 s at the 100 FLOP/s of f32. The dense layer behind is bf16: 880 bytes, and 20
+    # of keys and values; for 100 tokens that see one each 2 x 420 x 100 + 40 x 100 operations, at 1,000 FLOP/s.
+    profile = replace(MEMORY_BOUND, gpu=None, cpu=Cpu(1e9, 1e9, 0.0, 1))
+    runtime = Runtime("r", core={"bf16": CoreRate(100.0, 1_000.0), "f32": CoreRate(50.0, 100.0)})
+    costs = RooflineCosts(GEOMETRY, profile, "bf16,output=f32", runtime=runtime)
+    assert costs.after(ONE) == pytest.approx((880 + 20) / 100 + 40)
+    many = StepSize(100, 100, 100, 100)
+    assert costs.after(many) == pytest.approx((2 * 420 * 100 + 40 * 100) / 1_000 + 1_000)
+    assert costs.dense_bytes == 2 * 880 + 840 + 2_000  # bytes are bytes, whatever their rate
+    assert costs.table(1).head == costs.head == (4_000.0, 10_000.0)
+    # beside a GPU that runs the model, formats make no difference
+    gpu = RooflineCosts(GEOMETRY, MEMORY_BOUND, "bf16,output=f32", runtime=runtime)
+    assert gpu.head == (2_000.0, 1_000.0)
