@@ -10,6 +10,7 @@ from lrcsim.runtimes import runtime_names, runtimes
 from lrcsim.runtimes.machine_under import machine_under
 from lrcsim.runtimes.runtime import PARTS, keys
 
+
 def test_ideal_is_first_and_names_are_those_of_files() -> None:
     assert runtime_names()[0] == "ideal"
     assert runtime_names()[1:] == sorted(runtime_names()[1:])

@@ -166,9 +166,7 @@ def test_refused_in_one_line(own: Path, text: str, says: str) -> None:
 def test_a_name_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no runtime 'lama.cpp'.*did you mean 'llama.cpp'\?"):
         load_runtime("lama.cpp")
-    with pytest.raises(
-        ConfigError, match=r"there is no runtime '': .*are ideal, bigmoeonedge, bigmoeonedge-serial, "
-    ):
+    with pytest.raises(ConfigError, match=r"there is no runtime '': .*are ideal, bigmoeonedge, bigmoeonedge-serial, "):
         load_runtime("")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_runtime(tmp_path / "missing.toml")

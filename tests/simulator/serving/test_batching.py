@@ -177,7 +177,7 @@ def test_how_large_the_steps_are() -> None:
     drafted = batched(numbered([P, D, D, D, D, D]), speculative=(2, [1, 0]))
     sizes = [tuple(step.size) for step in steps_of(Schedule(drafted))]
     # 2nd, 3rd, 4th token; 4th, 5th, 6th; 5th and 6th. Every one that is verified has an output.
-    assert sizes == [(1, 1, 1, 1), (3, 3, 4, 9), (3, 3, 6, 15), (2, 2, 6, 11)]
+    assert sizes == [(1, 1, 1, 1, 1), (3, 3, 4, 9, 1), (3, 3, 6, 15, 1), (2, 2, 6, 11, 1)]
 
 
 def test_unions_of_experts() -> None:
