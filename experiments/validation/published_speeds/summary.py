@@ -127,7 +127,8 @@ def _rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
     mine, theirs = (_ranks(np.asarray(values)) for values in (one, other))
     if len(one) < 3 or np.ptp(mine) == 0 or np.ptp(theirs) == 0:
         return 1.0
-    return float(np.corrcoef(np.stack([mine, theirs]))[0, 1])
+    one_way, other_way = mine - mine.mean(), theirs - theirs.mean()
+    return float((one_way @ other_way) / np.sqrt((one_way @ one_way) * (other_way @ other_way)))
 
 
 def _ranks(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
