@@ -8,8 +8,8 @@ from lrcsim.hardware import HardwareProfile, Link
 from lrcsim.runtimes.runtime import LoadUse, Runtime
 
 PAGEABLE = 8e9
-"""Bytes/s of copies from memory that is not pinned, where neither link nor runtime says: measured on several desktops
-by others (time-model of the project's notes: 6.5 to 8 GB/s; an H200's host 18 GB/s)."""
+"""Bytes/s of copies from memory that is not pinned, where neither link nor runtime says: others measured 8 GB/s on
+desktops and 6.5 under WSL2; the host of an H200 reaches 18.2 (experiments/validation/offload/h200)."""
 
 
 def machine_under(profile: HardwareProfile, runtime: Runtime) -> HardwareProfile:
