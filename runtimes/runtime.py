@@ -33,7 +33,10 @@ class DeviceUse:
     experts: Annotated[float, Key("share", "of the memory's bandwidth that routed experts reach")] = 1.0
     cache: Annotated[float, Key("share", "of the memory's bandwidth that reading the KV cache reaches")] = 1.0
     compute: Annotated[float, Key("share", "of the peak that products reach: prompts, batches")] = 1.0
-    attention: Annotated[float, Key("share", "of the peak that the arithmetic of attention reaches")] = 1.0
+    attention: Annotated[
+        float,
+        Key("share", "of the peak that attention's arithmetic reaches, a token at a time; in prompts it is compute's"),
+    ] = 1.0
     layer: Annotated[
         float | None, Key("seconds", "per MoE layer: kernels, waiting for the routing; in place of layer_overhead")
     ] = None

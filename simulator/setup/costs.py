@@ -24,9 +24,10 @@ class CostTable(NamedTuple):
     """Costs as numbers for compiled code, all of the form max(bytes / bandwidth, operations / compute) + overhead.
 
     Attributes:
-        parts: float64 [n, 6], dense parts: bytes, and operations per token; bytes per token of context, and operations
+        parts: float64 [n, 7], dense parts: bytes, and operations per token; bytes per token of context, and operations
             per pair (`StepSize`), both as if the runtime reached as much of bandwidth and peak as for weights; tokens
-            that the layer looks back, `UNLIMITED` where it sees all; seconds more.
+            that the layer looks back, `UNLIMITED` where it sees all; seconds more; operations per pair in a step of one
+            token for each request.
         first: int64 [L + 2], parts ``first[i]:first[i + 1]`` come before the routing of layer i, the last ``after``.
         head: bytes of the output matrix, and operations per request, both as if its format went at the rates below.
         bandwidth: bytes/s where the model runs, of weights that every token uses.
@@ -128,7 +129,7 @@ class FixedCosts:
     def table(self, layers: int) -> CostTable:
         """Return the same as a `CostTable`, in which a byte and an operation take a second."""
         return CostTable(
-            parts=np.tile([self.dense, 0.0, 0.0, 0.0, UNLIMITED, 0.0], (layers, 1)),
+            parts=np.tile([self.dense, 0.0, 0.0, 0.0, UNLIMITED, 0.0, 0.0], (layers, 1)),
             first=np.append(np.arange(layers + 1), layers),
             head=(self.output, 0.0),
             bandwidth=1.0,
@@ -154,6 +155,7 @@ class Part(NamedTuple):
     per_pair: float
     window: float
     more: float
+    per_pair_alone: float
 
 
 class RooflineCosts:
@@ -210,6 +212,7 @@ class RooflineCosts:
             has_kv = block in attended
             params = geometry.attention_params(block) if has_kv else geometry.mixer_params
             params += geometry.router_params + geometry.shared_params if block in moe else geometry.dense_ffn_params
+            pair = float(geometry.attention_flops_per_pair(block)) if has_kv else 0.0
             parts.append(
                 Part(
                     weights=float(blocks[block]),
@@ -217,11 +220,10 @@ class RooflineCosts:
                     per_context=kv_dtype_bytes * geometry.kv_values_of(block) * (use.dense / use.cache)
                     if has_kv
                     else 0.0,
-                    per_pair=float(geometry.attention_flops_per_pair(block)) * (use.compute / use.attention)
-                    if has_kv
-                    else 0.0,
+                    per_pair=pair,
                     window=float(geometry.window) if block in short and geometry.window else UNLIMITED,
                     more=use.mla if has_kv and geometry.mla else 0.0,
+                    per_pair_alone=pair * (use.compute / use.attention),
                 )
             )
             if block in moe:
@@ -259,7 +261,7 @@ class RooflineCosts:
         """Return the same as a `CostTable`."""
         groups = [*self.parts, self.rest]
         return CostTable(
-            parts=np.array([part for group in groups for part in group], np.float64).reshape(-1, 6),
+            parts=np.array([part for group in groups for part in group], np.float64).reshape(-1, 7),
             first=np.cumsum([0, *map(len, groups)]),
             head=self.head,
             bandwidth=self.bandwidth,
@@ -279,7 +281,8 @@ class RooflineCosts:
         context = min(float(size.context), part.window * size.requests + size.tokens - size.requests)
         pairs = min(float(size.pairs), part.window * size.tokens)
         moved = (part.weights + part.per_context * context) / self.bandwidth
-        operations = part.per_token * size.tokens + part.per_pair * pairs
+        of_pair = part.per_pair_alone if size.tokens <= size.requests else part.per_pair
+        operations = part.per_token * size.tokens + of_pair * pairs
         return max(moved, operations / self.compute) + self.overhead + part.more
 
 

@@ -241,7 +241,8 @@ def _dense(parts, first, last, bandwidth, compute, overhead, tokens, context, pa
         seen = min(float(context), parts[i, 4] + tokens - 1)  # one request
         shown = min(float(pairs), parts[i, 4] * tokens)
         moved = (parts[i, 0] + parts[i, 2] * seen) / bandwidth
-        total += max(moved, (parts[i, 1] * tokens + parts[i, 3] * shown) / compute) + overhead + parts[i, 5]
+        of_pair = parts[i, 6] if tokens <= 1 else parts[i, 3]
+        total += max(moved, (parts[i, 1] * tokens + of_pair * shown) / compute) + overhead + parts[i, 5]
     return total
 
 

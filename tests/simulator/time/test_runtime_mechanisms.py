@@ -315,11 +315,23 @@ def test_shares_of_the_peak() -> None:
     whole = [layer0 + layer1 + 2 * pairs + 0.5, expert + 0.25, layer0 + pairs + head + 0.5]
     prompt = {"phase": [0, 0]}
     assert computed(IDEAL, COMPUTE_BOUND, **prompt) == pytest.approx(whole)
-    half = [2 * (layer0 + layer1) + 2 * pairs + 0.5, 2 * expert + 0.25, 2 * (layer0 + head) + pairs + 0.5]
-    found = computed(using(device_compute=0.5, device_attention=1.0), COMPUTE_BOUND, **prompt)
-    assert found == pytest.approx(half)
-    attention = [whole[0] + 2 * pairs, whole[1], whole[2] + pairs]
-    assert computed(using(device_attention=0.5), COMPUTE_BOUND, **prompt) == pytest.approx(attention)
+    half = [2 * (layer0 + layer1 + 2 * pairs) + 0.5, 2 * expert + 0.25, 2 * (layer0 + head + pairs) + 0.5]
+    assert computed(using(device_compute=0.5), COMPUTE_BOUND, **prompt) == pytest.approx(half)
+    assert computed(using(device_attention=0.25), COMPUTE_BOUND, **prompt) == pytest.approx(whole)
+
+
+def test_share_of_the_peak_in_attention_a_token_at_a_time() -> None:
+    # The second token alone: as above for one token, and 2 pairs of 40 operations; attention is in layers 0 to 2.
+    pairs = 2 * 40 / 100
+    layer0, layer1, expert, head = (2 * n / 100 for n in (420, 340, 150, 500))
+    whole = [layer0 + layer1 + 2 * pairs + 0.5, expert + 0.25, layer0 + pairs + head + 0.5]
+    assert computed(IDEAL, COMPUTE_BOUND) == pytest.approx(whole)
+    found = computed(using(device_attention=0.5), COMPUTE_BOUND)
+    assert found == pytest.approx([whole[0] + 2 * pairs, whole[1], whole[2] + pairs])
+    found = computed(using(device_compute=0.5), COMPUTE_BOUND)  # attention has its own share
+    assert found == pytest.approx(
+        [2 * (layer0 + layer1) + 2 * pairs + 0.5, 2 * expert + 0.25, 2 * (layer0 + head) + pairs + 0.5]
+    )
 
 
 def test_per_kernel_per_layer_with_mla_and_per_step() -> None:
