@@ -94,5 +94,11 @@ def _parsed(parse: Callable[[Text], Any], text: Text, wrong: str, where: str, er
         raise error(f"{wrong}: {said}") from None
 
 
+def toml_text(text: str) -> str:
+    """Return ``text`` as a basic string of TOML, quotes included."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
+
+
 def _reason(problem: Exception) -> str:
     return str(getattr(problem, "strerror", None) or problem)

@@ -10,7 +10,7 @@ from os.path import isfile  # unlike that of Path, it takes a name that is too l
 from pathlib import Path
 from typing import Any
 
-from lrcsim.base.documents import parse_toml, read_text
+from lrcsim.base.documents import parse_toml, read_text, toml_text
 from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.hardware.document import (
     LINKS,
@@ -77,18 +77,18 @@ def load_profile(spec: str | Path, overrides: Sequence[str] = ()) -> HardwarePro
 
 def to_toml(profile: HardwareProfile) -> str:
     """Write a profile as the TOML that `load_profile` reads back to the same numbers, with their sources."""
-    lines = [f"description = {_quoted(profile.description)}", f"unified = {str(profile.unified).lower()}"]
+    lines = [f"description = {toml_text(profile.description)}", f"unified = {str(profile.unified).lower()}"]
     lines += [f"kv_shared = {str(profile.kv_shared).lower()}"]
     tables: dict[str, list[str]] = {"": lines}
     for path, text, source in numbers(profile):
         part, _, key = path.rpartition(".")
-        value = text if text.isdecimal() else _quoted(text)
-        line = f"{key} = {{ value = {value}, source = {_quoted(source)} }}" if source else f"{key} = {value}"
+        value = text if text.isdecimal() else toml_text(text)
+        line = f"{key} = {{ value = {value}, source = {toml_text(source)} }}" if source else f"{key} = {value}"
         tables.setdefault(part, ["", f"[{part}]"]).append(line)
     path_names = [link.name for link in profile.links]
     if path_names != [name for name in LINKS if name in path_names]:
         for name in path_names:  # from storage to the device, behind the other parts
-            tables[name] = ["", "[[links]]", f"name = {_quoted(name)}", *tables.pop(name)[2:]]
+            tables[name] = ["", "[[links]]", f"name = {toml_text(name)}", *tables.pop(name)[2:]]
     return "\n".join(line for table in tables.values() for line in table) + "\n"
 
 
@@ -104,11 +104,6 @@ def read_toml(name: str, text: str) -> HardwareProfile:
     """
     where = f"hardware {name}"
     return build(name, _resolve(parse_toml(text, where, ConfigError), where), where)
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
 
 
 def _split(spec: str) -> tuple[str, list[str]]:

@@ -47,9 +47,9 @@ class Accuracy:
 
     Attributes:
         setting: the class.
-        low: the 0.1 quantile.
-        high: the 0.9 quantile.
-        median: of them.
+        low: low end of what a new machine is within, nine times in ten.
+        high: high end.
+        median: of the points.
         points: how many.
         runtimes: those that they were measured with.
     """

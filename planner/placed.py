@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lrcsim.planner.speed import Setup
-from lrcsim.runtimes.machine_under import machine_under
 from lrcsim.simulator.serving.steps import StepSize
-from lrcsim.simulator.setup.costs import RooflineCosts
 from lrcsim.simulator.time.host import Host
 
 
@@ -23,9 +21,8 @@ def placed_seconds(setup: Setup, resident: Sequence[bool], context: float, kv_by
         context: tokens that attention sees.
         kv_bytes_per_value: of the KV cache.
     """
-    machine = machine_under(setup.profile, setup.runtime)
+    machine, costs = setup.machine, setup.costs(kv_bytes_per_value)
     geometry, runtime = setup.geometry, setup.runtime
-    costs = RooflineCosts(geometry, machine, setup.dtype, kv_dtype_bytes=kv_bytes_per_value, runtime=runtime)
     size = StepSize(1, 1, round(context), round(context))
     host, now = Host(runtime, machine.expert_overhead), 0.0
     for layer, here in enumerate(resident):

@@ -9,7 +9,7 @@ from importlib import resources
 from os.path import isfile  # unlike that of Path, it takes a name that is too long
 from pathlib import Path
 
-from lrcsim.base.documents import parse_toml, read_text
+from lrcsim.base.documents import parse_toml, read_text, toml_text
 from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.base.units import format_quantity
 from lrcsim.runtimes.document import RuntimeDocument, per_byte, read_document
@@ -90,7 +90,7 @@ def _plain(number: Decimal) -> str:
 
 def to_toml(runtime: Runtime | RuntimeDocument) -> str:
     """Write a runtime, or one on a machine, as a document that `load_runtime` reads to the same numbers."""
-    lines = [f"description = {_quoted(runtime.description)}"]
+    lines = [f"description = {toml_text(runtime.description)}"]
     if isinstance(runtime, RuntimeDocument):
         for name in ("engine", "url", "released", "formats", "strategies", "devices"):
             value = getattr(runtime, name)
@@ -104,26 +104,21 @@ def to_toml(runtime: Runtime | RuntimeDocument) -> str:
     for path, value in numbers.items():
         table, _, key = path.rpartition(".")
         text, source = written(path, value), runtime.sources.get(path, "")
-        shown = text if keys(path.partition(".")[0])[key].kind in ("count", "flag") else _quoted(text)
-        line = f"{key} = {{ value = {shown}, source = {_quoted(source)} }}" if source else f"{key} = {shown}"
+        shown = text if keys(path.partition(".")[0])[key].kind in ("count", "flag") else toml_text(text)
+        line = f"{key} = {{ value = {shown}, source = {toml_text(source)} }}" if source else f"{key} = {shown}"
         tables.setdefault(table, ["", f"[{table}]"]).append(line)
     cores = runtime.cores if isinstance(runtime, RuntimeDocument) else {runtime.isa: runtime.core}
     for isa, rates in cores.items():
         for name, rate in rates.items():
             path = f"core.{isa}.{name}" if isinstance(runtime, RuntimeDocument) else f"core.{name}"
-            source = f", source = {_quoted(text)}" if (text := runtime.sources.get(path, "")) else ""
+            source = f", source = {toml_text(text)}" if (text := runtime.sources.get(path, "")) else ""
             decode, prompt = format_quantity(rate.decode, "bytes/s"), format_quantity(rate.prompt, "FLOP/s")
-            line = f"{name} = {{ decode = {_quoted(decode)}, prompt = {_quoted(prompt)}{source} }}"
+            line = f"{name} = {{ decode = {toml_text(decode)}, prompt = {toml_text(prompt)}{source} }}"
             tables.setdefault(f"core.{isa}", ["", f"[core.{isa}]"]).append(line)
     return "\n".join([*lines, *(line for table in tables.values() for line in table)]) + "\n"
 
 
 def _literal(value: str | bool | tuple[str, ...]) -> str:
     if isinstance(value, tuple):
-        return f"[{', '.join(map(_quoted, value))}]"
-    return str(value).lower() if isinstance(value, bool) else _quoted(value)
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
+        return f"[{', '.join(map(toml_text, value))}]"
+    return str(value).lower() if isinstance(value, bool) else toml_text(value)

@@ -19,8 +19,9 @@ from typing import NamedTuple
 import numpy as np
 
 from lrcsim.experiments.validation.published_speeds.fit import documents_with, fit, placed
-from lrcsim.experiments.validation.published_speeds.points import SETTINGS, Point
+from lrcsim.experiments.validation.published_speeds.points import Point
 from lrcsim.experiments.validation.published_speeds.predict import Prediction, predict, runtime_of
+from lrcsim.planner.accuracy import SETTINGS
 
 T_90 = {1: 6.31, 2: 2.92, 3: 2.35, 4: 2.13, 5: 2.02, 6: 1.94, 7: 1.89, 8: 1.86, 9: 1.83, 10: 1.81, 12: 1.78, 15: 1.75}
 """Student's t for 90 % two-sided, by degrees of freedom (any table)."""

@@ -14,17 +14,6 @@ from typing import Any
 
 from lrcsim.base.errors import ConfigError
 
-SETTINGS = (
-    "resident-gpu",
-    "gb10-unified",
-    "apple-unified",
-    "cpu-experts",
-    "cpu-only",
-    "pcie-cache",
-    "flash",
-)
-"""Classes of settings that share what limits them."""
-
 
 @dataclass(frozen=True)
 class Point:
@@ -33,7 +22,7 @@ class Point:
     Attributes:
         name: short, unique.
         source: where it stands.
-        setting: one of `SETTINGS`.
+        setting: one of the planner's `SETTINGS`.
         machine: in the words of the source.
         box: machines of one name are left out together when errors are taken out of sample.
         model: in the words of the source.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -129,9 +128,9 @@ def predict(point: Point, runtime: RuntimeDocument | None = None) -> Prediction:
     return _of_row(point, row)
 
 
-def predict_all(points: list[Point], runtimes: Mapping[str, RuntimeDocument] | None = None) -> list[Prediction]:
-    """Predict points; ``runtimes`` by the name of a box stand for those of the engines there."""
-    return [predict(point, None if runtimes is None else runtimes.get(point.box)) for point in points]
+def predict_all(points: list[Point]) -> list[Prediction]:
+    """Predict points, each under the runtime of its engine."""
+    return [predict(point) for point in points]
 
 
 def _of_row(point: Point, row: StrategyRow) -> Prediction:

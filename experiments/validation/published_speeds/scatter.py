@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrcsim.experiments.validation.published_speeds.points import SETTINGS
 from lrcsim.experiments.validation.published_speeds.predict import Prediction
 from lrcsim.experiments.validation.published_speeds.summary import NEAR
+from lrcsim.planner.accuracy import SETTINGS
 from lrcsim.plots.figure import write_figure
 
 MARKS = dict(zip(SETTINGS, "osD^vPX", strict=True))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lrcsim.base.tables import Table
-from lrcsim.experiments.validation.published_speeds.points import SETTINGS
 from lrcsim.experiments.validation.published_speeds.predict import Prediction
+from lrcsim.planner.accuracy import SETTINGS
 
 NEAR = 1.3
 """A prediction within this factor is called near."""

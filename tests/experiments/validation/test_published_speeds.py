@@ -16,7 +16,7 @@ from lrcsim.experiments.validation.published_speeds import __main__ as command
 from lrcsim.experiments.validation.published_speeds import accuracy as accuracy_module
 from lrcsim.experiments.validation.published_speeds.accuracy import LEAST, MOST, accuracies, as_toml, left_out
 from lrcsim.experiments.validation.published_speeds.fit import HUBER, NUMBERS, documents_with, fit, minimise, placed
-from lrcsim.experiments.validation.published_speeds.points import SETTINGS, Point, published, read_table
+from lrcsim.experiments.validation.published_speeds.points import Point, published, read_table
 from lrcsim.experiments.validation.published_speeds.predict import (
     ENGINES,
     Prediction,
@@ -25,6 +25,7 @@ from lrcsim.experiments.validation.published_speeds.predict import (
     runtime_of,
 )
 from lrcsim.experiments.validation.published_speeds.summary import by_class, summarise
+from lrcsim.planner.accuracy import SETTINGS
 from lrcsim.runtimes import load_runtime, runtimes
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "measured" / "points.csv"
