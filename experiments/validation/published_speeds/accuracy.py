@@ -69,7 +69,7 @@ def left_out(points: Sequence[Point]) -> list[Prediction]:
 
 def accuracies(predictions: Sequence[Prediction]) -> dict[str, Accuracy]:
     """Return the range of each class from predictions out of sample."""
-    found = {}
+    found: dict[str, Accuracy] = {}
     for setting in SETTINGS:
         mine = [one for one in predictions if one.point.setting == setting]
         if mine:
