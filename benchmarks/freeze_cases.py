@@ -11,7 +11,7 @@ Case = dict[str, Any]
 Row = dict[str, Any]
 
 LAYERS = {"small.h5": 8, "forced.h5": 8, "uneven.h5": 8, "made.h5": 5, "qwen.h5": 48, "gptoss.h5": 24}
-BYTES = {"small.h5": "6MiB", "forced.h5": "7MB", "uneven.h5": "6MiB", "made.h5": "50kB", "qwen.h5": "4000MiB",
+BYTES = {"small.h5": "21MiB", "forced.h5": "25MB", "uneven.h5": "6MiB", "made.h5": "50kB", "qwen.h5": "4000MiB",
          "gptoss.h5": "3GiB"}  # fmt: skip
 MODELS = {"qwen.h5": "qwen3-30b-a3b:top_k=6", "gptoss.h5": "gpt-oss-20b"}
 WITHOUT_WEIGHTS = ("gptoss.h5",)
@@ -219,8 +219,8 @@ def timed() -> Iterator[tuple[str, Case]]:
         *({"miss": name, "dram": "50%", "prefetch": "popularity"} for name in MISSES),
         *({"engine": engine, "overlap": on} for engine in ("events", "compiled") for on in (True, False)),
         {"policy": "mrs", "prefetch": "transition", "overrides": ["kv_shared=true"]},
-        {"overrides": ["kv_shared=true", "gpu.memory=40MiB"]},
-        {"policy": "lfu-decay", "overrides": ["kv_shared=true", "gpu.memory=40MiB"], "prefetch": "temporal"},
+        {"overrides": ["kv_shared=true", "gpu.memory=140MiB"]},
+        {"policy": "lfu-decay", "overrides": ["kv_shared=true", "gpu.memory=140MiB"], "prefetch": "temporal"},
         {"dram": "50%", "dram_policy": "lfu-decay"},
         {"arrivals": [0.0, 0.004], "batch": 2},
         {"policy": "static", "profile": "self"},
@@ -282,8 +282,8 @@ def commands(*lines: str) -> Case:
 def plans() -> Iterator[tuple[str, Case]]:
     """Yield plans of models on machines."""
     asked = (
-        "lrcsim-toy-baseline --hardware rtx-3090 --vram 26MiB --reserve 8MiB --context 1k --trace small.h5",
-        "lrcsim-toy-baseline --hardware rtx-3090 --vram 26MiB --reserve 8MiB --context 1k --traces .",
+        "lrcsim-toy-baseline --hardware rtx-3090 --vram 66MiB --reserve 8MiB --context 1k --trace small.h5",
+        "lrcsim-toy-baseline --hardware rtx-3090 --vram 66MiB --reserve 8MiB --context 1k --traces .",
         "olmoe-1b-7b --hardware rtx-3090 --dtype q4_k_m --vram 2560MiB",
         "qwen3-30b-a3b --hardware rtx-4090 --dtype q4_k_m",
         "qwen3-30b-a3b --hardware rtx-4060-laptop --dtype q4_k_m --context 32k --kv-dtype q8_0",

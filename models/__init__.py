@@ -4,6 +4,7 @@ from lrcsim.models.attention import AttentionShape
 from lrcsim.models.geometry import Geometry, check_trace
 from lrcsim.models.load import load_geometry, model_names
 from lrcsim.models.matching import matching_dtype
+from lrcsim.models.of_trace import geometry_of
 from lrcsim.models.quantisation import (
     bits_per_weight,
     dense_bytes,
@@ -22,6 +23,7 @@ __all__ = [
     "dense_bytes",
     "dtype_names",
     "expert_bytes",
+    "geometry_of",
     "load_geometry",
     "matching_dtype",
     "model_names",

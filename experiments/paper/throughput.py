@@ -13,7 +13,7 @@ from lrcsim.experiments.paper.inputs import requests_of
 from lrcsim.experiments.paper.measure import MeasuredTrace, PaperOptions
 from lrcsim.experiments.paper.published import published
 from lrcsim.experiments.paper.report import PaperSection
-from lrcsim.models import Geometry, check_trace, load_geometry
+from lrcsim.models import Geometry, check_trace, geometry_of, load_geometry
 from lrcsim.simulator import simulate
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
 
@@ -69,7 +69,7 @@ def geometry_for(one: MeasuredTrace, options: PaperOptions) -> Geometry:
     if options.model is not None:
         geometry = load_geometry(options.model)
     elif group != "toy":
-        geometry = load_geometry(trace.model)
+        geometry = geometry_of(trace)
     else:
         geometry = toy_geometry(key)
         try:
@@ -79,7 +79,7 @@ def geometry_for(one: MeasuredTrace, options: PaperOptions) -> Geometry:
                 raise
             why = str(error)
             try:
-                geometry = load_geometry(trace.model)
+                geometry = geometry_of(trace)
             except ConfigError:
                 why = f"no shape to run it on: give one with --model (not the toy baseline's: {why})"
                 raise ConfigError(why) from None

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from lrcsim.base.errors import ConfigError, check_choice, did_you_mean
+from lrcsim.base.errors import ConfigError, check_choice
 from lrcsim.base.reprs import short_repr
 from lrcsim.hardware import HardwareProfile, load_profile
-from lrcsim.models import Geometry, check_trace, expert_bytes, load_geometry, matching_dtype, model_names
+from lrcsim.models import Geometry, check_trace, expert_bytes, geometry_of, load_geometry, matching_dtype
 from lrcsim.policies import View, make_policy
 from lrcsim.runtimes import Runtime, RuntimeDocument, load_runtime
 from lrcsim.runtimes.machine_under import machine_under
@@ -229,14 +229,7 @@ def _geometry(model: str | Path | Geometry | None, trace: RoutingTrace) -> Geome
         return model
     if model is not None:
         return load_geometry(model)
-    try:
-        return load_geometry(trace.model)
-    except ConfigError:
-        raise ConfigError(
-            f"time needs the model's geometry, and the trace's model {trace.model!r} is not a built-in one: "
-            "say which it is with --model NAME (lrcsim models lists them) or --model path/to/config.json"
-            + did_you_mean(trace.model, model_names())
-        ) from None
+    return geometry_of(trace)
 
 
 def _stored_as_traced(trace: RoutingTrace, sizes: list[int]) -> bool:

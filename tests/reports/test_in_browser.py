@@ -122,8 +122,9 @@ def test_tooltips_have_the_values(desktop: Watched, results: Results) -> None:
 def test_the_map_of_experts_names_what_happened(desktop: Watched) -> None:
     page = desktop.page
     drawn = page.evaluate("document.getElementById('run1-experts-plot').data[0].customdata")
-    step = next(i for i, kind in enumerate(drawn[5]) if kind == "miss, loaded")
-    expect(hover(page, "run1-experts", step, 5)).to_have_text(f"step {step}, expert 5: miss, loaded")
+    kinds = ((row, i, kind) for row, every in enumerate(drawn) for i, kind in enumerate(every))
+    expert, step = next((row, i) for row, i, kind in kinds if kind == "miss, loaded")
+    expect(hover(page, "run1-experts", step, expert)).to_have_text(f"step {step}, expert {expert}: miss, loaded")
     page.select_option("select[data-figure=run1-experts]", label="layer 7")
     other = page.evaluate("document.getElementById('run1-experts-plot').data[0].customdata")
     assert other != drawn

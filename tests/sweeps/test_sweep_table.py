@@ -60,7 +60,7 @@ def test_rows_have_what_simulate_says(recorded: Path) -> None:
     assert again["ttft_ms_p90"] == data["time"]["ttft_ms"]["p90"]
     assert again["optimum_decode_tokens_per_s"] == data["time"]["bounds"]["optimum"]["decode_tokens_per_s"]
     assert (again["pcie_bytes"], again["pcie_bandwidth"]) == (data["links"]["pcie"]["bytes"], 1e9)
-    assert (again["pcie.bandwidth"], again["model"], again["dtype"]) == ("1GB/s", trace.model, "f32")
+    assert (again["pcie.bandwidth"], again["model"], again["dtype"]) == ("1GB/s", trace.model, "bf16")
     assert again["gpu_bytes"] > again["cache_bytes"]
     assert (row["pcie.bandwidth"], row["overlap"], again["overlap"]) == (None, None, True)
 

@@ -1,0 +1,54 @@
+"""The model that a trace was recorded from: the built-in one of its name, or what its recorded config describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lrcsim.base.errors import ConfigError, did_you_mean
+from lrcsim.models.geometry import Geometry
+from lrcsim.models.huggingface import geometry_from_dict
+from lrcsim.models.load import load_geometry, model_names
+from lrcsim.traces import RoutingTrace
+
+SHAPE = ("layers", "hidden", "experts", "top_k", "expert_width", "shared_experts", "moe_layers", "vocab")
+"""Where a built-in model has these of the recorded config, it is the model that ran."""
+
+
+def geometry_of(trace: RoutingTrace) -> Geometry:
+    """Return the geometry of the model that a trace is of.
+
+    What was recorded counts: a model of the same name may have been made in another size. The built-in geometry of the
+    name is returned where the recorded config (``config`` in the provenance, as ``lrcsim record`` keeps it) is of the
+    same shape, is missing, or cannot be read; else the config's, under the trace's name.
+
+    Raises:
+        ConfigError: the name is not a built-in model's, and no config was recorded that can be read.
+    """
+    try:
+        named = load_geometry(trace.model)
+    except ConfigError:
+        named = None
+    recorded = _recorded(trace)
+    if named is not None and (recorded is None or _same(named, recorded)):
+        return named
+    if recorded is not None:
+        return recorded
+    raise ConfigError(
+        f"time needs the model's geometry, and the trace's model {trace.model!r} is not a built-in one: "
+        "say which it is with --model NAME (lrcsim models lists them) or --model path/to/config.json"
+        + did_you_mean(trace.model, model_names())
+    )
+
+
+def _recorded(trace: RoutingTrace) -> Geometry | None:
+    config = trace.provenance.get("config")
+    if not isinstance(config, Mapping):
+        return None
+    try:
+        return geometry_from_dict(config, name=trace.model)
+    except ConfigError:
+        return None
+
+
+def _same(a: Geometry, b: Geometry) -> bool:
+    return all(getattr(a, name) == getattr(b, name) for name in SHAPE)
