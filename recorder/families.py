@@ -32,7 +32,6 @@ NOTICES = {
     "nllb-moe": "transformers runs only experts 0 and 1 of this model, whatever the router says (its experts module "
     "takes a mask for indices); recorded is what the router meant",
     "doge": "a full pass and token-by-token generation route differently in this model, by its own construction",
-    "jetmoe": "attention has experts too: every block has two MoE layers in the trace, attention first",
     "llama4_text": "transformers computes every expert on every token, all but the chosen ones on zeros; recorded are "
     "the chosen ones",
 }
