@@ -73,7 +73,7 @@ class Capture:
 
     @contextmanager
     def on(self) -> Iterator[Capture]:
-        """Hang the hooks on the model, and take them off again."""
+        """Hang the hooks on the model, and take them off again; meanwhile `families.mended` holds."""
         handles: list[Any] = []
         try:
             for number, site in enumerate(self.sites):
@@ -87,7 +87,8 @@ class Capture:
             if self.model.config.is_encoder_decoder:
                 handles.append(self.model.get_encoder().register_forward_hook(self._end_of_frame))
             handles.append(self.model.register_forward_hook(self._end_of_frame))
-            yield self
+            with families.mended(self.model):
+                yield self
         finally:
             for handle in handles:
                 handle.remove()

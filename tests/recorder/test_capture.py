@@ -147,6 +147,26 @@ def test_switch_drops_beyond_the_capacity() -> None:
     assert (columns["experts"][foreign] == -1).all()
 
 
+def test_nllb_runs_the_experts_that_were_chosen() -> None:
+    """By hand: a block's output is the sum of its two experts' outputs, times their weights, 1 - moe_token_dropout."""
+    model = tiny.tiny_model("nllb-moe")
+    block = model.model.encoder.layers[1].ffn
+    seen: dict[str, Any] = {}
+    handles = [
+        block.register_forward_hook(lambda _, args, out: seen.update(state=args[0].reshape(-1, 32), out=out)),
+        block.router.register_forward_hook(lambda _, __, out: seen.update(combine=out[1].reshape(-1, tiny.EXPERTS))),
+    ]
+    forced(model)
+    for handle in handles:
+        handle.remove()
+    with torch.inference_mode():
+        every = torch.stack([block.experts[f"expert_{e}"](seen["state"]) for e in range(tiny.EXPERTS)], dim=1)
+        expected = (seen["combine"][:, :, None] * every).sum(dim=1) * (1 - block.experts.moe_token_dropout)
+    torch.testing.assert_close(seen["out"].reshape(-1, 32), expected)
+    with torch.inference_mode():  # when nothing is recorded, transformers is as it was
+        assert not torch.allclose(block(seen["state"][None]).reshape(-1, 32), expected)
+
+
 def test_nllb_records_what_was_meant() -> None:
     model = tiny.tiny_model("nllb-moe")
     masks: list[Any] = []
