@@ -47,6 +47,12 @@ if TYPE_CHECKING:
 @click.option("--chat/--no-chat", default=None, help="Use the chat template.  [default: when there is one]")
 @click.option("--logits", is_flag=True, help="Also record the router's scores of all experts (fp16, large).")
 @click.option("--predict-next", is_flag=True, help="Also record what the gates of the next 3 layers would choose.")
+@click.option(
+    "--layers",
+    metavar="WHICH",
+    help="MoE layers to record, with commas: ffn or attention (experts of feed-forward networks, inside attention), "
+    "numbers from 0 (0-11), patterns of module names ('*.mlp.*').  [default: all]",
+)
 @click.option("--restart", is_flag=True, help="Drop an unfinished recording instead of resuming it.")
 @click.option("--from-vllm", metavar="URL", help="Ask a vLLM server run with --enable-return-routed-experts.")
 @click.option("--from-sglang", metavar="URL", help="Ask an SGLang server run with --enable-return-routed-experts.")

@@ -25,6 +25,7 @@ EXPLAINED = {
     "static": "accesses that the most used experts of m tokens in a row serve, chosen with hindsight, loaded for free",
     "lookahead": "hit rate of a cache that evicts the fewest uses in the next m tokens, under the paper's rule",
 }
+NOW = "the paper's current figures (version 2) are --definition lookahead --scope model: one cache for all layers"
 LEVELS = ("model", "layer")
 
 
@@ -58,6 +59,9 @@ def sch(
     plot_path: str | None,
 ) -> None:
     """Measure local routing consistency: SCH (arXiv 2505.16056), in the definition of its first or its later version.
+
+    The paper's current figures (version 2) are those of --definition lookahead --scope model: one cache for all layers,
+    which looks m tokens ahead. The default is static, the definition of version 1, with a cache for each layer.
 
     TRACE is an lrcsim file; several are shown together; without any, the trace that comes with lrcsim. JSON has the
     rate at every capacity.
@@ -136,7 +140,10 @@ def _show(results: Results, definition: str, scope: str, level: str, confidence:
                 }
             )
     title = f"segment cache best hit rate (SCH), {definition}, scope {scope}"
-    print_table(f"{', '.join(results)}: {title}", rows, note=EXPLAINED[definition])
+    note = EXPLAINED[definition]
+    if (definition, scope) != ("lookahead", "model"):
+        note += f"; {NOW}"
+    print_table(f"{', '.join(results)}: {title}", rows, note=note)
     if level == "layer":
         for label, found in results.items():
             print_table(f"{label}: SCH by layer", list(_layer_rows(found)))

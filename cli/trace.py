@@ -187,6 +187,33 @@ def export(
         echo(f"{output}: {size:,} bytes of {name}")
 
 
+@trace.command()
+@trace_argument
+@click.option("-o", "--output", required=True, metavar="OUT.h5", help="Trace to write; replaced if it exists.")
+@click.option(
+    "--layers",
+    required=True,
+    metavar="WHICH",
+    help="MoE layers to keep, with commas: numbers from 0 (0-11); where the trace names its modules also ffn or "
+    "attention (experts of feed-forward networks, inside attention) and patterns of names ('*.mlp.*').",
+)
+@json_option
+def select(path: str | None, output: str, layers: str, json_path: str | None) -> None:
+    """Write a trace of some of the MoE layers of another.
+
+    TRACE is an lrcsim trace file; without it, the trace that comes with lrcsim.
+    """
+    from lrcsim.traces import RoutingTrace
+    from lrcsim.traces.select import select_layers
+
+    with RoutingTrace.open(path) as opened, progress_bar("selecting") as progress:
+        kept = select_layers(opened, output, layers, progress)
+        tokens, there = opened.num_tokens, len(opened.layers)
+    facts = {"trace": output, "tokens": tokens, "layers": len(kept), "selected": kept}
+    if answer(json_path, facts, "trace-select"):
+        echo(f"{output}: {tokens:,} tokens, {len(kept):,} of {there:,} MoE layers")
+
+
 def _facts(opened: RoutingTrace, quick: bool, progress: Callable[[int, int], None]) -> dict[str, Any]:
     """Collect what `info` shows, as JSON values."""
     import numpy as np

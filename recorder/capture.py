@@ -16,6 +16,7 @@ from lrcsim.recorder.passes import Columns, Frames, sorted_by_weight, stacked
 from lrcsim.recorder.predict import GatePredictor
 from lrcsim.recorder.sites import find_sites
 from lrcsim.traces import LayerTable
+from lrcsim.traces.choose_layers import choose_layers
 
 JOIN_TOKENS = 2_048
 """Rows (tokens of forward passes) after which what the hooks noted is joined and moved to the host's memory.
@@ -42,14 +43,19 @@ class Capture:
         model: a transformers model, in evaluation mode.
         logits: also keep the router's scores of all experts.
         ahead: also ask the gates of the next 1, 2, ... ``ahead`` layers about each layer's hidden state.
+        layers: which MoE layers, as `choose_layers` reads it; None: all. The others run as ever, and count for nothing:
+            ``ahead`` goes from one recorded layer to the next.
 
     Raises:
-        ConfigError: the model has no MoE layers that can be recorded.
+        ConfigError: the model has no MoE layers that can be recorded, or ``layers`` means none of them.
     """
 
-    def __init__(self, model: Any, *, logits: bool = False, ahead: int = 0) -> None:
+    def __init__(self, model: Any, *, logits: bool = False, ahead: int = 0, layers: str | None = None) -> None:
         self.model = model
         self.sites = find_sites(model)
+        if layers is not None:
+            chosen = choose_layers(layers, len(self.sites), [site.name for site in self.sites])
+            self.sites = [self.sites[number] for number in chosen]
         self.logits = logits
         self.ahead = ahead
         self._next_gate = GatePredictor(ahead)
@@ -67,7 +73,7 @@ class Capture:
 
     @contextmanager
     def on(self) -> Iterator[Capture]:
-        """Hang the hooks on the model, and take them off again."""
+        """Hang the hooks on the model, and take them off again; meanwhile `families.mended` holds."""
         handles: list[Any] = []
         try:
             for number, site in enumerate(self.sites):
@@ -81,7 +87,8 @@ class Capture:
             if self.model.config.is_encoder_decoder:
                 handles.append(self.model.get_encoder().register_forward_hook(self._end_of_frame))
             handles.append(self.model.register_forward_hook(self._end_of_frame))
-            yield self
+            with families.mended(self.model):
+                yield self
         finally:
             for handle in handles:
                 handle.remove()

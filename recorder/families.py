@@ -5,7 +5,8 @@ Each entry says what is special in one line; docs/recorder.md lists them for use
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +30,9 @@ ALONE = {
 """Model types whose routing depends on what else is in the batch: they are recorded one request at a time."""
 
 NOTICES = {
-    "nllb-moe": "transformers runs only experts 0 and 1 of this model, whatever the router says (its experts module "
-    "takes a mask for indices); recorded is what the router meant",
+    "nllb-moe": "transformers 5.23 and 5.24 run only experts 0 and 1 of this model, whatever the router says (its "
+    "experts module takes a mask for ids); while it is recorded it is given the ids, so that the chosen experts run",
     "doge": "a full pass and token-by-token generation route differently in this model, by its own construction",
-    "jetmoe": "attention has experts too: every block has two MoE layers in the trace, attention first",
     "llama4_text": "transformers computes every expert on every token, all but the chosen ones on zeros; recorded are "
     "the chosen ones",
 }
@@ -161,6 +161,30 @@ ADAPTERS = {
     ),
 }
 """By the class name of the block."""
+
+
+@contextmanager
+def mended(model: Any) -> Iterator[None]:
+    """Give NLLB-MoE's experts modules the ids and weights, [tokens, 2], that they read but are not given.
+
+    transformers 5.23 and 5.24 hand them the mask of the first choice and the weights of both, [tokens, E] each, and the
+    mask's zeros and ones are read as ids. Where the second argument is not as wide as E nothing is changed.
+    """
+
+    def ids_for_mask(experts: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        hidden, mask, combine = args
+        if mask.shape[-1] != experts.num_experts:
+            return None
+        best = combine.topk(2, dim=-1)
+        return hidden, best.indices, best.values
+
+    modules = [module for module in model.modules() if type(module).__name__ == "NllbMoeExperts"]
+    handles = [module.register_forward_pre_hook(ids_for_mask) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def corrected(experts: Any) -> Callable[[Any, Any], Any] | None:

@@ -82,12 +82,17 @@ def generate(
         ended = np.flatnonzero(np.isin(made, ends))
         stop = prompt + (int(ended[0]) if len(ended) else len(made) - 1)
         first = 0 if both else width - len(request.ids)
-        parts = [_pick(taken[ENCODER], row, len(batch), np.asarray(request.ids), ENCODER)] if both else []
-        decoder = taken[DECODER if both else 0]
-        parts.append(_pick(decoder, row, len(batch), sequences[row, :stop], DECODER if both else 0, first))
+        streams = [(ENCODER, np.asarray(request.ids), 0)] if both else []
+        streams.append((DECODER if both else 0, sequences[row, :stop], first))
+        parts = [
+            _pick(taken[stack], row, len(batch), given, stack, begin)
+            for stack, given, begin in streams
+            if stack in taken  # of the other no layer was chosen
+        ]
         columns = _joined(capture, parts)
         columns["phase"] = np.zeros(len(columns["experts"]), np.uint8)
-        columns["phase"][len(columns["experts"]) - (stop - prompt) :] = 1
+        if streams[-1][0] in taken:
+            columns["phase"][len(columns["experts"]) - (stop - prompt) :] = 1
         found.append(columns)
     return found
 

@@ -113,6 +113,11 @@ def record_from_server(
     if useless:
         option = useless[0].replace("_", "-")
         raise ConfigError(f"--{option}: a server returns the ids of routed experts only; record from a MODEL for that")
+    if settings.layers is not None:
+        raise ConfigError(
+            "--layers: a server returns the routing of all layers; record them, then take some out of the trace with "
+            "lrcsim trace select --layers"
+        )
     if kind == "sglang" and (options.num_layers is None or options.top_k is None):
         raise ConfigError("an SGLang server does not send the shape of its routing: give --num-layers and --top-k")
     connection, out = Connection.to(url, api_key_env), Path(out)

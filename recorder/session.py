@@ -17,8 +17,10 @@ from lrcsim.recorder.prompts import Prompt
 from lrcsim.recorder.requests import Request, batches, encoded, packed
 from lrcsim.recorder.store import Store
 from lrcsim.recorder.workspace import Workspace
+from lrcsim.traces.choose_layers import ATTENTION
 
 if TYPE_CHECKING:
+    from lrcsim.recorder.capture import Capture
     from lrcsim.recorder.model import Loaded
 
 AHEAD = 3
@@ -42,6 +44,7 @@ class Settings:
         chat: put texts into the chat template; None: when generating with a model that has one.
         logits: also record the router's scores of all experts.
         predict_next: also record what the gates of the next three layers say.
+        layers: which MoE layers to record (``"ffn"``, ``"0-11"``, ``"*.mlp.*"``, see `choose_layers`); None: all.
         limit: requests (or samples) recorded at most; None: all.
     """
 
@@ -54,6 +57,7 @@ class Settings:
     chat: bool | None = None
     logits: bool = False
     predict_next: bool = False
+    layers: str | None = None
     limit: int | None = None
 
     def __post_init__(self) -> None:
@@ -121,11 +125,12 @@ def record(
 
     settings, out = settings or Settings(), Path(out)
     model = loaded.model
-    capture = Capture(model, logits=settings.logits, ahead=AHEAD if settings.predict_next else 0)
+    ahead = AHEAD if settings.predict_next else 0
+    capture = Capture(model, logits=settings.logits, ahead=ahead, layers=settings.layers)
     if not settings.teacher_forced and not (hasattr(model, "generate") and model.can_generate()):
         raise ConfigError(f"{type(model).__name__} cannot generate text; use --teacher-forced")
     notices, size = _notices(model, settings)
-    notices = [*loaded.notices, *notices]
+    notices = [*loaded.notices, *notices, *_of_attention(capture)]
     determined = {"model": loaded.name, "config": _config_digest(model), "dtype": _dtype(model), **asdict(settings)}
     with Workspace(out, determined, restart=restart) as workspace, Store(workspace) as store:
         digest, number = b"", -1
@@ -207,6 +212,17 @@ def _notices(model: Any, settings: Settings) -> tuple[list[str], int]:
             notices.append(f"recorded one request at a time, for in this model {families.ALONE[kind]}")
         size = 1
     return notices, size
+
+
+def _of_attention(capture: Capture) -> list[str]:
+    """Say that experts of attention are among the recorded ones, and how to leave them out."""
+    inside = sum(bool(ATTENTION.search(site.name)) for site in capture.sites)
+    if not inside:
+        return []
+    return [
+        f"{inside} of the {len(capture.sites)} MoE layers are experts inside attention (in a block, attention comes "
+        "first); --layers ffn records those of the feed-forward networks only"
+    ]
 
 
 def _dtype(model: Any) -> str:

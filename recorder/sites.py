@@ -15,6 +15,7 @@ from typing import Any
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.recorder import families
+from lrcsim.traces.choose_layers import ATTENTION
 
 INDEX_ARGUMENTS = ("top_k_index", "router_indices", "selected_experts", "topk_indices", "topk_idx")
 WEIGHT_ARGUMENTS = ("top_k_weights", "routing_weights", "topk_weights")
@@ -69,13 +70,13 @@ class Site:
 
 
 def find_sites(model: Any) -> list[Site]:
-    """List the MoE layers of a model, in the order of its modules.
+    """List the MoE layers of a model in the order in which they run: of a block, attention comes first.
 
     Raises:
         ConfigError: there are none, or the model is of a family that cannot be recorded (the message says why).
     """
     families.refuse(model.config)
-    sites = list(_sites(model))
+    sites = sorted(_sites(model), key=lambda site: (site.stack, site.block, not ATTENTION.search(site.name)))
     if not sites:
         raise ConfigError(
             f"the model ({model.config.model_type}, {type(model).__name__}) has no MoE layers that lrcsim can find: "

@@ -125,17 +125,20 @@ class LayerTable:
 
     def only(self, layer: int) -> LayerTable:
         """Return a table of one of the layers."""
-        row = slice(layer, layer + 1)
-        sizes = None if self.expert_bytes is None else self.expert_bytes[row]
+        return self.at([layer])
+
+    def at(self, layers: Sequence[int]) -> LayerTable:
+        """Return a table of some of the layers, in the order given."""
+        rows = list(layers)
         return LayerTable(
-            self.num_experts[row],
-            self.top_k[row],
-            sizes,
-            self.block[row],
-            self.stack[row],
-            self.num_shared[row],
+            self.num_experts[rows],
+            self.top_k[rows],
+            None if self.expert_bytes is None else self.expert_bytes[rows],
+            self.block[rows],
+            self.stack[rows],
+            self.num_shared[rows],
             self.stack_names,
-            None if self.dense_bytes is None else self.dense_bytes[row],
+            None if self.dense_bytes is None else self.dense_bytes[rows],
         )
 
     def with_expert_bytes(self, expert_bytes: int | Sequence[int]) -> LayerTable:

@@ -26,6 +26,7 @@ WRITES = {
     "trace-info": ("trace", "info", "t.h5"),
     "trace-check": ("trace", "check", "t.h5"),
     "trace-export": ("trace", "export", "t.h5", "-o", "t.npz"),
+    "trace-select": ("trace", "select", "t.h5", "-o", "some.h5", "--layers", "0"),
     "trace-import": ("trace", "import", "t.npz", "-o", "again.h5"),
     "sweep-dry-run": ("sweep", "s.toml", "--dry-run"),
     "sweep": ("sweep", "s.toml", "--jobs", "1"),
@@ -64,7 +65,7 @@ def command_of(lazy: Lazy) -> click.Command:
 
 def test_all_commands_are_here() -> None:
     found = [one for name, lazy in COMMANDS.items() for one in names(command_of(lazy), name)]
-    assert len(found) == len(COMMANDS) + 3  # trace has four
+    assert len(found) == len(COMMANDS) + 4  # trace has five
     assert set(found) - ELSEWHERE <= set(WRITES)
 
 

@@ -178,6 +178,15 @@ def test_sch_definitions_and_scopes(lrcsim: Callable[..., Any], trace_file: str,
     assert [row["value"] for row in data["results"]] == expected
 
 
+def test_sch_says_how_to_ask_for_the_papers_current_figures(lrcsim: Callable[..., Any], trace_file: str) -> None:
+    hint = "the paper's current figures (version 2) are --definition lookahead --scope model"
+    current = ("--definition", "lookahead", "--scope", "model")
+    for options, expected in (((), True), (current[:2], True), (current[2:], True), (current, False)):
+        said = " ".join(lrcsim("sch", trace_file, "-m", 4, "--bootstrap", 0, *options).out.split())
+        assert (hint in said) == expected, options
+    assert "--definition lookahead --scope model" in " ".join(lrcsim("sch", "--help").out.split())
+
+
 def test_sch_in_bytes(lrcsim: Callable[..., Any], trace_file: str) -> None:
     done = lrcsim("sch", trace_file, "-m", "4", "--cache", "9KiB", "--expert-bytes", "1KiB", "--json", "-")
     assert json.loads(done.out)["results"][0]["slots"] == [3, 3, 3]

@@ -15,6 +15,7 @@ from lrcsim.recorder.passes import sorted_by_weight
 from lrcsim.recorder.predict import Recall
 from lrcsim.recorder.requests import Request
 from lrcsim.recorder.runs import generate, teacher_forced
+from lrcsim.traces.choose_layers import choose_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch and transformers warn of their own affairs
 
@@ -146,6 +147,26 @@ def test_switch_drops_beyond_the_capacity() -> None:
     assert (columns["experts"][foreign] == -1).all()
 
 
+def test_nllb_runs_the_experts_that_were_chosen() -> None:
+    """By hand: a block's output is the sum of its two experts' outputs, times their weights, 1 - moe_token_dropout."""
+    model = tiny.tiny_model("nllb-moe")
+    block = model.model.encoder.layers[1].ffn
+    seen: dict[str, Any] = {}
+    handles = [
+        block.register_forward_hook(lambda _, args, out: seen.update(state=args[0].reshape(-1, 32), out=out)),
+        block.router.register_forward_hook(lambda _, __, out: seen.update(combine=out[1].reshape(-1, tiny.EXPERTS))),
+    ]
+    forced(model)
+    for handle in handles:
+        handle.remove()
+    with torch.inference_mode():
+        every = torch.stack([block.experts[f"expert_{e}"](seen["state"]) for e in range(tiny.EXPERTS)], dim=1)
+        expected = (seen["combine"][:, :, None] * every).sum(dim=1) * (1 - block.experts.moe_token_dropout)
+    torch.testing.assert_close(seen["out"].reshape(-1, 32), expected)
+    with torch.inference_mode():  # when nothing is recorded, transformers is as it was
+        assert not torch.allclose(block(seen["state"][None]).reshape(-1, 32), expected)
+
+
 def test_nllb_records_what_was_meant() -> None:
     model = tiny.tiny_model("nllb-moe")
     masks: list[Any] = []
@@ -246,3 +267,61 @@ def test_a_dense_model_is_refused() -> None:
     )
     with pytest.raises(ConfigError, match=r"\(llama, LlamaForCausalLM\) has no MoE layers"):
         Capture(LlamaForCausalLM(config))
+
+
+@pytest.mark.parametrize("kind", ["jetmoe", "deepseek_v2"])
+@pytest.mark.parametrize("wanted", ["all", "ffn", "1", "0-1", "*.1.*"])
+def test_chosen_layers_are_those_of_a_whole_recording(kind: str, wanted: str) -> None:
+    model = tiny.tiny_model(kind)
+    request = Request(IDS, None, 0)
+    found = []
+    for layers in (None, wanted):
+        capture = Capture(model, logits=True, layers=layers)
+        with capture.on():
+            columns = generate(capture, [request], max_new_tokens=4, temperature=0, seed=0)[0]
+        found.append((columns, capture.layer_names(), capture.layers()))
+    (whole, names, table), (some, chosen, left) = found
+    kept = choose_layers(wanted, len(names), names)
+    assert chosen == [names[layer] for layer in kept]
+    assert left.block.tolist() == table.block[kept].tolist()
+    for name in ("experts", "weights", "logits"):
+        np.testing.assert_array_equal(some[name], whole[name][:, kept])
+    np.testing.assert_array_equal(some["token_ids"], whole["token_ids"])
+
+
+def test_attention_of_jetmoe_is_left_out_by_a_word() -> None:
+    names = [site.name for site in Capture(tiny.tiny_model("jetmoe"), layers="ffn").sites]
+    assert names == [f"model.layers.{block}.mlp" for block in range(3)]
+
+
+def test_one_layer_ahead_is_one_recorded_layer_ahead() -> None:
+    """By hand: the gate of block 2, given the state that entered the gate of block 0."""
+    model = tiny.tiny_model("olmoe")
+    states: list[Any] = []
+    handle = model.model.layers[0].mlp.gate.register_forward_pre_hook(lambda _, args: states.append(args[0]))
+    capture = Capture(model, ahead=1, layers="0,2")
+    with capture.on():
+        columns = teacher_forced(capture, [Request(IDS, None, 0)])[0]
+    handle.remove()
+    with torch.inference_mode():
+        scores = torch.nn.functional.linear(states[0], model.model.layers[2].mlp.gate.weight)
+    np.testing.assert_array_equal(
+        columns["predictions/1"][:, 1], scores.topk(tiny.TOP_K).indices.reshape(-1, tiny.TOP_K)
+    )
+
+
+@pytest.mark.parametrize(("wanted", "stack"), [("*encoder*", 0), ("*decoder*", 1)])
+def test_one_stack_alone(wanted: str, stack: int) -> None:
+    model = tiny.tiny_model("switch_transformers")
+    found = []
+    for layers in (None, wanted):
+        capture = Capture(model, layers=layers)
+        with capture.on():
+            found.append(generate(capture, [Request(IDS, None, 0)], max_new_tokens=5, temperature=0, seed=1)[0])
+    whole, some = found
+    own = whole["stack"] == stack
+    assert set(some["stack"]) == {stack}
+    np.testing.assert_array_equal(some["phase"], whole["phase"][own])
+    np.testing.assert_array_equal(some["token_ids"], whole["token_ids"][own])
+    layers = [layer for layer in range(whole["experts"].shape[1]) if (whole["experts"][own][:, layer] >= 0).any()]
+    np.testing.assert_array_equal(some["experts"], whole["experts"][own][:, layers])

@@ -205,6 +205,32 @@ def test_encoder_decoder_traces_are_good(tmp_path: Path, kind: str, teacher_forc
         assert set(trace.column("stack")) == {0, 1}
 
 
+def test_chosen_layers(lrcsim: Run, tmp_path: Path) -> None:
+    import tiny
+
+    where = tmp_path / "jetmoe"
+    tiny.tiny_model("jetmoe").save_pretrained(where)
+    given = prompts(tmp_path, '{"token_ids": [5, 9, 11, 4]}')
+    command = ("record", where, "--prompts", given, "--max-new-tokens", 4, "--temperature", 0)
+    whole = lrcsim(*command, "-o", tmp_path / "whole.h5")
+    assert whole.code == 0
+    assert "Note: 3 of the 6 MoE layers are experts inside attention" in whole.err
+    assert "--layers ffn records those of the feed-forward networks only" in whole.err
+    some = lrcsim(*command, "-o", tmp_path / "some.h5", "--layers", "ffn")
+    assert (some.code, some.err) == (0, "")
+    assert lrcsim("trace", "select", tmp_path / "whole.h5", "-o", tmp_path / "later.h5", "--layers", "ffn").code == 0
+    with RoutingTrace.open(tmp_path / "some.h5") as one, RoutingTrace.open(tmp_path / "later.h5") as other:
+        assert one.provenance["layers"] == [f"model.layers.{block}.mlp" for block in range(3)]
+        assert one.provenance["layers"] == other.provenance["layers"]
+        assert one.provenance["settings"]["layers"] == "ffn"
+        assert one.layers.block.tolist() == other.layers.block.tolist() == [0, 1, 2]
+        np.testing.assert_array_equal(one.experts, other.experts)
+    wrong = lrcsim(*command, "-o", tmp_path / "wrong.h5", "--layers", "6")
+    assert wrong.code == 1
+    assert "--layers '6': the MoE layers are 0-5" in wrong.err
+    assert not (tmp_path / "wrong.h5").exists()
+
+
 def test_without_torch_the_command_says_how(tmp_path: Path) -> None:
     """In a process of its own, where importing torch fails."""
     script = "import sys; sys.modules['torch'] = None; from lrcsim.cli.main import main; main()"

@@ -238,6 +238,10 @@ def test_other_prompts_are_not_mixed_in(lrcsim: Callable[..., Any], stub: Any, p
     [
         (("--from-vllm", "localhost:1"), "is no address of a server, write for example http://localhost:8000"),
         (("--from-vllm", "http://127.0.0.1:9"), "does not answer"),
+        (
+            ("--from-vllm", "URL", "--layers", "ffn"),
+            "--layers: a server returns the routing of all layers; record them",
+        ),
         (("--from-vllm", "URL", "--logits"), "--logits: a server returns the ids of routed experts only"),
         (("--from-vllm", "URL", "--teacher-forced"), "--teacher-forced: a server returns"),
         (("--from-sglang", "URL"), "give --num-layers and --top-k"),
