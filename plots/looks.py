@@ -13,10 +13,12 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 MARKERS = "os^DvX<P>*ph"
 
-LETTER = 0.058
+LETTER = 0.053
 """Mean width of a letter of a legend, in inches (7 pt)."""
-HANDLE = 0.55
+HANDLE = 0.45
 """Inches that a legend takes beside each name."""
+ROW = 0.14
+"""Inches that a row of a legend takes."""
 
 
 def look_of(i: int) -> dict[str, Any]:
@@ -42,7 +44,10 @@ def dress(axes: Any, x: str, y: str, title: str = "", **limits: Any) -> None:
 
 
 def legend_below(figure: Any, axes: Sequence[Any], **options: Any) -> None:
-    """Put one legend of all that the axes name below them, in as many columns as the width takes."""
+    """Put one legend of all that the axes name below them, in as many columns as the width takes.
+
+    The figure grows by as much, so that the axes stay as high as they were asked for.
+    """
     named: dict[str, Any] = {}
     for one in axes:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
@@ -52,6 +57,8 @@ def legend_below(figure: Any, axes: Sequence[Any], **options: Any) -> None:
         columns = min(max(int((width() - 0.1) / each), 1), len(named))
         rows = -(-len(named) // columns)
         columns = -(-len(named) // rows)  # so that the last row is not left with one of them
+        wide, high = figure.get_size_inches()
+        figure.set_size_inches(wide, high + 0.05 + ROW * (rows + ("title" in options)))
         figure.legend(named.values(), named, loc="outside lower center", ncols=columns, **options)
 
 

@@ -1,0 +1,105 @@
+"""SRP: against segment length (msrp), by layer (lsrp), by position (msrpp)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from lrcsim.experiments.paper.figures import (
+    FEW,
+    dash,
+    legend_below,
+    lengths_axis,
+    look_of_model,
+    model_panels,
+    open_figure,
+    say_kinds,
+    shown_models,
+    tidy,
+    width,
+)
+from lrcsim.experiments.paper.measure import AT, MeasuredTrace
+from lrcsim.experiments.paper.names import Model, generated, models_in
+from lrcsim.experiments.paper.published import SEGMENTS, published
+from lrcsim.plots.looks import COLOURS
+
+
+def srp_by_length(path: str, found: Sequence[MeasuredTrace]) -> None:
+    """Draw SRP against segment length, the floor dotted, the paper's real models grey; a model's seeds in one panel."""
+    few = shown_models(found)
+    if len(few) <= FEW:
+        with open_figure(path, figsize=(width(), max(2.2, 0.45 * width()))) as (figure, axes):
+            _published(axes)
+            for model in few:
+                _by_length(axes, model, model.name)
+            say_kinds(axes, few)
+            tidy(axes, "segment length m [tokens]", "SRP", legend="none", ylim=(0, 1))
+            legend_below(figure, [axes])
+        return
+    variants = [list(seeds) for _, seeds in groupby(models_in(found), key=lambda model: model.place)]
+    for axes, first in model_panels(path, [seeds[0] for seeds in variants[:12]]):
+        _published(axes)
+        for model in next(seeds for seeds in variants if seeds[0] is first):
+            _by_length(axes, model)
+        if first is variants[0][0]:
+            say_kinds(axes, few)
+            axes.plot([], [], color="0.3", alpha=0.45, label="other seeds")
+        tidy(axes, "segment length m [tokens]", "SRP", legend="none", ylim=(0, 1))
+
+
+def _published(axes: Any) -> None:
+    for i, model in enumerate(published().real.values()):
+        label = "paper, real models" if i == 0 else None
+        axes.plot(SEGMENTS, model["srp"], color="0.85", lw=0.6, zorder=0, label=label)
+
+
+def _by_length(axes: Any, model: Model, label: str | None = None) -> None:
+    for one in model.traces:
+        look, lengths = look_of_model(model, hollow=generated(one)), list(one.srp)
+        name = label if one is model.first else None
+        axes.plot(lengths, [one.srp[m].value for m in lengths], label=name, **look)
+        ends = [one.srp[m].interval for m in lengths]
+        if all(end is not None for end in ends) and not model.seed:
+            axes.fill_between(lengths, *np.array(ends, float).T, color=look["color"], alpha=0.2, linewidth=0)
+    one, look = model.first, look_of_model(model)
+    floors = [one.srp[m].floor for m in one.srp]
+    axes.plot(list(one.srp), floors, color="0.3", linestyle=":", lw=1, label="floor")
+    if "srp16" in one.theirs:
+        axes.plot(AT, one.theirs["srp16"], "x", color="black", ms=5, mew=1.2, zorder=5, label="paper, toy model")
+    lengths_axis(axes, SEGMENTS)
+
+
+def by_layer(path: str, found: Sequence[MeasuredTrace]) -> None:
+    """Draw SRP of every layer, a line for each segment length; the paper's lowest and highest at m = 16 dotted."""
+    models = shown_models([one for one in found if one.srp])
+    for axes, model in model_panels(path, models):
+        for one in model.traces:
+            for i, (m, result) in enumerate(one.srp.items()):
+                assert result.groups is not None
+                label = f"m = {m}" if one is model.first else None
+                axes.plot(result.groups.value, color=COLOURS[i % 6], linestyle=dash(one), label=label)
+        for end in model.first.theirs.get("layers", ()):
+            axes.axhline(end, color="black", lw=0.8, linestyle=":", label=f"paper's range, m = {AT}")
+        if model is models[0]:
+            say_kinds(axes, models)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        tidy(axes, "MoE layer", "SRP", legend="none", ylim=(0, 1))
+
+
+def positions(path: str, found: Sequence[MeasuredTrace]) -> None:
+    """Draw SRP against the position of the segment, a line for each segment length."""
+    models = shown_models([one for one in found if one.positions])
+    for axes, model in model_panels(path, models):
+        for one in model.traces:
+            for i, (m, result) in enumerate(one.positions.items()):
+                assert result.groups is not None
+                assert result.positions is not None
+                label = f"m = {m}" if one is model.first else None
+                look = {"color": COLOURS[i % 6], "linestyle": dash(one), "lw": 0.8, "label": label}
+                axes.plot(result.positions, result.groups.value, **look)
+        if model is models[0]:
+            say_kinds(axes, models)
+        tidy(axes, "middle of segment [tokens]", "SRP", legend="none", ylim=(0, 1))
