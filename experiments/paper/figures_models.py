@@ -46,8 +46,7 @@ def designs(path: str, found: Sequence[MeasuredTrace]) -> None:
             if "srp16" in model.first.theirs:
                 axes.plot(model.first.theirs["srp16"], i, "x", color="black", mew=1.1, ms=4.5, label="paper")
         axes.set_yticks(range(len(models)), [model.name for model in models])
-        axes.invert_yaxis()
-        tidy(axes, f"SRP, m = {AT}", "", legend="none")
+        tidy(axes, f"SRP, m = {AT}", "", legend="none", ylim=(len(models) - 0.5, -0.5))
         legend_below(figure, [axes])
 
 
@@ -88,11 +87,12 @@ def loss(path: str, found: Sequence[MeasuredTrace]) -> None:
             here.plot(model.first.srp[AT].value, model.first.loss, label=None, **look)
         named[here] = points = [(m.first.srp[AT].value, float(m.first.loss or 0), m.letters) for m in models]
         _labelled(here, points, "these traces", f"SRP, m = {AT}")
-        order = list(TOYS)
+        places = {m.first.source.paper: m.place for m in models}
         for key, toy in toys.items():
-            place = order.index(key) if key in order else 0
-            own = [m.place for m in models if m.first.source.paper == f"toy.{key}"]
-            look = look_of_model(Model("", "", own[0] if own else place, 0, ()), hollow=True)
+            place = places.get(f"toy.{key}")
+            look = {"marker": "o", "color": "0.5", "mfc": "none"}
+            if place is not None:
+                look = look_of_model(Model("", "", place, 0, ()), hollow=True)
             theirs.plot(toy["srp16"], toy["log_ppl"], **(look | {"linestyle": "", "ms": 4.5}))
         named[theirs] = points = [(toy["srp16"], toy["log_ppl"], TOYS[key][1]) for key, toy in toys.items()]
         _labelled(theirs, points, "the paper's toy models", f"SRP, m = {AT}")
