@@ -1,9 +1,10 @@
-"""SRP: against segment length (msrp), by layer (lsrp), by position (msrpp)."""
+"""SRP: against segment length and the kept group's size (msrp), by layer (lsrp), by position (msrpp)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from math import ceil, log2
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,44 @@ def _by_length(axes: Any, model: Model, label: str | None = None) -> None:
     if "srp16" in one.theirs:
         axes.plot(AT, one.theirs["srp16"], "x", color="black", ms=5, mew=1.2, zorder=5, label="paper, toy model")
     lengths_axis(axes, SEGMENTS)
+
+
+def group_sizes(path: str, found: Sequence[MeasuredTrace]) -> None:
+    """Draw how many experts SRP's best choice keeps, over the active, against SRP: a panel for each segment length."""
+    models = models_in([one for one in found if one.srp])
+    lengths = list(dict.fromkeys(m for model in models for m in model.first.srp))
+    most = max(result.group_size for model in models for one in model.traces for result in one.srp.values())
+    ticks = [2.0**power for power in range(-1, max(3, ceil(log2(most))) + 1)]
+    columns = min(len(lengths), 4 if width() > 5 else 2)
+    rows = -(-len(lengths) // columns)
+    size = (width(), rows * (1.6 if columns > 2 else 1.5) + 0.3)
+    with open_figure(path, rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False) as (figure, grid):
+        for i, axes in enumerate(grid.flat):
+            if i >= len(lengths):
+                axes.set_axis_off()
+                continue
+            for model in models:
+                for one in model.traces:
+                    if lengths[i] in one.srp:
+                        result = one.srp[lengths[i]]
+                        look = look_of_model(model, hollow=generated(one)) | {"linestyle": ""}
+                        label = model.name if one is model.first and not model.seed else None
+                        axes.plot(result.value, result.group_size, label=label, **look)
+            axes.axhline(1, color="0.6", lw=0.8, zorder=0)
+            axes.set_yscale("log", base=2)
+            axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
+            tidy(
+                axes,
+                "SRP",
+                "kept / active experts",
+                f"m = {lengths[i]}",
+                legend="none",
+                xlim=(0, 1),
+                ylim=(0.4, 1.1 * ticks[-1]),
+            )
+            axes.label_outer(remove_inner_ticks=False)
+        legend_below(figure, grid.flat)
 
 
 def by_layer(path: str, found: Sequence[MeasuredTrace]) -> None:

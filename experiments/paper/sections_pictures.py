@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lrcsim.experiments.paper import figures_domains, figures_experts, figures_sample
+from lrcsim.experiments.paper import figures_domains, figures_experts, figures_sample, figures_srp
 from lrcsim.experiments.paper.measure import MeasuredTrace
 from lrcsim.experiments.paper.report import PaperSection
+
+
+def group_picture(found: Sequence[MeasuredTrace]) -> PaperSection:
+    """Make the section of msrp."""
+    having = [one for one in found if one.srp]
+    section = PaperSection("srp_group")
+    section.draw = (lambda path: figures_srp.group_sizes(path, having)) if having else None
+    return section
 
 
 def domain_pictures(found: Sequence[MeasuredTrace]) -> list[PaperSection]:

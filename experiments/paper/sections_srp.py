@@ -11,7 +11,7 @@ from lrcsim.experiments.paper import figures_domains, figures_experts, figures_s
 from lrcsim.experiments.paper.measure import AT, MeasuredTrace, lacks
 from lrcsim.experiments.paper.published import SEGMENTS, published
 from lrcsim.experiments.paper.report import PaperSection
-from lrcsim.experiments.paper.sections_pictures import domain_pictures, sample_picture
+from lrcsim.experiments.paper.sections_pictures import domain_pictures, group_picture, sample_picture
 
 PLACES = (8, 64, 256, 496)
 """Middles of segments whose published SRP is at hand, in tokens."""
@@ -21,7 +21,7 @@ def srp_sections(found: Sequence[MeasuredTrace]) -> list[PaperSection]:
     """Make the sections on SRP."""
     domains = [_domains(found), *domain_pictures(found)]
     experts = [_experts(found), _case(found), sample_picture(found)]
-    return [_length(found), _layers(found), *domains, _positions(found), *experts]
+    return [_length(found), group_picture(found), _layers(found), *domains, _positions(found), *experts]
 
 
 def _length(found: Sequence[MeasuredTrace]) -> PaperSection:

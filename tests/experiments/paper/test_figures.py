@@ -144,6 +144,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
 DRAWINGS = {
     "srp": figures_srp.srp_by_length,
+    "srp_group": figures_srp.group_sizes,
     "srp_layer": figures_srp.by_layer,
     "srp_position": figures_srp.positions,
     "srp_domain": figures_domains.domains,
