@@ -25,8 +25,8 @@ WIDTHS: dict[Size, float] = {"column": 3.3, "page": 7.0}
 DPI = 200
 """Dots per inch of pictures that are made of dots."""
 
-FONTS = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "lrcsim"}
-LOOKS = {
+FONTS: dict[Any, Any] = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "lrcsim"}
+LOOKS: dict[Any, Any] = {
     "font.size": 8,
     **dict.fromkeys(("axes.titlesize", "axes.labelsize", "figure.titlesize", "figure.labelsize"), 8),
     **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize", "legend.title_fontsize"), 7),

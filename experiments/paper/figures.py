@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from lrcsim.experiments.paper.measure import MeasuredTrace
-from lrcsim.experiments.paper.names import Model, generated, models_in, short_name
+from lrcsim.experiments.paper.names import Model, generated, models_in
 from lrcsim.plots.figure import open_figure, width
 from lrcsim.plots.looks import COLOURS, MARKERS, dress, legend_below, look_of, shortened
 
+# What the figures of other modules take from here.
 __all__ = ["look_of", "open_figure", "panels", "shown_in", "tidy"]
 
 MOST = 12
@@ -80,7 +81,7 @@ def panels(path: str, found: Sequence[MeasuredTrace], height: float = 1.6) -> It
     """Give axes for one trace of each model that is shown; the figure is written when all are drawn."""
     for axes, model in model_panels(path, shown_models(found), height):
         yield axes, model.first
-        axes.set_title(shortened(short_name(model.first.source), 24))
+        axes.set_title("generated" if generated(model.first) else "")  # below the name
 
 
 def model_panels(
@@ -115,7 +116,7 @@ def model_panels(
             unused.set_axis_off()
         for axes, model in zip(every, models, strict=False):
             yield axes, model
-            name = shortened(model.name, int(LETTERS * width() / columns))
+            name = shortened(model.name, int(LETTERS * (width() - 0.5) / columns))
             axes.set_title("\n".join(filter(None, (name, axes.get_title()))))
         _label_outer(every[: len(models)], columns)
         legend_below(figure, every[: len(models)])

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from lrcsim.experiments.paper.figures import finite, legend_below, model_panels, open_figure, tidy, width, with_each
+from lrcsim.experiments.paper.figures import finite, model_panels, tidy, with_each
 from lrcsim.experiments.paper.figures import shown_models as shown
 from lrcsim.experiments.paper.measure import MeasuredTrace
 from lrcsim.experiments.paper.names import Model, generated
-from lrcsim.plots.looks import COLOURS
+from lrcsim.plots.figure import open_figure, width
+from lrcsim.plots.looks import COLOURS, legend_below, shortened
 
 SPECIALISATIONS = {
     "domain": "in domains",
@@ -117,7 +118,7 @@ def _bars(axes: Any, models: Sequence[Model], measure: str, label: str, which: i
         values = finite([pair[which] if pair else None for pair in theirs])
         axes.plot(values, range(len(models)), "x", color="black", ms=4, mew=1.1, label="paper")
     axes.axvline(0, color="0.3", lw=0.8)
-    axes.set_yticks(range(len(models)), [model.name for model in models])
+    axes.set_yticks(range(len(models)), [shortened(model.name, 20) for model in models])
     tidy(axes, label, "", legend="none")
     axes.grid(axis="y", visible=False)
 

@@ -7,22 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from lrcsim.experiments.paper.figures import (
-    FEW,
-    RELATIVE,
-    legend_below,
-    look_of_model,
-    open_figure,
-    say_kinds,
-    shown_models,
-    tidy,
-    width,
-)
+from lrcsim.experiments.paper.figures import FEW, RELATIVE, look_of_model, say_kinds, shown_models, tidy
 from lrcsim.experiments.paper.labels import place_names
 from lrcsim.experiments.paper.measure import AT, SCH, MeasuredTrace
 from lrcsim.experiments.paper.names import REAL, TOYS, Model, generated, models_in
 from lrcsim.experiments.paper.published import SEGMENTS, published
-from lrcsim.plots.looks import COLOURS
+from lrcsim.plots.figure import open_figure, width
+from lrcsim.plots.looks import COLOURS, legend_below, shortened
 from lrcsim.simulator.metrics.specialisation import pearson
 
 HOLLOW = {"s": 14, "facecolors": "none", "edgecolors": "0.5", "linewidths": 0.7}
@@ -45,7 +36,7 @@ def designs(path: str, found: Sequence[MeasuredTrace]) -> None:
             axes.plot(model.first.srp[AT].floor, i, "|", color="0.5", ms=8, label="floor")
             if "srp16" in model.first.theirs:
                 axes.plot(model.first.theirs["srp16"], i, "x", color="black", mew=1.1, ms=4.5, label="paper")
-        axes.set_yticks(range(len(models)), [model.name for model in models])
+        axes.set_yticks(range(len(models)), [shortened(model.name, 24) for model in models])
         tidy(axes, f"SRP, m = {AT}", "", legend="none", ylim=(len(models) - 0.5, -0.5))
         legend_below(figure, [axes])
 

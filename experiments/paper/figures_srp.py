@@ -12,20 +12,18 @@ import numpy as np
 from lrcsim.experiments.paper.figures import (
     FEW,
     dash,
-    legend_below,
     lengths_axis,
     look_of_model,
     model_panels,
-    open_figure,
     say_kinds,
     shown_models,
     tidy,
-    width,
 )
 from lrcsim.experiments.paper.measure import AT, MeasuredTrace
 from lrcsim.experiments.paper.names import Model, generated, models_in
 from lrcsim.experiments.paper.published import SEGMENTS, published
-from lrcsim.plots.looks import COLOURS
+from lrcsim.plots.figure import open_figure, width
+from lrcsim.plots.looks import COLOURS, legend_below
 
 
 def srp_by_length(path: str, found: Sequence[MeasuredTrace]) -> None:

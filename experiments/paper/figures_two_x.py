@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from lrcsim.experiments.paper.figures import FEW, RELATIVE, legend_below, look_of_model, open_figure, shown_models, tidy
+from lrcsim.experiments.paper.figures import FEW, RELATIVE, look_of_model, shown_models, tidy
 from lrcsim.experiments.paper.knee import ABOUT_TWICE, CRITERIA
 from lrcsim.experiments.paper.measure import AT, POOLED, MeasuredTrace
 from lrcsim.experiments.paper.names import Model, generated
 from lrcsim.experiments.paper.published import GRID, published
 from lrcsim.experiments.paper.two_x import sizes_of
+from lrcsim.plots.figure import open_figure
+from lrcsim.plots.looks import legend_below
 
 BEYOND = 4.4
 """Where a knee beyond the range is drawn."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from lrcsim.experiments.paper.measure import CASE_TOKENS, Floats, MeasuredTrace
 from lrcsim.experiments.paper.names import short_name
+from lrcsim.plots.looks import shortened
 from lrcsim.traces import RoutingTrace
 
 
@@ -49,7 +50,8 @@ def sample_of(one: MeasuredTrace, layer: int, tokens: int) -> Sample:
     known = "token_ids" in trace.columns
     ids = trace.read("token_ids", start, end) if known else np.arange(end - start)
     assert one.case is not None
-    title = f"{short_name(one.source)}, MoE layer {layer}\nmean SRP of its experts {np.nanmean(one.case[layer]):.2f}"
+    title = f"{shortened(short_name(one.source), 30)}, MoE layer {layer}\n"
+    title += f"mean SRP of its experts {np.nanmean(one.case[layer]):.2f}"
     title += "" if what else " (chosen or not)"
     return Sample(title, what, scores, ids.astype(np.int64), known)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +159,7 @@ DRAWINGS = {
     "sch": figures_cache.sch_by_size,
     "sch_layer": figures_cache.sch_layers,
     "policies": figures_cache.policies,
-    "designs": lambda path, found: figures_models.designs(path, found[:5]),
+    "designs": figures_models.designs,
     "correlations": figures_models.hit_rates,
     "loss": lambda path, found: figures_models.loss(path, [one for one in found if one.source.kind != "generated"]),
     "two_x": figures_two_x.two_x,
@@ -172,15 +174,18 @@ def test_every_figure_fits_its_page(
     name: str, size: Any, found: list[MeasuredTrace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No words beyond the edge, no title over another, no file names; the height of a page is enough."""
+    long = "a-model-whose-name-is-far-too-long-for-any-panel-of-a-column-or-even-of-a-page"
+    mine = replace(found[5], source=replace(found[5].source, variant=long, label=long))
     with kept(monkeypatch) as figures, sized(size):
-        DRAWINGS[name](str(tmp_path / "a.png"), found)
+        DRAWINGS[name](str(tmp_path / "a.png"), [*found[:5], mine])
     (figure,) = figures
     wide, high = figure.get_size_inches()
     assert wide == WIDTHS[size]
     assert high <= 9
     titles = [axes.title.get_window_extent() for axes in figure.axes if axes.get_title()]
     legends = [text.get_window_extent() for legend in figure.legends for text in legend.get_texts()]
-    for box in (*titles, *legends):
+    ticks = [text.get_window_extent() for axes in figure.axes for text in axes.get_yticklabels() if text.get_visible()]
+    for box in (*titles, *legends, *ticks):
         assert box.x0 >= figure.bbox.x0 - 1
         assert box.x1 <= figure.bbox.x1 + 1
     for i, a in enumerate(titles):
@@ -253,7 +258,8 @@ def test_panels_serve_other_figures(found: list[MeasuredTrace], tmp_path: Path) 
         "nolb.teacher_forced",
         "mine.teacher_forced",
     ]
-    assert "Baseline (2)" in (tmp_path / "a.svg").read_text(encoding="utf-8")
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "a.svg").read_text(encoding="utf-8"))
+    assert [texts.count(name) for name in ("Baseline", "Baseline (2)", "NoLB", "mine")] == [1, 1, 1, 1]
 
 
 # --- names beside points ---------------------------------------------------------------------------------------------
