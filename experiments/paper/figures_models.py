@@ -76,7 +76,8 @@ def loss(path: str, found: Sequence[MeasuredTrace]) -> None:
         for model in models:
             look = look_of_model(model) | {"linestyle": "", "ms": 4.5}
             here.plot(model.first.srp[AT].value, model.first.loss, label=None, **look)
-        named[here] = points = [(m.first.srp[AT].value, float(m.first.loss or 0), m.letters) for m in models]
+        points = [(m.first.srp[AT].value, float(m.first.loss or 0), "" if m.seed else m.letters) for m in models]
+        named[here] = points
         _labelled(here, points, "these traces", f"SRP, m = {AT}")
         places = {m.first.source.paper: m.place for m in models}
         for key, toy in toys.items():
@@ -93,8 +94,7 @@ def loss(path: str, found: Sequence[MeasuredTrace]) -> None:
             axes.scatter([x for x, _, _ in points], [y for _, y, _ in points], **HOLLOW)
             named[axes] = points
             _labelled(axes, points, "the paper's decoders", f"SRP, m = {m}")
-        for axes, points in named.items():
-            place_names(axes, points)
+        place_names(named)
 
 
 def _labelled(axes: Any, points: Sequence[tuple[float, float, str]], title: str, x: str) -> None:
