@@ -78,6 +78,8 @@ def loss(path: str, found: Sequence[MeasuredTrace]) -> None:
             here.plot(model.first.srp[AT].value, model.first.loss, label=None, **look)
         points = [(m.first.srp[AT].value, float(m.first.loss or 0), "" if m.seed else m.letters) for m in models]
         named[here] = points
+        if not models:
+            here.text(0.5, 0.5, "no loss is known", ha="center", va="center", color="0.5", transform=here.transAxes)
         _labelled(here, points, "these traces", f"SRP, m = {AT}")
         places = {m.first.source.paper: m.place for m in models}
         for key, toy in toys.items():

@@ -48,6 +48,8 @@ def chosen(found: Sequence[MeasuredTrace]) -> list[tuple[MeasuredTrace, int]]:
     models = sorted((one for one in shown_in(found) if one.case is not None), key=lambda one: -one.srp[AT].value)
     if len(models) > 1:
         return [(one, int(np.nanargmax(np.nanmean(_case(one), axis=1)))) for one in (models[0], models[-1])]
+    if not models:
+        return []
     layers = np.nanmean(_case(models[0]), axis=1)
     return [(models[0], layer) for layer in dict.fromkeys((int(np.nanargmax(layers)), int(np.nanargmin(layers))))]
 

@@ -37,7 +37,9 @@ def published_rate(one: MeasuredTrace, policy: str, size: float) -> float | None
 
 
 def _sch(found: Sequence[MeasuredTrace], options: PaperOptions) -> PaperSection:
-    section = PaperSection("sch", lacks(found, "segments"), lambda path: figures_cache.sch_by_size(path, found))
+    having = [one for one in found if one.srp]
+    section = PaperSection("sch", lacks(found, "segments"))
+    section.draw = (lambda path: figures_cache.sch_by_size(path, having)) if having else None
     rows, every = [], []
     for one in found:
         for (policy, scope), curve in one.curves.items():
@@ -67,7 +69,9 @@ def _sch(found: Sequence[MeasuredTrace], options: PaperOptions) -> PaperSection:
 
 
 def _sch_layers(found: Sequence[MeasuredTrace]) -> PaperSection:
-    section = PaperSection("sch_layer", draw=lambda path: figures_cache.sch_layers(path, found))
+    having = [one for one in found if (SCH, "layer") in one.curves]
+    section = PaperSection("sch_layer", lacks(found, "m = 16"))
+    section.draw = (lambda path: figures_cache.sch_layers(path, having)) if having else None
     every, rows = [], []
     for one in found:
         for m in one.srp:

@@ -26,7 +26,8 @@ def srp_sections(found: Sequence[MeasuredTrace]) -> list[PaperSection]:
 
 def _length(found: Sequence[MeasuredTrace]) -> PaperSection:
     section = PaperSection("srp", lacks(found, "segments"))
-    section.draw = lambda path: figures_srp.srp_by_length(path, found)
+    having = [one for one in found if one.srp]
+    section.draw = (lambda path: figures_srp.srp_by_length(path, having)) if having else None
     rows: list[dict[str, Any]] = []
     for one in found:
         trace = one.source.trace
@@ -46,7 +47,9 @@ def _length(found: Sequence[MeasuredTrace]) -> PaperSection:
 
 
 def _layers(found: Sequence[MeasuredTrace]) -> PaperSection:
-    section = PaperSection("srp_layer", draw=lambda path: figures_srp.by_layer(path, found))
+    having = [one for one in found if one.srp]
+    section = PaperSection("srp_layer", lacks(found, "segments"))
+    section.draw = (lambda path: figures_srp.by_layer(path, having)) if having else None
     rows, every = [], []
     for one in found:
         for m, result in one.srp.items():
@@ -105,7 +108,8 @@ def _domains(found: Sequence[MeasuredTrace]) -> PaperSection:
 
 def _positions(found: Sequence[MeasuredTrace]) -> PaperSection:
     section = PaperSection("srp_position", lacks(found, "m = 16"))
-    section.draw = lambda path: figures_srp.positions(path, found)
+    having = [one for one in found if one.positions]
+    section.draw = (lambda path: figures_srp.positions(path, having)) if having else None
     rows, every = [], []
     for one in found:
         for m, result in one.positions.items():

@@ -27,6 +27,7 @@ from lrcsim.experiments.paper import (
     figures_srp,
     figures_two_x,
 )
+from lrcsim.experiments.paper.__main__ import main
 from lrcsim.experiments.paper.figures import MOST, panels, shown_in, shown_models
 from lrcsim.experiments.paper.inputs import Input
 from lrcsim.experiments.paper.labels import SIZE, place_names
@@ -329,3 +330,29 @@ def test_of_several_models_the_most_and_the_least_consistent_are_shown(found: li
     assert one is same
     assert one.case is not None
     assert np.nanmean(one.case[high]) >= np.nanmean(one.case[low])
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_formats_and_size_and_a_trace_that_allows_few_figures(tmp_path: Path) -> None:
+    """Requests of 10 tokens: no segments of 16, so no experts, domains, case study."""
+    ids = np.random.default_rng(0).random((40, 1, 8)).argsort(axis=2)[:, :, :2]
+    RoutingTrace.from_arrays(ids, num_experts=8, offsets=range(0, 41, 10)).save(tmp_path / "short.h5")
+    out = tmp_path / "out"
+    some = ["--figures", "srp,loss", "--size", "column", "--format", "pdf,svg,pdf", "--hardware", "none", "--quick"]
+    main([str(tmp_path / "short.h5"), "-o", str(out), *some])
+    assert sorted(path.name for path in (out / "figures").iterdir()) == ["loss.pdf", "loss.svg", "srp.pdf", "srp.svg"]
+    assert b"/MediaBox [ 0 0 237.6 " in (out / "figures" / "srp.pdf").read_bytes()  # 3.3 inches of 72 points
+    report = (out / "results.md").read_text(encoding="utf-8")
+    assert "![SRP against segment length](figures/srp.svg)" in report  # a page cannot show a PDF
+    assert "| short | short | teacher-forced |" in report  # a trace and its name in figures
+    main([str(tmp_path / "short.h5"), "-o", str(out), *some[:4], "--format", "pdf", *some[6:]])
+    assert "\n[SRP against segment length](figures/srp.pdf)" in (out / "results.md").read_text(encoding="utf-8")
+
+
+def test_an_unknown_format_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["x.h5", "-o", str(tmp_path / "out"), "--format", "png,sgv"])
+    assert "'sgv' is no format of figures, these are: png, svg, pdf; did you mean 'svg'?" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
