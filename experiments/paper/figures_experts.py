@@ -48,7 +48,7 @@ def specialisation(path: str, found: Sequence[MeasuredTrace], measure: str) -> N
         one = model.first
         assert one.experts is not None
         points = _points(axes, one.experts.present()[measure], one.experts.srp, models)
-        here, theirs = one.experts.correlation(measure), one.theirs.get(published_name(measure))
+        here, theirs = one.experts.correlation(measure), one.theirs.get(measure)
         told = ["" if here is None else f"r = {here:+.2f}", f"paper {theirs[1]:+.2f}" if theirs else ""]
         x = "specialisation " + SPECIALISATIONS[measure]
         tidy(
@@ -61,11 +61,6 @@ def specialisation(path: str, found: Sequence[MeasuredTrace], measure: str) -> N
         )
         if model is models[-1]:
             _layer_bar(axes, points)
-
-
-def published_name(measure: str) -> str:
-    """Return the name of a measure in published.toml."""
-    return {"vocabulary_predicted": "vocabulary_pred"}.get(measure, measure)
 
 
 def _points(axes: Any, x: Any, y: Any, models: Sequence[Model]) -> Any:
@@ -113,7 +108,7 @@ def _bars(axes: Any, models: Sequence[Model], measure: str, label: str, which: i
         if np.isfinite(values).any():
             name = "generated" if hollow else "teacher-forced"
             axes.barh(places, values, height=0.36 if both else 0.6, linewidth=0.7, label=name, **face)
-    theirs = [model.first.theirs.get(published_name(measure)) for model in models]
+    theirs = [model.first.theirs.get(measure) for model in models]
     if any(theirs):
         values = finite([pair[which] if pair else None for pair in theirs])
         axes.plot(values, range(len(models)), "x", color="black", ms=4, mew=1.1, label="paper")

@@ -244,7 +244,7 @@ def test_a_measure_that_is_new_is_drawn_where_it_is_present(
     monkeypatch.setattr(type(measures), "present", lambda self: present | {"vocabulary_predicted": self.srp / 2})
     with kept(monkeypatch) as figures:
         figures_experts.specialisation(str(tmp_path / "a.png"), found[1:2], "vocabulary_predicted")
-    theirs = published().toy["baseline"]["vocabulary_pred"][1]
+    theirs = published().toy["baseline"]["vocabulary_predicted"][1]
     assert figures[0].axes[0].get_title() == f"Baseline\nr = +1.00, paper {theirs:+.2f}"
 
 
