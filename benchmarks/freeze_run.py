@@ -167,8 +167,8 @@ def _page(path: Path) -> dict[str, Any]:
 
 
 def _picture(path: Path) -> list[str]:
-    """Return the texts of a drawing, which matplotlib repeats in comments beside their shapes."""
-    return re.findall(r"<!-- (.*?) -->", path.read_text(encoding="utf-8"))
+    """Return the texts of a drawing."""
+    return re.findall(r"<text[^>]*>(.*?)</text>", path.read_text(encoding="utf-8"))
 
 
 def _text(path: Path) -> str:

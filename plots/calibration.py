@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrcsim.plots.curves import COLOURS
-from lrcsim.plots.figure import check_picture, write_figure
+from lrcsim.plots.figure import check_picture, open_figure
+from lrcsim.plots.looks import COLOURS, dress, legend_below, shortened
 
 if TYPE_CHECKING:
     from lrcsim.calibration.from_run.calibrate import Calibration
@@ -25,7 +25,7 @@ def picture_ending(path: str) -> str:
 
 
 def plot_calibration(path: str, found: Calibration, title: str) -> None:
-    """Draw measured and predicted milliseconds of every token above, and predicted against measured below.
+    """Draw measured and predicted milliseconds of every token, and predicted against measured beside them.
 
     Args:
         path: the picture, .png, .svg or .pdf.
@@ -36,40 +36,38 @@ def plot_calibration(path: str, found: Calibration, title: str) -> None:
         ConfigError: another ending.
         TraceError: the file cannot be written.
     """
-    picture_ending(path)
-    from lrcsim.base.folders import for_fonts
+    with open_figure(path, 1, 2, figsize=(7, 2.7), width_ratios=(2.2, 1)) as (figure, (above, beside)):
+        _per_token(above, found, title)
+        _held_out(beside, found)
+        legend_below(figure, [above])
 
-    for_fonts()
-    import matplotlib
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    measured, predicted = 1e3 * found.measured["wall"], 1e3 * found.predicted.wall
-    tokens = np.arange(1, len(measured) + 1)
-    figure, (above, beside) = plt.subplots(
-        1, 2, figsize=(11, 4), layout="constrained", gridspec_kw={"width_ratios": [2.2, 1]}
-    )
-    above.axvspan(0.5, found.fitted + 0.5, color="0.93", zorder=0, label="fitted")
-    above.plot(tokens, measured, color="black", linewidth=1.4, label="measured")
-    lines = [("predicted from the routing", predicted, COLOURS[0], "-")]
+def _lines(found: Calibration) -> list[tuple[str, Any, str, str]]:
+    """Return label, milliseconds by token, colour and dash of what was predicted."""
+    lines = [("predicted from the routing", 1e3 * found.predicted.wall, COLOURS[0], "-")]
     if found.given_compute is not None:
         lines.append(("predicted, its compute given", 1e3 * found.given_compute.wall, COLOURS[1], "--"))
-    for label, values, colour, style in lines:
-        above.plot(tokens, values, color=colour, linestyle=style, linewidth=1.1, label=label)
+    return lines
+
+
+def _per_token(axes: Any, found: Calibration, title: str) -> None:
+    measured = 1e3 * found.measured["wall"]
+    tokens = np.arange(1, len(measured) + 1)
+    axes.axvspan(0.5, found.fitted + 0.5, color="0.93", zorder=0, label="fitted")
+    axes.plot(tokens, measured, color="black", label="measured")
+    for label, values, colour, style in _lines(found):
+        axes.plot(tokens, values, color=colour, linestyle=style, linewidth=0.9, label=label)
     if found.disturbed is not None and found.disturbed.any():
         at = found.disturbed
-        above.plot(tokens[at], measured[at], "o", color=COLOURS[3], markersize=4, label="machine disturbed")
-    above.set(xlabel="decoded token", ylabel="time [ms]", title=title, xlim=(0.5, len(tokens) + 0.5), ylim=(0, None))
-    above.legend(frameon=False, fontsize=8)
+        axes.plot(tokens[at], measured[at], "o", color=COLOURS[3], label="machine disturbed")
+    dress(axes, "decoded token", "time [ms]", shortened(title, 60), xlim=(0.5, len(tokens) + 0.5), ylim=(0, None))
+
+
+def _held_out(axes: Any, found: Calibration) -> None:
     held = slice(found.fitted, None)
-    top = 1.05 * max(measured[held].max(initial=1), predicted[held].max(initial=1))
-    beside.plot([0, top], [0, top], color="0.6", linewidth=0.8)
+    measured, lines = 1e3 * found.measured["wall"][held], _lines(found)
+    top = 1.05 * max([measured.max(initial=1), lines[0][1][held].max(initial=1)])
+    axes.plot([0, top], [0, top], color="0.6", linewidth=0.8)
     for (_, values, colour, _), marker in zip(lines, ("o", "x"), strict=False):
-        beside.plot(measured[held], values[held], marker, color=colour, markersize=4, alpha=0.8)
-    beside.set(xlabel="measured [ms]", ylabel="predicted [ms]", title="held-out tokens", xlim=(0, top), ylim=(0, top))
-    for axes in (above, beside):
-        axes.grid(color="0.9", linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-    write_figure(figure, path, dpi=110)
-    plt.close(figure)
+        axes.plot(measured, values[held], marker, color=colour, ms=3, alpha=0.8)
+    dress(axes, "measured [ms]", "predicted [ms]", "held-out tokens", xlim=(0, top), ylim=(0, top))

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lrcsim.plots.curves import COLOURS, STYLES, open_figure
+from lrcsim.plots.figure import open_figure
+from lrcsim.plots.looks import COLOURS, dress, legend_below, look_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,24 +27,21 @@ def plot_pivot(path: str, pivot: Pivot) -> None:
     to_scale = len(units) == 1 and all(number is not None for number, _ in numbers)
     at: list[Any] = [number for number, _ in numbers] if to_scale else list(range(len(numbers)))
     scale, label = _unit(pivot.value, [cell for cells in pivot.cells for cell in cells])
-    with open_figure(path, figsize=(7, 4.5)) as (_, axes):
+    with open_figure(path, figsize=(7, 3.8)) as (figure, axes):
         for number, (name, cells) in enumerate(zip(pivot.rows, pivot.cells, strict=True)):
             points = sorted((x, scale * cell) for x, cell in zip(at, cells, strict=True) if cell is not None)
             axes.plot(
                 [x for x, _ in points],
                 [y for _, y in points],
-                color=COLOURS[number % len(COLOURS)],
-                linestyle=STYLES[number // len(COLOURS) % len(STYLES)] if to_scale else "",
-                marker="o",
-                markersize=3 if to_scale else 6,
                 label=str(name),
+                **(look_of(number) | ({} if to_scale else {"linestyle": "", "ms": 5})),
             )
         if not to_scale:
             axes.set_xticks(at, [str(value) for value in pivot.columns])
         suffix = f" [{units.pop()}]" if to_scale and units != {""} else ""
-        _dress(axes, pivot.column + suffix, label)
+        dress(axes, pivot.column + suffix, label)
         axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, title=pivot.row)
+        legend_below(figure, [axes], title=pivot.row)
 
 
 def plot_front(path: str, table: pa.Table, front: pa.Table, columns: Sequence[str]) -> None:
@@ -64,7 +62,7 @@ def plot_front(path: str, table: pa.Table, front: pa.Table, columns: Sequence[st
     up, right = (direction(table, column)[0] for column in columns[:2])
     step = "steps-post" if direction(table, columns[1])[1] < 0 else "steps-pre"  # what one run reaches, a worse x does
     (x_scale, x_label), (y_scale, y_label) = (_unit(name, table[name].to_pylist()) for name in (right, up))
-    with open_figure(path, figsize=(7, 4.5)) as (_, axes):
+    with open_figure(path, figsize=(7, 3.8)) as (figure, axes):
         for rows, style in (
             (table, {"linestyle": "", "color": "0.7", "label": f"{len(table):,} runs"}),
             (front, {"drawstyle": step, "color": COLOURS[0], "label": "Pareto front"}),
@@ -72,9 +70,9 @@ def plot_front(path: str, table: pa.Table, front: pa.Table, columns: Sequence[st
             pairs = zip(rows[right].to_pylist(), rows[up].to_pylist(), strict=True)
             points = sorted((x_scale * x, y_scale * y) for x, y in pairs if None not in (x, y))
             axes.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=3, **style)
-        _dress(axes, x_label, y_label)
+        dress(axes, x_label, y_label)
         axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, loc="lower right")
+        legend_below(figure, [axes])
 
 
 def _unit(name: str, values: Sequence[Any]) -> tuple[float, str]:
@@ -86,12 +84,6 @@ def _unit(name: str, values: Sequence[Any]) -> tuple[float, str]:
         large = max((value for value in values if value is not None), default=0) >= 2**30
         return (2.0**-30, f"{label} [GiB]") if large else (2.0**-20, f"{label} [MiB]")
     return 1, label
-
-
-def _dress(axes: Any, x: str, y: str) -> None:
-    axes.set(xlabel=x, ylabel=y)
-    axes.grid(color="0.9", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _number(value: Any) -> tuple[float | None, str]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.plots.curves import COLOURS, open_figure
+from lrcsim.plots.figure import open_figure
+from lrcsim.plots.looks import COLOURS, shortened
 from lrcsim.traces import DECODE
 
 if TYPE_CHECKING:
@@ -33,17 +34,16 @@ def plot_time(result: Result, path: str) -> None:
     config = result.config
     panels = 4 if config["scope"] == "model" else 3  # in scope layer every layer has its full share of residents
     ratios = (3, 2, 2, 2)[:panels]
-    with open_figure(path, panels, 1, figsize=(9, 1.2 * sum(ratios)), height_ratios=ratios) as (figure, axes):
+    with open_figure(path, panels, 1, figsize=(7, 0.95 * sum(ratios)), height_ratios=ratios) as (figure, axes):
         figure.suptitle(
-            f"{result.trace.model} on {config['hardware']}: {config['policy']}, cache {config['cache']}, "
-            f"miss {config['miss']}, prefetch {config['prefetch']}",
-            fontsize=10,
+            f"{shortened(str(result.trace.model))} on {config['hardware']}\n"
+            f"{config['policy']}, cache {config['cache']}, miss {config['miss']}, prefetch {config['prefetch']}"
         )
         _per_token(axes[0], timed)
         _links(axes[1], timed)
         _maps(figure, axes[2:], result)
         for axis in axes[:2]:
-            axis.grid(color="0.9", linewidth=0.6)
+            axis.grid(color="0.9", linewidth=0.5)
             axis.spines[["top", "right"]].set_visible(False)
 
 
@@ -76,7 +76,7 @@ def _per_token(axis: Any, timed: Timed) -> None:
         axis.stairs(mean(chosen[:, 4]), edges, color="black", linewidth=0.8, label="CPU at work, beside")
     averaged = f", mean of {len(chosen) // len(bins)}" if len(chosen) > len(bins) else ""
     axis.set(xlabel=f"decode step{averaged}", ylabel="ms per token", xlim=(0, len(chosen)), ylim=(0, None))
-    axis.legend(frameon=False, loc="upper right", ncols=4, fontsize=8)
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=4)
 
 
 def _links(axis: Any, timed: Timed) -> None:
@@ -98,7 +98,7 @@ def _links(axis: Any, timed: Timed) -> None:
         axis.text(0.5, 0.5, "nothing was moved", ha="center", va="center", transform=axis.transAxes)
         return
     axis.set(xlabel="time [s]", ylabel="link busy [%]", xlim=(times[0], times[-1]), ylim=(0, 105))
-    axis.legend(frameon=False, loc="lower right", fontsize=8)
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=4)
 
 
 def _maps(figure: Any, axes: Any, result: Result) -> None:

@@ -15,8 +15,10 @@ from lrcsim.base.errors import ConfigError, LrcsimError, did_you_mean
 from lrcsim.base.tables import Table
 from lrcsim.cli.output import write_json
 from lrcsim.experiments.paper.claims import claims_section
+from lrcsim.experiments.paper.figures import MOST
 from lrcsim.experiments.paper.inputs import Input, opened, pairs_of
 from lrcsim.experiments.paper.measure import MeasuredTrace, PaperOptions, measure
+from lrcsim.experiments.paper.names import models_in, short_name
 from lrcsim.experiments.paper.published import published
 from lrcsim.experiments.paper.report import PaperSection, as_dict, write_folder
 from lrcsim.experiments.paper.section_two_x import two_x_section
@@ -26,6 +28,7 @@ from lrcsim.experiments.paper.sections_srp import srp_sections
 from lrcsim.experiments.paper.throughput import throughput_section
 from lrcsim.hardware import load_profile
 from lrcsim.models import load_geometry
+from lrcsim.plots.figure import PICTURES
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -49,7 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
             traces, sections = reproduce(inputs, pairs_of(chosen.pair, inputs), options)
             _draw_only(sections, chosen.figures)
             with _told("figures and tables") as progress:
-                write_folder(chosen.output, command, traces, sections, progress)
+                how = chosen.size, chosen.formats
+                write_folder(chosen.output, command, traces, sections, progress, *how)
             if chosen.json is not None:
                 write_json(chosen.json, as_dict(command, traces, sections), "paper")
     except LrcsimError as error:
@@ -82,7 +86,13 @@ def reproduce(
     by_label = {one.label: one for one in found}
     measured_pairs = [(by_label[a.label], by_label[b.label]) for a, b in pairs]
     sections.insert(0, claims_section(found, measured_pairs, options))
-    foot = "Teacher-forced traces are the paper's setting; figures show only those, where there are any."
+    foot = (
+        "Teacher-forced traces are the paper's setting. In figures their lines are solid and their marks filled, those "
+    )
+    foot += "of generated tokens dashed and hollow; names are the paper's."
+    models = len(models_in(found))
+    if models > MOST:
+        foot += f" Figures with a panel for each model show {MOST} of {models}, other seeds last."
     return Table("traces", "## Traces", [_about(one) for one in inputs], foot), sections
 
 
@@ -91,7 +101,8 @@ def _about(one: Input) -> dict[str, object]:
     trace, theirs, compared = one.trace, published().of(one.paper), one.paper
     if theirs and (theirs["experts"], theirs["top_k"]) != (trace.num_experts, trace.top_k):
         compared = f"{one.paper}, which has E = {theirs['experts']}, k = {theirs['top_k']}: another sparsity"
-    row: dict[str, object] = {"trace": one.label, "variant": one.variant, "tokens are": one.kind, "model": trace.model}
+    row: dict[str, object] = {"trace": one.label, "in figures": short_name(one, kind=False), "tokens are": one.kind}
+    row |= {"model": trace.model}
     row |= {"tokens": f"{trace.num_tokens:,}", "requests": trace.num_requests}
     row |= {"domains": None if trace.domains is None else len(set(trace.domains)), "L": trace.num_layers}
     return row | {"E": str(trace.num_experts), "k": str(trace.top_k), "compared with": compared}
@@ -128,6 +139,16 @@ def _told(what: str) -> Iterator[Callable[[int, int], None]]:
     print(f"{chr(13) if live else ''}{what}: {time.monotonic() - begun:.1f} s        ", file=sys.stderr, flush=True)
 
 
+def _formats(text: str) -> tuple[str, ...]:
+    """Read formats as typed, each once."""
+    known = [ending[1:] for ending in PICTURES]
+    given = tuple(dict.fromkeys(text.split(",")))
+    if wrong := [name for name in given if name not in known]:
+        message = f"{wrong[0]!r} is no format of figures, these are: {', '.join(known)}{did_you_mean(wrong[0], known)}"
+        raise argparse.ArgumentTypeError(message)
+    return given
+
+
 def _parser() -> argparse.ArgumentParser:
     about = "Every figure and table of arXiv 2505.16056 on any routing traces, published numbers beside them."
     parser = argparse.ArgumentParser(prog="python -m lrcsim.experiments.paper", description=about)
@@ -153,6 +174,10 @@ def _parser() -> argparse.ArgumentParser:
     option("--quick", action="store_true", help="m = 4 and 16, 50 draws, 300 tokens: to try things")
     figures = "sections whose figures are drawn, as two_x,srp (default: all)"
     option("--figures", type=lambda text: text.split(","), metavar="NAMES", help=figures)
+    sizes = "width of the figures in print: column (3.3 in) or page (7 in, default)"
+    option("--size", choices=("column", "page"), default="page", help=sizes)
+    formats = "of the figures, any of png,pdf,svg (default: png); results.md shows the first that a page can show"
+    option("--format", dest="formats", type=_formats, default=("png",), metavar="FORMATS", help=formats)
     option("--json", metavar="FILE", help="also write all results as JSON; with - to standard output")
     return parser
 

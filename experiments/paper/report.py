@@ -15,6 +15,7 @@ from lrcsim.base.tables import Row, Table, plain
 from lrcsim.cli.output import write_json
 from lrcsim.experiments.paper.measure import AT
 from lrcsim.experiments.paper.published import published
+from lrcsim.plots.figure import Size, sized
 
 INTRO = """# The paper's figures and tables on these traces
 
@@ -68,17 +69,20 @@ class PaperSection:
         """Return what is missing here, then what always is."""
         return list(dict.fromkeys([*self.missing, *self.words.get("absent", [])]))
 
-    def markdown(self, figures: str) -> str:
+    def markdown(self, figures: str, ending: str = "png") -> str:
         """Return the section as Markdown; ``figures`` is the folder of the figures, relative to the report."""
         title, missing = self.words["title"], self.not_there()
         parts = [f"## {title}", f"In the paper: {self.words['paper']}.", *self.text]
         if self.draw is not None:
-            parts.append(f"![{title}]({figures}/{self.name}.png)")
+            shown = "" if ending == "pdf" else "!"  # pages show no PDF: a link to it
+            parts.append(f"{shown}[{title}]({figures}/{self.name}.{ending})")
+            parts += [f"*{line}*" for line in self.words.get("figure", [])]
         parts += [table.markdown() for table in self.tables if table.shown]
         if missing:
             parts.append("Not there:\n\n" + "\n".join(f"* {line}" for line in missing))
         files = ", ".join(f"`data/{table.name}.csv`" for table in self.tables)
-        return "\n\n".join([*parts, f"Data: {files}." if files else "No data."])
+        data = f"Data: {files}." if files else "" if self.draw is not None else "No data."
+        return "\n\n".join(filter(None, [*parts, data]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
@@ -94,9 +98,24 @@ def as_dict(command: str, traces: Table, sections: Sequence[PaperSection]) -> di
 
 
 def write_folder(
-    folder: Path, command: str, traces: Table, sections: Sequence[PaperSection], progress: Callable[[int, int], None]
+    folder: Path,
+    command: str,
+    traces: Table,
+    sections: Sequence[PaperSection],
+    progress: Callable[[int, int], None],
+    size: Size = "page",
+    formats: Sequence[str] = ("png",),
 ) -> None:
     """Write all files; results.md last, so that a report is there only when what it points to is.
+
+    Args:
+        folder: made where it is not there.
+        command: that made the report.
+        traces: the table of traces.
+        sections: in their order.
+        progress: told the sections done, and all.
+        size: of the figures in print.
+        formats: of the figures, ``png``, ``pdf``, ``svg``; the report shows the first that a page can show.
 
     Raises:
         TraceError: something cannot be written.
@@ -107,9 +126,13 @@ def write_folder(
         for table in section.tables:
             table.write_csv(folder / "data")
         if section.draw is not None:
-            section.draw(str(folder / "figures" / f"{section.name}.png"))
+            with sized(size):
+                for ending in formats:
+                    section.draw(str(folder / "figures" / f"{section.name}.{ending}"))
         progress(done, len(sections))
     write_json(str(folder / "results.json"), as_dict(command, traces, sections), "paper")
-    parts = [INTRO.format(command=command), traces.markdown(), *(section.markdown("figures") for section in sections)]
+    shown = next((ending for ending in formats if ending != "pdf"), "pdf")
+    parts = [INTRO.format(command=command), traces.markdown()]
+    parts += [section.markdown("figures", shown) for section in sections]
     with replacing(folder / "results.md") as partial:
         partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

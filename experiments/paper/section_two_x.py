@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lrcsim.experiments.paper import figures
+from lrcsim.experiments.paper import figures_two_x
 from lrcsim.experiments.paper.intervals import wilson
 from lrcsim.experiments.paper.knee import ABOUT_TWICE, CRITERIA, Floats, chord_height, prices_of
 from lrcsim.experiments.paper.measure import POOLED, MeasuredTrace, PaperOptions
@@ -24,7 +24,7 @@ VERDICTS = ("holds", "undecided", "does not hold")
 def two_x_section(found: Sequence[MeasuredTrace], options: PaperOptions) -> PaperSection:
     """Make the section."""
     criteria = "Criteria: " + "; ".join(f"*{one.name}*: {one.meaning}" for one in CRITERIA) + "."
-    section = PaperSection("two_x", draw=lambda path: figures.two_x(path, found), text=[criteria])
+    section = PaperSection("two_x", draw=lambda path: figures_two_x.two_x(path, found), text=[criteria])
     rows: Rows = []
     for one in found:
         for (policy, scope), curve in one.curves.items():

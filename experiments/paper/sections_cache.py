@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lrcsim.experiments.paper import figures
+from lrcsim.experiments.paper import figures_cache, figures_models
 from lrcsim.experiments.paper.intervals import correlation_row
 from lrcsim.experiments.paper.measure import AT, SCH, MeasuredTrace, PaperOptions, lacks, teacher_forced
 from lrcsim.experiments.paper.published import GRID, SEGMENTS, published
@@ -37,7 +37,7 @@ def published_rate(one: MeasuredTrace, policy: str, size: float) -> float | None
 
 
 def _sch(found: Sequence[MeasuredTrace], options: PaperOptions) -> PaperSection:
-    section = PaperSection("sch", lacks(found, "segments"), lambda path: figures.sch_by_size(path, found))
+    section = PaperSection("sch", lacks(found, "segments"), lambda path: figures_cache.sch_by_size(path, found))
     rows, every = [], []
     for one in found:
         for (policy, scope), curve in one.curves.items():
@@ -67,7 +67,7 @@ def _sch(found: Sequence[MeasuredTrace], options: PaperOptions) -> PaperSection:
 
 
 def _sch_layers(found: Sequence[MeasuredTrace]) -> PaperSection:
-    section = PaperSection("sch_layer", draw=lambda path: figures.sch_layers(path, found))
+    section = PaperSection("sch_layer", draw=lambda path: figures_cache.sch_layers(path, found))
     every, rows = [], []
     for one in found:
         for m in one.srp:
@@ -87,7 +87,7 @@ def _sch_layers(found: Sequence[MeasuredTrace]) -> PaperSection:
 
 
 def _policies(found: Sequence[MeasuredTrace]) -> PaperSection:
-    section = PaperSection("policies", draw=lambda path: figures.policies(path, found))
+    section = PaperSection("policies", draw=lambda path: figures_cache.policies(path, found))
     rows, every = [], []
     for one in found:
         for policy, scope in [(p, s) for p in (*POLICIES, SCH) for s in ("model", "layer") if (p, s) in one.curves]:
@@ -112,7 +112,7 @@ def _policies(found: Sequence[MeasuredTrace]) -> PaperSection:
 
 
 def _correlations(found: Sequence[MeasuredTrace]) -> PaperSection:
-    section = PaperSection("correlations", draw=lambda path: figures.scatter(path, found))
+    section = PaperSection("correlations", draw=lambda path: figures_models.hit_rates(path, found))
     rows = []
     for one in found:
         if AT not in one.srp:

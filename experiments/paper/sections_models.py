@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lrcsim.experiments.paper import figures
+from lrcsim.experiments.paper import figures_experts, figures_models
 from lrcsim.experiments.paper.inputs import Input
 from lrcsim.experiments.paper.intervals import (
     Interval,
@@ -23,19 +23,22 @@ from lrcsim.experiments.paper.intervals import (
 from lrcsim.experiments.paper.measure import AT, SCH, MeasuredTrace, lacks, teacher_forced
 from lrcsim.experiments.paper.published import SEGMENTS, published
 from lrcsim.experiments.paper.report import PaperSection
+from lrcsim.experiments.paper.sections_pictures import specialisation_pictures
 
 MEASURES = {"domain": "domains", "vocabulary_in": "routed tokens", "vocabulary_out": "next tokens"}
 
 
 def model_sections(found: Sequence[MeasuredTrace], pairs: Sequence[tuple[Input, Input]]) -> list[PaperSection]:
     """Make the sections that compare experts and models."""
-    return [_specialisation(found), _designs(found), _loss(found), _post(found, pairs)]
+    specialisation = [_specialisation(found), *specialisation_pictures(found)]
+    return [*specialisation, _designs(found), _loss(found), _post(found, pairs)]
 
 
 def _specialisation(found: Sequence[MeasuredTrace]) -> PaperSection:
     having = [one for one in found if one.experts is not None]
     section = PaperSection("specialisation", lacks(having, *MEASURES), text=[_in_the_papers_toys()])
-    section.draw = (lambda path: figures.specialisation(path, having)) if having else None
+    if any(one.experts is not None and one.experts.domain is not None for one in having):
+        section.draw = lambda path: figures_experts.specialisation(path, having, "domain")
     rows: list[dict[str, Any]] = []
     for one in having:
         assert one.experts is not None
@@ -92,7 +95,8 @@ def _designs(found: Sequence[MeasuredTrace]) -> PaperSection:
         points = np.array([(one.srp[AT].value, one.theirs["srp16"]) for one in distinct])
         row = correlation_row("variants", "", "SRP here", "SRP in the paper", *points.T)
         section.table("designs_agreement", [row])
-    section.draw = lambda path: figures.designs(path, toys)
+    keys = {one.source.paper for one in toys}
+    section.draw = lambda path: figures_models.designs(path, [one for one in found if one.source.paper in keys])
     left = sorted(set(published().toy) - {(one.source.paper or "")[4:] for one in toys})
     if left:
         section.missing.append(f"variants without a teacher-forced trace: {', '.join(left)}")
@@ -142,7 +146,7 @@ def _above_floor() -> str:
 
 def _loss(found: Sequence[MeasuredTrace]) -> PaperSection:
     forced = teacher_forced(found)
-    section = PaperSection("loss", lacks(forced, "loss"))
+    section = PaperSection("loss", lacks(forced, "loss"), draw=lambda path: figures_models.loss(path, forced))
     rows, points = [], []
     for one in forced:
         if one.loss is not None:

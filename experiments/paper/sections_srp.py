@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from lrcsim.experiments.paper import figures
+from lrcsim.experiments.paper import figures_domains, figures_experts, figures_sample, figures_srp
 from lrcsim.experiments.paper.measure import AT, MeasuredTrace, lacks
 from lrcsim.experiments.paper.published import SEGMENTS, published
 from lrcsim.experiments.paper.report import PaperSection
+from lrcsim.experiments.paper.sections_pictures import domain_pictures, group_picture, sample_picture
 
 PLACES = (8, 64, 256, 496)
 """Middles of segments whose published SRP is at hand, in tokens."""
@@ -18,12 +19,14 @@ PLACES = (8, 64, 256, 496)
 
 def srp_sections(found: Sequence[MeasuredTrace]) -> list[PaperSection]:
     """Make the sections on SRP."""
-    return [_length(found), _layers(found), _domains(found), _positions(found), _experts(found), _case(found)]
+    domains = [_domains(found), *domain_pictures(found)]
+    experts = [_experts(found), _case(found), sample_picture(found)]
+    return [_length(found), group_picture(found), _layers(found), *domains, _positions(found), *experts]
 
 
 def _length(found: Sequence[MeasuredTrace]) -> PaperSection:
     section = PaperSection("srp", lacks(found, "segments"))
-    section.draw = lambda path: figures.srp_by_length(path, found)
+    section.draw = lambda path: figures_srp.srp_by_length(path, found)
     rows: list[dict[str, Any]] = []
     for one in found:
         trace = one.source.trace
@@ -43,7 +46,7 @@ def _length(found: Sequence[MeasuredTrace]) -> PaperSection:
 
 
 def _layers(found: Sequence[MeasuredTrace]) -> PaperSection:
-    section = PaperSection("srp_layer", draw=lambda path: figures.heat_by_layer(path, found))
+    section = PaperSection("srp_layer", draw=lambda path: figures_srp.by_layer(path, found))
     rows, every = [], []
     for one in found:
         for m, result in one.srp.items():
@@ -69,7 +72,7 @@ def _layers(found: Sequence[MeasuredTrace]) -> PaperSection:
 def _domains(found: Sequence[MeasuredTrace]) -> PaperSection:
     having = [one for one in found if one.domains is not None]
     section = PaperSection("srp_domain", lacks(found, "domains", "domain pairs", "m = 16"))
-    section.draw = (lambda path: figures.domains(path, having)) if having else None
+    section.draw = (lambda path: figures_domains.domains(path, having)) if having else None
     rows, spread, pairs, ranges = [], [], [], []
     for one in having:
         assert one.domains is not None
@@ -102,7 +105,7 @@ def _domains(found: Sequence[MeasuredTrace]) -> PaperSection:
 
 def _positions(found: Sequence[MeasuredTrace]) -> PaperSection:
     section = PaperSection("srp_position", lacks(found, "m = 16"))
-    section.draw = lambda path: figures.positions(path, found)
+    section.draw = lambda path: figures_srp.positions(path, found)
     rows, every = [], []
     for one in found:
         for m, result in one.positions.items():
@@ -135,7 +138,7 @@ def _positions(found: Sequence[MeasuredTrace]) -> PaperSection:
 def _experts(found: Sequence[MeasuredTrace]) -> PaperSection:
     having = [one for one in found if one.experts is not None]
     section = PaperSection("srp_expert", lacks(found, "m = 16"))
-    section.draw = (lambda path: figures.experts(path, having)) if having else None
+    section.draw = (lambda path: figures_experts.experts(path, having)) if having else None
     rows, every = [], []
     for one in having:
         assert one.experts is not None
@@ -155,7 +158,7 @@ def _experts(found: Sequence[MeasuredTrace]) -> PaperSection:
 def _case(found: Sequence[MeasuredTrace]) -> PaperSection:
     having = [(one, one.case) for one in found if one.case is not None]
     section = PaperSection("case")
-    section.draw = (lambda path: figures.case(path, [one for one, _ in having])) if having else None
+    section.draw = (lambda path: figures_sample.case(path, [one for one, _ in having])) if having else None
     rows = [
         {"trace": one.label, "layer": i, "expert": j, "SRP": v}
         for one, values in having

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lrcsim.base.errors import ConfigError, LrcsimError
-from lrcsim.experiments.paper import figures
+from lrcsim.experiments.paper import figures_models
 from lrcsim.experiments.paper.inputs import requests_of
 from lrcsim.experiments.paper.measure import MeasuredTrace, PaperOptions
 from lrcsim.experiments.paper.published import published
@@ -113,7 +113,7 @@ def throughput_section(found: Sequence[MeasuredTrace], options: PaperOptions) ->
     ]
     section.table("throughput_published", theirs)
     if rows:
-        section.draw = lambda path: figures.throughput(path, rows, found)
+        section.draw = lambda path: figures_models.throughput(path, rows, found)
     return section
 
 

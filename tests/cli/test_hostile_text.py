@@ -155,7 +155,7 @@ def test_pictures_have_names_as_they_are(hostile: Path, tmp_path: Path, lrcsim: 
         assert (code, err) == (0, "")
         drawn = Path(arguments[-1]).read_text(encoding="utf-8")
         assert not hidden(drawn)
-        assert r"\x1b]0;title\x07" in drawn  # beside the outlines the text stands in a comment
+        assert r"\x1b]0;title\x07" in drawn
 
 
 def test_axes_in_powers_of_ten_are_still_set() -> None:

@@ -1,0 +1,163 @@
+"""The forms that figures of SRP and SCH have: lines, rows of points with names, heat maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.plots.figure import open_figure, width
+from lrcsim.plots.looks import COLOURS, MARKERS, dress, legend_below, look_of, shortened, sparse
+
+Floats = npt.NDArray[np.float64]
+
+NUMBER_WIDTH, NUMBER_HEIGHT = 0.28, 0.12
+"""Inches that a cell of a heat map takes to hold a number of two decimals."""
+LETTERS = 14
+"""Letters of a title for each inch of a panel."""
+
+
+class PlotLine(NamedTuple):
+    """A line of a panel, all arrays as long as ``x``."""
+
+    label: str
+    x: Sequence[float] | npt.NDArray[Any]
+    y: Sequence[float] | Floats
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    floor: Sequence[float] | None = None
+
+
+class NameRow(NamedTuple):
+    """Points for each of some names, with the ends of their intervals, all as long as ``names``."""
+
+    label: str
+    names: Sequence[str]
+    value: Floats
+    low: Floats | None = None
+    high: Floats | None = None
+
+
+class HeatMap(NamedTuple):
+    """A heat map: values [rows, columns]."""
+
+    title: str
+    values: Floats
+    columns: Sequence[str]
+    column_label: str
+
+
+def draw_lines(
+    path: str,
+    panels: Mapping[str, Sequence[PlotLine]],
+    x_label: str,
+    y_label: str,
+    *,
+    log: bool = False,
+    dots: bool = True,
+) -> None:
+    """Draw a panel for each entry, on one scale; with ``log`` x is in powers of two, without ``dots`` it is dense."""
+    rows, columns = _grid(len(panels), 3)
+    size = (width(), rows * (3.4 if columns == 1 and width() > 5 else 2.3))
+    with open_figure(path, rows, columns, figsize=size, sharey=True, squeeze=False) as (figure, grid):
+        for axes in list(grid.flat)[len(panels) :]:
+            axes.set_axis_off()
+        for axes, (title, lines) in zip(grid.flat, panels.items(), strict=False):
+            floors = _lines(axes, lines, dots)
+            if floors:
+                axes.plot([], [], color="0.3", linestyle=":", lw=1, label="floor (all experts kept)")
+            if log:
+                ticks = sorted({float(x) for line in lines for x in line.x})
+                axes.set_xscale("log", base=2)
+                axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+                axes.minorticks_off()
+            dress(axes, x_label, "", shortened(title, int(LETTERS * width() / columns)), ylim=(0, 1))
+        for axes in grid[:, 0]:
+            axes.set_ylabel(y_label)
+        legend_below(figure, grid.flat)
+
+
+def _lines(axes: Any, lines: Sequence[PlotLine], dots: bool) -> bool:
+    """Draw the lines of a panel; say whether one has a floor."""
+    for i, line in enumerate(lines):
+        look = look_of(i) if dots else sparse(i)
+        axes.plot(line.x, line.y, label=line.label, **look)
+        if line.low is not None and line.high is not None:
+            axes.fill_between(line.x, line.low, line.high, color=look["color"], alpha=0.2, linewidth=0)
+        if line.floor is not None:
+            axes.plot(line.x, line.floor, color=look["color"], linestyle=":", lw=1)
+    return any(line.floor is not None for line in lines)
+
+
+def draw_names(path: str, panels: Mapping[str, Sequence[NameRow]], x_label: str) -> None:
+    """Draw a row for each name, highest on top by the first series, with a point and an interval for each series."""
+    rows, columns = _grid(len(panels), 2)
+    most = max(len(found[0].names) for found in panels.values())
+    size = (width(), rows * (0.7 + 0.2 * most))
+    with open_figure(path, rows, columns, figsize=size, sharex=True, squeeze=False) as (figure, grid):
+        for axes in list(grid.flat)[len(panels) :]:
+            axes.set_axis_off()
+        for axes, (title, found) in zip(grid.flat, panels.items(), strict=False):
+            order = np.argsort(found[0].value)
+            for i, row in enumerate(found):
+                colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+                places = np.arange(len(order)) - 0.6 * (
+                    (i + 0.5) / len(found) - 0.5
+                )  # so that intervals do not overlap
+                axes.plot(row.value[order], places, marker, color=colour, label=row.label)
+                if row.low is not None and row.high is not None:
+                    axes.hlines(places, row.low[order], row.high[order], color=colour, lw=1.5, alpha=0.5)
+            dress(axes, x_label, "", shortened(title, int(LETTERS * width() / columns)))
+            axes.set_yticks(range(len(order)), [shortened(found[0].names[i], 24) for i in order])
+        legend_below(figure, grid.flat)
+
+
+def draw_heat(path: str, heats: Sequence[HeatMap], value_label: str) -> None:
+    """Draw a heat map for each entry, layers downwards, on one colour scale; grey where there is no value."""
+    rows, columns = _grid(len(heats), 3 if heats[0].columns else 2)
+    layers = max(len(heat.values) for heat in heats)
+    numbers = layers <= 32 and all(heat.columns for heat in heats)
+    numbers = numbers and max(heat.values.shape[1] for heat in heats) * NUMBER_WIDTH <= (width() - 0.9) / columns - 0.4
+    high = 0.55 + (NUMBER_HEIGHT if numbers else min(0.1, 2.2 / layers)) * layers
+    size = (width(), rows * min(max(high, 1.3), 4))
+    with open_figure(path, rows, columns, figsize=size, squeeze=False) as (figure, grid):
+        known = np.concatenate([heat.values[np.isfinite(heat.values)] for heat in heats])
+        low, top = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+        for axes in list(grid.flat)[len(heats) :]:
+            axes.set_axis_off()
+        for axes, heat in zip(grid.flat, heats, strict=False):
+            image = heat_map(axes, heat.values, low, top, numbers=numbers)
+            title = shortened(heat.title, int(LETTERS * width() / columns))
+            axes.set(title=title, xlabel=heat.column_label, ylabel="MoE layer")
+            axes.yaxis.get_major_locator().set_params(integer=True)
+            if heat.columns:
+                axes.set_xticks(range(len(heat.columns)), heat.columns)
+            else:
+                axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.label_outer(remove_inner_ticks=False)
+        figure.colorbar(image, ax=grid, label=value_label, aspect=16 * rows)
+
+
+def heat_map(
+    axes: Any, values: Floats, low: float, high: float, *, numbers: bool = False, colours: str = "viridis"
+) -> Any:
+    """Draw values [rows, columns] as coloured cells, grey where there is none, with ``numbers`` in them; the image."""
+    import matplotlib.pyplot as plt
+
+    scale = plt.get_cmap(colours).with_extremes(bad="0.85")
+    image = axes.imshow(values, aspect="auto", cmap=scale, vmin=low, vmax=high, interpolation="nearest")
+    if numbers:
+        for (row, column), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                red, green, blue, _ = image.cmap(image.norm(value))
+                ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6.5, color=ink)
+    return image
+
+
+def _grid(panels: int, most: int) -> tuple[int, int]:
+    """Return rows and columns for some panels: at most so many beside each other on a page, one in a column."""
+    columns = min(panels, most if width() > 5 else 1)
+    return -(-panels // columns), columns

@@ -1,0 +1,73 @@
+"""How lines are told apart, and what axes and legends look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lrcsim.base.text import printable
+from lrcsim.plots.figure import width
+
+# Okabe and Ito's palette, which people with every kind of colour blindness can tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+MARKERS = "os^DvX<P>*ph"
+
+LETTER = 0.053
+"""Mean width of a letter of a legend, in inches (7 pt)."""
+HANDLE = 0.45
+"""Inches that a legend takes beside each name."""
+ROW = 0.14
+"""Inches that a row of a legend takes."""
+
+
+def look_of(i: int) -> dict[str, Any]:
+    """Return colour, dash and marker of line i: no two of twelve share a marker, nor a colour and a dash.
+
+    Lines of many points draw few of their markers: see `sparse`.
+    """
+    style = STYLES[(i + i // len(COLOURS)) % len(STYLES)]
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": style, "marker": MARKERS[i % len(MARKERS)]}
+
+
+def sparse(i: int) -> dict[str, Any]:
+    """Return `look_of` for a line of many points: a marker at every eighth of its length."""
+    return look_of(i) | {"markevery": (0.02 + 0.125 * (i % 12) / 12, 0.125)}
+
+
+def dress(axes: Any, x: str, y: str, title: str = "", **limits: Any) -> None:
+    """Label axes, draw their grid behind everything, and leave the box open above and on the right."""
+    axes.set(xlabel=x, ylabel=y, title=title, **limits)
+    axes.grid(color="0.9", linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def legend_below(figure: Any, axes: Sequence[Any], **options: Any) -> None:
+    """Put one legend of all that the axes name below them, in as many columns as the width takes.
+
+    The figure grows by as much, so that the axes stay as high as they were asked for.
+    """
+    named: dict[str, Any] = {}
+    for one in axes:
+        for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
+            named.setdefault(shortened(label, int((width() - 0.1 - HANDLE) / LETTER)), handle)
+    if named:
+        each = HANDLE + LETTER * max(map(len, named))
+        columns = min(max(int((width() - 0.1) / each), 1), len(named))
+        rows = -(-len(named) // columns)
+        columns = -(-len(named) // rows)  # so that the last row is not left with one of them
+        wide, high = figure.get_size_inches()
+        figure.set_size_inches(wide, high + 0.05 + ROW * (rows + ("title" in options)))
+        figure.legend(named.values(), named, loc="outside lower center", ncols=columns, **options)
+
+
+def shortened(name: str, most: int = 40) -> str:
+    """Return a name as it is shown, its middle left out if it has more letters than fit.
+
+    >>> shortened("a-very-long-name", 9)
+    'a-ve…name'
+    """
+    name = printable(name)
+    head = most // 2
+    return name if len(name) <= most else f"{name[:head]}…{name[len(name) - (most - head - 1) :]}"
