@@ -16,11 +16,13 @@ from lrcsim.base.tables import Table
 from lrcsim.cli.output import write_json
 from lrcsim.experiments.paper.claims import claims_section
 from lrcsim.experiments.paper.figures import MOST
-from lrcsim.experiments.paper.inputs import Input, opened, pairs_of
+from lrcsim.experiments.paper.inputs import Asked, Input, asked_for, in_order, opened
 from lrcsim.experiments.paper.measure import MeasuredTrace, PaperOptions, measure
 from lrcsim.experiments.paper.names import models_in, short_name
 from lrcsim.experiments.paper.published import published
 from lrcsim.experiments.paper.report import PaperSection, as_dict, write_folder
+from lrcsim.experiments.paper.section_pairs import pairs_section
+from lrcsim.experiments.paper.section_series import series_section
 from lrcsim.experiments.paper.section_two_x import two_x_section
 from lrcsim.experiments.paper.sections_cache import cache_sections
 from lrcsim.experiments.paper.sections_models import model_sections
@@ -48,8 +50,9 @@ def main(arguments: list[str] | None = None) -> None:
             load_profile(options.hardware, options.overrides)
         if options.model is not None:
             load_geometry(options.model)
-        with opened(chosen.traces) as inputs:
-            traces, sections = reproduce(inputs, pairs_of(chosen.pair, inputs), options)
+        asked = asked_for(chosen.traces, chosen.pair, chosen.series)
+        with opened(asked.specs) as inputs:
+            traces, sections = reproduce(inputs, asked, options)
             _draw_only(sections, chosen.figures)
             with _told("figures and tables") as progress:
                 how = chosen.size, chosen.formats
@@ -63,19 +66,22 @@ def main(arguments: list[str] | None = None) -> None:
         print(chosen.output / "results.md")
 
 
-def reproduce(
-    inputs: list[Input], pairs: list[tuple[Input, Input]], options: PaperOptions
-) -> tuple[Table, list[PaperSection]]:
+def reproduce(inputs: list[Input], asked: Asked, options: PaperOptions) -> tuple[Table, list[PaperSection]]:
     """Measure every trace and make all sections."""
-    found: list[MeasuredTrace] = []
+    by_label: dict[str, MeasuredTrace] = {}
     for one in inputs:
         with _told(one.label) as progress:
-            found.append(measure(one, options, progress))
+            by_label[one.label] = measure(one, options, progress)
+    found = [one for label, one in by_label.items() if label not in asked.apart]
+    pairs = [(by_label[base], by_label[post]) for base, post in asked.pairs]
+    series = [in_order([by_label[label].source for label in labels]) for labels in asked.series]
+    measured_series = [[by_label[one.label] for one in ordered] for ordered in series]
     makers: list[Callable[[], list[PaperSection]]] = [
         lambda: [two_x_section(found, options)],
         lambda: srp_sections(found),
         lambda: cache_sections(found, options),
-        lambda: model_sections(found, pairs),
+        lambda: model_sections(found),
+        lambda: [pairs_section(pairs, options), series_section(measured_series, options)],
         lambda: [throughput_section(found, options)],
     ]
     sections: list[PaperSection] = []
@@ -83,9 +89,7 @@ def reproduce(
         for done, make in enumerate(makers, start=1):
             sections += make()
             progress(done, len(makers))
-    by_label = {one.label: one for one in found}
-    measured_pairs = [(by_label[a.label], by_label[b.label]) for a, b in pairs]
-    sections.insert(0, claims_section(found, measured_pairs, options))
+    sections.insert(0, claims_section(found, pairs, measured_series, options))
     foot = (
         "Teacher-forced traces are the paper's setting. In figures their lines are solid and their marks filled, those "
     )
@@ -159,8 +163,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     option("traces", nargs="*", metavar="TRACE", help=traces)
     option("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where results.md goes")
-    pair = "names of traces before and after post-training"
-    option("--pair", action="append", default=[], metavar="BASE:POST", help=pair)
+    pair = "traces before and after post-training: files, or names of traces given"
+    option("--pair", action="append", default=[], nargs="+", metavar="BASE POST", help=pair)
+    series = "traces of one model over its training: files, or names of traces given"
+    option("--series", action="append", default=[], nargs="+", metavar="TRACE", help=series)
     draws = "draws of requests (default: 1000, as the paper)"
     option("--bootstrap", dest="draws", metavar="BOOTSTRAP", type=int, default=1000, help=draws)
     option("--seed", type=int, default=0, help="of the draws and of random order")

@@ -22,20 +22,25 @@ Judge = Callable[[Sequence[MeasuredTrace], PaperOptions], Iterator[Finding]]
 
 
 def claims_section(
-    found: Sequence[MeasuredTrace], pairs: Sequence[tuple[MeasuredTrace, MeasuredTrace]], options: PaperOptions
+    found: Sequence[MeasuredTrace],
+    pairs: Sequence[tuple[MeasuredTrace, MeasuredTrace]],
+    series: Sequence[Sequence[MeasuredTrace]],
+    options: PaperOptions,
 ) -> PaperSection:
     """Make the section at the top: one row for each finding.
 
     Args:
         found: all traces; the teacher-forced ones are judged, or all where there are none.
         pairs: traces before and after post-training.
+        series: traces over a training, the least trained first.
         options: of the run.
     """
     able = [one for one in found if AT in one.srp]
     forced = [one for one in able if one.source.kind == "teacher-forced"] or able
     rows, section = [], PaperSection("claims")
     for claim in section.words["findings"]:
-        answers = list(_post(pairs) if claim["judge"] == "post" else JUDGES[claim["judge"]](forced, options))
+        apart = {"post": lambda: _post(pairs), "rises": lambda: _rises(series)}.get(claim["judge"])
+        answers = list(apart() if apart is not None else JUDGES[claim["judge"]](forced, options))
         told = "<br>".join(numbers for numbers, _ in answers) or f"it takes {claim['needs']}"
         test = claim["test"].format(criteria=len(CRITERIA), small=SMALL)
         outcome = outcome_of([holds for _, holds in answers], claim.get("open", "undecided"))
@@ -157,6 +162,17 @@ def _post(pairs: Sequence[tuple[MeasuredTrace, MeasuredTrace]]) -> Iterator[Find
                 small, large = ends[0] > -SMALL and ends[1] < SMALL, ends[0] > SMALL or ends[1] < -SMALL
                 holds = True if small else False if large else None
             yield f"{base.label} to {post.label}: {value:+.4f}", holds
+
+
+def _rises(series: Sequence[Sequence[MeasuredTrace]]) -> Iterator[Finding]:
+    """Whether the last trace of a training has a higher SRP above its floor than the first."""
+    for first, *_, last in series:
+        if AT in first.srp and AT in last.srp:
+            value, ends = difference(last, first)
+            told = f"{first.label} to {last.label}: {value:+.4f}"
+            if ends is not None:
+                told += f" ({ends[0]:+.4f} to {ends[1]:+.4f})"
+            yield told, None if ends is None or around_zero(ends) else value > 0
 
 
 def _sure(draws: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> bool | None:

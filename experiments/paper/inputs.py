@@ -18,6 +18,8 @@ from lrcsim.traces import DECODE, RoutingTrace
 
 Kind = Literal["teacher-forced", "generated"]
 KINDS = r"[._-](teacher[._-]?forced|generated)$"
+STAGE = r"[._-]at[._-]?[0-9]+$"
+"""The end of the name of a variant that was recorded before its training ended, as ``baseline.at10``."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Input:
         variant: the model variant: the label without its kind, as ``"baseline-seed1"``.
         kind: ``"teacher-forced"`` (the paper's setting: nothing decoded) or ``"generated"``.
         trace: the routing trace.
-        paper: key of the published model it is compared with (`published.key_of`), or None.
+        paper: key of the published model it is compared with (`published.key_of`), or None; None too for a point on the
+            way of a training, which is no other seed of its variant.
     """
 
     label: str
@@ -55,38 +58,104 @@ def opened(specs: Sequence[str]) -> Iterator[list[Input]]:
     found: list[Input] = []
     with ExitStack() as stack:
         for spec in specs or ("bundled:teacher-forced", "bundled:generated"):
-            name, separator, path = spec.partition("=")
-            if separator and (not name or not path):
-                raise ConfigError(f"trace {spec!r} is not understood: write name=path, or only the path")
-            path = path if separator else spec
-            label = name if separator else path.replace(":", ".") if path.startswith("bundled:") else Path(path).stem
+            label, path = named(spec)
             if label in [one.label for one in found]:
                 raise ConfigError(f"two traces are called {label!r}: give them names, as {label}-2={path}")
             trace = stack.enter_context(RoutingTrace.open(path))
             variant = re.sub(KINDS, "", label, flags=re.IGNORECASE)
             phase = trace.phase
             kind: Kind = "generated" if phase is not None and bool((phase == DECODE).any()) else "teacher-forced"
-            found.append(Input(label, variant, kind, trace, key_of(variant, trace.model)))
+            stage = re.search(STAGE, variant, flags=re.IGNORECASE)
+            found.append(Input(label, variant, kind, trace, None if stage else key_of(variant, trace.model)))
         yield found
 
 
-def pairs_of(specs: Sequence[str], inputs: Sequence[Input]) -> list[tuple[Input, Input]]:
-    """Read ``base:post`` pairs of labels.
+def named(spec: str) -> tuple[str, str]:
+    """Return label and path of a trace as typed, ``path`` or ``name=path``.
 
     Raises:
-        ConfigError: a pair is malformed, or a label is that of no trace.
+        ConfigError: one of them is empty.
     """
-    known = {one.label: one for one in inputs}
-    found = []
-    for spec in specs:
-        names = spec.split(":")
+    name, separator, path = spec.partition("=")
+    if separator and (not name or not path):
+        raise ConfigError(f"trace {spec!r} is not understood: write name=path, or only the path")
+    if separator:
+        return name, path
+    return spec.replace(":", ".") if spec.startswith("bundled:") else Path(spec).stem, spec
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run is to measure, before anything is opened.
+
+    Attributes:
+        specs: all traces as typed, those of pairs and series among them.
+        pairs: labels of each pair, before and after.
+        series: labels of each series, in the order given.
+        apart: labels of traces that only a series names: they have no part in other sections.
+    """
+
+    specs: list[str]
+    pairs: list[tuple[str, str]]
+    series: list[list[str]]
+    apart: frozenset[str]
+
+
+def asked_for(traces: Sequence[str], pairs: Sequence[Sequence[str]], series: Sequence[Sequence[str]]) -> Asked:
+    """Put together which traces are named where.
+
+    Args:
+        traces: as typed.
+        pairs: what stands after each ``--pair``: two names or files, or ``BASE:POST``.
+        series: what stands after each ``--series``: names or files, the first the least trained.
+
+    Raises:
+        ConfigError: a pair is not two, a series has fewer than two, or something is neither a name nor a file.
+    """
+    specs, known, apart = list(traces), {named(spec)[0] for spec in traces}, set[str]()
+
+    def label_of(option: str, text: str) -> str:
+        if text in known:
+            return text
+        label, path = named(text)
+        if label not in known:
+            if "=" not in text and not path.startswith("bundled:") and not Path(path).is_file():
+                hint = did_you_mean(text, known)
+                raise ConfigError(f"{option}: no trace is called {text!r}, and there is no such file{hint}")
+            specs.append(text)
+            known.add(label)
+            apart.add(label)
+        return label
+
+    of_pairs = []
+    for given in pairs:
+        names = given[0].split(":") if len(given) == 1 and given[0].count(":") == 1 else list(given)
         if len(names) != 2:
-            raise ConfigError(f"--pair {spec!r} is not understood: write base:post, names of two of the traces")
-        for name in names:
-            if name not in known:
-                raise ConfigError(f"--pair {spec!r}: no trace is called {name!r}" + did_you_mean(name, known))
-        found.append((known[names[0]], known[names[1]]))
-    return found
+            raise ConfigError(f"--pair {' '.join(given)}: name two traces, as --pair base.h5 post.h5")
+        of_pairs.append((label_of("--pair", names[0]), label_of("--pair", names[1])))
+    apart.clear()  # both traces of a pair are models of their own
+    of_series = []
+    for given in series:
+        if len(given) < 2:
+            text = " ".join(given)
+            raise ConfigError(f"--series {text}: name two traces or more, as --series at10.h5 at30.h5 end.h5")
+        of_series.append([label_of("--series", text) for text in given])
+    return Asked(specs, of_pairs, of_series, frozenset(apart if len(apart) < len(specs) else ()))
+
+
+def in_order(series: Sequence[Input]) -> list[Input]:
+    """Order the traces of a series by the tokens trained, where all say how many; else leave them as they are."""
+    tokens = [trained(one.trace) for one in series]
+    if any(count is None for count in tokens):
+        return list(series)
+    return [one for _, one in sorted(zip(tokens, series, strict=True), key=lambda pair: pair[0] or 0)]
+
+
+def trained(trace: RoutingTrace) -> int | None:
+    """Return the tokens that the model of a trace had been trained on, as its provenance says; None: it does not."""
+    about = trace.provenance.get("training")
+    tokens = about.get("training_tokens") if isinstance(about, dict) else trace.provenance.get("training_tokens")
+    return int(tokens) if isinstance(tokens, int | float) and not isinstance(tokens, bool) else None
 
 
 def requests_of(trace: RoutingTrace, which: Iterable[int], columns: Sequence[str] = ("experts",)) -> RoutingTrace:

@@ -1,4 +1,4 @@
-"""What experts specialise in, what the design of a model does to SRP, loss, and post-training."""
+"""What experts specialise in, what the design of a model does to SRP, and loss."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from lrcsim.experiments.paper import figures_experts, figures_models
-from lrcsim.experiments.paper.inputs import Input
 from lrcsim.experiments.paper.intervals import (
     Interval,
     around_zero,
@@ -16,12 +15,11 @@ from lrcsim.experiments.paper.intervals import (
     correlated,
     correlation_row,
     difference,
-    same_texts,
     srp_floor,
     within_seeds,
 )
 from lrcsim.experiments.paper.measure import AT, SCH, MeasuredTrace, lacks, teacher_forced
-from lrcsim.experiments.paper.published import SEGMENTS, published
+from lrcsim.experiments.paper.published import published
 from lrcsim.experiments.paper.report import PaperSection
 from lrcsim.experiments.paper.sections_pictures import specialisation_pictures
 
@@ -33,10 +31,10 @@ MEASURES = {
 }
 
 
-def model_sections(found: Sequence[MeasuredTrace], pairs: Sequence[tuple[Input, Input]]) -> list[PaperSection]:
+def model_sections(found: Sequence[MeasuredTrace]) -> list[PaperSection]:
     """Make the sections that compare experts and models."""
     specialisation = [_specialisation(found), *specialisation_pictures(found)]
-    return [*specialisation, _designs(found), _loss(found), _post(found, pairs)]
+    return [*specialisation, _designs(found), _loss(found)]
 
 
 def _specialisation(found: Sequence[MeasuredTrace]) -> PaperSection:
@@ -168,30 +166,4 @@ def _loss(found: Sequence[MeasuredTrace]) -> PaperSection:
         section.missing.append(f"correlation over traces: it takes 4 with a loss, there are {len(points)}")
     rows = [correlation_row(what, "", "SRP", "loss", *np.array(pairs).T) for what, pairs in over.items()]
     section.table("loss_correlation", rows)
-    return section
-
-
-def _post(found: Sequence[MeasuredTrace], pairs: Sequence[tuple[Input, Input]]) -> PaperSection:
-    section = PaperSection("post_training")
-    by_label = {one.label: one for one in found}
-    rows = []
-    for base, post in pairs:
-        a, b = by_label[base.label], by_label[post.label]
-        for m in [m for m in a.srp if m in b.srp]:
-            delta, ends = difference(b, a, m)
-            row = {"base": a.label, "post": b.label, "m": m, "SRP before": a.srp[m].value}
-            rows.append(row | {"after": b.srp[m].value, "difference": delta, "95 %": ends})
-    if pairs:
-        paired = ", ".join(f"{a.label}:{b.label}" for a, b in pairs if same_texts(a, b))
-        told = f"Same texts, draws paired: {paired or 'none'}. Other pairs are taken as independent."
-        section.text.append(told)
-        section.table("post_training", rows)
-    else:
-        section.missing.append("no pair of a model before and after post-training was given: --pair base:post")
-    models, rows = published().post, []
-    for key, model in models.items():
-        if "base" in model:
-            changes = zip(SEGMENTS, models[model["base"]]["srp"], model["srp"], strict=True)
-            rows.append({"base": model["base"], "post": key} | {f"m = {m}": b - a for m, a, b in changes})
-    section.table("post_training_published", rows)
     return section
