@@ -218,8 +218,8 @@ def _of_requests(stream: Stream, sums: BalanceSums, threads: ThreadPoolExecutor)
 
 
 def _product(weights: Floats, values: Floats) -> Floats:
-    """Multiply float64 [draws, n] by [n, ...]."""
-    product: Floats = (weights @ values.reshape(len(values), -1)).reshape(len(weights), *values.shape[1:])
+    """Multiply float64 [draws, n] by [n, ...]; n may be 0."""
+    product: Floats = np.tensordot(weights, values, axes=1)
     return product
 
 
