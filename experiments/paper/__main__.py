@@ -19,6 +19,7 @@ from lrcsim.experiments.paper.inputs import Input, opened, pairs_of
 from lrcsim.experiments.paper.measure import MeasuredTrace, PaperOptions, measure
 from lrcsim.experiments.paper.published import published
 from lrcsim.experiments.paper.report import PaperSection, as_dict, write_folder
+from lrcsim.experiments.paper.section_balance import balance_section
 from lrcsim.experiments.paper.section_two_x import two_x_section
 from lrcsim.experiments.paper.sections_cache import cache_sections
 from lrcsim.experiments.paper.sections_models import model_sections
@@ -71,6 +72,7 @@ def reproduce(
         lambda: [two_x_section(found, options)],
         lambda: srp_sections(found),
         lambda: cache_sections(found, options),
+        lambda: [balance_section(found)],
         lambda: model_sections(found, pairs),
         lambda: [throughput_section(found, options)],
     ]
