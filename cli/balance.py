@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Results = Mapping[str, "list[Balance]"]
 
 EXPLAINED = (
-    "imbalance: how far tokens of one segment share experts; all: of different requests\n"
+    "imbalance: how tokens of a segment share experts; all: of different requests\n"
     "0: as balanced random routing; 1: the same experts always; CV: of experts' uses"
 )
 GLOBAL = "all"
