@@ -15,6 +15,7 @@ import pytest
 
 from lrcsim.experiments.paper.claims import JUDGES, outcome_of
 from lrcsim.experiments.paper.inputs import Input, opened
+from lrcsim.experiments.paper.intervals import correlated
 from lrcsim.experiments.paper.measure import AT, MeasuredTrace, PaperOptions
 from lrcsim.experiments.paper.section_balance import balance_section
 from lrcsim.experiments.paper.tradeoff import (
@@ -23,6 +24,7 @@ from lrcsim.experiments.paper.tradeoff import (
     groups_of_variants,
     layers_of,
     mostly_local,
+    points_of,
     tradeoff,
     tradeoff_over_layers,
 )
@@ -152,7 +154,16 @@ def test_what_the_family_gives(family: list[MeasuredTrace]) -> None:
     _, value, ends = tradeoff(alike)
     assert value is not None
     assert ends is not None
-    assert ends[0] > 0.9
+    assert (value, *ends) == pytest.approx((0.996, 0.979, 0.999), abs=6e-4)  # as docs/metrics.md says
+    assert len(alike) == 9
+    with_global = correlated(points_of(alike)[0], points_of(alike)[2])
+    assert with_global[1:] == (pytest.approx(0.69, abs=6e-3), pytest.approx((0.04, 0.93), abs=6e-3))
+    others = balanced_globally(family)
+    assert [round(end([one.balance[AT].local_imbalance for one in others]), 2) for end in (min, max)] == [0.13, 0.18]
+    assert [round(end([one.balance[AT].global_imbalance for one in others]), 3) for end in (min, max)] == [
+        -0.001,
+        0.023,
+    ]
     # Left with other sparsities beside, the order of variants is that of the sparsity as well.
     _, value, ends = tradeoff(groups["variants balanced globally"])
     assert ends is not None
