@@ -34,6 +34,7 @@ COMMANDS = {
     "report": Lazy("lrcsim.cli.report", "report", "One page of results: the answer first, then interactive figures."),
     "srp": Lazy("lrcsim.cli.srp", "srp", "Local routing consistency: SRP, and what the experts specialise in."),
     "sch": Lazy("lrcsim.cli.sch", "sch", "Local routing consistency: SCH at any cache size, in both definitions."),
+    "balance": Lazy("lrcsim.cli.balance", "balance", "Load balance of experts: in segments of m tokens, and by all."),
     "trace": Lazy("lrcsim.cli.trace", "trace", "Look at, check, import and export routing traces."),
     "record": Lazy("lrcsim.cli.record", "record", "Record a trace from a model in transformers, or from a server."),
     "policies": Lazy("lrcsim.cli.policies", "policies", "List the eviction policies and what they need."),

@@ -15,11 +15,13 @@ from lrcsim.traces.schedule import Block, Schedule
 
 if TYPE_CHECKING:
     from lrcsim.simulator.curves.curve import Curve, hit_rate_curve
+    from lrcsim.simulator.metrics.balance_metric import Balance, balance
     from lrcsim.simulator.metrics.sch_metric import Sch, sch
     from lrcsim.simulator.metrics.specialisation import ExpertMeasures, expert_measures
     from lrcsim.simulator.metrics.srp_metric import Srp, srp
 
 __all__ = [
+    "Balance",
     "Block",
     "Bound",
     "Curve",
@@ -30,6 +32,7 @@ __all__ = [
     "Sch",
     "Schedule",
     "Srp",
+    "balance",
     "expert_measures",
     "hit_rate_curve",
     "resolve_capacity",
@@ -39,12 +42,15 @@ __all__ = [
     "uses_by_key",
 ]
 
-# The modules of srp and sch have longer names than the functions: importing a module puts its name into the package.
+# The modules of srp, sch and balance have longer names than the functions: importing a module puts its name into the
+# package.
 LAZY = {
+    "Balance": "metrics.balance_metric",
     "Curve": "curves.curve",
     "ExpertMeasures": "metrics.specialisation",
     "Sch": "metrics.sch_metric",
     "Srp": "metrics.srp_metric",
+    "balance": "metrics.balance_metric",
     "expert_measures": "metrics.specialisation",
     "hit_rate_curve": "curves.curve",
     "sch": "metrics.sch_metric",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import sqrt
 from typing import NamedTuple
 
@@ -114,3 +114,46 @@ def vocabulary_specialisation(
 def next_ids(ids: Sequence[int], offsets: Sequence[int]) -> list[int]:
     """Return the id after each token in its request, -1 at the end of a request."""
     return [-1 if i + 1 in offsets else ids[i + 1] for i in range(len(ids))]
+
+
+class Shared(NamedTuple):
+    """Experts that pairs of tokens share, added up: found, expected of balanced random routing, at most."""
+
+    shared: Fraction
+    chance: Fraction
+    most: Fraction
+
+
+def shared(pairs: Iterable[tuple[Sequence[int], Sequence[int]]], num_experts: int) -> Shared:
+    """Add up pairs of tokens, each given as the experts that it uses; a token without any is in no pair."""
+    total = Shared(Fraction(0), Fraction(0), Fraction(0))
+    for one, other in pairs:
+        if one and other:
+            both, mean = len(set(one) & set(other)), Fraction(len(one) + len(other), 2)
+            chance = Fraction(len(one) * len(other), num_experts)
+            total = Shared(total.shared + both, total.chance + chance, total.most + mean)
+    return total
+
+
+def local_pairs(experts: Experts, offsets: Sequence[int], layer: int, m: int) -> list[tuple[list[int], list[int]]]:
+    """Pair every token of every window with every other of it."""
+    found = []
+    for begin, end in pairwise(offsets):
+        for start in range(begin, end - m + 1):
+            window = range(start, start + m)
+            found += [(experts[s][layer], experts[t][layer]) for s in window for t in window if s != t]
+    return found
+
+
+def global_pairs(experts: Experts, offsets: Sequence[int], layer: int) -> list[tuple[list[int], list[int]]]:
+    """Pair every token with every token of another request."""
+    request = [i for i, (begin, end) in enumerate(pairwise(offsets)) for _ in range(begin, end)]
+    every = range(len(request))
+    return [(experts[s][layer], experts[t][layer]) for s in every for t in every if request[s] != request[t]]
+
+
+def imbalance(sums: Iterable[Shared]) -> Fraction | None:
+    """Give (shared - chance) / (most - chance) of sums of several layers together; None where nothing could differ."""
+    parts = list(sums)
+    room = sum((part.most - part.chance for part in parts), Fraction(0))
+    return sum((part.shared - part.chance for part in parts), Fraction(0)) / room if room else None

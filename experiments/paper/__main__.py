@@ -21,6 +21,7 @@ from lrcsim.experiments.paper.measure import MeasuredTrace, PaperOptions, measur
 from lrcsim.experiments.paper.names import models_in, short_name
 from lrcsim.experiments.paper.published import published
 from lrcsim.experiments.paper.report import PaperSection, as_dict, write_folder
+from lrcsim.experiments.paper.section_balance import balance_section
 from lrcsim.experiments.paper.section_pairs import pairs_section
 from lrcsim.experiments.paper.section_series import series_section
 from lrcsim.experiments.paper.section_two_x import two_x_section
@@ -80,6 +81,7 @@ def reproduce(inputs: list[Input], asked: Asked, options: PaperOptions) -> tuple
         lambda: [two_x_section(found, options)],
         lambda: srp_sections(found),
         lambda: cache_sections(found, options),
+        lambda: [balance_section(found)],
         lambda: model_sections(found),
         lambda: [pairs_section(pairs, options), series_section(measured_series, options)],
         lambda: [throughput_section(found, options)],

@@ -10,6 +10,7 @@ from lrcsim.experiments.paper.intervals import around_zero, baselines, correlate
 from lrcsim.experiments.paper.knee import CRITERIA
 from lrcsim.experiments.paper.measure import AT, POOLED, MeasuredTrace, PaperOptions
 from lrcsim.experiments.paper.report import PaperSection
+from lrcsim.experiments.paper.tradeoff import groups_of_variants, mostly_local, tradeoff, tradeoff_over_layers
 from lrcsim.experiments.paper.two_x import knees_of
 
 SURE = 0.975  # of the draws, one-sided
@@ -175,6 +176,28 @@ def _rises(series: Sequence[Sequence[MeasuredTrace]]) -> Iterator[Finding]:
             yield told, None if ends is None or around_zero(ends) else value > 0
 
 
+def _local_balance(forced: Sequence[MeasuredTrace], _: PaperOptions) -> Iterator[Finding]:
+    """Whether what is more consistent is less balanced locally: over variants, and over the layers of each."""
+    having = [one for one in forced if AT in one.balance]
+    over = [(name, tradeoff(some)) for name, some in groups_of_variants(having).items()]
+    over += [(f"layers of {one.label}", tradeoff_over_layers(one)) for one in having]
+    for label, (points, value, ends) in over:
+        if value is not None:
+            told = f"{label} ({points}): {value:+.3f}" + (
+                "" if ends is None else f" ({ends[0]:+.3f} to {ends[1]:+.3f})"
+            )
+            yield told, None if ends is None or around_zero(ends) else value > 0
+
+
+def _global_balance(forced: Sequence[MeasuredTrace], _: PaperOptions) -> Iterator[Finding]:
+    """Whether most of the local imbalance is there although all tokens together are balanced."""
+    for one in forced:
+        if AT in one.balance and np.isfinite(one.balance[AT].above_global):
+            result = one.balance[AT]
+            told = f"{one.label}: local {result.local_imbalance:.3f}, global {result.global_imbalance:.3f}"
+            yield told, _sure(mostly_local(one))
+
+
 def _sure(draws: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> bool | None:
     """Judge by the share of draws in which something is so."""
     if len(draws) == 0:
@@ -193,6 +216,8 @@ JUDGES: dict[str, Judge] = {
     "shared_net": _against_baseline(("share1", "share2"), -1, net=True),
     "unbalanced": _against_baseline(("nolb",), +1),
     "balanced": _against_baseline(("overlb",), -1),
+    "local_balance": _local_balance,
+    "global_balance": _global_balance,
     "dense": _against_baseline(("skip1", "sparse2"), +1),
 }
 """By the name in report.toml: a finding for each trace that can be tested."""

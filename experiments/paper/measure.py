@@ -13,7 +13,7 @@ from lrcsim.base.errors import LrcsimError
 from lrcsim.experiments.paper.curves import RequestCurves, request_curves, shuffled
 from lrcsim.experiments.paper.inputs import Input, mean_loss, requests_of
 from lrcsim.experiments.paper.published import SEGMENTS, published
-from lrcsim.simulator import ExpertMeasures, Srp, expert_measures, srp
+from lrcsim.simulator import Balance, ExpertMeasures, Srp, balance, expert_measures, srp
 from lrcsim.simulator.metrics.specialisation import activation_by_domain, pearson
 from lrcsim.traces import RoutingTrace
 
@@ -65,6 +65,8 @@ class MeasuredTrace:
         source: the trace.
         srp: by segment length, pooled and by layer, with intervals.
         domains: SRP at m = 16 by domain, or None.
+        balance: by segment length, load balance, pooled and by layer, with intervals.
+        balance_domains: load balance at m = 16 by domain, or None.
         positions: by segment length, SRP by position.
         curves: by (policy, scope).
         control: SCH (look-ahead, m = 16, one pool) of the same tokens in random order, or None.
@@ -78,6 +80,8 @@ class MeasuredTrace:
     source: Input
     srp: dict[int, Srp] = field(default_factory=dict)
     domains: Srp | None = None
+    balance: dict[int, Balance] = field(default_factory=dict)
+    balance_domains: Balance | None = None
     positions: dict[int, Srp] = field(default_factory=dict)
     curves: dict[tuple[str, str], RequestCurves] = field(default_factory=dict)
     control: RequestCurves | None = None
@@ -138,6 +142,7 @@ def measure(source: Input, options: PaperOptions, progress: Callable[[int, int],
     def srp_at(m: int) -> None:
         found.srp[m] = srp(trace, m, level="layer", bootstrap=options.draws, seed=options.seed, jobs=threads)
         found.positions[m] = srp(trace, m, level="position", jobs=threads)
+        found.balance[m] = balance(trace, m, level="layer", bootstrap=options.draws, seed=options.seed, jobs=threads)
 
     def curve_of(policy: str, scope: Any) -> None:
         found.curves[policy, scope] = request_curves(trace, policy, scope, jobs=threads)
@@ -179,6 +184,7 @@ def _domains(found: MeasuredTrace, options: PaperOptions) -> None:
     except LrcsimError as error:
         found.missing["domains"] = str(error)
         return
+    found.balance_domains = balance(trace, AT, level="domain", jobs=options.jobs)
     names = found.domains.domains or ()
     if len(names) < 2:
         found.missing["domain pairs"] = f"all requests are of the domain {names[0]!r}"

@@ -56,6 +56,7 @@ def hostile(tmp_path: Path) -> Path:
         ["srp", "T", "-m", "4"],
         ["srp", "T", "-m", "4", "--by", "domain"],
         ["sch", "T", "-m", "4"],
+        ["balance", "T", "-m", "4", "--by", "domain"],
         ["trace", "info", "T"],
         ["run", "T", "--hardware", "rtx-3090"],
     ],
@@ -150,6 +151,7 @@ def test_pictures_have_names_as_they_are(hostile: Path, tmp_path: Path, lrcsim: 
     for arguments in (
         ["curve", hostile, "--policy", "lru", "--plot", tmp_path / "curve.svg"],
         ["srp", hostile, "-m", "4,8", "--plot", tmp_path / "srp.svg"],
+        ["balance", hostile, "-m", "4,8", "--plot", tmp_path / "balance.svg"],
     ):
         code, _, err = lrcsim(*arguments)
         assert (code, err) == (0, "")

@@ -23,6 +23,7 @@ WRITES = {
     "curve-of-two": ("curve", "t.h5", "t.h5", "--policy", "lru"),
     "srp": ("srp", "t.h5", "-m", "4", "--bootstrap", "0"),
     "sch": ("sch", "t.h5", "-m", "4", "--bootstrap", "0"),
+    "balance": ("balance", "t.h5", "-m", "4", "--bootstrap", "0"),
     "trace-info": ("trace", "info", "t.h5"),
     "trace-check": ("trace", "check", "t.h5"),
     "trace-export": ("trace", "export", "t.h5", "-o", "t.npz"),

@@ -1,4 +1,4 @@
-"""The tutorial's commands print what it shows."""
+"""The commands of the tutorial and of docs/metrics.md print what is shown."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 from shown import PAGES, with_outputs
 
+COMMANDS = {"tutorial": 5, "metrics": 2}
+"""At least so many commands are shown."""
+
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_commands_print_what_is_shown(page: Path, tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert text.count("\n$ ") >= 5
+    assert text.count("\n$ ") >= COMMANDS[page.stem]
     assert with_outputs(text, tmp_path) == text, "if the change is meant: python tests/docs/shown.py --write"
 
 
