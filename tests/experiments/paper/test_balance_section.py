@@ -164,6 +164,7 @@ def test_what_the_family_gives(family: list[MeasuredTrace]) -> None:
         -0.001,
         0.023,
     ]
+    assert all((tradeoff_over_layers(one)[1] or 0) > 0.99 for one in family)
     # Left with other sparsities beside, the order of variants is that of the sparsity as well.
     _, value, ends = tradeoff(groups["variants balanced globally"])
     assert ends is not None
