@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.base.errors import TraceError
+from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.base.text import human_bytes, percent, quoted
 from lrcsim.cli.output import answer, console, json_option, progress_bar, server_options
 from lrcsim.cli.screen import echo
@@ -43,18 +43,32 @@ def trace() -> None:
 @trace.command()
 @trace_argument
 @click.option("--quick", is_flag=True, help="Read the header only: no counts of unrecorded positions or recorded hits.")
+@click.option(
+    "--routing/--no-routing",
+    default=None,
+    help="Look at the routing itself, or not.  [default: up to 33 million expert ids]",
+)
 @json_option
-def info(path: str | None, quick: bool, json_path: str | None) -> None:
-    """Show what a trace holds.
+def info(path: str | None, quick: bool, routing: bool | None, json_path: str | None) -> None:
+    """Show what a trace holds, and what its routing is like (docs/traces.md says what each line means).
 
     TRACE is an lrcsim trace file; without it, the trace that comes with lrcsim.
     """
+    from lrcsim.cli.trace_routing import print_routing, routing_facts
     from lrcsim.traces import RoutingTrace
 
-    with RoutingTrace.open(path) as opened, progress_bar("reading") as progress:
-        facts = _facts(opened, quick, progress)
+    if quick and routing:
+        raise ConfigError("--quick reads the header only, --routing the whole trace: leave out one of them")
+    with RoutingTrace.open(path) as opened:
+        with progress_bar("reading") as progress:
+            facts = _facts(opened, quick, progress)
+        facts["routing"] = None if quick else routing_facts(opened, routing)
     if answer(json_path, facts, "trace-info"):
         _print_facts(facts)
+        if facts["routing"] is not None:
+            print_routing(facts["routing"])
+        elif not quick and routing is None:
+            echo("routing: not looked at, the trace is large; --routing does")
 
 
 @trace.command()
