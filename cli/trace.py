@@ -201,6 +201,34 @@ def export(
         echo(f"{output}: {size:,} bytes of {name}")
 
 
+@trace.command()
+@trace_argument
+@click.option("--fit", required=True, metavar="FIT.h5", help="Trace to write: requests to fit on, as for --profile.")
+@click.option("--test", required=True, metavar="TEST.h5", help="Trace to write: the other requests, to test on.")
+@click.option("--share", type=float, default=0.5, show_default=True, metavar="S", help="Of the prompts, to fit on.")
+@json_option
+def split(path: str | None, fit: str, test: str, share: float, json_path: str | None) -> None:
+    """Make two traces of one, so that nothing is tested on the requests that it is made of.
+
+    Each domain is divided alike, every second prompt to either part at a share of 0.5; requests with the same prompt
+    stay together. TRACE is an lrcsim trace file; without it, the trace that comes with lrcsim.
+    """
+    import numpy as np
+
+    from lrcsim.traces import RoutingTrace
+    from lrcsim.traces.split import fit_part, save_part
+
+    with RoutingTrace.open(path) as opened:
+        fits = fit_part(opened, share)
+        parts = {}
+        for name, file, chosen in (("fit", fit, fits), ("test", test, ~fits)):
+            requests = np.flatnonzero(chosen)
+            parts[name] = {"file": file, "requests": len(requests), "tokens": save_part(opened, file, requests, name)}
+    if answer(json_path, {"share": share, **parts}, "trace-split"):
+        for part in parts.values():
+            echo(f"{part['file']}: {_size(part['tokens'], part['requests'])}")
+
+
 def _facts(opened: RoutingTrace, quick: bool, progress: Callable[[int, int], None]) -> dict[str, Any]:
     """Collect what `info` shows, as JSON values."""
     import numpy as np

@@ -6,15 +6,15 @@ effect by 19 to 32 points).
 
 Two tokens count as the same where they and all tokens before them in their requests are: as a prefix cache would find
 them. They are compared by token ids, or, in a trace without, by their routing in all layers, which a token and those
-before it determine. Beginnings are compared by a 64-bit sum of mixed numbers: in a trace of n tokens the chance that two
-different ones look alike is below n^2 / 2^64 (5e-8 for a million).
+before it determine. Beginnings are compared by a 64-bit sum of mixed numbers: in a trace of n tokens the chance that
+two different ones look alike is below n^2 / 2^64 (5e-8 for a million).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -68,29 +68,15 @@ def repeats(trace: RoutingTrace) -> Repeats:
     Args:
         trace: the routing trace.
     """
-    spans = _prompts(trace)
-    compared: Literal["prompts", "requests"] = "requests" if spans is None else "prompts"
-    begins, ends = (trace.offsets[:-1], trace.offsets[1:]) if spans is None else spans
-    marks, known, by = _marks(trace)
-    unknown = np.concatenate([[0], np.cumsum(~known)])
-    usable = np.flatnonzero((ends > begins) & (unknown[ends] == unknown[begins]))
-    begins, ends = begins[usable], ends[usable]
-    sums = beginnings(marks, begins, ends)
-    _, first = np.unique(sums, return_index=True)
-    repeated = np.ones(len(sums), bool)
-    repeated[first] = False
-    lengths = ends - begins
+    found = _compare(trace)
+    repeated, again = _came_before(found.sums), _came_before(found.wholes)
+    lengths = found.lengths
     shared = np.add.reduceat(repeated, np.cumsum(lengths) - lengths, dtype=np.int64) if len(lengths) else lengths
-    # The last token's sum says whether the whole came before; as the end of another, or on the way through a longer.
-    wholes = sums[np.cumsum(lengths) - 1]
-    _, first_whole = np.unique(wholes, return_index=True)
-    again = np.ones(len(wholes), bool)
-    again[first_whole] = False
     return Repeats(
-        compared,
-        by,
-        requests=len(usable),
-        left_out=trace.num_requests - len(usable),
+        found.compared,
+        found.by,
+        requests=len(lengths),
+        left_out=trace.num_requests - len(lengths),
         duplicates=int(again.sum()),
         near=int(np.count_nonzero(~again & (2 * shared >= lengths))),
         tokens=int(lengths.sum()),
@@ -120,6 +106,18 @@ def in_common(trace: RoutingTrace, other: RoutingTrace) -> tuple[int, int]:
     return int(same.sum()), int(np.diff(trace.offsets)[same].sum())
 
 
+def groups(trace: RoutingTrace) -> Ints:
+    """Return int64 [requests], the same number for requests with the same prompt, as `repeats` compares them.
+
+    One that cannot be compared is a group of its own. Numbers rise with the first request of each group.
+    """
+    found = _compare(trace)
+    _, first, which = np.unique(found.wholes, return_index=True, return_inverse=True)
+    leader = np.arange(trace.num_requests)
+    leader[found.requests] = found.requests[first[which]]
+    return np.unique(leader, return_inverse=True)[1].astype(np.int64)
+
+
 def beginnings(marks: Marks, begins: Ints, ends: Ints) -> Marks:
     """Return uint64 [tokens of the requests], a number for each token and all before it in its request.
 
@@ -144,6 +142,47 @@ def _mix(marks: Marks, place: Ints) -> Marks:
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: Marks = z ^ (z >> np.uint64(31))
     return mixed
+
+
+class _Compared(NamedTuple):
+    """The beginnings of a trace's prompts, as numbers.
+
+    Attributes:
+        compared: as in `Repeats`, like ``by``.
+        by: see there.
+        requests: int64 [n], those that can be compared.
+        lengths: int64 [n], tokens of each.
+        sums: uint64 [tokens of these], `beginnings`.
+    """
+
+    compared: Literal["prompts", "requests"]
+    by: Literal["token ids", "routing"]
+    requests: Ints
+    lengths: Ints
+    sums: Marks
+
+    @property
+    def wholes(self) -> Marks:
+        """uint64 [n], a number for all tokens of each."""
+        return self.sums[np.cumsum(self.lengths) - 1]
+
+
+def _compare(trace: RoutingTrace) -> _Compared:
+    spans = _prompts(trace)
+    begins, ends = (trace.offsets[:-1], trace.offsets[1:]) if spans is None else spans
+    marks, known, by = _marks(trace)
+    unknown = np.concatenate([[0], np.cumsum(~known)])
+    usable = np.flatnonzero((ends > begins) & (unknown[ends] == unknown[begins]))
+    begins, ends = begins[usable], ends[usable]
+    sums = beginnings(marks, begins, ends)
+    return _Compared("requests" if spans is None else "prompts", by, usable, ends - begins, sums)
+
+
+def _came_before(numbers: Marks) -> npt.NDArray[np.bool_]:
+    """Return bool [n], whether each number stands earlier in the array too."""
+    found = np.ones(len(numbers), bool)
+    found[np.unique(numbers, return_index=True)[1]] = False
+    return found
 
 
 def _prompts(trace: RoutingTrace) -> tuple[Ints, Ints] | None:

@@ -1,8 +1,9 @@
 """How far apart two uses of an expert lie, as an LRU cache sees it and in tokens.
 
-The distance of an access in the LRU stack is one less than the slots that an LRU cache of its layer needs for it to be a
-hit: Mattson et al., "Evaluation techniques for storage hierarchies", IBM Systems Journal 9(2), 1970. Their distribution
-is LRU's hit rate at every capacity; here it is by co-resident batches (docs/accounting.md), warm, prompts in one step.
+The distance of an access in the LRU stack is one less than the slots that an LRU cache of its layer needs for it to be
+a hit: Mattson et al., "Evaluation techniques for storage hierarchies", IBM Systems Journal 9(2), 1970. Their
+distribution is LRU's hit rate at every capacity; here by co-resident batches (docs/accounting.md), warm, prompts in one
+step.
 """
 
 from __future__ import annotations

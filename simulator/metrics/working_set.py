@@ -1,8 +1,9 @@
 """How many different experts a layer uses: in the steps of a server that runs B requests at once, in a run of tokens.
 
-Both are held against a cache of c slots a layer: r = distinct experts / c. Above 1 they do not fit together, whatever the
-policy; far below, a low hit rate is the policy's. Hit rates of different models, batches and machines compare at equal
-r, not at equal B; but r alone does not decide them, for the order of the steps matters too (arXiv 2608.07911, section 6).
+Both are held against a cache of c slots a layer: r = distinct experts / c. Above 1 they do not fit together, whatever
+the policy; far below, a low hit rate is the policy's. Hit rates of different models, batches and machines compare at
+equal r, not at equal B; but r alone does not decide them, for the order of the steps matters too (arXiv 2608.07911,
+section 6).
 """
 
 from __future__ import annotations
@@ -190,7 +191,7 @@ def _add(counted: Ints, layers: Ints, used: npt.NDArray[np.bool_]) -> None:
 
 
 def quantile(counted: Ints, share: float) -> int:
-    """Return the smallest value that ``share`` of the values do not exceed, of int64 [n], how often 0, 1, 2 ... come."""
+    """Return the smallest value that ``share`` of the values do not exceed, of int64 [n], how often each number comes."""
     total = np.cumsum(counted)
     return int(np.searchsorted(total, share * total[-1] - 1e-9))
 
@@ -226,7 +227,7 @@ def count_unions(experts, starts, batch, top_k, first_step, stamp, counted):  # 
 
 @numba.njit(cache=True, nogil=True)
 def count_distinct(experts, layers, lead, begins, ends, segment, uses, distinct, counted):  # type: ignore[no-untyped-def]
-    """Tally how many experts every window of ``segment`` tokens uses; arguments as in `window_kernels`, and
+    """Tally how many experts every window of ``segment`` tokens uses.
 
     Args:
         experts: int [tokens, L, K].
