@@ -46,7 +46,7 @@ def trace() -> None:
 @click.option(
     "--routing/--no-routing",
     default=None,
-    help="Look at the routing itself, or not.  [default: up to 33 million expert ids]",
+    help="Look at the routing itself, or not.  [default: up to 17 million expert ids]",
 )
 @json_option
 def info(path: str | None, quick: bool, routing: bool | None, json_path: str | None) -> None:

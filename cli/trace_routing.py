@@ -12,8 +12,8 @@ from lrcsim.cli.tables import print_rows
 if TYPE_CHECKING:
     from lrcsim.traces import RoutingTrace
 
-MOST_IDS = 1 << 25
-"""Expert ids (tokens x layers x k) of a trace whose routing is looked at without being asked: some five seconds."""
+MOST_IDS = 1 << 24
+"""Expert ids (tokens x layers x k) of a trace whose routing is looked at without being asked: some four seconds."""
 
 
 def routing_facts(opened: RoutingTrace, asked: bool | None) -> dict[str, Any] | None:

@@ -83,7 +83,7 @@ def seen_before(run: Run) -> list[str]:
 
     Requests are the same where all of their routing is (`in_common`), whatever file they stand in. The other things
     that lrcsim makes of a trace need no word: prefetchers learn on the way, a plan takes popularity and budgets from
-    the other half of the requests, `belady`, `sch-static` and the prefetcher `oracle` say by their names that they know.
+    the other half of the requests, `belady`, `sch-static` and the prefetcher `oracle` say that they know the future.
 
     Args:
         run: what is run.

@@ -29,6 +29,9 @@ WINDOWS = (4, 16, 64, 256, 1024)
 CAPACITIES = (1.0, 2.0, 4.0)
 """Caches that sizes are held against, times the experts active per token."""
 
+HELD = 1 << 28
+"""Bytes of expert ids, at 4 each, that are read once and held; of more, every pass reads them again."""
+
 PERCENTILES = (50, 90, 99)
 
 CONFIDENCE_STEPS = 1000
@@ -149,6 +152,8 @@ def report_on(
         jobs: threads; None: all cores. The result does not depend on it.
         progress: told the passes done, and all.
     """
+    if 4 * int(np.prod(trace.columns["experts"].shape)) <= HELD:
+        trace.column("experts")
     total = len(batches) + len(windows) + 4
     done = 0
 

@@ -191,7 +191,7 @@ def _add(counted: Ints, layers: Ints, used: npt.NDArray[np.bool_]) -> None:
 
 
 def quantile(counted: Ints, share: float) -> int:
-    """Return the smallest value that ``share`` of the values do not exceed, of int64 [n], how often each number comes."""
+    """Return the smallest number that ``share`` of them do not exceed, of int64 [n], how often 0, 1, 2 ... come."""
     total = np.cumsum(counted)
     return int(np.searchsorted(total, share * total[-1] - 1e-9))
 

@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 from trace_files import assert_same, make_trace
 
+from lrcsim.simulator.metrics.trace_report import report_on
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.exporters import FORMATS as EXPORTS
 from lrcsim.traces.exporters import export_trace
 from lrcsim.traces.importers import FORMATS as IMPORTS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled() -> None:
+    """What `trace info` runs is compiled before, which it would say on standard error."""
+    report_on(make_trace(0, weights=False))
 
 
 @pytest.fixture
