@@ -46,7 +46,7 @@ def _read(kind: str, path: Path) -> str:
         out = path.with_name(path.name + ".imported")
         try:
             for name in (None, kind.removeprefix("import ")):
-                import_trace(path, out, name, Options(top_k=2) if name == "lines" else None)
+                import_trace(path, out, name, Options(top_k=2) if kind == "import lines" else None)
             return _use(RoutingTrace.open(out), check_file(out), imported=True)
         finally:
             left = [entry.name for entry in path.parent.iterdir() if entry.name.endswith(".tmp")]

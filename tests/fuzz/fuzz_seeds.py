@@ -161,6 +161,9 @@ def _folders(folder: Path, ids: np.ndarray) -> dict[str, list[Path]]:
               for la, row in enumerate(token)}} for at, token in enumerate(ids)]  # fmt: skip
     by_name = [_text(folder / "by_name.json", json.dumps({"dataset": "maths", "router_data": named}))]
     made = {"layers": [layers], "folder": [requests], "lines": [lines], "by-name": by_name}
+    steps = [ids[:9], *(ids[at : at + 1] for at in range(9, TOKENS))]
+    passes = [{"0": None} | {str(la + 1): rows[:, la].tolist() for la in range(LAYERS)} for rows in steps]
+    made["passes"] = [_text(folder / "passes.json", json.dumps(passes))]
     if importlib.util.find_spec("torch"):
         import torch
 

@@ -21,6 +21,7 @@ from lrcsim.traces.columns import mark_missing
 from lrcsim.traces.importers import (
     folder,
     json_by_name,
+    json_passes,
     layer_files,
     layer_lines,
     moe_lrc,
@@ -96,6 +97,13 @@ FORMATS = {
             'JSON with tokens and layers as keys: {"token_0": {"layer_0": {"selected_experts": [...]}}}',
             json_by_name.open_source,
             json_by_name.matches,
+            COMMON | {"phase"},
+        ),
+        Format(
+            "passes",
+            'JSON list of forward passes, layers as keys: [{"1": [[5, 2], [1, 3]]}, {"1": [[4, 5]]}]',
+            json_passes.open_source,
+            json_passes.matches,
             COMMON | {"phase"},
         ),
         Format("sglang", RETURNED, open_responses, is_sglang, SERVED),
