@@ -220,7 +220,7 @@ def split(path: str | None, fit: str, test: str, share: float, json_path: str | 
 
     with RoutingTrace.open(path) as opened:
         fits = fit_part(opened, share)
-        parts = {}
+        parts: dict[str, dict[str, Any]] = {}
         for name, file, chosen in (("fit", fit, fits), ("test", test, ~fits)):
             requests = np.flatnonzero(chosen)
             parts[name] = {"file": file, "requests": len(requests), "tokens": save_part(opened, file, requests, name)}

@@ -73,7 +73,7 @@ def reuse(trace: RoutingTrace, *, jobs: int | None = None, progress: Progress | 
         progress: told how far it is, in tokens.
     """
     found = stack_hits(trace, "lru", "layer", "coresident", "step", True, jobs, progress)
-    slots = np.sum([np.diff(hits.sum(axis=0), prepend=0) for hits in found.hits], axis=0, dtype=np.int64)
+    slots: Ints = np.diff(np.array([hits.sum(axis=0) for hits in found.hits]).sum(axis=0), prepend=0)
     tokens = np.zeros(min(trace.num_tokens, FARTHEST) + 1, np.int64)
     last = np.full((trace.num_layers, trace.num_experts), -1, np.int64)
     kernel: Any = count_gaps
