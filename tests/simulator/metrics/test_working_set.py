@@ -74,6 +74,14 @@ def test_windows_against_the_definition(trace: RoutingTrace, length: int) -> Non
     assert {key: number for key, number in counted.items() if number} == dict(wanted)
 
 
+def test_a_request_that_ends_with_a_block_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "BLOCK_IDS", 1)  # blocks of four windows' lengths
+    trace = RoutingTrace.from_arrays(np.arange(8).reshape(8, 1, 1), num_experts=8, offsets=[0, 4, 8])
+    found = working_sets(trace, 1)
+    assert found is not None
+    assert found.counted[0].tolist() == [0, 8, 0, 0, 0, 0, 0, 0, 0]
+
+
 @given(traces())
 def test_whole_sets_against_the_definition(trace: RoutingTrace) -> None:
     of_requests, of_trace = whole_sets(trace)
