@@ -46,6 +46,18 @@ def test_some_requests_in_common() -> None:
     assert notes(trace, "static", other) == []
 
 
+def test_the_requests_of_the_trace_are_counted_not_those_of_the_profile(tmp_path: Path) -> None:
+    """One request of the profile's file is run twice."""
+    one, other = made(0, requests=1), made(1, requests=1)
+    trace = RoutingTrace.from_arrays(
+        np.concatenate([one.experts, one.experts, other.experts]), num_experts=64, offsets=[0, 10, 20, 30]
+    )
+    one.save(tmp_path / "one.h5")
+    for profile in (one, tmp_path / "one.h5"):
+        (note,) = notes(trace, "static", profile)
+        assert "2 of the 3 requests that are run too (67% of the tokens)" in note
+
+
 def test_a_profile_that_nothing_uses_is_no_matter() -> None:
     assert notes(made(), "lru", "self") == []
     assert notes(made(), "static", made(1)) == []

@@ -26,6 +26,8 @@ def test_all_parts_as_json() -> None:
     assert [one["tokens"] for one in data["working_sets"]] == ["4", "request", "trace"]
     assert data["batches"][0]["over_capacity"] == {"1x": 1.0, "2x": 0.5, "4x": 0.25}
     assert data["reuse"]["accesses"] == 160
+    for key, at in (("lru_slots", report.reuse.slots_at), ("tokens", report.reuse.tokens_at)):
+        assert data["reuse"][key] == {"p50": at(0.5), "p90": at(0.9), "p99": at(0.99)}
     assert data["position_locked"] is True
     assert data["confidence"] is None
     assert (data["repeats"]["requests"], data["repeats"]["distinct"]) == (4, 4)
