@@ -156,8 +156,9 @@ def import_(
 
     IN is a file (CSV, TSV, JSON lines, Parquet, npz, npy, JSON responses of vLLM or SGLang, a recording of SGLang's
     expert distribution recorder; gzip and zstd are read as they are), or a folder: of one file per request, of one
-    Parquet or text file per layer, or for moe-lrc of safetensors files (or a quoted pattern of them). What `lrcsim trace check`
-    would complain of is refused, and nothing is written then. docs/importing.md shows every layout.
+    Parquet or text file per layer, or for moe-lrc of safetensors files (or a quoted pattern of them). What `lrcsim
+    trace check` would complain of is refused, and nothing is written then. docs/importing.md shows every layout,
+    docs/traces.md public traces.
     """
     from lrcsim.traces.importers import Options, import_trace, parse_columns
 
