@@ -69,21 +69,25 @@ def curve(
     are run at about a dozen sizes, compiled where they can be. TRACE is an lrcsim file; without it, the trace that
     comes with lrcsim. Several traces are shown one after the other, and in one figure.
     """
+    from lrcsim.simulator.caveats import DIVIDED_BY_ITSELF, seen_before
     from lrcsim.simulator.curves.trace_curves import TraceCurves
     from lrcsim.simulator.setup.run import Run
     from lrcsim.traces import RoutingTrace
 
     check_picture(plot_path)
     told, names, found = given(options), split_policies(policy), []
+    warnings: list[list[str]] = []
     for trace in traces or (None,):
         with RoutingTrace.open(trace) as opened:
             runs = [Run.of(opened, policy=name, cache=0, **told) for name in names]
             allocations = [_allocate(opened, name, allocate, told, jobs) for name in names] if allocate else []
             curves = [_curve(run, sizes, jobs) for run in runs]
             found.append(TraceCurves(opened.model, curves, allocations))
+            notes = [warning for run in runs for warning in seen_before(run)]
+            warnings.append(list(dict.fromkeys(notes + [DIVIDED_BY_ITSELF] * bool(allocations))))
     scope, access = runs[0].options.scope, runs[0].access
     config = {"scope": scope, "access": access, "prefill": runs[0].prefill, "warm": runs[0].warm}
-    each = [one.to_dict() | {"config": config} for one in found]
+    each = [one.to_dict() | {"config": config, "warnings": notes} for one, notes in zip(found, warnings, strict=True)]
     shown = answer(json_path, each[0] if len(each) == 1 else {"traces": each}, "curve")
     if csv_path is not None:
         write_csv(csv_path, (row for one in found for row in _as_rows(one)))
@@ -92,7 +96,7 @@ def curve(
 
         plot_curves(plot_path, {one.label: one.curves for one in found}, f"scope {scope}, access {access}")
     if shown:
-        for one in found:
+        for one, notes in zip(found, warnings, strict=True):
             _show(one.curves, f"{one.label}, scope {scope}, access {access}")
             unproven = [c.policy for c in one.curves if c.policy in ("belady", "belady-bypass") and not c.proven]
             if unproven:
@@ -100,6 +104,8 @@ def curve(
                 console().print(f"{' and '.join(unproven)}: a heuristic {why}, not the optimum")
             for allocation in one.allocations:
                 show_allocation(allocation)
+            for warning in notes:
+                console().print(f"[yellow]Note:[/yellow] {quoted(warning)}")
 
 
 def _allocate(trace: RoutingTrace, policy: str, size: str, told: dict[str, Any], jobs: int | None) -> Allocation:

@@ -18,6 +18,8 @@ OUTPUTS = {
     "toml_path": "--toml",
     "output": "-o",
     "counts_out": "--counts-out",
+    "fit": "--fit",
+    "test": "--test",
 }
 """Parameters of commands that name a file to write, and the option that they are given with."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.base.errors import TraceError
+from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.base.text import human_bytes, percent, quoted
 from lrcsim.cli.output import answer, console, json_option, progress_bar, server_options
 from lrcsim.cli.screen import echo
@@ -43,18 +43,32 @@ def trace() -> None:
 @trace.command()
 @trace_argument
 @click.option("--quick", is_flag=True, help="Read the header only: no counts of unrecorded positions or recorded hits.")
+@click.option(
+    "--routing/--no-routing",
+    default=None,
+    help="Look at the routing itself, or not.  [default: up to 17 million expert ids]",
+)
 @json_option
-def info(path: str | None, quick: bool, json_path: str | None) -> None:
-    """Show what a trace holds.
+def info(path: str | None, quick: bool, routing: bool | None, json_path: str | None) -> None:
+    """Show what a trace holds, and what its routing is like (docs/traces.md says what each line means).
 
     TRACE is an lrcsim trace file; without it, the trace that comes with lrcsim.
     """
+    from lrcsim.cli.trace_routing import print_routing, routing_facts
     from lrcsim.traces import RoutingTrace
 
-    with RoutingTrace.open(path) as opened, progress_bar("reading") as progress:
-        facts = _facts(opened, quick, progress)
+    if quick and routing:
+        raise ConfigError("--quick reads the header only, --routing the whole trace: leave out one of them")
+    with RoutingTrace.open(path) as opened:
+        with progress_bar("reading") as progress:
+            facts = _facts(opened, quick, progress)
+        facts["routing"] = None if quick else routing_facts(opened, routing)
     if answer(json_path, facts, "trace-info"):
         _print_facts(facts)
+        if facts["routing"] is not None:
+            print_routing(facts["routing"])
+        elif not quick and routing is None:
+            echo("routing: not looked at, the trace is large; --routing does")
 
 
 @trace.command()
@@ -142,8 +156,9 @@ def import_(
 
     IN is a file (CSV, TSV, JSON lines, Parquet, npz, npy, JSON responses of vLLM or SGLang, a recording of SGLang's
     expert distribution recorder; gzip and zstd are read as they are), or a folder: of one file per request, of one
-    Parquet file per layer, or for moe-lrc of safetensors files (or a quoted pattern of them). What `lrcsim trace check`
-    would complain of is refused, and nothing is written then. docs/importing.md shows every layout.
+    Parquet or text file per layer, or for moe-lrc of safetensors files (or a quoted pattern of them). What `lrcsim
+    trace check` would complain of is refused, and nothing is written then. docs/importing.md shows every layout,
+    docs/traces.md public traces.
     """
     from lrcsim.traces.importers import Options, import_trace, parse_columns
 
@@ -212,6 +227,34 @@ def select(path: str | None, output: str, layers: str, json_path: str | None) ->
     facts = {"trace": output, "tokens": tokens, "layers": len(kept), "selected": kept}
     if answer(json_path, facts, "trace-select"):
         echo(f"{output}: {tokens:,} tokens, {len(kept):,} of {there:,} MoE layers")
+
+
+@trace.command()
+@trace_argument
+@click.option("--fit", required=True, metavar="FIT.h5", help="Trace to write: requests to fit on, as for --profile.")
+@click.option("--test", required=True, metavar="TEST.h5", help="Trace to write: the other requests, to test on.")
+@click.option("--share", type=float, default=0.5, show_default=True, metavar="S", help="Of the prompts, to fit on.")
+@json_option
+def split(path: str | None, fit: str, test: str, share: float, json_path: str | None) -> None:
+    """Make two traces of one, so that nothing is tested on the requests that it is made of.
+
+    Each domain is divided alike, every second prompt to either part at a share of 0.5; requests with the same prompt
+    stay together. TRACE is an lrcsim trace file; without it, the trace that comes with lrcsim.
+    """
+    import numpy as np
+
+    from lrcsim.traces import RoutingTrace
+    from lrcsim.traces.split import fit_part, save_part
+
+    with RoutingTrace.open(path) as opened:
+        fits = fit_part(opened, share)
+        parts: dict[str, dict[str, Any]] = {}
+        for name, file, chosen in (("fit", fit, fits), ("test", test, ~fits)):
+            requests = np.flatnonzero(chosen)
+            parts[name] = {"file": file, "requests": len(requests), "tokens": save_part(opened, file, requests, name)}
+    if answer(json_path, {"share": share, **parts}, "trace-split"):
+        for part in parts.values():
+            echo(f"{part['file']}: {_size(part['tokens'], part['requests'])}")
 
 
 def _facts(opened: RoutingTrace, quick: bool, progress: Callable[[int, int], None]) -> dict[str, Any]:

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
+from lrcsim.base.user_code import is_users
+from lrcsim.policies import make_policy
 from lrcsim.simulator.cache.capacity import PoolSize
 from lrcsim.simulator.replay import Counts
+from lrcsim.simulator.setup.prefetchers import Popularity
+from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import RoutingTrace
+from lrcsim.traces.duplicates import in_common
+
+OTHER_REQUESTS = "`lrcsim trace split` makes two traces of one, a part to fit on and a part to test on"
+
+DIVIDED_BY_ITSELF = (
+    "the budget is divided by the curves of the very trace that it is tested on: on other requests it brings less; "
+    f"{OTHER_REQUESTS}"
+)
+"""What `lrcsim.simulator.curves.allocate` cannot know better."""
 
 
 def advice(
@@ -63,3 +76,50 @@ def advice(
             "the optimum of a cache that loads on demand"
         )
     return warnings
+
+
+def seen_before(run: Run) -> list[str]:
+    """Say how much of what is run a profile has seen: a policy or a prefetcher that is made of it knows the answers.
+
+    Requests are the same where all of their routing is (`in_common`), whatever file they stand in. The other things
+    that lrcsim makes of a trace need no word: prefetchers learn on the way, a plan takes popularity and budgets from
+    the other half of the requests, `belady`, `sch-static` and the prefetcher `oracle` say that they know the future.
+
+    Args:
+        run: what is run.
+
+    Returns:
+        At most one warning: one sentence that says what and what to do.
+
+    Raises:
+        TraceError: the profile's file is damaged, or gone.
+    """
+    given = run.options.profile
+    if given is None or not _uses_profile(run):
+        return []
+    trace = run.trace if run.asked is None else run.asked  # a server's order has other requests
+    if isinstance(given, RoutingTrace):
+        seen, tokens = in_common(trace, given)
+    elif given == "self":
+        seen, tokens = trace.num_requests, trace.num_tokens
+    else:
+        with RoutingTrace.open(given) as opened:
+            seen, tokens = in_common(trace, opened)
+    if not seen:
+        return []
+    how = "use another trace's for --profile"
+    if seen == trace.num_requests:
+        told = "the profile has all requests of the very trace that is run: hindsight, which no engine has"
+    else:
+        told = (
+            f"the profile has {seen:,} of the {trace.num_requests:,} requests that are run too "
+            f"({tokens / trace.num_tokens:.0%} of the tokens): on those it is hindsight, which no engine has"
+        )
+    return [f"{told}; {how}: {OTHER_REQUESTS}"]
+
+
+def _uses_profile(run: Run) -> bool:
+    if "profile" in make_policy(run.policy).needs:
+        return True
+    prefetcher = None if run.platform is None else run.platform.prefetcher
+    return prefetcher is not None and (isinstance(prefetcher, Popularity) or is_users(type(prefetcher)))

@@ -26,6 +26,7 @@ WRITES = {
     "balance": ("balance", "t.h5", "-m", "4", "--bootstrap", "0"),
     "trace-info": ("trace", "info", "t.h5"),
     "trace-check": ("trace", "check", "t.h5"),
+    "trace-split": ("trace", "split", "t.h5", "--fit", "fit.h5", "--test", "test.h5"),
     "trace-export": ("trace", "export", "t.h5", "-o", "t.npz"),
     "trace-select": ("trace", "select", "t.h5", "-o", "some.h5", "--layers", "0"),
     "trace-import": ("trace", "import", "t.npz", "-o", "again.h5"),
@@ -76,7 +77,7 @@ def test_what_is_written_says_what_it_is(
     pytest.importorskip("plotly")
     monkeypatch.chdir(tmp_path)
     ids = np.random.default_rng(0).random((24, 8, 64)).argsort(axis=2)[:, :, :8]
-    RoutingTrace.from_arrays(ids, num_experts=64, model="lrcsim-toy-baseline").save("t.h5")
+    RoutingTrace.from_arrays(ids, num_experts=64, offsets=[0, 12, 24], model="lrcsim-toy-baseline").save("t.h5")
     Path("s.toml").write_text('[grid]\ntrace = "t.h5"\ncache = [8, 16]\n')
     for name, line in WRITES.items():
         done = lrcsim(*line, "--json", f"{name}.json")

@@ -40,13 +40,13 @@ def answer(kind: str, path: Path) -> str:
 
 def _read(kind: str, path: Path) -> str:
     from lrcsim.traces import RoutingTrace, check_file
-    from lrcsim.traces.importers import import_trace
+    from lrcsim.traces.importers import Options, import_trace
 
     if kind.startswith("import "):
         out = path.with_name(path.name + ".imported")
         try:
             for name in (None, kind.removeprefix("import ")):
-                import_trace(path, out, name)
+                import_trace(path, out, name, Options(top_k=2) if kind == "import lines" else None)
             return _use(RoutingTrace.open(out), check_file(out), imported=True)
         finally:
             left = [entry.name for entry in path.parent.iterdir() if entry.name.endswith(".tmp")]

@@ -151,7 +151,19 @@ def _folders(folder: Path, ids: np.ndarray) -> dict[str, list[Path]]:
         parquet.write_table(pa.table(columns), layers / f"layer_{layer:02d}.parquet")
     for request in range(2):
         np.savez(requests / f"request_{request}.npz", experts=ids.astype(np.uint8))
-    made = {"layers": [layers], "folder": [requests]}
+    lines = folder / "lines"
+    lines.mkdir(exist_ok=True)
+    for layer in range(LAYERS):
+        flat = ["\t".join(map(str, ids[low : low + 6, layer].ravel())) for low in (0, 6)]
+        rows = [f"{row}\t\t" + "\t".join(["0.5"] * 6 * TOP_K) + "\n" for row in flat]
+        _text(lines / f"expert_weights_{layer + 1}.txt", "".join(rows))
+    named = [{f"token_{at}": {f"layer_{la}": {"selected_experts": row.tolist(), "selected_probs": [0.5] * TOP_K}
+              for la, row in enumerate(token)}} for at, token in enumerate(ids)]  # fmt: skip
+    by_name = [_text(folder / "by_name.json", json.dumps({"dataset": "maths", "router_data": named}))]
+    made = {"layers": [layers], "folder": [requests], "lines": [lines], "by-name": by_name}
+    steps = [ids[:9], *(ids[at : at + 1] for at in range(9, TOKENS))]
+    passes = [{"0": None} | {str(la + 1): rows[:, la].tolist() for la in range(LAYERS)} for rows in steps]
+    made["passes"] = [_text(folder / "passes.json", json.dumps(passes))]
     if importlib.util.find_spec("torch"):
         import torch
 

@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 from trace_files import assert_same, make_trace
 
+from lrcsim.simulator.metrics.trace_report import report_on
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.exporters import FORMATS as EXPORTS
 from lrcsim.traces.exporters import export_trace
 from lrcsim.traces.importers import FORMATS as IMPORTS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled() -> None:
+    """What `trace info` runs is compiled before, which it would say on standard error."""
+    report_on(make_trace(0, weights=False))
 
 
 @pytest.fixture
@@ -63,6 +70,36 @@ def test_info_json_to_a_file_keeps_the_table(lrcsim, path: Path, tmp_path: Path)
     outcome = lrcsim("trace", "info", path, "--json", tmp_path / "info.json")
     assert "made-up" in outcome.out
     assert json.loads((tmp_path / "info.json").read_text())["model"] == "made-up"
+
+
+def test_info_of_the_routing(lrcsim, path: Path) -> None:  # type: ignore[no-untyped-def]
+    outcome = lrcsim("trace", "info", path)
+    lines = {line.split("  ")[0].strip(): line.split() for line in outcome.out.splitlines()}
+    for name in ("1 request, a token each", "4 tokens in a row", "a request", "the trace", "reuse", "same prompts"):
+        assert name in lines
+    facts = json.loads(lrcsim("trace", "info", path, "--json", "-").out)
+    one = facts["routing"]["batches"][0]
+    assert f"{one['mean']:.1f}" in lines["1 request, a token each"]
+    assert facts["routing"]["warnings"] == []
+    for less in ("--no-routing", "--quick"):
+        assert json.loads(lrcsim("trace", "info", path, less, "--json", "-").out)["routing"] is None
+        assert "tokens in a row" not in lrcsim("trace", "info", path, less).out
+    assert lrcsim("trace", "info", path, "--quick", "--routing").code == 1
+
+
+def test_info_of_a_large_trace_looks_at_the_routing_when_asked(lrcsim, path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("lrcsim.cli.trace_routing.MOST_IDS", 10)
+    outcome = lrcsim("trace", "info", path)
+    assert "--routing does" in outcome.out
+    assert "tokens in a row" not in outcome.out
+    assert "tokens in a row" in lrcsim("trace", "info", path, "--routing").out
+
+
+def test_info_warns_of_prompts_that_come_twice(lrcsim, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    ids = np.random.default_rng(0).random((8, 2, 8)).argsort(axis=2)[:, :, :2]
+    twice = RoutingTrace.from_arrays(np.concatenate([ids, ids]), num_experts=8, offsets=[0, 8, 16])
+    twice.save(tmp_path / "t.h5")
+    assert "Warning: 1 of 2 requests are the same as an earlier one" in lrcsim("trace", "info", tmp_path / "t.h5").out
 
 
 def test_check_of_a_good_trace(lrcsim, path: Path) -> None:  # type: ignore[no-untyped-def]

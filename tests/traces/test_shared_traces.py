@@ -45,3 +45,27 @@ def test_gpt_oss_imports_with_one_command(lrcsim, shared_traces: Path, tmp_path:
         assert trace.domains == arrays["domains"].tolist()
         assert trace.phase is not None
         assert trace.phase.all()
+
+
+def test_the_routing_of_gpt_oss(lrcsim, shared_traces: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Its requests share experts (fewer than even), and none comes twice; windows counted again in numpy."""
+    source, out = shared_traces / "gpt-oss-20b.decode.npz", tmp_path / "g.h5"
+    lrcsim("trace", "import", source, "-o", out, "--phase", "decode", "--num-experts", 32)
+    routing = json.loads(lrcsim("trace", "info", out, "--json", "-").out)["routing"]
+    for one in routing["batches"]:
+        assert one["mean"] <= one["even"] + 1e-9
+    assert routing["batches"][3]["batch"] == 8
+    assert 0.75 < routing["batches"][3]["mean"] / routing["batches"][3]["even"] < 0.9
+    assert (routing["repeats"]["compared"], routing["repeats"]["duplicates"]) == ("requests", 0)
+    with RoutingTrace.open(out) as trace:
+        sizes = []
+        for low, high in zip(trace.offsets[:-1], trace.offsets[1:], strict=True):
+            used = (trace.experts[low:high, :, :, None] == np.arange(32)).any(axis=2)  # [tokens, layers, E]
+            if high - low >= 4:
+                windows = np.lib.stride_tricks.sliding_window_view(used, 4, axis=0).any(axis=-1)
+                sizes.append(windows.sum(axis=2).ravel())
+    counted = np.concatenate(sizes)
+    four = routing["working_sets"][0]
+    assert (four["tokens"], four["sets"]) == ("4", len(counted))
+    assert four["mean"] == counted.mean()
+    assert four["share_above"]["2x"] == (counted > 8).mean()

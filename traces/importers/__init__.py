@@ -18,7 +18,17 @@ import numpy as np
 
 from lrcsim.base.errors import ConfigError, TraceError, did_you_mean
 from lrcsim.traces.columns import mark_missing
-from lrcsim.traces.importers import folder, layer_files, moe_lrc, npz, recorder_file, table
+from lrcsim.traces.importers import (
+    folder,
+    json_by_name,
+    json_passes,
+    layer_files,
+    layer_lines,
+    moe_lrc,
+    npz,
+    recorder_file,
+    table,
+)
 from lrcsim.traces.importers.columns import parse_columns
 from lrcsim.traces.importers.files import named, named_while, open_bytes, read_some, reads_foreign_file
 from lrcsim.traces.importers.responses import open_responses
@@ -62,6 +72,13 @@ FORMATS = {
             COMMON | {"phase", "prompt_tokens"},
         ),
         Format(
+            "lines",
+            "a folder of one text file per layer (expert_weights_1.txt), a request per line: ids, weights",
+            layer_lines.open_source,
+            layer_lines.matches,
+            COMMON | {"phase", "top_k"},
+        ),
+        Format(
             "recorder",
             "SGLang's expert distribution recorder, mode per_token (.pt)",
             recorder_file.open_source,
@@ -74,6 +91,20 @@ FORMATS = {
             npz.open_source,
             npz.matches,
             COMMON | {"phase", "prompt_tokens", "top_k", "layer_first", "cached_prefix"},
+        ),
+        Format(
+            "by-name",
+            'JSON with tokens and layers as keys: {"token_0": {"layer_0": {"selected_experts": [...]}}}',
+            json_by_name.open_source,
+            json_by_name.matches,
+            COMMON | {"phase"},
+        ),
+        Format(
+            "passes",
+            'JSON list of forward passes, layers as keys: [{"1": [[5, 2], [1, 3]]}, {"1": [[4, 5]]}]',
+            json_passes.open_source,
+            json_passes.matches,
+            COMMON | {"phase"},
         ),
         Format("sglang", RETURNED, open_responses, is_sglang, SERVED),
         Format("vllm", RETURNED, open_responses, is_vllm, SERVED),

@@ -43,7 +43,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
         *("topk_indices", "topk_index", "top_k_indices", "top_k_ids", "top_k_experts", "top_experts", "topk"),
         *("routed_experts", "routed_expert_ids", "active_experts", "activated_experts", "chosen_experts"),
         *("indices", "expert_choices", "expert_no", "expert_number", "selected_expert", "chosen_expert"),
-        *("routed_expert", "active_expert", "activated_expert", "topk_expert"),
+        *("routed_expert", "active_expert", "activated_expert", "topk_expert", "activated_expert_ids"),
     ),
     "weight": (
         *("weight", "weights", "router_weight", "router_weights", "topk_weights", "topk_weight", "gate", "gates"),
