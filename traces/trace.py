@@ -44,7 +44,8 @@ class RoutingTrace:
     Attributes:
         layers: the MoE layers (`LayerTable`).
         columns: the per-token columns that this trace has, by name: ``experts``, and any of ``weights``, ``phase``,
-            ``token_ids``, ``predicted_ids``, ``stack``, ``residency``, ``logits``, ``predictions/1``, ``predictions/2`` ...
+            ``token_ids``, ``predicted_ids``, ``stack``, ``residency``, ``logits``, ``predictions/1`` (of experts),
+            ``predictions/2`` ...
         offsets: int64 [requests + 1], request i is tokens ``offsets[i]:offsets[i + 1]``.
         domains: one label per request, or None.
         model: name of the model.

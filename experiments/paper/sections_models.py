@@ -61,7 +61,7 @@ def _specialisation(found: Sequence[MeasuredTrace]) -> PaperSection:
 def _in_the_papers_toys() -> str:
     """Say for how many of the paper's toy models the finding on domains holds on its own correlations."""
     toys = published().toy.values()
-    names = ("vocabulary_in", "vocabulary_pred", "vocabulary_out")
+    names = ("vocabulary_in", "vocabulary_predicted", "vocabulary_out")
     above = sum(toy["domain"][1] > max(toy[name][1] for name in names) for toy in toys)
     return (
         "By the paper's own correlations, SRP goes with specialisation in domains more than with any in vocabulary "

@@ -1,8 +1,8 @@
 """Token ids beside the paper's recordings: what was read (``data/merged``) and what was predicted (``output/pred``).
 
 The paper's scripts write routing to ``output/topk``, ``rank`` and ``merged``, the model's most likely token at every
-position to ``output/pred/MODEL.safetensors`` (10_calculate.py), and read the texts from ``data/merged/MODEL.safetensors``:
-a tensor per dataset, samples x tokens.
+position to ``output/pred/MODEL.safetensors`` (10_calculate.py), and read the texts from
+``data/merged/MODEL.safetensors``: a tensor per dataset, samples x tokens.
 """
 
 from __future__ import annotations

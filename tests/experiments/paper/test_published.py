@@ -131,7 +131,7 @@ def test_toy_models_equal_the_tables() -> None:
     names = {
         "domain": "domain",
         "vocab_in": "vocabulary_in",
-        "vocab_pred": "vocabulary_pred",
+        "vocab_pred": "vocabulary_predicted",
         "vocab_gt": "vocabulary_out",
     }
     for row in rows("specialization_corr.csv"):
