@@ -12,7 +12,7 @@ UNKNOWN = -1
 
 
 def predicts_tokens(model: Any) -> bool:
-    """Tell whether the model's output are scores of the next token: it can generate. (An encoder's are not.)"""
+    """Tell whether the model's output are scores of the next token: it can generate, as an encoder cannot."""
     return hasattr(model, "generate") and bool(model.can_generate())
 
 

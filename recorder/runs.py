@@ -54,8 +54,9 @@ def generate(
     """Let the model continue prompts with its KV cache: the prompts' tokens are prefill, the sampled ones decode.
 
     A request ends before its end-of-text token, and before the last token sampled, which no model ever runs. What it
-    samples depends on its number and the seed, not on its batch. Of a prompt only the last position has an output, and so
-    a predicted token: computing the others would take memory, and change the last bits of what is sampled from.
+    samples depends on its number and the seed, not on its batch. Of a prompt only the last position has an output, and
+    so a predicted token: computing the others would take memory, and change the last bits of what is sampled from.
+    (Some models compute them all the same, and then they are recorded.)
     """
     model = capture.model
     both = bool(model.config.is_encoder_decoder)

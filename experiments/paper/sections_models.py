@@ -24,7 +24,12 @@ from lrcsim.experiments.paper.measure import AT, SCH, MeasuredTrace, lacks, teac
 from lrcsim.experiments.paper.published import SEGMENTS, published
 from lrcsim.experiments.paper.report import PaperSection
 
-MEASURES = {"domain": "domains", "vocabulary_in": "routed tokens", "vocabulary_out": "next tokens"}
+MEASURES = {
+    "domain": "domains",
+    "vocabulary_in": "routed tokens",
+    "vocabulary_predicted": "predicted tokens",
+    "vocabulary_out": "next tokens",
+}
 
 
 def model_sections(found: Sequence[MeasuredTrace], pairs: Sequence[tuple[Input, Input]]) -> list[PaperSection]:

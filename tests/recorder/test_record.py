@@ -53,7 +53,8 @@ def test_generation(lrcsim: Run, folder: Path, tmp_path: Path) -> None:
         assert trace.phase is not None
         assert trace.phase[:9].tolist() == [0] * 5 + [1] * 4
         assert set(trace.columns) == {
-            "experts", "weights", "logits", "phase", "token_ids", "predicted_ids", "predictions/1", "predictions/2", "predictions/3"
+            "experts", "weights", "logits", "phase", "token_ids", "predicted_ids",
+            "predictions/1", "predictions/2", "predictions/3",
         }  # fmt: skip
         assert trace.column("logits").dtype == np.float16
         about = trace.provenance

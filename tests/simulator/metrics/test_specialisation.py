@@ -9,6 +9,7 @@ expert 1; token 7 occurs 19 times. Expert 0 wins token 5: 0.75. Expert 1 wins to
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import naive_metrics as naive
@@ -191,3 +192,19 @@ def test_all_measures_of_one_trace() -> None:
 def test_kinds() -> None:
     with pytest.raises(ConfigError, match="use 'in', 'predicted' or 'out'"):
         vocabulary_specialisation(one_layer([0, 1], token_ids=[0, 0]), "pred")  # type: ignore[arg-type]
+
+
+CHECKPOINT = Path(__file__).resolve().parents[3] / "experiments/model_family/checkpoint_traces/teacher_forced.h5"
+
+
+def test_predicted_tokens_of_a_recorded_model_follow_the_definition() -> None:
+    if not CHECKPOINT.is_file():
+        pytest.skip(f"needs {CHECKPOINT.name} of the repository")
+    with RoutingTrace.open(CHECKPOINT) as trace:
+        assert trace.predicted_ids is not None
+        assert (trace.predicted_ids >= 0).all()  # teacher-forced: every position has an output
+        ids, first = trace.predicted_ids.tolist(), trace.experts[:, 0, 0].tolist()
+        found = vocabulary_specialisation(trace, "predicted")
+        expected = naive.vocabulary_specialisation(first, ids, trace.num_experts, 20)
+    assert found[0].tolist() == pytest.approx([np.nan if v is None else v for v in expected], nan_ok=True)
+    assert np.isfinite(found).any(axis=1).all()
