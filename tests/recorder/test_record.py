@@ -114,7 +114,14 @@ def test_teacher_forced_is_the_text_itself(lrcsim: Run, folder: Path, tmp_path: 
 def test_outputs_that_take_much_room_are_computed_in_smaller_batches(
     lrcsim: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from lrcsim.recorder import runs
+
     given = prompts(tmp_path, "A line.\n\nAnother line of the same text, and so on.\n")
+    sizes: list[int] = []
+    forced = runs.teacher_forced
+    monkeypatch.setattr(
+        runs, "teacher_forced", lambda capture, batch: sizes.append(len(batch)) or forced(capture, batch)
+    )
 
     def recorded(name: str) -> tuple[str, list[int]]:
         options = ("--teacher-forced", "--sample-tokens", 16, "--batch", 3)
@@ -127,9 +134,12 @@ def test_outputs_that_take_much_room_are_computed_in_smaller_batches(
 
     said, together = recorded("a.h5")
     assert "requests at a time" not in said
+    assert sizes == [3, 1]
+    sizes.clear()
     monkeypatch.setattr("lrcsim.recorder.session.OUTPUT_BYTES", 2 * 16 * 258 * 4 + 1)  # two samples, 258 tokens known
     said, apart = recorded("b.h5")
     assert "recorded 2 requests at a time: the outputs of one take 0 MiB" in said
+    assert sizes == [2, 1, 1]  # the last sample is a shorter one
     assert together == apart
 
 
