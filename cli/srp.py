@@ -28,6 +28,7 @@ MEASURES = {
     "activation": "activation rate",
     "domain": "domain specialisation",
     "vocabulary_in": "vocabulary specialisation, routed token",
+    "vocabulary_predicted": "vocabulary specialisation, predicted token",
     "vocabulary_out": "vocabulary specialisation, next token",
 }
 

@@ -12,6 +12,7 @@ import torch
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.recorder import families
+from lrcsim.recorder.outputs import predicted_ids, predicts_tokens
 from lrcsim.recorder.passes import Columns, Frames, sorted_by_weight, stacked
 from lrcsim.recorder.predict import GatePredictor
 from lrcsim.recorder.sites import find_sites
@@ -37,7 +38,7 @@ class _Noted:
 
 
 class Capture:
-    """Hooks on all MoE layers of a model, while `on` is active.
+    """Hooks on all MoE layers of a model, and on its output, while `on` is active.
 
     Args:
         model: a transformers model, in evaluation mode.
@@ -58,12 +59,14 @@ class Capture:
             self.sites = [self.sites[number] for number in chosen]
         self.logits = logits
         self.ahead = ahead
+        self.predicts = predicts_tokens(model)
         self._next_gate = GatePredictor(ahead)
         self._order: dict[int, list[int]] = {}  # of each stack: sites as they fire in one forward pass
         self._frame: list[_Noted] = []
         self._scores: dict[int, Any] = {}
         self._guesses: dict[int, dict[int, Any]] = {}
         self._waiting: dict[int, list[list[_Noted]]] = {}
+        self._predicted: dict[int, list[Any]] = {}  # of each stack and waiting frame, int32 [rows]
         self._waiting_rows = 0
         self._rows: dict[int, list[int]] = {}
         self._joined: dict[int, list[Columns]] = {}
@@ -127,7 +130,7 @@ class Capture:
 
         return hook
 
-    def _end_of_frame(self, _module: Any, _args: Any, _output: Any) -> None:
+    def _end_of_frame(self, _module: Any, _args: Any, output: Any) -> None:
         """Put what was noted in this forward pass (of one stack) in the order of the layers."""
         if not self._frame:
             return
@@ -143,12 +146,14 @@ class Capture:
         rows = noted[0].ids.numel() // noted[0].ids.shape[-1]
         self._rows.setdefault(stack, []).append(rows)
         self._waiting.setdefault(stack, []).append(noted)
+        if self.predicts:
+            self._predicted.setdefault(stack, []).append(predicted_ids(output, rows, noted[0].ids.device))
         self._waiting_rows += rows
         if self._waiting_rows >= JOIN_TOKENS:
             self._join()
 
     def _join(self) -> None:
-        """Bring what waits to the host, [rows, layers of the stack, K] each."""
+        """Bring what waits to the host, [rows, layers of the stack, K] each, and the predicted tokens, [rows]."""
         for stack, frames in self._waiting.items():
             layers: list[Columns] = []
             for at in range(len(frames[0])):
@@ -164,8 +169,11 @@ class Capture:
                     columns[f"predictions/{distance}"] = _rows(guesses).to(torch.int32)
                 layers.append({name: data.cpu().numpy() for name, data in columns.items()})
             self._top_k.setdefault(stack, [layer["experts"].shape[1] for layer in layers])
-            self._joined.setdefault(stack, []).append(stacked(layers))
-        self._waiting, self._waiting_rows = {}, 0
+            joined = stacked(layers)
+            if self.predicts:
+                joined["predicted_ids"] = torch.cat(self._predicted[stack]).cpu().numpy()
+            self._joined.setdefault(stack, []).append(joined)
+        self._waiting, self._predicted, self._waiting_rows = {}, {}, 0
 
     def take(self) -> dict[int, Frames]:
         """Return what ran since the last call, by stack (0, and 1 for a decoder beside an encoder).
@@ -186,7 +194,7 @@ class Capture:
     def forget(self) -> None:
         """Drop what ran since the last `take`."""
         self._frame, self._waiting, self._waiting_rows, self._rows, self._joined = [], {}, 0, {}, {}
-        self._scores, self._guesses = {}, {}
+        self._scores, self._guesses, self._predicted = {}, {}, {}
         self._next_gate.forget()
 
     def layers(self) -> LayerTable:

@@ -24,7 +24,8 @@ ENCODER, DECODER = 0, 1
 def teacher_forced(capture: Capture, batch: Sequence[Request]) -> list[Columns]:
     """Run samples of equal length in one pass; a plain token stream, without phases.
 
-    An encoder-decoder model gets the same tokens twice, in the decoder shifted by its start token.
+    An encoder-decoder model gets the same tokens twice, in the decoder shifted by its start token. The output of all
+    positions is computed, for the tokens it predicts.
     """
     model = capture.model
     ids = torch.tensor([request.ids for request in batch], device=model.device)
@@ -35,7 +36,7 @@ def teacher_forced(capture: Capture, batch: Sequence[Request]) -> list[Columns]:
         given["decoder_input_ids"] = torch.cat([start, ids[:, :-1]], dim=1)
     if accepts(model, "use_cache"):
         given["use_cache"] = False
-    if accepts(model, "logits_to_keep"):
+    if accepts(model, "logits_to_keep") and not capture.predicts:
         given["logits_to_keep"] = 1
     with torch.inference_mode(), _one_line(model):
         model(**given)
@@ -53,7 +54,9 @@ def generate(
     """Let the model continue prompts with its KV cache: the prompts' tokens are prefill, the sampled ones decode.
 
     A request ends before its end-of-text token, and before the last token sampled, which no model ever runs. What it
-    samples depends on its number and the seed, not on its batch.
+    samples depends on its number and the seed, not on its batch. Of a prompt only the last position has an output, and
+    so a predicted token: computing the others would take memory, and change the last bits of what is sampled from.
+    (Some models compute them all the same, and then they are recorded.)
     """
     model = capture.model
     both = bool(model.config.is_encoder_decoder)

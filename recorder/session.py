@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 AHEAD = 3
 """Layers ahead that ``predict_next`` asks for."""
 
+OUTPUT_BYTES = 2**31
+"""Of the outputs of a teacher-forced pass (tokens x vocabulary, 4 bytes each): batches are no larger than fits this."""
+
 Progress = Callable[[int, int], None]
 """Called after each batch with the requests and the tokens recorded so far."""
 
@@ -127,7 +130,7 @@ def record(
     model = loaded.model
     ahead = AHEAD if settings.predict_next else 0
     capture = Capture(model, logits=settings.logits, ahead=ahead, layers=settings.layers)
-    if not settings.teacher_forced and not (hasattr(model, "generate") and model.can_generate()):
+    if not settings.teacher_forced and not capture.predicts:
         raise ConfigError(f"{type(model).__name__} cannot generate text; use --teacher-forced")
     notices, size = _notices(model, settings)
     notices = [*loaded.notices, *notices, *_of_attention(capture)]
@@ -150,7 +153,7 @@ def record(
                     progress(store.requests, store.tokens)
         if number + 1 < store.resumed:
             raise ConfigError(f"{out}: an unfinished recording of more prompts is there; use --restart")
-        about = _provenance(loaded, settings, source, store, workspace.started, notices)
+        about = _provenance(loaded, capture, settings, source, store, workspace.started, notices)
         requests, tokens = store.requests, store.tokens
         recall = store.finish(loaded.name, about)
         workspace.discard()
@@ -204,6 +207,8 @@ def _run(capture: Any, batch: list[Request], settings: Settings) -> list[Any]:
 
 def _notices(model: Any, settings: Settings) -> tuple[list[str], int]:
     """Return what to tell the user of this model, and the batch size it allows."""
+    from lrcsim.recorder.outputs import predicts_tokens
+
     kinds = {model.config.model_type, model.config.get_text_config().model_type}
     notices = [families.NOTICES[kind] for kind in sorted(kinds & families.NOTICES.keys())]
     size = settings.batch
@@ -211,6 +216,12 @@ def _notices(model: Any, settings: Settings) -> tuple[list[str], int]:
         if size > 1:
             notices.append(f"recorded one request at a time, for in this model {families.ALONE[kind]}")
         size = 1
+    if settings.teacher_forced and predicts_tokens(model):
+        row = 4 * settings.sample_tokens * int(model.get_input_embeddings().weight.shape[0])
+        most = max(OUTPUT_BYTES // row, 1)
+        if size > most:
+            notices.append(f"recorded {most} requests at a time: the outputs of one take {row / 2**20:,.0f} MiB")
+            size = most
     return notices, size
 
 
@@ -240,7 +251,7 @@ def _config_digest(model: Any) -> str:
 
 
 def _provenance(
-    loaded: Loaded, settings: Settings, source: str, store: Store, started: str, notices: list[str]
+    loaded: Loaded, capture: Capture, settings: Settings, source: str, store: Store, started: str, notices: list[str]
 ) -> dict[str, Any]:
     import torch
     import transformers
@@ -277,6 +288,10 @@ def _provenance(
         "notices": notices or None,
         "config": _config(model),
     }
+    if capture.predicts:
+        about["predicted_ids"] = "argmax of the model's output at the position" + (
+            "" if settings.teacher_forced else "; -1 where generation computes none, as inside prompts"
+        )
     if settings.logits:
         about["logits"] = store.logits_kind()
     if settings.predict_next:

@@ -1,11 +1,12 @@
-"""Equality of ``access="paper"`` with the paper's own code at every capacity.
+"""Equality of ``access="paper"`` at every capacity, and of vocabulary specialisation, with the paper's own code.
 
 Not part of the test suite, because it needs that code:
 
     LRCSIM_MOE_LRC=/path/to/moe-lrc/src python -m pytest tests/reference_moe_lrc.py
 
 The folder is that of 50_chr_calc.py and 41_sch_calc.py in a clone of github.com/ljcleo/moe-lrc. Nothing of it is kept
-here: its functions calc_lru, calc_lfu, calc_beladi and calc_fsf are taken out of those files and run on numpy arrays.
+here: its functions calc_lru, calc_lfu, calc_beladi and calc_fsf are taken out of those files and run on numpy arrays;
+tok_stat of 21_vocab_calcgen.py is run on files as the scripts before it write them (this needs torch).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lrcsim.simulator import simulate
+from lrcsim.simulator.metrics.specialisation import VocabularyKind, vocabulary_specialisation
 from lrcsim.traces import RoutingTrace
 
 IDS = npt.NDArray[np.int64]
@@ -145,3 +147,60 @@ def test_equals_the_reference_on_a_longer_trace(
     experts = np.argsort(-(taste + rng.gumbel(size=taste.shape)), axis=2)[:, :, :4]
     trace = RoutingTrace.from_arrays(experts, num_experts=16, offsets=[0, 120, 200])
     check_all_capacities(trace, policy, reference[name], extra, scope)
+
+
+def test_vocabulary_specialisation_equals_the_references(tmp_path: Path) -> None:
+    """Counts are tok_stat's; a token's share and owner, and the mean over an expert's tokens, as in 22_vocab_refine.py.
+
+    Between experts that tie the owner is the library's choice there: that no two do is asserted.
+    """
+    folder = os.environ.get("LRCSIM_MOE_LRC")
+    if not folder:
+        pytest.skip("LRCSIM_MOE_LRC does not name the src folder of a clone of github.com/ljcleo/moe-lrc")
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file, save_file
+
+    samples, tokens, experts, vocabulary = 6, 80, 4, 7
+    rng = np.random.default_rng(7)
+    read, predicted = (rng.integers(0, vocabulary, (2, samples, tokens)) for _ in range(2))
+    scores = (
+        rng.gumbel(size=(2, samples, tokens, 1, experts)) + rng.gumbel(size=(vocabulary, experts))[read][..., None, :]
+    )
+    scores = scores + 2 * rng.gumbel(size=(vocabulary, experts))[predicted][..., None, :]
+    names = ("c4", "github")
+    files = {
+        "tok": {name: torch.from_numpy(ids) for name, ids in zip(names, read, strict=True)},
+        "pred": {name: torch.from_numpy(ids) for name, ids in zip(names, predicted, strict=True)},
+    }
+    ranks = scores[..., 0, :].argsort(axis=-1).argsort(axis=-1).astype(np.int8)
+    files["rank"] = {name: torch.from_numpy(values) for name, values in zip(names, ranks, strict=True)}
+    for kind, tensors in files.items():
+        (tmp_path / kind).mkdir()
+        save_file(tensors, tmp_path / kind / f"toy{'_00' if kind == 'rank' else ''}.safetensors")
+    (tmp_path / "out").mkdir()
+    module = ast.parse((Path(folder) / "21_vocab_calcgen.py").read_text())
+    module.body = [node for node in module.body if getattr(node, "name", None) == "tok_stat"]
+    about = {("toy", "num_layers"): 1, ("toy", "num_experts"): experts}
+    config = SimpleNamespace(from_pretrained=lambda *_, **__: SimpleNamespace(vocab_size=vocabulary))
+    scope: dict[str, Any] = {"torch": torch, "load_file": load_file, "save_file": save_file, "AutoConfig": config}
+    scope |= {"print_log": lambda *_: None, "model_config": SimpleNamespace(loc=about)}
+    exec(compile(module, "21_vocab_calcgen.py", "exec"), scope)
+    parts = [tmp_path / name for name in ("model", "tok", "pred", "rank", "out")]
+    scope["tok_stat"](20, 1, *parts, "toy")
+    counts = load_file(tmp_path / "out/toy_cnt_gen.safetensors")
+
+    trace = RoutingTrace.from_arrays(
+        scores.reshape(-1, 1, experts).argsort(axis=2)[:, :, ::-1][:, :, :2],
+        num_experts=experts,
+        offsets=range(0, 2 * samples * tokens + 1, tokens),
+        token_ids=read.ravel(),
+        predicted_ids=predicted.ravel(),
+    )
+    theirs = {"in": "in", "predicted": "pred", "out": "out"}
+    for kind in get_args(VocabularyKind):
+        table = counts[f"00_{theirs[kind]}"].numpy()  # [experts, token ids]
+        best = np.sort(table, axis=0)
+        assert (best[-1] > best[-2]).all()
+        share, owner = (table / table.sum(axis=0)).max(axis=0), table.argmax(axis=0)
+        expected = [share[owner == expert].mean() if (owner == expert).any() else np.nan for expert in range(experts)]
+        np.testing.assert_allclose(vocabulary_specialisation(trace, kind)[0], expected, rtol=1e-12)

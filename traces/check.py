@@ -18,6 +18,7 @@ COLUMN_KINDS = {
     "residency": "iu",
     "phase": "iub",
     "token_ids": "iu",
+    "predicted_ids": "iu",
     "stack": "iu",
     "predictions": "iu",
 }
@@ -127,7 +128,8 @@ def check_tokens(
         routed = np.ones(logits.shape, bool) if experts is None else np.asarray((experts >= 0).any(axis=2))[:, :, None]
         report(np.isnan(logits) & routed, "router logit {value}, must be a number", "logits")
     within("phase", 0, 1, "phase {value}, allowed 0 (prefill) and 1 (decode)")
-    within("token_ids", -1, MAX_TOKEN_ID, f"token id {{value}}, allowed 0..{MAX_TOKEN_ID} or -1 for unknown")
+    for name, noun in (("token_ids", "token id"), ("predicted_ids", "predicted token id")):
+        within(name, -1, MAX_TOKEN_ID, f"{noun} {{value}}, allowed 0..{MAX_TOKEN_ID} or -1 for unknown")
     within("kept", 0, 1, "kept {value}, allowed 0 and 1")
     for name in ("step", "sequence", "position"):
         within(name, 0, np.iinfo(np.int64).max, f"{name} {{value}}, must not be negative")

@@ -17,6 +17,7 @@ STORED: dict[str, type[np.integer[Any]]] = {
     "stack": np.uint8,
     "residency": np.uint8,
     "token_ids": np.int32,
+    "predicted_ids": np.int32,
 }
 """Types in memory of the columns that a file may hold in any integer type."""
 

@@ -28,6 +28,7 @@ DATASETS = {
     "residency": "routing/residency",
     "phase": "tokens/phase",
     "token_ids": "tokens/id",
+    "predicted_ids": "tokens/predicted_id",
     "stack": "tokens/stack",
 }
 """Where each per-token column stands in the file; predictions at distance d stand at routing/predictions/d."""

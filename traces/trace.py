@@ -44,7 +44,8 @@ class RoutingTrace:
     Attributes:
         layers: the MoE layers (`LayerTable`).
         columns: the per-token columns that this trace has, by name: ``experts``, and any of ``weights``, ``phase``,
-            ``token_ids``, ``stack``, ``residency``, ``logits``, ``predictions/1``, ``predictions/2`` ...
+            ``token_ids``, ``predicted_ids``, ``stack``, ``residency``, ``logits``, ``predictions/1`` (of experts),
+            ``predictions/2`` ...
         offsets: int64 [requests + 1], request i is tokens ``offsets[i]:offsets[i + 1]``.
         domains: one label per request, or None.
         model: name of the model.
@@ -96,6 +97,7 @@ class RoutingTrace:
         model: str = "unknown",
         top_k: int | Sequence[int] | None = None,
         token_ids: npt.ArrayLike | None = None,
+        predicted_ids: npt.ArrayLike | None = None,
         residency: npt.ArrayLike | None = None,
         logits: npt.ArrayLike | None = None,
         predictions: Mapping[int, npt.ArrayLike] | None = None,
@@ -115,7 +117,9 @@ class RoutingTrace:
             domains: one label per request.
             model: the model's name.
             top_k: experts per token where that differs from layer to layer; None: ``experts.shape[2]`` everywhere.
-            token_ids: int32 [tokens].
+            token_ids: int32 [tokens]; -1 = unknown.
+            predicted_ids: int32 [tokens], the token of greatest score in the model's output at each position, whatever
+                was sampled or came next; -1 = unknown.
             residency: uint8 [tokens, L, k], what the recording engine's own cache did: 0 miss, 1 hit, 2 prefetched,
                 255 unknown.
             logits: float [tokens, L, E], router logits.
@@ -144,6 +148,7 @@ class RoutingTrace:
             "weights": weights,
             "phase": phase,
             "token_ids": token_ids,
+            "predicted_ids": predicted_ids,
             "residency": residency,
             "stack": stack,
             "logits": logits,
@@ -311,6 +316,11 @@ class RoutingTrace:
     def token_ids(self) -> npt.NDArray[np.int32] | None:
         """int32 [tokens], or None (loads the whole column)."""
         return self.column("token_ids") if "token_ids" in self.columns else None
+
+    @property
+    def predicted_ids(self) -> npt.NDArray[np.int32] | None:
+        """int32 [tokens], the token that the model's output at each position favours, or None (loads the column)."""
+        return self.column("predicted_ids") if "predicted_ids" in self.columns else None
 
     @property
     def residency(self) -> npt.NDArray[np.uint8] | None:

@@ -240,7 +240,9 @@ def laid(columns: Mapping[str, npt.NDArray[Any]], ran: Ran) -> dict[str, npt.NDA
     placed: dict[str, npt.NDArray[Any]] = {"experts": lay_out(columns["experts"], ran)}
     for name, values in columns.items():
         if name != "experts":
-            empty = {"residency": 255, "token_ids": -1}.get(name, -1 if name.startswith("predictions") else 0)
+            empty = {"residency": 255, "token_ids": -1, "predicted_ids": -1}.get(
+                name, -1 if name.startswith("predictions") else 0
+            )
             spread = np.full((ran.tokens, *values.shape[1:]), empty, values.dtype)
             spread[ran.start :] = values
             placed[name] = spread

@@ -29,7 +29,7 @@ class RecordPlan:
         samples: teacher-forced samples of each domain.
         requests: generated requests of each domain.
         new_tokens: tokens generated per request.
-        columns: kept besides the experts, the phase and the token ids.
+        columns: kept besides the experts, the phase, the token ids and the predicted ones.
         predict_next: record what the gates of the next layers say.
     """
 
@@ -117,7 +117,7 @@ def record_variant(
 def _finish(raw: Path, path: Path, plan: RecordPlan, provenance: dict[str, Any]) -> None:
     """Keep the columns that are asked for, and add the provenance."""
     with RoutingTrace.open(raw) as trace:
-        kept = {"experts", "phase", "token_ids", *plan.columns} & trace.columns.keys()
+        kept = {"experts", "phase", "token_ids", "predicted_ids", *plan.columns} & trace.columns.keys()
         slim = RoutingTrace(
             trace.layers,
             {name: trace.columns[name] for name in kept},

@@ -94,7 +94,7 @@ def _together(forced: Sequence[MeasuredTrace], _: PaperOptions) -> Iterator[Find
 
 
 def _domains(forced: Sequence[MeasuredTrace], _: PaperOptions) -> Iterator[Finding]:
-    """Whether SRP goes with domain specialisation more than with either vocabulary specialisation."""
+    """Whether SRP goes with specialisation in domains more than with any of the three in vocabulary."""
     for one in forced:
         values, ends = {}, {}
         if one.experts is None:

@@ -7,8 +7,9 @@ request, which fewer windows cover, count less.
   over the domains in which it is above 1e-5; it takes two such domains.
 * Vocabulary specialisation of an expert: every token id that occurs at least 20 times belongs to the expert that is
   most often its first choice (greatest router score), with that expert's share of the occurrences; the expert's value
-  is the mean share of the token ids that belong to it. ``in``: by the token that is routed; ``out``: by the next token
-  of the request. Ties go to the smaller expert id; an expert without token ids has no value.
+  is the mean share of the token ids that belong to it. ``in``: by the token that is routed; ``predicted``: by the token
+  that the model's output favours at the position; ``out``: by the next token of the request. Ties go to the smaller
+  expert id; an expert without token ids has no value.
 * Load imbalance: standard deviation (divisor n - 1) of ``act`` over all experts of the model.
 
 A model's value is the mean over the experts that have one; the correlation is Pearson's, over these experts.
@@ -21,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numba
 import numpy as np
@@ -35,6 +36,9 @@ from lrcsim.simulator.metrics.windows import Ints, check_segment, streams
 from lrcsim.traces import RoutingTrace
 
 Floats = npt.NDArray[np.float64]
+
+VocabularyKind = Literal["in", "predicted", "out"]
+"""Which token stands for a position (``in``, ``pred`` and ``out`` in the paper's 20_vocab_calc.py)."""
 
 USED = 1e-5
 """A domain counts for an expert when its activation there is above this, as in the paper's code."""
@@ -52,6 +56,7 @@ class ExpertMeasures:
         activation: rate at which the expert is used, 0 to 1.
         domain: domain specialisation, or None: see ``missing``.
         vocabulary_in: vocabulary specialisation by the routed token, or None.
+        vocabulary_predicted: the same by the predicted token, or None.
         vocabulary_out: the same by the next token, or None.
         missing: why a measure is None, by its name.
     """
@@ -61,6 +66,7 @@ class ExpertMeasures:
     activation: Floats
     domain: Floats | None
     vocabulary_in: Floats | None
+    vocabulary_predicted: Floats | None
     vocabulary_out: Floats | None
     missing: dict[str, str]
 
@@ -83,6 +89,7 @@ class ExpertMeasures:
             "activation": self.activation,
             "domain": self.domain,
             "vocabulary_in": self.vocabulary_in,
+            "vocabulary_predicted": self.vocabulary_predicted,
             "vocabulary_out": self.vocabulary_out,
         }
         return {name: values for name, values in measures.items() if values is not None}
@@ -119,7 +126,8 @@ def expert_measures(
     """
     groups = srp(trace, segment, level="expert", domains=domains, jobs=jobs).groups
     assert groups is not None
-    found: dict[str, Floats | None] = {"domain": None, "vocabulary_in": None, "vocabulary_out": None}
+    kinds: dict[str, VocabularyKind] = {f"vocabulary_{kind}": kind for kind in get_args(VocabularyKind)}
+    found: dict[str, Floats | None] = dict.fromkeys(("domain", *kinds))
     missing: dict[str, str] = {}
     if domains is not None:
         label_requests(trace, domains)  # labels that were given must be right
@@ -130,7 +138,7 @@ def expert_measures(
             if name == "domain":
                 found[name] = domain_specialisation(trace, segment, domains=domains)
             else:
-                found[name] = vocabulary_specialisation(trace, "in" if name == "vocabulary_in" else "out", jobs=jobs)
+                found[name] = vocabulary_specialisation(trace, kinds[name], jobs=jobs)
         except ConfigError as error:
             missing[name] = str(error)
     return ExpertMeasures(segment, groups.value, groups.activation, **found, missing=missing)
@@ -192,25 +200,27 @@ def domain_specialisation(trace: RoutingTrace, segment: int = 16, *, domains: Se
 
 
 def vocabulary_specialisation(
-    trace: RoutingTrace, kind: Literal["in", "out"] = "in", *, occurrences: int = 20, jobs: int | None = None
+    trace: RoutingTrace, kind: VocabularyKind = "in", *, occurrences: int = 20, jobs: int | None = None
 ) -> Floats:
     """Return float64 [L, E], the vocabulary specialisation of every expert (see the top of this module).
 
     Tokens of unknown id (-1) and positions whose first choice was not recorded are left out.
 
     Args:
-        trace: the routing trace, with token ids.
-        kind: ``"in"``: by the routed token; ``"out"``: by the token after it.
+        trace: the routing trace, with token ids; for ``"predicted"`` with predicted ones.
+        kind: ``"in"``: by the routed token; ``"predicted"``: by the one that the model's output favours at the
+            position; ``"out"``: by the token after it.
         occurrences: how often a token id must occur.
         jobs: threads; None: all cores. The result does not depend on it.
 
     Raises:
-        ConfigError: the trace has no token ids, or none occurs often enough.
+        ConfigError: the trace has not these token ids, or none occurs often enough.
     """
-    if kind not in ("in", "out"):
-        raise ConfigError(f"vocabulary specialisation of kind {kind!r} is not known, use 'in' or 'out'")
-    if "token_ids" not in trace.columns:
-        raise ConfigError("the trace has no token ids, vocabulary specialisation needs them")
+    if kind not in get_args(VocabularyKind):
+        raise ConfigError(f"vocabulary specialisation of kind {kind!r} is not known, use 'in', 'predicted' or 'out'")
+    if _column_of(kind) not in trace.columns:
+        wanted = "predicted token ids" if kind == "predicted" else "token ids"
+        raise ConfigError(f"the trace has no {wanted}, vocabulary specialisation needs them")
     seen, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
     for _, ids in _token_blocks(trace, kind):
         new, new_counts = np.unique(ids[ids >= 0], return_counts=True)
@@ -256,11 +266,15 @@ def _tally(first_choice, rows, layer, table):  # type: ignore[no-untyped-def]
             table[rows[token], expert] += 1
 
 
-def _token_blocks(trace: RoutingTrace, kind: str) -> Iterator[tuple[int, Ints]]:
+def _column_of(kind: VocabularyKind) -> str:
+    return "predicted_ids" if kind == "predicted" else "token_ids"
+
+
+def _token_blocks(trace: RoutingTrace, kind: VocabularyKind) -> Iterator[tuple[int, Ints]]:
     """Yield the first token of a block and the token ids to count its tokens by, -1 where there is none."""
     for low, high in trace.blocks(65_536):
-        if kind == "in":
-            yield low, trace.read("token_ids", low, high).astype(np.int64)
+        if kind != "out":
+            yield low, trace.read(_column_of(kind), low, high).astype(np.int64)
             continue
         ids = trace.read("token_ids", low, min(high + 1, trace.num_tokens)).astype(np.int64)[1:]
         ids = np.append(ids, -1)[: high - low]

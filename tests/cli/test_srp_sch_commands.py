@@ -139,6 +139,9 @@ def test_specialisation(lrcsim: Callable[..., Any], trace_file: str, tmp_path: P
     assert "toy: experts, m = 4" in done.out
     found = json.loads((tmp_path / "s.json").read_text())["specialisation"]["toy"]
     assert list(found["mean"]) == ["activation", "domain", "vocabulary_in", "vocabulary_out"]
+    assert found["missing"] == {
+        "vocabulary_predicted": "the trace has no predicted token ids, vocabulary specialisation needs them"
+    }
     assert found["mean"]["activation"] == pytest.approx(0.25)
     assert np.shape(found["experts"]["domain"]) == (3, 8)
     bare = save(tmp_path / "bare.h5")

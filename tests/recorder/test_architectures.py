@@ -21,6 +21,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from lrcsim.base.errors import ConfigError
 from lrcsim.recorder import families
 from lrcsim.recorder.capture import Capture
+from lrcsim.recorder.model import accepts
 from lrcsim.recorder.requests import Request
 from lrcsim.recorder.runs import generate, teacher_forced
 
@@ -220,6 +221,17 @@ def test_padded_generation_is_single_generation_is_one_pass(model: Any) -> None:
             for single, batched in zip((first, second), routed([short, long]), strict=True):
                 assert batched["token_ids"].tolist() == single["token_ids"].tolist()
                 assert (batched["experts"] == single["experts"]).all()
+                assert (batched["predicted_ids"] == single["predicted_ids"]).all()
+        for single in (first, second):  # greedy: what is predicted comes next
+            given = int((single["phase"] == 0).sum())
+            inside = single["predicted_ids"][: given - 1]
+            last_only = model.config.is_encoder_decoder or accepts(model, "logits_to_keep")
+            assert ((inside == -1) if last_only else (inside >= 0)).all()
+            assert single["predicted_ids"][given - 1 : -1].tolist() == single["token_ids"][given:].tolist()
+            assert single["predicted_ids"][-1] >= 0
         if not model.config.is_encoder_decoder and kind not in UNLIKE:
             forced = teacher_forced(capture, [Request(second["token_ids"].tolist(), None, 0)])[0]
             assert (forced["experts"] == second["experts"]).all()
+            known = second["predicted_ids"] >= 0
+            assert (forced["predicted_ids"][known] == second["predicted_ids"][known]).all()
+            assert (forced["predicted_ids"] >= 0).all()

@@ -98,6 +98,56 @@ def test_long_passes_are_joined_in_order() -> None:
     assert frames.of(1, 3)[:80].tolist() == [*range(40, 80), *range(160, 200)]
 
 
+def test_predicted_tokens_are_the_outputs_own() -> None:
+    model = tiny.tiny_model("mixtral")
+    ids = torch.randint(3, 60, (3, 9), generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        expected = model(input_ids=ids).logits.argmax(-1)
+    capture = Capture(model)
+    with capture.on():
+        found = teacher_forced(capture, [Request(row, None, i) for i, row in enumerate(ids.tolist())])
+        with torch.inference_mode():  # in pieces, of which only the last position's output is asked for
+            state = model(input_ids=ids[:, :5], use_cache=True, logits_to_keep=2).past_key_values
+            model(input_ids=ids[:, 5:], past_key_values=state, use_cache=True, logits_to_keep=1)
+        pieces = capture.take()[0]
+    for row, columns in enumerate(found):
+        assert columns["predicted_ids"].dtype == np.int32
+        assert columns["predicted_ids"].tolist() == expected[row].tolist()
+        last = [-1, -1, -1, *expected[row, 3:5].tolist(), -1, -1, -1, int(expected[row, 8])]
+        assert pieces.columns["predicted_ids"][pieces.of(row, 3)].tolist() == last
+
+
+def test_sampled_tokens_are_not_the_predicted_ones() -> None:
+    model = tiny.tiny_model("olmoe")
+    capture = Capture(model)
+    with capture.on():
+        made = generate(capture, [Request(IDS, None, 0)], max_new_tokens=20, temperature=5.0, seed=1)[0]
+        forced = teacher_forced(capture, [Request(made["token_ids"].tolist(), None, 0)])[0]
+    assert made["predicted_ids"][len(IDS) - 1 :].tolist() == forced["predicted_ids"][len(IDS) - 1 :].tolist()
+    assert made["predicted_ids"][len(IDS) - 1 : -1].tolist() != made["token_ids"][len(IDS) :].tolist()
+
+
+def test_an_encoder_predicts_no_tokens() -> None:
+    assert "predicted_ids" not in forced(tiny.tiny_model("openai_privacy_filter"))[1]
+    columns = forced(tiny.tiny_model("switch_transformers"))[1]
+    assert (columns["predicted_ids"] == -1).tolist() == (columns["stack"] == 0).tolist()
+
+
+def test_outputs_of_other_positions_than_ran_are_refused() -> None:
+    from types import SimpleNamespace
+
+    from lrcsim.recorder.outputs import predicted_ids
+
+    scores = torch.tensor([[[0.0, 2, 1], [3, 0, 0]]])  # 1 x 2 positions of 3 tokens
+    output = SimpleNamespace(logits=scores)
+    assert predicted_ids(output, 3, "cpu").tolist() == [-1, 1, 0]
+    assert predicted_ids(SimpleNamespace(), 2, "cpu").tolist() == [-1, -1]
+    with pytest.raises(ConfigError, match="outputs of 1 x 2 positions for 1 tokens"):
+        predicted_ids(output, 1, "cpu")
+    with pytest.raises(ConfigError, match="outputs of 2 x 2 positions for 5 tokens"):
+        predicted_ids(SimpleNamespace(logits=scores.expand(2, 2, 3)), 5, "cpu")
+
+
 def test_the_table_of_layers() -> None:
     capture, _ = forced(tiny.tiny_model("deepseek_v3"))  # block 0 is dense
     layers = capture.layers()

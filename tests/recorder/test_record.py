@@ -53,12 +53,16 @@ def test_generation(lrcsim: Run, folder: Path, tmp_path: Path) -> None:
         assert trace.phase is not None
         assert trace.phase[:9].tolist() == [0] * 5 + [1] * 4
         assert set(trace.columns) == {
-            "experts", "weights", "logits", "phase", "token_ids", "predictions/1", "predictions/2", "predictions/3"
+            "experts", "weights", "logits", "phase", "token_ids", "predicted_ids",
+            "predictions/1", "predictions/2", "predictions/3",
         }  # fmt: skip
         assert trace.column("logits").dtype == np.float16
         about = trace.provenance
         assert about["seed"] == 0
         assert about["logits"] == "raw"
+        assert about["predicted_ids"].endswith("-1 where generation computes none, as inside prompts")
+        assert trace.predicted_ids is not None
+        assert (trace.predicted_ids[:9] >= 0).tolist() == [False] * 4 + [True] * 5
         assert about["dtype"] == "float32"
         assert about["layers"] == [f"model.layers.{layer}.mlp.experts" for layer in range(3)]
         assert about["config"]["model_type"] == "olmoe"
@@ -105,6 +109,38 @@ def test_teacher_forced_is_the_text_itself(lrcsim: Run, folder: Path, tmp_path: 
         assert int(trace.token_ids[-1]) == 257  # the end of the document
         assert np.diff(trace.offsets).tolist() == [16, 16, len(text) + 1 - 32]
         assert trace.domains == ["prose"] * 3
+
+
+def test_outputs_that_take_much_room_are_computed_in_smaller_batches(
+    lrcsim: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lrcsim.recorder import runs
+
+    given = prompts(tmp_path, "A line.\n\nAnother line of the same text, and so on.\n")
+    sizes: list[int] = []
+    forced = runs.teacher_forced
+    monkeypatch.setattr(
+        runs, "teacher_forced", lambda capture, batch: sizes.append(len(batch)) or forced(capture, batch)
+    )
+
+    def recorded(name: str) -> tuple[str, list[int]]:
+        options = ("--teacher-forced", "--sample-tokens", 16, "--batch", 3)
+        done = lrcsim("record", folder, "--prompts", given, "-o", tmp_path / name, *options)
+        assert done.code == 0
+        with RoutingTrace.open(tmp_path / name) as trace:
+            assert trace.predicted_ids is not None
+            assert (trace.predicted_ids >= 0).all()
+            return done.err, [*trace.predicted_ids.tolist(), *trace.experts.ravel().tolist()]
+
+    said, together = recorded("a.h5")
+    assert "requests at a time" not in said
+    assert sizes == [3, 1]
+    sizes.clear()
+    monkeypatch.setattr("lrcsim.recorder.session.OUTPUT_BYTES", 2 * 16 * 258 * 4 + 1)  # two samples, 258 tokens known
+    said, apart = recorded("b.h5")
+    assert "recorded 2 requests at a time: the outputs of one take 0 MiB" in said
+    assert sizes == [2, 1, 1]  # the last sample is a shorter one
+    assert together == apart
 
 
 def test_standard_input_and_limit(lrcsim: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

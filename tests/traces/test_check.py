@@ -135,6 +135,7 @@ LARGEST = 2**31 - 1
         ("phase", [0, 1, 1], -1, "phase -1, allowed 0 (prefill) and 1 (decode)"),
         ("token_ids", [0, -1, LARGEST], -2, f"token id -2, allowed 0..{LARGEST} or -1 for unknown"),
         ("token_ids", [0, -1, LARGEST], 2**31, f"token id {2**31}, allowed 0..{LARGEST} or -1 for unknown"),
+        ("predicted_ids", [0, -1, LARGEST], -2, f"predicted token id -2, allowed 0..{LARGEST} or -1 for unknown"),
         ("kept", [0, 1, 0], 2, "kept 2, allowed 0 and 1"),
         ("kept", [0, 1, 0], -1, "kept -1, allowed 0 and 1"),
         ("step", [0, 1, 2**63 - 1], -1, "step -1, must not be negative"),

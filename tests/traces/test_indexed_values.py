@@ -34,12 +34,13 @@ WRONG: dict[str, tuple[str, str, Any, bool]] = {
     "weight infinite": ("routing/weights", ">f8", np.inf, False),
     "token id beyond int32": ("tokens/id", "i8", 2**32 + 5, False),
     "token id -2": ("tokens/id", "i4", -2, False),
+    "predicted token id -2": ("tokens/predicted_id", "i4", -2, False),
 }
 
 
 def spoilt(path: Path, place: str, dtype: str, value: Any) -> Path:
     """A good trace with one token's value changed, the column stored in a type of choice."""
-    make_trace(3, tokens=12, residency=True, token_ids=True, predictions=True).save(path)
+    make_trace(3, tokens=12, residency=True, token_ids=True, predicted_ids=True, predictions=True).save(path)
     with h5py.File(path, "r+") as file:
         data = file[place][()].astype(dtype)
         if np.ndim(value):
@@ -56,7 +57,7 @@ def test_it_is_refused_where_it_is_read(name: str, tmp_path: Path) -> None:
     place, dtype, value, for_hits = WRONG[name]
     path = spoilt(tmp_path / "t.h5", place, dtype, value)
     assert [problem.where.split(",")[0] for problem in check_file(path)] == ["token 7"]
-    column = {"tokens/id": "token_ids"}.get(place, place.partition("/")[2])
+    column = {"tokens/id": "token_ids", "tokens/predicted_id": "predicted_ids"}.get(place, place.partition("/")[2])
     with RoutingTrace.open(path) as trace:
         with pytest.raises(TraceError, match=r"t\.h5: token 7"):
             trace.column(column)

@@ -192,3 +192,70 @@ def test_another_number_of_experts_than_the_file_has(function, tmp_path: Path) -
     source = write(tmp_path / "in", transformed(logits(1), function))
     with pytest.raises(TraceError, match="of 16 experts, --num-experts says 64"):
         import_trace(source, tmp_path / "out.h5", options=Options(top_k=TOP_K, num_experts=64))
+
+
+def ids(seed: int, tokens: int = TOKENS) -> Logits:
+    rng = np.random.default_rng(seed)
+    return {name: rng.integers(0, 50_000, (SAMPLES, tokens)) for name in DATASETS}
+
+
+def beside(root: Path, read: Logits | None, predicted: Logits | None, model: str = "olmoe") -> None:
+    """Token ids where the paper's scripts put them: texts in data/merged, the argmax of the output in output/pred."""
+    for folder, tensors in (("data/merged", read), ("output/pred", predicted)):
+        if tensors is not None:
+            (root / folder).mkdir(parents=True)
+            save_file(tensors, root / folder / f"{model}.safetensors")
+
+
+def test_token_ids_come_along(tmp_path: Path) -> None:
+    read, predicted = ids(3), ids(4)
+    beside(tmp_path, read, predicted)
+    source = write(tmp_path / "output" / "rank", transformed(logits(1), ranks))
+    back, report = imported(source, tmp_path, top_k=TOP_K)
+    with back:
+        np.testing.assert_array_equal(back.experts, expected(logits(1)))
+        assert back.token_ids is not None
+        assert back.token_ids.tolist() == np.concatenate([read[name].ravel() for name in DATASETS]).tolist()
+        assert back.predicted_ids is not None
+        assert back.predicted_ids.tolist() == np.concatenate([predicted[name].ravel() for name in DATASETS]).tolist()
+    assert report.notices == [
+        "token ids taken from data/merged/olmoe.safetensors",
+        "predicted ids taken from pred/olmoe.safetensors",
+    ]
+
+
+def test_token_ids_that_do_not_fit_are_left_out_and_named(tmp_path: Path) -> None:
+    beside(tmp_path, ids(3, TOKENS + 1), {"c4": ids(4)["c4"]})
+    back, report = imported(write(tmp_path / "output" / "topk", transformed(logits(1), topk)), tmp_path)
+    with back:
+        assert set(back.columns) == {"experts"}
+    assert report.notices[1:] == [
+        "data/merged/olmoe.safetensors left out: it has not the samples and tokens of the routing ('c4')",
+        "pred/olmoe.safetensors left out: it has not the samples and tokens of the routing ('github')",
+    ]
+
+
+def test_an_encoder_has_no_predictions_of_its_own(tmp_path: Path) -> None:
+    beside(tmp_path, None, ids(4), "nllb")
+    source = tmp_path / "output" / "topk"
+    source.mkdir()
+    save_file(transformed(logits(1), topk)[0], source / "nllb_00.safetensors")
+    back, report = imported(source, tmp_path)
+    with back:
+        assert set(back.columns) == {"experts"}
+    assert "nllb has an encoder and a decoder" in report.notices[-1]
+
+
+def test_token_ids_are_checked(tmp_path: Path) -> None:
+    bad = ids(4)
+    bad["github"][0, 3] = 2**31
+    beside(tmp_path, None, bad)
+    source = write(tmp_path / "output" / "topk", transformed(logits(1), topk))
+    with pytest.raises(TraceError, match=r"token 23: predicted token id 2147483648, allowed"):
+        import_trace(source, tmp_path / "out.h5")
+    (tmp_path / "output/pred/olmoe.safetensors").unlink()
+    save_file(
+        {name: values.astype(np.float32) for name, values in ids(4).items()}, tmp_path / "output/pred/olmoe.safetensors"
+    )
+    with pytest.raises(TraceError, match=r"'c4' must be integers, is F32"):
+        import_trace(source, tmp_path / "out.h5")

@@ -53,8 +53,8 @@ def test_compressed_csv_round_trip(suffix: str, tmp_path: Path) -> None:
 
 
 def test_csv_says_what_it_leaves_out(tmp_path: Path) -> None:
-    notices = export_trace(make_trace(1, logits=True, predictions=True), tmp_path / "out.csv")
-    assert notices == ["CSV does not hold logits, predictions/1, left out"]
+    notices = export_trace(make_trace(1, logits=True, predictions=True, predicted_ids=True), tmp_path / "out.csv")
+    assert notices == ["CSV does not hold predicted_ids, logits, predictions/1, left out"]
     with pytest.raises(TraceError, match="several stacks"):
         export_trace(make_trace(1, stacks=True), tmp_path / "stacks.csv")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv"]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrcsim.base.errors import TraceError
-from lrcsim.traces.what_ran import FARTHEST_START, Ran, Sent, Tally, lay_out, phases, settle
+from lrcsim.traces.what_ran import FARTHEST_START, Ran, Sent, Tally, laid, lay_out, phases, settle
 
 # By hand. Prompt a b c d, generated e f g: the model ran a b c d (prefill) e f (decode), g never.
 # Asked from position 2 on, a server returns rows of c d e f; if a b c came out of the prefix cache, only d e f ran.
@@ -123,3 +123,11 @@ def test_tally() -> None:
         "1 of 6 requests end early (aborted)",
         "1 of 6 requests have routing of the last token too",
     ]
+
+
+def test_token_ids_of_positions_that_were_not_sent_are_unknown() -> None:
+    # Rows of positions 2 and 3 alone: of 0 and 1 neither the token is known nor what was predicted there.
+    columns = {"experts": np.zeros((2, 1, 1), int), "token_ids": np.array([7, 8]), "predicted_ids": np.array([8, 9])}
+    placed = laid(columns, Ran(4, 4, start=2))
+    assert placed["token_ids"].tolist() == [-1, -1, 7, 8]
+    assert placed["predicted_ids"].tolist() == [-1, -1, 8, 9]

@@ -33,6 +33,7 @@ def make_trace(
     logits: bool = False,
     predictions: bool = False,
     stacks: bool = False,
+    predicted_ids: bool = False,
 ) -> RoutingTrace:
     """Make a valid trace with the columns asked for; ``ragged``: dense layers in between, E and k differ by layer."""
     rng = np.random.default_rng(seed)
@@ -76,6 +77,7 @@ def make_trace(
         logits=rng.normal(size=(tokens, layers, width)).astype(np.float16) if logits else None,
         predictions={1: random_experts(rng, tokens, layers, int(per_layer_experts.min()), 2)} if predictions else None,
         stack=stack,
+        predicted_ids=rng.integers(-1, 50_000, tokens) if predicted_ids else None,
         model="made-up",
         provenance={"synthetic": True, "seed": seed},
     )
@@ -91,7 +93,7 @@ def traces(draw: st.DrawFn, *, for_csv: bool = False) -> RoutingTrace:
         for name in ("phase", "weights", "residency", "token_ids", "domains", "expert_bytes", "ragged")
     }
     if not for_csv:
-        flags |= {name: draw(st.booleans()) for name in ("logits", "predictions")}
+        flags |= {name: draw(st.booleans()) for name in ("logits", "predictions", "predicted_ids")}
         flags["stacks"] = layers > 1 and draw(st.booleans())
     return make_trace(
         draw(st.integers(0, 2**32)),

@@ -7,7 +7,8 @@ Files are named ``MODEL_LAYER.safetensors``; each holds one tensor per dataset, 
 * E router logits (``merged``), of which the k largest are used; between equal ones the lower id.
 
 Every sample is a request of its own with the dataset as its domain. The samples are teacher-forced, so there are no
-phases. 8-bit ids and ranks are unsigned, whatever the file says: with more than 128 experts they wrap.
+phases. 8-bit ids and ranks are unsigned, whatever the file says: with more than 128 experts they wrap. Token ids, read
+and predicted, come along where the paper's scripts put them (`moe_lrc_tokens`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy.typing as npt
 from lrcsim.base.errors import TraceError
 from lrcsim.traces.importers.common import guessed_experts
 from lrcsim.traces.importers.logits import best as chosen
+from lrcsim.traces.importers.moe_lrc_tokens import of_sample, tokens_beside
 from lrcsim.traces.importers.safetensors import open_tensors, to_float
 from lrcsim.traces.importers.source import Columns, Options, Progress, Request, Source
 from lrcsim.traces.layers import MAX_EXPERTS, LayerTable
@@ -72,12 +74,15 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
         experts = guessed_experts(max(_largest(tensors) for _, tensors in layers), notices)
     total = sum(len(array) for _, array in layers[0][1].values())
     top_k = [kind.top_k for kind in kinds]
+    shapes = {name: (int(array.shape[0]), int(array.shape[1])) for name, (_, array) in layers[0][1].items()}
+    tokens = tokens_beside(files[0][1].parent, model, shapes, notices)
 
     def requests() -> Iterator[Request]:
         done = 0
         for dataset in datasets:
             for sample in range(len(layers[0][1][dataset][1])):
-                yield dataset, iter([_sample(layers, kinds, dataset, sample, max(top_k))])
+                routing = _sample(layers, kinds, dataset, sample, max(top_k))
+                yield dataset, iter([routing | of_sample(tokens, dataset, sample)])
                 done += 1
                 progress(done, total)
 

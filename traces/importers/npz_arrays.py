@@ -20,6 +20,7 @@ PER_TOKEN = {
     "residency": "iu",
     "phase": "iubU",
     "token_ids": "iu",
+    "predicted_ids": "iu",
     "stack": "iu",
 }
 """Per-token arrays and the kinds of their items."""
@@ -204,7 +205,7 @@ def _same_shapes(contents: Contents, arrays: Arrays) -> None:
         shape, dtype, _ = contents.header(name)
         if arrays.layer_first and len(shape) == 3:
             shape = (shape[1], shape[0], shape[2])
-        flat = ours in ("phase", "token_ids", "stack")
+        flat = ours in ("phase", "token_ids", "predicted_ids", "stack")
         if len(shape) == (2 if flat else 4) and shape[0] * shape[1] == arrays.tokens:
             shape = (arrays.tokens, *shape[2:])  # [requests, tokens, ...]
         wanted = PER_TOKEN.get(ours, "iu")

@@ -20,9 +20,10 @@ from lrcsim.experiments.paper.knee import CRITERIA
 from lrcsim.experiments.paper.measure import MeasuredTrace, PaperOptions, measure
 from lrcsim.experiments.paper.published import published
 from lrcsim.experiments.paper.report import PaperSection, words
+from lrcsim.experiments.paper.sections_models import model_sections
 from lrcsim.experiments.paper.throughput import geometry_for, prompted
 from lrcsim.experiments.paper.two_x import knees_of, knees_of_published, verdict
-from lrcsim.simulator import hit_rate_curve, sch, srp
+from lrcsim.simulator import ExpertMeasures, hit_rate_curve, sch, srp
 from lrcsim.traces import RoutingTrace
 
 QUICK = PaperOptions(draws=40, segments=(4, 16), hardware=None)
@@ -30,7 +31,7 @@ SCH = "sch-lookahead:16"
 E, K, L, TOKENS, REQUESTS = 32, 4, 2, 64, 6
 
 
-def made(pool: int, *, noise: float = 0.0, seed: int = 0, phase: bool = False) -> RoutingTrace:
+def made(pool: int, *, noise: float = 0.0, seed: int = 0, phase: bool = False, predicted: bool = False) -> RoutingTrace:
     """Requests that each draw their experts from ``pool`` of 32 per layer; a share of tokens draws from all."""
     rng = np.random.default_rng(seed)
     ids = np.empty((REQUESTS * TOKENS, L, K), int)
@@ -45,6 +46,7 @@ def made(pool: int, *, noise: float = 0.0, seed: int = 0, phase: bool = False) -
         offsets=range(0, len(ids) + 1, TOKENS),
         domains=["law", "code"] * (REQUESTS // 2),
         token_ids=rng.integers(0, 5, len(ids)),
+        predicted_ids=rng.integers(0, 5, len(ids)) if predicted else None,
         phase=(np.arange(len(ids)) % TOKENS >= 32).astype(np.uint8) if phase else None,
         model="made",
         provenance={"training": {"validation_loss": {"law": 2.0, "code": 4.0}}},
@@ -245,6 +247,42 @@ def test_the_shape_is_the_toys_the_models_own_or_the_one_asked_for() -> None:
 
 
 # --- the report ------------------------------------------------------------------------------------------------------
+
+
+def test_specialisation_has_all_three_vocabularies_beside_the_papers() -> None:
+    found = [
+        measure(given("baseline", made(8, noise=0.2, predicted=True), "toy.baseline"), QUICK),
+        measure(given("other", made(8, noise=0.2)), QUICK),
+    ]
+    section = next(one for one in model_sections(found, []) if one.name == "specialisation")
+    rows = [row for row in section.tables[0].rows if row["trace"] == "baseline"]
+    kinds = ["domains", "routed tokens", "predicted tokens", "next tokens"]
+    assert [row["specialisation in"] for row in rows] == kinds
+    theirs = published().toy["baseline"]["vocabulary_predicted"]
+    assert [rows[2]["paper: mean"], rows[2]["paper: correlation"]] == theirs
+    assert rows[2]["mean"] == found[0].experts.mean("vocabulary_predicted")  # type: ignore[union-attr]
+    assert section.not_there() == ["other: the trace has no predicted token ids, vocabulary specialisation needs them"]
+
+
+@pytest.mark.parametrize(("predicted", "expected"), [(None, True), ("srp", None), ("noise", True)])
+def test_domains_are_held_against_each_vocabulary_that_is_known(predicted: str | None, expected: bool | None) -> None:
+    # SRP goes with domains at almost 1, with routed and next tokens hardly: domains win, unless the predicted tokens
+    # that the trace may hold go with it as well.
+    rng = np.random.default_rng(0)
+    values, noise = rng.random((4, 50)), rng.random((4, 50))
+    experts = ExpertMeasures(
+        segment=16,
+        srp=values,
+        activation=np.full((4, 50), 0.1),
+        domain=values + 0.01 * noise,
+        vocabulary_in=rng.random((4, 50)),
+        vocabulary_predicted=None if predicted is None else values + 0.01 * noise if predicted == "srp" else noise,
+        vocabulary_out=rng.random((4, 50)),
+        missing={},
+    )
+    ((told, holds),) = JUDGES["domains"]([MeasuredTrace(given("x", made(8)), experts=experts)], QUICK)
+    assert holds is expected
+    assert ("vocabulary predicted" in told) == (predicted is not None)
 
 
 def test_a_section_lists_its_tables_and_says_once_what_is_missing() -> None:

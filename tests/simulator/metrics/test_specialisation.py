@@ -9,6 +9,7 @@ expert 1; token 7 occurs 19 times. Expert 0 wins token 5: 0.75. Expert 1 wins to
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import naive_metrics as naive
@@ -44,6 +45,14 @@ def test_vocabulary_specialisation_by_hand() -> None:
     experts = [0] * 15 + [1] * 5 + [1] * 20 + [0] * 19
     trace = one_layer(experts, token_ids=[5] * 20 + [6] * 20 + [7] * 19)
     assert vocabulary_specialisation(trace).tolist() == [[0.75, 1.0]]
+    # By predicted token, whatever is read: 15 of 20 positions that predict 8 go to expert 0, all others to expert 1.
+    trace = one_layer(experts, predicted_ids=[8] * 20 + [9] * 20 + [-1] * 19)
+    assert vocabulary_specialisation(trace, "predicted").tolist() == [[0.75, 1.0]]
+    with pytest.raises(ConfigError, match="the trace has no token ids"):
+        vocabulary_specialisation(trace)
+    trace = one_layer(experts, token_ids=[5] * 20 + [6] * 20 + [7] * 19)
+    with pytest.raises(ConfigError, match="the trace has no predicted token ids"):
+        vocabulary_specialisation(trace, "predicted")
     # By the next token: 5 follows 19 times (too few), 6 follows 20 times: once after the last 5 and 19 times after 6,
     # with expert 1 always; 7 follows 19 times. Expert 0 wins no token.
     out = vocabulary_specialisation(trace, "out")
@@ -79,6 +88,7 @@ def traces(draw: st.DrawFn) -> RoutingTrace:
         offsets=[0, *ends, tokens],
         domains=[draw(st.sampled_from("abc")) for _ in range(len(ends) + 1)],
         token_ids=rng.integers(-1, 4, tokens),
+        predicted_ids=rng.integers(-1, 4, tokens),
     )
 
 
@@ -106,11 +116,12 @@ def test_domains_follow_the_definition(trace: RoutingTrace, data: st.DataObject)
                 assert values[layer, expert] == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["in", "out"])
+@pytest.mark.parametrize("kind", ["in", "predicted", "out"])
 @given(trace=traces(), occurrences=st.integers(1, 3))
 def test_vocabulary_follows_the_definition(kind: Any, trace: RoutingTrace, occurrences: int) -> None:
-    assert trace.token_ids is not None
-    ids = trace.token_ids.tolist()
+    read = trace.predicted_ids if kind == "predicted" else trace.token_ids
+    assert read is not None
+    ids = read.tolist()
     ids = naive.next_ids(ids, trace.offsets.tolist()) if kind == "out" else ids
     if all(ids.count(token) < occurrences for token in range(4)):
         with pytest.raises(ConfigError, match="no token id occurs"):
@@ -159,10 +170,17 @@ def test_all_measures_of_one_trace() -> None:
         offsets=range(0, 2001, 100),
         domains=["a", "b"] * 10,
         token_ids=rng.integers(0, 20, 2_000),
+        predicted_ids=rng.integers(0, 10, 2_000),
     )
     measures = expert_measures(trace, 16, jobs=1)
     assert measures.missing == {}
-    assert list(measures.present()) == ["activation", "domain", "vocabulary_in", "vocabulary_out"]
+    assert list(measures.present()) == [
+        "activation",
+        "domain",
+        "vocabulary_in",
+        "vocabulary_predicted",
+        "vocabulary_out",
+    ]
     assert measures.mean("activation") == pytest.approx(0.25)
     for name, values in measures.present().items():
         assert measures.correlation(name) == pytest.approx(pearson(measures.srp, values))
@@ -172,5 +190,21 @@ def test_all_measures_of_one_trace() -> None:
 
 
 def test_kinds() -> None:
-    with pytest.raises(ConfigError, match="use 'in' or 'out'"):
+    with pytest.raises(ConfigError, match="use 'in', 'predicted' or 'out'"):
         vocabulary_specialisation(one_layer([0, 1], token_ids=[0, 0]), "pred")  # type: ignore[arg-type]
+
+
+CHECKPOINT = Path(__file__).resolve().parents[3] / "experiments/model_family/checkpoint_traces/teacher_forced.h5"
+
+
+def test_predicted_tokens_of_a_recorded_model_follow_the_definition() -> None:
+    if not CHECKPOINT.is_file():
+        pytest.skip(f"needs {CHECKPOINT.name} of the repository")
+    with RoutingTrace.open(CHECKPOINT) as trace:
+        assert trace.predicted_ids is not None
+        assert (trace.predicted_ids >= 0).all()  # teacher-forced: every position has an output
+        ids, first = trace.predicted_ids.tolist(), trace.experts[:, 0, 0].tolist()
+        found = vocabulary_specialisation(trace, "predicted")
+        expected = naive.vocabulary_specialisation(first, ids, trace.num_experts, 20)
+    assert found[0].tolist() == pytest.approx([np.nan if v is None else v for v in expected], nan_ok=True)
+    assert np.isfinite(found).any(axis=1).all()
