@@ -37,6 +37,19 @@ def parse_runs(text: str) -> list[tuple[str, int]]:
     return runs
 
 
+def parse_snapshots(text: str) -> list[int]:
+    """Read ``"10,30"``: percent of the steps, 1 to 99; nothing in an empty text.
+
+    Raises:
+        ConfigError: one is no such number.
+    """
+    parts = [part.strip() for part in text.split(",")] if text else []
+    for part in parts:
+        if not (part.isascii() and part.isdecimal() and 1 <= int(part) <= 99):
+            raise ConfigError(f"snapshot {part!r} is not allowed: give percent of the steps, 1 to 99, as 10,30")
+    return [int(part) for part in parts]
+
+
 @click.command(help=__doc__)
 @click.option("--work", type=Path, required=True, help="Folder for text, checkpoints and models.")
 @click.option(
@@ -48,6 +61,9 @@ def parse_runs(text: str) -> list[tuple[str, int]]:
 @click.option("--device", default="auto", show_default=True, help="auto, cuda or cpu.")
 @click.option("--threads", type=int, help="CPU threads.  [default: torch's choice]")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Requests recorded at once.")
+@click.option(
+    "--snapshots", default="", help="Percent of the steps after which the model is kept and recorded too, as 10,30."
+)
 @click.option("--only", type=click.Choice(["train", "record", "table"]), help="One part instead of all.")
 def main(
     work: Path,
@@ -58,10 +74,11 @@ def main(
     device: str,
     threads: int | None,
     batch: int,
+    snapshots: str,
     only: str | None,
 ) -> None:
     try:
-        wanted, sizes = parse_runs(runs), resolve(scale, steps)
+        wanted, sizes, kept = parse_runs(runs), resolve(scale, steps), parse_snapshots(snapshots)
         if only != "table":
             from lrcsim.recorder.model import require_torch, resolve_device
 
@@ -70,7 +87,7 @@ def main(
 
             if threads:
                 torch.set_num_threads(threads)
-            _make(wanted, sizes, work, out, resolve_device(device), batch, only)
+            _make(wanted, sizes, work, out, resolve_device(device), batch, kept, only)
         if only in (None, "table"):
             from lrcsim.experiments.model_family.table import write_table
 
@@ -81,7 +98,14 @@ def main(
 
 
 def _make(
-    runs: list[tuple[str, int]], scale: Any, work: Path, out: Path, device: str, batch: int, only: str | None
+    runs: list[tuple[str, int]],
+    scale: Any,
+    work: Path,
+    out: Path,
+    device: str,
+    batch: int,
+    snapshots: list[int],
+    only: str | None,
 ) -> None:
     from lrcsim.experiments.model_family.corpus import Corpus
     from lrcsim.experiments.model_family.record import BUNDLED, SHIPPED, record_variant, trace_name
@@ -97,7 +121,7 @@ def _make(
                     bar.label = f"{name}, seed {seed}: loss {line['loss']:.3f}"  # noqa: B023  # used within the loop only
                     bar.update(int(line["step"]) - bar.pos)
 
-                train(VARIANTS[name], scale, seed, corpus, run, device, advance)
+                train(VARIANTS[name], scale, seed, corpus, run, device, advance, snapshots)
         if only == "train":
             continue
         if not (run / "training.json").exists():
