@@ -14,9 +14,8 @@ import click
 
 from lrcsim.base.errors import ConfigError, LrcsimError, did_you_mean
 from lrcsim.cli.output import progress_bar
-from lrcsim.experiments.model_family.variants import SCALES, VARIANTS, resolve
+from lrcsim.experiments.model_family.variants import BASELINE, SCALES, VARIANTS, resolve
 
-BASELINE = "baseline"
 ALL = ",".join(f"{name}:0" for name in VARIANTS) + f",{BASELINE}:1"
 
 
@@ -92,7 +91,7 @@ def main(
             from lrcsim.experiments.model_family.table import write_table
 
             with progress_bar("measuring") as bar:
-                write_table(out / "traces", out, progress=bar)
+                write_table(out / "traces", out, work / "measured", progress=bar)
     except LrcsimError as error:
         raise click.ClickException(str(error)) from None
 
@@ -108,7 +107,6 @@ def _make(
     only: str | None,
 ) -> None:
     from lrcsim.experiments.model_family.corpus import Corpus
-    from lrcsim.experiments.model_family.record import BUNDLED, SHIPPED, record_variant, trace_name
     from lrcsim.experiments.model_family.train import train
 
     corpus = Corpus.open(work / "text", scale.vocabulary)
@@ -122,20 +120,43 @@ def _make(
                     bar.update(int(line["step"]) - bar.pos)
 
                 train(VARIANTS[name], scale, seed, corpus, run, device, advance, snapshots)
-        if only == "train":
-            continue
-        if not (run / "training.json").exists():
-            raise ConfigError(f"{run} holds no finished training of {name}; train it first")
-        shutil.copyfile(work / "text" / "sources.json", run / "sources.json")
-        names = {kind: trace_name(name, seed, kind) for kind in ("generated", "teacher_forced")}
-        record_variant(run, corpus, scale, SHIPPED, out / "traces", names, device, batch)
-        if (name, seed) == (BASELINE, 0):
-            bundled = {kind: f"{kind}.h5" for kind in names}
-            record_variant(run, corpus, scale, BUNDLED, out / "bundled", bundled, device, batch)
-            shutil.copytree(run / "model", out / "checkpoint", dirs_exist_ok=True)
+        if only != "train":
+            _record(name, seed, run, corpus, scale, work, out, device, batch, snapshots)
         training = json.loads((run / "training.json").read_text(encoding="utf-8"))
         losses = training["validation_loss"].values()
         click.echo(f"{name}, seed {seed}: validation loss {sum(losses) / len(losses):.3f} nats")
+
+
+def _record(
+    name: str,
+    seed: int,
+    run: Path,
+    corpus: Any,
+    scale: Any,
+    work: Path,
+    out: Path,
+    device: str,
+    batch: int,
+    snapshots: list[int],
+) -> None:
+    """Record what a training left: the end, the snapshots beside it, and of the baseline what is in the package."""
+    from lrcsim.experiments.model_family.record import BUNDLED, SERIES, SHIPPED, record_variant, trace_name
+    from lrcsim.experiments.model_family.train import snapshot_folder
+
+    series = {percent: snapshot_folder(run, percent) for percent in snapshots}
+    for folder in (run, *series.values()):
+        if not (folder / "training.json").exists():
+            raise ConfigError(f"{folder} holds no finished training of {name}; train it first")
+        shutil.copyfile(work / "text" / "sources.json", folder / "sources.json")
+    names = {kind: trace_name(name, seed, kind) for kind in ("generated", "teacher_forced")}
+    record_variant(run, corpus, scale, SHIPPED, out / "traces", names, device, batch)
+    for percent, folder in (series | {100: run}).items() if series else ():
+        at = {"teacher_forced": trace_name(name, seed, "teacher_forced", percent)}
+        record_variant(folder, corpus, scale, SERIES, out / "series", at, device, batch)
+    if (name, seed) == (BASELINE, 0):
+        bundled = {kind: f"{kind}.h5" for kind in names}
+        record_variant(run, corpus, scale, BUNDLED, out / "bundled", bundled, device, batch)
+        shutil.copytree(run / "model", out / "checkpoint", dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

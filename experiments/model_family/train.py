@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import platform
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -281,5 +281,5 @@ def _export(model: Any, corpus: Corpus, folder: Path) -> None:
     """Write the model, rounded to bf16, and its tokenizer, as transformers loads them; the model stays as it is."""
     library: Any = transformers  # its functions have no types
     library.utils.logging.disable_progress_bar()
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+    deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
     library.PreTrainedTokenizerFast(tokenizer_object=corpus.tokenizer).save_pretrained(folder)
