@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from lrcsim.base.errors import ConfigError
 from lrcsim.experiments.model_family import kept
 from lrcsim.experiments.model_family import measure as measuring
-from lrcsim.experiments.model_family.findings import verdict
+from lrcsim.experiments.model_family.findings import STATED, findings, verdict
 from lrcsim.experiments.model_family.kept import measured
 from lrcsim.experiments.model_family.measure import MEASURES, MeasuredVariant, difference, measure
 from lrcsim.experiments.model_family.rows import ABOVE_FLOOR, VariantRow, base_of, read_rows, seed_differences
@@ -77,9 +78,9 @@ def test_values_are_those_of_the_library(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def row_of(variant: str, seed: int, srp_value: float) -> VariantRow:
-    """Make a model with one measure, whose three resamples gave 0.01 less, the same and 0.01 more."""
-    drawn = {"srp": srp_value + np.array([-0.01, 0.0, 0.01])}
-    found = MeasuredVariant({"srp": srp_value}, drawn, {}, {}, 2.0, [])
+    """Make a model of three equal measures, whose three resamples gave 0.01 less, the same and 0.01 more."""
+    drawn = {name: srp_value + np.array([-0.01, 0.0, 0.01]) for name in STATED}
+    found = MeasuredVariant(dict.fromkeys(STATED, srp_value), drawn, {}, {}, 2.0, [3, 5])
     return VariantRow(variant, seed, {}, found)
 
 
@@ -109,6 +110,30 @@ def test_what_is_compared_with_what() -> None:
         "baseline, seed 1": {"srp": pytest.approx(-0.01)},
         "share1, seed 1": {"srp": pytest.approx(0.006)},
     }
+
+
+def test_the_greatest_difference_of_any_pair_of_seeds_decides() -> None:
+    # Seeds differ by 0.002 and 0.008, so that more than 0.016 counts: share1's -0.015 does not, share2's -0.017 does.
+    values = {("baseline", 0): 0.470, ("baseline", 1): 0.472, ("share1", 0): 0.455, ("share2", 0): 0.453}
+    rows = [row_of(variant, seed, value) for (variant, seed), value in values.items()]
+    rows.insert(3, row_of("share1", 1, 0.463))
+    told = findings(rows)
+    assert any("greatest of these (0.008, 0.008, 0.008). 2 pairs" in line for line in told)
+    lines = [line.strip() for line in told if line.strip().startswith("* SRP(16)")]
+    assert lines == [
+        "* SRP(16) -0.015 [-0.015, -0.015]: undecided: no more than twice what two seeds differ by",
+        "* SRP(16) -0.009 [-0.009, -0.009]: undecided: no more than twice what two seeds differ by",  # of seeds 1
+        "* SRP(16) -0.017 [-0.017, -0.017]: seen",
+    ]
+    assert not any("dense" in line.lower() for line in told)  # no such models, nothing said
+
+
+def test_large_dense_layers_are_held_against_slim_ones_of_the_same_seed() -> None:
+    rows = [row_of("baseline", 0, 0.47), row_of("skip1", 0, 0.45), row_of("skip1slim", 0, 0.46)]
+    rows.append(row_of("skip1slim", 1, 0.40))
+    told = "\n".join(findings(rows))
+    assert "skip1 less skip1slim (not in the paper):\n    * SRP(16) -0.010" in told
+    assert "skip1 less skip1slim, seed 1" not in told
 
 
 def test_busy_experts_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,3 +247,18 @@ def test_models_of_different_trainings_are_no_table(tmp_path: Path, monkeypatch:
     trace_of(0, "share1", tokens=2000).save(tmp_path / "share1.teacher_forced.h5")
     with pytest.raises(ConfigError, match="share1 and baseline differ in the training's training_tokens"):
         read_rows(tmp_path, tmp_path / "kept")
+
+
+@pytest.mark.parametrize("name", ["baseline", "share1", "sparse2.seed1"])
+def test_the_shipped_table_is_of_the_shipped_traces(name: str) -> None:
+    folder = Path(__file__).resolve().parents[3] / "experiments/model_family"
+    rows = {
+        (row["variant"], row["seed"]): row for row in json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    }
+    with RoutingTrace.open(folder / f"traces/{name}.teacher_forced.h5") as trace:
+        training, found = trace.provenance["training"], srp(trace, 16).value
+        row = rows[training["variant"]["name"], training["seed"]]
+        assert row["measures"]["srp"]["value"] == pytest.approx(found, abs=1e-12)
+        assert row["busy_experts"] == measuring.busy_experts(trace)
+    assert row["training"] == training
+    assert len(rows) == 15
