@@ -116,6 +116,27 @@ def test_the_family_is_all_variants_of_one_scale_and_device() -> None:
     assert len(samples) == 1  # all saw the same text: differences can be paired
 
 
+def test_the_series_is_one_training_on_one_text() -> None:
+    paths = [FAMILY / "series" / trace_name("baseline", 0, "teacher_forced", percent) for percent in (10, 30, 100)]
+    assert sorted(paths) == traces_in("series")
+    samples, trained, experts = [], [], []
+    for path in paths:
+        assert path.stat().st_size <= 500_000
+        with RoutingTrace.open(path) as trace:
+            assert trace.token_ids is not None
+            samples.append(bytes(trace.token_ids))
+            trained.append(trace.provenance["training"])
+            experts.append(bytes(trace.experts))
+    assert [one["steps_trained"] for one in trained] == [75, 225, 750]
+    assert [one["training_tokens"] for one in trained] == [230_400, 691_200, 2_304_000]  # 6 domains, a row of 512
+    for name in ("variant", "scale", "seed"):
+        assert trained[0][name] == trained[1][name] == trained[2][name]
+    losses = [sum(one["validation_loss"].values()) for one in trained]
+    assert losses == sorted(losses, reverse=True)
+    assert len(set(samples)) == 1
+    assert len(set(experts)) == 3
+
+
 def test_each_training_s_run_is_that_of_its_traces() -> None:
     for path in traces_in("traces"):
         with RoutingTrace.open(path) as trace:
