@@ -57,6 +57,8 @@ SPECIALISATIONS: dict[str, tuple[str, Callable[[RoutingTrace], Floats]]] = {
 """What `ExpertMeasures` calls the others, and how a resample is measured, float64 [L, E]."""
 
 SIZES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+BUSY = 0.95
+"""Share of the accesses that a layer's busy experts get."""
 
 
 @dataclass(frozen=True)
@@ -67,32 +69,23 @@ class MeasuredVariant:
         value: by measure; None where the trace does not allow it.
         drawn: float64 [draws] by measure.
         correlation: Pearson's, over experts, of SRP with a specialisation, by measure.
-        curves: of the measures that are hit rates.
+        curve: LRU's and the optimum's hit rate, a cache per layer, at the relative sizes `SIZES`; keys ``"relative"``,
+            ``"lru"``, ``"belady"``.
+        knee: relative cache size of LRU's knee, a cache per layer: farthest above the line to the last size.
+        busy: by layer, the least number of experts that together get `BUSY` of the accesses.
     """
 
     value: dict[str, float | None]
     drawn: dict[str, Floats]
     correlation: dict[str, float | None]
-    curves: dict[str, RequestCurves]
+    curve: dict[str, list[float]]
+    knee: float
+    busy: list[int]
 
     def interval(self, name: str) -> tuple[float, float] | None:
         """Return the 95 % interval of a measure."""
         value = self.value[name]
         return None if value is None else basic_interval(value, self.drawn[name], CONFIDENCE)
-
-    @property
-    def knee(self) -> float:
-        """Relative cache size of LRU's knee: farthest above the line to the last size, cache per layer."""
-        lru = self.curves["lru"]
-        sizes = np.arange(1, lru.hits.shape[1]) / lru.active
-        rates = lru.rate(sizes)
-        return float(sizes[np.argmax(rates - rates[-1] * sizes / sizes[-1])])
-
-    @property
-    def curve(self) -> dict[str, list[float]]:
-        """LRU's and the optimum's hit rate at relative sizes 0.5 to 4, cache per layer."""
-        lru, optimum = (self.curves[name].rate(np.array(SIZES)).tolist() for name in ("lru", "optimum"))
-        return {"relative": list(SIZES), "lru": lru, "belady": optimum}
 
 
 def measure(trace: RoutingTrace, progress: Callable[[int, int], None] | None = None) -> MeasuredVariant:
@@ -109,25 +102,47 @@ def measure(trace: RoutingTrace, progress: Callable[[int, int], None] | None = N
         raise ConfigError("the trace has one request, intervals need several")
     whole = srp(trace, SEGMENT, bootstrap=DRAWS, seed=SEED)
     assert whole.draws is not None  # there are several requests
-    found = MeasuredVariant({"srp": whole.value}, {"srp": whole.draws}, {}, {})
+    values: dict[str, float | None] = {"srp": whole.value}
+    drawn: dict[str, Floats] = {"srp": whole.draws}
+    correlation: dict[str, float | None] = {}
+    curves: dict[str, RequestCurves] = {}
     experts = expert_measures(trace, SEGMENT)
     columns = [name for name in ("experts", "token_ids") if name in trace.columns]
-    drawn = [np.repeat(np.arange(trace.num_requests), times) for times in resamples(trace.num_requests, DRAWS, SEED)]
+    draws = [np.repeat(np.arange(trace.num_requests), times) for times in resamples(trace.num_requests, DRAWS, SEED)]
     for done, name in enumerate(MEASURES, start=1):
         if name in RATES:
             policy, scope, access = RATES[name]
-            found.curves[name] = curve = request_curves(trace, policy, scope, access=access)
-            found.value[name] = float(curve.rate(np.array([CACHE]))[0])
-            found.drawn[name] = curve.drawn(np.array([CACHE]), DRAWS, SEED)[:, 0]
+            curves[name] = curve = request_curves(trace, policy, scope, access=access)
+            values[name] = float(curve.rate(np.array([CACHE]))[0])
+            drawn[name] = curve.drawn(np.array([CACHE]), DRAWS, SEED)[:, 0]
         elif name in SPECIALISATIONS:
             key, of_experts = SPECIALISATIONS[name]
             known = key in experts.present()
-            found.value[name] = experts.mean(key) if known else None
+            values[name] = experts.mean(key) if known else None
             if known:
-                found.correlation[name] = experts.correlation(key)
-                found.drawn[name] = np.array([_mean(of_experts, requests_of(trace, which, columns)) for which in drawn])
+                correlation[name] = experts.correlation(key)
+                drawn[name] = np.array([_mean(of_experts, requests_of(trace, which, columns)) for which in draws])
         if progress is not None:
             progress(done, len(MEASURES))
+    rates = {name: curves[of].rate(np.array(SIZES)).tolist() for name, of in (("lru", "lru"), ("belady", "optimum"))}
+    return MeasuredVariant(
+        values, drawn, correlation, {"relative": list(SIZES), **rates}, _knee(curves["lru"]), busy_experts(trace)
+    )
+
+
+def _knee(lru: RequestCurves) -> float:
+    sizes = np.arange(1, lru.hits.shape[1]) / lru.active
+    rates = lru.rate(sizes)
+    return float(sizes[np.argmax(rates - rates[-1] * sizes / sizes[-1])])
+
+
+def busy_experts(trace: RoutingTrace) -> list[int]:
+    """Return, layer by layer, the least number of experts that together get `BUSY` of the accesses."""
+    found = []
+    for layer in range(trace.num_layers):
+        uses = np.bincount(trace.experts[:, layer].ravel())
+        shares = np.cumsum(np.sort(uses)[::-1]) / uses.sum()
+        found.append(int(np.searchsorted(shares, BUSY) + 1))
     return found
 
 

@@ -52,10 +52,17 @@ BUNDLED = RecordPlan(
 )
 """Of the baseline, in the package."""
 
+SERIES = RecordPlan(samples=3, requests=0, new_tokens=1)
+"""Of each snapshot of a training and of its end, in experiments/model_family/series; teacher-forced alone."""
 
-def trace_name(variant: str, seed: int, kind: str) -> str:
-    """Name a trace: ``baseline.generated.h5``; with a seed other than 0 ``baseline.seed1.generated.h5``."""
-    return f"{variant}.{f'seed{seed}.' if seed else ''}{kind}.h5"
+
+def trace_name(variant: str, seed: int, kind: str, percent: int | None = None) -> str:
+    """Name a trace: ``baseline.generated.h5``; with a seed other than 0 ``baseline.seed1.generated.h5``.
+
+    Of a series with the percent trained, ``baseline.at10.teacher_forced.h5``.
+    """
+    at = "" if percent is None else f"at{percent}."
+    return f"{variant}.{f'seed{seed}.' if seed else ''}{at}{kind}.h5"
 
 
 def record_variant(
@@ -68,10 +75,10 @@ def record_variant(
     device: str,
     batch: int = 1,
 ) -> list[Path]:
-    """Record both traces of a trained variant; one that is there already is kept.
+    """Record the traces of a trained variant that are named; one that is there already is kept.
 
     Args:
-        run: folder that `train` wrote.
+        run: folder that `train` wrote, or that of a snapshot.
         corpus: the text; only what was held out is used.
         scale: of the model; it is run in ``scale.dtype``.
         plan: how much.
@@ -100,6 +107,8 @@ def record_variant(
     loaded = None
     written = []
     for kind, (ids, settings) in asked.items():
+        if kind not in names:
+            continue
         path = out / names[kind]
         written.append(path)
         if path.exists():

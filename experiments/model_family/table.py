@@ -1,134 +1,64 @@
-"""The table of the variants, beside the paper's, and what it says of the findings: results.md and results.json."""
+"""The tables of the variants, beside the paper's, and the findings: results.md and results.json."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lrcsim.base.errors import ConfigError
-from lrcsim.base.files import replacing
+from lrcsim.base.files import write_text
 from lrcsim.base.tables import Table
 from lrcsim.cli.output import write_json
-from lrcsim.experiments.model_family.measure import DRAWS, MEASURES, MeasuredVariant, difference, measure
-from lrcsim.experiments.model_family.variants import VARIANTS
-from lrcsim.experiments.paper.intervals import around_zero, srp_floor, within_seeds
+from lrcsim.experiments.model_family.findings import findings
+from lrcsim.experiments.model_family.measure import BUSY, DRAWS, MEASURES
+from lrcsim.experiments.model_family.rows import ABOVE_FLOOR, Difference, VariantRow, base_of, read_rows
+from lrcsim.experiments.model_family.variants import BASELINE, VARIANTS
 from lrcsim.experiments.paper.published import published
-from lrcsim.traces import RoutingTrace
 
-SUFFIX = ".teacher_forced.h5"
-BASELINE = ("baseline", 0)
-STATED = ("srp", "sch", "lru")
-"""Measures that the findings on shared experts and dense layers are stated by."""
-LESS_CONSISTENT = {
-    "share1": "Shared experts make routing less consistent",
-    "share2": "Shared experts make routing less consistent (two)",
-    "sparse2": "Dense layers between the MoE layers make routing less consistent",
-    "skip1": "A dense first layer makes routing less consistent",
+SHORT = {
+    "srp": "SRP(16)",
+    ABOVE_FLOOR: "above floor",
+    "sch": "SCH 2x",
+    "lru_paper": "LRU 2x, pool",
+    "lru": "LRU 2x",
+    "optimum": "optimum 2x",
+    "domain": "domain",
+    "vocabulary": "vocabulary",
 }
+"""Heads of columns: `MEASURES` in few letters, explained in report.txt."""
+COMPARED = ("srp", ABOVE_FLOOR, "lru", "optimum")
+ROOM = {1.0: "1x", 2.0: "2x", 3.0: "3x", 4.0: "4x"}
 
 
-@dataclass(frozen=True)
-class VariantRow:
-    """One trained model: its variant and seed, its training as the trace's provenance has it, its measures."""
-
-    variant: str
-    seed: int
-    training: dict[str, Any]
-    measured: MeasuredVariant
-
-    @property
-    def label(self) -> str:
-        """Name it in a table."""
-        return self.variant + (f", seed {self.seed}" if self.seed else "")
-
-    @property
-    def loss(self) -> float:
-        """Mean validation loss over the domains, nats per token."""
-        losses: list[float] = list(self.training["validation_loss"].values())
-        return sum(losses) / len(losses)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON values."""
-        found = self.measured
-        measures = {name: {"value": value, "interval": found.interval(name)} for name, value in found.value.items()}
-        about = {"variant": self.variant, "seed": self.seed, "final_loss": round(self.loss, 4), "measures": measures}
-        about |= {"correlation_with_srp": found.correlation, "lru_knee": found.knee, "curve": found.curve}
-        return about | {"training": self.training}
-
-
-def read_rows(traces: Path, progress: Callable[[int, int], None] | None = None) -> list[VariantRow]:
-    """Measure all teacher-forced traces of a folder, in the order of `VARIANTS`, seeds after each other.
-
-    Raises:
-        ConfigError: the folder has none, or the baseline's is not among them.
-    """
-    rows = []
-    paths = sorted(traces.glob("*" + SUFFIX))
-    for number, path in enumerate(paths):
-        with RoutingTrace.open(path) as trace:
-            training = trace.provenance["training"]
-
-            def part(done: int, total: int, number: int = number) -> None:
-                if progress is not None:
-                    progress(number * total + done, len(paths) * total)
-
-            rows.append(VariantRow(training["variant"]["name"], training["seed"], training, measure(trace, part)))
-    order = list(VARIANTS)
-    rows.sort(key=lambda row: (order.index(row.variant), row.seed))
-    if not any((row.variant, row.seed) == BASELINE for row in rows):
-        raise ConfigError(f"{traces} has no baseline{SUFFIX}; record the baseline first")
-    return rows
-
-
-def verdict(found: tuple[float, float, float], sign: int, noise: float | None) -> str:
-    """Say whether a difference is seen.
-
-    Args:
-        found: the difference and the ends of its interval.
-        sign: which sign the paper's finding has.
-        noise: what two seeds of the baseline differ by; None: not known.
-
-    Returns:
-        ``"seen"`` or ``"the opposite is seen"``: the interval leaves 0 out and the difference is more than twice the
-        noise; ``"within the noise of seeds"``, ``"undecided"`` (the interval holds 0).
-    """
-    value, *ends = found
-    if around_zero((ends[0], ends[1])):
-        return "undecided: the interval holds 0"
-    if noise is not None and within_seeds(value, noise):
-        return "undecided: no more than twice what two seeds differ by"
-    certain = "" if noise is not None else " (in one seed each)"
-    return ("seen" if value * sign > 0 else "the opposite is seen") + certain
-
-
-def floor(variant: str) -> float:
-    """Return the floor of SRP of a variant."""
-    return srp_floor(VARIANTS[variant].top_k, VARIANTS[variant].experts)
-
-
-def write_table(traces: Path, out: Path, progress: Callable[[int, int], None] | None = None) -> None:
+def write_table(traces: Path, out: Path, kept: Path, progress: Callable[[int, int], None] | None = None) -> None:
     """Write results.md and results.json.
 
     Args:
         traces: folder of the recorded traces.
         out: folder to write to.
+        kept: folder of the measures of each trace, as they are found.
         progress: told what is done, and all.
 
     Raises:
-        ConfigError: the folder has no trace of the baseline.
+        ConfigError: the folder has no trace of the baseline, or the traces are not of one scale.
     """
-    rows = read_rows(traces, progress)
-    write_json(str(out / "results.json"), [row.to_dict() for row in rows], "model-family")
-    with replacing(out / "results.md") as partial:
-        partial.write_text(markdown(rows), encoding="utf-8")
+    rows = read_rows(traces, kept, progress)
+    write_json(str(out / "results.json"), [as_json(row, rows) for row in rows], "model-family")
+    write_text(out / "results.md", markdown(rows))
+
+
+def as_json(row: VariantRow, rows: list[VariantRow]) -> dict[str, Any]:
+    """Return a model with its differences to the baseline as JSON values."""
+    base = base_of(row, rows)
+    differences = {} if row is base else {name: row.less(base, name) for name in (*MEASURES, ABOVE_FLOOR)}
+    told = {name: found and {"value": found[0], "interval": found[1:]} for name, found in differences.items()}
+    return row.to_dict() | {"less": None if row is base else base.label, "differences": told}
 
 
 def markdown(rows: list[VariantRow]) -> str:
     """Say it all as Markdown."""
-    first = next(row for row in rows if (row.variant, row.seed) == BASELINE)
+    first = next(row for row in rows if (row.variant, row.seed) == (BASELINE, 0))
     training, scale = first.training, first.training["scale"]
     absent = [name for name in VARIANTS if name not in {row.variant for row in rows}]
     text = resources.files("lrcsim.experiments.model_family").joinpath("report.txt").read_text("utf-8")
@@ -138,106 +68,61 @@ def markdown(rows: list[VariantRow]) -> str:
         steps=scale["steps"],
         tokens=training["training_tokens"] / 1e6,
         parameters=training["parameters"] / 1e6,
+        models=len(rows),
         absent=f"Not trained this time: {', '.join(absent)}." if absent else "All variants.",
         draws=DRAWS,
-        table="\n".join(Table("family", "", [_cells(row) for row in rows]).lines()),
-        beside_paper="\n".join(Table("beside_paper", "", list(_beside_paper(rows, first))).lines()),
-        findings="\n".join(_findings(rows, first)),
+        busy=f"{100 * BUSY:.0f} %",
+        values=_table(_values(row) for row in rows),
+        differences=_table(_differences(row, rows) for row in rows if row is not base_of(row, rows)),
+        caches=_table(_caches(row) for row in rows),
+        beside_paper=_table(_beside_paper(row, rows) for row in rows if row.variant in published().toy),
+        findings="\n".join(findings(rows)),
     )
 
 
-def _with_ends(found: tuple[float, float, float], form: str = ".3f") -> str:
-    value, low, high = found
-    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+def _table(rows: Iterable[dict[str, Any]]) -> str:
+    listed = list(rows)
+    return "\n".join(Table("family", "", listed).lines()) if listed else "There is one model."
 
 
-def _cells(row: VariantRow) -> dict[str, str]:
-    cells = {"variant": row.label, "final loss": f"{row.loss:.3f}"}
-    for name, title in MEASURES.items():
-        value, interval = row.measured.value[name], row.measured.interval(name)
-        cells[title] = "-" if value is None or interval is None else _with_ends((value, *interval))
+def _values(row: VariantRow) -> dict[str, Any]:
+    about = {"variant": row.label, "loss": row.loss, "SRP(16)": row.value("srp"), "floor": row.floor}
+    return about | {title: row.value(name) for name, title in SHORT.items() if name != "srp"}
+
+
+def _differences(row: VariantRow, rows: list[VariantRow]) -> dict[str, str]:
+    base = base_of(row, rows)
+    return {"variant": row.label} | {SHORT[name]: _with_ends(row.less(base, name)) for name in COMPARED}
+
+
+def _with_ends(found: Difference | None) -> str:
+    return "–" if found is None else f"{found[0]:+.3f} [{found[1]:+.3f}, {found[2]:+.3f}]"
+
+
+def _caches(row: VariantRow) -> dict[str, Any]:
+    found = row.measured
+    rates = dict(zip(found.curve["relative"], found.curve["lru"], strict=True))
+    cells: dict[str, Any] = {"variant": row.label} | {f"LRU {name}": rates[size] for size, name in ROOM.items()}
+    cells |= {"knee": f"{found.knee:.1f}x", "busy experts": f"{min(found.busy)} to {max(found.busy)}"}
+    return cells | {f"SRP, {name}": found.correlation.get(name) for name in ("domain", "vocabulary")}
+
+
+def _beside_paper(row: VariantRow, rows: list[VariantRow]) -> dict[str, str]:
+    """Each measure that the paper has for its toy models, here and there: the baseline's values, then differences."""
+    base, cells = base_of(row, rows), {"variant": row.label}
+    first = row is base
+    for name, theirs in _of_paper(row.variant).items():
+        there = theirs if first else theirs - _of_paper(BASELINE)[name]
+        found = row.less(base, name)
+        here = row.value(name) if first else found and found[0]
+        form = ".3f" if first else "+.3f"
+        same = row.variant == BASELINE and not first
+        cells[SHORT[name]] = f"{'–' if here is None else f'{here:{form}}'} / {'–' if same else f'{there:{form}}'}"
     return cells
 
 
-def _beside_paper(rows: list[VariantRow], first: VariantRow) -> Iterable[dict[str, str]]:
-    """Each measure that the paper has for its toy models: value here, there, and the differences to the baselines."""
-    for row in rows:
-        theirs, base = _of_paper(row.variant), _of_paper(first.variant)
-        for name, value in theirs.items():
-            mine, found = row.measured.value[name], difference(row.measured, first.measured, name)
-            yield {
-                "variant": row.label,
-                "measure": MEASURES[name],
-                "here": "-" if mine is None else f"{mine:.3f}",
-                "paper": f"{value:.3f}",
-                "here, less baseline": "-" if found is None or row is first else _with_ends(found, "+.3f"),
-                "paper, less baseline": "-" if row.variant == first.variant else f"{value - base[name]:+.3f}",
-            }
-
-
 def _of_paper(variant: str) -> dict[str, float]:
-    """Return the measures that the paper has of a variant; none of the slim ones."""
-    toy = published().toy.get(variant)
-    if toy is None:
-        return {}
+    """Return the measures that the paper has of a variant."""
+    toy = published().toy[variant]
     rates = {"srp": toy["srp16"], "sch": toy["sch16"][7], "lru_paper": toy["lru"][1]}
     return rates | {"domain": toy["domain"][0], "vocabulary": toy["vocabulary_in"][0]}
-
-
-def _findings(rows: list[VariantRow], first: VariantRow) -> list[str]:
-    by_name = {(row.variant, row.seed): row for row in rows}
-    second, lines = by_name.get(("baseline", 1)), []
-    noise = {} if second is None else _differences(second, first)
-    if noise:
-        told = ", ".join(f"{MEASURES[name]} {found[0]:+.3f}" for name, found in noise.items())
-        lines.append(f"Two seeds of the baseline differ by: {told}. One pair of seeds is a hint of the noise, no more.")
-        lines.append("")
-    toy = published().toy
-    for variant, what in LESS_CONSISTENT.items():
-        if (row := by_name.get((variant, 0))) is None:
-            continue
-        parts = "; ".join(
-            f"{MEASURES[name]} {_with_ends(found, '+.3f')}: "
-            + verdict(found, -1, abs(noise[name][0]) if noise else None)
-            for name, found in _differences(row, first).items()
-        )
-        lines.append(
-            f"* **{what}** ({variant}; the paper's toy models: SRP(16) "
-            f"{toy[variant]['srp16'] - toy['baseline']['srp16']:+.3f}). Here: {parts}. "
-            "Keeping every expert already gives SRP 2r/(1+r), r = k/E; that floor differs by "
-            f"{floor(variant) - floor(first.variant):+.3f}."
-        )
-    return [*lines, _domain_finding(rows), _balance_finding(rows)]
-
-
-def _differences(row: VariantRow, first: VariantRow) -> dict[str, tuple[float, float, float]]:
-    """Return what two models differ by in the measures of `STATED`, which every trace has."""
-    found = {name: difference(row.measured, first.measured, name) for name in STATED}
-    return {name: parts for name, parts in found.items() if parts is not None}
-
-
-def _domain_finding(rows: list[VariantRow]) -> str:
-    said = "* **Domain specialisation matters more than vocabulary specialisation.** "
-    found = {row.label: row.measured.correlation for row in rows}
-    both = {name: list(of.values()) for name, of in found.items() if len(of) == 2 and None not in of.values()}
-    if not both:
-        return said + "The traces lack what this needs."
-    greater = sum((domain or 0) > (vocabulary or 0) for domain, vocabulary in both.values())
-    listed = ", ".join(f"{name} {domain:+.2f} against {vocabulary:+.2f}" for name, (domain, vocabulary) in both.items())
-    return (
-        f"{said}Correlation of the experts' SRP with the one and with the other: {listed}. "
-        f"The first is greater in {greater} of {len(both)} models."
-    )
-
-
-def _balance_finding(rows: list[VariantRow]) -> str:
-    parts = []
-    for row in rows:
-        rates = dict(zip(row.measured.curve["relative"], row.measured.curve["lru"], strict=True))
-        listed = ", ".join(f"{rates[size]:.2f}" for size in (1, 2, 3, 4))
-        parts.append(f"{row.label} {listed} (knee {row.measured.knee:.1f}x)")
-    return (
-        "* **About twice the active experts is where effect and cost balance.** LRU, a cache per layer, at 1x, 2x, 3x "
-        f"and 4x: {'; '.join(parts)}. Where the knee is (here Kneedle, from no cache to all experts) depends on "
-        "the criterion: [experiments/paper](../paper/results.md) computes it by several, with uncertainty."
-    )

@@ -6,7 +6,8 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -145,11 +146,13 @@ def train(
     out: Path,
     device: str,
     progress: Callable[[dict[str, float]], None] | None = None,
+    snapshots: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Train a variant, unless <out>/training.json says that it was.
 
     Writes <out>/model (a folder that transformers and ``lrcsim record`` load; weights rounded to bf16), log.jsonl, and
-    training.json last.
+    training.json last. On the way a snapshot of 10 % leaves the same two, model and training.json, in <out>/at10; the
+    training goes on as if it had not been taken.
 
     Args:
         variant: what to train.
@@ -159,18 +162,20 @@ def train(
         out: folder of this training alone.
         device: cpu or cuda.
         progress: told a line of the log every 10 steps.
+        snapshots: percent of the steps, 1 to 99, after which the model is kept too.
 
     Returns:
         What training.json holds.
 
     Raises:
-        ConfigError: the folder holds a training of something else.
+        ConfigError: the folder holds a training of something else, or one that is past a snapshot and has not taken it.
     """
     determined = {"variant": asdict(variant), "scale": asdict(scale), "seed": seed}
     done = out / "training.json"
     if done.exists():
         result: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         _check_same(out, {name: result[name] for name in determined}, determined)
+        _due(out, scale.steps, scale.steps, snapshots)
         return result
     out.mkdir(parents=True, exist_ok=True)
     model = make_model(variant, scale, seed, device)
@@ -182,7 +187,18 @@ def train(
         weights.load(state["weights"])
         step, before = state["step"], state["seconds"]
 
+    due = _due(out, scale.steps, step, snapshots)
     began = saved = time.monotonic()
+
+    def keep(folder: Path) -> dict[str, Any]:
+        """Write the model and its training.json as they are at this step."""
+        losses = validate(model, corpus, scale, device)
+        _export(model, corpus, folder / "model")
+        about = named("training", {**determined, **_found(model, step, corpus, scale, losses, device)})
+        about["seconds"] = round(before + time.monotonic() - began, 1)
+        write_json(str(folder / "training.json"), about, "training")
+        return about
+
     model.train()
     while step < scale.steps:
         rows = corpus.batch(step, seed, scale.per_domain, scale.sequence).to(device)
@@ -199,31 +215,56 @@ def train(
                 log.write(json.dumps({name: round(value, 4) for name, value in line.items()}) + "\n")
             if progress is not None:
                 progress(line)
+        if step in due:  # before the checkpoint: what goes on from that one has it
+            due[step].mkdir(exist_ok=True)
+            keep(due[step])
         if time.monotonic() - saved > CHECKPOINT_SECONDS:
             state = {"determined": determined, "weights": weights.state(), "step": step, "seconds": seconds}
             with replacing(checkpoint) as partial:  # a stop in the middle leaves the older one
                 torch.save(state, partial)
             saved = time.monotonic()
 
-    losses = validate(model, corpus, scale, device)
-    _export(model, corpus, out / "model")
-    result = named(
-        "training",
-        {
-            **determined,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "training_tokens": scale.steps * rows_tokens(scale, corpus),
-            "seconds": round(before + time.monotonic() - began, 1),
-            "validation_loss": {domain: round(value, 4) for domain, value in losses.items()},
-            "device": torch.cuda.get_device_name() if device.startswith("cuda") else f"cpu ({platform.machine()})",
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": {"python": platform.python_version()}
-            | {library.__name__: library.__version__ for library in (torch, transformers)},
-        },
-    )
-    write_json(str(done), result, "training")
+    result = keep(out)
     checkpoint.unlink(missing_ok=True)
     return result
+
+
+def snapshot_folder(out: Path, percent: int) -> Path:
+    """Return where a training leaves its model of so many percent of the steps: ``<out>/at10``."""
+    return out / f"at{percent}"
+
+
+def _due(out: Path, steps: int, step: int, snapshots: Sequence[int]) -> dict[int, Path]:
+    """Return the folders of the snapshots that are still to be taken, by step.
+
+    Raises:
+        ConfigError: the training is past one that it has not taken.
+    """
+    folders = {max(round(steps * percent / 100), 1): snapshot_folder(out, percent) for percent in snapshots}
+    due = {at: folder for at, folder in folders.items() if not (folder / "training.json").exists()}
+    for at, folder in due.items():
+        if at <= step:
+            raise ConfigError(
+                f"{folder} is not there and the training is at step {step}, past {at}: "
+                "leave the snapshot out, or train again in another folder"
+            )
+    return due
+
+
+def _found(
+    model: torch.nn.Module, step: int, corpus: Corpus, scale: Scale, losses: dict[str, float], device: str
+) -> dict[str, Any]:
+    """Say what came of a training up to a step, and with what it was done."""
+    return {
+        "steps_trained": step,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "training_tokens": step * rows_tokens(scale, corpus),
+        "validation_loss": {domain: round(value, 4) for domain, value in losses.items()},
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else f"cpu ({platform.machine()})",
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version()}
+        | {library.__name__: library.__version__ for library in (torch, transformers)},
+    }
 
 
 def rows_tokens(scale: Scale, corpus: Corpus) -> int:
@@ -237,8 +278,8 @@ def _check_same(out: Path, found: Any, wanted: Any) -> None:
 
 
 def _export(model: Any, corpus: Corpus, folder: Path) -> None:
-    """Write the model, rounded to bf16, and its tokenizer, as transformers loads them."""
+    """Write the model, rounded to bf16, and its tokenizer, as transformers loads them; the model stays as it is."""
     library: Any = transformers  # its functions have no types
     library.utils.logging.disable_progress_bar()
-    model.to(torch.bfloat16).save_pretrained(folder)
+    deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
     library.PreTrainedTokenizerFast(tokenizer_object=corpus.tokenizer).save_pretrained(folder)

@@ -64,6 +64,10 @@ VARIANTS = {
 }
 
 
+BASELINE = "baseline"
+"""What the others are compared with."""
+
+
 @dataclass(frozen=True)
 class Scale:
     """Sizes shared by all variants, and the length of training.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ torch = pytest.importorskip("torch", reason=REASON)
 pytest.importorskip("transformers", reason=REASON)
 
 from lrcsim.experiments.model_family import train as training  # noqa: E402
-from lrcsim.experiments.model_family.__main__ import parse_runs  # noqa: E402
+from lrcsim.experiments.model_family.__main__ import parse_runs, parse_snapshots  # noqa: E402
 from lrcsim.experiments.model_family.corpus import Corpus  # noqa: E402
 from lrcsim.experiments.model_family.record import RecordPlan, record_variant, trace_name  # noqa: E402
 from lrcsim.experiments.model_family.variants import config_of  # noqa: E402
@@ -94,6 +95,10 @@ def test_unknown_names_are_refused() -> None:
         parse_runs("baseline:x")
     with pytest.raises(ConfigError, match="scale 'gpus'"):
         resolve("gpus")
+    for wrong in ("0", "100", "x", "10,,30"):
+        with pytest.raises(ConfigError, match="1 to 99, as 10,30"):
+            parse_snapshots(wrong)
+    assert (parse_snapshots(""), parse_snapshots("10, 30")) == ([], [10, 30])
     assert parse_runs("baseline, baseline:1,share1") == [("baseline", 0), ("baseline", 1), ("share1", 0)]
 
 
@@ -161,6 +166,49 @@ def test_a_stopped_training_ends_as_if_it_had_not(
         training.train(variant, TINY, 6, corpus, tmp_path / "parts", "cpu")
 
 
+def test_snapshots_are_kept_and_change_nothing(corpus: Corpus, tmp_path: Path) -> None:
+    variant = VARIANTS["share1"]
+    plain = training.train(variant, TINY, 0, corpus, tmp_path / "plain", "cpu")
+    taken = training.train(variant, TINY, 0, corpus, tmp_path / "taken", "cpu", snapshots=(25, 50))
+    weights = [(tmp_path / name / "model/model.safetensors").read_bytes() for name in ("plain", "taken")]
+    assert weights[0] == weights[1]
+    assert taken["validation_loss"] == plain["validation_loss"]
+    told = [json.loads((tmp_path / f"taken/{at}training.json").read_text()) for at in ("at25/", "at50/", "")]
+    assert [one["steps_trained"] for one in told] == [1, 2, 4]
+    assert [one["training_tokens"] for one in told] == [64, 128, 256]  # a step: 2 domains, a row of 32 tokens each
+    # The model after one step of four: that of a training stopped there, at the same rates.
+    models = [(tmp_path / f"taken/{at}model/model.safetensors").read_bytes() for at in ("at25/", "at50/", "")]
+    assert len(set(models)) == 3
+    assert training.train(variant, TINY, 0, corpus, tmp_path / "taken", "cpu", snapshots=(25, 50)) == taken
+    with pytest.raises(ConfigError, match=r"at75 is not there and the training is at step 4, past 3"):
+        training.train(variant, TINY, 0, corpus, tmp_path / "taken", "cpu", snapshots=(25, 75))
+
+
+def test_a_snapshot_is_the_model_of_that_step(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training, "LOG_EVERY", 1)
+
+    def stop(line: dict[str, float]) -> None:
+        if line["step"] == 3:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        training.train(VARIANTS["baseline"], TINY, 0, corpus, tmp_path, "cpu", stop, snapshots=(50,))
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 2
+    model = model_of("baseline")
+    training.MasterWeights(model, 1e-3).load(state["weights"])
+    from safetensors.torch import load_file
+
+    kept = load_file(tmp_path / "at50/model/model.safetensors")
+    for name, parameter in model.named_parameters():
+        if name in kept:  # experts are saved one by one
+            assert torch.equal(kept[name], parameter.detach().to(torch.bfloat16)), name
+    assert "lm_head.weight" in kept
+    # the training goes on past it, and what was taken is not taken again
+    training.train(VARIANTS["baseline"], TINY, 0, corpus, tmp_path, "cpu", snapshots=(50,))
+
+
 def test_training_learns(corpus: Corpus, tmp_path: Path) -> None:
     result = training.train(
         VARIANTS["baseline"], replace(TINY, steps=60, learning_rate=1e-2), 0, corpus, tmp_path / "run", "cpu"
@@ -209,6 +257,24 @@ def test_recorded_traces(corpus: Corpus, tmp_path: Path) -> None:
         assert generated.provenance["text"]["one"]["licence"] == "none needed"
         assert generated.expert_bytes is not None
         assert generated.expert_bytes.tolist() == [384 * 4]
+
+
+def test_a_snapshot_is_recorded_on_the_same_text_as_the_end(corpus: Corpus, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    training.train(VARIANTS["baseline"], TINY, 0, corpus, run, "cpu", snapshots=(50,))
+    plan = RecordPlan(samples=2, requests=0, new_tokens=1)
+    traces = []
+    for folder, percent in ((run / "at50", 50), (run, 100)):
+        (folder / "sources.json").write_text("{}", encoding="utf-8")
+        names = {"teacher_forced": trace_name("baseline", 0, "teacher_forced", percent)}
+        traces += record_variant(folder, corpus, TINY, plan, tmp_path / "series", names, "cpu")
+    assert [path.name for path in traces] == [f"baseline.at{part}.teacher_forced.h5" for part in (50, 100)]
+    with RoutingTrace.open(traces[0]) as half, RoutingTrace.open(traces[1]) as end:
+        assert np.array_equal(half.column("token_ids"), end.column("token_ids"))
+        assert not np.array_equal(half.experts, end.experts)
+        trained = [trace.provenance["training"] for trace in (half, end)]
+    assert [one["steps_trained"] for one in trained] == [2, 4]
+    assert [one["training_tokens"] for one in trained] == [128, 256]
 
 
 def test_requests_recorded_at_once_are_those_recorded_alone(corpus: Corpus, tmp_path: Path) -> None:
