@@ -7,57 +7,53 @@ from typing import Any
 
 import numpy as np
 
+from lrcsim.experiments.paper.figures import look_of_model, tidy
 from lrcsim.experiments.paper.measure import AT, MeasuredTrace
+from lrcsim.experiments.paper.names import Model, generated, models_in
 from lrcsim.experiments.paper.tradeoff import above_floor, balanced_globally
 from lrcsim.plots.figure import open_figure
-from lrcsim.plots.looks import COLOURS
+from lrcsim.plots.looks import legend_below
 
-MARKERS = "os^Dv<>Ph*"
-MOST = 20
-"""Traces that the figure shows."""
+TOLD = {"local": "tokens of one segment", "global": "tokens of different requests"}
 
 
 def local_and_global(path: str, found: Sequence[MeasuredTrace]) -> None:
-    """Draw SRP above its floor against imbalance, a point for each trace: local on the left, global on the right.
+    """Draw SRP above its floor against imbalance, a point for each model: local on the left, global on the right.
 
-    Both panels have one scale, so that it is seen how much of local imbalance is global. Where some traces are
+    Both panels have one scale, so that it is seen how much of local imbalance is global. Where some models are
     unbalanced globally, the others stand once more in a row below.
 
     Args:
         path: the picture.
         found: traces with load balance; the teacher-forced ones are drawn, or all where there are none.
     """
-    forced = [one for one in found if one.source.kind == "teacher-forced"]
-    shown = (forced or list(found))[:MOST]
+    shown = [one for one in found if not generated(one)] or list(found)
+    models = models_in(shown)
     near = balanced_globally(shown)
     rows = [shown, near] if 1 < len(near) < len(shown) else [shown]
-    with open_figure(path, len(rows), 2, figsize=(11, 4.4 * len(rows))) as (_, grid):
-        for (left, right), some in zip(np.atleast_2d(grid), rows, strict=True):
+    with open_figure(path, len(rows), 2, figsize=(7, 2.7 * len(rows)), squeeze=False) as (figure, grid):
+        for (left, right), some in zip(grid, rows, strict=True):
             for axes, where in ((left, "local"), (right, "global")):
-                for one in some:
-                    _point(axes, one, where, shown.index(one))
-                told = "tokens of one segment" if where == "local" else "tokens of different requests"
-                axes.set(xlabel=f"{where} imbalance: {told}")
+                for model in models:
+                    for one in model.traces:
+                        if any(one is other for other in some):
+                            _point(axes, model, one, where)
                 axes.axvline(0, color="0.6", lw=0.8, linestyle=":")
-                axes.grid(color="0.9", linewidth=0.6)
-                axes.set_axisbelow(True)
-                axes.spines[["top", "right"]].set_visible(False)
+                tidy(axes, f"{where} imbalance: {TOLD[where]}", "", legend="none")
             limits = [*left.get_xlim(), *right.get_xlim()]
             for axes in (left, right):
                 axes.set_xlim(min(limits), max(limits))
             left.set(ylabel=f"SRP above its floor, m = {AT}", title="all" if some is shown else "balanced globally")
             right.sharey(left)
-        np.atleast_2d(grid)[0, 1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        legend_below(figure, list(grid.flat))
 
 
-def _point(axes: Any, one: MeasuredTrace, where: str, number: int) -> None:
+def _point(axes: Any, model: Model, one: MeasuredTrace, where: str) -> None:
     """Draw a trace, its interval as a line."""
     srp, balance = one.srp[AT], one.balance[AT]
     x = balance.local_imbalance if where == "local" else balance.global_imbalance
     ends = balance.interval if where == "local" else balance.global_interval
-    y = above_floor(srp)
-    colour = COLOURS[number % len(COLOURS)]
-    if ends is not None:
-        axes.hlines(y, *ends, color=colour, lw=2, alpha=0.35)
-    name = one.label.removesuffix(".teacher_forced")
-    axes.plot(x, y, MARKERS[number % len(MARKERS)], color=colour, ms=6, linestyle="", label=name)
+    look = look_of_model(model, hollow=generated(one)) | {"linestyle": "", "ms": 5}
+    if ends is not None and np.isfinite(ends).all():
+        axes.hlines(above_floor(srp), *ends, color=look["color"], lw=1.6, alpha=0.35)
+    axes.plot(x, above_floor(srp), label=None if model.seed else model.name, **look)
