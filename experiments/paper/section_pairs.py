@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from lrcsim.base.tables import Row
 from lrcsim.experiments.paper import figures_series
@@ -42,7 +43,7 @@ def pairs_section(pairs: Sequence[Pair], options: PaperOptions) -> PaperSection:
 def _compared(pairs: Sequence[Pair], options: PaperOptions) -> Iterator[Row]:
     for base, post in pairs:
         for name, after, before, value, ends in differences(post, base, options):
-            row: Row = {"base": base.label, "post": post.label, "measure": name, "before": before.value}
+            row: dict[str, Any] = {"base": base.label, "post": post.label, "measure": name, "before": before.value}
             yield row | {"after": after.value, "difference": value, "95 %": ends}
 
 
@@ -55,5 +56,5 @@ def _domains(pairs: Sequence[Pair]) -> Iterator[Row]:
 def _routing(pairs: Sequence[Pair]) -> Iterator[Row]:
     for base, post in pairs:
         if (kept := routing_kept(post, base)) is not None:
-            row: Row = {"base": base.label, "post": post.label, "same experts": kept.experts}
+            row: dict[str, Any] = {"base": base.label, "post": post.label, "same experts": kept.experts}
             yield row | {"same sets": kept.sets, "same first choice": kept.first}

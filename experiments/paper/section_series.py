@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 from lrcsim.base.tables import Row
 from lrcsim.experiments.paper import figures_series
@@ -36,7 +37,11 @@ def series_section(every: Sequence[Series], options: PaperOptions) -> PaperSecti
 def _values(series: Series, options: PaperOptions) -> Iterator[Row]:
     for one in series:
         tokens = trained(one.source.trace)
-        row: Row = {"trace": one.label, "tokens trained": None if tokens is None else f"{tokens:,}", "loss": one.loss}
+        row: dict[str, Any] = {
+            "trace": one.label,
+            "tokens trained": None if tokens is None else f"{tokens:,}",
+            "loss": one.loss,
+        }
         row |= {name: value.value for name, value in values_of(one, options).items()}
         kept = routing_kept(one, series[-1])
         yield row | {"experts of the last": None if kept is None else kept.experts}
@@ -45,5 +50,5 @@ def _values(series: Series, options: PaperOptions) -> Iterator[Row]:
 def _steps(series: Series, options: PaperOptions) -> Iterator[Row]:
     for before, after in pairwise(series):
         for name, now, then, value, ends in differences(after, before, options):
-            row: Row = {"from": before.label, "to": after.label, "measure": name, "before": then.value}
+            row: dict[str, Any] = {"from": before.label, "to": after.label, "measure": name, "before": then.value}
             yield row | {"after": now.value, "difference": value, "95 %": ends}

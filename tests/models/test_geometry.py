@@ -171,7 +171,7 @@ PUBLISHED = {
     "mixtral-8x7b": 46.7,
     "jamba-mini": 51.57,
     "qwen2-57b-a14b": 57.41,
-    # experiments/model_family/results.md
+    # experiments/model_family/runs/baseline.0/training.json
     "lrcsim-toy-baseline": 0.0540,
 }
 ROUNDED = {
