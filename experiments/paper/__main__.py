@@ -160,14 +160,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lrcsim.experiments.paper", description=about)
     option = parser.add_argument
     traces = (
-        "lrcsim traces, as FILE or NAME=FILE; named after the paper's toy models (baseline, share1, ... -seed1, "
-        ".generated) or real ones they are compared with these; none: the traces that come with lrcsim"
+        "lrcsim traces, as FILE, NAME=FILE or FOLDER; named after the paper's toy models (baseline, share1, ... "
+        "-seed1, .generated) or real ones they are compared with these; none: the traces that come with lrcsim"
     )
     option("traces", nargs="*", metavar="TRACE", help=traces)
     option("-o", "--output", type=Path, required=True, metavar="FOLDER", help="where results.md goes")
     pair = "traces before and after post-training: files, or names of traces given"
     option("--pair", action="append", default=[], nargs="+", metavar="BASE POST", help=pair)
-    series = "traces of one model over its training: files, or names of traces given"
+    series = "traces of one model over its training: files, a folder, or names of traces given"
     option("--series", action="append", default=[], nargs="+", metavar="TRACE", help=series)
     draws = "draws of requests (default: 1000, as the paper)"
     option("--bootstrap", dest="draws", metavar="BOOTSTRAP", type=int, default=1000, help=draws)

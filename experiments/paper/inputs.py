@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,24 @@ def opened(specs: Sequence[str]) -> Iterator[list[Input]]:
         yield found
 
 
+def in_folders(specs: Sequence[str], known: Collection[str] = ()) -> list[str]:
+    """Put the traces of a folder, ``*.h5`` in the order of their names, in its place, unless a trace is called like it.
+
+    Raises:
+        ConfigError: there is none in it.
+    """
+    found: list[str] = []
+    for spec in specs:
+        if spec in known or not Path(spec).is_dir():
+            found.append(spec)
+            continue
+        files = sorted(map(str, Path(spec).glob("*.h5")))
+        if not files:
+            raise ConfigError(f"the folder {spec} has no traces (*.h5): name one that has, or the files")
+        found += files
+    return found
+
+
 def named(spec: str) -> tuple[str, str]:
     """Return label and path of a trace as typed, ``path`` or ``name=path``.
 
@@ -105,14 +123,15 @@ def asked_for(traces: Sequence[str], pairs: Sequence[Sequence[str]], series: Seq
     """Put together which traces are named where.
 
     Args:
-        traces: as typed.
+        traces: as typed; a folder stands for the traces in it.
         pairs: what stands after each ``--pair``: two names or files, or ``BASE:POST``.
-        series: what stands after each ``--series``: names or files, the first the least trained.
+        series: what stands after each ``--series``: names, files or a folder, the first the least trained.
 
     Raises:
         ConfigError: a pair is not two, a series has fewer than two, or something is neither a name nor a file.
     """
-    specs, known, apart = list(traces), {named(spec)[0] for spec in traces}, set[str]()
+    specs = in_folders(traces)
+    known, apart = {named(spec)[0] for spec in specs}, set[str]()
 
     def label_of(option: str, text: str) -> str:
         if text in known:
@@ -135,7 +154,8 @@ def asked_for(traces: Sequence[str], pairs: Sequence[Sequence[str]], series: Seq
         of_pairs.append((label_of("--pair", names[0]), label_of("--pair", names[1])))
     apart.clear()  # both traces of a pair are models of their own
     of_series = []
-    for given in series:
+    for named_so in series:
+        given = in_folders(named_so, known)
         if len(given) < 2:
             text = " ".join(given)
             raise ConfigError(f"--series {text}: name two traces or more, as --series at10.h5 at30.h5 end.h5")

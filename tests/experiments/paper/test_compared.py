@@ -40,6 +40,12 @@ def test_what_is_asked_for(tmp_path: Path) -> None:
     alone = asked_for([], [], [[at10, at30]])
     assert (alone.specs, alone.apart) == ([at10, at30], frozenset())  # else nothing would be left for other sections
     assert asked_for([], [], []).specs == []  # the traces that come with lrcsim
+    whole = asked_for([str(tmp_path)], [["base", "post"]], [[str(tmp_path)]])
+    assert whole.specs == [at10, at30, base, post]
+    assert (whole.pairs, whole.series) == ([("base", "post")], [["at10", "at30", "base", "post"]])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"empty has no traces \(\*\.h5\)"):
+        asked_for([str(tmp_path / "empty")], [], [])
 
 
 @pytest.mark.parametrize(
