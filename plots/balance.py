@@ -9,7 +9,7 @@ import numpy as np
 
 from lrcsim.plots.charts import NameRow, PlotLine, draw_lines, draw_names
 from lrcsim.plots.figure import open_figure, width
-from lrcsim.plots.looks import COLOURS, dress, legend_below, look_of, shortened
+from lrcsim.plots.looks import COLOURS, dress, legend_below, look_of
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Balance
@@ -47,7 +47,7 @@ def _by_length(path: str, results: Mapping[str, Sequence[Balance]]) -> None:
     with open_figure(path, figsize=(width(), 3.4 if width() > 5 else 2.3)) as (figure, axes):
         for i, (label, found) in enumerate(results.items()):
             x = [result.segment for result in found]
-            axes.plot(x, [result.local_imbalance for result in found], label=shortened(label), **look_of(i))
+            axes.plot(x, [result.local_imbalance for result in found], label=label, **look_of(i))
             ends = [result.interval for result in found if result.interval is not None]
             colour: Any = COLOURS[i % len(COLOURS)]
             if len(ends) == len(found):

@@ -67,7 +67,7 @@ def command_of(lazy: Lazy) -> click.Command:
 
 def test_all_commands_are_here() -> None:
     found = [one for name, lazy in COMMANDS.items() for one in names(command_of(lazy), name)]
-    assert len(found) == len(COMMANDS) + 4  # trace has five
+    assert len(found) == len(COMMANDS) + 5  # trace has six
     assert set(found) - ELSEWHERE <= set(WRITES)
 
 

@@ -244,7 +244,7 @@ def test_recorded_traces(corpus: Corpus, tmp_path: Path) -> None:
         assert forced.domains == ["one", "two"] * 3
         assert forced.phase is None
         assert forced.token_ids is not None
-        assert set(forced.columns) == {"experts", "weights", "token_ids"}
+        assert set(forced.columns) == {"experts", "weights", "token_ids", "predicted_ids"}
         expected = [ids for _, row in corpus.samples(3, 32) for ids in row]
         assert forced.token_ids.tolist() == expected
         assert generated.phase is not None

@@ -254,7 +254,7 @@ def test_specialisation_has_all_three_vocabularies_beside_the_papers() -> None:
         measure(given("baseline", made(8, noise=0.2, predicted=True), "toy.baseline"), QUICK),
         measure(given("other", made(8, noise=0.2)), QUICK),
     ]
-    section = next(one for one in model_sections(found, []) if one.name == "specialisation")
+    section = next(one for one in model_sections(found) if one.name == "specialisation")
     rows = [row for row in section.tables[0].rows if row["trace"] == "baseline"]
     kinds = ["domains", "routed tokens", "predicted tokens", "next tokens"]
     assert [row["specialisation in"] for row in rows] == kinds
