@@ -136,7 +136,9 @@ def test_outputs_that_take_much_room_are_computed_in_smaller_batches(
     assert "requests at a time" not in said
     assert sizes == [3, 1]
     sizes.clear()
-    monkeypatch.setattr("lrcsim.recorder.session.OUTPUT_BYTES", 2 * 16 * 258 * 4 + 1)  # two samples, 258 tokens known
+    monkeypatch.setattr(
+        "lrcsim.recorder.with_transformers.OUTPUT_BYTES", 2 * 16 * 258 * 4 + 1
+    )  # two samples, 258 tokens known
     said, apart = recorded("b.h5")
     assert "recorded 2 requests at a time: the outputs of one take 0 MiB" in said
     assert sizes == [2, 1, 1]  # the last sample is a shorter one
