@@ -85,8 +85,8 @@ def record(
 ) -> None:
     """Record which experts MODEL routes every token to, as a trace.
 
-    MODEL is a local folder or a hub id of a Mixture-of-Experts model in transformers. Stopped at any point, the same
-    command goes on where it was. See docs/recorder.md.
+    MODEL is a local folder or a hub id of a Mixture-of-Experts model in transformers, or a GGUF file, which llama.cpp
+    runs. Stopped at any point, the same command goes on where it was. See docs/recorder.md.
     """
     from lrcsim.recorder import Settings, read_prompts
     from lrcsim.recorder import record as record_trace
@@ -102,9 +102,10 @@ def record(
             raise ConfigError("--cached-prefix, --stop-on-error and --api-key-env are for servers (--from-vllm URL)")
         if any(value is not None for value in shape.values()):
             raise ConfigError("--num-layers, --top-k and --num-experts are for servers; a MODEL says them itself")
-        from lrcsim.recorder.model import load, require_torch
+        if not _is_gguf(model):
+            from lrcsim.recorder.model import load, require_torch
 
-        require_torch()
+            require_torch()
     with _opened(prompts) as (lines, path), _progress(path, settings) as progress:
         asked = read_prompts(lines, where=prompts, domain=domain, whole=settings.teacher_forced)
         about: dict[str, Any] = {"source": Path(prompts).name, "restart": restart, "progress": progress}
@@ -113,9 +114,34 @@ def record(
 
             options = replace(_shape(server[0], model, shape), **reading)
             result = record_from_server(*server, asked, output, settings, options, api_key_env=api_key_env, **about)
+        elif _is_gguf(model):
+            from lrcsim.recorder.llama_cpp.runner import record_gguf
+
+            exact = _exact(device, dtype)
+            result = record_gguf(str(model), asked, output, settings, exact=exact, **about)
         else:
             result = record_trace(load(str(model), device=device, dtype=dtype), asked, output, settings, **about)
     _show(result, json_path)
+
+
+def _is_gguf(model: str | None) -> bool:
+    return str(model).lower().endswith(".gguf")
+
+
+def _exact(device: str, dtype: str) -> bool:
+    """Return whether llama.cpp is to compute as exactly as it can.
+
+    Raises:
+        ConfigError: a device or a dtype that is not for GGUF files.
+    """
+    if device not in ("auto", "cpu"):
+        raise ConfigError(f"--device {device!r}: GGUF files are run on the CPU; use cpu or auto")
+    if dtype not in ("auto", "fp32"):
+        raise ConfigError(
+            f"--dtype {dtype!r}: a GGUF file's weights stay as they are; use auto, or fp32 for keys and values in "
+            "float32 without flash attention"
+        )
+    return dtype == "fp32"
 
 
 def _server(from_vllm: str | None, from_sglang: str | None) -> tuple[str, str] | None:

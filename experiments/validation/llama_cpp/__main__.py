@@ -22,7 +22,6 @@ from lrcsim.base.files import write_text
 from lrcsim.base.kinds import kind_of, named
 from lrcsim.calibration.of_machine.machine import processor
 from lrcsim.experiments.validation.llama_cpp.formats import measure_format
-from lrcsim.experiments.validation.llama_cpp.library import VERSION, Library
 from lrcsim.experiments.validation.llama_cpp.measure import Work
 from lrcsim.experiments.validation.llama_cpp.models import measure_models
 from lrcsim.experiments.validation.llama_cpp.predictions import add_by_format, add_predictions
@@ -30,6 +29,7 @@ from lrcsim.experiments.validation.llama_cpp.tables import as_markdown
 from lrcsim.experiments.validation.llama_cpp.weights import cached, narrow, olmoe, tiny, wide
 from lrcsim.experiments.validation.offload.compare import busy
 from lrcsim.models import Geometry
+from lrcsim.recorder.llama_cpp.library import VERSION, Library
 
 KIND = "llama-cpp-on-one-core"
 MODELS: dict[str, Callable[[], Geometry]] = {"olmoe-1b-7b": olmoe, "narrow": narrow, "tiny": tiny}

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lrcsim.experiments.validation.llama_cpp.compare import rate_between
-from lrcsim.experiments.validation.llama_cpp.library import Library
 from lrcsim.experiments.validation.llama_cpp.measure import Reading, Work, read, rounds, spread
 from lrcsim.experiments.validation.llama_cpp.software import VARIANTS
 from lrcsim.experiments.validation.llama_cpp.weights import set_top_k, weights_file
 from lrcsim.models import Geometry, expert_bytes
+from lrcsim.recorder.llama_cpp.library import Library
 
 DENSE = "q8_0"
 """Of all but the experts, in every file alike."""

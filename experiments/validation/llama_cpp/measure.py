@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from lrcsim.experiments.validation.llama_cpp.library import Context
+from lrcsim.recorder.llama_cpp.library import Context
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")

@@ -13,13 +13,13 @@ from lrcsim.calibration.of_machine import MeasurePlan, measure_machine, profile_
 from lrcsim.calibration.of_machine.compute import on_threads
 from lrcsim.calibration.of_machine.machine import processor
 from lrcsim.experiments.validation.llama_cpp.compare import NUMBERS, line_through, middle, token_bytes
-from lrcsim.experiments.validation.llama_cpp.library import Library
 from lrcsim.experiments.validation.llama_cpp.measure import Reading, Work, core_reads, read, rounds, spread, summary
 from lrcsim.experiments.validation.llama_cpp.software import VARIANTS
 from lrcsim.experiments.validation.llama_cpp.weights import weights_file
 from lrcsim.hardware import HardwareProfile
 from lrcsim.hardware.load import to_toml
 from lrcsim.models import Geometry
+from lrcsim.recorder.llama_cpp.library import Library
 
 MACHINE, CORE = ("machine", ""), ("core", "")
 """The cells in which the machine is calibrated, and in which a core reads memory as fast as it can."""

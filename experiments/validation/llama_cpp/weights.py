@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError
-from lrcsim.experiments.validation.llama_cpp.library import HOW, Library
 from lrcsim.models import Geometry, load_geometry
 from lrcsim.models.quantisation import format_of
 from lrcsim.models.tensors import tensors
+from lrcsim.recorder.llama_cpp.library import HOW, Library
 
 POOL = 512
 """Different rows of each length and format; a tensor's rows are drawn from them."""

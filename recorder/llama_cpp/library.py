@@ -55,6 +55,14 @@ struct batch {
     int8_t *output;
 };
 
+struct tensor {
+    int32_t type;
+    void *buffer;
+    int64_t ne[4];
+    size_t nb[4];
+    uint8_t rest[512];
+};
+
 void llama_backend_init(void);
 void llama_log_set(void (*log)(int32_t level, const char *text, void *data), void *data);
 const char *llama_print_system_info(void);
@@ -65,7 +73,18 @@ void llama_model_free(void *model);
 uint64_t llama_model_size(const void *model);
 int32_t llama_model_n_layer(const void *model);
 int32_t llama_model_n_embd(const void *model);
+int32_t llama_model_n_ctx_train(const void *model);
+int32_t llama_model_meta_val_str(const void *model, const char *key, char *target, size_t size);
+const char *llama_model_chat_template(const void *model, const char *name);
 const void *llama_model_get_vocab(const void *model);
+int32_t llama_tokenize(
+    const void *vocab, const char *text, int32_t length, int32_t *tokens, int32_t most, bool special, bool parse);
+bool llama_vocab_is_eog(const void *vocab, int32_t token);
+int32_t llama_vocab_eos(const void *vocab);
+int32_t llama_vocab_type(const void *vocab);
+struct message { const char *role, *content; };
+int32_t llama_chat_apply_template(
+    const char *template, const struct message *messages, size_t count, bool answer, char *target, int32_t size);
 int32_t llama_vocab_n_tokens(const void *vocab);
 void *llama_init_from_model(void *model, struct context_params params);
 void llama_free(void *context);
@@ -77,9 +96,15 @@ int32_t llama_n_threads_batch(void *context);
 void *llama_get_memory(const void *context);
 void llama_memory_clear(void *memory, bool data);
 struct batch llama_batch_get_one(int32_t *tokens, int32_t count);
+struct batch llama_batch_init(int32_t tokens, int32_t embeddings, int32_t sequences);
+void llama_batch_free(struct batch batch);
 int32_t llama_decode(void *context, struct batch batch);
 void llama_synchronize(void *context);
 float *llama_get_logits_ith(void *context, int32_t which);
+float *llama_get_logits(void *context);
+const char *ggml_get_name(const struct tensor *tensor);
+size_t ggml_nbytes(const struct tensor *tensor);
+void ggml_backend_tensor_get(const struct tensor *tensor, void *target, size_t offset, size_t size);
 size_t ggml_row_size(int32_t type, int64_t values);
 size_t ggml_quantize_chunk(
     int32_t type, const float *values, void *target, int64_t start, int64_t rows, int64_t length, const float *weights);
@@ -97,6 +122,10 @@ CONTEXT_DEFAULTS = {"n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "n_seq_max":
 REPACKED = r"CPU_REPACK model buffer size\s*=\s*([0-9.]+) MiB"
 
 Floats = npt.NDArray[np.float32]
+
+_loggers: list[Any] = []
+_log: deque[str] = deque(maxlen=400)
+"""Of the whole process, as the library has one logger: the last that was set."""
 
 
 class Library:
@@ -116,8 +145,9 @@ class Library:
         self.ffi: Any = importlib.import_module("cffi").FFI()
         self.ffi.cdef(DECLARATIONS)
         self.c: Any = self.ffi.dlopen(str(path))
-        self.log: deque[str] = deque(maxlen=400)
+        self.log = _log
         self._callback = self.ffi.callback("void(int32_t, const char *, void *)", self._logged, onerror=_swallow)
+        _loggers.append(self._callback)  # the library goes on calling it when this object is gone
         self.c.llama_log_set(self._callback, self.ffi.NULL)
         self.c.llama_backend_init()
         check_defaults("llama_model_params", self.c.llama_model_default_params(), MODEL_DEFAULTS)
@@ -199,15 +229,90 @@ class Model:
     @property
     def vocab(self) -> int:
         """Tokens of the vocabulary."""
-        return int(self.library.c.llama_vocab_n_tokens(self.library.c.llama_model_get_vocab(self.pointer)))
+        return int(self.library.c.llama_vocab_n_tokens(self._vocab()))
 
-    def context(self, tokens: int, threads: int = 1) -> Context:
+    def tokenise(self, text: str, *, special: bool) -> list[int]:
+        """Return the token ids of a text, written-out special tokens read as such.
+
+        Args:
+            text: the text.
+            special: add what the model wants around a text, as a token that begins it.
+        """
+        c, vocab, data = self.library.c, self._vocab(), text.encode()
+        room = self.library.ffi.new("int32_t[]", len(data) + 8)
+        count = c.llama_tokenize(vocab, data, len(data), room, len(data) + 8, special, True)
+        if count < 0:
+            room = self.library.ffi.new("int32_t[]", -count)
+            count = c.llama_tokenize(vocab, data, len(data), room, -count, special, True)
+        return list(room[0:count])
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether it can read text."""
+        return int(self.library.c.llama_vocab_type(self._vocab())) != 0
+
+    @property
+    def chat_template(self) -> str | None:
+        """The template of its conversations, a Jinja text; None: it has none."""
+        given = self.library.c.llama_model_chat_template(self.pointer, self.library.ffi.NULL)
+        return _text(self.library.ffi, given) if given else None
+
+    def templated(self, messages: Sequence[Mapping[str, str]], *, answer: bool) -> str:
+        """Write a conversation by the model's template, of those that the library itself knows.
+
+        Args:
+            messages: each with ``role`` and ``content``.
+            answer: begin the assistant's next one.
+
+        Raises:
+            ValueError: the library does not know the template.
+        """
+        ffi, c = self.library.ffi, self.library.c
+        template = c.llama_model_chat_template(self.pointer, ffi.NULL)
+        texts = [(ffi.new("char[]", m["role"].encode()), ffi.new("char[]", m["content"].encode())) for m in messages]
+        given = ffi.new("struct message[]", [{"role": role, "content": content} for role, content in texts])
+        size = 0
+        for _ in range(2):  # the first time to learn how long it is
+            target = ffi.new("char[]", max(size, 1))
+            size = c.llama_chat_apply_template(template, given, len(messages), answer, target, size)
+            if size < 0:
+                raise ValueError("llama.cpp does not know this template by itself: give the conversation as text")
+        return bytes(ffi.buffer(target, size)).decode("utf-8", "replace")
+
+    @property
+    def end(self) -> int | None:
+        """The token that ends a text, by the file or else by the kind of its tokenizer; None: there is none."""
+        token = int(self.library.c.llama_vocab_eos(self._vocab()))
+        return token if token >= 0 else None
+
+    def ends(self, token: int) -> bool:
+        """Whether a token ends what is generated."""
+        return bool(self.library.c.llama_vocab_is_eog(self._vocab(), token))
+
+    def _vocab(self) -> Any:
+        return self.library.c.llama_model_get_vocab(self.pointer)
+
+    @property
+    def positions(self) -> int:
+        """Tokens of the longest text that it was trained for."""
+        return int(self.library.c.llama_model_n_ctx_train(self.pointer))
+
+    def context(
+        self, tokens: int, threads: int = 1, *, step: int | None = None, exact: bool = False, watch: Any = None
+    ) -> Context:
         """Return a context for so many tokens of one request.
+
+        Args:
+            tokens: room for them.
+            threads: of the CPU.
+            step: tokens run at once at most; None: all.
+            exact: keys and values in float32, and no flash attention.
+            watch: called for every node of a graph, see `lrcsim.recorder.llama_cpp.routing`.
 
         Raises:
             ConfigError: the library makes none.
         """
-        return Context(self, tokens, threads)
+        return Context(self, tokens, threads, step=step, exact=exact, watch=watch)
 
     def close(self) -> None:
         """Free it."""
@@ -225,11 +330,25 @@ class Model:
 class Context:
     """A request's KV cache and threads; a context manager that frees them. See `Model.context`."""
 
-    def __init__(self, model: Model, tokens: int, threads: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        tokens: int,
+        threads: int,
+        *,
+        step: int | None = None,
+        exact: bool = False,
+        watch: Any = None,
+    ) -> None:
         self.library, self.model = model.library, model
         params = self.library.c.llama_context_default_params()
-        params.n_ctx = params.n_batch = params.n_ubatch = tokens
+        params.n_ctx = tokens
+        params.n_batch = params.n_ubatch = step or tokens
         params.n_threads = params.n_threads_batch = threads
+        if exact:
+            params.type_k = params.type_v = params.flash_attention = 0  # float32, off
+        if watch is not None:
+            params.eval = self.library.ffi.cast("void *", watch)
         self.pointer = self.library.c.llama_init_from_model(model.pointer, params)
         if not self.pointer:
             raise ConfigError(f"llama.cpp makes no context of {tokens} tokens: give fewer, or free some memory")
@@ -245,24 +364,40 @@ class Context:
         """Tokens that it has room for."""
         return int(self.library.c.llama_n_ctx(self.pointer))
 
-    def run(self, tokens: Sequence[int]) -> None:
+    def run(self, tokens: Sequence[int], *, every: bool = False) -> None:
         """Run one step over tokens that follow those already there; returns when it is computed.
+
+        Args:
+            tokens: their ids, no more than the context's step.
+            every: compute what follows each of them, not the last alone; else the last layer runs only that one.
 
         Raises:
             RuntimeError: the library refuses, with its number for why.
         """
         ffi, c = self.library.ffi, self.library.c
         given = ffi.new("int32_t[]", list(tokens))
-        status = c.llama_decode(self.pointer, c.llama_batch_get_one(given, len(tokens)))
+        batch = c.llama_batch_get_one(given, len(tokens))
+        if every:
+            wanted = ffi.new("int8_t[]", [1] * len(tokens))
+            batch.output = wanted
+        status = c.llama_decode(self.pointer, batch)
         if status:
             raise RuntimeError(f"llama_decode returns {status}: {' '.join(''.join(self.library.log).split())[-300:]}")
         c.llama_synchronize(self.pointer)
 
-    def logits(self) -> Floats:
-        """Return those of the last token, float32 [vocab]."""
-        pointer = self.library.c.llama_get_logits_ith(self.pointer, -1)
+    def logits(self, which: int = -1) -> Floats:
+        """Return those of the last token, or of one of the last step where all were wanted, float32 [vocab]."""
+        pointer = self.library.c.llama_get_logits_ith(self.pointer, which)
         size = self.model.vocab * 4
         return np.frombuffer(bytes(self.library.ffi.buffer(pointer, size)), np.float32)
+
+    def favoured(self, tokens: int) -> npt.NDArray[np.int32]:
+        """Return the token that the output favours after each of the last step's, which were all wanted; int32."""
+        pointer = self.library.c.llama_get_logits(self.pointer)
+        buffer = self.library.ffi.buffer(pointer, tokens * self.model.vocab * 4)
+        rows: Floats = np.frombuffer(buffer, np.float32).reshape(tokens, -1)
+        favoured: npt.NDArray[np.int32] = rows.argmax(axis=1).astype(np.int32)
+        return favoured
 
     def clear(self) -> None:
         """Forget all tokens."""

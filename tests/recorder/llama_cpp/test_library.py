@@ -17,29 +17,18 @@ import numpy.typing as npt
 import pytest
 
 from lrcsim.base.errors import ConfigError
-from lrcsim.experiments.validation.llama_cpp import library as library_module
 from lrcsim.experiments.validation.llama_cpp.__main__ import main
 from lrcsim.experiments.validation.llama_cpp.formats import dtype_of
-from lrcsim.experiments.validation.llama_cpp.library import VERSION, Library, check_defaults
 from lrcsim.experiments.validation.llama_cpp.software import VARIANTS
 from lrcsim.experiments.validation.llama_cpp.weights import set_top_k, stored, tiny, weights_file, write
 from lrcsim.models import Geometry
 from lrcsim.models.formats import FORMATS
+from lrcsim.recorder.llama_cpp import library as library_module
+from lrcsim.recorder.llama_cpp.library import VERSION, Library, check_defaults
 
 Matrix = npt.NDArray[np.float64]
 TOKENS = [3, 141, 59, 26, 500, 35, 89, 79]
 OLMOE = replace(tiny(), name="tiny-olmoe", qk_norm=False, kv_heads=4)
-
-
-@pytest.fixture(scope="module")
-def library() -> Library:
-    pytest.importorskip("cffi", reason="cffi is not installed")
-    pytest.importorskip("gguf", reason="gguf is not installed")
-    if importlib.util.find_spec("xllamacpp") is None:
-        pytest.skip("xllamacpp is not installed")
-    if importlib.metadata.version("xllamacpp") != VERSION:
-        pytest.skip(f"xllamacpp is not {VERSION}")
-    return Library()
 
 
 @pytest.fixture(scope="module", params=[tiny(), OLMOE], ids=["qwen3moe", "olmoe"])
@@ -180,7 +169,7 @@ def test_one_thread_computes(library: Library, exact: Path) -> None:
     """In a process of its own: one thread makes no other, two make one."""
     code = f"""
 import os
-from lrcsim.experiments.validation.llama_cpp.library import Library
+from lrcsim.recorder.llama_cpp.library import Library
 from lrcsim.experiments.validation.llama_cpp.measure import Work, read
 
 with Library().model({str(exact)!r}) as model:

@@ -1,0 +1,113 @@
+"""What llama.cpp routes, taken out of its graph while it is computed.
+
+The library calls back for every node of a graph: first to ask whether its result is wanted, then with the result. Names
+of nodes are those of ``llm_graph_context::build_moe_ffn`` (ggml-org/llama.cpp, ``src/llama-graph.cpp``, build 11549):
+``ffn_moe_topk-LAYER`` holds the chosen experts in rank order, the last of ``ffn_moe_weights-LAYER``, ``_norm``,
+``_softmax`` and ``_scaled`` what their outputs are multiplied with, ``ffn_moe_logits-LAYER`` or ``_biased`` the
+router's scores. Where the softmax is over the chosen alone (``_softmax``, as in gpt-oss), the scores with their bias
+are called ``ffn_moe_probs-LAYER``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.base.errors import ConfigError
+from lrcsim.recorder.llama_cpp.library import Library
+from lrcsim.recorder.passes import Columns, sorted_by_weight, stacked
+
+NODE = re.compile(r"ffn_moe_(topk|probs|logits(?:_biased)?|weights(?:_norm|_softmax|_scaled)?)-([0-9]+)")
+TYPES: dict[int, Any] = {0: np.float32, 26: np.int32}
+"""ggml's numbers of the two types that these nodes have."""
+
+
+class Routing:
+    """Collects what is routed while a context computes; nothing that goes wrong in it reaches the library.
+
+    Attributes:
+        callback: for ``context_params.eval``.
+    """
+
+    def __init__(self, library: Library, *, logits: bool = False) -> None:
+        self.library, self.wanted = library, {"topk", "weights"} | ({"logits", "probs"} if logits else set())
+        self._found: dict[int, dict[str, list[npt.NDArray[Any]]]] = {}
+        self._error: BaseException | None = None
+        self._chosen_alone = False
+        self.callback: Any = library.ffi.callback("bool(struct tensor *, bool, void *)", self._called, error=True)
+
+    def take(self, tokens: int) -> Columns:
+        """Return what was routed since the last call.
+
+        Args:
+            tokens: that were run since.
+
+        Returns:
+            ``experts`` int32 [tokens, L, K] and ``weights`` float32 [tokens, L, K] in rank order, and where asked for
+            ``logits`` float16 [tokens, L, E]; layers ascending.
+
+        Raises:
+            ConfigError: the graph has no such nodes, or not for every token.
+        """
+        found, self._found = self._found, {}
+        error, self._error = self._error, None
+        if error is not None:
+            raise ConfigError(f"llama.cpp's graph cannot be read: {error}") from error
+        if not found:
+            raise ConfigError("llama.cpp routes nothing in this model: it has no node ffn_moe_topk-N, is it a MoE?")
+        layers = []
+        for number in sorted(found):
+            columns = {kind: np.concatenate(parts) for kind, parts in found[number].items()}
+            rows = {kind: len(part) for kind, part in columns.items()}
+            if set(rows) != self.wanted or set(rows.values()) != {tokens}:
+                raise ConfigError(f"llama.cpp gave {rows or 'nothing'} of layer {number} for {tokens} tokens")
+            layer: Columns = {"experts": columns["topk"], "weights": columns["weights"]}
+            if "logits" in columns:
+                layer["logits"] = columns["probs" if self._chosen_alone else "logits"].astype(np.float16)
+            layers.append(layer)
+        joined = stacked(layers)
+        sorted_by_weight(joined["experts"], joined["weights"])
+        self.layers = sorted(found)
+        return joined
+
+    def _called(self, tensor: Any, ask: bool, _: Any) -> bool:
+        try:
+            name: bytes = self.library.ffi.string(self.library.c.ggml_get_name(tensor))
+            if not name.startswith(b"ffn_moe_"):  # most nodes: 40 a layer
+                return not ask
+            match = NODE.fullmatch(name.decode("utf-8", "replace"))
+            if match is None or match[1].partition("_")[0] not in self.wanted:
+                return not ask
+            if not ask:
+                self._keep(match[1], int(match[2]), tensor)
+        except Exception as error:  # nothing may be raised into the library; `take` says it
+            self._error = self._error or error
+        return True
+
+    def _keep(self, kind: str, layer: int, tensor: Any) -> None:
+        rows = self._rows(tensor)
+        if not rows.size:
+            return
+        parts = self._found.setdefault(layer, {})
+        what, _, later = kind.partition("_")
+        if what == "weights":  # they stand as [1, k, tokens] or [k, tokens] there
+            rows = rows.reshape(parts["topk"][-1].shape)
+        self._chosen_alone |= later == "softmax"
+        if later:  # what became of them, of the same tokens
+            parts[what][-1] = rows
+        else:
+            parts.setdefault(what, []).append(rows)
+
+    def _rows(self, tensor: Any) -> npt.NDArray[Any]:
+        """Copy a node's result, [tokens, width] for a matrix; the chosen experts are a view of all in their order."""
+        shape, steps = [int(tensor.ne[i]) for i in (3, 2, 1, 0)], [int(tensor.nb[i]) for i in (3, 2, 1, 0)]
+        dtype = np.dtype(TYPES[int(tensor.type)])
+        raw = np.zeros(int(self.library.c.ggml_nbytes(tensor)) if 0 not in shape else 0, np.uint8)
+        if not raw.size:
+            return np.zeros((0, shape[-1]), dtype)
+        self.library.c.ggml_backend_tensor_get(tensor, self.library.ffi.from_buffer(raw), 0, raw.size)
+        whole = np.ndarray(shape, dtype, raw.data, strides=steps)
+        return whole.reshape(-1, shape[-1]).copy()

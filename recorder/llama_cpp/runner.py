@@ -1,0 +1,256 @@
+"""Recording from a GGUF file in llama.cpp: tokens in, routing out, one request at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.base.errors import ConfigError
+from lrcsim.models.gguf_header import GgufHeader, read_header
+from lrcsim.recorder.llama_cpp.library import VERSION, Context, Library, Model
+from lrcsim.recorder.llama_cpp.routing import Routing
+from lrcsim.recorder.passes import Columns
+from lrcsim.recorder.prompts import Prompt
+from lrcsim.recorder.requests import Request
+from lrcsim.recorder.session import Progress, Recording, Settings, record_with
+from lrcsim.traces import LayerTable
+from lrcsim.traces.choose_layers import choose_layers
+
+STEP = 128
+"""Tokens of a prompt run at once: the outputs of all are computed, 75 MB with a vocabulary of 150,000."""
+
+EXPERTS = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps", "ffn_gate_up_exps")
+"""Tensors that hold all experts of a layer; biases are called alike."""
+
+
+EXACT = "keys and values in float32, no flash attention"
+
+
+class Tokenizer:
+    """A model's own tokenizer and chat template, called as those of transformers are."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.chat_template = model, model.chat_template
+
+    def __call__(self, text: str, *, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        """Return the token ids of a text under ``input_ids``."""
+        return {"input_ids": self.model.tokenise(text, special=add_special_tokens)}
+
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool, tokenize: bool
+    ) -> str:
+        """Write a conversation as text; ``tokenize`` must be False."""
+        assert not tokenize
+        return self.model.templated(messages, answer=add_generation_prompt)
+
+
+class LlamaCppRunner:
+    """Runs requests in llama.cpp on the CPU; see `session.Runner`.
+
+    Args:
+        model: loaded.
+        header: of its file.
+        settings: how to run.
+        exact: keys and values in float32, no flash attention.
+
+    Raises:
+        ConfigError: the file has no experts, or the settings are not for llama.cpp.
+    """
+
+    both = False
+    batch = 1
+
+    def __init__(self, model: Model, header: GgufHeader, settings: Settings, *, exact: bool) -> None:
+        if settings.predict_next:
+            raise ConfigError("--predict-next: gates in llama.cpp are not asked about other layers; leave it out")
+        self.model, self.header, self.settings, self.exact = model, header, settings, exact
+        self.name = header.path.name
+        self.tokenizer = Tokenizer(model) if model.has_tokenizer else None
+        self.positions: int | None = model.positions
+        self.vocabulary = model.vocab
+        named = header.values.get("tokenizer.ggml.eos_token_id")
+        self.separator = named if isinstance(named, int) else None
+        blocks = [block for block in range(model.layers) if f"blk.{block}.ffn_gate_inp.weight" in header.tensors]
+        if not blocks:
+            raise ConfigError(f"{header.path} is no Mixture-of-Experts model: no layer has a router (ffn_gate_inp)")
+        self._blocks = blocks
+        self._chosen = list(range(len(blocks)))
+        if settings.layers is not None:
+            self._chosen = choose_layers(settings.layers, len(blocks), [_name(block) for block in blocks])
+        self.notices = []
+        if settings.batch > 1:
+            self.notices.append("recorded one request at a time, as llama.cpp's context holds one here")
+        self._routing = Routing(model.library, logits=settings.logits)
+        self._context: Context | None = None
+        self._top_k = 0
+
+    def determined(self) -> dict[str, Any]:
+        """Return the file's digests, the library's version, and what else changes numbers."""
+        return {"model": self.name, "sha256": self._digests(), "xllamacpp": VERSION, "exact": self.exact}
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Free the context at the end."""
+        try:
+            yield
+        finally:
+            if self._context is not None:
+                self._context.close()
+                self._context = None
+
+    def run(self, batch: list[Request]) -> list[Columns]:
+        """Run requests one after the other."""
+        return [self._run(request) for request in batch]
+
+    def layers(self) -> LayerTable:
+        """Describe the recorded layers, bytes as they are in the file."""
+        experts, sizes, dense = [], [], []
+        for block in self._recorded():
+            found = [self.header.tensors.get(f"blk.{block}.{name}.weight") for name in EXPERTS]
+            one = next(tensor for tensor in found if tensor is not None)
+            inside = {tensor.name: tensor.bytes for tensor in self._of_block(block)}
+            routed = sum(size for name, size in inside.items() if name.split(".")[2] in EXPERTS)
+            experts.append(one.shape[-1])
+            sizes.append(routed // one.shape[-1])
+            dense.append(sum(inside.values()) - routed)
+        shared = self.header.number("expert_shared_count", 0)
+        return LayerTable.build(
+            len(experts), experts, self._top_k, expert_bytes=sizes, dense_bytes=dense, block=self._recorded(),
+            num_shared=shared,
+        )  # fmt: skip
+
+    def layer_names(self) -> list[str]:
+        """Name the layers as their tensors begin: ``blk.3.ffn``."""
+        return [_name(block) for block in self._recorded()]
+
+    def about(self) -> dict[str, Any]:
+        """Return what provenance says: the file, the library, the quantisation."""
+        values = self.header.values
+        kinds = sorted({tensor.type for tensor in self.header.tensors.values() if "_exps." in tensor.name})
+        return {
+            "versions": {"xllamacpp": VERSION},
+            "device": f"cpu ({self.model.library.instructions})",
+            "dtype": ", ".join(kinds),
+            "file": {"sha256": self._digests(), "size": sum(part.stat().st_size for part in self.header.parts)},
+            "engine": f"llama.cpp, {EXACT if self.exact else 'its defaults'}",
+            "gguf": {
+                name: value
+                for name, value in values.items()
+                if isinstance(value, int | float | str) and not name.startswith("tokenizer.") and len(str(value)) < 200
+            },
+            "predicted_ids": "argmax of the model's output at the position",
+        }
+
+    def _run(self, request: Request) -> Columns:
+        settings, ids = self.settings, request.ids
+        more = 0 if settings.teacher_forced else settings.max_new_tokens
+        context = self._room_for(len(ids) + more)
+        parts, favoured = [], []
+        for low in range(0, len(ids), STEP):
+            piece = ids[low : low + STEP]
+            context.run(piece, every=True)
+            parts.append(self._routing.take(len(piece)))
+            favoured.append(context.favoured(len(piece)))
+        made: list[int] = []
+        if more:
+            random = np.random.default_rng((settings.seed, request.number))
+            token = _sample(context.logits(), settings.temperature, random)
+            while len(made) + 1 < more and not self._ends(token):
+                context.run([token])
+                made.append(token)
+                parts.append(self._routing.take(1))
+                favoured.append(context.favoured(1))
+                token = _sample(context.logits(), settings.temperature, random)
+        columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        columns = {name: data[:, self._chosen] for name, data in columns.items()}
+        self._top_k = columns["experts"].shape[2]
+        columns["weights"] = columns["weights"].astype(np.float16)
+        columns["token_ids"] = np.array([*ids, *made], np.int32)
+        columns["predicted_ids"] = np.concatenate(favoured)
+        if more:
+            columns["phase"] = np.repeat(np.array([0, 1], np.uint8), [len(ids), len(made)])
+        return columns
+
+    def _ends(self, token: int) -> bool:
+        """Whether a token ends a text; where the file names none, the one that the library takes for it is a guess."""
+        return self.model.ends(token) and (self.separator is not None or token != self.model.end)
+
+    def _room_for(self, tokens: int) -> Context:
+        """Return an empty context for so many tokens: the one that is there, if it is large enough."""
+        if self._context is not None and self._context.tokens >= tokens:
+            self._context.clear()
+            return self._context
+        if self._context is not None:
+            self._context.close()
+        size = min(1 << max(tokens - 1, STEP).bit_length(), max(self.model.positions, tokens))
+        self._context = self.model.context(
+            size, len(os.sched_getaffinity(0)), step=STEP, exact=self.exact, watch=self._routing.callback
+        )
+        return self._context
+
+    def _recorded(self) -> list[int]:
+        return [self._blocks[at] for at in self._chosen]
+
+    def _of_block(self, block: int) -> list[Any]:
+        return [tensor for name, tensor in self.header.tensors.items() if name.startswith(f"blk.{block}.")]
+
+    def _digests(self) -> list[str]:
+        if not hasattr(self, "_known_digests"):
+            self._known_digests = [_digest(part) for part in self.header.parts]
+        return self._known_digests
+
+
+def record_gguf(
+    path: str | Path,
+    prompts: Iterable[Prompt],
+    out: str | Path,
+    settings: Settings,
+    *,
+    exact: bool = False,
+    source: str = "",
+    restart: bool = False,
+    progress: Progress | None = None,
+) -> Recording:
+    """Run a GGUF file in llama.cpp on prompts and write what it routed as a trace; resumable as `record` is.
+
+    Args:
+        path: the file; of a split model any part.
+        prompts: as texts, messages (by the templates that llama.cpp itself knows) or token ids.
+        out: the trace to write.
+        settings: how to run.
+        exact: keys and values in float32, no flash attention; else llama.cpp's defaults.
+        source: where the prompts are from, for the provenance.
+        restart: drop an unfinished recording.
+        progress: called after each request.
+
+    Raises:
+        ConfigError: a package is not installed, the file is none or has no experts, or the settings are not for it.
+        TraceError: the trace cannot be written.
+    """
+    header = read_header(path)
+    with Library().model(header.path) as model:
+        runner = LlamaCppRunner(model, header, settings, exact=exact)
+        return record_with(runner, prompts, out, settings, source=source, restart=restart, progress=progress)
+
+
+def _name(block: int) -> str:
+    return f"blk.{block}.ffn"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sample(logits: npt.NDArray[np.float32], temperature: float, random: np.random.Generator) -> int:
+    """Choose the next token: the greatest score, or one by softmax(scores / temperature), with Gumbel noise."""
+    if temperature == 0:
+        return int(logits.argmax())
+    return int((logits.astype(np.float64) / temperature + random.gumbel(size=len(logits))).argmax())
