@@ -11,10 +11,8 @@ from lrcsim.experiments.paper.figures import look_of_model, tidy
 from lrcsim.experiments.paper.measure import AT, MeasuredTrace
 from lrcsim.experiments.paper.names import Model, generated, models_in
 from lrcsim.experiments.paper.tradeoff import above_floor, balanced_globally
-from lrcsim.plots.figure import open_figure
+from lrcsim.plots.figure import open_figure, width
 from lrcsim.plots.looks import legend_below
-
-TOLD = {"local": "tokens of one segment", "global": "tokens of different requests"}
 
 
 def local_and_global(path: str, found: Sequence[MeasuredTrace]) -> None:
@@ -31,7 +29,8 @@ def local_and_global(path: str, found: Sequence[MeasuredTrace]) -> None:
     models = models_in(shown)
     near = balanced_globally(shown)
     rows = [shown, near] if 1 < len(near) < len(shown) else [shown]
-    with open_figure(path, len(rows), 2, figsize=(7, 2.7 * len(rows)), squeeze=False) as (figure, grid):
+    size = (width(), (2.7 if width() > 5 else 1.8) * len(rows))
+    with open_figure(path, len(rows), 2, figsize=size, squeeze=False) as (figure, grid):
         for (left, right), some in zip(grid, rows, strict=True):
             for axes, where in ((left, "local"), (right, "global")):
                 for model in models:
@@ -39,11 +38,11 @@ def local_and_global(path: str, found: Sequence[MeasuredTrace]) -> None:
                         if any(one is other for other in some):
                             _point(axes, model, one, where)
                 axes.axvline(0, color="0.6", lw=0.8, linestyle=":")
-                tidy(axes, f"{where} imbalance: {TOLD[where]}", "", legend="none")
+                tidy(axes, f"{where} imbalance", "", legend="none")
             limits = [*left.get_xlim(), *right.get_xlim()]
             for axes in (left, right):
                 axes.set_xlim(min(limits), max(limits))
-            left.set(ylabel=f"SRP above its floor, m = {AT}", title="all" if some is shown else "balanced globally")
+            left.set(ylabel=f"SRP above floor, m = {AT}", title="all" if some is shown else "balanced globally")
             right.sharey(left)
         legend_below(figure, list(grid.flat))
 

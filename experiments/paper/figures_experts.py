@@ -87,7 +87,7 @@ def specialisation_of_models(path: str, found: Sequence[MeasuredTrace]) -> None:
     with open_figure(path, rows, columns, figsize=(width(), rows * high), sharey=True, squeeze=False) as (figure, grid):
         for (above, below), measure in zip(grid.T if wide else grid, measures, strict=True):
             _bars(above, models, measure, "correlation with SRP", 1)
-            _bars(below, models, measure, "mean specialisation", 0)
+            _bars(below, models, measure, "mean value", 0)
             above.set_xticks((-0.5, 0, 0.5))
             above.set(title=SPECIALISATIONS[measure], xlim=(-1, 1))
         grid.flat[0].invert_yaxis()

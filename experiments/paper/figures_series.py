@@ -12,14 +12,14 @@ from lrcsim.experiments.paper.inputs import trained
 from lrcsim.experiments.paper.measure import AT, SCH, MeasuredTrace
 from lrcsim.experiments.paper.names import short_name
 from lrcsim.experiments.paper.published import SEGMENTS, published
-from lrcsim.plots.figure import open_figure
+from lrcsim.plots.figure import open_figure, width
 from lrcsim.plots.looks import COLOURS, legend_below, look_of
 
 
 def pairs(path: str, every: Sequence[tuple[MeasuredTrace, MeasuredTrace]]) -> None:
     """Draw SRP after post-training less before, by segment length; the paper's pairs in grey."""
     models = published().post
-    with open_figure(path, figsize=(7, 3.0)) as (figure, axes):
+    with open_figure(path, figsize=(width(), 3.0 if width() > 5 else 2.2)) as (figure, axes):
         label: str | None = "paper, six pairs"
         for model in models.values():
             if "base" in model:
@@ -32,7 +32,7 @@ def pairs(path: str, every: Sequence[tuple[MeasuredTrace, MeasuredTrace]]) -> No
             axes.plot(lengths, change, label=f"{short_name(base.source)} to {short_name(post.source)}", **look_of(i))
         axes.axhline(0, color="0.4", lw=0.7)
         lengths_axis(axes, SEGMENTS)
-        tidy(axes, "segment length m [tokens]", "SRP after less before", legend="none")
+        tidy(axes, "segment length m [tokens]", "change of SRP", legend="none")
         legend_below(figure, [axes])
 
 
@@ -57,7 +57,7 @@ def series(path: str, every: Sequence[Sequence[MeasuredTrace]]) -> None:
             for field, style in (("experts", "-"), ("sets", "--")):
                 label = f"{'experts' if field == 'experts' else 'whole sets'} of the last {name}".strip()
                 shares = [np.nan if one is None else getattr(one, field) for one in kept]
-                right.plot(x, shares, style, color=COLOURS[i % len(COLOURS)], marker="o", ms=3.5, label=label)
+                right.plot(x, shares, style, color=COLOURS[(i + len(every)) % len(COLOURS)], marker="o", label=label)
         stages = all(trained(one.source.trace) is not None for one_series in every for one in one_series)
         unit = "tokens trained [million]" if stages else "trace, in the order given"
         tidy(left, unit, "SRP, hit rate", legend="none", ylim=(0, 1))

@@ -19,11 +19,13 @@ pytest.importorskip("matplotlib")
 from matplotlib.text import Text
 
 from lrcsim.experiments.paper import (
+    figures_balance,
     figures_cache,
     figures_domains,
     figures_experts,
     figures_models,
     figures_sample,
+    figures_series,
     figures_srp,
     figures_two_x,
 )
@@ -166,6 +168,9 @@ DRAWINGS = {
     "two_x": figures_two_x.two_x,
     "case": figures_sample.case,
     "sample": figures_sample.sample,
+    "balance": figures_balance.local_and_global,
+    "pairs": lambda path, found: figures_series.pairs(path, [(found[0], found[-1])]),
+    "series": lambda path, found: figures_series.series(path, [found[:3], [found[0], found[-1]]]),
 }
 
 
@@ -191,6 +196,12 @@ def test_every_figure_fits_its_page(
         assert box.x1 <= figure.bbox.x1 + 1
     for i, a in enumerate(titles):
         assert not any(a.overlaps(b) for b in titles[:i])
+    named = [axis.label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) if axis.label.get_text()]
+    labels = [label.get_window_extent() for label in named if label.get_visible()]
+    for i, a in enumerate(labels):
+        assert min(a.x0, a.y0) >= -1
+        assert (a.x1 <= figure.bbox.x1 + 1, a.y1 <= figure.bbox.y1 + 1) == (True, True)
+        assert not any(a.overlaps(b) for b in labels[:i])
     words = "\n".join(text.get_text() for text in figure.findobj(Text))
     assert "teacher_forced" not in words
     assert ".h5" not in words
