@@ -30,6 +30,7 @@ class Routing:
 
     Attributes:
         callback: for ``context_params.eval``.
+        layers: blocks that routed at the last `take`, ascending.
     """
 
     def __init__(self, library: Library, *, logits: bool = False) -> None:
@@ -37,6 +38,7 @@ class Routing:
         self._found: dict[int, dict[str, list[npt.NDArray[Any]]]] = {}
         self._error: BaseException | None = None
         self._chosen_alone = False
+        self.layers: list[int] = []
         self.callback: Any = library.ffi.callback("bool(struct tensor *, bool, void *)", self._called, error=True)
 
     def take(self, tokens: int) -> Columns:

@@ -77,7 +77,8 @@ class LlamaCppRunner:
         self.vocabulary = model.vocab
         named = header.values.get("tokenizer.ggml.eos_token_id")
         self.separator = named if isinstance(named, int) else None
-        blocks = [block for block in range(model.layers) if f"blk.{block}.ffn_gate_inp.weight" in header.tensors]
+        last = model.layers - header.number("nextn_predict_layers", 0)  # layers that predict further tokens are not run
+        blocks = [block for block in range(last) if f"blk.{block}.ffn_gate_inp.weight" in header.tensors]
         if not blocks:
             raise ConfigError(f"{header.path} is no Mixture-of-Experts model: no layer has a router (ffn_gate_inp)")
         self._blocks = blocks
@@ -155,17 +156,15 @@ class LlamaCppRunner:
         parts, favoured = [], []
         for low in range(0, len(ids), STEP):
             piece = ids[low : low + STEP]
-            context.run(piece, every=True)
-            parts.append(self._routing.take(len(piece)))
+            parts.append(self._step(context, piece))
             favoured.append(context.favoured(len(piece)))
         made: list[int] = []
         if more:
             random = np.random.default_rng((settings.seed, request.number))
             token = _sample(context.logits(), settings.temperature, random)
             while len(made) + 1 < more and not self._ends(token):
-                context.run([token])
+                parts.append(self._step(context, [token]))
                 made.append(token)
-                parts.append(self._routing.take(1))
                 favoured.append(context.favoured(1))
                 token = _sample(context.logits(), settings.temperature, random)
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -176,6 +175,22 @@ class LlamaCppRunner:
         columns["predicted_ids"] = np.concatenate(favoured)
         if more:
             columns["phase"] = np.repeat(np.array([0, 1], np.uint8), [len(ids), len(made)])
+        return columns
+
+    def _step(self, context: Context, tokens: list[int]) -> Columns:
+        """Run tokens and return their routing.
+
+        Raises:
+            ConfigError: llama.cpp refuses, or ran other layers than have experts in the file.
+        """
+        try:
+            context.run(tokens, every=True)
+        except RuntimeError as error:
+            raise ConfigError(f"{self.header.path}: {error}") from None
+        columns = self._routing.take(len(tokens))
+        if self._routing.layers != self._blocks:
+            ran, there = (", ".join(map(str, layers)) for layers in (self._routing.layers, self._blocks))
+            raise ConfigError(f"{self.header.path}: llama.cpp routed in layers {ran}, experts are in {there}")
         return columns
 
     def _ends(self, token: int) -> bool:
@@ -190,9 +205,7 @@ class LlamaCppRunner:
         if self._context is not None:
             self._context.close()
         size = min(1 << max(tokens - 1, STEP).bit_length(), max(self.model.positions, tokens))
-        self._context = self.model.context(
-            size, len(os.sched_getaffinity(0)), step=STEP, exact=self.exact, watch=self._routing.callback
-        )
+        self._context = self.model.context(size, _cores(), step=STEP, exact=self.exact, watch=self._routing.callback)
         return self._context
 
     def _recorded(self) -> list[int]:
@@ -238,6 +251,11 @@ def record_gguf(
     with Library().model(header.path) as model:
         runner = LlamaCppRunner(model, header, settings, exact=exact)
         return record_with(runner, prompts, out, settings, source=source, restart=restart, progress=progress)
+
+
+def _cores() -> int:
+    """Return the processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _name(block: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,24 @@ def test_a_text_ends_where_the_file_says(file: Path, tmp_path: Path) -> None:
     with trace_of(tmp_path / "packed.h5") as joined:
         assert joined.token_ids is not None
         assert [int(joined.token_ids[stop - 1]) for stop in joined.offsets[1:]] == [end, end]  # after each document
+
+
+def test_what_llama_cpp_does_otherwise_is_said(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Any, tokens: Any, *, every: bool = False) -> None:
+        raise RuntimeError("llama_decode returns 1: no room")
+
+    settings = Settings(teacher_forced=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("lrcsim.recorder.llama_cpp.library.Context.run", refused)
+        with pytest.raises(ConfigError, match=r"baseline\.gguf: llama_decode returns 1: no room"):
+            record_gguf(file, PROMPTS, tmp_path / "g.h5", settings, restart=True)
+    whole = runner.read_header(file)
+    fewer = {name: tensor for name, tensor in whole.tensors.items() if name != "blk.7.ffn_gate_inp.weight"}
+    monkeypatch.setattr(runner, "read_header", lambda path: replace(whole, tensors=fewer))
+    with pytest.raises(
+        ConfigError, match=r"routed in layers 0, 1, 2, 3, 4, 5, 6, 7, experts are in 0, 1, 2, 3, 4, 5, 6$"
+    ):
+        record_gguf(file, PROMPTS, tmp_path / "g.h5", settings, restart=True)
 
 
 def test_greedy_and_sampled_choices_by_hand() -> None:
