@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import Counter
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lrcsim.base.cores import usable_cores
 from lrcsim.base.text import seconds
 from lrcsim.cli.output import answer, console, json_option, progress_bar
 from lrcsim.cli.screen import echo
@@ -62,7 +62,7 @@ def sweep(
     plan = divide(read_spec(spec))
     tasks = missing(plan, table, retry=retry, replace=replace)
     if dry_run:
-        _dry_run(plan, tasks, jobs or workers or _cores(), json_path)
+        _dry_run(plan, tasks, jobs or workers or usable_cores(), json_path)
         return
     where = _where(jobs, scheduler, workers, tasks)
     try:
@@ -86,10 +86,6 @@ def sweep(
         )
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _where(jobs: int | None, scheduler: str | None, workers: int | None, tasks: list[Task]) -> Workers:
     from lrcsim.sweeps import in_processes, in_this_process, on_dask, on_local_dask
 
@@ -97,7 +93,7 @@ def _where(jobs: int | None, scheduler: str | None, workers: int | None, tasks: 
         return on_dask(scheduler)
     if workers is not None:
         return on_local_dask(workers)
-    wanted = min(jobs or _cores(), len(tasks))
+    wanted = min(jobs or usable_cores(), len(tasks))
     return in_processes(wanted) if wanted > 1 else in_this_process
 
 

@@ -47,8 +47,9 @@ def record(
         ConfigError: model, prompts and settings do not go together; the message says how.
         TraceError: the trace cannot be written.
     """
-    from lrcsim.recorder import with_transformers
+    from lrcsim.recorder.session import record_with
+    from lrcsim.recorder.with_transformers import TransformersRunner
 
-    return with_transformers.record(
-        loaded, prompts, out, settings or Settings(), source=source, restart=restart, progress=progress
-    )
+    settings = settings or Settings()
+    runner = TransformersRunner(loaded, settings)
+    return record_with(runner, prompts, out, settings, source=source, restart=restart, progress=progress)

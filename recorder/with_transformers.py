@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +16,8 @@ from lrcsim.recorder.capture import Capture
 from lrcsim.recorder.model import Loaded
 from lrcsim.recorder.outputs import predicts_tokens
 from lrcsim.recorder.passes import Columns
-from lrcsim.recorder.prompts import Prompt
 from lrcsim.recorder.requests import Request
-from lrcsim.recorder.session import Progress, Recording, Settings, record_with
+from lrcsim.recorder.session import Settings
 from lrcsim.traces import LayerTable
 from lrcsim.traces.choose_layers import ATTENTION
 
@@ -102,21 +99,6 @@ class TransformersRunner:
                 "the gate of the layer, given the state that entered the gate of the layer 1, 2, 3 before"
             )
         return about
-
-
-def record(
-    loaded: Loaded,
-    prompts: Iterable[Prompt],
-    out: str | Path,
-    settings: Settings,
-    *,
-    source: str = "",
-    restart: bool = False,
-    progress: Progress | None = None,
-) -> Recording:
-    """Run a model in transformers on prompts and write what it routed as a trace: see `lrcsim.recorder.record`."""
-    runner = TransformersRunner(loaded, settings)
-    return record_with(runner, prompts, out, settings, source=source, restart=restart, progress=progress)
 
 
 def _notices(model: Any, settings: Settings) -> tuple[list[str], int]:

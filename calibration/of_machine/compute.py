@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from queue import SimpleQueue
 import numba
 import numpy as np
 
+from lrcsim.base.cores import usable_cores
 from lrcsim.calibration.of_machine.kernels import Floats, run_expert
 from lrcsim.calibration.of_machine.timing import Timing, repeat
 
@@ -145,8 +145,7 @@ def hand_over(repetitions: int) -> Timing:
 
 def cores() -> int:
     """Return the processors that this process may run on, and numba was given."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(affinity, int(numba.get_num_threads()))
+    return min(usable_cores(), int(numba.get_num_threads()))
 
 
 def thread_counts(most: int) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.base.cores import usable_cores
 from lrcsim.base.errors import ConfigError
 from lrcsim.models.gguf_header import GgufHeader, read_header
 from lrcsim.recorder.llama_cpp.library import VERSION, Context, Library, Model
@@ -205,7 +205,9 @@ class LlamaCppRunner:
         if self._context is not None:
             self._context.close()
         size = min(1 << max(tokens - 1, STEP).bit_length(), max(self.model.positions, tokens))
-        self._context = self.model.context(size, _cores(), step=STEP, exact=self.exact, watch=self._routing.callback)
+        self._context = self.model.context(
+            size, usable_cores(), step=STEP, exact=self.exact, watch=self._routing.callback
+        )
         return self._context
 
     def _recorded(self) -> list[int]:
@@ -251,11 +253,6 @@ def record_gguf(
     with Library().model(header.path) as model:
         runner = LlamaCppRunner(model, header, settings, exact=exact)
         return record_with(runner, prompts, out, settings, source=source, restart=restart, progress=progress)
-
-
-def _cores() -> int:
-    """Return the processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _name(block: int) -> str:

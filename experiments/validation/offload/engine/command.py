@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lrcsim.base.cores import usable_cores
 from lrcsim.base.errors import ConfigError
 from lrcsim.experiments.validation.offload.engine.bench import Bench, DisagreementError
 from lrcsim.experiments.validation.offload.engine.budget import Budget
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     budget = Budget(options.seconds, SIMULATING if options.seconds > 2 * SIMULATING else options.seconds / 4)
     device: Device = StubDevice() if options.stub else CudaDevice()
-    device.torch.set_num_threads(1 if options.stub else threads_at_hand())
+    device.torch.set_num_threads(1 if options.stub else usable_cores())
     command = Command(options, device, budget)
     plans = command.plans()  # refuses what is wrong before anything takes time
     new_folder(options.out)
@@ -255,11 +256,6 @@ class Command:
                 self.tell(f"{name}, {cell.name}, repetition {repetition}: {len(rows)} steps of {mean:.2f} ms")
             if not ended:
                 self.note(f"{name}, {cell.name}, repetition {repetition}: ended after {len(rows)} steps")
-
-
-def threads_at_hand() -> int:
-    """Return how many processors this process may use: experts on the processor are computed by all of them."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _fits(path: str, geometry: Geometry) -> bool:
