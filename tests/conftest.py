@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,12 +10,17 @@ from typing import NamedTuple
 import pytest
 from hypothesis import settings
 
+from lrcsim.base import compiling
 from lrcsim.cli.main import main
 
 # The same examples in every run; LRCSIM_HYPOTHESIS=explore draws new ones, and more.
 settings.register_profile("default", derandomize=True, deadline=None)
 settings.register_profile("explore", max_examples=2_000, deadline=None)
 settings.load_profile(os.environ.get("LRCSIM_HYPOTHESIS", "default"))
+
+# What a test finds on standard error does not depend on whether an earlier one has compiled the kernel, nor how fast:
+# that compiling is told of is tested in processes of its own (tests/base/test_compiling.py).
+compiling.AFTER = math.inf
 
 
 class Outcome(NamedTuple):
