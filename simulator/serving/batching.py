@@ -30,6 +30,9 @@ from lrcsim.traces.schedule import Schedule, StepRun
 Batching = Literal["continuous", "static"]
 BATCHING: tuple[Batching, ...] = ("continuous", "static")
 
+MOST_DRAFTS = 1_024
+"""Drafts of a step at most; engines draft 1 to some 60 (trees of them in EAGLE-2, arXiv 2406.16858)."""
+
 Speculative = tuple[int, float | Sequence[int]]
 """Tokens drafted per step; and how many are accepted: a rate for each, or counts for the steps of a request."""
 
@@ -211,13 +214,22 @@ def parse_acceptance(text: str) -> float | list[int]:
 def check_serving(
     trace: RoutingTrace, batch: int, batching: str, speculative: Speculative | None, seed: int = 0
 ) -> None:
-    """Refuse options of `batched` that are not allowed.
+    """Refuse options of `batched` that are not allowed, or not with this trace.
 
     Raises:
         ConfigError: with what was given and what is allowed.
     """
     if "step" in trace.columns:
         raise ConfigError("this trace is in the order of a server already: give the one it was made of")
+    check_values(batch, batching, speculative, seed)
+
+
+def check_values(batch: object, batching: object, speculative: Speculative | None, seed: object) -> None:
+    """Refuse values that these options cannot have, whether a run uses them or not.
+
+    Raises:
+        ConfigError: with what was given and what is allowed.
+    """
     if not _whole(batch) or batch < 1:
         raise ConfigError(f"batch must be a number of requests, 1 or more, given {batch!r}")
     if batching not in BATCHING:
@@ -232,8 +244,8 @@ def check_serving(
     if len(given) != 2:
         raise ConfigError(f"speculative must be (drafts, acceptance), such as (3, 0.7), given {speculative!r}")
     drafts, acceptance = given
-    if not _whole(drafts) or drafts < 1:
-        raise ConfigError(f"drafts must be a number of tokens, 1 or more, given {drafts!r}")
+    if not _whole(drafts) or not 1 <= drafts <= MOST_DRAFTS:
+        raise ConfigError(f"drafts must be a number of tokens from 1 to {MOST_DRAFTS:,}, given {drafts!r}")
     listed = isinstance(acceptance, list | tuple) and len(acceptance) > 0
     rate = isinstance(acceptance, int | float) and not isinstance(acceptance, bool) and 0 <= acceptance <= 1
     if not listed and not rate:

@@ -266,6 +266,11 @@ def _prefetcher(machine: Options, trace: RoutingTrace, runtime: Runtime, overlap
 def _dram(machine: Options, profile: HardwareProfile, trace: RoutingTrace, sizes: list[int]) -> PoolSize | None:
     """Return the room for experts in main memory, None where it holds them all."""
     total = sum(int(count) * size for count, size in zip(trace.layers.num_experts, sizes, strict=True))
+    policy = make_policy(machine.dram_policy)
+    if policy.needs & {"future", "weights", "profile"} or policy.bypass or policy.refills:
+        raise ConfigError(
+            f"dram policy {machine.dram_policy!r} needs more than main memory knows: use one of the plain ones, as lru"
+        )
     if profile.device_link is None:
         if machine.dram is not None:
             raise ConfigError(
@@ -298,10 +303,5 @@ def _dram(machine: Options, profile: HardwareProfile, trace: RoutingTrace, sizes
         raise ConfigError(
             f"dram {machine.dram!r} does not hold all experts ({human(total)}), and {profile.name} has no nvme for the "
             "rest: give all, or --set nvme=nvme-gen4"
-        )
-    policy = make_policy(machine.dram_policy)
-    if policy.needs & {"future", "weights", "profile"} or policy.bypass or policy.refills:
-        raise ConfigError(
-            f"dram policy {machine.dram_policy!r} needs more than main memory knows: use one of the plain ones, as lru"
         )
     return size

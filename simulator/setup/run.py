@@ -23,7 +23,7 @@ from lrcsim.runtimes import Runtime, RuntimeDocument
 from lrcsim.runtimes import read_toml as read_runtime
 from lrcsim.runtimes import to_toml as runtime_toml
 from lrcsim.simulator.cache.capacity import CacheSize, PoolSize, Scope, bytes_from, resolve_capacity
-from lrcsim.simulator.serving.batching import batched
+from lrcsim.simulator.serving.batching import batched, check_values
 from lrcsim.simulator.setup.options import ACCESS, Options
 from lrcsim.simulator.setup.platform import Platform, check_memory, resolve
 from lrcsim.traces import RoutingTrace
@@ -293,6 +293,7 @@ def _settled(options: Options) -> Options:
     """
     access, prefill, warm = options.access, options.prefill, options.warm
     check_choice("access", access, ACCESS)
+    check_values(options.batch, options.batching, options.speculative, options.seed)
     if not isinstance(warm, bool | None):
         raise ConfigError(f"warm must be True, False or None (the default of the rule), given {warm!r}")
     if access == "paper":

@@ -181,6 +181,21 @@ def test_values_of_wrong_types_are_one_line(name: str) -> None:
         assert "\n" not in said, (name, wrong)
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"batching": "sometimes"}, "batching 'sometimes' is not known"),
+        ({"seed": -1}, "seed must be a whole number"),
+        ({"hardware": "rtx-3090", "dram_policy": "belady"}, "dram policy 'belady' needs more than main memory knows"),
+        ({"hardware": "rtx-3090", "dram_policy": "lur"}, "did you mean 'lru'"),
+    ],
+)
+def test_a_wrong_value_is_refused_where_the_run_does_not_use_it_too(option: dict[str, Any], message: str) -> None:
+    """One request at a time has no batching and draws nothing; main memory that holds all experts evicts none."""
+    with pytest.raises(LrcsimError, match=message):
+        Run.of(TRACE, cache=8, **option)
+
+
 def test_a_run_is_frozen() -> None:
     run = Run.of(TRACE, cache=8)
     for value, field in ((run, "options"), (run, "trace"), (run.options, "policy")):
