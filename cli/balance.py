@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.base.tables import write_csv
 from lrcsim.base.text import score
-from lrcsim.cli.metrics import metric_options, opened_traces, segments_of, segments_option
-from lrcsim.cli.output import answer, json_option, progress_bar
+from lrcsim.cli.metrics import handed_out, measured, metric_options, opened_traces, segments_of, segments_option
 from lrcsim.cli.tables import print_table
 from lrcsim.plots.figure import check_picture
 
@@ -39,8 +37,6 @@ GLOBAL = "all"
     help="Also of each of these.",
 )
 @metric_options
-@json_option
-@click.option("--csv", "csv_path", metavar="FILE", help="Write all values as CSV, a row for each.")
 @click.option("--plot", "plot_path", metavar="FILE", help="Draw imbalance as --by says: .png, .svg or .pdf.")
 def balance(
     traces: tuple[str, ...],
@@ -63,23 +59,21 @@ def balance(
 
     check_picture(plot_path)
     options: dict[str, Any] = {"bootstrap": bootstrap, "confidence": confidence / 100, "seed": seed}
-    results: dict[str, list[Balance]] = {}
     with opened_traces(traces) as opened:
-        segments = segments_of(segment, opened.values())
-        for label, trace in opened.items():
-            results[label] = []
-            for m in segments:
-                with progress_bar(f"{label}, m = {m}") as progress:
-                    results[label].append(measure(trace, m, level=level, jobs=jobs, progress=progress, **options))  # type: ignore[arg-type]  # checked there
+        results: Results = measured(
+            opened,
+            segments_of(segment, opened.values()),
+            lambda trace, m, progress: [measure(trace, m, level=level, jobs=jobs, progress=progress, **options)],  # type: ignore[arg-type]  # checked there
+        )
     listed = [one.to_dict(label) for label, found in results.items() for one in found]
-    shown = answer(json_path, {"level": level, **options, "results": listed}, "balance")
-    if csv_path is not None:
-        write_csv(csv_path, _as_rows(results))
-    if plot_path is not None:
+    data = {"level": level, **options, "results": listed}
+
+    def plot(path: str) -> None:
         from lrcsim.plots.balance import plot_balance
 
-        plot_balance(plot_path, results)
-    if shown:
+        plot_balance(path, results)
+
+    if handed_out("balance", data, _as_rows(results), plot, json_path, csv_path, plot_path):
         _show(results, confidence)
 
 

@@ -1,19 +1,25 @@
-"""What `lrcsim srp` and `lrcsim sch` share: several traces, lists of segment lengths, options of intervals."""
+"""What `lrcsim srp`, `sch` and `balance` share: traces, segment lengths, intervals, and where results go.
+
+Each measures every trace in segments of every length (`measured`) and hands the results out (`handed_out`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from lrcsim.base.errors import ConfigError
-from lrcsim.cli.output import options
+from lrcsim.base.tables import write_csv
+from lrcsim.cli.output import answer, json_option, options, progress_bar
 
 if TYPE_CHECKING:
     from lrcsim.traces import RoutingTrace
+
+Found = TypeVar("Found")
 
 jobs_option = click.option(
     "--jobs", type=click.IntRange(min=1), help="Threads; the result does not depend on it.  [default: all]"
@@ -37,6 +43,8 @@ metric_options = options(
     click.option("--confidence", default=95.0, show_default=True, type=float, help="Of the intervals, in percent."),
     click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of the resamples."),
     jobs_option,
+    json_option,
+    click.option("--csv", "csv_path", metavar="FILE", help="Write all values as CSV, a row for each."),
 )
 
 
@@ -83,3 +91,52 @@ def segments_of(text: str | None, traces: Iterable[RoutingTrace], *, fits: bool 
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ConfigError(f"-m {text!r} is not understood: give numbers of tokens with commas between, as 4,16,64,256")
     return list(dict.fromkeys(int(part) for part in parts))
+
+
+def measured(
+    traces: Mapping[str, RoutingTrace], segments: Iterable[int], measure: Callable[..., Iterable[Found]]
+) -> dict[str, list[Found]]:
+    """Measure every trace in segments of every length, each with a progress bar.
+
+    Args:
+        traces: by label.
+        segments: tokens in a segment.
+        measure: takes a trace, a length and ``progress``; returns results.
+
+    Returns:
+        All results of each trace, by label.
+    """
+    results: dict[str, list[Found]] = {label: [] for label in traces}
+    for label, trace in traces.items():
+        for m in segments:
+            with progress_bar(f"{label}, m = {m}") as progress:
+                results[label] += measure(trace, m, progress=progress)
+    return results
+
+
+def handed_out(
+    kind: str,
+    data: Any,
+    rows: Iterable[Mapping[str, Any]],
+    plot: Callable[[str], None],
+    json_path: str | None,
+    csv_path: str | None,
+    plot_path: str | None,
+) -> bool:
+    """Write results where options ask for it: JSON, CSV, a figure; return whether they are to be shown as text too.
+
+    Args:
+        kind: of the JSON.
+        data: the JSON.
+        rows: of the CSV.
+        plot: draws into a file.
+        json_path: what ``--json`` was given.
+        csv_path: what ``--csv`` was given.
+        plot_path: what ``--plot`` was given.
+    """
+    shown = answer(json_path, data, kind)
+    if csv_path is not None:
+        write_csv(csv_path, rows)
+    if plot_path is not None:
+        plot(plot_path)
+    return shown

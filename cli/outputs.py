@@ -48,6 +48,8 @@ def check_outputs(given: Mapping[str, Any]) -> None:
 def _check_target(option: str, path: str) -> None:
     """Refuse a file that could not be written."""
     target = Path(path)
+    if path == "-":
+        raise ConfigError(f"{option} -: only --json writes to standard output, give the name of a file")
     if not target.name or "\0" in path:
         raise ConfigError(f"{option} {path!r} is no file's name: cannot be written, give one, as result.json")
     if target.is_dir():

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrcsim.base.errors import ConfigError, did_you_mean
-from lrcsim.base.tables import write_csv
 from lrcsim.base.text import score, span
-from lrcsim.cli.metrics import metric_options, opened_traces, segments_of, segments_option
+from lrcsim.cli.metrics import handed_out, measured, metric_options, opened_traces, segments_of, segments_option
 from lrcsim.cli.options import run_options
-from lrcsim.cli.output import answer, json_option, progress_bar
 from lrcsim.cli.tables import print_table
 from lrcsim.plots.figure import check_picture
 
@@ -39,8 +37,6 @@ LEVELS = ("model", "layer")
 @run_options(only=("expert_bytes", "scope"))
 @click.option("--by", "level", default="model", show_default=True, metavar="model|layer", help="Also by layer.")
 @metric_options
-@json_option
-@click.option("--csv", "csv_path", metavar="FILE", help="Write all values as CSV, a row for each.")
 @click.option("--plot", "plot_path", metavar="FILE", help="Draw SCH against m, or by layer: .png, .svg or .pdf.")
 def sch(
     traces: tuple[str, ...],
@@ -75,36 +71,26 @@ def sch(
         if level in LEVELS:
             raise ConfigError("--by layer needs --scope layer: with scope 'model' all layers share one cache")
         raise ConfigError(f"--by {level!r} is not known, use 'model' or 'layer'" + did_you_mean(level, LEVELS))
-    options: dict[str, Any] = {"bootstrap": bootstrap, "confidence": confidence / 100, "seed": seed}
+    options: dict[str, Any] = {"definition": definition, "scope": scope}
+    options |= {"bootstrap": bootstrap, "confidence": confidence / 100, "seed": seed}
     sizes = [part.strip() for part in cache.split(",")]
-    results: dict[str, list[Sch]] = {}
     with opened_traces(traces) as opened:
-        segments = segments_of(segment, opened.values(), fits=definition == "static")
-        for label, trace in opened.items():
-            results[label] = []
-            if expert_bytes is not None:
-                trace.layers = trace.layers.with_expert_bytes(bytes_from("--expert-bytes", expert_bytes))
-            for m in segments:
-                with progress_bar(f"{label}, m = {m}") as progress:
-                    results[label] += sch_at_sizes(
-                        trace,
-                        m,
-                        sizes,
-                        definition=definition,  # type: ignore[arg-type]  # checked there, with a suggestion
-                        scope=scope,  # type: ignore[arg-type]
-                        jobs=jobs,
-                        progress=progress,
-                        **options,
-                    )
+        for trace in opened.values() if expert_bytes is not None else ():
+            trace.layers = trace.layers.with_expert_bytes(bytes_from("--expert-bytes", expert_bytes))
+        results: Results = measured(
+            opened,
+            segments_of(segment, opened.values(), fits=definition == "static"),
+            lambda trace, m, progress: sch_at_sizes(trace, m, sizes, jobs=jobs, progress=progress, **options),
+        )
     listed = [one.to_dict(label) for label, found in results.items() for one in found]
-    shown = answer(json_path, {"definition": definition, "scope": scope, **options, "results": listed}, "sch")
-    if csv_path is not None:
-        write_csv(csv_path, _as_rows(results, level))
-    if plot_path is not None:
+    data = options | {"results": listed}
+
+    def plot(path: str) -> None:
         from lrcsim.plots.metrics import plot_sch
 
-        plot_sch(plot_path, results, by_layer=level == "layer")
-    if shown:
+        plot_sch(path, results, by_layer=level == "layer")
+
+    if handed_out("sch", data, _as_rows(results, level), plot, json_path, csv_path, plot_path):
         _show(results, definition, scope, level, confidence)
 
 

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.base.tables import write_csv
 from lrcsim.base.text import numbers, score, span
-from lrcsim.cli.metrics import metric_options, opened_traces, segments_of, segments_option
-from lrcsim.cli.output import answer, json_option, progress_bar
+from lrcsim.cli.metrics import handed_out, measured, metric_options, opened_traces, segments_of, segments_option
+from lrcsim.cli.output import progress_bar
 from lrcsim.cli.screen import echo
 from lrcsim.cli.tables import print_table
 from lrcsim.plots.figure import check_picture
@@ -50,8 +49,6 @@ MEASURES = {
     help="Also how far experts specialise in domains and tokens, how evenly they are used, and how SRP goes with it.",
 )
 @metric_options
-@json_option
-@click.option("--csv", "csv_path", metavar="FILE", help="Write all values as CSV, a row for each.")
 @click.option("--plot", "plot_path", metavar="FILE", help="Draw SRP as --by says: .png, .svg or .pdf.")
 def srp(
     traces: tuple[str, ...],
@@ -77,31 +74,29 @@ def srp(
 
     check_picture(plot_path)
     options: dict[str, Any] = {"bootstrap": bootstrap, "confidence": confidence / 100, "seed": seed}
-    results: dict[str, list[Srp]] = {}
     experts: dict[str, ExpertMeasures] = {}
     with opened_traces(traces) as opened:
         segments = segments_of(segment, opened.values())
-        for label, trace in opened.items():
-            results[label] = []
-            for m in segments:
-                with progress_bar(f"{label}, m = {m}") as progress:
-                    results[label].append(measure(trace, m, level=level, jobs=jobs, progress=progress, **options))  # type: ignore[arg-type]  # checked there
-            if specialisation:
-                with progress_bar(f"{label}, experts") as progress:
-                    at = 16 if 16 in segments else segments[0]
-                    experts[label] = expert_measures(trace, at, jobs=jobs, progress=progress)
+        results: Results = measured(
+            opened,
+            segments,
+            lambda trace, m, progress: [measure(trace, m, level=level, jobs=jobs, progress=progress, **options)],  # type: ignore[arg-type]  # checked there
+        )
+        for label, trace in opened.items() if specialisation else ():
+            with progress_bar(f"{label}, experts") as progress:
+                at = 16 if 16 in segments else segments[0]
+                experts[label] = expert_measures(trace, at, jobs=jobs, progress=progress)
     data: dict[str, Any] = {"level": level, **options}
     data["results"] = [one.to_dict(label) for label, found in results.items() for one in found]
     if specialisation:
         data["specialisation"] = {label: _specialisation(found) for label, found in experts.items()}
-    shown = answer(json_path, data, "srp")
-    if csv_path is not None:
-        write_csv(csv_path, _as_rows(results))
-    if plot_path is not None:
+
+    def plot(path: str) -> None:
         from lrcsim.plots.metrics import plot_srp
 
-        plot_srp(plot_path, results)
-    if shown:
+        plot_srp(path, results)
+
+    if handed_out("srp", data, _as_rows(results), plot, json_path, csv_path, plot_path):
         _show(results, confidence)
         for label, found in experts.items():
             _show_experts(label, found)

@@ -117,6 +117,18 @@ def test_what_is_written_twice_or_read(arguments: list[str], trace: Path, lrcsim
     assert Path("r.json").read_text() == "{}"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["curve", "t.h5", "--csv", "-"], ["srp", "t.h5", "--plot", "-"], ["trace", "export", "t.h5", "-o", "-"]],
+)
+def test_only_json_goes_to_standard_output(arguments: list[str], trace: Path, lrcsim: Callable[..., Any]) -> None:
+    """A file named - would be written without a word."""
+    code, out, err = lrcsim(*arguments)
+    assert (code, out) == (1, "")
+    assert "only --json writes to standard output" in err
+    assert not Path("-").exists()
+
+
 @unix
 def test_devices_stay_devices(trace: Path, lrcsim: Callable[..., Any]) -> None:
     assert lrcsim("curve", trace, "--policy", "lru", "--csv", "/dev/null").code == 1
