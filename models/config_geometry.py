@@ -143,22 +143,21 @@ def geometry_by_keys(config: Config, family: str, name: str) -> Geometry:
 
 def with_other_layers(config: Config, family: str, geometry: Geometry) -> Geometry:
     """Return the geometry with the layers counted that the formulas do not know: narrow experts, one block a layer."""
-    hidden, moe = geometry.hidden, set(geometry.moe_layers)
+    hidden = geometry.hidden
     narrow = 2 * hidden * config.number(*NARROW, default=0)  # to the experts and back
+    more = dict.fromkeys(geometry.moe_layers, narrow) if narrow else {}
     if family == "nemotron_h":  # a layer is a mixer or attention or a block
         kinds = layer_kinds(config, geometry.layers)
         if not kinds:
             raise ConfigError(f"{config.where} lacks the key 'layers_block_type' (or 'hybrid_override_pattern')")
-        dense = geometry.matrices * hidden * config.number("intermediate_size", default=0)
-        mamba = geometry.mixer_params
-        bare = replace(geometry, mixer_params=0)
-        rest = {"mlp": dense, "mamba": mamba, "linear_attention": mamba}
-        counted = [bare.layer_params(layer) + rest.get(kinds[layer], 0) for layer in range(bare.layers)]
-    elif narrow:
-        bare, counted = geometry, [geometry.layer_params(layer) for layer in range(geometry.layers)]
-    else:
+        dense, mamba = geometry.matrices * hidden * config.number("intermediate_size", default=0), geometry.mixer_params
+        inside = {"mlp": dense, "mamba": mamba, "linear_attention": mamba}
+        more = {layer: more.get(layer, 0) + inside.get(kind, 0) for layer, kind in enumerate(kinds)}
+        geometry = replace(geometry, mixer_params=0)
+    if not more:
         return geometry
-    return replace(bare, counted=(*(count + narrow * (layer in moe) for layer, count in enumerate(counted)), 0))
+    usual = [geometry.layer_params(layer) + geometry.layer_biases(layer) for layer in range(geometry.layers)]
+    return replace(geometry, counted=(*(count + more.get(layer, 0) for layer, count in enumerate(usual)), 0))
 
 
 def _says_experts(config: Config) -> bool:

@@ -229,23 +229,23 @@ class Geometry:
         return self.vocab * self.hidden * (1 if self.tied else 2) + biases
 
     def layer_params(self, layer: int) -> int:
-        """Return the parameters of a layer without its routed experts: ``counted``, or by the formulas."""
-        return self.counted[layer] if self.counted else self._matrix_params(layer) + self.layer_biases(layer)
+        """Return the weights of a layer that every token is multiplied with, those of routed experts excepted."""
+        return self.counted[layer] - self.layer_biases(layer) if self.counted else self._by_formulas(layer)
 
-    def _matrix_params(self, layer: int) -> int:
-        mixing = self.attention_params(layer) if layer in self.kv_layers else self.mixer_params
+    def _by_formulas(self, layer: int) -> int:
+        mixer = self.attention_params(layer) if layer in self.kv_layers else self.mixer_params
         if layer in self.moe_layers:
-            return mixing + self.router_params + self.shared_params
-        return mixing + self.dense_ffn_params
+            return mixer + self.router_params + self.shared_params
+        return mixer + self.dense_ffn_params
 
     def uncounted_params(self, layer: int) -> int:
         """Return by how much a layer's ``counted`` is above what the formulas give; negative where it is below."""
-        return self.layer_params(layer) - self._matrix_params(layer) - self.layer_biases(layer)
+        return self.layer_params(layer) - self._by_formulas(layer)
 
     @property
     def dense_params(self) -> int:
         """All that is no routed expert: attention, routers, shared experts, dense blocks, embeddings, their biases."""
-        layers = sum(self.layer_params(layer) for layer in range(self.layers))
+        layers = sum(self.layer_params(layer) + self.layer_biases(layer) for layer in range(self.layers))
         return layers + sum(self.counted[self.layers :]) + self.embedding_params
 
     @property
@@ -257,7 +257,8 @@ class Geometry:
         """
         last = self.layers - 1
         routed = self.experts * (self.expert_params + self.expert_biases) if last in self.moe_layers else 0
-        return self.mtp_layers * (self.layer_params(last) + routed + 2 * self.hidden**2)
+        rest = self.layer_params(last) + self.layer_biases(last)
+        return self.mtp_layers * (rest + routed + 2 * self.hidden**2)
 
     @property
     def total_params(self) -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lrcsim.base.errors import ConfigError, brief
-from lrcsim.models.config import Config
+from lrcsim.models.config import MOST_EXPERTS, MOST_LAYERS, Config
 from lrcsim.models.config_attention import TOP_K
 from lrcsim.models.config_geometry import ENCODERS, geometry_by_keys
 from lrcsim.models.expert_modules import find_experts
@@ -96,14 +96,17 @@ def _build(values: Mapping[str, Any], config: Config) -> tuple[Any, Any]:
     from transformers.models.auto import modeling_auto
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    family = next((f for f in (values.get("model_type"), config.values.get("model_type")) if f in CONFIG_MAPPING), None)
+    _check_size(config)
+    kinds = [kind for kind in (values.get("model_type"), config.values.get("model_type")) if isinstance(kind, str)]
+    family = next((kind for kind in kinds if kind in CONFIG_MAPPING), None)
     if family is None:
         raise NotBuilt(f"not to transformers {transformers.__version__} either")
     source = values if family == values.get("model_type") else config.values
     left_out = ("quantization_config", "quantization", "compression_config", "auto_map", "architectures")
     with _quiet():
         try:
-            made = CONFIG_MAPPING[family].from_dict({k: v for k, v in source.items() if k not in left_out})
+            kept = {key: value for key, value in source.items() if key not in left_out and not key.startswith("_")}
+            made = CONFIG_MAPPING[family].from_dict(kept)
             if "tie_word_embeddings" in source:  # of the whole: transformers goes by it
                 made.get_text_config(decoder=True).tie_word_embeddings = source["tie_word_embeddings"]
             for part, mapping in _classes(made, modeling_auto):
@@ -112,6 +115,15 @@ def _build(values: Mapping[str, Any], config: Config) -> tuple[Any, Any]:
         except Exception as error:  # whatever a stranger's config makes of it
             raise NotBuilt(f"transformers {transformers.__version__} cannot build it ({brief(error)})") from None
     raise NotBuilt(f"transformers {transformers.__version__} has no model class for it")
+
+
+def _check_size(config: Config) -> None:
+    """Refuse a config of more layers or experts than a model may have: each would be built."""
+    for key, value in config.values.items():
+        if "layers" in key and isinstance(value, int):
+            config.checked(key, value, most=MOST_LAYERS)
+        elif "experts" in key and isinstance(value, int):
+            config.checked(key, value, most=MOST_EXPERTS)
 
 
 def _classes(made: Any, auto: Any) -> Iterator[tuple[Any, str]]:

@@ -43,6 +43,8 @@ def dense_tensors(geometry: Geometry, layer: int) -> Iterator[Tensor]:
     if more < 0:  # what the formulas divide it into is more than it has
         yield Tensor("attn_extra", layer, -(-geometry.layer_params(layer) // geometry.hidden), geometry.hidden)
         yield Tensor("norm", layer, 1, norms)
+        if biases := geometry.layer_biases(layer):
+            yield Tensor("bias", layer, 1, biases)
         return
     if layer in geometry.kv_layers:
         for name, (rows, length) in geometry.attention_matrices(layer).items():

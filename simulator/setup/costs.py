@@ -210,7 +210,7 @@ class RooflineCosts:
         self.parts: list[tuple[Part, ...]] = []
         for block in range(geometry.layers):
             has_kv = block in attended
-            params = geometry.layer_params(block) - geometry.layer_biases(block)
+            params = geometry.layer_params(block)
             pair = float(geometry.attention_flops_per_pair(block)) if has_kv else 0.0
             parts.append(
                 Part(
