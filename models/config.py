@@ -21,15 +21,22 @@ MOST_EXPERTS = 65_536
 
 
 class Config:
-    """A config's keys, those of nested parts included, with an error that says which key is missing."""
+    """A config's keys, those of nested parts included, with an error that says which key is missing.
+
+    ``notices`` are lines for who asked, of what was taken for something else.
+    """
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         self.where = where
+        self.notices: list[str] = []
         self.values: dict[str, Any] = dict(values)
+        tied = self.values.get("tie_word_embeddings")  # of the whole, which transformers goes by
         for part in TEXT_PARTS:
             self._take(part, whole=True)
         for part in ("attn_config", "ffn_config"):
             self._take(part, whole=False)
+        if tied is not None:
+            self.values["tie_word_embeddings"] = tied
 
     def _take(self, part: str, *, whole: bool) -> None:
         """Take the keys of a part: all, or those that are not there yet and not ``hidden_size``."""

@@ -8,26 +8,61 @@ from typing import Any
 from lrcsim.base.errors import ConfigError
 from lrcsim.models.attention import AttentionShape
 from lrcsim.models.config import Config
-from lrcsim.models.geometry import BIASES
+from lrcsim.models.geometry import BIASES, Geometry
 
 TOP_K = (
     *("num_experts_per_tok", "num_experts_per_token", "num_selects"),
     *("moe_topk", "moe_top_k", "moe_k", "top_k_experts"),
 )
 HEADS = ("num_attention_heads", "n_heads")
-KV_HEADS = ("num_key_value_heads", "kv_n_heads")
-WITHOUT_KV = {"linear_attention", "mamba", "conv"}
+KV_HEADS = ("num_key_value_heads", "kv_n_heads", "num_attention_groups")
+WITHOUT_KV = {"linear_attention", "mamba", "conv", "moe", "mlp"}
+WINDOWED = {
+    "sliding_attention": ("sliding_window", "sliding_window_size", "window_size"),
+    "hybrid_sliding": ("sliding_window_size", "sliding_window"),
+    "reference_sliding_attention": ("sliding_window",),
+    "chunked_attention": ("attention_chunk_size",),
+}
+"""Kinds of layers that look back a number of tokens, and the keys that say how many."""
+
+FULL = {"full_attention", "attention", "indexed_attention", "hybrid"}
+"""Kinds of layers that keep all keys and values; of those with an indexer (DeepSeek Sparse Attention) some are read."""
+
+PATTERN = {"M": "mamba", "E": "moe", "*": "full_attention", "-": "mlp"}
+"""Letters of ``hybrid_override_pattern`` (Nemotron-H)."""
+
+OUTPUT_GATE = {"afmoe", "beam", "muse_spark_text", "qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text"}
+"""Families whose attention has a gate as large as its queries: a matrix of its own, or computed beside them."""
+
+HEAD_GATE = {"laguna", "step3p5"}
+"""Families whose attention has a gate of one number per head."""
+
 _SIGMOID = """
-afmoe deepseek_v3 deepseek_v32 dots1 ernie4_5_moe glm4_moe glm4_moe_lite glm_moe_dsa kimi_k2 kimi_linear minimax_m2
+afmoe axk1 beam deepseek_v3 deepseek_v32 dots1 ernie4_5_moe exaone_moe glm4_moe glm4_moe_lite glm4v_moe_text
+glm_moe_dsa hy_v3 kimi_k2 kimi_linear mimo_v2_flash minimax_m2 minimax_m3_vl_text nemotron_h sarvam_mla sarvam_moe
+solar_open step3p5
 """
 ROUTER_BIAS = frozenset(_SIGMOID.split())
 """Families whose sigmoid router adds a number to each expert's score where it chooses (arXiv 2412.19437, 2.1.2)."""
 
 
+def layer_kinds(config: Config, layers: int) -> list[str]:
+    """Return the kind of each layer, as ``layer_types`` has them; empty where no key says it."""
+    for key in ("layer_types", "layers_block_type"):
+        if types := config.per_layer(key, layers):
+            return [str(kind) for kind in types]
+    pattern = config.values.get("hybrid_override_pattern")
+    if isinstance(pattern, str) and len(pattern) == layers:
+        return [PATTERN.get(letter, letter) for letter in pattern]
+    if windowed := config.per_layer("hybrid_layer_pattern", layers):  # MiMo-V2: 1 is a window
+        return ["sliding_attention" if kind == 1 else "full_attention" for kind in windowed]
+    return []
+
+
 def kv_layers(config: Config, family: str, layers: int) -> tuple[int, ...]:
     """Return the indices of the layers that keep keys and values."""
-    if types := config.per_layer("layer_types", layers):
-        return tuple(layer for layer, kind in enumerate(types) if str(kind) not in WITHOUT_KV)
+    if types := layer_kinds(config, layers):
+        return tuple(layer for layer, kind in enumerate(types) if kind not in WITHOUT_KV)
     if "attn_layer_period" in config.values:
         period = max(config.number("attn_layer_period"), 1)
         return tuple(range(config.number("attn_layer_offset"), layers, period))
@@ -44,17 +79,42 @@ def kv_layers(config: Config, family: str, layers: int) -> tuple[int, ...]:
 
 def window(config: Config, layers: int) -> tuple[int, tuple[int, ...]]:
     """Return how far layers with sliding or chunked attention look back, and which they are."""
-    kinds = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
-    types = config.per_layer("layer_types", layers)
-    for kind, key in kinds.items():
+    types = layer_kinds(config, layers)
+    for kind, keys in WINDOWED.items():
         short = tuple(layer for layer, other in enumerate(types) if other == kind)
-        if short and (window := config.number(key, default=0)):
+        if short and (window := config.number(*keys, default=0)):
             return window, short
     return 0, ()
 
 
-def global_attention(config: Config, family: str, own: AttentionShape, full: Sequence[int]) -> AttentionShape | None:
-    """Return what attention is in the layers without a window, ``full``; None: what it is in the others, ``own``.
+def windowed_attention(config: Config, family: str, own: AttentionShape) -> AttentionShape:
+    """Return what attention is in the layers with a window, where other keys say it than in the rest (``own``)."""
+    given = config.values.get("attention_other_setting")  # Step-3.5
+    other = Config(given if isinstance(given, Mapping) else {}, config.where)
+    twice = 2 if family == "mimo_v2_flash" else 1  # transformers' MiMoV2Flash; the hub's config has the key
+    head_dim = config.number("swa_head_dim", default=own.head_dim, least=1)
+    values = own.value_dim if own.value_dim != own.head_dim else head_dim
+    return AttentionShape(
+        heads=config.number(
+            "swa_num_attention_heads",
+            "num_sliding_attention_heads",
+            default=other.number(*HEADS, default=own.heads, least=1),
+            least=1,
+        ),
+        kv_heads=config.number(
+            "swa_num_key_value_heads", default=other.number(*KV_HEADS, default=twice * own.kv_heads, least=1), least=1
+        ),
+        head_dim=head_dim,
+        value_dim=config.number("swa_v_head_dim", default=values, least=1),
+    )
+
+
+def global_attention(
+    config: Config, family: str, local: AttentionShape, own: AttentionShape, full: Sequence[int]
+) -> AttentionShape | None:
+    """Return what attention is in the layers without a window, ``full``; None: what it is in the others, ``local``.
+
+    It is ``own``, what the config's plain keys say, but for what stands elsewhere.
 
     Published configs of gemma-4 have keys for it; transformers 5.24 writes ``per_layer_config``, by layer.
 
@@ -88,7 +148,22 @@ def global_attention(config: Config, family: str, own: AttentionShape, full: Seq
         value_dim=there.number("v_head_dim", default=head_dim if "head_dim" in keys else own.value_dim, least=1),
         keys_are_values=family == "gemma4_text" and config.flag("attention_k_eq_v"),
     )
-    return None if shape == own else shape
+    return None if shape == local else shape
+
+
+def note_attention(config: Config, geometry: Geometry) -> None:
+    """Note in ``config.notices`` what of attention is taken for the standard that is not: its cache may be smaller."""
+    known = FULL | WITHOUT_KV | WINDOWED.keys()
+    if odd := sorted(set(layer_kinds(config, geometry.layers)) - known):
+        config.notices.append(
+            f"layers of the kind {' and '.join(map(repr, odd))} are taken for full attention: the KV cache may be "
+            "smaller than said"
+        )
+    given = config.values.get("per_layer_config")
+    if geometry.mla and isinstance(given, Mapping) and given:
+        config.notices.append(
+            "per_layer_config is not read with MLA: attention and KV cache are those of the plain keys"
+        )
 
 
 def biases(config: Config, family: str) -> tuple[str, ...]:
@@ -101,9 +176,11 @@ def biases(config: Config, family: str) -> tuple[str, ...]:
     if family == "qwen2_moe" and config.flag("qkv_bias", default=True):
         found |= {"q", "k", "v"}
     with_mla = config.number("kv_lora_rank", default=0) > 0
-    if everywhere or (config.flag("attention_bias", default=family == "gpt_oss") and not with_mla):
-        found |= {"q", "k", "v"} if family == "glm4_moe" else {"q", "k", "v", "attn_output"}
-    if family == "gpt_oss":
+    if everywhere or (
+        config.flag("attention_bias", default=family in ("gpt_oss", "openai_privacy_filter")) and not with_mla
+    ):
+        found |= {"q", "k", "v"} if family in ("glm4_moe", "glm4v_moe_text") else {"q", "k", "v", "attn_output"}
+    if family in ("gpt_oss", "openai_privacy_filter"):
         found |= {"sinks", "router", "ffn"}
     if family in ROUTER_BIAS or (family == "lfm2_moe" and config.flag("use_expert_bias", default=True)):
         found.add("router")
@@ -114,17 +191,18 @@ def biases(config: Config, family: str) -> tuple[str, ...]:
 
 def attention_extra(config: Config, family: str, hidden: int, heads: int, head_dim: int, experts: int) -> int:
     """Return the parameters of a layer's attention besides queries, keys, values and output."""
-    if family in ("afmoe", "qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text"):
-        return hidden * heads * head_dim  # the output gate, a matrix of its own or computed beside the queries
+    if family in OUTPUT_GATE:
+        return hidden * heads * head_dim + (heads if family == "beam" else 0)  # its gate has a bias
+    if family in HEAD_GATE:
+        return hidden * heads
     if family == "jetmoe":  # attention experts: queries and output are routed, those of top-k are in heads
         router = hidden * experts + hidden  # and a bias
         return attention_idle(config, family, hidden, heads, head_dim, experts) + router
-    if family in (
-        "deepseek_v32",
-        "glm_moe_dsa",
-    ):  # the indexer: queries, a key, weights of its heads
+    if (
+        "index_n_heads" in config.values and family != "minimax_m3_vl_text"
+    ):  # DeepSeek Sparse Attention's indexer: queries, a key, weights of its heads
         count, width = config.number("index_n_heads", default=0), config.number("index_head_dim", default=0)
-        return config.number("q_lora_rank", default=0) * count * width + hidden * (width + count)
+        return (config.number("q_lora_rank", default=0) or hidden) * count * width + hidden * (width + count)
     return 0
 
 
@@ -152,11 +230,13 @@ def mixer(config: Config, family: str, hidden: int, heads: int, head_dim: int) -
         state = config.number("mamba_d_state")
         biases = 1 + config.flag("mamba_conv_bias", default=True)  # of dt, of the convolution
         return inner * (3 * hidden + config.number("mamba_d_conv") + 2 * rank + 3 * state + 1 + biases)
-    if "mamba_n_heads" in config.values:  # Mamba 2: in (z, x, B, C, dt), convolution, output; dt, A, D
-        inner = config.number("mamba_expand") * hidden
-        groups = 2 * config.number("mamba_n_groups") * config.number("mamba_d_state")
-        count = config.number("mamba_n_heads")
-        taps = config.number("mamba_d_conv") + config.flag("mamba_conv_bias", default=True)
+    if count := config.number("mamba_n_heads", "mamba_num_heads", default=0):  # Mamba 2 (Granite, Nemotron-H):
+        # in (z, x, B, C, dt), convolution, output; dt, A, D
+        width = config.number("mamba_head_dim", default=0)
+        inner = width * count or config.number("mamba_expand") * hidden
+        groups = 2 * config.number("mamba_n_groups", "n_groups") * config.number("mamba_d_state", "ssm_state_size")
+        taps = config.number("mamba_d_conv", "conv_kernel")
+        taps += config.flag("mamba_conv_bias", default=config.flag("use_conv_bias", default=True))
         return hidden * (3 * inner + groups + count) + taps * (inner + groups) + 3 * count
     given = config.values.get("linear_attn_config")
     linear = Config(given if isinstance(given, Mapping) else {}, config.where)

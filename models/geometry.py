@@ -54,6 +54,11 @@ class Geometry:
             cross attention, attention experts).
         attention_idle: those of ``attention_extra`` that one token does not use.
         mixer_params: parameters of what stands in the place of attention in all other layers (Mamba, linear attention).
+        counted: where the formulas here do not hold: parameters of each layer without its routed experts and its norms,
+            and last those outside the layers besides embedding and output matrix, as counted by whoever has the model's
+            modules; (): the formulas hold. What is above them is like ``attention_extra`` or ``mixer_params``.
+        mtp_layers: layers that predict further tokens (multi-token prediction). They are in the checkpoint and in none
+            of the counts here but ``mtp_params``, for no trace and no time here has them.
         dtype: as the weights were released: what bytes are computed in unless told otherwise.
         unread: why the released format is not known, as the line to show who asks for bytes without a dtype; empty:
             it is ``dtype``.
@@ -91,6 +96,8 @@ class Geometry:
     attention_extra: int = 0
     attention_idle: int = 0
     mixer_params: int = 0
+    counted: tuple[int, ...] = ()
+    mtp_layers: int = 0
     dtype: str = "bf16"
     unread: str = ""
 
@@ -221,18 +228,37 @@ class Geometry:
         biases = self.vocab if "output" in self.biases else 0
         return self.vocab * self.hidden * (1 if self.tied else 2) + biases
 
+    def layer_params(self, layer: int) -> int:
+        """Return the weights of a layer that every token is multiplied with, those of routed experts excepted."""
+        return self.counted[layer] - self.layer_biases(layer) if self.counted else self._by_formulas(layer)
+
+    def _by_formulas(self, layer: int) -> int:
+        mixer = self.attention_params(layer) if layer in self.kv_layers else self.mixer_params
+        if layer in self.moe_layers:
+            return mixer + self.router_params + self.shared_params
+        return mixer + self.dense_ffn_params
+
+    def uncounted_params(self, layer: int) -> int:
+        """Return by how much a layer's ``counted`` is above what the formulas give; negative where it is below."""
+        return self.layer_params(layer) - self._by_formulas(layer)
+
     @property
     def dense_params(self) -> int:
         """All that is no routed expert: attention, routers, shared experts, dense blocks, embeddings, their biases."""
-        attended = self.kv_layers
-        return (
-            sum(self.attention_params(layer) for layer in attended)
-            + (self.layers - len(attended)) * self.mixer_params
-            + len(self.moe_layers) * (self.router_params + self.shared_params)
-            + len(self.dense_layers) * self.dense_ffn_params
-            + sum(self.layer_biases(layer) for layer in range(self.layers))
-            + self.embedding_params
-        )
+        layers = sum(self.layer_params(layer) + self.layer_biases(layer) for layer in range(self.layers))
+        return layers + sum(self.counted[self.layers :]) + self.embedding_params
+
+    @property
+    def mtp_params(self) -> int:
+        """Parameters of the layers that predict further tokens, as DeepSeek-V3 builds them (arXiv 2412.19437, 2.2).
+
+        Each is a layer like the last, and a matrix that joins two states: 2 hidden x hidden. Embedding and output
+        matrix are the model's. Families differ (some have a dense block in it): an estimate.
+        """
+        last = self.layers - 1
+        routed = self.experts * (self.expert_params + self.expert_biases) if last in self.moe_layers else 0
+        rest = self.layer_params(last) + self.layer_biases(last)
+        return self.mtp_layers * (rest + routed + 2 * self.hidden**2)
 
     @property
     def total_params(self) -> int:

@@ -9,15 +9,13 @@ from functools import cache
 from importlib import resources
 from os.path import isdir, isfile  # unlike those of Path, they take a name that is too long
 from pathlib import Path
-from typing import Any
 
 from lrcsim.base.errors import ConfigError, did_you_mean
-from lrcsim.models.attention import AttentionShape
 from lrcsim.models.geometry import Geometry
 from lrcsim.models.huggingface import geometry_from_config
+from lrcsim.models.table import geometry_from_toml, read_table
 
 DATA = resources.files("lrcsim.models").joinpath("data")
-LEFT_OUT = {"shared_experts": 0, "shared_width": 0, "dense_width": 0, "matrices": 3, "tied": False}
 
 
 def model_names() -> list[str]:
@@ -30,8 +28,9 @@ def load_geometry(spec: str | Path) -> Geometry:
 
     Args:
         spec: a built-in name or one of its aliases, such as the id on the Hugging Face hub (case does not matter), or
-            the path of a ``config.json`` or of the folder that holds it. ``NAME:top_k=6`` for an engine that routes to
-            another number of experts than the model's own.
+            the path of a ``config.json``, of the folder that holds it, or of a TOML of one's own
+            (`lrcsim.models.table`). ``NAME:top_k=6`` for an engine that routes to another number of experts than the
+            model's own.
 
     Raises:
         ConfigError: no model of that name, or a config that lacks a key or is of a family that is not known.
@@ -48,10 +47,12 @@ def load_geometry(spec: str | Path) -> Geometry:
     path = Path(text)
     if isdir(path):
         path = path / "config.json"
+    if path.suffix == ".toml":
+        return geometry_from_toml(path, load_geometry)
     if path.suffix == ".json" or isfile(path):
         return geometry_from_config(path)
     hint = did_you_mean(text, names) or "; lrcsim models lists them"
-    raise ConfigError(f"there is no model {text!r}: give a built-in name or the path of a config.json{hint}")
+    raise ConfigError(f"there is no model {text!r}: give a built-in name or the path of a config.json or a TOML{hint}")
 
 
 @cache
@@ -61,32 +62,5 @@ def _models() -> dict[str, tuple[Geometry, tuple[str, ...]]]:
     for entry in sorted(DATA.iterdir(), key=lambda entry: entry.name):
         if entry.name.endswith(".toml"):
             for name, table in tomllib.loads(entry.read_text("utf-8")).items():
-                found[name] = _geometry(name, table, found), tuple(table.get("aliases", ()))
+                found[name] = read_table(name, table, lambda other: found[other][0]), tuple(table.get("aliases", ()))
     return found
-
-
-def _geometry(name: str, table: dict[str, Any], known: dict[str, tuple[Geometry, tuple[str, ...]]]) -> Geometry:
-    """Build a geometry from its table; ``like`` takes all that is not said from another model of the same file."""
-    values = {key: value for key, value in table.items() if key not in ("aliases", "like")}
-    if "like" in table:
-        return replace(known[table["like"]][0], name=name, **values)
-    layers: int = values["layers"]
-    for key in ("moe_layers", "attention_layers", "window_layers"):
-        which = values.get(key)
-        if isinstance(which, dict):
-            values[key] = _layers(which, layers)
-        elif which is not None:
-            values[key] = tuple(which)
-    values["biases"] = tuple(values.get("biases", ()))
-    if shape := values.get("global_attention"):
-        values["global_attention"] = AttentionShape(**shape)
-    return Geometry(name=name, **(LEFT_OUT | {"moe_layers": tuple(range(layers))} | values))
-
-
-def _layers(which: dict[str, int], layers: int) -> tuple[int, ...]:
-    """Return the layers ``from`` one on, ``every`` so many; or all but these where ``except_every`` is given."""
-    every = which.get("except_every", which.get("every", 1))
-    chosen = range(which["from"], layers, every)
-    if "except_every" in which:
-        return tuple(layer for layer in range(layers) if layer not in chosen)
-    return tuple(chosen)

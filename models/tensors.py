@@ -39,17 +39,23 @@ def expert_tensors(geometry: Geometry, layer: int) -> Iterator[Tensor]:
 def dense_tensors(geometry: Geometry, layer: int) -> Iterator[Tensor]:
     """Yield the matrices of a layer that are no routed experts; its norms and its biases as one tensor each."""
     norms = geometry.norms * geometry.hidden
+    more = geometry.uncounted_params(layer)
+    if more < 0:  # what the formulas divide it into is more than it has
+        yield Tensor("attn_extra", layer, -(-geometry.layer_params(layer) // geometry.hidden), geometry.hidden)
+        yield Tensor("norm", layer, 1, norms)
+        if biases := geometry.layer_biases(layer):
+            yield Tensor("bias", layer, 1, biases)
+        return
     if layer in geometry.kv_layers:
         for name, (rows, length) in geometry.attention_matrices(layer).items():
             yield Tensor(name, layer, rows, length)
-        if geometry.attention_extra > geometry.attention_idle:
-            rows = -(-(geometry.attention_extra - geometry.attention_idle) // geometry.hidden)
-            yield Tensor("attn_extra", layer, rows, geometry.hidden)
+        if extra := geometry.attention_extra - geometry.attention_idle + more:
+            yield Tensor("attn_extra", layer, -(-extra // geometry.hidden), geometry.hidden)
         norms += (
             2 * geometry.attention_shape(layer).head_dim if geometry.qk_norm else geometry.kv_rank + geometry.q_rank
         )
-    elif geometry.mixer_params:
-        yield Tensor("mixer", layer, -(-geometry.mixer_params // geometry.hidden), geometry.hidden)
+    elif mixer := geometry.mixer_params + more:
+        yield Tensor("mixer", layer, -(-mixer // geometry.hidden), geometry.hidden)
     yield Tensor("norm", layer, 1, norms)
     if biases := geometry.layer_biases(layer):
         yield Tensor("bias", layer, 1, biases)

@@ -48,20 +48,16 @@ SHARED_WIDTH = ("shared_expert_intermediate_size", "shared_intermediate_size", "
 
 @dataclass(frozen=True)
 class Adapter:
-    """How to read a block whose experts module is not given ids and weights.
+    """How to read a block whose experts module is not given ids and weights (one of `expert_modules.BLOCKS`).
 
     Attributes:
         router: gives the module whose output is read.
         read: for a block, gives the function from that output to ids and weights, [tokens, k].
-        experts: gives the modules that hold the experts' weights.
-        num_experts: gives E.
         logits: turns the router's output into scores [tokens, E].
     """
 
     router: Callable[[Any], Any]
     read: Callable[[Any], Callable[[Any], tuple[Any, Any]]]
-    experts: Callable[[Any], tuple[Any, ...]]
-    num_experts: Callable[[Any], int]
     logits: Callable[[Any], Any]
 
 
@@ -134,31 +130,13 @@ def _router(block: Any) -> Any:
     return block.router
 
 
-def _router_experts(block: Any) -> int:
-    return int(block.router.num_experts)
-
-
-def _experts(block: Any) -> tuple[Any, ...]:
-    return (block.experts,)
-
-
-def _jet(block: Any) -> tuple[Any, ...]:
-    return (block.input_linear, block.output_linear)
-
-
 ADAPTERS = {
-    "Llama4TextMoe": Adapter(_router, _llama4, _experts, _router_experts, lambda output: _flat(output[1])),
-    "JetMoeMoE": Adapter(_router, _jetmoe, _jet, _router_experts, lambda output: _flat(output[4])),
-    "JetMoeMoA": Adapter(_router, _jetmoe, _jet, _router_experts, lambda output: _flat(output[4])),
-    "SwitchTransformersSparseMLP": Adapter(_router, _switch, _experts, _router_experts, lambda out: _flat(out[2])),
-    "NllbMoeSparseMLP": Adapter(_router, _nllb, _experts, _router_experts, lambda output: _flat(output[2])),
-    "DogeCDMoE": Adapter(
-        lambda block: block,
-        _doge,
-        lambda block: (block.down_embed, block.up_embed),
-        lambda block: int(block.num_keys**2),
-        _doge_scores,
-    ),
+    "Llama4TextMoe": Adapter(_router, _llama4, lambda output: _flat(output[1])),
+    "JetMoeMoE": Adapter(_router, _jetmoe, lambda output: _flat(output[4])),
+    "JetMoeMoA": Adapter(_router, _jetmoe, lambda output: _flat(output[4])),
+    "SwitchTransformersSparseMLP": Adapter(_router, _switch, lambda out: _flat(out[2])),
+    "NllbMoeSparseMLP": Adapter(_router, _nllb, lambda output: _flat(output[2])),
+    "DogeCDMoE": Adapter(lambda block: block, _doge, _doge_scores),
 }
 """By the class name of the block."""
 
@@ -200,15 +178,6 @@ def corrected(experts: Any) -> Callable[[Any, Any], Any] | None:
         routed = int(experts.num_routed_experts)
         return lambda ids, _weights: ids.masked_fill(ids >= routed, -1)
     return None
-
-
-def routed_experts(experts: Any) -> int:
-    """Return E of an experts module: its attribute, or the first dimension of its weights."""
-    for name in ("num_routed_experts", "num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts"):
-        value = getattr(experts, name, None)
-        if isinstance(value, int):
-            return value
-    return max(int(p.shape[0]) for p in experts.parameters() if p.ndim == 3)
 
 
 def first_logits(num_experts: int) -> Callable[[Any], Any]:

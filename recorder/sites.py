@@ -7,18 +7,16 @@ What those arguments hold is what is executed, so they are what is recorded. Mod
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from lrcsim.base.errors import ConfigError
+from lrcsim.models.expert_modules import BLOCKS, expert_arguments, routed_experts
 from lrcsim.recorder import families
 from lrcsim.traces.choose_layers import ATTENTION
 
-INDEX_ARGUMENTS = ("top_k_index", "router_indices", "selected_experts", "topk_indices", "topk_idx")
-WEIGHT_ARGUMENTS = ("top_k_weights", "routing_weights", "topk_weights")
 ROUTER = re.compile(r"(Router|Gate|Gating)$")
 
 Chosen = tuple[Any, Any]
@@ -95,16 +93,17 @@ def _sites(model: Any) -> Iterator[Site]:
         if adapter is not None:
             router = adapter.router(module)
             read = adapter.read(module)
+            kept = BLOCKS[type(module).__name__]
             yield Site(
-                name=name, watched=router, before=False, read=read, router=router, experts=adapter.experts(module),
-                num_experts=adapter.num_experts(module), logits=adapter.logits, guess=read, stack=stack, block=block,
+                name=name, watched=router, before=False, read=read, router=router, experts=kept.experts(module),
+                num_experts=kept.num_experts(module), logits=adapter.logits, guess=read, stack=stack, block=block,
             )  # fmt: skip
             continue
-        arguments = _expert_arguments(module)
+        arguments = expert_arguments(module)
         if arguments is None or type(parent).__name__ in families.ADAPTERS:
             continue
         router = _router_beside(parent)
-        experts = families.routed_experts(module)
+        experts = routed_experts(module)
         correct = families.corrected(module)
         yield Site(
             name=name, watched=module, before=True, read=_reader(*arguments, correct), router=router, experts=(module,),
@@ -112,23 +111,6 @@ def _sites(model: Any) -> Iterator[Site]:
             guess=_guesser(getattr(parent, "top_k", None), correct) if router is not None else None, stack=stack,
             block=block,
         )  # fmt: skip
-
-
-def _expert_arguments(module: Any) -> tuple[list[str], str, str] | None:
-    """Return the parameter names of a module's ``forward``, and which of them are ids and weights, or None.
-
-    ``type(module).forward`` is looked at: the instance's own may have been replaced by a wrapper.
-    """
-    forward = getattr(type(module), "forward", None)
-    if forward is None:
-        return None
-    try:
-        names = list(inspect.signature(forward).parameters)[1:]
-    except (TypeError, ValueError):
-        return None
-    index = next((name for name in names if name in INDEX_ARGUMENTS), None)
-    weight = next((name for name in names if name in WEIGHT_ARGUMENTS), None)
-    return None if index is None or weight is None else (names, index, weight)
 
 
 def _router_beside(parent: Any) -> Any:

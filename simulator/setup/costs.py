@@ -210,8 +210,7 @@ class RooflineCosts:
         self.parts: list[tuple[Part, ...]] = []
         for block in range(geometry.layers):
             has_kv = block in attended
-            params = geometry.attention_params(block) if has_kv else geometry.mixer_params
-            params += geometry.router_params + geometry.shared_params if block in moe else geometry.dense_ffn_params
+            params = geometry.layer_params(block)
             pair = float(geometry.attention_flops_per_pair(block)) if has_kv else 0.0
             parts.append(
                 Part(
