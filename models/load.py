@@ -11,10 +11,13 @@ from os.path import isdir, isfile  # unlike those of Path, they take a name that
 from pathlib import Path
 from typing import Any
 
-from lrcsim.base.errors import ConfigError, did_you_mean
+from lrcsim.base.errors import ConfigError
 from lrcsim.models.attention import AttentionShape
+from lrcsim.models.formats import GGUF
 from lrcsim.models.geometry import Geometry
 from lrcsim.models.huggingface import geometry_from_config
+from lrcsim.models.mixes import MIXES
+from lrcsim.models.names import find_named, is_path, no_such_model
 
 DATA = resources.files("lrcsim.models").joinpath("data")
 LEFT_OUT = {"shared_experts": 0, "shared_width": 0, "dense_width": 0, "matrices": 3, "tied": False}
@@ -29,9 +32,10 @@ def load_geometry(spec: str | Path) -> Geometry:
     """Return the geometry of a model.
 
     Args:
-        spec: a built-in name or one of its aliases, such as the id on the Hugging Face hub (case does not matter), or
-            the path of a ``config.json`` or of the folder that holds it. ``NAME:top_k=6`` for an engine that routes to
-            another number of experts than the model's own.
+        spec: a built-in name or what people write for one (`lrcsim.models.names`: the id on a hub, of a quantised
+            repository too, the name of a GGUF file, ollama's), or the path of a ``config.json`` or of the folder that
+            holds it. What a name says of the weights, as ``-FP8`` or ``-Q4_K_M.gguf``, becomes the geometry's
+            ``dtype``. ``NAME:top_k=6`` for an engine that routes to another number of experts than the model's own.
 
     Raises:
         ConfigError: no model of that name, or a config that lacks a key or is of a family that is not known.
@@ -46,12 +50,24 @@ def load_geometry(spec: str | Path) -> Geometry:
     if text.lower() in names:
         return _models()[names[text.lower()]][0]
     path = Path(text)
-    if isdir(path):
+    if text and isdir(path):
         path = path / "config.json"
     if path.suffix == ".json" or isfile(path):
         return geometry_from_config(path)
-    hint = did_you_mean(text, names) or "; lrcsim models lists them"
-    raise ConfigError(f"there is no model {text!r}: give a built-in name or the path of a config.json{hint}")
+    if is_path(text):
+        raise ConfigError(f"there is no file {text!r}: give the path of a config.json, or a model's name alone")
+    if named := find_named(text, names):
+        return _stored_as(_models()[named.model][0], named.dtype, text)
+    raise no_such_model(text, names)
+
+
+def _stored_as(geometry: Geometry, dtype: str, given: str) -> Geometry:
+    """Return a model with the dtype that its name says its weights have."""
+    if not dtype or dtype == geometry.dtype:
+        return geometry
+    if geometry.dtype == "mxfp4" and (dtype in MIXES or dtype in GGUF):  # GGUF files keep the released experts
+        dtype += ",ffn_gate_exps=mxfp4,ffn_up_exps=mxfp4,ffn_down_exps=mxfp4"
+    return replace(geometry, dtype=dtype, source=f"{geometry.source}; {dtype} as the name {given!r} says")
 
 
 @cache
