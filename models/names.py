@@ -21,8 +21,8 @@ PATHS = re.compile(r"[/~.]|[a-z]:[/\\]|.*\\|.*/.*/")
 
 DTYPES = {
     "awq": "int4-g128", "awq-4bit": "int4-g128", "gptq": "int4-g128", "gptq-int4": "int4-g128",
-    "gptq-4bit": "int4-g128", "gptq-int8": "int8-g128", "w4a16": "int4-g128-sym", "w8a16": "int8", "w8a8": "int8", "int4": "int4-g128",
-    "int8": "int8", "fp8-dynamic": "fp8", "fp8-block": "fp8", "bnb-4bit": "nf4", "mlx-4bit": "int4-g64-bias",
+    "gptq-4bit": "int4-g128", "gptq-int8": "int8-g128", "w4a16": "int4-g128-sym", "w8a16": "int8", "w8a8": "int8",
+    "int4": "int4-g128", "int8": "int8", "fp8-dynamic": "fp8", "fp8-block": "fp8", "bnb-4bit": "nf4", "mlx-4bit": "int4-g64-bias",
     "mlx-6bit": "int6-g64-bias", "mlx-8bit": "int8-g64-bias", "4bit": "int4-g64-bias", "6bit": "int6-g64-bias",
     "8bit": "int8-g64-bias",
 }  # fmt: skip
@@ -44,7 +44,8 @@ DENSE = re.compile(
     r"""qwen3-(?:0\.6|1\.7|4|8|14|32)b | qwen3\.[56]-(?:0\.8|2|4|9|27)b | qwen3-vl-(?:2|4|8|32)b | qwq-32b
         | qwen2(?:\.5)?-(?:(?:coder|math|vl)-)?(?:0\.5|1\.5|3|7|14|32|72)b
         | (?:meta-)?llama-?[23](?:\.[123])?-(?:1|3|7|8|11|13|70|90|405)b | codellama-\d+b
-        | mistral-(?:7b|nemo|small-2|small-24b|small-3).* | ministral-.* | codestral-22b | (?:devstral|magistral)-small.*
+        | mistral-(?:7b|nemo|small-2|small-24b|small-3).* | ministral-.* | codestral-22b
+        | (?:devstral|magistral)-small.*
         | gemma-?[123]n?-e?\d+m?b? | gemma-4-(?:e2b|e4b|31b) | phi-?(?:2|3-mini|3-medium|4|4-mini)
         | deepseek-r1-distill-.* | deepseek-(?:llm|coder)-(?:1\.3|6\.7|7|33|67)b | glm-?4-(?:9b|32b) | yi(?:-1\.5)?-\d+b
         | olmo-?[23]-\d+b | smollm[23]?-.* | granite-3\.\d-[28]b | falcon-?3?-\d+b | internlm.* | seed-oss-36b
