@@ -86,12 +86,15 @@ FORMATS: dict[str, WeightFormat] = {
     "iq3_xxs": WeightFormat(256, 98 * 8),
     "iq3_s": WeightFormat(256, 110 * 8),
     "iq4_xs": WeightFormat(256, 136 * 8),
+    # ggml ternary: three values a weight, five in a byte or four, and a 16-bit scale per 256
+    "tq1_0": WeightFormat(256, 54 * 8),
+    "tq2_0": WeightFormat(256, 66 * 8),
 }
 COMMON = ("int4-g32", "int4-g128")
 """Of the formats with free numbers those that are listed by name."""
 
 ALIASES = {"fp32": "f32", "float32": "f32", "fp16": "f16", "float16": "f16", "bfloat16": "bf16", "int4": "int4-g128"}
-GGUF = {name for name in FORMATS if re.match(r"i?q\d", name)}
+GGUF = {name for name in FORMATS if re.match(r"[it]?q\d", name)}
 
 _GROUPED = re.compile(r"int([1-8])-(?:g([1-9]\d{0,5})|row)(-sym|-bias)?")
 _PER_WEIGHT = re.compile(r"(\d{1,2}(?:\.\d{1,4})?)bpw")

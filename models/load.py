@@ -1,4 +1,4 @@
-"""Find a model's geometry: built in, by any of its names, or from a Hugging Face ``config.json``."""
+"""Find a model's geometry: built in, by any of its names, from a GGUF file, a ``config.json``, or a TOML."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from importlib import resources
 from os.path import isdir, isfile  # unlike those of Path, they take a name that is too long
 from pathlib import Path
 
-from lrcsim.base.errors import ConfigError, did_you_mean
+from lrcsim.base.errors import ConfigError
+from lrcsim.models.formats import GGUF
 from lrcsim.models.geometry import Geometry
+from lrcsim.models.gguf_geometry import geometry_from_gguf
+from lrcsim.models.gguf_names import find_gguf
 from lrcsim.models.huggingface import geometry_from_config
+from lrcsim.models.mixes import MIXES
+from lrcsim.models.names import find_named, is_path, no_such_model
 from lrcsim.models.table import geometry_from_toml, read_table
 
 DATA = resources.files("lrcsim.models").joinpath("data")
@@ -27,13 +32,16 @@ def load_geometry(spec: str | Path) -> Geometry:
     """Return the geometry of a model.
 
     Args:
-        spec: a built-in name or one of its aliases, such as the id on the Hugging Face hub (case does not matter), or
-            the path of a ``config.json``, of the folder that holds it, or of a TOML of one's own
+        spec: a built-in name or what people write for one (`lrcsim.models.names`: the id on a hub, of a quantised
+            repository too, the name of a GGUF file that is not there, ollama's); what a name says of the weights, as
+            ``-FP8`` or ``-Q4_K_M.gguf``, becomes the geometry's ``dtype``. Or the path of a GGUF file (of a split
+            model any of them), of a ``config.json``, of a folder that holds one of these, or of a TOML of one's own
             (`lrcsim.models.table`). ``NAME:top_k=6`` for an engine that routes to another number of experts than the
             model's own.
 
     Raises:
-        ConfigError: no model of that name, or a config that lacks a key or is of a family that is not known.
+        ConfigError: no model of that name; or the file cannot be read, lacks something, or is of a model without
+            experts.
     """
     text = str(spec)
     if match := re.fullmatch(r"(.+):top_k=([0-9]+)", text):
@@ -44,15 +52,44 @@ def load_geometry(spec: str | Path) -> Geometry:
     names = {alias.lower(): name for name, (_, aliases) in _models().items() for alias in (name, *aliases)}
     if text.lower() in names:
         return _models()[names[text.lower()]][0]
+    if (path := _path(text)) is not None:
+        return _from_file(path)
+    if named := find_named(text, names):
+        return _stored_as(_models()[named.model][0], named.dtype, text)
+    raise no_such_model(text, names)
+
+
+def _path(text: str) -> Path | None:
+    """Return the path that a text is; None: it can be a name only.
+
+    Raises:
+        ConfigError: it can only be a path, and nothing is there.
+    """
     path = Path(text)
-    if isdir(path):
-        path = path / "config.json"
-    if path.suffix == ".toml":
+    if text and (isdir(text) or isfile(text)):
+        return path
+    if is_path(text) or path.suffix.lower() in (".json", ".toml"):
+        raise ConfigError(
+            f"there is no file {text!r}: give the path of a GGUF file, a config.json or a TOML, or a model's name alone"
+        )
+    return None
+
+
+def _from_file(path: Path) -> Geometry:
+    if (gguf := find_gguf(path)) is not None:
+        return geometry_from_gguf(gguf)
+    if path.suffix.lower() == ".toml":
         return geometry_from_toml(path, load_geometry)
-    if path.suffix == ".json" or isfile(path):
-        return geometry_from_config(path)
-    hint = did_you_mean(text, names) or "; lrcsim models lists them"
-    raise ConfigError(f"there is no model {text!r}: give a built-in name or the path of a config.json or a TOML{hint}")
+    return geometry_from_config(path / "config.json" if isdir(path) else path)
+
+
+def _stored_as(geometry: Geometry, dtype: str, given: str) -> Geometry:
+    """Return a model with the dtype that its name says its weights have."""
+    if not dtype or dtype == geometry.dtype:
+        return geometry
+    if geometry.dtype == "mxfp4" and (dtype in MIXES or dtype in GGUF):  # GGUF files keep the released experts
+        dtype += ",ffn_gate_exps=mxfp4,ffn_up_exps=mxfp4,ffn_down_exps=mxfp4"
+    return replace(geometry, dtype=dtype, source=f"{geometry.source}; {dtype} as the name {given!r} says")
 
 
 @cache

@@ -24,7 +24,9 @@ IntArray = npt.NDArray[np.int64]
 
 
 # What llama.cpp takes where a row is no multiple of 256 (src/llama-quant.cpp, "fallback quantization").
-FALLBACK = {"q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
+FALLBACK = {"q2_k": "q4_0", "q3_k": "q4_0", "tq1_0": "q4_0", "tq2_0": "q4_0"} | {
+    "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"
+}  # fmt: skip
 
 
 def dtype_names() -> list[str]:
@@ -39,7 +41,7 @@ def bits_per_weight(dtype: str) -> float:
         ConfigError: there is no such format.
     """
     name = _known(dtype)
-    return _named(name.removesuffix("_m") if name not in FORMATS and name in MIXES else name).bits_per_weight
+    return _named(MIXES[name].base if name not in FORMATS and name in MIXES else name).bits_per_weight
 
 
 class Override(NamedTuple):
@@ -109,9 +111,11 @@ def _format(geometry: Geometry, tensor: Tensor, name: str) -> str:
             return "f32"
         if geometry.dtype.partition(",")[0] == "mxfp4" and tensor.name.endswith("_exps"):
             return "mxfp4"  # GGUF files of gpt-oss keep the released experts, whatever the rest is
-        if tensor.name == "output":
-            name = "q8_0" if name == "q8_0" or tensor.length % 256 else "q6_k"
-        return _named_tensor(geometry, tensor, name)
+        if tensor.name == "output" and tensor.length % 256:
+            return _stored(tensor, "q8_0")
+        if name not in MIXES:
+            return _stored(tensor, "q6_k" if tensor.name == "output" else name)
+        return _stored(tensor, MIXES[name](geometry, tensor))
     experts_only = name in ("mxfp4", "nvfp4")
     whole = _named(name).block == 1 and _named(name).bits >= 16
     other = small or tensor.name in ("output", "token_embd")
@@ -121,9 +125,12 @@ def _format(geometry: Geometry, tensor: Tensor, name: str) -> str:
 
 
 def _named_tensor(geometry: Geometry, tensor: Tensor, name: str) -> str:
+    """Return the format of a tensor that is named with it: itself, or what a file type that is no format chooses."""
+    return _stored(tensor, name if find_format(name) else MIXES[name](geometry, tensor))
+
+
+def _stored(tensor: Tensor, name: str) -> str:
     """Return the format of a tensor that is to have this one, with llama.cpp's fallback for rows it cannot store."""
-    if name in MIXES:
-        name = MIXES[name](geometry, tensor)
     if name not in GGUF:
         return name
     if tensor.length % FORMATS[name].block:

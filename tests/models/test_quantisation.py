@@ -152,7 +152,7 @@ def test_overrides_by_layer_and_tensor() -> None:
 @pytest.mark.parametrize(
     ("dtype", "says"),
     [
-        ("q4_k_n", "did you mean 'q4_k_m'?"),
+        ("q4_km", "did you mean 'q4_k_m'?"),
         ("float", "did you mean 'float"),
         ("zzz", "there are bf16"),
         ("q4_k_m,q8_0", "dtype override 'q8_0' is not understood: write LAYERS=DTYPE"),
@@ -176,6 +176,29 @@ def test_any_text_is_a_dtype_or_one_clear_line(dtype: str) -> None:
         assert "dtype" in str(error)  # noqa: PT017
 
 
+EXPERTS: dict[str, tuple[list[str], list[str]]] = {
+    # of a file type that mixes formats: what experts' other matrices may have, and their down projections
+    "q5_k_m": (["q5_k"], ["q5_k", "q6_k"]),
+    "q5_k_s": (["q5_k"], ["q5_k"]),
+    "q4_k_m": (["q4_k"], ["q4_k", "q6_k"]),
+    "q4_k_s": (["q4_k"], ["q4_k", "q5_k"]),
+    "q3_k_l": (["q3_k"], ["q5_k"]),
+    "q3_k_m": (["q3_k"], ["q4_k", "q5_k"]),
+    "q3_k_s": (["q3_k"], ["q3_k"]),
+    "q2_k": (["q2_k"], ["q3_k"]),
+    "q2_k_s": (["q2_k"], ["q2_k", "q4_k"]),
+    "iq3_m": (["iq3_s"], ["iq3_s", "q4_k"]),
+    "iq3_xs": (["iq3_s", "iq3_xxs"], ["iq3_s"]),
+    "iq2_m": (["iq2_s"], ["iq2_s", "iq3_s"]),
+    "iq2_s": (["iq2_xs"], ["iq2_xs", "iq3_s"]),
+    "iq2_xs": (["iq2_xs"], ["iq2_xs", "q2_k"]),
+    "iq2_xxs": (["iq2_xxs"], ["iq2_xxs", "q2_k"]),
+    "iq1_m": (["iq1_m"], ["iq1_m", "q2_k"]),
+    "iq1_s": (["iq1_s"], ["iq1_s", "q2_k"]),
+    "mxfp4_moe": (["mxfp4"], ["mxfp4"]),
+}
+
+
 @pytest.mark.parametrize("dtype", dtype_names())
 def test_every_dtype_for_every_model(dtype: str) -> None:
     for name in model_names():
@@ -188,12 +211,13 @@ def test_every_dtype_for_every_model(dtype: str) -> None:
             assert experts.tolist() == expert_bytes(geometry, biases=False).tolist()
             continue
         bits = experts * 8 / geometry.expert_params
-        least = bits_per_weight(dtype)
+        ups, downs = EXPERTS.get(dtype.lower(), ([dtype], [dtype]))
+        least = min(map(bits_per_weight, ups))
         assert (bits >= least).all()
         if geometry.hidden % 256 == geometry.expert_width % 256 == 0:  # else rows fall back to other formats
-            mixed = (6.5625 - 4.5) / geometry.matrices  # the down projection in q6_k
-            most = least + mixed if dtype.lower().endswith("_m") or dtype == "q2_k" else least
-            assert (bits <= most + 1e-9).all()
+            rest = geometry.matrices - 1
+            possible = [rest * bits_per_weight(up) + bits_per_weight(down) for up in ups for down in downs]
+            assert all(np.isclose(one, np.array(possible) / geometry.matrices).any() for one in set(bits))
 
 
 def test_bf16_is_two_bytes_per_parameter() -> None:
