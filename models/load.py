@@ -1,4 +1,4 @@
-"""Find a model's geometry: built in, by any of its names, or from a Hugging Face ``config.json``."""
+"""Find a model's geometry: built in, by any of its names, from a GGUF file or a Hugging Face ``config.json``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import Any
 from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.models.attention import AttentionShape
 from lrcsim.models.geometry import Geometry
+from lrcsim.models.gguf_geometry import geometry_from_gguf
+from lrcsim.models.gguf_names import find_gguf
 from lrcsim.models.huggingface import geometry_from_config
 
 DATA = resources.files("lrcsim.models").joinpath("data")
@@ -30,8 +32,8 @@ def load_geometry(spec: str | Path) -> Geometry:
 
     Args:
         spec: a built-in name or one of its aliases, such as the id on the Hugging Face hub (case does not matter), or
-            the path of a ``config.json`` or of the folder that holds it. ``NAME:top_k=6`` for an engine that routes to
-            another number of experts than the model's own.
+            the path of a GGUF file or ``config.json``, or of the folder that holds it. ``NAME:top_k=6`` for an engine
+            that routes to another number of experts than the model's own.
 
     Raises:
         ConfigError: no model of that name, or a config that lacks a key or is of a family that is not known.
@@ -46,12 +48,14 @@ def load_geometry(spec: str | Path) -> Geometry:
     if text.lower() in names:
         return _models()[names[text.lower()]][0]
     path = Path(text)
+    if (gguf := find_gguf(path)) is not None:
+        return geometry_from_gguf(gguf)
     if isdir(path):
         path = path / "config.json"
     if path.suffix == ".json" or isfile(path):
         return geometry_from_config(path)
     hint = did_you_mean(text, names) or "; lrcsim models lists them"
-    raise ConfigError(f"there is no model {text!r}: give a built-in name or the path of a config.json{hint}")
+    raise ConfigError(f"there is no model {text!r}: give a built-in name, or the path of a GGUF or config.json{hint}")
 
 
 @cache
