@@ -1,7 +1,7 @@
 """Model geometries as data, from a Hugging Face config too, and the bytes of their weights in many formats."""
 
 from lrcsim.models.attention import AttentionShape
-from lrcsim.models.geometry import Geometry, check_trace
+from lrcsim.models.geometry import Geometry, check_trace, read_geometry
 from lrcsim.models.load import load_geometry, model_names
 from lrcsim.models.matching import matching_dtype
 from lrcsim.models.of_trace import geometry_of
@@ -9,6 +9,7 @@ from lrcsim.models.quantisation import (
     bits_per_weight,
     dense_bytes,
     dtype_names,
+    embedding_bytes,
     expert_bytes,
     output_bytes,
     storage,
@@ -22,12 +23,14 @@ __all__ = [
     "check_trace",
     "dense_bytes",
     "dtype_names",
+    "embedding_bytes",
     "expert_bytes",
     "geometry_of",
     "load_geometry",
     "matching_dtype",
     "model_names",
     "output_bytes",
+    "read_geometry",
     "storage",
     "stored_dtype",
 ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
-from lrcsim.base.errors import ConfigError
+from lrcsim.base.errors import ConfigError, brief
 from lrcsim.models.attention import AttentionShape, mla_flops_per_pair, mla_matrices
+from lrcsim.models.stored import Stored, read_stored
 from lrcsim.traces import RoutingTrace
 
 BIASES = ("q", "k", "v", "attn_output", "sinks", "router", "ffn", "output")
@@ -15,6 +18,8 @@ BIASES = ("q", "k", "v", "attn_output", "sinks", "router", "ffn", "output")
 @dataclass(frozen=True)
 class Geometry:
     """A model's shape. Parameter counts have biases in them, not norms and scales (below 0.02 % of all models shipped).
+
+    Where the tensors of its file are known (``stored``), they say what parameters there are, to the last one.
 
     Attributes:
         name: the model's.
@@ -62,6 +67,11 @@ class Geometry:
         dtype: as the weights were released: what bytes are computed in unless told otherwise.
         unread: why the released format is not known, as the line to show who asks for bytes without a dtype; empty:
             it is ``dtype``.
+        attention_shapes: what attention is in each of ``kv_layers``, where it is of more kinds than two, or of two
+            that are not divided by the window; empty: the fields above say it.
+        index_dim: numbers that a token adds to the cache of each of ``index_layers`` besides: the key of an indexer.
+        index_layers: indices of the layers with an indexer that keeps keys.
+        stored: the tensors of the model's file; then ``dtype`` is ``"gguf"``. None: it is not read from a file.
     """
 
     name: str
@@ -100,6 +110,10 @@ class Geometry:
     mtp_layers: int = 0
     dtype: str = "bf16"
     unread: str = ""
+    attention_shapes: tuple[AttentionShape, ...] = ()
+    index_dim: int = 0
+    index_layers: tuple[int, ...] = ()
+    stored: Stored | None = None
 
     @property
     def mla(self) -> bool:
@@ -115,11 +129,15 @@ class Geometry:
     @property
     def expert_params(self) -> int:
         """The matrices of one routed expert: matrices x hidden x expert_width."""
+        if self.stored is not None:
+            return _weights(self.stored, self.moe_layers[0], routed=True, small=False)
         return self.matrices * self.hidden * self.expert_width
 
     @property
     def expert_biases(self) -> int:
         """The biases of one routed expert, a number for each row of its matrices; 0: it has none."""
+        if self.stored is not None:
+            return _weights(self.stored, self.moe_layers[0], routed=True, small=True)
         return self._ffn_biases(self.expert_width)
 
     @property
@@ -139,6 +157,8 @@ class Geometry:
 
     def attention_shape(self, layer: int) -> AttentionShape:
         """Return the heads of a layer's attention (with MLA before keys and values are compressed)."""
+        if self.attention_shapes:
+            return self.attention_shapes[self.kv_layers.index(layer)]
         own = AttentionShape(self.heads, self.kv_heads, self.head_dim, self.value_dim or self.head_dim)
         if self.global_attention is None or layer in self.window_layers:
             return own
@@ -149,6 +169,9 @@ class Geometry:
 
         Without ``attention_extra``. Standard: `AttentionShape.matrices`; MLA: `mla_matrices`.
         """
+        if self.stored is not None:
+            inside = self.stored.of_layer(layer, routed=False)
+            return {one.name: (one.rows, one.length) for one in inside if one.rows > 1 and one.name[:5] == "attn_"}
         shape = self.attention_shape(layer)
         if self.mla:
             return mla_matrices(shape, self.hidden, self.kv_rank, self.rope_dim, self.q_rank)
@@ -182,9 +205,10 @@ class Geometry:
         """Return how many numbers a token adds to the cache of a layer of ``kv_layers``.
 
         kv_heads (head_dim + value_dim). With MLA kv_rank + rope_dim: keys in their compressed form, of which the values
-        are a part (llama.cpp since PR 19067 of January 2026; before, it kept kv_rank more).
+        are a part (llama.cpp since PR 19067 of January 2026; before, it kept kv_rank more). With an indexer its key.
         """
-        return self.kv_rank + self.rope_dim if self.mla else self.attention_shape(layer).kv_values
+        own = self.kv_rank + self.rope_dim if self.mla else self.attention_shape(layer).kv_values
+        return own + (self.index_dim if layer in self.index_layers else 0)
 
     @property
     def kv_values_per_token(self) -> int:
@@ -225,11 +249,15 @@ class Geometry:
     @property
     def embedding_params(self) -> int:
         """The embedding, and the output matrix where it is another: vocab x hidden each; its biases."""
+        if self.stored is not None:
+            return _weights(self.stored, -1, routed=False)
         biases = self.vocab if "output" in self.biases else 0
         return self.vocab * self.hidden * (1 if self.tied else 2) + biases
 
     def layer_params(self, layer: int) -> int:
         """Return the weights of a layer that every token is multiplied with, those of routed experts excepted."""
+        if self.stored is not None:
+            return _weights(self.stored, layer, routed=False, small=False)
         return self.counted[layer] - self.layer_biases(layer) if self.counted else self._by_formulas(layer)
 
     def _by_formulas(self, layer: int) -> int:
@@ -245,6 +273,8 @@ class Geometry:
     @property
     def dense_params(self) -> int:
         """All that is no routed expert: attention, routers, shared experts, dense blocks, embeddings, their biases."""
+        if self.stored is not None:
+            return sum(_weights(self.stored, layer, routed=False) for layer in self.stored.layers)
         layers = sum(self.layer_params(layer) + self.layer_biases(layer) for layer in range(self.layers))
         return layers + sum(self.counted[self.layers :]) + self.embedding_params
 
@@ -274,6 +304,48 @@ class Geometry:
         idle = len(self.kv_layers) * self.attention_idle
         used = len(self.moe_layers) * self.top_k * (self.expert_params + self.expert_biases)
         return self.dense_params - idle + used
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values, as `read_geometry` takes them."""
+        values = asdict(replace(self, stored=None))
+        return values if self.stored is None else {**values, "stored": self.stored.to_dict()}
+
+
+def _weights(stored: Stored, layer: int, *, routed: bool, small: bool | None = None) -> int:
+    """Return how many numbers are in a layer's tensors: in all, or in those of one row (small), or in matrices."""
+    inside = stored.of_layer(layer, routed=routed)
+    return sum(one.rows * one.length for one in inside if small is None or (one.rows == 1) == small)
+
+
+def read_geometry(values: Mapping[str, Any]) -> Geometry:
+    """Read what `Geometry.to_dict` wrote; keys that it knows not are an error.
+
+    Raises:
+        ConfigError: it is not that.
+    """
+    known: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
+    try:
+        if isinstance(shape := known.get("global_attention"), Mapping):
+            known["global_attention"] = AttentionShape(**shape)
+        if shapes := known.get("attention_shapes"):
+            known["attention_shapes"] = tuple(AttentionShape(**one) for one in shapes)
+        if isinstance(stored := known.get("stored"), Mapping):
+            known["stored"] = read_stored(stored)
+        geometry = Geometry(**known)
+    except TypeError as error:
+        raise ConfigError(f"model is no geometry: {brief(error)}") from None
+    wrong = next((one.name for one in fields(geometry) if not _is(getattr(geometry, one.name), str(one.type))), None)
+    if wrong is not None:
+        raise ConfigError(f"model is no geometry: {wrong} is {str(getattr(geometry, wrong))[:40]!r}")
+    return geometry
+
+
+def _is(value: object, kind: str) -> bool:
+    """Return whether a value is of a field's kind, as its annotation has it."""
+    if kind.startswith("tuple[int"):
+        return value is None or (isinstance(value, tuple) and all(type(one) is int for one in value))
+    plain: dict[str, type] = {"int": int, "str": str, "bool": bool}
+    return type(value) is plain[kind] if kind in plain else True
 
 
 def check_trace(geometry: Geometry, trace: RoutingTrace) -> None:

@@ -39,6 +39,8 @@ BLOCKS: Final[dict[int, tuple[str, int, int]]] = {
 MOST_HEADER = 256 << 20
 """Bytes of a header; a vocabulary of 260,000 tokens with its merges takes some 20 MB."""
 MOST_KEYS, MOST_TENSORS, MOST_TEXT, MOST_NUMBERS = 65_536, 1 << 20, 16 << 20, 1 << 20
+MOST_TEXTS = 1 << 22
+"""Texts in an array: each is passed over by itself."""
 PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 """How the parts of a split model are named, counted from 1 (llama.cpp, ``llama_split_path``)."""
 
@@ -73,7 +75,7 @@ class GgufHeader:
     @property
     def architecture(self) -> str:
         """llama.cpp's name of it, ``"qwen3moe"``; empty where the file does not say."""
-        return str(self.values.get("general.architecture") or "")
+        return str(self.values.get("general.architecture") or "")[:64]
 
     def own(self, key: str) -> Value:
         """Return the value of ``ARCHITECTURE.key``, or None."""
@@ -114,6 +116,8 @@ def read_header(path: str | Path) -> GgufHeader:
         except OSError as error:
             raise ConfigError(f"{part}: cannot be read ({error.strerror or error})") from None
         values, lengths = found.values | values, found.lengths | lengths
+        if twice := next(iter(tensors.keys() & found.tensors.keys()), None):
+            raise ConfigError(f"{part}: has the tensor {twice[:60]!r}, as another part of the model has")
         tensors |= found.tensors
     return GgufHeader(parts[0], tuple(parts), values, lengths, tensors)
 
@@ -170,9 +174,12 @@ class _Reader:
                     values[key] = value
             else:
                 values[key] = self.value(kind, key)
-        return GgufHeader(
-            self.path, (self.path,), values, lengths, {one.name: one for one in self.tensors(tensors, values)}
-        )
+        found: dict[str, GgufTensor] = {}
+        for one in self.tensors(tensors, values):
+            if one.name in found:
+                raise ConfigError(f"{self.path}: has two tensors {one.name[:60]!r}")
+            found[one.name] = one
+        return GgufHeader(self.path, (self.path,), values, lengths, found)
 
     def tensors(self, count: int, values: dict[str, Value]) -> Iterator[GgufTensor]:
         ends = 0
@@ -202,6 +209,8 @@ class _Reader:
     def array(self, key: str) -> tuple[Value, int]:
         kind, length = self.one("I"), self.one("Q")
         if kind == TEXT:
+            if length > MOST_TEXTS:
+                raise ConfigError(f"{self.path}: is cut off, or lies: it has an array of {length:,} in its header")
             for _ in range(self.within(length, 8)):
                 self.skip(self.one("Q"))
             return None, length

@@ -1,7 +1,8 @@
 """Bytes of a model's weights in the formats that people run.
 
 A *format* stores blocks of weights with their scales. A *mix* of llama.cpp (``q4_k_m`` ...) chooses a format by tensor
-and layer; any other dtype gives one format to all matrices. Tensors have llama.cpp's names.
+and layer; any other dtype gives one format to all matrices. ``gguf`` is what a model's own file stores its tensors in,
+where the geometry is read from one. Tensors have llama.cpp's names.
 """
 
 from __future__ import annotations
@@ -17,8 +18,18 @@ import numpy.typing as npt
 from lrcsim.base.errors import ConfigError
 from lrcsim.models.formats import FORMATS, GGUF, WeightFormat, find_format, format_names, known_name
 from lrcsim.models.geometry import Geometry
+from lrcsim.models.gguf_header import BLOCKS
 from lrcsim.models.mixes import MIXES
-from lrcsim.models.tensors import SMALL, Tensor, dense_tensors, expert_tensors, tensors
+from lrcsim.models.stored import OF_FILE
+from lrcsim.models.tensors import (
+    Tensor,
+    dense_tensors,
+    embedding_tensors,
+    expert_tensors,
+    is_small,
+    output_tensors,
+    tensors,
+)
 
 IntArray = npt.NDArray[np.int64]
 
@@ -79,11 +90,36 @@ def _override(text: str) -> Override:
 
 
 def _known(name: str) -> str:
-    return known_name(name, frozenset(MIXES))
+    return known_name(name, frozenset({*MIXES, OF_FILE}))
+
+
+def is_of_file(dtype: str) -> bool:
+    """Return whether a dtype says that weights are as in the model's own GGUF file, but for its overrides.
+
+    Raises:
+        ConfigError: the dtype is not known.
+    """
+    return parse_dtype(dtype)[0] == OF_FILE
+
+
+def mean_bits(geometry: Geometry, dtype: str) -> float:
+    """Return the bits per weight of a format or mix, as `bits_per_weight`; of a file those of its experts' mean.
+
+    Raises:
+        ConfigError: there is no such format, or the model is not read from a file.
+    """
+    if not is_of_file(dtype):
+        return bits_per_weight(dtype.partition(",")[0])
+    weights = sum(one.rows * one.length for layer in geometry.moe_layers for one in expert_tensors(geometry, layer))
+    return 8 * float(expert_bytes(geometry, dtype).sum()) / weights
+
+
+_IN_FILES = {name: WeightFormat(block, 8 * size) for name, block, size in BLOCKS.values()}
+"""What the tensors of a file may be in, besides formats that weights are asked for in."""
 
 
 def _named(name: str) -> WeightFormat:
-    found = find_format(name)
+    found = find_format(name) or _IN_FILES.get(name)
     assert found is not None  # checked where the dtype was read
     return found
 
@@ -105,11 +141,16 @@ def stored_dtype(geometry: Geometry, dtype: str | None = None) -> str:
 
 def _format(geometry: Geometry, tensor: Tensor, name: str) -> str:
     """Return the format of a tensor under a recipe for all of them."""
-    small = tensor.name in SMALL
+    small = is_small(tensor)
+    if name == OF_FILE:
+        return _as_in_file(geometry, tensor)
+    if tensor.format and tensor.layer >= 0 and tensor.name == "attn_v" and tensor.layer not in geometry.kv_layers:
+        tensor = tensor._replace(name="mixer")  # of linear attention, which recipes do not take for values
     if name in MIXES or name in GGUF:
         if small:
             return "f32"
-        if geometry.dtype.partition(",")[0] == "mxfp4" and tensor.name.endswith("_exps"):
+        released = "mxfp4" in (geometry.dtype.partition(",")[0], tensor.format)
+        if released and tensor.name.endswith("_exps"):
             return "mxfp4"  # GGUF files of gpt-oss keep the released experts, whatever the rest is
         if tensor.name == "output" and tensor.length % 256:
             return _stored(tensor, "q8_0")
@@ -138,6 +179,15 @@ def _stored(tensor: Tensor, name: str) -> str:
     return "f16" if tensor.length % FORMATS[name].block else name
 
 
+def _as_in_file(geometry: Geometry, tensor: Tensor) -> str:
+    if geometry.stored is None:
+        raise ConfigError(
+            f"dtype gguf is that of a model's own file, and {geometry.name} is not read from one: give the path of the "
+            "GGUF file as the model, or another dtype"
+        )
+    return tensor.format or geometry.stored.format_of(tensor.name)
+
+
 def format_of(geometry: Geometry, tensor: Tensor, dtype: str) -> str:
     """Return the format that a tensor has under a dtype: an override that names it, or the recipe's own choice."""
     name, overrides = parse_dtype(dtype)
@@ -147,8 +197,8 @@ def format_of(geometry: Geometry, tensor: Tensor, dtype: str) -> str:
             chosen = override
     if chosen is None:
         return _format(geometry, tensor, name)
-    exact, small = chosen.tensor == tensor.name, tensor.name in SMALL
-    if exact or (chosen.tensor and not small):
+    exact, small = chosen.tensor == tensor.name, is_small(tensor)
+    if chosen.dtype != OF_FILE and (exact or (chosen.tensor and not small)):
         return _named_tensor(geometry, tensor, chosen.dtype)
     return _format(geometry, tensor, chosen.dtype)
 
@@ -176,7 +226,7 @@ def expert_bytes(geometry: Geometry, dtype: str | None = None, *, biases: bool =
         sum(
             tensor_bytes(geometry, tensor, dtype)
             for tensor in expert_tensors(geometry, layer)
-            if biases or tensor.name not in SMALL
+            if biases or not is_small(tensor)
         )
         for layer in geometry.moe_layers
     ]
@@ -206,7 +256,8 @@ def dense_bytes(geometry: Geometry, dtype: str | None = None) -> IntArray:
 def output_bytes(geometry: Geometry, dtype: str | None = None) -> int:
     """Return the bytes of the output matrix and its biases, which every token reads in full.
 
-    Of the embedding it reads one row.
+    Of the embedding it reads one row. Where the model is read from a file, with all else that belongs to no layer, as
+    the last norm; a model whose embedding is the output matrix reads that.
 
     Args:
         geometry: the model.
@@ -216,8 +267,23 @@ def output_bytes(geometry: Geometry, dtype: str | None = None) -> int:
         ConfigError: the dtype is not known, or none is given and that of the release cannot be read.
     """
     dtype = stored_dtype(geometry, dtype)
-    biases = tensor_bytes(geometry, Tensor("bias", -1, 1, geometry.vocab), dtype) if "output" in geometry.biases else 0
-    return tensor_bytes(geometry, Tensor("output", -1, geometry.vocab, geometry.hidden), dtype) + biases
+    apart = "output" in geometry.biases and geometry.stored is None
+    biases = tensor_bytes(geometry, Tensor("bias", -1, 1, geometry.vocab), dtype) if apart else 0
+    return sum(tensor_bytes(geometry, tensor, dtype) for tensor in output_tensors(geometry)) + biases
+
+
+def embedding_bytes(geometry: Geometry, dtype: str | None = None) -> int:
+    """Return the bytes of the embedding, the output matrix's own where they are the same.
+
+    Args:
+        geometry: the model.
+        dtype: as in `expert_bytes`.
+
+    Raises:
+        ConfigError: the dtype is not known, or none is given and that of the release cannot be read.
+    """
+    dtype = stored_dtype(geometry, dtype)
+    return sum(tensor_bytes(geometry, tensor, dtype) for tensor in embedding_tensors(geometry))
 
 
 def storage(geometry: Geometry, dtype: str | None = None) -> dict[str, str]:
@@ -254,14 +320,16 @@ def _said(formats: dict[str, list[int]]) -> str:
 def _by_kind(geometry: Geometry) -> Iterator[tuple[str, Tensor]]:
     kinds = {"_exps": "experts", "_shexp": "shared experts"}
     for tensor in tensors(geometry):
-        if tensor.name in SMALL:
+        if is_small(tensor):
             continue
         suffix = next((kind for end, kind in kinds.items() if tensor.name.endswith(end)), "")
         if suffix:
             yield suffix, tensor
-        elif tensor.name.startswith(("attn", "mixer")):
+        elif tensor.name.startswith(("attn", "mixer", "ssm", "shortconv", "indexer")):
             yield "attention", tensor
         elif tensor.name == "output":
             yield "output", tensor
         elif tensor.name in ("ffn_gate", "ffn_up", "ffn_down"):
             yield "dense blocks", tensor
+        elif geometry.stored is not None and tensor.name == "token_embd":
+            yield "embedding", tensor

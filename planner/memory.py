@@ -8,9 +8,8 @@ from typing import Any, Literal
 
 from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.hardware import HardwareProfile
-from lrcsim.models import Geometry, dense_bytes, expert_bytes, output_bytes
-from lrcsim.models.quantisation import bits_per_weight, tensor_bytes
-from lrcsim.models.tensors import Tensor
+from lrcsim.models import Geometry, dense_bytes, embedding_bytes, expert_bytes, output_bytes
+from lrcsim.models.quantisation import bits_per_weight
 from lrcsim.planner.engines import compute_buffers
 from lrcsim.planner.shared_memory import shared
 from lrcsim.simulator.setup.platform import DRAM_FOR_EXPERTS
@@ -195,7 +194,7 @@ def memory_of(
         reserve = RESERVE if profile.gpu is not None else profile.dram.memory - int(
             profile.dram.memory * DRAM_FOR_EXPERTS
         )  # fmt: skip
-    embedding = tensor_bytes(geometry, Tensor("token_embd", -1, geometry.vocab, geometry.hidden), dtype)
+    embedding = embedding_bytes(geometry, dtype)
     return Memory(
         device="main memory" if profile.gpu is None or profile.unified else "GPU memory",
         total=int(profile.dram.memory if profile.gpu is None else profile.gpu.memory),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.configurable import Configurable
-from lrcsim.base.errors import ConfigError, PolicyError, brief, check_choice
+from lrcsim.base.errors import ConfigError, PolicyError, check_choice
 from lrcsim.base.kinds import VERSION, named
 from lrcsim.base.reprs import short, short_repr
 from lrcsim.base.user_code import is_users
 from lrcsim.hardware import HardwareProfile, read_toml, to_toml
-from lrcsim.models import Geometry
+from lrcsim.models import Geometry, read_geometry
 from lrcsim.policies import BUILT_IN, Policy, PolicySpec, make_policy
 from lrcsim.runtimes import Runtime, RuntimeDocument
 from lrcsim.runtimes import read_toml as read_runtime
@@ -245,7 +245,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Runtime | RuntimeDocument):
         return {"name": value.name, "toml": runtime_toml(value)}
     if isinstance(value, Geometry):
-        return asdict(value)
+        return value.to_dict()
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -260,11 +260,7 @@ def _read(name: str, value: Any) -> Any:
     if name == "runtime" and isinstance(value, Mapping):
         return read_runtime(str(value.get("name")), str(value.get("toml")))
     if name == "model" and isinstance(value, Mapping):
-        fields: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in value.items()}
-        try:
-            return Geometry(**fields)
-        except TypeError as error:
-            raise ConfigError(f"model is no geometry: {brief(error)}") from None
+        return read_geometry(value)
     if name == "speculative" and isinstance(value, list):
         return tuple(value)
     return value
