@@ -74,6 +74,9 @@ uint64_t llama_model_size(const void *model);
 int32_t llama_model_n_layer(const void *model);
 int32_t llama_model_n_embd(const void *model);
 int32_t llama_model_n_ctx_train(const void *model);
+bool llama_model_has_encoder(const void *model);
+bool llama_model_has_decoder(const void *model);
+bool llama_model_is_diffusion(const void *model);
 int32_t llama_model_meta_val_str(const void *model, const char *key, char *target, size_t size);
 const char *llama_model_chat_template(const void *model, const char *name);
 const void *llama_model_get_vocab(const void *model);
@@ -218,8 +221,19 @@ class Model:
 
     @property
     def layers(self) -> int:
-        """Transformer layers."""
+        """Transformer layers, without those that predict further tokens."""
         return int(self.library.c.llama_model_n_layer(self.pointer))
+
+    @property
+    def is_diffusion(self) -> bool:
+        """Whether it denoises a whole text instead of predicting the next token."""
+        return bool(self.library.c.llama_model_is_diffusion(self.pointer))
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether it, or a part of it, encodes a text in which every token sees all others."""
+        c = self.library.c
+        return bool(c.llama_model_has_encoder(self.pointer)) or not c.llama_model_has_decoder(self.pointer)
 
     @property
     def hidden(self) -> int:
