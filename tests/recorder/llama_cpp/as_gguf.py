@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gguf_keys import ARCHITECTURES, write_keys
+import numpy as np
+import numpy.typing as npt
+from gguf_keys import ARCHITECTURES, keys_of, write_keys
 from gguf_tensors import tensors
 
 
-def write_gguf(model: Any, path: Path, folder: Path | None = None, template: str = "", end: int | None = None) -> None:
+def write_gguf(
+    model: Any,
+    path: Path,
+    folder: Path | None = None,
+    template: str = "",
+    end: int | None = None,
+    *,
+    architecture: str | None = None,
+    more: Mapping[str, npt.NDArray[np.float32]] | None = None,
+    keys: Mapping[str, int] | None = None,
+    dtype: str = "F32",
+    each: int = 0,
+) -> None:
     """Write a model.
 
     Args:
@@ -19,21 +34,31 @@ def write_gguf(model: Any, path: Path, folder: Path | None = None, template: str
         folder: with a tokenizer.json, byte-level BPE as GPT-2's; None: the file has no tokenizer.
         template: of conversations.
         end: token that ends a text.
+        architecture: llama.cpp's name of another one, with the same tensors; None: the model's own.
+        more: tensors besides, by llama.cpp's names.
+        keys: besides or instead, without the architecture's name before them.
+        dtype: ggml's name of the format of matrices but routers and embeddings.
+        each: tensors of each file of a split model; 0: all in one.
     """
     import gguf
 
     config = model.config
-    name = ARCHITECTURES[config.model_type]
-    architecture = next(kind for kind, text in gguf.MODEL_ARCH_NAMES.items() if text == name)
-    writer = gguf.GGUFWriter(path, name)
+    name = architecture or ARCHITECTURES[config.model_type]
+    kind = next(kind for kind, text in gguf.MODEL_ARCH_NAMES.items() if text == name)
+    writer = gguf.GGUFWriter(path, name, split_max_tensors=each)
     writer.add_name("written by a test")
-    write_keys(writer, config)
+    write_keys(writer, name, keys_of(config) | dict(keys or {}))
     _add_tokenizer(writer, config, folder, template, end)
-    names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
-    for key, data in tensors(model):
-        found = names.get_name(key, try_suffixes=(".weight", ".bias"))
+    names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
+    form = gguf.GGMLQuantizationType[dtype]
+    for key, data in (*tensors(model), *(more or {}).items()):
+        given = key.startswith(("blk.", "rope_freqs."))
+        found = key if given else names.get_name(key, try_suffixes=(".weight", ".bias"))
         assert found is not None, key
-        writer.add_tensor(found, data)
+        if data.ndim < 2 or "ffn_gate_inp" in found or not found.startswith("blk."):
+            writer.add_tensor(found, data)
+        else:
+            writer.add_tensor(found, gguf.quants.quantize(data, form), raw_dtype=form)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

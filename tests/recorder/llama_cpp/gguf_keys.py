@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 ARCHITECTURES = {
@@ -13,10 +13,12 @@ ARCHITECTURES = {
     "dots1": "dots1",
     "ernie4_5_moe": "ernie4_5-moe",
     "exaone_moe": "exaone-moe",
+    "gemma4_text": "gemma4",
     "glm4_moe": "glm4moe",
     "glm4_moe_lite": "deepseek2",
     "gpt_oss": "gpt-oss",
     "granitemoe": "granitemoe",
+    "granitemoehybrid": "granitehybrid",
     "granitemoeshared": "granitemoe",
     "hunyuan_v1_moe": "hunyuan-moe",
     "jamba": "jamba",
@@ -24,6 +26,7 @@ ARCHITECTURES = {
     "llama4_text": "llama4",
     "minimax_m2": "minimax-m2",
     "mixtral": "llama",
+    "nemotron_h": "nemotron_h_moe",
     "olmoe": "olmoe",
     "phimoe": "phimoe",
     "qwen2_moe": "qwen2moe",
@@ -42,9 +45,9 @@ NAMES: dict[str, tuple[str, ...]] = {
     "feed_forward_length": ("intermediate_size_mlp", "intermediate_size"),
     "attention.head_count": ("num_attention_heads",),
     "attention.head_count_kv": ("num_key_value_heads",),
-    "attention.layer_norm_rms_epsilon": ("rms_norm_eps", "norm_eps"),
+    "attention.layer_norm_rms_epsilon": ("rms_norm_eps", "norm_eps", "layer_norm_epsilon"),
     "expert_count": ("moe_num_experts", "num_experts", "n_routed_experts", "num_local_experts"),
-    "expert_used_count": ("moe_k", "num_experts_per_tok", "moe_topk"),
+    "expert_used_count": ("moe_k", "num_experts_per_tok", "moe_topk", "top_k_experts"),
     "expert_feed_forward_length": ("moe_intermediate_size", "intermediate_size"),
     "expert_shared_count": ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts"),
     "expert_weights_scale": ("routed_scaling_factor", "route_scale"),
@@ -106,6 +109,49 @@ def _jamba(config: Any) -> dict[str, Any]:
     }
 
 
+def _granite_hybrid(config: Any) -> dict[str, Any]:
+    return _granite(config) | {
+        "rope.scaling.finetuned": config.position_embedding_type == "rope",  # llama.cpp's switch for any rotation
+        "attention.head_count_kv": _heads_where(config, "full_attention"),
+        "ssm.conv_kernel": config.mamba_d_conv,
+        "ssm.inner_size": config.mamba_n_heads * config.mamba_d_head,
+        "ssm.state_size": config.mamba_d_state,
+        "ssm.time_step_rank": config.mamba_n_heads,
+        "ssm.group_count": config.mamba_n_groups,
+    }
+
+
+def _nemotron(config: Any) -> dict[str, Any]:
+    kinds = config.layers_block_type
+    return _sigmoid(config) | {
+        "block_count": len(kinds),
+        "feed_forward_length": [config.moe_intermediate_size * (kind == "moe") for kind in kinds],
+        "attention.head_count_kv": [config.num_key_value_heads * (kind == "full_attention") for kind in kinds],
+        "attention.layer_norm_epsilon": config.layer_norm_epsilon,
+        "expert_shared_feed_forward_length": config.moe_shared_expert_intermediate_size,
+        "ssm.conv_kernel": config.conv_kernel,
+        "ssm.inner_size": config.mamba_num_heads * config.mamba_head_dim,
+        "ssm.state_size": config.ssm_state_size,
+        "ssm.time_step_rank": config.mamba_num_heads,
+        "ssm.group_count": config.n_groups,
+    }
+
+
+def _gemma4(config: Any) -> dict[str, Any]:
+    ropes = config.rope_parameters
+    return {
+        "embedding_length_per_layer_input": config.hidden_size_per_layer_input,
+        "attention.shared_kv_layers": config.num_kv_shared_layers,
+        "attention.sliding_window": config.sliding_window,
+        "attention.sliding_window_pattern": [kind == "sliding_attention" for kind in config.layer_types],
+        "attention.key_length_swa": config.head_dim,
+        "attention.value_length_swa": config.head_dim,
+        "rope.dimension_count_swa": config.head_dim,
+        "rope.freq_base": float(ropes["full_attention"]["rope_theta"]),
+        "rope.freq_base_swa": float(ropes["sliding_attention"]["rope_theta"]),
+    }
+
+
 def _dbrx(config: Any) -> dict[str, Any]:
     experts, attention = config.ffn_config, config.attn_config
     return {
@@ -154,12 +200,14 @@ OWN: dict[str, Callable[[Any], dict[str, Any]]] = {
     "exaone_moe": lambda config: _sigmoid(config) | _shared_width(config) | {
         "attention.sliding_window": config.sliding_window
     },
+    "gemma4_text": _gemma4,
     "glm4_moe": _sigmoid,
     "glm4_moe_lite": lambda config: _mla(config) | _sigmoid(config) | {
         "leading_dense_block_count": config.mlp_layer_types.index("sparse")
     },
     "gpt_oss": lambda config: {"attention.sliding_window": config.sliding_window},
     "granitemoe": _granite,
+    "granitemoehybrid": _granite_hybrid,
     "granitemoeshared": _granite,
     "hunyuan_v1_moe": lambda config: {"expert_shared_feed_forward_length": config.intermediate_size},
     "jamba": _jamba,
@@ -171,13 +219,14 @@ OWN: dict[str, Callable[[Any], dict[str, Any]]] = {
         "expert_feed_forward_length": config.intermediate_size,
     },
     "minimax_m2": _sigmoid,
+    "nemotron_h": _nemotron,
     "qwen3_next": _delta_net,
     "qwen2_moe": lambda config: {"expert_shared_feed_forward_length": config.shared_expert_intermediate_size},
 }  # fmt: skip
 """What some model types say besides, or otherwise."""
 
 
-def keys(config: Any) -> dict[str, Any]:
+def keys_of(config: Any) -> dict[str, Any]:
     """Return the keys of a model, without the architecture's name before them, and their values."""
     found: dict[str, Any] = {}
     for key, names in NAMES.items():
@@ -191,15 +240,15 @@ def keys(config: Any) -> dict[str, Any]:
         if part is not None:
             found["rope.dimension_count"] = int(head * part)
     rope = getattr(config, "rope_parameters", None)
-    if rope:
+    if rope and "rope_theta" in rope:
         found["rope.freq_base"] = float(rope["rope_theta"])
     return found | OWN.get(config.model_type, lambda _: {})(config)
 
 
-def write_keys(writer: Any, config: Any) -> None:
-    """Write them, each in GGUF's kind of number for it."""
-    for key, value in keys(config).items():
-        name = f"{ARCHITECTURES[config.model_type]}.{key}"
+def write_keys(writer: Any, architecture: str, keys: Mapping[str, Any]) -> None:
+    """Write keys, each in GGUF's kind of number for it."""
+    for key, value in keys.items():
+        name = f"{architecture}.{key}"
         if isinstance(value, bool):
             writer.add_bool(name, value)
         elif isinstance(value, int):

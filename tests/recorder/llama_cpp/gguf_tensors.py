@@ -15,14 +15,16 @@ import numpy.typing as npt
 
 Matrix = npt.NDArray[np.float32]
 
-INTERLEAVED = ("mixtral", "granitemoe", "granitemoeshared")
+INTERLEAVED = ("mixtral", "granitemoe", "granitemoeshared", "granitemoehybrid")
 """Types whose queries and keys llama.cpp rotates in neighbouring pairs, transformers in halves."""
 
 TRANSPOSED = ("gpt_oss", "llama4_text")
 """Types whose experts stand as [E, columns, rows] in transformers."""
 
+MAMBA2 = ("granitemoehybrid", "nemotron_h")
+
 RENAMED = (
-    (r"\.(?:block_sparse_moe|feed_forward)\.experts\.", ".mlp.experts."),
+    (r"(\d)\.(?:(?:block_sparse_moe|feed_forward|mixer)\.)?experts\.", r"\1.mlp.experts."),
     (r"block_sparse_moe\.router\.weight", "block_sparse_moe.router.layer.weight"),
     (r"e_score_correction_bias$", "e_score_correction.bias"),
     (r"mlp\.gate\.moe_statics", "mlp.moe_statics"),
@@ -31,6 +33,9 @@ RENAMED = (
     (r"self_attn\.sinks$", "self_attn.sinks.weight"),
     (r"(\d)\.shared_mlp\.", r"\1.mlp.shared_mlp."),
     (r"\.dt_bias$", ".dt_proj.bias"),
+    (r"^model\.layers\.(\d+)\.(norm|mixer)\.", r"backbone.layers.\1.\2."),
+    (r"^model\.embeddings\.", "backbone.embeddings."),
+    (r"\.layer_scalar$", ".layer_scalar.weight"),
 )
 """What transformers calls otherwise than the files that package ``gguf`` knows."""
 
@@ -46,6 +51,8 @@ def tensors(model: Any) -> Iterator[tuple[str, Matrix]]:
             for pattern, ours in RENAMED:
                 found = re.sub(pattern, ours, found)
             yield found, np.ascontiguousarray(data, dtype=np.float32)
+    if config.model_type == "gemma4_text":
+        yield "rope_freqs.weight", _gemma4_frequencies(config)
 
 
 def _of(config: Any, name: str, data: Matrix) -> Iterator[tuple[str, Matrix]]:
@@ -80,6 +87,14 @@ def _of(config: Any, name: str, data: Matrix) -> Iterator[tuple[str, Matrix]]:
         yield name.replace("in_proj_qkvz", "in_proj_z"), gate
     elif kind == "qwen3_next" and name.endswith("norm.weight") and "linear_attn.norm" not in name:
         yield name, data + 1
+    elif kind in MAMBA2 and name.endswith((".A_log", ".D")):
+        yield name, -np.exp(data[:, None]) if name.endswith("A_log") else data[:, None]
+    elif kind in MAMBA2 and name.endswith(("mamba.norm.weight", "mixer.norm.weight")):
+        groups = config.n_groups if kind == "nemotron_h" else config.mamba_n_groups
+        yield name, data.reshape(groups, -1)
+    elif name.endswith((".router.scale", ".router.per_expert_scale")):
+        block = name.split(".")[2]
+        yield f"blk.{block}.{'ffn_gate_inp' if name.endswith('router.scale') else 'ffn_down_exps'}.scale", data
     elif name.endswith(".A_log"):
         yield name, -np.exp(data)
     else:
@@ -91,12 +106,16 @@ def _experts(config: Any, name: str, data: Matrix) -> Iterator[tuple[str, Matrix
     if what in ("w1", "v1", "w2"):  # dbrx: all experts' rows in one matrix
         stack = data.reshape(config.ffn_config.moe_num_experts, -1, config.d_model)
         yield f"{name}.weight", stack.transpose(0, 2, 1) if what == "w2" else stack
+    elif what == "gate_up_proj" and config.model_type == "gemma4_text":
+        yield f"{name}.weight", data  # llama.cpp takes it as one
     elif what == "gate_up_proj":
         if config.model_type in TRANSPOSED:
             data = data.transpose(0, 2, 1)
         gate, up = _halves(config, data)
         yield f"{stem}.gate_proj.weight", gate
         yield f"{stem}.up_proj.weight", up
+    elif what == "up_proj":
+        yield f"{name}.weight", data
     elif what == "gate_up_proj_bias":
         gate, up = _halves(config, data)
         yield f"{stem}.gate_proj.bias", gate
@@ -106,6 +125,13 @@ def _experts(config: Any, name: str, data: Matrix) -> Iterator[tuple[str, Matrix
     else:
         assert what == "down_proj_bias", name
         yield f"{stem}.down_proj.bias", data
+
+
+def _gemma4_frequencies(config: Any) -> Matrix:
+    """Divisors of the frequencies in blocks of full attention: what is not rotated there is switched off."""
+    half = config.head_dim // 2
+    turned = int(half * config.rope_parameters["full_attention"]["partial_rotary_factor"])
+    return np.array([1.0] * turned + [1e30] * (half - turned), np.float32)
 
 
 def _halves(config: Any, data: Matrix) -> tuple[Matrix, Matrix]:
