@@ -44,8 +44,13 @@ struct context_params {
     float defragment;
     void *eval, *eval_data;
     int32_t type_k, type_v;
+    size_t moe_cache;
     void *abort, *abort_data;
-    uint8_t room[128];
+    bool embeddings, offload_kqv, no_perf, op_offload, swa_full, kv_unified;
+    void *samplers;
+    size_t n_samplers;
+    void *other;
+    uint8_t room[64];
 };
 struct batch {
     int32_t tokens;
@@ -114,11 +119,13 @@ size_t ggml_quantize_chunk(
 """
 
 MODEL_DEFAULTS = {"gpu_layers": -1, "split_mode": 1, "load_mode": -1, "main_gpu": 0, "vocab_only": False} | {
-    "check_tensors": False, "use_extra_bufts": True, "no_host": False, "no_alloc": False
+    "lazy_mode": 1, "check_tensors": False, "use_extra_bufts": True, "no_host": False, "no_alloc": False,
+    "load_mtp": False
 }  # fmt: skip
 CONTEXT_DEFAULTS = {"n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "n_seq_max": 1, "n_threads": 4} | {
     "n_threads_batch": 4, "rope_scaling": -1, "pooling": -1, "attention": -1, "flash_attention": -1, "rope_base": 0.0,
-    "yarn_extrapolation": -1.0, "defragment": -1.0, "type_k": 1, "type_v": 1
+    "yarn_extrapolation": -1.0, "defragment": -1.0, "type_k": 1, "type_v": 1, "moe_cache": 0, "embeddings": False,
+    "offload_kqv": True, "no_perf": True, "op_offload": True, "swa_full": True, "kv_unified": False
 }  # fmt: skip
 """What build 11549 gives: -1 is "as the model says" or "automatic", type 1 is float16."""
 
@@ -155,6 +162,9 @@ class Library:
         self.c.llama_backend_init()
         check_defaults("llama_model_params", self.c.llama_model_default_params(), MODEL_DEFAULTS)
         check_defaults("llama_context_params", self.c.llama_context_default_params(), CONTEXT_DEFAULTS)
+        tokens = self.ffi.new("int32_t[2]")
+        alone = dict.fromkeys(("embedding", "position", "sequences", "sequence", "output"), self.ffi.NULL)
+        check_defaults("llama_batch", self.c.llama_batch_get_one(tokens, 2), {"tokens": 2, "token": tokens} | alone)
 
     @property
     def instructions(self) -> str:

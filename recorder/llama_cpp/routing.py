@@ -22,7 +22,7 @@ from lrcsim.recorder.passes import Columns, sorted_by_weight, stacked
 
 NODE = re.compile(r"ffn_moe_(topk|probs|logits(?:_biased)?|weights(?:_norm|_softmax|_scaled)?)-([0-9]+)")
 TYPES: dict[int, Any] = {0: np.float32, 26: np.int32}
-"""ggml's numbers of the two types that these nodes have."""
+"""ggml's numbers of the two types that these nodes have, 4 bytes each."""
 
 
 class Routing:
@@ -114,10 +114,13 @@ class Routing:
     def _rows(self, tensor: Any) -> npt.NDArray[Any]:
         """Copy a node's result, [tokens, width] for a matrix; the chosen experts are a view of all in their order."""
         shape, steps = [int(tensor.ne[i]) for i in (3, 2, 1, 0)], [int(tensor.nb[i]) for i in (3, 2, 1, 0)]
-        dtype = np.dtype(TYPES[int(tensor.type)])
-        raw = np.zeros(int(self.library.c.ggml_nbytes(tensor)) if 0 not in shape else 0, np.uint8)
-        if not raw.size:
-            return np.zeros((0, shape[-1]), dtype)
-        self.library.c.ggml_backend_tensor_get(tensor, self.library.ffi.from_buffer(raw), 0, raw.size)
-        whole = np.ndarray(shape, dtype, raw.data, strides=steps)
+        if 0 in shape:
+            return np.zeros((0, shape[-1]), np.int32)
+        size = int(self.library.c.ggml_nbytes(tensor))
+        span = 4 + sum((count - 1) * step for count, step in zip(shape, steps, strict=True))
+        if int(tensor.type) not in TYPES or size != span:
+            raise ValueError(f"a node of type {tensor.type}, shape {shape}, steps {steps} has {size} bytes, not {span}")
+        raw = np.zeros(size, np.uint8)
+        self.library.c.ggml_backend_tensor_get(tensor, self.library.ffi.from_buffer(raw), 0, size)
+        whole = np.ndarray(shape, TYPES[int(tensor.type)], raw.data, strides=steps)
         return whole.reshape(-1, shape[-1]).copy()

@@ -81,6 +81,8 @@ class LlamaCppRunner:
         self.notices = []
         if settings.batch > 1:
             self.notices.append("recorded one request at a time, as llama.cpp's context holds one here")
+        if header.architecture == "gemma4":
+            self.notices.append("weights are those before the scale of each expert (ffn_down_exps.scale)")
         self._routing = Routing(model.library, logits=settings.logits)
         self._context: Context | None = None
 
