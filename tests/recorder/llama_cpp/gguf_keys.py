@@ -25,11 +25,13 @@ ARCHITECTURES = {
     "lfm2_moe": "lfm2moe",
     "llama4_text": "llama4",
     "minimax_m2": "minimax-m2",
+    "mimo_v2_flash": "mimo2",
     "mixtral": "llama",
     "nemotron_h": "nemotron_h_moe",
     "olmoe": "olmoe",
     "phimoe": "phimoe",
     "qwen2_moe": "qwen2moe",
+    "qwen3_5_moe_text": "qwen35moe",
     "qwen3_moe": "qwen3moe",
     "qwen3_next": "qwen3next",
 }
@@ -152,6 +154,20 @@ def _gemma4(config: Any) -> dict[str, Any]:
     }
 
 
+def _mimo(config: Any) -> dict[str, Any]:
+    ropes, slides = config.rope_parameters, [kind == "sliding_attention" for kind in config.layer_types]
+    return _sigmoid(config) | {
+        "attention.head_count_kv": [config.num_key_value_heads * (1 + slide) for slide in slides],
+        "attention.value_length": config.v_head_dim,
+        "attention.value_scale": config.attention_value_scale,
+        "attention.sliding_window": config.sliding_window,
+        "attention.sliding_window_pattern": slides,
+        "rope.dimension_count": int(config.head_dim * ropes["full_attention"]["partial_rotary_factor"]),
+        "rope.freq_base": float(ropes["full_attention"]["rope_theta"]),
+        "rope.freq_base_swa": float(ropes["sliding_attention"]["rope_theta"]),
+    }
+
+
 def _dbrx(config: Any) -> dict[str, Any]:
     experts, attention = config.ffn_config, config.attn_config
     return {
@@ -218,8 +234,10 @@ OWN: dict[str, Callable[[Any], dict[str, Any]]] = {
         "interleave_moe_layer_step": config.interleave_moe_layer_step,
         "expert_feed_forward_length": config.intermediate_size,
     },
+    "mimo_v2_flash": _mimo,
     "minimax_m2": _sigmoid,
     "nemotron_h": _nemotron,
+    "qwen3_5_moe_text": lambda config: _delta_net(config) | {"rope.dimension_sections": [1, 0, 0, 0]},
     "qwen3_next": _delta_net,
     "qwen2_moe": lambda config: {"expert_shared_feed_forward_length": config.shared_expert_intermediate_size},
 }  # fmt: skip

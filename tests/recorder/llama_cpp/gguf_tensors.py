@@ -85,7 +85,7 @@ def _of(config: Any, name: str, data: Matrix) -> Iterator[tuple[str, Matrix]]:
         query, key_rows, value_rows, gate = (part.reshape(-1, data.shape[1]) for part in parts)
         yield name.replace("in_proj_qkvz", "in_proj_qkv"), np.concatenate([query, key_rows, value_rows])
         yield name.replace("in_proj_qkvz", "in_proj_z"), gate
-    elif kind == "qwen3_next" and name.endswith("norm.weight") and "linear_attn.norm" not in name:
+    elif kind in ("qwen3_next", "qwen3_5_moe_text") and name.endswith("norm.weight") and "linear_attn.norm" not in name:
         yield name, data + 1
     elif kind in MAMBA2 and name.endswith((".A_log", ".D")):
         yield name, -np.exp(data[:, None]) if name.endswith("A_log") else data[:, None]

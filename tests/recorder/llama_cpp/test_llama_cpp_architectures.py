@@ -43,9 +43,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "jamba": {},  # experts in the second of three blocks
     "lfm2_moe": {},
     "llama4_text": {"num_hidden_layers": 4},  # llama.cpp aborts without a block of full attention, every fourth
+    "mimo_v2_flash": {},
     "minimax_m2": {},
     "nemotron_h": {},  # experts in the second and fourth of four blocks
     "qwen2_moe": {},
+    "qwen3_5_moe_text": {"linear_num_key_heads": 4},  # as many as of values, else a file has these in another order
     "qwen3_next": {},
 }
 """Types, and what their configs have besides that of the tiny models."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -115,3 +116,14 @@ def test_nothing_is_raised_into_the_library(library: Library, tmp_path: Path, mo
         routing.take(3)
     with pytest.raises(ConfigError, match="routes nothing in this model"):
         routing.take(3)
+
+
+@pytest.mark.parametrize(("kind", "size"), [(0, 99), (1, 24)])
+def test_a_node_that_is_laid_out_otherwise_is_not_read(kind: int, size: int) -> None:
+    """Two rows of three numbers of 4 bytes are 24 bytes, as float32 (0) or int32 (26), not as float16 (1)."""
+    library: Any = SimpleNamespace(c=SimpleNamespace(ggml_nbytes=lambda _: size))
+    routing = object.__new__(Routing)
+    routing.library = library
+    tensor = SimpleNamespace(type=kind, ne=[3, 2, 1, 1], nb=[4, 12, 24, 24])
+    with pytest.raises(ValueError, match=rf"type {kind}, shape \[1, 1, 2, 3\], .* has {size} bytes, not 24"):
+        routing._rows(tensor)
