@@ -104,6 +104,17 @@ def test_each_layer_has_its_own_top_k(library: Library, tmp_path: Path) -> None:
         assert ((trace.experts[:, 1] >= 0) == [True, False]).all()
 
 
+@pytest.mark.parametrize("kind", ["qwen3_next", "lfm2_moe"])
+def test_a_request_leaves_no_state_behind(kind: str, library: Library, tmp_path: Path) -> None:
+    """Layers that carry a state from token to token start anew with each request, like the others."""
+    write_gguf(tiny.tiny_model(kind).float(), tmp_path / "x.gguf")
+    settings = Settings(max_new_tokens=4, temperature=0)
+    record_gguf(tmp_path / "x.gguf", PROMPTS * 2, tmp_path / "x.h5", settings)
+    with trace_of(tmp_path / "x.h5") as trace:
+        assert trace.offsets.tolist() == [0, 43, 86]
+        assert (trace.experts[:43] == trace.experts[43:]).all()
+
+
 @pytest.mark.parametrize(
     ("architecture", "keys", "said"),
     [
