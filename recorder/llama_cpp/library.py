@@ -44,8 +44,13 @@ struct context_params {
     float defragment;
     void *eval, *eval_data;
     int32_t type_k, type_v;
+    size_t moe_cache;
     void *abort, *abort_data;
-    uint8_t room[128];
+    bool embeddings, offload_kqv, no_perf, op_offload, swa_full, kv_unified;
+    void *samplers;
+    size_t n_samplers;
+    void *other;
+    uint8_t room[64];
 };
 struct batch {
     int32_t tokens;
@@ -74,6 +79,9 @@ uint64_t llama_model_size(const void *model);
 int32_t llama_model_n_layer(const void *model);
 int32_t llama_model_n_embd(const void *model);
 int32_t llama_model_n_ctx_train(const void *model);
+bool llama_model_has_encoder(const void *model);
+bool llama_model_has_decoder(const void *model);
+bool llama_model_is_diffusion(const void *model);
 int32_t llama_model_meta_val_str(const void *model, const char *key, char *target, size_t size);
 const char *llama_model_chat_template(const void *model, const char *name);
 const void *llama_model_get_vocab(const void *model);
@@ -111,11 +119,13 @@ size_t ggml_quantize_chunk(
 """
 
 MODEL_DEFAULTS = {"gpu_layers": -1, "split_mode": 1, "load_mode": -1, "main_gpu": 0, "vocab_only": False} | {
-    "check_tensors": False, "use_extra_bufts": True, "no_host": False, "no_alloc": False
+    "lazy_mode": 1, "check_tensors": False, "use_extra_bufts": True, "no_host": False, "no_alloc": False,
+    "load_mtp": False
 }  # fmt: skip
 CONTEXT_DEFAULTS = {"n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "n_seq_max": 1, "n_threads": 4} | {
     "n_threads_batch": 4, "rope_scaling": -1, "pooling": -1, "attention": -1, "flash_attention": -1, "rope_base": 0.0,
-    "yarn_extrapolation": -1.0, "defragment": -1.0, "type_k": 1, "type_v": 1
+    "yarn_extrapolation": -1.0, "defragment": -1.0, "type_k": 1, "type_v": 1, "moe_cache": 0, "embeddings": False,
+    "offload_kqv": True, "no_perf": True, "op_offload": True, "swa_full": True, "kv_unified": False
 }  # fmt: skip
 """What build 11549 gives: -1 is "as the model says" or "automatic", type 1 is float16."""
 
@@ -152,6 +162,9 @@ class Library:
         self.c.llama_backend_init()
         check_defaults("llama_model_params", self.c.llama_model_default_params(), MODEL_DEFAULTS)
         check_defaults("llama_context_params", self.c.llama_context_default_params(), CONTEXT_DEFAULTS)
+        tokens = self.ffi.new("int32_t[2]")
+        alone = dict.fromkeys(("embedding", "position", "sequences", "sequence", "output"), self.ffi.NULL)
+        check_defaults("llama_batch", self.c.llama_batch_get_one(tokens, 2), {"tokens": 2, "token": tokens} | alone)
 
     @property
     def instructions(self) -> str:
@@ -218,8 +231,19 @@ class Model:
 
     @property
     def layers(self) -> int:
-        """Transformer layers."""
+        """Transformer layers, without those that predict further tokens."""
         return int(self.library.c.llama_model_n_layer(self.pointer))
+
+    @property
+    def is_diffusion(self) -> bool:
+        """Whether it denoises a whole text instead of predicting the next token."""
+        return bool(self.library.c.llama_model_is_diffusion(self.pointer))
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether it, or a part of it, encodes a text in which every token sees all others."""
+        c = self.library.c
+        return bool(c.llama_model_has_encoder(self.pointer)) or not c.llama_model_has_decoder(self.pointer)
 
     @property
     def hidden(self) -> int:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from lrcsim.base.cores import usable_cores
 from lrcsim.base.errors import ConfigError
 from lrcsim.models.gguf_header import GgufHeader, read_header
+from lrcsim.recorder.llama_cpp.blocks import routing_blocks, table
 from lrcsim.recorder.llama_cpp.library import VERSION, Context, Library, Model
 from lrcsim.recorder.llama_cpp.routing import Routing
 from lrcsim.recorder.passes import Columns
@@ -25,10 +26,6 @@ from lrcsim.traces.choose_layers import choose_layers
 
 STEP = 128
 """Tokens of a prompt run at once: the outputs of all are computed, 75 MB with a vocabulary of 150,000."""
-
-EXPERTS = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps", "ffn_gate_up_exps")
-"""Tensors that hold all experts of a layer; biases are called alike."""
-
 
 EXACT = "keys and values in float32, no flash attention"
 
@@ -61,7 +58,7 @@ class LlamaCppRunner:
         exact: keys and values in float32, no flash attention.
 
     Raises:
-        ConfigError: the file has no experts, or the settings are not for llama.cpp.
+        ConfigError: the file has no experts, or such as cannot be recorded, or the settings are not for llama.cpp.
     """
 
     both = False
@@ -77,20 +74,17 @@ class LlamaCppRunner:
         self.vocabulary = model.vocab
         named = header.values.get("tokenizer.ggml.eos_token_id")
         self.separator = named if isinstance(named, int) else None
-        last = model.layers - header.number("nextn_predict_layers", 0)  # layers that predict further tokens are not run
-        blocks = [block for block in range(last) if f"blk.{block}.ffn_gate_inp.weight" in header.tensors]
-        if not blocks:
-            raise ConfigError(f"{header.path} is no Mixture-of-Experts model: no layer has a router (ffn_gate_inp)")
-        self._blocks = blocks
+        self._blocks = blocks = routing_blocks(header, model)
         self._chosen = list(range(len(blocks)))
         if settings.layers is not None:
             self._chosen = choose_layers(settings.layers, len(blocks), [_name(block) for block in blocks])
         self.notices = []
         if settings.batch > 1:
             self.notices.append("recorded one request at a time, as llama.cpp's context holds one here")
+        if header.architecture == "gemma4":
+            self.notices.append("weights are those before the scale of each expert (ffn_down_exps.scale)")
         self._routing = Routing(model.library, logits=settings.logits)
         self._context: Context | None = None
-        self._top_k = 0
 
     def determined(self) -> dict[str, Any]:
         """Return the file's digests, the library's version, and what else changes numbers."""
@@ -112,20 +106,7 @@ class LlamaCppRunner:
 
     def layers(self) -> LayerTable:
         """Describe the recorded layers, bytes as they are in the file."""
-        experts, sizes, dense = [], [], []
-        for block in self._recorded():
-            found = [self.header.tensors.get(f"blk.{block}.{name}.weight") for name in EXPERTS]
-            one = next(tensor for tensor in found if tensor is not None)
-            inside = {tensor.name: tensor.bytes for tensor in self._of_block(block)}
-            routed = sum(size for name, size in inside.items() if name.split(".")[2] in EXPERTS)
-            experts.append(one.shape[-1])
-            sizes.append(routed // one.shape[-1])
-            dense.append(sum(inside.values()) - routed)
-        shared = self.header.number("expert_shared_count", 0)
-        return LayerTable.build(
-            len(experts), experts, self._top_k, expert_bytes=sizes, dense_bytes=dense, block=self._recorded(),
-            num_shared=shared,
-        )  # fmt: skip
+        return table(self.header, self._recorded(), [self._routing.top_k[at] for at in self._chosen])
 
     def layer_names(self) -> list[str]:
         """Name the layers as their tensors begin: ``blk.3.ffn``."""
@@ -169,7 +150,6 @@ class LlamaCppRunner:
                 token = _sample(context.logits(), settings.temperature, random)
         columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         columns = {name: data[:, self._chosen] for name, data in columns.items()}
-        self._top_k = columns["experts"].shape[2]
         columns["weights"] = columns["weights"].astype(np.float16)
         columns["token_ids"] = np.array([*ids, *made], np.int32)
         columns["predicted_ids"] = np.concatenate(favoured)
@@ -212,9 +192,6 @@ class LlamaCppRunner:
 
     def _recorded(self) -> list[int]:
         return [self._blocks[at] for at in self._chosen]
-
-    def _of_block(self, block: int) -> list[Any]:
-        return [tensor for name, tensor in self.header.tensors.items() if name.startswith(f"blk.{block}.")]
 
     def _digests(self) -> list[str]:
         if not hasattr(self, "_known_digests"):

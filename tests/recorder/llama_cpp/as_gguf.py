@@ -3,94 +3,66 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-ARCHITECTURES = {
-    "ernie4_5_moe": "ernie4_5-moe",
-    "olmoe": "olmoe",
-    "qwen3_moe": "qwen3moe",
-    "mixtral": "llama",
-    "gpt_oss": "gpt-oss",
-    "deepseek_v2": "deepseek2",
-}
-"""llama.cpp's name of each ``model_type`` that is written here."""
+import numpy.typing as npt
+from gguf_keys import ARCHITECTURES, keys_of, write_keys
+from gguf_tensors import tensors
 
 
-def write_gguf(model: Any, path: Path, folder: Path | None = None, template: str = "", end: int | None = None) -> None:
+def write_gguf(
+    model: Any,
+    path: Path,
+    folder: Path | None = None,
+    template: str = "",
+    end: int | None = None,
+    *,
+    architecture: str | None = None,
+    more: Mapping[str, npt.NDArray[np.float32]] | None = None,
+    keys: Mapping[str, int] | None = None,
+    dtype: str = "F32",
+    each: int = 0,
+) -> None:
     """Write a model.
 
     Args:
-        model: of one of `ARCHITECTURES`, in float32.
+        model: of one of `gguf_keys.ARCHITECTURES`, in float32.
         path: of the file.
         folder: with a tokenizer.json, byte-level BPE as GPT-2's; None: the file has no tokenizer.
         template: of conversations.
         end: token that ends a text.
+        architecture: llama.cpp's name of another one, with the same tensors; None: the model's own.
+        more: tensors besides, by llama.cpp's names.
+        keys: besides or instead, without the architecture's name before them.
+        dtype: ggml's name of the format of matrices but routers and embeddings.
+        each: tensors of each file of a split model; 0: all in one.
     """
     import gguf
 
     config = model.config
-    name = ARCHITECTURES[config.model_type]
-    architecture = next(kind for kind, text in gguf.MODEL_ARCH_NAMES.items() if text == name)
-    writer = gguf.GGUFWriter(path, name)
-    _describe(writer, config)
+    name = architecture or ARCHITECTURES[config.model_type]
+    kind = next(kind for kind, text in gguf.MODEL_ARCH_NAMES.items() if text == name)
+    writer = gguf.GGUFWriter(path, name, split_max_tensors=each)
+    writer.add_name("written by a test")
+    write_keys(writer, name, keys_of(config) | dict(keys or {}))
     _add_tokenizer(writer, config, folder, template, end)
-    names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
-    for key, data in _tensors(model):
-        found = names.get_name(key, try_suffixes=(".weight", ".bias"))
+    names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
+    form = gguf.GGMLQuantizationType[dtype]
+    for key, data in (*tensors(model), *(more or {}).items()):
+        given = key.startswith(("blk.", "rope_freqs."))
+        found = key if given else names.get_name(key, try_suffixes=(".weight", ".bias"))
         assert found is not None, key
-        writer.add_tensor(found, np.ascontiguousarray(data, dtype=np.float32))
+        if data.ndim < 2 or "ffn_gate_inp" in found or not found.startswith("blk."):
+            writer.add_tensor(found, data)
+        else:
+            writer.add_tensor(found, gguf.quants.quantize(data, form), raw_dtype=form)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def _describe(writer: Any, config: Any) -> None:
-    writer.add_name("written by a test")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(1 if config.model_type == "deepseek_v2" else config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    kind = config.model_type
-    if kind == "ernie4_5_moe":
-        writer.add_expert_count(config.moe_num_experts)
-        writer.add_expert_used_count(config.moe_k)
-        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
-        writer.add_interleave_moe_layer_step(config.moe_layer_interval)
-        writer.add_leading_dense_block_count(config.moe_layer_start_index)
-        writer.add_expert_shared_count(config.moe_num_shared_experts)
-        if config.moe_num_shared_experts:
-            writer.add_expert_shared_feed_forward_length(config.moe_intermediate_size * config.moe_num_shared_experts)
-    else:
-        experts = getattr(config, "num_experts", None) or getattr(config, "n_routed_experts", None)
-        writer.add_expert_count(experts or config.num_local_experts)
-        writer.add_expert_used_count(config.num_experts_per_tok)
-        writer.add_expert_feed_forward_length(getattr(config, "moe_intermediate_size", config.intermediate_size))
-    if kind == "deepseek_v2":
-        writer.add_leading_dense_block_count(config.first_k_dense_replace)
-        writer.add_expert_shared_count(config.n_shared_experts)
-        writer.add_expert_weights_scale(config.routed_scaling_factor)
-        writer.add_kv_lora_rank(config.kv_lora_rank)
-        writer.add_key_length(config.kv_lora_rank + config.qk_rope_head_dim)
-        writer.add_value_length(config.kv_lora_rank)
-        writer.add_key_length_mla(config.qk_nope_head_dim + config.qk_rope_head_dim)
-        writer.add_value_length_mla(config.v_head_dim)
-        writer.add_rope_dimension_count(config.qk_rope_head_dim)
-        writer.add_q_lora_rank(config.q_lora_rank)
-    else:
-        writer.add_key_length(head)
-        writer.add_value_length(head)
-        writer.add_rope_dimension_count(head)
-    if kind == "gpt_oss":
-        writer.add_sliding_window(config.sliding_window)
 
 
 def _add_tokenizer(writer: Any, config: Any, folder: Path | None, template: str, end: int | None) -> None:
@@ -110,44 +82,3 @@ def _add_tokenizer(writer: Any, config: Any, folder: Path | None, template: str,
         writer.add_eos_token_id(end)
     if template:
         writer.add_chat_template(template)
-
-
-def _tensors(model: Any) -> Any:
-    """Yield each of a file's tensors under transformers' name, experts one stack for gate, up and down."""
-    config, state = model.config, {name: data.float().numpy() for name, data in model.state_dict().items()}
-    for name, data in state.items():
-        if name.endswith("experts.gate_up_proj"):
-            stem = name.removesuffix("gate_up_proj")
-            gate, up = _halves(config, data)
-            yield f"{stem}gate_proj.weight", gate
-            yield f"{stem}up_proj.weight", up
-        elif name.endswith("experts.gate_up_proj_bias"):
-            stem = name.removesuffix("gate_up_proj_bias")
-            yield f"{stem}gate_proj.bias", data[:, ::2]
-            yield f"{stem}up_proj.bias", data[:, 1::2]
-        elif name.endswith("experts.down_proj"):
-            yield f"{name}.weight", data.transpose(0, 2, 1) if config.model_type == "gpt_oss" else data
-        elif name.endswith("experts.down_proj_bias"):
-            yield f"{name.removesuffix('_bias')}.bias", data
-        elif name.endswith("e_score_correction_bias"):
-            stem = name.removesuffix("_bias").replace("mlp.gate.moe_statics", "mlp.moe_statics")
-            yield f"{stem}.bias", data.ravel()
-        elif name.endswith("self_attn.sinks"):
-            yield f"{name}.weight", data
-        elif config.model_type == "mixtral" and name.endswith(("q_proj.weight", "k_proj.weight")):
-            heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
-            yield name, data.reshape(heads, 2, -1, data.shape[1]).swapaxes(1, 2).reshape(data.shape)
-        elif name.endswith("kv_b_proj.weight"):
-            parts = data.reshape(config.num_attention_heads, -1, config.kv_lora_rank)
-            yield name.replace("kv_b", "k_b"), parts[:, : config.qk_nope_head_dim].transpose(0, 2, 1)
-            yield name.replace("kv_b", "v_b"), parts[:, config.qk_nope_head_dim :]
-        else:
-            yield name, data
-
-
-def _halves(config: Any, data: Any) -> tuple[Any, Any]:
-    """Split the gates from the other first matrices of all experts, [E, width, hidden] each."""
-    if config.model_type == "gpt_oss":
-        return data[..., ::2].transpose(0, 2, 1), data[..., 1::2].transpose(0, 2, 1)
-    half = data.shape[1] // 2
-    return data[:, :half], data[:, half:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,16 @@ torch = pytest.importorskip("torch", reason=REASON)
 transformers = pytest.importorskip("transformers", reason=REASON)
 
 from as_gguf import write_gguf  # noqa: E402
+from both import by_llama_cpp, by_transformers  # noqa: E402
 
 from lrcsim.base.errors import ConfigError  # noqa: E402
-from lrcsim.recorder.capture import Capture  # noqa: E402
 from lrcsim.recorder.llama_cpp.library import Library  # noqa: E402
 from lrcsim.recorder.llama_cpp.routing import Routing  # noqa: E402
-from lrcsim.recorder.passes import Columns  # noqa: E402
 from lrcsim.traces import RoutingTrace  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch and transformers warn of their own affairs
 
 FAMILY = Path(__file__).resolve().parents[3] / "experiments/model_family"
-STEP = 16
 SIZES: dict[str, Any] = {
     "vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
     "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "num_experts_per_tok": 2,
@@ -60,35 +59,18 @@ def tiny(kind: str) -> Any:
     return model.float().train(False)
 
 
-def by_transformers(model: Any, ids: list[int]) -> Columns:
-    capture = Capture(model)
-    with capture.on(), torch.inference_mode():
-        model(input_ids=torch.tensor([ids]))
-    return capture.take()[0].columns
-
-
-def by_llama_cpp(library: Library, path: Path, ids: list[int], **given: Any) -> tuple[Columns, list[int]]:
-    routing = Routing(library, logits=True)
-    parts = []
-    with library.model(path) as model, model.context(512, 1, step=STEP, watch=routing.callback, **given) as context:
-        for low in range(0, len(ids), STEP):
-            context.run(ids[low : low + STEP], every=True)
-            parts.append(routing.take(len(ids[low : low + STEP])))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, routing.layers
-
-
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_same_experts_ranks_and_weights(kind: str, library: Library, tmp_path: Path) -> None:
     model = tiny(kind)
     write_gguf(model, tmp_path / "x.gguf")
     ids = np.random.default_rng(0).integers(0, 128, 40).tolist()
-    expected = by_transformers(model, ids)
-    found, layers = by_llama_cpp(library, tmp_path / "x.gguf", ids, exact=True)
-    assert layers == ([1, 2] if kind == "deepseek_v2" else [0, 1, 2])
+    expected, _ = by_transformers(model, ids)
+    found, routing = by_llama_cpp(library, tmp_path / "x.gguf", ids, exact=True)
+    assert routing.layers == ([1, 2] if kind == "deepseek_v2" else [0, 1, 2])
     assert len(np.unique(expected["experts"])) == 8
     assert (found["experts"] == expected["experts"]).all()
     assert np.abs(found["weights"] - expected["weights"]).max() < 2e-5
-    assert found["logits"].shape == (40, len(layers), 8)
+    assert found["logits"].shape == (40, len(routing.layers), 8)
     first = np.take_along_axis(found["logits"], found["experts"][..., :1], axis=2)
     assert (first[..., 0] == found["logits"].max(axis=2)).all()  # the greatest score is that of the first choice
 
@@ -134,3 +116,14 @@ def test_nothing_is_raised_into_the_library(library: Library, tmp_path: Path, mo
         routing.take(3)
     with pytest.raises(ConfigError, match="routes nothing in this model"):
         routing.take(3)
+
+
+@pytest.mark.parametrize(("kind", "size"), [(0, 99), (1, 24)])
+def test_a_node_that_is_laid_out_otherwise_is_not_read(kind: int, size: int) -> None:
+    """Two rows of three numbers of 4 bytes are 24 bytes, as float32 (0) or int32 (26), not as float16 (1)."""
+    library: Any = SimpleNamespace(c=SimpleNamespace(ggml_nbytes=lambda _: size))
+    routing = object.__new__(Routing)
+    routing.library = library
+    tensor = SimpleNamespace(type=kind, ne=[3, 2, 1, 1], nb=[4, 12, 24, 24])
+    with pytest.raises(ValueError, match=rf"type {kind}, shape \[1, 1, 2, 3\], .* has {size} bytes, not 24"):
+        routing._rows(tensor)
