@@ -22,7 +22,8 @@ PATHS = re.compile(r"[/~.]|[a-z]:[/\\]|.*\\|.*/.*/")
 DTYPES = {
     "awq": "int4-g128", "awq-4bit": "int4-g128", "gptq": "int4-g128", "gptq-int4": "int4-g128",
     "gptq-4bit": "int4-g128", "gptq-int8": "int8-g128", "w4a16": "int4-g128-sym", "w8a16": "int8", "w8a8": "int8",
-    "int4": "int4-g128", "int8": "int8", "fp8-dynamic": "fp8", "fp8-block": "fp8", "bnb-4bit": "nf4", "mlx-4bit": "int4-g64-bias",
+    "int4": "int4-g128", "int8": "int8", "fp8-dynamic": "fp8", "fp8-block": "fp8", "bnb-4bit": "nf4",
+    "mlx-4bit": "int4-g64-bias",
     "mlx-6bit": "int6-g64-bias", "mlx-8bit": "int8-g64-bias", "4bit": "int4-g64-bias", "6bit": "int6-g64-bias",
     "8bit": "int8-g64-bias",
 }  # fmt: skip
@@ -97,7 +98,8 @@ def no_such_model(text: str, known: Mapping[str, str]) -> ConfigError:
     several = [name for name in dict.fromkeys(known.values()) if len(begun) > 2 and squashed(name).startswith(begun)]
     if len(several) > 1:
         return ConfigError(f"model {text!r} may be {', '.join(several[:8])}{' ...' * (len(several) > 8)}: say which")
-    hint = did_you_mean(shortest, known) or "; lrcsim models lists them"
+    closest = [name for name in known.values() if begun and squashed(name).startswith(begun)]  # one at most
+    hint = did_you_mean(shortest, closest or known) or "; lrcsim models lists them"
     return ConfigError(f"there is no model {text!r}: give a built-in name or the path of a config.json{hint}")
 
 
