@@ -57,7 +57,7 @@ DENSE = re.compile(
 
 
 class Named(NamedTuple):
-    """A built-in model, and the dtype that the given name says its weights have; empty: it says none."""
+    """A built-in model, and the dtype that the given name says its weights have, unchecked; empty: it says none."""
 
     model: str
     dtype: str
@@ -136,7 +136,7 @@ def _dtype(ending: str) -> str:
     plain = ending.replace("_", "-")
     if plain in DTYPES:
         return DTYPES[plain]
-    file_type = re.sub(r"^ud[-_]", "ud-", ending)
-    if file_type in MIXES or find_format(file_type) or file_type in ("f16", "fp16"):
-        return {"fp16": "f16"}.get(file_type, file_type)
-    return ""
+    file_type = re.sub(r"^ud[-_]", "", ending)
+    if file_type in MIXES or find_format(file_type) or f"ud-{file_type}" in MIXES or file_type == "q8_k_xl":
+        return file_type if file_type == ending else f"ud-{file_type}"
+    return {"fp16": "f16"}.get(ending, "")
