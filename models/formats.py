@@ -133,6 +133,12 @@ def known_name(name: str, others: frozenset[str] = frozenset()) -> str:
     """
     plain = name.strip().lower()
     plain = ALIASES.get(plain, plain)
+    if plain.startswith("ud-") and plain not in others:
+        counted = ", ".join(sorted(name for name in others if name.startswith("ud-"))) or "none"
+        raise ConfigError(
+            f"there is no dtype {plain!r}: the recipes of Unsloth's dynamic files are not public, and only {counted} "
+            "are counted, by the nearest file type; give the GGUF file itself, or a file type of its size"
+        )
     if plain not in others and find_format(plain) is None:
         allowed = sorted({*format_names(), *others})
         hint = did_you_mean(plain, allowed) or f"; there are {', '.join(allowed)}, and int3-g64, 4.25bpw of any number"

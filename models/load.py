@@ -11,12 +11,12 @@ from os.path import isdir, isfile  # unlike those of Path, they take a name that
 from pathlib import Path
 
 from lrcsim.base.errors import ConfigError
-from lrcsim.models.formats import GGUF
+from lrcsim.models.formats import GGUF, known_name
 from lrcsim.models.geometry import Geometry
 from lrcsim.models.gguf_geometry import geometry_from_gguf
 from lrcsim.models.gguf_names import find_gguf
 from lrcsim.models.huggingface import geometry_from_config
-from lrcsim.models.mixes import MIXES
+from lrcsim.models.mixes import MIXES, UNSLOTH
 from lrcsim.models.names import find_named, is_path, no_such_model
 from lrcsim.models.table import geometry_from_toml, read_table
 
@@ -84,12 +84,21 @@ def _from_file(path: Path) -> Geometry:
 
 
 def _stored_as(geometry: Geometry, dtype: str, given: str) -> Geometry:
-    """Return a model with the dtype that its name says its weights have."""
+    """Return a model with the dtype that its name says its weights have.
+
+    Raises:
+        ConfigError: there is no such dtype.
+    """
     if not dtype or dtype == geometry.dtype:
         return geometry
+    try:
+        dtype = known_name(dtype, frozenset(MIXES))
+    except ConfigError as error:
+        raise ConfigError(f"model {given!r} is read as {geometry.name}: {error}") from None
     if geometry.dtype == "mxfp4" and (dtype in MIXES or dtype in GGUF):  # GGUF files keep the released experts
         dtype += ",ffn_gate_exps=mxfp4,ffn_up_exps=mxfp4,ffn_down_exps=mxfp4"
-    return replace(geometry, dtype=dtype, source=f"{geometry.source}; {dtype} as the name {given!r} says")
+    as_what = f", counted as {UNSLOTH[dtype]}" if dtype in UNSLOTH else ""
+    return replace(geometry, dtype=dtype, source=f"{geometry.source}; {dtype} as the name {given!r} says{as_what}")
 
 
 @cache

@@ -22,7 +22,8 @@ PATHS = re.compile(r"[/~.]|[a-z]:[/\\]|.*\\|.*/.*/")
 DTYPES = {
     "awq": "int4-g128", "awq-4bit": "int4-g128", "gptq": "int4-g128", "gptq-int4": "int4-g128",
     "gptq-4bit": "int4-g128", "gptq-int8": "int8-g128", "w4a16": "int4-g128-sym", "w8a16": "int8", "w8a8": "int8",
-    "int4": "int4-g128", "int8": "int8", "fp8-dynamic": "fp8", "fp8-block": "fp8", "bnb-4bit": "nf4", "mlx-4bit": "int4-g64-bias",
+    "int4": "int4-g128", "int8": "int8", "fp8-dynamic": "fp8", "fp8-block": "fp8", "bnb-4bit": "nf4",
+    "mlx-4bit": "int4-g64-bias",
     "mlx-6bit": "int6-g64-bias", "mlx-8bit": "int8-g64-bias", "4bit": "int4-g64-bias", "6bit": "int6-g64-bias",
     "8bit": "int8-g64-bias",
 }  # fmt: skip
@@ -56,7 +57,7 @@ DENSE = re.compile(
 
 
 class Named(NamedTuple):
-    """A built-in model, and the dtype that the given name says its weights have; empty: it says none."""
+    """A built-in model, and the dtype that the given name says its weights have, unchecked; empty: it says none."""
 
     model: str
     dtype: str
@@ -97,7 +98,8 @@ def no_such_model(text: str, known: Mapping[str, str]) -> ConfigError:
     several = [name for name in dict.fromkeys(known.values()) if len(begun) > 2 and squashed(name).startswith(begun)]
     if len(several) > 1:
         return ConfigError(f"model {text!r} may be {', '.join(several[:8])}{' ...' * (len(several) > 8)}: say which")
-    hint = did_you_mean(shortest, known) or "; lrcsim models lists them"
+    closest = [name for name in known.values() if begun and squashed(name).startswith(begun)]  # one at most
+    hint = did_you_mean(shortest, closest or known) or "; lrcsim models lists them"
     return ConfigError(f"there is no model {text!r}: give a built-in name or the path of a config.json{hint}")
 
 
@@ -134,7 +136,7 @@ def _dtype(ending: str) -> str:
     plain = ending.replace("_", "-")
     if plain in DTYPES:
         return DTYPES[plain]
-    file_type = re.sub(r"^ud[-_]", "ud-", ending)
-    if file_type in MIXES or find_format(file_type) or file_type in ("f16", "fp16"):
-        return {"fp16": "f16"}.get(file_type, file_type)
-    return ""
+    file_type = re.sub(r"^ud[-_]", "", ending)
+    if file_type in MIXES or find_format(file_type) or f"ud-{file_type}" in MIXES or file_type == "q8_k_xl":
+        return file_type if file_type == ending else f"ud-{file_type}"
+    return {"fp16": "f16"}.get(ending, "")

@@ -43,6 +43,8 @@ def test_ways_to_write_one_model(written: str) -> None:
         ("mlx-community/Qwen3-30B-A3B-4bit", "int4-g64-bias"),
         ("turboderp/Qwen3-30B-A3B-exl3-4.0bpw", "4.0bpw"),
         ("nvidia/Qwen3-30B-A3B-NVFP4", "nvfp4"),
+        ("Qwen3-30B-A3B-UD-Q4_K_XL.gguf", "ud-q4_k_xl"),
+        ("hf.co/unsloth/Qwen3-30B-A3B-GGUF:UD-Q2_K_XL", "ud-q2_k_xl"),
     ],
 )
 def test_what_a_name_says_of_the_weights(written: str, dtype: str) -> None:
@@ -88,6 +90,11 @@ def test_names_with_something_else_are_of_another_model(name: str) -> None:
         ("gpt-oss", "may be gpt-oss-20b, gpt-oss-120b: say which"),
         ("qwen3-30b", "did you mean 'qwen3-30b-a3b'?"),
         ("Qwen3-30B-A3B-abliterated", "did you mean 'qwen3-30b-a3b'?"),
+        (
+            "Qwen3-30B-A3B-UD-IQ2_M.gguf",
+            "is read as qwen3-30b-a3b: there is no dtype 'ud-iq2_m': the recipes of Unsloth's",
+        ),
+        ("Qwen3-30B-A3B-UD-Q8_K_XL.gguf", "give the GGUF file itself"),
         ("Qwen3-30B-A3B-Q4_K_Q.gguf", "did you mean 'qwen3-30b-a3b'?"),
         ("/models/Qwen3-30B-A3B-Q4_K_M.gguf", "there is no file"),
         ("./qwen3-30b-a3b", "there is no file"),
