@@ -224,10 +224,10 @@ def _routed(part: Any) -> tuple[dict[int, int], int]:
         for module in found.modules:
             apart = hasattr(module, "keys")  # a module for each expert; else tensors of all of them, experts first
             for tensor in module.parameters():
-                if apart:
-                    shares[id(tensor)] = tensor.numel()
-                elif tensor.ndim > 1:  # else a norm that the experts share
-                    shares[id(tensor)] = min(tensor.shape[0], found.num_experts) * (tensor.numel() // tensor.shape[0])
+                if not apart and tensor.ndim < 2:  # a norm that the experts share
+                    continue
+                wide = not apart and tensor.ndim == 3 and tensor.shape[0] > found.num_experts
+                shares[id(tensor)] = found.num_experts * tensor[0].numel() if wide else tensor.numel()
     if len(numbers) > 1:
         raise NotBuilt(f"its layers have {' and '.join(map(str, sorted(numbers)))} experts")
     return shares, numbers.pop() if numbers else 0
