@@ -35,8 +35,8 @@ TOP_K_OF = {"switch_transformers": 1, "nllb-moe": 2}
 """Families whose number of experts per token is in their code, not in the config."""
 
 
-RENAMED = {"num_attention_heads": ("decoder_attention_heads",), "intermediate_size": ("decoder_ffn_dim", "d_ff")}
-"""Keys of encoders and decoders by their usual names; the decoder's count before."""
+DENSE_WIDTH = ("ffn_dim", "d_ff")
+"""What decoders beside an encoder call ``intermediate_size``."""
 
 
 class NotBuilt(Exception):  # noqa: N818  (not shown: its text becomes part of a notice)
@@ -239,8 +239,8 @@ def _keys(text: Any, counted: Counted) -> dict[str, Any]:
     keys = text.to_dict()
     for usual in type(text).attribute_map:
         keys.setdefault(usual, getattr(text, usual, None))
-    for usual, others in RENAMED.items():
-        keys[usual] = next((getattr(text, other) for other in others if hasattr(text, other)), keys.get(usual))
+    if width := next((keys[key] for key in DENSE_WIDTH if keys.get(key)), None):
+        keys["intermediate_size"] = width
     if not any(isinstance(keys.get(key), int) for key in TOP_K) and text.model_type in TOP_K_OF:
         keys[TOP_K[0]] = TOP_K_OF[text.model_type]
     kinds = ["sparse" if layer in counted.routed else "dense" for layer in range(layers)]
