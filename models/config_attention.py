@@ -55,7 +55,7 @@ def layer_kinds(config: Config, layers: int) -> list[str]:
     if isinstance(pattern, str) and len(pattern) == layers:
         return [PATTERN.get(letter, letter) for letter in pattern]
     if windowed := config.per_layer("hybrid_layer_pattern", layers):  # MiMo-V2: 1 is a window
-        return ["sliding_attention" if kind == 1 else "full_attention" for kind in windowed]
+        return ["sliding_attention" if flag == 1 else "full_attention" for flag in windowed]
     return []
 
 

@@ -78,7 +78,10 @@ def geometry_by_modules(values: Mapping[str, Any], config: Config, name: str) ->
     """
     made, model = _build(values, config)
     text = made.get_text_config(decoder=True)
-    counted = count(model, text)
+    try:
+        counted = count(model, text)
+    except (AttributeError, NotImplementedError, StopIteration, TypeError) as error:
+        raise NotBuilt(f"its {type(model).__name__} in transformers is of another build ({brief(error)})") from None
     if not counted.routed:
         raise ConfigError(
             f"{config.where} is no Mixture-of-Experts model: transformers' {type(model).__name__} has no routed experts"
@@ -236,7 +239,7 @@ def _routed(part: Any) -> tuple[dict[int, int], int]:
 def _keys(text: Any, counted: Counted) -> dict[str, Any]:
     """Return the keys of a text part by the names of most families, with what was counted."""
     layers = len(counted.rest)
-    keys = text.to_dict()
+    keys: dict[str, Any] = text.to_dict()
     for usual in type(text).attribute_map:
         keys.setdefault(usual, getattr(text, usual, None))
     if width := next((keys[key] for key in DENSE_WIDTH if keys.get(key)), None):
