@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from lrcsim.base.errors import ConfigError
 from lrcsim.base.text import human_bytes, quoted, short_dtype
 from lrcsim.cli.output import answer, console, json_option
 from lrcsim.cli.tables import print_rows
@@ -15,22 +14,23 @@ from lrcsim.cli.tables import print_rows
 @click.command()
 @click.argument("name", required=False)
 @click.option("--dtype", metavar="DTYPE", help="Bytes in this format or mix, as q4_k_m; default: as released.")
-@click.option("--toml", "as_toml", is_flag=True, help="Print it as TOML, to start a model of your own from.")
+@click.option("--toml", "toml_path", metavar="FILE", help="Write the model as TOML, to start your own from.")
 @json_option
-def models(name: str | None, dtype: str | None, as_toml: bool, json_path: str | None) -> None:
+def models(name: str | None, dtype: str | None, toml_path: str | None, json_path: str | None) -> None:
     """List the model geometries, or show one: its shape, parameters and bytes.
 
     NAME is a built-in model (its id on the Hugging Face hub works too) or the path of a config.json, of its folder, or
     of a TOML of your own. DTYPE may override layers and tensors: q4_k_m,0-3=q8_0,ffn_down_exps=q6_k.
     """
+    from lrcsim.base.errors import ConfigError
+    from lrcsim.base.files import write_text
     from lrcsim.models import load_geometry, model_names
     from lrcsim.models.table import toml_of
 
-    if as_toml:
+    if toml_path is not None:
         if name is None:
-            raise ConfigError("--toml prints one model: give its name, as lrcsim models qwen3-30b-a3b --toml")
-        click.echo(toml_of(load_geometry(name)), nl=False)
-        return
+            raise ConfigError("--toml writes one model: name it, as in lrcsim models qwen3-30b-a3b --toml mine.toml")
+        write_text(toml_path, toml_of(load_geometry(name)))
     chosen = model_names() if name is None else [name]
     rows = [_row(load_geometry(model), dtype) for model in chosen]
     if not answer(json_path, rows if name is None else rows[0], "models"):

@@ -133,7 +133,7 @@ def test_any_value_gives_a_geometry_or_one_line(
 
 
 def test_on_the_command_line(lrcsim: Lrcsim, tmp_path: Path) -> None:
-    shown = lrcsim("models", "mixtral-8x7b", "--toml")
-    path = written(tmp_path, shown.out)
-    assert lrcsim("models", path).out == lrcsim("models", "mixtral-8x7b").out
-    assert "give its name" in lrcsim("models", "--toml").err
+    path = tmp_path / "mixtral.toml"
+    shown = lrcsim("models", "mixtral-8x7b", "--toml", path)
+    assert lrcsim("models", path).out == shown.out
+    assert "name it, as in" in lrcsim("models", "--toml", path).err
