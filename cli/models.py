@@ -14,15 +14,23 @@ from lrcsim.cli.tables import print_rows
 @click.command()
 @click.argument("name", required=False)
 @click.option("--dtype", metavar="DTYPE", help="Bytes in this format or mix, as q4_k_m; default: as released.")
+@click.option("--toml", "toml_path", metavar="FILE", help="Write the model as TOML, to start your own from.")
 @json_option
-def models(name: str | None, dtype: str | None, json_path: str | None) -> None:
+def models(name: str | None, dtype: str | None, toml_path: str | None, json_path: str | None) -> None:
     """List the model geometries, or show one: its shape, parameters and bytes.
 
-    NAME is a built-in model (its id on the Hugging Face hub works too) or the path of a config.json. DTYPE may override
-    layers and tensors: q4_k_m,0-3=q8_0,ffn_down_exps=q6_k.
+    NAME is a built-in model (its id on the Hugging Face hub works too) or the path of a config.json, of its folder, or
+    of a TOML of your own. DTYPE may override layers and tensors: q4_k_m,0-3=q8_0,ffn_down_exps=q6_k.
     """
+    from lrcsim.base.errors import ConfigError
+    from lrcsim.base.files import write_text
     from lrcsim.models import load_geometry, model_names
+    from lrcsim.models.table import toml_of
 
+    if toml_path is not None:
+        if name is None:
+            raise ConfigError("--toml writes one model: name it, as in lrcsim models qwen3-30b-a3b --toml mine.toml")
+        write_text(toml_path, toml_of(load_geometry(name)))
     chosen = model_names() if name is None else [name]
     rows = [_row(load_geometry(model), dtype) for model in chosen]
     if not answer(json_path, rows if name is None else rows[0], "models"):
@@ -47,6 +55,7 @@ def _row(geometry: Any, dtype: str | None) -> dict[str, Any]:
         "total_params": geometry.total_params,
         "active_params": geometry.active_params,
         "expert_params": geometry.expert_params,
+        "mtp_params": geometry.mtp_params,
         "kv_values_per_token": geometry.kv_values_per_token,
         "bytes": {
             "dtype": used,
@@ -85,7 +94,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
 def _list(rows: list[dict[str, Any]]) -> None:
     headings = ("model", "layers", "MoE", "experts", "k", "shared", "params (10^9)", "active", "expert", "dtype")
     print_rows(headings, map(_cells, rows), left=(0, 9), whole=range(len(headings)))
-    click.echo("\nThe mean over layers of one expert's bytes. One in full: lrcsim models NAME, or a config.json.")
+    click.echo(
+        "\nThe mean over layers of one expert's bytes. One in full: lrcsim models NAME, a config.json or a TOML."
+    )
 
 
 def _describe(row: dict[str, Any]) -> None:
@@ -111,6 +122,11 @@ def _describe(row: dict[str, Any]) -> None:
     out.print(
         f"parameters: {row['total_params']:,}, {row['active_params']:,} active, {row['expert_params']:,} an expert"
     )
+    if row["mtp_layers"]:
+        out.print(
+            f"multi-token prediction: {row['mtp_layers']} more layers in the checkpoint, of about "
+            f"{row['mtp_params']:,} parameters; they are in no other number here"
+        )
     size = row["bytes"]
     every = row["experts"] * sum(size["expert"])
     out.print(

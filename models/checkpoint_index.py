@@ -127,10 +127,10 @@ def check_index(geometry: Geometry, config: Path) -> str:
     if index is None:
         return ""
     where = f"model {config} does not go with {NAME} beside it"
-    fix = "fetch both again, or write the model down as TOML (docs/models.md)"
+    fix = "fetch both again, or write the model down as TOML (docs/own-model.md)"
     within = {layer for layer in index.moe_layers if layer < geometry.layers}
     moe = set(geometry.moe_layers)
-    if geometry.layers == 2 * len(moe) and within == {layer // 2 for layer in moe}:
+    if geometry.moe_layers == tuple(range(0, geometry.layers, 2)) and within == {layer // 2 for layer in moe}:
         within = moe  # LongCat numbers its layers by two
     if within and within != moe:
         odd = min(within ^ moe)

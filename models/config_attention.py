@@ -39,8 +39,8 @@ HEAD_GATE = {"laguna", "step3p5"}
 
 _SIGMOID = """
 afmoe axk1 beam deepseek_v3 deepseek_v32 dots1 ernie4_5_moe exaone_moe glm4_moe glm4_moe_lite glm4v_moe_text
-glm_moe_dsa hy_v3 kimi_k2 kimi_linear mimo_v2_flash minimax_m2 minimax_m3_vl_text nemotron_h sarvam_mla sarvam_moe
-solar_open step3p5
+glm_moe_dsa hy_v3 kimi_k2 kimi_linear kolibri1 laguna mimo_v2_flash minimax_m2 minimax_m3_vl_text nemotron_h
+sarvam_mla sarvam_moe solar_open step3p5
 """
 ROUTER_BIAS = frozenset(_SIGMOID.split())
 """Families whose sigmoid router adds a number to each expert's score where it chooses (arXiv 2412.19437, 2.1.2)."""
@@ -55,7 +55,7 @@ def layer_kinds(config: Config, layers: int) -> list[str]:
     if isinstance(pattern, str) and len(pattern) == layers:
         return [PATTERN.get(letter, letter) for letter in pattern]
     if windowed := config.per_layer("hybrid_layer_pattern", layers):  # MiMo-V2: 1 is a window
-        return ["sliding_attention" if kind == 1 else "full_attention" for kind in windowed]
+        return ["sliding_attention" if flag == 1 else "full_attention" for flag in windowed]
     return []
 
 
@@ -180,6 +180,8 @@ def biases(config: Config, family: str) -> tuple[str, ...]:
         config.flag("attention_bias", default=family in ("gpt_oss", "openai_privacy_filter")) and not with_mla
     ):
         found |= {"q", "k", "v"} if family in ("glm4_moe", "glm4v_moe_text") else {"q", "k", "v", "attn_output"}
+    if family in ("flint", "granitemoe_swa"):
+        found.add("sinks")
     if family in ("gpt_oss", "openai_privacy_filter"):
         found |= {"sinks", "router", "ffn"}
     if family in ROUTER_BIAS or (family == "lfm2_moe" and config.flag("use_expert_bias", default=True)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,7 +72,10 @@ def geometry_from_dict(values: Mapping[str, Any], *, name: str = "", where: str 
 
 
 def _of_unknown_family(values: Mapping[str, Any], config: Config, family: str, name: str) -> Geometry:
-    given = f"the family {family!r} is not known" if family else "it has no model_type"
+    given = f"the family {family[:40]!r} is not known" if family else "it has no model_type"
+    written = {known.replace("_", ""): known for known in FAMILIES}
+    if close := written.get(re.sub("[-_. ]", "", family)):
+        given += f" (did you mean {close!r}?)"
     if family and find_spec("transformers") and find_spec("torch"):
         from lrcsim.models.meta_model import NotBuilt, geometry_by_modules
 

@@ -35,8 +35,8 @@ TOP_K_OF = {"switch_transformers": 1, "nllb-moe": 2}
 """Families whose number of experts per token is in their code, not in the config."""
 
 
-RENAMED = {"num_attention_heads": ("decoder_attention_heads",), "intermediate_size": ("decoder_ffn_dim", "d_ff")}
-"""Keys of encoders and decoders by their usual names; the decoder's count before."""
+DENSE_WIDTH = ("ffn_dim", "d_ff")
+"""What decoders beside an encoder call ``intermediate_size``."""
 
 
 class NotBuilt(Exception):  # noqa: N818  (not shown: its text becomes part of a notice)
@@ -78,7 +78,10 @@ def geometry_by_modules(values: Mapping[str, Any], config: Config, name: str) ->
     """
     made, model = _build(values, config)
     text = made.get_text_config(decoder=True)
-    counted = count(model, text)
+    try:
+        counted = count(model, text)
+    except (AttributeError, NotImplementedError, StopIteration, TypeError) as error:
+        raise NotBuilt(f"its {type(model).__name__} in transformers is of another build ({brief(error)})") from None
     if not counted.routed:
         raise ConfigError(
             f"{config.where} is no Mixture-of-Experts model: transformers' {type(model).__name__} has no routed experts"
@@ -224,10 +227,10 @@ def _routed(part: Any) -> tuple[dict[int, int], int]:
         for module in found.modules:
             apart = hasattr(module, "keys")  # a module for each expert; else tensors of all of them, experts first
             for tensor in module.parameters():
-                if apart:
-                    shares[id(tensor)] = tensor.numel()
-                elif tensor.ndim > 1:  # else a norm that the experts share
-                    shares[id(tensor)] = min(tensor.shape[0], found.num_experts) * (tensor.numel() // tensor.shape[0])
+                if not apart and tensor.ndim < 2:  # a norm that the experts share
+                    continue
+                wide = not apart and tensor.ndim == 3 and tensor.shape[0] > found.num_experts
+                shares[id(tensor)] = found.num_experts * tensor[0].numel() if wide else tensor.numel()
     if len(numbers) > 1:
         raise NotBuilt(f"its layers have {' and '.join(map(str, sorted(numbers)))} experts")
     return shares, numbers.pop() if numbers else 0
@@ -236,11 +239,11 @@ def _routed(part: Any) -> tuple[dict[int, int], int]:
 def _keys(text: Any, counted: Counted) -> dict[str, Any]:
     """Return the keys of a text part by the names of most families, with what was counted."""
     layers = len(counted.rest)
-    keys = text.to_dict()
+    keys: dict[str, Any] = text.to_dict()
     for usual in type(text).attribute_map:
         keys.setdefault(usual, getattr(text, usual, None))
-    for usual, others in RENAMED.items():
-        keys[usual] = next((getattr(text, other) for other in others if hasattr(text, other)), keys.get(usual))
+    if width := next((keys[key] for key in DENSE_WIDTH if keys.get(key)), None):
+        keys["intermediate_size"] = width
     if not any(isinstance(keys.get(key), int) for key in TOP_K) and text.model_type in TOP_K_OF:
         keys[TOP_K[0]] = TOP_K_OF[text.model_type]
     kinds = ["sparse" if layer in counted.routed else "dense" for layer in range(layers)]

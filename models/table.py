@@ -147,8 +147,8 @@ def _problem(key: str, value: object) -> str:
         most = MOST_OF.get(key, MOST * 1000)
         return "" if _count(value) and int(str(value)) <= most else f"must be a whole number of 0 to {most:,}"
     if kind.startswith("AttentionShape"):
-        names = {field.name for field in fields(AttentionShape)}
-        good = isinstance(value, Mapping) and {"heads", "kv_heads", "head_dim", "value_dim"} <= set(value) <= names
+        shape = {field.name for field in fields(AttentionShape)}
+        good = isinstance(value, Mapping) and shape - {"keys_are_values"} <= set(value) <= shape
         return "" if good else "must be a table with heads, kv_heads, head_dim and value_dim"
     return "" if isinstance(value, str) else "must be a text"
 

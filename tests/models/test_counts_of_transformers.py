@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lrcsim.models import load_geometry
-from lrcsim.models.huggingface import FAMILIES, geometry_from_dict
+from lrcsim.models.config_geometry import FAMILIES
+from lrcsim.models.huggingface import geometry_from_dict
 
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
@@ -167,6 +168,14 @@ ALONE: dict[str, tuple[str, dict[str, object]]] = {
 }  # fmt: skip
 
 
+NEARLY = {
+    "inkling_text": "relative positions, convolutions",
+    "jetmoe": "a bias of a layer's sum of experts",
+    "mimo_v2_flash": "sinks, which only layers with a window have",
+}
+"""Families that miss parameters, and which; tests/models/test_every_family.py says that they are few."""
+
+
 def counted(model: torch.nn.Module) -> int:
     """Count what lrcsim counts: parameters without norms and scales, and the biases that are kept as buffers."""
     parameters = sum(p.numel() for name, p in model.named_parameters() if not any(n in name for n in NOT_COUNTED))
@@ -226,9 +235,9 @@ def test_the_halves_of_encoder_and_decoder() -> None:
 
 
 def test_families_whose_defaults_transformers_knows() -> None:
-    # no default: no experts, or none that can be built. Attention experts of jetmoe: a bias of a layer's sum is missing
+    # no default: no experts, or none that can be built
     compared = 0
-    for family in sorted(FAMILIES - {"jetmoe"}):
+    for family in sorted(FAMILIES - NEARLY.keys()):
         try:
             config = transformers.AutoConfig.for_model(family)
             geometry = geometry_from_dict(config.to_dict())
@@ -238,4 +247,4 @@ def test_families_whose_defaults_transformers_knows() -> None:
             continue
         assert geometry.total_params == counted(model), family
         compared += 1
-    assert compared >= 20
+    assert compared >= 30

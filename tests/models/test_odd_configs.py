@@ -108,11 +108,6 @@ def test_afmoe_has_a_gate_beside_attention() -> None:
     assert sum(counted.values()) == geometry.total_params
 
 
-def test_an_unknown_family_says_what_to_do() -> None:
-    with pytest.raises(ConfigError, match="read it as a family of the same build by another model_type in a copy"):
-        geometry_from_dict(SMALL | {"model_type": "mimo_v2_flash"})
-
-
 odd = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.integers(10**6, 10**12)),
     lambda inner: st.one_of(st.lists(inner, max_size=5), st.dictionaries(st.text(max_size=3), inner, max_size=2)),

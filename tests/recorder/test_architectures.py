@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pytest
 import tiny
 import torch
+from moe_types import moe_types
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from lrcsim.base.errors import ConfigError
@@ -26,8 +27,6 @@ from lrcsim.recorder.requests import Request
 from lrcsim.recorder.runs import generate, teacher_forced
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch and transformers warn of their own affairs
-
-EXPERT_KEY = re.compile(r"(moe_)?(n|num)_(routed_|local_)?experts")
 
 NOT_BUILT = {
     "deepseek_ocr2_text": "deepseek_ocr2",
@@ -40,32 +39,6 @@ NOT_BUILT = {
     "unlimited_ocr_text": "unlimited_ocr",
 }
 """Types that no tiny model is built of, and the tested type with the same layers; docs/recorder.md says why."""
-
-NO_DEFAULT = {"gemma4_assistant", "nougat"}
-"""Types whose default config transformers itself refuses; none has MoE layers of its own."""
-
-
-def moe_types() -> list[str]:
-    """List the model types whose config, or a part of it, counts experts."""
-
-    def counts(config: Any) -> bool:
-        names = [*config.to_dict(), *type(config).attribute_map]
-        parts = (getattr(config, name, None) for name in config.sub_configs)
-        return any(map(EXPERT_KEY.fullmatch, names)) or any(
-            counts(part) for part in parts if hasattr(part, "sub_configs")
-        )
-
-    found = []
-    for kind in sorted(CONFIG_MAPPING.keys()):
-        try:
-            config = CONFIG_MAPPING[kind]()
-        except Exception:
-            assert kind in NO_DEFAULT, kind
-            continue
-        if counts(config):
-            found.append(kind)
-    return found
-
 
 TESTED = sorted(set(moe_types()) - NOT_BUILT.keys() - families.REFUSED.keys())
 
