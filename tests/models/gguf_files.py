@@ -29,7 +29,10 @@ def value_of(value: object) -> bytes:
     if isinstance(value, bool):
         return struct.pack("<I?", 7, value)
     if isinstance(value, int):
-        return struct.pack("<IQ", 10, value)
+        small = value < 1 << 32  # as llama.cpp wants its own keys
+        return struct.pack("<II", 4, value) if small else struct.pack("<IQ", 10, value)
+    if isinstance(value, float):
+        return struct.pack("<If", 6, value)
     assert isinstance(value, list)
     if value and isinstance(value[0], bool):
         return struct.pack(f"<IIQ{len(value)}?", 9, 7, len(value), *value)
@@ -44,7 +47,8 @@ def bytes_of(shape: tuple[int, ...], kind: str) -> int:
 def header_bytes(values: Mapping[str, Any], tensors: Tensors, architecture: str = "test") -> tuple[bytes, int]:
     """Return a file's header, filled up to a whole 32, and the bytes of weights that follow it."""
     keys = {"general.architecture": architecture}
-    keys |= {key if key.startswith("general.") else f"{architecture}.{key}": value for key, value in values.items()}
+    for key, value in values.items():
+        keys[key if key.startswith(("general.", "tokenizer.", "split.")) else f"{architecture}.{key}"] = value
     data = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys))
     data += b"".join(text(key) + value_of(value) for key, value in keys.items())
     at = 0

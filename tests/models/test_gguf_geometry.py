@@ -288,7 +288,8 @@ def test_latent_attention_by_hand() -> None:
 def test_narrow_experts() -> None:
     """Experts of a model that makes the residual stream narrower for them."""
     narrow = block(0, ffn_gate_inp=((256, 4), "f32"), ffn_up_exps=((64, 512, 4), "q8_0"),
-                   ffn_down_exps=((512, 64, 4), "q8_0"), ffn_latent_down=((256, 64), "q8_0"), ffn_latent_up=((64, 256), "q8_0"))  # fmt: skip
+                   ffn_down_exps=((512, 64, 4), "q8_0"), ffn_latent_down=((256, 64), "q8_0"),
+                   ffn_latent_up=((64, 256), "q8_0"))  # fmt: skip
     model = geometry(KEYS | {"block_count": 1}, {**HEAD, **attention(0), **narrow})
     assert (model.expert_params, model.expert_width, model.matrices) == (2 * 64 * 512, 512, 2)
     assert expert_bytes(model).tolist() == [2 * 64 * 512 // 32 * 34]
@@ -320,7 +321,7 @@ def without(*names: str) -> Tensors:
         ({}, {**MIXED, "blk.1.ffn_up_exps.weight": ((256, 512), "f32")}, "blk.1.ffn_up_exps.weight has 2 dimensions"),
         ({}, {**MIXED, "blk.1.ffn_down_exps.weight": ((256, 512, 4), "f32")}, "its experts are 256, 512 wide: one"),
         ({}, without("blk.1.ffn_down_exps.weight"), "its experts are 512 wide: one is needed"),
-        ({}, {**MIXED, "blk.1.ffn_up_chexps.weight": ((256, 512, 2), "f32")}, "parts that are routed besides experts are not"),
+        ({}, {**MIXED, "blk.1.ffn_up_chexps.weight": ((256, 512, 2), "f32")}, "parts that are routed besides"),
         ({}, {**MIXED, "blk.1.attn_kv.weight": ((256, 64), "f32")}, "compressed over tokens (attn_kv) are not"),
         ({}, {**MIXED, "blk.1.attn_v.weight": ((256, 63), "f32")}, "blk.1.attn_v.weight has 63 rows for 2 heads"),
         ({}, {**MIXED, "blk.1.attn_k.weight": ((256, 0), "f32")}, "blk.1.attn_k.weight is 256 x 0, 2 dimensions"),
@@ -404,7 +405,8 @@ def test_a_model_of_its_size_on_a_small_disk(tmp_path: Path) -> None:
     tensors: dict[str, tuple[tuple[int, ...], str]] = {"token_embd.weight": ((2048, 151936), "q4_k")}
     for layer, kind in enumerate(kinds):
         tensors |= block(layer, attn_k=((2048, 512), "q8_0"), attn_v=((2048, 512), "q8_0"),
-                         ffn_gate_inp=((2048, 512), "f32"), ffn_up_exps=((2048, 768, 512), kind), ffn_down_exps=((768, 2048, 512), kind))  # fmt: skip
+                         ffn_gate_inp=((2048, 512), "f32"), ffn_up_exps=((2048, 768, 512), kind),
+                         ffn_down_exps=((768, 2048, 512), kind))  # fmt: skip
     found = load_geometry(write(tmp_path / "x.gguf", KEYS | {"block_count": 48, "attention.head_count_kv": 4}, tensors))
     one = 2 * 2048 * 768 // 256
     assert expert_bytes(found).tolist() == [one * 144] * 40 + [one * 210] * 8
