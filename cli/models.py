@@ -1,4 +1,4 @@
-"""`lrcsim models`: the model geometries that are built in, or that of a config.json."""
+"""`lrcsim models`: the model geometries that are built in, or that of a GGUF file or config.json."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from lrcsim.cli.tables import print_rows
 def models(name: str | None, dtype: str | None, toml_path: str | None, json_path: str | None) -> None:
     """List the model geometries, or show one: its shape, parameters and bytes.
 
-    NAME is a built-in model (its id on the Hugging Face hub works too) or the path of a config.json, of its folder, or
-    of a TOML of your own. DTYPE may override layers and tensors: q4_k_m,0-3=q8_0,ffn_down_exps=q6_k.
+    NAME is a built-in model (its id on the Hugging Face hub works too), or the path of a GGUF file, of a config.json, of
+    a folder with one of these, or of a TOML of your own. DTYPE may override layers and tensors:
+    q4_k_m,0-3=q8_0,ffn_down_exps=q6_k.
     """
     from lrcsim.base.errors import ConfigError
     from lrcsim.base.files import write_text
@@ -42,14 +43,22 @@ def models(name: str | None, dtype: str | None, toml_path: str | None, json_path
 
 
 def _row(geometry: Any, dtype: str | None) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from lrcsim.models import dense_bytes, expert_bytes, output_bytes, storage, stored_dtype
+    from lrcsim.cli.models_file import file_of
+    from lrcsim.models import (
+        dense_bytes,
+        embedding_bytes,
+        expert_bytes,
+        output_bytes,
+        said_dtype,
+        storage,
+        stored_dtype,
+    )
 
     used = stored_dtype(geometry, dtype)
     sizes = expert_bytes(geometry, used).tolist()
     return {
-        **asdict(geometry),
+        **geometry.to_dict(),
+        "file": file_of(geometry),
         "num_experts": geometry.experts,
         "expert_bytes": sizes[0] if len(set(sizes)) == 1 else sizes,
         "total_params": geometry.total_params,
@@ -59,10 +68,12 @@ def _row(geometry: Any, dtype: str | None) -> dict[str, Any]:
         "kv_values_per_token": geometry.kv_values_per_token,
         "bytes": {
             "dtype": used,
+            "said": said_dtype(geometry, used),
             "stored": storage(geometry, used),
             "expert": sizes,
             "dense": dense_bytes(geometry, used).tolist(),
             "output": output_bytes(geometry, used),
+            "embedding": 0 if geometry.tied else embedding_bytes(geometry, used),
         },
     }
 
@@ -95,7 +106,7 @@ def _list(rows: list[dict[str, Any]]) -> None:
     headings = ("model", "layers", "MoE", "experts", "k", "shared", "params (10^9)", "active", "expert", "dtype")
     print_rows(headings, map(_cells, rows), left=(0, 9), whole=range(len(headings)))
     click.echo(
-        "\nThe mean over layers of one expert's bytes. One in full: lrcsim models NAME, a config.json or a TOML."
+        "\nThe mean over layers of one expert's bytes. One in full: lrcsim models NAME, or a GGUF, config.json or TOML."
     )
 
 
@@ -130,7 +141,7 @@ def _describe(row: dict[str, Any]) -> None:
     size = row["bytes"]
     every = row["experts"] * sum(size["expert"])
     out.print(
-        f"stored as {short_dtype(size['dtype'])}: "
+        f"stored as {quoted(short_dtype(size['said']))}: "
         + "; ".join(f"{kind} {how}" for kind, how in size["stored"].items()),
         soft_wrap=True,
     )
@@ -138,3 +149,7 @@ def _describe(row: dict[str, Any]) -> None:
         f"bytes: expert {_span(size['expert'])}, all experts {human_bytes(every)}, "
         f"the rest of a layer {_span(size['dense'])}, output {human_bytes(size['output'])}"
     )
+    if row["file"] is not None and size["dtype"] == row["dtype"]:
+        from lrcsim.cli.models_file import show_file
+
+        show_file(row)

@@ -22,10 +22,15 @@ TRACES = "LRCSIM_TRACES"
 
 
 @click.command()
+@click.argument("model", required=False, metavar="[MODEL]")
+@click.option("--model", "named", metavar="MODEL", help="The same as MODEL.")
 @click.option(
-    "--model", required=True, metavar="NAME|config.json", help="The model; lrcsim models lists them. NAME:top_k=6."
+    "--hardware",
+    default="auto",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="The machine; lrcsim hardware lists them; auto is this one.",
 )
-@click.option("--hardware", required=True, metavar="NAME|FILE", help="The machine; lrcsim hardware lists them.")
 @click.option("--vram", metavar="SIZE", help="GPU memory, where it is not the profile's: 24GiB.")
 @click.option("--ram", metavar="SIZE", help="Main memory, where it is not the profile's: 64GiB.")
 @click.option(
@@ -42,7 +47,8 @@ TRACES = "LRCSIM_TRACES"
 @click.option(
     "--dtype",
     metavar="NAME",
-    help="How weights are stored: q4_k_m, fp8 ...  [default: the finest published format that fits whole, else q4_k_m]",
+    help="How weights are stored: q4_k_m, fp8 ...  [default: a GGUF file's own; else the finest published format that "
+    "fits whole, or q4_k_m]",
 )
 @click.option(
     "--kv-dtype",
@@ -83,7 +89,8 @@ TRACES = "LRCSIM_TRACES"
 )
 @json_option
 def plan(
-    model: str,
+    model: str | None,
+    named: str | None,
     hardware: str,
     vram: str | None,
     ram: str | None,
@@ -99,11 +106,14 @@ def plan(
     counts_out: str | None,
     json_path: str | None,
 ) -> None:
-    """Say whether MODEL fits HARDWARE, how to divide memory, how fast it decodes, and what would make it faster.
+    """Say whether MODEL fits a machine, how to divide memory, how fast it decodes, and what would make it faster.
+
+    MODEL is a GGUF file (of a split one any part), a name (lrcsim models lists them) or a config.json; NAME:top_k=6 for
+    an engine that routes to another number of experts. Without --hardware the machine is this one.
 
     One request at a time. The speed rests on a routing trace of the model itself (--trace), or on published hit rates
     of it and of other models (docs/plan.md). First the fastest way that a released engine has, and its command line;
-    without --dtype in the finest published format that fits.
+    without --dtype as the file is stored, or in the finest published format that fits.
     """
     from lrcsim.hardware import load_profile
     from lrcsim.models import load_geometry
@@ -111,7 +121,7 @@ def plan(
     from lrcsim.planner.plan import make_plan
     from lrcsim.runtimes import load_runtime
 
-    geometry = load_geometry(model)
+    geometry = load_geometry(_model(model, named))
     card = load_profile(hardware, overrides)
     profile = with_memory(
         card, None if vram is None else _size("--vram", vram), None if ram is None else _size("--ram", ram)
@@ -141,10 +151,27 @@ def plan(
             folders=where,
             progress=progress,
         )
+    if hardware.partition("+")[0] == "auto":
+        found.notes.append(
+            f"{profile.name} is this machine as it was read, {card.description.rstrip('.')}: lrcsim hardware auto "
+            "shows each number, --set changes one, --hardware names another machine"
+        )
     if answer(json_path, found.to_dict, "plan"):
         from lrcsim.cli.plan_tables import show_plan
 
         show_plan(found)
+
+
+def _model(given: str | None, named: str | None) -> str:
+    """Return the model, given by its place or by ``--model``.
+
+    Raises:
+        click.UsageError: neither or both are given.
+    """
+    if (given is None) == (named is None):
+        how = "which MODEL? Give" if given is None else "MODEL is given twice: give it once,"
+        raise click.UsageError(f"{how} a GGUF file, a name (lrcsim models lists them) or a config.json")
+    return given or named or ""
 
 
 def _write_counts(path: str, geometry: Geometry, traces: Sequence[tuple[str, RoutingTrace]]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lrcsim.base.text import human_bytes, percent, short_dtype
+from lrcsim.base.text import human_bytes, percent, quoted, short_dtype
 from lrcsim.cli.output import console
 from lrcsim.cli.screen import echo
+from lrcsim.models import said_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 def show_answer(plan: Plan) -> None:
     """Print the first lines of a plan."""
     out = console()
+    dtype = quoted(short_dtype(said_dtype(plan.geometry, plan.dtype)))
     asked = (
-        f"[bold]{plan.geometry.name}[/bold] as {short_dtype(plan.dtype)} on [bold]{plan.profile.name}[/bold], "
+        f"[bold]{quoted(plan.geometry.name)}[/bold] as {dtype} on [bold]{plan.profile.name}[/bold], "
         f"context {plan.context:,}"
     )
     best = plan.best

@@ -12,6 +12,7 @@ from lrcsim.models.quantisation import (
     embedding_bytes,
     expert_bytes,
     output_bytes,
+    said_dtype,
     storage,
     stored_dtype,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "model_names",
     "output_bytes",
     "read_geometry",
+    "said_dtype",
     "storage",
     "stored_dtype",
 ]

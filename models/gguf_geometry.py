@@ -19,7 +19,7 @@ from lrcsim.models.geometry import BIASES, Geometry
 from lrcsim.models.gguf_attention import attention_of
 from lrcsim.models.gguf_header import GgufHeader, GgufTensor, read_header
 from lrcsim.models.gguf_names import mix_of, name_of
-from lrcsim.models.stored import OF_FILE, Stored, Tensor
+from lrcsim.models.stored import OF_FILE, Stored, Tensor, in_order
 
 BLOCK = re.compile(r"blk\.(\d{1,6})\.(.+)")
 ONE_BY_ONE = re.compile(r"ffn_(gate|up|down)\.\d+\.weight")
@@ -52,17 +52,19 @@ def geometry_from_header(header: GgufHeader) -> Geometry:
             else f"{header.path} is no Mixture-of-Experts model: no layer has routed experts"
         )
     experts, hidden = _experts(header, [blocks[layer] for layer in moe]), _width(header, others)
+    top_k = _alike(header, "expert_used_count", moe, layers)
+    if not 1 <= top_k <= experts:
+        raise ConfigError(f"{header.path} routes a token to {top_k} of {experts} experts: it must be 1 to {experts}")
     placed = [*enumerate(blocks), (-1, others)]
     stored = Stored(
         str(header.path),
         mix_of(header),
-        tuple(_tensor(tensor, layer, experts) for layer, inside in placed for tensor in inside),
+        in_order(_tensor(tensor, layer, experts) for layer, inside in placed for tensor in inside),
         experts,
         idle,
+        header.architecture,
+        top_k,
     )
-    top_k = _alike(header, "expert_used_count", moe, layers)
-    if not 1 <= top_k <= experts:
-        raise ConfigError(f"{header.path} routes a token to {top_k} of {experts} experts: it must be 1 to {experts}")
     embedding = next(one for one in stored.layers[-1] if one.name == "token_embd")
     names = {one.name for one in stored.layers[-1]}
     return Geometry(

@@ -102,6 +102,19 @@ def is_of_file(dtype: str) -> bool:
     return parse_dtype(dtype)[0] == OF_FILE
 
 
+def said_dtype(geometry: Geometry, dtype: str) -> str:
+    """Return a dtype for readers: where it is the file's own ``"in its file (UD-Q4_K_XL)"``, as far as that is known.
+
+    Raises:
+        ConfigError: the dtype is not known.
+    """
+    if geometry.stored is None or not is_of_file(dtype):
+        return dtype
+    _, *overrides = dtype.split(",")
+    mix = f" ({geometry.stored.mix})" if geometry.stored.mix else ""
+    return ",".join([f"in its file{mix}", *overrides])
+
+
 def mean_bits(geometry: Geometry, dtype: str) -> float:
     """Return the bits per weight of a format or mix, as `bits_per_weight`; of a file those of its experts' mean.
 

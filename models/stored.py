@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -56,9 +56,11 @@ class Stored:
     Attributes:
         file: its path; of a split model the first part's.
         mix: how its quantisation is called, ``"UD-Q4_K_XL"``; empty: it does not say.
-        tensors: all that run, of routed experts one of a layer's (``experts`` of them are in the file).
+        tensors: all that run, as `in_order` has them, of a layer's routed experts one.
         experts: routed experts of a MoE layer.
         idle: bytes of tensors that do not run: of layers that predict further tokens.
+        architecture: llama.cpp's name of it, ``"qwen3moe"``.
+        top_k: routed experts per token, as the file says.
     """
 
     file: str
@@ -66,6 +68,8 @@ class Stored:
     tensors: tuple[Tensor, ...]
     experts: int
     idle: int = 0
+    architecture: str = ""
+    top_k: int = 0
 
     @cached_property
     def layers(self) -> dict[int, tuple[Tensor, ...]]:
@@ -126,7 +130,9 @@ class Stored:
             "mix": self.mix,
             "experts": self.experts,
             "idle": self.idle,
-            "tensors": [[*about, _ranges(layers)] for about, layers in rows.items()],
+            "architecture": self.architecture,
+            "top_k": self.top_k,
+            "tensors": [[*about, ranges(layers)] for about, layers in rows.items()],
         }
 
 
@@ -138,14 +144,19 @@ def read_stored(values: Mapping[str, Any]) -> Stored:
     """
     try:
         tensors = tuple(tensor for row in values["tensors"] for tensor in _tensors(row))
-        file, mix = values.get("file", ""), values.get("mix", "")
-        experts, idle = values["experts"], values.get("idle", 0)
-        sound = isinstance(file, str) and isinstance(mix, str) and tensors and len(tensors) <= _MOST
-        if not sound or not _whole(experts, 1) or not _whole(idle, 0):
+        texts = {name: values.get(name, "") for name in ("file", "mix", "architecture")}
+        numbers = {name: values.get(name, 0) for name in ("experts", "idle", "top_k")}
+        sound = all(isinstance(text, str) for text in texts.values()) and all(_whole(n, 0) for n in numbers.values())
+        if not sound or not tensors or numbers["experts"] < 1:
             raise ValueError("a value is of another kind")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"the tensors of the model's file are not as lrcsim writes them ({error})") from None
-    return Stored(file, mix, tuple(sorted(tensors, key=lambda tensor: tensor.layer)), experts, idle)
+    return Stored(tensors=in_order(tensors), **texts, **numbers)
+
+
+def in_order(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Return tensors by layer and name, those of no layer first."""
+    return tuple(sorted(tensors, key=lambda tensor: (tensor.layer, tensor)))
 
 
 def _tensors(row: Sequence[Any]) -> Iterator[Tensor]:
@@ -165,7 +176,7 @@ def _whole(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 62
 
 
-def _ranges(layers: Sequence[int]) -> str:
+def ranges(layers: Sequence[int]) -> str:
     """Write ascending layers as ``"0-3,7"``; -1 as nothing."""
     parts: list[list[int]] = []
     for layer in sorted(layers):

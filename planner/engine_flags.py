@@ -7,6 +7,7 @@ of experts that evicts. A command line is given only where the engine takes the 
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from lrcsim.models.formats import GGUF
 from lrcsim.models.mixes import MIXES
 from lrcsim.models.quantisation import parse_dtype
+from lrcsim.models.stored import Stored
 
 LLAMA_KV = {"fp8": None, "bf16": "bf16", "f16": None}
 """What ``-ctk`` calls a format of the KV cache; None: nothing to say (f16 is its default), or it has none."""
@@ -71,6 +73,8 @@ def engine_flags(
     *,
     dtype: str,
     in_gguf: bool,
+    stored: Stored | None = None,
+    top_k: int = 0,
     context: int,
     kv_dtype: str,
     all_resident: bool,
@@ -90,6 +94,8 @@ def engine_flags(
     Args:
         dtype: of the weights.
         in_gguf: whether GGUF files have its format of experts.
+        stored: the model's own GGUF file, where it is planned as that; None: the command says MODEL.
+        top_k: routed experts per token; where the file says another number the command overrides it.
         context: tokens.
         kv_dtype: of the KV cache.
         all_resident: whether all experts fit on the device.
@@ -108,7 +114,8 @@ def engine_flags(
     def row_of(engine: str, *strategies: str) -> str:
         return next((name for name in strategies if engine in engines.get(name, ())), "")
 
-    llama = _llama(dtype, in_gguf, context, kv_dtype, all_resident, cpu_layers, layers, own_gpu, has_gpu)
+    model = "MODEL.gguf" if stored is None else _file(stored, top_k)
+    llama = _llama(model, dtype, in_gguf, context, kv_dtype, all_resident, cpu_layers, layers, own_gpu, has_gpu)
     llama = replace(llama, strategy=row_of("llama.cpp", "all-resident", "n-cpu-moe"))
     if other := row_of("ik_llama.cpp", "all-resident", "n-cpu-moe"):
         if llama.strategy:
@@ -116,6 +123,8 @@ def engine_flags(
         else:
             llama = replace(llama, engine="ik_llama.cpp", strategy=other)
     found = [llama]
+    if stored is not None:
+        return found
     if mine := row_of("MLX", "all-resident"):
         found.append(Flags("MLX", mine, "mlx_lm.server --model MODEL", ()))
     served = row_of("vLLM", "all-resident", "streamed")
@@ -171,7 +180,14 @@ def _only_in_gguf(dtype: str) -> bool:
     return base in GGUF or base in MIXES
 
 
+def _file(stored: Stored, top_k: int) -> str:
+    """Return a file as ``-m`` takes it, and what makes the engine route to another number of experts than it says."""
+    override = f" --override-kv {stored.architecture}.expert_used_count=int:{top_k}"
+    return shlex.quote(stored.file) + (override if top_k not in (0, stored.top_k) else "")
+
+
 def _llama(
+    model: str,
     dtype: str,
     in_gguf: bool,
     context: int,
@@ -183,7 +199,7 @@ def _llama(
     has_gpu: bool,
 ) -> Flags:
     notes: list[str] = []
-    parts = ["llama-server -m MODEL.gguf", f"-c {context}"]
+    parts = [f"llama-server -m {model}", f"-c {context}"]
     if has_gpu:
         parts.append("-ngl 99")
     if own_gpu and not all_resident:

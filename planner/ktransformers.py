@@ -11,6 +11,7 @@ import re
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry, dense_bytes, expert_bytes, output_bytes
 from lrcsim.models.formats import GGUF
+from lrcsim.models.quantisation import is_of_file
 from lrcsim.planner.engines import expert_format, has_eight_bits
 from lrcsim.runtimes.machine_kinds import device_kind
 
@@ -45,7 +46,7 @@ EIGHT_BITS = ("FP8", "FP8_PERCHANNEL", "MXFP4", "MXFP8")
 def kt_method(geometry: Geometry, profile: HardwareProfile, dtype: str) -> tuple[str, str]:
     """Return ktransformers' method for a model, a machine and a dtype; or empty, and why its documents have none."""
     name = expert_format(geometry, dtype)
-    if name in GGUF:
+    if name in GGUF or is_of_file(dtype):
         return "", (
             f"its experts on the GPU are those of a checkpoint in its own format, never {name} of a GGUF file: "
             "plan with --dtype bf16 or fp8"

@@ -11,7 +11,7 @@ from lrcsim.base.progress import Progress
 from lrcsim.base.text import short_dtype
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry, storage, stored_dtype
-from lrcsim.models.quantisation import bits_per_weight
+from lrcsim.models.quantisation import bits_per_weight, is_of_file
 from lrcsim.planner.accuracy import FEW, MEANING
 from lrcsim.planner.engine_flags import Flags, engine_flags
 from lrcsim.planner.engines import IN_GGUF, expert_format
@@ -110,6 +110,7 @@ class Plan:
             "model": self.geometry.name,
             "hardware": self.profile.name,
             "dtype": self.dtype,
+            "file": None if self.geometry.stored is None else self.geometry.stored.file,
             "stored": storage(self.geometry, self.dtype),
             "context": self.context,
             "kv_dtype": self.kv_dtype,
@@ -193,7 +194,8 @@ def make_plan(
     Args:
         geometry: the model.
         profile: the machine; its memory as `with_memory` gives it.
-        dtype: how the weights are stored; None: of those that are published the one that `choose` takes.
+        dtype: how the weights are stored; None: as in the model's file, where it is read from one, else of those that
+            are published the one that `choose` takes.
         context: tokens of a request that the KV cache has room for.
         kv_dtype: of the KV cache.
         reserve: bytes kept free on the device; None: as `memory_of` says.
@@ -310,7 +312,9 @@ def _flags(plan: Plan) -> list[Flags]:
     slots = placed.slots if placed is not None else (geometry.experts,) * len(geometry.moe_layers)
     found = engine_flags(
         dtype=plan.dtype,
-        in_gguf=expert_format(geometry, plan.dtype) in IN_GGUF,
+        in_gguf=is_of_file(plan.dtype) or expert_format(geometry, plan.dtype) in IN_GGUF,
+        stored=geometry.stored if is_of_file(plan.dtype) else None,
+        top_k=geometry.top_k,
         context=plan.context,
         kv_dtype=plan.kv_dtype,
         all_resident=memory.fit == "gpu",

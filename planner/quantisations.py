@@ -83,7 +83,7 @@ class Quantisation:
 def formats_to_try(geometry: Geometry, profile: HardwareProfile) -> list[str]:
     """Return the format of the release, then those that are published of it for engines on such a machine."""
     own = geometry.dtype
-    if parse_dtype(own)[0] in GGUF or expert_format(geometry, own) in GGUF:
+    if geometry.stored is not None or parse_dtype(own)[0] in GGUF or expert_format(geometry, own) in GGUF:
         return [own]  # a file that somebody has already chosen
     kind = device_kind(profile)
     names = [own, *IN_FILES]

@@ -9,6 +9,7 @@ from typing import Literal
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry
 from lrcsim.models.formats import GGUF
+from lrcsim.models.quantisation import is_of_file
 from lrcsim.planner.accuracy import Accuracy, Setting, accuracy_of, measured, setting_of
 from lrcsim.planner.engines import IN_GGUF, IN_MLX, MLX_GROUPS, expert_format
 from lrcsim.planner.ktransformers import kt_method
@@ -90,6 +91,8 @@ def has(document: RuntimeDocument, strategy: str, geometry: Geometry, profile: H
     """Return whether a runtime runs a model this way, on such a machine, in this dtype."""
     if not document.offers(strategy, profile) or not takes(document.formats, expert_format(geometry, dtype)):
         return False
+    if is_of_file(dtype) and document.formats not in ("gguf", "any"):
+        return False  # it takes checkpoints, and this is a file of llama.cpp's, whatever the format of its experts
     return document.name != "ktransformers" or bool(kt_method(geometry, profile, dtype)[0])
 
 
@@ -126,10 +129,10 @@ def runtime_for(
         return found
     if strategy not in ("all-resident", "n-cpu-moe", "popular", "streamed"):
         return load_runtime(CACHES if profile.device_link is not None else STREAMING)
-    kind, name = device_kind(profile), expert_format(geometry, dtype)
-    if kind == "metal" and name not in IN_GGUF:
+    kind, in_gguf = device_kind(profile), is_of_file(dtype) or expert_format(geometry, dtype) in IN_GGUF
+    if kind == "metal" and not in_gguf:
         return load_runtime("mlx")
-    if kind.startswith("cuda") and (strategy == "streamed" or name not in IN_GGUF):
+    if kind.startswith("cuda") and (strategy == "streamed" or not in_gguf):
         return load_runtime("vllm")
     return load_runtime("llama.cpp")
 

@@ -137,9 +137,17 @@ def same_model(name: str, geometry: Geometry) -> bool:
     Case and everything but letters and digits is left out: ``Qwen3-30B-A3B-Q4_K_M.gguf`` is ``qwen3-30b-a3b``.
     """
     try:
-        return load_geometry(name).name == geometry.name
+        return load_geometry(name).name == _built_in(geometry.name)
     except ConfigError:
         return _plain(geometry.name) in _plain(name)
+
+
+def _built_in(name: str) -> str:
+    """Return the built-in model's name for one of its names, as that of a GGUF file; else the name itself."""
+    try:
+        return load_geometry(name).name
+    except ConfigError:
+        return name
 
 
 def _plain(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lrcsim.hardware import HardwareProfile, load_profile, profile_names
 from lrcsim.models import Geometry
-from lrcsim.models.quantisation import bits_per_weight
+from lrcsim.models.quantisation import bits_per_weight, mean_bits
 from lrcsim.planner.memory import Fit, memory_of
 from lrcsim.simulator.setup.platform import DRAM_FOR_EXPERTS
 
@@ -51,7 +51,7 @@ def remedies(
     now = memory_of(geometry, profile, dtype, context, kv_dtype=kv_dtype, reserve=reserve)
     steps = range(context // 1024, 0, -1)
     shorter = next((step * 1024 for step in steps if fits(profile, dtype, step * 1024)), None)
-    base = bits_per_weight(dtype.partition(",")[0])
+    base = mean_bits(geometry, dtype)
     smaller = next((name for name in SMALLER if bits_per_weight(name) < base and fits(profile, name, context)), None)
     machines = tuple(name for name in profile_names() if fits(load_profile(name), dtype, context))
     device = now.fixed if now.ram else now.fixed + now.experts

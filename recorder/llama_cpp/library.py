@@ -76,6 +76,7 @@ struct context_params llama_context_default_params(void);
 void *llama_model_load_from_file(const char *path, struct model_params params);
 void llama_model_free(void *model);
 uint64_t llama_model_size(const void *model);
+uint64_t llama_model_n_params(const void *model);
 int32_t llama_model_n_layer(const void *model);
 int32_t llama_model_n_embd(const void *model);
 int32_t llama_model_n_ctx_train(const void *model);
@@ -228,6 +229,11 @@ class Model:
     def size(self) -> int:
         """Bytes of all its tensors."""
         return int(self.library.c.llama_model_size(self.pointer))
+
+    @property
+    def params(self) -> int:
+        """Numbers in all its tensors."""
+        return int(self.library.c.llama_model_n_params(self.pointer))
 
     @property
     def layers(self) -> int:

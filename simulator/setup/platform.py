@@ -143,7 +143,8 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
         )
     geometry = _geometry(machine.model, trace)
     check_trace(geometry, trace)
-    if machine.dtype is None and trace.expert_bytes is not None:
+    as_traced = machine.dtype is None and geometry.stored is None  # a file says itself how large things are
+    if as_traced and trace.expert_bytes is not None:
         sizes = trace.expert_bytes.tolist()
     else:
         sizes = expert_bytes(geometry, machine.dtype).tolist()
@@ -156,9 +157,10 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
             f"miss action {action.label()!r} looks at router weights, which this trace does not have: "
             "use load, cpu or split, or record the trace with weights"
         )
-    dense = trace.layers.dense_bytes if _stored_as_traced(trace, sizes) else None
+    from_trace = machine.dtype is not None or as_traced
+    dense = trace.layers.dense_bytes if from_trace and _stored_as_traced(trace, sizes) else None
     dtype = machine.dtype
-    if dtype is None and dense is not None:  # then the output matrix is stored as the trace's experts are, too
+    if as_traced and dense is not None:  # then the output matrix is stored as the trace's experts are, too
         dtype = matching_dtype(geometry, trace)
     costs = RooflineCosts(geometry, profile, dtype, np.asarray(sizes, np.int64), KV_BYTES, runtime, dense)
     overlap = machine.overlap and runtime.loads.overlap != "none"

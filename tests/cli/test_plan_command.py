@@ -208,4 +208,7 @@ def test_one_line_each(lrcsim: Callable[..., Any], arguments: tuple[str, ...], s
 
 
 def test_wrong_usage(lrcsim: Callable[..., Any]) -> None:
-    assert lrcsim("plan", "--model", "olmoe").code == 2
+    code, _, err = lrcsim("plan")
+    assert (code, "which MODEL? Give a GGUF file, a name" in err) == (2, True)
+    code, _, err = lrcsim("plan", "olmoe", "--model", "olmoe")
+    assert (code, "MODEL is given twice" in err) == (2, True)
