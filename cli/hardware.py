@@ -93,8 +93,8 @@ def _list(rows: list[dict[str, Any]]) -> None:
     shown = [row for row in rows if row["name"] in profile_names()]
     headings = ("machine", "GPU GiB", "GB/s", "TFLOP/s", "RAM GiB", "GB/s", "CPU", "PCIe", "NVMe")
     print_rows(headings, map(_cells, shown), whole=range(len(headings)), gap=1)
-    click.echo("\nEffective rates in GB/s, not data sheets' peaks; with sources: lrcsim hardware NAME.")
-    click.echo("Every GPU is a machine, too, in its usual host. Parts replace parts, in any order:")
+    click.echo("\nEffective rates in GB/s, not data sheets' peaks. Sources: lrcsim hardware NAME.")
+    click.echo("Every GPU is a machine, in its usual host. Parts replace parts, in any order:")
     click.echo("rtx-3060+ryzen-7950x+ddr5-5600-2ch. The machine this runs on: auto.")
     for part, families in _families().items():
         click.echo(f"\n{part}:")

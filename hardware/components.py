@@ -69,7 +69,7 @@ def find_component(given: str, part: str | None = None) -> Component | None:
     candidates = candidates or ([] if given.isdecimal() and len(given) < 2 else close(given, names))
     candidates = [name for name in candidates if name not in gpus() or gpus()[name].base == name] or candidates
     if candidates:
-        raise ConfigError(f"{given!r} is not enough: write {_either(candidates)}")
+        raise ConfigError(f"{given!r} may mean several: write {_either(candidates)}")
     return None
 
 

@@ -136,9 +136,10 @@ def _machine(base: str, components: list[str]) -> tuple[str, Flat, str]:
         parts = [first, *(need_component(name, where) for name in components)]
         return *machine_of(parts, _table("desktop-cpu"), where), where
     name, flat, where = document
+    whole = f"hardware {'+'.join([base, *components])}"
     for component in components:
-        found = need_component(component, where)
-        flat = _with_component(flat, found.name, where)
+        found = need_component(component, whole)
+        flat = _with_component(flat, found.name, whole)
         name += f"+{found.name}"
         if found.part == "gpu":
             flat["description"] = Entry(f"{in_words(gpus()[found.name])}; the rest as {base}", "")
@@ -159,7 +160,7 @@ def _document(base: str) -> tuple[str, Flat, str] | None:
     if base in _files():
         return base, _resolve(_table(base), where), where
     path = Path(base)
-    if path.suffix == ".toml" or isfile(path):
+    if path.suffix == ".toml" or (base not in machine_names() and isfile(path)):
         text = read_text(path, where, ConfigError)
         return path.stem, _resolve(parse_toml(text, where, ConfigError), where), where
     return None

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 WORDS = re.compile("[a-z]+|[0-9]+")
 CUT = re.compile(
-    r"\((?:r|tm|c|nvgpu)\)|[®™©]|@.*|\bwith\b.*|\bw/.*|\b[0-9]+-core(?=s| processor| cpu)"
+    r"\((?:r|tm|c|nvgpu)\)|[®™©]|@.*|\bwith\b.*|\bw/.*|\b[0-9]+-cores\b|\b[0-9]+-core(?= processor| cpu)"
     r"|\b[0-9]+(?:st|nd|rd|th) gen\b|(?<=ryzen[ -])[3579](?=[ -])"
 )
 """What a driver or a system adds to a name: marks, clocks, what is built in beside, the tier of a Ryzen."""
@@ -58,5 +58,5 @@ def meant(given: str, parts: Mapping[str, Iterable[str]]) -> list[str]:
 
 def close(given: str, parts: Mapping[str, Iterable[str]]) -> list[str]:
     """Return the parts whose names have all words of a name that tell something, for people who wrote too little."""
-    wanted = {word for word in words(given) if word not in SILENT}
+    wanted = {word for word in words(given) if word not in SILENT} - {"gb"}
     return [name for name in parts if wanted and wanted <= set(words(name))]

@@ -33,15 +33,22 @@ def gpu_named(name: str) -> GpuComponent | None:
     return gpus()[found.name] if found is not None else None
 
 
+def gpu_sized(name: str, memory: int) -> GpuComponent | None:
+    """Return the GPU that a name means with so many bytes of memory, else the one that it means."""
+    sized = gpu_named(f"{name} {round(memory / GIB)}gb") if name and memory else None
+    return sized or gpu_named(name)
+
+
 def known_gpu(device: Device) -> GpuComponent | None:
     """Return the GPU that a device is: of all that its names stand for, the one with the nearest memory."""
     memory = device.memory or 0
-    found = [
-        gpu
-        for name in device.names
-        if (gpu := (gpu_named(f"{name} {round(memory / GIB)}gb") if memory else None) or gpu_named(name)) is not None
-    ]
+    found = [gpu for name in device.names if (gpu := gpu_sized(name, memory)) is not None]
     return min(found, key=lambda one: abs(one.memory - memory) if memory else 0, default=None)
+
+
+def with_own_memory(devices: Sequence[Device]) -> list[Device]:
+    """Return the devices that are not known to share their memory."""
+    return [device for device in devices if (gpu := known_gpu(device)) is None or not gpu.unified]
 
 
 def shared_gpu(host: Host, devices: Sequence[Device]) -> GpuComponent | None:
@@ -49,11 +56,10 @@ def shared_gpu(host: Host, devices: Sequence[Device]) -> GpuComponent | None:
 
     Where a GPU with memory of its own is plugged in besides, that counts, and this is None.
     """
-    for device in devices:
-        if (gpu := known_gpu(device)) is None or not gpu.unified:
-            return None
+    if with_own_memory(devices):
+        return None
     for name in (host.cpu, host.model, *(name for device in devices for name in device.names)):
-        found = gpu_named(name)
+        found = gpu_sized(name, host.memory)
         if found is not None and found.unified:
             sizes = [one for one in gpus().values() if one.base == found.base]
             return min(sizes, key=lambda one: abs(one.memory - host.memory)) if host.memory else found

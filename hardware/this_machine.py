@@ -17,7 +17,7 @@ from lrcsim.hardware.document import DEVICE, PARTS, STORAGE, Entry, Flat, flatte
 from lrcsim.hardware.drivers import Device, find_gpus
 from lrcsim.hardware.gpus import GIB, HOST, GpuComponent, three_digits
 from lrcsim.hardware.host import Host, read_host
-from lrcsim.hardware.recognise import kit_of, known_gpu, named, shared_gpu, usual_kit
+from lrcsim.hardware.recognise import kit_of, known_gpu, named, shared_gpu, usual_kit, with_own_memory
 from lrcsim.hardware.rules import memory_by_rule
 
 SYSTEM = "read: the system says"
@@ -63,7 +63,7 @@ def machine_from(host: Host, devices: Sequence[Device], without_gpu: Mapping[str
     if gpu is not None:
         flat, what, drive = HOST | _shared(gpu, host), f"{gpu.title} ({gpu.name})", gpu.host[STORAGE]
     else:
-        device = max(devices, key=lambda one: one.memory or 0, default=None)
+        device = max(with_own_memory(devices), key=lambda one: one.memory or 0, default=None)
         cpu = named(host.cpu, "cpu")
         if device is None:
             flat = flatten({key: value for key, value in without_gpu.items() if key not in PARTS}, "")
@@ -89,7 +89,7 @@ def _words(what: str, host: Host, devices: Sequence[Device], assumed: Sequence[s
     sources = " and ".join([*dict.fromkeys(device.read_from for device in devices), "the system"])
     text = f"this machine, read from {sources}: {what}{memory}{more}"
     text += f"; assumed: {', '.join(assumed)}" if assumed else ""
-    return f"{text}; speeds are typical of such parts: lrcsim calibrate measures"
+    return " ".join(f"{text}; speeds are typical of such parts: lrcsim calibrate measures".split())
 
 
 def _shared(gpu: GpuComponent, host: Host) -> Flat:
@@ -127,7 +127,7 @@ def _unknown(device: Device, assumed: list[str]) -> Flat:
     return {
         "gpu.memory": _size(memory, read if device.memory else "assumed"),
         "gpu.bandwidth": Entry(
-            f"{round(bandwidth * 0.85 / 1e9)} GB/s",
+            f"{max(1, round(bandwidth * 0.85 / 1e9))} GB/s",
             f"estimate: 85 % of {bandwidth / 1e9:.0f} GB/s ({how})",
         ),
         "gpu.compute": Entry(
