@@ -1,7 +1,8 @@
 """Hardware profiles: machines as data files, checked, with a source for each number."""
 
 from lrcsim.base.units import format_quantity, parse_quantity
-from lrcsim.hardware.load import component_names, load_profile, profile_names, read_toml, to_toml
+from lrcsim.hardware.components import component_names
+from lrcsim.hardware.load import load_profile, machine_names, profile_names, read_toml, to_toml
 from lrcsim.hardware.profile import Cpu, Dram, Gpu, HardwareProfile, Link
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "component_names",
     "format_quantity",
     "load_profile",
+    "machine_names",
     "parse_quantity",
     "profile_names",
     "read_toml",

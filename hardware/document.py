@@ -129,6 +129,20 @@ def links_of(flat: Flat) -> list[str]:
     return [*({STORAGE} & given), *listed, *({DEVICE} & given)]
 
 
+def without(flat: Flat, part: str) -> Flat:
+    """Take a part away; a link leaves the path."""
+    rest = {path: entry for path, entry in flat.items() if not path.startswith(f"{part}.")}
+    if "links" in flat:
+        rest["links"] = Entry(tuple(link for link in links_of(flat) if link != part), "")
+    return rest
+
+
+def with_entries(flat: Flat, part: str, entries: Flat) -> Flat:
+    """Put a component's entries in the place of a part, which keeps its place on the path of links."""
+    path = {"links": flat["links"]} if "links" in flat else {}
+    return without(flat, part) | path | entries
+
+
 def build(name: str, flat: Flat, where: str) -> HardwareProfile:
     """Read and check every entry.
 

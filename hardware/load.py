@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from functools import cache
 from importlib import resources
 from os.path import isfile  # unlike that of Path, it takes a name that is too long
 from pathlib import Path
@@ -12,10 +11,12 @@ from typing import Any
 
 from lrcsim.base.documents import parse_toml, read_text, toml_text
 from lrcsim.base.errors import ConfigError, did_you_mean
+from lrcsim.hardware.components import find_component, named_parts, need_component
 from lrcsim.hardware.document import (
     LINKS,
     NONE,
     PARTS,
+    STORAGE,
     Entry,
     Flat,
     build,
@@ -24,49 +25,57 @@ from lrcsim.hardware.document import (
     links_of,
     numbers,
     suggest_key,
+    with_entries,
+    without,
 )  # fmt: skip
+from lrcsim.hardware.gpus import gpus
+from lrcsim.hardware.machines import in_words, machine_of
+from lrcsim.hardware.names import meant
 from lrcsim.hardware.profile import HardwareProfile
+from lrcsim.hardware.this_machine import this_machine
 
 DATA = resources.files("lrcsim.hardware").joinpath("data")
+AUTO = "auto"
+"""The machine that this runs on."""
 
 
 def profile_names() -> list[str]:
-    """Return the names of the built-in profiles."""
-    return sorted(
-        entry.name.removesuffix(".toml")
-        for entry in DATA.joinpath("profiles").iterdir()
-        if entry.name.endswith(".toml")
-    )
+    """Return the names of the machines that stand for their kinds: for short lists, to try something on each kind."""
+    return sorted([*_files(), *(name for name, gpu in gpus().items() if gpu.reference)])
 
 
-def component_names(part: str | None = None) -> list[str]:
-    """Return the names of the components, of all parts or of one: ``"cpu"``, ``"dram"``, ``"pcie"``, ``"nvme"``."""
-    return [name for name, (of, _) in _components().items() if part in (None, of)]
+def machine_names() -> list[str]:
+    """Return the names that are a whole machine each: every GPU, in the host that it usually has, and those without."""
+    return [*gpus(), *_files()]
+
+
+def _files() -> list[str]:
+    """Return the names of the machines with a file of their own."""
+    names = (entry.name for entry in DATA.joinpath("profiles").iterdir())
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
 def load_profile(spec: str | Path, overrides: Sequence[str] = ()) -> HardwareProfile:
     """Read a hardware profile.
 
     Args:
-        spec: the name of a built-in profile, the path of a TOML file, or either with components that replace its
-            parts: ``"rtx-4090+pcie3-x8+ddr4-3200-2ch"``.
+        spec: a machine, with components that replace its parts (``"rtx-3060+ryzen-7950x+ddr5-5600-2ch"``). The machine
+            is a GPU, which stands in its usual host unless parts of another are named; a processor, without a GPU; one
+            of `profile_names`; the path of a TOML file; or ``"auto"``: the one this runs on. GPUs and processors are
+            named as people and drivers do: ``"4090"``, ``"NVIDIA GeForce RTX 4090"``, ``"M2 Ultra 192GB"``.
         overrides: single values: ``"pcie.bandwidth=25.6GB/s"``, ``"nvme=nvme-gen5"``, ``"nvme=none"``.
 
     Raises:
         ConfigError: nothing of that name, or a value that is missing, unknown or wrong; one line.
     """
-    base, components = _split(str(spec))
-    name, flat, where = _document(base)
-    for component in components:
-        flat = _with_component(flat, component, where)
-        name += f"+{component}"
+    name, flat, where = _machine(*_split(str(spec)))
     for override in overrides:
         key, equals, value = (text.strip() for text in override.partition("="))
         if not equals or not value:
             raise ConfigError(f"override {override!r} is not understood: write KEY=VALUE, as pcie.bandwidth=25.6GB/s")
         links = links_of(flat)
         if key in PARTS or key in links:
-            flat = _without(flat, key) if value == NONE else _with_component(flat, value, f"override {override!r}", key)
+            flat = without(flat, key) if value == NONE else _with_component(flat, value, f"override {override!r}", key)
         elif key.rpartition(".")[0] in ("", *PARTS, *links) and key_of(key) is not None:
             flat = flat | {key: Entry(value, "set by the user")}
         else:
@@ -107,26 +116,59 @@ def read_toml(name: str, text: str) -> HardwareProfile:
 
 
 def _split(spec: str) -> tuple[str, list[str]]:
-    """Split ``base+component+component``, unless a file has that very name."""
-    if isfile(spec):
+    """Split ``base+component+component``, unless a file or a part has that very name (Ryzen AI Max+ 395)."""
+    if isfile(spec) or ("+" in spec and meant(spec, named_parts())):
         return spec, []
     base, *components = spec.split("+")
     return base.strip(), [component.strip() for component in components]
 
 
-def _document(base: str) -> tuple[str, Flat, str]:
-    """Return a profile's name, its entries with components filled in, and what to call it in errors."""
-    if base in profile_names():
-        where = f"hardware {base}"
-        return base, _resolve(tomllib.loads(DATA.joinpath("profiles", f"{base}.toml").read_text("utf-8")), where), where
+def _machine(base: str, components: list[str]) -> tuple[str, Flat, str]:
+    """Return a machine's name, its entries, and what to call it in errors."""
+    document = _document(base)
+    if document is None:
+        where = f"hardware {'+'.join([base, *components])}"
+        first = find_component(base)
+        if first is None:
+            raise ConfigError(
+                f"there is no hardware profile {base!r}: give a built-in name or the path of a TOML file{_hint(base)}"
+            )
+        parts = [first, *(need_component(name, where) for name in components)]
+        return *machine_of(parts, _table("desktop-cpu"), where), where
+    name, flat, where = document
+    whole = f"hardware {'+'.join([base, *components])}"
+    for component in components:
+        found = need_component(component, whole)
+        flat = _with_component(flat, found.name, whole)
+        name += f"+{found.name}"
+        if found.part == "gpu":
+            flat["description"] = Entry(f"{in_words(gpus()[found.name])}; the rest as {base}", "")
+    return name, flat, where
+
+
+def _hint(base: str) -> str:
+    return (
+        did_you_mean(base, machine_names()) or f"; there are {', '.join(profile_names())} and others: lrcsim hardware"
+    )
+
+
+def _document(base: str) -> tuple[str, Flat, str] | None:
+    """Return the name of a machine that has a file or is this one, its entries with components filled in, its title."""
+    where = f"hardware {base}"
+    if base.lower() == AUTO:
+        return AUTO, this_machine(_table("desktop-cpu")), where
+    if base in _files():
+        return base, _resolve(_table(base), where), where
     path = Path(base)
-    if path.suffix == ".toml" or isfile(path):
-        where = f"hardware {base}"
+    if path.suffix == ".toml" or (base not in machine_names() and isfile(path)):
         text = read_text(path, where, ConfigError)
         return path.stem, _resolve(parse_toml(text, where, ConfigError), where), where
-    hint = did_you_mean(base, profile_names())
-    known = hint or f"; there are {', '.join(profile_names())}"
-    raise ConfigError(f"there is no hardware profile {base!r}: give a built-in name or the path of a TOML file{known}")
+    return None
+
+
+def _table(name: str) -> dict[str, Any]:
+    """Return the file of a built-in machine."""
+    return tomllib.loads(DATA.joinpath("profiles", f"{name}.toml").read_text("utf-8"))
 
 
 def _resolve(table: dict[str, Any], where: str) -> Flat:
@@ -134,48 +176,27 @@ def _resolve(table: dict[str, Any], where: str) -> Flat:
     flat: Flat = {}
     table = dict(table)
     if "base" in table:
-        base = table.pop("base")
-        if base not in profile_names():
-            hint = did_you_mean(str(base), profile_names())
+        base = str(table.pop("base"))
+        if base not in machine_names() and find_component(base) is None:
+            hint = did_you_mean(base, machine_names())
             raise ConfigError(f"{where}: base: {base!r} is no built-in profile{hint}")
-        flat = _document(base)[1]
+        flat = _machine(base, [])[1]
     for part in PARTS:
         value = table.get(part)
         if isinstance(value, str):
             del table[part]
-            flat = _without(flat, part) if value == NONE else _with_component(flat, value, f"{where}: {part}", part)
+            flat = without(flat, part) if value == NONE else _with_component(flat, value, f"{where}: {part}", part)
     own = flatten(table, where)
     for link in links_of(flat) if "links" in own else ():  # [[links]] is the whole path
-        flat = flat if link in links_of(own) else _without(flat, link)
+        flat = flat if link in links_of(own) else without(flat, link)
     return flat | own
 
 
 def _with_component(flat: Flat, name: str, where: str, part: str | None = None) -> Flat:
-    components = _components()
-    if name not in components or part not in (None, components[name][0]):
-        allowed = component_names(part)
-        hint = did_you_mean(name, allowed) or f"; there are {', '.join(allowed) or 'none'}"
-        raise ConfigError(f"{where}: {name!r} is no component{f' for {part}' if part else ''}{hint}")
-    owner, entries = components[name]
-    path = {"links": flat["links"]} if "links" in flat else {}
-    return _without(flat, owner) | path | entries
-
-
-def _without(flat: Flat, part: str) -> Flat:
-    """Take a part away; a link leaves the path."""
-    rest = {path: entry for path, entry in flat.items() if not path.startswith(f"{part}.")}
-    if "links" in flat:
-        rest["links"] = Entry(tuple(link for link in links_of(flat) if link != part), "")
-    return rest
-
-
-@cache
-def _components() -> dict[str, tuple[str, Flat]]:
-    """Return every component: its part, and its entries by path."""
-    found: dict[str, tuple[str, Flat]] = {}
-    for part in PARTS:
-        entry = DATA.joinpath("components", f"{part}.toml")
-        if entry.is_file():
-            for name, table in tomllib.loads(entry.read_text("utf-8")).items():
-                found[name] = part, flatten({part: table}, f"component {name}")
-    return found
+    """Put a component in the place of a part; a GPU of its own memory brings its link where there is none."""
+    found = need_component(name, where, part)
+    flat = with_entries(flat, found.part, found.entries)
+    gpu = gpus().get(found.name)
+    if gpu is not None and "pcie" in gpu.host and not set(links_of(flat)) - {STORAGE}:
+        flat |= need_component(gpu.host["pcie"], where).entries
+    return flat

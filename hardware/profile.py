@@ -59,7 +59,7 @@ class Gpu:
     bandwidth: Annotated[float, Key("bytes/s", "of its memory, effective", positive=True)]
     compute: Annotated[float, Key("FLOP/s", "in dense bf16/fp16, the realistic peak", positive=True)]
     overhead: Annotated[float, Key("seconds", "per kernel launch or operation")]
-    api: Annotated[str, Key("text", "what programs it: cuda, rocm or metal; tells a runtime's numbers")] = "cuda"
+    api: Annotated[str, Key("text", "what programs it: cuda, rocm, metal or sycl; tells a runtime's numbers")] = "cuda"
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Literal, get_args
 from lrcsim.base.errors import check_choice
 from lrcsim.hardware import HardwareProfile
 
-DeviceKind = Literal["cuda", "cuda-unified", "rocm", "metal", "cpu"]
+DeviceKind = Literal["cuda", "cuda-unified", "rocm", "metal", "sycl", "cpu"]
 DEVICE_KINDS: tuple[DeviceKind, ...] = get_args(DeviceKind)
-APIS = ("cuda", "rocm", "metal")
+APIS = ("cuda", "rocm", "metal", "sycl")
 """What ``gpu.api`` of a profile may be."""
 
 CpuClass = Literal["desktop", "laptop", "server", "sockets", "old-server", "phone"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lrcsim.hardware import load_profile, profile_names
+from lrcsim.hardware import component_names, load_profile, machine_names, profile_names
 from lrcsim.models import model_names
 
 
@@ -14,6 +14,9 @@ def test_hardware_lists_every_profile(lrcsim) -> None:  # type: ignore[no-untype
     assert outcome.code == 0
     assert all(name in outcome.out for name in profile_names())
     assert "pcie3-x8" in outcome.out
+    assert all(name in outcome.out for part in ("cpu", "dram", "nvme") for name in component_names(part))
+    assert "rtx-4060-ti (-8gb)" in outcome.out
+    assert all(len(line) <= 80 for line in outcome.out.splitlines())
 
 
 def test_one_profile_with_each_number_and_source(lrcsim) -> None:  # type: ignore[no-untyped-def]
@@ -28,7 +31,7 @@ def test_one_profile_with_each_number_and_source(lrcsim) -> None:  # type: ignor
 
 def test_hardware_json(lrcsim, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     rows = json.loads(lrcsim("hardware", "--json", "-").out)
-    assert [row["name"] for row in rows] == profile_names()
+    assert [row["name"] for row in rows] == machine_names()
     path = tmp_path / "one.json"
     assert "unified memory" in lrcsim("hardware", "apple-m4-max", "--json", path).out
     one = json.loads(path.read_text(encoding="utf-8"))
@@ -53,6 +56,7 @@ def test_hardware_toml_is_a_start_for_ones_own(lrcsim, tmp_path: Path) -> None: 
         (("hardware", "rtx-4090", "--set", "pcie.bandwidth=1GB"), "expected bytes/s"),
         (("hardware", "--set", "pcie.bandwidth=1GB/s"), "name it"),
         (("hardware", "missing.toml"), "cannot be read"),
+        (("hardware", "h100"), "may mean several: write h100-sxm or"),
         (("models", "qwen3-30b"), "did you mean 'qwen3-30b-a3b'?"),
         (("models", "qwen3-30b-a3b", "--dtype", "q4_k_n"), "did you mean 'q4_k_m'?"),
         (("models", "missing/config.json"), "cannot be read"),

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lrcsim.base.errors import ConfigError, LrcsimError
-from lrcsim.hardware import HardwareProfile, Link, component_names, load_profile, profile_names, to_toml
+from lrcsim.hardware import HardwareProfile, Link, component_names, load_profile, machine_names, profile_names, to_toml
 from lrcsim.hardware.document import CLASSES, PARTS, SCHEMA
 
 OWN = """
@@ -66,15 +66,18 @@ def test_the_machines_asked_for_are_there() -> None:
     servers = {"a100-40gb", "a100-80gb", "h100-sxm", "h200", "l40s"}
     others = {"jetson-agx-orin", "apple-m4-max", "desktop-cpu", "phone", "phone-ufs"}
     assert geforce | servers | others <= set(profile_names())
-    links = {f"pcie{generation}-x{lanes}" for generation in (3, 4, 5) for lanes in (8, 16)}
-    assert links == set(component_names("pcie"))
+    links = {f"pcie{generation}-x{lanes}" for generation in (3, 4, 5) for lanes in (4, 8, 16)}
+    assert links | {"nvlink-c2c"} == set(component_names("pcie"))
     assert {"nvme-gen3", "nvme-gen4", "nvme-gen5", "sata-ssd", "ufs-4"} <= set(component_names("nvme"))
     assert {"ddr4-3200-2ch", "ddr5-5600-2ch", "ddr5-4800-12ch"} <= set(component_names("dram"))
 
 
 @pytest.mark.parametrize("name", profile_names())
 def test_every_built_in_number_has_a_source_and_makes_sense(name: str) -> None:
-    profile = load_profile(name)
+    has_sources_and_makes_sense(load_profile(name))
+
+
+def has_sources_and_makes_sense(profile: HardwareProfile) -> None:
     for path, key in SCHEMA.items():  # one socket is what a machine has that says nothing of them
         said = profile.at(path) not in (None, 1) if path == "cpu.sockets" else profile.at(path) is not None
         if key.kind not in ("text", "flag") and said:
@@ -97,10 +100,22 @@ def test_a_profile_written_as_toml_reads_back(name: str, tmp_path: Path) -> None
     assert again.sources == profile.sources
 
 
-@pytest.mark.parametrize("name", component_names())
+@pytest.mark.parametrize("name", [name for name in component_names() if name not in component_names("gpu")])
 def test_every_component_fits_a_profile(name: str) -> None:
     profile = load_profile(f"rtx-4090+{name}")
     assert profile.name == f"rtx-4090+{name}"
+
+
+def test_every_gpu_is_a_machine_and_fits_one() -> None:
+    assert len(component_names("gpu")) == len(set(component_names("gpu"))) > 150
+    for name in machine_names():
+        profile = load_profile(name)
+        assert profile.name == name
+        has_sources_and_makes_sense(profile)
+        if name in component_names("gpu"):
+            replaced = load_profile(f"desktop-cpu+{name}")
+            assert (replaced.name, replaced.gpu) == (f"desktop-cpu+{name}", profile.gpu)
+            assert replaced.description.endswith("; the rest as desktop-cpu")
 
 
 def test_no_effective_rate_is_above_what_the_bus_can_do() -> None:
@@ -202,6 +217,13 @@ def test_overrides_that_are_refused(override: str, says: str) -> None:
     [
         ("rtx-409", "did you mean 'rtx-4090'?"),
         ("toaster", "there are a100-40gb"),
+        ("a100", "'a100' may mean several: write a100-40gb or a100-80gb or a100-pcie-80gb"),
+        ("7600", "'7600' may mean several: write rx-7600 or ryzen-7600"),
+        ("rtx 6000", "write rtx-a6000 or rtx-6000-ada or rtx-pro-6000 or"),
+        ("desktop-cpu+h100", "hardware desktop-cpu+h100: 'h100' may mean several: write h100-sxm or h100-pcie or"),
+        ("4090+3090", "rtx-4090 and rtx-3090 are two for gpu"),
+        ("ddr5-5600-2ch+rtx-4090+ddr4-3200-2ch", "ddr5-5600-2ch and ddr4-3200-2ch are two for dram"),
+        ("m4 max 16gb", "there is no hardware profile 'm4 max 16gb'"),
         ("missing.toml", "cannot be read"),
         ("rtx-4090+pcie3x8", "'pcie3x8' is no component; did you mean 'pcie3-x8'?"),
         ("desktop-cpu+pcie4-x16", "there is no gpu that it could lead to"),
@@ -296,7 +318,12 @@ def test_the_data_files_hold_nothing_that_is_not_read() -> None:
     data = resources.files("lrcsim.hardware").joinpath("data")
     for entry in data.joinpath("components").iterdir():
         part = entry.name.removesuffix(".toml")
-        assert set(tomllib.loads(entry.read_text("utf-8"))) == set(component_names(part))
+        table = tomllib.loads(entry.read_text("utf-8"))
+        lists = {"gpu": "cards", "cpu": "processors"}
+        named = [name for family in table.values() for name in family[lists[part]]] if part in lists else [*table]
+        assert len(named) == len(set(named))
+        assert set(named) <= set(component_names(part))
+        assert all(load_profile(f"desktop-cpu+{name}" if part == "cpu" else name) for name in named if part in lists)
 
 
 def test_every_field_of_a_part_is_a_key_of_the_document() -> None:
