@@ -233,9 +233,8 @@ def tiny_model(model_type: str) -> Any:
 
 
 def save(folder: Any, chat_template: str | None = None) -> None:
-    """Save a tiny OLMoE and a tokenizer whose tokens are the bytes of the text, 256 padding, 257 the end of a text."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedTokenizerFast
+    """Save a tiny OLMoE and the tokenizer of `save_tokenizer`."""
+    from transformers import OlmoeConfig, OlmoeForCausalLM
 
     config = OlmoeConfig(
         vocab_size=258, hidden_size=32, intermediate_size=16, num_hidden_layers=3, num_attention_heads=2,
@@ -247,6 +246,14 @@ def save(folder: Any, chat_template: str | None = None) -> None:
     with torch.no_grad():
         model.lm_head.weight[256:] = 0  # hardly ever sampled
     model.save_pretrained(folder)
+    save_tokenizer(folder, chat_template)
+
+
+def save_tokenizer(folder: Any, chat_template: str | None = None) -> None:
+    """Save a tokenizer whose tokens are the bytes of the text, 256 padding, 257 the end of a text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     letters = [
         chr(code) for code in (*range(33, 127), *range(161, 173), *range(174, 256))
     ]  # that byte-level BPE writes
