@@ -19,8 +19,8 @@ from lrcsim.cli.tables import print_rows
 def models(name: str | None, dtype: str | None, toml_path: str | None, json_path: str | None) -> None:
     """List the model geometries, or show one: its shape, parameters and bytes.
 
-    NAME is a built-in model (its id on the Hugging Face hub works too), or the path of a GGUF file, of a config.json, of
-    a folder with one of these, or of a TOML of your own. DTYPE may override layers and tensors:
+    NAME is a built-in model (its id on the Hugging Face hub works too), or the path of a GGUF file, of a config.json,
+    of a folder with one of these, or of a TOML of your own. DTYPE may override layers and tensors:
     q4_k_m,0-3=q8_0,ffn_down_exps=q6_k.
     """
     from lrcsim.base.errors import ConfigError
@@ -88,25 +88,27 @@ def _billions(count: int) -> str:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
+    moe, layers = len(row["moe_layers"]), row["layers"]
+    used = row["bytes"]["dtype"]
+    shared = f"+{row['shared_experts']}" if row["shared_experts"] else ""
     return [
         f"[bold]{row['name']}[/bold]",
-        str(row["layers"]),
-        str(len(row["moe_layers"])),
-        str(row["experts"]),
-        str(row["top_k"]),
-        str(row["shared_experts"] or "–"),
+        f"{layers}" if moe == layers else f"{moe}/{layers}",
+        f"{row['top_k']}/{row['experts']}{shared}",
         _billions(row["total_params"]),
         _billions(row["active_params"]),
         human_bytes(sum(row["bytes"]["expert"]) / len(row["bytes"]["expert"])),
-        row["bytes"]["dtype"],
+        used if "," not in used else row["bytes"]["stored"]["experts"].partition(",")[0],
     ]
 
 
 def _list(rows: list[dict[str, Any]]) -> None:
-    headings = ("model", "layers", "MoE", "experts", "k", "shared", "params (10^9)", "active", "expert", "dtype")
-    print_rows(headings, map(_cells, rows), left=(0, 9), whole=range(len(headings)))
+    headings = ("model", "layers", "experts", "params", "active", "expert", "as")
+    print_rows(headings, map(_cells, rows), left=(0, 6), whole=range(len(headings)), gap=1)
     click.echo(
-        "\nThe mean over layers of one expert's bytes. One in full: lrcsim models NAME, or a GGUF, config.json or TOML."
+        "\nlayers: 58/61 have experts; experts: 8/256+1 are used, and one shared; parameters in 10^9;\n"
+        "the mean over layers of one expert's bytes, and its format.\n"
+        "One in full: lrcsim models NAME, or a GGUF file, a config.json or a TOML."
     )
 
 

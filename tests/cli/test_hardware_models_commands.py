@@ -58,8 +58,8 @@ def test_hardware_toml_is_a_start_for_ones_own(lrcsim, tmp_path: Path) -> None: 
         (("hardware", "missing.toml"), "cannot be read"),
         (("hardware", "h100"), "may mean several: write h100-sxm or"),
         (("models", "qwen3-30b"), "did you mean 'qwen3-30b-a3b'?"),
-        (("models", "qwen3-30b-a3b", "--dtype", "q4_k_n"), "did you mean 'q4_k_m'?"),
-        (("models", "missing/config.json"), "cannot be read"),
+        (("models", "qwen3-30b-a3b", "--dtype", "q4_k_mm"), "did you mean 'q4_k_m'?"),
+        (("models", "missing/config.json"), "there is no file"),
     ],
 )
 def test_errors_are_one_line(lrcsim, arguments: tuple[str, ...], says: str) -> None:  # type: ignore[no-untyped-def]
@@ -76,8 +76,10 @@ def test_models_lists_every_model(lrcsim) -> None:  # type: ignore[no-untyped-de
     assert outcome.code == 0
     assert all(name in outcome.out for name in model_names())
     row = next(line for line in outcome.out.splitlines() if line.startswith("qwen3-30b-a3b")).split()
-    assert row[1:8] == ["48", "48", "128", "8", "–", "30.53", "3.35"]
-    assert row[8:] == ["2.7", "MiB", "q4_k_m"]
+    assert row[1:] == ["48", "8/128", "30.53", "3.35", "2.7", "MiB", "q4_k_m"]
+    row = next(line for line in outcome.out.splitlines() if line.startswith("deepseek-v3 ")).split()
+    assert row[1:3] == ["58/61", "8/256+1"]
+    assert all(len(line) <= 80 for line in outcome.out.splitlines() if "MiB" in line)
 
 
 def test_one_model(lrcsim) -> None:  # type: ignore[no-untyped-def]
