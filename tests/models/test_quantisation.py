@@ -152,7 +152,9 @@ def test_overrides_by_layer_and_tensor() -> None:
 @pytest.mark.parametrize(
     ("dtype", "says"),
     [
-        ("q4_km", "did you mean 'q4_k_m'?"),
+        ("q4_k_n", "did you mean 'q4_k_m'?"),
+        ("q4_ks", "did you mean 'q4_k_s'?"),
+        ("ud-iq1_m", "only ud-q2_k_xl, ud-q3_k_xl"),
         ("float", "did you mean 'float"),
         ("zzz", "there are bf16"),
         ("q4_k_m,q8_0", "dtype override 'q8_0' is not understood: write LAYERS=DTYPE"),
