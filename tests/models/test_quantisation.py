@@ -22,7 +22,7 @@ from lrcsim.models import (
     model_names,
     output_bytes,
 )
-from lrcsim.models.mixes import UNSLOTH, use_more_bits
+from lrcsim.models.mixes import LARGER, UNSLOTH, use_more_bits
 from lrcsim.models.quantisation import format_of
 from lrcsim.models.tensors import Tensor
 
@@ -213,7 +213,7 @@ def test_every_dtype_for_every_model(dtype: str) -> None:
             assert experts.tolist() == expert_bytes(geometry, biases=False).tolist()
             continue
         bits = experts * 8 / geometry.expert_params
-        usual = UNSLOTH.get(dtype, dtype)
+        usual = (UNSLOTH | LARGER).get(dtype, dtype)
         ups, downs = EXPERTS.get(usual, ([usual], [usual]))
         least = min(map(bits_per_weight, ups))
         assert (bits >= least).all()
