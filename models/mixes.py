@@ -209,7 +209,7 @@ MIXES |= {name: MIXES[usual] for name, usual in UNSLOTH.items()}
 LARGER = {"q3_k_xl": "q3_k_l", "q4_k_l": "q4_k_m", "q5_k_l": "q5_k_m", "q6_k_l": "q6_k"}
 """Files that some publishers (bartowski) list besides: a file type with output matrix and embedding in Q8_0.
 
-Exact for their files of Meta-Llama-3.1-8B-Instruct (tests/models/test_published_files.py). Not among them is ``Q2_K_L``,
+Exact for their files of Meta-Llama-3.1-8B-Instruct (tests/models/test_published_files.py). ``Q2_K_L`` is none of them,
 by which two publishers mean two things.
 """
 MIXES |= {name: replace(MIXES[usual], output="q8_0", embedding="q8_0") for name, usual in LARGER.items()}
