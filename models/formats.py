@@ -141,6 +141,9 @@ def known_name(name: str, others: frozenset[str] = frozenset()) -> str:
         )
     if plain not in others and find_format(plain) is None:
         allowed = sorted({*format_names(), *others})
-        hint = did_you_mean(plain, allowed) or f"; there are {', '.join(allowed)}, and int3-g64, 4.25bpw of any number"
+        # of _s, _m and _l, which are as close, the usual one
+        small = {name for name in allowed if name[-2:] in ("_s", "_l") and f"{name[:-1]}m" in allowed}
+        likely = [name for name in allowed if name not in small or plain.endswith(name[-1])]
+        hint = did_you_mean(plain, likely) or f"; there are {', '.join(allowed)}, and int3-g64, 4.25bpw of any number"
         raise ConfigError(f"there is no dtype {plain!r}{hint}")
     return plain

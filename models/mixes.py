@@ -14,7 +14,7 @@ them against what llama.cpp chose, tensor by tensor. What they do not know:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lrcsim.models.geometry import Geometry
 from lrcsim.models.tensors import Tensor
@@ -205,3 +205,11 @@ are off by -6 to +6 % for Q4_K_XL (5 models), +6 % for Q3_K_XL, 0 % for Q5_K_XL 
 -5 and +15 % for Q2_K_XL (two): tests/models/test_published_files.py. Where it matters, give the file itself.
 """
 MIXES |= {name: MIXES[usual] for name, usual in UNSLOTH.items()}
+
+LARGER = {"q3_k_xl": "q3_k_l", "q4_k_l": "q4_k_m", "q5_k_l": "q5_k_m", "q6_k_l": "q6_k"}
+"""Files that some publishers (bartowski) list besides: a file type with output matrix and embedding in Q8_0.
+
+Exact for their files of Meta-Llama-3.1-8B-Instruct (tests/models/test_published_files.py). ``Q2_K_L`` is none of them,
+by which two publishers mean two things.
+"""
+MIXES |= {name: replace(MIXES[usual], output="q8_0", embedding="q8_0") for name, usual in LARGER.items()}

@@ -6,6 +6,8 @@ are those of the hub's pages as of 2026, found in public repositories that pin f
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lrcsim.models import dense_bytes, expert_bytes, load_geometry, output_bytes
@@ -52,6 +54,25 @@ def test_where_this_publisher_departs_from_the_usual_recipe() -> None:
     assert tensors_of("qwen3-30b-a3b", "iq4_xs,token_embd=q4_k") + HEADER == 16_378_073_664
     # its Q4_0, made with an importance matrix, has the down projections of the first 6 of 48 layers in Q4_1
     assert tensors_of("qwen3-30b-a3b", "q4_0,0-5:ffn_down_exps=q4_1") + HEADER == 17_379_988_032
+
+
+@pytest.mark.parametrize(
+    ("larger", "usual", "more"),
+    [
+        # bartowski/Meta-Llama-3.1-8B-Instruct-GGUF at bf5b95e: its files, and those of the usual type beside them
+        ("q3_k_xl", "q3_k_l", 4_781_630_880 - 4_321_961_376),
+        ("q4_k_l", "q4_k_m", 5_310_637_472 - 4_920_739_232),
+        ("q5_k_l", "q5_k_m", 6_057_223_584 - 5_732_992_416),
+        ("q6_k_l", "q6_k", 6_850_471_328 - 6_596_011_424),
+    ],
+)
+def test_files_with_a_larger_embedding(larger: str, usual: str, more: int) -> None:
+    """That model has no experts; its embedding and its output matrix have 128,256 x 4,096 weights each."""
+    geometry = replace(load_geometry("qwen3-30b-a3b"), vocab=128_256, hidden=4_096)
+    two = [Tensor(name, -1, geometry.vocab, geometry.hidden) for name in ("output", "token_embd")]
+    sizes = [sum(tensor_bytes(geometry, tensor, dtype) for tensor in two) for dtype in (larger, usual)]
+    assert sizes[0] - sizes[1] == more
+    assert expert_bytes(geometry, larger).tolist() == expert_bytes(geometry, usual).tolist()
 
 
 # Model, dtype, bytes of the file, and how far the count of tensors is from it in percent: headers are 0.02 to 0.2 % of

@@ -22,7 +22,7 @@ from lrcsim.models import (
     model_names,
     output_bytes,
 )
-from lrcsim.models.mixes import UNSLOTH, use_more_bits
+from lrcsim.models.mixes import LARGER, UNSLOTH, use_more_bits
 from lrcsim.models.quantisation import format_of
 from lrcsim.models.tensors import Tensor
 
@@ -152,7 +152,9 @@ def test_overrides_by_layer_and_tensor() -> None:
 @pytest.mark.parametrize(
     ("dtype", "says"),
     [
-        ("q4_km", "did you mean 'q4_k_m'?"),
+        ("q4_k_n", "did you mean 'q4_k_m'?"),
+        ("q4_ks", "did you mean 'q4_k_s'?"),
+        ("ud-iq1_m", "only ud-q2_k_xl, ud-q3_k_xl"),
         ("float", "did you mean 'float"),
         ("zzz", "there are bf16"),
         ("q4_k_m,q8_0", "dtype override 'q8_0' is not understood: write LAYERS=DTYPE"),
@@ -211,7 +213,7 @@ def test_every_dtype_for_every_model(dtype: str) -> None:
             assert experts.tolist() == expert_bytes(geometry, biases=False).tolist()
             continue
         bits = experts * 8 / geometry.expert_params
-        usual = UNSLOTH.get(dtype, dtype)
+        usual = (UNSLOTH | LARGER).get(dtype, dtype)
         ups, downs = EXPERTS.get(usual, ([usual], [usual]))
         least = min(map(bits_per_weight, ups))
         assert (bits >= least).all()

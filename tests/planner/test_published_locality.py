@@ -89,7 +89,7 @@ def test_the_shapes_are_those_of_the_built_in_models() -> None:
     for name in set(DATA["models"]) & set(model_names()):
         model = load_geometry(name)
         assert DATA["models"][name] == {"experts": model.experts, "top_k": model.top_k}
-    assert set(DATA["models"]) - set(model_names()) == {"qwen3.5-122b-a10b", "qwen3.8-flash-next"}
+    assert set(DATA["models"]) - set(model_names()) == {"qwen3.8-flash-next"}
     assert set(DATA["early"]["models"]) <= {*model_names(), "lrcsim-toy"}
 
 

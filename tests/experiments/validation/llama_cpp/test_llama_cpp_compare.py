@@ -49,6 +49,10 @@ def machine(bandwidth: float, compute: float = 1e30, overhead: float = 0.0) -> H
     )
 
 
+PLAIN = "q4_0,attn=q4_0"
+"""Q4_0 in all of attention: in models with eight experts llama.cpp keeps the matrices of keys and values in Q8_0."""
+
+
 def test_bytes_of_a_token_by_hand() -> None:
     # tiny: 2 layers, hidden 256, 2 of 8 experts of 256 x 256, q 4 x 64, k and v 2 x 64, vocab 512.
     # Q4_0 is 18 bytes per 32 weights, Q6_K (the output) 210 per 256, norms and routers float32.
@@ -57,7 +61,7 @@ def test_bytes_of_a_token_by_hand() -> None:
     # router 8 x 256 x 4 = 8,192; norms (2 x 256 + 2 x 64) x 4 = 2,560: a layer's dense part is 121,344; two 242,688
     # output: 512 rows of 210                                              = 107,520
     # keys and values: 2 x 2 x 64 x 2 layers x 2 bytes = 1,024 a token; at positions 5, 6, 7: 6 on average = 6,144
-    assert token_bytes(tiny(), "q4_0", WORK) == 442_368 + 242_688 + 107_520 + 6_144
+    assert token_bytes(tiny(), PLAIN, WORK) == 442_368 + 242_688 + 107_520 + 6_144
 
 
 def test_a_predicted_token_is_its_bytes_over_the_bandwidth() -> None:
@@ -254,7 +258,7 @@ def test_a_sum_of_formats_by_hand() -> None:
     # experts of the last and the output for one; in float32 likewise the router, 8 x 256, and norms, 640 for all; and
     # 10 pairs of 4 x 4 x 64 in two layers.
     rates = {"q4_0": Rate(1e9, 1e10), "q6_k": Rate(2e9, 2e10), "f16": Rate(4e9, 4e10)}
-    found = by_format(tiny(), "q4_0", WORK, rates, layer_s=1e-3)
+    found = by_format(tiny(), PLAIN, WORK, rates, layer_s=1e-3)
     assert found is not None
     token = (442_368 + 221_184) / 1e9 + 107_520 / 2e9 + (21_504 + 6_144) / 4e9 + 2 * 1e-3
     assert found.token == pytest.approx(token, rel=1e-12)
@@ -262,7 +266,7 @@ def test_a_sum_of_formats_by_hand() -> None:
     prompt = (2 * 4 * (2 * 768 * 256 + experts) + 2 * experts) / 1e10 + 2 * 512 * 256 / 2e10
     prompt += (2 * 4 * (router + 2 * 640) + 2 * router + 10 * 4 * 4 * 64 * 2) / 4e10
     assert found.prompt == pytest.approx(prompt, rel=1e-12)
-    assert by_format(tiny(), "q4_0", WORK, {"q4_0": rates["q4_0"], "f16": rates["f16"]}) is None
+    assert by_format(tiny(), PLAIN, WORK, {"q4_0": rates["q4_0"], "f16": rates["f16"]}) is None
 
 
 def test_with_one_rate_a_sum_of_formats_is_bytes_over_it() -> None:
@@ -277,10 +281,10 @@ def test_with_one_rate_a_sum_of_formats_is_bytes_over_it() -> None:
 
 def test_what_a_layer_costs_is_what_bytes_leave() -> None:
     rates = dict.fromkeys(("q4_0", "q6_k", "f16"), Rate(3e9, 1e10))
-    none = by_format(replace(tiny(), top_k=0), "q4_0", WORK, rates, layer_s=7e-4)
+    none = by_format(replace(tiny(), top_k=0), PLAIN, WORK, rates, layer_s=7e-4)
     assert none is not None
-    assert layer_seconds(tiny(), "q4_0", WORK, rates, none.token) == pytest.approx(7e-4)
-    assert layer_seconds(tiny(), "q4_0", WORK, {}, none.token) is None
+    assert layer_seconds(tiny(), PLAIN, WORK, rates, none.token) == pytest.approx(7e-4)
+    assert layer_seconds(tiny(), PLAIN, WORK, {}, none.token) is None
 
 
 def test_rates_are_the_medians_of_one_variant() -> None:
