@@ -108,7 +108,6 @@ CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
 
 
 NEARLY = {
-    "inkling_text": "relative positions, convolutions",
     "jetmoe": "a bias of a layer's sum of experts",
     "mimo_v2_flash": "sinks, which only layers with a window have",
 }
