@@ -69,6 +69,7 @@ DENSE_FIRST = {
     "kimi_linear": 1,
     "laguna": 1,
     "mimo_v2_flash": 1,
+    "step3p5": 3,
     "unlimited_ocr_text": 1,
 }
 """Families whose first layers have no experts where no key says so, as transformers 5.24 takes them."""
