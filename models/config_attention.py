@@ -9,6 +9,7 @@ from lrcsim.base.errors import ConfigError
 from lrcsim.models.attention import AttentionShape
 from lrcsim.models.config import Config
 from lrcsim.models.geometry import BIASES, Geometry
+from lrcsim.models.layer_kinds import FULL, WINDOWED, WITHOUT_KV, layer_kinds
 
 TOP_K = (
     *("num_experts_per_tok", "num_experts_per_token", "num_selects"),
@@ -16,21 +17,6 @@ TOP_K = (
 )
 HEADS = ("num_attention_heads", "n_heads")
 KV_HEADS = ("num_key_value_heads", "kv_n_heads", "num_attention_groups")
-WITHOUT_KV = {"linear_attention", "mamba", "conv", "moe", "mlp"}
-WINDOWED = {
-    "sliding_attention": ("sliding_window", "sliding_window_size", "window_size"),
-    "hybrid_sliding": ("sliding_window_size", "sliding_window"),
-    "reference_sliding_attention": ("sliding_window",),
-    "chunked_attention": ("attention_chunk_size",),
-}
-"""Kinds of layers that look back a number of tokens, and the keys that say how many."""
-
-FULL = {"full_attention", "attention", "indexed_attention", "hybrid"}
-"""Kinds of layers that keep all keys and values; of those with an indexer (DeepSeek Sparse Attention) some are read."""
-
-PATTERN = {"M": "mamba", "E": "moe", "*": "full_attention", "-": "mlp"}
-"""Letters of ``hybrid_override_pattern`` (Nemotron-H)."""
-
 OUTPUT_GATE = {"afmoe", "beam", "muse_spark_text", "qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text"}
 """Families whose attention has a gate as large as its queries: a matrix of its own, or computed beside them."""
 
@@ -44,19 +30,6 @@ sarvam_mla sarvam_moe solar_open step3p5
 """
 ROUTER_BIAS = frozenset(_SIGMOID.split())
 """Families whose sigmoid router adds a number to each expert's score where it chooses (arXiv 2412.19437, 2.1.2)."""
-
-
-def layer_kinds(config: Config, layers: int) -> list[str]:
-    """Return the kind of each layer, as ``layer_types`` has them; empty where no key says it."""
-    for key in ("layer_types", "layers_block_type"):
-        if types := config.per_layer(key, layers):
-            return [str(kind) for kind in types]
-    pattern = config.values.get("hybrid_override_pattern")
-    if isinstance(pattern, str) and len(pattern) == layers:
-        return [PATTERN.get(letter, letter) for letter in pattern]
-    if windowed := config.per_layer("hybrid_layer_pattern", layers):  # MiMo-V2: 1 is a window
-        return ["sliding_attention" if flag == 1 else "full_attention" for flag in windowed]
-    return []
 
 
 def kv_layers(config: Config, family: str, layers: int) -> tuple[int, ...]:

@@ -16,19 +16,19 @@ from lrcsim.models.config_attention import (
     biases,
     global_attention,
     kv_layers,
-    layer_kinds,
     mixer,
     note_attention,
     window,
     windowed_attention,
 )
 from lrcsim.models.geometry import Geometry
+from lrcsim.models.layer_kinds import DENSE_FIRST, layer_kinds
 
 _KNOWN = """
 afmoe aria_text axk1 beam cohere2_moe dbrx deepseek deepseek_ocr2_text deepseek_v2 deepseek_v3 deepseek_v32 dots1
 ernie4_5_moe ernie4_5_moe_vl ernie4_5_vl_moe_text exaone_moe flex_olmo flint gemma4_text glm4_moe glm4_moe_lite
 glm4v_moe_text glm_moe_dsa gpt_oss granitemoe granitemoe_swa granitemoehybrid granitemoeshared grinmoe hunyuan_v1_moe
-hy_v3 inkling_text jamba jetmoe kimi_k2 kimi_linear kolibri1 laguna lara_mini lfm2_moe llama4 llama4_text llama_moe
+hy_v3 jamba jetmoe kimi_k2 kimi_linear kolibri1 laguna lara_mini lfm2_moe llama4 llama4_text llama_moe
 mellum mimo_v2_flash minicpm minimax minimax_m2 minimax_m3_vl_text minimax_text_01 mistral4 mistral_large4_text
 mixtral muse_spark_text nemotron_h olmoe openai_privacy_filter phimoe qwen2_moe qwen3_5_moe qwen3_5_moe_text qwen3_moe
 qwen3_next qwen3_omni_moe_text qwen3_vl_moe_text sarvam_mla sarvam_moe solar_open step3p5 unlimited_ocr_text xverse
@@ -225,7 +225,7 @@ def _moe_layers(config: Config, family: str, layers: int) -> tuple[int, ...]:
         return tuple(layer for layer in everywhere if first <= layer <= end and (layer + 1) % step == 0)
     if family == "gemma4_text" and not config.flag("enable_moe_block"):
         return ()
-    first = config.number("first_k_dense_replace", "num_dense_layers", default=0)
+    first = config.number("first_k_dense_replace", "num_dense_layers", default=DENSE_FIRST.get(family, 0))
     step = max(config.number("moe_layer_freq", default=1), 1)
     sparse = max(config.number("decoder_sparse_step", default=1), 1)
     dense = set(config.indices("mlp_only_layers", layers))

@@ -82,7 +82,7 @@ def test_files_that_are_no_index(text: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_layers_of_multi_token_prediction_may_be_there(tmp_path: Path) -> None:
+def test_layers_of_multi_token_prediction_may_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # a third layer like the last, and 2 x 8 x 8 that join two states: 256 + 32 + 480 + 128 = 896; copies of embedding
     # and output matrix: 1,600
     config = CONFIG | {"num_nextn_predict_layers": 1}
@@ -92,6 +92,7 @@ def test_layers_of_multi_token_prediction_may_be_there(tmp_path: Path) -> None:
         assert (geometry.mtp_layers, geometry.mtp_params, geometry.total_params) == (1, 896, PARAMETERS)
     with pytest.raises(ConfigError, match="from it"):
         load_geometry(folder(tmp_path, ahead, config, total_parameters=PARAMETERS + 2_700))
+    assert capsys.readouterr().err == ""
     unsaid = names(more=("mtp.layers.0.mlp.experts.0.w1.weight",))
     load_geometry(folder(tmp_path, unsaid, total_parameters=PARAMETERS + 896))
 
@@ -105,7 +106,7 @@ def test_parts_that_see_are_left_out_and_said(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_names_of_one_tensor_for_all_experts(tmp_path: Path) -> None:
-    fused = {"model.layers.1.mlp.experts.gate_up_proj": "a", "model.layers.1.mlp.shared_experts.up_proj.weight": "a"}
+    fused = {"model.layers.1.mlp.experts.gate_up_proj": "a", "model.layers.0.mlp.shared_experts.up_proj.weight": "a"}
     folder(tmp_path, fused, total_size=BYTES)
     index = read_index(tmp_path / NAME)
     assert index is not None

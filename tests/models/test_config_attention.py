@@ -63,6 +63,9 @@ def test_what_is_not_modelled_is_refused(change: dict[str, Any], says: str) -> N
     assert "\n" not in str(caught.value)
 
 
+CONV = {"layer_types": ["conv", "full_attention"]}
+
+
 @pytest.mark.parametrize(
     ("family", "keys", "biases"),
     [
@@ -75,8 +78,8 @@ def test_what_is_not_modelled_is_refused(change: dict[str, Any], says: str) -> N
         ("glm4_moe", {"attention_bias": True}, ("q", "k", "v", "router")),
         ("phimoe", {"attention_bias": True, "lm_head_bias": True}, ("q", "k", "v", "attn_output", "output")),
         ("ernie4_5_moe", {"use_bias": True}, ("q", "k", "v", "attn_output", "router", "ffn", "output")),
-        ("lfm2_moe", {}, ("router",)),
-        ("lfm2_moe", {"use_expert_bias": False}, ()),
+        ("lfm2_moe", CONV, ("router",)),
+        ("lfm2_moe", CONV | {"use_expert_bias": False}, ()),
         ("mixtral", {}, ()),
     ],
 )

@@ -169,7 +169,6 @@ ALONE: dict[str, tuple[str, dict[str, object]]] = {
 
 
 NEARLY = {
-    "inkling_text": "relative positions, convolutions",
     "jetmoe": "a bias of a layer's sum of experts",
     "mimo_v2_flash": "sinks, which only layers with a window have",
 }

@@ -17,6 +17,7 @@ from moe_types import moe_types  # noqa: E402  (imports transformers)
 from transformers.models.auto import modeling_auto  # noqa: E402
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # noqa: E402
 
+from lrcsim.base.errors import ConfigError  # noqa: E402
 from lrcsim.models.config import Config  # noqa: E402
 from lrcsim.models.config_geometry import FAMILIES, geometry_by_keys  # noqa: E402
 from lrcsim.models.geometry import Geometry  # noqa: E402
@@ -169,6 +170,30 @@ def test_read_leniently(made: tuple[str, dict[str, Any], int, list[tuple[int, in
     off = geometry.total_params / total - 1
     assert abs(off) < max(abs(OFF.get(kind, (0.001, ""))[0]), 0.001)
     assert abs(off) > 0.001 or kind not in OFF, "better than it says here"
+
+
+LEFT_OUT = {"mlp_layer_types", "layer_types", "layers_block_type", "per_layer_config"}
+
+
+def stripped(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a config without the lists by layer, as files of the hub that other code wrote may be."""
+    inner = {key: stripped(value) if isinstance(value, dict) else value for key, value in values.items()}
+    return {key: value for key, value in inner.items() if key not in LEFT_OUT}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_without_lists_by_layer_as_transformers_fills_them_in(kind: str) -> None:
+    config = CONFIG_MAPPING[kind](**KEYS.get(kind, {}))
+    if config.get_text_config().model_type not in FAMILIES:
+        pytest.skip("not read by its own keys")
+    values = stripped(config.to_dict())
+    try:
+        geometry = geometry_from_dict(values)
+    except ConfigError as error:
+        assert "lacks the key" in str(error)  # noqa: PT017
+        assert re.search("'(layer_types|num_hidden_layers)'", str(error))  # noqa: PT017
+        return
+    assert geometry == geometry_from_dict(CONFIG_MAPPING[kind].from_dict(values).to_dict())
 
 
 @pytest.mark.parametrize("kind", sorted(NO_CLASS))
