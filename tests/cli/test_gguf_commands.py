@@ -12,7 +12,7 @@ import pytest
 
 from lrcsim import hardware
 from lrcsim.hardware import load_profile
-from lrcsim.traces import RoutingTrace
+from lrcsim.traces import LayerTable, RoutingTrace
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from gguf_files import block, write
@@ -131,6 +131,10 @@ def test_run_and_sweep_take_its_bytes(lrcsim: Callable[..., Any], file: Path, tm
     finer, coarser = 512 * (2 * 272 + 210), 512 * (2 * 144 + 210)
     loads = data["cache"]["bytes_loaded"]
     assert any(loads == a * finer + b * coarser for a in range(100) for b in range(100))
+    layers = LayerTable.build(3, 16, 2, expert_bytes=[finer, coarser, coarser], dense_bytes=1)
+    RoutingTrace.from_arrays(ids, num_experts=16, model="some", layers=layers).save(tmp_path / "sized.h5")
+    sized = json.loads(lrcsim("run", str(tmp_path / "sized.h5"), *given, "--model", str(file), "--json", "-").out)
+    assert sized["time"] == data["time"]
     spec = tmp_path / "s.toml"
     lines = ["[defaults]", f'trace = "{trace}"', 'policy = "lru"', 'cache = "8"', 'hardware = "rtx-3090"']
     spec.write_text("\n".join([*lines, "[grid]", f'model = ["{file.parent}", "{file}:top_k=2"]']))
