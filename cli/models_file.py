@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from lrcsim.models.stored import Tensor
 
 
+MOST_LAYERS_TEXT = 24
+"""Characters of a list of layers that is shown in full."""
+
+
 def file_of(geometry: Geometry) -> dict[str, Any] | None:
     """Return JSON values of a model's file; None: it is read from none.
 
     ``bytes``: of all tensors; ``idle``: of those that do not run; ``kinds``: for each kind of layer its ``layers`` as
-    ``"0-3,7"``, the bytes of one expert and of the rest (``expert``: None in a layer without), and by the tensor's name
-    the format of each.
+    ``"0-3,7"`` and their ``count``, the bytes of one expert and of the rest (``expert``: None in a layer without), and
+    by the tensor's name the format of each.
     """
     from lrcsim.models.stored import ranges
 
@@ -40,6 +44,7 @@ def file_of(geometry: Geometry) -> dict[str, Any] | None:
         rows.append(
             {
                 "layers": ranges(layers),
+                "count": len(layers),
                 "expert": one if sides[0] else None,
                 "rest": rest,
                 "experts_stored": formats[0],
@@ -68,7 +73,10 @@ def show_file(row: dict[str, Any]) -> None:
     for kind in found["kinds"]:
         expert = "–" if kind["expert"] is None else human_bytes(kind["expert"])
         experts, rest = kind["stored"]
-        lines.append((kind["layers"], expert, experts or "–", human_bytes(kind["rest"]), rest))
+        layers = kind["layers"]
+        if len(layers) > MOST_LAYERS_TEXT:
+            layers = f"{kind['count']} of {layers.split(',')[0].split('-')[0]}-{layers.split(',')[-1].split('-')[-1]}"
+        lines.append((layers, expert, experts or "–", human_bytes(kind["rest"]), rest))
     print_rows(("layers", "an expert", "stored as", "the rest", "stored as"), lines, left=(0, 2, 4))
     idle = f", {human_bytes(found['idle'])} of them in layers that predict further tokens" if found["idle"] else ""
     named = f" ({quoted(found['mix'])})" if found["mix"] else ""

@@ -153,8 +153,8 @@ def plan(
         )
     if hardware.partition("+")[0] == "auto":
         found.notes.append(
-            f"{profile.name} is this machine as it was read, {card.description.rstrip('.')}: lrcsim hardware auto "
-            "shows each number, --set changes one, --hardware names another machine"
+            f"{profile.name} is {card.description.rstrip('.')}. lrcsim hardware auto shows each number and whence it "
+            "is, --set changes one, --hardware names another machine"
         )
     if answer(json_path, found.to_dict, "plan"):
         from lrcsim.cli.plan_tables import show_plan

@@ -102,7 +102,7 @@ def record(
             raise ConfigError("--cached-prefix, --stop-on-error and --api-key-env are for servers (--from-vllm URL)")
         if any(value is not None for value in shape.values()):
             raise ConfigError("--num-layers, --top-k and --num-experts are for servers; a MODEL says them itself")
-        if not _is_gguf(model):
+        if _gguf(model) is None:
             from lrcsim.recorder.model import load, require_torch
 
             require_torch()
@@ -114,18 +114,21 @@ def record(
 
             options = replace(_shape(server[0], model, shape), **reading)
             result = record_from_server(*server, asked, output, settings, options, api_key_env=api_key_env, **about)
-        elif _is_gguf(model):
+        elif (file := _gguf(model)) is not None:
             from lrcsim.recorder.llama_cpp.runner import record_gguf
 
             exact = _exact(device, dtype)
-            result = record_gguf(str(model), asked, output, settings, exact=exact, **about)
+            result = record_gguf(file, asked, output, settings, exact=exact, **about)
         else:
             result = record_trace(load(str(model), device=device, dtype=dtype), asked, output, settings, **about)
     _show(result, json_path)
 
 
-def _is_gguf(model: str | None) -> bool:
-    return str(model).lower().endswith(".gguf")
+def _gguf(model: str | None) -> Path | None:
+    """Return the GGUF file that a model names, or the only one in its folder; None: it is of transformers."""
+    from lrcsim.models.gguf_names import find_gguf
+
+    return None if model is None else find_gguf(Path(model))
 
 
 def _exact(device: str, dtype: str) -> bool:

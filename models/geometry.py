@@ -308,6 +308,7 @@ class Geometry:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, as `read_geometry` takes them."""
         values = asdict(replace(self, stored=None))
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
         return values if self.stored is None else {**values, "stored": self.stored.to_dict()}
 
 

@@ -1,11 +1,12 @@
-"""The model that a trace was recorded from: the built-in one of its name, or what its recorded config describes."""
+"""The model that a trace was recorded from: what was recorded of it, or the built-in one of its name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from lrcsim.base.errors import ConfigError, did_you_mean
-from lrcsim.models.geometry import Geometry
+from lrcsim.models.geometry import Geometry, read_geometry
 from lrcsim.models.huggingface import geometry_from_dict
 from lrcsim.models.load import load_geometry, model_names
 from lrcsim.traces import RoutingTrace
@@ -17,13 +18,16 @@ SHAPE = ("layers", "hidden", "experts", "top_k", "expert_width", "shared_experts
 def geometry_of(trace: RoutingTrace) -> Geometry:
     """Return the geometry of the model that a trace is of.
 
-    What was recorded counts: a model of the same name may have been made in another size. The built-in geometry of the
-    name is returned where the recorded config (``config`` in the provenance, as ``lrcsim record`` keeps it) is of the
-    same shape, is missing, or cannot be read; else the config's, under the trace's name.
+    What was recorded counts: a model of the same name may have been made in another size. Where that is a geometry
+    (``geometry`` in the provenance, as ``lrcsim record MODEL.gguf`` keeps it), it is returned. The built-in geometry of
+    the name is returned where the recorded config (``config`` in the provenance, as ``lrcsim record`` keeps it) is of
+    the same shape, is missing, or cannot be read; else the config's, under the trace's name.
 
     Raises:
-        ConfigError: the name is not a built-in model's, and no config was recorded that can be read.
+        ConfigError: the name is not a built-in model's, and no geometry or config was recorded that can be read.
     """
+    if (exact := _geometry(trace)) is not None:
+        return exact
     try:
         named = load_geometry(trace.model)
     except ConfigError:
@@ -35,9 +39,19 @@ def geometry_of(trace: RoutingTrace) -> Geometry:
         return recorded
     raise ConfigError(
         f"time needs the model's geometry, and the trace's model {trace.model!r} is not a built-in one: "
-        "say which it is with --model NAME (lrcsim models lists them) or --model path/to/config.json"
+        "say which it is with --model NAME (lrcsim models lists them) or --model FILE.gguf or config.json"
         + did_you_mean(trace.model, model_names())
     )
+
+
+def _geometry(trace: RoutingTrace) -> Geometry | None:
+    values = trace.provenance.get("geometry")
+    if not isinstance(values, Mapping):
+        return None
+    try:
+        return replace(read_geometry(values), name=trace.model)
+    except ConfigError:
+        return None
 
 
 def _recorded(trace: RoutingTrace) -> Geometry | None:

@@ -122,9 +122,9 @@ class Stored:
 
         Of each row ``[name, rows, row length, format, layers]``, layers as ``"0-3,7"``; empty: none.
         """
-        rows: dict[tuple[str, int, int, str], list[int]] = {}
-        for name, layer, *shape in self.tensors:
-            rows.setdefault((name, *shape), []).append(layer)  # type: ignore[arg-type]
+        rows: dict[tuple[str, int, int, str, bool], list[int]] = {}
+        for name, layer, rows_of, length, kind in self.tensors:
+            rows.setdefault((name, rows_of, length, kind, layer < 0), []).append(layer)
         return {
             "file": self.file,
             "mix": self.mix,
@@ -132,7 +132,7 @@ class Stored:
             "idle": self.idle,
             "architecture": self.architecture,
             "top_k": self.top_k,
-            "tensors": [[*about, ranges(layers)] for about, layers in rows.items()],
+            "tensors": [[*about, "" if alone else ranges(layers)] for (*about, alone), layers in rows.items()],
         }
 
 
@@ -177,11 +177,11 @@ def _whole(value: object, least: int) -> bool:
 
 
 def ranges(layers: Sequence[int]) -> str:
-    """Write ascending layers as ``"0-3,7"``; -1 as nothing."""
+    """Write layers as ``"0-3,7"``."""
     parts: list[list[int]] = []
     for layer in sorted(layers):
-        if parts and layer == parts[-1][1] + 1 and layer > 0:
+        if parts and layer == parts[-1][1] + 1:
             parts[-1][1] = layer
         else:
             parts.append([layer, layer])
-    return ",".join(f"{low}" if low == high else f"{low}-{high}" for low, high in parts if low >= 0)
+    return ",".join(f"{low}" if low == high else f"{low}-{high}" for low, high in parts)

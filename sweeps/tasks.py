@@ -14,7 +14,7 @@ from lrcsim.base.errors import ConfigError
 from lrcsim.policies import make_policy
 from lrcsim.simulator.compiled.engine_for import engine_for
 from lrcsim.sweeps.checks import check_values
-from lrcsim.sweeps.files import file_in, located, trace_path
+from lrcsim.sweeps.files import file_in, located, sum_of_model, trace_path
 from lrcsim.sweeps.options import options
 from lrcsim.sweeps.spec import Spec, Values
 from lrcsim.traces import RoutingTrace
@@ -131,7 +131,7 @@ def divide(spec: Spec) -> TaskList:
     def sum_of(path: str) -> str:
         if path not in sums:
             try:
-                sums[path] = sha256_of(path)
+                sums[path] = sum_of_model(path) if path.lower().endswith(".gguf") else sha256_of(path)
             except OSError as error:
                 raise ConfigError(f"{spec.source}: {path} cannot be read: {error.strerror}") from None
         return sums[path]

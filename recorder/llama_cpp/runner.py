@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from lrcsim.base.cores import usable_cores
 from lrcsim.base.errors import ConfigError
+from lrcsim.models.gguf_geometry import geometry_from_header
 from lrcsim.models.gguf_header import GgufHeader, read_header
 from lrcsim.recorder.llama_cpp.blocks import routing_blocks, table
 from lrcsim.recorder.llama_cpp.library import VERSION, Context, Library, Model
@@ -128,7 +129,18 @@ class LlamaCppRunner:
                 if isinstance(value, int | float | str) and not name.startswith("tokenizer.") and len(str(value)) < 200
             },
             "predicted_ids": "argmax of the model's output at the position",
+            **self._geometry(),
         }
+
+    def _geometry(self) -> dict[str, Any]:
+        """Return the model's geometry with all tensors, by which a trace has times; nothing where it cannot be read."""
+        try:
+            found = geometry_from_header(self.header)
+        except ConfigError:
+            return {}
+        values = found.to_dict()
+        values["stored"]["file"] = self.header.path.name  # not where it lay
+        return {"geometry": values}
 
     def _run(self, request: Request) -> Columns:
         settings, ids = self.settings, request.ids

@@ -210,11 +210,12 @@ class RooflineCosts:
         self.parts: list[tuple[Part, ...]] = []
         for block in range(geometry.layers):
             has_kv = block in attended
+            params = geometry.layer_params(block)
             pair = float(geometry.attention_flops_per_pair(block)) if has_kv else 0.0
             parts.append(
                 Part(
                     weights=float(blocks[block]),
-                    per_token=2.0 * geometry.layer_params(block),
+                    per_token=2.0 * params,
                     per_context=kv_dtype_bytes * geometry.kv_values_of(block) * (use.dense / use.cache)
                     if has_kv
                     else 0.0,

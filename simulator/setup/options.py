@@ -103,7 +103,7 @@ class Options:
         seed: of acceptance and arrivals.
         hardware: a machine to run on (`lrcsim.hardware`): a profile's name, a TOML file, a `HardwareProfile`. The
             result then has times; access must be ``"coresident"``. None: hits only.
-        model: geometry name, config.json, or a `Geometry`; None: the model that the trace names,
+        model: geometry name, GGUF file, config.json, or a `Geometry`; None: the model that the trace names,
             or that the config recorded with it describes.
         overrides: single values of the profile: ``"pcie.bandwidth=25.6GB/s"``.
         runtime: what runs the model there, and what that costs (`lrcsim.runtimes`): a name, a TOML file, a
@@ -164,7 +164,7 @@ class Options:
         "machine", None, "Machine to run on; lrcsim hardware lists them.", "NAME|FILE"
     )
     model: str | Path | Geometry | None = _option(
-        "machine", None, "The model's geometry.", "NAME|config.json", shown="the one the trace is of"
+        "machine", None, "The model's geometry.", "NAME|FILE", shown="the one the trace is of"
     )
     overrides: Sequence[str] = _option(
         "machine", (), "One value: pcie.bandwidth=25.6GB/s. Repeatable.", "KEY=VALUE", flag="--set", shown=""

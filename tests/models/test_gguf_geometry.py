@@ -103,6 +103,10 @@ def test_another_dtype_asks_what_if_of_the_same_tensors() -> None:
     model = geometry(KEYS, MIXED)
     assert expert_bytes(model, "q8_0").tolist() == [3 * 131_072 // 32 * 34] * 2
     assert expert_bytes(model, "gguf,2:ffn_up_exps=q8_0").tolist() == [512 * 498, 512 * (98 + 176) + 131_072 // 32 * 34]
+    assert expert_bytes(model, "q8_0,ffn_up_exps=gguf").tolist() == [
+        2 * 512 * 272 + 512 * 144,
+        2 * 512 * 272 + 512 * 98,
+    ]
     assert expert_bytes(model, "q8_0,2=gguf").tolist() == [3 * 131_072 // 32 * 34, 512 * 372]
     # norms and routers stay in f32, elsewhere than in GGUF files in bf16
     assert dense_bytes(model, "q8_0")[1] == 6 * 256 * 128 // 32 * 34 + 2048 + 4096
@@ -122,18 +126,27 @@ def test_fused_biased_and_shared_parts_and_a_tied_output_by_hand() -> None:
         attn_output=((256, 256), "q8_0"), attn_sinks=((4,), "f32"),
     )  # fmt: skip
     head = {"token_embd.weight": ((256, 1000), "q8_0"), "rope_freqs.weight": ((32,), "f32")}
-    model = geometry(KEYS | {"block_count": 2, "expert_shared_count": 2}, {**head, **attention(0), **DENSE, **more})
+    more |= {"blk.0.rope_freqs.weight": ((32,), "f32"), "nextn.pre_projection.weight": ((256, 512), "q8_0")}
+    model = geometry(KEYS | {"block_count": 2, "expert_shared_count": 1}, {**head, **attention(0), **DENSE, **more})
     # two matrices of 512 x 256 side by side and one: 34 bytes for 32 weights; 1024 + 256 biases, a scale
     matrices = 3 * 131_072 // 32 * 34
     assert expert_bytes(model).tolist() == [matrices + 4 * 1281]
     assert expert_bytes(model, biases=False).tolist() == [matrices]
     assert (model.matrices, model.expert_params, model.expert_biases) == (3, 393_216, 1281)
-    assert (model.shared_experts, model.shared_width, model.shared_gate, model.tied) == (2, 1024, True, True)
+    assert (model.shared_experts, model.shared_width, model.shared_gate, model.tied) == (1, 1024, True, True)
     assert model.biases == ("q", "k", "v", "sinks", "router", "ffn")
     assert model.kv_values_per_token == 2 * 256
     # the embedding is read as the output matrix, and is in the file once
     assert (output_bytes(model), embedding_bytes(model)) == (256_000 // 32 * 34 + 128, 256_000 // 32 * 34)
-    assert in_all(model) == model.stored.bytes  # type: ignore[union-attr]
+    assert model.stored is not None
+    assert (in_all(model), model.stored.idle) == (model.stored.bytes, 131_072 // 32 * 34)
+    assert read_geometry(json.loads(json.dumps(model.to_dict()))) == model
+    # what is asked for by a name that the file does not have
+    names = {"attn_q": "q4_k", "ffn_up_exps": "q8_0", "output": "q8_0", "attn_k_b": "q8_0", "ffn_down": "q6_k"}
+    assert {name: model.stored.format_of(name) for name in names} == names
+    biased = {**MIXED, "output.bias": ((1000,), "f32")}
+    assert output_bytes(geometry(KEYS, biased)) == output_bytes(geometry(KEYS, MIXED)) + 4000
+    assert geometry(KEYS, biased).biases == ("output",)
 
 
 FORMATS = ["f32", "bf16", "q8_0", "q4_k", "q6_k", "iq1_s", "iq2_xxs", "iq4_xs", "mxfp4", "tq1_0", "q2_k"]
@@ -244,6 +257,25 @@ def test_heads_that_differ_by_layer() -> None:
     assert read_geometry(json.loads(json.dumps(model.to_dict()))) == model
 
 
+def test_widths_that_keys_alone_say() -> None:
+    """Queries, keys and values in one matrix: 2 of 4 heads keep 64 and 32 numbers, with a window 32 and 16."""
+    keys = {"attention.key_length": 64, "attention.value_length": 32, "attention.key_length_swa": 32}
+    keys |= {"attention.value_length_swa": 16, "attention.sliding_window": 8}
+    keys |= {"attention.sliding_window_pattern": [True, False], "block_count": 2}
+    tensors = dict(HEAD)
+    for layer in range(2):
+        inside = block(
+            layer, attn_qkv=((256, 512), "q8_0"), attn_output=((512, 256), "q4_k"), ffn_x=((256, 999), "q4_k")
+        )
+        tensors |= {**inside, **experts(layer, "q8_0", "q8_0")}
+    model = geometry(KEYS | keys, tensors)
+    assert [model.kv_values_of(layer) for layer in range(2)] == [2 * (32 + 16), 2 * (64 + 32)]
+    assert model.stored is not None
+    assert [model.stored.format_of(name) for name in ("attn_v", "attn_q_b")] == ["q8_0", "q4_k"]
+    with pytest.raises(ConfigError, match=r"blk\.0\.attn_qkv\.weight has 512 rows, too few for its heads"):
+        geometry(KEYS | keys | {"attention.key_length_swa": 256}, tensors)
+
+
 def test_layers_without_keys_and_values() -> None:
     """Mamba, a short convolution, linear attention with tensors of attention's names; and both side by side."""
     linear = block(0, attn_qkv=((256, 512), "q8_0"), attn_gate=((256, 256), "q8_0"), ssm_out=((256, 256), "q8_0"))
@@ -251,13 +283,14 @@ def test_layers_without_keys_and_values() -> None:
     kda = block(1, **square, ssm_f_a=((256, 64), "q8_0"), ssm_conv1d_q=((4, 1, 256), "f32"))
     short = block(2, shortconv__in_proj__weight=((256, 768), "q8_0"), shortconv__conv__weight=((3, 256), "f32"))
     both = {**attention(3), **block(3, ssm_out=((256, 256), "q8_0"), ssm_in=((256, 256), "q8_0"))}
+    kda["blk.1.ssm_a"] = ((1, 4), "f32")
     every = {**HEAD, **linear, **kda, **short, **both}
     every |= {name: one for n in range(4) for name, one in experts(n, "q8_0", "q8_0").items()}
     model = geometry(KEYS | {"block_count": 4, "attention.head_count_kv": [0, 0, 0, 2]}, every)
     assert (model.attention_layers, model.kv_values_per_token) == ((3,), 256)
     assert in_all(model) == model.stored.bytes  # type: ignore[union-attr]
     # what if: kernels stay as they are, values of linear attention are no values for a recipe
-    assert dense_bytes(model, "q4_k_m")[1] == 4 * 256 * 144 + 64 * 144 + 4096 + 4096
+    assert dense_bytes(model, "q4_k_m")[1] == 4 * 256 * 144 + 64 * 144 + 4096 + 4096 + 16
     plain = windows("minimax-01", {})
     assert plain.attention_layers == (7,)
     assert windows("any", {"attention.recurrent_layers": [True] * 7 + [False]}).attention_layers == (7,)

@@ -19,11 +19,13 @@ transformers = pytest.importorskip("transformers", reason=REASON)
 from as_gguf import write_gguf  # noqa: E402
 
 from lrcsim.base.errors import ConfigError  # noqa: E402
+from lrcsim.models import dense_bytes, expert_bytes, geometry_of, load_geometry  # noqa: E402
 from lrcsim.recorder import Prompt, Settings, record  # noqa: E402
 from lrcsim.recorder.llama_cpp import runner  # noqa: E402
 from lrcsim.recorder.llama_cpp.library import VERSION, Library  # noqa: E402
 from lrcsim.recorder.llama_cpp.runner import record_gguf  # noqa: E402
 from lrcsim.recorder.model import load  # noqa: E402
+from lrcsim.simulator import simulate  # noqa: E402
 from lrcsim.traces import RoutingTrace, check_file  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch and transformers warn of their own affairs
@@ -86,6 +88,29 @@ def test_what_provenance_says(file: Path, tmp_path: Path) -> None:
         assert about["file"]["sha256"] == [hashlib.sha256(file.read_bytes()).hexdigest()]
         assert about["gguf"]["general.architecture"] == "ernie4_5-moe"
         assert (about["dtype"], about["engine"], about["logits"]) == ("f32", "llama.cpp, its defaults", "raw")
+        assert about["geometry"]["stored"]["file"] == "baseline.gguf"
+
+
+def test_a_trace_of_a_file_has_times_without_the_file(file: Path, tmp_path: Path) -> None:
+    """And the bytes of the file: the same as with it, and as its trace says."""
+    record_gguf(file, PROMPTS, tmp_path / "g.h5", Settings(max_new_tokens=4, chat=False))
+    with trace_of(tmp_path / "g.h5") as trace:
+        found, named = geometry_of(trace), load_geometry(file)
+        assert (found.name, found.dtype, found.hidden) == ("baseline.gguf", "gguf", 96)
+        assert found.stored is not None
+        assert named.stored is not None
+        assert found.stored.tensors == named.stored.tensors
+        assert trace.expert_bytes is not None
+        assert trace.layers.dense_bytes is not None
+        assert expert_bytes(found).tolist() == trace.expert_bytes.tolist()
+        assert dense_bytes(found)[list(found.moe_layers)].tolist() == trace.layers.dense_bytes.tolist()
+        runs = [
+            simulate(trace, "lru", "2x", hardware="rtx-3090", bounds=False, model=model).to_dict()["time"]
+            for model in (None, found, str(file))
+        ]
+        assert runs[0] == runs[1] == runs[2]
+        settled = simulate(trace, "lru", "2x", hardware="rtx-3090", bounds=False, model=found).to_dict()
+        assert json.loads(json.dumps(settled)) == settled
 
 
 def test_a_stopped_recording_goes_on(file: Path, tmp_path: Path) -> None:
