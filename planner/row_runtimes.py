@@ -125,7 +125,9 @@ def runtime_for(
     if found is not None:
         return found
     if strategy not in ("all-resident", "n-cpu-moe", "popular", "streamed"):
-        return load_runtime(CACHES if profile.device_link is not None else STREAMING)
+        nearest = load_runtime(CACHES if profile.device_link is not None else STREAMING)
+        here = not nearest.devices or device_kind(profile) in nearest.devices
+        return nearest if here else load_runtime("llama.cpp")  # runs on every device
     kind, name = device_kind(profile), expert_format(geometry, dtype)
     if kind == "metal" and name not in IN_GGUF:
         return load_runtime("mlx")
