@@ -215,10 +215,10 @@ def test_two_sockets_are_said(bandwidth: str, said: bool) -> None:
 
 
 def test_every_row_has_a_runtime_that_runs_on_the_device_whatever_that_is() -> None:
-    one_of_each = {gpu.family: name for name, gpu in gpus().items()}
+    one_of_each = {gpu.family: gpu.name for gpu in gpus().values()}
     qwen = load_geometry("qwen3-30b-a3b")
-    for machine in (*one_of_each.values(), "desktop-cpu"):
-        profile = load_profile(machine)
+    for name in (*one_of_each.values(), "desktop-cpu"):
+        profile = load_profile(name)
         for strategy in ("all-resident", "n-cpu-moe", "popular", "streamed", "lru", "lru-split", "optimum"):
             document = runtime_for(strategy, qwen, profile, "q4_k_m")
             assert document.on(profile).name == document.name
