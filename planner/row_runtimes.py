@@ -128,7 +128,9 @@ def runtime_for(
     if found is not None:
         return found
     if strategy not in ("all-resident", "n-cpu-moe", "popular", "streamed"):
-        return load_runtime(CACHES if profile.device_link is not None else STREAMING)
+        nearest = load_runtime(CACHES if profile.device_link is not None else STREAMING)
+        here = not nearest.devices or device_kind(profile) in nearest.devices
+        return nearest if here else load_runtime("llama.cpp")  # runs on every device
     kind, in_gguf = device_kind(profile), is_of_file(dtype) or expert_format(geometry, dtype) in IN_GGUF
     if kind == "metal" and not in_gguf:
         return load_runtime("mlx")

@@ -8,7 +8,7 @@ PROFILES = """# Hardware profiles
 
 Machines as data: effective rates, each with its source. Options, units and how to write your own:
 [machines and models](hardware.md). A part of a profile can be replaced by a [component](#components):
-`rtx-4090+pcie3-x8+ddr4-3200-2ch`.
+`rtx-4090+pcie3-x8+ddr4-3200-2ch`. Here are those that stand for their kinds; each [GPU](#gpus) is a machine too.
 """
 MODELS = """# Models
 
@@ -37,6 +37,20 @@ def _keys() -> list[str]:
     return [*rows, ""]
 
 
+def _gpus() -> list[str]:
+    """Return a row for each GPU, effective numbers; the sources of one are what `lrcsim hardware NAME` shows."""
+    from lrcsim.hardware import load_profile
+    from lrcsim.hardware.gpus import GIB, gpus
+
+    rows = ["| GPU | GiB | GB/s | TFLOP/s | |", "|---|---:|---:|---:|---|"]
+    for name in gpus():
+        profile = load_profile(name)
+        assert profile.gpu is not None
+        speed = f"{profile.gpu.bandwidth / 1e9:,.0f} | {profile.gpu.compute / 1e12:,.1f}"
+        rows.append(f"| `{name}` | {profile.gpu.memory / GIB:,.1f} | {speed} | {profile.description} |")
+    return [*rows, ""]
+
+
 def profiles() -> str:
     """Return the page of hardware profiles."""
     from lrcsim.hardware import component_names, load_profile, profile_names
@@ -48,8 +62,9 @@ def profiles() -> str:
         shared = " GPU and CPU share the DRAM." if profile.unified else ""
         parts += [f"## {name}\n", f"{profile.description}.{shared}\n", *_numbers(profile)]
     parts += ["## Keys\n", *_keys(), "## Components\n"]
+    parts += ["### GPUs\n", *_gpus()]
     for part in PARTS:
-        for name in component_names(part):
+        for name in component_names(part) if part != "gpu" else ():
             parts += [f"### {name}\n", *_numbers(load_profile(f"rtx-4090+{name}"), f"{part}.")]
     return "\n".join(parts)
 

@@ -67,7 +67,7 @@ def test_no_card_is_out_of_the_ordinary() -> None:
         assert 2 * GIB < card.memory <= component.memory
         assert 40e9 < card.bandwidth < 8e12
         assert 1.5e12 < card.compute < 3e15
-        assert 12 < card.compute / card.bandwidth < 520, name  # FLOP for each byte
+        assert 12 < card.compute / card.bandwidth < 900, name  # FLOP for each byte; Thor has most
         assert 1.5 < card.bandwidth / card.memory * 2**30 / 1e9 < 70, name  # GB/s for each GiB
         assert 3e-6 < card.overhead < 1e-5
 

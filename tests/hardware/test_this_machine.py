@@ -94,6 +94,13 @@ def test_of_names_that_one_identification_stands_for_memory_decides() -> None:
         assert f"({name})" in profile(RYZEN, Device(names, "rocm", "/sys/class/drm", memory)).description
 
 
+def test_of_what_a_driver_says_a_server_card_keeps_as_much_as_in_the_profile() -> None:
+    # 81,559 MiB by NVML, less the 1 GiB that the profile takes off 80.
+    found = profile(RYZEN, Device(("NVIDIA H100 80GB HBM3",), "cuda", "NVML", 81_559 * 2**20))
+    assert found.gpu is not None
+    assert found.gpu.memory == (81_559 - 1_024) * 2**20
+
+
 def test_of_several_gpus_the_one_with_most_memory_counts() -> None:
     small = Device(("NVIDIA GeForce RTX 3060",), "cuda", "NVML", 12 * GIB)
     large = Device(("NVIDIA GeForce RTX 3090",), "cuda", "NVML", 24 * GIB)
@@ -168,6 +175,7 @@ def test_fewer_cores_than_the_processor_has_compute_less() -> None:
         ([("ddr4", 3200, 64)], "ryzen-5950x", "ddr4-3200-1ch"),
         ([("ddr5", 6000, 64), ("ddr5", 5600, 64)], "ryzen-7950x", "ddr5-5600-2ch"),  # the slower one sets the rate
         ([("ddr5", 4800, 64)] * 12, "epyc-9654", "ddr5-4800-12ch"),
+        ([("ddr5", 5200, 64)] * 8, "threadripper-7970x", "ddr5-5200-4ch"),
         ([("ddr5", 4800, 64)] * 8, "", "ddr5-4800-8ch"),
         ([("ddr5", 4800, 64)] * 4, "", "ddr5-4800-2ch"),
         ([("lpddr5", 6400, 32)] * 4, "", "lpddr5-6400-128bit"),

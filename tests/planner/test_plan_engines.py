@@ -9,12 +9,13 @@ import pytest
 from planned import geometry, machine
 
 from lrcsim.hardware import HardwareProfile, load_profile
+from lrcsim.hardware.gpus import gpus
 from lrcsim.models import load_geometry
 from lrcsim.planner import Plan, make_plan
 from lrcsim.planner.engines import compute_buffers, expert_format, has_eight_bits
 from lrcsim.planner.ktransformers import kt_method
 from lrcsim.planner.memory import SPARE, memory_of, with_memory
-from lrcsim.planner.row_runtimes import standing
+from lrcsim.planner.row_runtimes import runtime_for, standing
 from lrcsim.planner.strategies import cache_of, cpu_layers, room_for, strategies
 
 GIB = 2**30
@@ -211,3 +212,14 @@ def test_two_sockets_are_said(bandwidth: str, said: bool) -> None:
     profile = load_profile("rtx-4090+cpu-64core-avx512+ddr5-4800-8ch", [f"dram.bandwidth={bandwidth}"])
     plan = make_plan(load_geometry("olmoe-1b-7b"), with_memory(profile, 3 * 2**30, None), dtype="q4_k_m")
     assert any("NUMA" in note for note in plan.notes) == said
+
+
+def test_every_row_has_a_runtime_that_runs_on_the_device_whatever_that_is() -> None:
+    one_of_each = {gpu.family: gpu.name for gpu in gpus().values()}
+    qwen = load_geometry("qwen3-30b-a3b")
+    for name in (*one_of_each.values(), "desktop-cpu"):
+        profile = load_profile(name)
+        for strategy in ("all-resident", "n-cpu-moe", "popular", "streamed", "lru", "lru-split", "optimum"):
+            document = runtime_for(strategy, qwen, profile, "q4_k_m")
+            assert document.on(profile).name == document.name
+    assert runtime_for("lru", qwen, load_profile("b580"), "q4_k_m").name == "llama.cpp"  # no fork with a cache is known
