@@ -23,6 +23,7 @@ SAVED: dict[str, tuple[str, Json]] = {
     "completion-n2": (COMPLETIONS, {**ASKED, "prompt": SHORT, "n": 2}),
     "completion-two-prompts": (COMPLETIONS, {**ASKED, "prompt": [SHORT, "hello"]}),
     "completion-two-prompts-n2": (COMPLETIONS, {**ASKED, "prompt": [SHORT, "hello"], "n": 2, "max_tokens": 3}),
+    "completion-two-prompts-cached": (COMPLETIONS, {**ASKED, "prompt": ["hello", LONG + "five"], "max_tokens": 2}),
     "completion-one-token": (COMPLETIONS, {**ASKED, "prompt": SHORT, "max_tokens": 1}),
     "completion-echo": (COMPLETIONS, {**ASKED, "prompt": SHORT, "echo": True}),
     "completion-stop": (COMPLETIONS, {**ASKED, "prompt": SHORT, "max_tokens": 40, "stop": ["a", "e", "i", "o"]}),

@@ -29,6 +29,7 @@ VLLM: dict[str, list[tuple[int, int, int]]] = {
     "completion-n2": [(38, 33, 0)] * 2,
     "completion-two-prompts": [(38, 33, 0), (10, 5, 0)],
     "completion-two-prompts-n2": [(35, 33, 0)] * 2 + [(7, 5, 0)] * 2,
+    "completion-two-prompts-cached": [(6, 5, 0), (137, 136, 0)],  # 128 of one of them, it is not said of which
     "completion-one-token": [(33, 33, 0)],
     "completion-echo": [(38, 33, 0)],
     "completion-start": [(38, 33, 5)],
@@ -118,6 +119,7 @@ SAID: list[tuple[str, str, str]] = [
     ("vllm", "completion-cached-start", "128 of 137 prompt tokens came out of the prefix cache"),
     ("vllm", "completion-cached-start", "2 tokens before the first row of their request were not sent"),
     ("vllm", "completion-n2-cached", "1 response gives one cached_tokens for several choices (n > 1)"),
+    ("vllm", "completion-two-prompts-cached", "1 response gives cached_tokens of several prompts in one sum"),
     ("sglang", "completion-n2", "1 further choice (n > 1) without routing"),
     ("sglang", "chat-n2", "1 response has several choices (n > 1) of a prompt that SGLang ran once before them"),
     ("sglang", "generate-cached", "132 of 136 prompt tokens came out of the prefix cache"),

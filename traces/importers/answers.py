@@ -157,7 +157,8 @@ def _openai(body: Json, choices: list[Json], answer: Answer, options: Options) -
         prompt, made = _prompt_of_each(found, body, len(choices), total_prompt, total_made), None
         if cached and _several_prompts(found, body, total_prompt, prompt):
             answer.shared_cache, cached = True, None
-        if cached and answer.unsent_choices:  # TokenizerManager._handle_batch_request: "Cache the common prefix"
+        if answer.unsent_choices and 0 < (cached or 0) <= (total_prompt or 0):
+            # SGLang's TokenizerManager._handle_batch_request: "Cache the common prefix for parallel sampling"
             answer.run_before, cached = True, None
         answer.one_for_choices = bool(cached) and any(own.cached is None for own in found[1:])
     for own in found:
