@@ -32,6 +32,10 @@ mutants MODULE *ARGS:
 soak N="100000" SEED="0":
     {{python}} tests/fuzz/fuzz_driver.py {{N}} {{SEED}}
 
+# vLLM itself and SGLang's front, against transformers: real-servers [vllm|sglang] [--write]; 6 GB, see tests/real_servers
+real-servers *ARGS:
+    {{python}} tests/real_servers/run.py {{ARGS}}
+
 # one question of benchmarks/; without a name, list them
 bench NAME="":
     @if [ -z "{{NAME}}" ]; then ls benchmarks/bench_*.py; else {{python}} benchmarks/bench_{{NAME}}.py; fi

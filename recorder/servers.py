@@ -55,6 +55,8 @@ def _ask_sglang(prompt: Prompt, number: int, settings: Settings, model: str) -> 
             "temperature": settings.temperature,
             "seed": settings.seed + number,
             "return_routed_experts": True,
+            "return_input_ids_in_sglext": True,
+            "return_output_ids_in_sglext": True,
         }
     given = {"text": prompt.text} if prompt.token_ids is None else {"input_ids": list(prompt.token_ids)}
     sampling = {
@@ -62,7 +64,8 @@ def _ask_sglang(prompt: Prompt, number: int, settings: Settings, model: str) -> 
         "temperature": settings.temperature,
         "sampling_seed": settings.seed + number,
     }
-    return "/generate", {**given, "sampling_params": sampling, "return_routed_experts": True}
+    asked = {"return_routed_experts": True, "return_prompt_token_ids": True}
+    return "/generate", {**given, "sampling_params": sampling, **asked}
 
 
 def _messages(prompt: Prompt, settings: Settings) -> list[dict[str, Any]] | None:

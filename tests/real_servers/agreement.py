@@ -63,6 +63,11 @@ class Agreement:
     compared: int = 0
     equal: int = 0
 
+    def __iadd__(self, other: Agreement) -> Agreement:
+        for name in vars(self):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        return self
+
 
 def compare(path: Path, sequences: list[Sequence], reference: Reference) -> tuple[Agreement, list[Ids]]:
     """Compare a trace with what transformers routes; return the latter too, for each request.

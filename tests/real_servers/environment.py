@@ -1,4 +1,4 @@
-"""The environment of a real server: its own, since it wants another transformers than lrcsim's tests."""
+"""Environments of real servers: their own, since they want another transformers than lrcsim's tests."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-REQUIREMENTS = HERE / "requirements-vllm.txt"
 BACKEND = "lrcsim_triton_cpu"
 
 
-def vllm_python() -> Path:
-    """Return the Python that runs vLLM; its environment is made if it is not there or not of these requirements.
+def python_of(server: str) -> Path:
+    """Return the Python that runs ``vllm`` or ``sglang``; its environment is made if it is not there or out of date.
 
-    It lies in ``.venv-real-servers`` of the checkout (3.5 GB), or where ``LRCSIM_REAL_SERVERS`` says.
+    It lies in ``.venv-vllm`` or ``.venv-sglang`` of the checkout, or of the folder that ``LRCSIM_REAL_SERVERS`` names.
     """
-    folder = Path(os.environ.get("LRCSIM_REAL_SERVERS", ROOT / ".venv-real-servers")).resolve()
+    folder = Path(os.environ.get("LRCSIM_REAL_SERVERS", ROOT)).resolve() / f".venv-{server}"
     python, made_of = folder / "bin/python", folder / "made-of.txt"
-    wanted = REQUIREMENTS.read_text(encoding="utf-8")
+    requirements = HERE / f"requirements-{server}.txt"
+    wanted = requirements.read_text(encoding="utf-8")
     if not (made_of.exists() and made_of.read_text(encoding="utf-8") == wanted):
-        print(f"making {folder} (3.5 GB, some minutes)", file=sys.stderr)
+        print(f"making {folder} (3 GB, some minutes)", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", "-r", REQUIREMENTS], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", "-r", requirements], check=True)
         made_of.write_text(wanted, encoding="utf-8")
     return python
 

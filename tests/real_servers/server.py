@@ -1,4 +1,4 @@
-"""vLLM itself, on a free port of 127.0.0.1, for as long as a ``with`` block lasts."""
+"""A real server on a free port of 127.0.0.1, for as long as a ``with`` block lasts."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import checkpoint
+from environment import HERE, add_triton_backend, python_of
 
 PATIENCE = 600.0
-"""Seconds until a server must answer; 46 on two cores."""
+"""Seconds until a server must answer; 25 to 70 on two cores."""
 
-SETTINGS = {
+VLLM = {
     "TRITON_INTERPRET": "1",  # kernels as plain Python: Triton compiles for no CPU
     "VLLM_USE_V2_MODEL_RUNNER": "1",  # the one that returns routed experts
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
@@ -28,28 +29,34 @@ SETTINGS = {
 }
 
 
-@contextmanager
-def running_vllm(python: Path, work: Path, backend: Path, *options: str) -> Iterator[str]:
-    """Run vLLM on the checkpoint in ``work`` and give its address; it is ended whatever happens.
-
-    Args:
-        python: of the environment that has vLLM.
-        work: a folder with the checkpoint in a folder `checkpoint.NAME`; the log is written there.
-        backend: folder of the Triton backend.
-        options: of the server, besides those that every run has.
-    """
+def vllm(work: Path, *options: str) -> AbstractContextManager[str]:
+    """Run vLLM on the checkpoint in ``work`` with some options, see `_running`."""
+    (work / "backend").mkdir()
+    environment = {**VLLM, "PYTHONPATH": str(add_triton_backend(work / "backend"))}
     port = _free_port()
     command = [
-        "nice", "-n", "10", str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", checkpoint.NAME,
-        "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager",
-        "--max-model-len", str(checkpoint.LONGEST), *options,
+        "-m", "vllm.entrypoints.openai.api_server", "--model", checkpoint.NAME, "--host", "127.0.0.1", "--port",
+        str(port), "--dtype", "float32", "--enforce-eager", "--max-model-len", str(checkpoint.LONGEST), *options,
     ]  # fmt: skip
-    environment = {**os.environ, **SETTINGS, "PYTHONPATH": str(backend)}
+    return _running([str(python_of("vllm")), *command], environment, work, port)
+
+
+def sglang(work: Path) -> AbstractContextManager[str]:
+    """Run SGLang's front on the checkpoint in ``work``, see `_running`."""
+    port = _free_port()
+    command = [str(python_of("sglang")), str(HERE / "sglang_front.py"), checkpoint.NAME, str(port)]
+    return _running(command, {"HF_HUB_OFFLINE": "1"}, work, port)
+
+
+@contextmanager
+def _running(command: list[str], settings: dict[str, str], work: Path, port: int) -> Iterator[str]:
+    """Run a server in ``work`` and give its address; it is ended with all its processes whatever happens."""
     url, log = f"http://127.0.0.1:{port}", work / "server.log"
     with log.open("wb") as said:
         server = subprocess.Popen(
-            command, cwd=work, env=environment, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
-        )
+            ["nice", "-n", "10", *command], cwd=work, env={**os.environ, **settings}, stdout=said,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
         try:
             _wait(server, url, log)
             yield url
@@ -72,12 +79,12 @@ def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
     until = time.monotonic() + PATIENCE
     while server.poll() is None and time.monotonic() < until:
         try:
-            urllib.request.urlopen(f"{url}/health", timeout=5).close()
+            urllib.request.urlopen(f"{url}/v1/models", timeout=5).close()
         except (urllib.error.URLError, OSError):
             time.sleep(1)
         else:
             return
-    raise RuntimeError("vLLM did not start:\n" + log.read_text(errors="replace")[-4_000:])
+    raise RuntimeError("the server did not start:\n" + log.read_text(errors="replace")[-4_000:])
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

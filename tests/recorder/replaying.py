@@ -1,11 +1,12 @@
-"""Exchanges with a server, as JSON lines: passed on to a real one and taped, or replayed without one.
+"""Exchanges with a server: passed on to a real one and taped, or replayed without one.
 
-A line is ``{"method", "path", "body", "status", "answer"}``: the JSON body that was sent (null: none), and the text
-that came back.
+An exchange is ``{"method", "path", "body", "status", "answer"}``: the JSON body that was sent (null: none), and the
+text that came back. Those that are kept stand as JSON lines, with the name of their ``case``.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 import urllib.error
@@ -87,12 +88,12 @@ def taping(real: str) -> Iterator[tuple[str, list[Exchange]]]:
 
 
 @contextmanager
-def replaying(tape: Path) -> Iterator[tuple[str, list[Exchange]]]:
+def replaying(tape: list[Exchange]) -> Iterator[tuple[str, list[Exchange]]]:
     """Answer as the tape has it, each exchange once but for GET; give an address, and the list of what was asked.
 
     What the tape does not have is answered with status 501, which no client takes for an answer.
     """
-    left = [json.loads(line) for line in tape.read_text(encoding="utf-8").splitlines()]
+    left = list(tape)
     asked: list[Exchange] = []
     lock = threading.Lock()
 
@@ -105,24 +106,32 @@ def replaying(tape: Path) -> Iterator[tuple[str, list[Exchange]]]:
                             left.remove(found)
                             asked.append(found)
                         return found
-            return {"status": 501, "answer": f"{tape.name} has no {method} {path} {json.dumps(body)}"}
+            return {"status": 501, "answer": f"the tape has no {method} {path} {json.dumps(body)}"}
 
     with _serving(Replay) as url:
         yield url, asked
 
 
 ANSWERS = Path(__file__).parent / "answers"
-"""What real servers answered, see the README there."""
+"""A folder for each server and release, see the README there."""
+
+EXCHANGES, TRUTH = "exchanges.jsonl.gz", "transformers.npz"
 
 
-def routed_by_transformers(folder: Path) -> dict[str, npt.NDArray[np.int64]]:
-    """Return what transformers routes for the token ids of each request: [tokens, MoE layers, k] by rising id.
-
-    Keys are ``CASE.NUMBER``: the answer's file, and the request's number in it.
-    """
-    found: dict[str, npt.NDArray[np.int64]] = {}
-    for path in sorted(folder.glob("transformers-*.npz")):
-        with np.load(path) as arrays:
-            parts = np.split(arrays["rows"].astype(np.int64), np.cumsum(arrays["sizes"])[:-1])
-            found |= dict(zip(arrays["names"].tolist(), parts, strict=True))
+def cases(server: str) -> dict[str, list[Exchange]]:
+    """Return the exchanges of each case that was tried with a real server, a folder of `ANSWERS`."""
+    found: dict[str, list[Exchange]] = {}
+    for line in gzip.decompress((ANSWERS / server / EXCHANGES).read_bytes()).splitlines():
+        one = json.loads(line)
+        found.setdefault(one.pop("case"), []).append(one)
     return found
+
+
+def routed_by_transformers(server: str) -> dict[str, npt.NDArray[np.int64]]:
+    """Return what transformers routes for the token ids of each request: int64 [tokens, MoE layers, k] by rising id.
+
+    Keys are ``CASE.NUMBER``, the request's number in it.
+    """
+    with np.load(ANSWERS / server / TRUTH) as arrays:
+        parts = np.split(arrays["rows"].astype(np.int64), np.cumsum(arrays["sizes"])[:-1])
+        return dict(zip(arrays["names"].tolist(), parts, strict=True))

@@ -1,4 +1,8 @@
-"""Recording from vLLM and SGLang, against a stub server that speaks their wire formats."""
+"""Recording from vLLM and SGLang: what real ones answered is replayed, and a stub server fails in all ways.
+
+The replayed answers are those of ``answers/``, described in the README there; what is right for them are the experts
+that transformers routes for the same token ids.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import replaying
 
 from lrcsim.traces import RoutingTrace, check_file
 
@@ -30,17 +36,15 @@ def routing(prompt: list[int], made: int) -> npt.NDArray[np.int32]:
 
 
 class Stub(BaseHTTPRequestHandler):
-    """Answers as vLLM 0.32 and SGLang 0.5 do; tokens are the characters' codes.
+    """Answers with what a recording needs, and fails on demand; tokens are the characters' codes.
 
     A prompt of more than ``longest`` tokens is refused, one that begins with token 120 ("x") is aborted.
     """
 
     asked: list[tuple[str, dict[str, Any]]]
     keys: list[str | None]
-    with_routing = True
     fail_after = 10**6
     longest = 10**6
-    cached = 0
     hole = False
     elsewhere = ""
 
@@ -92,7 +96,7 @@ class Stub(BaseHTTPRequestHandler):
             made, choice["finish_reason"], choice["routed_experts"] = 0, "abort", None
         elif "return_routed_experts" in body:  # SGLang
             extras = {"sglext": {"routed_experts": base64.b64encode(routing(prompt, made).tobytes()).decode()}}
-        elif self.with_routing:
+        else:
             file = io.BytesIO()
             rows = routing(prompt, made).astype(np.uint8)
             if self.hole:
@@ -102,14 +106,12 @@ class Stub(BaseHTTPRequestHandler):
         if body.get("return_token_ids"):
             choice |= {"prompt_token_ids": prompt, "token_ids": list(range(made))}
         usage: dict[str, Any] = {"prompt_tokens": len(prompt), "completion_tokens": made}
-        if self.cached:
-            usage["prompt_tokens_details"] = {"cached_tokens": self.cached}
         return {"model": body["model"], "choices": [choice], "usage": usage, **extras}
 
     def generate(self, body: dict[str, Any]) -> dict[str, Any]:
         prompt = body.get("input_ids") or [ord(c) for c in body["text"]]
         made = body["sampling_params"]["max_new_tokens"]
-        meta: dict[str, Any] = {"prompt_tokens": len(prompt), "completion_tokens": made, "cached_tokens": self.cached}
+        meta: dict[str, Any] = {"prompt_tokens": len(prompt), "completion_tokens": made}
         if prompt[0] == ord("x"):
             meta["finish_reason"] = {"type": "abort", "message": "the client left"}
         elif body.get("return_routed_experts"):
@@ -141,37 +143,84 @@ def prompts(tmp_path: Path) -> str:
     return str(path)
 
 
-EXPECTED = [([ord(c) for c in "hello"], "prose"), ([5, 6, 7, 8], "code"), ([1, *(ord(c) for c in "why?")], "prose")]
-
 SGLANG = ("--num-layers", LAYERS, "--top-k", TOP_K)
+
+
+REAL = {"vllm": "vllm-0.32.0", "sglang": "sglang-0.5.23"}
+REAL_SHAPE: dict[str, tuple[object, ...]] = {"vllm": (), "sglang": ("--num-layers", 4, "--top-k", 4)}
+
+Replay = Callable[..., tuple[str, list[replaying.Exchange]]]
+
+
+@pytest.fixture
+def replay() -> Iterator[Replay]:
+    """Give a function that starts a server which has the answers of a case; several stop in the end."""
+    with ExitStack() as servers:
+
+        def start(kind: str, case: str) -> tuple[str, list[replaying.Exchange]]:
+            return servers.enter_context(replaying.replaying(replaying.cases(REAL[kind])[case]))
+
+        yield start
+
+
+def routed(kind: str, case: str) -> list[npt.NDArray[np.int64]]:
+    """What transformers routes for the requests of a case, by rising id."""
+    found = replaying.routed_by_transformers(REAL[kind])
+    return [rows for name, rows in found.items() if name.split(".")[0] == case]
+
+
+def assert_routed(path: Path, right: list[npt.NDArray[np.int64]], idle: list[int] | None = None) -> None:
+    """Compare the sets of experts; of each request, ``idle`` positions at the beginning did not run."""
+    assert check_file(path) == []
+    with RoutingTrace.open(path) as trace:
+        assert np.diff(trace.offsets).tolist() == [len(rows) for rows in right]
+        for low, rows, without in zip(trace.offsets, right, idle or [0] * len(right), strict=False):
+            experts = np.sort(trace.experts[low : low + len(rows)], axis=2)
+            assert (experts[:without] == -1).all()
+            assert (experts[without:] == rows[without:]).all()
+
+
+# The first prompt has 33 characters, which are its tokens; the code has 14; the template of the chat writes
+# "<user>Why is the sky blue?\n<assistant>", 38. Of 6 generated tokens 5 are run: 38 + 19 + 43 = 100.
+PROSE, CODE = b"A cache holds what was used last.", b"for i in range"
+TALK = b"<user>Why is the sky blue?\n<assistant>"
+
+
+def three_kinds(folder: Path) -> Path:
+    path = folder / "three.jsonl"
+    lines = [
+        {"prompt": PROSE.decode(), "domain": "prose"},
+        {"token_ids": list(CODE), "domain": "code"},
+        {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "domain": "prose"},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
 
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang"])
 def test_trace_holds_what_the_server_sent(
-    lrcsim: Callable[..., Any], stub: Any, prompts: str, tmp_path: Path, kind: str
+    lrcsim: Callable[..., Any], replay: Replay, tmp_path: Path, kind: str
 ) -> None:
+    url, asked = replay(kind, "record-three-kinds")
     out = tmp_path / "out.h5"
-    shape = SGLANG if kind == "sglang" else ()
     code, said, err = lrcsim(
-        "record", f"--from-{kind}", stub[0], "--prompts", prompts, "-o", out, "--max-new-tokens", 6, "--batch", 2,
-        "--num-experts", EXPERTS, *shape,
+        "record", f"--from-{kind}", url, "--prompts", three_kinds(tmp_path), "-o", out, "--max-new-tokens", 6,
+        "--batch", 2, "--num-experts", 16, *REAL_SHAPE[kind],
     )  # fmt: skip
-    assert (code, said) == (0, f"{out}: 29 tokens in 3 requests\n"), err  # (5 + 5) + (4 + 5) + (5 + 5)
+    assert (code, said) == (0, f"{out}: 100 tokens in 3 requests\n"), err
     assert "1 of 4 layers hold only zeros (dense layers), left out" in err
-    assert check_file(out) == []
+    assert len(asked) == 3
+    assert_routed(out, routed(kind, "record-three-kinds"))
     with RoutingTrace.open(out) as trace:
-        assert trace.model == "stub-moe"
-        assert trace.domains == [domain for _, domain in EXPECTED]
-        assert trace.num_experts == EXPERTS
+        assert trace.model == "tiny-ernie"
+        assert trace.domains == ["prose", "code", "prose"]
+        assert trace.num_experts == 16
         assert trace.layers.block.tolist() == [1, 2, 3]
-        for at, (prompt, _) in enumerate(EXPECTED):
-            low, high = trace.offsets[at], trace.offsets[at + 1]
-            assert (trace.experts[low:high] == routing(prompt, 6)[:, 1:]).all()
-            assert trace.phase is not None
-            assert trace.phase[low:high].tolist() == [0] * len(prompt) + [1] * 5
-        if kind == "vllm":
-            assert trace.token_ids is not None
-            assert trace.token_ids[:10].tolist() == [*EXPECTED[0][0], 0, 1, 2, 3, 4]
+        assert trace.phase is not None
+        assert trace.token_ids is not None
+        for low, prompt in zip(trace.offsets, (PROSE, CODE, TALK), strict=False):
+            assert bytes(trace.token_ids[low : low + len(prompt)].tolist()) == prompt
+            assert trace.phase[low : low + len(prompt) + 5].tolist() == [0] * len(prompt) + [1] * 5
         assert trace.provenance["recorder"] == f"lrcsim record --from-{kind}"
     assert [path.name for path in tmp_path.iterdir() if "recording" in path.name] == []
 
@@ -184,15 +233,92 @@ def test_what_is_asked_for(lrcsim: Callable[..., Any], stub: Any, prompts: str, 
     assert [path for path, _ in handler.asked] == [
         "/v1/completions", "/v1/completions", "/v1/chat/completions", "/generate", "/generate", "/v1/chat/completions"
     ]  # fmt: skip
-    first, second = handler.asked[0][1], handler.asked[4][1]
-    assert first == {
+    of_vllm, of_sglang, of_chat = (handler.asked[number][1] for number in (0, 4, 5))
+    assert of_vllm == {
         "model": "stub-moe", "prompt": "hello", "max_tokens": 3, "temperature": 0.5, "seed": 7, "return_token_ids": True
     }  # fmt: skip
-    assert second == {
+    assert of_sglang == {
         "input_ids": [5, 6, 7, 8],
         "sampling_params": {"max_new_tokens": 3, "temperature": 0.5, "sampling_seed": 8},
         "return_routed_experts": True,
+        "return_prompt_token_ids": True,
     }
+    assert of_chat == {
+        "model": "stub-moe", "messages": [{"role": "user", "content": "why?"}], "max_tokens": 3, "temperature": 0.5,
+        "seed": 9, "return_routed_experts": True, "return_input_ids_in_sglext": True,
+        "return_output_ids_in_sglext": True,
+    }  # fmt: skip
+
+
+# SGLang had "<user>" in its cache, of the conversation before; vLLM no whole block.
+@pytest.mark.parametrize(("kind", "cached"), [("vllm", 0), ("sglang", 6)])
+def test_chat_sends_every_prompt_as_a_message(
+    lrcsim: Callable[..., Any], replay: Replay, tmp_path: Path, kind: str, cached: int
+) -> None:
+    url, asked = replay(kind, "record-chat")
+    given, out = tmp_path / "two.txt", tmp_path / "out.h5"
+    given.write_text(PROSE.decode() + "\nwhy?\n")
+    code, _, err = lrcsim(
+        "record", f"--from-{kind}", url, "--prompts", given, "-o", out, "--max-new-tokens", 4, "--chat",
+        "--temperature", 0, *REAL_SHAPE[kind],
+    )  # fmt: skip
+    assert code == 0, err
+    assert [one["path"] for one in asked] == ["/v1/chat/completions"] * 2
+    assert_routed(out, routed(kind, "record-chat"), [cached, cached])
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_a_real_refusal_is_skipped_and_named(
+    lrcsim: Callable[..., Any], replay: Replay, tmp_path: Path, kind: str
+) -> None:
+    url, _ = replay(kind, "record-refused")
+    given, out = tmp_path / "three.txt", tmp_path / "out.h5"
+    given.write_text("hello\n" + "x" * 600 + "\nthere\n")
+    code, said, err = lrcsim(
+        "record", f"--from-{kind}", url, "--prompts", given, "-o", out, "--max-new-tokens", 4, "--batch", 3,
+        *REAL_SHAPE[kind],
+    )  # fmt: skip
+    assert (code, said) == (0, f"{out}: 16 tokens in 2 requests\n"), err  # (5 + 3) twice
+    assert "1 of 3 prompts skipped, the first: prompt 2: " in err
+    why = {
+        "vllm": "This model's maximum context length is 512 tokens.",
+        "sglang": "The input (600 tokens) is longer than",
+    }
+    assert f"refuses: 400 Bad Request {why[kind]}" in err
+    assert_routed(out, routed(kind, "record-refused"))
+
+
+# 132 and 141 tokens; the second begins with the first. vLLM's prefix cache has blocks of 128 tokens on a CPU, SGLang's
+# single tokens.
+@pytest.mark.parametrize(("kind", "cached"), [("vllm", 128), ("sglang", 132)])
+def test_a_real_prefix_cache(
+    lrcsim: Callable[..., Any], replay: Replay, tmp_path: Path, kind: str, cached: int
+) -> None:
+    given = tmp_path / "two.jsonl"
+    first = "The experts were many and the memory small. " * 3
+    given.write_text(json.dumps({"prompt": first}) + "\n" + json.dumps({"prompt": first + "And then?"}) + "\n")
+    right = routed(kind, "record-cached")
+    for rule, idle in (((), [0, cached]), (("--cached-prefix", "keep"), [0, 0])):
+        url, _ = replay(kind, "record-cached")
+        out = tmp_path / f"{len(rule)}.h5"
+        code, _, err = lrcsim(
+            "record", f"--from-{kind}", url, "--prompts", given, "-o", out, "--max-new-tokens", 4, *rule,
+            *REAL_SHAPE[kind],
+        )  # fmt: skip
+        assert code == 0, err
+        assert f"{cached} " in err
+        assert_routed(out, right, idle)
+
+
+def test_a_real_server_without_the_option(lrcsim: Callable[..., Any], replay: Replay, tmp_path: Path) -> None:
+    url, _ = replay("vllm", "record-without-routing")
+    given = tmp_path / "one.txt"
+    given.write_text(PROSE.decode() + "\n")
+    code, _, err = lrcsim(
+        "record", "--from-vllm", url, "--prompts", given, "-o", tmp_path / "out.h5", "--max-new-tokens", 4
+    )
+    assert (code, err.count("\n")) == (1, 1)
+    assert "was it run with --enable-return-routed-experts?" in err
 
 
 def test_resumes_after_a_failure(lrcsim: Callable[..., Any], stub: Any, prompts: str, tmp_path: Path) -> None:
@@ -258,13 +384,6 @@ def test_one_line_of_error(
     assert message in err
     assert err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["prompts.jsonl"]
-
-
-def test_a_server_without_the_option(lrcsim: Callable[..., Any], stub: Any, prompts: str, tmp_path: Path) -> None:
-    stub[1].with_routing = False
-    code, _, err = lrcsim("record", "--from-vllm", stub[0], "--prompts", prompts, "-o", tmp_path / "out.h5")
-    assert code == 1
-    assert "was it run with --enable-return-routed-experts?" in err
 
 
 def test_the_shape_can_come_from_a_known_model(
@@ -361,28 +480,6 @@ def test_all_prompts_skipped(lrcsim: Callable[..., Any], stub: Any, prompts: str
     assert code == 1
     assert "not written, all 2 prompts were skipped; prompt 1: " in err
     assert not (tmp_path / "out.h5").exists()
-
-
-@pytest.mark.parametrize("kind", ["vllm", "sglang"])
-def test_cached_tokens_did_not_run(
-    lrcsim: Callable[..., Any], stub: Any, prompts: str, tmp_path: Path, kind: str
-) -> None:
-    url, handler = stub
-    handler.cached = 3
-    out = tmp_path / "out.h5"
-    shape = SGLANG if kind == "sglang" else ()
-    command = ("record", f"--from-{kind}", url, "--prompts", prompts, "-o", out, "--max-new-tokens", 4, *shape)
-    code, _, err = lrcsim(*command)
-    assert code == 0, err
-    assert "9 of 14 prompt tokens came out of the prefix cache" in err
-    with RoutingTrace.open(out) as trace:
-        assert [(trace.experts[low : low + 4] < 0).all(axis=(1, 2)).tolist() for low in trace.offsets[:-1]] == [
-            [True, True, True, False]
-        ] * 3
-    code, _, err = lrcsim(*command, "--cached-prefix", "keep")
-    assert code == 0, err
-    with RoutingTrace.open(out) as trace:
-        assert trace.experts.min() >= 0
 
 
 def test_answers_that_are_no_trace_are_kept(

@@ -33,6 +33,7 @@ class Answer:
         shared_cache: whether one number of cached tokens stands for several prompts: their sum (SGLang) or that of the
             last (vLLM).
         one_for_choices: whether one number of cached tokens stands for several choices of one prompt.
+        run_before: whether the cached tokens are a prompt that SGLang ran in a pass of its own, before its choices.
     """
 
     routed: list[Routed] = field(default_factory=list)
@@ -42,6 +43,7 @@ class Answer:
     domain: str | None = None
     shared_cache: bool = False
     one_for_choices: bool = False
+    run_before: bool = False
 
 
 def read_answer(value: Json, options: Options) -> Answer:
@@ -118,7 +120,7 @@ def _native(body: Json, answer: Answer, options: Options) -> None:
         output = None  # a stream's last piece may hold its own tokens only
     said = Said(
         decode_array(given, options, meta.get("routed_experts_dtype", "int32")),
-        prompt_ids=fields.ids_in(body, "input_ids"),  # noted by lrcsim record
+        prompt_ids=fields.first_ids([(body, "prompt_token_ids"), (body, "input_ids")]),  # the latter is our recorder's
         made_ids=output,
         prompt=fields.count_in(meta, "prompt_tokens"),
         made=made,
@@ -155,6 +157,9 @@ def _openai(body: Json, choices: list[Json], answer: Answer, options: Options) -
         prompt, made = _prompt_of_each(found, body, len(choices), total_prompt, total_made), None
         if cached and _several_prompts(found, body, total_prompt, prompt):
             answer.shared_cache, cached = True, None
+        if answer.unsent_choices and 0 < (cached or 0) <= (total_prompt or 0):
+            # SGLang's TokenizerManager._handle_batch_request: "Cache the common prefix for parallel sampling"
+            answer.run_before, cached = True, None
         answer.one_for_choices = bool(cached) and any(own.cached is None for own in found[1:])
     for own in found:
         own.prompt = prompt if own.prompt is None else own.prompt

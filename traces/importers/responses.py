@@ -72,7 +72,7 @@ class _Reading:
         self.skipped, self.first_skipped = 0, ""
         self.most_not_sent = NOT_SENT_PER_BYTE * size + (1 << 20)
         self.repeated = self.repeated_of = self.kept = self.disputed = self.shared_cache = self.unsent_choices = 0
-        self.untold = self.overcounted = self.one_for_choices = 0
+        self.untold = self.overcounted = self.one_for_choices = self.run_before = 0
         self._by_ids, self._by_rows = Prefixes(), Prefixes()
 
     def entries(self, report: Callable[[int], None]) -> Iterator[_Entry]:
@@ -102,6 +102,7 @@ class _Reading:
     def _skip(self, where: str, answer: Answer) -> None:
         self.shared_cache += answer.shared_cache
         self.one_for_choices += answer.one_for_choices
+        self.run_before += answer.run_before
         self.unsent_choices += answer.unsent_choices
         for reason in answer.without:
             if self.options.stop_on_error:
@@ -187,6 +188,11 @@ class _Reading:
             said.append(
                 f"{self.one_for_choices:,} response{'s give' if self.one_for_choices != 1 else ' gives'} one "
                 "cached_tokens for several choices (n > 1), and it was taken for each: of one of them more may have run"
+            )
+        if self.run_before:
+            said.append(
+                f"{self.run_before:,} response{'s have' if self.run_before != 1 else ' has'} several choices (n > 1) "
+                "of a prompt that SGLang ran once before them and then counted as cached: it was taken as run"
             )
         if self.overcounted:
             said.append(

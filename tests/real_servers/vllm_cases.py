@@ -1,53 +1,19 @@
-"""What a real server is asked: prompts for `lrcsim record`, and requests whose answers other clients would save."""
+"""What vLLM is asked, and the requests in its answers, read by hand."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-import numpy as np
 from agreement import Sequence
+from asking import Kind
 from checkpoint import NAME
+from prompts import CODE, LONG, SHORT, TALK
 
 Json = dict[str, Any]
 
-SHORT = "A cache holds what was used last."
-LONG = "The experts were many and the memory small. " * 3
-"""Of more than a block of vLLM's cache on a CPU (128 tokens): asked for again, its beginning is there."""
-
-TOO_LONG = "x" * 600
-CODE = [102, 111, 114, 32, 105, 32, 105, 110, 32, 114, 97, 110, 103, 101]
-
-PROMPTS: dict[str, tuple[list[Json], list[str]]] = {
-    "record-three-kinds": (
-        [
-            {"prompt": SHORT, "domain": "prose"},
-            {"token_ids": CODE, "domain": "code"},
-            {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "domain": "prose"},
-        ],
-        ["--max-new-tokens", "6", "--batch", "2"],
-    ),
-    "record-chat": ([{"prompt": SHORT}, {"prompt": "why?"}], ["--max-new-tokens", "4", "--chat", "--temperature", "0"]),
-    "record-refused": (
-        [{"prompt": "hello"}, {"prompt": TOO_LONG}, {"prompt": "there"}],
-        ["--max-new-tokens", "4", "--batch", "3"],
-    ),
-    "record-cached": ([{"prompt": LONG}, {"prompt": LONG + "And then?"}], ["--max-new-tokens", "4"]),
-}
-"""By name: the lines of a file of prompts, and options of `lrcsim record`."""
-
-
-def many(requests: int) -> list[Json]:
-    """Give random prompts of 8 to 71 tokens, some of which share their beginning."""
-    random = np.random.default_rng(0)
-    first = random.integers(0, 256, (8, 8)).tolist()
-    lengths = random.integers(0, 64, requests).tolist()
-    return [{"token_ids": first[at % 8] + random.integers(0, 256, size).tolist()} for at, size in enumerate(lengths)]
-
-
 ASKED = {"model": NAME, "max_tokens": 6, "temperature": 0.8, "seed": 1, "return_token_ids": True}
 COMPLETIONS, CHAT, GENERATE = "/v1/completions", "/v1/chat/completions", "/inference/v1/generate"
-TALK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why is the sky blue?"}]
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 SAMPLING = {"max_tokens": 6, "temperature": 0.8, "seed": 1}
 
@@ -57,6 +23,7 @@ SAVED: dict[str, tuple[str, Json]] = {
     "completion-n2": (COMPLETIONS, {**ASKED, "prompt": SHORT, "n": 2}),
     "completion-two-prompts": (COMPLETIONS, {**ASKED, "prompt": [SHORT, "hello"]}),
     "completion-two-prompts-n2": (COMPLETIONS, {**ASKED, "prompt": [SHORT, "hello"], "n": 2, "max_tokens": 3}),
+    "completion-two-prompts-cached": (COMPLETIONS, {**ASKED, "prompt": ["hello", LONG + "five"], "max_tokens": 2}),
     "completion-one-token": (COMPLETIONS, {**ASKED, "prompt": SHORT, "max_tokens": 1}),
     "completion-echo": (COMPLETIONS, {**ASKED, "prompt": SHORT, "echo": True}),
     "completion-stop": (COMPLETIONS, {**ASKED, "prompt": SHORT, "max_tokens": 40, "stop": ["a", "e", "i", "o"]}),
@@ -81,9 +48,6 @@ SAVED: dict[str, tuple[str, Json]] = {
     ),
 }
 """By name: path and body of a request whose answer is saved."""
-
-WITHOUT_ROUTING = ("completion-stream", "chat-stream", "chat-batch")
-"""vLLM answers these without routing."""
 
 
 def pieces(answer: str) -> list[Json]:
@@ -116,3 +80,7 @@ def sequences(path: str, body: Json, answer: str) -> list[Sequence]:
     asked = {**body, **body.get("sampling_params", {})}
     idle = max(0 if several else cached, asked.get("routed_experts_prompt_start", 0))
     return [Sequence(prompts[at], made[at], idle) for at in sorted(made)]
+
+
+VLLM = Kind("vllm", sequences, shape=(), without=("completion-stream", "chat-stream", "chat-batch"))
+"""vLLM streams completions and chat without routing, and answers ``/v1/chat/completions/batch`` without it."""
