@@ -39,8 +39,8 @@ def kv_layers(config: Config, family: str, layers: int) -> tuple[int, ...]:
     if "attn_layer_period" in config.values:
         period = max(config.number("attn_layer_period"), 1)
         return tuple(range(config.number("attn_layer_offset"), layers, period))
-    if types := config.per_layer("attn_type_list", layers):  # MiniMax-Text-01: 0 lightning attention, 1 softmax
-        return tuple(layer for layer, kind in enumerate(types) if kind == 1)
+    if flags := config.per_layer("attn_type_list", layers):  # MiniMax-Text-01: 0 lightning attention, 1 softmax
+        return tuple(layer for layer, flag in enumerate(flags) if flag == 1)
     if family in ("qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text"):
         period = max(config.number("full_attention_interval", default=4), 1)
         return tuple(range(period - 1, layers, period))
