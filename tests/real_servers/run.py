@@ -77,9 +77,11 @@ SERVERS = {"vllm": (run_vllm, "vllm-0.32.0"), "sglang": (run_sglang, "sglang-0.5
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("servers", nargs="*", choices=[[], *SERVERS], default=[], help="which; by default all")
+    parser.add_argument("servers", nargs="*", metavar="SERVER", help=f"of {', '.join(SERVERS)}; by default all")
     parser.add_argument("--write", action="store_true", help="make the answers the fixtures of the fast tests")
     given = parser.parse_args()
+    if unknown := set(given.servers) - set(SERVERS):
+        parser.error(f"{', '.join(sorted(unknown))}: unknown, use {', '.join(SERVERS)}")
     unequal = 0
     for name in given.servers or SERVERS:
         ask, folder = SERVERS[name]

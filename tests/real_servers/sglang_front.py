@@ -1,4 +1,4 @@
-"""SGLang's own HTTP server, tokenizer and detokenizer around a small engine: its scheduler needs a GPU.
+"""SGLang's own HTTP server, tokenizer and detokenizer around a small engine: its scheduler did not run on our CPUs.
 
     python sglang_front.py CHECKPOINT PORT
 
