@@ -171,7 +171,8 @@ def test_the_fixture_of_an_unknown_family(lrcsim: Lrcsim, without_transformers: 
     assert (done.code, values["num_experts"], values["top_k"], values["moe_layers"]) == (0, 16, 2, [1, 2, 3, 4, 5])
 
 
-# Keys as the model cards' config.json have them, and the total of the model card, 10^9 parameters.
+# Keys as these models' config.json are known to have them (typed, not read from there), and the totals of their cards,
+# 10^9 parameters, which the keys were not made from.
 PUBLISHED: list[tuple[dict[str, Any], float, float]] = [
     ({  # nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B
         "model_type": "nemotron_h", "hidden_size": 2688, "num_hidden_layers": 52, "vocab_size": 131072,
