@@ -100,7 +100,11 @@ def no_such_model(text: str, known: Mapping[str, str]) -> ConfigError:
         return ConfigError(f"model {text!r} may be {', '.join(several[:8])}{' ...' * (len(several) > 8)}: say which")
     closest = [name for name in known.values() if begun and squashed(name).startswith(begun)]  # one at most
     hint = did_you_mean(shortest, closest or known) or "; lrcsim models lists them"
-    return ConfigError(f"there is no model {text!r}: give a built-in name or the path of a config.json{hint}")
+    if text.lower().endswith(".gguf"):
+        return ConfigError(f"there is no file {text!r}, and no built-in model of that name{hint}")
+    return ConfigError(
+        f"there is no model {text!r}: give a built-in name, or the path of a GGUF, config.json or TOML{hint}"
+    )
 
 
 def is_path(text: str) -> bool:

@@ -105,6 +105,10 @@ def is_of_file(dtype: str) -> bool:
 def said_dtype(geometry: Geometry, dtype: str) -> str:
     """Return a dtype for readers: where it is the file's own ``"in its file (UD-Q4_K_XL)"``, as far as that is known.
 
+    Args:
+        geometry: the model.
+        dtype: as in `expert_bytes`.
+
     Raises:
         ConfigError: the dtype is not known.
     """

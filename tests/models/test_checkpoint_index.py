@@ -114,8 +114,8 @@ def test_names_of_one_tensor_for_all_experts(tmp_path: Path) -> None:
     assert load_geometry(tmp_path).experts == 4
 
 
-# metadata.total_size of these checkpoints' index.json, bytes: typed as they are known, not read from the files; our counts
-# were not made from them.
+# metadata.total_size of these checkpoints' index.json, bytes: typed as they are known, not read from the files; our
+# counts were not made from them.
 PUBLISHED = {
     "qwen3-30b-a3b": 61_064_245_248,
     "mixtral-8x7b": 93_405_585_408,

@@ -98,6 +98,7 @@ def test_names_with_something_else_are_of_another_model(name: str) -> None:
         ("Qwen3-30B-A3B-Q4_K_Q.gguf", "did you mean 'qwen3-30b-a3b'?"),
         ("/models/Qwen3-30B-A3B-Q4_K_M.gguf", "there is no file"),
         ("./qwen3-30b-a3b", "there is no file"),
+        ("nomodel.gguf", "there is no file 'nomodel.gguf', and no built-in model"),
         ("~/qwen3-30b-a3b", "there is no file"),
         ("", "there is no model ''"),
     ],
