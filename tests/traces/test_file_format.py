@@ -10,6 +10,7 @@ import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -21,6 +22,7 @@ from trace_files import assert_same, make_trace, random_experts, traces
 import lrcsim.traces.trace
 from lrcsim.base.errors import TraceError
 from lrcsim.traces import LayerTable, RoutingTrace, TraceWriter, check_file
+from lrcsim.traces.chunks import ChunkedColumn
 
 anywhere = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -76,13 +78,18 @@ def test_large_ids_round_trip(tmp_path: Path) -> None:
 def test_opening_reads_no_routing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_trace(1, residency=True, logits=True, predictions=True).save(tmp_path / "t.h5")
     read: list[str] = []
-    original = h5py.Dataset.__getitem__
+    original, chunk = h5py.Dataset.__getitem__, ChunkedColumn._chunk
 
     def spy(self: h5py.Dataset, *args: object, **kwargs: object) -> object:
         read.append(self.name)
         return original(self, *args, **kwargs)
 
+    def spy_on_chunks(self: ChunkedColumn, *args: Any, **kwargs: Any) -> object:
+        read.append(self._dataset.name)
+        return chunk(self, *args, **kwargs)
+
     monkeypatch.setattr(h5py.Dataset, "__getitem__", spy)
+    monkeypatch.setattr(ChunkedColumn, "_chunk", spy_on_chunks)
     with RoutingTrace.open(tmp_path / "t.h5") as trace:
         assert read
         assert not [name for name in read if name.startswith(("/routing", "/tokens"))]
