@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -376,6 +377,18 @@ class RoutingTrace:
                 raise TraceError("the trace is from no open file, it has no SHA-256")
             self._sha256 = self._file.sha256()
         return self._sha256
+
+    def first_sha256(self) -> str:
+        """Return the SHA-256 of the file that this one says it was converted from (`lrcsim.traces.convert`), or its own.
+
+        It is what a file says: who relies on it looks whether the results are the same too.
+
+        Raises:
+            TraceError: as of `file_sha256`.
+        """
+        converted = self.provenance.get("converted")
+        said = converted.get("sha256") if isinstance(converted, dict) else None
+        return said if isinstance(said, str) and re.fullmatch("[0-9a-f]{64}", said) else self.file_sha256()
 
     def close(self) -> None:
         """Close the file behind the trace, if any; columns already loaded stay usable."""

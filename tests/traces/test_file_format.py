@@ -254,7 +254,7 @@ DAMAGES: list[tuple[Damage, str]] = [
     (delete("routing/experts"), "no dataset routing/experts"),
     (replace("requests/domain", np.array([0, 0, 77])), "damaged"),
     (replace("requests/domain", np.array([0])), "requests/domain has 1 entries"),
-    (attribute("version", 2), "format version 2"),
+    (attribute("version", 3), "format version 3, this lrcsim reads versions 1 and 2; update lrcsim"),
     (attribute("format", "other"), "no lrcsim trace"),
     (attribute("provenance", "{"), "damaged"),
     (attribute("stack_names", '["a", "b"]'), "has no stack"),
@@ -263,7 +263,7 @@ DAMAGES: list[tuple[Damage, str]] = [
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES, ids=[message for _, message in DAMAGES])
 def test_check_finds_it_and_says_where(damage: Damage, message: str, tmp_path: Path) -> None:
-    make_trace(7, residency=True, predictions=True).save(tmp_path / "t.h5")
+    make_trace(7, residency=True, predictions=True).save(tmp_path / "t.h5", version=1)
     with h5py.File(tmp_path / "t.h5", "r+") as file:
         damage(file)
     found = [str(problem) for problem in check_file(tmp_path / "t.h5")]
@@ -271,7 +271,7 @@ def test_check_finds_it_and_says_where(damage: Damage, message: str, tmp_path: P
 
 
 def test_check_counts_problems_of_one_kind(tmp_path: Path) -> None:
-    make_trace(7).save(tmp_path / "t.h5")
+    make_trace(7).save(tmp_path / "t.h5", version=1)
     with h5py.File(tmp_path / "t.h5", "r+") as file:
         file["routing/experts"][2:5, 0, 0] = 300
         file["routing/experts"][8, 0, 0] = 400
