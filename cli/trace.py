@@ -261,7 +261,9 @@ def convert(path: str, output: str, format_version: int, compression: str | None
     sizes = [Path(str(file)).stat().st_size for file in (before, output)]
     facts = {"trace": output, "format_version": format_version, "bytes": sizes[1], "bytes_before": sizes[0]}
     if answer(json_path, facts, "trace-convert"):
-        echo(f"{output}: {_size(tokens, requests)}, version {format_version}, {sizes[1]:,} bytes (before: {sizes[0]:,})")
+        echo(
+            f"{output}: {_size(tokens, requests)}, version {format_version}, {sizes[1]:,} bytes (before: {sizes[0]:,})"
+        )
 
 
 @trace.command()

@@ -27,6 +27,7 @@ COLUMN_KINDS = {
 
 MAX_TOKEN_ID = 2**31 - 1
 
+
 @dataclass(frozen=True)
 class Problem:
     """One kind of fault in a trace.

@@ -112,8 +112,8 @@ class ChunkedColumn:
             self._own.room = np.empty(most_stored(size), np.uint8)
         try:
             mask, stored = self._dataset.id.read_direct_chunk(corner, out=self._own.room)
-        except RuntimeError:
-            if self._dataset.id.get_chunk_info_by_coord(corner).size:
+        except (OSError, RuntimeError):
+            if self._dataset.id.get_chunk_info_by_coord(corner).byte_offset is not None:
                 raise
             return np.full(self._grid, self._dataset.fillvalue, self.dtype)  # never written
         chunk = unpack(np.frombuffer(stored, np.uint8), self._codes, mask, self._count, self.dtype)

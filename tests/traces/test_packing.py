@@ -220,7 +220,7 @@ def test_more_than_255_experts_do_not_fit_a_byte(tmp_path: Path) -> None:
         RoutingTrace.open(tmp_path / "t.h5")
 
 
-@pytest.mark.parametrize("spoilt", [b"", b"no frame", bytes(64), pa.compress(bytes(1 << 24), "zstd", asbytes=True)])
+@pytest.mark.parametrize("spoilt", [b"\0", b"no frame", bytes(64), pa.compress(bytes(1 << 24), "zstd", asbytes=True)])
 def test_a_damaged_chunk_ends_in_one_line(spoilt: bytes, tmp_path: Path) -> None:
     make_trace(1, tokens=40).save(tmp_path / "t.h5")
     with h5py.File(tmp_path / "t.h5", "r+") as file:
