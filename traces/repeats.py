@@ -47,7 +47,7 @@ def any_repeated(experts: npt.NDArray[Any], lowest: int, highest: int, ids_in_al
         from lrcsim.traces.repeats_kernel import any_repeated_byte
 
         return any(any_repeated_byte(words) for words in _words(rows))
-    narrow = -1 <= lowest and highest < 255
+    narrow = lowest >= -1 and highest < 255
     for low in range(0, len(rows), ROWS_AT_ONCE):
         part = rows[low : low + ROWS_AT_ONCE]
         by_rank = np.ascontiguousarray((part.astype(np.uint8) if narrow else part).T)  # -1 becomes 255

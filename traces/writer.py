@@ -23,10 +23,9 @@ from lrcsim.traces.layers import COLUMNS, LayerTable
 from lrcsim.traces.packing import LEVEL, SHUFFLE, ZSTD, filters, pack
 from lrcsim.traces.probe import remember
 
-
 WORTH = 0.5
-"""Share of the bytes of expert ids below which "fast" packs them: unpacking takes three times as long as all the rest of
-reading does. Ids of 64 experts become 0.73 of it, of 128 0.78, of 32 0.6 (benchmarks/NOTES.md)."""
+"""Share of the bytes of expert ids below which "fast" packs them: to unpack them takes as long as all the rest of
+reading. Those of 64 experts become 0.73 of it, of 128 0.78, of 32 0.6 (benchmarks/NOTES.md)."""
 
 
 class TraceWriter:
