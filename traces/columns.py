@@ -23,7 +23,7 @@ STORED: dict[str, type[np.integer[Any]]] = {
 
 
 MOST_NARROW = 255
-"""Experts of the largest layer up to which version 2 of the file format stores an id in a byte; 255 is "not recorded"."""
+"""Experts of the largest layer up to which version 2 of the format stores an id in a byte; 255 is "not recorded"."""
 
 
 def is_ids(name: str) -> bool:

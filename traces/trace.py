@@ -209,8 +209,8 @@ class RoutingTrace:
 
         Args:
             path: where to; an existing file is replaced.
-            compression: of version 2 ``"fast"`` to read (the default) or ``"zstd"``, the smallest, for both of which other
-                tools need HDF5's plug-in of Zstandard; of both versions ``"gzip"`` (the default of version 1),
+            compression: of version 2 ``"fast"`` to read (the default) or ``"zstd"``, the smallest, for both of which
+                other tools need HDF5's plug-in of Zstandard; of both versions ``"gzip"`` (the default of version 1),
                 ``"lzf"`` or ``"none"``, which every HDF5 library reads.
             version: of the file format, 1 or 2 (FORMAT.md).
 
@@ -379,7 +379,7 @@ class RoutingTrace:
         return self._sha256
 
     def first_sha256(self) -> str:
-        """Return the SHA-256 of the file that this one says it was converted from (`lrcsim.traces.convert`), or its own.
+        """Return the SHA-256 of the file that this one says it was converted from (`traces/convert`), or its own.
 
         It is what a file says: who relies on it looks whether the results are the same too.
 

@@ -216,7 +216,7 @@ def test_more_than_255_experts_do_not_fit_a_byte(tmp_path: Path) -> None:
         ids = file["routing/experts"][()].astype(np.uint8)
         del file["routing/experts"]
         file["routing/experts"] = ids
-    with pytest.raises(TraceError, match="uint8, must be uint16$"):
+    with pytest.raises(TraceError, match=r"uint8, must be uint16$"):
         RoutingTrace.open(tmp_path / "t.h5")
 
 
