@@ -43,7 +43,8 @@ def column_of(dataset: h5py.Dataset, convert: Convert | None = None) -> Column:
         return ChunkedColumn(dataset, codes, convert)
     if ZSTD in codes:
         raise TraceError(f"{dataset.name} is of a type that cannot be read with the filter {ZSTD} (Zstandard)")
-    return dataset
+    as_it_is: Column = dataset
+    return as_it_is
 
 
 class ChunkedColumn:

@@ -32,7 +32,7 @@ def most_stored(size: int) -> int:
     return size + size // 100 + 1_024
 
 
-def pack(values: npt.NDArray[Any], worth: float = 1.0) -> tuple[bytes | memoryview, int]:
+def pack(values: npt.NDArray[Any], worth: float = 1.0) -> tuple[bytes, int]:
     """Pack a chunk with `SHUFFLE` (where elements have several bytes) and `ZSTD`, as `filters` says.
 
     Args:
@@ -49,7 +49,7 @@ def pack(values: npt.NDArray[Any], worth: float = 1.0) -> tuple[bytes | memoryvi
         data = np.ascontiguousarray(data.reshape(-1, plain.itemsize).T).reshape(-1)
     packed: bytes = pa.Codec("zstd", compression_level=LEVEL).compress(data, asbytes=True)
     if len(packed) >= worth * plain.nbytes:
-        return memoryview(_bytes(plain)), (1 << len(codes)) - 1
+        return plain.tobytes(), (1 << len(codes)) - 1
     return packed, 0
 
 
@@ -96,7 +96,7 @@ def _bytes(values: npt.NDArray[Any]) -> Bytes:
 def _inflate(data: Bytes, size: int) -> Bytes:
     inflater = zlib.decompressobj()
     try:
-        plain = inflater.decompress(data, size + 1)  # and no further, whatever the bytes claim
+        plain = inflater.decompress(memoryview(data.data), size + 1)  # and no further, whatever the bytes claim
     except zlib.error as error:
         raise OSError(str(error)) from None
     if len(plain) != size or not inflater.eof:
@@ -112,5 +112,6 @@ def _unshuffle(data: Bytes, itemsize: int) -> Bytes:
         pairs = planes[1].astype("<u2")
         pairs <<= 8
         pairs |= planes[0]
-        return pairs.view(np.uint8)
+        whole: Bytes = pairs.view(np.uint8)
+        return whole
     return np.ascontiguousarray(planes.T).reshape(-1)

@@ -19,7 +19,6 @@ import numpy.typing as npt
 from lrcsim.base.errors import ConfigError
 from lrcsim.traces.trace import DECODE, PREFILL, RoutingTrace
 
-
 ACCESSES_PER_BLOCK = 1 << 17
 """A block in the making takes some 130 bytes per access. Half as many save nothing beside the rest of a run."""
 

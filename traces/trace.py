@@ -274,8 +274,8 @@ class RoutingTrace:
         columns = {name: data}
         if name == "experts" and len(layers.stack_names) > 1 and "stack" in self.columns:
             columns["stack"] = self.read_unchecked("stack", low, high, None)
-        told = {"repeats": name not in self._checked, "ids_in_all": math.prod(self.columns["experts"].shape)}
-        problems = check_tokens(columns, layers, low, layer or 0, **told)
+        again, in_all = name not in self._checked, math.prod(self.columns["experts"].shape)
+        problems = check_tokens(columns, layers, low, layer or 0, repeats=again, ids_in_all=in_all)
         if problems and name in ("weights", "logits"):  # they mean nothing where no expert is recorded
             columns["experts"] = self.read_unchecked("experts", low, high, layer)
             problems = [one for one in check_tokens(columns, layers, low, layer or 0) if "router" in one.what]
