@@ -230,6 +230,43 @@ def select(path: str | None, output: str, layers: str, json_path: str | None) ->
 
 
 @trace.command()
+@click.argument("path", metavar="IN")
+@click.option("-o", "--output", required=True, metavar="OUT.h5", help="Trace to write; replaced if it exists.")
+@click.option(
+    "--format-version",
+    type=click.IntRange(1, 2),
+    default=2,
+    show_default=True,
+    help="2: fast to read; 1: for older lrcsim, and other tools without HDF5's plug-in of Zstandard.",
+)
+@click.option(
+    "--compression",
+    metavar="HOW",
+    help="fast (expert ids packed only where that halves them), zstd (smallest), gzip, lzf or none.  [default: fast; "
+    "gzip in version 1]",
+)
+@json_option
+def convert(path: str, output: str, format_version: int, compression: str | None, json_path: str | None) -> None:
+    """Write a trace in another version of the trace format, or otherwise compressed.
+
+    IN is an lrcsim trace file. All that it holds stays the same; the new file names the SHA-256 of the old one, so that
+    reports take it for the trace of earlier results.
+    """
+    from lrcsim.traces import RoutingTrace
+    from lrcsim.traces.convert import convert as write
+
+    with RoutingTrace.open(path) as opened, progress_bar("converting") as progress:
+        write(opened, output, format_version, compression, progress)
+        tokens, requests, before = opened.num_tokens, opened.num_requests, opened.path
+    sizes = [Path(str(file)).stat().st_size for file in (before, output)]
+    facts = {"trace": output, "format_version": format_version, "bytes": sizes[1], "bytes_before": sizes[0]}
+    if answer(json_path, facts, "trace-convert"):
+        echo(
+            f"{output}: {_size(tokens, requests)}, version {format_version}, {sizes[1]:,} bytes (before: {sizes[0]:,})"
+        )
+
+
+@trace.command()
 @trace_argument
 @click.option("--fit", required=True, metavar="FIT.h5", help="Trace to write: requests to fit on, as for --profile.")
 @click.option("--test", required=True, metavar="TEST.h5", help="Trace to write: the other requests, to test on.")

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.traces.layers import LayerTable
+from lrcsim.traces.repeats import any_repeated
 
 COLUMN_KINDS = {
     "experts": "iu",
@@ -25,11 +26,6 @@ COLUMN_KINDS = {
 """Kinds of numbers (NumPy's letters) that each per-token column may hold."""
 
 MAX_TOKEN_ID = 2**31 - 1
-WIDE = 32
-"""Ranks from which a sort finds repeated experts faster than comparing every two ranks."""
-
-ROWS_AT_ONCE = 32_768
-"""Rows compared at a time: they stay in a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,7 @@ def check_tokens(
     first_layer: int = 0,
     *,
     repeats: bool = True,
+    ids_in_all: int = 0,
 ) -> list[Problem]:
     """Find what is wrong with a run of tokens: everything that a kernel, a policy or an engine indexes or counts with.
 
@@ -77,6 +74,7 @@ def check_tokens(
         first_token: index of the run's first token in the trace, for the messages.
         first_layer: number of the columns' first layer in the model, for the messages.
         repeats: whether to look for experts that stand twice in one token's top-k.
+        ids_in_all: expert ids of the whole trace, where this is a part of it: what a long look is prepared for.
 
     Returns:
         One ``Problem`` per kind of fault, with the first place and the number of places.
@@ -108,8 +106,8 @@ def check_tokens(
     least, most = int(layers.num_experts.min()), int(layers.num_experts.max())
     experts = columns.get("experts")
     if experts is not None and experts.size:
-        lowest = int(experts.min())
-        if lowest < -1 or int(experts.max()) >= least:
+        lowest, highest = int(experts.min()), int(experts.max())
+        if lowest < -1 or highest >= least:
             report(
                 (experts < -1) | (experts >= limit),
                 f"expert id {{value}}, allowed 0..{most - 1} or -1 for not recorded",
@@ -117,7 +115,7 @@ def check_tokens(
         if int(layers.top_k.min()) < experts.shape[2]:
             beyond_k = np.arange(experts.shape[2])[None, :] >= layers.top_k[:, None]
             report((experts >= 0) & beyond_k[None], "expert id {value} at a rank beyond the layer's top-k")
-        if repeats and _any_repeated(experts, lowest < 0):
+        if repeats and any_repeated(experts, lowest, highest, ids_in_all):
             problems.extend(_repeated(experts, first_token, first_layer))
     weights = columns.get("weights")
     if weights is not None and not np.isfinite(weights).all():
@@ -159,22 +157,6 @@ def check_tokens(
 
 def _where(place: tuple[int, ...], first_token: int, first_layer: int) -> str:
     return f"token {first_token + place[0]}" + (f", layer {first_layer + place[1]}" if len(place) > 1 else "")
-
-
-def _any_repeated(experts: npt.NDArray[Any], some_missing: bool) -> bool:
-    """Tell whether any expert stands twice at one token and layer: rank by rank, which is ten times a sort's speed."""
-    ranks = experts.shape[2]
-    rows = experts.reshape(-1, ranks)
-    if ranks > WIDE:
-        ordered = np.sort(rows, axis=1)
-        return bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any())
-    for low in range(0, len(rows), ROWS_AT_ONCE):
-        by_rank = np.ascontiguousarray(rows[low : low + ROWS_AT_ONCE].T)
-        for rank in range(1, ranks):
-            equal = by_rank[rank] == by_rank[:rank]
-            if equal.any() and (not some_missing or (equal & (by_rank[rank] >= 0)).any()):
-                return True
-    return False
 
 
 def _repeated(experts: npt.NDArray[Any], first_token: int, first_layer: int) -> list[Problem]:

@@ -22,6 +22,15 @@ STORED: dict[str, type[np.integer[Any]]] = {
 """Types in memory of the columns that a file may hold in any integer type."""
 
 
+MOST_NARROW = 255
+"""Experts of the largest layer up to which version 2 of the format stores an id in a byte; 255 is "not recorded"."""
+
+
+def is_ids(name: str) -> bool:
+    """Tell whether a column holds expert ids."""
+    return name == "experts" or name.startswith("predictions/")
+
+
 def mark_missing(columns: Mapping[str, npt.NDArray[Any]], layers: LayerTable) -> npt.NDArray[np.bool_]:
     """Mark the (token, layer, rank) positions, bool [n, L, K], that should hold an expert id and hold -1."""
     experts = columns["experts"]
@@ -29,6 +38,24 @@ def mark_missing(columns: Mapping[str, npt.NDArray[Any]], layers: LayerTable) ->
     if "stack" in columns:
         missing &= (columns["stack"][:, None] == layers.stack[None, :])[:, :, None]
     return missing
+
+
+def signed_ids(stored: npt.NDArray[np.unsignedinteger[Any]], layers: LayerTable) -> npt.NDArray[Any]:
+    """Return expert ids as they are in memory (`id_dtype`) from uint8 or uint16 as in a file, whose largest is -1."""
+    if stored.dtype == np.uint8:
+        moved = (stored + np.uint8(1)).astype(np.int16)  # 255 becomes 0
+        moved -= 1
+        return moved
+    if id_dtype(layers) == np.int16:
+        return stored.view(np.int16)
+    wide = stored.astype(np.int32)
+    wide[stored == 65_535] = -1
+    return wide
+
+
+def stored_ids(ids: npt.NDArray[Any], layers: LayerTable, version: int) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Return checked expert ids as a version of the file format stores them: -1 becomes the largest of the type."""
+    return ids.astype(np.uint8 if version > 1 and int(layers.num_experts.max()) <= MOST_NARROW else np.uint16)
 
 
 def id_dtype(layers: LayerTable) -> type[np.signedinteger[Any]]:

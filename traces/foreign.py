@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from lrcsim.base.errors import TraceError
+from lrcsim.traces.packing import SHUFFLE, ZSTD
 
 FILTERS = {
     h5py.h5z.FILTER_DEFLATE: "gzip",
@@ -24,6 +25,9 @@ FILTERS = {
 
 MOST_COMPRESSION = 1_100
 """Above what gzip (1,032) and lzf (88) can do: an array that claims more was never stored."""
+
+MOST_COMPRESSION_ZSTD = 33_000
+"""Above what Zstandard can do: a block of 4 bytes stands for at most 128 KiB (RFC 8878, 3.1.1.2)."""
 
 SMALL = 1 << 20
 """Bytes that an array may claim whatever the file stores of it."""
@@ -44,8 +48,13 @@ def group_in(file: h5py.File, place: str) -> h5py.Group | None:
     return found
 
 
-def dataset_in(file: h5py.File, place: str) -> h5py.Dataset | None:
+def dataset_in(file: h5py.File, place: str, *, zstd: bool = False) -> h5py.Dataset | None:
     """Return a dataset whose bytes are in the file, or None when it has none there.
+
+    Args:
+        file: the trace.
+        place: the dataset's name.
+        zstd: whether it may be packed with Zstandard, alone or after shuffle.
 
     Raises:
         TraceError: it is reached by anything but hard links, its bytes are elsewhere or were never stored, it needs a
@@ -61,10 +70,11 @@ def dataset_in(file: h5py.File, place: str) -> h5py.Dataset | None:
     if layout == h5py.h5d.VIRTUAL or created.get_external_count() or found.external or found.is_virtual:
         raise TraceError(f"{place} keeps its bytes in other files; a trace holds its data itself")
     used = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
+    packed = zstd and used in ([ZSTD], [SHUFFLE, ZSTD])
     strange = [code for code in used if code not in FILTERS]
-    if strange or len(set(used)) < len(used):
-        names = ", ".join(FILTERS.values())
-        raise TraceError(f"{place} has the HDF5 filters {used}, allowed are {names}, each once")
+    if (strange or len(set(used)) < len(used)) and not packed:
+        names = ", ".join(FILTERS.values()) + f", each once{', or Zstandard, alone or after shuffle' * zstd}"
+        raise TraceError(f"{place} has the HDF5 filters {used}, allowed are {names}")
     text = h5py.check_string_dtype(found.dtype) is not None
     if not text and found.dtype.kind not in "iufb":
         raise TraceError(f"{place} is of type {found.dtype}, must be numbers" + (" or text" if "name" in place else ""))
@@ -72,16 +82,17 @@ def dataset_in(file: h5py.File, place: str) -> h5py.Dataset | None:
         raise TraceError(f"{place} is of type {found.dtype}, must be float16, float32 or float64")
     if found.shape is None:
         raise TraceError(f"{place} is empty")
-    _check_size(found, place, layout == h5py.h5d.CHUNKED)
+    most = 1 if layout != h5py.h5d.CHUNKED else MOST_COMPRESSION_ZSTD if packed else MOST_COMPRESSION
+    _check_size(found, place, layout == h5py.h5d.CHUNKED, most)
     return found
 
 
-def _check_size(dataset: h5py.Dataset, place: str, chunked: bool) -> None:
+def _check_size(dataset: h5py.Dataset, place: str, chunked: bool, most: int) -> None:
     claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
     if chunked and math.prod(dataset.chunks) * dataset.dtype.itemsize > LARGEST_CHUNK:
         raise TraceError(f"{place} has chunks of {list(dataset.chunks)}, allowed is 1 GiB")
     stored = dataset.id.get_storage_size()
-    if claimed > max(SMALL if stored else 0, stored * (MOST_COMPRESSION if chunked else 1)):
+    if claimed > max(SMALL if stored else 0, stored * most):
         raise TraceError(f"{place} claims {claimed:,} bytes {list(dataset.shape)}, the file holds {stored:,} of it")
 
 

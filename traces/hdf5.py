@@ -1,10 +1,11 @@
-"""Read trace files: HDF5, version 1. FORMAT.md beside this file says how another tool reads or writes them."""
+"""Read trace files: HDF5, versions 1 and 2. FORMAT.md beside this file says how another tool reads or writes them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ import numpy.typing as npt
 from lrcsim.base.documents import check_regular, parse_json
 from lrcsim.base.errors import TraceError
 from lrcsim.traces.check import COLUMN_KINDS, check_shapes
+from lrcsim.traces.chunks import column_of
+from lrcsim.traces.columns import MOST_NARROW, Column, is_ids, signed_ids
 from lrcsim.traces.foreign import count_in, dataset_in, group_in, text_attribute
 from lrcsim.traces.layers import COLUMNS, MAX_KEYS, LayerTable
 
 FORMAT = "lrcsim-trace"
-VERSION = 1
+VERSIONS = (1, 2)
+"""What is read; the last is written unless another is asked for."""
 
 DATASETS = {
     "experts": "routing/experts",
@@ -45,7 +49,7 @@ class TraceFile:
         path: under which it was opened.
         file: the HDF5 file.
         layers: the MoE layers.
-        columns: the per-token datasets, by our names.
+        columns: what reads the per-token datasets, by our names.
         offsets: int64 [requests + 1].
         domains: one label per request, or None.
         model: name of the model.
@@ -55,7 +59,7 @@ class TraceFile:
     path: Path
     file: h5py.File
     layers: LayerTable
-    columns: dict[str, h5py.Dataset]
+    columns: dict[str, Column]
     offsets: npt.NDArray[np.int64]
     domains: list[str] | None
     model: str
@@ -128,23 +132,13 @@ def _read_header(path: Path, file: h5py.File) -> TraceFile:
     if text_attribute(file, "format", None) != FORMAT:
         raise TraceError(f"{path}: is HDF5 but no lrcsim trace (its attribute 'format' is not {FORMAT!r})")
     version = int(file.attrs["version"])
-    if version != VERSION:
-        raise TraceError(f"{path}: has format version {version}, this lrcsim reads version {VERSION}; update lrcsim")
+    if version not in VERSIONS:
+        known = " and ".join(map(str, VERSIONS))
+        raise TraceError(f"{path}: has format version {version}, this lrcsim reads versions {known}; update lrcsim")
     layers = _layers(path, file)
-    columns = {name: data for name, place in DATASETS.items() if (data := dataset_in(file, place)) is not None}
-    predictions = group_in(file, "routing/predictions")
-    for distance in predictions or ():
-        if not (distance.isascii() and distance.isdecimal() and 0 < int(distance) <= MAX_KEYS):
-            raise TraceError(f"{path}: routing/predictions/{distance[:40]} must be named by a distance: 1, 2, ...")
-        columns[f"predictions/{distance}"] = _needed(file, f"routing/predictions/{distance}")
+    columns = _columns(path, file, version, layers)
     if "experts" not in columns:
         raise TraceError(f"{path}: has no dataset {DATASETS['experts']}")
-    for name, data in columns.items():
-        kinds = COLUMN_KINDS[name.partition("/")[0]].replace("b", "")
-        if data.dtype.kind not in kinds:
-            raise TraceError(f"{path}: {data.name} is {data.dtype}, must be {'floats' if kinds == 'f' else 'integers'}")
-        if name.partition("/")[0] in ("experts", "predictions") and data.dtype.newbyteorder("=") != np.uint16:
-            raise TraceError(f"{path}: {data.name} is {data.dtype}, must be uint16")
     shape = columns["experts"].shape
     if len(shape) != 3 or shape[0] < 1:
         raise TraceError(f"{path}: {DATASETS['experts']} has shape {shape}, must be [tokens, layers, k]")
@@ -159,7 +153,31 @@ def _read_header(path: Path, file: h5py.File) -> TraceFile:
         raise TraceError(f"{path}: the attribute 'provenance' must be a JSON object")
     domains = _domains(path, file, len(offsets) - 1)
     model = text_attribute(file, "model", None) or "unknown"
-    return TraceFile(path, file, layers, columns, offsets, domains, model, provenance)
+    read: dict[str, Column] = {
+        name: column_of(data, partial(signed_ids, layers=layers) if is_ids(name) else None)
+        for name, data in columns.items()
+    }
+    return TraceFile(path, file, layers, read, offsets, domains, model, provenance)
+
+
+def _columns(path: Path, file: h5py.File, version: int, layers: LayerTable) -> dict[str, h5py.Dataset]:
+    """Return the per-token datasets by our names, once their types are known to be right."""
+    zstd = version > 1
+    columns = {
+        name: data for name, place in DATASETS.items() if (data := dataset_in(file, place, zstd=zstd)) is not None
+    }
+    for distance in group_in(file, "routing/predictions") or ():
+        if not (distance.isascii() and distance.isdecimal() and 0 < int(distance) <= MAX_KEYS):
+            raise TraceError(f"{path}: routing/predictions/{distance[:40]} must be named by a distance: 1, 2, ...")
+        columns[f"predictions/{distance}"] = _needed(file, f"routing/predictions/{distance}", zstd=zstd)
+    narrow = version > 1 and int(layers.num_experts.max()) <= MOST_NARROW
+    for name, data in columns.items():
+        kinds = COLUMN_KINDS[name.partition("/")[0]].replace("b", "")
+        if data.dtype.kind not in kinds:
+            raise TraceError(f"{path}: {data.name} is {data.dtype}, must be {'floats' if kinds == 'f' else 'integers'}")
+        if is_ids(name) and data.dtype.newbyteorder("=") not in (np.uint16, *(np.uint8,) * narrow):
+            raise TraceError(f"{path}: {data.name} is {data.dtype}, must be uint16{' or uint8' * narrow}")
+    return columns
 
 
 def _layers(path: Path, file: h5py.File) -> LayerTable:
@@ -205,8 +223,8 @@ def _domains(path: Path, file: h5py.File, requests: int) -> list[str] | None:
     return [names[value] for value in values.tolist()]
 
 
-def _needed(file: h5py.File, place: str) -> h5py.Dataset:
-    found = dataset_in(file, place)
+def _needed(file: h5py.File, place: str, *, zstd: bool = False) -> h5py.Dataset:
+    found = dataset_in(file, place, zstd=zstd)
     if found is None:
         raise TraceError(f"has no dataset {place}")
     return found

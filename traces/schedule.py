@@ -9,6 +9,7 @@ first use nor id order does (tests/simulator/test_recorded.py).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.traces.trace import DECODE, PREFILL, RoutingTrace
+
+ACCESSES_PER_BLOCK = 1 << 17
+"""A block in the making takes some 130 bytes per access. Half as many save nothing beside the rest of a run."""
 
 
 @dataclass(frozen=True)
@@ -182,8 +186,13 @@ class Schedule:
             begins |= (phase[low - before :] == PREFILL) & (within % self._prompt_tokens == 0)
         return np.append(np.flatnonzero(begins) + low, high)
 
-    def blocks(self, target_tokens: int = 8_192) -> Iterator[Block]:
-        """Yield the steps in order, in blocks of about ``target_tokens`` tokens (one step at least)."""
+    def blocks(self, target_tokens: int | None = None) -> Iterator[Block]:
+        """Yield the steps in order, in blocks of about ``target_tokens`` tokens (one step at least).
+
+        None: of about `ACCESSES_PER_BLOCK`.
+        """
+        if target_tokens is None:
+            target_tokens = max(1, ACCESSES_PER_BLOCK // math.prod(self.trace.columns["experts"].shape[1:]))
         access = 0
         for run in self.step_runs(target_tokens):
             block = self._block(run, access)

@@ -42,6 +42,7 @@ def select_layers(
     kept = choose_layers(wanted, len(trace.layers), names)
     layers = trace.layers.at(kept)
     about = {**trace.provenance, "selected_layers": kept}
+    about.pop("converted", None)  # that is of the whole
     if names is not None:
         about["layers"] = [names[layer] for layer in kept]
     widths = {"logits": int(layers.num_experts.max())}

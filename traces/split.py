@@ -74,6 +74,7 @@ def save_part(trace: RoutingTrace, path: str | Path, requests: npt.NDArray[np.in
     if trace.path is not None:
         whole["sha256"] = trace.file_sha256()
     provenance = {**trace.provenance, "part": {"of": whole, "part": part, "requests": len(requests)}}
+    provenance.pop("converted", None)  # that is of the whole
     with TraceWriter(path, trace.layers, model=trace.model, provenance=provenance) as writer:
         for request in requests.tolist():
             writer.begin_request(None if trace.domains is None else trace.domains[request])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +14,7 @@ import numpy.typing as npt
 
 from lrcsim.base.errors import TraceError, did_you_mean
 from lrcsim.traces.check import check_offsets, check_shapes, check_tokens
-from lrcsim.traces.columns import STORED, Column, id_dtype, in_memory, mark_missing
+from lrcsim.traces.columns import STORED, Column, id_dtype, in_memory, is_ids, mark_missing, signed_ids
 from lrcsim.traces.hdf5 import TraceFile
 from lrcsim.traces.layers import LayerTable
 from lrcsim.traces.probe import BUNDLED_FOLDER, open_file
@@ -165,7 +167,7 @@ class RoutingTrace:
             raise TraceError(f"domains must have one label per request ({len(bounds) - 1}), given {len(domains)}")
         stored = id_dtype(layers)
         for name in columns:
-            if name == "experts" or name.startswith("predictions/"):
+            if is_ids(name):
                 columns[name] = columns[name].astype(stored)
         labels = None if domains is None else [str(label) for label in domains]
         trace = cls(layers, columns, bounds, domains=labels, model=model, provenance=provenance)
@@ -202,19 +204,21 @@ class RoutingTrace:
             file=opened,
         )
 
-    def save(self, path: str | Path, *, compression: str = "gzip") -> None:
+    def save(self, path: str | Path, *, compression: str | None = None, version: int = 2) -> None:
         """Write the trace as an lrcsim HDF5 file. The file appears under its name only when it is complete.
 
         Args:
             path: where to; an existing file is replaced.
-            compression: ``"gzip"`` (readable by every HDF5 library), ``"lzf"`` (faster, larger) or ``"none"``.
+            compression: of version 2 ``"fast"`` to read (the default) or ``"zstd"``, the smallest, for both of which
+                other tools need HDF5's plug-in of Zstandard; of both versions ``"gzip"`` (the default of version 1),
+                ``"lzf"`` or ``"none"``, which every HDF5 library reads.
+            version: of the file format, 1 or 2 (FORMAT.md).
 
         Raises:
             TraceError: the file cannot be written.
         """
-        with TraceWriter(
-            path, self.layers, model=self.model, provenance=self.provenance, compression=compression
-        ) as writer:
+        told: dict[str, Any] = {"model": self.model, "provenance": self.provenance}
+        with TraceWriter(path, self.layers, **told, compression=compression, version=version) as writer:
             for request in range(self.num_requests):
                 writer.begin_request(None if self.domains is None else self.domains[request])
                 low, high = int(self.offsets[request]), int(self.offsets[request + 1])
@@ -258,14 +262,7 @@ class RoutingTrace:
             raise TraceError(f"{self.path}: {name} cannot be read at tokens {low}..{high - 1}: {error}") from None
         if not data.dtype.isnative:
             data = data.astype(data.dtype.newbyteorder("="))
-        if data.dtype == np.uint16 and (name == "experts" or name.startswith("predictions/")):  # as stored in a file
-            narrow = data.view(np.int16)  # 65535 is "not recorded"
-            if id_dtype(self.layers) == np.int16:
-                return narrow
-            wide = data.astype(np.int32)
-            wide[data == 65_535] = -1
-            return wide
-        return data
+        return signed_ids(data, self.layers) if is_ids(name) and data.dtype.kind == "u" else data
 
     def _check(self, name: str, data: npt.NDArray[Any], low: int, high: int, layer: int | None) -> None:
         """Refuse what is impossible in what was read of a column.
@@ -277,7 +274,8 @@ class RoutingTrace:
         columns = {name: data}
         if name == "experts" and len(layers.stack_names) > 1 and "stack" in self.columns:
             columns["stack"] = self.read_unchecked("stack", low, high, None)
-        problems = check_tokens(columns, layers, low, layer or 0, repeats=name not in self._checked)
+        again, in_all = name not in self._checked, math.prod(self.columns["experts"].shape)
+        problems = check_tokens(columns, layers, low, layer or 0, repeats=again, ids_in_all=in_all)
         if problems and name in ("weights", "logits"):  # they mean nothing where no expert is recorded
             columns["experts"] = self.read_unchecked("experts", low, high, layer)
             problems = [one for one in check_tokens(columns, layers, low, layer or 0) if "router" in one.what]
@@ -379,6 +377,18 @@ class RoutingTrace:
                 raise TraceError("the trace is from no open file, it has no SHA-256")
             self._sha256 = self._file.sha256()
         return self._sha256
+
+    def first_sha256(self) -> str:
+        """Return the SHA-256 of the file that this one says it was converted from (`traces/convert`), or its own.
+
+        It is what a file says: who relies on it looks whether the results are the same too.
+
+        Raises:
+            TraceError: as of `file_sha256`.
+        """
+        converted = self.provenance.get("converted")
+        said = converted.get("sha256") if isinstance(converted, dict) else None
+        return said if isinstance(said, str) and re.fullmatch("[0-9a-f]{64}", said) else self.file_sha256()
 
     def close(self) -> None:
         """Close the file behind the trace, if any; columns already loaded stay usable."""

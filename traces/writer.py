@@ -17,9 +17,15 @@ import numpy.typing as npt
 from lrcsim.base.errors import TraceError
 from lrcsim.base.files import Sink, clear_abandoned, partial_of
 from lrcsim.traces.check import check_shapes, check_tokens
-from lrcsim.traces.hdf5 import DATASETS, FORMAT, VERSION
+from lrcsim.traces.columns import is_ids, stored_ids
+from lrcsim.traces.hdf5 import DATASETS, FORMAT, VERSIONS
 from lrcsim.traces.layers import COLUMNS, LayerTable
+from lrcsim.traces.packing import LEVEL, SHUFFLE, ZSTD, filters, pack
 from lrcsim.traces.probe import remember
+
+WORTH = 0.5
+"""Share of the bytes of expert ids below which "fast" packs them: to unpack them takes as long as all the rest of
+reading. Those of 64 experts become 0.73 of it, of 128 0.78, of 32 0.6 (benchmarks/NOTES.md)."""
 
 
 class TraceWriter:
@@ -33,7 +39,9 @@ class TraceWriter:
         layers: the MoE layers.
         model: the model's name.
         provenance: origin of the trace (JSON values).
-        compression: ``"gzip"``, ``"lzf"`` or ``"none"``.
+        compression: of version 2 ``"fast"`` (zstd, but for expert ids that do not become half as large; the default
+            there) or ``"zstd"``; of both ``"gzip"`` (the default of version 1), ``"lzf"`` or ``"none"``.
+        version: of the file format (FORMAT.md), 1 or 2.
 
     Raises:
         TraceError: tokens that `lrcsim trace check` would complain of, or a folder that cannot be written.
@@ -49,16 +57,17 @@ class TraceWriter:
         *,
         model: str = "unknown",
         provenance: Mapping[str, Any] | None = None,
-        compression: str = "gzip",
+        compression: str | None = None,
+        version: int = VERSIONS[-1],
     ) -> None:
-        filters: dict[str, dict[str, Any]] = {
-            "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
-            "lzf": {"compression": "lzf", "shuffle": True},
-            "none": {},
-        }
-        if compression not in filters:
-            raise TraceError(f"compression {compression!r} is not known, use one of {', '.join(filters)}")
-        self._filter = filters[compression]
+        if version not in VERSIONS:
+            raise TraceError(f"format version {version!r} is not known, use one of {', '.join(map(str, VERSIONS))}")
+        known = (*("fast", "zstd") * (version > 1), "gzip", "lzf", "none")
+        self._compression = compression or known[0]
+        if self._compression not in known:
+            raise TraceError(f"compression {compression!r} is not known in version {version}, use {', '.join(known)}")
+        self._zstd = self._compression in ("fast", "zstd")
+        self._version = version
         self._path = Path(path)
         self._partial = partial_of(self._path)
         self._layers = layers
@@ -83,7 +92,7 @@ class TraceWriter:
         try:
             self._file.attrs.update(
                 format=FORMAT,
-                version=VERSION,
+                version=version,
                 model=_text("model", model),
                 provenance=json.dumps(dict(provenance or {})),
                 stack_names=json.dumps(list(layers.stack_names)),
@@ -143,22 +152,14 @@ class TraceWriter:
         """Write the first ``count`` waiting tokens, keep the rest: whole chunks are compressed once."""
         joined = {name: np.concatenate([part[name] for part in self._pending]) for name in self._names}
         for name, data in joined.items():
-            if name == "experts" or name.startswith("predictions/"):
-                data = data.astype(np.uint16)  # -1 becomes 65535
-            place = DATASETS.get(name, f"routing/{name}")
-            if place not in self._file:
-                chunks = (self.BLOCK, *((1,) if data.ndim > 1 else ()), *data.shape[2:])
-                self._file.create_dataset(
-                    place,
-                    (0, *data.shape[1:]),
-                    data.dtype,
-                    maxshape=(None, *data.shape[1:]),
-                    chunks=chunks,
-                    **self._filter,
-                )
-            dataset = self._file[place]
+            if is_ids(name):
+                data = stored_ids(data, self._layers, self._version)
+            dataset = self._dataset(DATASETS.get(name, f"routing/{name}"), data)
             dataset.resize(self._written + count, axis=0)
-            dataset[self._written :] = data[:count]
+            if self._zstd:
+                self._pack(dataset, data[:count], WORTH if is_ids(name) and self._compression == "fast" else 1.0)
+            else:
+                dataset[self._written :] = data[:count]
         try:
             self._sink.check()
         except OSError as error:
@@ -166,6 +167,33 @@ class TraceWriter:
         self._written += count
         self._pending = [{name: data[count:] for name, data in joined.items()}]
         self._pending_tokens -= count
+
+    def _dataset(self, place: str, data: npt.NDArray[Any]) -> h5py.Dataset:
+        """Return the dataset for such data, made when it is first asked for."""
+        if place not in self._file:
+            told: dict[str, Any] = {} if self._compression == "none" else {"compression": self._compression}
+            if self._zstd:
+                told = {"compression": ZSTD, "compression_opts": (LEVEL,), "allow_unknown_filter": True}
+            elif self._compression == "gzip":
+                told["compression_opts"] = 1
+            told["shuffle"] = SHUFFLE in filters(data.dtype) if self._zstd else bool(told)
+            rest = data.shape[1:]
+            chunks = (self.BLOCK, *((1,) if rest else ()), *rest[1:])
+            self._file.create_dataset(place, (0, *rest), data.dtype, maxshape=(None, *rest), chunks=chunks, **told)
+        return self._file[place]
+
+    def _pack(self, dataset: h5py.Dataset, data: npt.NDArray[Any], worth: float) -> None:
+        """Write tokens as chunks packed here: HDF5 has no Zstandard of its own. The last chunk ends in zeros."""
+        for low in range(0, len(data), self.BLOCK):
+            part = data[low : low + self.BLOCK]
+            short = self.BLOCK - len(part)
+            for layer in range(data.shape[1]) if data.ndim > 1 else (None,):
+                chunk = part if layer is None else part[:, layer]
+                if short:
+                    chunk = np.pad(chunk, ((0, short), *((0, 0),) * (chunk.ndim - 1)))
+                corner = (self._written + low, *(() if layer is None else (layer, 0)))
+                packed, mask = pack(chunk, 1.0 if short else worth)
+                dataset.id.write_direct_chunk(corner, packed, mask)
 
     def close(self) -> None:
         """Finish the file and give it its final name.

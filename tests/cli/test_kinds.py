@@ -28,6 +28,7 @@ WRITES = {
     "trace-check": ("trace", "check", "t.h5"),
     "trace-split": ("trace", "split", "t.h5", "--fit", "fit.h5", "--test", "test.h5"),
     "trace-export": ("trace", "export", "t.h5", "-o", "t.npz"),
+    "trace-convert": ("trace", "convert", "t.h5", "-o", "second.h5"),
     "trace-select": ("trace", "select", "t.h5", "-o", "some.h5", "--layers", "0"),
     "trace-import": ("trace", "import", "t.npz", "-o", "again.h5"),
     "sweep-dry-run": ("sweep", "s.toml", "--dry-run"),
@@ -67,7 +68,7 @@ def command_of(lazy: Lazy) -> click.Command:
 
 def test_all_commands_are_here() -> None:
     found = [one for name, lazy in COMMANDS.items() for one in names(command_of(lazy), name)]
-    assert len(found) == len(COMMANDS) + 5  # trace has six
+    assert len(found) == len(COMMANDS) + 6  # trace has seven
     assert set(found) - ELSEWHERE <= set(WRITES)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow as pa
 
 NUMBERS = [
     *("-1", "0", "1", "2", "255", "256", "65535", "65536", "2147483647", "2147483648", "4294967296", "17179869184"),
@@ -193,12 +194,26 @@ def _number(dtype: np.dtype[Any], random: random.Random) -> Any:
     return random.choice([info.min, info.max, 0, 1, 2, 3, 8, 9, 100])
 
 
+def _chunk(dataset: h5py.Dataset, random: random.Random) -> None:
+    """Spoil the first chunk of a dataset, or HDF5's note of the filters that it has been through."""
+    first = (0,) * dataset.ndim
+    mask, stored = dataset.id.read_direct_chunk(first)
+    size = int(np.prod(dataset.chunks)) * dataset.dtype.itemsize
+    other = random.choice([b"", b"\0" * 3, b"\0" * size, bytes(2 * size), random.randbytes(size)])
+    packed = pa.compress(other, "zstd", asbytes=True)
+    spoilt = random.choice([_bytes(stored, random), other, packed, stored])
+    dataset.id.write_direct_chunk(first, spoilt, random.choice([mask, 0, 1, 2, 3, 7]))
+
+
 def _hdf5(path: Path, random: random.Random) -> None:
     """Change one thing of a trace file by means of HDF5 itself."""
     with h5py.File(path, "r+") as file:
         names: list[str] = []
         file.visititems(lambda name, entry: names.append(name) if isinstance(entry, h5py.Dataset) else None)
         name = random.choice(names)
+        if file[name].compression == "unknown":  # Zstandard, which HDF5 itself cannot unpack
+            _chunk(file[name], random)
+            return
         data = file[name][()]
         match random.randrange(12):
             case 0 | 1 | 2 if np.asarray(data).dtype.kind in "iuf":

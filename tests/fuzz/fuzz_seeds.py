@@ -64,8 +64,13 @@ def _traces(folder: Path, trace: RoutingTrace) -> list[Path]:
     paths = []
     for compression in ("gzip", "lzf", "none"):
         paths.append(folder / f"{compression}.h5")
-        trace.save(paths[-1], compression=compression)
-    return paths
+        trace.save(paths[-1], compression=compression, version=1)
+    return [*paths, _second_version(folder, trace)]
+
+
+def _second_version(folder: Path, trace: RoutingTrace) -> Path:
+    trace.save(folder / "zstd.h5")
+    return folder / "zstd.h5"
 
 
 def _npz(folder: Path, trace: RoutingTrace, ids: np.ndarray) -> list[Path]:

@@ -183,7 +183,7 @@ def test_a_file_that_nobody_checked_is_refused_not_miscounted(
     tmp_path: Path, experts: list[list[list[int]]], fault: str, policy: str
 ) -> None:
     good = RoutingTrace.from_arrays([[[0, 1]]] * 3, num_experts=4)
-    good.save(tmp_path / "t.h5")
+    good.save(tmp_path / "t.h5", version=1)
     with h5py.File(tmp_path / "t.h5", "r+") as file:
         file["routing/experts"][1] = experts[0]
     with RoutingTrace.open(tmp_path / "t.h5") as trace:

@@ -47,7 +47,7 @@ def table(columns: dict[str, list[object]]) -> bytes:
 
 def damaged(change: Callable[[h5py.File], object]) -> Make:
     def make(folder: Path) -> list[object]:
-        make_trace(1).save(folder / "in.h5")
+        make_trace(1).save(folder / "in.h5", version=1)
         with h5py.File(folder / "in.h5", "r+") as file:
             change(file)
         return ["check", folder / "in.h5"]

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from lrcsim.traces import LayerTable, RoutingTrace, check, check_file
+from lrcsim.traces import LayerTable, RoutingTrace, check_file, repeats
 from lrcsim.traces.check import Problem, check_offsets, check_shapes, check_tokens
 
 LAYERS = LayerTable.build(2, [4, 3], [2, 1])
@@ -74,7 +74,7 @@ def test_repeats_are_looked_for_unless_not_wanted_and_counted_by_token_and_layer
 
 def test_repeats_are_found_in_every_part_of_a_long_run(monkeypatch: pytest.MonkeyPatch) -> None:
     # Four rows at a time: the tenth stands in the last part, which is not full.
-    monkeypatch.setattr(check, "ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(repeats, "ROWS_AT_ONCE", 4)
     for row in range(10):
         ids = np.tile([0, 1], (10, 1, 1))
         ids[row] = 1
@@ -258,7 +258,7 @@ def test_a_file_is_checked_in_parts_and_like_faults_are_counted_together(tmp_pat
     # Seven tokens in reads of three. Ids 4 and 9 are one kind of fault, in three places; each kind is told once.
     ids = np.tile([[[0, 1]]], (7, 1, 1))
     trace = RoutingTrace.from_arrays(ids, num_experts=4, phase=[1] * 7)
-    trace.save(tmp_path / "good.h5")
+    trace.save(tmp_path / "good.h5", version=1)
     read: list[tuple[int, int]] = []
     assert check_file(tmp_path / "good.h5", 3, lambda done, all_: read.append((done, all_))) == []
     assert read == [(3, 7), (6, 7), (7, 7)]

@@ -111,7 +111,10 @@ def test_check_of_a_good_trace(lrcsim, path: Path) -> None:  # type: ignore[no-u
     assert report == said | {"trace": str(path), "good": True, "problems": [], "warnings": []}
 
 
-def test_check_of_a_bad_trace(lrcsim, path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_check_of_a_bad_trace(lrcsim, path: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    with RoutingTrace.open(path) as good:
+        path = tmp_path / "first_version.h5"
+        good.save(path, version=1)
     with h5py.File(path, "r+") as file:
         file["routing/experts"][4, 1, 0] = 500
         file["tokens/phase"][9] = 3

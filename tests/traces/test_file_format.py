@@ -10,6 +10,7 @@ import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -21,6 +22,7 @@ from trace_files import assert_same, make_trace, random_experts, traces
 import lrcsim.traces.trace
 from lrcsim.base.errors import TraceError
 from lrcsim.traces import LayerTable, RoutingTrace, TraceWriter, check_file
+from lrcsim.traces.chunks import ChunkedColumn
 
 anywhere = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -76,13 +78,18 @@ def test_large_ids_round_trip(tmp_path: Path) -> None:
 def test_opening_reads_no_routing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_trace(1, residency=True, logits=True, predictions=True).save(tmp_path / "t.h5")
     read: list[str] = []
-    original = h5py.Dataset.__getitem__
+    original, chunk = h5py.Dataset.__getitem__, ChunkedColumn._chunk
 
     def spy(self: h5py.Dataset, *args: object, **kwargs: object) -> object:
         read.append(self.name)
         return original(self, *args, **kwargs)
 
+    def spy_on_chunks(self: ChunkedColumn, *args: Any, **kwargs: Any) -> object:
+        read.append(self._dataset.name)
+        return chunk(self, *args, **kwargs)
+
     monkeypatch.setattr(h5py.Dataset, "__getitem__", spy)
+    monkeypatch.setattr(ChunkedColumn, "_chunk", spy_on_chunks)
     with RoutingTrace.open(tmp_path / "t.h5") as trace:
         assert read
         assert not [name for name in read if name.startswith(("/routing", "/tokens"))]
@@ -247,7 +254,7 @@ DAMAGES: list[tuple[Damage, str]] = [
     (delete("routing/experts"), "no dataset routing/experts"),
     (replace("requests/domain", np.array([0, 0, 77])), "damaged"),
     (replace("requests/domain", np.array([0])), "requests/domain has 1 entries"),
-    (attribute("version", 2), "format version 2"),
+    (attribute("version", 3), "format version 3, this lrcsim reads versions 1 and 2; update lrcsim"),
     (attribute("format", "other"), "no lrcsim trace"),
     (attribute("provenance", "{"), "damaged"),
     (attribute("stack_names", '["a", "b"]'), "has no stack"),
@@ -256,7 +263,7 @@ DAMAGES: list[tuple[Damage, str]] = [
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES, ids=[message for _, message in DAMAGES])
 def test_check_finds_it_and_says_where(damage: Damage, message: str, tmp_path: Path) -> None:
-    make_trace(7, residency=True, predictions=True).save(tmp_path / "t.h5")
+    make_trace(7, residency=True, predictions=True).save(tmp_path / "t.h5", version=1)
     with h5py.File(tmp_path / "t.h5", "r+") as file:
         damage(file)
     found = [str(problem) for problem in check_file(tmp_path / "t.h5")]
@@ -264,7 +271,7 @@ def test_check_finds_it_and_says_where(damage: Damage, message: str, tmp_path: P
 
 
 def test_check_counts_problems_of_one_kind(tmp_path: Path) -> None:
-    make_trace(7).save(tmp_path / "t.h5")
+    make_trace(7).save(tmp_path / "t.h5", version=1)
     with h5py.File(tmp_path / "t.h5", "r+") as file:
         file["routing/experts"][2:5, 0, 0] = 300
         file["routing/experts"][8, 0, 0] = 400

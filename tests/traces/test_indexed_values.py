@@ -40,7 +40,7 @@ WRONG: dict[str, tuple[str, str, Any, bool]] = {
 
 def spoilt(path: Path, place: str, dtype: str, value: Any) -> Path:
     """A good trace with one token's value changed, the column stored in a type of choice."""
-    make_trace(3, tokens=12, residency=True, token_ids=True, predicted_ids=True, predictions=True).save(path)
+    make_trace(3, tokens=12, residency=True, token_ids=True, predicted_ids=True, predictions=True).save(path, version=1)
     with h5py.File(path, "r+") as file:
         data = file[place][()].astype(dtype)
         if np.ndim(value):
@@ -77,7 +77,7 @@ def test_it_is_refused_where_it_is_read(name: str, tmp_path: Path) -> None:
 
 
 def test_big_endian_and_wide_types_are_read_as_any_other(tmp_path: Path) -> None:
-    make_trace(3, residency=True, token_ids=True).save(tmp_path / "t.h5")
+    make_trace(3, residency=True, token_ids=True).save(tmp_path / "t.h5", version=1)
     with RoutingTrace.open(tmp_path / "t.h5") as trace:
         wanted = {name: trace.column(name) for name in trace.columns}
         hits = hit_rate_curve(trace, policy="belady").hit_rate
@@ -129,8 +129,8 @@ def test_what_lies_in_memory_is_looked_through_for_repeats_once(
 ) -> None:
     make_trace(3).save(tmp_path / "t.h5")
     looked: list[int] = []
-    whole = check._any_repeated
-    monkeypatch.setattr(check, "_any_repeated", lambda ids, missing: looked.append(len(ids)) or whole(ids, missing))
+    whole = check.any_repeated
+    monkeypatch.setattr(check, "any_repeated", lambda ids, *told: looked.append(len(ids)) or whole(ids, *told))
     trace = make_trace(3)
     assert looked == [12]
     trace.read("experts", 0, 12)
