@@ -25,6 +25,7 @@ from lrcsim.simulator.cache.capacity import CacheSize, Scope, resolve_capacity
 from lrcsim.simulator.cache.future import Future
 from lrcsim.simulator.compiled.engine_for import engine_for
 from lrcsim.simulator.replay import Counts
+from lrcsim.simulator.serving.batching import Batching, Speculative, batched
 from lrcsim.simulator.serving.steps import steps_of
 from lrcsim.simulator.setup.costs import Costs, FixedCosts, RooflineCosts
 from lrcsim.simulator.setup.miss_actions import MissAction, make_action
@@ -336,6 +337,39 @@ def test_any_runtime(
     check(job, costs, profile, trace.expert_bytes.tolist(), does, overlap, runtime)
 
 
+@settings(max_examples=250)
+@given(
+    trace=traces(),
+    profile=profiles(),
+    action=actions,
+    batch=st.integers(1, 3),
+    batching=st.sampled_from(["continuous", "static"]),
+    speculative=st.sampled_from([None, (1, 0.5), (3, 0.7), (2, [2, 0])]),
+    cache=st.integers(0, 9),
+    **rules,
+)
+def test_several_requests_and_drafts(
+    trace: RoutingTrace,
+    profile: HardwareProfile,
+    action: str,
+    batch: int,
+    batching: Batching,
+    speculative: Speculative | None,
+    cache: int,
+    warm: bool,
+    prefill: str,
+    overlap: bool,
+) -> None:
+    """In the order of a server, with windows, outputs of every draft, and tokens that did not run."""
+    assert trace.expert_bytes is not None
+    if profile.gpu is not None:
+        profile = profile.with_part("gpu", bandwidth=400_000.0, compute=1e6)
+    served = batched(trace, batch=batch, batching=batching, speculative=speculative, prefill=prefill)
+    costs = RooflineCosts(small(trace.num_layers, trace.num_experts), profile, sizes=trace.expert_bytes)
+    job = job_of(served, "lru", cache, prefill=prefill, warm=warm)
+    check(job, costs, profile, trace.expert_bytes.tolist(), action_of(action, profile), overlap)
+
+
 @pytest.mark.parametrize("policy", SPECS)
 @settings(max_examples=12)
 @given(trace=traces(), action=actions, cache=st.sampled_from([1, 2, 3, 5, "5000B", "21000B", "40000B"]), **rules)
@@ -436,8 +470,6 @@ def test_what_it_does_not_do() -> None:
     }
     derived = type("Mine", (BUILT_IN["lru"],), {})
     other: Costs = type("Other", (), {})()
-    batched = RoutingTrace.from_arrays([[[0, 1]], [[1, 2]]], num_experts=3)
-    batched.columns["position"] = np.zeros(2, np.int64)
     sequential = Run.in_pools(trace, "lru", job_of(trace).pools, "sequential", "step", True)
     for why, reason in (
         (unsupported(job_of(trace, "sch-static"), costs, profile, load), "policy sch-static has no compiled form"),
@@ -455,7 +487,6 @@ def test_what_it_does_not_do() -> None:
             unsupported(job_of(trace), costs, profile, load, shrinks=True),
             "the KV cache takes memory from the experts",
         ),
-        (unsupported(job_of(batched), costs, profile, load), "several requests run at once"),
         (unsupported(sequential, costs, profile, load), "access sequential is not coresident"),
         (unsupported(job_of(trace), costs, machine(), load), "the machine has no link"),
         (
