@@ -24,6 +24,7 @@ from lrcsim.simulator.setup.platform import Platform
 from lrcsim.simulator.setup.prefetchers import Oracle, Prefetcher, start
 from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.compiled import run_compiled, unsupported
+from lrcsim.simulator.time.compiled_events import Dram, is_compiled, run_events, unsupported_events
 from lrcsim.simulator.time.engine import Engine
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.simulator.time.spans import Log
@@ -173,19 +174,8 @@ def run_timed(
     platform, options = run.platform, run.options
     assert platform is not None  # for a run in time
     arrivals = options.arrivals
-    compiled = _compiled(run, platform, events=log or samples or arrivals is not None)
-    if compiled:
-        told = None if progress is None else _told(progress, run.trace.num_tokens)
-        tally, counts = run_compiled(
-            run,
-            platform.costs,
-            platform.profile,
-            platform.sizes,
-            platform.action,
-            runtime=platform.runtime,
-            overlap=platform.overlap,
-            progress=told,
-        )
+    if (compiled := _compiled(run, platform, events=log or samples or arrivals is not None)) is not None:
+        tally, counts = compiled(None if progress is None else _told(progress, run.trace.num_tokens))
         return Timed(run, counts, tally, platform, "compiled")
     residency = Residency(
         run, platform.action, platform.dram_pool(run.trace), platform.shrink(len(run.pools)), platform.sizes
@@ -270,22 +260,56 @@ def check_arrivals(policy: Policy, prefetcher: Prefetcher | None = None) -> None
         )
 
 
-def _compiled(run: Run, platform: Platform, *, events: bool) -> bool:
-    """Return whether the compiled engine is to run it.
+def _compiled(
+    run: Run, platform: Platform, *, events: bool
+) -> Callable[[Callable[[int], None] | None], tuple[Tally, Counts]] | None:
+    """Return what runs it compiled, given whom to tell of tokens done; None: it is for SimPy.
 
     Raises:
-        ConfigError: it was asked for, and cannot.
+        ConfigError: a compiled engine was asked for, and none can.
     """
     if platform.engine == "events":
-        return False
+        return None
+    machine = run, platform.costs, platform.profile
+    how: dict[str, Any] = {"runtime": platform.runtime, "overlap": platform.overlap}
+    dram = None if platform.dram is None else Dram(platform.dram, platform.dram_policy)
     shrinks = platform.profile.kv_shared
-    reason = "arrivals, timeline and plot need every event" if events else unsupported(
-        run, platform.costs, platform.profile, platform.action, platform.prefetcher,
-        runtime=platform.runtime, dram_cache=platform.dram is not None, shrinks=shrinks,
-    )  # fmt: skip
+    reason: str | None = "timeline, plot and arrivals need every event"
+    if not events:
+        reason = unsupported(
+            *machine, platform.action, platform.prefetcher,
+            runtime=platform.runtime, dram_cache=dram is not None, shrinks=shrinks,
+        )  # fmt: skip
+        if reason is None:
+            return lambda told: run_compiled(*machine, platform.sizes, platform.action, **how, progress=told)
+        reason = unsupported_events(*machine, platform.action, platform.prefetcher, dram=dram, shrinks=shrinks)
+        if reason is None and (platform.engine == "compiled" or not _better_in_simpy(run, dram)):
+            ahead = platform.prefetcher
+            return lambda told: run_events(
+                *machine, platform.sizes, platform.action, ahead, **how, dram=dram, progress=told
+            )
     if reason is not None and platform.engine == "compiled":
         raise ConfigError(f"engine 'compiled' is for the standard case: {reason}; use 'auto' or 'events'")
-    return reason is None
+    return None
+
+
+FEW = 100_000
+"""Layer-steps, in this process so far, up to which SimPy runs what the event loop would have to be compiled for first.
+
+That takes some 25 s of CPU, and SimPy makes 1,000 to 10,000 layer-steps a second (benchmarks/NOTES.md).
+"""
+
+_in_simpy = 0
+
+
+def _better_in_simpy(run: Run, dram: Dram | None) -> bool:
+    """Return whether there is too little to run for compiling the event loop first."""
+    global _in_simpy
+    layer_steps = run.trace.num_tokens * run.trace.num_layers
+    if _in_simpy + layer_steps > FEW or is_compiled(dram):
+        return False
+    _in_simpy += layer_steps
+    return True
 
 
 def _told(progress: Progress, total: int) -> Callable[[int], None]:
