@@ -17,14 +17,17 @@ from numba.extending import intrinsic, overload
 
 Kept = TypeVar("Kept")
 
+structs: Any = cgutils  # numba says little of types
+kinds: Any = numba.types
+
 
 @structref.register
-class ByReference(numba.types.StructRef):  # type: ignore[misc]  # numba has no types
+class ByReference(numba.types.StructRef):
     """The type of such a tuple in compiled code; fields are read as those of the tuple."""
 
     def preprocess_fields(self, fields: Any) -> Any:
         """Let a field hold any value of its type."""
-        return tuple((name, numba.types.unliteral(kind)) for name, kind in fields)
+        return tuple((name, kinds.unliteral(kind)) for name, kind in fields)
 
 
 def by_reference(values: Kept) -> Kept:
@@ -40,9 +43,9 @@ def _lent(_: Any, array: Any) -> Any:
     """Return an array that belongs to somebody else."""
 
     def lend(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
-        made = cgutils.create_struct_proxy(array)(context, builder, value=arguments[0])
-        made.meminfo = cgutils.get_null_value(made.meminfo.type)
-        made.parent = cgutils.get_null_value(made.parent.type)
+        made = structs.create_struct_proxy(array)(context, builder, value=arguments[0])
+        made.meminfo = structs.get_null_value(made.meminfo.type)
+        made.parent = structs.get_null_value(made.parent.type)
         return made._getvalue()
 
     return array(array), lend
@@ -50,14 +53,13 @@ def _lent(_: Any, array: Any) -> Any:
 
 @overload(by_reference, strict=False)  # else the annotations of both would have to be the same
 def _by_reference(values: Any) -> Callable[[Any], Any] | None:
-    if isinstance(values, numba.types.NoneType):
+    if isinstance(values, kinds.NoneType):
         return lambda values: None  # noqa: ARG005  # named as that of `by_reference`
-    if not isinstance(values, numba.types.BaseNamedTuple):
+    if not isinstance(values, kinds.BaseNamedTuple):
         return None
-    kind = ByReference(tuple(zip(values.fields, values.types, strict=True)))
-    arrays = {
-        field for field, one in zip(values.fields, values.types, strict=True) if isinstance(one, numba.types.Array)
-    }
+    of_fields: Any = ByReference
+    kind = of_fields(tuple(zip(values.fields, values.types, strict=True)))
+    arrays = {field for field, one in zip(values.fields, values.types, strict=True) if isinstance(one, kinds.Array)}
     lines = [
         f"    made.{one} = " + (f"lent(values.{one})" if one in arrays else f"values.{one}") for one in values.fields
     ]

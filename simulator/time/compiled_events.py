@@ -7,7 +7,7 @@ prefetchers of lrcsim's own and policies with a queue loop. Counts are those of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from lrcsim.simulator.compiled.counts import signatures
 from lrcsim.simulator.compiled.engine_for import kernel_of
 from lrcsim.simulator.compiled.pools import PoolMaker, QueuePool, pool_view
 from lrcsim.simulator.replay import Counts
+from lrcsim.simulator.serving.arrivals import ArrivalSteps
 from lrcsim.simulator.serving.steps import TOKENS_AT_ONCE, WITH_USES, StepTable, step_table
 from lrcsim.simulator.serving.uses import uses_table
 from lrcsim.simulator.setup.costs import Costs
@@ -43,17 +44,18 @@ from lrcsim.simulator.time.event_book import (
 )
 from lrcsim.simulator.time.event_decisions import Plan, plan_of
 from lrcsim.simulator.time.event_links import busy_seconds, moved
-from lrcsim.simulator.time.event_loop import Room, run_event_steps
+from lrcsim.simulator.time.event_loop import Room, run_event_steps, run_idle
 from lrcsim.simulator.time.event_pools import QueuePools, queue_pools
 from lrcsim.simulator.time.event_state import grown, make_rules, make_state
 from lrcsim.simulator.time.tally import GivenUp, LinkUse, PrefetchUse, Tally
+from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Block
 
 ROOM = 1024
 """Transfers at once that there is room for at first."""
 
 
-DRAM_ARGUMENT = 7
+DRAM_ARGUMENT = 6
 """Place of ``dram`` among the arguments of `run_event_steps`."""
 
 
@@ -150,9 +152,9 @@ class CompiledEvents:
         self.job, self.profile, self.action = job, profile, action
         self.cache = CompiledCache(job)
         self.tally = Tally(None)
-        self.rules = make_rules(profile, runtime, overlap, stride)
-        self.state = make_state(profile, runtime, self.rules, layers * stride, len(job.pools), ROOM)
         self.costs = costs.table(layers)
+        self.rules = make_rules(profile, runtime, self.costs, overlap, stride)
+        self.state = make_state(profile, runtime, self.rules, layers * stride, len(job.pools), ROOM)
         plan = plan_of(action, list(sizes), self.cache.policy.bypass, self.cache.policy.refills)
         assert plan is not None  # unsupported_events() says so
         self.plan: Plan = plan
@@ -178,13 +180,41 @@ class CompiledEvents:
         if before is not None:
             yield before, self._proposed(before, None)
 
-    def advance(self, block: Block, proposed: Proposed | None) -> None:
-        """Run a block with at least one layer-step."""
+    def serve(self, arriving: ArrivalSteps, progress: Callable[[int], None] | None = None) -> None:
+        """Run steps that depend on when requests arrive, one by one.
+
+        Args:
+            arriving: says which to run now.
+            progress: called with the tokens done after each step.
+        """
+        clock, done, wait = self.state.clock[0], 0, cast("Any", run_idle)
+        self.tally.arrivals = arriving.arrivals
+        while (step := arriving.next_block(float(clock.now))) is not None:
+            if isinstance(step, float):
+                begin = float(clock.now)
+                wait(self.state, step - begin)
+                self.tally.idle += float(clock.now) - begin
+                continue
+            trace, block = step
+            proposed = None if self.proposer is None else self.proposer.propose(trace, block, None)
+            self.advance(trace, block, proposed)
+            done += trace.num_tokens
+            if progress is not None:
+                progress(done)
+
+    def advance(self, trace: RoutingTrace, block: Block, proposed: Proposed | None) -> None:
+        """Run a block with at least one layer-step.
+
+        Args:
+            trace: what the block is of.
+            block: the block.
+            proposed: what is to be brought ahead.
+        """
         rows = np.flatnonzero(np.diff(block.step, prepend=-1))
-        table = step_table(self.job.trace, block, rows)
+        table = step_table(trace, block, rows)
         self.cache.begin(block)
         phase = block.phase[rows]
-        work = self._work(block, rows, table, proposed)
+        work = self._work(trace, block, rows, table, proposed)
         steps = np.empty((len(rows), 5))
         run: Any = run_event_steps  # compiled: type checkers do not know its arguments
         done = 0
@@ -193,7 +223,7 @@ class CompiledEvents:
             if self.state.clock[0].free < needed:
                 self.state = grown(self.state, max(2 * room, room + needed))
             done = run(
-                *(done, not self.job.warm, self.state, self.rules, self.costs, self.plan, self.pools, self.dram, work),
+                *(done, not self.job.warm, self.state, self.costs, self.plan, self.pools, self.dram, work),
                 *(self.book, self.room, steps),
             )
         self.tally.extend(steps, phase, table)
@@ -229,19 +259,26 @@ class CompiledEvents:
         return counts
 
     def _proposed(self, block: Block, following: Block | None) -> Proposed | None:
-        return None if self.proposer is None else self.proposer.propose(block, following)
+        return None if self.proposer is None else self.proposer.propose(self.job.trace, block, following)
 
-    def _work(self, block: Block, rows: npt.NDArray[np.int64], table: StepTable, proposed: Proposed | None) -> Work:
+    def _work(
+        self,
+        trace: RoutingTrace,
+        block: Block,
+        rows: npt.NDArray[np.int64],
+        table: StepTable,
+        proposed: Proposed | None,
+    ) -> Work:
         whole, narrow = np.zeros(0, np.int64), np.zeros(0, np.int32)
         starts, ahead = (whole, narrow) if proposed is None else proposed
         needed, given, uses = np.zeros(0, np.bool_), np.zeros(0), (whole, narrow, narrow, narrow, whole)
         if self.action.needs:
             assert isinstance(self.action, Lossy)  # plan_of() says so
-            found = uses_table(self.job.trace, block)
+            found = uses_table(trace, block)
             access = np.repeat(block.starts[:-1], np.diff(found.starts)) + found.place
             needed, number = np.zeros(len(block.keys), np.bool_), len(block.keys)
             needed[access[self.action.vital(found.share, found.order)]] = True
-            given = np.bincount(access, weights=found.share, minlength=number)
+            given = np.bincount(access, weights=found.share, minlength=number).astype(np.float64)
             uses = (found.starts, found.token, found.place, found.order, found.tokens)
         first = np.append(rows, len(block.layer))
         transfers = np.diff(block.starts[first]) * self.rules.stages
@@ -276,6 +313,7 @@ def run_events(
     runtime: Runtime = IDEAL,
     overlap: bool = True,
     dram: Dram | None = None,
+    arriving: ArrivalSteps | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[Tally, Counts]:
     """Run a trace for which `unsupported_events` has no objection.
@@ -290,16 +328,20 @@ def run_events(
         runtime: what runs the model.
         overlap: whether transfers run beside compute.
         dram: the cache in main memory.
+        arriving: which steps to run, where that depends on when requests arrive; None: those of the trace.
         progress: called with the tokens done after each block.
 
     Returns:
         What `Engine.run` and `Residency.finish` give.
     """
     run = CompiledEvents(job, costs, profile, sizes, action, prefetcher, runtime=runtime, overlap=overlap, dram=dram)
-    for block, proposed in run.blocks():
-        run.advance(block, proposed)
-        if progress is not None:
-            progress(block.end_token)
+    if arriving is not None:
+        run.serve(arriving, progress)
+    else:
+        for block, proposed in run.blocks():
+            run.advance(job.trace, block, proposed)
+            if progress is not None:
+                progress(block.end_token)
     counts = run.finish()
     return run.tally, counts
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from lrcsim.simulator.setup.prefetchers import NextGate, Oracle, Popularity, Prefetcher, Temporal, Transition
 from lrcsim.simulator.setup.run import Run
+from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Block
 
 Ints = npt.NDArray[np.int64]
@@ -20,10 +21,11 @@ Proposed = tuple[Ints, npt.NDArray[np.int32]]
 class Proposer(Protocol):
     """A prefetcher that is asked block by block."""
 
-    def propose(self, block: Block, following: Block | None) -> Proposed:
+    def propose(self, trace: RoutingTrace, block: Block, following: Block | None) -> Proposed:
         """Return what is proposed in each layer-step of a block.
 
         Args:
+            trace: what the block is of.
             block: the next block.
             following: the one behind it, if there is one.
         """
@@ -47,13 +49,17 @@ def proposer(prefetcher: Prefetcher, job: Run) -> Proposer | None:
     return made
 
 
+def _width(prefetcher: Prefetcher) -> int:
+    return int(getattr(prefetcher, "width", 0))
+
+
 class OracleAhead:
     """`Oracle`."""
 
     def __init__(self, prefetcher: Oracle, job: Run) -> None:
         self.distance = prefetcher.distance
 
-    def propose(self, block: Block, following: Block | None) -> Proposed:
+    def propose(self, trace: RoutingTrace, block: Block, following: Block | None) -> Proposed:
         """Return the batch that comes so many layer-steps later, in this step or the next."""
         keys, starts, step = block.keys, block.starts, block.step
         if following is not None and len(following.layer):
@@ -76,18 +82,18 @@ class NextGateAhead:
     """`NextGate`."""
 
     def __init__(self, prefetcher: NextGate, job: Run) -> None:
-        self.trace, self.distance = job.trace, prefetcher.distance
+        self.stride, self.distance = job.trace.num_experts, prefetcher.distance
         self.width = prefetcher.width or job.trace.top_k
 
-    def propose(self, block: Block, following: Block | None) -> Proposed:
+    def propose(self, trace: RoutingTrace, block: Block, following: Block | None) -> Proposed:
         """Return the predictions of each step's tokens, by rank, then token."""
         if not len(block.layer):
             return np.zeros(1, np.int64), np.zeros(0, np.int32)
         low, high = int(block.first_token[0]), int(block.step_end[-1])
-        predicted = self.trace.read(f"predictions/{self.distance}", low, high)[:, :, : self.width]
+        predicted = trace.read(f"predictions/{self.distance}", low, high)[:, :, : self.width]
         ran = np.ones(high - low, np.bool_)
         ran[block.idle[(block.idle >= low) & (block.idle < high)] - low] = False
-        stride, lengths = self.trace.num_experts, block.step_end - block.first_token
+        stride, lengths = self.stride, block.step_end - block.first_token
         most = int(np.minimum(lengths * predicted.shape[2], stride).sum())
         starts, keys = np.zeros(len(block.layer) + 1, np.int64), np.zeros(most, np.int32)
         find: Any = _predicted  # compiled: type checkers do not know its arguments
@@ -105,7 +111,7 @@ class TemporalAhead:
         layers, stride = job.trace.num_layers, job.trace.num_experts
         self.last, self.count = np.zeros((layers, stride), np.int32), np.zeros(layers, np.int64)
 
-    def propose(self, block: Block, following: Block | None) -> Proposed:
+    def propose(self, trace: RoutingTrace, block: Block, following: Block | None) -> Proposed:
         """Return what the next layer used in the step before."""
         starts = np.zeros(len(block.layer) + 1, np.int64)
         find: Any = _used_last
@@ -123,9 +129,9 @@ class PopularityAhead:
         self.uses = np.zeros((layers, stride))
         if job.profile is not None:
             self.uses[:] = job.profile.reshape(layers, stride)
-        self.width = min(prefetcher.width or job.trace.top_k, stride)
+        self.width = min(_width(prefetcher) or job.trace.top_k, stride)
 
-    def propose(self, block: Block, following: Block | None) -> Proposed:
+    def propose(self, trace: RoutingTrace, block: Block, following: Block | None) -> Proposed:
         """Return the most used experts of the next layer."""
         starts = np.zeros(len(block.layer) + 1, np.int64)
         keys = np.zeros(len(block.layer) * self.width, np.int32)
@@ -141,9 +147,9 @@ class TransitionAhead:
         layers, stride = job.trace.num_layers, job.trace.num_experts
         self.counts, self.totals = np.zeros((layers, stride, stride)), np.zeros((layers, stride))
         self.before, self.which = np.zeros(stride, np.int32), np.array([-1, -1, 0])
-        self.width = min(prefetcher.width or job.trace.top_k, stride)
+        self.width = min(_width(prefetcher) or job.trace.top_k, stride)
 
-    def propose(self, block: Block, following: Block | None) -> Proposed:
+    def propose(self, trace: RoutingTrace, block: Block, following: Block | None) -> Proposed:
         """Return the experts of the next layer most likely after this layer's."""
         starts = np.zeros(len(block.layer) + 1, np.int64)
         keys = np.zeros(len(block.layer) * self.width, np.int32)

@@ -34,33 +34,33 @@ def take_off(state, key, pool, number):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def call_off(state, rules, key):  # type: ignore[no-untyped-def]
+def call_off(state, key):  # type: ignore[no-untyped-def]
     """Cancel a prefetch, but for what goes from storage to DRAM: that counts as being there (`Engine._cancel`)."""
     number = state.flight[key]
     land(state, key)
     transfer = state.transfers[number]
-    if rules.storage < rules.links and transfer.link < rules.storage:
-        transfer.last, transfer.purpose = rules.storage - 1, FOR_NOBODY
+    if state.rules.storage < state.rules.links and transfer.link < state.rules.storage:
+        transfer.last, transfer.purpose = state.rules.storage - 1, FOR_NOBODY
         state.reads[key] = number
     else:
         cancel(state, number)
 
 
 @numba.njit(cache=True, nogil=True)
-def _arrived(state, rules, costs, number):  # type: ignore[no-untyped-def]
+def _arrived(state, number):  # type: ignore[no-untyped-def]
     """Go on with an expert that has come over a link: over the next one, or to its purpose (`Fetch._arrived`)."""
     transfer = state.transfers[number]
     if transfer.link < transfer.last:
         transfer.link += 1
         transfer.left = transfer.size = transfer.next_size
-        submit_leg(state, rules, number)
+        submit_leg(state, number)
         return
     key, purpose, part = transfer.key, transfer.purpose, transfer.part
     release(state, number)
     if purpose == TO_GPU:
-        arrived_on_gpu(state, rules, key % rules.stride, part)
+        arrived_on_gpu(state, key % state.rules.stride, part)
     elif purpose == TO_CPU:
-        compute_on_cpu(state, rules, costs, key % rules.stride)
+        compute_on_cpu(state, key % state.rules.stride)
     elif purpose == AHEAD:
         land(state, key)
     else:
@@ -68,7 +68,7 @@ def _arrived(state, rules, costs, number):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _earliest(state, rules):  # type: ignore[no-untyped-def]
+def _earliest(state):  # type: ignore[no-untyped-def]
     """Return when the next thing happens, in which turn, what it is, and of a timer its place."""
     clock = state.clock[0]
     time, turn, what, place = clock.end, clock.end_turn, END, 0
@@ -76,7 +76,7 @@ def _earliest(state, rules):  # type: ignore[no-untyped-def]
         timer = state.timers[i]
         if timer.time < time or (timer.time == time and timer.turn < turn):
             time, turn, what, place = timer.time, timer.turn, TIMER, i
-    for here in range(rules.links):
+    for here in range(state.rules.links):
         link = state.links[here]
         if link.latent:
             first = state.latent_time[here, link.first_latent]
@@ -87,57 +87,57 @@ def _earliest(state, rules):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _happen(state, rules, costs, time, what, place):  # type: ignore[no-untyped-def]
+def _happen(state, time, what, place):  # type: ignore[no-untyped-def]
     """Let the next thing happen."""
     clock = state.clock[0]
     clock.now = time
     if what == END:
-        for i in range(end_flows(state, rules)):
+        for i in range(end_flows(state)):
             number = state.ended[i]
             if number == CPU:
-                computed_on_cpu(state, rules, costs)
-            elif end_chunk(state, rules, number):
-                _arrived(state, rules, costs, number)
+                computed_on_cpu(state)
+            elif end_chunk(state, number):
+                _arrived(state, number)
     elif what == TIMER:
         begins, which = state.timers[place].what, state.timers[place].which
         clock.timers -= 1
         last, freed = state.timers[clock.timers], state.timers[place]
         freed.time, freed.turn, freed.what, freed.which = last.time, last.turn, last.what, last.which
         if begins == BEGIN_FLOW:
-            begin_flow(state, rules, which)
+            begin_flow(state, which)
         else:
-            begin_on_cpu(state, rules, costs, which)
+            begin_on_cpu(state, which)
     else:
-        end_latency(state, rules, what)
+        end_latency(state, what)
 
 
 @numba.njit(cache=True, nogil=True)
-def _pass_until(state, rules, costs, until, turn):  # type: ignore[no-untyped-def]
+def _pass_until(state, until, turn):  # type: ignore[no-untyped-def]
     """Let all happen that comes before a turn at a time."""
     while True:
-        time, its_turn, what, place = _earliest(state, rules)
+        time, its_turn, what, place = _earliest(state)
         if time > until or (time == until and its_turn > turn):
             break
-        _happen(state, rules, costs, time, what, place)
+        _happen(state, time, what, place)
     state.clock[0].now = until
 
 
 @numba.njit(cache=True, nogil=True)
-def pass_seconds(state, rules, costs, seconds):  # type: ignore[no-untyped-def]
+def pass_seconds(state, seconds):  # type: ignore[no-untyped-def]
     """Let time pass."""
     clock = state.clock[0]
-    _pass_until(state, rules, costs, clock.now + seconds, next_turn(clock))
+    _pass_until(state, clock.now + seconds, next_turn(clock))
 
 
 @numba.njit(cache=True, nogil=True)
-def await_pending(state, rules, costs):  # type: ignore[no-untyped-def]
+def await_pending(state):  # type: ignore[no-untyped-def]
     """Let time pass until nothing that the layer-step waits for is still to come."""
     clock = state.clock[0]
     if clock.pending == 0:
         return
     while clock.resume == 0:
-        time, _, what, place = _earliest(state, rules)
+        time, _, what, place = _earliest(state)
         if time == math.inf:  # cannot be: what is pending is under way
             raise RuntimeError("nothing is under way")
-        _happen(state, rules, costs, time, what, place)
-    _pass_until(state, rules, costs, clock.now, clock.resume)
+        _happen(state, time, what, place)
+    _pass_until(state, clock.now, clock.resume)

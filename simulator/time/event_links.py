@@ -41,7 +41,7 @@ def _settle(state):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _share(state, rules):  # type: ignore[no-untyped-def]
+def _share(state):  # type: ignore[no-untyped-def]
     """Set all rates, and when the next flow ends (`Flows._share`)."""
     clock = state.clock[0]
     clock.end = math.inf
@@ -57,11 +57,11 @@ def _share(state, rules):  # type: ignore[no-untyped-def]
             link = state.links[flow.link]
             flow.rate = min(link.bandwidth / link.flows, link.lane)
         wanted += flow.rate
-    slower = rules.dram / wanted
+    slower = state.rules.dram / wanted
     first = math.inf
     for i in range(clock.flows):
         flow = state.transfers[state.active[i]]
-        if wanted > rules.dram:
+        if wanted > state.rules.dram:
             flow.rate *= slower
         first = min(first, flow.flow / flow.rate)
     clock.end_after = max(first, 0.0)
@@ -70,7 +70,7 @@ def _share(state, rules):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def begin_flow(state, rules, number):  # type: ignore[no-untyped-def]
+def begin_flow(state, number):  # type: ignore[no-untyped-def]
     """Let the chunk of a transfer, or the expert on the CPU, flow from now on."""
     clock = state.clock[0]
     _settle(state)
@@ -78,22 +78,22 @@ def begin_flow(state, rules, number):  # type: ignore[no-untyped-def]
     clock.flows += 1
     if number != CPU:
         state.links[state.transfers[number].link].flows += 1
-    _share(state, rules)
+    _share(state)
 
 
 @numba.njit(cache=True, nogil=True)
-def start_flow(state, rules, number, size, overhead):  # type: ignore[no-untyped-def]
+def start_flow(state, number, size, overhead):  # type: ignore[no-untyped-def]
     """Let so many bytes flow now, or ``overhead`` seconds from now (`Flows.start`)."""
     flow = state.transfers[number]
     flow.flow, flow.rate = size, 0.0
     if overhead > 0:
         set_timer(state, overhead, BEGIN_FLOW, number)
     else:
-        begin_flow(state, rules, number)
+        begin_flow(state, number)
 
 
 @numba.njit(cache=True, nogil=True)
-def end_flows(state, rules):  # type: ignore[no-untyped-def]
+def end_flows(state):  # type: ignore[no-untyped-def]
     """End the flows that end now; return how many, the first in ``state.ended`` (`Flows._end`)."""
     clock = state.clock[0]
     count = kept = 0
@@ -113,7 +113,7 @@ def end_flows(state, rules):  # type: ignore[no-untyped-def]
             state.active[kept] = number
             kept += 1
     clock.flows = kept
-    _share(state, rules)
+    _share(state)
     return count
 
 
@@ -182,7 +182,7 @@ def release(state, number):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _move_chunk(state, rules, number):  # type: ignore[no-untyped-def]
+def _move_chunk(state, number):  # type: ignore[no-untyped-def]
     """Move the next chunk (`LinkServer._chunk`)."""
     transfer = state.transfers[number]
     link = state.links[transfer.link]
@@ -193,11 +193,11 @@ def _move_chunk(state, rules, number):  # type: ignore[no-untyped-def]
     transfer.left -= size
     transfer.where = MOVING
     link.bytes += size
-    start_flow(state, rules, number, size, link.overhead * copies)
+    start_flow(state, number, size, link.overhead * copies)
 
 
 @numba.njit(cache=True, nogil=True)
-def _dispatch(state, rules, here):  # type: ignore[no-untyped-def]
+def _dispatch(state, here):  # type: ignore[no-untyped-def]
     link = state.links[here]
     while link.taken < link.lanes:
         queue = 2 * here + DEMAND
@@ -211,11 +211,11 @@ def _dispatch(state, rules, here):  # type: ignore[no-untyped-def]
         if link.taken == 0:
             link.busy_since = state.clock[0].now
         link.taken += 1
-        _move_chunk(state, rules, number)
+        _move_chunk(state, number)
 
 
 @numba.njit(cache=True, nogil=True)
-def submit(state, rules, number):  # type: ignore[no-untyped-def]
+def submit(state, number):  # type: ignore[no-untyped-def]
     """Ask for a transfer over its link now (`LinkServer.submit`)."""
     clock, transfer = state.clock[0], state.transfers[number]
     here = transfer.link
@@ -231,11 +231,11 @@ def submit(state, rules, number):  # type: ignore[no-untyped-def]
         transfer.where = LATENT
     else:
         _line_up(state, number)
-        _dispatch(state, rules, here)
+        _dispatch(state, here)
 
 
 @numba.njit(cache=True, nogil=True)
-def end_latency(state, rules, here):  # type: ignore[no-untyped-def]
+def end_latency(state, here):  # type: ignore[no-untyped-def]
     """Let the first transfer that has waited for a link's latency join its queue."""
     link = state.links[here]
     number = state.latent[here, link.first_latent]
@@ -245,7 +245,7 @@ def end_latency(state, rules, here):  # type: ignore[no-untyped-def]
         release(state, number)
     else:
         _line_up(state, number)
-        _dispatch(state, rules, here)
+        _dispatch(state, here)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -268,7 +268,7 @@ def cancel(state, number):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def end_chunk(state, rules, number):  # type: ignore[no-untyped-def]
+def end_chunk(state, number):  # type: ignore[no-untyped-def]
     """Go on after a chunk (`LinkServer._arrived`); return whether the transfer is through, and still wanted."""
     transfer = state.transfers[number]
     here = transfer.link
@@ -276,14 +276,14 @@ def end_chunk(state, rules, number):  # type: ignore[no-untyped-def]
     cancelled = transfer.cancelled != 0
     over = transfer.left == 0 or cancelled
     if not over and (transfer.priority == DEMAND or _first_waiting(state, 2 * here + DEMAND) == 0):
-        _move_chunk(state, rules, number)
+        _move_chunk(state, number)
         return False
     link.taken -= 1
     if link.taken == 0:
         link.busy += state.clock[0].now - link.busy_since
     if not over:
         _line_up(state, number)
-    _dispatch(state, rules, here)
+    _dispatch(state, here)
     if cancelled:
         release(state, number)
     return over and not cancelled

@@ -73,7 +73,7 @@ class Room(NamedTuple):
 
 
 @numba.njit(cache=True, nogil=True)
-def _look_up(rules, plan, pools, work, row, phase, book, room):  # type: ignore[no-untyped-def]
+def _look_up(state, plan, pools, work, row, phase, book, room):  # type: ignore[no-untyped-def]
     """Run a layer-step through its pool and count it (`Residency.look_up`).
 
     Returns:
@@ -88,7 +88,7 @@ def _look_up(rules, plan, pools, work, row, phase, book, room):  # type: ignore[
         room.flags[place] = RESIDENT if hit else LOADED
         missed += not hit
     if missed:
-        decide(plan, pools, work, row, room.flags, rules.stride)
+        decide(plan, pools, work, row, room.flags, state.rules.stride)
     batch = loaded = 0
     for place in range(high - low):
         key, flag = work.keys[low + place], room.flags[place]
@@ -141,6 +141,7 @@ def _price(state, costs, work, row):  # type: ignore[no-untyped-def]
     """Work out what each expert of the batch takes on the GPU, and draws on the CPU (`Costs`)."""
     layer, low, high = work.layer[row], work.starts[row], work.starts[row + 1]
     stride = len(state.takes)
+    state.clock[0].cpu_bytes = costs.cpu_bytes[layer]
     for i in range(low, high):
         expert, used_by = work.keys[i] % stride, work.tokens[i] if len(work.tokens) else 1
         operations = costs.operations * used_by
@@ -154,7 +155,7 @@ def _price(state, costs, work, row):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _use_hits(state, rules, plan, work, row, book, room):  # type: ignore[no-untyped-def]
+def _use_hits(state, plan, work, row, book, room):  # type: ignore[no-untyped-def]
     """Compute what is there; wait for what is on its way (`Engine._use_hits`)."""
     size = plan.sizes[work.layer[row]]
     low = work.starts[row]
@@ -164,54 +165,54 @@ def _use_hits(state, rules, plan, work, row, book, room):  # type: ignore[no-unt
             number = state.flight[key]
             if number:  # from now on it is this layer's, whatever becomes of its place in the cache
                 land(state, key)
-                expect(state, rules)
+                expect(state)
                 take_used(book, key, True, size)
                 state.transfers[number].purpose = TO_GPU
                 promote(state, number)
             else:
                 take_used(book, key, False, size)
-                ready(state, rules, key % rules.stride)
+                ready(state, key % state.rules.stride)
 
 
 @numba.njit(cache=True, nogil=True)
-def _evict(state, rules, plan, pools, gone, book, for_prefetch):  # type: ignore[no-untyped-def]
+def _evict(state, plan, pools, gone, book, for_prefetch):  # type: ignore[no-untyped-def]
     """Take note of what left the cache (`Engine._evict`)."""
     for i in range(gone):
         key = pools.evicted[i]
         if state.flight[key]:
-            call_off(state, rules, key)
+            call_off(state, key)
         if for_prefetch or book.unused[key]:
-            take_evicted(book, key, for_prefetch, plan.sizes[key // rules.stride])
+            take_evicted(book, key, for_prefetch, plan.sizes[key // state.rules.stride])
 
 
 @numba.njit(cache=True, nogil=True)
-def _start_misses(state, rules, costs, plan, work, row, phase, book, room):  # type: ignore[no-untyped-def]
+def _start_misses(state, plan, work, row, phase, book, room):  # type: ignore[no-untyped-def]
     """Ask for what is missing (`Engine._start_misses`)."""
     layer, low, high = work.layer[row], work.starts[row], work.starts[row + 1]
     for place in range(high - low):
         if room.flags[place] == LOADED:
-            expect(state, rules)
+            expect(state)
             size = float(plan.sizes[layer])
-            room.parts[place] = not load(state, rules, work.keys[low + place], size, room.stored[place], 0)
+            room.parts[place] = not load(state, work.keys[low + place], size, room.stored[place], 0)
     for place in range(high - low):
         if room.flags[place] == ELSEWHERE:
             key = work.keys[low + place]
             if plan.instead == ON_CPU:
-                run_on_cpu(state, rules, costs, key, float(plan.sizes[layer]), room.stored[place])
+                run_on_cpu(state, key, float(plan.sizes[layer]), room.stored[place])
             elif plan.instead == SUBSTITUTED:
-                ready(state, rules, key % rules.stride)
+                ready(state, key % state.rules.stride)
             elif plan.instead == LOW:
-                expect(state, rules)
+                expect(state)
                 size = float(plan.instead_sizes[layer])
-                room.parts[place] = not load(state, rules, key, size, room.stored[place], 0)
-    for part in range(1, rules.stages):
+                room.parts[place] = not load(state, key, size, room.stored[place], 0)
+    for part in range(1, state.rules.stages):
         for flag in (LOADED, ELSEWHERE):
             if flag == LOADED or plan.instead == LOW:
                 for place in range(high - low):
                     if room.flags[place] == flag and room.parts[place]:
                         size = float(plan.sizes[layer] if flag == LOADED else plan.instead_sizes[layer])
-                        load(state, rules, work.keys[low + place], size, room.stored[place], part)
-    open_stages(state, rules)
+                        load(state, work.keys[low + place], size, room.stored[place], part)
+    open_stages(state)
     _count_misses(plan, work, row, phase, book, room)
 
 
@@ -235,9 +236,9 @@ def _count_misses(plan, work, row, phase, book, room):  # type: ignore[no-untype
 
 
 @numba.njit(cache=True, nogil=True)
-def _prefetch(state, rules, plan, pools, dram, work, row, book, room):  # type: ignore[no-untyped-def]
+def _prefetch(state, plan, pools, dram, work, row, book, room):  # type: ignore[no-untyped-def]
     """Bring ahead what is proposed, if it is not there and room can be made (`Engine._prefetch`)."""
-    stride, first_ring = rules.stride, len(state.flight)
+    stride, first_ring = state.rules.stride, len(state.flight)
     batch = work.keys[work.starts[row] : work.starts[row + 1]]
     mine, guarded = pools.of_layer[work.layer[row]], 0
     for i in range(work.ahead_starts[row], work.ahead_starts[row + 1]):
@@ -253,16 +254,16 @@ def _prefetch(state, rules, plan, pools, dram, work, row, book, room):  # type: 
         gone = bring_ahead(pools, pool, key)
         if gone < 0:
             continue
-        _evict(state, rules, plan, pools, gone, book, True)
+        _evict(state, plan, pools, gone, book, True)
         take_prefetched(book, key, plan.sizes[layer])
         stored = False
         if dram is not None:
             dram.batch[0] = key
             use(dram, 0, 1)
             stored = dram.flags[0] != RESIDENT
-        if rules.ahead:
-            state.clock[0].host += rules.miss
-        number = fetch(state, rules, key, float(plan.sizes[layer]), stored, PREFETCH, AHEAD, -1)
+        if state.rules.ahead:
+            state.clock[0].host += state.rules.miss
+        number = fetch(state, key, float(plan.sizes[layer]), stored, PREFETCH, AHEAD, -1)
         take_off(state, key, pool, number)
     for i in range(guarded):
         pool = room.guarded[i]
@@ -270,9 +271,9 @@ def _prefetch(state, rules, plan, pools, dram, work, row, book, room):  # type: 
 
 
 @numba.njit(cache=True, nogil=True)
-def _layer_step(state, rules, costs, plan, pools, dram, work, row, step, book, room):  # type: ignore[no-untyped-def]
+def _layer_step(state, costs, plan, pools, dram, work, row, step, book, room):  # type: ignore[no-untyped-def]
     clock, phase, layer = state.clock[0], work.phase[step], work.layer[row]
-    missed, loaded, gone, evictions = _look_up(rules, plan, pools, work, row, phase, book, room)
+    missed, loaded, gone, evictions = _look_up(state, plan, pools, work, row, phase, book, room)
     if dram is not None and missed:
         _look_below(plan, dram, work, row, room)
     _price(state, costs, work, row)
@@ -282,57 +283,60 @@ def _layer_step(state, rules, costs, plan, pools, dram, work, row, step, book, r
         costs.parts, costs.first[layer], costs.first[layer + 1], costs.bandwidth, costs.compute, costs.overhead,
         work.sizes[step],
     )  # fmt: skip
-    first, others = rules.miss * asked, 0.0  # of asking for transfers, before they begin and beside them (`Host.asks`)
-    if rules.ahead and asked:
-        first, others = rules.miss, rules.miss * (asked - 1)
-    books, beside = rules.layer_overhead + first, 0.0
-    if rules.byte or rules.eviction or rules.cpu_layer:
+    first, others = (
+        state.rules.miss * asked,
+        0.0,
+    )  # of asking for transfers, before they begin and beside them (`Host.asks`)
+    if state.rules.ahead and asked:
+        first, others = state.rules.miss, state.rules.miss * (asked - 1)
+    books, beside = state.rules.layer_overhead + first, 0.0
+    if state.rules.byte or state.rules.eviction or state.rules.cpu_layer:
         if plan.instead == ON_CPU and missed > loaded:
-            books += rules.cpu_layer
-        more = rules.byte * (loaded * plan.sizes[layer] + lesser * plan.instead_sizes[layer])
-        more += rules.eviction * evictions
-        if rules.beside:
+            books += state.rules.cpu_layer
+        more = state.rules.byte * (loaded * plan.sizes[layer] + lesser * plan.instead_sizes[layer])
+        more += state.rules.eviction * evictions
+        if state.rules.beside:
             beside = more
         else:
             books += more
-    books += host_delay(clock, rules, clock.now + dense, rules.launch_layer)
+    books += host_delay(state, clock.now + dense, state.rules.launch_layer)
     clock.compute += dense
     clock.overhead += books + beside
     if dense + books > 0:
-        pass_seconds(state, rules, costs, dense + books)
+        pass_seconds(state, dense + books)
     clock.gpu = clock.now + beside
     clock.host = clock.gpu + others
     on_device = work.starts[row + 1] - work.starts[row]
     if plan.instead in (ON_CPU, SKIPPED):
         on_device -= missed - loaded
-    clock.launched = clock.host + (rules.launch * on_device if rules.overlap else 0.0)
+    clock.launched = clock.host + (state.rules.launch * on_device if state.rules.overlap else 0.0)
     begin_layer(state, layer)
-    _use_hits(state, rules, plan, work, row, book, room)
-    _evict(state, rules, plan, pools, gone, book, False)
-    _start_misses(state, rules, costs, plan, work, row, phase, book, room)
+    _use_hits(state, plan, work, row, book, room)
+    _evict(state, plan, pools, gone, book, False)
+    _start_misses(state, plan, work, row, phase, book, room)
     if len(work.ahead_starts):
-        _prefetch(state, rules, plan, pools, dram, work, row, book, room)
-    await_pending(state, rules, costs)
-    compute_held(state, rules)
+        _prefetch(state, plan, pools, dram, work, row, book, room)
+    await_pending(state)
+    compute_held(state)
     if clock.gpu > clock.now:
-        pass_seconds(state, rules, costs, clock.gpu - clock.now)
+        pass_seconds(state, clock.gpu - clock.now)
     clock.host = max(clock.host, clock.cpu_free)
 
 
 @numba.njit(cache=True, nogil=True)
-def _change_request(state, rules, plan, pools, request, book):  # type: ignore[no-untyped-def]
+def _change_request(state, plan, pools, request, book):  # type: ignore[no-untyped-def]
     """Empty the caches, and call off all prefetches (`Engine._forget_prefetches`)."""
     empty_pools(pools, request)
     first_ring = len(state.flight)
     for ring in range(first_ring, first_ring + len(pools.first_key)):
         while state.flying[0, ring] != ring:
-            call_off(state, rules, state.flying[0, ring])
-    take_emptied(book, plan.sizes, rules.stride)
+            call_off(state, state.flying[0, ring])
+    take_emptied(book, plan.sizes, state.rules.stride)
     book.seen[:] = False
 
 
 @numba.njit(cache=True, nogil=True)
-def _run_steps(begin, cold, state, rules, costs, plan, pools, dram, work, book, room, steps):  # type: ignore[no-untyped-def]  # fmt: skip
+def _run_steps(begin, cold, state, costs, plan, pools, dram, work, book, room, steps):  # type: ignore[no-untyped-def]  # fmt: skip
     """Run the steps of a block in time; see `run_event_steps`."""
     clock = state.clock[0]
     for step in range(begin, len(work.request)):
@@ -342,19 +346,19 @@ def _run_steps(begin, cold, state, rules, costs, plan, pools, dram, work, book, 
         clock.host = start  # it waited for the token before
         if work.request[step] != book.counter[REQUEST]:
             if cold:
-                _change_request(state, rules, plan, pools, work.request[step], book)
+                _change_request(state, plan, pools, work.request[step], book)
             book.counter[REQUEST] = work.request[step]
-        for link in range(rules.links):
+        for link in range(state.rules.links):
             room.moved[link] = moved(state, link)
         for row in range(work.first[step], work.first[step + 1]):
-            _layer_step(state, rules, costs, plan, pools, dram, work, row, step, book, room)
+            _layer_step(state, costs, plan, pools, dram, work, row, step, book, room)
         after = output_seconds(costs, work.sizes[step])
-        late = host_delay(clock, rules, clock.now + after, rules.launch)
+        late = host_delay(state, clock.now + after, state.rules.launch)
         clock.overhead += late
         if after + late > 0:
-            pass_seconds(state, rules, costs, after + late)
+            pass_seconds(state, after + late)
             clock.compute += after
-        for link in range(rules.links):
+        for link in range(state.rules.links):
             book.moved[link, work.phase[step]] += moved(state, link) - room.moved[link]
         steps[step, 0], steps[step, 1] = start, clock.now
         steps[step, 2] = clock.compute - compute
@@ -364,14 +368,13 @@ def _run_steps(begin, cold, state, rules, costs, plan, pools, dram, work, book, 
 
 
 @numba.njit(cache=True, nogil=True)
-def run_event_steps(begin, cold, state, rules, costs, plan, pools, dram, work, book, room, steps):  # type: ignore[no-untyped-def]  # fmt: skip
+def run_event_steps(begin, cold, state, costs, plan, pools, dram, work, book, room, steps):  # type: ignore[no-untyped-def]  # fmt: skip
     """Run the steps of a block in time.
 
     Args:
         begin: the first step that is to be run.
         cold: whether the cache is emptied when the request changes.
         state: `EventState`, advanced in place.
-        rules: `Rules`.
         costs: `CostTable`.
         plan: `Plan`.
         pools: `QueuePools` of the cache.
@@ -388,7 +391,6 @@ def run_event_steps(begin, cold, state, rules, costs, plan, pools, dram, work, b
         begin,
         cold,
         by_reference(state),
-        by_reference(rules),
         by_reference(costs),
         by_reference(plan),
         by_reference(pools),
@@ -398,3 +400,9 @@ def run_event_steps(begin, cold, state, rules, costs, plan, pools, dram, work, b
         by_reference(room),
         steps,
     )
+
+
+@numba.njit(cache=True, nogil=True)
+def run_idle(state, seconds):  # type: ignore[no-untyped-def]
+    """Let time pass in which no request is there, but prefetches move."""
+    pass_seconds(by_reference(state), seconds)

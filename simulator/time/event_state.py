@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from lrcsim.hardware import HardwareProfile
 from lrcsim.runtimes import Runtime
+from lrcsim.simulator.setup.costs import CostTable
 from lrcsim.simulator.time.host import launches
 
 CPU = 0
@@ -97,6 +98,7 @@ CLOCK = np.dtype(
         ("held", "i8"),  # experts that wait until all are there
         ("cpu_free", "f8"),  # when the CPU's last expert was through
         ("cpu_begin", "f8"),
+        ("cpu_bytes", "f8"),  # that an expert draws there
         ("cpu_rate", "f8"),  # bytes/s that the expert on the CPU draws undisturbed
         ("cpu_busy", "i8"),
         ("cpu_first", "i8"),  # its queue is on_cpu[cpu_first:cpu_end]
@@ -122,6 +124,7 @@ class Rules(NamedTuple):
         byte: seconds per byte loaded.
         eviction: seconds per expert evicted.
         cpu_layer: seconds per layer-step with experts on the CPU.
+        cpu_overhead: seconds per expert there.
         beside: whether what bytes and evictions cost runs beside the transfers.
         ahead: whether the host launches ahead of the device.
         launch_layer: seconds in which it launches a layer's dense part; 0 where it does not launch ahead.
@@ -139,6 +142,7 @@ class Rules(NamedTuple):
     byte: float
     eviction: float
     cpu_layer: float
+    cpu_overhead: float
     beside: bool
     ahead: bool
     launch_layer: float
@@ -149,6 +153,7 @@ class EventState(NamedTuple):
     """What goes on.
 
     Attributes:
+        rules: what stays the same.
         clock: `CLOCK` [1].
         links: `LINK` [links].
         transfers: `TRANSFER` [n]; the first is the CPU's flow.
@@ -176,6 +181,7 @@ class EventState(NamedTuple):
         arrived: int64 [stages, E + 1], tensors that came before their stage was open, their number last.
     """
 
+    rules: Rules
     clock: npt.NDArray[Any]
     links: npt.NDArray[Any]
     transfers: npt.NDArray[Any]
@@ -206,12 +212,13 @@ def records(dtype: np.dtype[Any], number: int) -> npt.NDArray[Any]:
     return np.zeros(number, dtype).view(np.recarray)
 
 
-def make_rules(profile: HardwareProfile, runtime: Runtime, overlap: bool, stride: int) -> Rules:
+def make_rules(profile: HardwareProfile, runtime: Runtime, costs: CostTable, overlap: bool, stride: int) -> Rules:
     """Collect the numbers of a machine, as the runtime uses it.
 
     Args:
         profile: the machine.
         runtime: what runs the model.
+        costs: what computing takes.
         overlap: whether transfers run beside compute, if the runtime lets them.
         stride: E.
     """
@@ -229,6 +236,7 @@ def make_rules(profile: HardwareProfile, runtime: Runtime, overlap: bool, stride
         byte=float(runtime.loads.byte),
         eviction=float(runtime.loads.eviction),
         cpu_layer=float(runtime.cpu.layer) if profile.gpu is not None else 0.0,
+        cpu_overhead=float(costs.cpu_overhead),
         beside=runtime.loads.beside and overlap,
         ahead=runtime.device.ahead,
         launch_layer=launch_layer,
@@ -259,8 +267,13 @@ def make_state(
     clock[0].end = math.inf
     clock[0].free = room
     flows = int(sum(link.lanes for link in profile.links)) + 1
-    whole, by_key = (lambda *shape: np.zeros(shape, np.int64)), np.zeros(keys, np.int64)
+    by_key = np.zeros(keys, np.int64)
+
+    def whole(*shape: int) -> npt.NDArray[np.int64]:
+        return np.zeros(shape, np.int64)
+
     return EventState(
+        rules=rules,
         clock=clock,
         links=links,
         transfers=records(TRANSFER, room + 1),

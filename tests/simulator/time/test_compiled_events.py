@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import numpy as np
+import pytest
 from drawn_runs import costs_drawn, job_of, profiles, same, small, traces
 from drawn_runtimes import runtimes
 from helpers import COSTS, SIZE, link, machine, trace
@@ -19,7 +20,7 @@ from lrcsim.policies import BUILT_IN, View, make_policy
 from lrcsim.policies.kernels import Queue
 from lrcsim.runtimes import IDEAL, Runtime
 from lrcsim.runtimes.machine_under import machine_under
-from lrcsim.simulator import Schedule
+from lrcsim.simulator import Schedule, simulate
 from lrcsim.simulator.cache.capacity import Scope, resolve_capacity
 from lrcsim.simulator.cache.future import Future
 from lrcsim.simulator.cache.pool import Pool
@@ -28,7 +29,7 @@ from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.serving.batching import batched
 from lrcsim.simulator.serving.steps import steps_of
 from lrcsim.simulator.setup.costs import Costs, RooflineCosts
-from lrcsim.simulator.setup.miss_actions import MissAction, make_action
+from lrcsim.simulator.setup.miss_actions import Load, MissAction, make_action
 from lrcsim.simulator.setup.prefetchers import Prefetcher, make_prefetcher, start
 from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.compiled_events import Dram, run_events, unsupported_events
@@ -218,6 +219,59 @@ def test_any_runtime_and_policy(
     geometry = small(routing.num_layers, routing.num_experts)
     costs = RooflineCosts(geometry, profile, sizes=routing.expert_bytes, runtime=runtime)
     run_both(data, routing, profile, costs, runtime, policy, cache, scope)
+
+
+@pytest.mark.parametrize("prefetch", ["none", "next-gate", "temporal", "popularity", "transition"])
+@pytest.mark.parametrize(("miss", "dram"), [("load", None), ("skip:0.2", "50%"), ("split", None)])
+def test_requests_that_arrive(prefetch: str, miss: str, dram: str | None) -> None:
+    """The bundled trace's first requests: while none is there, prefetches go on."""
+    whole = RoutingTrace.open()
+    end = int(whole.offsets[3])
+    columns = {name: whole.read(name, 0, end) for name in ("experts", "weights", "phase")}
+    routing = RoutingTrace.from_arrays(
+        **columns,
+        num_experts=whole.num_experts,
+        offsets=whole.offsets[:4],
+        expert_bytes=whole.expert_bytes,
+        predictions={1: np.roll(columns["experts"], -1, axis=0)},
+        model=whole.model,
+    )
+    found = [
+        simulate(
+            routing, "lru", "2x", hardware="rtx-4060-laptop", arrivals=[0, 0.01, 30], batch=2, warm=False, bounds=False,
+            engine=engine, prefetch=prefetch, miss=miss, dram=dram,
+        ).timed
+        for engine in ("compiled", "events")
+    ]  # fmt: skip
+    compiled, events = found
+    assert compiled is not None
+    assert events is not None
+    assert (compiled.engine, events.engine) == ("compiled", "events")
+    same(compiled.tally, compiled.counts, events.tally, events.counts)
+    assert compiled.tally.idle == pytest.approx(events.tally.idle, rel=1e-9)
+    assert compiled.tally.idle > 1
+    assert compiled.run.trace.read("experts", 0, 9).tolist() == events.run.trace.read("experts", 0, 9).tolist()
+
+
+def test_what_it_does_not_do() -> None:
+    routing = trace("01|23", "12|34", weights=np.full((2, 2, 2), 0.5), expert_bytes=SIZE)
+    job, profile = job_of(routing), machine()
+    load, none = make_action("load", profile), make_prefetcher("none")
+    mine = type("Mine", (Load,), {"__module__": "mine"})
+    for why, reason in (
+        (unsupported_events(job_of(routing, "lfu"), COSTS, profile, load), "policy lfu has no compiled queue"),
+        (unsupported_events(job, COSTS, profile, make_action(mine, profile)), "is one's own"),
+        (unsupported_events(job, COSTS, profile, load, make_prefetcher("trace-match")), "trace-match has no compiled"),
+        (unsupported_events(job, COSTS, profile, load, none, shrinks=True), "the KV cache takes memory"),
+        (unsupported_events(job_of(routing, cache=0), COSTS, profile, load), "no room for an expert"),
+        (
+            unsupported_events(job_of(routing, "pinned-lru"), COSTS, profile, load, make_prefetcher("oracle")),
+            "policy pinned-lru cannot go with a prefetcher",
+        ),
+    ):
+        assert why is not None
+        assert reason in why
+    assert unsupported_events(job, COSTS, profile, load, none) is None
 
 
 def test_without_the_compiler() -> None:
