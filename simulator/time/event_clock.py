@@ -52,7 +52,7 @@ def _arrived(state, number):  # type: ignore[no-untyped-def]
     transfer = state.transfers[number]
     if transfer.link < transfer.last:
         transfer.link += 1
-        transfer.left = transfer.size = transfer.next_size
+        transfer.left = transfer.whole = transfer.next_size
         submit_leg(state, number)
         return
     key, purpose, part = transfer.key, transfer.purpose, transfer.part

@@ -189,7 +189,7 @@ def fetch(state, key, size, from_storage, priority, purpose, part):  # type: ign
     clock.free -= 1
     number = state.free[clock.free]
     transfer = state.transfers[number]
-    transfer.left = transfer.size = transfer.next_size = size
+    transfer.left = transfer.whole = transfer.next_size = size
     transfer.key, transfer.part, transfer.priority, transfer.purpose = key, part, priority, purpose
     transfer.pieces = 1 if part < 0 else state.rules.stages
     transfer.link = 0 if from_storage or state.rules.storage == state.rules.links else state.rules.storage

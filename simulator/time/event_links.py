@@ -188,8 +188,8 @@ def _move_chunk(state, number):  # type: ignore[no-untyped-def]
     link = state.links[transfer.link]
     size = min(transfer.left, link.chunk)
     copies = 1
-    if transfer.left == transfer.size:
-        copies = copies_before(link.copies, transfer.pieces, transfer.size, link.chunk)
+    if transfer.left == transfer.whole:
+        copies = copies_before(link.copies, transfer.pieces, transfer.whole, link.chunk)
     transfer.left -= size
     transfer.where = MOVING
     link.bytes += size

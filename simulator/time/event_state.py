@@ -33,7 +33,7 @@ BEGIN_FLOW, BEGIN_ON_CPU = range(2)
 TRANSFER = np.dtype(
     [
         ("left", "f8"),  # bytes that no chunk has taken up yet
-        ("size", "f8"),  # bytes in all, on this link
+        ("whole", "f8"),  # bytes in all, on this link (numpy has a `size` of its own)
         ("next_size", "f8"),  # bytes on the links to come
         ("flow", "f8"),  # bytes of its chunk that have still to move
         ("rate", "f8"),  # bytes/s at the moment

@@ -221,6 +221,21 @@ def test_any_runtime_and_policy(
     run_both(data, routing, profile, costs, runtime, policy, cache, scope)
 
 
+def test_room_for_more_transfers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At first there is room for one; requests start cold, so that prefetches are called off while they wait."""
+    monkeypatch.setattr("lrcsim.simulator.time.compiled_events.ROOM", 1)
+    rng = np.random.default_rng(0)
+    ids = rng.random((40, 3, 6)).argsort(axis=2)[:, :, :2]
+    routing = RoutingTrace.from_arrays(ids, num_experts=6, offsets=[0, 5, 20, 40], expert_bytes=SIZE)
+    for cache, latency in ((2, 0.0), (4, 2.5), (4, 40.0)):
+        job = job_of(routing, cache=cache, warm=False)
+        profile = machine(link(latency=latency, chunk=30), link(lanes=2, chunk=70))
+        tally = check(job, COSTS, profile, [SIZE] * 3, prefetch="oracle:2", dram=None)
+        assert tally.prefetch.issued
+        below = Dram(resolve_capacity(5, routing.layers, "model")[0], "lru")
+        assert check(job, COSTS, profile, [SIZE] * 3, prefetch="popularity", dram=below).links["nvme"].bytes
+
+
 @pytest.mark.parametrize("prefetch", ["none", "next-gate", "temporal", "popularity", "transition"])
 @pytest.mark.parametrize(("miss", "dram"), [("load", None), ("skip:0.2", "50%"), ("split", None)])
 def test_requests_that_arrive(prefetch: str, miss: str, dram: str | None) -> None:
