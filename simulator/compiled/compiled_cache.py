@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from lrcsim.policies import make_policy
 from lrcsim.simulator.compiled.pools import PoolMaker
-from lrcsim.simulator.compiled.served import DROPPED, GONE, LOADS, Served
+from lrcsim.simulator.compiled.served import DROPPED, GONE, LOADS, NOBODY_ASKS, Served
 from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces.schedule import Block
@@ -25,6 +25,11 @@ class CompiledCache:
         share: of the misses of a layer-step that is loaded (`Served.share`): 1 all, 0 none. Below 1 only with access
             ``"coresident"``.
 
+    Attributes:
+        pools: the pools.
+        counters: int64 [pools, 4], `Served.counter` of each.
+        schedule: whose blocks are served.
+
     Raises:
         PolicyError: the policy cannot be compiled.
     """
@@ -34,8 +39,8 @@ class CompiledCache:
         self.share = share
         self.policy = make_policy(job.policy)
         self._maker = PoolMaker(self.policy, job.trace, job.access, job.prefill, job.warm, job.profile)
-        self._pools = [self._maker.pool(size) for size in job.pools]
-        self._counters = np.zeros((len(job.pools), 3), np.int64)
+        self.pools = [self._maker.pool(size) for size in job.pools]
+        self.counters = np.zeros((len(job.pools), 4), np.int64)
         self._request = -1
         self._times_filled = 0
         self.schedule = self._maker.schedule
@@ -45,11 +50,15 @@ class CompiledCache:
         for block in self.schedule.blocks():
             yield block, self._serve(block)
 
-    def _serve(self, block: Block) -> npt.NDArray[np.uint8]:
+    def begin(self, block: Block) -> None:
+        """Take note of the requests of a block that is about to be served."""
         if len(block.request):
             changes = int(np.count_nonzero(np.diff(block.request, prepend=self._request)))
             self._times_filled = 1 if self.job.warm else self._times_filled + changes
             self._request = int(block.request[-1])
+
+    def _serve(self, block: Block) -> npt.NDArray[np.uint8]:
+        self.begin(block)
         flags = np.zeros(len(block.keys), np.uint8)
         tokens = np.zeros(0, np.int64) if block.tokens is None else block.tokens
         batches, columns = self._maker.told(block, self.job.pools)
@@ -57,8 +66,8 @@ class CompiledCache:
             columns = tuple(column.copy() for column in columns)
         self._maker.refuse_failed(
             [
-                pool.advance(mine, columns, Served(self.share, tokens, flags, counter))
-                for pool, mine, counter in zip(self._pools, batches, self._counters, strict=True)
+                pool.advance(mine, columns, Served(self.share, tokens, flags, counter, NOBODY_ASKS))
+                for pool, mine, counter in zip(self.pools, batches, self.counters, strict=True)
             ]
         )
         return flags
@@ -68,7 +77,7 @@ class CompiledCache:
         stride, layers = self.job.trace.num_experts, self.job.trace.num_layers
         counts.preloaded[:] = 0
         still_there, counts.resident = 0, 0
-        for pool, size in zip(self._pools, self.job.pools, strict=True):
+        for pool, size in zip(self.pools, self.job.pools, strict=True):
             held = pool.residents()
             still_there += held
             if self.job.warm or pool.request() == self._request:  # else it is empty: it was not used since
@@ -77,6 +86,6 @@ class CompiledCache:
                 counts.resident += len(pool.pinned)
                 of_layer = np.bincount(pool.pinned // stride + size.layers[0], minlength=layers)
                 counts.preloaded += self._times_filled * of_layer
-        loads, at_once, dropped = self._counters.sum(axis=0)[[LOADS, GONE, DROPPED]].tolist()
+        loads, at_once, dropped = self.counters.sum(axis=0)[[LOADS, GONE, DROPPED]].tolist()
         counts.bypassed = at_once if self.policy.bypass else 0
         counts.evictions = loads - dropped - still_there - counts.bypassed

@@ -145,11 +145,19 @@ def is_compiled(job: Run) -> bool:
         from lrcsim.simulator.compiled.queue_loop import run_queues as run
     else:
         from lrcsim.simulator.compiled.score_loop import run_scored as run
-    signatures = getattr(run, "signatures", None)
-    if signatures is None:  # NUMBA_DISABLE_JIT: nothing is ever compiled
-        return True
+    return any(str(types[-1]) != "none" for types in signatures(run))  # with a `Served`, the last argument
+
+
+def signatures(run: Any) -> list[tuple[Any, ...]]:
+    """Return the types of arguments for which a function was compiled, in this process or on this machine.
+
+    Without the compiler nothing has to be: then any types will do.
+    """
+    compiled = getattr(run, "signatures", None)
+    if compiled is None:  # NUMBA_DISABLE_JIT
+        return [("any",) * 32, ("none",) * 32]
     try:
         on_disk = [key[0] for key in run._cache._cache_file._load_index()]  # no public way to ask without compiling
     except (AttributeError, OSError):
         on_disk = []
-    return any(str(types[-1]) != "none" for types in (*signatures, *on_disk))  # with a `Served`, the last argument
+    return [*compiled, *on_disk]

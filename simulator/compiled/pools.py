@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +87,17 @@ class EmptyPool:
         return -1
 
 
+class QueueRules(NamedTuple):
+    """What a queue pool's loop is told at every call: its first arguments (`run_queues`)."""
+
+    policy: int
+    sizes: QueueSizes
+    access: int
+    cold: bool
+    first_key: int
+    cost: npt.NDArray[np.int64]
+
+
 class QueuePool:
     """A pool of a policy with a queue loop.
 
@@ -98,6 +109,10 @@ class QueuePool:
         access: the rule.
         warm: whether the cache keeps its contents between requests.
         profile: float64 [L * E], uses by key in a profiling run, for policies that need it.
+
+    Attributes:
+        state: what the loop keeps.
+        fixed: what it is told at every call.
     """
 
     def __init__(
@@ -121,27 +136,27 @@ class QueuePool:
         most = max(trace.num_tokens * trace.num_layers * trace.top_k, 1)  # accesses: no more is ever looked back on
         sizes = sizes._replace(window=min(sizes.window, most))
         self.pinned = (np.array(sorted(fresh.refill() or ()), np.int64) - first_key).astype(np.int32)
-        self._state = QueueState.new(
+        self.state = QueueState.new(
             cost, self.pinned, len(cost) if queue == Queue.RANDOM else sizes.window, (sizes.seed, sizes.seed2)
         )
-        self.hits = self._state.hits
-        self._fixed = (queue.value, sizes, RULES[access], not warm, first_key, cost)
+        self.hits = self.state.hits
+        self.fixed = QueueRules(queue.value, sizes, RULES[access], not warm, first_key, cost)
 
     def advance(self, batches: npt.NDArray[np.int64], columns: Columns, served: Served | None = None) -> int:
         """Run some layer-steps; return -1: none of these policies fails."""
         run: Any = run_queues  # compiled: type checkers do not know its arguments
-        run(*self._fixed, batches, *columns, self._state, served)
+        run(*self.fixed, batches, *columns, self.state, served)
         return -1
 
     def residents(self) -> int:
         """Return how many experts are in the pool, not counting pinned ones."""
-        node = self._state.node
+        node = self.state.node
         queue = node[QUEUE, : node.shape[1] - QUEUES]
         return int(((queue == FIRST) | (queue == SECOND)).sum()) - len(self.pinned)
 
     def request(self) -> int:
         """Return the request that used the pool last, -1 if none has."""
-        return int(self._state.counter[QUEUE_REQUEST])
+        return int(self.state.counter[QUEUE_REQUEST])
 
 
 class ScorePool:

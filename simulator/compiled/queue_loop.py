@@ -51,7 +51,7 @@ from lrcsim.simulator.compiled.queue_lists import (
     oldest_free,
     take,
 )
-from lrcsim.simulator.compiled.served import DROPPED, GONE, LOADED, LOADS, RESIDENT, choose, pack
+from lrcsim.simulator.compiled.served import DROPPED, GONE, LOADED, LOADS, RESIDENT, choose, pack, tell_evicted
 from lrcsim.simulator.compiled.stack_any import CORESIDENT, PAPER, SEQUENTIAL
 
 CLOCK, SIEVE, SLRU, S3_FIFO, ARC, LRU, DALI, STATIC, RANDOM, FIFO, MRU = (queue.value for queue in Queue)
@@ -253,7 +253,7 @@ def _evict(policy, sizes, node, listed, counter, target, cause):  # type: ignore
     elif policy == MRU:
         expert = _choose_mru(node)
     else:
-        expert = newest(node, FIRST) if policy == STATIC else oldest(node, FIRST)
+        expert = newest(node, FIRST) if policy == STATIC else oldest_free(node, FIRST)
     take(node, expert)
     return expert
 
@@ -336,8 +336,11 @@ def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, star
                     node[PROTECTED, keys[i] - first_key] = 1
                 while used > sizes.capacity and evicted < others:
                     cause = node[CAME_FROM, missed[evicted]] if evicted < misses else OUT
-                    used -= cost[_evict(policy, sizes, node, listed, counter, target, cause)]
+                    victim = _evict(policy, sizes, node, listed, counter, target, cause)
+                    used -= cost[victim]
                     evicted += 1
+                    if served is not None:
+                        tell_evicted(served, victim + first_key)
                 for i in range(begin, end):
                     node[PROTECTED, keys[i] - first_key] = 0
             for i in range(misses):
@@ -348,8 +351,11 @@ def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, star
                         move(node, FIRST, keys[i] - first_key)
             while used > sizes.capacity:  # the rest had to wait until the batch had joined
                 cause = node[CAME_FROM, missed[evicted]] if evicted < misses else OUT
-                used -= cost[_evict(policy, sizes, node, listed, counter, target, cause)]
+                victim = _evict(policy, sizes, node, listed, counter, target, cause)
+                used -= cost[victim]
                 evicted += 1
+                if served is not None:
+                    tell_evicted(served, victim + first_key)
             if served is not None:
                 served.counter[LOADS] += misses
                 for i in range(misses):

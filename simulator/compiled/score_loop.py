@@ -44,7 +44,7 @@ from lrcsim.simulator.compiled.score_state import (
     WEIGHT_SUM,
     ahead_in,
 )
-from lrcsim.simulator.compiled.served import DROPPED, GONE, LOADED, RESIDENT, choose, pack
+from lrcsim.simulator.compiled.served import DROPPED, GONE, LOADED, RESIDENT, choose, pack, tell_evicted
 from lrcsim.simulator.compiled.served import LOADS as SERVED_LOADS
 from lrcsim.simulator.compiled.stack_any import CORESIDENT, PAPER, SEQUENTIAL
 
@@ -284,6 +284,7 @@ def run_scored(scores, values, update, at_use, heap, bypass, ties, access, cold,
                     held -= cost[victim // stride]
                     age[0] = score[victim - first_key]
                     if served is not None:
+                        tell_evicted(served, victim)
                         served.counter[GONE] += load_order[victim - first_key] > first_load
         hits[phase[batch]] += found
     counter[SIZE], counter[HELD], counter[LOADS], counter[ACCESSES] = size, held, loads, used

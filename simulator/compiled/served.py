@@ -16,7 +16,7 @@ import numpy.typing as npt
 RESIDENT, LOADED, ELSEWHERE = range(3)
 """What `Served.flags` says of an access: a hit, a miss that was loaded, a miss that was not."""
 
-LOADS, GONE, DROPPED = range(3)
+LOADS, GONE, DROPPED, EVICTED = range(4)
 """Places in `Served.counter`."""
 
 
@@ -28,14 +28,29 @@ class Served(NamedTuple):
             of equal ones the first.
         tokens: int64 [accesses], tokens of the step that use each; empty: one each.
         flags: uint8 [accesses], filled in: ``RESIDENT``, ``LOADED`` or ``ELSEWHERE``.
-        counter: int64 [3], of the pool so far: loads; those of them that did not stay until the end of their batch;
-            residents, not counting pinned ones, dropped because the request changed.
+        counter: int64 [4], of the pool so far: loads; those of them that did not stay until the end of their batch;
+            residents, not counting pinned ones, dropped because the request changed; experts written to ``evicted``.
+        evicted: int32 [n], filled in with the keys of experts that left, in order, where somebody wants to know: room
+            for all of the pool; else empty.
     """
 
     share: float
     tokens: npt.NDArray[np.int64]
     flags: npt.NDArray[np.uint8]
     counter: npt.NDArray[np.int64]
+    evicted: npt.NDArray[np.int32]
+
+
+NOBODY_ASKS: npt.NDArray[np.int32] = np.zeros(0, np.int32)
+"""In place of `Served.evicted`."""
+
+
+@numba.njit(cache=True, nogil=True)
+def tell_evicted(served, key):  # type: ignore[no-untyped-def]
+    """Write down that an expert left, where somebody wants to know."""
+    if len(served.evicted):
+        served.evicted[served.counter[EVICTED]] = key
+        served.counter[EVICTED] += 1
 
 
 @numba.njit(cache=True, nogil=True)
@@ -91,7 +106,7 @@ def pass_through(batches, starts, served):  # type: ignore[no-untyped-def]
         starts: int64 [layer-steps + 1].
         served: `Served`.
     """
-    share, tokens, flags, counter = served
+    share, tokens, flags, counter, _ = served
     for batch in batches:
         low, high = starts[batch], starts[batch + 1]
         flags[low:high] = LOADED

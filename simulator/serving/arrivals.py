@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.simulator.serving.batching import Batching, Server, Speculative, check_serving
 from lrcsim.simulator.serving.reorder import Order
 from lrcsim.simulator.serving.steps import Step, steps_of
 from lrcsim.traces import RoutingTrace
-from lrcsim.traces.schedule import Schedule
+from lrcsim.traces.schedule import Block, Schedule
 
 
 def arrival_times(arrivals: str | Sequence[float], requests: int, seed: int = 0) -> list[float]:
@@ -103,6 +106,15 @@ def arrival_steps(
     return ArrivalSteps(trace, Server(trace, batch, batching, speculative, seed, prefill, times), weights, uses)
 
 
+class _Turns(NamedTuple):
+    """A step: a trace of it alone, its tokens in the original one, its number, and the tokens run before it."""
+
+    trace: RoutingTrace
+    rows: npt.NDArray[np.int64]
+    number: int
+    tokens_before: int
+
+
 class ArrivalSteps:
     """Steps that depend on time (`lrcsim.simulator.serving.steps.TimedSteps`); made by `arrival_steps`, to be run once.
 
@@ -120,17 +132,33 @@ class ArrivalSteps:
 
     def next(self, now: float) -> Step | float | None:
         """Return the step to run now, or the time of the next arrival, or None at the end."""
-        while isinstance(turns := self.server.next(now), list):
-            number, tokens_before = self._order.steps, self._order.tokens
-            self._order.add(turns, self.server.period)
-            alone = Order()  # a trace of this one step
-            alone.add(turns, 0)
-            for step in steps_of(Schedule(alone.trace(self.base), weights=self.weights), uses=self.uses):
-                step.number, step.request, step.first_token = number, self.server.period, tokens_before
-                step.rows = alone.rows()
+        while isinstance(turns := self._next(now), _Turns):
+            for step in steps_of(Schedule(turns.trace, weights=self.weights), uses=self.uses):
+                step.number, step.request, step.first_token = turns.number, self.server.period, turns.tokens_before
+                step.rows = turns.rows
                 return step
             # no expert of it is recorded: there is nothing to run
         return turns
+
+    def next_block(self, now: float) -> tuple[RoutingTrace, Block] | float | None:
+        """Return the step to run now as a trace and the block of its schedule; else what `next` says."""
+        while isinstance(turns := self._next(now), _Turns):
+            for block in Schedule(turns.trace, weights=self.weights).blocks():
+                if len(block.layer):
+                    own = replace(block, step=block.step + turns.number, request=block.request + self.server.period)
+                    return turns.trace, own
+        return turns
+
+    def _next(self, now: float) -> _Turns | float | None:
+        """Let the server say what to run, and keep it."""
+        turns = self.server.next(now)
+        if not isinstance(turns, list):
+            return turns
+        number, tokens_before = self._order.steps, self._order.tokens
+        self._order.add(turns, self.server.period)
+        alone = Order()
+        alone.add(turns, 0)
+        return _Turns(alone.trace(self.base), alone.rows(), number, tokens_before)
 
     def trace(self) -> RoutingTrace:
         """Return what has been run so far as a trace, as `batched` does: for bounds, or another policy's hits."""

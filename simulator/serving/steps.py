@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lrcsim.simulator.cache.future import Future
 from lrcsim.simulator.serving.uses import Uses, uses_of
 from lrcsim.traces import DECODE, RoutingTrace
-from lrcsim.traces.schedule import Schedule
+from lrcsim.traces.schedule import Block, Schedule
 
 TOKENS_AT_ONCE, WITH_USES = 8_192, 2_048
 """Tokens per block of the schedule; fewer where every use of every token is wanted: each takes some 100 bytes."""
@@ -134,8 +134,11 @@ def _steps(schedule: Schedule, future: Future | None, with_uses: bool) -> Iterat
         uses = uses_of(trace, block) if with_uses else None
         first = np.flatnonzero(np.diff(block.step, prepend=-1))
         ends = [*first[1:].tolist(), len(layers)]
-        sizes = _sizes(trace, block.first_token[first], block.step_end[first], block.phase[first], block.idle)
-        for low, high, (size, sequences, emitted) in zip(first.tolist(), ends, sizes, strict=True):
+        table = step_table(trace, block, first)
+        sizes, sequences, emitted = table.sizes.tolist(), table.sequences.tolist(), table.emitted.tolist()
+        served = "sequence" in trace.columns
+        for number, (low, high) in enumerate(zip(first.tolist(), ends, strict=True)):
+            mine = slice(table.starts[number], table.starts[number + 1])
             work = [
                 LayerStep(
                     layers[i],
@@ -152,10 +155,10 @@ def _steps(schedule: Schedule, future: Future | None, with_uses: bool) -> Iterat
                 int(block.request[low]),
                 int(block.phase[low]),
                 int(block.first_token[low]),
-                size,
-                sequences,
+                StepSize(*sizes[number]),
+                tuple(sequences[mine]),
                 work,
-                emitted=emitted,
+                emitted=tuple(emitted[mine]) if served and block.phase[low] == DECODE else (),
                 rows=_rows(int(block.first_token[low]), int(block.step_end[low]), block.idle),
             )
 
@@ -166,47 +169,82 @@ def _rows(first: int, end: int, idle: npt.NDArray[np.int64]) -> npt.NDArray[np.i
     return None if low == high else np.setdiff1d(np.arange(first, end), idle[low:high])
 
 
-def _sizes(
+class StepTable(NamedTuple):
+    """Some steps in columns.
+
+    Attributes:
+        sizes: int64 [steps, 5], the numbers of `StepSize`.
+        starts: int64 [steps + 1], step i gives tokens to ``sequences[starts[i]:starts[i + 1]]``.
+        sequences: int64 [n], requests.
+        emitted: int64 [n], tokens that each of them gets.
+    """
+
+    sizes: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    sequences: npt.NDArray[np.int64]
+    emitted: npt.NDArray[np.int64]
+
+
+def step_table(trace: RoutingTrace, block: Block, rows: npt.NDArray[np.int64]) -> StepTable:
+    """Return how large steps are, and which requests get tokens out of them.
+
+    Args:
+        trace: the trace.
+        block: of its schedule.
+        rows: int64 [steps], the first layer-step of each step, at least one.
+    """
+    first, end = block.first_token[rows], block.step_end[rows]
+    if "sequence" in trace.columns:
+        return _served_table(trace, first, end, block.phase[rows], block.idle)
+    request, (tokens, context, pairs) = _plain_sizes(trace, first, end, block.idle)
+    ones = np.ones(len(request), np.int64)
+    sizes = np.stack([tokens, ones, context, pairs, ones], axis=1)
+    return StepTable(sizes, np.arange(len(request) + 1), request, ones)
+
+
+def _served_table(
     trace: RoutingTrace,
     first: npt.NDArray[np.int64],
     end: npt.NDArray[np.int64],
     phase: npt.NDArray[np.uint8],
     idle: npt.NDArray[np.int64],
-) -> Iterator[tuple[StepSize, tuple[int, ...], tuple[int, ...]]]:
-    """Yield of each step ``first[i]:end[i]`` of tokens its size, its requests, and the tokens each gets if not one."""
-    if "sequence" in trace.columns:  # a server's order (`batching`)
-        base, last = int(first[0]), int(end[-1])
-        position = trace.read("position", base, last)
-        columns = [trace.read(name, base, last).tolist() for name in ("sequence", "position", "kept")]
-        ran = np.ones(last - base, bool)
-        ran[idle[(idle >= base) & (idle < last)] - base] = False  # whole steps without routing are none
-        for low, high, kind in zip((first - base).tolist(), (end - base).tolist(), phase.tolist(), strict=True):
-            longest: dict[int, int] = {}
-            emitted: dict[int, int] = {}
-            parts = (column[low:high] for column in (*columns, ran.tolist()))
-            for request, place, kept, has_run in zip(*parts, strict=True):
-                longest[request] = max(longest.get(request, 0), place + 1)
-                emitted[request] = emitted.get(request, 0) + kept * has_run
-            tokens = int(ran[low:high].sum())
-            pairs = int(position[low:high][ran[low:high]].sum()) + tokens
-            outputs = tokens if kind == DECODE else len(longest)
-            size = StepSize(tokens, outputs, sum(longest.values()), pairs, len(longest))
-            yield size, tuple(longest), tuple(emitted.values()) if kind == DECODE else ()
-        return
-    request, sizes = plain_sizes(trace, first, end, idle)
-    for own, (tokens, context, pairs) in zip(request.tolist(), sizes.tolist(), strict=True):
-        yield StepSize(tokens, 1, context, pairs), (own,), ()
+) -> StepTable:
+    """Return the table of steps ``first[i]:end[i]`` of tokens in a server's order (`batching`).
+
+    There the tokens of a request in a step stand together.
+    """
+    base, lengths = int(first[0]), end - first
+    step = np.repeat(np.arange(len(first)), lengths)
+    begins = np.cumsum(lengths) - lengths  # of each step, among the steps' own tokens
+    token = np.arange(len(step)) + np.repeat(first - base - begins, lengths)
+    sequence, position, kept = (
+        trace.read(name, base, int(end[-1]))[token].astype(np.int64) for name in ("sequence", "position", "kept")
+    )
+    ran = ~np.isin(token + base, idle)  # whole steps without routing are none
+    turn = np.flatnonzero((np.diff(step, prepend=-1) != 0) | (np.diff(sequence, prepend=-1) != 0))
+    starts = np.searchsorted(turn, [*begins, len(step)])
+    longest = np.maximum.reduceat(position + 1, turn)
+    emitted = np.where(phase[step[turn]] == DECODE, np.add.reduceat(kept * ran, turn), 1)
+    tokens, requests = np.add.reduceat(ran.astype(np.int64), begins), np.diff(starts)
+    sizes = (
+        tokens,
+        np.where(phase == DECODE, tokens, requests),
+        np.add.reduceat(longest, starts[:-1]),
+        np.add.reduceat((position + 1) * ran, begins),
+        requests,
+    )
+    return StepTable(np.stack(sizes, axis=1), starts, sequence[turn], emitted)
 
 
-def plain_sizes(
+def _plain_sizes(
     trace: RoutingTrace, first: npt.NDArray[np.int64], end: npt.NDArray[np.int64], idle: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+) -> tuple[npt.NDArray[np.int64], tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
     """Return request and size of each step, tokens ``first[i]:end[i]``, where requests run one after the other.
 
     Tokens of ``idle`` (`Block.idle`) are context only.
 
     Returns:
-        int64 [steps], and int64 [steps, 3]: tokens, context, pairs (`StepSize`).
+        int64 [steps], and three of them: tokens, context, pairs (`StepSize`).
     """
     request = np.searchsorted(trace.offsets, first, side="right") - 1
     begin = trace.offsets[request]
@@ -218,4 +256,4 @@ def plain_sizes(
         positions = np.concatenate([[0], np.cumsum(idle)])
         tokens = tokens - (high - low)
         pairs -= positions[high] - positions[low] + (high - low) * (1 - begin)
-    return request, np.stack([tokens, context, pairs], axis=1)
+    return request, (tokens, context, pairs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,8 +42,41 @@ class Uses:
         return total
 
 
+class UsesTable(NamedTuple):
+    """The uses of a block's layer-steps in columns, one layer-step after the other.
+
+    Attributes:
+        starts: int64 [layer-steps + 1], where those of each begin.
+        token: int32 [uses], as in `Uses`.
+        place: int32 [uses], likewise.
+        share: float64 [uses], likewise.
+        order: int32 [uses], likewise.
+        tokens: int64 [layer-steps], how many tokens use an expert in each.
+    """
+
+    starts: Ints
+    token: npt.NDArray[np.int32]
+    place: npt.NDArray[np.int32]
+    share: Floats
+    order: npt.NDArray[np.int32]
+    tokens: Ints
+
+
 def uses_of(trace: RoutingTrace, block: Block) -> Iterator[Uses]:
     """Yield the uses of each layer-step of a block of the trace's schedule.
+
+    Raises:
+        TraceError: as `uses_table`.
+    """
+    table = uses_table(trace, block)
+    starts, tokens = table.starts.tolist(), table.tokens.tolist()
+    for row, number in enumerate(tokens):
+        here = slice(starts[row], starts[row + 1])
+        yield Uses(table.token[here], table.place[here], table.share[here], table.order[here], number)
+
+
+def uses_table(trace: RoutingTrace, block: Block) -> UsesTable:
+    """Return the uses of each layer-step of a block of the trace's schedule.
 
     Raises:
         TraceError: a router weight of a recorded expert is negative or no number.
@@ -70,10 +104,10 @@ def uses_of(trace: RoutingTrace, block: Block) -> Iterator[Uses]:
     order = np.empty(len(weight), np.int32)
     order[np.lexsort((-weight, group))] = np.arange(len(weight)) - first[group]
     starts = np.searchsorted(row, np.arange(len(block.layer) + 1))
-    for begin, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
-        number = (group[begin:end] - group[begin]).astype(np.int32)
-        here = slice(begin, end)
-        yield Uses(number, place[here].astype(np.int32), share[here], order[here], int(number[-1]) + 1)
+    first_group = group[starts[:-1]]  # every layer-step has uses
+    token_here = (group - np.repeat(first_group, np.diff(starts))).astype(np.int32)
+    tokens = token_here[starts[1:] - 1].astype(np.int64) + 1
+    return UsesTable(starts, token_here, place.astype(np.int32), share, order, tokens)
 
 
 def _layer_step(block: Block, token: Ints, layer: Ints) -> Ints:

@@ -11,6 +11,7 @@ from operator import index
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from lrcsim.base.configurable import Configurable, Param, names_in
 from lrcsim.base.errors import ConfigError, PolicyError, did_you_mean
@@ -127,7 +128,7 @@ THRESHOLD = Param("threshold", 0.1, "share of a token's router weight below whic
 KEEP = Param("keep", 1, "experts of each token, heaviest first, that are never given up", 0)
 
 
-class _Lossy(MissAction):
+class Lossy(MissAction):
     """Load what a token needs, give up the rest: a rule for every pair of token and expert."""
 
     needs = frozenset({"weights"})
@@ -150,11 +151,15 @@ class _Lossy(MissAction):
         """Return the experts that some token needs: with enough weight, or among its first ``keep``."""
         uses = step.uses
         assert uses is not None  # the caller has refused a trace without weights
-        needs = (uses.share >= self.threshold - ROUNDING) | (uses.order < self.keep)
+        needs = self.vital(uses.share, uses.order)
         return {step.keys[place] for place in uses.place[needs].tolist()}
 
+    def vital(self, share: npt.NDArray[np.float64], order: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+        """Return bool [uses], whether a token cannot do without the expert that it uses (`Uses`)."""
+        return (share >= self.threshold - ROUNDING) | (order < self.keep)
 
-class Skip(_Lossy):
+
+class Skip(Lossy):
     """Leave out misses with less than a share W of the router weight of each token that uses them; load the rest."""
 
     name = "skip"
@@ -163,7 +168,7 @@ class Skip(_Lossy):
     instead = Outcome.SKIPPED
 
 
-class Substitute(_Lossy):
+class Substitute(Lossy):
     """In place of such misses use residents that the token does not use; load the rest."""
 
     name = "substitute"
@@ -176,7 +181,7 @@ class Substitute(_Lossy):
         return needed | _not_replaceable(missed, step, residents(), needed)
 
 
-class Low(_Lossy):
+class Low(Lossy):
     """Load a copy of low precision of such misses, used once and not kept; load the rest whole."""
 
     name = "low"

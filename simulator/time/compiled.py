@@ -20,7 +20,7 @@ from lrcsim.runtimes import IDEAL, Runtime
 from lrcsim.simulator.compiled.compiled_cache import CompiledCache
 from lrcsim.simulator.compiled.engine_for import engine_for
 from lrcsim.simulator.replay import Counts
-from lrcsim.simulator.serving.steps import plain_sizes
+from lrcsim.simulator.serving.steps import step_table
 from lrcsim.simulator.setup.costs import Costs
 from lrcsim.simulator.setup.miss_actions import MissAction, loaded_share
 from lrcsim.simulator.setup.outcomes import Outcome
@@ -77,8 +77,6 @@ def unsupported(
         return "main memory is a cache too"
     if shrinks:
         return "the KV cache takes memory from the experts"
-    if "position" in job.trace.columns:
-        return "several requests run at once"
     if job.access != "coresident":
         return f"access {job.access} is not coresident"
     if not profile.links:
@@ -128,7 +126,7 @@ def run_compiled(
     assert share is not None  # unsupported() says so
     cache = CompiledCache(job, share)
     overlap = overlap and runtime.loads.overlap != "none"
-    table = costs.table(trace.num_layers)
+    prices = costs.table(trace.num_layers)
     path = _path(profile, runtime, max(sizes))
     size_of_layer = np.array(sizes, np.int64)
     totals = Totals.zero(trace.num_layers, trace.num_layers * trace.num_experts, _rooms(job))
@@ -137,16 +135,17 @@ def run_compiled(
     none = np.zeros(0, np.int64)
     for block, served in cache.blocks():
         rows = np.flatnonzero(np.diff(block.step, prepend=-1))
-        _, step_sizes = plain_sizes(trace, block.first_token[rows], block.step_end[rows], block.idle)
-        request, phase = block.request[rows], block.phase[rows]
-        steps = np.empty((len(rows), 5))
-        run(
-            *(table, path, overlap, not job.warm, size_of_layer, block.keys),
-            *(none if block.tokens is None else block.tokens, served, block.starts, block.layer),
-            *(np.append(rows, len(block.layer)), request, phase, step_sizes, steps, totals),
-        )
-        tally.extend(steps, phase, request)
-        steps_by_phase += np.bincount(phase, minlength=2)
+        if len(rows):  # else nothing was recorded in it
+            table = step_table(trace, block, rows)
+            request, phase = block.request[rows], block.phase[rows]
+            steps = np.empty((len(rows), 5))
+            run(
+                *(prices, path, overlap, not job.warm, size_of_layer, block.keys),
+                *(none if block.tokens is None else block.tokens, served, block.starts, block.layer),
+                *(np.append(rows, len(block.layer)), request, phase, table.sizes, steps, totals),
+            )
+            tally.extend(steps, phase, table)
+            steps_by_phase += np.bincount(phase, minlength=2)
         if progress is not None:
             progress(block.end_token)
     seconds, counter = totals.seconds.tolist(), totals.counter.tolist()

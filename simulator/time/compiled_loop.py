@@ -25,6 +25,9 @@ CLOCK, COMPUTE, OVERHEAD, CPU, LINK_BUSY = range(5)
 COLD_MISSES, LINK_BYTES, REQUEST = range(3)
 """Places in `Totals.counter`."""
 
+TOKENS, OUTPUTS, CONTEXT, PAIRS, REQUESTS = range(5)
+"""Places in a row of `StepTable.sizes`."""
+
 
 class Path(NamedTuple):
     """The way of an expert to where it is computed, and what bookkeeping costs.
@@ -234,16 +237,36 @@ def _serve(served, low, high, loads, seconds, size, cpu_bytes, cpu_overhead, pat
 
 
 @numba.njit(cache=True, nogil=True)
-def _dense(parts, first, last, bandwidth, compute, overhead, tokens, context, pairs):  # type: ignore[no-untyped-def]
-    """Return the seconds of the dense parts ``first:last`` (`CostTable.parts`) for a step of a size."""
+def dense_seconds(parts, first, last, bandwidth, compute, overhead, size):  # type: ignore[no-untyped-def]
+    """Return the seconds of the dense parts ``first:last`` (`CostTable.parts`) for a step of a size.
+
+    Args:
+        parts: `CostTable.parts`.
+        first: first part.
+        last: part after the last.
+        bandwidth: bytes/s.
+        compute: FLOP/s.
+        overhead: seconds per part.
+        size: int64 [5], the numbers of `StepSize`.
+    """
+    tokens, context, pairs, requests = size[TOKENS], size[CONTEXT], size[PAIRS], size[REQUESTS]
     total = 0.0
     for i in range(first, last):
-        seen = min(float(context), parts[i, 4] + tokens - 1)  # one request
+        seen = min(float(context), parts[i, 4] * requests + tokens - requests)
         shown = min(float(pairs), parts[i, 4] * tokens)
         moved = (parts[i, 0] + parts[i, 2] * seen) / bandwidth
-        of_pair = parts[i, 6] if tokens <= 1 else parts[i, 3]
+        of_pair = parts[i, 6] if tokens <= requests else parts[i, 3]
         total += max(moved, (parts[i, 1] * tokens + of_pair * shown) / compute) + overhead + parts[i, 5]
     return total
+
+
+@numba.njit(cache=True, nogil=True)
+def output_seconds(costs, size):  # type: ignore[no-untyped-def]
+    """Return the seconds after the last MoE layer (`Costs.after`) for a step of a size, int64 [5] as above."""
+    first, last = costs.first[-2], costs.first[-1]
+    rest = dense_seconds(costs.parts, first, last, costs.bandwidth, costs.compute, costs.overhead, size)
+    matrix = max(costs.head[0] / costs.bandwidth, costs.head[1] * size[OUTPUTS] / costs.compute)
+    return rest + (matrix + costs.overhead + costs.step)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -264,7 +287,7 @@ def run_layer_steps(costs, path, overlap, cold, sizes, keys, tokens, served, sta
         first: int64 [steps + 1], layer-steps of each.
         request: int64 [steps].
         phase: uint8 [steps].
-        step_sizes: int64 [steps, 3]: tokens, context, pairs (`StepSize`).
+        step_sizes: int64 [steps, 5], the numbers of `StepSize`.
         steps: float64 [steps, 5], filled in: begin, end, compute, overhead, CPU.
         totals: `Totals`, advanced in place.
     """
@@ -282,7 +305,6 @@ def run_layer_steps(costs, path, overlap, cold, sizes, keys, tokens, served, sta
         begin = now
         host = 0.0  # when the host has launched everything before, counted from now
         computed = kept_books = cpu = 0.0
-        step_tokens, context, pairs = step_sizes[step, 0], step_sizes[step, 1], step_sizes[step, 2]
         if request[step] != counter[REQUEST]:
             if cold and counter[REQUEST] >= 0:
                 seen[:] = False
@@ -290,8 +312,8 @@ def run_layer_steps(costs, path, overlap, cold, sizes, keys, tokens, served, sta
             counter[REQUEST] = request[step]
         for row in range(first[step], first[step + 1]):
             here, low, high = layer[row], starts[row], starts[row + 1]
-            dense = _dense(
-                parts, parts_of[here], parts_of[here + 1], bandwidth, compute, overhead, step_tokens, context, pairs
+            dense = dense_seconds(
+                parts, parts_of[here], parts_of[here + 1], bandwidth, compute, overhead, step_sizes[step]
             )
             hits_take = all_take = 0.0
             missed = loaded = 0
@@ -359,9 +381,7 @@ def run_layer_steps(costs, path, overlap, cold, sizes, keys, tokens, served, sta
             accesses[phase[step], here] += high - low
             misses[phase[step], here] += missed
             loads[phase[step], here] += loaded
-        output = _dense(
-            parts, parts_of[-2], parts_of[-1], bandwidth, compute, overhead, step_tokens, context, pairs
-        ) + max(costs.head[0] / bandwidth, costs.head[1] / compute) + overhead + costs.step  # fmt: skip
+        output = output_seconds(costs, step_sizes[step])
         late = max(host + path.launch - output, 0.0) if path.ahead else 0.0
         now += output + late
         kept_books += late

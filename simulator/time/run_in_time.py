@@ -18,12 +18,13 @@ from lrcsim.simulator.cache.future import Future
 from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.serving.arrivals import ArrivalSteps, arrival_steps
 from lrcsim.simulator.serving.steps import Step, TimedSteps, steps_of
-from lrcsim.simulator.setup.miss_actions import Cpu
+from lrcsim.simulator.setup.miss_actions import Cpu, MissAction
 from lrcsim.simulator.setup.outcomes import OTHER_MODEL
 from lrcsim.simulator.setup.platform import Platform
 from lrcsim.simulator.setup.prefetchers import Oracle, Prefetcher, start
 from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.compiled import run_compiled, unsupported
+from lrcsim.simulator.time.compiled_events import Dram, is_compiled, run_events, unsupported_events
 from lrcsim.simulator.time.engine import Engine
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.simulator.time.spans import Log
@@ -173,40 +174,17 @@ def run_timed(
     platform, options = run.platform, run.options
     assert platform is not None  # for a run in time
     arrivals = options.arrivals
-    compiled = _compiled(run, platform, events=log or samples or arrivals is not None)
-    if compiled:
-        told = None if progress is None else _told(progress, run.trace.num_tokens)
-        tally, counts = run_compiled(
-            run,
-            platform.costs,
-            platform.profile,
-            platform.sizes,
-            platform.action,
-            runtime=platform.runtime,
-            overlap=platform.overlap,
-            progress=told,
-        )
-        return Timed(run, counts, tally, platform, "compiled")
+    if arrivals is not None:
+        check_arrivals(make_policy(run.policy), platform.prefetcher)
+    if (compiled := _compiled(run, platform, events=log or samples)) is not None:
+        return compiled(None if progress is None else _told(progress, run.trace.num_tokens))
     residency = Residency(
         run, platform.action, platform.dram_pool(run.trace), platform.shrink(len(run.pools)), platform.sizes
     )
     policy = residency.pools[0].policy
     prefetcher = platform.prefetcher
     weights, uses = "weights" in policy.needs | policy.wants, "weights" in platform.action.needs
-    arriving: ArrivalSteps | None = None
-    if arrivals is not None:
-        check_arrivals(policy, prefetcher)
-        arriving = arrival_steps(
-            run.trace,
-            arrivals,
-            batch=options.batch,
-            batching=options.batching,
-            speculative=options.speculative,
-            seed=options.seed,
-            prefill=run.prefill,
-            weights=weights,
-            uses=uses,
-        )
+    arriving = None if arrivals is None else _arriving(run, policy, platform.action)
     if prefetcher is not None and "future" in policy.needs:
         raise ConfigError(
             f"policy {policy.name!r} knows the next uses of what is loaded on demand, prefetching would change them: "
@@ -254,6 +232,23 @@ def run_timed(
     return Timed(run, residency.finish(), tally, platform, "events", log=kept, samples=seen)
 
 
+def _arriving(run: Run, policy: Policy, action: MissAction) -> ArrivalSteps:
+    """Return the steps of a run to which requests come one by one."""
+    options = run.options
+    assert options.arrivals is not None  # the caller asks only then
+    return arrival_steps(
+        run.trace,
+        options.arrivals,
+        batch=options.batch,
+        batching=options.batching,
+        speculative=options.speculative,
+        seed=options.seed,
+        prefill=run.prefill,
+        weights="weights" in policy.needs | policy.wants,
+        uses="weights" in action.needs,
+    )
+
+
 def check_arrivals(policy: Policy, prefetcher: Prefetcher | None = None) -> None:
     """Refuse what has to know the steps to come, where they depend on the time that each takes.
 
@@ -270,22 +265,61 @@ def check_arrivals(policy: Policy, prefetcher: Prefetcher | None = None) -> None
         )
 
 
-def _compiled(run: Run, platform: Platform, *, events: bool) -> bool:
-    """Return whether the compiled engine is to run it.
+def _compiled(run: Run, platform: Platform, *, events: bool) -> Callable[[Callable[[int], None] | None], Timed] | None:
+    """Return what runs it compiled, given whom to tell of tokens done; None: it is for SimPy.
 
     Raises:
-        ConfigError: it was asked for, and cannot.
+        ConfigError: a compiled engine was asked for, and none can.
     """
     if platform.engine == "events":
-        return False
+        return None
+    machine, rest = (run, platform.costs, platform.profile), (platform.action, platform.prefetcher)
+    how: dict[str, Any] = {"runtime": platform.runtime, "overlap": platform.overlap}
+    dram = None if platform.dram is None else Dram(platform.dram, platform.dram_policy)
     shrinks = platform.profile.kv_shared
-    reason = "arrivals, timeline and plot need every event" if events else unsupported(
-        run, platform.costs, platform.profile, platform.action, platform.prefetcher,
-        runtime=platform.runtime, dram_cache=platform.dram is not None, shrinks=shrinks,
-    )  # fmt: skip
+
+    def in_closed_form(told: Callable[[int], None] | None) -> Timed:
+        tally, counts = run_compiled(*machine, platform.sizes, platform.action, **how, progress=told)
+        return Timed(run, counts, tally, platform, "compiled")
+
+    def in_events(told: Callable[[int], None] | None) -> Timed:
+        policy = make_policy(run.policy)
+        arriving = None if run.options.arrivals is None else _arriving(run, policy, platform.action)
+        tally, counts = run_events(*machine, platform.sizes, *rest, **how, dram=dram, arriving=arriving, progress=told)
+        own = run if arriving is None else replace(run, trace=arriving.trace())
+        return Timed(own, counts, tally, platform, "compiled")
+
+    reason: str | None = "timeline and plot need every event"
+    if not events:
+        if run.options.arrivals is None:
+            dram_cache = dram is not None
+            if unsupported(*machine, *rest, runtime=platform.runtime, dram_cache=dram_cache, shrinks=shrinks) is None:
+                return in_closed_form
+        reason = unsupported_events(*machine, *rest, dram=dram, shrinks=shrinks)
+        if reason is None and (platform.engine == "compiled" or not _better_in_simpy(run, dram)):
+            return in_events
     if reason is not None and platform.engine == "compiled":
         raise ConfigError(f"engine 'compiled' is for the standard case: {reason}; use 'auto' or 'events'")
-    return reason is None
+    return None
+
+
+FEW = 100_000
+"""Layer-steps, in this process so far, up to which SimPy runs what the event loop would have to be compiled for first.
+
+That takes some 25 s of CPU, and SimPy makes 1,000 to 10,000 layer-steps a second (benchmarks/NOTES.md).
+"""
+
+_in_simpy = 0
+
+
+def _better_in_simpy(run: Run, dram: Dram | None) -> bool:
+    """Return whether there is too little to run for compiling the event loop first."""
+    global _in_simpy
+    layer_steps = run.trace.num_tokens * run.trace.num_layers
+    if _in_simpy + layer_steps > FEW or is_compiled(dram):
+        return False
+    _in_simpy += layer_steps
+    return True
 
 
 def _told(progress: Progress, total: int) -> Callable[[int], None]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.reprs import short_repr
-from lrcsim.simulator.serving.steps import LayerStep, Step
+from lrcsim.simulator.serving.steps import LayerStep, Step, StepTable
 from lrcsim.simulator.serving.uses import Uses
 from lrcsim.simulator.setup.outcomes import LOSSY, NOT_CACHED, Decision, Outcome
 from lrcsim.traces import DECODE, PREFILL
@@ -156,45 +156,72 @@ class Tally:
         tokens = step.emitted or (1,) * len(step.sequences)
         self.emitted.append(sum(tokens))
         for request, given in zip(step.sequences, tokens, strict=True):
-            if given == 0:  # none of the tokens that count ran
-                continue
-            self._token_given(request, step.phase, begin, end)
-            if step.phase == DECODE:
-                self._decoding.add(request)
-                self.gaps.append((end - self._last_end.get(request, begin)) / given)
-                self.gap_tokens.append(given)
-            self._last_end[request] = end
+            self._given(request, step.phase, begin, end, given)
 
-    def extend(
-        self, steps: npt.NDArray[np.float64], phases: npt.NDArray[np.uint8], requests: npt.NDArray[np.int64]
-    ) -> None:
-        """Take note of many steps at once, each of one request, which run one after the other.
+    def extend(self, steps: npt.NDArray[np.float64], phases: npt.NDArray[np.uint8], table: StepTable) -> None:
+        """Take note of many steps at once, which run one after the other.
 
         Args:
-            steps: float64 [n, 5] as `by_step`.
+            steps: float64 [n, 5] as `by_step`; at least one.
             phases: uint8 [n].
-            requests: int64 [n], never falling.
+            table: which requests get tokens out of them.
         """
-        if not len(steps):
-            return
         self.steps.frombytes(steps.tobytes())
         self.phases += phases.tobytes()
-        ones = np.ones(len(steps), np.int64)
-        self.emitted.frombytes(ones.tobytes())
-        begin, end = steps[:, 0], steps[:, 1]
+        self.emitted.frombytes(np.add.reduceat(table.emitted, table.starts[:-1]).tobytes())
+        if len(table.sequences) == len(steps) and (np.diff(table.sequences) >= 0).all():
+            self._extend_alone(steps[:, 0], steps[:, 1], phases, table)
+            return
+        begins, ends, kinds = steps[:, 0].tolist(), steps[:, 1].tolist(), phases.tolist()
+        given = zip(
+            np.repeat(np.arange(len(steps)), np.diff(table.starts)).tolist(),
+            table.sequences.tolist(),
+            table.emitted.tolist(),
+            strict=True,
+        )
+        for step, request, emitted in given:
+            self._given(request, kinds[step], begins[step], ends[step], emitted)
+
+    def _extend_alone(
+        self,
+        begin: npt.NDArray[np.float64],
+        end: npt.NDArray[np.float64],
+        phases: npt.NDArray[np.uint8],
+        table: StepTable,
+    ) -> None:
+        """Take note of the tokens of steps that each are of one request, one request after the other."""
+        got = np.flatnonzero(table.emitted)  # else none of the tokens that count ran
+        begin, end, phases, requests, given = (
+            begin[got],
+            end[got],
+            phases[got],
+            table.sequences[got],
+            table.emitted[got],
+        )
         decode, new = phases == DECODE, np.diff(requests, prepend=-1) != 0
-        before = np.append(0.0, end[:-1])  # end of the request's last step
+        before = np.append(0.0, end[:-1])[: len(end)]  # end of the request's last step
         for i in np.flatnonzero(new).tolist():
             before[i] = self._last_end.get(int(requests[i]), float(begin[i]))
-        self.gaps.frombytes((end - before)[decode].tobytes())
-        self.gap_tokens.frombytes(ones[decode].tobytes())
+        self.gaps.frombytes(((end - before) / given)[decode].tobytes())
+        self.gap_tokens.frombytes(given[decode].tobytes())
         for i in np.flatnonzero(~decode | new).tolist():
             if i and not new[i] and decode[i - 1]:
                 self._decoding.add(int(requests[i]))
             self._token_given(int(requests[i]), int(phases[i]), float(begin[i]), float(end[i]))
         self._decoding.update(requests[decode].tolist())
-        last = np.flatnonzero(np.append(new[1:], True))
+        last = np.flatnonzero(np.append(new[1:], True))[: len(end)]
         self._last_end.update(zip(requests[last].tolist(), end[last].tolist(), strict=True))
+
+    def _given(self, request: int, phase: int, begin: float, end: float, emitted: int) -> None:
+        """Take note that a request got tokens out of a step, or none."""
+        if emitted == 0:  # none of the tokens that count ran
+            return
+        self._token_given(request, phase, begin, end)
+        if phase == DECODE:
+            self._decoding.add(request)
+            self.gaps.append((end - self._last_end.get(request, begin)) / emitted)
+            self.gap_tokens.append(emitted)
+        self._last_end[request] = end
 
     def _token_given(self, request: int, phase: int, begin: float, end: float) -> None:
         """Take note of a step that may give a request its first token: the last one before it decodes."""

@@ -13,6 +13,7 @@ from lrcsim.simulator.compiled.served import (
     GONE,
     LOADED,
     LOADS,
+    NOBODY_ASKS,
     RESIDENT,
     Served,
     choose,
@@ -53,7 +54,7 @@ def test_what_is_used_elsewhere_is_taken_out_of_the_batch() -> None:
 def test_loads_into_a_pool_without_room_are_gone_at_once() -> None:
     # Layer-steps 0 and 2, of 3 accesses and of 1: half of each is loaded, 1.5 and 0.5 rounded up. Layer-step 1 is
     # another pool's.
-    served = Served(0.5, np.zeros(0, np.int64), np.zeros(6, np.uint8), np.zeros(3, np.int64))
+    served = Served(0.5, np.zeros(0, np.int64), np.zeros(6, np.uint8), np.zeros(4, np.int64), NOBODY_ASKS)
     pass_through(np.array([0, 2]), np.array([0, 3, 5, 6]), served)
     assert served.flags.tolist() == [LOADED, LOADED, ELSEWHERE, RESIDENT, RESIDENT, LOADED]
     assert served.counter[[LOADS, GONE, DROPPED]].tolist() == [3, 3, 0]

@@ -138,21 +138,19 @@ def test_links_in_a_row_are_timed_by_both_engines_where_experts_come_over_the_la
     assert compiled.tally.total == pytest.approx(events.tally.total, rel=1e-9)
     assert compiled.tally.links == events.tally.links
     assert {name: use.bytes for name, use in compiled.tally.links.items()} == {"pcie": 1600, "cxl": 0, "nvme": 0}
-    below = run(hardware=three, dram="50%").timed
-    assert below.engine == "events"
+    below = run(hardware=three, dram="50%", engine="events").timed
     assert {name: use.bytes for name, use in below.tally.links.items()} == {"pcie": 1600, "cxl": 1600, "nvme": 1600}
 
 
-def test_several_links_from_storage_alone_are_for_the_events() -> None:
+def test_several_links_from_storage_alone() -> None:
     storage = (replace(LINK, name="nvme", bandwidth=50.0), replace(LINK, name="cxl"))
     unified = replace(machine(), unified=True, links=storage)
-    found = run(hardware=unified)
-    assert found.timed.engine == "events"
+    found = run(hardware=unified, engine="events")
     assert found.timed.tally.total == pytest.approx(16 * (2 + 1), rel=1e-3)  # 16 misses, each alone: 2 s and 1 s
     optimum = found.to_dict()["time"]["bounds"]["optimum"]["total_s"]
     assert 16 * 2 * 0.5 <= optimum <= found.timed.tally.total  # the slower link's 2 s, for half of the misses at least
-    with pytest.raises(ConfigError, match="experts come over several links, one after the other"):
-        run(hardware=unified, engine="compiled")
+    compiled = run(hardware=unified, engine="compiled").timed
+    assert compiled.tally.total == pytest.approx(found.timed.tally.total, rel=1e-9)
 
 
 def test_the_callers_trace_keeps_its_sizes() -> None:

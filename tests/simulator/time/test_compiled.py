@@ -10,54 +10,33 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn_runs import costs_drawn, job_of, machine, profiles, same, small, traces
 from drawn_runtimes import runtimes
-from helpers import path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrcsim.hardware import Cpu, Dram, Gpu, HardwareProfile, Link, load_profile, profile_names
-from lrcsim.models import Geometry, load_geometry
-from lrcsim.policies import BUILT_IN, CompiledScore, Expert, Now, PolicySpec
+from lrcsim.hardware import HardwareProfile, Link, load_profile, profile_names
+from lrcsim.models import load_geometry
+from lrcsim.policies import BUILT_IN, CompiledScore, Expert, Now
 from lrcsim.runtimes import IDEAL, Runtime
 from lrcsim.runtimes.machine_under import machine_under
 from lrcsim.simulator import Schedule
-from lrcsim.simulator.cache.capacity import CacheSize, Scope, resolve_capacity
+from lrcsim.simulator.cache.capacity import Scope
 from lrcsim.simulator.cache.future import Future
 from lrcsim.simulator.compiled.engine_for import engine_for
 from lrcsim.simulator.replay import Counts
+from lrcsim.simulator.serving.batching import Batching, Speculative, batched
 from lrcsim.simulator.serving.steps import steps_of
 from lrcsim.simulator.setup.costs import Costs, FixedCosts, RooflineCosts
 from lrcsim.simulator.setup.miss_actions import MissAction, make_action
 from lrcsim.simulator.setup.prefetchers import make_prefetcher
-from lrcsim.simulator.setup.run import Run, uses_by_key
+from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.compiled import run_compiled, unsupported
 from lrcsim.simulator.time.engine import Engine
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.simulator.time.tally import Tally
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.importers import import_trace
-
-GB = 10**9
-
-
-def machine(
-    pcie: Link | None = None,
-    nvme: Link | None = None,
-    *more: Link,
-    dram: float = 1e30,
-    layer_overhead: float = 0.0,
-    expert_overhead: float = 0.0,
-) -> HardwareProfile:
-    return HardwareProfile(
-        name="test",
-        description="",
-        gpu=None if pcie is None else Gpu(64 * GB, 1e12, 1e12, 0.0),
-        cpu=Cpu(1e12, 1e10, 0.0, 1),
-        dram=Dram(64 * GB, dram),
-        links=(*path(None, nvme), *more, *path(pcie, None)),
-        layer_overhead=layer_overhead,
-        expert_overhead=expert_overhead,
-    )
 
 
 def in_events(
@@ -95,25 +74,7 @@ def check(
     tally, counts = run_compiled(
         job, costs, profile, sizes, action, runtime=runtime, overlap=overlap, progress=told.append
     )
-    for name in ("accesses", "misses", "preloaded", "steps", "loads", "loaded_bytes"):
-        assert getattr(counts, name).tolist() == getattr(counted, name).tolist(), name
-    for name in ("cold_misses", "evictions", "bypassed", "resident"):
-        assert getattr(counts, name) == getattr(counted, name), name
-    assert tally.by_step() == pytest.approx(events.by_step(), rel=1e-9, abs=1e-15)
-    for name in ("phases", "emitted", "gap_tokens", "outcomes", "given_up", "prefetch"):
-        assert getattr(tally, name) == getattr(events, name), name
-    for name in ("total", "compute", "overhead", "cpu"):
-        assert getattr(tally, name) == pytest.approx(getattr(events, name), rel=1e-9), name
-    assert list(tally.gaps) == pytest.approx(list(events.gaps), rel=1e-9, abs=1e-15)
-    assert list(tally.first_step) == list(events.first_step)
-    for request, span in events.first_step.items():
-        assert tally.first_step[request] == pytest.approx(span, rel=1e-9), request
-    assert list(tally.links) == list(events.links)
-    for name, use in events.links.items():
-        assert tally.links[name].bytes == use.bytes
-        assert tally.links[name].bandwidth == use.bandwidth
-        assert tally.links[name].busy_s == pytest.approx(use.busy_s, rel=1e-9)
-    assert tally.to_dict().keys() == events.to_dict().keys()
+    same(tally, counts, events, counted)
     assert told[-1] == job.trace.num_tokens
     return tally, counts
 
@@ -121,22 +82,6 @@ def check(
 def action_of(spec: str, profile: HardwareProfile) -> MissAction:
     """Make a miss action; ``load`` where experts for the CPU would come from storage, which is not compiled."""
     return make_action("load" if profile.device_link is None else spec, profile)
-
-
-def job_of(
-    trace: RoutingTrace,
-    policy: PolicySpec = "lru",
-    cache: CacheSize = 2,
-    *,
-    scope: Scope = "layer",
-    prefill: str = "step",
-    warm: bool = True,
-) -> Run:
-    profile = RoutingTrace.from_arrays(  # other counts than the trace's own
-        trace.experts[: (trace.num_tokens + 1) // 2], num_experts=trace.layers.num_experts.tolist()
-    )
-    pools = tuple(resolve_capacity(cache, trace.layers, scope))
-    return Run.in_pools(trace, policy, pools, "coresident", prefill, warm, uses_by_key(profile, like=trace))
 
 
 def test_hand_solved() -> None:
@@ -178,63 +123,6 @@ def test_nothing_recorded() -> None:
     assert (tally.total, int(counts.accesses.sum()), tally.by_step().shape) == (0, 0, (0, 5))
 
 
-@st.composite
-def traces(draw: st.DrawFn) -> RoutingTrace:
-    """Sticky traces with gaps, prompts, requests, layers of unequal numbers of experts."""
-    tokens, layers = draw(st.integers(1, 16)), draw(st.integers(1, 3))
-    experts = draw(st.lists(st.integers(2, 7), min_size=layers, max_size=layers))
-    k = draw(st.integers(1, min(4, *experts)))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    scores = rng.random((tokens, layers, max(experts))) * (0.3 + rng.random((layers, max(experts))))
-    for layer, count in enumerate(experts):
-        scores[:, layer, count:] = -1
-    ids = (-scores).argsort(axis=2)[:, :, :k]
-    if draw(st.booleans()):
-        ids[rng.random(ids.shape) < 0.1] = -1
-    ends = sorted(draw(st.lists(st.integers(0, tokens), max_size=2)))
-    phase = (rng.random(tokens) < 0.5).astype(int) if draw(st.booleans()) else None
-    sizes = draw(st.lists(st.integers(1, 9), min_size=layers, max_size=layers))
-    weights = (rng.integers(1, 9, ids.shape) / 16).astype(np.float32)
-    return RoutingTrace.from_arrays(
-        ids,
-        num_experts=experts,
-        offsets=[0, *ends, tokens],
-        phase=phase,
-        weights=weights,
-        expert_bytes=[size * 1000 for size in sizes],
-    )
-
-
-seconds = st.sampled_from([0.0, 1e-3, 3e-3, 0.011])
-rates = st.sampled_from([700_000.0, 1e6, 2.3e6, 1e7])
-
-
-@st.composite
-def profiles(draw: st.DrawFn) -> HardwareProfile:
-    def link() -> Link:
-        chunk = draw(st.one_of(st.none(), st.integers(300, 10_000)))
-        return Link("link", draw(rates), draw(seconds), draw(seconds), draw(st.integers(1, 4)), chunk)
-
-    either = draw(st.sampled_from(["pcie", "nvme", "both"]))
-    return machine(
-        link() if either != "nvme" else None,
-        link() if either != "pcie" else None,
-        *([replace(link(), name="cxl")] if either == "both" and draw(st.booleans()) else []),
-        dram=draw(st.sampled_from([400_000.0, 1.1e6, 3e6, 1e12])),
-        layer_overhead=draw(seconds),
-        expert_overhead=draw(seconds),
-    )
-
-
-costs_drawn = st.builds(
-    FixedCosts,
-    dense=seconds,
-    expert_s=seconds,
-    output=seconds,
-    cpu_overhead=seconds,
-    cpu_bytes=st.sampled_from([1000.0, 4321.0]),
-    cpu_rate=rates,
-)
 actions = st.sampled_from(["load", "cpu", "split", "split:0", "split:0.3", "split:0.5", "split:1"])
 rules = {"warm": st.booleans(), "prefill": st.sampled_from(["step", "token", "chunk:2"]), "overlap": st.booleans()}
 POLICIES = [name for name in BUILT_IN if name not in ("sch-lookahead", "sch-static")]
@@ -267,33 +155,6 @@ def test_equals_the_event_driven_engine(
     assert trace.expert_bytes is not None
     job = job_of(trace, policy, cache, scope=scope, prefill=prefill, warm=warm)
     check(job, costs, profile, trace.expert_bytes.tolist(), action_of(action, profile), overlap)
-
-
-def small(layers: int, num_experts: int) -> Geometry:
-    """Make a model with a dense layer at either end, a window in every other layer, and MLA where layers are even."""
-    return Geometry(
-        name="small",
-        source="",
-        layers=layers + 2,
-        moe_layers=tuple(range(1, layers + 1)),
-        experts=num_experts,
-        top_k=1,
-        shared_experts=0,
-        hidden=8,
-        expert_width=8,
-        shared_width=0,
-        dense_width=4,
-        matrices=3,
-        heads=2,
-        kv_heads=1,
-        head_dim=3,
-        vocab=10,
-        tied=False,
-        kv_rank=2 * (layers % 2 == 0),
-        rope_dim=layers % 2 == 0,
-        window=3,
-        window_layers=tuple(range(0, layers + 2, 2)),
-    )
 
 
 @settings(max_examples=250)
@@ -334,6 +195,39 @@ def test_any_runtime(
         assert why.startswith("evictions cost")
         runtime = replace(runtime, loads=replace(runtime.loads, eviction=0.0))
     check(job, costs, profile, trace.expert_bytes.tolist(), does, overlap, runtime)
+
+
+@settings(max_examples=250)
+@given(
+    trace=traces(),
+    profile=profiles(),
+    action=actions,
+    batch=st.integers(1, 3),
+    batching=st.sampled_from(["continuous", "static"]),
+    speculative=st.sampled_from([None, (1, 0.5), (3, 0.7), (2, [2, 0])]),
+    cache=st.integers(0, 9),
+    **rules,
+)
+def test_several_requests_and_drafts(
+    trace: RoutingTrace,
+    profile: HardwareProfile,
+    action: str,
+    batch: int,
+    batching: Batching,
+    speculative: Speculative | None,
+    cache: int,
+    warm: bool,
+    prefill: str,
+    overlap: bool,
+) -> None:
+    """In the order of a server, with windows, outputs of every draft, and tokens that did not run."""
+    assert trace.expert_bytes is not None
+    if profile.gpu is not None:
+        profile = profile.with_part("gpu", bandwidth=400_000.0, compute=1e6)
+    served = batched(trace, batch=batch, batching=batching, speculative=speculative, prefill=prefill)
+    costs = RooflineCosts(small(trace.num_layers, trace.num_experts), profile, sizes=trace.expert_bytes)
+    job = job_of(served, "lru", cache, prefill=prefill, warm=warm)
+    check(job, costs, profile, trace.expert_bytes.tolist(), action_of(action, profile), overlap)
 
 
 @pytest.mark.parametrize("policy", SPECS)
@@ -436,8 +330,6 @@ def test_what_it_does_not_do() -> None:
     }
     derived = type("Mine", (BUILT_IN["lru"],), {})
     other: Costs = type("Other", (), {})()
-    batched = RoutingTrace.from_arrays([[[0, 1]], [[1, 2]]], num_experts=3)
-    batched.columns["position"] = np.zeros(2, np.int64)
     sequential = Run.in_pools(trace, "lru", job_of(trace).pools, "sequential", "step", True)
     for why, reason in (
         (unsupported(job_of(trace, "sch-static"), costs, profile, load), "policy sch-static has no compiled form"),
@@ -455,7 +347,6 @@ def test_what_it_does_not_do() -> None:
             unsupported(job_of(trace), costs, profile, load, shrinks=True),
             "the KV cache takes memory from the experts",
         ),
-        (unsupported(job_of(batched), costs, profile, load), "several requests run at once"),
         (unsupported(sequential, costs, profile, load), "access sequential is not coresident"),
         (unsupported(job_of(trace), costs, machine(), load), "the machine has no link"),
         (

@@ -1,0 +1,146 @@
+"""What the compiled event loop counts, and what it is told of a block: plain arrays."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from lrcsim.simulator.setup.outcomes import Outcome
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+COLD_MISSES, REQUEST, ISSUED, USEFUL, LATE, WASTED, DISPLACED, DISPLACED_MISSED = range(8)
+"""Places in `Book.counter`."""
+
+
+class Book(NamedTuple):
+    """What is counted from block to block.
+
+    Attributes:
+        counter: int64 [8]: misses of experts not used before, the last request (-1 at first), and `PrefetchUse`.
+        accesses: int64 [2, L], by phase and layer.
+        misses: int64 [2, L].
+        outcomes: int64 [outcomes, 2], misses by what became of them, by phase.
+        loaded_bytes: int64 [2], by phase, without prefetches.
+        shares: float64 [outcomes, 2], `GivenUp.shares`.
+        tokens: int64 [2], `GivenUp.tokens`.
+        moved: float64 [links, 2], bytes by phase.
+        seen: bool [L * E], missed (or used, where the policy refills) since the cache was last emptied.
+        unused: bool [L * E], prefetched and not used yet.
+        displaced: bool [L * E], evicted for a prefetch and not missed yet.
+    """
+
+    counter: Ints
+    accesses: Ints
+    misses: Ints
+    outcomes: Ints
+    loaded_bytes: Ints
+    shares: Floats
+    tokens: Ints
+    moved: Floats
+    seen: npt.NDArray[np.bool_]
+    unused: npt.NDArray[np.bool_]
+    displaced: npt.NDArray[np.bool_]
+
+    @classmethod
+    def empty(cls, layers: int, keys: int, links: int) -> Book:
+        """Start at nothing."""
+        by_layer, by_outcome = (2, layers), (len(Outcome), 2)
+        counter = np.zeros(8, np.int64)
+        counter[REQUEST] = -1
+        return cls(
+            counter,
+            np.zeros(by_layer, np.int64),
+            np.zeros(by_layer, np.int64),
+            np.zeros(by_outcome, np.int64),
+            np.zeros(2, np.int64),
+            np.zeros(by_outcome),
+            np.zeros(2, np.int64),
+            np.zeros((links, 2)),
+            *(np.zeros(keys, np.bool_) for _ in range(3)),
+        )
+
+
+class Work(NamedTuple):
+    """A block of the schedule, and what is known of it beforehand.
+
+    Attributes:
+        keys: int32 [accesses].
+        tokens: int64 [accesses], tokens of the step that use each; empty: one each.
+        starts: int64 [layer-steps + 1], accesses of each.
+        layer: int64 [layer-steps].
+        needed: bool [accesses], whether some token cannot do without it (`Lossy.vital`); empty where nobody asks.
+        given: float64 [accesses], its shares of router weight, summed over the tokens; likewise.
+        use_starts: int64 [layer-steps + 1], uses of each (`UsesTable`); likewise.
+        use_token: int32 [uses]; likewise.
+        use_place: int32 [uses]; likewise.
+        use_order: int32 [uses]; likewise.
+        use_tokens: int64 [layer-steps]; likewise.
+        ahead_starts: int64 [layer-steps + 1], proposals of each to be brought ahead; empty without a prefetcher.
+        ahead: int32 [proposals], keys, the most wanted first.
+        first: int64 [steps + 1], layer-steps of each.
+        request: int64 [steps].
+        phase: uint8 [steps].
+        sizes: int64 [steps, 5], `StepTable.sizes`.
+        transfers: int64 [steps], that can be asked for in each, at most.
+    """
+
+    keys: npt.NDArray[np.int32]
+    tokens: Ints
+    starts: Ints
+    layer: Ints
+    needed: npt.NDArray[np.bool_]
+    given: Floats
+    use_starts: Ints
+    use_token: npt.NDArray[np.int32]
+    use_place: npt.NDArray[np.int32]
+    use_order: npt.NDArray[np.int32]
+    use_tokens: Ints
+    ahead_starts: Ints
+    ahead: npt.NDArray[np.int32]
+    first: Ints
+    request: Ints
+    phase: npt.NDArray[np.uint8]
+    sizes: Ints
+    transfers: Ints
+
+
+@numba.njit(cache=True, nogil=True)
+def take_used(book, key, late, size):  # type: ignore[no-untyped-def]
+    """Take note that a resident expert, or one on its way, is used (`Tally.used`)."""
+    if book.unused[key]:
+        book.unused[key] = False
+        book.counter[LATE if late else USEFUL] += size
+
+
+@numba.njit(cache=True, nogil=True)
+def take_evicted(book, key, for_prefetch, size):  # type: ignore[no-untyped-def]
+    """Take note that an expert left the cache (`Tally.evicted`)."""
+    if book.unused[key]:
+        book.unused[key] = False
+        book.counter[WASTED] += size
+    if for_prefetch:
+        book.counter[DISPLACED] += 1
+        book.displaced[key] = True
+
+
+@numba.njit(cache=True, nogil=True)
+def take_prefetched(book, key, size):  # type: ignore[no-untyped-def]
+    """Take note that an expert is brought ahead (`Tally.prefetched`)."""
+    book.counter[ISSUED] += size
+    book.unused[key] = True
+    book.displaced[key] = False
+
+
+@numba.njit(cache=True, nogil=True)
+def take_emptied(book, sizes, stride):  # type: ignore[no-untyped-def]
+    """Take note that what was prefetched is not in the cache any more (`Tally.emptied`)."""
+    for key in range(len(book.unused)):
+        if book.unused[key]:
+            book.counter[WASTED] += sizes[key // stride]
+    book.unused[:] = False
+    book.displaced[:] = False
