@@ -126,7 +126,7 @@ def stack_hits(
     kinds: dict[int, Any] = {LRU: lru_stack.LruState, STATIC: static_stack.StaticState}
     states = [kinds.get(rule, stack.StackState).empty(keys) for _ in pools]
     schedule = Schedule(trace, prefill)
-    run = _Kernel(rule, stack.RULES[access], not warm, trace.num_experts, keys, int(getattr(chosen, "m", 0)), only)
+    run = StackKernel(rule, stack.RULES[access], not warm, trace.num_experts, keys, int(getattr(chosen, "m", 0)), only)
     width = jobs or os.cpu_count() or 1
     if run.needs_all:  # a pool's ids and next uses are held while it is run
         bytes_per_pool = BYTES_AHEAD * trace.num_tokens * trace.top_k * (trace.num_layers if scope == "model" else 1)
@@ -135,7 +135,7 @@ def stack_hits(
         spread = threads.map if min(width, len(pools)) > 1 else map  # one alone needs no thread: a tenth of LRU's time
         if run.needs_all:
             all_steps = schedule.all_steps()
-            steps = _kernel_steps(all_steps)
+            steps = kernel_steps(all_steps)
             if rule == STATIC:
                 run.windows = _windows(trace, all_steps, run.window)
 
@@ -152,7 +152,7 @@ def stack_hits(
                 def block(index: int, experts: Any = experts, part: StepRun = part) -> None:
                     layer = pools[index]
                     mine = np.ascontiguousarray(experts if layer is None else experts[:, layer : layer + 1])
-                    run(mine, _kernel_steps(part), states[index])
+                    run(mine, kernel_steps(part), states[index])
 
                 list(spread(block, range(len(pools))))
                 if progress is not None:
@@ -163,7 +163,7 @@ def stack_hits(
     )
 
 
-class _Kernel:
+class StackKernel:
     """The kernel of a policy with everything but the pool's data set."""
 
     def __init__(
@@ -237,7 +237,8 @@ class _Kernel:
             kernel(paper, self.rule, self.cold, experts, steps, next_use, self.window, state, keys, places)
 
 
-def _kernel_steps(run: StepRun) -> stack.Steps:
+def kernel_steps(run: StepRun) -> stack.Steps:
+    """Return steps as the kernels know them, their tokens counted from the first."""
     return stack.Steps(run.starts - run.starts[0], run.request, run.phase)
 
 
