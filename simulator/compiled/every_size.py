@@ -182,6 +182,7 @@ class StackKernel:
         self.windows = NO_TIMES  # of every step, for STATIC
 
     def __call__(self, experts: npt.NDArray[Any], steps: stack.Steps, state: Any) -> None:
+        """Advance a pool over int [tokens, layers of the pool, k] experts; raise TraceError where they are impossible."""
         least, most = (int(experts.min()), int(experts.max())) if experts.size else (0, 0)
         if most >= self.stride or least < -1:
             raise TraceError(IMPOSSIBLE)
@@ -196,7 +197,21 @@ class StackKernel:
                 words = (0,) * (state.hits.shape[1] // 64)
                 keys, places = np.empty(self.keys, experts.dtype), np.empty(self.keys, np.int64)
                 ids = experts.reshape(-1)
-                bits(words, self.access, self.cold, experts, ids, complete, steps, self.stride, state, keys, places)
+                apart = (1,) if self.access == stack.SEQUENTIAL else ()
+                bits(
+                    words,
+                    apart,
+                    self.access,
+                    self.cold,
+                    experts,
+                    ids,
+                    complete,
+                    steps,
+                    self.stride,
+                    state,
+                    keys,
+                    places,
+                )
             else:
                 marks: Any = lru_stack.run_lru_marks
                 marks(self.access, self.cold, experts, steps, self.stride, state)

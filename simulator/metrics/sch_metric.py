@@ -271,7 +271,6 @@ def _lookahead(
     trace: RoutingTrace, segment: int, scope: Scope, sizes: Ints, jobs: int | None, progress: Progress | None
 ) -> tuple[Ints, Floats]:
     """Run policy ``sch-lookahead``; arguments and results as in `_static`."""
-
     if len(sizes) == 0:
         found = stack_hits(trace, f"sch-lookahead:{segment}", scope, "paper", "token", False, jobs)
         return np.stack([pool.sum(axis=0) for pool in found.hits]), np.zeros((1, trace.num_requests))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from unittest.mock import patch
 
 import naive
@@ -50,7 +51,7 @@ def test_every_request_equals_the_definition_alone(
         for requests, hits in by_request.lookahead_by_request(trace, window, scope, jobs=1):
             assert requests.stop - requests.start <= together
             found[requests] += hits.sum(axis=0)
-    for request, (low, high) in enumerate(zip(offsets, offsets[1:], strict=False)):
+    for request, (low, high) in enumerate(pairwise(offsets)):
         for slots in range(1, found.shape[1]):
             wanted = 0
             if low < high:
