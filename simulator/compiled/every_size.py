@@ -17,6 +17,7 @@ from lrcsim.policies import BUILT_IN, PolicySpec, make_policy
 from lrcsim.policies.kernels import Stack
 from lrcsim.simulator.cache.capacity import Scope
 from lrcsim.simulator.compiled import lru as lru_stack
+from lrcsim.simulator.compiled import lru_registers
 from lrcsim.simulator.compiled import sch_static as static_stack
 from lrcsim.simulator.compiled import stack_any as stack
 from lrcsim.simulator.compiled.engine_for import kernel_of
@@ -192,35 +193,27 @@ class StackKernel:
 
     def _run(self, experts: npt.NDArray[Any], complete: bool, steps: stack.Steps, state: Any) -> None:
         if self.rule == LRU:
-            if self.keys <= lru_stack.BITS:
-                bits: Any = lru_stack.run_lru_bits
-                words = (0,) * (state.hits.shape[1] // 64)
-                keys, places = np.empty(self.keys, experts.dtype), np.empty(self.keys, np.int64)
-                ids = experts.reshape(-1)
-                apart = (1,) if self.access == stack.SEQUENTIAL else ()
-                bits(
-                    words,
-                    apart,
-                    self.access,
-                    self.cold,
-                    experts,
-                    ids,
-                    complete,
-                    steps,
-                    self.stride,
-                    state,
-                    keys,
-                    places,
-                )
-            else:
-                marks: Any = lru_stack.run_lru_marks
-                marks(self.access, self.cold, experts, steps, self.stride, state)
+            self._run_lru(experts, complete, steps, state)
             return
         if self.rule == STATIC:
             static: Any = static_stack.run_static
             static(experts, steps, self.stride, self.windows, state)
             return
         self._run_stack(experts, steps, state)
+
+    def _run_lru(self, experts: npt.NDArray[Any], complete: bool, steps: stack.Steps, state: Any) -> None:
+        if self.keys > lru_stack.BITS:
+            marks: Any = lru_stack.run_lru_marks
+            marks(self.access, self.cold, experts, steps, self.stride, state)
+            return
+        bits: Any = lru_stack.run_lru_bits
+        words, k = (0,) * (state.hits.shape[1] // 64), experts.shape[2]
+        apart = (1,) if self.access == stack.SEQUENTIAL else ()
+        suits = len(words) <= 2 and not apart and k <= lru_registers.MOST and experts.dtype == np.int16
+        members = (0,) * k if suits and lru_registers.available() else ()
+        how = (words, members, apart, self.access, self.cold)
+        keys, places = np.empty(self.keys, experts.dtype), np.empty(self.keys, np.int64)
+        bits(*how, experts, experts.reshape(-1), complete, steps, self.stride, state, keys, places)
 
     def _run_stack(self, experts: npt.NDArray[Any], steps: stack.Steps, state: Any) -> None:
         seen, accesses, num_steps = int(state.counter[1]), experts.size, len(steps.request)

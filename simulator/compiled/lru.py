@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.simulator.compiled.lru_bits import ALL_BITS, insert_batches, ones
+from lrcsim.simulator.compiled.lru_registers import insert_in_registers
 from lrcsim.simulator.compiled.stack_any import PAPER, SEQUENTIAL
 from lrcsim.simulator.compiled.stack_decode import TWICE, gather
 
@@ -21,6 +22,9 @@ BITS = 512
 """Up to this many keys the sets of bits are used."""
 
 WORDS_PER_GROUP = 64
+
+FOR_REGISTERS = 16
+"""Batches in a row from which on it pays to bring the sets of bits into registers and back."""
 
 
 class LruState(NamedTuple):
@@ -66,11 +70,12 @@ class LruState(NamedTuple):
 
 
 @numba.njit(cache=True, nogil=True)
-def run_lru_bits(words, apart, access, cold, experts, ids, complete, steps, stride, state, keys, places):  # type: ignore[no-untyped-def]
+def run_lru_bits(words, members, apart, access, cold, experts, ids, complete, steps, stride, state, keys, places):  # type: ignore[no-untyped-def]
     """Advance one pool of up to `BITS` keys over a block of tokens.
 
     Args:
         words: as in `insert_batches`.
+        members: as in `insert_in_registers`, or ``()`` where these instructions are not to be used.
         apart: as in `insert_batches`, ``(1,)`` under access ``sequential`` and ``()`` else.
         access: as in `stack_any.run_stack`, like ``cold``, ``experts``, ``steps`` and ``stride``.
         cold: whether the pool is emptied when the request changes.
@@ -109,7 +114,10 @@ def run_lru_bits(words, apart, access, cold, experts, ids, complete, steps, stri
         good = True
         if run > step:
             accesses[phase] += (run - step) * k
-            good = insert_batches(words, apart, ids, low * k, k, run - step, newer, found_at)
+            if len(members) and run - step >= FOR_REGISTERS:
+                good = insert_in_registers(words, members, ids, low * k, run - step, newer, found_at)
+            else:
+                good = insert_batches(words, apart, ids, low * k, k, run - step, newer, found_at)
             counter[3] = requests[run - 1]
             step = run
         else:
