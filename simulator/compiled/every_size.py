@@ -183,7 +183,7 @@ class StackKernel:
         self.windows = NO_TIMES  # of every step, for STATIC
 
     def __call__(self, experts: npt.NDArray[Any], steps: stack.Steps, state: Any) -> None:
-        """Advance a pool over int [tokens, layers of the pool, k] experts; raise TraceError where they are impossible."""
+        """Advance a pool over int [tokens, layers of the pool, k] experts; TraceError where they are impossible."""
         least, most = (int(experts.min()), int(experts.max())) if experts.size else (0, 0)
         if most >= self.stride or least < -1:
             raise TraceError(IMPOSSIBLE)
