@@ -111,11 +111,11 @@ def _one_word(apart, keys, low, members, number, newer, found_at):  # type: igno
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _join(newer, at, since):  # type: ignore[no-untyped-def]
-    """End an epoch: join the two parts of every set."""
+def _join(words, newer, at, since):  # type: ignore[no-untyped-def]
+    """End an epoch: join the two parts of every set, of as many words (a constant: a tenth of the whole)."""
     for key in range(np.uint64(len(newer))):
         batch = np.uint64(at[key])
-        for word in range(newer.shape[1]):
+        for word in range(words):
             newer[key, word] |= since[batch, word]
     at[:] = 0
     since[:] = NOTHING
@@ -151,8 +151,8 @@ def _two_words(apart, keys, low, members, number, within, found_at):  # type: ig
             within[key, 1] = bits1
         begin += size
         if now == EPOCH - 1:
-            _join(within, at, since)
-    _join(within, at, since)
+            _join(2, within, at, since)
+    _join(2, within, at, since)
     return wrong == 0
 
 
@@ -202,14 +202,14 @@ def _four_words(apart, keys, low, members, number, within, found_at):  # type: i
             within[key, 3] = bits3
         begin += size
         if now == EPOCH - 1:
-            _join(within, at, since)
-    _join(within, at, since)
+            _join(4, within, at, since)
+    _join(4, within, at, since)
     return wrong == 0
 
 
 @numba.njit(cache=True, nogil=True)
 def _eight_words(apart, keys, low, members, number, within, found_at):  # type: ignore[no-untyped-def]
-    """Do the same; eight words are one vector of AVX-512, so here loops over them are fast."""
+    """Do the same; eight words written out are no faster than loops over them."""
     size, wrong, begin = np.uint64(members), 0, np.uint64(low)
     at = np.zeros(len(within), np.uint8)
     since = np.zeros((EPOCH + 1, 8), np.uint64)
@@ -224,9 +224,10 @@ def _eight_words(apart, keys, low, members, number, within, found_at):  # type: 
                 place += ones(since[last, word] | within[key, word] | (bits[word] if len(apart) else NOTHING))
             found_at[place] += 1
             bits[key >> WORD_SHIFT] |= ONE << (key & IN_WORD)
+        different = np.int64(0)
         for word in range(8):
-            wrong -= ones(bits[word])
-        wrong += members
+            different += ones(bits[word])
+        wrong |= members - different
         for before in range(now + ONE):
             for word in range(8):
                 since[before, word] |= bits[word]
@@ -238,6 +239,6 @@ def _eight_words(apart, keys, low, members, number, within, found_at):  # type: 
                 within[key, word] = bits[word]
         begin += size
         if now == EPOCH - 1:
-            _join(within, at, since)
-    _join(within, at, since)
+            _join(8, within, at, since)
+    _join(8, within, at, since)
     return wrong == 0
