@@ -20,10 +20,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import libcachesim
 import numpy as np
 
+from lrcsim.simulator import sch
+from lrcsim.simulator.compiled import lru_registers
 from lrcsim.simulator.compiled.every_size import stack_hits
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.exporters import Options, export_trace
@@ -123,6 +126,37 @@ def against_reference(folder: str, tokens: int, rounds: int) -> None:
         print(f"| {policy} | {here / 1e6:.0f} | {there / 1e6:.3f} | {here / there:,.0f} |")
 
 
+def lru_ways(tokens: int, rounds: int) -> None:
+    """Print LRU by number of experts: co-resident with and without registers, and sequential; check that hits agree."""
+    print("\n| experts | lru, M/s | without registers, M/s | ratio | sequential, M/s |\n|---|---:|---:|---:|---:|")
+
+    def plain(trace: RoutingTrace) -> tuple[float, float]:
+        with patch.object(lru_registers, "available", lambda: False):
+            return ours(trace, "lru")
+
+    for experts in (64, 128, 256, 512):
+        trace = make_trace(tokens, 1, experts)
+        assert plain(trace)[1] == ours(trace, "lru")[1], experts
+        ways: dict[str, Callable[[], float]] = {
+            "as it is": lambda t=trace: ours(t, "lru")[0],  # type: ignore[misc]
+            "plain": lambda t=trace: plain(t)[0],  # type: ignore[misc]
+            "sequential": lambda t=trace: ours(t, "lru", access="sequential")[0],  # type: ignore[misc]
+        }
+        chosen, bits, apart = (trace.experts.size / taken / 1e6 for taken in best_of(rounds, ways).values())
+        print(f"| {experts} | {chosen:.0f} | {bits:.0f} | {chosen / bits:.2f} | {apart:.0f} |")
+
+
+def by_request(rounds: int) -> None:
+    """Print the seconds of sch-lookahead with intervals on 2,500 requests of 16 tokens."""
+    ids = make_trace(40_000, 8, 64).experts
+    trace = RoutingTrace.from_arrays(ids, num_experts=64, offsets=np.arange(0, 40_001, 16))
+    print("\n| sch-lookahead:16, 2,500 requests, 8 layers x 64 | CPU s |\n|---|---:|")
+    for scope in ("layer", "model"):
+        how: Any = {"cache": "2x", "definition": "lookahead", "scope": scope, "bootstrap": 1_000, "jobs": 1}
+        run = {"": lambda h=how: timed(lambda: sch(trace, segment=16, **h))}  # type: ignore[misc]
+        print(f"| {scope} | {best_of(rounds, run)['']:.2f} |")
+
+
 def timed(run: Callable[[], Any]) -> float:
     """Return the CPU seconds of a call."""
     start = time.process_time()
@@ -144,6 +178,8 @@ def main() -> None:
     )
     for experts in (64, 128, 256):
         one_layer(experts, tokens, rounds, arguments.memory)
+    lru_ways(tokens, rounds)
+    by_request(rounds)
     print("\n| 48 layers x 128 experts | scope layer, M/s | scope model, M/s |\n|---|---|---|")
     trace = make_trace(tokens // 50, 48, 128)
     for policy in ("lru", "belady", "lfu"):

@@ -238,16 +238,27 @@ def expert_bytes(geometry: Geometry, dtype: str | None = None, *, biases: bool =
     Raises:
         ConfigError: the dtype is not known, or none is given and that of the release cannot be read.
     """
-    dtype = stored_dtype(geometry, dtype)
-    sizes = [
+    return np.array(_expert_sizes(geometry, stored_dtype(geometry, dtype), biases), dtype=np.int64)
+
+
+@lru_cache(maxsize=256)  # a plan asks for the same model hundreds of times: a third of its time
+def _expert_sizes(geometry: Geometry, dtype: str, biases: bool) -> tuple[int, ...]:
+    return tuple(
         sum(
             tensor_bytes(geometry, tensor, dtype)
             for tensor in expert_tensors(geometry, layer)
             if biases or not is_small(tensor)
         )
         for layer in geometry.moe_layers
-    ]
-    return np.array(sizes, dtype=np.int64)
+    )
+
+
+@lru_cache(maxsize=256)
+def _dense_sizes(geometry: Geometry, dtype: str) -> tuple[int, ...]:
+    return tuple(
+        sum(tensor_bytes(geometry, tensor, dtype) for tensor in dense_tensors(geometry, layer))
+        for layer in range(geometry.layers)
+    )
 
 
 def dense_bytes(geometry: Geometry, dtype: str | None = None) -> IntArray:
@@ -262,12 +273,7 @@ def dense_bytes(geometry: Geometry, dtype: str | None = None) -> IntArray:
     Raises:
         ConfigError: the dtype is not known, or none is given and that of the release cannot be read.
     """
-    dtype = stored_dtype(geometry, dtype)
-    sizes = [
-        sum(tensor_bytes(geometry, tensor, dtype) for tensor in dense_tensors(geometry, layer))
-        for layer in range(geometry.layers)
-    ]
-    return np.array(sizes, dtype=np.int64)
+    return np.array(_dense_sizes(geometry, stored_dtype(geometry, dtype)), dtype=np.int64)
 
 
 def output_bytes(geometry: Geometry, dtype: str | None = None) -> int:

@@ -17,6 +17,7 @@ from lrcsim.policies import BUILT_IN, PolicySpec, make_policy
 from lrcsim.policies.kernels import Stack
 from lrcsim.simulator.cache.capacity import Scope
 from lrcsim.simulator.compiled import lru as lru_stack
+from lrcsim.simulator.compiled import lru_registers
 from lrcsim.simulator.compiled import sch_static as static_stack
 from lrcsim.simulator.compiled import stack_any as stack
 from lrcsim.simulator.compiled.engine_for import kernel_of
@@ -126,7 +127,7 @@ def stack_hits(
     kinds: dict[int, Any] = {LRU: lru_stack.LruState, STATIC: static_stack.StaticState}
     states = [kinds.get(rule, stack.StackState).empty(keys) for _ in pools]
     schedule = Schedule(trace, prefill)
-    run = _Kernel(rule, stack.RULES[access], not warm, trace.num_experts, keys, int(getattr(chosen, "m", 0)), only)
+    run = StackKernel(rule, stack.RULES[access], not warm, trace.num_experts, keys, int(getattr(chosen, "m", 0)), only)
     width = jobs or os.cpu_count() or 1
     if run.needs_all:  # a pool's ids and next uses are held while it is run
         bytes_per_pool = BYTES_AHEAD * trace.num_tokens * trace.top_k * (trace.num_layers if scope == "model" else 1)
@@ -135,7 +136,7 @@ def stack_hits(
         spread = threads.map if min(width, len(pools)) > 1 else map  # one alone needs no thread: a tenth of LRU's time
         if run.needs_all:
             all_steps = schedule.all_steps()
-            steps = _kernel_steps(all_steps)
+            steps = kernel_steps(all_steps)
             if rule == STATIC:
                 run.windows = _windows(trace, all_steps, run.window)
 
@@ -152,7 +153,7 @@ def stack_hits(
                 def block(index: int, experts: Any = experts, part: StepRun = part) -> None:
                     layer = pools[index]
                     mine = np.ascontiguousarray(experts if layer is None else experts[:, layer : layer + 1])
-                    run(mine, _kernel_steps(part), states[index])
+                    run(mine, kernel_steps(part), states[index])
 
                 list(spread(block, range(len(pools))))
                 if progress is not None:
@@ -163,7 +164,7 @@ def stack_hits(
     )
 
 
-class _Kernel:
+class StackKernel:
     """The kernel of a policy with everything but the pool's data set."""
 
     def __init__(
@@ -182,6 +183,7 @@ class _Kernel:
         self.windows = NO_TIMES  # of every step, for STATIC
 
     def __call__(self, experts: npt.NDArray[Any], steps: stack.Steps, state: Any) -> None:
+        """Advance a pool over int [tokens, layers of the pool, k] experts; TraceError where they are impossible."""
         least, most = (int(experts.min()), int(experts.max())) if experts.size else (0, 0)
         if most >= self.stride or least < -1:
             raise TraceError(IMPOSSIBLE)
@@ -191,21 +193,27 @@ class _Kernel:
 
     def _run(self, experts: npt.NDArray[Any], complete: bool, steps: stack.Steps, state: Any) -> None:
         if self.rule == LRU:
-            if self.keys <= lru_stack.BITS:
-                bits: Any = lru_stack.run_lru_bits
-                words = (0,) * (state.hits.shape[1] // 64)
-                keys, places = np.empty(self.keys, experts.dtype), np.empty(self.keys, np.int64)
-                ids = experts.reshape(-1)
-                bits(words, self.access, self.cold, experts, ids, complete, steps, self.stride, state, keys, places)
-            else:
-                marks: Any = lru_stack.run_lru_marks
-                marks(self.access, self.cold, experts, steps, self.stride, state)
+            self._run_lru(experts, complete, steps, state)
             return
         if self.rule == STATIC:
             static: Any = static_stack.run_static
             static(experts, steps, self.stride, self.windows, state)
             return
         self._run_stack(experts, steps, state)
+
+    def _run_lru(self, experts: npt.NDArray[Any], complete: bool, steps: stack.Steps, state: Any) -> None:
+        if self.keys > lru_stack.BITS:
+            marks: Any = lru_stack.run_lru_marks
+            marks(self.access, self.cold, experts, steps, self.stride, state)
+            return
+        bits: Any = lru_stack.run_lru_bits
+        words, k = (0,) * (state.hits.shape[1] // 64), experts.shape[2]
+        apart = (1,) if self.access == stack.SEQUENTIAL else ()
+        suits = len(words) <= 2 and not apart and k <= lru_registers.MOST and experts.dtype == np.int16
+        members = (0,) * k if suits and lru_registers.available() else ()
+        how = (words, members, apart, self.access, self.cold)
+        keys, places = np.empty(self.keys, experts.dtype), np.empty(self.keys, np.int64)
+        bits(*how, experts, experts.reshape(-1), complete, steps, self.stride, state, keys, places)
 
     def _run_stack(self, experts: npt.NDArray[Any], steps: stack.Steps, state: Any) -> None:
         seen, accesses, num_steps = int(state.counter[1]), experts.size, len(steps.request)
@@ -237,7 +245,8 @@ class _Kernel:
             kernel(paper, self.rule, self.cold, experts, steps, next_use, self.window, state, keys, places)
 
 
-def _kernel_steps(run: StepRun) -> stack.Steps:
+def kernel_steps(run: StepRun) -> stack.Steps:
+    """Return steps as the kernels know them, their tokens counted from the first."""
     return stack.Steps(run.starts - run.starts[0], run.request, run.phase)
 
 

@@ -1,6 +1,6 @@
 """Compiled LRU at every capacity: an access's place in the LRU stack is the number of experts used since its last use.
 
-Two ways to count them. With up to 256 experts, as a set of bits for each expert, the experts used since it was
+Two ways to count them. With up to 512 experts, as a set of bits for each expert, the experts used since it was
 (`lru_bits`). With more, as a line of marks, one for each expert at the time of its last use: a place is the number of
 marks behind its own.
 """
@@ -14,20 +14,24 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.simulator.compiled.lru_bits import ALL_BITS, insert_batches, ones
+from lrcsim.simulator.compiled.lru_registers import insert_in_registers
 from lrcsim.simulator.compiled.stack_any import PAPER, SEQUENTIAL
 from lrcsim.simulator.compiled.stack_decode import TWICE, gather
 
-BITS = 256
+BITS = 512
 """Up to this many keys the sets of bits are used."""
 
 WORDS_PER_GROUP = 64
+
+FOR_REGISTERS = 16
+"""Batches in a row from which on it pays to bring the sets of bits into registers and back."""
 
 
 class LruState(NamedTuple):
     """The LRU stack of one pool between blocks.
 
     Attributes:
-        newer: uint64 [keys, 2 or 4 words], or [keys] for one word, the experts used since each one's last use (up to
+        newer: uint64 [keys, 2, 4 or 8 words], or [keys] for one word, the experts used since each one's last use (up to
             `BITS` keys).
         line: uint64 [words of the line], a mark at each expert's last use (more than `BITS` keys).
         group: int64 [groups], marks in each `WORDS_PER_GROUP` words of the line.
@@ -51,7 +55,7 @@ class LruState(NamedTuple):
     @classmethod
     def empty(cls, keys: int) -> LruState:
         """Make the state of a pool over ``keys`` experts, with nothing in it."""
-        words = 0 if keys > BITS else 1 if keys <= 64 else 2 if keys <= 128 else 4
+        words = 0 if keys > BITS else 1 if keys <= 64 else 2 if keys <= 128 else 4 if keys <= 256 else 8
         groups = 0 if words else -(-4 * keys // (64 * WORDS_PER_GROUP)) + 1
         return cls(
             np.full((keys, words) if words != 1 else keys, ALL_BITS),
@@ -66,11 +70,26 @@ class LruState(NamedTuple):
 
 
 @numba.njit(cache=True, nogil=True)
-def run_lru_bits(words, access, cold, experts, ids, complete, steps, stride, state, keys, places):  # type: ignore[no-untyped-def]
+def _alike(steps, cold):  # type: ignore[no-untyped-def]
+    """Say whether all steps of a block have one token, one phase and, if the pool is emptied between them, one request.
+
+    A look at each step by itself takes a sixth of the whole call.
+    """
+    number, others = len(steps.phase), 0
+    for phase in steps.phase:
+        others += phase != steps.phase[0]
+    one_request = not cold or steps.request[0] == steps.request[-1]
+    return others == 0 and one_request and steps.starts[number] - steps.starts[0] == number
+
+
+@numba.njit(cache=True, nogil=True)
+def run_lru_bits(words, members, apart, access, cold, experts, ids, complete, steps, stride, state, keys, places):  # type: ignore[no-untyped-def]
     """Advance one pool of up to `BITS` keys over a block of tokens.
 
     Args:
         words: as in `insert_batches`.
+        members: as in `insert_in_registers`, or ``()`` where these instructions are not to be used.
+        apart: as in `insert_batches`, ``(1,)`` under access ``sequential`` and ``()`` else.
         access: as in `stack_any.run_stack`, like ``cold``, ``experts``, ``steps`` and ``stride``.
         cold: whether the pool is emptied when the request changes.
         experts: int [tokens, layers of the pool, k], -1 = not recorded.
@@ -97,7 +116,9 @@ def run_lru_bits(words, access, cold, experts, ids, complete, steps, stride, sta
         found_at = hits[phase]
         new = found_at[first_uses]
         run = step  # steps of one token each: their ids are the batches, there is nothing to gather
-        if complete and layers == 1 and access != SEQUENTIAL:
+        if step == 0 and complete and layers == 1 and _alike(steps, cold):
+            run = num_steps
+        elif complete and layers == 1:
             while (
                 run < num_steps
                 and starts[run + 1] - starts[run] == 1
@@ -108,7 +129,10 @@ def run_lru_bits(words, access, cold, experts, ids, complete, steps, stride, sta
         good = True
         if run > step:
             accesses[phase] += (run - step) * k
-            good = insert_batches(words, ids, low * k, k, run - step, newer, found_at)
+            if len(members) and run - step >= FOR_REGISTERS:
+                good = insert_in_registers(words, members, ids, low * k, run - step, newer, found_at)
+            else:
+                good = insert_batches(words, apart, ids, low * k, k, run - step, newer, found_at)
             counter[3] = requests[run - 1]
             step = run
         else:
@@ -122,9 +146,7 @@ def run_lru_bits(words, access, cold, experts, ids, complete, steps, stride, sta
                     good = False
                 elif count:
                     accesses[phase] += count
-                    together = 1 if access == SEQUENTIAL else count  # accesses looked up before any is inserted
-                    batches = count // together
-                    good = insert_batches(words, keys, np.int64(0), together, batches, newer, found_at) and good
+                    good = insert_batches(words, apart, keys, np.int64(0), count, 1, newer, found_at) and good
             step += 1
         if not good:
             counter[5] = 1

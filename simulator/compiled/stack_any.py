@@ -60,7 +60,7 @@ class StackState(NamedTuple):
         counter: int64 [6]: depth of the stack, accesses so far, batches so far, request (-1 at first), first step not
             yet in the window (-1: the window is empty), 1 once the ids were found to be impossible.
         hits: int64 [2, keys]: by phase, accesses found at each place of the stack.
-        accesses: int64 [2], by phase.
+        accesses: int64 [2], by phase. (`by_request` has more rows in both, one for each request.)
     """
 
     stack: npt.NDArray[np.int32]
@@ -72,16 +72,16 @@ class StackState(NamedTuple):
     accesses: npt.NDArray[np.int64]
 
     @classmethod
-    def empty(cls, keys: int) -> StackState:
-        """Make the state of a pool over ``keys`` experts, with nothing in it."""
+    def empty(cls, keys: int, rows: int = 2) -> StackState:
+        """Make the state of a pool over ``keys`` experts, with nothing in it, that counts in so many rows."""
         return cls(
             np.zeros(keys, np.int32),
             np.zeros(keys, np.int64),
             np.zeros(keys, np.int64),
             np.full(keys, -1, np.int64),
             np.array([0, 0, 0, -1, -1, 0], np.int64),
-            np.zeros((2, keys), np.int64),
-            np.zeros(2, np.int64),
+            np.zeros((rows, keys), np.int64),
+            np.zeros(rows, np.int64),
         )
 
 

@@ -35,6 +35,7 @@ from lrcsim.base.progress import Progress
 from lrcsim.base.reprs import short_repr
 from lrcsim.base.text import number, numbers
 from lrcsim.simulator.cache.capacity import CacheSize, Scope, resolve_capacity
+from lrcsim.simulator.compiled.by_request import lookahead_by_request
 from lrcsim.simulator.compiled.every_size import stack_hits
 from lrcsim.simulator.metrics import window_kernels
 from lrcsim.simulator.metrics.bootstrap import basic_interval, check_bootstrap, each_resample
@@ -270,26 +271,16 @@ def _lookahead(
     trace: RoutingTrace, segment: int, scope: Scope, sizes: Ints, jobs: int | None, progress: Progress | None
 ) -> tuple[Ints, Floats]:
     """Run policy ``sch-lookahead``; arguments and results as in `_static`."""
-
-    def hits_of(part: RoutingTrace, threads: int | None) -> Ints:
-        found = stack_hits(part, f"sch-lookahead:{segment}", scope, "paper", "token", False, threads)
-        return np.stack([pool.sum(axis=0) for pool in found.hits])
-
     if len(sizes) == 0:
-        return hits_of(trace, jobs), np.zeros((1, trace.num_requests))
-    # Every request starts cold, so that its hits are those of a trace of its own.
+        found = stack_hits(trace, f"sch-lookahead:{segment}", scope, "paper", "token", False, jobs)
+        return np.stack([pool.sum(axis=0) for pool in found.hits]), np.zeros((1, trace.num_requests))
     total: Ints = np.zeros(1, np.int64)
     by_request = np.zeros((len(sizes) + 1, trace.num_requests))
-    for request in range(trace.num_requests):
-        low, high = int(trace.offsets[request]), int(trace.offsets[request + 1])
-        if low < high:
-            experts = trace.read("experts", low, high)
-            alone = RoutingTrace(trace.layers, {"experts": experts}, np.array([0, high - low]))
-            hits = hits_of(alone, jobs)
-            total = total + hits
-            by_request[-1, request] = hits[:, -1].sum()
-            places = sizes.T.clip(max=hits.shape[1] - 1)  # [pools, caches]
-            by_request[:-1, request] = np.take_along_axis(hits, places, axis=1).sum(axis=0)
+    for requests, hits in lookahead_by_request(trace, segment, scope, jobs):  # [pools, requests, capacities + 1]
+        total = total + hits.sum(axis=1)
+        by_request[-1, requests] = hits[:, :, -1].sum(axis=0)
+        places = sizes.T.clip(max=hits.shape[2] - 1)  # [pools, caches]
+        by_request[:-1, requests] = np.take_along_axis(hits, places[:, None], axis=2).sum(axis=0).T
         if progress is not None:
-            progress(high, trace.num_tokens)
+            progress(int(trace.offsets[requests.stop]), trace.num_tokens)
     return total, by_request

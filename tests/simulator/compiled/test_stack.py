@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrcsim.base.errors import ConfigError
+from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.policies import make_policy
 from lrcsim.simulator import simulate
 from lrcsim.simulator.cache.capacity import Scope
@@ -72,7 +72,7 @@ def test_both_ways_to_count_lru_agree(access: Access, trace: RoutingTrace, warm:
         assert bits.accesses.tolist() == marks.accesses.tolist()
 
 
-@pytest.mark.parametrize("experts", [64, 65, 128, 200, 256, 257])
+@pytest.mark.parametrize("experts", [64, 65, 128, 200, 256, 257, 512, 513])
 def test_lru_with_many_experts(experts: int) -> None:
     """Around the borders of the word sizes, and long enough for the line of marks to be compacted (8,192 places)."""
     rng = np.random.default_rng(experts)
@@ -86,6 +86,25 @@ def test_lru_with_many_experts(experts: int) -> None:
         for slots in (1, 8, 30, experts - 1):
             counts = simulate(trace, "lru", slots, access=access, warm=warm, bounds=False).counts  # type: ignore[arg-type]
             assert found.at([slots])[1] == (counts.accesses - counts.misses).sum()
+
+
+@pytest.mark.parametrize("access", ["coresident", "sequential"])
+@pytest.mark.parametrize("experts", [64, 128, 256, 512, 513])
+def test_lru_refuses_an_expert_twice_in_a_token(experts: int, access: str) -> None:
+    trace = RoutingTrace.from_arrays(np.tile([3, experts - 1], (40, 1, 1)), num_experts=experts)
+    trace.experts[20, 0] = 3
+    with pytest.raises(TraceError, match="twice in one token"):
+        stack_hits(trace, "lru", "layer", access, "step", True, jobs=1)
+
+
+def test_sequential_hand_solved() -> None:
+    # Top-2: a b, then c a. Looked up together a is at place 1 (behind b), so it hits with two slots. One after the other
+    # c comes before it: place 2, three slots. Then a b: a at place 0; b behind a and c, a not counted twice: place 2.
+    trace = RoutingTrace.from_arrays([[[0, 1]], [[2, 0]], [[0, 1]]], num_experts=3)
+    (hits,) = stack_hits(trace, "lru", "layer", "coresident", "step", True, jobs=1).hits
+    assert hits[1].tolist() == [0, 1, 2, 3]
+    (hits,) = stack_hits(trace, "lru", "layer", "sequential", "step", True, jobs=1).hits
+    assert hits[1].tolist() == [0, 1, 1, 3]
 
 
 def test_hand_solved() -> None:
