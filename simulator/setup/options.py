@@ -117,7 +117,8 @@ class Options:
         dram: bytes of main memory for experts, as ``"32GiB"``, or a share, ``"50%"`` of all experts; None: all of them
             where they fit, else 90 % of main memory. What it does not hold comes from storage.
         dram_policy: the eviction policy there.
-        engine: ``"events"`` (SimPy), ``"compiled"`` (numba; the standard case only), ``"auto"``: compiled where it can.
+        engine: ``"events"`` (SimPy), ``"compiled"`` (numba; all but what is a user's own and little else,
+            docs/hierarchy.md), ``"auto"``: compiled where it can, and it pays.
     """
 
     policy: PolicySpec = _option(

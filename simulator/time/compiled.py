@@ -1,4 +1,4 @@
-"""The compiled engine: the standard case of `lrcsim.simulator.time.engine`, a hundred times as fast.
+"""The compiled engine: a closed form of `lrcsim.simulator.time.engine` where nothing comes ahead.
 
 Two stages for each block of the schedule. The caches say of every access whether it hits, is loaded, or runs on the
 CPU (`CompiledCache`): none of this depends on time where nothing is brought ahead. Then `run_layer_steps` works out how

@@ -299,7 +299,7 @@ def _compiled(run: Run, platform: Platform, *, events: bool) -> Callable[[Callab
         if reason is None and (platform.engine == "compiled" or not _better_in_simpy(run, dram)):
             return in_events
     if reason is not None and platform.engine == "compiled":
-        raise ConfigError(f"engine 'compiled' is for the standard case: {reason}; use 'auto' or 'events'")
+        raise ConfigError(f"engine 'compiled' does not run this: {reason}; use 'auto' or 'events'")
     return None
 
 
