@@ -26,7 +26,7 @@ import libcachesim
 import numpy as np
 
 from lrcsim.simulator import sch
-from lrcsim.simulator.compiled import lru_registers
+from lrcsim.simulator.compiled import lru_turn
 from lrcsim.simulator.compiled.every_size import stack_hits
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.exporters import Options, export_trace
@@ -131,7 +131,7 @@ def lru_ways(tokens: int, rounds: int) -> None:
     print("\n| experts | lru, M/s | without registers, M/s | ratio | sequential, M/s |\n|---|---:|---:|---:|---:|")
 
     def plain(trace: RoutingTrace) -> tuple[float, float]:
-        with patch.object(lru_registers, "available", lambda: False):
+        with patch.object(lru_turn, "available", lambda: False):
             return ours(trace, "lru")
 
     for experts in (64, 128, 256, 512):

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from lrcsim.simulator.cache.capacity import Scope
 from lrcsim.simulator.compiled import stack_any as stack
-from lrcsim.simulator.compiled.every_size import LOOKAHEAD, StackKernel, kernel_steps
+from lrcsim.simulator.compiled.every_size import StackKernel, kernel_steps
 from lrcsim.simulator.compiled.stack_any import StackState
+from lrcsim.simulator.compiled.stack_decode import LOOKAHEAD
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Schedule
 

@@ -17,7 +17,7 @@ from lrcsim.policies import BUILT_IN, PolicySpec, make_policy
 from lrcsim.policies.kernels import Stack
 from lrcsim.simulator.cache.capacity import Scope
 from lrcsim.simulator.compiled import lru as lru_stack
-from lrcsim.simulator.compiled import lru_registers
+from lrcsim.simulator.compiled import lru_registers, lru_turn
 from lrcsim.simulator.compiled import sch_static as static_stack
 from lrcsim.simulator.compiled import stack_any as stack
 from lrcsim.simulator.compiled.engine_for import kernel_of
@@ -210,7 +210,7 @@ class StackKernel:
         words, k = (0,) * (state.hits.shape[1] // 64), experts.shape[2]
         apart = (1,) if self.access == stack.SEQUENTIAL else ()
         suits = len(words) <= 2 and not apart and k <= lru_registers.MOST and experts.dtype == np.int16
-        members = (0,) * k if suits and lru_registers.available() else ()
+        members = (0,) * k if suits and lru_turn.available() else ()
         how = (words, members, apart, self.access, self.cold)
         keys, places = np.empty(self.keys, experts.dtype), np.empty(self.keys, np.int64)
         bits(*how, experts, experts.reshape(-1), complete, steps, self.stride, state, keys, places)

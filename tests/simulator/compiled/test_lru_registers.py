@@ -10,18 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrcsim.base.errors import TraceError
-from lrcsim.simulator.compiled import lru_registers
+from lrcsim.simulator.compiled import lru_registers, lru_turn
 from lrcsim.simulator.compiled.every_size import stack_hits
 from lrcsim.traces import RoutingTrace
 
-needs_registers = pytest.mark.skipif(not lru_registers.available(), reason="needs AVX-512 with VBMI2 and BITALG")
+needs_registers = pytest.mark.skipif(not lru_turn.available(), reason="needs AVX-512 with VBMI2 and BITALG")
 
 
 def both(trace: RoutingTrace, access: str, prefill: str, warm: bool) -> tuple[list[object], list[object]]:
     """Return hits and accesses by registers (runs of `lru.FOR_REGISTERS` batches and more) and by sets of bits."""
     found = []
     for available in (True, False):
-        with patch.object(lru_registers, "available", lambda given=available: given):
+        with patch.object(lru_turn, "available", lambda given=available: given):
             taken = stack_hits(trace, "lru", "layer", access, prefill, warm, jobs=1)
         found.append([[hits.tolist() for hits in taken.hits], taken.accesses.tolist()])
     return found[0], found[1]
@@ -87,7 +87,7 @@ def test_an_expert_twice_in_a_token_is_refused(experts: int) -> None:
 
 def test_without_the_instructions_the_sets_of_bits_are_taken() -> None:
     trace = RoutingTrace.from_arrays(np.arange(80).reshape(40, 1, 2) % 6, num_experts=6)
-    with patch.object(lru_registers, "available", lambda: False):
+    with patch.object(lru_turn, "available", lambda: False):
         found = stack_hits(trace, "lru", "layer", "coresident", "step", True, jobs=1)
     # 0 1, 2 3, 4 5 and again: of each two the second is at place 4, the first at place 5.
     assert found.hits[0][1].tolist() == [0, 0, 0, 0, 0, 37, 74]

@@ -98,8 +98,8 @@ def test_lru_refuses_an_expert_twice_in_a_token(experts: int, access: str) -> No
 
 
 def test_sequential_hand_solved() -> None:
-    # Top-2: a b, then c a. Looked up together a is at place 1 (behind b), so it hits with two slots. One after the other
-    # c comes before it: place 2, three slots. Then a b: a at place 0; b behind a and c, a not counted twice: place 2.
+    # Top-2: a b, then c a. Looked up together a is at place 1 (behind b), so it hits with two slots. One by one c
+    # comes before it: place 2, three slots. Then a b: a at place 0; b behind a and c, a not counted twice: place 2.
     trace = RoutingTrace.from_arrays([[[0, 1]], [[2, 0]], [[0, 1]]], num_experts=3)
     (hits,) = stack_hits(trace, "lru", "layer", "coresident", "step", True, jobs=1).hits
     assert hits[1].tolist() == [0, 1, 2, 3]

@@ -1,0 +1,186 @@
+"""The instructions of `lru_registers`: batches of an LRU stack that lies in AVX-512 registers, as LLVM IR.
+
+One instruction finds the places of a batch's members (``vpshufbitqmb``: is this byte's bit set in this word?), one
+moves the others together (``vpcompressb``), and the members take the top.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba.core import cgutils as untyped
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic
+
+NEEDED = ("+avx512bw", "+avx512vbmi", "+avx512vbmi2", "+avx512bitalg")
+cgutils: Any = untyped
+I8, I64, BITS = ir.IntType(8), ir.IntType(64), ir.VectorType(ir.IntType(1), 64)
+BYTES, QUADS = ir.VectorType(I8, 64), ir.VectorType(I64, 8)
+
+
+@cache
+def available() -> bool:
+    """Say whether numba compiles, and for a CPU that has these instructions."""
+    if numba.config.DISABLE_JIT:
+        return False
+    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+    return all(name in features for name in NEEDED)
+
+
+def _vector(element: Any, values: list[int]) -> Any:
+    return ir.Constant(ir.VectorType(element, len(values)), values)
+
+
+def _call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
+
+
+def _spread(builder: Any, word: Any) -> Any:
+    """Return bytes that hold the word eight times."""
+    one = builder.insert_element(ir.Constant(QUADS, ir.Undefined), word, ir.Constant(ir.IntType(32), 0))
+    return builder.bitcast(builder.shuffle_vector(one, one, _vector(ir.IntType(32), [0] * 8)), BYTES)
+
+
+def _set_of(builder: Any, ids: Any, k: int, words: int) -> list[Any]:
+    """Return the ids as a set of bits, ``words`` words."""
+    wide = builder.zext(ids, ir.VectorType(I64, k))
+    bits = builder.shl(_vector(I64, [1] * k), builder.and_(wide, _vector(I64, [63] * k)))
+    found = []
+    for word in range(words):
+        here = builder.icmp_unsigned("==", builder.lshr(wide, _vector(I64, [6] * k)), _vector(I64, [word] * k))
+        mine = bits if words == 1 else builder.select(here, bits, _vector(I64, [0] * k))
+        found.append(_call(builder, f"llvm.vector.reduce.or.v{k}i64", I64, mine))
+    return found
+
+
+def _others(builder: Any, members: list[Any], stack: Any) -> Any:
+    """Return 64 truth values, one for each byte of ``stack``: is it none of the members?
+
+    This way round, as what the batch waits for is to move the others together: the instruction takes the mask as it is.
+    """
+    name = "llvm.x86.avx512.vpshufbitqmb.512"
+    found = [_call(builder, name, BITS, _spread(builder, builder.not_(word)), stack) for word in members]
+    if len(found) == 1:
+        return found[0]
+    upper = builder.icmp_unsigned("!=", builder.and_(stack, _vector(I8, [64] * 64)), _vector(I8, [0] * 64))
+    return builder.select(upper, found[1], found[0])
+
+
+def _pack(builder: Any, name: str, stack: Any, filling: Any, mask: Any) -> Any:
+    return _call(builder, f"llvm.x86.avx512.mask.{name}.v64i8", BYTES, stack, filling, mask)
+
+
+def _insert(builder: Any, ids: Any, k: int, stacks: list[Any], others: list[Any]) -> list[Any]:
+    """Return the stacks with the members on top, the last the first, and the rest behind them."""
+    none = ir.Constant(BYTES, None)
+    top = builder.trunc(ids, ir.VectorType(I8, k))
+    top = builder.shuffle_vector(top, top, _vector(ir.IntType(32), [k - 1 - i if i < k else 0 for i in range(64)]))
+    rest = _pack(builder, "compress", stacks[0], none, others[0])
+    order = [i if i < k else 64 + i - k for i in range(64)]
+    new = [builder.shuffle_vector(top, rest, _vector(ir.IntType(32), order))]
+    if len(stacks) == 2:  # what the first has no room for stands before what the second keeps
+        over = builder.shuffle_vector(
+            rest, none, _vector(ir.IntType(32), [64 - k + i if i < k else 64 for i in range(64)])
+        )
+        gone = _call(builder, "llvm.ctpop.i64", I64, builder.not_(builder.bitcast(others[0], I64)))
+        room = builder.shl(ir.Constant(I64, -1), builder.sub(ir.Constant(I64, k), gone))
+        kept = _pack(builder, "compress", stacks[1], none, others[1])
+        new.append(_pack(builder, "expand", kept, over, builder.bitcast(room, BITS)))
+    return new
+
+
+def _parts(builder: Any, wide: Any, words: int) -> list[Any]:
+    """Return a number of ``words`` times 64 bits as i64, the lowest first."""
+    shifted = [builder.lshr(wide, ir.Constant(wide.type, 64 * word)) for word in range(words)]
+    return [builder.trunc(part, I64) for part in shifted]
+
+
+def _whole(builder: Any, parts: list[Any]) -> Any:
+    """Undo `_parts`."""
+    kind = ir.IntType(64 * len(parts))
+    whole = ir.Constant(kind, 0)
+    for word, part in enumerate(parts):
+        whole = builder.or_(whole, builder.shl(builder.zext(part, kind), ir.Constant(kind, 64 * word)))
+    return whole
+
+
+def _batch(builder: Any, ids: Any, k: int, held: list[Any], counts: list[Any], known: Any, wrong: Any) -> None:
+    """Do one batch; ``held``, ``counts``, ``known`` and ``wrong`` are variables, which LLVM keeps in registers."""
+    words = len(held)
+    members = _set_of(builder, ids, k, words)
+    missing = ir.Constant(I64, k)
+    for word in members:
+        missing = builder.sub(missing, _call(builder, "llvm.ctpop.i64", I64, word))
+    builder.store(builder.or_(builder.load(wrong), missing), wrong)
+    now = [builder.load(slot) for slot in held]
+    others = [_others(builder, members, stack) for stack in now]
+    for slot, value in zip(held, _insert(builder, ids, k, now, others), strict=True):
+        builder.store(value, slot)
+    seen = builder.load(known)
+    places = _whole(builder, [builder.not_(builder.bitcast(mask, I64)) for mask in others])
+    hits = builder.and_(places, seen)
+    new = builder.sub(ir.Constant(hits.type, k), _call(builder, f"llvm.ctpop.i{64 * words}", hits.type, hits))
+    fresh = builder.not_(builder.shl(ir.Constant(hits.type, -1), new))
+    builder.store(builder.or_(builder.shl(seen, new), fresh), known)
+    for slot, part in zip(counts, _parts(builder, hits, words), strict=True):
+        builder.store(builder.add(builder.load(slot), builder.zext(builder.bitcast(part, BITS), BYTES)), slot)
+
+
+def _turn(
+    builder: Any, k: int, ids: Any, first: Any, number: Any, stack: Any, used: list[Any], found: Any
+) -> list[Any]:
+    """Do what `lru_turn` says, with pointers for arrays; return its numbers."""
+    variable = cgutils.alloca_once_value
+    held, counts = [], []
+    for word in range(len(used)):
+        for variables, base in ((held, stack), (counts, found)):
+            value = builder.load(builder.gep(base, [ir.Constant(I64, word)]))
+            value.align = 1
+            variables.append(variable(builder, value))
+    known, wrong = variable(builder, _whole(builder, used)), variable(builder, ir.Constant(I64, 0))
+    with cgutils.for_range(builder, number) as loop:
+        address = builder.gep(ids, [builder.add(first, builder.mul(loop.index, ir.Constant(I64, k)))])
+        batch = builder.load(builder.bitcast(address, ir.VectorType(ir.IntType(16), k).as_pointer()))
+        batch.align = 2
+        _batch(builder, batch, k, held, counts, known, wrong)
+    for word in range(len(used)):
+        for variables, base in ((held, stack), (counts, found)):
+            builder.store(builder.load(variables[word]), builder.gep(base, [ir.Constant(I64, word)])).align = 1
+    return [*_parts(builder, builder.load(known), len(used)), builder.load(wrong)]
+
+
+@intrinsic
+def lru_turn(typing_context, members, ids, first, number, stack, used, found):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    """Look up and insert batches of an LRU stack, few enough for bytes to count them.
+
+    Args:
+        typing_context: numba's; callers do not give it.
+        members: a tuple of as many entries as a batch has members.
+        ids: int16 [n], contiguous.
+        first: uint64, where the first batch begins.
+        number: uint64, batches, at most 255.
+        stack: uint8 [64 or 128], the expert at each place, changed in place; ``used`` has a word for 64 of them.
+        used: a tuple of uint64, a bit for each place of the stack whose expert was used.
+        found: uint8 [like stack], counts up at the places of members that were used.
+
+    Returns:
+        The new ``used``, and behind it uint64, 0 if no batch had an expert twice.
+    """
+    result = numba.types.UniTuple(numba.types.uint64, len(used) + 1)
+    signature = result(members, ids, first, number, stack, used, found)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def pointer(place: int, kind: Any) -> Any:
+            data = context.make_array(signature.args[place])(context, builder, arguments[place]).data
+            return builder.bitcast(data, kind.as_pointer())
+
+        arrays = pointer(1, ir.IntType(16)), pointer(4, BYTES), pointer(6, BYTES)
+        words = cgutils.unpack_tuple(builder, arguments[5])
+        numbers = _turn(builder, len(members), arrays[0], *arguments[2:4], arrays[1], words, arrays[2])
+        return context.make_tuple(builder, result, numbers)
+
+    return signature, generate
