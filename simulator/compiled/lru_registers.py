@@ -9,11 +9,15 @@ instructions themselves are in `lru_turn`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 
 from lrcsim.simulator.compiled.lru_bits import ALL_BITS, NOTHING, ONE, ones
 from lrcsim.simulator.compiled.lru_turn import lru_turn
+
+turn_of: Any = lru_turn  # compiled: type checkers do not know its arguments
 
 MOST = 16
 """Members of a batch up to which it is used; each number is compiled apart."""
@@ -88,7 +92,7 @@ def insert_in_registers(words, members, keys, first, number, newer, found_at):  
     wrong, at, hits = NOTHING, np.uint64(first), 0
     for done in range(0, number, TURN):
         turn = np.uint64(min(TURN, number - done))
-        told = lru_turn(members, keys, at, turn, stack, used, found)  # type: ignore[call-arg,var-annotated]
+        told = turn_of(members, keys, at, turn, stack, used, found)
         used = told[:-1]
         wrong |= told[-1]
         at += turn * np.uint64(len(members))

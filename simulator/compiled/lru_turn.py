@@ -10,13 +10,16 @@ from functools import cache
 from typing import Any
 
 import numba
-from llvmlite import ir
-from numba.core import cgutils as untyped
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import cgutils as numba_cgutils
+from numba.core import config as numba_config
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 NEEDED = ("+avx512bw", "+avx512vbmi", "+avx512vbmi2", "+avx512bitalg")
-cgutils: Any = untyped
+cgutils: Any = numba_cgutils  # numba has no types for these
+config: Any = numba_config
+numba_types: Any = numba.types
 I8, I64, BITS = ir.IntType(8), ir.IntType(64), ir.VectorType(ir.IntType(1), 64)
 BYTES, QUADS = ir.VectorType(I8, 64), ir.VectorType(I64, 8)
 
@@ -24,7 +27,7 @@ BYTES, QUADS = ir.VectorType(I8, 64), ir.VectorType(I64, 8)
 @cache
 def available() -> bool:
     """Say whether numba compiles, and for a CPU that has these instructions."""
-    if numba.config.DISABLE_JIT:
+    if config.DISABLE_JIT:
         return False
     features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
     return all(name in features for name in NEEDED)
@@ -135,7 +138,8 @@ def _turn(
 ) -> list[Any]:
     """Do what `lru_turn` says, with pointers for arrays; return its numbers."""
     variable = cgutils.alloca_once_value
-    held, counts = [], []
+    held: list[Any] = []
+    counts: list[Any] = []
     for word in range(len(used)):
         for variables, base in ((held, stack), (counts, found)):
             value = builder.load(builder.gep(base, [ir.Constant(I64, word)]))
@@ -170,7 +174,7 @@ def lru_turn(typing_context, members, ids, first, number, stack, used, found):  
     Returns:
         The new ``used``, and behind it uint64, 0 if no batch had an expert twice.
     """
-    result = numba.types.UniTuple(numba.types.uint64, len(used) + 1)
+    result = numba_types.UniTuple(numba_types.uint64, len(used) + 1)
     signature = result(members, ids, first, number, stack, used, found)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -180,7 +184,8 @@ def lru_turn(typing_context, members, ids, first, number, stack, used, found):  
 
         arrays = pointer(1, ir.IntType(16)), pointer(4, BYTES), pointer(6, BYTES)
         words = cgutils.unpack_tuple(builder, arguments[5])
-        numbers = _turn(builder, len(members), arrays[0], *arguments[2:4], arrays[1], words, arrays[2])
+        first, number = arguments[2], arguments[3]
+        numbers = _turn(builder, len(members), arrays[0], first, number, arrays[1], words, arrays[2])
         return context.make_tuple(builder, result, numbers)
 
     return signature, generate
