@@ -97,7 +97,7 @@ def _list(rows: list[dict[str, Any]]) -> None:
     click.echo("Every GPU is a machine, in its usual host. Parts replace parts, in any order:")
     click.echo("rtx-3060+ryzen-7950x+ddr5-5600-2ch. The machine this runs on: auto.")
     for part, families in _families().items():
-        click.echo(f"\n{part}:")
+        echo(f"\n{part}:")
         for family, names in families.items():
             text = ", ".join(names) if part == family else f"{family}: {', '.join(names)}"
             lines = textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)

@@ -7,6 +7,7 @@ import re
 import numpy as np
 
 from lrcsim.models.geometry import Geometry
+from lrcsim.models.mixes import LARGER, UNSLOTH
 from lrcsim.models.quantisation import dtype_names, expert_bytes, stored_dtype
 from lrcsim.traces import RoutingTrace
 
@@ -17,7 +18,8 @@ def matching_dtype(geometry: Geometry, trace: RoutingTrace) -> str:
     Several may: the experts of gpt-oss are mxfp4 in every GGUF file, whatever the rest is stored in. Then it is the one
     that the trace's model is named after (``gpt-oss-20b-Q4_K_M.gguf``), else the release's. Where none has exactly
     these sizes, it is the one that the model is named after, else the one closest in total bytes, ties to the one
-    closest layer by layer. An engine may count an expert's biases or not. Without sizes it is the release's.
+    closest layer by layer, and last to llama.cpp's own file type before a publisher's. An engine may count an expert's
+    biases or not. Without sizes it is the release's.
 
     Args:
         geometry: the model.
@@ -29,11 +31,11 @@ def matching_dtype(geometry: Geometry, trace: RoutingTrace) -> str:
     known = np.asarray(known, np.int64)
     words = set(re.split(r"[^a-z0-9_]+", (trace.model or "").lower()))
 
-    def rank(name: str) -> tuple[bool, bool, int, int]:
+    def rank(name: str) -> tuple[bool, bool, int, int, bool]:
         total, by_layer = min(
             (abs(int((sizes - known).sum())), int(np.abs(sizes - known).sum()))
             for sizes in (expert_bytes(geometry, name), expert_bytes(geometry, name, biases=False))
         )
-        return by_layer > 0, name not in words, total, by_layer
+        return by_layer > 0, name not in words, total, by_layer, name in UNSLOTH or name in LARGER
 
     return min([geometry.dtype, *dtype_names()], key=rank)

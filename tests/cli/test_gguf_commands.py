@@ -159,7 +159,7 @@ def test_what_is_no_model_ends_in_one_line(lrcsim: Callable[..., Any], tmp_path:
         ("dense.gguf", "dense.gguf is no Mixture-of-Experts model: no layer has routed experts"),
         ("cut.gguf", "cut.gguf: is cut off"),
         ("huge.gguf", "is cut off, or lies: it has a text of 2,147,483,648 bytes in its header"),
-        ("none.gguf", "none.gguf: cannot be read (No such file or directory)"),
+        ("none.gguf", "none.gguf': give the path of a GGUF file"),
     ):
         more = () if command == "models" else ("--hardware", "rtx-3090")
         code, out, err = lrcsim(command, str(tmp_path / name), *more)

@@ -290,7 +290,7 @@ def test_fewer_experts_per_token_than_the_model_has() -> None:
     [
         ("qwen3-30b", "did you mean 'qwen3-30b-a3b'?"),
         ("zzzzz", "lrcsim models lists them"),
-        ("nowhere/config.json", "cannot be read"),
+        ("nowhere/config.json", "there is no file"),
     ],
 )
 def test_unknown_models(spec: str, says: str) -> None:

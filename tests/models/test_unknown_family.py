@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Lrcsim
 
 from lrcsim.base import notices
 from lrcsim.base.errors import ConfigError
@@ -162,7 +162,7 @@ def test_of_an_encoder_and_a_decoder_the_decoder(name: str, family: str, keys: d
     assert geometry.kv_values_per_token == built_in.kv_values_per_token
 
 
-def test_the_fixture_of_an_unknown_family(lrcsim: Lrcsim, without_transformers: None) -> None:
+def test_the_fixture_of_an_unknown_family(lrcsim: Callable[..., Any], without_transformers: None) -> None:
     path = SHARED / "field/config_unknown_family.json"
     if not path.exists():
         pytest.skip("shared fixtures are not here")

@@ -18,9 +18,6 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "models"))
 from gguf_files import Tensors, block, write
 
 CELLS, STEP = 1024, 64
-SWA_FULL = 12
-"""Where ``swa_full`` of include/llama.h lies: layers with a window keep all tokens. llama-server leaves it out."""
-
 KV = re.compile(r"(?:K|V) \(f16\):\s*([0-9.]+) MiB")
 
 
@@ -34,8 +31,7 @@ def held_against_llama_cpp(library: Library, path: Path) -> None:
         library.log.clear()
         params = library.c.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = CELLS, STEP, STEP
-        assert list(params.room[8:14]) == [0, 1, 1, 1, 1, 0]
-        params.room[SWA_FULL] = 0
+        params.swa_full = False  # as llama-server does: layers with a window do not keep all tokens
         library.c.llama_free(library.c.llama_init_from_model(model.pointer, params))
         parts = [float(size) for size in KV.findall("".join(library.log))]
     parts_of_ours = found.experts * int(expert_bytes(found).sum()) + int(dense_bytes(found).sum()) + output_bytes(found)
