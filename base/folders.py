@@ -19,8 +19,8 @@ from pathlib import Path
 from lrcsim.base.errors import ConfigError
 
 COMPILED = ("cache", "compiled", "metrics", "time")
-"""Folders of `simulator` that have compiled functions, beside `traces`: numba keeps each function beside its module.
-Those of `calibration` lie in the same installation."""
+"""Folders of `simulator` that have compiled functions: numba keeps each function beside its module. Those of
+`calibration` lie in the same installation."""
 
 NEEDED = 16 << 20
 """Bytes that must be free for compiled code: all of it takes about 8 MiB."""
@@ -56,9 +56,8 @@ def for_fonts() -> None:
 
 def _installation_writable() -> bool:
     """Return whether numba can write beside the modules that it compiles, as it does where it can."""
-    root = Path(__file__).parent.parent
-    simulator = root / "simulator"
-    packages = [*(simulator / name for name in COMPILED), root / "traces"]
+    simulator = Path(__file__).parent.parent / "simulator"
+    packages = [simulator / name for name in COMPILED]
     kept = [
         folder if folder.is_dir() else folder.parent for folder in (package / "__pycache__" for package in packages)
     ]

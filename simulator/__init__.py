@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lrcsim.base.ready  # noqa: F401  # before numba
 from lrcsim.simulator.baselines import Bound
@@ -11,9 +11,12 @@ from lrcsim.simulator.cache.pool import Pool
 from lrcsim.simulator.result import Result
 from lrcsim.simulator.setup.run import uses_by_key
 from lrcsim.simulator.simulate import simulate
+from lrcsim.traces import repeats
 from lrcsim.traces.schedule import Block, Schedule
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lrcsim.simulator.curves.curve import Curve, hit_rate_curve
     from lrcsim.simulator.metrics.balance_metric import Balance, balance
     from lrcsim.simulator.metrics.sch_metric import Sch, sch
@@ -65,3 +68,13 @@ def __getattr__(name: str) -> object:
 
         return getattr(import_module(f"lrcsim.simulator.{LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _byte_kernel() -> Callable[[Any], bool]:
+    """Return what `lrcsim.traces` finds repeated experts with."""
+    from lrcsim.simulator.compiled.repeated_bytes import any_repeated_byte
+
+    return any_repeated_byte
+
+
+repeats.get_byte_kernel = _byte_kernel

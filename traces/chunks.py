@@ -71,16 +71,26 @@ class ChunkedColumn:
         self.shape: tuple[int, ...] = dataset.shape
         self.dtype: np.dtype[Any] = dataset.dtype
 
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """Return all of it, as ``np.asarray`` asks a dataset for."""
+        found = self[:]
+        return found if dtype is None else found.astype(dtype, copy=False)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
     def __getitem__(self, key: slice | tuple[slice, ...]) -> npt.NDArray[Any]:
         """Return a part of the dataset.
 
         Args:
-            key: slices of step 1, tokens first.
+            key: slices of step 1, tokens first. With anything else that numpy takes the whole dataset is read for it.
 
         Raises:
             OSError: a chunk is damaged.
         """
         given = key if isinstance(key, tuple) else (key,)
+        if not all(isinstance(part, slice) and part.step in (None, 1) for part in given):
+            return self[:][key]
         ranges = [part.indices(size)[:2] for part, size in zip(given, self.shape, strict=False)]
         ranges += [(0, size) for size in self.shape[len(given) :]]
         found = np.empty([max(high - low, 0) for low, high in ranges], self._convert(np.empty(0, self.dtype)).dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,10 @@ ROWS_AT_ONCE = 32_768
 
 WORD = 8
 """Most ranks that are compared at once, as the bytes of one word; for fewer than 5 words give nothing."""
+
+get_byte_kernel: Callable[[], Callable[[npt.NDArray[np.uint64]], bool]] | None = None
+"""What gives the compiled function that tells whether any word holds a byte twice. `lrcsim.simulator` sets it when it
+is imported: traces know of no compiler. None: rows are compared by rank, which takes longer (benchmarks/NOTES.md)."""
 
 COMPILED_FROM = 1 << 27
 """Ids of a trace from which importing numba for it (0.15 s) takes less time than doing without. Who simulates has
@@ -40,12 +44,8 @@ def any_repeated(experts: npt.NDArray[Any], lowest: int, highest: int, ids_in_al
         ordered = np.sort(rows, axis=1)
         return bool(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any())
     in_words = lowest >= 0 and 4 < ranks <= WORD and highest < 256 - (WORD - ranks)
-    if in_words and ("numba" in sys.modules or ids_in_all >= COMPILED_FROM):
-        from lrcsim.base.folders import for_compiled_code
-
-        for_compiled_code()
-        from lrcsim.traces.repeats_kernel import any_repeated_byte
-
+    if in_words and get_byte_kernel is not None and ("numba" in sys.modules or ids_in_all >= COMPILED_FROM):
+        any_repeated_byte = get_byte_kernel()
         return any(any_repeated_byte(words) for words in _words(rows))
     narrow = lowest >= -1 and highest < 255
     for low in range(0, len(rows), ROWS_AT_ONCE):

@@ -58,6 +58,10 @@ def test_datasets_of_hdf5_read_alike(compression: str | None, shuffle: bool, dty
             for high in range(low, 17):
                 np.testing.assert_array_equal(column[low:high], wanted[low:high])
                 np.testing.assert_array_equal(column[low:high, 1:2], wanted[low:high, 1:2])
+        assert len(column) == 16
+        assert np.array_equal(column, wanted)
+        for key in (3, -1, slice(2, 14, 5), slice(None, None, -1), [1, 9], (slice(4), 2), (slice(1, 9, 3), slice(1))):
+            np.testing.assert_array_equal(column[key], wanted[key])
         np.testing.assert_array_equal(column[3:10000, 0:2], wanted[3:, :2])
         assert wanted[9, 0, 0] == 7
 

@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trace_files import random_experts
 
+from lrcsim.simulator.compiled.repeated_bytes import any_repeated_byte  # and so traces have it
 from lrcsim.traces import repeats
 from lrcsim.traces.repeats import any_repeated
-from lrcsim.traces.repeats_kernel import any_repeated_byte
 
-assert numba is sys.modules["numba"]  # so the compiled one runs
+assert numba is sys.modules["numba"]
+assert repeats.get_byte_kernel is not None
+assert repeats.get_byte_kernel() is any_repeated_byte  # so the compiled one runs
 
 
 def by_definition(ids: np.ndarray) -> bool:

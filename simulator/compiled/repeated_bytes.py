@@ -1,13 +1,9 @@
-"""Look for equal bytes in words, compiled."""
+"""Look for equal bytes in words: what `lrcsim.traces.repeats` is given by `lrcsim.simulator`."""
 
 from __future__ import annotations
 
 import numba
 import numpy as np
-
-from lrcsim.base.compiling import watch
-
-watch()
 
 ONES, HIGH = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
 WHOLE = np.uint64(64)
