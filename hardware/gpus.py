@@ -26,7 +26,7 @@ HOST: Flat = {
 """What a machine with a GPU says outside of its parts."""
 
 MACOS_SMALL = 36 * GIB
-"""Up to so much memory macOS gives its GPU two thirds, of more the share of the family: Metal's
+"""Up to so much memory macOS gives its GPU two thirds, of more three quarters, as the families' shares say: Metal's
 recommendedMaxWorkingSetSize, as llama.cpp prints it (16 GB: 10.7, 64 GB: 48, 128 GB: 96)."""
 
 

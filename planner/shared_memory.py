@@ -6,11 +6,7 @@ from dataclasses import replace
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.hardware import HardwareProfile
-
-MACOS_STEP = 36 * 2**30
-"""macOS gives its GPU two thirds of up to 36 GB and three quarters of more (Metal's recommendedMaxWorkingSetSize, as
-llama.cpp prints it; 64 GB: 48, 128 GB: 96; 16 GB: 10.7). ``sysctl iogpu.wired_limit_mb`` raises it: then give --vram.
-"""
+from lrcsim.hardware.gpus import MACOS_SMALL
 
 SET = "set by the user"
 """What `load_profile` writes as the source of an override."""
@@ -19,11 +15,12 @@ SET = "set by the user"
 def gpu_share(profile: HardwareProfile, total: int) -> int:
     """Return the bytes that the GPU may use of ``total`` bytes of shared memory, by default of the system.
 
-    On a Mac by macOS' rule; else the same share as in the profile: 56 of 64 GiB is seven eighths.
+    On a Mac by macOS' rule (`MACOS_SMALL`; ``sysctl iogpu.wired_limit_mb`` raises it: then give --vram); else the same
+    share as in the profile: 56 of 64 GiB is seven eighths.
     """
     assert profile.gpu is not None
     if "apple" in f"{profile.name} {profile.description}".lower():
-        return total * 2 // 3 if total <= MACOS_STEP else total * 3 // 4
+        return total * 2 // 3 if total <= MACOS_SMALL else total * 3 // 4
     return int(total * min(profile.gpu.memory / profile.dram.memory, 1.0))
 
 
