@@ -11,7 +11,7 @@ from lrcsim.simulator.cache.pool import Pool
 from lrcsim.simulator.result import Result
 from lrcsim.simulator.setup.run import uses_by_key
 from lrcsim.simulator.simulate import simulate
-from lrcsim.traces import repeats
+from lrcsim.traces import repeats, schedule
 from lrcsim.traces.schedule import Block, Schedule
 
 if TYPE_CHECKING:
@@ -78,3 +78,14 @@ def _byte_kernel() -> Callable[[Any], bool]:
 
 
 repeats.get_byte_kernel = _byte_kernel
+
+
+def _batch_kernel() -> Callable[..., tuple[int, int]]:
+    """Return what `lrcsim.traces` forms the batches of steps of several tokens with."""
+    from lrcsim.simulator.compiled.last_uses import order_by_last_use
+
+    kernel: Callable[..., tuple[int, int]] = order_by_last_use
+    return kernel
+
+
+schedule.get_batch_kernel = _batch_kernel

@@ -10,8 +10,10 @@ first use nor id order does (tests/simulator/test_recorded.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,11 @@ from lrcsim.traces.trace import DECODE, PREFILL, RoutingTrace
 
 ACCESSES_PER_BLOCK = 1 << 17
 """A block in the making takes some 130 bytes per access. Half as many save nothing beside the rest of a run."""
+
+get_batch_kernel: Callable[[], Callable[..., tuple[int, int]]] | None = None
+"""What gives the compiled function that forms batches of several tokens. `lrcsim.simulator` sets it when it is
+imported: traces know of no compiler. None, or numba not imported yet: uses are sorted, which takes longer
+(benchmarks/NOTES.md)."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +262,9 @@ def distinct_experts(
         lengths: int64 [steps], tokens of each step.
         stride: E, a key is layer * E + expert.
     """
+    several = bool((lengths > 1).any())
+    if several and get_batch_kernel is not None and "numba" in sys.modules:
+        return _compiled_rows(get_batch_kernel(), experts, weights, lengths, stride)
     num_layers = experts.shape[1]
     token_step = np.repeat(np.arange(len(lengths)), lengths)
     recorded = experts >= 0
@@ -263,7 +273,7 @@ def distinct_experts(
     ids = experts[recorded].astype(np.int64)  # in (token, layer, rank) order
     found = None if weights is None else weights[recorded].astype(np.float32)
     tokens = None
-    if (lengths > 1).any():
+    if several:
         rows, ids, found, tokens = _distinct(rows, ids, found, stride, lengths[rows // num_layers])
     counts = np.bincount(rows, minlength=len(lengths) * num_layers)
     used = np.flatnonzero(counts)
@@ -274,6 +284,33 @@ def distinct_experts(
         starts=np.concatenate([[0], np.cumsum(counts[used])]),
         layer=used % num_layers,
         step=used // num_layers,
+    )
+
+
+def _compiled_rows(
+    order_by_last_use: Callable[..., tuple[int, int]],
+    experts: npt.NDArray[np.integer],
+    weights: npt.NDArray[np.floating] | None,
+    lengths: npt.NDArray[np.int64],
+    stride: int,
+) -> Rows:
+    """Form the batches in one pass without a sort."""
+    num_layers, ranks = experts.shape[1:]
+    layer_steps = len(lengths) * num_layers
+    most = int(np.minimum(lengths * ranks, stride).sum()) * num_layers
+    keys, tokens = np.empty(most, np.int32), np.empty(most, np.int64)
+    means = None if weights is None else np.empty(most, np.float32)
+    starts, layer, step = np.zeros(layer_steps + 1, np.int64), *np.empty((2, layer_steps), np.int64)
+    # one dtype and layout, whatever the file has: each is compiled by itself
+    told: tuple[Any, ...] = (experts.astype(np.int32), None if weights is None else weights.astype(np.float32), lengths)
+    rows, accesses = order_by_last_use(*told, stride, keys, means, tokens, starts, layer, step)
+    return Rows(
+        keys=keys[:accesses],
+        weights=None if means is None else means[:accesses],
+        tokens=tokens[:accesses],
+        starts=starts[: rows + 1],
+        layer=layer[:rows],
+        step=step[:rows],
     )
 
 
