@@ -12,8 +12,8 @@ expert joins (`_join`), and how one is evicted (``_evict_...``, or ``_choose_...
 | ``GHOST``  |                    |           | ghost   | b1  |                            |              |           |
 | ``GHOST2`` |                    |           |         | b2  |                            |              |           |
 
-The policies that order by last use move a whole batch to the new end once it has joined. Those whose misses may bypass
-the cache let it join first, and evict without regard to it.
+The policies that order by last use move a whole batch to the new end once it has joined; lru serves a co-resident one
+in one go (`queue_lru`). Those whose misses may bypass the cache let it join first, and evict without regard to it.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ from lrcsim.simulator.compiled.queue_lists import (
     oldest_free,
     take,
 )
+from lrcsim.simulator.compiled.queue_lru import use_most_recent
 from lrcsim.simulator.compiled.served import DROPPED, GONE, LOADED, LOADS, RESIDENT, choose, pack, tell_evicted
 from lrcsim.simulator.compiled.stack_any import CORESIDENT, PAPER, SEQUENTIAL
 
@@ -298,6 +299,10 @@ def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, star
             high = pack(keys, served.flags, low, high)
             if high == low:
                 continue
+        if policy == LRU and access == CORESIDENT:
+            found = use_most_recent(sizes.capacity, first_key, cost, keys, low, high, node, missed, counter, served)
+            hits[phase[batch]] += found
+            continue
         if access == PAPER:  # all are looked up first, and the first distinct experts are free
             for i in range(low, high):
                 expert = keys[i] - first_key
