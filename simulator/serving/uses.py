@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -81,47 +81,35 @@ def uses_table(trace: RoutingTrace, block: Block) -> UsesTable:
     Raises:
         TraceError: a router weight of a recorded expert is negative or no number.
     """
+    from lrcsim.simulator.serving.uses_kernel import find_uses  # numba takes half a second to import
+
     low = int(block.first_token[0])
     experts = trace.read("experts", low, block.end_token)
-    token, layer, rank = np.nonzero(experts >= 0)
-    weight = trace.read("weights", low, block.end_token)[token, layer, rank].astype(np.float64)
-    wrong = np.flatnonzero(weight < 0)  # others are finite: the trace was checked as it was read
+    weights = trace.read("weights", low, block.end_token)
+    _refuse_negative(experts, weights, low)
+    number, layer_steps = int(np.count_nonzero(experts >= 0)), len(block.layer)
+    found = UsesTable(
+        np.zeros(layer_steps + 1, np.int64),
+        np.empty(number, np.int32),
+        np.empty(number, np.int32),
+        np.empty(number),
+        np.empty(number, np.int32),
+        np.empty(layer_steps, np.int64),
+    )
+    # one dtype and layout, whatever the file has: each is compiled by itself
+    told = (experts.astype(np.int32), weights.astype(np.float64), block.first_token - low, block.step_end - low)
+    fill_in: Any = find_uses  # compiled: type checkers do not know its arguments
+    fill_in(*told, block.layer, block.keys, block.starts, trace.num_experts, *found)
+    return found
+
+
+def _refuse_negative(experts: npt.NDArray[np.integer], weights: npt.NDArray[np.floating], low: int) -> None:
+    """Refuse weights [tokens, L, k] below 0 where an expert is recorded; ``low`` is the first token's number."""
+    wrong = np.argwhere((weights < 0) & (experts >= 0))  # others are finite: the trace was checked as it was read
     if len(wrong):
-        where = f"token {low + token[wrong[0]]}, layer {layer[wrong[0]]}"
+        token, layer, _ = wrong[0].tolist()
         raise TraceError(
-            f"{where}: router weight {weight[wrong[0]]:g}: skip, substitute and low compare a token's weights with "
-            "their sum, so these must be 0 or more: use load, cpu or split, or record what experts' outputs are "
-            "multiplied with"
+            f"token {low + token}, layer {layer}: router weight {weights[tuple(wrong[0])]:g}: skip, substitute and low "
+            "compare a token's weights with their sum, so these must be 0 or more: use load, cpu or split, or record "
+            "what experts' outputs are multiplied with"
         )
-    row = _layer_step(block, token + low, layer)
-    place = _place(block, row, experts[token, layer, rank], trace.num_experts)
-    by_row = np.argsort(row, kind="stable")  # within a layer-step token after token, each in rank order
-    row, token, place, weight = row[by_row], token[by_row], place[by_row], weight[by_row]
-    new = np.append(True, (np.diff(row) != 0) | (np.diff(token) != 0))
-    group, first = np.cumsum(new) - 1, np.flatnonzero(new)  # a group is one token in one layer
-    total = np.add.reduceat(weight, first)[group]
-    share = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0)
-    order = np.empty(len(weight), np.int32)
-    order[np.lexsort((-weight, group))] = np.arange(len(weight)) - first[group]
-    starts = np.searchsorted(row, np.arange(len(block.layer) + 1))
-    first_group = group[starts[:-1]]  # every layer-step has uses
-    token_here = (group - np.repeat(first_group, np.diff(starts))).astype(np.int32)
-    tokens = token_here[starts[1:] - 1].astype(np.int64) + 1
-    return UsesTable(starts, token_here, place.astype(np.int32), share, order, tokens)
-
-
-def _layer_step(block: Block, token: Ints, layer: Ints) -> Ints:
-    """Return the layer-step of the block that each token of the trace belongs to in each layer."""
-    begins = np.unique(block.first_token)
-    step = begins[np.searchsorted(begins, token, side="right") - 1]
-    layers = int(block.layer.max()) + 1
-    return np.searchsorted(block.first_token * layers + block.layer, step * layers + layer)
-
-
-def _place(block: Block, row: Ints, expert: npt.NDArray[np.integer], stride: int) -> Ints:
-    """Return the place of experts in the batches of these layer-steps."""
-    batch = np.repeat(np.arange(len(block.layer)), np.diff(block.starts))
-    access = batch * stride + block.keys % stride
-    by_access = np.argsort(access)
-    found: Ints = by_access[np.searchsorted(access, row * stride + expert, sorter=by_access)]
-    return found - block.starts[row]
