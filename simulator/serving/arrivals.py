@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.simulator.serving.batching import Batching, Server, Speculative, check_serving
-from lrcsim.simulator.serving.reorder import Order
+from lrcsim.simulator.serving.reorder import Order, Turn
 from lrcsim.simulator.serving.steps import Step, steps_of
 from lrcsim.traces import RoutingTrace
-from lrcsim.traces.schedule import Block, Schedule
+from lrcsim.traces.schedule import ACCESSES_PER_BLOCK, Block, Schedule
 
 
 def arrival_times(arrivals: str | Sequence[float], requests: int, seed: int = 0) -> list[float]:
@@ -106,17 +105,26 @@ def arrival_steps(
     return ArrivalSteps(trace, Server(trace, batch, batching, speculative, seed, prefill, times), weights, uses)
 
 
-class _Turns(NamedTuple):
-    """A step: a trace of it alone, its tokens in the original one, its number, and the tokens run before it."""
+class Planned(NamedTuple):
+    """Some steps to run one after the other.
+
+    Attributes:
+        trace: of them alone.
+        block: of its schedule, with layer-steps; steps are counted from the beginning of the run.
+        until: a step that would begin then or later must not be run, for another request joins before it; the first
+            one begins before.
+    """
 
     trace: RoutingTrace
-    rows: npt.NDArray[np.int64]
-    number: int
-    tokens_before: int
+    block: Block
+    until: float
 
 
 class ArrivalSteps:
     """Steps that depend on time (`lrcsim.simulator.serving.steps.TimedSteps`); made by `arrival_steps`, to be run once.
+
+    Asked for either one by one, by `next`, or, where an engine can stop between steps, in blocks: `next_block`, and
+    after each what of it has been run, `ran`.
 
     Attributes:
         arrivals: seconds, of each request.
@@ -129,37 +137,103 @@ class ArrivalSteps:
         self.uses = uses
         self.arrivals = dict(enumerate(server.arrivals))
         self._order = Order()
+        self._most_tokens = max(1, ACCESSES_PER_BLOCK // math.prod(trace.columns["experts"].shape[1:]))
+        self._pace = math.inf  # seconds per step of late
+        self._now = 0.0
+        self._plan: list[list[Turn]] = []
+        self._mark = server.mark()
 
     def next(self, now: float) -> Step | float | None:
         """Return the step to run now, or the time of the next arrival, or None at the end."""
-        while isinstance(turns := self._next(now), _Turns):
-            for step in steps_of(Schedule(turns.trace, weights=self.weights), uses=self.uses):
-                step.number, step.request, step.first_token = turns.number, self.server.period, turns.tokens_before
-                step.rows = turns.rows
+        while isinstance(turns := self.server.next(now), list):
+            alone, number, tokens_before = _order_of([turns]), self._order.steps, self._order.tokens
+            rows = alone.rows()
+            self._order.add(turns, self.server.period)
+            schedule = Schedule(alone.trace(self.base), weights=self.weights)
+            for step in steps_of(schedule, uses=self.uses):
+                step.number, step.request, step.first_token = number, self.server.period, tokens_before
+                step.rows = rows if step.rows is None else rows[step.rows]  # without tokens that did not run
                 return step
             # no expert of it is recorded: there is nothing to run
         return turns
 
-    def next_block(self, now: float) -> tuple[RoutingTrace, Block] | float | None:
-        """Return the step to run now as a trace and the block of its schedule; else what `next` says."""
-        while isinstance(turns := self._next(now), _Turns):
-            for block in Schedule(turns.trace, weights=self.weights).blocks():
-                if len(block.layer):
-                    own = replace(block, step=block.step + turns.number, request=block.request + self.server.period)
-                    return turns.trace, own
-        return turns
+    def next_block(self, now: float, guess: bool = True) -> Planned | float | None:
+        """Return the next steps to run, the first of them now; else what `next` says.
 
-    def _next(self, now: float) -> _Turns | float | None:
-        """Let the server say what to run, and keep it."""
-        turns = self.server.next(now)
+        They go as far as it is known which requests run. That is known for the steps at whose beginning none could
+        join: there is no place, or none waits, or who waits is there already.
+
+        Args:
+            now: seconds.
+            guess: whether to go on, to a time that is known, as long as none joins.
+        """
+        while isinstance(until := self._make_plan(now, guess), float) and self._plan:
+            trace = _order_of(self._plan).trace(self.base)
+            (block,) = Schedule(trace, weights=self.weights).blocks(trace.num_tokens)
+            if len(block.layer):
+                own = replace(block, step=block.step + self._order.steps, request=block.request + self.server.period)
+                return Planned(trace, own, until)
+            self._keep(len(self._plan))  # no expert of them is recorded: there is nothing to run
+        return until
+
+    def ran(self, planned: Planned, steps: int, now: float) -> int:
+        """Take note of what has been run of a block.
+
+        Args:
+            planned: what `next_block` returned last.
+            steps: of those of its steps that have layer-steps, at least one.
+            now: seconds.
+
+        Returns:
+            Tokens that have been run so far.
+        """
+        number = len(self._plan)
+        if now >= planned.until:  # those without layer-steps that come next do not run before who joins now
+            last = np.unique(planned.block.step)[steps - 1]
+            number = int(last) + 1 - self._order.steps
+        self._pace, planned_at = (now - self._now) / number, self._now
+        if number < len(self._plan):
+            self.server.go_back(self._mark)
+            for _ in range(number - 1):
+                self.server.next(planned_at)
+        self._keep(number)
+        return self._order.tokens
+
+    def _make_plan(self, now: float, guess: bool) -> float | None:
+        """Ask the server for steps; return `Planned.until`, or without steps what the server says."""
+        server, self._plan, self._now = self.server, [], now
+        turns = server.next(now)
         if not isinstance(turns, list):
             return turns
-        number, tokens_before = self._order.steps, self._order.tokens
-        self._order.add(turns, self.server.period)
-        alone = Order()
-        alone.add(turns, 0)
-        return _Turns(alone.trace(self.base), alone.rows(), number, tokens_before)
+        until, left = math.inf, self._most_tokens
+        while True:
+            self._plan.append(turns)
+            left -= sum(turn.tokens for turn in turns)
+            if left <= 0 or not server.busy:
+                return until
+            joins = server.change(now)
+            if len(self._plan) == 1:
+                until, self._mark = joins, server.mark()
+                if joins < math.inf:
+                    most = (joins - now) / self._pace if guess and self._pace else 0
+            if joins != until or (until < math.inf and len(self._plan) > most):
+                return until
+            turns = server.next(now)
+            assert isinstance(turns, list)  # it is busy
+
+    def _keep(self, steps: int) -> None:
+        """Note down the first so many steps of the plan as run."""
+        for turns in self._plan[:steps]:
+            self._order.add(turns, self.server.period)
 
     def trace(self) -> RoutingTrace:
         """Return what has been run so far as a trace, as `batched` does: for bounds, or another policy's hits."""
         return self._order.trace(self.base)
+
+
+def _order_of(steps: list[list[Turn]]) -> Order:
+    """Return steps as an order of their own."""
+    order = Order()
+    for turns in steps:
+        order.add(turns, 0)
+    return order

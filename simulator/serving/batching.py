@@ -16,6 +16,7 @@ in one step, is what vLLM did before it chunked prompts (Kwon et al., SOSP 2023)
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Literal, TypeGuard
@@ -122,19 +123,44 @@ class Server:
 
     def next(self, now: float = 0.0) -> list[Turn] | float | None:
         """Return what is run in the next step, the time of the next arrival where nothing is to do, None at the end."""
-        self.running = [request for request in self.running if not request.done]
-        if not self.running or not self.static:
-            left = len(self.running)
-            while len(self.running) < self.batch and self.waiting and self.arrivals[self.waiting[0]] <= now:
-                self.running.append(self._begin(self.waiting.popleft()))
-            if not left and self.running:
-                self.period += 1
+        self.change(now)
         for request in self.running:
             if request.at_prompt:
                 return [request.prompt_turn()]
         if self.running:
             return [request.decode_turn() for request in self.running]
         return self.arrivals[self.waiting[0]] if self.waiting else None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request that runs has tokens left."""
+        return any(not request.done for request in self.running)
+
+    def change(self, now: float) -> float:
+        """Let requests go and join at a step boundary, as `next` does first; while `busy` that may be done ahead of it.
+
+        Returns:
+            The time from which one more request would join here; infinite: no more would, however late it is.
+        """
+        self.running = [request for request in self.running if not request.done]
+        if self.running and self.static:
+            return math.inf
+        left = len(self.running)
+        while len(self.running) < self.batch and self.waiting and self.arrivals[self.waiting[0]] <= now:
+            self.running.append(self._begin(self.waiting.popleft()))
+        if not left and self.running:
+            self.period += 1
+        return self.arrivals[self.waiting[0]] if self.waiting and len(self.running) < self.batch else math.inf
+
+    def mark(self) -> list[tuple[_Request, int, int]]:
+        """Return how far each request is, for `go_back`."""
+        return [(request, request.at, request.decoded) for request in self.running]
+
+    def go_back(self, mark: list[tuple[_Request, int, int]]) -> None:
+        """Undo steps, at whose boundaries none joined."""
+        self.running = [request for request, _, _ in mark]
+        for request, at, decoded in mark:
+            request.at, request.decoded = at, decoded
 
     def _begin(self, number: int) -> _Request:
         first, end = int(self._first[number]), int(self._first[number + 1])
@@ -150,8 +176,10 @@ class _Request:
         self.starts: list[int] = steps.starts[first : end + 1].tolist()
         self.phases: list[int] = [*steps.phase[first:end].tolist(), PREFILL]  # the last one ends every run of decoding
         self.at = 0
+        self.decoded = 0  # steps
         self.drafts = drafts
-        self.accepted = accepted
+        self._accepted = accepted
+        self._drawn: list[int] = []
 
     @property
     def done(self) -> bool:
@@ -175,8 +203,11 @@ class _Request:
         end = at + 1
         while end <= at + self.drafts and self.phases[end] == DECODE:
             end += 1
-        kept = min(1 + next(self.accepted), end - at)
+        if self.decoded == len(self._drawn):
+            self._drawn.append(next(self._accepted))
+        kept = min(1 + self._drawn[self.decoded], end - at)
         self.at += kept
+        self.decoded += 1
         return Turn(self.number, first, end - at, kept)
 
 

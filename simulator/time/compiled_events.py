@@ -181,34 +181,39 @@ class CompiledEvents:
             yield before, self._proposed(before, None)
 
     def serve(self, arriving: ArrivalSteps, progress: Callable[[int], None] | None = None) -> None:
-        """Run steps that depend on when requests arrive, one by one.
+        """Run steps that depend on when requests arrive.
+
+        What is proposed to be brought ahead is asked for only of steps that are sure to be run: it counts them.
 
         Args:
             arriving: says which to run now.
-            progress: called with the tokens done after each step.
+            progress: called with the tokens done after each block.
         """
-        clock, done, wait = self.state.clock[0], 0, cast("Any", run_idle)
+        clock, wait = self.state.clock[0], cast("Any", run_idle)
         self.tally.arrivals = arriving.arrivals
-        while (step := arriving.next_block(float(clock.now))) is not None:
-            if isinstance(step, float):
+        while (planned := arriving.next_block(float(clock.now), guess=self.proposer is None)) is not None:
+            if isinstance(planned, float):
                 begin = float(clock.now)
-                wait(self.state, step - begin)
+                wait(self.state, planned - begin)
                 self.tally.idle += float(clock.now) - begin
                 continue
-            trace, block = step
+            trace, block, clock.until = planned
             proposed = None if self.proposer is None else self.proposer.propose(trace, block, None)
-            self.advance(trace, block, proposed)
-            done += trace.num_tokens
+            steps = self.advance(trace, block, proposed)
+            done = arriving.ran(planned, steps, float(clock.now))
             if progress is not None:
                 progress(done)
 
-    def advance(self, trace: RoutingTrace, block: Block, proposed: Proposed | None) -> None:
+    def advance(self, trace: RoutingTrace, block: Block, proposed: Proposed | None) -> int:
         """Run a block with at least one layer-step.
 
         Args:
             trace: what the block is of.
             block: the block.
             proposed: what is to be brought ahead.
+
+        Returns:
+            How many of its steps have been run: all, or those that begin before ``until`` of the clock.
         """
         rows = np.flatnonzero(np.diff(block.step, prepend=-1))
         table = step_table(trace, block, rows)
@@ -217,17 +222,20 @@ class CompiledEvents:
         work = self._work(trace, block, rows, table, proposed)
         steps = np.empty((len(rows), 5))
         run: Any = run_event_steps  # compiled: type checkers do not know its arguments
-        done = 0
-        while done < len(rows):
+        done, clock = 0, self.state.clock[0]
+        while done < len(rows) and clock.now < clock.until:
             needed, room = int(work.transfers[done]), len(self.state.transfers) - 1
-            if self.state.clock[0].free < needed:
+            if clock.free < needed:
                 self.state = grown(self.state, max(2 * room, room + needed))
             done = run(
                 *(done, not self.job.warm, self.state, self.costs, self.plan, self.pools, self.dram, work),
                 *(self.book, self.room, steps),
             )
-        self.tally.extend(steps, phase, table)
+        phase, ends = phase[:done], table.starts[done]
+        parts = (table.sizes[:done], table.starts[: done + 1], table.sequences[:ends], table.emitted[:ends])
+        self.tally.extend(steps[:done], phase, StepTable(*parts))
         self._steps += np.bincount(phase, minlength=2)
+        return done
 
     def finish(self) -> Counts:
         """Close the account; return the counts."""

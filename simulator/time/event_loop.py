@@ -340,7 +340,7 @@ def _run_steps(begin, cold, state, costs, plan, pools, dram, work, book, room, s
     """Run the steps of a block in time; see `run_event_steps`."""
     clock = state.clock[0]
     for step in range(begin, len(work.request)):
-        if clock.free < work.transfers[step]:
+        if clock.free < work.transfers[step] or clock.now >= clock.until:
             return step
         start, compute, overhead, cpu = clock.now, clock.compute, clock.overhead, clock.cpu
         clock.host = start  # it waited for the token before
@@ -385,7 +385,8 @@ def run_event_steps(begin, cold, state, costs, plan, pools, dram, work, book, ro
         steps: float64 [steps, 5], filled in: begin, end, compute, overhead, CPU.
 
     Returns:
-        How many steps have been run: all of them, or those before one that may need more room for transfers.
+        How many steps have been run: all of them, or those before one that may need more room for transfers, or that
+        would begin too late (``until`` of the clock).
     """
     return _run_steps(
         begin,

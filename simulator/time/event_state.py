@@ -83,6 +83,7 @@ CLOCK = np.dtype(
         ("end", "f8"),  # when the next flow ends, infinite: none is active
         ("end_turn", "i8"),
         ("end_after", "f8"),  # seconds from `settled` until then
+        ("until", "f8"),  # no step begins then or later, infinite: at any time
         ("free", "i8"),  # transfers that are not in use
         ("compute", "f8"),  # seconds so far, as in `Tally`
         ("overhead", "f8"),
@@ -264,7 +265,7 @@ def make_state(
         here.lane, here.chunk, here.lanes = link.lane_bandwidth or math.inf, link.chunk or math.inf, link.lanes
         here.copies = runtime.loads.copies if link.name in taken else 1
     clock = records(CLOCK, 1)
-    clock[0].end = math.inf
+    clock[0].end = clock[0].until = math.inf
     clock[0].free = room
     flows = int(sum(link.lanes for link in profile.links)) + 1
     by_key = np.zeros(keys, np.int64)

@@ -26,6 +26,7 @@ from lrcsim.simulator.cache.future import Future
 from lrcsim.simulator.cache.pool import Pool
 from lrcsim.simulator.compiled.engine_for import kernel_of
 from lrcsim.simulator.replay import Counts
+from lrcsim.simulator.serving.arrivals import ArrivalSteps, arrival_steps
 from lrcsim.simulator.serving.batching import batched
 from lrcsim.simulator.serving.steps import steps_of
 from lrcsim.simulator.setup.costs import Costs, RooflineCosts
@@ -61,6 +62,7 @@ def in_simpy(
     action: MissAction,
     prefetcher: Prefetcher,
     dram: Dram | None = None,
+    arriving: ArrivalSteps | None = None,
     **how: Any,
 ) -> tuple[Tally, Counts]:
     """Run the event-driven engine."""
@@ -79,7 +81,7 @@ def in_simpy(
     uses = np.zeros(job.trace.num_layers * job.trace.num_experts) if job.profile is None else job.profile
     prefetcher.profile = uses.astype(float)
     start(prefetcher)
-    steps = steps_of(schedule, future, uses="weights" in action.needs)
+    steps: Any = arriving or steps_of(schedule, future, uses="weights" in action.needs)
     tally = Engine(steps, residency, costs, profile, sizes, prefetcher=prefetcher, **how).run()
     return tally, residency.finish()
 
@@ -266,6 +268,102 @@ def test_requests_that_arrive(prefetch: str, miss: str, dram: str | None) -> Non
     assert compiled.tally.idle == pytest.approx(events.tally.idle, rel=1e-9)
     assert compiled.tally.idle > 1
     assert compiled.run.trace.read("experts", 0, 9).tolist() == events.run.trace.read("experts", 0, 9).tolist()
+
+
+class Rash(ArrivalSteps):
+    """Steps that are planned as if they took no time: nearly always too many."""
+
+    @property
+    def _pace(self) -> float:
+        return 1e-12
+
+    @_pace.setter
+    def _pace(self, value: float) -> None:
+        pass
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> RoutingTrace:
+    """Up to six requests of a few tokens, some of which did not run."""
+    lengths = draw(st.lists(st.integers(0, 8), min_size=1, max_size=6))
+    tokens, layers, experts = sum(lengths) or 1, draw(st.integers(1, 2)), draw(st.integers(2, 5))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    ids = rng.random((tokens, layers, experts)).argsort(axis=2)[:, :, : draw(st.integers(1, 2))]
+    ids[rng.random(tokens) < draw(st.sampled_from([0.0, 0.3]))] = -1
+    return RoutingTrace.from_arrays(
+        ids,
+        num_experts=experts,
+        offsets=[*np.cumsum([0, *lengths[:-1]]).tolist(), tokens],
+        phase=(rng.random(tokens) < 0.8).astype(int),
+        weights=(rng.integers(1, 9, ids.shape) / 16).astype(np.float32),
+        predictions={1: np.roll(ids, 1, axis=0), 2: ids},
+        expert_bytes=[1000 * (1 + layer) for layer in range(layers)],
+    )
+
+
+@settings(max_examples=200)
+@given(
+    data=st.data(),
+    routing=requests(),
+    profile=profiles(),
+    costs=costs_drawn,
+    batch=st.integers(1, 3),
+    batching=st.sampled_from(["continuous", "static"]),
+    speculative=st.sampled_from([None, (2, 0.6), (1, [1, 0])]),
+    seed=st.integers(0, 2**32),
+    spread=st.sampled_from([0.05, 0.3, 1.0]),
+    rash=st.booleans(),
+)
+def test_drawn_requests_that_arrive(
+    data: st.DataObject,
+    routing: RoutingTrace,
+    profile: HardwareProfile,
+    costs: Costs,
+    batch: int,
+    batching: Any,
+    speculative: Any,
+    seed: int,
+    spread: float,
+    rash: bool,
+) -> None:
+    """In blocks that go on until somebody joins, and step by step: the same steps, the same order in the end."""
+    assert routing.expert_bytes is not None
+    prefetch = data.draw(st.sampled_from([name for name in AHEAD if "oracle" not in name]))
+    miss = data.draw(st.sampled_from(ACTIONS))
+    job = job_of(routing, "lru", data.draw(st.integers(1, 9)), warm=data.draw(st.booleans()))
+    action, ahead = make_action(miss, profile), make_prefetcher(prefetch)
+    dram = data.draw(drams(routing, profile))
+    if unsupported_events(job, costs, profile, action, ahead, dram=dram) is not None:
+        return
+    arrivals = (np.random.default_rng(seed).random(routing.num_requests) * spread).tolist()
+    prefill = data.draw(st.sampled_from(["step", "token", "chunk:2"]))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            "lrcsim.simulator.serving.arrivals.ACCESSES_PER_BLOCK", data.draw(st.sampled_from([1, 20, 1 << 17]))
+        )
+        one, other = (
+            arrival_steps(
+                routing, arrivals, batch=batch, batching=batching, speculative=speculative, prefill=prefill, seed=seed,
+                uses=bool(action.needs),
+            )
+            for _ in range(2)
+        )  # fmt: skip
+    if rash:
+        one.__class__ = Rash
+    sizes, overlap = routing.expert_bytes.tolist(), data.draw(st.booleans())
+    told: list[int] = []
+    tally, counts = run_events(
+        job, costs, profile, sizes, action, ahead, dram=dram, arriving=one, overlap=overlap, progress=told.append
+    )
+    events = in_simpy(job, costs, profile, sizes, action, ahead, dram, other, overlap=overlap)
+    same(tally, counts, *events)
+    assert tally.idle == pytest.approx(events[0].idle, rel=1e-9, abs=1e-12)
+    mine, theirs = one.trace(), other.trace()
+    assert mine.num_tokens == theirs.num_tokens
+    assert told == sorted(told)
+    assert mine.offsets.tolist() == theirs.offsets.tolist()
+    for name in ("step", "sequence", "position", "kept"):
+        assert mine.read(name, 0, mine.num_tokens).tolist() == theirs.read(name, 0, mine.num_tokens).tolist()
 
 
 def test_what_it_does_not_do() -> None:
