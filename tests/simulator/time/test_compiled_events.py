@@ -301,61 +301,47 @@ def requests(draw: st.DrawFn) -> RoutingTrace:
     )
 
 
-@settings(max_examples=200)
-@given(
-    data=st.data(),
-    routing=requests(),
-    profile=profiles(),
-    costs=costs_drawn,
-    batch=st.integers(1, 3),
-    batching=st.sampled_from(["continuous", "static"]),
-    speculative=st.sampled_from([None, (2, 0.6), (1, [1, 0])]),
-    seed=st.integers(0, 2**32),
-    spread=st.sampled_from([0.05, 0.3, 1.0]),
-    rash=st.booleans(),
-)
-def test_drawn_requests_that_arrive(
-    data: st.DataObject,
-    routing: RoutingTrace,
-    profile: HardwareProfile,
+def check_arriving(
+    job: Run,
     costs: Costs,
-    batch: int,
-    batching: Any,
-    speculative: Any,
-    seed: int,
-    spread: float,
-    rash: bool,
-) -> None:
-    """In blocks that go on until somebody joins, and step by step: the same steps, the same order in the end."""
-    assert routing.expert_bytes is not None
-    prefetch = data.draw(st.sampled_from([name for name in AHEAD if "oracle" not in name]))
-    miss = data.draw(st.sampled_from(ACTIONS))
-    job = job_of(routing, "lru", data.draw(st.integers(1, 9)), warm=data.draw(st.booleans()))
-    action, ahead = make_action(miss, profile), make_prefetcher(prefetch)
-    dram = data.draw(drams(routing, profile))
-    if unsupported_events(job, costs, profile, action, ahead, dram=dram) is not None:
-        return
-    arrivals = (np.random.default_rng(seed).random(routing.num_requests) * spread).tolist()
-    prefill = data.draw(st.sampled_from(["step", "token", "chunk:2"]))
+    profile: HardwareProfile,
+    arrivals: list[float],
+    action: str = "load",
+    prefetch: str = "none",
+    dram: Dram | None = None,
+    *,
+    rash: bool = True,
+    most: int = 1 << 17,
+    overlap: bool = True,
+    **serving: Any,
+) -> Tally:
+    """Run both engines, in blocks that go on until somebody joins and step by step; return what the compiled one says.
+
+    Args:
+        job: what to run, like the following.
+        costs: seconds of compute.
+        profile: the machine.
+        arrivals: seconds.
+        action: what to do with misses.
+        prefetch: what to bring ahead.
+        dram: the cache in main memory.
+        rash: whether nearly always more steps are planned than are run.
+        most: accesses in a block.
+        overlap: whether transfers run beside compute.
+        serving: options of `arrival_steps`.
+    """
+    does, ahead = make_action(action, profile), make_prefetcher(prefetch)
+    assert job.trace.expert_bytes is not None
+    sizes = job.trace.expert_bytes.tolist()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(
-            "lrcsim.simulator.serving.arrivals.ACCESSES_PER_BLOCK", data.draw(st.sampled_from([1, 20, 1 << 17]))
-        )
-        one, other = (
-            arrival_steps(
-                routing, arrivals, batch=batch, batching=batching, speculative=speculative, prefill=prefill, seed=seed,
-                uses=bool(action.needs),
-            )
-            for _ in range(2)
-        )  # fmt: skip
+        patched.setattr("lrcsim.simulator.serving.arrivals.ACCESSES_PER_BLOCK", most)
+        one, other = (arrival_steps(job.trace, arrivals, uses=bool(does.needs), **serving) for _ in range(2))
     if rash:
         one.__class__ = Rash
-    sizes, overlap = routing.expert_bytes.tolist(), data.draw(st.booleans())
     told: list[int] = []
-    tally, counts = run_events(
-        job, costs, profile, sizes, action, ahead, dram=dram, arriving=one, overlap=overlap, progress=told.append
-    )
-    events = in_simpy(job, costs, profile, sizes, action, ahead, dram, other, overlap=overlap)
+    how: dict[str, Any] = {"dram": dram, "overlap": overlap}
+    tally, counts = run_events(job, costs, profile, sizes, does, ahead, arriving=one, progress=told.append, **how)
+    events = in_simpy(job, costs, profile, sizes, does, ahead, arriving=other, **how)
     same(tally, counts, *events)
     assert tally.idle == pytest.approx(events[0].idle, rel=1e-9, abs=1e-12)
     mine, theirs = one.trace(), other.trace()
@@ -364,6 +350,61 @@ def test_drawn_requests_that_arrive(
     assert mine.offsets.tolist() == theirs.offsets.tolist()
     for name in ("step", "sequence", "position", "kept"):
         assert mine.read(name, 0, mine.num_tokens).tolist() == theirs.read(name, 0, mine.num_tokens).tolist()
+    return tally
+
+
+@settings(max_examples=200)
+@given(
+    data=st.data(),
+    routing=requests(),
+    profile=profiles(),
+    costs=costs_drawn,
+    seed=st.integers(0, 2**32),
+    spread=st.sampled_from([0.05, 0.3, 1.0]),
+)
+def test_drawn_requests_that_arrive(
+    data: st.DataObject,
+    routing: RoutingTrace,
+    profile: HardwareProfile,
+    costs: Costs,
+    seed: int,
+    spread: float,
+) -> None:
+    prefetch = data.draw(st.sampled_from(["none"] * 4 + ["temporal", "popularity", "transition", "next-gate"]))
+    action, dram = data.draw(st.sampled_from(ACTIONS)), data.draw(drams(routing, profile))
+    job = job_of(routing, "lru", data.draw(st.integers(1, 9)), warm=data.draw(st.booleans()))
+    does, ahead = make_action(action, profile), make_prefetcher(prefetch)
+    if unsupported_events(job, costs, profile, does, ahead, dram=dram) is not None:
+        return
+    check_arriving(
+        job,
+        costs,
+        profile,
+        (np.random.default_rng(seed).random(routing.num_requests) * spread).tolist(),
+        action,
+        prefetch,
+        dram,
+        rash=data.draw(st.booleans()),
+        most=data.draw(st.sampled_from([1, 20, 1 << 17])),
+        overlap=data.draw(st.booleans()),
+        batch=data.draw(st.integers(1, 3)),
+        batching=data.draw(st.sampled_from(["continuous", "static"])),
+        speculative=data.draw(st.sampled_from([None, (2, 0.6), (1, [1, 0])])),
+        prefill=data.draw(st.sampled_from(["step", "token", "chunk:2"])),
+        seed=seed,
+    )
+
+
+@pytest.mark.parametrize("prefetch", ["temporal", "popularity", "transition"])
+def test_prefetchers_see_only_what_is_run(prefetch: str) -> None:
+    """Four requests join one after the other: steps planned in vain are not counted."""
+    rng = np.random.default_rng(3)
+    ids = rng.random((48, 3, 6)).argsort(axis=2)[:, :, :2]
+    routing = RoutingTrace.from_arrays(ids, num_experts=6, offsets=[0, 12, 24, 36, 48], expert_bytes=SIZE)
+    arrivals = [0.0, 17.3, 31.7, 55.1]  # a step takes some 10 s
+    tally = check_arriving(job_of(routing, cache=3), COSTS, machine(link(200.0)), arrivals, prefetch=prefetch, batch=4)
+    assert tally.prefetch.issued
+    assert min(begin for begin, _ in tally.first_step.values()) == 0
 
 
 def test_what_it_does_not_do() -> None:
