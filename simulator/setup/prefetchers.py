@@ -20,6 +20,7 @@ from lrcsim.base.user_code import is_users, key_of, telling
 from lrcsim.simulator.serving.reorder import gather
 from lrcsim.simulator.serving.steps import LayerStep, Step
 from lrcsim.simulator.setup.miss_actions import MissAction
+from lrcsim.simulator.setup.remembered import REQUEST, Remembered
 from lrcsim.traces import RoutingTrace
 
 WIDTH = Param("width", 0, "experts proposed per layer-step; 0: the model's top-k", minimum=0)
@@ -250,8 +251,8 @@ class TraceMatch(Prefetcher):
     """The rest of the recorded request most like this one so far (MoE-Infinity).
 
     Up to ``kept`` requests are kept as matrices of uses, layer by expert, each row divided by its sum. The nearest is
-    that of the greatest mean cosine over the layers seen; experts p of later layers l' come in descending order of
-    (p + 1e-8) (1 - (l' - l) / (L + 1)).
+    that of the greatest mean cosine over the layers seen, of equals the oldest; experts p of later layers l' come in
+    descending order of (p + 1e-8) (1 - (l' - l) / (L + 1)).
     """
 
     name = "trace-match"
@@ -261,44 +262,25 @@ class TraceMatch(Prefetcher):
 
     def reset(self) -> None:
         """Nothing is recorded yet."""
-        self._library: list[npt.NDArray[np.float64]] = []
-        self._current = np.zeros((self.num_layers, self.stride))
-        self._request = -1
+        self._known = Remembered.empty(min(self.kept, self.trace.num_requests), self.num_layers, self.stride)
 
     def propose(self, step: Step, place: int) -> Iterable[int]:
         """Count this layer, find the nearest request, propose for the layers behind."""
-        work = step.layers[place]
-        if step.request != self._request:
-            if self._current.any():
-                self._library.append(_rows(self._current))
-                del self._library[: -self.kept]
-            self._current[:] = 0
-            self._request = step.request
-        for key in work.keys:
-            self._current[work.layer, key % self.stride] += 1
+        work, known = step.layers[place], self._known
+        if step.request != known.counter[REQUEST]:
+            known.begin(step.request)
         layer = work.layer
-        if not self._library or layer + 1 >= self.num_layers:
+        known.use(layer, [key % self.stride for key in work.keys])
+        nearest = known.nearest()
+        if nearest < 0 or layer + 1 >= self.num_layers:
             return ()
-        mine = _rows(self._current)
-        nearest = max(self._library, key=lambda other: _cosine(mine, other))
+        shares = known.shares[nearest, layer + 1 :]
         distance = np.arange(1, self.num_layers - layer)[:, None]
-        scores = (nearest[layer + 1 :] + 1e-8) * (1 - distance / (self.num_layers + 1))
-        scores[nearest[layer + 1 :] == 0] = 0
+        scores = (shares + 1e-8) * (1 - distance / (self.num_layers + 1))
+        scores[shares == 0] = 0
         width = int(getattr(self, "width", 0)) or self.top_k
         best = np.argsort(-scores, axis=None, kind="stable")[:width]
         return [(layer + 1) * self.stride + int(place) for place in best if scores.flat[place] > 0]
-
-
-def _rows(uses: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    shares: npt.NDArray[np.float64] = uses / np.maximum(uses.sum(axis=1, keepdims=True), 1)
-    return shares
-
-
-def _cosine(mine: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
-    seen = mine.any(axis=1)
-    norms = np.linalg.norm(mine[seen], axis=1) * np.linalg.norm(other[seen], axis=1)
-    dots = (mine[seen] * other[seen]).sum(axis=1)
-    return float(np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0).mean())
 
 
 REGISTRY: Registry[Prefetcher] = Registry(

@@ -8,8 +8,18 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.simulator.setup.prefetchers import NextGate, Oracle, Popularity, Prefetcher, Temporal, Transition
+from lrcsim.simulator.setup.prefetchers import (
+    NextGate,
+    Oracle,
+    Popularity,
+    Prefetcher,
+    Temporal,
+    TraceMatch,
+    Transition,
+)
+from lrcsim.simulator.setup.remembered import Remembered
 from lrcsim.simulator.setup.run import Run
+from lrcsim.simulator.time.event_match import match
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Block
 
@@ -44,6 +54,7 @@ def proposer(prefetcher: Prefetcher, job: Run) -> Proposer | None:
         Popularity: PopularityAhead,
         Temporal: TemporalAhead,
         Transition: TransitionAhead,
+        TraceMatch: TraceMatchAhead,
     }
     made: Proposer | None = kinds[type(prefetcher)](prefetcher, job) if type(prefetcher) in kinds else None
     return made
@@ -158,6 +169,23 @@ class TransitionAhead:
             *(block.keys, block.starts, block.layer, block.step, self.counts, self.totals, self.before, self.which),
             *(self.width, starts, keys),
         )
+        return starts, keys
+
+
+class TraceMatchAhead:
+    """`TraceMatch`."""
+
+    def __init__(self, prefetcher: TraceMatch, job: Run) -> None:
+        layers, stride = job.trace.num_layers, job.trace.num_experts
+        self.known = Remembered.empty(min(prefetcher.kept, job.trace.num_requests), layers, stride)
+        self.width = min(_width(prefetcher) or job.trace.top_k, layers * stride)
+
+    def propose(self, trace: RoutingTrace, block: Block, following: Block | None) -> Proposed:
+        """Return the rest of the recorded request most like the running one."""
+        starts = np.zeros(len(block.layer) + 1, np.int64)
+        keys = np.zeros(len(block.layer) * self.width, np.int32)
+        find: Any = match
+        find(block.keys, block.starts, block.layer, block.request, self.known, self.width, starts, keys)
         return starts, keys
 
 

@@ -31,7 +31,7 @@ from lrcsim.simulator.serving.batching import batched
 from lrcsim.simulator.serving.steps import steps_of
 from lrcsim.simulator.setup.costs import Costs, RooflineCosts
 from lrcsim.simulator.setup.miss_actions import Load, MissAction, make_action
-from lrcsim.simulator.setup.prefetchers import Prefetcher, make_prefetcher, start
+from lrcsim.simulator.setup.prefetchers import Oracle, Prefetcher, make_prefetcher, start
 from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.compiled_events import Dram, run_events, unsupported_events
 from lrcsim.simulator.time.engine import Engine
@@ -50,6 +50,8 @@ AHEAD = [
     "popularity",
     "popularity:1",
     "transition",
+    "trace-match",
+    "trace-match:1,width=3",
 ]
 ACTIONS = ["load", "cpu", "split", "split:0.5", "skip:0.3", "substitute:0.4,keep=0", "low:0.4,0.3", "low:0.9,keep=0"]
 
@@ -370,7 +372,7 @@ def test_drawn_requests_that_arrive(
     seed: int,
     spread: float,
 ) -> None:
-    prefetch = data.draw(st.sampled_from(["none"] * 4 + ["temporal", "popularity", "transition", "next-gate"]))
+    prefetch = data.draw(st.sampled_from(["none"] * 5 + [name for name in AHEAD[3:] if ":" not in name]))
     action, dram = data.draw(st.sampled_from(ACTIONS)), data.draw(drams(routing, profile))
     job = job_of(routing, "lru", data.draw(st.integers(1, 9)), warm=data.draw(st.booleans()))
     does, ahead = make_action(action, profile), make_prefetcher(prefetch)
@@ -395,13 +397,13 @@ def test_drawn_requests_that_arrive(
     )
 
 
-@pytest.mark.parametrize("prefetch", ["temporal", "popularity", "transition"])
+@pytest.mark.parametrize("prefetch", ["temporal", "popularity", "transition", "trace-match"])
 def test_prefetchers_see_only_what_is_run(prefetch: str) -> None:
-    """Four requests join one after the other: steps planned in vain are not counted."""
+    """Two requests, the second while the first runs, and two more later: steps planned in vain are not counted."""
     rng = np.random.default_rng(3)
     ids = rng.random((48, 3, 6)).argsort(axis=2)[:, :, :2]
     routing = RoutingTrace.from_arrays(ids, num_experts=6, offsets=[0, 12, 24, 36, 48], expert_bytes=SIZE)
-    arrivals = [0.0, 17.3, 31.7, 55.1]  # a step takes some 10 s
+    arrivals = [0.0, 17.3, 500.0, 541.1]  # a step takes some 10 s
     tally = check_arriving(job_of(routing, cache=3), COSTS, machine(link(200.0)), arrivals, prefetch=prefetch, batch=4)
     assert tally.prefetch.issued
     assert min(begin for begin, _ in tally.first_step.values()) == 0
@@ -412,10 +414,11 @@ def test_what_it_does_not_do() -> None:
     job, profile = job_of(routing), machine()
     load, none = make_action("load", profile), make_prefetcher("none")
     mine = type("Mine", (Load,), {"__module__": "mine"})
+    own = type("Own", (Oracle,), {"__module__": "mine"})
     for why, reason in (
         (unsupported_events(job_of(routing, "lfu"), COSTS, profile, load), "policy lfu has no compiled queue"),
         (unsupported_events(job, COSTS, profile, make_action(mine, profile)), "is one's own"),
-        (unsupported_events(job, COSTS, profile, load, make_prefetcher("trace-match")), "trace-match has no compiled"),
+        (unsupported_events(job, COSTS, profile, load, make_prefetcher(own)), "prefetcher oracle has no compiled form"),
         (unsupported_events(job, COSTS, profile, load, none, shrinks=True), "the KV cache takes memory"),
         (unsupported_events(job_of(routing, cache=0), COSTS, profile, load), "no room for an expert"),
         (
