@@ -418,7 +418,7 @@ def test_what_it_does_not_do() -> None:
     for why, reason in (
         (unsupported_events(job_of(routing, "lfu"), COSTS, profile, load), "policy lfu has no compiled queue"),
         (unsupported_events(job, COSTS, profile, make_action(mine, profile)), "is one's own"),
-        (unsupported_events(job, COSTS, profile, load, make_prefetcher(own)), "prefetcher oracle has no compiled form"),
+        (unsupported_events(job, COSTS, profile, load, make_prefetcher(own)), "prefetcher Own has no compiled form"),
         (unsupported_events(job, COSTS, profile, load, none, shrinks=True), "the KV cache takes memory"),
         (unsupported_events(job_of(routing, cache=0), COSTS, profile, load), "no room for an expert"),
         (
