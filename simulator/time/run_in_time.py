@@ -104,7 +104,9 @@ class Timed:
                 free_loads(self.tally, self.counts),
                 self.counts.accesses,
             )
-        self.limits = time_limits(self.run, self.platform, self.tally, self.counts, least)
+        self.limits = time_limits(
+            self.run, self.platform, self.tally, self.counts, least, compiled=self.engine == "compiled"
+        )
 
     def advice(self) -> list[str]:
         """Return what a reader of the times should be told."""
