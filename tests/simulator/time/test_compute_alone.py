@@ -32,7 +32,7 @@ def test_hand_solved() -> None:
     # A prompt of two tokens, then a decoded one; 2 s of dense part, 1 s of output, an expert 1 s on the GPU per token;
     # on the CPU 3 s, whatever the tokens (20 bytes at 10 bytes/s, of which memory lets 8 pass: 2.5 s, after 0.5 s).
     #   prompt: 0 is used by both tokens, 1 and 2 by one: 2 + 1 + 1 = 4 s on the GPU, 3 s each on the CPU. The CPU is
-    #           worth most with 0 (3 s for 2 s): all of it there takes 3 s, 1 and 2 on the GPU 2 s. So nothing of 1 and 2
+    #           worth most with 0 (3 s for 2 s): all of it there takes 3 s, 1 and 2 on the GPU 2 s. So none of 1 and 2
     #           goes to the CPU, and of 0 a share x to the GPU: 2 + 2 x = 3 (1 - x), x = 0.2: 2.4 s.
     #   decode: 1 and 2, x of 2 s = (2 - x) of 3 s: both on the GPU are 2 s, x = 1.5: 1.5 s.
     #   Resident 2 + 4 + 1 and 2 + 2 + 1, divided 2 + 2.4 + 1 and 2 + 1.5 + 1.
