@@ -228,7 +228,7 @@ def test_a_policy_in_python_runs_in_closed_form_where_that_is_compiled(monkeypat
     found: dict[bool, Result] = {}
     for compiled in (False, True):
         monkeypatch.setattr(run_in_time, "closed_form_is_compiled", lambda compiled=compiled: compiled)
-        found[compiled] = simulate(small(), mine, 2, hardware=machine(), model=geometry(), bounds=False)
+        found[compiled] = simulate(small(300), mine, "2x", hardware="rtx-4090", bounds=False)
         timed = found[compiled].timed
         assert timed is not None
         assert (found[compiled].engine, timed.engine) == ("python", "compiled" if compiled else "events")
@@ -236,6 +236,6 @@ def test_a_policy_in_python_runs_in_closed_form_where_that_is_compiled(monkeypat
     assert slow is not None
     assert quick is not None
     assert quick.tally.by_step() == pytest.approx(slow.tally.by_step(), rel=1e-9)
-    compiled_cache = simulate(small(), "lru", 2, hardware=machine(), model=geometry(), bounds=False)
+    compiled_cache = simulate(small(300), "lru", "2x", hardware="rtx-4090", bounds=False)
     assert compiled_cache.engine == "compiled"
     assert compiled_cache.counts.misses.tolist() == found[True].counts.misses.tolist()
