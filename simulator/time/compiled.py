@@ -40,6 +40,7 @@ from lrcsim.simulator.time.compiled_loop import (
     Totals,
     run_layer_steps,
 )
+from lrcsim.simulator.time.compute_alone import add_block
 from lrcsim.simulator.time.host import launches
 from lrcsim.simulator.time.replayed_cache import ReplayedCache
 from lrcsim.simulator.time.tally import LinkUse, Tally
@@ -144,22 +145,30 @@ def run_compiled(
     tally, steps_by_phase = Tally(None), np.zeros(2, np.int64)
     run: Any = run_layer_steps  # compiled: type checkers do not know its arguments
     none = np.zeros(0, np.int64)
+    alone = np.zeros((2, 2)) if share < 1 else None  # for the bounds, while the schedule is here
     for block, served in cache.blocks():
         rows = np.flatnonzero(np.diff(block.step, prepend=-1))
         if len(rows):  # else nothing was recorded in it
             table = step_table(trace, block, rows)
             request, phase = block.request[rows], block.phase[rows]
-            steps = np.empty((len(rows), 5))
+            steps, first = np.empty((len(rows), 5)), np.append(rows, len(block.layer))
+            tokens = none if block.tokens is None else block.tokens
             run(
                 *(prices, path, overlap, not job.warm, size_of_layer, block.keys),
-                *(none if block.tokens is None else block.tokens, served, block.starts, block.layer),
-                *(np.append(rows, len(block.layer)), request, phase, table.sizes, steps, totals),
+                *(tokens, served, block.starts, block.layer),
+                *(first, request, phase, table.sizes, steps, totals),
             )
+            if alone is not None:
+                launched = launches(runtime)
+                add_block(
+                    *(prices, path.dram, launched, tokens, block.starts, block.layer, first, phase, table.sizes, alone)
+                )
             tally.extend(steps, phase, table)
             steps_by_phase += np.bincount(phase, minlength=2)
         if progress is not None:
             progress(block.end_token)
     seconds, counter = totals.seconds.tolist(), totals.counter.tolist()
+    tally.alone = alone
     tally.total, tally.compute, tally.overhead, tally.cpu = (seconds[i] for i in (CLOCK, COMPUTE, OVERHEAD, CPU))
     loads, loaded_bytes = totals.loads.sum(axis=1), totals.loads @ size_of_layer
     tally.outcomes[Outcome.LOADED] = loads.tolist()

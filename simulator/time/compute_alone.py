@@ -38,12 +38,12 @@ def compute_alone(
         tokens = np.zeros(0, np.int64) if block.tokens is None else block.tokens
         sizes = step_table(schedule.trace, block, rows).sizes
         first = np.append(rows, len(block.layer))
-        _add_block(costs, dram, launches, tokens, block.starts, block.layer, first, block.phase[rows], sizes, found)
+        add_block(costs, dram, launches, tokens, block.starts, block.layer, first, block.phase[rows], sizes, found)
     return found
 
 
 @numba.njit(cache=True, nogil=True)
-def _add_block(costs, dram, launches, tokens, starts, layer, first, phase, step_sizes, found):  # type: ignore[no-untyped-def]
+def add_block(costs, dram, launches, tokens, starts, layer, first, phase, step_sizes, found):  # type: ignore[no-untyped-def]
     """Add a block of the schedule.
 
     Args:

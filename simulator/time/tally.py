@@ -108,6 +108,8 @@ class Tally:
         prefetch: what became of prefetched bytes.
         outcomes: [outcomes, 2], misses by what became of them, by phase.
         given_up: router weight of the uses that a lossy rule left out, replaced or served in low precision.
+        alone: float64 [2, 2], what `lrcsim.simulator.time.time_bounds.computed` returns, where it was added up along
+            the way; else None.
     """
 
     residency: Residency | None
@@ -128,6 +130,7 @@ class Tally:
     prefetch: PrefetchUse = field(default_factory=PrefetchUse)
     outcomes: list[list[int]] = field(default_factory=lambda: [[0, 0] for _ in Outcome])
     given_up: GivenUp = field(default_factory=GivenUp)
+    alone: npt.NDArray[np.float64] | None = None
 
     __repr__ = short_repr
 

@@ -115,7 +115,9 @@ def time_limits(
     share = loaded_share(platform.action)
     two = tally.misses(Outcome.ON_CPU) > 0 or (share is not None and share < 1)  # compute at once
     overhead = _layers_alone(_by_phase(steps[:, 3], decode), platform, counts, job.trace.num_layers, two)
-    if two:
+    if two and tally.alone is not None:
+        resident, compute = tally.alone
+    elif two:
         resident, compute = computed(job, platform, compiled=compiled)
     else:  # all was computed where the model runs, whether it was resident or not
         resident = compute = _by_phase(steps[:, 2], decode)

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Container, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +38,7 @@ from lrcsim.simulator.time.compiled import has_compiled_cache, run_compiled, uns
 from lrcsim.simulator.time.engine import Engine
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.simulator.time.tally import Tally
+from lrcsim.simulator.time.time_bounds import computed
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.importers import import_trace
 
@@ -79,6 +82,9 @@ def check(
     )
     same(tally, counts, events, counted)
     assert told[-1] == job.trace.num_tokens
+    if tally.alone is not None:
+        platform: Any = SimpleNamespace(costs=costs, profile=profile, runtime=runtime)
+        assert tally.alone == pytest.approx(np.array(computed(job, platform)), rel=1e-9)
     return tally, counts
 
 
