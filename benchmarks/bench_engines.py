@@ -6,6 +6,12 @@ included, compiling and making the trace not. Peak memory is that of the process
 engines run the short trace, and their hits and times are compared.
 
     python benchmarks/bench_engines.py [TOKENS]
+
+Then `simulate` as a whole on a trace with prompts (that of `bench_events.py`: 48 layers x 128 experts, top-8, requests
+of 20 prompt tokens and 80 decoded, at 2x), in memory: every policy, and lru with each miss action that has a closed
+form; accesses per CPU second of the call, bounds of time included, better of two.
+
+    python benchmarks/bench_engines.py calls [TOKENS [POLICY,POLICY ...]]
 """
 
 from __future__ import annotations
@@ -20,9 +26,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+from bench_events import make_trace as make_prompts
 
 from lrcsim.hardware import load_profile
-from lrcsim.simulator import Schedule
+from lrcsim.policies import BUILT_IN
+from lrcsim.simulator import Schedule, simulate
 from lrcsim.simulator.cache.capacity import resolve_capacity
 from lrcsim.simulator.cache.future import Future
 from lrcsim.simulator.serving.steps import steps_of
@@ -37,6 +45,9 @@ from lrcsim.traces import RoutingTrace
 LAYERS, EXPERTS = 16, 64
 SIZE = 12_000_000
 FLOORS = {"events": 15_000, "compiled": 1_000_000}
+CALL_FLOORS = {"lru": 2_000_000, "": 1_500_000}
+"""Accesses per second, at scope layer."""
+
 REPEATED = 1_000
 """Tokens that are drawn; longer traces repeat them, which no cache of less than a layer can notice."""
 
@@ -147,8 +158,41 @@ def main() -> None:
                 assert abs(events[name] - compiled[name]) <= 1e-9 * events[name], name
 
 
+def calls(tokens: int, named: list[str]) -> None:
+    """Measure whole calls, and print a table."""
+    long, short = make_prompts(tokens), make_prompts(200)
+    print("| policy | miss | scope layer, M accesses/s | scope model |\n|---|---|---:|---:|")
+    for policy in named:
+        for miss in ("load", "cpu", "split") if policy == "lru" else ("load",):
+            cells = []
+            for scope in ("layer", "model"):
+                rate = max(_call(long, short, policy, miss, scope) for _ in range(2))
+                below = scope == "layer" and rate < CALL_FLOORS.get(policy, CALL_FLOORS[""])
+                cells.append(f"{rate / 1e6:.2f}{' (below)' if below else ''}")
+            print(f"| {policy} | {miss} | {' | '.join(cells)} |", flush=True)
+
+
+def _call(long: RoutingTrace, short: RoutingTrace, policy: str, miss: str, scope: str) -> float:
+    """Return accesses per CPU second of one call, what it calls being compiled."""
+    passed = 0.0
+    for trace in (short, long):
+        profile = trace if "profile" in BUILT_IN[policy].needs else None
+        started = time.process_time()
+        found = simulate(
+            trace, policy, "2x", scope=scope, profile=profile, hardware="rtx-4090", dtype="q4_k", miss=miss,
+            bounds=False, engine="compiled",
+        )  # fmt: skip
+        passed = time.process_time() - started
+    return int(found.counts.accesses.sum()) / passed
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["run"]:
+    if sys.argv[1:2] == ["calls"]:
+        calls(
+            int(sys.argv[2]) if len(sys.argv) > 2 else 8_000,
+            sys.argv[3].split(",") if len(sys.argv) > 3 else list(BUILT_IN),
+        )
+    elif sys.argv[1:2] == ["run"]:
         engine, path, policy, cache, action, chunk = sys.argv[2:]
         print(json.dumps(run(engine, Path(path), policy, int(cache), action, int(chunk))))
     else:

@@ -79,10 +79,12 @@ def result_of(
     if platform is None:
         counts, engine = count(run, record=record, progress=told)
     else:
+        from lrcsim.simulator.time.compiled import has_compiled_cache
         from lrcsim.simulator.time.run_in_time import run_timed
 
         timed = run_timed(run, log=log, samples=samples, progress=told)
-        counts, engine = timed.counts, "compiled" if timed.engine == "compiled" else "python"
+        compiled = timed.engine == "compiled" and has_compiled_cache(run)
+        counts, engine = timed.counts, "compiled" if compiled else "python"
         if timed.run is not run:  # with arrivals, what was run is known only now
             run = timed.run
             baselines = Baselines(run) if options.bounds else None

@@ -1,8 +1,9 @@
 """The compiled engine: a closed form of `lrcsim.simulator.time.engine` where nothing comes ahead.
 
 Two stages for each block of the schedule. The caches say of every access whether it hits, is loaded, or runs on the
-CPU (`CompiledCache`): none of this depends on time where nothing is brought ahead. Then `run_layer_steps` works out how
-long it all takes. Hits are those of `Engine`, times agree to 1e-9.
+CPU (`CompiledCache`; `ReplayedCache`, in Python, for policies that have no compiled form): none of this depends on time
+where nothing is brought ahead. Then `run_layer_steps` works out how long it all takes. Hits are those of `Engine`,
+times agree to 1e-9.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from lrcsim.hardware import HardwareProfile
 from lrcsim.policies import make_policy
 from lrcsim.runtimes import IDEAL, Runtime
 from lrcsim.simulator.compiled.compiled_cache import CompiledCache
+from lrcsim.simulator.compiled.counts import signatures
 from lrcsim.simulator.compiled.engine_for import engine_for
 from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.serving.steps import step_table
@@ -38,7 +40,9 @@ from lrcsim.simulator.time.compiled_loop import (
     Totals,
     run_layer_steps,
 )
+from lrcsim.simulator.time.compute_alone import add_block
 from lrcsim.simulator.time.host import launches
+from lrcsim.simulator.time.replayed_cache import ReplayedCache
 from lrcsim.simulator.time.tally import LinkUse, Tally
 
 
@@ -66,8 +70,6 @@ def unsupported(
         shrinks: whether the caches' capacity changes on the way.
     """
     policy = make_policy(job.policy)
-    if engine_for(policy, job.pools) != "compiled":
-        return f"policy {policy.name} has no compiled form"
     share = loaded_share(action)
     if share is None:
         return f"miss action {action.label()} is not load, cpu or split"
@@ -90,6 +92,16 @@ def unsupported(
     if not hasattr(costs, "table"):
         return f"costs {type(costs).__name__} have no table()"
     return None
+
+
+def has_compiled_cache(job: Run) -> bool:
+    """Return whether the policy of a run is compiled too; else its class says what hits, and its times are compiled."""
+    return engine_for(make_policy(job.policy), job.pools) == "compiled"
+
+
+def closed_form_is_compiled() -> bool:
+    """Return whether the loop over layer-steps was compiled before, in this process or on this machine."""
+    return bool(signatures(run_layer_steps))
 
 
 def run_compiled(
@@ -124,7 +136,7 @@ def run_compiled(
     trace = job.trace
     share = loaded_share(action)
     assert share is not None  # unsupported() says so
-    cache = CompiledCache(job, share)
+    cache = CompiledCache(job, share) if has_compiled_cache(job) else ReplayedCache(job, action)
     overlap = overlap and runtime.loads.overlap != "none"
     prices = costs.table(trace.num_layers)
     path = _path(profile, runtime, max(sizes))
@@ -133,22 +145,30 @@ def run_compiled(
     tally, steps_by_phase = Tally(None), np.zeros(2, np.int64)
     run: Any = run_layer_steps  # compiled: type checkers do not know its arguments
     none = np.zeros(0, np.int64)
+    alone = np.zeros((2, 2)) if share < 1 else None  # for the bounds, while the schedule is here
     for block, served in cache.blocks():
         rows = np.flatnonzero(np.diff(block.step, prepend=-1))
         if len(rows):  # else nothing was recorded in it
             table = step_table(trace, block, rows)
             request, phase = block.request[rows], block.phase[rows]
-            steps = np.empty((len(rows), 5))
+            steps, first = np.empty((len(rows), 5)), np.append(rows, len(block.layer))
+            tokens = none if block.tokens is None else block.tokens
             run(
                 *(prices, path, overlap, not job.warm, size_of_layer, block.keys),
-                *(none if block.tokens is None else block.tokens, served, block.starts, block.layer),
-                *(np.append(rows, len(block.layer)), request, phase, table.sizes, steps, totals),
+                *(tokens, served, block.starts, block.layer),
+                *(first, request, phase, table.sizes, steps, totals),
             )
+            if alone is not None:
+                launched = launches(runtime)
+                add_block(
+                    *(prices, path.dram, launched, tokens, block.starts, block.layer, first, phase, table.sizes, alone)
+                )
             tally.extend(steps, phase, table)
             steps_by_phase += np.bincount(phase, minlength=2)
         if progress is not None:
             progress(block.end_token)
     seconds, counter = totals.seconds.tolist(), totals.counter.tolist()
+    tally.alone = alone
     tally.total, tally.compute, tally.overhead, tally.cpu = (seconds[i] for i in (CLOCK, COMPUTE, OVERHEAD, CPU))
     loads, loaded_bytes = totals.loads.sum(axis=1), totals.loads @ size_of_layer
     tally.outcomes[Outcome.LOADED] = loads.tolist()

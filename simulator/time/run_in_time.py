@@ -23,7 +23,7 @@ from lrcsim.simulator.setup.outcomes import OTHER_MODEL
 from lrcsim.simulator.setup.platform import Platform
 from lrcsim.simulator.setup.prefetchers import Oracle, Prefetcher, start
 from lrcsim.simulator.setup.run import Run
-from lrcsim.simulator.time.compiled import run_compiled, unsupported
+from lrcsim.simulator.time.compiled import closed_form_is_compiled, has_compiled_cache, run_compiled, unsupported
 from lrcsim.simulator.time.compiled_events import Dram, is_compiled, run_events, unsupported_events
 from lrcsim.simulator.time.engine import Engine
 from lrcsim.simulator.time.residency import Residency
@@ -104,7 +104,9 @@ class Timed:
                 free_loads(self.tally, self.counts),
                 self.counts.accesses,
             )
-        self.limits = time_limits(self.run, self.platform, self.tally, self.counts, least)
+        self.limits = time_limits(
+            self.run, self.platform, self.tally, self.counts, least, compiled=self.engine == "compiled"
+        )
 
     def advice(self) -> list[str]:
         """Return what a reader of the times should be told."""
@@ -294,9 +296,10 @@ def _compiled(run: Run, platform: Platform, *, events: bool) -> Callable[[Callab
         if run.options.arrivals is None:
             dram_cache = dram is not None
             if unsupported(*machine, *rest, runtime=platform.runtime, dram_cache=dram_cache, shrinks=shrinks) is None:
-                return in_closed_form
+                forced = platform.engine == "compiled" or has_compiled_cache(run)
+                return None if not forced and _better_in_simpy(run, closed_form_is_compiled()) else in_closed_form
         reason = unsupported_events(*machine, *rest, dram=dram, shrinks=shrinks)
-        if reason is None and (platform.engine == "compiled" or not _better_in_simpy(run, dram)):
+        if reason is None and (platform.engine == "compiled" or not _better_in_simpy(run, is_compiled(dram))):
             return in_events
     if reason is not None and platform.engine == "compiled":
         raise ConfigError(f"engine 'compiled' does not run this: {reason}; use 'auto' or 'events'")
@@ -304,19 +307,20 @@ def _compiled(run: Run, platform: Platform, *, events: bool) -> Callable[[Callab
 
 
 FEW = 100_000
-"""Layer-steps, in this process so far, up to which SimPy runs what the event loop would have to be compiled for first.
+"""Layer-steps, in this process so far, up to which SimPy runs what would have to be compiled for first.
 
-That takes some 25 s of CPU, and SimPy makes 1,000 to 10,000 layer-steps a second (benchmarks/NOTES.md).
+That is the event loop, or the closed form under a policy that is not compiled itself: some 25 and 8 s of CPU. SimPy
+makes 1,000 to 10,000 layer-steps a second (benchmarks/NOTES.md).
 """
 
 _in_simpy = 0
 
 
-def _better_in_simpy(run: Run, dram: Dram | None) -> bool:
-    """Return whether there is too little to run for compiling the event loop first."""
+def _better_in_simpy(run: Run, compiled: bool) -> bool:
+    """Return whether there is too little to run for compiling first what is to run it, unless it is compiled."""
     global _in_simpy
     layer_steps = run.trace.num_tokens * run.trace.num_layers
-    if _in_simpy + layer_steps > FEW or is_compiled(dram):
+    if _in_simpy + layer_steps > FEW or compiled:
         return False
     _in_simpy += layer_steps
     return True

@@ -108,6 +108,8 @@ class Tally:
         prefetch: what became of prefetched bytes.
         outcomes: [outcomes, 2], misses by what became of them, by phase.
         given_up: router weight of the uses that a lossy rule left out, replaced or served in low precision.
+        alone: float64 [2, 2], what `lrcsim.simulator.time.time_bounds.computed` returns, where it was added up along
+            the way; else None.
     """
 
     residency: Residency | None
@@ -128,6 +130,7 @@ class Tally:
     prefetch: PrefetchUse = field(default_factory=PrefetchUse)
     outcomes: list[list[int]] = field(default_factory=lambda: [[0, 0] for _ in Outcome])
     given_up: GivenUp = field(default_factory=GivenUp)
+    alone: npt.NDArray[np.float64] | None = None
 
     __repr__ = short_repr
 
@@ -287,7 +290,8 @@ class Tally:
 
     def decode_tokens(self) -> int:
         """Return the tokens that came out of decode steps."""
-        return sum(given for given, phase in zip(self.emitted, self.phases, strict=True) if phase == DECODE)
+        emitted, phases = np.array(self.emitted, np.int64), np.frombuffer(bytes(self.phases), np.uint8)
+        return int(emitted[phases == DECODE].sum())
 
     def to_dict(self) -> dict[str, Any]:
         """Return ``time``, ``links``, ``prefetch``, ``missed`` as JSON values; seconds unless a name says otherwise."""

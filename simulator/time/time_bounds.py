@@ -16,7 +16,8 @@ from lrcsim.simulator.setup.miss_actions import loaded_share
 from lrcsim.simulator.setup.outcomes import Outcome
 from lrcsim.simulator.setup.platform import Platform
 from lrcsim.simulator.setup.run import Run
-from lrcsim.simulator.time.host import Host
+from lrcsim.simulator.time.compute_alone import compute_alone
+from lrcsim.simulator.time.host import launches
 from lrcsim.simulator.time.tally import Tally
 from lrcsim.traces import DECODE, PREFILL
 from lrcsim.traces.schedule import Schedule
@@ -95,7 +96,9 @@ class Limits:
         }
 
 
-def time_limits(job: Run, platform: Platform, tally: Tally, counts: Counts, least: LeastBytes | None) -> Limits:
+def time_limits(
+    job: Run, platform: Platform, tally: Tally, counts: Counts, least: LeastBytes | None, *, compiled: bool = False
+) -> Limits:
     """Work out the bounds of a run.
 
     Args:
@@ -104,6 +107,7 @@ def time_limits(job: Run, platform: Platform, tally: Tally, counts: Counts, leas
         tally: what it took.
         counts: hits, misses and loads.
         least: bytes that have to be loaded, on a machine that loads every miss; None where they are not known.
+        compiled: whether the run was compiled, and its bounds are to be.
     """
     steps = tally.by_step()
     decode = np.frombuffer(bytes(tally.phases), np.uint8) == DECODE
@@ -111,8 +115,10 @@ def time_limits(job: Run, platform: Platform, tally: Tally, counts: Counts, leas
     share = loaded_share(platform.action)
     two = tally.misses(Outcome.ON_CPU) > 0 or (share is not None and share < 1)  # compute at once
     overhead = _layers_alone(_by_phase(steps[:, 3], decode), platform, counts, job.trace.num_layers, two)
-    if two:
-        resident, compute = computed(job, platform)
+    if two and tally.alone is not None:
+        resident, compute = tally.alone
+    elif two:
+        resident, compute = computed(job, platform, compiled=compiled)
     else:  # all was computed where the model runs, whether it was resident or not
         resident = compute = _by_phase(steps[:, 2], decode)
     shortest = compute + overhead
@@ -168,18 +174,27 @@ def free_loads(tally: Tally, counts: Counts) -> Free:
     return Free(counts.preloaded, (of_phase[0], of_phase[1], int(np.count_nonzero(idle))))
 
 
-def computed(job: Run, platform: Platform) -> tuple[Phases, Phases]:
+def computed(job: Run, platform: Platform, *, compiled: bool = False) -> tuple[Phases, Phases]:
     """Return the seconds of compute with all experts resident, and with the best division of each layer-step's experts.
 
     Where they are divided some run where the model does, the others meanwhile on the CPU one after the other, as fast
     as main memory allows; experts may be divided too, so this can only be too short.
+
+    Args:
+        job: what was run.
+        platform: on what.
+        compiled: whether to go through the trace compiled (`compute_alone`).
 
     Returns:
         Two of float64 [2]: prefill, decode. The first has launches in it where the host launches ahead and they take
         longer.
     """
     costs, dram = platform.costs, platform.profile.dram.bandwidth
-    host = Host(platform.runtime, 0.0)
+    if compiled:
+        table, schedule = costs.table(job.trace.num_layers), Schedule(job.trace, job.prefill)
+        whole, least = compute_alone(schedule, table, dram, launches(platform.runtime))
+        return whole, least
+    launch_layer, launch = launches(platform.runtime)
     known: dict[tuple[int, tuple[int, ...]], tuple[float, float]] = {}  # by layer, and tokens of each expert
 
     def on_cpu(layer: int, tokens: int) -> float:
@@ -188,7 +203,7 @@ def computed(job: Run, platform: Platform) -> tuple[Phases, Phases]:
 
     def experts(layer: int, tokens: tuple[int, ...]) -> tuple[float, float]:
         gpu = np.array([costs.expert(layer, number) for number in tokens])
-        return float(gpu.sum()), _shared(gpu, np.array([on_cpu(layer, number) for number in tokens]))
+        return float(gpu.sum()), shared(gpu, np.array([on_cpu(layer, number) for number in tokens]))
 
     resident, divided = [0.0, 0.0], [0.0, 0.0]
     for step in steps_of(Schedule(job.trace, job.prefill)):
@@ -200,14 +215,14 @@ def computed(job: Run, platform: Platform) -> tuple[Phases, Phases]:
                     known.clear()
                 known[used] = experts(*used)
             dense, (whole, least) = costs.before(work.layer, step.size), known[used]
-            alone += max(dense + whole, host.layer + host.kernel * len(work.keys))
+            alone += max(dense + whole, launch_layer + launch * len(work.keys))
             together += dense + least
         resident[step.phase] += alone
         divided[step.phase] += together
     return np.array(resident), np.array(divided)
 
 
-def _shared(gpu: npt.NDArray[np.float64], cpu: npt.NDArray[np.float64]) -> float:
+def shared(gpu: npt.NDArray[np.float64], cpu: npt.NDArray[np.float64]) -> float:
     """Return the least, over divisions x, of max(x gpu, (1 - x) cpu), each summed over the experts.
 
     For every number p from 0 to 1 it is at least the sum of min(p gpu, (1 - p) cpu); at the best p, which is one where

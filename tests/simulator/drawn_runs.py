@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -116,12 +117,12 @@ rates = st.sampled_from([700_000.0, 1e6, 2.3e6, 1e7])
 
 
 @st.composite
-def profiles(draw: st.DrawFn) -> HardwareProfile:
+def profiles(draw: st.DrawFn, ways: Sequence[str] = ("pcie", "nvme", "both")) -> HardwareProfile:
     def link() -> Link:
         chunk = draw(st.one_of(st.none(), st.integers(300, 10_000)))
         return Link("link", draw(rates), draw(seconds), draw(seconds), draw(st.integers(1, 4)), chunk)
 
-    either = draw(st.sampled_from(["pcie", "nvme", "both"]))
+    either = draw(st.sampled_from(ways))
     return machine(
         link() if either != "nvme" else None,
         link() if either != "pcie" else None,

@@ -45,6 +45,7 @@ runtimes = st.builds(
         miss=maybe,
         eviction=seconds,
         byte=st.sampled_from([0.0, 1e-6]),
+        beside=st.booleans(),
         copies=st.integers(1, 7),
         copy=seconds,
         pinned=st.booleans(),

@@ -158,7 +158,8 @@ def engine(
         size = PoolSize(tuple(range(layers)), dram)
         below = Pool(size, make_policy("lru"), View(dram, stride, size.layers, layers, routing.top_k))
     act = make_action(action, hardware)
-    residency = Residency(job, act, below, shrink)
+    of_layer = [SIZE] * layers if sizes is None else list(sizes)
+    residency = Residency(job, act, below, shrink, of_layer)
     wanted = residency.pools[0].policy.needs | residency.pools[0].policy.wants
     schedule = Schedule(routing, prefill, weights="weights" in wanted)
     future = None
@@ -175,7 +176,7 @@ def engine(
         residency,
         costs,
         hardware,
-        [SIZE] * layers if sizes is None else list(sizes),
+        of_layer,
         runtime=runtime,
         overlap=overlap,
         prefetcher=fetcher,

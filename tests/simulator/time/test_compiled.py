@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,15 +18,15 @@ from drawn_runtimes import runtimes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lrcsim.base.errors import PolicyError
 from lrcsim.hardware import HardwareProfile, Link, load_profile, profile_names
 from lrcsim.models import load_geometry
-from lrcsim.policies import BUILT_IN, CompiledScore, Expert, Now
+from lrcsim.policies import BUILT_IN, CompiledScore, Expert, Now, Policy
 from lrcsim.runtimes import IDEAL, Runtime
 from lrcsim.runtimes.machine_under import machine_under
 from lrcsim.simulator import Schedule
 from lrcsim.simulator.cache.capacity import Scope
 from lrcsim.simulator.cache.future import Future
-from lrcsim.simulator.compiled.engine_for import engine_for
 from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.serving.batching import Batching, Speculative, batched
 from lrcsim.simulator.serving.steps import steps_of
@@ -31,10 +34,11 @@ from lrcsim.simulator.setup.costs import Costs, FixedCosts, RooflineCosts
 from lrcsim.simulator.setup.miss_actions import MissAction, make_action
 from lrcsim.simulator.setup.prefetchers import make_prefetcher
 from lrcsim.simulator.setup.run import Run
-from lrcsim.simulator.time.compiled import run_compiled, unsupported
+from lrcsim.simulator.time.compiled import has_compiled_cache, run_compiled, unsupported
 from lrcsim.simulator.time.engine import Engine
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.simulator.time.tally import Tally
+from lrcsim.simulator.time.time_bounds import computed
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.importers import import_trace
 
@@ -53,6 +57,8 @@ def in_events(
     policy = residency.pools[0].policy
     schedule = Schedule(job.trace, job.prefill, weights="weights" in policy.needs | policy.wants)
     future = Future(schedule, job.access, job.warm) if "future" in policy.needs else None
+    for pool in residency.pools if future is not None else ():
+        pool.view.upcoming = future.of_pool(pool.view.layers)
     made = Engine(steps_of(schedule, future), residency, costs, profile, sizes, runtime=runtime, overlap=overlap)
     tally = made.run()
     return tally, residency.finish()
@@ -76,6 +82,9 @@ def check(
     )
     same(tally, counts, events, counted)
     assert told[-1] == job.trace.num_tokens
+    if tally.alone is not None:
+        platform: Any = SimpleNamespace(costs=costs, profile=profile, runtime=runtime)
+        assert tally.alone == pytest.approx(np.array(computed(job, platform)), rel=1e-9)
     return tally, counts
 
 
@@ -125,7 +134,7 @@ def test_nothing_recorded() -> None:
 
 actions = st.sampled_from(["load", "cpu", "split", "split:0", "split:0.3", "split:0.5", "split:1"])
 rules = {"warm": st.booleans(), "prefill": st.sampled_from(["step", "token", "chunk:2"]), "overlap": st.booleans()}
-POLICIES = [name for name in BUILT_IN if name not in ("sch-lookahead", "sch-static")]
+POLICIES = list(BUILT_IN)
 SPECS = [*POLICIES, "pinned-lru:0.2", "pinned-lru:1", "slru:0.3", "dali:9,heavy=2", "hobbit:w1=0,w2=0,w3=1,w4=0"]
 
 
@@ -265,6 +274,55 @@ def test_a_policy_of_ones_own(
     check(job, FixedCosts(0.01, 0.003), profile, [1000] * trace.num_layers, action_of(action, profile), overlap)
 
 
+class Whim(Policy):
+    """A user's own in Python: evict by a number made of all that it is told."""
+
+    needs = frozenset({"weights", "future"})
+
+    def reset(self) -> None:
+        self.told: dict[int, int] = {}
+
+    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
+        view = self.view
+        for key, weight, later in zip(batch, view.weights, view.next_use, strict=False):
+            self.told[key] = int(1e6 * weight) + 7 * view.step + 3 * view.layer + view.phase + later % 5 + view.request
+
+    def victim(self, protected: Container[int]) -> int:
+        return min((key for key in self.told if key not in protected), key=lambda key: (self.told[key] % 11, key))
+
+    def evicted(self, key: int) -> None:
+        del self.told[key]
+
+
+@settings(max_examples=60)
+@given(trace=traces(), action=st.sampled_from(["load", "cpu"]), cache=st.integers(0, 9), **rules)
+def test_a_policy_in_python(
+    trace: RoutingTrace, action: str, cache: int, warm: bool, prefill: str, overlap: bool
+) -> None:
+    """The class says what hits; times are those of SimPy all the same."""
+    profile = machine(Link("pcie", 1e6, 1e-3, 0.0, 2), dram=1.1e6)
+    job = job_of(trace, Whim, cache, scope="model", prefill=prefill, warm=warm)
+    assert not has_compiled_cache(job)
+    check(job, FixedCosts(0.01, 0.003), profile, [1000] * trace.num_layers, action_of(action, profile), overlap)
+
+
+def test_which_policies_are_compiled_too() -> None:
+    trace = RoutingTrace.from_arrays([[[0, 1]], [[1, 2]]], num_experts=3)
+    in_python = {name for name in BUILT_IN if not has_compiled_cache(job_of(trace, name))}
+    assert in_python == {"sch-lookahead", "sch-static"}
+    assert not has_compiled_cache(job_of(trace, type("Mine", (BUILT_IN["lru"],), {})))
+    for policy, step in (("access", 0), ("victim", 2)):
+
+        def fails(*_: object) -> int:
+            raise KeyError("oops")
+
+        broken = type("Broken", (BUILT_IN["lru"],), {policy: fails})
+        profile = machine(Link("pcie", 1e6, 0.0, 0.0, 1))
+        routing = RoutingTrace.from_arrays([[[0]], [[1]], [[2]]], num_experts=3)
+        with pytest.raises(PolicyError, match=f"policy Broken failed at step {step}, layer 0"):
+            run_compiled(job_of(routing, broken), FixedCosts(), profile, [9], make_action("load", profile))
+
+
 @pytest.mark.parametrize("action", ["load", "cpu", "split"])
 @pytest.mark.parametrize("hardware", profile_names())
 def test_roofline_of_every_machine(hardware: str, action: str) -> None:
@@ -324,16 +382,9 @@ def test_what_it_does_not_do() -> None:
     assert unsupported(job_of(trace), costs, profile, load, make_prefetcher("none")) is None
     flash = machine(None, link)
     assert "read from storage first" in str(unsupported(job_of(trace), costs, flash, make_action("cpu", flash)))
-    assert {name for name, policy in BUILT_IN.items() if engine_for(policy()) != "compiled"} == {
-        "sch-lookahead",
-        "sch-static",
-    }
-    derived = type("Mine", (BUILT_IN["lru"],), {})
     other: Costs = type("Other", (), {})()
     sequential = Run.in_pools(trace, "lru", job_of(trace).pools, "sequential", "step", True)
     for why, reason in (
-        (unsupported(job_of(trace, "sch-static"), costs, profile, load), "policy sch-static has no compiled form"),
-        (unsupported(job_of(trace, derived), costs, profile, load), "policy Mine has no compiled form"),
         (
             unsupported(job_of(trace), costs, profile, make_action("skip:0.2", profile)),
             "miss action skip:0.2 is not load, cpu or split",

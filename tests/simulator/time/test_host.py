@@ -1,4 +1,4 @@
-"""A host that launches ahead of the device (`DeviceUse.ahead`), in both engines."""
+"""A host that launches ahead of the device (`DeviceUse.ahead`), in every engine."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from lrcsim.simulator.setup.miss_actions import make_action
 from lrcsim.simulator.setup.prefetchers import make_prefetcher
 from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.compiled import run_compiled, unsupported
+from lrcsim.simulator.time.compiled_events import run_events, unsupported_events
 from lrcsim.simulator.time.engine import Engine
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.simulator.time.tally import Tally
@@ -66,10 +67,16 @@ def both(
     residency = Residency(job, action, sizes=sizes)
     steps = steps_of(Schedule(trace, job.prefill), None)
     events = Engine(steps, residency, costs, profile, sizes, runtime=use, overlap=overlap).run()
-    compiled, _ = run_compiled(job, costs, profile, sizes, action, runtime=use, overlap=overlap)
-    assert compiled.by_step() == pytest.approx(events.by_step(), rel=1e-9, abs=1e-9)
-    for name in ("total", "compute", "overhead", "cpu"):
-        assert getattr(compiled, name) == pytest.approx(getattr(events, name), rel=1e-9, abs=1e-9)
+    engines = [run_compiled]
+    if unsupported_events(job, costs, profile, action) is None:
+        engines.append(run_events)
+    else:
+        assert cache == 0
+    for engine in engines:
+        compiled, _ = engine(job, costs, profile, sizes, action, runtime=use, overlap=overlap)
+        assert compiled.by_step() == pytest.approx(events.by_step(), rel=1e-9, abs=1e-9)
+        for name in ("total", "compute", "overhead", "cpu"):
+            assert getattr(compiled, name) == pytest.approx(getattr(events, name), rel=1e-9, abs=1e-9)
     return events
 
 

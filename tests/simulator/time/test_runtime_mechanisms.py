@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from both_engines import run
 from drawn_runtimes import runtimes
-from helpers import Finished, link, machine, run, trace
+from helpers import Finished, link, machine, trace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import pytest
-from helpers import SIZE, Run, Wishes, engine, link, machine, run, trace
+from both_engines import run
+from helpers import SIZE, Finished, Wishes, engine, link, machine, trace
 
 from lrcsim.base.errors import ConfigError, PolicyError
 from lrcsim.hardware import HardwareProfile, Link
@@ -542,7 +543,7 @@ def test_a_cpu_expert_and_a_transfer_share_dram() -> None:
     ]
 
 
-def given_up(found: Run, outcome: Outcome) -> tuple[int, float]:
+def given_up(found: Finished, outcome: Outcome) -> tuple[int, float]:
     """Return how many tokens (times layers) there were, and the shares of their router weight that were given up."""
     tally = found.tally.given_up
     return sum(tally.tokens), sum(tally.shares[outcome])

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from helpers import Wishes, link, machine, run, trace
+from both_engines import run
+from helpers import Wishes, link, machine, trace
 from hypothesis import given
 from hypothesis import strategies as st
 

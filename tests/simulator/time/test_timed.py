@@ -12,7 +12,9 @@ from machines import geometry, machine
 
 from lrcsim.hardware import Gpu, load_profile
 from lrcsim.plots.chrome_trace import timeline_events, write_timeline
+from lrcsim.policies.recency import Lru
 from lrcsim.simulator import Result, simulate
+from lrcsim.simulator.time import run_in_time
 from lrcsim.traces import RoutingTrace
 
 
@@ -218,3 +220,22 @@ def test_more_lanes_split_the_link() -> None:
     assert runs[1].timed.log is not None
     tracks = {event["args"]["name"] for event in timeline_events(runs[1].timed.log) if event["name"] == "thread_name"}
     assert {"pcie 1", "pcie 2", "pcie 3", "pcie 4"} <= tracks
+
+
+def test_a_policy_in_python_runs_in_closed_form_where_that_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The class decides the hits, which the result says; a short run compiles nothing for its times."""
+    mine = type("Mine", (Lru,), {})
+    found: dict[bool, Result] = {}
+    for compiled in (False, True):
+        monkeypatch.setattr(run_in_time, "closed_form_is_compiled", lambda compiled=compiled: compiled)
+        found[compiled] = simulate(small(300), mine, "2x", hardware="rtx-4090", bounds=False)
+        timed = found[compiled].timed
+        assert timed is not None
+        assert (found[compiled].engine, timed.engine) == ("python", "compiled" if compiled else "events")
+    slow, quick = found[False].timed, found[True].timed
+    assert slow is not None
+    assert quick is not None
+    assert quick.tally.by_step() == pytest.approx(slow.tally.by_step(), rel=1e-9)
+    compiled_cache = simulate(small(300), "lru", "2x", hardware="rtx-4090", bounds=False)
+    assert compiled_cache.engine == "compiled"
+    assert compiled_cache.counts.misses.tolist() == found[True].counts.misses.tolist()

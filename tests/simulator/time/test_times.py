@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import link, machine, run, trace
+from both_engines import run
+from helpers import link, machine, trace
 
 from lrcsim.simulator.setup.costs import FixedCosts
 from lrcsim.simulator.time.tally import percentiles
