@@ -13,7 +13,8 @@ from lrcsim.base.progress import Progress
 from lrcsim.policies import make_policy
 from lrcsim.reports.blocks import LeftOut
 from lrcsim.reports.rerun import Again, Allowed, Unavailable, set_up
-from lrcsim.reports.residency import Residents, watch
+from lrcsim.reports.residency import watch
+from lrcsim.reports.residents import Residents
 from lrcsim.simulator.curves.trace_curves import TraceCurves
 from lrcsim.simulator.metrics.windows import PAPER_SEGMENTS
 
