@@ -192,7 +192,7 @@ def _curve(found: Rebuilt, again: Again, own: str, watcher: Watcher) -> None:
     curves = []
     for label, policy in policies.items():
         with watcher(f"{label}, every size") as progress:
-            curves.append(curve_of(run.with_policy(policy), capacities, progress=progress))
+            curves.append(curve_of(run.with_policy(policy), capacities, progress=progress, passes=again.passes))
     config = {"scope": run.scope, "access": run.access, "prefill": run.prefill, "warm": run.warm}
     found.curve = TraceCurves(run.trace.model, curves, []).to_dict() | {"config": config}
 
