@@ -23,8 +23,14 @@ from lrcsim.traces.trace import DECODE, PREFILL, RoutingTrace
 ACCESSES_PER_BLOCK = 1 << 17
 """A block in the making takes some 130 bytes per access. Half as many save nothing beside the rest of a run."""
 
-ACCESSES_KEPT = 1 << 20
+_accesses_kept = 1 << 20
 """Most accesses of a trace whose blocks are kept with it, 5 to 25 bytes each: a plan runs it some 50 times."""
+
+
+def keep_blocks(accesses: int) -> None:
+    """Keep the blocks of traces of up to so many accesses in this process, which is going to run them again."""
+    global _accesses_kept
+    _accesses_kept = accesses
 
 
 @dataclass(frozen=True)
@@ -205,7 +211,7 @@ class Schedule:
         if key in known:
             yield from known[key]
             return
-        keeps, made, access = math.prod(self.trace.columns["experts"].shape) <= ACCESSES_KEPT, list[Block](), 0
+        keeps, made, access = math.prod(self.trace.columns["experts"].shape) <= _accesses_kept, list[Block](), 0
         for run in self.step_runs(target_tokens):
             block = self._block(run, access)
             access += len(block.keys)

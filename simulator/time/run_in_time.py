@@ -315,6 +315,12 @@ That takes some 25 s of CPU, and SimPy makes 1,000 to 10,000 layer-steps a secon
 _in_simpy = 0
 
 
+def much_follows() -> None:
+    """Take note that this process is going to run more than `FEW` layer-steps: nothing is left to SimPy for that."""
+    global _in_simpy
+    _in_simpy = FEW
+
+
 def _better_in_simpy(run: Run, dram: Any) -> bool:
     """Return whether there is too little to run for compiling the event loop first."""
     from lrcsim.simulator.time.compiled_events import is_compiled
