@@ -62,10 +62,10 @@ def main() -> None:
             outcome = run_sweep(plan, Path(folder) / f"{jobs}.parquet", workers=workers)
             wall, cpu = time.perf_counter() - begin, cpu_seconds() - begin_cpu
             assert outcome.failed == 0, outcome.first_error
+            minutes, as_it_was = ALL * cpu / runs / 60 / jobs, ALL * wall / runs / 60
             print(
-                f"{runs} of {ALL:,} runs of {tokens:,} tokens, {jobs} process{'es' if jobs > 1 else ''}: {wall:.0f} s, "
-                f"{cpu:.0f} s of CPU time, {cpu / runs:.2f} a run; {ALL:,} runs: {ALL * cpu / runs / 60 / jobs:.0f} minutes on "
-                f"{jobs} free core{'s' if jobs > 1 else ''}, {ALL * wall / runs / 60:.0f} as it was",
+                f"processes: {jobs}. {runs} runs: {wall:.0f} s, {cpu:.0f} s of CPU time, {cpu / runs:.2f} each. "
+                f"All {ALL:,}: {minutes:.0f} minutes where each process has a core, {as_it_was:.0f} as it was",
                 flush=True,
             )
 
