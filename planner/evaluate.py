@@ -61,6 +61,7 @@ class Runner:
         self.geometry, self.dtype, self.workloads = geometry, dtype, workloads
         self.kv, self.context, self.prompt, self.progress = kv_bytes_per_value, context, prompt, progress
         self.runs, self.expected = 0, 1
+        self._known: dict[tuple[Any, ...], Speed] = {}
 
     def setup(self, strategy: Strategy, profile: HardwareProfile) -> Setup:
         """Return machine, model and runtime of a row."""
@@ -82,7 +83,11 @@ class Runner:
     ) -> Speed:
         """Run a strategy on one of the workloads."""
         setup = self.setup(strategy, self._machine(strategy, slots, profile, memory, which))
-        found = measure(self.workloads[which].folds(strategy.policy), ",".join(map(str, slots)), setup, strategy.miss)
+        key = (which, strategy.policy, tuple(slots), setup.profile, setup.runtime, strategy.miss)
+        if key not in self._known:  # a table's own size, context or link is the machine itself
+            folds = self.workloads[which].folds(strategy.policy)
+            self._known[key] = measure(folds, ",".join(map(str, slots)), setup, strategy.miss)
+        found = self._known[key]
         self.runs += 1
         if self.progress is not None:
             self.progress(min(self.runs, self.expected - 1), self.expected)
@@ -216,7 +221,7 @@ class Runner:
 
         one, other = halves(source.trace)
         strategy = next(s for s in strategies(memory) if s.name == "lru")
-        held_out = OwnTrace(replace(source, trace=other))
+        held_out = OwnTrace(replace(source, sampled=lambda: other))
         equal = cache_of(strategy, memory.budget, memory, self.geometry.experts)
         setup = self.setup(strategy, profile)
         speeds = [

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from lrcsim.planner.published_locality import first_use_hits
 from lrcsim.planner.traces import Shape, take
-from lrcsim.simulator import hit_rate_curve
 from lrcsim.traces import DECODE, RoutingTrace
 
 Floats = npt.NDArray[np.float64]
@@ -89,6 +88,8 @@ def curve_of(trace: RoutingTrace, policy: str) -> Floats:
     experts = np.arange(trace.num_experts + 1, dtype=np.float64)
     if policy == "static":
         return _popular(trace)
+    from lrcsim.simulator import hit_rate_curve  # a plan on the bundled trace needs none
+
     curve = hit_rate_curve(trace, policy)
     rates = curve.hit_rate if curve.decode_hit_rate is None else curve.decode_hit_rate
     found = np.interp(experts, np.append(0.0, curve.capacities), np.append(0.0, rates))

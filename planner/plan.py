@@ -148,14 +148,14 @@ class Plan:
             "traces": [
                 {
                     "name": source.name,
-                    "model": source.trace.model,
+                    "model": source.model,
                     "layers": source.shape.layers,
                     "experts": source.shape.experts,
                     "top_k": source.shape.top_k,
                     "distance": source.distance,
                     "tokens": source.tokens,
                     "requests": source.requests,
-                    "tokens_replayed": source.trace.num_tokens,
+                    "tokens_replayed": source.replayed,
                 }
                 for source in self.sources
             ],

@@ -117,6 +117,7 @@ def is_early(name: str) -> bool:
     return any(_plain(model) in _plain(name) for model in _read()["early"]["models"])
 
 
+@cache
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -63,9 +64,14 @@ class Setup:
 
     def dense_seconds(self, context: float, kv_bytes_per_value: float) -> float:
         """Return what a token takes besides its experts, with so many tokens of context: s."""
-        costs = self.costs(kv_bytes_per_value)
-        size = StepSize(1, 1, round(context), round(context))
-        return sum(costs.before(layer, size) for layer in range(len(self.geometry.moe_layers))) + costs.after(size)
+        return _dense_seconds(self, context, kv_bytes_per_value)
+
+
+@lru_cache(maxsize=64)
+def _dense_seconds(setup: Setup, context: float, kv_bytes_per_value: float) -> float:
+    costs = setup.costs(kv_bytes_per_value)
+    size = StepSize(1, 1, round(context), round(context))
+    return sum(costs.before(layer, size) for layer in range(len(setup.geometry.moe_layers))) + costs.after(size)
 
 
 @dataclass(frozen=True)

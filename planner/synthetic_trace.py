@@ -13,6 +13,10 @@ place was drawn as often as it should be.
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -62,7 +66,7 @@ def routing_of_curve(
     """
     layers, experts, top_k = shape
     random = np.random.default_rng(seed)
-    order = np.argsort(random.random((layers, experts)), axis=1)  # [L, E], most recent first
+    order = _first_order(shape, random)  # [L, E], most recent first
     if fixed:
         order = np.tile(np.arange(experts), (layers, 1))
     places = balanced_draws(inclusion(curve, top_k), tokens * layers, top_k, random).reshape(tokens, layers, top_k)
@@ -76,7 +80,7 @@ def routing_of_curve(
             used[rows, drawn] = True
             rest = order[~used[rows, order]].reshape(layers, experts - top_k)
             order = np.concatenate([drawn[:, ::-1], rest], axis=1)
-    first = np.argsort(random.random((layers, experts)), axis=1) if fixed else _first_order(shape, seed)
+    first = _first_order(shape, random if fixed else np.random.default_rng(seed))  # what decoding starts from
     prompt = touching_all(shape, first[:, ::-1])
     return RoutingTrace.from_arrays(
         np.concatenate([prompt, ids]),
@@ -97,9 +101,9 @@ def touching_all(shape: Shape, order: npt.NDArray[np.integer] | None = None) -> 
     return padded.reshape(layers, tokens, top_k).swapaxes(0, 1)
 
 
-def _first_order(shape: Shape, seed: int) -> npt.NDArray[np.int64]:
-    """Return the order that decoding starts from: the first draw of the same seed."""
-    return np.argsort(np.random.default_rng(seed).random((shape.layers, shape.experts)), axis=1)
+def _first_order(shape: Shape, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Draw an order of each layer's experts, int64 [L, E]."""
+    return np.argsort(random.random((shape.layers, shape.experts)), axis=1)
 
 
 def balanced_draws(chances: Floats, steps: int, top_k: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -115,30 +119,58 @@ def balanced_draws(chances: Floats, steps: int, top_k: int, random: np.random.Ge
         top_k: k.
         random: source of chance.
     """
-    has = np.zeros((steps, len(chances)), bool)
-    np.put_along_axis(has, _places(chances, steps, top_k, random), True, axis=1)
+    has = _drawn(chances, steps, top_k, random)
     wanted = np.rint(steps * np.cumsum(chances)).astype(np.int64)
     found = 0
     for place in range(len(chances) - 1):
-        found += int(has[:, place].sum())
+        found += int(np.count_nonzero(has[place]))
         for later in range(place + 1, len(chances)):
             excess = found - int(wanted[place])
             if excess == 0:
                 break
             giver, taker = (place, later) if excess > 0 else (later, place)
-            able = np.nonzero(has[:, giver] & ~has[:, taker])[0]
+            able = np.flatnonzero(has[giver] & ~has[taker])
             moved = random.permutation(able)[: abs(excess)]
-            has[moved, giver], has[moved, taker] = False, True
+            has[giver, moved], has[taker, moved] = False, True
             found -= int(np.sign(excess)) * len(moved)
-    drawn = np.nonzero(has)[1].reshape(steps, top_k)
+    drawn = np.nonzero(np.ascontiguousarray(has.T))[1].reshape(steps, top_k)
     return random.permuted(drawn, axis=1)
 
 
-def _places(chances: Floats, steps: int, top_k: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Draw k places for each layer-step, int64 [steps, k] from 0, each place with its chance."""
-    shuffled = np.argsort(random.random((steps, len(chances))), axis=1)
-    ends = np.cumsum(chances[shuffled], axis=1)
-    ends[:, -1] = top_k  # rounding
-    points = random.random((steps, 1)) + np.arange(top_k)
-    found = (ends[:, None, :] <= points[:, :, None]).sum(axis=2)
-    return np.take_along_axis(shuffled, np.minimum(found, len(chances) - 1), axis=1)
+def _drawn(chances: Floats, steps: int, top_k: int, random: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """Draw k places for each layer-step, each place with its chance: bool [E, steps].
+
+    The places of a step lie one after the other on a line, in random order, each as long as its chance; drawn are those
+    in which the points u, u + 1 .. u + k - 1 fall. Before an end e there are ceil(e - u) of them.
+    """
+    shuffled, before = _shuffled(steps, len(chances), random)
+    ends = chances[shuffled]
+    for place in range(1, len(ends)):
+        ends[place] += ends[place - 1]
+    ends[-1] = top_k  # rounding
+    points = np.ceil(np.subtract(ends, before, out=ends), out=ends)
+    hit = np.empty(points.shape, bool)
+    hit[0] = points[0] > 0
+    np.not_equal(points[1:], points[:-1], out=hit[1:])
+    at, step = np.nonzero(hit)
+    has = np.zeros(hit.shape, bool)
+    has[shuffled[at, step], step] = True
+    return has
+
+
+def _shuffled(steps: int, experts: int, random: np.random.Generator) -> tuple[npt.NDArray[np.int16], Floats]:
+    """Return an order of the places for each layer-step, [E, steps], and where its first point lies, [steps]."""
+    shuffled, before, random.bit_generator.state = _first_draws(json.dumps(random.bit_generator.state), steps, experts)
+    return shuffled, before
+
+
+@lru_cache(maxsize=1)
+def _first_draws(state: str, steps: int, experts: int) -> tuple[npt.NDArray[np.int16], Floats, Any]:
+    """Return what a generator in that state draws for `_shuffled`, and its state then.
+
+    A plan makes a dozen traces from one seed, and half of their time went here.
+    """
+    random = np.random.default_rng()
+    random.bit_generator.state = json.loads(state)
+    shuffled = np.ascontiguousarray(np.argsort(random.random((steps, experts)), axis=1).astype(np.int16).T)
+    return shuffled, random.random(steps), random.bit_generator.state

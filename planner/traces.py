@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,27 +59,36 @@ class SourceTrace:
 
     Attributes:
         name: to call it by: its path, or ``bundled:...``.
-        trace: its routing, in memory; `MOST_TOKENS` tokens at most.
+        sampled: gives its routing, in memory; `MOST_TOKENS` tokens at most.
+        model: that was traced.
         shape: of the model that was traced.
         distance: `shape_distance` to the model that is planned for.
         own: whether it is a trace of the model that is planned for.
         tokens: in the whole trace.
         requests: in the whole trace.
+        replayed: tokens of ``trace``.
         planned_for: name of the model that is planned for.
         same_model: whether the trace names that model; where it is not ``own``, another top-k or quantisation of it.
-        bundled: whether it is the bundled trace, taken because there was no other.
+        bundled: SHA-256 of the bundled trace, where it is that one, taken because there was no other; else empty.
     """
 
     name: str
-    trace: RoutingTrace
+    sampled: Callable[[], RoutingTrace]
+    model: str
     shape: Shape
     distance: float
     own: bool
     tokens: int
     requests: int
+    replayed: int
     planned_for: str = ""
     same_model: bool = False
-    bundled: bool = False
+    bundled: str = ""
+
+    @cached_property
+    def trace(self) -> RoutingTrace:
+        """Its routing; of the bundled trace it is read when it is asked for."""
+        return self.sampled()
 
 
 def find_sources(
@@ -127,7 +137,7 @@ def find_sources(
             shape = _shape(trace)
             assert shape is not None  # the bundled trace is of one model
             own = shape == wanted and same_model(trace.model, geometry)
-            found.append(_source("bundled:generated", trace, shape, geometry, own=own, bundled=True))
+            found.append(_source("bundled:generated", trace, shape, geometry, own=own, bundled=trace.file_sha256()))
     return sorted(found, key=lambda source: (not source.own, source.distance, -source.tokens)), notes
 
 
@@ -161,20 +171,28 @@ def _shape(trace: RoutingTrace) -> Shape | None:
 
 
 def _source(
-    name: str, trace: RoutingTrace, shape: Shape, geometry: Geometry, *, own: bool, bundled: bool = False
+    name: str, trace: RoutingTrace, shape: Shape, geometry: Geometry, *, own: bool, bundled: str = ""
 ) -> SourceTrace:
+    taken = None if bundled else sample(trace, MOST_TOKENS)  # while it is open
     return SourceTrace(
         name=name,
-        trace=sample(trace, MOST_TOKENS),
+        sampled=lambda: taken or _bundled_sample(),
+        model=trace.model,
         shape=shape,
         distance=shape_distance(shape, Shape.of(geometry)),
         own=own,
         tokens=trace.num_tokens,
         requests=trace.num_requests,
+        replayed=sum(high - low for low, high in _whole_requests(trace, MOST_TOKENS)),
         planned_for=geometry.name,
         same_model=same_model(trace.model, geometry),
         bundled=bundled,
     )
+
+
+def _bundled_sample() -> RoutingTrace:
+    with RoutingTrace.open() as trace:
+        return sample(trace, MOST_TOKENS)
 
 
 def sample(trace: RoutingTrace, tokens: int) -> RoutingTrace:
@@ -182,6 +200,11 @@ def sample(trace: RoutingTrace, tokens: int) -> RoutingTrace:
 
     The result is in memory and has experts and phases only.
     """
+    return take(trace, _whole_requests(trace, tokens))
+
+
+def _whole_requests(trace: RoutingTrace, tokens: int) -> list[tuple[int, int]]:
+    """Return which tokens ``low:high`` a sample takes."""
     lengths = np.diff(trace.offsets)
     chosen = np.arange(trace.num_requests)
     if trace.num_tokens > tokens:
@@ -195,7 +218,7 @@ def sample(trace: RoutingTrace, tokens: int) -> RoutingTrace:
             continue
         rows.append((low, min(high, low + left)))
         left -= rows[-1][1] - low
-    return take(trace, rows)
+    return rows
 
 
 def take(trace: RoutingTrace, rows: Sequence[tuple[int, int]]) -> RoutingTrace:

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.planner.bundled_curves import bundled_curve
 from lrcsim.planner.locality_prior import Exponent, Law, fit_law, popularity_exponent, published_law
 from lrcsim.planner.locality_transfer import LEAST_MISSES, curve_of, curve_of_exponents, halves, relative_exponents
 from lrcsim.planner.published_locality import Counted, model_called, published
@@ -112,11 +113,13 @@ class Transferred:
         trace uses them. Counting on that trace itself would rank them by the chance of a few draws each.
         """
         if policy not in self._made:
+            if policy == PLACED:  # whatever is used, a layer's experts are all there or none: any trace does
+                self._made[policy] = Fold(self.folds("lru")[0].trace, "static", all_experts(self.shape))
+                return [self._made[policy]]
             fixed = policy == POPULAR
             tokens = min(max(ACCESSES // (self.shape.layers * self.shape.top_k), 64), 256)
-            trace = routing_of_curve(self.shape, self.curve("lru" if policy == PLACED else policy), tokens, fixed=fixed)
-            profile = all_experts(self.shape) if policy in (PLACED, POPULAR) else None
-            self._made[policy] = Fold(trace, "static" if profile is not None else "lru", profile)
+            trace = routing_of_curve(self.shape, self.curve(policy), tokens, fixed=fixed)
+            self._made[policy] = Fold(trace, "static", all_experts(self.shape)) if fixed else Fold(trace, "lru", None)
         return [self._made[policy]]
 
 
@@ -152,7 +155,7 @@ def _counted(source: SourceTrace, model: str) -> Counted | None:
     known = (slots <= LARGEST_SHARE * experts) & (rates > 0) & (rates < 1 - LEAST_MISSES)
     if not known.any():
         return None
-    name = model if source.same_model else source.trace.model or source.name
+    name = model if source.same_model else source.model or source.name
     return Counted(model_called(name), source.name, experts, top_k, slots[known], rates[known], 0.0)
 
 
@@ -176,7 +179,10 @@ def all_experts(shape: Shape) -> RoutingTrace:
 
 
 def _curve_of(source: SourceTrace, policy: str) -> npt.NDArray[np.float64]:
-    """Return `curve_of`, kept with the trace."""
+    """Return `curve_of`, kept with the trace; of the bundled trace as it was counted."""
+    known = bundled_curve(source.bundled, policy) if source.bundled else None
+    if known is not None:
+        return known
     return _curves.once(source.trace, policy, lambda: curve_of(source.trace, policy))
 
 

@@ -13,7 +13,8 @@ from lrcsim.base.progress import Progress
 from lrcsim.policies import make_policy
 from lrcsim.reports.blocks import LeftOut
 from lrcsim.reports.rerun import Again, Allowed, Unavailable, set_up
-from lrcsim.reports.residency import Residents, watch
+from lrcsim.reports.residency import watch
+from lrcsim.reports.residents import Residents
 from lrcsim.simulator.curves.trace_curves import TraceCurves
 from lrcsim.simulator.metrics.windows import PAPER_SEGMENTS
 
@@ -191,7 +192,7 @@ def _curve(found: Rebuilt, again: Again, own: str, watcher: Watcher) -> None:
     curves = []
     for label, policy in policies.items():
         with watcher(f"{label}, every size") as progress:
-            curves.append(curve_of(run.with_policy(policy), capacities, progress=progress))
+            curves.append(curve_of(run.with_policy(policy), capacities, progress=progress, passes=again.passes))
     config = {"scope": run.scope, "access": run.access, "prefill": run.prefill, "warm": run.warm}
     found.curve = TraceCurves(run.trace.model, curves, []).to_dict() | {"config": config}
 

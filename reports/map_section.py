@@ -9,7 +9,7 @@ import numpy as np
 from lrcsim.base.text import percent
 from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
 from lrcsim.reports.drawing import COLOURS, axis, layout
-from lrcsim.reports.residency import STEPS, Rates, Residents
+from lrcsim.reports.residents import STEPS, Rates, Residents
 
 KINDS = ("not there, not used", "there, not used", "hit", "miss, loaded")
 KIND_COLOURS = ("rgba(0,0,0,0)", "@grey", COLOURS[0], COLOURS[1])

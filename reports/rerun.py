@@ -7,7 +7,7 @@ where that is still there. Whatever does not fit is said; nothing is guessed.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from lrcsim.base.errors import LrcsimError
 from lrcsim.base.progress import Progress
 from lrcsim.policies import PolicySpec, make_policy
 from lrcsim.policies.registry import POLICIES
+from lrcsim.simulator.compiled.every_size import StackHits
 from lrcsim.simulator.curves.curve import hits_at
 from lrcsim.simulator.setup.options import declared
 from lrcsim.simulator.setup.run import Run
@@ -34,11 +35,13 @@ class Again:
         run: without the machine; for several requests at once in the order of the server.
         sha256: of the trace's file.
         on_demand: whether the run's cache loads misses and nothing else, so that a replay has its hits.
+        passes: over the trace that were made, see `hits_at`.
     """
 
     run: Run
     sha256: str
     on_demand: bool
+    passes: dict[str, StackHits] = field(default_factory=dict)
 
     def hits(self, policy: PolicySpec, progress: Progress | None = None) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return hits and accesses of a policy in this run's place, each of prefill and of decode.
@@ -47,7 +50,7 @@ class Again:
             LrcsimError: the policy cannot serve this trace, or fails.
         """
         run = self.run.with_policy(policy)
-        hits, accesses, _ = hits_at(run, [run.pools], progress=progress)
+        hits, accesses, _ = hits_at(run, [run.pools], progress=progress, passes=self.passes)
         return (int(hits[0, 0]), int(hits[1, 0])), (int(accesses[0]), int(accesses[1]))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from lrcsim.base.errors import ConfigError
@@ -172,6 +173,7 @@ IDEAL = Runtime("ideal", "the machine as its profile has it: no software in betw
 """Today's hardware as if its software were perfect."""
 
 
+@cache
 def keys(part: str) -> dict[str, Key]:
     """Return what a document says of a part, ``"device"``, ``"cpu"`` or ``"loads"``, by key."""
     hints = get_type_hints(PARTS[part], include_extras=True)

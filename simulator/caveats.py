@@ -11,7 +11,6 @@ from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.setup.prefetchers import Popularity
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import RoutingTrace
-from lrcsim.traces.duplicates import in_common
 
 OTHER_REQUESTS = "`lrcsim trace split` makes two traces of one, a part to fit on and a part to test on"
 
@@ -97,6 +96,8 @@ def seen_before(run: Run) -> list[str]:
     given = run.options.profile
     if given is None or not _uses_profile(run):
         return []
+    from lrcsim.traces.duplicates import in_common  # with all importers of traces, a tenth of a second
+
     trace = run.trace if run.asked is None else run.asked  # a server's order has other requests
     if isinstance(given, RoutingTrace):
         seen, tokens = in_common(trace, given)

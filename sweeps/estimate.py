@@ -1,18 +1,28 @@
-"""About how long a sweep will take: a few of its tasks are done, the rest follows."""
+"""About how long a sweep will take: some of its tasks are done, the rest follows.
+
+Tasks are alike where only cache size and numbers of the machine differ. Of each sort a task is done twice: the second
+time says what it takes, the first time what is more then, once per process: the trace is read, bounds are found,
+kernels are loaded. Compiling is left out of it: the sweep finds on disk what was compiled here.
+"""
 
 from __future__ import annotations
 
+import json
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lrcsim.base.progress import Progress
 from lrcsim.sweeps.execute import run_task
+from lrcsim.sweeps.options import hardware_key
 from lrcsim.sweeps.tasks import Task
 
-PER_KIND = 3
-"""Tasks done of each kind and trace, spread over the spec, besides a first that warms up."""
+PER_SORT = 3
+"""Tasks done of each sort, spread over the spec, while there is time."""
+
+SPREAD = 0.618
+"""Of the golden section: places of a sort's tasks that are multiples of it are spread evenly, however many are done."""
 
 
 @dataclass(frozen=True)
@@ -20,50 +30,114 @@ class Estimate:
     """How long it will take.
 
     Attributes:
-        seconds: of work for one process, in all; None when nothing could be measured.
+        start: seconds until a process can begin; None when nothing could be measured.
+        once: seconds that each process takes besides its tasks and its start.
+        seconds: of all tasks together.
+        tasks: how many there are.
         measured: tasks that were done for it.
         took: seconds that this took.
     """
 
-    seconds: float | None
+    start: float | None
+    once: float
+    seconds: float
+    tasks: int
     measured: int
     took: float
 
+    def wall(self, processes: int) -> float | None:
+        """Return seconds with so many processes, each on a core of its own; None when nothing could be measured."""
+        if self.start is None:
+            return None
+        several = max(min(processes, self.tasks), 1)
+        starts = 2 if several > 1 else 1  # the command's own, and then those of its processes
+        return starts * self.start + self.once + self.seconds / several
 
-def estimate(tasks: Sequence[Task], *, budget: float = 15.0, progress: Progress | None = None) -> Estimate:
-    """Do a few tasks of each kind and trace, and multiply; their results are thrown away.
+
+@dataclass
+class _Sort:
+    """Tasks that are alike.
+
+    Attributes:
+        tasks: them.
+        family: what they share kernels and bounds with.
+        first: seconds by which the first task took longer the first time.
+        again: seconds of each of those done, the second time.
+    """
+
+    tasks: list[Task]
+    family: tuple[str, ...]
+    first: float = 0.0
+    again: list[float] = field(default_factory=list)
+
+
+def estimate(
+    tasks: Sequence[Task], *, budget: float = 15.0, started: float = 0.0, progress: Progress | None = None
+) -> Estimate:
+    """Do some tasks of each sort, and multiply; their results are thrown away.
 
     Args:
         tasks: what there is to do.
         budget: seconds after which no further task is begun.
-        progress: told the kinds of task that are measured, of all.
+        started: seconds of CPU time that a process takes before its first task.
+        progress: told the sorts of which a task was done, of all.
     """
-    begin = time.monotonic()
-    groups: dict[tuple[str, str, str], list[Task]] = defaultdict(list)
+    begin, begin_cpu = time.monotonic(), time.process_time()
+    sorts = _sorts(tasks)
+    for turn in range(PER_SORT):
+        for number, sort in enumerate(sorts):
+            if turn == 0 and progress is not None:
+                progress(number, len(sorts))
+            if turn >= len(sort.tasks) or (time.monotonic() - begin > budget and any(one.again for one in sorts)):
+                continue
+            _do(sort, sort.tasks[int(turn * SPREAD * len(sort.tasks)) % len(sort.tasks)], budget)
+    done = [sort for sort in sorts if sort.again]
+    took = time.monotonic() - begin
+    if not done:
+        return Estimate(None if tasks else 0.0, 0.0, 0.0, len(tasks), 0, took)
+    left = min((time.process_time() - begin_cpu) / took, 1.0)  # share of a core that other work leaves
+    seconds = sum(len(sort.tasks) * _each(sort, done) for sort in sorts)
+    once = sum(sort.first for sort in done)
+    return Estimate(started / left, once, seconds, len(tasks), sum(len(sort.again) for sort in done), took)
+
+
+def _sorts(tasks: Sequence[Task]) -> list[_Sort]:
+    """Return the sorts of tasks, the most numerous first."""
+    found: dict[tuple[str, ...], list[Task]] = defaultdict(list)
     for task in tasks:
-        machine = str(task.runs[0].values.get("prefetch", "")) if task.kind == "timed" else ""
-        groups[task.kind, task.trace, machine].append(task)
-    seconds, measured, known = 0.0, 0, list[float]()
-    unknown = 0
-    for done, group in enumerate(sorted(groups.values(), key=len, reverse=True)):
-        if progress is not None:
-            progress(done, len(groups))
-        samples = group if len(group) <= PER_KIND else [group[i * len(group) // PER_KIND] for i in range(PER_KIND)]
-        took: list[float] = []
-        for number, task in enumerate([samples[0], *samples]):  # the first one also reads the trace and loads kernels
-            if time.monotonic() - begin > budget and (took or number == 0):
-                break
-            started = time.monotonic()
-            run_task(task)
-            if number > 0 or time.monotonic() - begin > budget:
-                took.append(time.monotonic() - started)
-        if took:
-            measured += len(took)
-            seconds += len(group) * sum(took) / len(took)
-            known.append(sum(took) / len(took))
-        else:
-            unknown += len(group)
-    if not known:
-        return Estimate(None if tasks else 0.0, 0, time.monotonic() - begin)
-    seconds += unknown * max(known)
-    return Estimate(seconds, measured, time.monotonic() - begin)
+        values = task.runs[0].values
+        alike = {name: value for name, value in values.items() if name != "cache" and not hardware_key(name)}
+        family = task.kind, task.trace, str(values.get("prefetch", "")), str(values.get("miss", ""))
+        found[*family, json.dumps(alike, sort_keys=True)].append(task)
+    sorts = [_Sort(alike, names[:-1]) for names, alike in found.items()]
+    return sorted(sorts, key=lambda sort: len(sort.tasks), reverse=True)
+
+
+def _do(sort: _Sort, task: Task, budget: float) -> None:
+    """Do a task of a sort, twice if it is the sort's first and short, and take note of how long it took."""
+    took, compiling = _timed(task)
+    own = took - compiling
+    if sort.again or own > budget / 3:
+        sort.again.append(own)
+        return
+    again, _ = _timed(task)
+    sort.again.append(again)
+    sort.first = max(own - again, 0.0)
+
+
+def _timed(task: Task) -> tuple[float, float]:
+    """Do a task; return the seconds it took, and those of them that were compiling."""
+    from numba.core import event
+
+    compiling: list[float] = []
+    started = time.monotonic()
+    with event.install_timer("numba:compile", compiling.append):
+        run_task(task)
+    return time.monotonic() - started, sum(compiling)
+
+
+def _each(sort: _Sort, done: Sequence[_Sort]) -> float:
+    """Return the seconds of a task of a sort: its own, or those of its family, or of all that were done."""
+    of_family = [one for one in done if one.family == sort.family]
+    known = [sort] if sort.again else of_family or done
+    return sum(sum(one.again) for one in known) / sum(len(one.again) for one in known)

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.policies import make_policy
 from lrcsim.simulator.compiled.engine_for import engine_for
+from lrcsim.simulator.time.run_in_time import FEW
 from lrcsim.sweeps.checks import check_values
 from lrcsim.sweeps.files import file_in, located, sum_of_model, trace_path
 from lrcsim.sweeps.options import options
@@ -53,12 +54,14 @@ class Task:
         runs: what to give rows for.
         folder: where relative paths start.
         lrcsim: version that made the plan; a worker of another one refuses.
+        many: whether there are so many runs on a machine that it pays to compile the event loop for them at once.
     """
 
     kind: Literal["pass", "replay", "timed"]
     runs: tuple[PlannedRun, ...]
     folder: str
     lrcsim: str
+    many: bool = False
 
     @property
     def trace(self) -> str:
@@ -92,7 +95,9 @@ class TaskList:
         """
         finished, groups, engines = set(done), dict[str, list[PlannedRun]](), dict[str, str]()
         folder, mine, tasks = str(self.spec.folder), version("lrcsim"), list[Task]()
-        unequal = _traces_of_unequal_experts(self.runs, self.spec.folder)
+        traces = _about_traces(self.runs, self.spec.folder)
+        left = [run for run in self.runs if run.key not in finished and "hardware" in run.values]
+        many = sum(traces[_told(run.values, "trace")].layer_steps for run in left) > FEW
         for run in self.runs:
             if run.key in finished:
                 continue
@@ -100,12 +105,13 @@ class TaskList:
             policy = _told(run.values, "policy")
             if policy not in engines:
                 engines[policy] = engine_for(make_policy(located(policy, self.spec.folder)), hits_only=True)
-            shares = share and run.values.keys() <= SHARED and trace not in unequal and engines[policy] != "python"
+            shares = share and run.values.keys() <= SHARED and not traces[trace].unequal and engines[policy] != "python"
             if shares:
                 same = {name: value for name, value in run.values.items() if name != "cache"}
                 groups.setdefault(json.dumps(same, sort_keys=True), []).append(run)
             else:
-                tasks.append(Task("timed" if "hardware" in run.values else "replay", (run,), folder, mine))
+                timed = "hardware" in run.values
+                tasks.append(Task("timed" if timed else "replay", (run,), folder, mine, timed and many))
         for group in groups.values():
             policy = _told(group[0].values, "policy")
             size = len(group) if engines[policy] == "stack" else SIZES_PER_PASS
@@ -153,11 +159,22 @@ def _told(values: Values, name: str) -> str:
     return str(values.get(name, options()[name].default))
 
 
-def _traces_of_unequal_experts(runs: Sequence[PlannedRun], folder: Path) -> set[str]:
-    """Return the traces whose experts differ in bytes: there the bytes loaded do not follow from the hits."""
-    found = set()
+class _About(NamedTuple):
+    """What a plan has to know of a trace.
+
+    Attributes:
+        unequal: whether its experts differ in bytes: there the bytes loaded do not follow from the hits.
+        layer_steps: tokens times layers.
+    """
+
+    unequal: bool
+    layer_steps: int
+
+
+def _about_traces(runs: Sequence[PlannedRun], folder: Path) -> dict[str, _About]:
+    found = {}
     for name in {_told(run.values, "trace") for run in runs}:
         with RoutingTrace.open(trace_path(name, folder)) as trace:
-            if trace.expert_bytes is not None and len(set(trace.expert_bytes.tolist())) > 1:
-                found.add(name)
+            unequal = trace.expert_bytes is not None and len(set(trace.expert_bytes.tolist())) > 1
+            found[name] = _About(unequal, trace.num_tokens * trace.num_layers)
     return found

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError
+from lrcsim.traces.kept import Kept
 from lrcsim.traces.trace import DECODE, PREFILL, RoutingTrace
 
 ACCESSES_PER_BLOCK = 1 << 17
@@ -28,6 +29,15 @@ get_batch_kernel: Callable[[], Callable[..., tuple[int, int]]] | None = None
 """What gives the compiled function that forms batches of several tokens. `lrcsim.simulator` sets it when it is
 imported: traces know of no compiler. None, or numba not imported yet: uses are sorted, which takes longer
 (benchmarks/NOTES.md)."""
+
+_accesses_kept = 1 << 20
+"""Most accesses of a trace whose blocks are kept with it, 5 to 25 bytes each: a plan runs it some 50 times."""
+
+
+def keep_blocks(accesses: int) -> None:
+    """Keep the blocks of traces of up to so many accesses in this process, which is going to run them again."""
+    global _accesses_kept
+    _accesses_kept = accesses
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,10 @@ class StepRun:
     phase: npt.NDArray[np.uint8]
 
 
+_kept: Kept[list[Block]] = Kept()
+"""Blocks of short traces, by rule and size; whoever reads them leaves them as they are."""
+
+
 class Schedule:
     """The steps of a trace, streamed in runs and blocks.
 
@@ -200,11 +214,19 @@ class Schedule:
         """
         if target_tokens is None:
             target_tokens = max(1, ACCESSES_PER_BLOCK // math.prod(self.trace.columns["experts"].shape[1:]))
-        access = 0
+        known, key = _kept.of(self.trace), (self.prefill, self.weights, target_tokens)
+        if key in known:
+            yield from known[key]
+            return
+        keeps, made, access = math.prod(self.trace.columns["experts"].shape) <= _accesses_kept, list[Block](), 0
         for run in self.step_runs(target_tokens):
             block = self._block(run, access)
             access += len(block.keys)
+            if keeps:
+                made.append(block)
             yield block
+        if keeps:
+            known[key] = made
 
     def _block(self, run: StepRun, first_access: int) -> Block:
         trace = self.trace

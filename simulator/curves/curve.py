@@ -16,7 +16,7 @@ from lrcsim.base.reprs import short_repr
 from lrcsim.policies import PolicySpec, make_policy
 from lrcsim.simulator.cache.capacity import PoolSize, parse_bytes, resolve_capacity
 from lrcsim.simulator.compiled.engine_for import engine_for
-from lrcsim.simulator.compiled.every_size import stack_hits
+from lrcsim.simulator.compiled.every_size import StackHits, stack_hits
 from lrcsim.simulator.compiled.pools import PoolMaker, hits_at_sizes
 from lrcsim.simulator.replay import replay
 from lrcsim.simulator.setup.options import refuse_machine, takes_options
@@ -115,8 +115,9 @@ def curve_of(
     capacities: Sequence[int | str] | None = None,
     jobs: int | None = None,
     progress: Progress | None = None,
+    passes: dict[str, StackHits] | None = None,
 ) -> Curve:
-    """Give the hit rate of a run's policy at every capacity; arguments as in `hit_rate_curve`.
+    """Give the hit rate of a run's policy at every capacity; arguments as in `hit_rate_curve` and `hits_at`.
 
     Raises:
         ConfigError: a capacity is none; the trace has no recorded expert.
@@ -132,7 +133,7 @@ def curve_of(
         capacities = np.unique(np.append(steps[steps < everything], everything).astype(np.int64).clip(min=1)).tolist()
     points, in_bytes = _amounts(capacities)
     sizes = [resolve_capacity(size, layers, scope) for size in capacities]
-    hits, accesses, engine = hits_at(run, sizes, jobs, progress)
+    hits, accesses, engine = hits_at(run, sizes, jobs, progress, passes)
     if not accesses.any():
         raise ConfigError(
             "no expert of this trace was recorded, so there is no hit rate: `lrcsim trace info` says more"
@@ -156,7 +157,11 @@ def curve_of(
 
 
 def hits_at(
-    run: Run, sizes: Sequence[Sequence[PoolSize]], jobs: int | None = None, progress: Progress | None = None
+    run: Run,
+    sizes: Sequence[Sequence[PoolSize]],
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    passes: dict[str, StackHits] | None = None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], EngineName]:
     """Count a policy's hits at each of some capacities, by the fastest engine that can.
 
@@ -165,6 +170,7 @@ def hits_at(
         sizes: for each capacity, that of each pool.
         jobs: as in `hit_rate_curve`.
         progress: as in `hit_rate_curve`.
+        passes: what passes over this trace under these rules gave, by policy: looked up, and added to.
 
     Returns:
         The hits, int64 [2, capacities] by phase, the accesses, int64 [2], and the engine.
@@ -173,7 +179,10 @@ def hits_at(
     chosen = make_policy(run.policy)
     engine = engine_for(chosen, chain.from_iterable(sizes), hits_only=True)
     if engine == "stack":
-        found = stack_hits(trace, chosen.label(), run.scope, access, prefill, warm, jobs, progress)
+        known, label = {} if passes is None else passes, chosen.label()
+        if label not in known:
+            known[label] = stack_hits(trace, label, run.scope, access, prefill, warm, jobs, progress)
+        found = known[label]
         hits = np.array([found.at([pool.capacity for pool in pools]) for pools in sizes], np.int64)
         return hits.reshape(-1, 2).T, found.accesses.sum(axis=0), "stack"
     if engine == "compiled":

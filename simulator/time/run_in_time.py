@@ -24,7 +24,6 @@ from lrcsim.simulator.setup.platform import Platform
 from lrcsim.simulator.setup.prefetchers import Oracle, Prefetcher, start
 from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.compiled import closed_form_is_compiled, has_compiled_cache, run_compiled, unsupported
-from lrcsim.simulator.time.compiled_events import Dram, is_compiled, run_events, unsupported_events
 from lrcsim.simulator.time.engine import Engine
 from lrcsim.simulator.time.residency import Residency
 from lrcsim.simulator.time.spans import Log
@@ -277,12 +276,21 @@ def _compiled(run: Run, platform: Platform, *, events: bool) -> Callable[[Callab
         return None
     machine, rest = (run, platform.costs, platform.profile), (platform.action, platform.prefetcher)
     how: dict[str, Any] = {"runtime": platform.runtime, "overlap": platform.overlap}
-    dram = None if platform.dram is None else Dram(platform.dram, platform.dram_policy)
     shrinks = platform.profile.kv_shared
 
     def in_closed_form(told: Callable[[int], None] | None) -> Timed:
         tally, counts = run_compiled(*machine, platform.sizes, platform.action, **how, progress=told)
         return Timed(run, counts, tally, platform, "compiled")
+
+    if not events and run.options.arrivals is None:
+        dram_cache = platform.dram is not None
+        if unsupported(*machine, *rest, runtime=platform.runtime, dram_cache=dram_cache, shrinks=shrinks) is None:
+            forced = platform.engine == "compiled" or has_compiled_cache(run)
+            return None if not forced and _better_in_simpy(run, closed_form_is_compiled()) else in_closed_form
+    # The closed form does without, and importing it takes 50 ms:
+    from lrcsim.simulator.time.compiled_events import Dram, is_compiled, run_events, unsupported_events
+
+    dram = None if platform.dram is None else Dram(platform.dram, platform.dram_policy)
 
     def in_events(told: Callable[[int], None] | None) -> Timed:
         policy = make_policy(run.policy)
@@ -293,11 +301,6 @@ def _compiled(run: Run, platform: Platform, *, events: bool) -> Callable[[Callab
 
     reason: str | None = "timeline and plot need every event"
     if not events:
-        if run.options.arrivals is None:
-            dram_cache = dram is not None
-            if unsupported(*machine, *rest, runtime=platform.runtime, dram_cache=dram_cache, shrinks=shrinks) is None:
-                forced = platform.engine == "compiled" or has_compiled_cache(run)
-                return None if not forced and _better_in_simpy(run, closed_form_is_compiled()) else in_closed_form
         reason = unsupported_events(*machine, *rest, dram=dram, shrinks=shrinks)
         if reason is None and (platform.engine == "compiled" or not _better_in_simpy(run, is_compiled(dram))):
             return in_events
@@ -314,6 +317,12 @@ makes 1,000 to 10,000 layer-steps a second (benchmarks/NOTES.md).
 """
 
 _in_simpy = 0
+
+
+def much_follows() -> None:
+    """Take note that this process is going to run more than `FEW` layer-steps: nothing is left to SimPy for that."""
+    global _in_simpy
+    _in_simpy = FEW
 
 
 def _better_in_simpy(run: Run, compiled: bool) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrcsim.reports.residency import ABSENT, COLUMNS, HIT, MISS, SPARE, STEPS, middling_request, watch
+from lrcsim.reports.residency import watch, watch_in_python
+from lrcsim.reports.residency_compiled import watch_compiled
+from lrcsim.reports.residents import ABSENT, COLUMNS, HIT, MISS, SPARE, STEPS, Residents, middling_request
 from lrcsim.simulator import simulate
 from lrcsim.simulator.cache.capacity import resolve_capacity
 from lrcsim.simulator.replay import replay
@@ -73,6 +75,59 @@ def test_the_same_hits_as_the_replay_flag_by_flag(
         for kinds in seen.experts.values():
             held = (kinds != ABSENT).sum(axis=0)
             assert (held[1:] <= max(capacity, 2)).all()  # decode steps use two
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    policy=st.sampled_from(
+        [
+            "lru",
+            "fifo",
+            "mru",
+            "lfu",
+            "belady",
+            "belady-bypass",
+            "slru",
+            "s3-fifo",
+            "arc",
+            "random:1",
+            "static",
+            "pinned-lru:1",
+        ]
+    ),
+    capacity=st.integers(0, 7),
+    scope=st.sampled_from(["layer", "model"]),
+    warm=st.booleans(),
+    request=st.sampled_from([None, 0, 1, 2]),
+    unlike=st.booleans(),
+)
+@settings(max_examples=300)
+def test_compiled_and_in_python(
+    seed: int, policy: str, capacity: int, scope: str, warm: bool, request: int | None, unlike: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    ids = rng.random((24, 4, 6)).argsort(axis=2)[:, :, :2]
+    ids[rng.random(ids.shape[:2]) < 0.1] = -1
+    phase = np.array(([0] * 3 + [1] * 5) * 3)
+    trace = RoutingTrace.from_arrays(
+        ids, num_experts=6, offsets=[0, 8, 16, 24], phase=phase, expert_bytes=[4, 5, 6, 4] if unlike else None
+    )
+    factor = 4 if scope == "model" else 1
+    sizes = resolve_capacity(f"{5 * 4 * capacity + 1}B" if unlike else capacity * factor, trace.layers, scope)  # type: ignore[arg-type]
+    profile = rng.random(24)
+    job = Run.in_pools(trace, policy, tuple(sizes), "coresident", "step", warm, profile)
+    one, other = Residents.of(job, request), Residents.of(job, request)
+    watch_in_python(job, one)
+    watch_compiled(job, other)
+    assert np.array_equal(one.whole.hits, other.whole.hits)
+    assert np.array_equal(one.whole.accesses, other.whole.accesses)
+    assert one.own is not None
+    assert other.own is not None
+    assert np.array_equal(one.own.hits, other.own.hits)
+    assert np.array_equal(one.own.accesses, other.own.accesses)
+    assert one.experts.keys() == other.experts.keys() == {0, 2, 3}
+    for layer, kinds in one.experts.items():
+        assert np.array_equal(kinds, other.experts[layer]), layer
 
 
 def steps() -> list[tuple[int, int]]:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lrcsim.base.errors import ConfigError
-from lrcsim.traces import LayerTable, RoutingTrace
-from lrcsim.traces.schedule import Schedule, parse_prefill
+from lrcsim.traces import LayerTable, RoutingTrace, schedule
+from lrcsim.traces.schedule import Block, Schedule, keep_blocks, parse_prefill
 
 
 def one_layer(tokens: int, **columns: Any) -> RoutingTrace:
@@ -167,3 +167,30 @@ def test_prompt_tokens_per_step(prefill: str, tokens: int | None) -> None:
 def test_other_prefills_are_refused(prefill: str) -> None:
     with pytest.raises(ConfigError, match=r"use 'step', 'chunk:N' \(N prompt tokens a step\) or 'token'"):
         parse_prefill(prefill)
+
+
+def test_blocks_of_short_traces_are_kept_and_those_of_longer_ones_are_made_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ids = np.random.default_rng(0).random((40, 2, 6)).argsort(axis=2)[:, :, :2]
+    phase = np.array(([0] * 4 + [1] * 6) * 4)
+
+    def blocks(trace: RoutingTrace, prefill: str) -> list[Block]:
+        return list(Schedule(trace, prefill).blocks(10))
+
+    def same(one: Block, other: Block) -> bool:
+        return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("keys", "starts", "step"))
+
+    trace = RoutingTrace.from_arrays(ids, num_experts=6, phase=phase)
+    first, chunked = blocks(trace, "step"), blocks(trace, "chunk:2")
+    assert [id(block) for block in blocks(trace, "step")] == [id(block) for block in first]
+    assert len(chunked[0].starts) > len(first[0].starts)  # another rule, other blocks
+    next(iter(Schedule(trace, "token").blocks(10)))  # one that stops on the way keeps nothing
+    assert sum(len(block.step) for block in blocks(trace, "token")) == 80
+    monkeypatch.setattr(schedule, "_accesses_kept", 2 * 2 * 40 - 1)
+    longer = RoutingTrace.from_arrays(ids, num_experts=6, phase=phase)
+    again = blocks(longer, "step")
+    assert not {id(block) for block in blocks(longer, "step")} & {id(block) for block in again}
+    assert all(map(same, first, again))
+    keep_blocks(2 * 2 * 40)
+    assert [id(block) for block in blocks(longer, "step")] == [id(block) for block in blocks(longer, "step")]
