@@ -44,7 +44,8 @@ class RoutingRule(Configurable):
 
         Args:
             scores: float64 [tokens, E], for each token of the layer-step the logarithm of what the router gives each
-                expert, up to a constant: log p of a softmax, its logits alike. No two of a token are equal.
+                expert, up to a constant: log p of a softmax, its logits alike. Those that the router chose are
+                told apart; of equal others the lower id is the better.
             resident: bool [E], whether an expert is in the cache before the layer-step.
             k: experts per token.
 

@@ -249,6 +249,7 @@ class _InPython:
         self.rule, self.trace = rule, run.trace
         pools = make_pools(run)
         self._policy = pools[0].policy
+        self.misses = 0  # so far; the engines count as many in what was chosen
         self._weighed = "weights" in self._policy.needs | self._policy.wants
         self._runner = Runner(pools, run)
 
@@ -270,7 +271,8 @@ class _InPython:
                         at = (tokens, slice(layer, layer + 1))
                         chances = np.exp(scores[at] - scores[at].max(axis=2, keepdims=True), dtype=np.float64)
                         weights = _weights(chances, own[at], chosen[at], recorded[at])
-                    self._runner.run(self._block(*place, request, phase, chosen[tokens, layer], weights), None)
+                    block = self._block(*place, request, phase, chosen[tokens, layer], weights)
+                    self.misses += len(self._runner.run(block, None)[0])
         except LrcsimError:
             raise
         except Exception as error:

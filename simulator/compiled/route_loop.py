@@ -57,7 +57,7 @@ def route_lru(  # type: ignore[no-untyped-def]
         value_of: of `compiled_value`.
         parameters: float64 of the rule, a tuple.
         ranked: whether the rule looks at ranks or shares.
-        scores: float32 [tokens, L, E], no two of a token and layer equal.
+        scores: float32 [tokens, L, E]; of equal ones the lower id is the better.
         experts: int [tokens, L, k], the unmodified choice, -1 = not recorded.
         chosen: int [tokens, L, k], filled in where ``experts`` is recorded; the other places stay.
         starts: int64 [steps + 1], step i is tokens ``starts[i]:starts[i + 1]``.
@@ -117,7 +117,9 @@ def _rank(scores, own, count, wanted, high, rank, share):  # type: ignore[no-unt
     """
     for expert in range(count):
         score, better = scores[expert], 0
-        for other in range(count):
+        for other in range(expert):
+            better += scores[other] >= score
+        for other in range(expert + 1, count):
             better += scores[other] > score
         rank[expert] = better
     total = 0.0

@@ -32,6 +32,10 @@ CHOICE_ERROR = 2**-7
 """By which a score may be above that of a chosen expert: routers that compare probabilities of bf16 (8 bits) cannot
 tell closer ones apart."""
 
+GAP = 2.0**-22
+"""By which a chosen score is put above the next, as a share of it (of 1, if it is less): what rules add in 64 bits leaves
+that standing, and logits of 16 bits are off by 2,000 times as much."""
+
 LEAST = 2.0**-25
 """Half of the least probability that 16 bits write: what was written as 0 is taken to be."""
 
@@ -134,7 +138,7 @@ def told_apart(scores: Floats, experts: npt.NDArray[Any], first_token: int = 0) 
     table = np.concatenate([scores, np.full((*scores.shape[:2], k), np.inf, np.float32)], axis=2)
     chosen = np.take_along_axis(table, places, axis=2)
     np.put_along_axis(table, places, np.float32(-np.inf), axis=2)
-    below = table[:, :, :count].max(axis=2)
+    below = table[:, :, :count].max(axis=2, initial=np.finfo(np.float32).min)  # there may be no others
     for rank in reversed(range(k)):
         mine, there = chosen[:, :, rank], experts[:, :, rank] >= 0
         wrong = there & (mine < below - CHOICE_ERROR)
@@ -146,7 +150,7 @@ def told_apart(scores: Floats, experts: npt.NDArray[Any], first_token: int = 0) 
                 f"{float(below[at, where] - mine[at, where]):.3g}: it compared something else (a bias, groups of "
                 "experts) that the trace does not have, so no routing rule can be applied"
             )
-        np.maximum(mine, np.nextafter(below, np.float32(np.inf)), out=mine)
+        np.maximum(mine, below + np.float32(GAP) * np.maximum(np.abs(below), 1), out=mine)
         below = np.where(there, mine, below)
     np.put_along_axis(table, places, chosen, axis=2)
     return np.ascontiguousarray(table[:, :, :count])
