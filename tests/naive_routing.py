@@ -1,7 +1,7 @@
 """Definition-level twins of the routing rules and of what a cache does to a trace that they choose: plain lists, slow.
 
-Nothing here is shared with lrcsim. Scores are whole numbers, so that what is equal is equal; of equal experts those that
-the router chose come first, in its order, then the lower id.
+Nothing here is shared with lrcsim. Scores are whole numbers, so that what is equal is equal; of equal experts those
+that the router chose come first, in its order, then the lower id.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def substitute(threshold: float, keep: int) -> Rule:
 
 @dataclass
 class Outcome:
-    """What came of it: ids like the trace's, hit and access counts by phase, experts chosen by rule and router alike."""
+    """What came of it: ids like the trace's, and by phase accesses, hits, experts of the router's own, shares of mass."""
 
     chosen: list[list[list[int]]]
     accesses: list[int]

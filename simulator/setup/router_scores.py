@@ -33,8 +33,8 @@ CHOICE_ERROR = 2**-7
 tell closer ones apart."""
 
 GAP = 2.0**-22
-"""By which a chosen score is put above the next, as a share of it (of 1, if it is less): what rules add in 64 bits leaves
-that standing, and logits of 16 bits are off by 2,000 times as much."""
+"""By which a chosen score is put above the next, as a share of it (of 1, if it is less): what rules add in 64 bits
+leaves that standing, and logits of 16 bits are off by 2,000 times as much."""
 
 LEAST = 2.0**-25
 """Half of the least probability that 16 bits write: what was written as 0 is taken to be."""
@@ -95,7 +95,7 @@ class RouterScores:
         """Return float32 [tokens, L, E], the logarithm of what the router gives each expert, up to a token's constant.
 
         Equal ones are told apart by the recorded choice, and the chosen ones stand in its order. Experts that a layer
-        does not have are -inf. Where nothing is recorded the scores mean nothing.
+        does not have are -inf; where nothing is recorded all are alike.
 
         Args:
             low: first token.
@@ -106,11 +106,12 @@ class RouterScores:
         """
         trace = self.trace
         experts, logits = trace.read("experts", low, high), trace.read("logits", low, high).astype(np.float32)
+        routed = (experts >= 0).any(axis=2)
+        logits[~routed] = 0
         scores = _as_scores(logits, self.recorded, self.function)
         for layer, count in enumerate(trace.layers.num_experts.tolist()):
             scores[:, layer, count:] = -np.inf  # experts that the layer does not have
-            finite = np.isfinite(scores[:, layer, :count]).all(axis=1)
-            if not finite.all() and (experts[~finite, layer] >= 0).any():
+            if not np.isfinite(scores[:, layer, :count]).all():
                 raise ConfigError(
                     "a logit of this trace is not finite, so a routing rule has nothing to compare: leave out route"
                 )
