@@ -159,7 +159,7 @@ class Prior(CompiledRule):
     name = "prior"
     takes = ":L"
     params = (Param("boost", 0.1, "of residents, in spans of the token's scores; inf: they always come first", 0),)
-    source = "Qualcomm's cache-conditional experts, CECAR, regolith: a prior added to the logits of residents"
+    source = "after Skliar et al., arXiv 2412.00099 (Cache-Prior); CECAR, regolith"
 
     @staticmethod
     def value(expert: Candidate, boost: float) -> Any:
@@ -176,7 +176,7 @@ class Window(CompiledRule):
         Param("sacred", 2, "experts of each token, best first, that it always uses", 0),
         Param("window", 12, "ranks among which residents may take the places of the others", 1),
     )
-    source = "JustVugg/colibri CACHE_ROUTE"
+    source = "JustVugg/colibri CACHE_ROUTE; Skliar et al., arXiv 2412.00099 (max rank)"
 
     @staticmethod
     def value(expert: Candidate, sacred: float, window: float) -> Any:

@@ -67,7 +67,7 @@ def substitute(threshold: float, keep: int) -> Rule:
 
 @dataclass
 class Outcome:
-    """What came of it: ids like the trace's, and by phase accesses, hits, experts of the router's own, shares of mass."""
+    """What came of it: ids like the trace's; by phase accesses, hits, experts of the router's own, shares of mass."""
 
     chosen: list[list[list[int]]]
     accesses: list[int]
