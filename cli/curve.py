@@ -75,7 +75,8 @@ def curve(
 
     check_picture(plot_path)
     told, found = given(options), list[TraceCurves]()
-    names = split_policies(policy or ("lru,lfu,belady" if told.get("route") in (None, "none") else "lru"))
+    by_default = "lru,lfu,belady" if told.get("route") in (None, "none") else "lru"
+    names = split_policies(by_default if policy is None else policy)
     warnings: list[list[str]] = []
     for trace in traces or (None,):
         with RoutingTrace.open(trace) as opened:

@@ -28,7 +28,7 @@ ROUNDING = 1e-6
 
 
 class RoutingRule(Configurable):
-    """Base of every routing rule: write ``choose``.
+    """Base of every routing rule: write ``choose``, which keeps nothing from call to call.
 
     Attributes:
         takes: the parameters as they are written behind the name, for help.
@@ -121,6 +121,11 @@ class CompiledRule(RoutingRule):
 
     @classmethod
     def check_class(cls) -> None:
+        """Check ``value``: static, with the right arguments.
+
+        Raises:
+            PolicyError: it is not; with file and line.
+        """
         static = inspect.getattr_static(cls, "value")
         names = ("candidate", *(param.name for param in cls.params))
         wanted = f"write @staticmethod and def value({', '.join(names)})"
@@ -134,7 +139,11 @@ class CompiledRule(RoutingRule):
             raise PolicyError(f"{head}{inspect.signature(static.__func__)} cannot be called: {wanted}") from None
 
     def choose(self, scores: Scores, resident: Residents, k: int) -> Ids:
-        """Return the k of greatest value."""
+        """Return the k of greatest value, the arguments as in `RoutingRule.choose`: ``scores``, ``resident``, ``k``.
+
+        Raises:
+            PolicyError: a value is not a number.
+        """
         order = np.argsort(-scores, axis=1, kind="stable")
         rank = np.argsort(order, axis=1, kind="stable")
         high = scores.max(axis=1, keepdims=True)

@@ -30,8 +30,8 @@ SCORES_AT_ONCE = 1 << 20
 """Scores per block: 4 MB of them, and what is made of them stays near the processor."""
 
 FEW = 20_000
-"""Layer-steps up to which Python answers where the loop would have to be compiled first: that takes 3 s of CPU, and
-Python makes 5,000 to 20,000 a second (benchmarks/NOTES.md)."""
+"""Layer-steps up to which Python answers where the loop would have to be compiled first: that takes 3 to 5 s of CPU, and
+Python makes 7,000 a second (benchmarks/NOTES.md)."""
 
 NOT_OF_THE_CHOICE = ("residency", "logits", "predictions/")
 """Columns that say something of the router's own choice; what was rerouted is without them."""
@@ -202,11 +202,11 @@ class _Compiled:
     """The built-in LRU, and the rule, compiled."""
 
     def __init__(self, run: Run, rule: CompiledRule) -> None:
-        from lrcsim.simulator.compiled.route_loop import LruState, compiled_value, looks_at_ranks
+        from lrcsim.simulator.compiled.route_loop import LruState, compiled_value, looks_at
 
         self.rule, self.warm, trace = rule, run.warm, run.trace
         try:
-            self._value = compiled_value(rule)
+            value_of = compiled_value(rule)
         except Exception as error:  # numba raises much else than its NumbaError of odd code
             if not is_users(type(rule)):
                 raise
@@ -215,7 +215,7 @@ class _Compiled:
                 f"routing rule {rule.name}: value() cannot be compiled ({said}); use numbers, numpy and constants "
                 "only, or derive from RoutingRule to run it in Python"
             ) from error
-        self._ranked = looks_at_ranks(rule)
+        self._rule = (value_of, rule.values(), looks_at(rule, "rank"), looks_at(rule, "share"))
         self._num_experts = trace.layers.num_experts
         self._pool_of_layer = np.zeros(trace.num_layers, np.int64)
         for number, pool in enumerate(run.pools):
@@ -233,8 +233,7 @@ class _Compiled:
         starts = steps.starts - steps.starts[0]
         of_caches = (self._num_experts, self._pool_of_layer, self._slots, self._state)
         run: Any = route_lru  # compiled: type checkers do not know its arguments
-        of_rule = (self._value, self.rule.values(), self._ranked)
-        failed = run(*of_rule, scores, own, chosen, starts, first & (not self.warm), *of_caches)
+        failed = run(*self._rule, scores, own, chosen, starts, first & (not self.warm), *of_caches)
         if failed >= 0:
             where = written_in(type(self.rule), "value")
             token = int(steps.starts[0]) + failed

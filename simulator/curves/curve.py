@@ -153,9 +153,9 @@ def curve_of(
         prefill_hit_rate=by_phase[0],
         decode_hit_rate=by_phase[1],
         unit="bytes" if in_bytes else "experts",
-        exact_at_all=one_pass and not in_bytes,
+        exact_at_all=rule is None and engine == "stack" and not in_bytes,
         engine=engine,
-        proven=one_pass and chosen.name in ("belady", "belady-bypass") and access != "paper",
+        proven=rule is None and engine == "stack" and chosen.name in ("belady", "belady-bypass") and access != "paper",
     )
 
 
