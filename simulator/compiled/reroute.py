@@ -30,8 +30,8 @@ SCORES_AT_ONCE = 1 << 20
 """Scores per block: 4 MB of them, and what is made of them stays near the processor."""
 
 FEW = 20_000
-"""Layer-steps up to which Python answers where the loop would have to be compiled first: that takes 3 to 5 s of CPU, and
-Python makes 7,000 a second (benchmarks/NOTES.md)."""
+"""Layer-steps up to which Python answers where the loop would have to be compiled first: that takes 3 to 5 s of CPU,
+and Python makes 7,000 a second (benchmarks/NOTES.md)."""
 
 NOT_OF_THE_CHOICE = ("residency", "logits", "predictions/")
 """Columns that say something of the router's own choice; what was rerouted is without them."""

@@ -101,17 +101,11 @@ def test_allocate_has_no_rule(lrcsim: Callable[..., Any], trace_file: str) -> No
 def test_a_report_does_not_run_a_rule_that_a_result_names(
     lrcsim: Callable[..., Any], tmp_path: Path, trace_file: str
 ) -> None:
-    rule = tmp_path / "mine.py"
-    rule.write_text(
-        "import pathlib\n"
-        "from lrcsim.policies import RoutingRule\n"
-        "with pathlib.Path(__file__).with_suffix('.ran').open('a') as ran:\n    ran.write('x')\n"
-        "class Mine(RoutingRule):\n"
-        "    def choose(self, scores, resident, k):\n        return (-scores).argsort(axis=1)[:, :k]\n"
-    )
-    result = tmp_path / "r.json"
-    assert lrcsim("run", trace_file, "--route", f"{rule}:Mine", "--json", str(result)).code == 0
-    ran = rule.with_suffix(".ran")
-    ran.unlink()
+    result, rule = tmp_path / "r.json", tmp_path / "mine.py"
+    assert lrcsim("run", trace_file, "--route", "prior:0.1", "--json", str(result)).code == 0
+    rule.write_text("import pathlib\npathlib.Path(__file__).with_suffix('.ran').touch()\n")
+    data = json.loads(result.read_text())
+    data["run"]["options"]["route"] = f"{rule}:Mine"
+    result.write_text(json.dumps(data))
     assert lrcsim("report", str(result), "-o", str(tmp_path / "r.html")).code == 0
-    assert not ran.exists()
+    assert not rule.with_suffix(".ran").exists()

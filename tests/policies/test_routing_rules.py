@@ -49,6 +49,12 @@ def test_by_hand(spec: str, chosen: list[int]) -> None:
     assert chosen_by(make_rule(spec), scores, resident, 3).tolist() == [chosen, chosen]
 
 
+def test_a_sacred_expert_keeps_its_place_whether_it_is_resident_or_not() -> None:
+    """Of 4 3 2 1 0 the experts 1 and 4 are resident: window:2,5 takes 0 and 1 in this order, then 4."""
+    resident = np.array([False, True, False, False, True])
+    assert chosen_by(make_rule("window:2,5"), np.array([[4.0, 3, 2, 1, 0]]), resident, 3).tolist() == [[0, 1, 4]]
+
+
 @pytest.mark.parametrize("kind", RULES.built_in.values())
 def test_no_resident_changes_nothing(kind: type[RoutingRule]) -> None:
     scores = np.random.default_rng(0).normal(size=(20, 9))

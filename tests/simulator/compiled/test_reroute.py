@@ -222,9 +222,10 @@ def by_phase(counts: Counts) -> tuple[list[int], list[int]]:
 
 
 @settings(max_examples=200)
-@given(case=cases(), name=st.sampled_from(ENGINES))
-def test_a_rule_equals_its_definition(case: Case, name: str) -> None:
+@given(case=cases(), name=st.sampled_from(ENGINES), at_once=st.sampled_from([1, 50, 1 << 20]))
+def test_a_rule_equals_its_definition(case: Case, name: str, at_once: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reroute, "SCORES_AT_ONCE", at_once)
         patch.setattr(reroute, "_better_in_python", lambda _: name == "python")
         chosen, found = rerouted(case.run())
     wanted = expected(case)
@@ -281,6 +282,7 @@ def test_every_policy_has_the_hits_in_what_was_chosen_that_it_had_while_choosing
     run = Run.of(trace, policy=policy, scope=scope, cache=6, profile="self", warm=False, route="prior:0.3")
     chooser = reroute._InPython(run, reroute.make_rule("prior:0.3"))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reroute, "SCORES_AT_ONCE", 16 * 40)  # some blocks
         patch.setattr(reroute, "_compiles", lambda *_: False)
         patch.setattr(reroute, "_InPython", lambda *_: chooser)
         chosen, _ = rerouted(run)
