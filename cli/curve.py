@@ -31,10 +31,9 @@ SHOWN = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 @click.argument("traces", nargs=-1, metavar="[TRACE]...")
 @click.option(
     "--policy",
-    default="lru,lfu,belady",
-    show_default=True,
     metavar="NAMES",
-    help="Policies, with commas between; parameters as in sch-lookahead:16.",
+    help="Policies, with commas between; parameters as in sch-lookahead:16.  "
+    "[default: lru,lfu,belady; lru with --route]",
 )
 @run_options("cache", but=("policy", "cache"))
 @click.option(
@@ -54,7 +53,7 @@ SHOWN = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 @click.option("--plot", "plot_path", metavar="FILE", help="Draw the curves: .png, .svg or .pdf.")
 def curve(
     traces: tuple[str, ...],
-    policy: str,
+    policy: str | None,
     sizes: str | None,
     allocate: str | None,
     jobs: int | None,
@@ -75,18 +74,22 @@ def curve(
     from lrcsim.traces import RoutingTrace
 
     check_picture(plot_path)
-    told, names, found = given(options), split_policies(policy), []
+    told, found = given(options), list[TraceCurves]()
+    by_default = "lru,lfu,belady" if told.get("route") in (None, "none") else "lru"
+    names = split_policies(by_default if policy is None else policy)
     warnings: list[list[str]] = []
     for trace in traces or (None,):
         with RoutingTrace.open(trace) as opened:
             runs = [Run.of(opened, policy=name, cache=0, **told) for name in names]
             allocations = [_allocate(opened, name, allocate, told, jobs) for name in names] if allocate else []
-            curves = [_curve(run, sizes, jobs) for run in runs]
+            curves = [curve for run in runs for curve in _curves(run, sizes, jobs)]
             found.append(TraceCurves(opened.model, curves, allocations))
             notes = [warning for run in runs for warning in seen_before(run)]
             warnings.append(list(dict.fromkeys(notes + [DIVIDED_BY_ITSELF] * bool(allocations))))
     scope, access = runs[0].options.scope, runs[0].access
     config = {"scope": scope, "access": access, "prefill": runs[0].prefill, "warm": runs[0].warm}
+    if runs[0].options.route is not None:
+        config["route"] = runs[0].config()["route"]
     each = [one.to_dict() | {"config": config, "warnings": notes} for one, notes in zip(found, warnings, strict=True)]
     shown = answer(json_path, each[0] if len(each) == 1 else {"traces": each}, "curve")
     if csv_path is not None:
@@ -116,14 +119,18 @@ def _allocate(trace: RoutingTrace, policy: str, size: str, told: dict[str, Any],
         return allocate(trace, policy, size, jobs=jobs, progress=progress, **rules)
 
 
-def _curve(run: Run, sizes: str | None, jobs: int | None) -> Curve:
+def _curves(run: Run, sizes: str | None, jobs: int | None) -> list[Curve]:
+    """Return a run's curve, and before one with a routing rule the same without it, at the same sizes."""
     from lrcsim.simulator.curves.curve import curve_of
 
-    capacities = None
+    capacities: list[int | str] | None = None
     if sizes is not None:
         capacities = [int(size) if size.strip().isdecimal() else size.strip() for size in sizes.split(",")]
     with progress_bar(str(run.policy)) as progress:
-        return curve_of(run, capacities, jobs, progress)
+        curve = curve_of(run, capacities, jobs, progress)
+    if run.options.route is None:
+        return [curve]
+    return [curve_of(run.without_rule(), capacities or curve.capacities.tolist(), jobs), curve]
 
 
 def split_policies(text: str) -> list[str]:

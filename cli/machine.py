@@ -56,6 +56,17 @@ def show_time(result: Result) -> None:
             f"[bold]{seconds(time['total_s'])}[/bold]",
         )
     ]
+    plain = data.get("route", {}).get("without", {})
+    if plain.get("total_s") is not None:
+        rate = plain["decode_tokens_per_s"]
+        rows.append(
+            (
+                f"without {data['route']['rule']}",
+                "–" if rate is None else f"{rate:,.2f} tokens/s",
+                "–" if rate is None else f"{plain['decode_ms_per_token']:,.2f} ms",
+                seconds(plain["total_s"]),
+            )
+        )
     bounds, resident = time["bounds"], time["all_resident"]
     shared = bounds["compute_only"]["total_s"] < resident["total_s"] * (1 - 1e-9)
     limits = [

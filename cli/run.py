@@ -11,6 +11,7 @@ from lrcsim.cli.machine import served_text, show_time
 from lrcsim.cli.options import given, refuse_without_machine, run_options
 from lrcsim.cli.output import answer, console, json_option, progress_bar
 from lrcsim.cli.provenance import provenance
+from lrcsim.cli.routed import rule_text
 from lrcsim.cli.tables import print_rows
 from lrcsim.plots.figure import check_picture
 
@@ -81,7 +82,12 @@ def _show(result: Result) -> None:
     if len(columns) == 2:  # one phase only: it is the overall
         columns = columns[:1]
     mine = [percent(result.hit_rate if phase is None else result.phase_rate(phase)) for _, phase in columns]
-    rows = [[f"[bold]{value}[/bold]" for value in (config["policy"], *mine)]]
+    shown = " + ".join(filter(None, (config["policy"], config.get("route"))))
+    rows = [[f"[bold]{value}[/bold]" for value in (shown, *mine)]]
+    if result.routing is not None:
+        plain = result.routing.without
+        rates = [percent(plain.hit_rate if phase is None else plain.phase_rate(phase)) for _, phase in columns]
+        rows.append([f"{config['policy']} without {data['route']['rule']}", *rates])
     references = [("lru", result.lru), *result.bounds.items()]
     for name, bound in references:
         if bound is None or name == config["policy"]:
@@ -100,6 +106,8 @@ def _show(result: Result) -> None:
         best = "next-use heuristic" if compared is None or compared.kind == "heuristic" else compared.kind
         verb = "closes" if result.gap_closed >= 0 else "falls below LRU by"
         out.print(f"{config['policy']} {verb} {share} of the gap between LRU and the {best}")
+    if result.routing is not None:
+        out.print(rule_text(data["route"]))
     out.print(
         f"{cache['accesses']:,} accesses, {cache['misses']:,} misses ({cache['cold_misses']:,} cold), "
         f"{cache['evictions']:,} evictions"

@@ -97,6 +97,8 @@ def set_up(result: dict[str, Any], allowed: Allowed, stack: ExitStack, progress:
             f"its policy {policy} is a class of the user's, and what a result names is not run: give --allow-code if "
             "you trust it"
         )
+    if options.get("route") is not None:
+        raise Unavailable("with a routing rule another trace is run than the one recorded")
     if options.get("arrivals") is not None:
         raise Unavailable("with arrivals the order of the steps depends on time")
     try:

@@ -62,6 +62,7 @@ def replay(run: Run, *, record: bool = False, progress: Progress | None = None) 
     Raises:
         PolicyError: the policy broke its contract, or failed.
     """
+    run.refuse_unrouted()
     trace = run.trace
     pools = make_pools(run)
     policy = pools[0].policy
@@ -79,7 +80,7 @@ def replay(run: Run, *, record: bool = False, progress: Progress | None = None) 
         steps=np.zeros(2, np.int64),
     )
     recorded: list[npt.NDArray[np.bool_]] = []
-    runner = _Runner(pools, run)
+    runner = Runner(pools, run)
     try:
         for block in schedule.blocks():
             missed, per_batch, batch_starts = runner.run(block, future)
@@ -136,8 +137,13 @@ def refuse_shared_policy(policy: Policy, run: Run) -> None:
         )
 
 
-class _Runner:
-    """The loop over layer-steps, with what has to be remembered from block to block."""
+class Runner:
+    """The loop over layer-steps, with what has to be remembered from block to block.
+
+    Args:
+        pools: as `make_pools` makes them.
+        run: the rules.
+    """
 
     def __init__(self, pools: list[Pool], run: Run) -> None:
         layers = run.trace.num_layers
@@ -175,7 +181,7 @@ class _Runner:
             strict=True,
         ):
             if step != self.step:
-                self._begin_step(step, request, phase)
+                self.begin_step(step, request, phase)
             view = self.pool_of_layer[layer].view
             view.step = step
             view.layer = layer
@@ -199,7 +205,8 @@ class _Runner:
             low = high
         return missed_keys, per_batch, starts
 
-    def _begin_step(self, step: int, request: int, phase: int) -> None:
+    def begin_step(self, step: int, request: int, phase: int) -> None:
+        """Begin a step: for a new request empty the pools where the cache is cold, then let policies refill them."""
         if request != self.request:
             if not self.warm and self.request >= 0:
                 for pool in self.pools:

@@ -11,6 +11,7 @@ from lrcsim.base.kinds import named
 from lrcsim.base.reprs import short
 from lrcsim.simulator.baselines import Bound
 from lrcsim.simulator.compiled.engine_for import Engine
+from lrcsim.simulator.compiled.reroute import Rerouting
 from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
@@ -18,6 +19,9 @@ from lrcsim.traces.kept import Kept
 
 if TYPE_CHECKING:
     from lrcsim.simulator.time.run_in_time import Timed
+
+ANOTHER_MODEL = 2 / 3
+"""Of the router's mass; with less of it left in place another model runs, as where lossy rules give up a third."""
 
 _tokens: Kept[tuple[int, int]] = Kept()
 """Of prefill and of decode, ``"all"`` or ``"recorded"``."""
@@ -35,6 +39,7 @@ class Result:
         lru: hit rate of LRU under the same rules, or None when bounds were not asked for.
         warnings: what a reader of the numbers should know.
         timed: what the run took on a machine (`lrcsim.simulator.time.run_in_time.Timed`); None without one.
+        routing: what a routing rule chose, and the same run without it; None without a rule.
         engine: what decided the hits: ``"compiled"`` or ``"python"``, of several runs in one pass also ``"stack"``. All
             decide the same.
     """
@@ -46,6 +51,7 @@ class Result:
     warnings: list[str]
     timed: Timed | None = None
     engine: Engine = "python"
+    routing: Routing | None = None
 
     @property
     def trace(self) -> RoutingTrace:
@@ -80,6 +86,22 @@ class Result:
     def phase_rate(self, phase: int) -> float | None:
         """Hits over accesses of one phase (`PREFILL` or `DECODE`); None when it has no accesses."""
         return rate(self.counts, phase)
+
+    @property
+    def loads(self) -> int:
+        """Experts brought into the cache, or beside it, because they missed."""
+        loads = self.counts.misses if self.counts.loads is None else self.counts.loads
+        return int(loads.sum())
+
+    @property
+    def loads_per_access(self) -> float | None:
+        """Loads over the accesses of the router's own choice, so that runs with and without a rule can be compared.
+
+        None without accesses.
+        """
+        of_router = self.counts if self.routing is None else self.routing.without.counts
+        accesses = int(of_router.accesses.sum())
+        return self.loads / accesses if accesses else None
 
     @property
     def compared_with(self) -> Bound | None:
@@ -188,10 +210,60 @@ class Result:
             },
             "bounds": {name.replace("-", "_"): bound.to_dict() for name, bound in self.bounds.items()},
             "baseline": {"lru": None if self.lru is None else self.lru.to_dict(), "gap_closed": self.gap_closed},
+            **({} if self.routing is None else {"route": self.routing.to_dict(self)}),
             "warnings": self.warnings,
             **({} if self.timed is None else self.timed.to_dict()),
         }
         return named("run", data)
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What a routing rule did in a run.
+
+    Attributes:
+        found: how far its choice is from the router's own.
+        without: the same run without the rule and without bounds, on the machine if these were asked for.
+    """
+
+    found: Rerouting
+    without: Result
+
+    def advice(self) -> list[str]:
+        """Return a warning where the choice has so little of the router's mass that another model runs."""
+        kept = self.found.to_dict()["mass_kept"]
+        if kept is None or kept >= ANOTHER_MODEL:
+            return []
+        return [
+            f"{self.found.rule} leaves {kept:.1%} of the router's mass in place, and so runs another model: this says "
+            "nothing of its quality; take a weaker rule"
+        ]
+
+    def to_dict(self, result: Result) -> dict[str, Any]:
+        """Return JSON values; ``result`` is what it is part of."""
+        found, without = self.found, self.without
+        time = {} if without.timed is None else without.timed.tally.to_dict()["time"]
+        return {
+            "rule": found.rule,
+            "router": found.router,
+            "engine": found.engine,
+            **found.to_dict(),
+            "prefill": found.to_dict(PREFILL),
+            "decode": found.to_dict(DECODE),
+            "loads": result.loads,
+            "loads_per_access": result.loads_per_access,
+            "without": {
+                "hit_rate": without.hit_rate,
+                "prefill_hit_rate": without.phase_rate(PREFILL),
+                "decode_hit_rate": without.phase_rate(DECODE),
+                "loads": without.loads,
+                "loads_per_access": without.loads_per_access,
+                "bytes_loaded": without.bytes_loaded(),
+                "decode_tokens_per_s": time.get("decode_tokens_per_s"),
+                "decode_ms_per_token": time.get("decode_ms_per_token"),
+                "total_s": time.get("total_s"),
+            },
+        }
 
 
 def rate(counts: Counts, phase: int | None = None) -> float | None:

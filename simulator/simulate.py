@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from lrcsim.base.errors import ConfigError
@@ -11,7 +12,8 @@ from lrcsim.simulator.baselines import Baselines, Bound
 from lrcsim.simulator.cache.capacity import CacheSize
 from lrcsim.simulator.caveats import advice, seen_before
 from lrcsim.simulator.compiled.counts import count
-from lrcsim.simulator.result import Result
+from lrcsim.simulator.compiled.reroute import rerouted
+from lrcsim.simulator.result import Result, Routing
 from lrcsim.simulator.setup.options import takes_options
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import RoutingTrace
@@ -70,6 +72,8 @@ def result_of(
         ConfigError: options that cannot go together.
         PolicyError: the policy or the prefetcher misbehaves.
     """
+    if run.options.route is not None and not run.routed:
+        return _with_rule(run, record=record, progress=progress, log=log, samples=samples)
     tried, platform, options = make_policy(run.policy), run.platform, run.options
     baselines = Baselines(run) if options.bounds else None
     runs = 1 + (baselines.replays_needed(tried.bypass, but=run.built_in) if baselines else 0)
@@ -109,3 +113,16 @@ def result_of(
         warnings=warnings + ([] if timed is None else timed.advice()),
         timed=timed,
     )
+
+
+def _with_rule(run: Run, *, progress: Progress | None, **how: Any) -> Result:
+    """Do a run without its routing rule, let the rule choose, and do the run of what it chose; as `result_of`."""
+    plain = run.without_rule()
+    if not run.options.bounds:  # what is beside a run is then counted, not timed
+        plain = replace(plain, platform=None)
+    plain = replace(plain, options=replace(plain.options, bounds=False))
+    without = result_of(plain, progress=part_of(progress, 0, 3))
+    chosen, found = rerouted(run, part_of(progress, 1, 3))
+    result = result_of(chosen, progress=part_of(progress, 2, 3), **how)
+    routing = Routing(found, without)
+    return replace(result, routing=routing, warnings=result.warnings + routing.advice())

@@ -16,6 +16,7 @@ from lrcsim.hardware import load_profile
 from lrcsim.models import load_geometry
 from lrcsim.models.quantisation import parse_dtype
 from lrcsim.policies import make_policy
+from lrcsim.policies.routing import make_rule
 from lrcsim.runtimes import load_runtime
 from lrcsim.simulator.cache.capacity import SCOPES, parse_bytes, resolve_capacity
 from lrcsim.simulator.setup.miss_actions import make_action
@@ -82,6 +83,11 @@ def _bytes(size: Any) -> None:
             raise ConfigError(f"{text!r} is no size: write bytes as 2752512 or with a unit, 2.5MiB")
 
 
+def _rule(spec: Any) -> None:
+    if spec != "none":
+        make_rule(spec)
+
+
 TRACES = ("trace", "profile")
 
 CHECKS: dict[str, Callable[[Any], object]] = {
@@ -93,6 +99,7 @@ CHECKS: dict[str, Callable[[Any], object]] = {
     "scope": partial(check_choice, "scope", allowed=SCOPES),
     "access": partial(check_choice, "access", allowed=ACCESS),
     "prefill": parse_prefill,
+    "route": _rule,
     "hardware": load_profile,
     "runtime": load_runtime,
     "model": load_geometry,

@@ -72,6 +72,10 @@ MEASURED = [
     ResultColumn("accesses", "count"),
     ResultColumn("bytes_loaded", "count", "less"),
     ResultColumn("decode_bytes_per_token", "number", "less"),
+    ResultColumn("loads_per_access", "number", "less"),
+    ResultColumn("route_agreement", "number", "more"),
+    ResultColumn("route_mass_kept", "number", "more"),
+    ResultColumn("route_kl_nats", "number", "less"),
     ResultColumn("lru_hit_rate", "number"),
     ResultColumn("belady_hit_rate", "number"),
     ResultColumn("belady_bypass_hit_rate", "number"),
@@ -160,6 +164,8 @@ def row_of(identity: Row, values: Values, trace: RoutingTrace, result: Result) -
         "accesses": accesses,
         "bytes_loaded": result.bytes_loaded(),
         "decode_bytes_per_token": result.bytes_per_token(DECODE),
+        "loads_per_access": result.loads_per_access,
+        **_of_rule(result),
         "lru_hit_rate": None if result.lru is None else result.lru.hit_rate,
         "belady_hit_rate": bounds.get("belady"),
         "belady_bypass_hit_rate": bounds.get("belady-bypass"),
@@ -175,6 +181,12 @@ def row_of(identity: Row, values: Values, trace: RoutingTrace, result: Result) -
         measured = result.timed.to_dict()
         row |= {column.name: _at(measured, column.path) for column in MEASURED if column.path}
     return row
+
+
+def _of_rule(result: Result) -> Row:
+    """Return what a routing rule's choice is against the router's own, nothing without a rule."""
+    found = {} if result.routing is None else result.routing.found.to_dict()
+    return {f"route_{name}": found.get(name) for name in ("agreement", "mass_kept", "kl_nats")}
 
 
 def run_of(row: Mapping[str, Any], trace: RoutingTrace, **instead: Any) -> Run:

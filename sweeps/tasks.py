@@ -21,7 +21,7 @@ from lrcsim.sweeps.spec import Spec, Values
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.files import sha256_of
 
-SHARED = {"trace"} | {name for name, option in options().items() if option.group == "cache"}
+SHARED = {"trace"} | {name for name, option in options().items() if option.group == "cache" and name != "route"}
 """Options that a shared pass knows; a run that is told anything else is simulated by itself."""
 
 SIZES_PER_PASS = 8

@@ -46,6 +46,7 @@ def count(job: Run, *, record: bool = False, progress: Progress | None = None) -
     Raises:
         PolicyError: the policy broke its contract, or failed.
     """
+    job.refuse_unrouted()
     policy = make_policy(job.policy)
     refuse_shared_policy(policy, job)
     if engine_for(policy, job.pools) == "compiled" and not _better_in_python(job):

@@ -155,6 +155,7 @@ def allocate(
     """
     refuse_machine(options, "a division")
     run = Run.of(trace, policy=policy, cache=0, **{**options, "scope": "layer"})
+    run.refuse_unrouted()
     trace, chosen = run.trace, make_policy(policy)
     if isinstance(budget, Sequence) and (not isinstance(budget, str) or "," in budget):
         raise ConfigError(f"budget {budget!r} must be one size for all layers together, as 512, 2x, 25% or 4GiB")

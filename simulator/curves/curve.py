@@ -14,10 +14,12 @@ from lrcsim.base.errors import ConfigError
 from lrcsim.base.progress import Progress, part_of
 from lrcsim.base.reprs import short_repr
 from lrcsim.policies import PolicySpec, make_policy
+from lrcsim.policies.routing import make_rule
 from lrcsim.simulator.cache.capacity import PoolSize, parse_bytes, resolve_capacity
 from lrcsim.simulator.compiled.engine_for import engine_for
 from lrcsim.simulator.compiled.every_size import StackHits, stack_hits
 from lrcsim.simulator.compiled.pools import PoolMaker, hits_at_sizes
+from lrcsim.simulator.compiled.reroute import rerouted
 from lrcsim.simulator.replay import replay
 from lrcsim.simulator.setup.options import refuse_machine, takes_options
 from lrcsim.simulator.setup.run import Run
@@ -34,7 +36,7 @@ class Curve:
     """Hit rate against capacity, for one policy.
 
     Attributes:
-        policy: name with parameters.
+        policy: name with parameters, and behind a plus the routing rule, if there is one.
         capacities: int64 [n], experts per layer (scope ``layer``) or in the pool (scope ``model``), or bytes in all.
         relative: float64 [n], capacity over the experts active per token (the mean over layers in scope ``layer``), or
             over their bytes.
@@ -127,13 +129,17 @@ def curve_of(
     layers = run.trace.layers
     everything = layers.total_experts if scope == "model" else int(layers.num_experts.max())
     active = float(layers.top_k.sum() if scope == "model" else layers.top_k.mean())
-    one_pass = engine_for(chosen, hits_only=True) == "stack"
+    rule = None if run.options.route is None else make_rule(run.options.route)
+    one_pass = rule is None and engine_for(chosen, hits_only=True) == "stack"
     if capacities is None:
         steps = np.arange(1, everything + 1) if one_pass else np.array(AROUND) * active
         capacities = np.unique(np.append(steps[steps < everything], everything).astype(np.int64).clip(min=1)).tolist()
     points, in_bytes = _amounts(capacities)
     sizes = [resolve_capacity(size, layers, scope) for size in capacities]
-    hits, accesses, engine = hits_at(run, sizes, jobs, progress, passes)
+    if rule is None:
+        hits, accesses, engine = hits_at(run, sizes, jobs, progress, passes)
+    else:
+        hits, accesses, engine = _hits_with_rule(run, sizes, jobs, progress)
     if not accesses.any():
         raise ConfigError(
             "no expert of this trace was recorded, so there is no hit rate: `lrcsim trace info` says more"
@@ -141,18 +147,18 @@ def curve_of(
     if in_bytes:
         assert layers.expert_bytes is not None  # resolve_capacity refused bytes otherwise
         active = float(layers.top_k @ layers.expert_bytes)
-    by_phase = [hits[phase] / accesses[phase] if accesses[phase] else None for phase in (PREFILL, DECODE)]
+    by_phase = [hits[phase] / accesses[phase] if accesses[phase].any() else None for phase in (PREFILL, DECODE)]
     return Curve(
-        policy=chosen.label(),
+        policy=chosen.label() if rule is None else f"{chosen.label()} + {rule.label()}",
         capacities=points,
         relative=points / active,
-        hit_rate=hits.sum(axis=0) / int(accesses.sum()),
+        hit_rate=hits.sum(axis=0) / accesses.sum(axis=0),
         prefill_hit_rate=by_phase[0],
         decode_hit_rate=by_phase[1],
         unit="bytes" if in_bytes else "experts",
-        exact_at_all=engine == "stack" and not in_bytes,
+        exact_at_all=rule is None and engine == "stack" and not in_bytes,
         engine=engine,
-        proven=engine == "stack" and chosen.name in ("belady", "belady-bypass") and access != "paper",
+        proven=rule is None and engine == "stack" and chosen.name in ("belady", "belady-bypass") and access != "paper",
     )
 
 
@@ -175,6 +181,7 @@ def hits_at(
     Returns:
         The hits, int64 [2, capacities] by phase, the accesses, int64 [2], and the engine.
     """
+    run.refuse_unrouted()
     trace, access, prefill, warm = run.trace, run.access, run.prefill, run.warm
     chosen = make_policy(run.policy)
     engine = engine_for(chosen, chain.from_iterable(sizes), hits_only=True)
@@ -196,6 +203,24 @@ def hits_at(
         hits[:, i] = (counts.accesses - counts.misses).sum(axis=1)
         accesses = counts.accesses.sum(axis=1)
     return hits, accesses, "replay"
+
+
+def _hits_with_rule(
+    run: Run, sizes: Sequence[Sequence[PoolSize]], jobs: int | None = None, progress: Progress | None = None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], EngineName]:
+    """Count hits at each of some capacities, where a routing rule chooses by the residents; as `hits_at`.
+
+    Returns:
+        The hits, int64 [2, capacities] by phase, the accesses likewise (of several tokens that prefer residents the
+        union is smaller), and the engine that counted.
+    """
+    hits, accesses = np.zeros((2, 2, len(sizes)), np.int64)
+    engine: EngineName = "replay"
+    for i, pools in enumerate(sizes):
+        chosen, _ = rerouted(replace(run, pools=tuple(pools)), part_of(progress, i, len(sizes)))
+        found, accesses[:, i], engine = hits_at(chosen, [pools], jobs)
+        hits[:, i] = found[:, 0]
+    return hits, accesses, engine
 
 
 def _amounts(capacities: Sequence[int | str]) -> tuple[npt.NDArray[np.int64], bool]:

@@ -20,6 +20,7 @@ from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry
 from lrcsim.policies import PolicySpec
+from lrcsim.policies.routing import RULES, RuleSpec
 from lrcsim.runtimes import Runtime, RuntimeDocument
 from lrcsim.simulator.cache.capacity import CacheSize, Scope
 from lrcsim.simulator.serving.batching import Batching, Speculative
@@ -93,6 +94,9 @@ class Options:
             file, or ``"self"``, the trace itself, which is hindsight.
         expert_bytes: size of one expert, bytes or text with a unit, or a list with one per layer, in place of what the
             trace says.
+        route: a routing rule (docs/routing.md): ``"prior:0.1"``, ``"window:2,12"``, ``"substitute:0.1"``,
+            ``file.py:Class``, ``pkg.mod:Class``, a class or an object. Tokens then use what it chooses by the recorded
+            logits and the residents; None: what the router chose.
         bounds: also run LRU and the optimum at the same capacity.
         batch: requests that run together at most, as in a server (docs/batching.md): a step's experts are the union.
         batching: ``"continuous"``: a request joins when a place is free; ``"static"``: when the last batch is done.
@@ -150,6 +154,14 @@ class Options:
     )
     expert_bytes: int | str | Sequence[int] | None = _option(
         "cache", None, "Size of one expert (2.5MiB), where the trace does not have it.", "SIZE"
+    )
+    route: RuleSpec | None = _option(
+        "cache",
+        None,
+        "Rule by which the router may prefer residents, on recorded logits: "
+        + ", ".join(f"{rule.name}{rule.takes}" for rule in RULES.built_in.values())
+        + ", file.py:Class.",
+        "RULE",
     )
     bounds: bool = _option("cache", True, "Also run LRU and the optimum at the same capacity.", flag=None)
     batch: int = _option("serving", 1, "Requests at once; a step uses the union.", "N")

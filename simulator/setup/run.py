@@ -19,6 +19,7 @@ from lrcsim.base.user_code import is_users
 from lrcsim.hardware import HardwareProfile, read_toml, to_toml
 from lrcsim.models import Geometry, read_geometry
 from lrcsim.policies import BUILT_IN, Policy, PolicySpec, make_policy
+from lrcsim.policies.routing import make_rule
 from lrcsim.runtimes import Runtime, RuntimeDocument
 from lrcsim.runtimes import read_toml as read_runtime
 from lrcsim.runtimes import to_toml as runtime_toml
@@ -26,6 +27,7 @@ from lrcsim.simulator.cache.capacity import CacheSize, PoolSize, Scope, bytes_fr
 from lrcsim.simulator.serving.batching import batched, check_values
 from lrcsim.simulator.setup.options import ACCESS, Options
 from lrcsim.simulator.setup.platform import Platform, check_memory, resolve
+from lrcsim.simulator.setup.rules import as_rule, check_rule
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Schedule, parse_prefill
 
@@ -41,6 +43,7 @@ class Run:
         profile: float64 [L * E], uses by key in a profiling run, for policies that need it.
         platform: the machine with everything looked up; None: hits only.
         asked: the trace as it was given; None: as `trace`.
+        routed: whether `trace` is of what the routing rule chose (`lrcsim.simulator.compiled.reroute`).
     """
 
     trace: RoutingTrace
@@ -49,6 +52,7 @@ class Run:
     profile: npt.NDArray[np.float64] | None = field(default=None, compare=False)
     platform: Platform | None = field(default=None, compare=False)
     asked: RoutingTrace | None = field(default=None, compare=False)
+    routed: bool = False
 
     __repr__ = short_repr
 
@@ -72,7 +76,7 @@ class Run:
         tried = make_policy(asked.policy)
         settled = _settled(asked)
         trace = with_expert_bytes(trace, asked.expert_bytes)
-        platform = _platform(trace, settled)
+        settled, platform = as_rule(settled, _platform(trace, settled), trace)
         own = trace
         if settled.served:
             _check_served(settled)
@@ -90,6 +94,8 @@ class Run:
             trace.layers = trace.layers.with_expert_bytes(platform.sizes)
         pools = tuple(resolve_capacity(settled.cache, trace.layers, settled.scope))
         refuse_unservable(tried, trace, settled.access, profiled=settled.profile is not None)
+        if settled.route is not None:
+            check_rule(settled, tried, trace, platform)
         profile = profiled_uses(settled.profile, own)
         return cls(trace, settled, pools, profile, platform, own)
 
@@ -168,6 +174,21 @@ class Run:
         refuse_unservable(make_policy(policy), self.trace, self.access, profiled=counts is not None)
         return replace(self, options=replace(self.options, policy=policy), profile=counts)
 
+    def without_rule(self) -> Run:
+        """Return the same run without its routing rule, of one that is not `routed`."""
+        return replace(self, options=replace(self.options, route=None))
+
+    def refuse_unrouted(self) -> None:
+        """Refuse to run what a routing rule has yet to choose.
+
+        Raises:
+            ConfigError: it has; here nobody asks it.
+        """
+        if self.options.route is not None and not self.routed:
+            raise ConfigError(
+                f"route {plain(self.options.route)!r} cannot be used here: rules go with run, curve and sweeps"
+            )
+
     @property
     def built_in(self) -> str:
         """Label of the policy if it is a built-in one, else empty: a user's class may be called lru too."""
@@ -192,6 +213,8 @@ class Run:
                 config[name] = plain(getattr(options, name))
             requests = self.trace if self.asked is None else self.asked
             config |= {"requests": requests.num_requests, "arrivals": plain(options.arrivals)}
+        if options.route is not None:
+            config["route"] = make_rule(options.route).label()
         return config if self.platform is None else config | self.platform.to_dict()
 
     def to_dict(self) -> dict[str, Any]:
@@ -290,6 +313,8 @@ def _settled(options: Options) -> Options:
     access, prefill, warm = options.access, options.prefill, options.warm
     check_choice("access", access, ACCESS)
     check_values(options.batch, options.batching, options.speculative, options.seed)
+    if options.route == "none":
+        options = replace(options, route=None)
     if not isinstance(warm, bool | None):
         raise ConfigError(f"warm must be True, False or None (the default of the rule), given {warm!r}")
     if access == "paper":

@@ -172,6 +172,7 @@ def run_timed(
         ConfigError: options that cannot go together.
         PolicyError: a policy, a prefetcher or a miss action failed.
     """
+    run.refuse_unrouted()
     platform, options = run.platform, run.options
     assert platform is not None  # for a run in time
     arrivals = options.arrivals
