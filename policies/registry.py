@@ -5,13 +5,15 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint
 
 from lrcsim.base.plugins import Registry
+from lrcsim.policies.admission import WTinyLfu
 from lrcsim.policies.base import Policy
 from lrcsim.policies.engines import Dali, Heat, Hobbit, LeastStaleFifo, LeastStaleGap, LeastStaleLayer, MoeInfinity
-from lrcsim.policies.frequency import Lcp, Lfru, Lfu, LfuAging, Lfuda, LfuDecay, LfuResident
+from lrcsim.policies.frequency import Lcp, Lfru, Lfu, LfuAging, Lfuda, LfuDecay, LfuResident, Lrfu
 from lrcsim.policies.future import Belady, BeladyBypass, SchLookahead, SchStatic
 from lrcsim.policies.profiled import PinnedLru, Static
-from lrcsim.policies.queues import Arc, S3Fifo, Slru
+from lrcsim.policies.queues import Arc, S3Fifo, Slru, TwoQ
 from lrcsim.policies.recency import Clock, Fifo, Lru, Mru, Random, Sieve
+from lrcsim.policies.reuse import Lirs, Lru2
 from lrcsim.policies.router import Mrs, ScoreEma
 
 PolicySpec = str | Policy | type[Policy]
@@ -19,8 +21,10 @@ PolicySpec = str | Policy | type[Policy]
 
 FAMILIES: dict[str, tuple[type[Policy], ...]] = {
     "recency": (Lru, Mru, Fifo, Clock, Sieve, Random),
-    "queues": (Slru, S3Fifo, Arc),
-    "frequency": (Lfu, LfuResident, LfuDecay, LfuAging, Lfuda, Lfru, Lcp),
+    "reuse": (Lru2, Lirs),
+    "queues": (Slru, S3Fifo, Arc, TwoQ),
+    "admission": (WTinyLfu,),
+    "frequency": (Lfu, LfuResident, LfuDecay, LfuAging, Lrfu, Lfuda, Lfru, Lcp),
     "router": (Mrs, ScoreEma),
     "engines": (LeastStaleFifo, LeastStaleGap, LeastStaleLayer, Hobbit, MoeInfinity, Dali, Heat),
     "profiled": (Static, PinnedLru),

@@ -24,7 +24,16 @@ from lrcsim.policies.kernels import Queue
 from lrcsim.simulator.cache.capacity import PoolSize
 from lrcsim.simulator.cache.future import Future
 from lrcsim.simulator.compiled.engine_for import kernel_of
-from lrcsim.simulator.compiled.queue_lists import FIRST, QUEUE, QUEUES, SECOND, QueueSizes, QueueState
+from lrcsim.simulator.compiled.queue_lists import (
+    FIRST,
+    QUEUE,
+    QUEUES,
+    ROWS,
+    ROWS_WITH_STACK,
+    THIRD,
+    QueueSizes,
+    QueueState,
+)
 from lrcsim.simulator.compiled.queue_lists import REQUEST as QUEUE_REQUEST
 from lrcsim.simulator.compiled.queue_loop import run_queues
 from lrcsim.simulator.compiled.score_loop import run_scored
@@ -136,9 +145,9 @@ class QueuePool:
         most = max(trace.num_tokens * trace.num_layers * trace.top_k, 1)  # accesses: no more is ever looked back on
         sizes = sizes._replace(window=min(sizes.window, most))
         self.pinned = (np.array(sorted(fresh.refill() or ()), np.int64) - first_key).astype(np.int32)
-        self.state = QueueState.new(
-            cost, self.pinned, len(cost) if queue == Queue.RANDOM else sizes.window, (sizes.seed, sizes.seed2)
-        )
+        listed = len(cost) if queue == Queue.RANDOM else sizes.window
+        rows = ROWS_WITH_STACK if queue == Queue.LIRS else ROWS
+        self.state = QueueState.new(cost, self.pinned, listed, (sizes.seed, sizes.seed2), rows)
         self.hits = self.state.hits
         self.fixed = QueueRules(queue.value, sizes, RULES[access], not warm, first_key, cost)
 
@@ -152,7 +161,7 @@ class QueuePool:
         """Return how many experts are in the pool, not counting pinned ones."""
         node = self.state.node
         queue = node[QUEUE, : node.shape[1] - QUEUES]
-        return int(((queue == FIRST) | (queue == SECOND)).sum()) - len(self.pinned)
+        return int(((queue >= FIRST) & (queue <= THIRD)).sum()) - len(self.pinned)
 
     def request(self) -> int:
         """Return the request that used the pool last, -1 if none has."""
