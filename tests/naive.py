@@ -887,13 +887,32 @@ def most_used(uses: Iterable[int]) -> list[int]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class Pool:
-    """The residents of one pool, with the counts of what went in and out."""
+ADMISSION = ("admit2",)
+"""Before another policy, ``lru`` if none is named; the law is in `Pool.not_admitted`."""
 
-    def __init__(self, size: PoolSize, policy: str, params: Params, world: World, popular: list[int]) -> None:
+
+class Pool:
+    """The residents of one pool, with the counts of what went in and out.
+
+    ``admission``: second-touch admission before the policy, with the uses that it looks back on (0: all); None: none.
+    """
+
+    def __init__(
+        self,
+        size: PoolSize,
+        policy: str,
+        params: Params,
+        world: World,
+        popular: list[int],
+        admission: int | None = None,
+    ) -> None:
+        if policy == "admit2":
+            policy, admission = "lru", int(params["window"])
+        self.admission = admission
         self.size, self.policy, self.params, self.world = size, policy, params, world
         self.popular = [key for key in popular if key // world.stride in size.layers]
-        self.bypass = policy in ("belady-bypass", *LOADED_AHEAD)
+        self.any_victim = policy in ("belady-bypass", *LOADED_AHEAD)  # also one of the batch
+        self.bypass = self.any_victim or admission is not None
         self.evictions = self.bypassed = 0
         self.preloaded: list[int] = []
         self.empty()
@@ -904,6 +923,7 @@ class Pool:
     def empty(self) -> None:
         self.resident: list[int] = []
         self.world.log = []
+        self.touched: list[int] = []  # all uses since the pool was emptied, those that were not admitted too
         self.seen: list[int] = []  # distinct experts used since the pool was emptied
         self.pinned: list[int] = []
         self.window_end = 0  # first step after the current window
@@ -953,6 +973,35 @@ class Pool:
         """Look up these experts, all of which must be resident together; return those that missed."""
         batch = [use.key for use in uses]
         missed = [key for key in batch if key not in self.resident]
+        if self.admission is not None:
+            passing = self.not_admitted(batch, missed)
+            self.bypassed += len(passing)
+            if passing:
+                heard = [use for use in uses if use.key not in passing]
+                self.serve_admitted(heard, [key for key in missed if key not in passing])
+                return missed
+        self.serve_admitted(uses, missed)
+        return missed
+
+    def not_admitted(self, batch: list[int], missed: list[int]) -> list[int]:
+        """Return the misses not used lately for which no slot is free beside the residents and the other misses."""
+        first = []
+        for key in batch:
+            lately = self.touched[-self.admission :] if self.admission else self.touched
+            if key in missed and key not in lately:
+                first.append(key)
+            self.touched.append(key)
+        passing, inside = [], self.resident + [key for key in missed if key not in first]
+        for key in first:
+            if self.over([*inside, key]):
+                passing.append(key)
+            else:
+                inside.append(key)
+        return passing
+
+    def serve_admitted(self, uses: list[Use], missed: list[int]) -> None:
+        """Serve a batch whose misses are all loaded; an empty one changes nothing."""
+        batch = [use.key for use in uses]
         for use in uses:
             use.loaded = use.key in missed
             self.world.log.append(use)
@@ -963,9 +1012,8 @@ class Pool:
         else:
             while self.over(self.resident):
                 others = [key for key in self.resident if key not in batch]
-                candidates = self.resident if self.bypass or not others else others
+                candidates = self.resident if self.any_victim or not others else others
                 self.put_out(self.victim(candidates, missed), missed)
-        return missed
 
     def serve_queues(self, batch: list[int], missed: list[int]) -> None:
         self.queues.begin()
@@ -1031,8 +1079,9 @@ def replay(
     prefill: str = "step",
     warm: bool = True,
     profile: Trace | None = None,
+    admission: int | None = None,
 ) -> Outcome:
-    """Run a trace through a cache, one access after the other."""
+    """Run a trace through a cache, one access after the other; ``admission`` as in `Pool`."""
     if access == "paper":
         prefill, warm = "token", False
     steps = schedule(trace, prefill)
@@ -1063,6 +1112,7 @@ def replay(
             params,
             World(trace.stride, trace.num_layers, unit, warm, accesses, first_step, params),
             popular,
+            admission,
         )
         for size in pool_sizes(trace, cache, scope)
     ]
