@@ -39,10 +39,11 @@ class Policies(Registry[Policy]):
     """The policies by name, and by a name behind an admission: ``admit2+lru``, ``admit2:64+slru:share=0.5``."""
 
     def make(self, spec: PolicySpec) -> Policy:
-        own, inner = split_admission(spec) if isinstance(spec, str) else ("", spec)
+        if not isinstance(spec, str):
+            return super().make(spec)
+        own, inner = split_admission(spec)
         if not own:
             return super().make(spec)
-        assert isinstance(inner, str)
         if not inner:
             raise PolicyError(f"{spec} names no policy behind the admission: write {spec.strip()}lru, or another name")
         _, given = self.find(own[:-1])
