@@ -22,6 +22,9 @@ class Queue(IntEnum):
     RANDOM = 8
     FIFO = 9
     MRU = 10
+    TWO_Q = 11
+    LIRS = 12
+    W_TINYLFU = 13
 
 
 class Stack(IntEnum):

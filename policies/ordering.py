@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any, ClassVar
 
@@ -25,6 +25,14 @@ def first_unprotected(keys: OrderedDict[int, None], protected: Container[int]) -
         if key not in protected:
             return key
     raise PolicyError("every resident expert is protected")
+
+
+def first_or_none(keys: Iterable[int], protected: Container[int]) -> int | None:
+    """Return the first key that is not protected, None if there is none."""
+    for key in keys:
+        if key not in protected:
+            return key
+    return None
 
 
 class RankedKeys:

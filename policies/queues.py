@@ -1,4 +1,4 @@
-"""Policies with several queues: SLRU, S3-FIFO, ARC."""
+"""Policies with several queues: SLRU, S3-FIFO, ARC, 2Q."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from lrcsim.policies.kernels import Queue
 from lrcsim.policies.ordering import EvictThenInsert, first_unprotected
 
 Keys = OrderedDict[int, None]  # oldest first
+
+
+def slots_of(share: float, slots: int) -> int:
+    """Return a share of the slots, rounded down; at least one, for a queue of none would let nothing in."""
+    return max(1, int(slots * share + 1e-9))
 
 
 def _has_unprotected(queue: Keys, protected: Container[int]) -> bool:
@@ -77,7 +82,7 @@ class S3Fifo(EvictThenInsert):
     def reset(self) -> None:
         super().reset()
         slots = self.view.slots
-        self.small_slots = max(1, int(slots * self.share + 1e-9))
+        self.small_slots = slots_of(self.share, slots)
         self.main_slots = slots - self.small_slots
         self.ghost_slots = int(slots * 0.9 + 1e-9)
         self.small: Keys = OrderedDict()
@@ -222,3 +227,65 @@ class Arc(EvictThenInsert):
         for ghost in (self.b1, self.b2):  # only several evictions in one layer-step can overfill a ghost list
             if len(ghost) > self.size:
                 ghost.popitem(last=False)
+
+
+class TwoQ(EvictThenInsert):
+    """A FIFO queue for experts used once (A1in), an LRU queue for those that return (Am), and a ghost queue (A1out).
+
+    The full version. An expert joins A1in, and a hit there changes nothing. If A1in has more than Kin experts its
+    oldest is evicted and remembered in A1out, which holds Kout; else the least recent of Am is, and forgotten. An
+    expert remembered in A1out joins Am. A small cache has no room for shares: Kin and Kout are at least one. Where
+    every expert of the queue to evict from belongs to the batch, or there is none, the other queue gives the victim. An
+    expert that returns leaves A1out at the lookup, before the evictions that it causes.
+    """
+
+    name = "2q"
+    aliases = ("twoq",)
+    source = "Johnson and Shasha, VLDB 1994, full version; Kin and Kout as they advise"
+    kernels = (Queue.TWO_Q,)
+    params = (
+        Param("share", 0.25, "Kin, most experts in A1in before they are evicted first, as a share of the slots", 0, 1),
+        Param("ghost", 0.5, "Kout, most experts remembered in A1out, as a multiple of the slots", 0, 1e6),
+    )
+    share: float
+    ghost: float
+
+    def reset(self) -> None:
+        super().reset()
+        self.first_slots = slots_of(self.share, self.view.slots)
+        self.ghost_slots = slots_of(self.ghost, self.view.slots)
+        self.first: Keys = OrderedDict()
+        self.main: Keys = OrderedDict()
+        self.ghosts: Keys = OrderedDict()
+        self.remembered: set[int] = set()
+
+    def kernel_sizes(self) -> dict[str, int]:
+        return {"part": self.first_slots, "ghost": self.ghost_slots}
+
+    def hit(self, key: int) -> None:
+        if key in self.main:
+            self.main.move_to_end(key)
+
+    def miss(self, key: int) -> None:
+        if key in self.ghosts:
+            del self.ghosts[key]
+            self.remembered.add(key)
+
+    def insert(self, key: int) -> None:
+        (self.main if key in self.remembered else self.first)[key] = None
+        self.remembered.discard(key)
+
+    def choose(self, protected: Container[int]) -> int:
+        from_first = len(self.first) > self.first_slots
+        if not _has_unprotected(self.first if from_first else self.main, protected):
+            from_first = not from_first
+        return first_unprotected(self.first if from_first else self.main, protected)
+
+    def removed(self, key: int) -> None:
+        if key in self.main:
+            del self.main[key]
+            return
+        del self.first[key]
+        self.ghosts[key] = None
+        if len(self.ghosts) > self.ghost_slots:
+            self.ghosts.popitem(last=False)

@@ -9,16 +9,19 @@ from typing import Any
 
 from lrcsim.models.gguf_geometry import geometry_from_gguf
 from lrcsim.models.gguf_names import find_gguf
+from lrcsim.policies.registry import split_admission
 
 
 def file_in(value: object, folder: Path) -> tuple[Path, str] | None:
     """Return the file that a value names and the rest of the value; None where it names none.
 
-    ``mine.py:Class:m=3`` names ``mine.py``, ``my.toml+pcie3-x8`` names ``my.toml``, the folder of a ``config.json``
-    or of a GGUF file that file. A name without a dot or a slash is never taken for a file.
+    ``mine.py:Class:m=3`` names ``mine.py``, as does ``admit2+mine.py:Class``, ``my.toml+pcie3-x8`` names ``my.toml``,
+    the folder of a ``config.json`` or of a GGUF file that file. A name without a dot or a slash is never taken for a
+    file.
     """
     if not isinstance(value, str):
         return None
+    _, value = split_admission(value)
     for end in (len(value), value.find(":"), value.find("+")):
         head = value[:end] if end > 0 else ""
         if not ("." in head or "/" in head):
@@ -36,7 +39,7 @@ def file_in(value: object, folder: Path) -> tuple[Path, str] | None:
 def located(value: Any, folder: Path) -> Any:
     """Return a value with the file in it by its full path, so that a worker in another folder finds it."""
     found = file_in(value, folder)
-    return value if found is None else f"{found[0]}{found[1]}"
+    return value if found is None else f"{split_admission(value)[0]}{found[0]}{found[1]}"
 
 
 def sum_of_model(path: str) -> str:

@@ -288,6 +288,20 @@ def lfu_decay(world: World, key: int) -> Any:
     return rounded(total)
 
 
+def lrfu(world: World, key: int) -> Any:
+    total = Decimal(0)
+    for age, use in enumerate(reversed(world.all_uses())):
+        if use.key == key:
+            rate = Decimal(str(world.params["lambda"]))
+            total = PRECISE.add(total, PRECISE.power(Decimal("0.5"), PRECISE.multiply(rate, Decimal(age))))
+    return rounded(total)
+
+
+def lru_2(world: World, key: int) -> Any:
+    times = [at for at, event in enumerate(world.log) if isinstance(event, Use) and event.key == key]
+    return times[-2] if len(times) > 1 else -1
+
+
 def lfu_aging(world: World, key: int) -> Any:
     interval, count = int(world.params["interval"]), Fraction(0)
     for number, use in enumerate(world.all_uses(), start=1):
@@ -404,6 +418,8 @@ SCORE: dict[str, Callable[[World, int], Any]] = {
     "lfu": lfu,
     "lfu-resident": lfu_resident,
     "lfu-decay": lfu_decay,
+    "lrfu": lrfu,
+    "lru-2": lru_2,
     "lfu-aging": lfu_aging,
     "lfuda": lfuda,
     "lfru": lfru,
@@ -645,6 +661,162 @@ class Arc(Queues):
         return two[0]
 
 
+class TwoQ(Queues):
+    def __init__(self, capacity: int, params: Params) -> None:
+        super().__init__(capacity, params)
+        self.kin, self.kout = (max(1, part(params[name], capacity)) for name in ("share", "ghost"))
+        self.a1in: list[int] = []
+        self.a1out: list[int] = []
+        self.am: list[int] = []
+        self.again: list[int] = []  # those of the batch that were in A1out
+
+    def begin(self) -> None:
+        self.again = []
+
+    def hit(self, key: int) -> None:
+        if key in self.am:
+            self.am.remove(key)
+            self.am.append(key)
+
+    def miss(self, key: int) -> None:
+        if key in self.a1out:
+            self.a1out.remove(key)
+            self.again.append(key)
+
+    def insert(self, key: int) -> None:
+        (self.am if key in self.again else self.a1in).append(key)
+
+    def choose(self, protected: Sequence[int]) -> int:
+        once = [key for key in self.a1in if key not in protected]
+        more = [key for key in self.am if key not in protected]
+        if once and (len(self.a1in) > self.kin or not more):
+            self.a1in.remove(once[0])
+            self.a1out = [*self.a1out, once[0]][-self.kout :]
+            return once[0]
+        self.am.remove(more[0])
+        return more[0]
+
+
+class Lirs(Queues):
+    """The stack is one list of (expert, status), bottom first; "hir" are resident, "out" are not."""
+
+    def __init__(self, capacity: int, params: Params) -> None:
+        super().__init__(capacity, params)
+        self.most_lir = capacity - max(1, part(params["share"], capacity))
+        self.stack: list[tuple[int, str]] = []
+        self.queue: list[int] = []
+        self.evicted: list[int] = []
+        self.again: list[int] = []
+        self.evicted_yet = False
+
+    def begin(self) -> None:
+        self.again = []
+
+    def lirs(self) -> list[int]:
+        return [key for key, status in self.stack if status == "lir"]
+
+    def on_top(self, key: int, status: str) -> None:
+        """Put an expert on top of the stack, whatever it was, with a status."""
+        self.stack = [(other, its) for other, its in self.stack if other != key] + [(key, status)]
+        if status == "lir":
+            self.queue = [other for other in self.queue if other != key]
+            if len(self.lirs()) > self.most_lir:
+                bottom = self.lirs()[0]
+                self.stack = [(other, "hir" if other == bottom else its) for other, its in self.stack]
+                self.queue.append(bottom)
+        self.prune()
+
+    def prune(self) -> None:
+        while self.stack and self.stack[0][1] != "lir":
+            self.stack.pop(0)
+        there = [key for key, _ in self.stack]
+        self.evicted = [key for key in self.evicted if key in there]
+
+    def hit(self, key: int) -> None:
+        if (key, "lir") in self.stack or (key, "hir") in self.stack:
+            self.on_top(key, "lir")
+        else:
+            self.queue.remove(key)
+            self.queue.append(key)
+            self.on_top(key, "hir")
+
+    def miss(self, key: int) -> None:
+        if (key, "out") in self.stack:
+            self.stack.remove((key, "out"))
+            self.evicted.remove(key)
+            self.again.append(key)
+
+    def insert(self, key: int) -> None:
+        if key in self.again or (not self.evicted_yet and len(self.lirs()) < self.most_lir):
+            self.on_top(key, "lir")
+        else:
+            self.queue.append(key)
+            self.on_top(key, "hir")
+
+    def choose(self, protected: Sequence[int]) -> int:
+        self.evicted_yet = True
+        key = next(key for key in [*self.queue, *self.lirs()] if key not in protected)
+        self.queue = [other for other in self.queue if other != key]
+        self.stack = [(other, "out" if other == key else status) for other, status in self.stack]
+        self.evicted.append(key)
+        self.prune()
+        if len(self.evicted) > self.capacity:
+            self.stack.remove((self.evicted.pop(0), "out"))
+        return key
+
+
+class WTinyLfu(Queues):
+    def __init__(self, capacity: int, params: Params) -> None:
+        super().__init__(capacity, params)
+        self.window_room = max(1, part(params["window"], capacity))
+        self.main_room = capacity - self.window_room
+        self.kept_room = part(params["share"], self.main_room)
+        self.window: list[int] = []
+        self.probation: list[int] = []
+        self.kept: list[int] = []
+        self.sample = int(params["sample"]) * capacity
+        self.count: dict[int, int] = {}
+        self.counted = 0
+
+    def use(self, key: int) -> None:
+        self.count[key] = min(15, self.count.get(key, 0) + 1)
+        self.counted += 1
+        if self.counted >= self.sample:
+            self.counted //= 2
+            self.count = {other: uses // 2 for other, uses in self.count.items()}
+
+    def hit(self, key: int) -> None:
+        self.use(key)
+        if key in self.window:
+            self.window.remove(key)
+            self.window.append(key)
+            return
+        (self.kept if key in self.kept else self.probation).remove(key)
+        self.kept.append(key)
+        while len(self.kept) > self.kept_room:
+            self.probation.append(self.kept.pop(0))
+
+    def miss(self, key: int) -> None:
+        self.use(key)
+
+    def insert(self, key: int) -> None:
+        self.window.append(key)
+        while len(self.window) > self.window_room and len(self.probation + self.kept) < self.main_room:
+            self.probation.append(self.window.pop(0))
+
+    def choose(self, protected: Sequence[int]) -> int:
+        new = [key for key in self.window if key not in protected]
+        main = [key for key in self.probation + self.kept if key not in protected]
+        if new and (not main or self.count[new[0]] <= self.count[main[0]]):
+            self.window.remove(new[0])
+            return new[0]
+        (self.kept if main[0] in self.kept else self.probation).remove(main[0])
+        if new:
+            self.window.remove(new[0])
+            self.probation.append(new[0])
+        return main[0]
+
+
 class Random(Queues):
     """Draw by L'Ecuyer's combined generator, again where the draw is protected; the last resident fills the gap."""
 
@@ -679,6 +851,9 @@ QUEUES: dict[str, type[Queues]] = {
     "slru": Slru,
     "s3-fifo": S3Fifo,
     "arc": Arc,
+    "2q": TwoQ,
+    "lirs": Lirs,
+    "w-tinylfu": WTinyLfu,
     "random": Random,
 }
 
@@ -712,13 +887,32 @@ def most_used(uses: Iterable[int]) -> list[int]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class Pool:
-    """The residents of one pool, with the counts of what went in and out."""
+ADMISSION = ("admit2",)
+"""Before another policy, ``lru`` if none is named; the law is in `Pool.not_admitted`."""
 
-    def __init__(self, size: PoolSize, policy: str, params: Params, world: World, popular: list[int]) -> None:
+
+class Pool:
+    """The residents of one pool, with the counts of what went in and out.
+
+    ``admission``: second-touch admission before the policy, with the uses that it looks back on (0: all); None: none.
+    """
+
+    def __init__(
+        self,
+        size: PoolSize,
+        policy: str,
+        params: Params,
+        world: World,
+        popular: list[int],
+        admission: int | None = None,
+    ) -> None:
+        if policy == "admit2":
+            policy, admission = "lru", int(params["window"])
+        self.admission = admission
         self.size, self.policy, self.params, self.world = size, policy, params, world
         self.popular = [key for key in popular if key // world.stride in size.layers]
-        self.bypass = policy in ("belady-bypass", *LOADED_AHEAD)
+        self.any_victim = policy in ("belady-bypass", *LOADED_AHEAD)  # also one of the batch
+        self.bypass = self.any_victim or admission is not None
         self.evictions = self.bypassed = 0
         self.preloaded: list[int] = []
         self.empty()
@@ -729,6 +923,7 @@ class Pool:
     def empty(self) -> None:
         self.resident: list[int] = []
         self.world.log = []
+        self.touched: list[int] = []  # all uses since the pool was emptied, those that were not admitted too
         self.seen: list[int] = []  # distinct experts used since the pool was emptied
         self.pinned: list[int] = []
         self.window_end = 0  # first step after the current window
@@ -778,6 +973,35 @@ class Pool:
         """Look up these experts, all of which must be resident together; return those that missed."""
         batch = [use.key for use in uses]
         missed = [key for key in batch if key not in self.resident]
+        if self.admission is not None:
+            passing = self.not_admitted(batch, missed)
+            self.bypassed += len(passing)
+            if passing:
+                heard = [use for use in uses if use.key not in passing]
+                self.serve_admitted(heard, [key for key in missed if key not in passing])
+                return missed
+        self.serve_admitted(uses, missed)
+        return missed
+
+    def not_admitted(self, batch: list[int], missed: list[int]) -> list[int]:
+        """Return the misses not used lately for which no slot is free beside the residents and the other misses."""
+        first = []
+        for key in batch:
+            lately = self.touched[-self.admission :] if self.admission else self.touched
+            if key in missed and key not in lately:
+                first.append(key)
+            self.touched.append(key)
+        passing, inside = [], self.resident + [key for key in missed if key not in first]
+        for key in first:
+            if self.over([*inside, key]):
+                passing.append(key)
+            else:
+                inside.append(key)
+        return passing
+
+    def serve_admitted(self, uses: list[Use], missed: list[int]) -> None:
+        """Serve a batch whose misses are all loaded; an empty one changes nothing."""
+        batch = [use.key for use in uses]
         for use in uses:
             use.loaded = use.key in missed
             self.world.log.append(use)
@@ -788,9 +1012,8 @@ class Pool:
         else:
             while self.over(self.resident):
                 others = [key for key in self.resident if key not in batch]
-                candidates = self.resident if self.bypass or not others else others
+                candidates = self.resident if self.any_victim or not others else others
                 self.put_out(self.victim(candidates, missed), missed)
-        return missed
 
     def serve_queues(self, batch: list[int], missed: list[int]) -> None:
         self.queues.begin()
@@ -856,8 +1079,9 @@ def replay(
     prefill: str = "step",
     warm: bool = True,
     profile: Trace | None = None,
+    admission: int | None = None,
 ) -> Outcome:
-    """Run a trace through a cache, one access after the other."""
+    """Run a trace through a cache, one access after the other; ``admission`` as in `Pool`."""
     if access == "paper":
         prefill, warm = "token", False
     steps = schedule(trace, prefill)
@@ -888,6 +1112,7 @@ def replay(
             params,
             World(trace.stride, trace.num_layers, unit, warm, accesses, first_step, params),
             popular,
+            admission,
         )
         for size in pool_sizes(trace, cache, scope)
     ]

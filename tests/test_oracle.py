@@ -40,6 +40,15 @@ PARAMS: dict[str, dict[str, st.SearchStrategy[float]]] = {
     "random": {"seed": st.integers(0, 3)},
     "slru": {"share": st.sampled_from([0.0, 0.2, 0.5, 0.8, 1.0])},
     "s3-fifo": {"share": st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0]), "threshold": st.integers(1, 3)},
+    "2q": {"share": st.sampled_from([0.0, 0.25, 0.5, 1.0]), "ghost": st.sampled_from([0.0, 0.5, 1.0, 2.0])},
+    "lirs": {"share": st.sampled_from([0.0, 0.01, 0.25, 0.5, 1.0])},
+    "w-tinylfu": {
+        "window": st.sampled_from([0.0, 0.01, 0.25, 0.5, 1.0]),
+        "share": st.sampled_from([0.0, 0.5, 0.8, 1.0]),
+        "sample": st.integers(1, 10),
+    },
+    "admit2": {"window": st.sampled_from([0, 1, 2, 5, 20])},
+    "lrfu": {"lambda": st.sampled_from([0.0, 0.001, 0.01, 0.125, 0.5, 1.0])},
     "lfu-decay": {"half_life": st.sampled_from([0.001, 0.5, 1.0, 2.0, 3.0, 64.0])},
     "lfu-aging": {"interval": st.integers(1, 12), "decay": HALVES},
     "lfuda": {"cap": st.integers(1, 12)},
@@ -205,26 +214,46 @@ def hits(case: Case, policy: str, access: str, scope: str) -> list[bool]:
     return flags.tolist()
 
 
+BEHIND = [name for name in POLICIES if not BUILT_IN[name].bypass and "future" not in BUILT_IN[name].needs]
+"""Policies that second-touch admission goes before."""
+
+
+def check_case(case: Case, policy: str, access: str, scope: str, admission: int | None = None) -> None:
+    given_as = (policy, case.params, case.cache, scope, access, case.prefill, case.warm, case.profile, admission)
+    want = naive.replay(case.trace, *given_as)
+    before = "" if admission is None else f"admit2:{admission}+"
+    got = run(case, before + spec(policy, case.params), access, scope)
+    note(f"wanted {want}")
+    assert got.hit is not None
+    assert got.hit.tolist() == want.hit
+    assert got.accesses.tolist() == want.accesses
+    assert got.misses.tolist() == want.misses
+    assert got.cold_misses == want.cold_misses
+    assert got.evictions == want.evictions
+    assert got.bypassed == want.bypassed
+    assert got.preloaded.tolist() == want.preloaded
+    assert got.steps.tolist() == want.steps
+    assert got.resident == want.resident
+
+
 @pytest.mark.parametrize(("policy", "access", "scope"), combinations())
 def test_replay_equals_its_definition(policy: str, access: str, scope: str) -> None:
     @ORACLE
     @given(cases(policy, access, scope))
     def check(case: Case) -> None:
-        want = naive.replay(
-            case.trace, policy, case.params, case.cache, scope, access, case.prefill, case.warm, case.profile
-        )
-        got = run(case, spec(policy, case.params), access, scope)
-        note(f"wanted {want}")
-        assert got.hit is not None
-        assert got.hit.tolist() == want.hit
-        assert got.accesses.tolist() == want.accesses
-        assert got.misses.tolist() == want.misses
-        assert got.cold_misses == want.cold_misses
-        assert got.evictions == want.evictions
-        assert got.bypassed == want.bypassed
-        assert got.preloaded.tolist() == want.preloaded
-        assert got.steps.tolist() == want.steps
-        assert got.resident == want.resident
+        check_case(case, policy, access, scope)
+
+    check()
+
+
+@pytest.mark.parametrize("access", ["coresident", "sequential"])  # under paper bypassing policies are refused
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("policy", BEHIND)
+def test_second_touch_admission_before_any_policy(policy: str, access: str, scope: str) -> None:
+    @FEW
+    @given(cases(policy, access, scope), PARAMS["admit2"]["window"])
+    def check(case: Case, window: int) -> None:
+        check_case(case, policy, access, scope, window)
 
     check()
 
@@ -328,8 +357,9 @@ def test_pinning_everything_is_static(access: str, scope: str) -> None:
     check()
 
 
-@pytest.mark.parametrize("access", ACCESS)
-@pytest.mark.parametrize("policy", [name for name in POLICIES if name not in BY_KEY])
+@pytest.mark.parametrize(
+    ("policy", "access"), [(p, a) for p, a, scope in combinations() if p not in BY_KEY and scope == "model"]
+)
 def test_names_of_experts_do_not_matter(policy: str, access: str) -> None:
     @FEW
     @given(cases(policy, access, "model"), st.randoms(use_true_random=False), st.sampled_from(SCOPES))

@@ -17,7 +17,7 @@ from lrcsim.base.progress import Progress
 from lrcsim.base.user_code import is_users
 from lrcsim.policies import make_policy
 from lrcsim.policies.kernels import Queue
-from lrcsim.simulator.compiled.engine_for import engine_for, kernel_of
+from lrcsim.simulator.compiled.engine_for import behind, engine_for, kernel_of
 from lrcsim.simulator.replay import Counts, refuse_shared_policy, replay
 from lrcsim.simulator.setup.run import Run
 
@@ -53,7 +53,7 @@ def count(job: Run, *, record: bool = False, progress: Progress | None = None) -
         try:
             return compiled_counts(job, record=record, progress=progress), "compiled"
         except PolicyError:
-            if not is_users(type(policy)):
+            if not is_users(type(behind(policy))):
                 raise
             # in Python the error says which expert it was, and some that cannot be compiled run
     return replay(job, record=record, progress=progress), "python"
@@ -141,11 +141,15 @@ def _better_in_python(job: Run) -> bool:
 
 def is_compiled(job: Run) -> bool:
     """Return whether the loop that a run needs was compiled before, in this process or on this machine."""
-    run: Any
-    if kernel_of(make_policy(job.policy), Queue) is not None:
-        from lrcsim.simulator.compiled.queue_loop import run_queues as run
-    else:
-        from lrcsim.simulator.compiled.score_loop import run_scored as run
+    from lrcsim.simulator.compiled.admitted import run_admitted_queues, run_admitted_scored
+    from lrcsim.simulator.compiled.queue_loop import run_queues
+    from lrcsim.simulator.compiled.score_loop import run_scored
+
+    policy = make_policy(job.policy)
+    admitted, queue = behind(policy) is not policy, kernel_of(behind(policy), Queue) is not None
+    run: Any = run_queues if queue else run_scored
+    if admitted:
+        run = run_admitted_queues if queue else run_admitted_scored
     return any(str(types[-1]) != "none" for types in signatures(run))  # with a `Served`, the last argument
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Literal, TypeVar
 
 from lrcsim.policies import CompiledScore, Policy
+from lrcsim.policies.admission import Admit2
 from lrcsim.policies.kernels import Queue, Stack
 from lrcsim.simulator.cache.capacity import PoolSize
 
@@ -26,11 +27,18 @@ def engine_for(policy: Policy, pools: Iterable[PoolSize] = (), *, hits_only: boo
         ``"stack"``: one compiled pass for all capacities in slots; ``"compiled"``: a compiled loop at each capacity;
         ``"python"``: the class's own methods.
     """
+    if behind(policy) is not policy:
+        return engine_for(behind(policy), pools)
     if hits_only and kernel_of(policy, Stack) is not None and all(pool.bytes_per_expert is None for pool in pools):
         return "stack"
     if kernel_of(policy, Queue) is not None or (isinstance(policy, CompiledScore) and policy.compilable()):
         return "compiled"
     return "python"
+
+
+def behind(policy: Policy) -> Policy:
+    """Return the policy behind an admission, or the policy itself: whose loop it is that runs."""
+    return policy.inner if type(policy) is Admit2 else policy  # a derived class may admit in another way
 
 
 def kernel_of(policy: Policy | type[Policy], kind: type[Kernel]) -> Kernel | None:

@@ -20,11 +20,22 @@ from lrcsim.base.errors import PolicyError
 from lrcsim.base.progress import Progress
 from lrcsim.base.user_code import compiler_said, is_users, written_in
 from lrcsim.policies import CompiledScore, Policy, View
+from lrcsim.policies.admission import Admit2
 from lrcsim.policies.kernels import Queue
 from lrcsim.simulator.cache.capacity import PoolSize
 from lrcsim.simulator.cache.future import Future
-from lrcsim.simulator.compiled.engine_for import kernel_of
-from lrcsim.simulator.compiled.queue_lists import FIRST, QUEUE, QUEUES, SECOND, QueueSizes, QueueState
+from lrcsim.simulator.compiled.admitted import AdmittedPool, run_admitted_queues, run_admitted_scored
+from lrcsim.simulator.compiled.engine_for import behind, kernel_of
+from lrcsim.simulator.compiled.queue_lists import (
+    FIRST,
+    QUEUE,
+    QUEUES,
+    ROWS,
+    ROWS_WITH_STACK,
+    THIRD,
+    QueueSizes,
+    QueueState,
+)
 from lrcsim.simulator.compiled.queue_lists import REQUEST as QUEUE_REQUEST
 from lrcsim.simulator.compiled.queue_loop import run_queues
 from lrcsim.simulator.compiled.score_loop import run_scored
@@ -136,9 +147,9 @@ class QueuePool:
         most = max(trace.num_tokens * trace.num_layers * trace.top_k, 1)  # accesses: no more is ever looked back on
         sizes = sizes._replace(window=min(sizes.window, most))
         self.pinned = (np.array(sorted(fresh.refill() or ()), np.int64) - first_key).astype(np.int32)
-        self.state = QueueState.new(
-            cost, self.pinned, len(cost) if queue == Queue.RANDOM else sizes.window, (sizes.seed, sizes.seed2)
-        )
+        listed = len(cost) if queue == Queue.RANDOM else sizes.window
+        rows = ROWS_WITH_STACK if queue == Queue.LIRS else ROWS
+        self.state = QueueState.new(cost, self.pinned, listed, (sizes.seed, sizes.seed2), rows)
         self.hits = self.state.hits
         self.fixed = QueueRules(queue.value, sizes, RULES[access], not warm, first_key, cost)
 
@@ -152,7 +163,7 @@ class QueuePool:
         """Return how many experts are in the pool, not counting pinned ones."""
         node = self.state.node
         queue = node[QUEUE, : node.shape[1] - QUEUES]
-        return int(((queue == FIRST) | (queue == SECOND)).sum()) - len(self.pinned)
+        return int(((queue >= FIRST) & (queue <= THIRD)).sum()) - len(self.pinned)
 
     def request(self) -> int:
         """Return the request that used the pool last, -1 if none has."""
@@ -169,6 +180,10 @@ class ScorePool:
         trace: the routing trace.
         access: the rule.
         warm: whether the cache keeps its contents between requests.
+
+    Attributes:
+        state: what the loop keeps.
+        fixed: what it is told at every call.
     """
 
     def __init__(
@@ -181,29 +196,29 @@ class ScorePool:
         warm: bool,
     ) -> None:
         stride, layers = trace.num_experts, trace.num_layers
-        self._state = ScoredState.empty(stride * len(size.layers), layers)
+        self.state = ScoredState.empty(stride * len(size.layers), layers)
         slots = pool_view(size, trace).slots
-        keys = len(self._state.score)
-        ties = -np.arange(keys) if policy.larger_key_first else self._state.whole[USE_ORDER]
+        keys = len(self.state.score)
+        ties = -np.arange(keys) if policy.larger_key_first else self.state.whole[USE_ORDER]
         heap = policy.at_use and slots >= HEAP_FROM
         how = (policy.at_use, heap, policy.bypass, ties, RULES[access], not warm)
         room = (slots, size.capacity, cost_of_layers(size, layers), stride, layers, size.layers[0] * stride)
-        self._fixed = (*functions, *how, *room)
-        self.hits = self._state.hits
+        self.fixed = (*functions, *how, *room)
+        self.hits = self.state.hits
         self.pinned = NO_KEYS
 
     def advance(self, batches: npt.NDArray[np.int64], columns: Columns, served: Served | None = None) -> int:
         """Run some layer-steps; return -1, or the step at which the policy failed."""
         run: Any = run_scored  # compiled: type checkers do not know its arguments
-        return int(run(*self._fixed, batches, *columns, self._state, served))
+        return int(run(*self.fixed, batches, *columns, self.state, served))
 
     def residents(self) -> int:
         """Return how many experts are in the pool."""
-        return int(self._state.counter[SIZE])
+        return int(self.state.counter[SIZE])
 
     def request(self) -> int:
         """Return the request that used the pool last, -1 if none has."""
-        return int(self._state.counter[REQUEST])
+        return int(self.state.counter[REQUEST])
 
 
 class PoolMaker:
@@ -234,21 +249,33 @@ class PoolMaker:
         profile: npt.NDArray[np.float64] | None = None,
     ) -> None:
         self.policy, self.trace, self.access, self.warm, self.profile = policy, trace, access, warm, profile
-        self._queue = kernel_of(policy, Queue)
+        self._behind = behind(policy)
+        self._queue = kernel_of(self._behind, Queue)
         self.schedule = Schedule(trace, prefill, weights="weights" in policy.needs | policy.wants)
         self._future = Future(self.schedule, access, warm) if "future" in policy.needs else None
         if self._queue is None:
-            assert isinstance(policy, CompiledScore)  # or engine_for() would not say so
-            self._functions = compiled_functions(policy)
+            assert isinstance(self._behind, CompiledScore)  # or engine_for() would not say so
+            self._functions = compiled_functions(self._behind)
 
     def pool(self, size: PoolSize) -> CompiledPool:
         """Make a pool with nothing in it."""
         if pool_view(size, self.trace).slots == 0:
             return EmptyPool()
+        pool, admitted = self._pool_behind(size)
+        if self._behind is self.policy:
+            return pool
+        assert isinstance(self.policy, Admit2)
+        return AdmittedPool(pool, admitted, self.policy.window, self.trace.num_experts * len(size.layers))
+
+    def _pool_behind(self, size: PoolSize) -> tuple[QueuePool | ScorePool, Any]:
+        """Return a pool without admission, and the loop for one with it."""
+        policy, trace = self._behind, self.trace
         if self._queue is not None:
-            return QueuePool(self.policy, self._queue, size, self.trace, self.access, self.warm, self.profile)
-        assert isinstance(self.policy, CompiledScore)
-        return ScorePool(self.policy, self._functions, size, self.trace, self.access, self.warm)
+            return QueuePool(
+                policy, self._queue, size, trace, self.access, self.warm, self.profile
+            ), run_admitted_queues
+        assert isinstance(policy, CompiledScore)
+        return ScorePool(policy, self._functions, size, trace, self.access, self.warm), run_admitted_scored
 
     def told(self, block: Block, pools: Sequence[PoolSize]) -> tuple[list[npt.NDArray[np.int64]], Columns]:
         """Return which batches of a block concern each pool, and what pools are told of the block.
@@ -274,12 +301,12 @@ class PoolMaker:
         """Raise PolicyError where one of `CompiledPool.advance` failed."""
         failed = [step for step in results if step >= 0]
         if failed:
-            assert isinstance(self.policy, CompiledScore)
-            score = self.policy.score_name
+            assert isinstance(self._behind, CompiledScore)
+            score = self._behind.score_name
             raise PolicyError(
                 f"policy {self.policy.name} failed at step {min(failed)}: {score}() or update() raised an error, or "
                 "returned what is not a number; `lrcsim run` with the same policy and cache says more"
-                + written_in(type(self.policy), score)
+                + written_in(type(self._behind), score)
             )
 
 

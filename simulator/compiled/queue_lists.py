@@ -1,4 +1,4 @@
-"""A pool of a compiled queue policy: its experts in up to four queues, circular linked lists in one array."""
+"""A pool of a compiled queue policy: its experts in up to five queues, circular linked lists in one array."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-OUT, FIRST, SECOND, GHOST, GHOST2 = range(-1, 4)
-"""Where an expert stands: in no queue, or in one of four, two of residents and two of ghosts."""
+OUT, FIRST, SECOND, THIRD, GHOST, GHOST2 = range(-1, 5)
+"""Where an expert stands: in no queue, or in one of five, three of residents and two of ghosts."""
 
-QUEUES = 4
+QUEUES = 5
 
-NEWER, OLDER, QUEUE, USES, CAME_FROM, PROTECTED = range(6)
-"""Rows of `QueueState.node`."""
+NEWER, OLDER, QUEUE, USES, CAME_FROM, PROTECTED, ABOVE, BELOW = range(8)
+"""Rows of `QueueState.node`; the last two only where a policy has a stack (`lrcsim.simulator.compiled.lirs`)."""
+
+ROWS, ROWS_WITH_STACK = 6, 8
 
 REQUEST, FREE_FOR, USED, HAND, FILLING, SEEN, SEED, SEED2 = range(8)
 """Places in `QueueState.counter`."""
@@ -26,9 +28,11 @@ class QueueSizes(NamedTuple):
     Attributes:
         capacity: slots, or bytes where experts differ in size; at least one expert fits.
         slots: about how many experts fit (`View.slots`), at least 1.
-        part: most experts in slru's protected segment, or slots of s3-fifo's small queue.
-        ghost: most experts in s3-fifo's ghost queue.
-        threshold: uses in s3-fifo's small queue that earn a place in the main one, or in dali's window that protect.
+        part: most experts in the protected segment of slru and w-tinylfu, slots of s3-fifo's small queue, 2q's Kin, or
+            most LIR of lirs.
+        ghost: most experts in the ghost queue of s3-fifo, 2q and lirs, or in w-tinylfu's window.
+        threshold: uses in s3-fifo's small queue that earn a place in the main one, or in dali's window that protect, or
+            between two halvings of w-tinylfu's counts.
         window: accesses that dali looks back on.
         seed: of random's draws, with ``seed2``.
     """
@@ -47,18 +51,20 @@ class QueueState(NamedTuple):
     """A pool between blocks; experts are the pool's keys, counted from its first.
 
     Attributes:
-        node: int32 [6, keys + 4], a column per expert: the next newer and the next older in its queue, the queue
-            (``OUT``: none), uses (since it joined, as far as the policy asks; dali: in the window), the ghost queue it
-            was in when it was loaded (or ``OUT``), and whether it must not be evicted now. The last four columns are
-            the ends of the queues: their next newer is the oldest expert (or the end itself), their next older the
-            newest, their uses the length. (A row per expert took a fifth longer.)
+        node: int32 [6, keys + 5], a column per expert: the next newer and the next older in its queue, the queue
+            (``OUT``: none), uses (since it joined, as far as the policy asks; dali: in the window; w-tinylfu: all, as
+            counted; lirs: 1 in its stack, else 0), the ghost queue it was in when it was loaded (or ``OUT``), and
+            whether it must not be evicted now; with a stack two more rows, the next above and the next below in it.
+            The last five columns are the ends of the queues: their next newer is the oldest expert (or the end
+            itself), their next older the newest, their uses the length. The very last is the end of the stack too:
+            above it is the bottom, below it the top. (A row per expert took a fifth longer.)
         missed: int32 [keys], the experts of a batch that are being loaded.
         known: bool [keys], used since the pool was last empty (the paper's rule).
         pinned: int32 [n], experts held for good.
         listed: int32 [n], the residents in the order of random's draws, or the accesses in dali's window.
         counter: int64 [8]: request (-1 at first), slots (or bytes) of the distinct experts known, of the residents,
-            sieve's hand (what it looks at next), whether s3-fifo has never evicted, accesses seen by dali, and the two
-            seeds of random.
+            sieve's hand (what it looks at next), whether s3-fifo or lirs has never evicted, accesses seen by dali or
+            counted by w-tinylfu, and the two seeds of random.
         target: float64 [1], arc's length of t1 to aim at.
         hits: int64 [2], by phase.
     """
@@ -79,6 +85,7 @@ class QueueState(NamedTuple):
         pinned: npt.NDArray[np.int32],
         listed: int = 0,
         seeds: tuple[int, int] = (0, 0),
+        rows: int = ROWS,
     ) -> QueueState:
         """Make the state of a pool with nothing in it but what is pinned: 29 bytes per expert, 4 per place listed.
 
@@ -87,10 +94,11 @@ class QueueState(NamedTuple):
             pinned: experts held for good.
             listed: length of ``listed``.
             seeds: of random.
+            rows: of ``node``: `ROWS`, or `ROWS_WITH_STACK` (8 bytes more per expert).
         """
         keys = len(cost)
         state = cls(
-            np.zeros((6, keys + QUEUES), np.int32),
+            np.zeros((rows, keys + QUEUES), np.int32),
             np.zeros(keys, np.int32),
             np.zeros(keys, np.bool_),
             pinned,
@@ -110,6 +118,8 @@ def empty(node, known, pinned, counter, target, cost):  # type: ignore[no-untype
     node[QUEUE] = OUT
     for end in range(node.shape[1] - QUEUES, node.shape[1]):
         node[NEWER, end] = node[OLDER, end] = end
+    if node.shape[0] > ROWS:
+        node[ABOVE, -1] = node[BELOW, -1] = node.shape[1] - 1
     known[:] = False
     counter[FREE_FOR : SEEN + 1] = 0
     counter[HAND] = node.shape[1] - QUEUES
@@ -124,6 +134,18 @@ def empty(node, known, pinned, counter, target, cost):  # type: ignore[no-untype
 def length(node, queue):  # type: ignore[no-untyped-def]
     """Return the number of experts in a queue."""
     return node[USES, node.shape[1] - QUEUES + queue]
+
+
+@numba.njit(cache=True, nogil=True)
+def is_in(node, expert):  # type: ignore[no-untyped-def]
+    """Return whether an expert is resident."""
+    return FIRST <= node[QUEUE, expert] <= THIRD
+
+
+@numba.njit(cache=True, nogil=True)
+def residents(node):  # type: ignore[no-untyped-def]
+    """Return how many experts are resident, pinned ones included."""
+    return length(node, FIRST) + length(node, SECOND) + length(node, THIRD)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -12,6 +12,7 @@ expert joins (`_join`), and how one is evicted (``_evict_...``, or ``_choose_...
 | ``GHOST``  |                    |           | ghost   | b1  |                            |              |           |
 | ``GHOST2`` |                    |           |         | b2  |                            |              |           |
 
+2q has A1in, Am and A1out there; lirs and w-tinylfu have modules of their own, `lirs` and `tiny_lfu`.
 The policies that order by last use move a whole batch to the new end once it has joined; lru serves a co-resident one
 in one go (`queue_lru`). Those whose misses may bypass the cache let it join first, and evict without regard to it.
 """
@@ -21,6 +22,7 @@ from __future__ import annotations
 import numba
 
 from lrcsim.policies.kernels import Queue
+from lrcsim.simulator.compiled.lirs import drop, evict_lirs, hit_lirs, join_lirs
 from lrcsim.simulator.compiled.queue_lists import (
     CAME_FROM,
     FILLING,
@@ -44,18 +46,23 @@ from lrcsim.simulator.compiled.queue_lists import (
     USES,
     append,
     empty,
+    is_in,
     length,
     move,
     newest,
     oldest,
     oldest_free,
+    residents,
     take,
 )
 from lrcsim.simulator.compiled.queue_lru import use_most_recent
 from lrcsim.simulator.compiled.served import DROPPED, GONE, LOADED, LOADS, RESIDENT, choose, pack, tell_evicted
 from lrcsim.simulator.compiled.stack_any import CORESIDENT, PAPER, SEQUENTIAL
+from lrcsim.simulator.compiled.tiny_lfu import choose_tiny_lfu, count_use, hit_tiny_lfu, join_tiny_lfu
 
-CLOCK, SIEVE, SLRU, S3_FIFO, ARC, LRU, DALI, STATIC, RANDOM, FIFO, MRU = (queue.value for queue in Queue)
+CLOCK, SIEVE, SLRU, S3_FIFO, ARC, LRU, DALI, STATIC, RANDOM, FIFO, MRU, TWO_Q, LIRS, W_TINYLFU = (
+    queue.value for queue in Queue
+)
 """The policies; `LRU` with experts pinned is pinned-lru."""
 
 MOST_USES = 2**31 - 1
@@ -70,6 +77,13 @@ def _hit(policy, sizes, node, expert):  # type: ignore[no-untyped-def]
             move(node, FIRST, oldest(node, SECOND))
     elif policy == ARC:
         move(node, SECOND, expert)
+    elif policy == TWO_Q:
+        if node[QUEUE, expert] == SECOND:
+            move(node, SECOND, expert)
+    elif policy == LIRS:
+        hit_lirs(sizes, node, expert)
+    elif policy == W_TINYLFU:
+        hit_tiny_lfu(sizes, node, expert)
     elif policy in (CLOCK, SIEVE, S3_FIFO) and node[USES, expert] < MOST_USES:  # clock and sieve ask whether any
         node[USES, expert] += 1
 
@@ -87,12 +101,20 @@ def _miss(policy, sizes, node, target, expert):  # type: ignore[no-untyped-def]
             target[0] = min(target[0] + max(second / first, 1.0), float(sizes.slots))
         else:
             target[0] = max(target[0] - max(first / second, 1.0), 0.0)
+    elif policy == LIRS:
+        drop(node, expert)
     take(node, expert)
 
 
 @numba.njit(cache=True, nogil=True)
 def _join(policy, sizes, node, listed, counter, expert):  # type: ignore[no-untyped-def]
     """Put a loaded expert into the queues."""
+    if policy == LIRS:
+        join_lirs(sizes, node, counter, expert)
+        return
+    if policy == W_TINYLFU:
+        join_tiny_lfu(sizes, node, expert)
+        return
     queue = FIRST if node[CAME_FROM, expert] == OUT else SECOND
     if policy == S3_FIFO and counter[FILLING] and length(node, FIRST) >= sizes.part:
         queue = SECOND
@@ -207,6 +229,22 @@ def _evict_s3_fifo(sizes, node, counter):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
+def _evict_2q(sizes, node):  # type: ignore[no-untyped-def]
+    """Evict from A1in if it is too long, and remember it, else from Am; from the other where the batch protects all."""
+    first, main = oldest_free(node, FIRST), oldest_free(node, SECOND)
+    from_first = length(node, FIRST) > sizes.part
+    if (first if from_first else main) < 0:
+        from_first = not from_first
+    if not from_first:
+        take(node, main)
+        return main
+    move(node, GHOST, first)
+    if length(node, GHOST) > sizes.ghost:
+        take(node, oldest(node, GHOST))
+    return first
+
+
+@numba.njit(cache=True, nogil=True)
 def _evict_arc(sizes, node, target, cause):  # type: ignore[no-untyped-def]
     """Evict from the list that is longer than its target; ``cause`` is where the miss that needs room was a ghost."""
     slots, t1 = sizes.slots, length(node, FIRST)
@@ -239,12 +277,18 @@ def _evict(policy, sizes, node, listed, counter, target, cause):  # type: ignore
         return _evict_s3_fifo(sizes, node, counter)
     if policy == ARC:
         return _evict_arc(sizes, node, target, cause)
+    if policy == TWO_Q:
+        return _evict_2q(sizes, node)
+    if policy == LIRS:
+        return evict_lirs(sizes, node, counter)
     if policy == CLOCK:
         expert = _choose_clock(node)
     elif policy == SIEVE:
         expert = _choose_sieve(node, counter)
     elif policy == SLRU:
         expert = _choose_slru(node)
+    elif policy == W_TINYLFU:
+        expert = choose_tiny_lfu(node)
     elif policy == DALI:
         expert = _choose_dali(sizes, node)
     elif policy == RANDOM:
@@ -286,15 +330,14 @@ def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, star
         if request[batch] != counter[REQUEST]:
             if cold and counter[REQUEST] >= 0:
                 if served is not None:
-                    served.counter[DROPPED] += length(node, FIRST) + length(node, SECOND) - len(pinned)
+                    served.counter[DROPPED] += residents(node) - len(pinned)
                 empty(node, known, pinned, counter, target, cost)
             counter[REQUEST] = request[batch]
         low, high = starts[batch], starts[batch + 1]
         found = 0
         if served is not None and access == CORESIDENT:
             for i in range(low, high):
-                queue = node[QUEUE, keys[i] - first_key]
-                served.flags[i] = RESIDENT if queue in (FIRST, SECOND) else LOADED
+                served.flags[i] = RESIDENT if is_in(node, keys[i] - first_key) else LOADED
             choose(served.share, served.tokens, served.flags, low, high)
             high = pack(keys, served.flags, low, high)
             if high == low:
@@ -307,7 +350,7 @@ def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, star
             for i in range(low, high):
                 expert = keys[i] - first_key
                 if known[expert]:
-                    hit = node[QUEUE, expert] == FIRST or node[QUEUE, expert] == SECOND
+                    hit = is_in(node, expert)
                 else:
                     known[expert] = True
                     counter[FREE_FOR] += cost[expert]
@@ -324,7 +367,9 @@ def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, star
                 expert = keys[i] - first_key
                 if policy == DALI:
                     _look_back(sizes, node, listed, counter, expert)
-                if node[QUEUE, expert] == FIRST or node[QUEUE, expert] == SECOND:
+                elif policy == W_TINYLFU:
+                    count_use(sizes, node, counter, expert)
+                if is_in(node, expert):
                     found += access != PAPER
                     _hit(policy, sizes, node, expert)
                 else:
@@ -335,7 +380,7 @@ def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, star
                     misses += 1
                     used += cost[expert]
             evicted = 0
-            others = 0 if join_first else length(node, FIRST) + length(node, SECOND) - (together - misses)
+            others = 0 if join_first else residents(node) - (together - misses)
             if used > sizes.capacity and others > 0:
                 for i in range(begin, end):
                     node[PROTECTED, keys[i] - first_key] = 1
@@ -364,7 +409,6 @@ def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, star
             if served is not None:
                 served.counter[LOADS] += misses
                 for i in range(misses):
-                    queue = node[QUEUE, missed[i]]
-                    served.counter[GONE] += queue != FIRST and queue != SECOND
+                    served.counter[GONE] += not is_in(node, missed[i])
             counter[USED] = used
         hits[phase[batch]] += found

@@ -14,16 +14,14 @@ import numpy.typing as npt
 
 from lrcsim.simulator.compiled.pools import QueuePool
 from lrcsim.simulator.compiled.queue_lists import (
-    FIRST,
     PROTECTED,
-    QUEUE,
     REQUEST,
-    SECOND,
     QueueSizes,
     QueueState,
     empty,
-    length,
+    is_in,
 )
+from lrcsim.simulator.compiled.queue_lists import residents as residents_of
 from lrcsim.simulator.compiled.queue_loop import run_queues
 from lrcsim.simulator.compiled.served import DROPPED, EVICTED, Served
 from lrcsim.simulator.compiled.stack_any import CORESIDENT
@@ -131,14 +129,13 @@ def queue_pools(pools: list[QueuePool], layers: list[tuple[int, ...]], counters:
 @numba.njit(cache=True, nogil=True)
 def is_resident(pools, pool, key):  # type: ignore[no-untyped-def]
     """Return whether an expert is in its pool."""
-    queue = pools.node[pool, QUEUE, key - pools.first_key[pool]]
-    return queue == FIRST or queue == SECOND  # as in the loop
+    return is_in(pools.node[pool], key - pools.first_key[pool])
 
 
 @numba.njit(cache=True, nogil=True)
 def residents(pools, pool):  # type: ignore[no-untyped-def]
     """Return how many experts are in a pool."""
-    return length(pools.node[pool], FIRST) + length(pools.node[pool], SECOND)
+    return residents_of(pools.node[pool])
 
 
 @numba.njit(cache=True, nogil=True)

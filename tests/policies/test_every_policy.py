@@ -23,8 +23,8 @@ def test_a_case_is_solved_by_hand(name: str) -> None:
 
 @every
 def test_its_law_is_written_down(name: str) -> None:
-    laws = [*naive.SCORE, *naive.QUEUES, *naive.LOADED_AHEAD]
-    assert laws.count(name) == 1, f"say what {name} evicts in tests/naive.py: SCORE, QUEUES or LOADED_AHEAD"
+    laws = [*naive.SCORE, *naive.QUEUES, *naive.LOADED_AHEAD, *naive.ADMISSION]
+    assert laws.count(name) == 1, f"say what {name} evicts in tests/naive.py: SCORE, QUEUES, LOADED_AHEAD or ADMISSION"
 
 
 @every

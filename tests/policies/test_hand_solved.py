@@ -59,6 +59,28 @@ CASES = [
     # The hit moves a to t2. c: t1 (1) is above its target 0, b goes to ghost b1. b: found in b1, target rises to 1,
     # t1 is not above it, so a leaves t2 for b2. a: found in b2, target falls to 0, c leaves t1. b is still in t2.
     ("arc", 2, "abacbab", "mmhmmmh"),
+    # Kin is 1, Kout 2. e evicts a from A1in, which A1out remembers; a returns into Am, evicting b. Then f, g, h and i
+    # each evict the oldest of A1in (c, d, e, f), and a is still there. LRU would have evicted a for i.
+    ("2q", 4, "abcdeafghia", "mmmmmmmmmmh"),
+    # The same, and b, which left A1out when c and d followed it, returns as a new expert, into A1in, and goes again.
+    ("2q", 4, "abcdeafghiabjklmba", "mmmmmmmmmmhmmmmmmh"),
+    # Two LIR, a and b; c is HIR. d evicts c, which stays in the stack: a b (c) d. So c returns as LIR, evicting d, and
+    # a, the bottom, becomes HIR and leaves the stack: b (d) c. b takes (d) from the bottom with it: c b. a is in the
+    # queue, but not in the stack, so it stays HIR: c b a. d is forgotten and HIR, it evicts a. c and b are LIR.
+    ("lirs", 3, "abcdcbadcb", "mmmmmhhmhh"),
+    # With one slot there is no LIR.
+    ("lirs", 1, "aabab", "mhmmm"),
+    # c evicts b, used once. a hits, and b puts out c, used once. Now c is used the second time: last but one are a 2,
+    # b 3 (kept from before its eviction), so a goes and b hits.
+    ("lru-2", 2, "aabcabcb", "mhmmhmmh"),
+    # Window 1, main 2, of which 1 protected. d: c (1 use) leaves the window and is held against a (2): c goes. a, then
+    # b move into the protected segment, so that a is on probation again. e: d (1) against a (3), d goes; d: e goes. f:
+    # d (4) against a (3), a goes; a: f (1) against d (4), f goes.
+    ("w-tinylfu", 3, "aabbcdabedddfad", "mhmhmmhhmmhhmmh"),
+    # The 6th use halves all counts: a 5 to 2, b 1 to 0. At d, c (1 use since) is above b and takes its place on
+    # probation; with b's 1 use it would have gone.
+    ("w-tinylfu:sample=2", 3, "aaaabacdc", "mhhhmhmmh"),
+    ("w-tinylfu", 3, "aaaabacdc", "mhhhmhmmm"),
     # c: a and b have 2 uses each, a is the less recent and goes. a returns with 3 uses in all and evicts c (1); then c
     # (2) evicts b: b and a have 3 each, b is the less recent. So b misses at the end.
     ("lfu", 2, "aabbcbacb", "mhmhmhmmm"),
@@ -66,6 +88,17 @@ CASES = [
     ("lfu-resident", 2, "aabbcbacb", "mhmhmhmmh"),
     # At step 4: a is worth 1/4 + 1/8 + 1/16 = 0.4375, b 1/2: a goes, though used three times.
     ("lfu-decay:half_life=1", 2, "aaabca", "mhhmmm"),
+    # At c, the 4th use: a is worth 0.5 ** 1 + 0.5 ** 1.5 = 0.854, b 0.5 ** 0.5 = 0.707: b goes.
+    ("lrfu:0.5", 2, "aabca", "mhmmh"),
+    # Here a is worth 0.25 + 0.125, b 0.5: a goes.
+    ("lrfu:1", 2, "aabca", "mhmmm"),
+    # a and b take the free slots. c passes by; a second time it is admitted and evicts a, the least recent.
+    ("admit2+lru", 2, "abccba", "mmmmhm"),
+    # Behind the admission c does not count for the order: still a, b.
+    ("admit2+lru", 2, "abcdabc", "mmmmhhm"),
+    # Two uses of c that are 3 apart are too far for a window of 2, not for one of 3: there c evicts b, so b misses.
+    ("admit2:2+lru", 2, "abcabcab", "mmmhhmhh"),
+    ("admit2:3+lru", 2, "abcabcab", "mmmhhmmm"),
     # Counts halve after accesses 3 and 6. At the 6th access a has 1.5 (3 halved), b 2: a goes.
     ("lfu-aging:interval=3,decay=0.5", 2, "aaabbcba", "mhhmhmhm"),
     # Keys: a 2, b 1; c evicts b, L = 1. c has key 1, d key L + 1 = 2: d evicts c. c returns with count 0 + 1, key 2;

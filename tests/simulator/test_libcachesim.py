@@ -15,6 +15,17 @@ s3-fifo = S3FIFO
     libCacheSim's small queue rounds to one slot, into which it admits nothing (hit rate 0), or to none, which ends the
     process; ours has one slot at least. Shares that binary fractions cannot hold may round differently: 0.29 of 100
     slots is 28 there, 29 here.
+2q = TwoQ
+    Equal from 4 slots on. Below that libCacheSim's A1in rounds to none, and it admits nothing; ours has at least one.
+lru-2
+    Not comparable: libCacheSim's LRUK forgets an expert's uses at eviction, and puts out those used once in the order
+    in which they were loaded (tested below); ours keeps its history, as in the paper, and takes the least recent.
+lirs
+    Not comparable: libCacheSim's LIRS holds more experts than it has slots (tested below). A hit of an HIR that has
+    left the stack turns an LIR into an HIR, which takes the place in the queue of the expert that was hit; that stays.
+w-tinylfu
+    Not comparable: its window rounds to none below 100 slots, which admits nothing (and below 4 ends the process), its
+    main cache is the SLRU of four segments, and it does not count uses in the window.
 slru
     Not comparable: libCacheSim's has four equal segments, the Python package offers no others, and an object that finds
     the lowest segment full is inserted into the next one. Ours is the original's two segments.
@@ -172,6 +183,21 @@ def test_drawn_traces_s3_fifo(scope: str, trace: RoutingTrace, slots: int, warm:
 
 @pytest.mark.parametrize("scope", ["layer", "model"])
 @drawn
+@given(trace=traces(6, 30), slots=st.integers(4, 40), warm=st.booleans())
+def test_drawn_traces_2q(scope: str, trace: RoutingTrace, slots: int, warm: bool) -> None:
+    expected = theirs(trace, "TwoQ", slots, scope, warm=warm)
+    assert ours(trace, "2q", slots, scope, warm=warm).tolist() == expected.tolist()
+
+
+@drawn
+@given(trace=traces(6, 12), slots=st.integers(8, 24), ghost=st.sampled_from([0.25, 0.5, 1.0]))
+def test_drawn_traces_2q_with_parameters(trace: RoutingTrace, slots: int, ghost: float) -> None:
+    expected = theirs(trace, "TwoQ", slots, "layer", a_in_size_ratio=0.5, a_out_size_ratio=ghost)
+    assert ours(trace, f"2q:share=0.5,ghost={ghost}", slots, "layer").tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("scope", ["layer", "model"])
+@drawn
 @given(trace=traces(6, 12), slots=st.integers(8, 24), threshold=st.integers(1, 3))
 def test_drawn_traces_s3_fifo_with_parameters(scope: str, trace: RoutingTrace, slots: int, threshold: int) -> None:
     expected = theirs(trace, "S3FIFO", slots, scope, small_size_ratio=0.25, move_to_main_threshold=threshold)
@@ -180,11 +206,11 @@ def test_drawn_traces_s3_fifo_with_parameters(scope: str, trace: RoutingTrace, s
 
 
 @pytest.mark.parametrize("scope", ["layer", "model"])
-@pytest.mark.parametrize("policy", [*SAME_RULE, "s3-fifo"])
+@pytest.mark.parametrize("policy", [*SAME_RULE, "s3-fifo", "2q"])
 def test_a_long_trace(policy: str, scope: str) -> None:
-    algorithm = SAME_RULE.get(policy, "S3FIFO")
+    algorithm = {**SAME_RULE, "s3-fifo": "S3FIFO", "2q": "TwoQ"}[policy]
     for slots in (1, 4, 7, 20, 33, 47) if scope == "layer" else (1, 11, 12, 20, 50, 100, 143):
-        if policy == "s3-fifo" and slots < 20:
+        if slots < {"s3-fifo": 20, "2q": 4}.get(policy, 1):
             continue
         same = ours(LONG, policy, slots, scope) == theirs(LONG, algorithm, slots, scope)
         assert same.all(), f"{slots} slots: differs first at access {int(same.argmin())}"
@@ -205,3 +231,33 @@ def test_slru_has_other_segments() -> None:
     trace = RoutingTrace.from_arrays(np.array([0, 1, 2, 3, 4, 5, 1]).reshape(-1, 1, 1), num_experts=6)
     assert theirs(trace, "SLRU", 4, "layer").tolist() == [False] * 6 + [True]
     assert ours(trace, "slru", 4, "layer").tolist() == [False] * 7
+
+
+def test_lirs_there_holds_more_than_its_slots() -> None:
+    # 2 slots: a LIR, b HIR; b becomes LIR, a HIR. a hits, c is new. Of a, b and c two can be there; each one hits.
+    assert [[*run("LIRS", [0, 1, 1, 0, 2, last], 2)][-1] for last in (0, 1, 2)] == [True, True, True]
+    for last, hit in ((0, False), (1, True), (2, True)):
+        trace = RoutingTrace.from_arrays(np.array([0, 1, 1, 0, 2, last]).reshape(-1, 1, 1), num_experts=3)
+        assert ours(trace, "lirs", 2, "layer")[-1] == hit
+
+
+def lru_k_there(objects: Sequence[int], slots: int) -> Iterator[bool]:
+    """Evict the oldest last use but one, of what was used once the first loaded; uses are forgotten at eviction."""
+    uses: dict[int, list[int]] = {}  # of residents
+    for now, key in enumerate(objects):
+        yield key in uses
+        if key not in uses and len(uses) == slots:
+            del uses[min(uses, key=lambda one: (uses[one][-2] if len(uses[one]) > 1 else -1, uses[one][0]))]
+        uses.setdefault(key, []).append(now)
+
+
+def test_lru_k_there_forgets() -> None:
+    objects = [key for _, key in requests(LONG.experts.astype(np.int64), 48, [0])]
+    for slots in (2, 3, 5, 24):
+        assert [*run("LRUK", objects, slots)] == [*lru_k_there(objects, slots)]
+    # a a b c a b c b: as in tests/policies/test_hand_solved.py, but b's first use is forgotten, so that its second is
+    # again its first, and it goes for c.
+    short = [0, 0, 1, 2, 0, 1, 2, 1]
+    assert [*run("LRUK", short, 2)][-1] is False
+    trace = RoutingTrace.from_arrays(np.array(short).reshape(-1, 1, 1), num_experts=3)
+    assert ours(trace, "lru-2", 2, "layer")[-1]

@@ -136,6 +136,9 @@ actions = st.sampled_from(["load", "cpu", "split", "split:0", "split:0.3", "spli
 rules = {"warm": st.booleans(), "prefill": st.sampled_from(["step", "token", "chunk:2"]), "overlap": st.booleans()}
 POLICIES = list(BUILT_IN)
 SPECS = [*POLICIES, "pinned-lru:0.2", "pinned-lru:1", "slru:0.3", "dali:9,heavy=2", "hobbit:w1=0,w2=0,w3=1,w4=0"]
+SPECS += [
+    f"admit2:{window}+{name}" for window, name in ((8, "mrs"), (20, SPECS[-1]), (20, "s3-fifo"), (8, "moe-infinity"))
+]
 
 
 @settings(max_examples=250)
