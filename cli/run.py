@@ -82,11 +82,11 @@ def _show(result: Result) -> None:
     if len(columns) == 2:  # one phase only: it is the overall
         columns = columns[:1]
     mine = [percent(result.hit_rate if phase is None else result.phase_rate(phase)) for _, phase in columns]
-    shown = " + ".join(filter(None, (config["policy"], config.get("route"))))
-    rows = [[f"[bold]{value}[/bold]" for value in (shown, *mine)]]
+    mine_is = " + ".join(filter(None, (config["policy"], config.get("route"))))
+    rows = [[f"[bold]{value}[/bold]" for value in (mine_is, *mine)]]
     if result.routing is not None:
-        plain = result.routing.without
-        rates = [percent(plain.hit_rate if phase is None else plain.phase_rate(phase)) for _, phase in columns]
+        without = result.routing.without
+        rates = [percent(without.hit_rate if phase is None else without.phase_rate(phase)) for _, phase in columns]
         rows.append([f"{config['policy']} without {data['route']['rule']}", *rates])
     references = [("lru", result.lru), *result.bounds.items()]
     for name, bound in references:

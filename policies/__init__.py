@@ -1,4 +1,4 @@
-"""Eviction policies: the contract (`Policy`), those built in, and how a name becomes one (`make_policy`)."""
+"""Eviction policies and routing rules: contracts (`Policy`, `RoutingRule`), those built in, by name (`make_policy`)."""
 
 from lrcsim.policies.base import NEVER, Param, Policy, View
 from lrcsim.policies.compiled import CompiledScore, Expert, Now

@@ -179,7 +179,10 @@ def _weights(
     mine = np.where(there, np.take_along_axis(chances, np.maximum(chosen, 0).astype(np.int64), axis=2), 0)
     total = mine.sum(axis=2, keepdims=True)
     wanted = np.where(there, recorded, 0).sum(axis=2, keepdims=True, dtype=np.float64)
-    return np.divide(mine * wanted, total, out=np.zeros_like(mine), where=total > 0).astype(np.float32)
+    weights: npt.NDArray[np.float32] = np.divide(mine * wanted, total, out=np.zeros_like(mine), where=total > 0).astype(
+        np.float32
+    )
+    return weights
 
 
 def _compiles(run: Run, rule: CompiledRule) -> bool:

@@ -70,7 +70,7 @@ class RouterScores:
             )
         first = min(trace.num_tokens, LOOKED_AT)
         experts, logits = trace.read("experts", 0, first), trace.read("logits", 0, first).astype(np.float32)
-        routed = (experts >= 0).any(axis=2)
+        routed = np.asarray((experts >= 0).any(axis=2))
         recorded = trace.provenance.get("logits")
         if recorded not in ("raw", "probabilities"):
             recorded = "probabilities" if _are_probabilities(logits, routed, trace) else "raw"
