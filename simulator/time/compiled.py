@@ -136,6 +136,7 @@ def run_compiled(
     trace = job.trace
     share = loaded_share(action)
     assert share is not None  # unsupported() says so
+    cache: CompiledCache | ReplayedCache
     cache = CompiledCache(job, share) if has_compiled_cache(job) else ReplayedCache(job, action)
     overlap = overlap and runtime.loads.overlap != "none"
     prices = costs.table(trace.num_layers)
@@ -144,6 +145,7 @@ def run_compiled(
     totals = Totals.zero(trace.num_layers, trace.num_layers * trace.num_experts, _rooms(job))
     tally, steps_by_phase = Tally(None), np.zeros(2, np.int64)
     run: Any = run_layer_steps  # compiled: type checkers do not know its arguments
+    add: Any = add_block  # likewise
     none = np.zeros(0, np.int64)
     alone = np.zeros((2, 2)) if share < 1 else None  # for the bounds, while the schedule is here
     for block, served in cache.blocks():
@@ -159,9 +161,9 @@ def run_compiled(
                 *(first, request, phase, table.sizes, steps, totals),
             )
             if alone is not None:
-                launched = launches(runtime)
-                add_block(
-                    *(prices, path.dram, launched, tokens, block.starts, block.layer, first, phase, table.sizes, alone)
+                add(
+                    *(prices, path.dram, launches(runtime), tokens, block.starts, block.layer, first, phase),
+                    *(table.sizes, alone),
                 )
             tally.extend(steps, phase, table)
             steps_by_phase += np.bincount(phase, minlength=2)

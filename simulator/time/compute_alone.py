@@ -6,6 +6,8 @@ token's, and after a prompt of n tokens at most the square root of 2 n k, as the
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +33,7 @@ def compute_alone(
         float64 [2, 2]: resident and divided (`lrcsim.simulator.time.time_bounds.computed`), by phase.
     """
     found = np.zeros((2, 2))
+    add: Any = add_block  # compiled: type checkers do not know its arguments
     for block in schedule.blocks():
         rows = np.flatnonzero(np.diff(block.step, prepend=-1))
         if not len(rows):  # nothing was recorded in it
@@ -38,7 +41,7 @@ def compute_alone(
         tokens = np.zeros(0, np.int64) if block.tokens is None else block.tokens
         sizes = step_table(schedule.trace, block, rows).sizes
         first = np.append(rows, len(block.layer))
-        add_block(costs, dram, launches, tokens, block.starts, block.layer, first, block.phase[rows], sizes, found)
+        add(costs, dram, launches, tokens, block.starts, block.layer, first, block.phase[rows], sizes, found)
     return found
 
 
