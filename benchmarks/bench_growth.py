@@ -2,7 +2,7 @@
 
 Made-up routing, 64 experts, top-4; CPU time of the whole call, the least of three where they are short; traces and what
 is compiled are made before. The exponent is that between the last two sizes, ln(t2 / t1) / ln(n2 / n1): 1 is linear, 0
-does not depend on it. Requests divide the same tokens; a request of one token is the last.
+does not depend on it. Requests divide the same tokens; the last ones have one token (SRP, SCH: 20).
 
     python benchmarks/bench_growth.py [LARGEST, tokens, 10000000 unless told] [WHAT...]
 """
@@ -31,6 +31,9 @@ from lrcsim.traces.importers import import_trace
 EXPERTS, TOP_K = 64, 4
 STEPS = np.array([0, 7, 19, 33])
 TOKENS = 100_000
+LEAST = 20
+"""Tokens of the shortest requests that SRP and SCH are measured on: no fewer than their segments."""
+
 LIMIT = 1.15
 """Exponents above are marked."""
 
@@ -113,9 +116,10 @@ def measure(what: str, work: Work, largest: int) -> None:
     """Measure one thing by tokens, by requests and by layers."""
     work(made(2_000, 2, 4))  # compiles
     tokens = min(TOKENS, largest // 5)
+    most = tokens // (LEAST if what.startswith(("srp", "sch")) else 1)
     grown = {
         "tokens": [(size, 2, 100) for size in powers(largest)],
-        "requests": [(tokens, 2, requests) for requests in (1, 100, 10_000, tokens)],
+        "requests": [(tokens, 2, requests) for requests in (1, 100, most // 10, most)],
         "layers": [(20_000, layers, 100) for layers in (1, 4, 16, 64)],
     }
     for place, (by, shapes) in zip((0, 2, 1), grown.items(), strict=True):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -45,21 +46,20 @@ SPECS = {
 """Grids, by what they are."""
 
 
-def seconds(arguments: list[str]) -> float:
-    """Run the command line; return wall seconds."""
-    started = time.perf_counter()
+def seconds(arguments: list[str]) -> tuple[float, float]:
+    """Run the command line; return wall seconds, and CPU seconds of it and its processes."""
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-c", "from lrcsim.cli.main import main; main()", "sweep", *arguments]
     subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.perf_counter() - started, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main() -> None:
     """Print the table."""
     kinds = sys.argv[1:] or list(SPECS)
-    print(
-        "| sweep | processes | estimated, s | took, s | ratio | estimating, s |\n|---|---:|---:|---:|---:|---:|",
-        flush=True,
-    )
+    print("| sweep | processes | estimated, s | took, s | ratio | CPU s | estimating, s |")
+    print("|---|---:|---:|---:|---:|---:|---:|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder) / "spec.toml"
         said = Path(folder) / "said.json"
@@ -67,12 +67,13 @@ def main() -> None:
             lines = (f"{json.dumps(name)} = {json.dumps(values)}" for name, values in SPECS[kind].items())
             spec.write_text("[grid]\n" + "\n".join(lines) + "\n")
             for jobs in (1, 2)[: os.cpu_count() or 1]:
-                took = seconds([str(spec), "--dry-run", "--jobs", str(jobs), "--json", str(said)])
+                estimating, _ = seconds([str(spec), "--dry-run", "--jobs", str(jobs), "--json", str(said)])
                 about = json.loads(said.read_text())["seconds"]
                 table = Path(folder) / f"{jobs}.parquet"
-                real = seconds([str(spec), "--jobs", str(jobs), "-o", str(table)])
+                real, cpu = seconds([str(spec), "--jobs", str(jobs), "-o", str(table)])
                 table.unlink()
-                print(f"| {kind} | {jobs} | {about:.1f} | {real:.1f} | {about / real:.2f} | {took:.1f} |", flush=True)
+                said_took = f"{about:.1f} | {real:.1f} | {about / real:.2f}"
+                print(f"| {kind} | {jobs} | {said_took} | {cpu:.1f} | {estimating:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

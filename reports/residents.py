@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +46,7 @@ class Rates:
 
     def add(self, layer: int | IntArray, step: int | IntArray, hits: int | IntArray, accesses: int | IntArray) -> None:
         """Count a layer-step, or some (int64 [n] each); ``step`` is counted from the first of those shown."""
-        at = layer, step // self.per_column
+        at: Any = layer, step // self.per_column
         np.add.at(self.hits, at, hits)
         np.add.at(self.accesses, at, accesses)
 
