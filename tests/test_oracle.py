@@ -214,6 +214,29 @@ def hits(case: Case, policy: str, access: str, scope: str) -> list[bool]:
     return flags.tolist()
 
 
+@st.composite
+def long_traces(draw: st.DrawFn) -> naive.Trace:
+    """One layer, whose experts come back after some time: long enough for ghosts and halved counts."""
+    experts, k = draw(st.integers(5, 9)), draw(st.integers(1, 2))
+    random = Random(draw(st.integers(0, 2**32)))
+    ids: list[list[list[int]]] = []
+    for _ in range(120):
+        again = random.random() < 0.5 and len(ids) > 9
+        ids.append(random.choice(ids[-9:]) if again else [random.sample(range(experts), k)])
+    return naive.Trace(ids, [experts], [k], [0, 120], None, None, [1])
+
+
+@pytest.mark.parametrize("policy", naive.QUEUES)
+def test_queues_that_turn_over_many_times(policy: str) -> None:
+    @ORACLE
+    @given(cases(policy, "coresident", "layer"), long_traces(), st.integers(2, 6))
+    def check(case: Case, trace: naive.Trace, slots: int) -> None:
+        case.trace, case.cache = trace, str(slots)
+        check_case(case, policy, "coresident", "layer")
+
+    check()
+
+
 BEHIND = [name for name in POLICIES if not BUILT_IN[name].bypass and "future" not in BUILT_IN[name].needs]
 """Policies that second-touch admission goes before."""
 

@@ -136,6 +136,33 @@ def test_a_pool_that_shrinks_and_grows() -> None:
     assert (pool.resident, pool.evictions, pool.bypassed) == ({0, 2, 3, 4}, 2, 0)
 
 
+def test_one_that_is_admitted_goes_before_one_that_is_not() -> None:
+    # 2 slots, then 3: of a batch d c, c was used before (it passed by) and takes the free slot, so that d passes by.
+    pool = pool_of("admit2+lru", 2)
+    for key in (0, 1, 2):
+        pool.coresident([key])
+    pool.resize(3)
+    assert pool.coresident([3, 2]) == [3, 2]
+    assert (pool.resident, pool.evictions, pool.bypassed) == ({0, 1, 2}, 0, 2)
+
+
+def test_a_pool_that_shrinks_protects_nobody() -> None:
+    pool = pool_of("admit2+mru", 4)
+    for key in range(4):
+        pool.coresident([key])
+    pool.resize(2)
+    assert pool.resident == {0, 1}  # as without admission: the last used go first
+
+
+def test_an_admitted_batch_that_exceeds_the_pool() -> None:
+    # c, d and e were used before, so that all are admitted: a and b go, then the least recent of the batch, c.
+    pool = pool_of("admit2+lru", 2)
+    for key in range(5):
+        pool.coresident([key])
+    assert pool.coresident([2, 3, 4]) == [2, 3, 4]
+    assert (pool.resident, pool.evictions, pool.bypassed) == ({3, 4}, 2, 4)
+
+
 def test_a_batch_that_exceeds_the_pool() -> None:
     # 2 slots hold a and b. Of a batch c d e only d was used (with f, which passed by): it evicts a. The others pass by.
     pool = pool_of("admit2+lru", 2)
@@ -172,22 +199,22 @@ def test_before_a_users_policy(tmp_path: Path) -> None:
 
 
 def test_weights_of_the_admitted_reach_the_policy_behind() -> None:
-    seen: list[tuple[list[int], list[float]]] = []
+    seen: list[tuple[list[int], list[float], list[float]]] = []
 
     class Watching(ScorePolicy):
         needs = frozenset({"weights"})
 
         def access(self, batch, missed):  # type: ignore[no-untyped-def]
-            seen.append((list(batch), [round(float(weight), 3) for weight in self.view.weights]))
+            seen.append((list(batch), list(self.view.weights), list(self.view.layer_weights)))
             super().access(batch, missed)
 
         def score(self, key: int) -> float:
             return key
 
-    # 2 slots: 0 and 1; then 2 passes by beside 1, and the policy sees 1 alone.
+    # 2 slots: 0 and 1; then 2 passes by beside 1, and the policy sees 1 alone, and the weights of the layer-step.
     trace = RoutingTrace.from_arrays([[[0, 1]], [[2, 1]]], num_experts=3, weights=[[[0.75, 0.25]], [[0.5, 0.125]]])
     replay(Run.of(trace, policy=Admit2(Watching()), cache=2, scope="model"))
-    assert seen == [([0, 1], [0.75, 0.25]), ([1], [0.125])]
+    assert seen == [([0, 1], [0.75, 0.25], []), ([1], [0.125], [0.5, 0.125])]
 
 
 def test_all_other_policies_can_stand_behind() -> None:

@@ -64,6 +64,12 @@ CASES = [
     ("2q", 4, "abcdeafghia", "mmmmmmmmmmh"),
     # The same, and b, which left A1out when c and d followed it, returns as a new expert, into A1in, and goes again.
     ("2q", 4, "abcdeafghiabjklmba", "mmmmmmmmmmhmmmmmmh"),
+    # e, f and g evict a, b and c, of which A1out remembers the last two: a is new again and goes, b is in Am.
+    ("2q", 4, "abcdefgahijka", "mmmmmmmmmmmmm"),
+    ("2q", 4, "abcdefgbhijkb", "mmmmmmmmmmmmh"),
+    # Four evicted, three (as many as slots) remembered: c is HIR again, and x evicts it; d is LIR, and stays.
+    ("lirs", 3, "abcdefgcxc", "mmmmmmmmmm"),
+    ("lirs", 3, "abcdefgdxd", "mmmmmmmmmh"),
     # Two LIR, a and b; c is HIR. d evicts c, which stays in the stack: a b (c) d. So c returns as LIR, evicting d, and
     # a, the bottom, becomes HIR and leaves the stack: b (d) c. b takes (d) from the bottom with it: c b. a is in the
     # queue, but not in the stack, so it stays HIR: c b a. d is forgotten and HIR, it evicts a. c and b are LIR.
