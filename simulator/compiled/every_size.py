@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from lrcsim.policies import BUILT_IN, PolicySpec, make_policy
 from lrcsim.policies.kernels import Stack
 from lrcsim.simulator.cache.capacity import Scope
 from lrcsim.simulator.compiled import lru as lru_stack
-from lrcsim.simulator.compiled import lru_registers, lru_turn
+from lrcsim.simulator.compiled import lru_registers, lru_turn, paper_lanes
 from lrcsim.simulator.compiled import sch_static as static_stack
 from lrcsim.simulator.compiled import stack_any as stack
 from lrcsim.simulator.compiled.engine_for import kernel_of
@@ -145,29 +146,32 @@ def stack_hits_of(
     kernels = [_kernel_of(policy, trace, access, warm, keys, only) for policy in policies]
     states = [[kernel.empty() for kernel in kernels] for _ in pools]
     schedule = Schedule(trace, prefill)
-    parts = _parts(schedule, kernels, warm)
+    parts, many = _parts(schedule, kernels, warm), any(kernel.in_lanes for kernel in kernels)
+    together = paper_lanes.LANES if many else 1
+    groups = [range(low, min(low + together, len(pools))) for low in range(0, len(pools), together)]
     width = jobs or os.cpu_count() or 1
     if isinstance(parts, list):  # a pool's ids and next uses are held while it is run
         longest = max(int(part.starts[-1] - part.starts[0]) for part in parts)
-        bytes_per_pool = BYTES_AHEAD * longest * trace.top_k * (trace.num_layers if scope == "model" else 1)
+        layers_of_pool = trace.num_layers if scope == "model" else together
+        bytes_per_pool = BYTES_AHEAD * longest * trace.top_k * layers_of_pool
         width = max(1, min(width, MEMORY // max(bytes_per_pool, 1)))
     for kernel in kernels:
         if kernel.rule == STATIC:
             kernel.windows = _windows(trace, schedule.all_steps(), kernel.window)
     with ThreadPoolExecutor(width) as threads:
-        spread = threads.map if min(width, len(pools)) > 1 else map  # one alone needs no thread: a tenth of LRU's time
+        spread = threads.map if min(width, len(groups)) > 1 else map  # one alone needs no thread: a tenth of LRU's time
         for part in parts:
             low, high = int(part.starts[0]), int(part.starts[-1])
             ids_of, steps = _reader(trace, low, high, scope), kernel_steps(part)
 
-            def run_pool(index: int, ids_of: Any = ids_of, steps: stack.Steps = steps) -> None:
-                ids = ids_of(pools[index])
-                for kernel, state in zip(kernels, states[index], strict=True):
-                    kernel(ids, steps, state)
+            def run_group(group: range, ids_of: Any = ids_of, steps: stack.Steps = steps) -> None:
+                ids = [ids_of(pools[index]) for index in group]
+                for number, kernel in enumerate(kernels):
+                    kernel.run_pools(ids, steps, [states[index][number] for index in group])
 
-            for done, _ in enumerate(spread(run_pool, range(len(pools))), start=1):
+            for done, _ in enumerate(spread(run_group, groups), start=1):
                 if progress is not None:
-                    progress(low + (high - low) * done // len(pools), trace.num_tokens)
+                    progress(low + (high - low) * done // len(groups), trace.num_tokens)
     return [
         StackHits(
             [_cumulated(mine[number].hits[:, :keys]) for mine in states],
@@ -185,12 +189,17 @@ def _kernel_of(
     if kernel is None:
         raise ConfigError(f"policy {policy!r} has no stack algorithm, these have: {', '.join(STACK_POLICIES)}")
     window = int(getattr(chosen, "m", 0))
-    return StackKernel(RULES[kernel], stack.RULES[access], not warm, trace.num_experts, keys, window, only)
+    made = StackKernel(RULES[kernel], stack.RULES[access], not warm, trace.num_experts, keys, window, only)
+    if access == "paper" and not warm and keys == trace.num_experts and only is None:
+        longest, accesses = int(np.diff(trace.offsets).max()), math.prod(trace.columns["experts"].shape)
+        size = trace.num_layers, keys, trace.top_k, longest
+        made.in_lanes = paper_lanes.suits(made.rule, *size, window, accesses)
+    return made
 
 
 def _parts(schedule: Schedule, kernels: Sequence[StackKernel], warm: bool) -> Iterable[StepRun]:
     """Return runs of steps that go together: a list where what belongs to one request must not be parted."""
-    if not any(kernel.needs_all for kernel in kernels):
+    if not any(kernel.needs_all or kernel.in_lanes for kernel in kernels):
         return schedule.step_runs(TOKENS_PER_BLOCK)
     steps = schedule.all_steps()
     if warm or any(kernel.rule == STATIC for kernel in kernels):
@@ -257,6 +266,7 @@ class StackKernel:
         )
         self.only = -1 if only is None else only
         self.needs_all = rule not in (LRU, LFU)
+        self.in_lanes = False  # whether pools may run side by side: steps are tokens, and blocks whole requests
         self.windows = NO_TIMES  # of every step, for STATIC
 
     def empty(self) -> Any:
@@ -264,15 +274,36 @@ class StackKernel:
         kinds: dict[int, Any] = {LRU: lru_stack.LruState, STATIC: static_stack.StaticState}
         return kinds.get(self.rule, stack.StackState).empty(self.keys)
 
+    def run_pools(self, experts: list[npt.NDArray[Any]], steps: stack.Steps, states: list[Any]) -> None:
+        """Advance some pools, side by side where that is faster; arguments and errors of each as of a call."""
+        side_by_side = self.in_lanes and len(experts) >= paper_lanes.LEAST_LAYERS
+        if not side_by_side or not all(self._check(ids) and ids.dtype == np.int16 for ids in experts):
+            for ids, state in zip(experts, states, strict=True):
+                self(ids, steps, state)
+            return
+        run: Any = paper_lanes.run_paper
+        begins = np.flatnonzero(np.diff(steps.request, prepend=-1, append=-1))
+        hits, accesses = np.zeros((len(states), 2, self.keys), np.int64), np.zeros((len(states), 2), np.int64)
+        together = np.concatenate([ids.transpose(1, 0, 2) for ids in experts])
+        if not run(self.rule, together, begins, steps.phase, self.window, hits, accesses):
+            raise TraceError(IMPOSSIBLE)
+        for state, found, counted in zip(states, hits, accesses, strict=True):
+            state.hits[:] += found
+            state.accesses[:] += counted
+
     def __call__(self, experts: npt.NDArray[Any], steps: stack.Steps, state: Any) -> None:
         """Advance a pool over int [tokens, layers of the pool, k] experts; TraceError where they are impossible."""
+        self._run(experts, self._check(experts), steps, state)
+        if state.counter[5]:
+            raise TraceError(IMPOSSIBLE)
+
+    def _check(self, experts: npt.NDArray[Any]) -> bool:
+        """Return whether all ids were recorded; TraceError where they are impossible."""
         ends: Any = lru_stack.least_and_most  # compiled: type checkers do not know its arguments
         least, most = ends(experts.reshape(-1))
         if most >= self.stride or least < -1:
             raise TraceError(IMPOSSIBLE)
-        self._run(experts, least >= 0, steps, state)
-        if state.counter[5]:
-            raise TraceError(IMPOSSIBLE)
+        return bool(least >= 0)
 
     def _run(self, experts: npt.NDArray[Any], complete: bool, steps: stack.Steps, state: Any) -> None:
         if self.rule == LRU:
