@@ -6,8 +6,8 @@ look-aheads at every capacity. The routing is synthetic: it is drawn once, in bo
 
 All policies run in one process and one thread, in one reading of the file; with --apart each in a process of its own,
 --jobs of them at a time. CPU time (from the process's start: imports, loading of kernels, reading and unpacking the
-file are in it) and peak memory are the process's. After its figures are taken, it checks itself against other parts of the
-trace: on two whole requests the curve must equal `simulate`, the replay in Python, at several capacities; at all
+file are in it) and peak memory are the process's. After its figures are taken, it checks itself against other parts of
+the trace: on two whole requests the curve must equal `simulate`, the replay in Python, at several capacities; at all
 capacities the rates of the whole trace must be those of a sample of its requests, and every expert must be a hit once
 all have room.
 
@@ -208,9 +208,7 @@ def main() -> None:
         with RoutingTrace.open(path) as trace:
             assert trace.num_tokens == requests * REQUEST, f"{path} has {trace.num_tokens:,} tokens: remove it"
         print(f"{requests * REQUEST:,} tokens, {accesses / 1e9:.3f} G accesses, {path.stat().st_size / 1e9:.2f} GB\n")
-        print(
-            "| policies | CPU s | of it start | wall s | peak MB | ns/access | hit rate at 2x | paper's code, h | ratio |"
-        )
+        print("| policies | CPU s | start | wall s | peak MB | ns/access | hit rate at 2x | paper's code, h | ratio |")
         print("|---|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
         theirs = reference_rates(path, options.reference) if options.reference else {}
         names = tuple(options.policies.split(","))

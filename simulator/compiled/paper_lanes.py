@@ -163,7 +163,7 @@ def _look_below(stack, limit, found, at, residents):  # type: ignore[no-untyped-
         Where the places end that were looked at.
     """
     met, place = np.int64(0), np.uint64(0)
-    while met < residents:
+    while met < residents and place < np.uint64(len(stack)):
         here = np.uint32(0)
         for i in range(EIGHT_W):
             hit = np.uint32(stack[place + i] <= limit)
@@ -207,7 +207,7 @@ def _look(counting, stack, olds, bits, found, at, residents, met_here):  # type:
         Where the places end that were looked at.
     """
     met, p0, one, use = np.int64(0), np.uint64(0), np.uint32(1), np.uint32(1) << bits
-    while met < residents:
+    while met < residents and p0 < np.uint64(len(stack)):  # not all are met if a token has an expert twice
         for i in range(W):
             met_here[i] = 0
         p1 = p0 + W
