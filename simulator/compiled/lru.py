@@ -8,7 +8,7 @@ go through registers where the CPU has what they need (`lru_registers`).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -58,9 +58,11 @@ class LruState(NamedTuple):
         """Make the state of a pool over ``keys`` experts, with nothing in it."""
         on_line = keys > lru_places.MOST_KEYS
         groups = -(-4 * keys // (64 * WORDS_PER_GROUP)) + 1 if on_line else 0
-        places = np.arange(0 if on_line else keys, dtype=np.uint8 if keys <= 256 else np.uint16)
+        held: npt.NDArray[Any] = np.arange(0 if on_line else keys, dtype=np.uint8 if keys <= 256 else np.uint16)
+        if keys <= lru_bits.MOST_KEYS:
+            held = np.full(keys, ALL_BITS)
         return cls(
-            np.full(keys, ALL_BITS) if keys <= lru_bits.MOST_KEYS else places,
+            held,
             np.zeros(groups * WORDS_PER_GROUP, np.uint64),
             np.zeros(groups, np.int64),
             np.full(keys, -1, np.int64),

@@ -271,9 +271,9 @@ def _find_next_uses(ids, lanes, tokens, low, high, k, upcoming, num_keys, next_u
             upcoming[mine + key] = np.uint32(number + np.uint64(2) + key)
         at = number
         while at > np.uint64(0):
-            key = mine + np.uint64(ids[begin + at - np.uint64(1)])
-            next_use[lane * most + at - np.uint64(1)] = upcoming[key]
-            upcoming[key] = np.uint32(at)
+            used = mine + np.uint64(ids[begin + at - np.uint64(1)])
+            next_use[lane * most + at - np.uint64(1)] = upcoming[used]
+            upcoming[used] = np.uint32(at)
             at -= np.uint64(1)
 
 
@@ -295,7 +295,7 @@ def _come_into_sight(ids, lanes, tokens, token, k, num_keys, bits, cost, uses, o
     """
     residents, use = np.int64(0), np.uint32(1) << bits
     for lane in range(np.uint64(lanes)):
-        at, row = (lane * np.uint64(tokens) + np.uint64(token)) * np.uint64(k), lane
+        at, row = (lane * np.uint64(tokens) + np.uint64(token)) * np.uint64(k), np.uint64(lane)
         for rank in range(np.uint64(k)):
             key = lane * np.uint64(num_keys) + np.uint64(ids[at + rank])
             uses[key] += np.uint32(1)
@@ -357,7 +357,7 @@ def run_paper(rule, experts, starts, phases, window, hits, accesses):  # type: i
                 ahead += 1
             residents = np.int64(0)
             for lane in range(np.uint64(lanes)):
-                at, row = (lane * np.uint64(tokens) + np.uint64(token)) * np.uint64(k), lane
+                at, row = (lane * np.uint64(tokens) + np.uint64(token)) * np.uint64(k), np.uint64(lane)
                 following = lane * np.uint64(most) + np.uint64(now)
                 for rank in range(np.uint64(k)):
                     key = lane * np.uint64(num_keys) + np.uint64(ids[at + rank])
@@ -392,7 +392,7 @@ def run_paper(rule, experts, starts, phases, window, hits, accesses):  # type: i
                 stop = max(stop, np.uint64(deepest * LANES))
             _insert(stack, stop, olds, news, size, carried, top)
     for lane in range(lanes):
-        for phase in range(2):
+        for kind in range(2):
             for place in range(num_keys):
-                hits[lane, phase, place] += found[(phase * rows + place) * LANES + lane]
+                hits[lane, kind, place] += found[(kind * rows + place) * LANES + lane]
     return True
