@@ -4,16 +4,20 @@ Its size: 11 data sets x 2,048 samples x 512 tokens = 11,534,336 tokens, through
 (those of Qwen3-30B-A3B): 4.4 G accesses, by the paper's rule of access; LRU, LFU, the optimum's rule and four
 look-aheads at every capacity. The routing is synthetic: it is drawn once, in bounded memory, into a trace file.
 
-Every policy runs in a process of its own with one thread, so that CPU time (from the process's start: imports, loading
-of kernels, reading and inflating the file are in it) and peak memory are its own; --jobs of them run at a time. After
-its figures are taken, each process checks itself against other parts of the trace: on two whole requests the curve must
-equal `simulate`, the replay in Python, at several capacities; at all capacities the rates of the whole trace must be
-those of a sample of its requests, and every expert must be a hit once all have room.
+All policies run in one process and one thread, in one reading of the file; with --apart each in a process of its own,
+--jobs of them at a time. CPU time (from the process's start: imports, loading of kernels, reading and unpacking the
+file are in it) and peak memory are the process's. After its figures are taken, it checks itself against other parts of
+the trace: on two whole requests the curve must equal `simulate`, the replay in Python, at several capacities; at all
+capacities the rates of the whole trace must be those of a sample of its requests, and every expert must be a hit once
+all have room.
+
+Time grows with the number of tokens, so --tokens with a small part of them tells the whole: the last line does.
 
 The paper's code would take: its rates on one core where they were measured, with 64 experts a layer; with --reference
 PATH (the src folder of a clone of github.com/ljcleo/moe-lrc) those on a piece of this trace, and the hits are compared.
 
-    python benchmarks/bench_paper_size.py [--tokens N] [--policies A,B] [--jobs N] [--trace FILE] [--reference PATH]
+    python benchmarks/bench_paper_size.py [--tokens N] [--policies A,B] [--apart] [--jobs N] [--trace FILE]
+                                          [--reference PATH]
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.simulator import hit_rate_curve, simulate
+from lrcsim.simulator.compiled.every_size import stack_hits_of
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.layers import LayerTable
 from lrcsim.traces.writer import TraceWriter
@@ -62,13 +67,14 @@ CLOSE = 0.01
 
 
 class TimedRun(NamedTuple):
-    """What one policy took."""
+    """What a process took, and what it found of each of its policies."""
 
-    policy: str
+    policies: tuple[str, ...]
     cpu_seconds: float
+    started_seconds: float  # of these, before the first access
     wall_seconds: float
     peak_bytes: int
-    at_twice: float  # hit rate at 2 x top-k
+    at_twice: list[float]  # hit rate at 2 x top-k
     off_sample: float  # largest difference from the sample of requests
 
 
@@ -128,25 +134,30 @@ def requests_of(trace: RoutingTrace, numbers: npt.NDArray[np.int64], layers: int
     return RoutingTrace.from_arrays(np.concatenate(ids)[:, :layers], num_experts=EXPERTS, offsets=offsets)
 
 
-def measure(path: Path, policy: str) -> TimedRun:
-    """Run a policy over the trace, in a process that has done nothing else, and check it."""
+def measure(path: Path, policies: tuple[str, ...]) -> TimedRun:
+    """Run policies over the trace, in a process that has done nothing else, and check them."""
     started = time.perf_counter()
     with RoutingTrace.open(path) as trace:
-        rates = hit_rate_curve(trace, policy, access="paper", jobs=1).hit_rate
+        before = time.process_time()
+        found = stack_hits_of(trace, policies, "layer", "paper", "token", warm=False, jobs=1)
         wall, cpu = time.perf_counter() - started, time.process_time()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1_024)
 
         two = requests_of(trace, np.array([0, trace.num_requests - 1]))
-        curve = hit_rate_curve(two, policy, access="paper", jobs=1).hit_rate
-        for slots in CHECKED_AT:
-            replayed = simulate(two, policy, slots, access="paper", bounds=False).hit_rate
-            assert abs(curve[slots - 1] - replayed) < 1e-12, (policy, slots, curve[slots - 1], replayed)
         spread = np.linspace(0, trace.num_requests - 1, SAMPLE).astype(np.int64)
-        sample = hit_rate_curve(requests_of(trace, spread), policy, access="paper", jobs=1).hit_rate
-        off = float(np.abs(rates - sample).max())
-        assert off < CLOSE, (policy, off)
-        assert rates[-1] == 1, (policy, rates[-1])
-    return TimedRun(policy, cpu, wall, peak, float(rates[2 * TOP_K - 1]), off)
+        some, off, at_twice = requests_of(trace, spread), 0.0, []
+        for policy, hits in zip(policies, found, strict=True):
+            rates = sum(hits.hits).sum(axis=0)[1:] / hits.accesses.sum()
+            curve = hit_rate_curve(two, policy, access="paper", jobs=1).hit_rate
+            for slots in CHECKED_AT:
+                replayed = simulate(two, policy, slots, access="paper", bounds=False).hit_rate
+                assert abs(curve[slots - 1] - replayed) < 1e-12, (policy, slots, curve[slots - 1], replayed)
+            sample = hit_rate_curve(some, policy, access="paper", jobs=1).hit_rate
+            off = max(off, float(np.abs(rates - sample).max()))
+            assert off < CLOSE, (policy, off)
+            assert rates[-1] == 1, (policy, rates[-1])
+            at_twice.append(float(rates[2 * TOP_K - 1]))
+    return TimedRun(policies, cpu, before, wall, peak, at_twice, off)
 
 
 def reference_rates(path: Path, folder: str, layers: int = 4) -> dict[str, float]:
@@ -177,7 +188,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--tokens", type=int, default=TOKENS, help="rounded to requests of 512 (default: the paper's)")
     parser.add_argument("--policies", default=",".join(POLICIES), help="separated by commas")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="policies at a time (default: all cores)")
+    parser.add_argument("--apart", action="store_true", help="each policy in a process of its own")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time (default: all cores)"
+    )
     parser.add_argument("--trace", metavar="FILE", type=Path, help="keep the trace here; used as it is if it exists")
     parser.add_argument("--reference", metavar="PATH")
     options = parser.parse_args()
@@ -194,31 +208,29 @@ def main() -> None:
         with RoutingTrace.open(path) as trace:
             assert trace.num_tokens == requests * REQUEST, f"{path} has {trace.num_tokens:,} tokens: remove it"
         print(f"{requests * REQUEST:,} tokens, {accesses / 1e9:.3f} G accesses, {path.stat().st_size / 1e9:.2f} GB\n")
-        print(
-            "| policy | CPU s | wall s | peak MB | M accesses/CPU s | hit rate at 2x | paper's code, h | ratio |",
-            flush=True,
-        )
-        print("|---|---:|---:|---:|---:|---:|---:|---:|", flush=True)
+        print("| policies | CPU s | start | wall s | peak MB | ns/access | hit rate at 2x | paper's code, h | ratio |")
+        print("|---|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
         theirs = reference_rates(path, options.reference) if options.reference else {}
-        started = time.perf_counter()
-        cpu, hours = 0.0, 0.0
+        names = tuple(options.policies.split(","))
+        tasks = [(name,) for name in names] if options.apart else [names]
+        cpu, work = 0.0, 0.0
         with ProcessPoolExecutor(options.jobs, processes, max_tasks_per_child=1) as pool:
-            for future in as_completed(pool.submit(measure, path, name) for name in options.policies.split(",")):
+            for future in as_completed(pool.submit(measure, path, policies) for policies in tasks):
                 run = future.result()
-                rate = theirs.get(run.policy) or REFERENCE_RATES[run.policy.partition(":")[0]]
-                cpu, hours = cpu + run.cpu_seconds, hours + accesses / rate / 3_600
+                rates = [theirs.get(name) or REFERENCE_RATES[name.partition(":")[0]] for name in run.policies]
+                hours = sum(accesses / rate for rate in rates) / 3_600
+                cpu, work = cpu + run.cpu_seconds, work + run.cpu_seconds - run.started_seconds
                 print(
-                    f"| {run.policy} | {run.cpu_seconds:.1f} | {run.wall_seconds:.1f} | {run.peak_bytes / 1e6:.0f} "
-                    f"| {accesses / run.cpu_seconds / 1e6:.1f} | {run.at_twice:.4f} | {accesses / rate / 3_600:.2f} "
-                    f"| {accesses / rate / run.cpu_seconds:,.0f} |",
+                    f"| {' '.join(run.policies)} | {run.cpu_seconds:.1f} | {run.started_seconds:.1f} "
+                    f"| {run.wall_seconds:.1f} | {run.peak_bytes / 1e6:.0f} | {run.cpu_seconds / accesses * 1e9:.1f} "
+                    f"| {' '.join(f'{rate:.4f}' for rate in run.at_twice)} | {hours:.2f} "
+                    f"| {hours * 3_600 / run.cpu_seconds:,.0f} |",
                     flush=True,
                 )
-        wall = time.perf_counter() - started
-        print(f"| all | {cpu:.0f} | {wall:.0f} | | | | {hours:.1f} | {hours * 3_600 / cpu:,.0f} |")
+        whole = cpu - work + work * TOKENS / (requests * REQUEST)
+        print(f"\n{cpu:.0f} s of CPU time; {TOKENS:,} tokens would take {whole:,.0f} s if it grows with their number")
         source = "measured in this run" if theirs else "as measured elsewhere with 64 experts a layer"
-        print(
-            f"\n{options.jobs} policies at a time, checks included in the wall time of all; the paper's code: {source}"
-        )
+        print(f"the paper's code: {source}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ next use (8), and of each layer-step where it begins and its step. Look-ahead ta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -39,10 +40,17 @@ class Future:
         self.stride = schedule.stride
         self.warm = warm
         self.per_access = access != "coresident"
-        parts = [(block.keys, np.diff(block.starts), block.step) for block in schedule.blocks()]
-        self.keys: npt.NDArray[np.int32] = np.concatenate([keys for keys, _, _ in parts])
-        self.starts = np.append(0, np.cumsum(np.concatenate([lengths for _, lengths, _ in parts])))
-        self.batch_step = np.concatenate([step for _, _, step in parts])
+        keys = np.empty(math.prod(schedule.trace.columns["experts"].shape), np.int32)  # the most that there can be
+        end, lengths, steps = 0, [], []
+        for block in schedule.blocks():  # keys go where they stay: joined in the end they would be there twice
+            keys[end : end + len(block.keys)] = block.keys
+            end += len(block.keys)
+            lengths.append(np.diff(block.starts))
+            steps.append(block.step)
+        self.keys: npt.NDArray[np.int32] = keys[:end]
+        self.starts = np.append(0, np.cumsum(np.concatenate(lengths)))
+        del lengths
+        self.batch_step = np.concatenate(steps)
         self.step_request = schedule.all_steps().request
 
     @property

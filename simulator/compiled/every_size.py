@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,7 @@ from lrcsim.policies import BUILT_IN, PolicySpec, make_policy
 from lrcsim.policies.kernels import Stack
 from lrcsim.simulator.cache.capacity import Scope
 from lrcsim.simulator.compiled import lru as lru_stack
-from lrcsim.simulator.compiled import lru_registers, lru_turn
+from lrcsim.simulator.compiled import lru_registers, lru_turn, paper_lanes
 from lrcsim.simulator.compiled import sch_static as static_stack
 from lrcsim.simulator.compiled import stack_any as stack
 from lrcsim.simulator.compiled.engine_for import kernel_of
@@ -97,8 +100,9 @@ def stack_hits(
 ) -> StackHits:
     """Count the hits of a policy at every capacity, in slots.
 
-    lru and lfu stream the trace. The others look ahead and hold the ids of a pool (2 bytes per access) and its next
-    uses (8 bytes) in memory, in scope ``layer`` one layer per job.
+    lru and lfu stream the trace. The others look ahead: where the cache is emptied between requests, requests of some
+    `TOKENS_PER_BLOCK` together, else all of it; they hold the ids of a pool (2 bytes per access) and its next uses (8
+    bytes) in memory, in scope ``layer`` one layer per job.
 
     Args:
         trace: the routing trace.
@@ -117,51 +121,133 @@ def stack_hits(
         ConfigError: the policy has no stack algorithm.
         TraceError: the trace, opened from a file and not checked, has impossible expert ids.
     """
+    (found,) = stack_hits_of(trace, [policy], scope, access, prefill, warm, jobs, progress, only)
+    return found
+
+
+def stack_hits_of(
+    trace: RoutingTrace,
+    policies: Sequence[PolicySpec],
+    scope: Scope,
+    access: str,
+    prefill: str,
+    warm: bool,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    only: int | None = None,
+) -> list[StackHits]:
+    """Count the hits of several policies in one reading of the trace; arguments and errors as of `stack_hits`.
+
+    Each part of the trace goes through all of them before the next is read. It is as long as the one that looks
+    furthest ahead needs it.
+    """
+    pools: list[int | None] = [None] if scope == "model" else list(range(trace.num_layers))
+    keys = trace.num_experts * (trace.num_layers if scope == "model" else 1)
+    kernels = [_kernel_of(policy, trace, access, warm, keys, only) for policy in policies]
+    states = [[kernel.empty() for kernel in kernels] for _ in pools]
+    schedule = Schedule(trace, prefill)
+    parts, many = _parts(schedule, kernels, warm), any(kernel.in_lanes for kernel in kernels)
+    together = paper_lanes.LANES if many else 1
+    groups = [range(low, min(low + together, len(pools))) for low in range(0, len(pools), together)]
+    width = jobs or os.cpu_count() or 1
+    if isinstance(parts, list):  # a pool's ids and next uses are held while it is run
+        longest = max(int(part.starts[-1] - part.starts[0]) for part in parts)
+        layers_of_pool = trace.num_layers if scope == "model" else together
+        bytes_per_pool = BYTES_AHEAD * longest * trace.top_k * layers_of_pool
+        width = max(1, min(width, MEMORY // max(bytes_per_pool, 1)))
+    for kernel in kernels:
+        if kernel.rule == STATIC:
+            kernel.windows = _windows(trace, schedule.all_steps(), kernel.window)
+    with ThreadPoolExecutor(width) as threads:
+        spread = threads.map if min(width, len(groups)) > 1 else map  # one alone needs no thread: a tenth of LRU's time
+        for part in parts:
+            low, high = int(part.starts[0]), int(part.starts[-1])
+            ids_of, steps = _reader(trace, low, high, scope), kernel_steps(part)
+
+            def run_group(group: range, ids_of: Any = ids_of, steps: stack.Steps = steps) -> None:
+                ids = [ids_of(pools[index]) for index in group]
+                for number, kernel in enumerate(kernels):
+                    kernel.run_pools(ids, steps, [states[index][number] for index in group])
+
+            for done, _ in enumerate(spread(run_group, groups), start=1):
+                if progress is not None:
+                    progress(low + (high - low) * done // len(groups), trace.num_tokens)
+    return [
+        StackHits(
+            [_cumulated(mine[number].hits[:, :keys]) for mine in states],
+            np.array([mine[number].accesses for mine in states]),
+        )
+        for number in range(len(kernels))
+    ]
+
+
+def _kernel_of(
+    policy: PolicySpec, trace: RoutingTrace, access: str, warm: bool, keys: int, only: int | None
+) -> StackKernel:
     chosen = make_policy(policy)
     kernel = kernel_of(chosen, Stack)
     if kernel is None:
         raise ConfigError(f"policy {policy!r} has no stack algorithm, these have: {', '.join(STACK_POLICIES)}")
-    rule = RULES[kernel]
-    pools: list[int | None] = [None] if scope == "model" else list(range(trace.num_layers))
-    keys = trace.num_experts * (trace.num_layers if scope == "model" else 1)
-    kinds: dict[int, Any] = {LRU: lru_stack.LruState, STATIC: static_stack.StaticState}
-    states = [kinds.get(rule, stack.StackState).empty(keys) for _ in pools]
-    schedule = Schedule(trace, prefill)
-    run = StackKernel(rule, stack.RULES[access], not warm, trace.num_experts, keys, int(getattr(chosen, "m", 0)), only)
-    width = jobs or os.cpu_count() or 1
-    if run.needs_all:  # a pool's ids and next uses are held while it is run
-        bytes_per_pool = BYTES_AHEAD * trace.num_tokens * trace.top_k * (trace.num_layers if scope == "model" else 1)
-        width = max(1, min(width, MEMORY // bytes_per_pool))
-    with ThreadPoolExecutor(width) as threads:
-        spread = threads.map if min(width, len(pools)) > 1 else map  # one alone needs no thread: a tenth of LRU's time
-        if run.needs_all:
-            all_steps = schedule.all_steps()
-            steps = kernel_steps(all_steps)
-            if rule == STATIC:
-                run.windows = _windows(trace, all_steps, run.window)
+    window = int(getattr(chosen, "m", 0))
+    made = StackKernel(RULES[kernel], stack.RULES[access], not warm, trace.num_experts, keys, window, only)
+    if access == "paper" and not warm and keys == trace.num_experts and only is None:
+        longest, accesses = int(np.diff(trace.offsets).max()), math.prod(trace.columns["experts"].shape)
+        size = trace.num_layers, keys, trace.top_k, longest
+        made.in_lanes = paper_lanes.suits(made.rule, *size, window, accesses)
+    return made
 
-            def whole(index: int) -> None:
-                run(trace.read("experts", 0, trace.num_tokens, layer=pools[index]), steps, states[index])
 
-            for done, _ in enumerate(spread(whole, range(len(pools))), start=1):
-                if progress is not None:
-                    progress(trace.num_tokens * done // len(pools), trace.num_tokens)
-        else:
-            for part in schedule.step_runs(TOKENS_PER_BLOCK):
-                experts = trace.read("experts", int(part.starts[0]), int(part.starts[-1]))
+def _parts(schedule: Schedule, kernels: Sequence[StackKernel], warm: bool) -> Iterable[StepRun]:
+    """Return runs of steps that go together: a list where what belongs to one request must not be parted."""
+    if not any(kernel.needs_all or kernel.in_lanes for kernel in kernels):
+        return schedule.step_runs(TOKENS_PER_BLOCK)
+    steps = schedule.all_steps()
+    if warm or any(kernel.rule == STATIC for kernel in kernels):
+        return [steps]
+    begins = np.flatnonzero(np.diff(steps.request, prepend=-1))
+    begins = begins[np.diff(steps.starts[begins] // TOKENS_PER_BLOCK, prepend=-1) > 0]
+    return [
+        StepRun(low, steps.starts[low : high + 1], steps.request[low:high], steps.phase[low:high])
+        for low, high in pairwise([*begins.tolist(), len(steps.request)])
+    ]
 
-                def block(index: int, experts: Any = experts, part: StepRun = part) -> None:
-                    layer = pools[index]
-                    mine = np.ascontiguousarray(experts if layer is None else experts[:, layer : layer + 1])
-                    run(mine, kernel_steps(part), states[index])
 
-                list(spread(block, range(len(pools))))
-                if progress is not None:
-                    progress(int(part.starts[-1]), trace.num_tokens)
-    return StackHits(
-        hits=[np.pad(np.cumsum(state.hits[:, :keys], axis=1), ((0, 0), (1, 0))) for state in states],
-        accesses=np.array([state.accesses for state in states]),
-    )
+def _reader(
+    trace: RoutingTrace, low: int, high: int, scope: Scope
+) -> Callable[[int | None], npt.NDArray[np.signedinteger[Any]]]:
+    """Return what gives int [tokens, layers of the pool, k] of a layer, or of all (None), contiguous.
+
+    Files are read layer by layer, as they are stored; of an array in memory all layers are looked at together.
+    """
+    if scope == "model" or not isinstance(trace.columns["experts"], np.ndarray):
+
+        def read(layer: int | None) -> npt.NDArray[Any]:
+            return _contiguous(trace.read("experts", low, high, layer=layer))
+
+        return read
+    block = trace.read("experts", low, high)
+
+    def part(layer: int | None) -> npt.NDArray[Any]:
+        assert layer is not None
+        return _contiguous(block[:, layer : layer + 1])
+
+    return part
+
+
+def _contiguous(ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return [tokens, layers, k] as one piece of memory, copied a row of k at a time: four times as fast as numbers."""
+    if ids.flags.c_contiguous or ids.shape[1] != 1 or ids.strides[2] != ids.itemsize:
+        return np.ascontiguousarray(ids)
+    row = np.dtype((np.void, ids.shape[2] * ids.itemsize))
+    found = np.empty(ids.shape, ids.dtype)
+    found.view(row)[:] = ids.view(row)
+    return found
+
+
+def _cumulated(found: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    hits = np.zeros((2, found.shape[1] + 1), np.int64)
+    np.cumsum(found, axis=1, out=hits[:, 1:])
+    return hits
 
 
 class StackKernel:
@@ -180,16 +266,44 @@ class StackKernel:
         )
         self.only = -1 if only is None else only
         self.needs_all = rule not in (LRU, LFU)
+        self.in_lanes = False  # whether pools may run side by side: steps are tokens, and blocks whole requests
         self.windows = NO_TIMES  # of every step, for STATIC
+
+    def empty(self) -> Any:
+        """Make the state of a pool with nothing in it."""
+        kinds: dict[int, Any] = {LRU: lru_stack.LruState, STATIC: static_stack.StaticState}
+        return kinds.get(self.rule, stack.StackState).empty(self.keys)
+
+    def run_pools(self, experts: list[npt.NDArray[Any]], steps: stack.Steps, states: list[Any]) -> None:
+        """Advance some pools, side by side where that is faster; arguments and errors of each as of a call."""
+        side_by_side = self.in_lanes and len(experts) >= paper_lanes.LEAST_LAYERS
+        if not side_by_side or not all(self._check(ids) and ids.dtype == np.int16 for ids in experts):
+            for ids, state in zip(experts, states, strict=True):
+                self(ids, steps, state)
+            return
+        run: Any = paper_lanes.run_paper
+        begins = np.flatnonzero(np.diff(steps.request, prepend=-1, append=-1))
+        hits, accesses = np.zeros((len(states), 2, self.keys), np.int64), np.zeros((len(states), 2), np.int64)
+        together = np.concatenate([ids.transpose(1, 0, 2) for ids in experts])
+        if not run(self.rule, together, begins, steps.phase, self.window, hits, accesses):
+            raise TraceError(IMPOSSIBLE)
+        for state, found, counted in zip(states, hits, accesses, strict=True):
+            state.hits[:] += found
+            state.accesses[:] += counted
 
     def __call__(self, experts: npt.NDArray[Any], steps: stack.Steps, state: Any) -> None:
         """Advance a pool over int [tokens, layers of the pool, k] experts; TraceError where they are impossible."""
-        least, most = (int(experts.min()), int(experts.max())) if experts.size else (0, 0)
-        if most >= self.stride or least < -1:
-            raise TraceError(IMPOSSIBLE)
-        self._run(experts, least >= 0, steps, state)
+        self._run(experts, self._check(experts), steps, state)
         if state.counter[5]:
             raise TraceError(IMPOSSIBLE)
+
+    def _check(self, experts: npt.NDArray[Any]) -> bool:
+        """Return whether all ids were recorded; TraceError where they are impossible."""
+        ends: Any = lru_stack.least_and_most  # compiled: type checkers do not know its arguments
+        least, most = ends(experts.reshape(-1))
+        if most >= self.stride or least < -1:
+            raise TraceError(IMPOSSIBLE)
+        return bool(least >= 0)
 
     def _run(self, experts: npt.NDArray[Any], complete: bool, steps: stack.Steps, state: Any) -> None:
         if self.rule == LRU:
@@ -202,18 +316,20 @@ class StackKernel:
         self._run_stack(experts, steps, state)
 
     def _run_lru(self, experts: npt.NDArray[Any], complete: bool, steps: stack.Steps, state: Any) -> None:
-        if self.keys > lru_stack.BITS:
+        if len(state.line):
             marks: Any = lru_stack.run_lru_marks
             marks(self.access, self.cold, experts, steps, self.stride, state)
             return
-        bits: Any = lru_stack.run_lru_bits
-        words, k = (0,) * (state.hits.shape[1] // 64), experts.shape[2]
-        apart = (1,) if self.access == stack.SEQUENTIAL else ()
-        suits = len(words) <= 2 and not apart and k <= lru_registers.MOST and experts.dtype == np.int16
+        run: Any = lru_stack.run_lru_stack
+        sets, apart = (
+            (1,) if flag else () for flag in (state.held.dtype == np.uint64, self.access == stack.SEQUENTIAL)
+        )
+        k = experts.shape[2]
+        suits = self.keys <= 128 and not apart and k <= lru_registers.MOST and experts.dtype == np.int16
         members = (0,) * k if suits and lru_turn.available() else ()
-        how = (words, members, apart, self.access, self.cold)
         keys, places = np.empty(self.keys, experts.dtype), np.empty(self.keys, np.int64)
-        bits(*how, experts, experts.reshape(-1), complete, steps, self.stride, state, keys, places)
+        how = (sets, members, apart, self.access, self.cold)
+        run(*how, experts, experts.reshape(-1), complete, steps, self.stride, state, keys, places)
 
     def _run_stack(self, experts: npt.NDArray[Any], steps: stack.Steps, state: Any) -> None:
         seen, accesses, num_steps = int(state.counter[1]), experts.size, len(steps.request)

@@ -1,49 +1,50 @@
 """Compiled LRU at every capacity: an access's place in the LRU stack is the number of experts used since its last use.
 
-Two ways to count them. With up to 512 experts, as a set of bits for each expert, the experts used since it was
-(`lru_bits`). With more, as a line of marks, one for each expert at the time of its last use: a place is the number of
-marks behind its own.
+Three ways to count them. With up to 64 experts, as a set of bits for each expert, the experts used since it was
+(`lru_bits`). With up to 3,072, as each expert's place (`lru_places`). With more, as a line of marks, one for each
+expert at the time of its last use: a place is the number of marks behind its own. Runs of batches of up to 128 experts
+go through registers where the CPU has what they need (`lru_registers`).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.simulator.compiled.lru_bits import ALL_BITS, insert_batches, ones
-from lrcsim.simulator.compiled.lru_registers import insert_in_registers
+from lrcsim.simulator.compiled import lru_bits, lru_places
+from lrcsim.simulator.compiled.lru_bits import ALL_BITS, insert_in_sets, ones
+from lrcsim.simulator.compiled.lru_places import insert_in_places
+from lrcsim.simulator.compiled.lru_registers import run_places, run_sets
 from lrcsim.simulator.compiled.stack_any import PAPER, SEQUENTIAL
 from lrcsim.simulator.compiled.stack_decode import TWICE, gather
-
-BITS = 512
-"""Up to this many keys the sets of bits are used."""
 
 WORDS_PER_GROUP = 64
 
 FOR_REGISTERS = 16
-"""Batches in a row from which on it pays to bring the sets of bits into registers and back."""
+"""Batches in a row from which on it pays to bring the stack into registers and back."""
 
 
 class LruState(NamedTuple):
     """The LRU stack of one pool between blocks.
 
     Attributes:
-        newer: uint64 [keys, 2, 4 or 8 words], or [keys] for one word, the experts used since each one's last use (up to
-            `BITS` keys).
-        line: uint64 [words of the line], a mark at each expert's last use (more than `BITS` keys).
+        held: uint64 [keys], the experts used since each one's last use (up to 64 keys), or uint8 or uint16 [keys], each
+            one's place (up to 3,072 keys), else empty.
+        line: uint64 [words of the line], a mark at each expert's last use (more keys than that).
         group: int64 [groups], marks in each `WORDS_PER_GROUP` words of the line.
         time: int64 [keys], each expert's place on the line, -1 when it has none.
         mark: int64 [keys], scratch of `gather`.
-        counter: int64 [6]: distinct experts used (bits: only under `PAPER`), next place on the line, batches so far,
-            request (-1 at first), unused, 1 once the ids were found to be impossible.
-        hits: int64 [2, keys] or, for bits, [2, 64 * words + 1]: by phase, accesses found at each place of the stack.
+        counter: int64 [6]: distinct experts used (sets: only under `PAPER`), next place on the line, batches so far,
+            request (-1 at first), experts used as `lru_places` counts them, 1 once the ids were found to be impossible.
+        hits: int64 [2, keys] or, without a line, [2, keys rounded up to 64, + 1]: by phase, accesses found at each
+            place of the stack, and at the end first uses.
         accesses: int64 [2], by phase.
     """
 
-    newer: npt.NDArray[np.uint64]
+    held: npt.NDArray[np.uint64] | npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
     line: npt.NDArray[np.uint64]
     group: npt.NDArray[np.int64]
     time: npt.NDArray[np.int64]
@@ -55,18 +56,31 @@ class LruState(NamedTuple):
     @classmethod
     def empty(cls, keys: int) -> LruState:
         """Make the state of a pool over ``keys`` experts, with nothing in it."""
-        words = 0 if keys > BITS else 1 if keys <= 64 else 2 if keys <= 128 else 4 if keys <= 256 else 8
-        groups = 0 if words else -(-4 * keys // (64 * WORDS_PER_GROUP)) + 1
+        on_line = keys > lru_places.MOST_KEYS
+        groups = -(-4 * keys // (64 * WORDS_PER_GROUP)) + 1 if on_line else 0
+        held: npt.NDArray[Any] = np.arange(0 if on_line else keys, dtype=np.uint8 if keys <= 256 else np.uint16)
+        if keys <= lru_bits.MOST_KEYS:
+            held = np.full(keys, ALL_BITS)
         return cls(
-            np.full((keys, words) if words != 1 else keys, ALL_BITS),
+            held,
             np.zeros(groups * WORDS_PER_GROUP, np.uint64),
             np.zeros(groups, np.int64),
             np.full(keys, -1, np.int64),
             np.full(keys, -1, np.int64),
             np.array([0, 0, 0, -1, 0, 0], np.int64),
-            np.zeros((2, 64 * words + 1 if words else keys), np.int64),
+            np.zeros((2, keys if on_line else -(-keys // 64) * 64 + 1), np.int64),
             np.zeros(2, np.int64),
         )
+
+
+@numba.njit(cache=True, nogil=True)
+def least_and_most(ids):  # type: ignore[no-untyped-def]
+    """Return the least and the greatest id in one look, (0, 0) of none: numpy's two take a tenth of an LRU curve."""
+    least, most = ids.dtype.type(0), ids.dtype.type(0)
+    for i in range(np.uint64(len(ids))):
+        least = min(least, ids[i])
+        most = max(most, ids[i])
+    return np.int64(least), np.int64(most)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -83,13 +97,13 @@ def _alike(steps, cold):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def run_lru_bits(words, members, apart, access, cold, experts, ids, complete, steps, stride, state, keys, places):  # type: ignore[no-untyped-def]
-    """Advance one pool of up to `BITS` keys over a block of tokens.
+def run_lru_stack(sets, members, apart, access, cold, experts, ids, complete, steps, stride, state, keys, places):  # type: ignore[no-untyped-def]
+    """Advance one pool of up to `lru_places.MOST_KEYS` keys over a block of tokens.
 
     Args:
-        words: as in `insert_batches`.
-        members: as in `insert_in_registers`, or ``()`` where these instructions are not to be used.
-        apart: as in `insert_batches`, ``(1,)`` under access ``sequential`` and ``()`` else.
+        sets: ``(1,)`` where ``state.held`` has sets of bits, ``()`` where it has places; a type, like the next two.
+        members: as in `lru_registers.run_sets`, or ``()`` where these instructions are not to be used.
+        apart: as in `lru_bits.insert_in_sets`, ``(1,)`` under access ``sequential`` and ``()`` else.
         access: as in `stack_any.run_stack`, like ``cold``, ``experts``, ``steps`` and ``stride``.
         cold: whether the pool is emptied when the request changes.
         experts: int [tokens, layers of the pool, k], -1 = not recorded.
@@ -101,7 +115,7 @@ def run_lru_bits(words, members, apart, access, cold, experts, ids, complete, st
         keys: [keys], scratch of the type of ``experts``.
         places: int64 [keys], scratch.
     """
-    newer, mark, counter, hits, accesses = state.newer, state.mark, state.counter, state.hits, state.accesses
+    held, mark, counter, hits, accesses = state.held, state.mark, state.counter, state.hits, state.accesses
     layers, k, first_uses = experts.shape[1], experts.shape[2], hits.shape[1] - 1
     layers_at_once = layers if access == PAPER else 1
     starts, requests, phases = steps.starts, steps.request, steps.phase
@@ -109,8 +123,9 @@ def run_lru_bits(words, members, apart, access, cold, experts, ids, complete, st
     while step < num_steps:
         if requests[step] != counter[3]:
             if cold and counter[3] >= 0:
-                newer[:] = ALL_BITS
-                counter[0] = 0
+                counter[0] = counter[4] = 0
+                if len(sets):
+                    held[:] = ALL_BITS
             counter[3] = requests[step]
         phase, low = phases[step], starts[step]
         found_at = hits[phase]
@@ -129,10 +144,16 @@ def run_lru_bits(words, members, apart, access, cold, experts, ids, complete, st
         good = True
         if run > step:
             accesses[phase] += (run - step) * k
-            if len(members) and run - step >= FOR_REGISTERS:
-                good = insert_in_registers(words, members, ids, low * k, run - step, newer, found_at)
+            number, first = run - step, low * k
+            if len(members) and number >= FOR_REGISTERS:
+                if len(sets):
+                    good = run_sets(members, ids, first, number, held, found_at)
+                else:
+                    counter[4], good = run_places(members, ids, first, number, held, counter[4], found_at)
+            elif len(sets):
+                good = insert_in_sets(apart, ids, first, k, number, held, found_at)
             else:
-                good = insert_batches(words, apart, ids, low * k, k, run - step, newer, found_at)
+                counter[4], good = insert_in_places(apart, ids, first, k, number, held, counter[4], found_at)
             counter[3] = requests[run - 1]
             step = run
         else:
@@ -146,7 +167,12 @@ def run_lru_bits(words, members, apart, access, cold, experts, ids, complete, st
                     good = False
                 elif count:
                     accesses[phase] += count
-                    good = insert_batches(words, apart, keys, np.int64(0), count, 1, newer, found_at) and good
+                    one, start = np.int64(1), np.int64(0)
+                    if len(sets):
+                        fine = insert_in_sets(apart, keys, start, count, one, held, found_at)
+                    else:
+                        counter[4], fine = insert_in_places(apart, keys, start, count, one, held, counter[4], found_at)
+                    good = good and fine
             step += 1
         if not good:
             counter[5] = 1

@@ -133,59 +133,72 @@ def _batch(builder: Any, ids: Any, k: int, held: list[Any], counts: list[Any], k
         builder.store(builder.add(builder.load(slot), builder.zext(builder.bitcast(part, BITS), BYTES)), slot)
 
 
-def _turn(
-    builder: Any, k: int, ids: Any, first: Any, number: Any, stack: Any, used: list[Any], found: Any
-) -> list[Any]:
-    """Do what `lru_turn` says, with pointers for arrays; return its numbers."""
+def _turn(builder: Any, k: int, shape: list[int], ids: Any, numbers: list[Any], arrays: list[Any]) -> Any:
+    """Do what `lru_turn` says, with pointers for arrays; return what it returns."""
+    (streams, words), (firsts, stride, number), (stacks, used, found) = shape, numbers, arrays
     variable = cgutils.alloca_once_value
-    held: list[Any] = []
-    counts: list[Any] = []
-    for word in range(len(used)):
-        for variables, base in ((held, stack), (counts, found)):
-            value = builder.load(builder.gep(base, [ir.Constant(I64, word)]))
-            value.align = 1
-            variables.append(variable(builder, value))
-    known, wrong = variable(builder, _whole(builder, used)), variable(builder, ir.Constant(I64, 0))
+    wrong = variable(builder, ir.Constant(I64, 0))
+    pieces = []
+    for stream in range(streams):
+        at = [ir.Constant(I64, stream * words + word) for word in range(words)]
+        held, counts = ([variable(builder, _load(builder, base, place)) for place in at] for base in (stacks, found))
+        known = variable(builder, _whole(builder, [builder.load(builder.gep(used, [place])) for place in at]))
+        begin = builder.load(builder.gep(firsts, [ir.Constant(I64, stream)]))
+        pieces.append((at, held, counts, known, begin))
     with cgutils.for_range(builder, number) as loop:
-        address = builder.gep(ids, [builder.add(first, builder.mul(loop.index, ir.Constant(I64, k)))])
-        batch = builder.load(builder.bitcast(address, ir.VectorType(ir.IntType(16), k).as_pointer()))
-        batch.align = 2
-        _batch(builder, batch, k, held, counts, known, wrong)
-    for word in range(len(used)):
-        for variables, base in ((held, stack), (counts, found)):
-            builder.store(builder.load(variables[word]), builder.gep(base, [ir.Constant(I64, word)])).align = 1
-    return [*_parts(builder, builder.load(known), len(used)), builder.load(wrong)]
+        moved = builder.mul(loop.index, stride)
+        for _, held, counts, known, begin in pieces:
+            address = builder.gep(ids, [builder.add(begin, moved)])
+            batch = builder.load(builder.bitcast(address, ir.VectorType(ir.IntType(16), k).as_pointer()))
+            batch.align = 2
+            _batch(builder, batch, k, held, counts, known, wrong)
+    for at, held, counts, known, _ in pieces:
+        parts = _parts(builder, builder.load(known), words)
+        for place, part, stack, count in zip(at, parts, held, counts, strict=True):
+            for slot, base in ((stack, stacks), (count, found)):
+                builder.store(builder.load(slot), builder.gep(base, [place])).align = 1
+            builder.store(part, builder.gep(used, [place]))
+    return builder.load(wrong)
+
+
+def _load(builder: Any, base: Any, place: Any) -> Any:
+    value = builder.load(builder.gep(base, [place]))
+    value.align = 1
+    return value
 
 
 @intrinsic
-def lru_turn(typing_context, members, ids, first, number, stack, used, found):  # type: ignore[no-untyped-def]  # noqa: ARG001
-    """Look up and insert batches of an LRU stack, few enough for bytes to count them.
+def lru_turn(typing_context, members, streams, words, ids, firsts, stride, number, stacks, used, found):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    """Look up and insert batches of LRU stacks, few enough for bytes to count them; the stacks take turns.
+
+    A stack's batches wait for each other; those of others fill the time.
 
     Args:
         typing_context: numba's; callers do not give it.
         members: a tuple of as many entries as a batch has members.
+        streams: a tuple of as many entries as there are stacks.
+        words: a tuple of as many entries as a stack has words of 64 places, 1 or 2.
         ids: int16 [n], contiguous.
-        first: uint64, where the first batch begins.
-        number: uint64, batches, at most 255.
-        stack: uint8 [64 or 128], the expert at each place, changed in place; ``used`` has a word for 64 of them.
-        used: a tuple of uint64, a bit for each place of the stack whose expert was used.
-        found: uint8 [like stack], counts up at the places of members that were used.
+        firsts: int64 [streams], where the first batch of each begins.
+        stride: uint64, from one batch of a stream to its next.
+        number: uint64, batches of each, at most 255.
+        stacks: uint8 [streams, 64 * words], the expert at each place, changed in place.
+        used: uint64 [streams, words], a bit for each place whose expert was used, changed in place.
+        found: uint8 [streams, 64 * words], counts up at the places of members that were used.
 
     Returns:
-        The new ``used``, and behind it uint64, 0 if no batch had an expert twice.
+        uint64, 0 if no batch had an expert twice.
     """
-    result = numba_types.UniTuple(numba_types.uint64, len(used) + 1)
-    signature = result(members, ids, first, number, stack, used, found)
+    signature = numba_types.uint64(members, streams, words, ids, firsts, stride, number, stacks, used, found)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         def pointer(place: int, kind: Any) -> Any:
             data = context.make_array(signature.args[place])(context, builder, arguments[place]).data
             return builder.bitcast(data, kind.as_pointer())
 
-        arrays = pointer(1, ir.IntType(16)), pointer(4, BYTES), pointer(6, BYTES)
-        words = cgutils.unpack_tuple(builder, arguments[5])
-        first, number = arguments[2], arguments[3]
-        numbers = _turn(builder, len(members), arrays[0], first, number, arrays[1], words, arrays[2])
-        return context.make_tuple(builder, result, numbers)
+        numbers = [pointer(4, I64), arguments[5], arguments[6]]
+        arrays = [pointer(7, BYTES), pointer(8, I64), pointer(9, BYTES)]
+        shape = [len(streams), len(words)]
+        return _turn(builder, len(members), shape, pointer(3, ir.IntType(16)), numbers, arrays)
 
     return signature, generate

@@ -1,4 +1,4 @@
-"""LRU in registers equals the sets of bits, on CPUs that have the instructions; on others the latter are taken."""
+"""LRU in registers equals sets of bits and places, on CPUs that have the instructions; on others these are taken."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def test_hand_solved() -> None:
     found = np.zeros(65, np.int64)
     newer = np.full(4, 2**64 - 1, np.uint64)
     ids = np.array([0, 1, 1, 2, 0, 3, 2, 1], np.int16)
-    assert lru_registers.insert_in_registers((0,), (0, 0), ids, 0, 4, newer, found)
+    assert lru_registers.run_sets((0, 0), ids, 0, 4, newer, found)
     assert found[:4].tolist() == [1, 0, 2, 1]
     assert found[64] == 4
     assert newer.tolist() == [0b1110, 0b0000, 0b0010, 0b0110]  # the stack is 1 2 3 0: newer than 0 are 1, 2 and 3
     found[:] = 0  # and on from there, one batch: 3 at place 2, 0 at place 3
-    assert lru_registers.insert_in_registers((0,), (0, 0), np.array([3, 0], np.int16), 0, 1, newer, found)
+    assert lru_registers.run_sets((0, 0), np.array([3, 0], np.int16), 0, 1, newer, found)
     assert np.flatnonzero(found).tolist() == [2, 3]
 
 
@@ -47,7 +47,7 @@ def test_hand_solved() -> None:
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
-    tokens=st.sampled_from([1, 2, 40, 300, 700]),
+    tokens=st.sampled_from([1, 2, 40, 300, 700, 4_000]),
     experts=st.sampled_from([8, 9, 63, 64, 65, 127, 128]),
     k=st.sampled_from([1, 3, 8]),
     access=st.sampled_from(["coresident", "paper"]),
@@ -63,6 +63,31 @@ def test_equals_the_sets_of_bits(
     phase = (np.arange(tokens) % 50 > 5).astype(np.uint8) if prompts else None
     trace = RoutingTrace.from_arrays(ids, num_experts=experts, offsets=offsets, phase=phase)
     registers, bits = both(trace, access, "token" if access == "paper" else "step", warm and access != "paper")
+    assert registers == bits
+
+
+@needs_registers
+def test_places_hand_solved() -> None:
+    # The same with places: the stack is 1 2 3 0 in the end, and what was never used below.
+    found, places = np.zeros(129, np.int64), np.arange(65, dtype=np.uint8)
+    ids = np.array([0, 1, 1, 2, 0, 3, 2, 1], np.int16)
+    assert lru_registers.run_places((0, 0), ids, 0, 4, places, 0, found) == (4, True)
+    assert found[:4].tolist() == [1, 0, 2, 1]
+    assert found[128] == 4
+    assert places.tolist() == [3, 0, 1, 2, *range(4, 65)]
+
+
+@needs_registers
+@pytest.mark.parametrize("tail", [0, 1, 2])
+def test_long_runs_are_cut_into_pieces(tail: int) -> None:
+    """A seldom expert was last used pieces before; one is first used in the last piece, one never."""
+    rng = np.random.default_rng(tail)
+    tokens = lru_registers.FOR_PIECES + 1_000 + tail
+    ids = rng.random((tokens, 1, 60)).argsort(axis=2)[:, :, :4]
+    ids[(ids == 0) & (np.arange(tokens)[:, None, None] % (tokens - 50) > 5)] = 60
+    ids[(ids == 1) & (np.arange(tokens)[:, None, None] < tokens - 20)] = 61
+    trace = RoutingTrace.from_arrays(ids, num_experts=64)
+    registers, bits = both(trace, "coresident", "step", True)
     assert registers == bits
 
 

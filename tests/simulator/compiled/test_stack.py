@@ -11,7 +11,7 @@ from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.policies import make_policy
 from lrcsim.simulator import simulate
 from lrcsim.simulator.cache.capacity import Scope
-from lrcsim.simulator.compiled import lru as lru_stack
+from lrcsim.simulator.compiled import lru_bits, lru_places
 from lrcsim.simulator.compiled.every_size import STACK_POLICIES, stack_hits
 from lrcsim.simulator.setup.options import Access
 from lrcsim.traces import RoutingTrace
@@ -59,22 +59,25 @@ def test_every_capacity_equals_a_replay(
 @pytest.mark.parametrize("access", ["coresident", "sequential", "paper"])
 @settings(max_examples=40)
 @given(trace=traces(), warm=st.booleans(), prefill=st.sampled_from(["step", "chunk:2"]))
-def test_both_ways_to_count_lru_agree(access: Access, trace: RoutingTrace, warm: bool, prefill: str) -> None:
-    """The line of marks is for many keys; here it runs on the same few as the sets of bits."""
+def test_all_ways_to_count_lru_agree(access: Access, trace: RoutingTrace, warm: bool, prefill: str) -> None:
+    """Places and the line of marks are for many keys; here they run on the same few as the sets of bits."""
     if access == "paper":
         warm, prefill = False, "token"
     for scope in ("layer", "model"):
         bits = stack_hits(trace, "lru", scope, access, prefill, warm, jobs=1)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(lru_stack, "BITS", 0)
+            patch.setattr(lru_bits, "MOST_KEYS", 0)
+            places = stack_hits(trace, "lru", scope, access, prefill, warm, jobs=1)
+            patch.setattr(lru_places, "MOST_KEYS", 0)
             marks = stack_hits(trace, "lru", scope, access, prefill, warm, jobs=1)
-        assert [hits.tolist() for hits in bits.hits] == [hits.tolist() for hits in marks.hits]
-        assert bits.accesses.tolist() == marks.accesses.tolist()
+        for other in (places, marks):
+            assert [hits.tolist() for hits in bits.hits] == [hits.tolist() for hits in other.hits]
+            assert bits.accesses.tolist() == other.accesses.tolist()
 
 
-@pytest.mark.parametrize("experts", [64, 65, 128, 200, 256, 257, 512, 513])
+@pytest.mark.parametrize("experts", [64, 65, 128, 200, 256, 257, 512, 3_072, 3_073])
 def test_lru_with_many_experts(experts: int) -> None:
-    """Around the borders of the word sizes, and long enough for the line of marks to be compacted (8,192 places)."""
+    """Around the borders of the ways to count, and long enough for the line of marks to be compacted."""
     rng = np.random.default_rng(experts)
     ids = (rng.zipf(1.3, (1_500, 1, 60)) % experts + rng.integers(0, 3, (1_500, 1, 60))) % experts
     batches = [list(dict.fromkeys(token[0].tolist()))[:8] for token in ids]
@@ -89,7 +92,7 @@ def test_lru_with_many_experts(experts: int) -> None:
 
 
 @pytest.mark.parametrize("access", ["coresident", "sequential"])
-@pytest.mark.parametrize("experts", [64, 128, 256, 512, 513])
+@pytest.mark.parametrize("experts", [64, 128, 256, 512, 3_073])
 def test_lru_refuses_an_expert_twice_in_a_token(experts: int, access: str) -> None:
     trace = RoutingTrace.from_arrays(np.tile([3, experts - 1], (40, 1, 1)), num_experts=experts)
     trace.experts[20, 0] = 3
