@@ -13,7 +13,7 @@ from lrcsim.simulator.compiled.queue_lists import FIRST, OUT, QUEUE, USED, appen
 from lrcsim.simulator.compiled.served import GONE, LOADS, tell_evicted
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, _nrt=False)
 def use_most_recent(capacity, first_key, cost, keys, low, high, node, missed, counter, served):  # type: ignore[no-untyped-def]  # fmt: skip
     """Serve the batch ``keys[low:high]``; return how many of it hit.
 

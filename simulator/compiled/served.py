@@ -45,7 +45,7 @@ NOBODY_ASKS: npt.NDArray[np.int32] = np.zeros(0, np.int32)
 """In place of `Served.evicted`."""
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, _nrt=False)
 def tell_evicted(served, key):  # type: ignore[no-untyped-def]
     """Write down that an expert left, where somebody wants to know."""
     if len(served.evicted):
@@ -53,7 +53,7 @@ def tell_evicted(served, key):  # type: ignore[no-untyped-def]
         served.counter[EVICTED] += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, _nrt=False)
 def choose(share, tokens, flags, low, high):  # type: ignore[no-untyped-def]
     """Mark as ``ELSEWHERE`` those of the misses ``low:high`` that are not loaded; return how many are.
 
@@ -86,7 +86,7 @@ def choose(share, tokens, flags, low, high):  # type: ignore[no-untyped-def]
     return loads
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, _nrt=False)
 def pack(column, flags, low, high):  # type: ignore[no-untyped-def]
     """Move what is not ``ELSEWHERE`` of ``column[low:high]`` to its front; return where that ends."""
     end = low
@@ -97,7 +97,7 @@ def pack(column, flags, low, high):  # type: ignore[no-untyped-def]
     return end
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, _nrt=False)
 def pass_through(batches, starts, served):  # type: ignore[no-untyped-def]
     """Serve some layer-steps from a pool that cannot hold a single expert.
 
