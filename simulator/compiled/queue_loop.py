@@ -18,8 +18,6 @@ in one go (`queue_lru`). Those whose misses may bypass the cache let it join fir
 
 from __future__ import annotations
 
-import numba
-
 from lrcsim.policies.kernels import Queue
 from lrcsim.simulator.compiled.queue_lists import (
     CAME_FROM,
@@ -54,6 +52,7 @@ from lrcsim.simulator.compiled.queue_lists import (
 from lrcsim.simulator.compiled.queue_lru import use_most_recent
 from lrcsim.simulator.compiled.served import DROPPED, GONE, LOADED, LOADS, RESIDENT, choose, pack, tell_evicted
 from lrcsim.simulator.compiled.stack_any import CORESIDENT, PAPER, SEQUENTIAL
+from lrcsim.simulator.compiled.uncounted import inlined_njit, uncounted_njit
 
 CLOCK, SIEVE, SLRU, S3_FIFO, ARC, LRU, DALI, STATIC, RANDOM, FIFO, MRU = (queue.value for queue in Queue)
 """The policies; `LRU` with experts pinned is pinned-lru."""
@@ -61,7 +60,7 @@ CLOCK, SIEVE, SLRU, S3_FIFO, ARC, LRU, DALI, STATIC, RANDOM, FIFO, MRU = (queue.
 MOST_USES = 2**31 - 1
 
 
-@numba.njit(cache=True, nogil=True, _nrt=False)
+@uncounted_njit
 def _hit(policy, sizes, node, expert):  # type: ignore[no-untyped-def]
     """Take note of a hit."""
     if policy == SLRU:
@@ -74,7 +73,7 @@ def _hit(policy, sizes, node, expert):  # type: ignore[no-untyped-def]
         node[USES, expert] += 1
 
 
-@numba.njit(cache=True, nogil=True, _nrt=False)
+@uncounted_njit
 def _miss(policy, sizes, node, target, expert):  # type: ignore[no-untyped-def]
     """Take a missed expert out of the ghost queue where it stands, if any; arc adapts its target."""
     queue = node[QUEUE, expert]
@@ -90,7 +89,7 @@ def _miss(policy, sizes, node, target, expert):  # type: ignore[no-untyped-def]
     take(node, expert)
 
 
-@numba.njit(cache=True, nogil=True, _nrt=False)
+@uncounted_njit
 def _join(policy, sizes, node, listed, counter, expert):  # type: ignore[no-untyped-def]
     """Put a loaded expert into the queues."""
     queue = FIRST if node[CAME_FROM, expert] == OUT else SECOND
@@ -103,7 +102,7 @@ def _join(policy, sizes, node, listed, counter, expert):  # type: ignore[no-unty
     append(node, queue, expert)
 
 
-@numba.njit(cache=True, nogil=True, _nrt=False)
+@uncounted_njit
 def _look_back(sizes, node, listed, counter, expert):  # type: ignore[no-untyped-def]
     """Count a use in dali's window, which moves on."""
     place = counter[SEEN] % sizes.window
@@ -114,7 +113,7 @@ def _look_back(sizes, node, listed, counter, expert):  # type: ignore[no-untyped
     counter[SEEN] += 1
 
 
-@numba.njit(cache=True, nogil=True, _nrt=False)
+@uncounted_njit
 def _choose_random(node, listed, counter):  # type: ignore[no-untyped-def]
     """Draw until an expert comes that is not protected; the last listed takes its place. See `Random.draw`."""
     size = length(node, FIRST)
@@ -129,7 +128,7 @@ def _choose_random(node, listed, counter):  # type: ignore[no-untyped-def]
     return expert
 
 
-@numba.njit(cache=True, nogil=True, _nrt=False)
+@uncounted_njit
 def _choose_dali(sizes, node):  # type: ignore[no-untyped-def]
     """Name the least recent of those not used much of late; if there is none, the least recent."""
     expert, end = oldest(node, FIRST), node.shape[1] - QUEUES
@@ -138,7 +137,7 @@ def _choose_dali(sizes, node):  # type: ignore[no-untyped-def]
     return expert if expert < end else oldest_free(node, FIRST)
 
 
-@numba.njit(cache=True, nogil=True, _nrt=False)
+@uncounted_njit
 def _choose_clock(node):  # type: ignore[no-untyped-def]
     """Name the oldest; protected and used experts go to the new end, the used ones once."""
     expert = oldest(node, FIRST)
@@ -150,7 +149,7 @@ def _choose_clock(node):  # type: ignore[no-untyped-def]
     return expert
 
 
-@numba.njit(cache=True, nogil=True, _nrt=False)
+@uncounted_njit
 def _choose_sieve(node, counter):  # type: ignore[no-untyped-def]
     """Name where the hand finds an expert unused since it last passed; past the newest it goes on at the oldest."""
     end = node.shape[1] - QUEUES  # of the one queue
@@ -163,7 +162,7 @@ def _choose_sieve(node, counter):  # type: ignore[no-untyped-def]
     return hand
 
 
-@numba.njit(cache=True, nogil=True, _nrt=False)
+@uncounted_njit
 def _choose_mru(node):  # type: ignore[no-untyped-def]
     """Name the newest that is not protected."""
     expert = newest(node, FIRST)
@@ -172,14 +171,14 @@ def _choose_mru(node):  # type: ignore[no-untyped-def]
     return expert
 
 
-@numba.njit(cache=True, nogil=True, _nrt=False)
+@uncounted_njit
 def _choose_slru(node):  # type: ignore[no-untyped-def]
     """Name the oldest on probation, or the oldest protected by the policy if the batch protects all on probation."""
     expert = oldest_free(node, FIRST)
     return expert if expert >= 0 else oldest_free(node, SECOND)
 
 
-@numba.njit(cache=True, nogil=True, _nrt=False)
+@uncounted_njit
 def _evict_s3_fifo(sizes, node, counter):  # type: ignore[no-untyped-def]
     """Evict from the small queue unless the main one is too long, moving over what was used often enough."""
     counter[FILLING] = 0
@@ -206,7 +205,7 @@ def _evict_s3_fifo(sizes, node, counter):  # type: ignore[no-untyped-def]
     return expert
 
 
-@numba.njit(cache=True, nogil=True, _nrt=False)
+@uncounted_njit
 def _evict_arc(sizes, node, target, cause):  # type: ignore[no-untyped-def]
     """Evict from the list that is longer than its target; ``cause`` is where the miss that needs room was a ghost."""
     slots, t1 = sizes.slots, length(node, FIRST)
@@ -232,7 +231,7 @@ def _evict_arc(sizes, node, target, cause):  # type: ignore[no-untyped-def]
     return expert
 
 
-@numba.njit(cache=True, nogil=True, _nrt=False)
+@uncounted_njit
 def _evict(policy, sizes, node, listed, counter, target, cause):  # type: ignore[no-untyped-def]
     """Evict one expert that is not protected, and return it."""
     if policy == S3_FIFO:
@@ -259,7 +258,7 @@ def _evict(policy, sizes, node, listed, counter, target, cause):  # type: ignore
     return expert
 
 
-@numba.njit(cache=True, nogil=True, _nrt=False, forceinline=True)
+@inlined_njit
 def serve(policy, sizes, access, first_key, cost, keys, begin, end, node, missed, listed, counter, target, served):  # type: ignore[no-untyped-def]  # fmt: skip
     """Serve a batch; return how many of it hit, but for ``PAPER``.
 
@@ -336,7 +335,7 @@ def serve(policy, sizes, access, first_key, cost, keys, begin, end, node, missed
     return found
 
 
-@numba.njit(cache=True, nogil=True, _nrt=False)
+@uncounted_njit
 def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, starts, request, phase, state, served):  # type: ignore[no-untyped-def]  # fmt: skip
     """Advance a pool over some layer-steps of a block.
 

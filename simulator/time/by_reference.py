@@ -30,10 +30,6 @@ cgutils: Any = numba_cgutils  # numba says little of types
 kinds: Any = numba.types
 ADDRESS = ir.IntType(8).as_pointer()
 
-loop_njit = numba.njit(cache=True, nogil=True, _nrt=False, error_model="numpy")
-"""Compiles a function that takes such tuples: it counts no references, so it makes no arrays, and does not ask before
-each division whether it is one by zero."""
-
 
 class ByReference(kinds.Type):  # type: ignore[misc]
     """The type of such a tuple in compiled code; fields are read as those of the tuple."""
@@ -51,18 +47,18 @@ class ByReference(kinds.Type):  # type: ignore[misc]
 
 
 @register_model(ByReference)
-class _Address(models.PrimitiveModel):  # type: ignore[misc]
+class _Address(models.PrimitiveModel):
     """In LLVM it is an address."""
 
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, ADDRESS)
+        super().__init__(manager, kind, ADDRESS)  # type: ignore[no-untyped-call]
 
 
 @infer_getattr
-class _Fields(AttributeTemplate):  # type: ignore[misc]
+class _Fields(AttributeTemplate):
     key = ByReference
 
-    def generic_resolve(self, kind: Any, name: str) -> Any:
+    def generic_resolve(self, kind: Any, name: str) -> Any:  # type: ignore[override]
         """Return the type of a field."""
         return kind.type_of(name)
 
@@ -74,7 +70,7 @@ def _read(builder: Any, pointer: Any) -> Any:
     return found
 
 
-@lower_getattr_generic(ByReference)  # type: ignore[misc]
+@lower_getattr_generic(ByReference)  # type: ignore[no-untyped-call, untyped-decorator]
 def _field(context: Any, builder: Any, kind: Any, value: Any, name: str) -> Any:
     whole = context.get_value_type(kind.values).as_pointer()
     pointer = cgutils.gep_inbounds(builder, builder.bitcast(value, whole), 0, kind.values.fields.index(name))
@@ -107,6 +103,9 @@ def _address_of(_: Any, values: Any) -> Any:
     return kind(values), place
 
 
+_placed: Any = _address_of
+
+
 def by_reference(values: Kept) -> Kept:
     """Return a named tuple to be handed on by reference, in compiled code; None, and without the compiler, as it is.
 
@@ -124,6 +123,6 @@ def _by_reference(values: Any) -> Callable[[Any], Any] | None:
         return None
 
     def address(values: Any) -> Any:
-        return _address_of(values)
+        return _placed(values)
 
     return address

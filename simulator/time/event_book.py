@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.simulator.compiled.uncounted import loop_njit
 from lrcsim.simulator.setup.outcomes import Outcome
-from lrcsim.simulator.time.by_reference import loop_njit
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lrcsim.simulator.time.by_reference import loop_njit
+from lrcsim.simulator.compiled.uncounted import loop_njit
 from lrcsim.simulator.time.event_layer import arrived_on_gpu, begin_on_cpu, compute_on_cpu, computed_on_cpu
 from lrcsim.simulator.time.event_links import begin_flow, cancel, end_chunk, end_flows, end_latency, next_turn, release
 from lrcsim.simulator.time.event_links import submit as submit_leg

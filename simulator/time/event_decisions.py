@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from lrcsim.base.user_code import is_users
 from lrcsim.simulator.compiled.served import ELSEWHERE, LOADED, RESIDENT, choose
+from lrcsim.simulator.compiled.uncounted import loop_njit
 from lrcsim.simulator.setup.miss_actions import Lossy, MissAction, Substitute, loaded_share
 from lrcsim.simulator.setup.outcomes import Outcome
-from lrcsim.simulator.time.by_reference import loop_njit
 from lrcsim.simulator.time.event_pools import residents_of_layer
 
 BY_SHARE, BY_WEIGHT, WITH_STAND_INS = range(3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lrcsim.simulator.time.by_reference import loop_njit
+from lrcsim.simulator.compiled.uncounted import loop_njit
 from lrcsim.simulator.time.event_links import next_turn, promote, set_timer, start_flow, submit
 from lrcsim.simulator.time.event_state import BEGIN_ON_CPU, CPU, TO_CPU, TO_GPU
 from lrcsim.simulator.time.links import DEMAND

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from lrcsim.simulator.compiled.uncounted import loop_njit
 from lrcsim.simulator.time.bandwidth import TOGETHER
-from lrcsim.simulator.time.by_reference import loop_njit
 from lrcsim.simulator.time.compiled_loop import copies_before
 from lrcsim.simulator.time.event_state import BEGIN_FLOW, CPU, LATENT, MOVING, NOWHERE, WAITING
 from lrcsim.simulator.time.links import DEMAND, PREFETCH

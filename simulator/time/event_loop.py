@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.simulator.compiled.served import ELSEWHERE, GONE, LOADED, RESIDENT
+from lrcsim.simulator.compiled.uncounted import loop_njit
 from lrcsim.simulator.setup.outcomes import Outcome
-from lrcsim.simulator.time.by_reference import by_reference, loop_njit
+from lrcsim.simulator.time.by_reference import by_reference
 from lrcsim.simulator.time.compiled_loop import dense_seconds, output_seconds
 from lrcsim.simulator.time.event_book import (
     COLD_MISSES,

@@ -26,7 +26,7 @@ from lrcsim.simulator.compiled.queue_lists import (
 from lrcsim.simulator.compiled.queue_loop import serve
 from lrcsim.simulator.compiled.served import DROPPED, EVICTED, LOADED, RESIDENT, Served
 from lrcsim.simulator.compiled.stack_any import CORESIDENT
-from lrcsim.simulator.time.by_reference import loop_njit
+from lrcsim.simulator.compiled.uncounted import loop_njit
 
 Ints = npt.NDArray[np.int64]
 

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.simulator.time.by_reference import by_reference, loop_njit
+from lrcsim.simulator.compiled.uncounted import loop_njit
+from lrcsim.simulator.time.by_reference import by_reference
 
 
 class Inner(NamedTuple):
