@@ -6,8 +6,6 @@ stack is a fourth list, through all three, in rows of its own.
 
 from __future__ import annotations
 
-import numba
-
 from lrcsim.simulator.compiled.queue_lists import (
     ABOVE,
     BELOW,
@@ -25,12 +23,13 @@ from lrcsim.simulator.compiled.queue_lists import (
     oldest_free,
     take,
 )
+from lrcsim.simulator.compiled.uncounted import uncounted_njit
 
 IN_STACK = USES
 """Row that says whether an expert is in the stack: LIRS counts no uses."""
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def drop(node, expert):  # type: ignore[no-untyped-def]
     """Take an expert that is in the stack out of it."""
     above, below = node[ABOVE, expert], node[BELOW, expert]
@@ -39,7 +38,7 @@ def drop(node, expert):  # type: ignore[no-untyped-def]
     node[IN_STACK, expert] = 0
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def prune(node):  # type: ignore[no-untyped-def]
     """Take from the bottom of the stack what is not LIR; ghosts among them are forgotten."""
     end = node.shape[1] - 1
@@ -51,7 +50,7 @@ def prune(node):  # type: ignore[no-untyped-def]
         bottom = node[ABOVE, end]
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def push(node, expert):  # type: ignore[no-untyped-def]
     """Put an expert on top of the stack."""
     if node[IN_STACK, expert]:
@@ -66,7 +65,7 @@ def push(node, expert):  # type: ignore[no-untyped-def]
     prune(node)
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def promote(sizes, node, expert):  # type: ignore[no-untyped-def]
     """Make an expert that is in no queue LIR, and the least recent of too many HIR."""
     append(node, SECOND, expert)
@@ -76,7 +75,7 @@ def promote(sizes, node, expert):  # type: ignore[no-untyped-def]
         prune(node)
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def hit_lirs(sizes, node, expert):  # type: ignore[no-untyped-def]
     """Take note of a hit."""
     if node[QUEUE, expert] == FIRST and node[IN_STACK, expert]:
@@ -87,7 +86,7 @@ def hit_lirs(sizes, node, expert):  # type: ignore[no-untyped-def]
         push(node, expert)
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def join_lirs(sizes, node, counter, expert):  # type: ignore[no-untyped-def]
     """Put a loaded expert into the queues."""
     if node[CAME_FROM, expert] == GHOST:
@@ -97,7 +96,7 @@ def join_lirs(sizes, node, counter, expert):  # type: ignore[no-untyped-def]
     push(node, expert)
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def evict_lirs(sizes, node, counter):  # type: ignore[no-untyped-def]
     """Evict the oldest HIR, or the least recent LIR where the batch protects all HIR; the stack remembers it."""
     counter[FILLING] = 0

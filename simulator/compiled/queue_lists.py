@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from lrcsim.simulator.compiled.uncounted import uncounted_njit
 
 OUT, FIRST, SECOND, THIRD, GHOST, GHOST2 = range(-1, 5)
 """Where an expert stands: in no queue, or in one of five, three of residents and two of ghosts."""
@@ -111,7 +112,7 @@ class QueueState(NamedTuple):
         return state
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def empty(node, known, pinned, counter, target, cost):  # type: ignore[no-untyped-def]
     """Put everything out but the pinned and forget all, as between the requests of a cold cache; seeds stay."""
     node[:] = 0
@@ -130,37 +131,37 @@ def empty(node, known, pinned, counter, target, cost):  # type: ignore[no-untype
         counter[USED] += cost[expert]
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def length(node, queue):  # type: ignore[no-untyped-def]
     """Return the number of experts in a queue."""
     return node[USES, node.shape[1] - QUEUES + queue]
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def is_in(node, expert):  # type: ignore[no-untyped-def]
     """Return whether an expert is resident."""
     return FIRST <= node[QUEUE, expert] <= THIRD
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def residents(node):  # type: ignore[no-untyped-def]
     """Return how many experts are resident, pinned ones included."""
     return length(node, FIRST) + length(node, SECOND) + length(node, THIRD)
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def oldest(node, queue):  # type: ignore[no-untyped-def]
     """Return the oldest expert of a queue that is not empty."""
     return node[NEWER, node.shape[1] - QUEUES + queue]
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def newest(node, queue):  # type: ignore[no-untyped-def]
     """Return the newest expert of a queue that is not empty."""
     return node[OLDER, node.shape[1] - QUEUES + queue]
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def oldest_free(node, queue):  # type: ignore[no-untyped-def]
     """Return the oldest expert of a queue that may be evicted, or -1."""
     experts = node.shape[1] - QUEUES
@@ -170,7 +171,7 @@ def oldest_free(node, queue):  # type: ignore[no-untyped-def]
     return expert if expert < experts else -1
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def append(node, queue, expert):  # type: ignore[no-untyped-def]
     """Put an expert that is in no queue at the new end of one."""
     end = node.shape[1] - QUEUES + queue
@@ -183,7 +184,7 @@ def append(node, queue, expert):  # type: ignore[no-untyped-def]
     node[QUEUE, expert] = queue
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def take(node, expert):  # type: ignore[no-untyped-def]
     """Take an expert out of its queue."""
     newer, older = node[NEWER, expert], node[OLDER, expert]
@@ -193,7 +194,7 @@ def take(node, expert):  # type: ignore[no-untyped-def]
     node[QUEUE, expert] = OUT
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def move(node, queue, expert):  # type: ignore[no-untyped-def]
     """Take an expert out of its queue and put it at the new end of one, the same or another."""
     take(node, expert)

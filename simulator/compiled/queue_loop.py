@@ -19,8 +19,6 @@ in one go (`queue_lru`). Those whose misses may bypass the cache let it join fir
 
 from __future__ import annotations
 
-import numba
-
 from lrcsim.policies.kernels import Queue
 from lrcsim.simulator.compiled.lirs import drop, evict_lirs, hit_lirs, join_lirs
 from lrcsim.simulator.compiled.queue_lists import (
@@ -59,6 +57,7 @@ from lrcsim.simulator.compiled.queue_lru import use_most_recent
 from lrcsim.simulator.compiled.served import DROPPED, GONE, LOADED, LOADS, RESIDENT, choose, pack, tell_evicted
 from lrcsim.simulator.compiled.stack_any import CORESIDENT, PAPER, SEQUENTIAL
 from lrcsim.simulator.compiled.tiny_lfu import choose_tiny_lfu, count_use, hit_tiny_lfu, join_tiny_lfu
+from lrcsim.simulator.compiled.uncounted import inlined_njit, uncounted_njit
 
 CLOCK, SIEVE, SLRU, S3_FIFO, ARC, LRU, DALI, STATIC, RANDOM, FIFO, MRU, TWO_Q, LIRS, W_TINYLFU = (
     queue.value for queue in Queue
@@ -68,7 +67,7 @@ CLOCK, SIEVE, SLRU, S3_FIFO, ARC, LRU, DALI, STATIC, RANDOM, FIFO, MRU, TWO_Q, L
 MOST_USES = 2**31 - 1
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def _hit(policy, sizes, node, expert):  # type: ignore[no-untyped-def]
     """Take note of a hit."""
     if policy == SLRU:
@@ -88,7 +87,7 @@ def _hit(policy, sizes, node, expert):  # type: ignore[no-untyped-def]
         node[USES, expert] += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def _miss(policy, sizes, node, target, expert):  # type: ignore[no-untyped-def]
     """Take a missed expert out of the ghost queue where it stands, if any; arc adapts its target."""
     queue = node[QUEUE, expert]
@@ -106,7 +105,7 @@ def _miss(policy, sizes, node, target, expert):  # type: ignore[no-untyped-def]
     take(node, expert)
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def _join(policy, sizes, node, listed, counter, expert):  # type: ignore[no-untyped-def]
     """Put a loaded expert into the queues."""
     if policy == LIRS:
@@ -125,7 +124,7 @@ def _join(policy, sizes, node, listed, counter, expert):  # type: ignore[no-unty
     append(node, queue, expert)
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def _look_back(sizes, node, listed, counter, expert):  # type: ignore[no-untyped-def]
     """Count a use in dali's window, which moves on."""
     place = counter[SEEN] % sizes.window
@@ -136,7 +135,7 @@ def _look_back(sizes, node, listed, counter, expert):  # type: ignore[no-untyped
     counter[SEEN] += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def _choose_random(node, listed, counter):  # type: ignore[no-untyped-def]
     """Draw until an expert comes that is not protected; the last listed takes its place. See `Random.draw`."""
     size = length(node, FIRST)
@@ -151,7 +150,7 @@ def _choose_random(node, listed, counter):  # type: ignore[no-untyped-def]
     return expert
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def _choose_dali(sizes, node):  # type: ignore[no-untyped-def]
     """Name the least recent of those not used much of late; if there is none, the least recent."""
     expert, end = oldest(node, FIRST), node.shape[1] - QUEUES
@@ -160,7 +159,7 @@ def _choose_dali(sizes, node):  # type: ignore[no-untyped-def]
     return expert if expert < end else oldest_free(node, FIRST)
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def _choose_clock(node):  # type: ignore[no-untyped-def]
     """Name the oldest; protected and used experts go to the new end, the used ones once."""
     expert = oldest(node, FIRST)
@@ -172,7 +171,7 @@ def _choose_clock(node):  # type: ignore[no-untyped-def]
     return expert
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def _choose_sieve(node, counter):  # type: ignore[no-untyped-def]
     """Name where the hand finds an expert unused since it last passed; past the newest it goes on at the oldest."""
     end = node.shape[1] - QUEUES  # of the one queue
@@ -185,7 +184,7 @@ def _choose_sieve(node, counter):  # type: ignore[no-untyped-def]
     return hand
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def _choose_mru(node):  # type: ignore[no-untyped-def]
     """Name the newest that is not protected."""
     expert = newest(node, FIRST)
@@ -194,14 +193,14 @@ def _choose_mru(node):  # type: ignore[no-untyped-def]
     return expert
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def _choose_slru(node):  # type: ignore[no-untyped-def]
     """Name the oldest on probation, or the oldest protected by the policy if the batch protects all on probation."""
     expert = oldest_free(node, FIRST)
     return expert if expert >= 0 else oldest_free(node, SECOND)
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def _evict_s3_fifo(sizes, node, counter):  # type: ignore[no-untyped-def]
     """Evict from the small queue unless the main one is too long, moving over what was used often enough."""
     counter[FILLING] = 0
@@ -228,7 +227,7 @@ def _evict_s3_fifo(sizes, node, counter):  # type: ignore[no-untyped-def]
     return expert
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def _evict_2q(sizes, node):  # type: ignore[no-untyped-def]
     """Evict from A1in if it is too long, and remember it, else from Am; from the other where the batch protects all."""
     first, main = oldest_free(node, FIRST), oldest_free(node, SECOND)
@@ -244,7 +243,7 @@ def _evict_2q(sizes, node):  # type: ignore[no-untyped-def]
     return first
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def _evict_arc(sizes, node, target, cause):  # type: ignore[no-untyped-def]
     """Evict from the list that is longer than its target; ``cause`` is where the miss that needs room was a ghost."""
     slots, t1 = sizes.slots, length(node, FIRST)
@@ -270,7 +269,7 @@ def _evict_arc(sizes, node, target, cause):  # type: ignore[no-untyped-def]
     return expert
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def _evict(policy, sizes, node, listed, counter, target, cause):  # type: ignore[no-untyped-def]
     """Evict one expert that is not protected, and return it."""
     if policy == S3_FIFO:
@@ -303,7 +302,85 @@ def _evict(policy, sizes, node, listed, counter, target, cause):  # type: ignore
     return expert
 
 
-@numba.njit(cache=True, nogil=True)
+@inlined_njit
+def serve(policy, sizes, access, first_key, cost, keys, begin, end, node, missed, listed, counter, target, served):  # type: ignore[no-untyped-def]  # fmt: skip
+    """Serve a batch; return how many of it hit, but for ``PAPER``.
+
+    Args:
+        policy: as for `run_queues`, like those without a line here.
+        sizes: likewise.
+        access: likewise.
+        first_key: likewise.
+        cost: likewise.
+        keys: likewise; the batch is ``keys[begin:end]``.
+        begin: its first access.
+        end: the access after its last.
+        node: as in `QueueState`, and so on.
+        missed: likewise.
+        listed: likewise.
+        counter: likewise.
+        target: likewise.
+        served: `Served`; None: nobody asks.
+    """
+    if policy == LRU and access == CORESIDENT:
+        return use_most_recent(sizes.capacity, first_key, cost, keys, begin, end, node, missed, counter, served)
+    by_last_use = policy in (LRU, DALI, MRU)
+    join_first = policy in (LRU, STATIC)  # for lru that changes nothing: the batch is the most recent
+    found = 0
+    misses = 0
+    used = counter[USED]
+    for i in range(begin, end):
+        expert = keys[i] - first_key
+        if policy == DALI:
+            _look_back(sizes, node, listed, counter, expert)
+        elif policy == W_TINYLFU:
+            count_use(sizes, node, counter, expert)
+        if is_in(node, expert):
+            found += access != PAPER
+            _hit(policy, sizes, node, expert)
+        else:
+            if served is not None and access == SEQUENTIAL:
+                served.flags[i] = LOADED
+            _miss(policy, sizes, node, target, expert)
+            missed[misses] = expert
+            misses += 1
+            used += cost[expert]
+    evicted = 0
+    others = 0 if join_first else residents(node) - (end - begin - misses)
+    if used > sizes.capacity and others > 0:
+        for i in range(begin, end):
+            node[PROTECTED, keys[i] - first_key] = 1
+        while used > sizes.capacity and evicted < others:
+            cause = node[CAME_FROM, missed[evicted]] if evicted < misses else OUT
+            victim = _evict(policy, sizes, node, listed, counter, target, cause)
+            used -= cost[victim]
+            evicted += 1
+            if served is not None:
+                tell_evicted(served, victim + first_key)
+        for i in range(begin, end):
+            node[PROTECTED, keys[i] - first_key] = 0
+    for i in range(misses):
+        _join(policy, sizes, node, listed, counter, missed[i])
+    if by_last_use:
+        for i in range(begin, end):
+            if node[QUEUE, keys[i] - first_key] == FIRST:
+                move(node, FIRST, keys[i] - first_key)
+    while used > sizes.capacity:  # the rest had to wait until the batch had joined
+        cause = node[CAME_FROM, missed[evicted]] if evicted < misses else OUT
+        victim = _evict(policy, sizes, node, listed, counter, target, cause)
+        used -= cost[victim]
+        evicted += 1
+        if served is not None:
+            tell_evicted(served, victim + first_key)
+    if served is not None:
+        served.counter[LOADS] += misses
+        for i in range(misses):
+            served.counter[GONE] += not is_in(node, missed[i])
+    counter[USED] = used
+    return found
+
+
+@uncounted_njit
 def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, starts, request, phase, state, served):  # type: ignore[no-untyped-def]  # fmt: skip
     """Advance a pool over some layer-steps of a block.
 
@@ -324,8 +401,6 @@ def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, star
             are, and nobody asks.
     """
     node, missed, known, pinned, listed, counter, target, hits = state
-    by_last_use = policy in (LRU, DALI, MRU)
-    join_first = policy in (LRU, STATIC)  # for lru that changes nothing: the batch is the most recent
     for batch in batches:
         if request[batch] != counter[REQUEST]:
             if cold and counter[REQUEST] >= 0:
@@ -342,10 +417,6 @@ def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, star
             high = pack(keys, served.flags, low, high)
             if high == low:
                 continue
-        if policy == LRU and access == CORESIDENT:
-            found = use_most_recent(sizes.capacity, first_key, cost, keys, low, high, node, missed, counter, served)
-            hits[phase[batch]] += found
-            continue
         if access == PAPER:  # all are looked up first, and the first distinct experts are free
             for i in range(low, high):
                 expert = keys[i] - first_key
@@ -361,54 +432,8 @@ def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, star
         together = high - low if access == CORESIDENT else 1
         for begin in range(low, high, together):
             end = begin + together
-            misses = 0
-            used = counter[USED]
-            for i in range(begin, end):
-                expert = keys[i] - first_key
-                if policy == DALI:
-                    _look_back(sizes, node, listed, counter, expert)
-                elif policy == W_TINYLFU:
-                    count_use(sizes, node, counter, expert)
-                if is_in(node, expert):
-                    found += access != PAPER
-                    _hit(policy, sizes, node, expert)
-                else:
-                    if served is not None and access == SEQUENTIAL:
-                        served.flags[i] = LOADED
-                    _miss(policy, sizes, node, target, expert)
-                    missed[misses] = expert
-                    misses += 1
-                    used += cost[expert]
-            evicted = 0
-            others = 0 if join_first else residents(node) - (together - misses)
-            if used > sizes.capacity and others > 0:
-                for i in range(begin, end):
-                    node[PROTECTED, keys[i] - first_key] = 1
-                while used > sizes.capacity and evicted < others:
-                    cause = node[CAME_FROM, missed[evicted]] if evicted < misses else OUT
-                    victim = _evict(policy, sizes, node, listed, counter, target, cause)
-                    used -= cost[victim]
-                    evicted += 1
-                    if served is not None:
-                        tell_evicted(served, victim + first_key)
-                for i in range(begin, end):
-                    node[PROTECTED, keys[i] - first_key] = 0
-            for i in range(misses):
-                _join(policy, sizes, node, listed, counter, missed[i])
-            if by_last_use:
-                for i in range(begin, end):
-                    if node[QUEUE, keys[i] - first_key] == FIRST:
-                        move(node, FIRST, keys[i] - first_key)
-            while used > sizes.capacity:  # the rest had to wait until the batch had joined
-                cause = node[CAME_FROM, missed[evicted]] if evicted < misses else OUT
-                victim = _evict(policy, sizes, node, listed, counter, target, cause)
-                used -= cost[victim]
-                evicted += 1
-                if served is not None:
-                    tell_evicted(served, victim + first_key)
-            if served is not None:
-                served.counter[LOADS] += misses
-                for i in range(misses):
-                    served.counter[GONE] += not is_in(node, missed[i])
-            counter[USED] = used
+            found += serve(
+                *(policy, sizes, access, first_key, cost, keys, begin, end),
+                *(node, missed, listed, counter, target, served),
+            )
         hits[phase[batch]] += found

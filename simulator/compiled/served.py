@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from lrcsim.simulator.compiled.uncounted import uncounted_njit
 
 RESIDENT, LOADED, ELSEWHERE = range(3)
 """What `Served.flags` says of an access: a hit, a miss that was loaded, a miss that was not."""
@@ -45,7 +46,7 @@ NOBODY_ASKS: npt.NDArray[np.int32] = np.zeros(0, np.int32)
 """In place of `Served.evicted`."""
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def tell_evicted(served, key):  # type: ignore[no-untyped-def]
     """Write down that an expert left, where somebody wants to know."""
     if len(served.evicted):
@@ -53,7 +54,7 @@ def tell_evicted(served, key):  # type: ignore[no-untyped-def]
         served.counter[EVICTED] += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def choose(share, tokens, flags, low, high):  # type: ignore[no-untyped-def]
     """Mark as ``ELSEWHERE`` those of the misses ``low:high`` that are not loaded; return how many are.
 
@@ -86,7 +87,7 @@ def choose(share, tokens, flags, low, high):  # type: ignore[no-untyped-def]
     return loads
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def pack(column, flags, low, high):  # type: ignore[no-untyped-def]
     """Move what is not ``ELSEWHERE`` of ``column[low:high]`` to its front; return where that ends."""
     end = low
@@ -97,7 +98,7 @@ def pack(column, flags, low, high):  # type: ignore[no-untyped-def]
     return end
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def pass_through(batches, starts, served):  # type: ignore[no-untyped-def]
     """Serve some layer-steps from a pool that cannot hold a single expert.
 

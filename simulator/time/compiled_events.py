@@ -279,7 +279,8 @@ class CompiledEvents:
     ) -> Work:
         whole, narrow = np.zeros(0, np.int64), np.zeros(0, np.int32)
         starts, ahead = (whole, narrow) if proposed is None else proposed
-        needed, given, uses = np.zeros(0, np.bool_), np.zeros(0), (whole, narrow, narrow, narrow, whole)
+        needed, given = np.zeros(0, np.bool_), np.zeros(0)
+        uses = (whole, narrow, narrow, narrow, whole, needed)
         if self.action.needs:
             assert isinstance(self.action, Lossy)  # plan_of() says so
             found = uses_table(trace, block)
@@ -287,7 +288,8 @@ class CompiledEvents:
             needed, number = np.zeros(len(block.keys), np.bool_), len(block.keys)
             needed[access[self.action.vital(found.share, found.order)]] = True
             given = np.bincount(access, weights=found.share, minlength=number).astype(np.float64)
-            uses = (found.starts, found.token, found.place, found.order, found.tokens)
+            light = np.zeros(int(np.diff(found.starts).max(initial=0)), np.bool_)
+            uses = (found.starts, found.token, found.place, found.order, found.tokens, light)
         first = np.append(rows, len(block.layer))
         transfers = np.diff(block.starts[first]) * self.rules.stages
         if proposed is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import numba
@@ -156,7 +157,7 @@ class TransitionAhead:
 
     def __init__(self, prefetcher: Transition, job: Run) -> None:
         layers, stride = job.trace.num_layers, job.trace.num_experts
-        self.counts, self.totals = np.zeros((layers, stride, stride)), np.zeros((layers, stride))
+        self.counts, self.totals = np.zeros((layers, stride, stride), np.int32), np.zeros((layers, stride))
         self.before, self.which = np.zeros(stride, np.int32), np.array([-1, -1, 0])
         self.width = min(_width(prefetcher) or job.trace.top_k, stride)
 
@@ -240,12 +241,25 @@ def _used_last(used, used_starts, layer, last, count, starts, keys):  # type: ig
 
 
 @numba.njit(cache=True, nogil=True)
+def _reached(scores, width):  # type: ignore[no-untyped-def]
+    """Return what at least ``width`` scores reach: of as many groups, the least of their greatest scores."""
+    groups = len(scores) // width
+    least = math.inf
+    for group in range(width if groups else 0):
+        most = scores[group]
+        for i in range(1, groups):
+            most = max(most, scores[i * width + group])
+        least = min(least, most)
+    return least if groups else 0.0
+
+
+@numba.njit(cache=True, nogil=True)
 def _most(scores, width, first_key, keys, found):  # type: ignore[no-untyped-def]
     """Write the experts of the greatest scores above 0 behind ``keys[:found]``, `Prefetcher.most`; return the end."""
-    end = found
+    end, least, enough = found, 0.0, _reached(scores, width)
     for expert in range(len(scores)):
         score = scores[expert]
-        if score <= 0 or (end == found + width and score <= scores[keys[end - 1] - first_key]):
+        if score < enough or score <= least:
             continue
         at = min(end, found + width - 1)
         end = at + 1
@@ -253,6 +267,8 @@ def _most(scores, width, first_key, keys, found):  # type: ignore[no-untyped-def
             keys[at] = keys[at - 1]
             at -= 1
         keys[at] = first_key + expert
+        if end == found + width:
+            least = scores[keys[end - 1] - first_key]
     return end
 
 
@@ -269,7 +285,7 @@ def _popular(used, used_starts, layer, uses, width, starts, keys):  # type: igno
         starts[row + 1] = found
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # so that it divides many at once
 def _likely(used, used_starts, layer, step, counts, totals, before, which, width, starts, keys):  # type: ignore[no-untyped-def]  # fmt: skip
     """Fill in what `Transition` proposes.
 
@@ -278,7 +294,7 @@ def _likely(used, used_starts, layer, step, counts, totals, before, which, width
         used_starts: int64 [layer-steps + 1].
         layer: int64 [layer-steps].
         step: int64 [layer-steps].
-        counts: float64 [L, E, E], steps that used an expert of a layer and one of the next; advanced in place.
+        counts: int32 [L, E, E], steps that used an expert of a layer and one of the next; advanced in place.
         totals: float64 [L, E], their sums over the last axis; likewise.
         before: int32 [E], experts of the layer-step before; likewise.
         which: int64 [3], its step, its layer, and how many they are; likewise.

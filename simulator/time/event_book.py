@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.simulator.compiled.uncounted import loop_njit
 from lrcsim.simulator.setup.outcomes import Outcome
 
 Ints = npt.NDArray[np.int64]
@@ -80,6 +80,7 @@ class Work(NamedTuple):
         use_place: int32 [uses]; likewise.
         use_order: int32 [uses]; likewise.
         use_tokens: int64 [layer-steps]; likewise.
+        use_light: bool [most uses of a layer-step], room; likewise.
         ahead_starts: int64 [layer-steps + 1], proposals of each to be brought ahead; empty without a prefetcher.
         ahead: int32 [proposals], keys, the most wanted first.
         first: int64 [steps + 1], layer-steps of each.
@@ -100,6 +101,7 @@ class Work(NamedTuple):
     use_place: npt.NDArray[np.int32]
     use_order: npt.NDArray[np.int32]
     use_tokens: Ints
+    use_light: npt.NDArray[np.bool_]
     ahead_starts: Ints
     ahead: npt.NDArray[np.int32]
     first: Ints
@@ -109,7 +111,7 @@ class Work(NamedTuple):
     transfers: Ints
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def take_used(book, key, late, size):  # type: ignore[no-untyped-def]
     """Take note that a resident expert, or one on its way, is used (`Tally.used`)."""
     if book.unused[key]:
@@ -117,7 +119,7 @@ def take_used(book, key, late, size):  # type: ignore[no-untyped-def]
         book.counter[LATE if late else USEFUL] += size
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def take_evicted(book, key, for_prefetch, size):  # type: ignore[no-untyped-def]
     """Take note that an expert left the cache (`Tally.evicted`)."""
     if book.unused[key]:
@@ -128,7 +130,7 @@ def take_evicted(book, key, for_prefetch, size):  # type: ignore[no-untyped-def]
         book.displaced[key] = True
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def take_prefetched(book, key, size):  # type: ignore[no-untyped-def]
     """Take note that an expert is brought ahead (`Tally.prefetched`)."""
     book.counter[ISSUED] += size
@@ -136,7 +138,7 @@ def take_prefetched(book, key, size):  # type: ignore[no-untyped-def]
     book.displaced[key] = False
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def take_emptied(book, sizes, stride):  # type: ignore[no-untyped-def]
     """Take note that what was prefetched is not in the cache any more (`Tally.emptied`)."""
     for key in range(len(book.unused)):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.user_code import is_users
 from lrcsim.simulator.compiled.served import ELSEWHERE, LOADED, RESIDENT, choose
+from lrcsim.simulator.compiled.uncounted import loop_njit
 from lrcsim.simulator.setup.miss_actions import Lossy, MissAction, Substitute, loaded_share
 from lrcsim.simulator.setup.outcomes import Outcome
 from lrcsim.simulator.time.event_pools import residents_of_layer
@@ -60,7 +60,7 @@ def plan_of(action: MissAction, sizes: list[int], bypass: bool, refills: bool) -
     return Plan(rule, share, int(instead), np.array(sizes, np.int64), np.array(other, np.int64), bypass, refills)
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def decide(plan, pools, work, row, flags, stride):  # type: ignore[no-untyped-def]
     """Mark the misses of a layer-step that are not loaded.
 
@@ -83,7 +83,7 @@ def decide(plan, pools, work, row, flags, stride):  # type: ignore[no-untyped-de
         _load_what_nothing_can_replace(work, row, flags, residents_of_layer(pools, work.layer[row], stride))
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def _load_what_nothing_can_replace(work, row, flags, residents):  # type: ignore[no-untyped-def]
     """Mark as loaded what must be because a token's stand-ins have run out (`Substitute`, `_not_replaceable`).
 
@@ -91,7 +91,7 @@ def _load_what_nothing_can_replace(work, row, flags, residents):  # type: ignore
     heaviest loaded. What one token has loaded was to be replaced for the others all the same: each decides by itself.
     """
     begin, last = work.use_starts[row], work.use_starts[row + 1]
-    light = np.zeros(last - begin, np.bool_)
+    light = work.use_light
     for use in range(begin, last):
         light[use - begin] = flags[work.use_place[use]] == ELSEWHERE
     while begin < last:

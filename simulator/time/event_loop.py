@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from lrcsim.simulator.compiled.served import ELSEWHERE, GONE, LOADED, RESIDENT
+from lrcsim.simulator.compiled.uncounted import loop_njit
 from lrcsim.simulator.setup.outcomes import Outcome
 from lrcsim.simulator.time.by_reference import by_reference
 from lrcsim.simulator.time.compiled_loop import dense_seconds, output_seconds
@@ -72,7 +72,7 @@ class Room(NamedTuple):
         return cls(np.zeros(stride, np.uint8), stored, parts, np.zeros(layers, np.int64), np.zeros(links))
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def _look_up(state, plan, pools, work, row, phase, book, room):  # type: ignore[no-untyped-def]
     """Run a layer-step through its pool and count it (`Residency.look_up`).
 
@@ -84,7 +84,7 @@ def _look_up(state, plan, pools, work, row, phase, book, room):  # type: ignore[
     pool = pools.of_layer[layer]
     missed = 0
     for place in range(high - low):
-        hit = is_resident(pools, pool, work.keys[low + place])
+        hit = is_resident(pools, pool, int(work.keys[low + place]))
         room.flags[place] = RESIDENT if hit else LOADED
         missed += not hit
     if missed:
@@ -112,7 +112,7 @@ def _look_up(state, plan, pools, work, row, phase, book, room):  # type: ignore[
     return missed, loaded, gone, gone - passed_by if plan.bypass else gone
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def _look_below(plan, dram, work, row, room):  # type: ignore[no-untyped-def]
     """Ask the cache in DRAM for the misses; mark those that must come from storage (`Residency._from_storage`)."""
     low, high = work.starts[row], work.starts[row + 1]
@@ -124,7 +124,7 @@ def _look_below(plan, dram, work, row, room):  # type: ignore[no-untyped-def]
                     dram.batch[count] = work.keys[low + place]
                     count += 1
     if count:
-        use(dram, 0, count)
+        use(dram, np.int64(0), count)  # for a 0 as such it would be compiled once more
     count = 0
     for flag in (LOADED, ELSEWHERE):
         for place in range(high - low):
@@ -133,35 +133,39 @@ def _look_below(plan, dram, work, row, room):  # type: ignore[no-untyped-def]
                     room.stored[place] = dram.flags[count] != RESIDENT
                     count += 1
                 elif plan.instead == LOW:
-                    room.stored[place] = not is_resident(dram, 0, work.keys[low + place])
+                    room.stored[place] = not is_resident(dram, 0, int(work.keys[low + place]))
 
 
-@numba.njit(cache=True, nogil=True)
-def _price(state, costs, work, row):  # type: ignore[no-untyped-def]
+@loop_njit
+def _price(state, costs, plan, work, row):  # type: ignore[no-untyped-def]
     """Work out what each expert of the batch takes on the GPU, and draws on the CPU (`Costs`)."""
-    layer, low, high = work.layer[row], work.starts[row], work.starts[row + 1]
-    stride = len(state.takes)
-    state.clock[0].cpu_bytes = costs.cpu_bytes[layer]
-    for i in range(low, high):
-        expert, used_by = work.keys[i] % stride, work.tokens[i] if len(work.tokens) else 1
-        operations = costs.operations * used_by
-        state.takes[expert] = (
-            max(costs.expert_bytes[layer] / costs.expert_bandwidth, operations / costs.compute) + costs.overhead
-        )
-        state.draws[expert] = costs.cpu_bandwidth
+    layer = work.layer[row]
+    first = layer * state.rules.stride
+    read = costs.expert_bytes[layer] / costs.expert_bandwidth
+    takes = max(read, costs.operations / costs.compute) + costs.overhead
+    for i in range(work.starts[row], work.starts[row + 1]):
+        if len(work.tokens):
+            takes = max(read, costs.operations * work.tokens[i] / costs.compute) + costs.overhead
+        state.takes[work.keys[i] - first] = takes
+    if plan.instead != ON_CPU:
+        return
+    size = state.clock[0].cpu_bytes = costs.cpu_bytes[layer]
+    for i in range(work.starts[row], work.starts[row + 1]):
+        draws = costs.cpu_bandwidth
         if costs.cpu_compute < math.inf:  # else that is the rate itself, which dividing twice would round
-            seconds = max(costs.cpu_bytes[layer] / costs.cpu_bandwidth, operations / costs.cpu_compute)
-            state.draws[expert] = costs.cpu_bytes[layer] / seconds
+            operations = costs.operations * (work.tokens[i] if len(work.tokens) else 1)
+            draws = size / max(size / costs.cpu_bandwidth, operations / costs.cpu_compute)
+        state.draws[work.keys[i] - first] = draws
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def _use_hits(state, plan, work, row, book, room):  # type: ignore[no-untyped-def]
     """Compute what is there; wait for what is on its way (`Engine._use_hits`)."""
-    size = plan.sizes[work.layer[row]]
+    size, first = plan.sizes[work.layer[row]], work.layer[row] * state.rules.stride
     low = work.starts[row]
     for i in range(low, work.starts[row + 1]):
         if room.flags[i - low] == RESIDENT:
-            key = work.keys[i]
+            key = int(work.keys[i])
             number = state.flight[key]
             if number:  # from now on it is this layer's, whatever becomes of its place in the cache
                 land(state, key)
@@ -171,21 +175,21 @@ def _use_hits(state, plan, work, row, book, room):  # type: ignore[no-untyped-de
                 promote(state, number)
             else:
                 take_used(book, key, False, size)
-                ready(state, key % state.rules.stride)
+                ready(state, key - first)
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def _evict(state, plan, pools, gone, book, for_prefetch):  # type: ignore[no-untyped-def]
     """Take note of what left the cache (`Engine._evict`)."""
     for i in range(gone):
-        key = pools.evicted[i]
+        key = int(pools.evicted[i])
         if state.flight[key]:
             call_off(state, key)
         if for_prefetch or book.unused[key]:
             take_evicted(book, key, for_prefetch, plan.sizes[key // state.rules.stride])
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def _start_misses(state, plan, work, row, phase, book, room):  # type: ignore[no-untyped-def]
     """Ask for what is missing (`Engine._start_misses`)."""
     layer, low, high = work.layer[row], work.starts[row], work.starts[row + 1]
@@ -193,10 +197,10 @@ def _start_misses(state, plan, work, row, phase, book, room):  # type: ignore[no
         if room.flags[place] == LOADED:
             expect(state)
             size = float(plan.sizes[layer])
-            room.parts[place] = not load(state, work.keys[low + place], size, room.stored[place], 0)
+            room.parts[place] = not load(state, int(work.keys[low + place]), size, room.stored[place], 0)
     for place in range(high - low):
         if room.flags[place] == ELSEWHERE:
-            key = work.keys[low + place]
+            key = int(work.keys[low + place])
             if plan.instead == ON_CPU:
                 run_on_cpu(state, key, float(plan.sizes[layer]), room.stored[place])
             elif plan.instead == SUBSTITUTED:
@@ -211,12 +215,12 @@ def _start_misses(state, plan, work, row, phase, book, room):  # type: ignore[no
                 for place in range(high - low):
                     if room.flags[place] == flag and room.parts[place]:
                         size = float(plan.sizes[layer] if flag == LOADED else plan.instead_sizes[layer])
-                        load(state, work.keys[low + place], size, room.stored[place], part)
+                        load(state, int(work.keys[low + place]), size, room.stored[place], part)
     open_stages(state)
     _count_misses(plan, work, row, phase, book, room)
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def _count_misses(plan, work, row, phase, book, room):  # type: ignore[no-untyped-def]
     """Count what became of the misses (`Tally.count`)."""
     low, high = work.starts[row], work.starts[row + 1]
@@ -235,16 +239,18 @@ def _count_misses(plan, work, row, phase, book, room):  # type: ignore[no-untype
         book.tokens[phase] += work.use_tokens[row]
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def _prefetch(state, plan, pools, dram, work, row, book, room):  # type: ignore[no-untyped-def]
     """Bring ahead what is proposed, if it is not there and room can be made (`Engine._prefetch`)."""
     stride, first_ring = state.rules.stride, len(state.flight)
     batch = work.keys[work.starts[row] : work.starts[row + 1]]
     mine, guarded = pools.of_layer[work.layer[row]], 0
+    first = layer = pool = -stride
     for i in range(work.ahead_starts[row], work.ahead_starts[row + 1]):
-        key = work.ahead[i]
-        layer = key // stride
-        pool = pools.of_layer[layer]
+        key = int(work.ahead[i])
+        if not first <= key < first + stride:
+            layer = key // stride
+            first, pool = layer * stride, pools.of_layer[layer]
         if is_resident(pools, pool, key):
             continue
         if pools.protected[pool] < 0:
@@ -259,7 +265,7 @@ def _prefetch(state, plan, pools, dram, work, row, book, room):  # type: ignore[
         stored = False
         if dram is not None:
             dram.batch[0] = key
-            use(dram, 0, 1)
+            use(dram, np.int64(0), np.int64(1))
             stored = dram.flags[0] != RESIDENT
         if state.rules.ahead:
             state.clock[0].host += state.rules.miss
@@ -270,13 +276,13 @@ def _prefetch(state, plan, pools, dram, work, row, book, room):  # type: ignore[
         unguard(pools, pool, batch if pool == mine else batch[:0], state.flying, first_ring + pool)
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def _layer_step(state, costs, plan, pools, dram, work, row, step, book, room):  # type: ignore[no-untyped-def]
     clock, phase, layer = state.clock[0], work.phase[step], work.layer[row]
     missed, loaded, gone, evictions = _look_up(state, plan, pools, work, row, phase, book, room)
     if dram is not None and missed:
         _look_below(plan, dram, work, row, room)
-    _price(state, costs, work, row)
+    _price(state, costs, plan, work, row)
     lesser = missed - loaded if plan.instead == LOW else 0  # copies of low precision
     asked = loaded + lesser
     dense = dense_seconds(
@@ -323,7 +329,7 @@ def _layer_step(state, costs, plan, pools, dram, work, row, step, book, room):  
     clock.host = max(clock.host, clock.cpu_free)
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def _change_request(state, plan, pools, request, book):  # type: ignore[no-untyped-def]
     """Empty the caches, and call off all prefetches (`Engine._forget_prefetches`)."""
     empty_pools(pools, request)
@@ -335,7 +341,7 @@ def _change_request(state, plan, pools, request, book):  # type: ignore[no-untyp
     book.seen[:] = False
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def _run_steps(begin, cold, state, costs, plan, pools, dram, work, book, room, steps):  # type: ignore[no-untyped-def]  # fmt: skip
     """Run the steps of a block in time; see `run_event_steps`."""
     clock = state.clock[0]
@@ -367,7 +373,7 @@ def _run_steps(begin, cold, state, costs, plan, pools, dram, work, book, room, s
     return len(work.request)
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def run_event_steps(begin, cold, state, costs, plan, pools, dram, work, book, room, steps):  # type: ignore[no-untyped-def]  # fmt: skip
     """Run the steps of a block in time.
 
@@ -403,7 +409,7 @@ def run_event_steps(begin, cold, state, costs, plan, pools, dram, work, book, ro
     )
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def run_idle(state, seconds):  # type: ignore[no-untyped-def]
     """Let time pass in which no request is there, but prefetches move."""
     pass_seconds(by_reference(state), seconds)

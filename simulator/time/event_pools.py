@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -22,9 +21,10 @@ from lrcsim.simulator.compiled.queue_lists import (
     is_in,
 )
 from lrcsim.simulator.compiled.queue_lists import residents as residents_of
-from lrcsim.simulator.compiled.queue_loop import run_queues
-from lrcsim.simulator.compiled.served import DROPPED, EVICTED, Served
+from lrcsim.simulator.compiled.queue_loop import serve
+from lrcsim.simulator.compiled.served import DROPPED, EVICTED, LOADED, RESIDENT, Served
 from lrcsim.simulator.compiled.stack_any import CORESIDENT
+from lrcsim.simulator.compiled.uncounted import loop_njit
 
 Ints = npt.NDArray[np.int64]
 
@@ -52,10 +52,6 @@ class QueuePools(NamedTuple):
         batch: int32 [keys], room for a batch.
         flags: uint8 [keys], likewise.
         evicted: int32 [keys], experts that left the pool last told of something.
-        bounds: int64 [2], 0 and the length of the batch.
-        one: int64 [1], 0: the only batch.
-        request: int64 [1], its request.
-        phase: uint8 [1], its phase.
         tokens: int64 [0], each expert is used by one token.
     """
 
@@ -78,10 +74,6 @@ class QueuePools(NamedTuple):
     batch: npt.NDArray[np.int32]
     flags: npt.NDArray[np.uint8]
     evicted: npt.NDArray[np.int32]
-    bounds: Ints
-    one: Ints
-    request: Ints
-    phase: npt.NDArray[np.uint8]
     tokens: Ints
 
 
@@ -118,27 +110,23 @@ def queue_pools(pools: list[QueuePool], layers: list[tuple[int, ...]], counters:
         batch=np.zeros(keys, np.int32),
         flags=np.zeros(keys, np.uint8),
         evicted=np.zeros(keys, np.int32),
-        bounds=np.zeros(2, np.int64),
-        one=np.zeros(1, np.int64),
-        request=np.zeros(1, np.int64),
-        phase=np.ones(1, np.uint8),
         tokens=np.zeros(0, np.int64),
     )
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def is_resident(pools, pool, key):  # type: ignore[no-untyped-def]
     """Return whether an expert is in its pool."""
     return is_in(pools.node[pool], key - pools.first_key[pool])
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def residents(pools, pool):  # type: ignore[no-untyped-def]
     """Return how many experts are in a pool."""
     return residents_of(pools.node[pool])
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def residents_of_layer(pools, layer, stride):  # type: ignore[no-untyped-def]
     """Return how many experts of a layer are in its pool."""
     pool, count = pools.of_layer[layer], 0
@@ -147,7 +135,7 @@ def residents_of_layer(pools, layer, stride):  # type: ignore[no-untyped-def]
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def empty_pools(pools, request):  # type: ignore[no-untyped-def]
     """Put everything out, as between the requests of a cold cache."""
     for pool in range(len(pools.first_key)):
@@ -163,44 +151,37 @@ def empty_pools(pools, request):  # type: ignore[no-untyped-def]
         pools.counter[pool, REQUEST] = request
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def use(pools, pool, count):  # type: ignore[no-untyped-def]
     """Let a pool serve the batch ``pools.batch[:count]``; return how many experts left it, keys in ``pools.evicted``.
 
     All that miss are loaded. ``pools.flags`` says of each what became of it (`Served.flags`).
     """
-    pools.bounds[1] = count
-    pools.request[0] = pools.counter[pool, REQUEST]
     pools.served[pool, EVICTED] = 0
+    node, first_key = pools.node[pool], pools.first_key[pool]
+    for i in range(count):
+        pools.flags[i] = RESIDENT if is_in(node, pools.batch[i] - first_key) else LOADED
     size = pools.sizes[pool]
-    run_queues(
+    serve(
         pools.policy,
         QueueSizes(size[0], size[1], size[2], size[3], size[4], size[5], size[6], size[7]),
         CORESIDENT,
-        False,
-        pools.first_key[pool],
+        first_key,
         pools.cost[pool],
-        pools.one,
         pools.batch,
-        pools.bounds,
-        pools.request,
-        pools.phase,
-        QueueState(
-            pools.node[pool],
-            pools.missed[pool],
-            pools.known[pool],
-            pools.pinned[pool, : pools.pins[pool]],
-            pools.listed[pool],
-            pools.counter[pool],
-            pools.target[pool],
-            pools.hits[pool],
-        ),
+        0,
+        count,
+        node,
+        pools.missed[pool],
+        pools.listed[pool],
+        pools.counter[pool],
+        pools.target[pool],
         Served(1.0, pools.tokens, pools.flags, pools.served[pool], pools.evicted),
     )
     return pools.served[pool, EVICTED]
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def protect(pools, pool, key):  # type: ignore[no-untyped-def]
     """Keep an expert of a guarded pool, if it is resident, from going for a prefetch."""
     index = key - pools.first_key[pool]
@@ -209,7 +190,7 @@ def protect(pools, pool, key):  # type: ignore[no-untyped-def]
         pools.protected[pool] += pools.cost[pool, index]
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def guard(pools, pool, keys, flying, ring):  # type: ignore[no-untyped-def]
     """Protect what may not go for a prefetch: the running batch, and what is under way.
 
@@ -222,14 +203,14 @@ def guard(pools, pool, keys, flying, ring):  # type: ignore[no-untyped-def]
     """
     pools.protected[pool] = 0
     for key in keys:
-        protect(pools, pool, key)
+        protect(pools, pool, int(key))
     key = flying[0, ring]
     while key != ring:
         protect(pools, pool, key)
         key = flying[0, key]
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def unguard(pools, pool, keys, flying, ring):  # type: ignore[no-untyped-def]
     """Undo `guard`."""
     pools.protected[pool] = -1
@@ -242,7 +223,7 @@ def unguard(pools, pool, keys, flying, ring):  # type: ignore[no-untyped-def]
         key = flying[0, key]
 
 
-@numba.njit(cache=True, nogil=True)
+@loop_njit
 def bring_ahead(pools, pool, key):  # type: ignore[no-untyped-def]
     """Take an expert into a guarded pool ahead of its use, and protect it (`Pool.prefetch`).
 
@@ -252,6 +233,6 @@ def bring_ahead(pools, pool, key):  # type: ignore[no-untyped-def]
     if pools.protected[pool] + pools.cost[pool, key - pools.first_key[pool]] > pools.sizes[pool, 0]:
         return -1
     pools.batch[0] = key
-    gone = use(pools, pool, 1)
+    gone = use(pools, pool, np.int64(1))  # for a 1 as such it would be compiled once more
     protect(pools, pool, key)
     return gone
