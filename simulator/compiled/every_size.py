@@ -30,6 +30,7 @@ from lrcsim.simulator.compiled.stack_decode import (
     fits,
     run_batches,
 )
+from lrcsim.simulator.compiled.stack_runs import run_runs, suits
 from lrcsim.simulator.compiled.stack_single import run_singles
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Schedule, StepRun
@@ -217,7 +218,8 @@ class StackKernel:
 
     def _run_stack(self, experts: npt.NDArray[Any], steps: stack.Steps, state: Any) -> None:
         seen, accesses, num_steps = int(state.counter[1]), experts.size, len(steps.request)
-        in_costs = experts.shape[1] == 1 and fits(self.rule, self.keys, state.uses, seen, accesses, num_steps)
+        room = self.rule, self.keys, state.uses, seen, accesses, num_steps
+        in_costs = experts.shape[1] == 1 and fits(*room)
         most = max(self.keys, experts.shape[2])  # ids may repeat, which the kernels find
         keys, places = np.empty(most, experts.dtype if in_costs else np.int32), np.empty(most, np.int64)
         mark, next_use = np.full(self.keys, -1, np.int64), NO_TIMES
@@ -227,7 +229,10 @@ class StackKernel:
             how = (self.stride, self.cold, self.access != stack.CORESIDENT, self.only)
             find(experts, steps, *how, keys, places, mark, upcoming, next_use)
         kernel: Any
-        if not in_costs:
+        if not in_costs and self.access == stack.CORESIDENT and suits(*room):
+            kernel, heads = run_runs, self.rule != LFU and self.only < 0
+            kernel(self.rule, heads, self.cold, experts, steps, self.stride, next_use, state, keys, places)
+        elif not in_costs:
             kernel = stack.run_stack
             rules = (self.rule, self.access, self.cold)
             kernel(*rules, experts, steps, self.stride, next_use, self.window, state, keys, places)
