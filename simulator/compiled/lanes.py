@@ -32,7 +32,7 @@ def rows_for(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@numba.njit(cache=True, nogil=True)
 def _pass(c, s0, s1, s2, s3, s4, s5, s6, s7):  # type: ignore[no-untyped-def]
     """Let one cost sink past eight places; return what sinks on, and the places."""
     out = s0 if s0 > c else c
@@ -54,7 +54,7 @@ def _pass(c, s0, s1, s2, s3, s4, s5, s6, s7):  # type: ignore[no-untyped-def]
     return c, s0, s1, s2, s3, s4, s5, s6, s7
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@numba.njit(cache=True, nogil=True)
 def sink(costs, start, stop, carried, end):  # type: ignore[no-untyped-def]
     """Let costs sink: each place keeps the least of its own and those passing.
 
@@ -90,7 +90,7 @@ def sink(costs, start, stop, carried, end):  # type: ignore[no-untyped-def]
         group += GROUP_W
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@numba.njit(cache=True, nogil=True)
 def insert(costs, stop, news, first, size, carried, batch):  # type: ignore[no-untyped-def]
     """Insert a batch into the stack of every lane, whose members have left it.
 

@@ -98,8 +98,8 @@ def rank_next_uses(first, ends, ranks):  # type: ignore[no-untyped-def]
                     following[expert] = NEVER + expert
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
-def _leave(costs, stop, limit, found, at, gone, most):  # type: ignore[no-untyped-def]
+@numba.njit(cache=True, nogil=True)
+def _leave(costs, stop, limit, found, at, gone, idle, most):  # type: ignore[no-untyped-def]
     """Take what costs less than ``limit`` out of all lanes, counting where it was; return where the last can have been.
 
     Args:
@@ -109,10 +109,11 @@ def _leave(costs, stop, limit, found, at, gone, most):  # type: ignore[no-untype
         found: uint16, counts up.
         at: uint64, where its rows begin.
         gone: uint16 [LANES], scratch.
+        idle: uint16 [LANES], ``most`` in lanes without a layer, else 0.
         most: uint16, how many each lane has at most.
     """
     for i in range(W):
-        gone[i] = 0
+        gone[i] = idle[i]
     tile, least = np.uint64(0), np.uint16(0)
     while tile < stop and least < most:
         p0, p1, p2, p3 = tile, tile + W, tile + W + W, tile + W + W + W
@@ -278,6 +279,8 @@ def run_next_use(experts, first_layer, lanes, complete, starts, requests, phases
     news, counts = np.full(size * k * LANES, NOT_USED), np.zeros((LANES, size), np.int64)
     upcoming, key_of = np.empty((lanes, places), np.uint16), np.empty(places, np.int64)
     gone, found = np.empty(LANES, np.uint16), np.zeros(2 * len(costs), np.uint16)
+    idle = np.full(LANES, most)
+    idle[:lanes] = 0
     carried = np.empty((k + 3) // 4 * 4 * LANES, np.uint16)
     batch = np.empty((k + 7) // 8 * 8 * LANES, np.uint16)
     floating, members = np.empty(2 * places, np.uint16), np.empty(places, np.uint16)
@@ -311,7 +314,7 @@ def run_next_use(experts, first_layer, lanes, complete, starts, requests, phases
             limit, phase = np.uint16((i + 1) << bits), np.int64(phases[step])
             counted = np.uint64(phase * len(costs))
             if full[i]:
-                reached = _leave(costs, stop, limit, found, counted, gone, most)
+                reached = _leave(costs, stop, limit, found, counted, gone, idle, most)
                 insert(costs, reached, news, np.uint64(rows[i]), batch_size, carried, batch)
             else:
                 _one_by_one(

@@ -1,0 +1,412 @@
+"""LFU and look-ahead in lanes, under co-resident access: experts are worth keeping the more uses they have, so far or
+in the next steps, and then the later their last use.
+
+A cost has the uses, counted down from ``idle``, above ``bits`` bits for the sequence number of the last use in the block,
+counted down too. Experts not used yet have costs as well, but stand in no stack. Of each layer of a block
+the costs are noted that the members have before and after each step; before, for look-ahead, those of the experts of
+the step that comes into sight, which are then raised by one use.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from lrcsim.simulator.compiled.lanes import GROUP_W, LANES, TILE, TILE_W, W, insert, insert_one
+
+HALF = np.uint64(TILE // 2 * LANES)
+
+
+@numba.njit(cache=True, nogil=True)
+def _leave(costs, stop, olds, first, size, found, at, gone, idle, most):  # type: ignore[no-untyped-def]
+    """Take the members out of all lanes, counting where they were; return where the last can have been.
+
+    Args:
+        costs: rows, changed in place.
+        stop: uint64, where they end: a multiple of `TILE` rows.
+        olds: rows, the members' costs.
+        first: uint64, where those begin in ``olds``.
+        size: uint64, how far they reach: a multiple of `GROUP` rows, some of which no place may hold.
+        found: uint16, counts up.
+        at: uint64, where its rows begin.
+        gone: uint16 [LANES], scratch.
+        idle: uint16 [LANES], ``most`` in lanes without a layer, else 0.
+        most: uint16, members.
+    """
+    hole = costs.dtype.type(-1)
+    for i in range(W):
+        gone[i] = idle[i]
+    tile, least = np.uint64(0), np.uint16(0)
+    while tile < stop and least < most:
+        p0, p1, p2, p3 = tile, tile + W, tile + W + W, tile + W + W + W
+        p4, p5, p6, p7 = p0 + HALF, p1 + HALF, p2 + HALF, p3 + HALF
+        f0, f1, f2, f3, f4, f5, f6, f7 = at + p0, at + p1, at + p2, at + p3, at + p4, at + p5, at + p6, at + p7
+        group = first
+        while group < first + size:
+            o0, o1, o2, o3 = group, group + W, group + W + W, group + W + W + W
+            for i in range(W):
+                a, b, c, d = olds[o0 + i], olds[o1 + i], olds[o2 + i], olds[o3 + i]
+                s0, s1, s2, s3 = costs[p0 + i], costs[p1 + i], costs[p2 + i], costs[p3 + i]
+                s4, s5, s6, s7 = costs[p4 + i], costs[p5 + i], costs[p6 + i], costs[p7 + i]
+                m0 = (s0 == a) | (s0 == b) | (s0 == c) | (s0 == d)
+                m1 = (s1 == a) | (s1 == b) | (s1 == c) | (s1 == d)
+                m2 = (s2 == a) | (s2 == b) | (s2 == c) | (s2 == d)
+                m3 = (s3 == a) | (s3 == b) | (s3 == c) | (s3 == d)
+                m4 = (s4 == a) | (s4 == b) | (s4 == c) | (s4 == d)
+                m5 = (s5 == a) | (s5 == b) | (s5 == c) | (s5 == d)
+                m6 = (s6 == a) | (s6 == b) | (s6 == c) | (s6 == d)
+                m7 = (s7 == a) | (s7 == b) | (s7 == c) | (s7 == d)
+                found[f0 + i] += m0
+                found[f1 + i] += m1
+                found[f2 + i] += m2
+                found[f3 + i] += m3
+                found[f4 + i] += m4
+                found[f5 + i] += m5
+                found[f6 + i] += m6
+                found[f7 + i] += m7
+                gone[i] += (
+                    np.uint16(m0) + np.uint16(m1) + np.uint16(m2) + np.uint16(m3)
+                    + np.uint16(m4) + np.uint16(m5) + np.uint16(m6) + np.uint16(m7)
+                )  # fmt: skip
+                costs[p0 + i] = hole if m0 else s0
+                costs[p1 + i] = hole if m1 else s1
+                costs[p2 + i] = hole if m2 else s2
+                costs[p3 + i] = hole if m3 else s3
+                costs[p4 + i] = hole if m4 else s4
+                costs[p5 + i] = hole if m5 else s5
+                costs[p6 + i] = hole if m6 else s6
+                costs[p7 + i] = hole if m7 else s7
+            group += GROUP_W
+        least = most
+        for i in range(W):
+            least = gone[i] if gone[i] < least else least
+        tile += TILE_W
+    return tile
+
+
+@numba.njit(cache=True, nogil=True)
+def _raise(costs, stop, olds, first, size, use):  # type: ignore[no-untyped-def]
+    """Lower the costs of the experts that come into sight by ``use``, in all lanes; the rest as in `_leave`."""
+    less = costs.dtype.type(use)
+    tile = np.uint64(0)
+    while tile < stop:
+        p0, p1, p2, p3 = tile, tile + W, tile + W + W, tile + W + W + W
+        group = first
+        while group < first + size:
+            o0, o1, o2, o3 = group, group + W, group + W + W, group + W + W + W
+            for i in range(W):
+                a, b, c, d = olds[o0 + i], olds[o1 + i], olds[o2 + i], olds[o3 + i]
+                s0, s1, s2, s3 = costs[p0 + i], costs[p1 + i], costs[p2 + i], costs[p3 + i]
+                m0 = (s0 == a) | (s0 == b) | (s0 == c) | (s0 == d)
+                m1 = (s1 == a) | (s1 == b) | (s1 == c) | (s1 == d)
+                m2 = (s2 == a) | (s2 == b) | (s2 == c) | (s2 == d)
+                m3 = (s3 == a) | (s3 == b) | (s3 == c) | (s3 == d)
+                costs[p0 + i] = s0 - less if m0 else s0
+                costs[p1 + i] = s1 - less if m1 else s1
+                costs[p2 + i] = s2 - less if m2 else s2
+                costs[p3 + i] = s3 - less if m3 else s3
+            group += GROUP_W
+        tile += HALF
+
+
+@numba.njit(cache=True, nogil=True)
+def _distinct(experts, layer, low, high, mark, stamp, keys):  # type: ignore[no-untyped-def]
+    """Collect a layer's experts of tokens ``low:high`` in the order of their last use.
+
+    Returns:
+        How many, or -1 if one token alone has an expert twice.
+    """
+    count, good = 0, True
+    for token in range(high - 1, low - 1, -1):
+        for rank in range(experts.shape[2] - 1, -1, -1):
+            expert = np.int64(experts[token, layer, rank])
+            if expert >= 0:
+                if mark[expert] != stamp:
+                    mark[expert] = stamp
+                    keys[count] = expert
+                    count += 1
+                elif high - low == 1:
+                    good = False
+    for i in range(count // 2):
+        keys[i], keys[count - 1 - i] = keys[count - 1 - i], keys[i]
+    return count if good else -1
+
+
+@numba.njit(cache=True, nogil=True)
+def _begin(bits, cost_of, key_of, costs, lane, spare):  # type: ignore[no-untyped-def]
+    """Number the last uses of a layer's experts anew, from 0, before a block."""
+    mask = (np.int64(1) << bits) - 1
+    experts, hole = len(cost_of), costs.dtype.type(-1)
+    for expert in range(experts):
+        spare[expert] = mask - (cost_of[expert] & mask)
+    for expert in range(experts):
+        number, mine = 0, spare[expert]
+        for other in range(experts):
+            number += spare[other] < mine
+        cost_of[expert] = (np.int64(cost_of[expert]) >> bits << bits) + mask - number
+    for place in range(experts):
+        at = place * LANES + lane
+        if costs[at] != hole:
+            costs[at] = cost_of[key_of[mask - (costs[at] & mask)]]
+    for expert in range(experts):
+        key_of[mask - (cost_of[expert] & mask)] = expert
+
+
+@numba.njit(cache=True, nogil=True)
+def _note(lookahead, experts, layer, lane, starts, resets, sights, low, high, idle, bits, full, rows, cost_of, key_of, sighted, olds, news, counts, sights_count, mark, keys):  # type: ignore[no-untyped-def]
+    """Note the costs that the members of each step of a block have before and after it, in one layer.
+
+    Args:
+        lookahead: whether uses are those to come, else those so far.
+        experts: as in `run_uses`, like ``starts``.
+        layer: which.
+        lane: its lane.
+        resets: bool [steps], whether the pools are emptied before the step.
+        sights: int64 [2, steps], the first step that comes into sight and the one after the last.
+        low: first step.
+        high: step after the last.
+        idle: the uses part of a cost without uses.
+        bits: of the part below.
+        full: int64 [steps of a block]: 1 if the step is one token with all recorded, 2 if that which comes into sight is.
+        rows: int64 [steps of a block], where each step's costs begin.
+        cost_of: int64 [experts], changed in place.
+        key_of: uint16 [1 << bits], the expert of each number.
+        sighted: rows, filled in: what is to be raised, with its cost before.
+        olds: rows, filled in.
+        news: rows, filled in.
+        counts: int64 [LANES, steps of a block], members.
+        sights_count: the same, of ``sighted``.
+        mark: int64 [experts], scratch, below all stamps: numbers of steps, twice.
+        keys: int64 [experts], scratch.
+
+    Returns:
+        Whether no token has an expert twice.
+    """
+    k, good = experts.shape[2], True
+    use, mask, number = np.int64(1) << bits, (np.int64(1) << bits) - 1, len(cost_of)
+    change = use if lookahead else -use
+    padded = (k + 3) // 4 * 4
+    for step in range(low, high):
+        i = step - low
+        if resets[step]:
+            for expert in range(len(cost_of)):
+                cost_of[expert] = (idle << bits) + (cost_of[expert] & mask)
+        first, last = sights[0, step], sights[1, step]
+        sights_count[lane, i] = 0
+        at = np.uint64(rows[i] + lane)
+        if full[i] & 2:
+            token = starts[first]
+            for rank in range(k):
+                expert = np.uint64(experts[token, layer, rank])
+                sighted[at] = cost_of[expert]
+                cost_of[expert] -= use
+                at += W
+            for _ in range(k, padded):
+                sighted[at] = 0
+                at += W
+            sights_count[lane, i] = k
+        else:
+            for ahead in range(first, last):
+                count = _distinct(experts, layer, starts[ahead], starts[ahead + 1], mark, 2 * ahead, keys)
+                good &= count >= 0
+                for j in range(count):
+                    if last - first == 1:
+                        sighted[at] = cost_of[keys[j]]
+                        at += W
+                        sights_count[lane, i] += 1
+                    cost_of[keys[j]] -= use
+        at = np.uint64(rows[i] + lane)
+        if full[i] & 1:
+            token = starts[step]
+            for rank in range(k):
+                expert = np.uint64(experts[token, layer, rank])
+                old = cost_of[expert]
+                good &= (mask - (old & mask)) < number - rank
+                cost = (old | mask) + change - number
+                number += 1
+                olds[at] = old
+                news[at] = cost
+                cost_of[expert] = cost
+                key_of[np.uint64(number - 1)] = expert
+                at += W
+            for _ in range(k, padded):
+                olds[at] = 0
+                at += W
+            counts[lane, i] = k
+        else:
+            count = _distinct(experts, layer, starts[step], starts[step + 1], mark, 2 * step + 1, keys)
+            good &= count >= 0
+            for j in range(count):
+                expert = keys[j]
+                olds[at] = cost_of[expert]
+                cost_of[expert] = (cost_of[expert] | mask) + change - number
+                news[at] = cost_of[expert]
+                key_of[number] = expert
+                number += 1
+                at += W
+            counts[lane, i] = max(count, 0)
+    return good
+
+
+@numba.njit(cache=True, nogil=True)
+def _find_places(costs, lane, experts, mask, place_of):  # type: ignore[no-untyped-def]
+    """Fill in where the expert of each number stands in the stack of a lane; -1: nowhere."""
+    hole = costs.dtype.type(-1)
+    for place in range(experts):
+        there = costs[place * LANES + lane]
+        if there != hole:
+            place_of[mask - (there & mask)] = place * LANES + lane
+
+
+@numba.njit(cache=True, nogil=True)
+def _raise_one(costs, lane, experts, bits, olds, first, count, place_of):  # type: ignore[no-untyped-def]
+    """Do what `_raise` does in one lane, for a step of any kind."""
+    mask, use = (np.int64(1) << bits) - 1, np.int64(1) << bits
+    place_of[:] = -1
+    _find_places(costs, lane, experts, mask, place_of)
+    for i in range(count):
+        at = place_of[mask - (olds[first + i * LANES + lane] & mask)]
+        if at >= 0:
+            costs[at] -= use
+
+
+@numba.njit(cache=True, nogil=True)
+def _leave_one(costs, lane, experts, bits, olds, first, count, found, counted, place_of):  # type: ignore[no-untyped-def]
+    """Do what `_leave` does in one lane, for a step of any kind."""
+    mask, hole = (np.int64(1) << bits) - 1, costs.dtype.type(-1)
+    place_of[:] = -1
+    _find_places(costs, lane, experts, mask, place_of)
+    for i in range(count):
+        at = place_of[mask - (olds[first + i * LANES + lane] & mask)]
+        if at >= 0:
+            found[counted + at] += 1
+            costs[at] = hole
+
+
+@numba.njit(cache=True, nogil=True)
+def plan_block(experts, first_layer, lanes, complete, starts, sights, low, places, room, full, rows):  # type: ignore[no-untyped-def]
+    """Find how many steps make the next block, and what is known of each.
+
+    Args:
+        experts: as in `run_uses`, like ``first_layer``, ``lanes``, ``complete`` and ``starts``.
+        sights: int64 [2, steps], as in `_note`.
+        low: first step.
+        places: experts of a layer.
+        room: numbers that a block has.
+        full: int64 [most steps], as in `_note`, filled in.
+        rows: int64 [most steps], as in `_note`, filled in.
+
+    Returns:
+        The step after the last, and how many costs are noted at most.
+    """
+    k, at, numbers, step = experts.shape[2], np.int64(0), 0, low
+    while step < sights.shape[1] and step - low < len(full):
+        kinds, most = 0, k
+        for kind in range(2):
+            begin = sights[0, step] if kind else step
+            end = sights[1, step] if kind else step + 1
+            if end - begin == 1:
+                token = starts[begin]
+                tokens = starts[end] - token
+                whole = tokens == 1
+                for lane in range(lanes if whole and not complete else 0):
+                    for rank in range(k):
+                        whole &= experts[token, first_layer + lane, rank] >= 0
+                kinds += whole << kind
+                most = max(most, min(tokens * k, places))
+            if kind == 0:
+                numbers += most
+        if numbers > room and step > low:
+            break
+        full[step - low] = kinds
+        rows[step - low] = at
+        at += (most + 3) // 4 * 4 * LANES
+        step += 1
+    return step, at
+
+
+@numba.njit(cache=True, nogil=True)
+def run_uses(lookahead, experts, first_layer, lanes, complete, starts, resets, sights, phases, idle, bits, cost_of, key_of, costs, hits, accesses):  # type: ignore[no-untyped-def]
+    """Advance the stacks of some layers over some steps.
+
+    Args:
+        lookahead: whether uses are those to come, else those so far.
+        experts: int [tokens, layers, k], -1 = not recorded; with those of the steps that come into sight.
+        first_layer: the layer of the first lane.
+        lanes: how many are used.
+        complete: whether all experts are recorded.
+        starts: int64 [steps + 1 at least], first tokens; so too.
+        resets: bool [steps], whether the pools are emptied before the step.
+        sights: int64 [2, steps], the first step that comes into sight and the one after the last: the same for LFU.
+        phases: uint8 [steps].
+        idle: the uses part of a cost without uses.
+        bits: of the part below.
+        cost_of: int64 [lanes, experts], of every expert, changed in place.
+        key_of: uint16 [lanes, 1 << bits], the expert of each number, changed in place.
+        costs: rows, the stacks, changed in place: the experts in a multiple of `TILE`, and `TILE` more.
+        hits: int64 [2, as many rows], by phase, counts up.
+        accesses: int64 [2, LANES], by phase, counts up.
+
+    Returns:
+        Whether no token has an expert twice; else the rest is meaningless.
+    """
+    places, k, num_steps, low = cost_of.shape[1], experts.shape[2], len(phases), 0
+    hole, most, stop = costs.dtype.type(-1), np.uint16(k), np.uint64(len(costs)) - TILE_W
+    room = (1 << bits) - places - 1
+    steps = max(room // k, 1)
+    padded = (k + 3) // 4 * 4 * LANES
+    full, rows = np.empty(steps, np.int64), np.empty(steps, np.int64)
+    news, olds, sighted = np.full(0, hole), np.zeros(0, costs.dtype), np.zeros(0, costs.dtype)
+    counts, sights_count = np.zeros((LANES, steps), np.int64), np.zeros((LANES, steps), np.int64)
+    gone, found = np.empty(LANES, np.uint16), np.zeros(2 * len(costs), np.uint16)
+    unused = np.full(LANES, most)
+    unused[:lanes] = 0
+    carried, batch = np.empty(padded, costs.dtype), np.empty((k + 7) // 8 * 8 * LANES, costs.dtype)
+    floating, members = np.empty(2 * places, costs.dtype), np.empty(places, costs.dtype)
+    mark, keys, spare = np.full(places, -1, np.int64), np.empty(places, np.int64), np.empty(places, np.int64)
+    place_of = np.empty(1 << bits, np.int64)
+    size, good = np.uint64(k * LANES), True
+    while low < num_steps and good:
+        high, needed = plan_block(
+            experts, first_layer, lanes, complete, starts, sights, low, places, room, full, rows
+        )  # fmt: skip
+        if needed > len(news):
+            news, olds, sighted = np.full(needed, hole), np.zeros(needed, costs.dtype), np.zeros(needed, costs.dtype)
+        for lane in range(lanes):
+            _begin(bits, cost_of[lane], key_of[lane], costs, lane, spare)
+            mark[:] = -1
+            good &= _note(
+                lookahead, experts, first_layer + lane, lane, starts, resets, sights, low, high, idle, bits, full,
+                rows, cost_of[lane], key_of[lane], sighted, olds, news, counts, sights_count, mark, keys,
+            )  # fmt: skip
+        if not good:
+            break
+        for step in range(low, high):
+            i, phase = step - low, np.int64(phases[step])
+            if resets[step]:
+                costs[:] = hole
+            counted, row = np.uint64(phase * len(costs)), np.uint64(rows[i])
+            if full[i] & 2:
+                _raise(costs, stop, sighted, row, np.uint64(padded), 1 << bits)
+            else:
+                for lane in range(lanes):
+                    if sights_count[lane, i]:
+                        _raise_one(costs, lane, places, bits, sighted, rows[i], sights_count[lane, i], place_of)
+            if full[i] & 1:
+                reached = _leave(costs, stop, olds, row, np.uint64(padded), found, counted, gone, unused, most)
+                insert(costs, reached, news, row, size, carried, batch)
+            else:
+                for lane in range(lanes):
+                    if counts[lane, i]:
+                        _leave_one(
+                            costs, lane, places, bits, olds, rows[i], counts[lane, i], found, np.int64(counted), place_of
+                        )  # fmt: skip
+                        insert_one(costs, lane, places, news, rows[i], counts[lane, i], floating, members)
+            for lane in range(lanes):
+                accesses[phase, lane] += counts[lane, i]
+        for phase in range(2):
+            for at in range(len(costs)):
+                hits[phase, at] += found[phase * len(costs) + at]
+        found[:] = 0
+        low = high
+    return good
