@@ -149,56 +149,61 @@ def _leave(costs, stop, limit, found, at, gone, idle, most):  # type: ignore[no-
 
 
 @numba.njit(cache=True, nogil=True)
-def _note(experts, layer, lane, starts, requests, low, high, cold, bits, far, full, rows, upcoming, news, counts):  # type: ignore[no-untyped-def]
-    """Note the costs that the members of each step of a block have after it, in one layer.
+def _note(experts, first_layer, starts, requests, low, high, cold, bits, far, full, rows, upcoming, news, counts):  # type: ignore[no-untyped-def]
+    """Note the costs that the members of each step of a block have after it.
+
+    Step by step, not layer by layer: so what is written lies together.
 
     Args:
-        experts: as in `run_next_use`, like ``starts``, ``requests``, ``cold``, ``bits``.
-        layer: which.
-        lane: its lane.
+        experts: as in `run_next_use`, like ``first_layer``, ``starts``, ``requests``, ``cold``, ``bits``.
         low: first step.
         high: step after the last.
         far: where costs beyond the block begin.
         full: bool [steps of a block], whether the step is one token with all recorded.
         rows: int64 [steps of a block], where each step's costs begin in ``news``.
-        upcoming: uint16 [experts], costs after the block; before it, in the end.
+        upcoming: uint16 [lanes, experts], costs after the block; before it, in the end.
         news: uint16 rows, filled in.
-        counts: int64 [LANES, steps of a block], members.
+        counts: int64 [steps of a block, LANES], members.
 
     Returns:
         Whether no token has an expert twice.
     """
-    k, good = experts.shape[2], True
+    k, (lanes, places), good = experts.shape[2], upcoming.shape, True
     for step in range(high - 1, low - 1, -1):
         i = step - low
-        at, now, count = np.uint64(rows[i] + lane), np.int64(i) << bits, 0
+        now, row = np.int64(i) << bits, np.uint64(rows[i])
         if full[i]:
             token = starts[step]
-            for rank in range(k):
-                expert = np.int64(experts[token, layer, rank])
-                cost = upcoming[np.uint64(expert)]
-                good &= cost != now + expert
-                news[at] = cost
-                at += W
-                upcoming[np.uint64(expert)] = now + expert
-            count = k
+            for lane in range(np.uint64(lanes)):
+                at = row + lane
+                for rank in range(k):
+                    expert = np.uint64(experts[token, first_layer + lane, rank])
+                    cost, used = upcoming[lane, expert], np.uint16(now + expert)
+                    good &= cost != used
+                    news[at] = cost
+                    upcoming[lane, expert] = used
+                    at += W
+                counts[i, lane] = k
         else:
             several = starts[step + 1] - starts[step] > 1
-            for token in range(starts[step], starts[step + 1]):
-                for rank in range(k):
-                    expert = np.int64(experts[token, layer, rank])
-                    if expert >= 0:
-                        cost = upcoming[np.uint64(expert)]
-                        good &= several or cost != now + expert
-                        if cost != now + expert:
-                            news[at] = cost
-                            at += W
-                            count += 1
-                            upcoming[np.uint64(expert)] = now + expert
-        counts[lane, i] = count
+            for lane in range(lanes):
+                at, count = row + np.uint64(lane), 0
+                for token in range(starts[step], starts[step + 1]):
+                    for rank in range(k):
+                        expert = np.int64(experts[token, first_layer + lane, rank])
+                        if expert >= 0:
+                            cost = upcoming[lane, expert]
+                            good &= several or cost != now + expert
+                            if cost != now + expert:
+                                news[at] = cost
+                                at += W
+                                count += 1
+                                upcoming[lane, expert] = now + expert
+                counts[i, lane] = count
         if cold and requests[step] != requests[step + 1]:
-            for expert in range(len(upcoming)):
-                upcoming[expert] = far + expert
+            for lane in range(lanes):
+                for expert in range(places):
+                    upcoming[lane, expert] = far + expert
     return good
 
 
@@ -206,13 +211,13 @@ def _note(experts, layer, lane, starts, requests, low, high, cold, bits, far, fu
 def _one_by_one(costs, places, limit, news, row, counts, step, lanes, found, at, carried, batch):  # type: ignore[no-untyped-def]
     """Do a step in each lane by itself."""
     for lane in range(lanes):
-        if counts[lane, step]:
+        if counts[step, lane]:
             for place in range(places):
                 there = place * LANES + lane
                 if costs[there] < limit:
                     found[at + there] += 1
                     costs[there] = NOT_USED
-            insert_one(costs, lane, places, news, row, counts[lane, step], carried, batch)
+            insert_one(costs, lane, places, news, row, counts[step, lane], carried, batch)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -276,8 +281,8 @@ def run_next_use(experts, first_layer, lanes, complete, starts, requests, phases
     stop, most = np.uint64(len(costs)) - TILE_W, np.uint16(k)
     far = np.int64(size) << bits
     full, rows = np.empty(size, np.bool_), np.empty(size, np.int64)
-    news, counts = np.full(size * k * LANES, NOT_USED), np.zeros((LANES, size), np.int64)
-    upcoming, key_of = np.empty((lanes, places), np.uint16), np.empty(places, np.int64)
+    news, counts = np.full(size * k * LANES, NOT_USED), np.zeros((size, LANES), np.int64)
+    upcoming, key_of = np.empty((lanes, places), np.uint16), np.empty((lanes, places), np.int64)
     gone, found = np.empty(LANES, np.uint16), np.zeros(2 * len(costs), np.uint16)
     idle = np.full(LANES, most)
     idle[:lanes] = 0
@@ -293,17 +298,17 @@ def run_next_use(experts, first_layer, lanes, complete, starts, requests, phases
             news = np.full(needed, NOT_USED)
         for lane in range(lanes):
             for expert in range(places):
-                key_of[before[lane, expert]] = expert
+                key_of[lane, before[lane, expert]] = expert
                 upcoming[lane, expert] = far + ranks[block, lane, expert]
-            good &= _note(
-                experts, first_layer + lane, lane, starts, requests, low, high, cold, bits, far, full, rows,
-                upcoming[lane], news, counts,
-            )  # fmt: skip
-            for place in range(places):
+                before[lane, expert] = ranks[block, lane, expert]
+        good = _note(
+            experts, first_layer, starts, requests, low, high, cold, bits, far, full, rows, upcoming, news, counts
+        )  # fmt: skip
+        for place in range(places):
+            for lane in range(lanes):
                 at = place * LANES + lane
                 if costs[at] != NOT_USED:
-                    costs[at] = upcoming[lane, key_of[costs[at] - far]]
-            before[lane] = ranks[block, lane]
+                    costs[at] = upcoming[lane, key_of[lane, costs[at] - far]]
         if not good:
             break
         for step in range(low, high):
@@ -321,7 +326,7 @@ def run_next_use(experts, first_layer, lanes, complete, starts, requests, phases
                     costs, places, limit, news, rows[i], counts, i, lanes, found, counted, floating, members
                 )  # fmt: skip
             for lane in range(lanes):
-                accesses[phase, lane] += counts[lane, i]
+                accesses[phase, lane] += counts[i, lane]
         for phase in range(2):
             for at in range(len(costs)):
                 hits[phase, at] += found[phase * len(costs) + at]

@@ -18,6 +18,15 @@ HALF = np.uint64(TILE // 2 * LANES)
 
 
 @numba.njit(cache=True, nogil=True)
+def _is_one_of(cost, a, b, c, d):  # type: ignore[no-untyped-def]
+    """Return whether a cost is one of four: their differences' minimum is 0, which vectors find sooner than four answers."""
+    a, b, c, d = a ^ cost, b ^ cost, c ^ cost, d ^ cost
+    a = a if a < b else b
+    c = c if c < d else d
+    return (a if a < c else c) == 0
+
+
+@numba.njit(cache=True, nogil=True)
 def _leave(costs, stop, olds, first, size, found, at, gone, idle, most):  # type: ignore[no-untyped-def]
     """Take the members out of all lanes, counting where they were; return where the last can have been.
 
@@ -27,16 +36,16 @@ def _leave(costs, stop, olds, first, size, found, at, gone, idle, most):  # type
         olds: rows, the members' costs.
         first: uint64, where those begin in ``olds``.
         size: uint64, how far they reach: a multiple of `GROUP` rows, some of which no place may hold.
-        found: uint16, counts up.
+        found: of the type of ``costs``, counts up.
         at: uint64, where its rows begin.
-        gone: uint16 [LANES], scratch.
-        idle: uint16 [LANES], ``most`` in lanes without a layer, else 0.
-        most: uint16, members.
+        gone: of the type of ``costs`` [LANES], scratch.
+        idle: of the type of ``costs`` [LANES], ``most`` in lanes without a layer, else 0.
+        most: of that type, members.
     """
     hole = costs.dtype.type(-1)
     for i in range(W):
         gone[i] = idle[i]
-    tile, least = np.uint64(0), np.uint16(0)
+    tile, least = np.uint64(0), gone.dtype.type(0)
     while tile < stop and least < most:
         p0, p1, p2, p3 = tile, tile + W, tile + W + W, tile + W + W + W
         p4, p5, p6, p7 = p0 + HALF, p1 + HALF, p2 + HALF, p3 + HALF
@@ -48,14 +57,14 @@ def _leave(costs, stop, olds, first, size, found, at, gone, idle, most):  # type
                 a, b, c, d = olds[o0 + i], olds[o1 + i], olds[o2 + i], olds[o3 + i]
                 s0, s1, s2, s3 = costs[p0 + i], costs[p1 + i], costs[p2 + i], costs[p3 + i]
                 s4, s5, s6, s7 = costs[p4 + i], costs[p5 + i], costs[p6 + i], costs[p7 + i]
-                m0 = (s0 == a) | (s0 == b) | (s0 == c) | (s0 == d)
-                m1 = (s1 == a) | (s1 == b) | (s1 == c) | (s1 == d)
-                m2 = (s2 == a) | (s2 == b) | (s2 == c) | (s2 == d)
-                m3 = (s3 == a) | (s3 == b) | (s3 == c) | (s3 == d)
-                m4 = (s4 == a) | (s4 == b) | (s4 == c) | (s4 == d)
-                m5 = (s5 == a) | (s5 == b) | (s5 == c) | (s5 == d)
-                m6 = (s6 == a) | (s6 == b) | (s6 == c) | (s6 == d)
-                m7 = (s7 == a) | (s7 == b) | (s7 == c) | (s7 == d)
+                m0 = _is_one_of(s0, a, b, c, d)
+                m1 = _is_one_of(s1, a, b, c, d)
+                m2 = _is_one_of(s2, a, b, c, d)
+                m3 = _is_one_of(s3, a, b, c, d)
+                m4 = _is_one_of(s4, a, b, c, d)
+                m5 = _is_one_of(s5, a, b, c, d)
+                m6 = _is_one_of(s6, a, b, c, d)
+                m7 = _is_one_of(s7, a, b, c, d)
                 found[f0 + i] += m0
                 found[f1 + i] += m1
                 found[f2 + i] += m2
@@ -64,10 +73,14 @@ def _leave(costs, stop, olds, first, size, found, at, gone, idle, most):  # type
                 found[f5 + i] += m5
                 found[f6 + i] += m6
                 found[f7 + i] += m7
-                gone[i] += (
-                    np.uint16(m0) + np.uint16(m1) + np.uint16(m2) + np.uint16(m3)
-                    + np.uint16(m4) + np.uint16(m5) + np.uint16(m6) + np.uint16(m7)
-                )  # fmt: skip
+                gone[i] += m0
+                gone[i] += m1
+                gone[i] += m2
+                gone[i] += m3
+                gone[i] += m4
+                gone[i] += m5
+                gone[i] += m6
+                gone[i] += m7
                 costs[p0 + i] = hole if m0 else s0
                 costs[p1 + i] = hole if m1 else s1
                 costs[p2 + i] = hole if m2 else s2
@@ -97,10 +110,10 @@ def _raise(costs, stop, olds, first, size, use):  # type: ignore[no-untyped-def]
             for i in range(W):
                 a, b, c, d = olds[o0 + i], olds[o1 + i], olds[o2 + i], olds[o3 + i]
                 s0, s1, s2, s3 = costs[p0 + i], costs[p1 + i], costs[p2 + i], costs[p3 + i]
-                m0 = (s0 == a) | (s0 == b) | (s0 == c) | (s0 == d)
-                m1 = (s1 == a) | (s1 == b) | (s1 == c) | (s1 == d)
-                m2 = (s2 == a) | (s2 == b) | (s2 == c) | (s2 == d)
-                m3 = (s3 == a) | (s3 == b) | (s3 == c) | (s3 == d)
+                m0 = _is_one_of(s0, a, b, c, d)
+                m1 = _is_one_of(s1, a, b, c, d)
+                m2 = _is_one_of(s2, a, b, c, d)
+                m3 = _is_one_of(s3, a, b, c, d)
                 costs[p0 + i] = s0 - less if m0 else s0
                 costs[p1 + i] = s1 - less if m1 else s1
                 costs[p2 + i] = s2 - less if m2 else s2
@@ -153,98 +166,98 @@ def _begin(bits, cost_of, key_of, costs, lane, spare):  # type: ignore[no-untype
 
 
 @numba.njit(cache=True, nogil=True)
-def _note(lookahead, experts, layer, lane, starts, resets, sights, low, high, idle, bits, full, rows, cost_of, key_of, sighted, olds, news, counts, sights_count, mark, keys):  # type: ignore[no-untyped-def]
-    """Note the costs that the members of each step of a block have before and after it, in one layer.
+def _note(lookahead, experts, first_layer, starts, resets, sights, low, high, idle, bits, full, rows, cost_of, key_of, sighted, olds, news, seen, counts, mark, keys):  # type: ignore[no-untyped-def]
+    """Note the costs that the members of each step of a block have before and after it.
+
+    Step by step, not layer by layer: so what is written lies together.
 
     Args:
-        lookahead: whether uses are those to come, else those so far.
-        experts: as in `run_uses`, like ``starts``.
-        layer: which.
-        lane: its lane.
-        resets: bool [steps], whether the pools are emptied before the step.
-        sights: int64 [2, steps], the first step that comes into sight and the one after the last.
+        lookahead: as in `run_uses`, like ``experts``, ``first_layer``, ``starts``, ``resets``, ``sights``, ``idle``, ``bits``.
         low: first step.
         high: step after the last.
-        idle: the uses part of a cost without uses.
-        bits: of the part below.
         full: int64 [steps of a block]: 1 if the step is one token with all recorded, 2 if that which comes into sight is.
         rows: int64 [steps of a block], where each step's costs begin.
-        cost_of: int64 [experts], changed in place.
-        key_of: uint16 [1 << bits], the expert of each number.
+        cost_of: int64 [lanes, experts], changed in place.
+        key_of: uint16 [lanes, 1 << bits], the expert of each number.
         sighted: rows, filled in: what is to be raised, with its cost before.
         olds: rows, filled in.
         news: rows, filled in.
-        counts: int64 [LANES, steps of a block], members.
-        sights_count: the same, of ``sighted``.
-        mark: int64 [experts], scratch, below all stamps: numbers of steps, twice.
+        seen: int64 [steps of a block, LANES], how many rows of ``sighted`` are filled in.
+        counts: the same, of ``olds`` and ``news``.
+        mark: int64 [lanes, experts], scratch, below all stamps: numbers of steps, twice.
         keys: int64 [experts], scratch.
 
     Returns:
         Whether no token has an expert twice.
     """
-    k, good = experts.shape[2], True
-    use, mask, number = np.int64(1) << bits, (np.int64(1) << bits) - 1, len(cost_of)
-    change = use if lookahead else -use
-    padded = (k + 3) // 4 * 4
+    k, (lanes, places), good = experts.shape[2], cost_of.shape, True
+    use, mask = np.int64(1) << bits, (np.int64(1) << bits) - 1
+    change, padded = use if lookahead else -use, (k + 3) // 4 * 4
+    numbers = np.full(lanes, places, np.int64)
     for step in range(low, high):
         i = step - low
         if resets[step]:
-            for expert in range(len(cost_of)):
-                cost_of[expert] = (idle << bits) + (cost_of[expert] & mask)
-        first, last = sights[0, step], sights[1, step]
-        sights_count[lane, i] = 0
-        at = np.uint64(rows[i] + lane)
+            for lane in range(lanes):
+                for expert in range(places):
+                    cost_of[lane, expert] = (idle << bits) + (cost_of[lane, expert] & mask)
+        first, last, row = sights[0, step], sights[1, step], np.uint64(rows[i])
+        seen[i, :] = 0
         if full[i] & 2:
             token = starts[first]
-            for rank in range(k):
-                expert = np.uint64(experts[token, layer, rank])
-                sighted[at] = cost_of[expert]
-                cost_of[expert] -= use
-                at += W
-            for _ in range(k, padded):
-                sighted[at] = 0
-                at += W
-            sights_count[lane, i] = k
+            for lane in range(np.uint64(lanes)):
+                at = row + lane
+                for rank in range(k):
+                    expert = np.uint64(experts[token, first_layer + lane, rank])
+                    old = cost_of[lane, expert]
+                    sighted[at] = old
+                    cost_of[lane, expert] = old - use
+                    at += W
+                for _ in range(k, padded):
+                    sighted[at] = 0
+                    at += W
         else:
             for ahead in range(first, last):
-                count = _distinct(experts, layer, starts[ahead], starts[ahead + 1], mark, 2 * ahead, keys)
-                good &= count >= 0
-                for j in range(count):
-                    if last - first == 1:
-                        sighted[at] = cost_of[keys[j]]
-                        at += W
-                        sights_count[lane, i] += 1
-                    cost_of[keys[j]] -= use
-        at = np.uint64(rows[i] + lane)
+                for lane in range(lanes):
+                    count = _distinct(experts, first_layer + lane, starts[ahead], starts[ahead + 1], mark[lane], 2 * ahead, keys)
+                    good &= count >= 0
+                    for j in range(count):
+                        if last - first == 1:
+                            sighted[row + np.uint64(j * LANES + lane)] = cost_of[lane, keys[j]]
+                        cost_of[lane, keys[j]] -= use
+                    seen[i, lane] = count if last - first == 1 else 0
         if full[i] & 1:
             token = starts[step]
-            for rank in range(k):
-                expert = np.uint64(experts[token, layer, rank])
-                old = cost_of[expert]
-                good &= (mask - (old & mask)) < number - rank
-                cost = (old | mask) + change - number
-                number += 1
-                olds[at] = old
-                news[at] = cost
-                cost_of[expert] = cost
-                key_of[np.uint64(number - 1)] = expert
-                at += W
-            for _ in range(k, padded):
-                olds[at] = 0
-                at += W
-            counts[lane, i] = k
+            for lane in range(np.uint64(lanes)):
+                at, number = row + lane, numbers[lane]
+                least = mask - number
+                for rank in range(k):
+                    expert = np.uint64(experts[token, first_layer + lane, rank])
+                    old = cost_of[lane, expert]
+                    good &= (old & mask) > least
+                    cost = (old | mask) + change - number
+                    olds[at] = old
+                    news[at] = cost
+                    cost_of[lane, expert] = cost
+                    key_of[lane, np.uint64(number)] = expert
+                    number += 1
+                    at += W
+                for _ in range(k, padded):
+                    olds[at] = 0
+                    at += W
+                numbers[lane] = number
+                counts[i, lane] = k
         else:
-            count = _distinct(experts, layer, starts[step], starts[step + 1], mark, 2 * step + 1, keys)
-            good &= count >= 0
-            for j in range(count):
-                expert = keys[j]
-                olds[at] = cost_of[expert]
-                cost_of[expert] = (cost_of[expert] | mask) + change - number
-                news[at] = cost_of[expert]
-                key_of[number] = expert
-                number += 1
-                at += W
-            counts[lane, i] = max(count, 0)
+            for lane in range(lanes):
+                count = _distinct(experts, first_layer + lane, starts[step], starts[step + 1], mark[lane], 2 * step + 1, keys)
+                good &= count >= 0
+                for j in range(count):
+                    expert, at = keys[j], row + np.uint64(j * LANES + lane)
+                    olds[at] = cost_of[lane, expert]
+                    cost_of[lane, expert] = (cost_of[lane, expert] | mask) + change - numbers[lane]
+                    news[at] = cost_of[lane, expert]
+                    key_of[lane, numbers[lane]] = expert
+                    numbers[lane] += 1
+                counts[i, lane] = max(count, 0)
     return good
 
 
@@ -351,19 +364,19 @@ def run_uses(lookahead, experts, first_layer, lanes, complete, starts, resets, s
         Whether no token has an expert twice; else the rest is meaningless.
     """
     places, k, num_steps, low = cost_of.shape[1], experts.shape[2], len(phases), 0
-    hole, most, stop = costs.dtype.type(-1), np.uint16(k), np.uint64(len(costs)) - TILE_W
+    hole, most, stop = costs.dtype.type(-1), costs.dtype.type(k), np.uint64(len(costs)) - TILE_W
     room = (1 << bits) - places - 1
     steps = max(room // k, 1)
     padded = (k + 3) // 4 * 4 * LANES
     full, rows = np.empty(steps, np.int64), np.empty(steps, np.int64)
     news, olds, sighted = np.full(0, hole), np.zeros(0, costs.dtype), np.zeros(0, costs.dtype)
-    counts, sights_count = np.zeros((LANES, steps), np.int64), np.zeros((LANES, steps), np.int64)
-    gone, found = np.empty(LANES, np.uint16), np.zeros(2 * len(costs), np.uint16)
+    seen, counts = np.zeros((steps, LANES), np.int64), np.zeros((steps, LANES), np.int64)
+    gone, found = np.empty(LANES, costs.dtype), np.zeros(2 * len(costs), costs.dtype)
     unused = np.full(LANES, most)
     unused[:lanes] = 0
     carried, batch = np.empty(padded, costs.dtype), np.empty((k + 7) // 8 * 8 * LANES, costs.dtype)
     floating, members = np.empty(2 * places, costs.dtype), np.empty(places, costs.dtype)
-    mark, keys, spare = np.full(places, -1, np.int64), np.empty(places, np.int64), np.empty(places, np.int64)
+    mark, keys, spare = np.empty(cost_of.shape, np.int64), np.empty(places, np.int64), np.empty(places, np.int64)
     place_of = np.empty(1 << bits, np.int64)
     size, good = np.uint64(k * LANES), True
     while low < num_steps and good:
@@ -374,11 +387,11 @@ def run_uses(lookahead, experts, first_layer, lanes, complete, starts, resets, s
             news, olds, sighted = np.full(needed, hole), np.zeros(needed, costs.dtype), np.zeros(needed, costs.dtype)
         for lane in range(lanes):
             _begin(bits, cost_of[lane], key_of[lane], costs, lane, spare)
-            mark[:] = -1
-            good &= _note(
-                lookahead, experts, first_layer + lane, lane, starts, resets, sights, low, high, idle, bits, full,
-                rows, cost_of[lane], key_of[lane], sighted, olds, news, counts, sights_count, mark, keys,
-            )  # fmt: skip
+        mark[:] = -1
+        good = _note(
+            lookahead, experts, first_layer, starts, resets, sights, low, high, idle, bits, full, rows, cost_of,
+            key_of, sighted, olds, news, seen, counts, mark, keys,
+        )  # fmt: skip
         if not good:
             break
         for step in range(low, high):
@@ -390,20 +403,20 @@ def run_uses(lookahead, experts, first_layer, lanes, complete, starts, resets, s
                 _raise(costs, stop, sighted, row, np.uint64(padded), 1 << bits)
             else:
                 for lane in range(lanes):
-                    if sights_count[lane, i]:
-                        _raise_one(costs, lane, places, bits, sighted, rows[i], sights_count[lane, i], place_of)
+                    if seen[i, lane]:
+                        _raise_one(costs, lane, places, bits, sighted, rows[i], seen[i, lane], place_of)
             if full[i] & 1:
                 reached = _leave(costs, stop, olds, row, np.uint64(padded), found, counted, gone, unused, most)
                 insert(costs, reached, news, row, size, carried, batch)
             else:
                 for lane in range(lanes):
-                    if counts[lane, i]:
+                    if counts[i, lane]:
                         _leave_one(
-                            costs, lane, places, bits, olds, rows[i], counts[lane, i], found, np.int64(counted), place_of
+                            costs, lane, places, bits, olds, rows[i], counts[i, lane], found, np.int64(counted), place_of
                         )  # fmt: skip
-                        insert_one(costs, lane, places, news, rows[i], counts[lane, i], floating, members)
+                        insert_one(costs, lane, places, news, rows[i], counts[i, lane], floating, members)
             for lane in range(lanes):
-                accesses[phase, lane] += counts[lane, i]
+                accesses[phase, lane] += counts[i, lane]
         for phase in range(2):
             for at in range(len(costs)):
                 hits[phase, at] += found[phase * len(costs) + at]
