@@ -16,6 +16,7 @@ from lrcsim.base.reprs import short_repr
 from lrcsim.policies import BUILT_IN, PolicySpec, make_policy
 from lrcsim.policies.kernels import Stack
 from lrcsim.simulator.cache.capacity import Scope
+from lrcsim.simulator.compiled import in_lanes as lanes
 from lrcsim.simulator.compiled import lru as lru_stack
 from lrcsim.simulator.compiled import lru_registers, lru_turn
 from lrcsim.simulator.compiled import sch_static as static_stack
@@ -123,18 +124,22 @@ def stack_hits(
     if kernel is None:
         raise ConfigError(f"policy {policy!r} has no stack algorithm, these have: {', '.join(STACK_POLICIES)}")
     rule = RULES[kernel]
+    window = int(getattr(chosen, "m", 0))
     pools: list[int | None] = [None] if scope == "model" else list(range(trace.num_layers))
     keys = trace.num_experts * (trace.num_layers if scope == "model" else 1)
     kinds: dict[int, Any] = {LRU: lru_stack.LruState, STATIC: static_stack.StaticState}
     states = [kinds.get(rule, stack.StackState).empty(keys) for _ in pools]
     schedule = Schedule(trace, prefill)
-    run = StackKernel(rule, stack.RULES[access], not warm, trace.num_experts, keys, int(getattr(chosen, "m", 0)), only)
+    run = StackKernel(rule, stack.RULES[access], not warm, trace.num_experts, keys, window, only)
     width = jobs or os.cpu_count() or 1
-    if run.needs_all:  # a pool's ids and next uses are held while it is run
+    in_lanes = scope == "layer" and access == "coresident" and only is None and lanes.suits(trace, rule, window)
+    if run.needs_all and not in_lanes:  # a pool's ids and next uses are held while it is run
         bytes_per_pool = BYTES_AHEAD * trace.num_tokens * trace.top_k * (trace.num_layers if scope == "model" else 1)
         width = max(1, min(width, MEMORY // bytes_per_pool))
     with ThreadPoolExecutor(width) as threads:
         spread = threads.map if min(width, len(pools)) > 1 else map  # one alone needs no thread: a tenth of LRU's time
+        if in_lanes:
+            return _in_lanes(trace, schedule, rule, window, not warm, spread, progress)
         if run.needs_all:
             all_steps = schedule.all_steps()
             steps = kernel_steps(all_steps)
@@ -162,6 +167,24 @@ def stack_hits(
     return StackHits(
         hits=[np.pad(np.cumsum(state.hits[:, :keys], axis=1), ((0, 0), (1, 0))) for state in states],
         accesses=np.array([state.accesses for state in states]),
+    )
+
+
+def _in_lanes(
+    trace: RoutingTrace,
+    schedule: Schedule,
+    rule: int,
+    window: int,
+    cold: bool,
+    spread: Any,
+    progress: Progress | None,
+) -> StackHits:
+    found = lanes.hits_in_lanes(trace, schedule, rule, window, cold, spread, progress)
+    if found is None:
+        raise TraceError(IMPOSSIBLE)
+    return StackHits(
+        hits=[np.pad(np.cumsum(hits, axis=1), ((0, 0), (1, 0))) for hits, _ in found],
+        accesses=np.array([accesses for _, accesses in found]),
     )
 
 

@@ -69,7 +69,6 @@ class Part:
     Attributes:
         experts: int [tokens, layers, k], with those of steps that come into sight.
         possible: whether all are experts of the model.
-        complete: whether all are recorded.
         starts: int64 [steps + 1 at least], first tokens, from the part's first.
         requests: int64 [1 + steps], the request of the step before (-1: none), then each step's.
         phases: uint8 [steps].
@@ -87,7 +86,7 @@ class Part:
         steps = len(requests) - 1
         self.experts = np.ascontiguousarray(experts)
         least, most = (int(experts.min()), int(experts.max())) if experts.size else (0, 0)
-        self.possible, self.complete = -1 <= least and most < num_experts, least >= 0
+        self.possible = -1 <= least and most < num_experts
         self.starts, self.requests, self.phases = run.starts - run.starts[0], requests, run.phase[:steps]
         self.sights = np.zeros((2, steps), np.int64) if sights is None else sights
 
@@ -189,7 +188,7 @@ class NextUse(Group):
         ranks = self.ranks[self.done : self.done + blocks]
         self.done += blocks
         run: Any = lanes_next_use.run_next_use
-        where = part.experts, self.first, self.lanes, part.complete, part.starts, part.requests, part.phases
+        where = part.experts, self.first, self.lanes, part.starts, part.requests, part.phases
         how = self.cold, self.bits, self.size, ranks, self.before
         return bool(run(*where, *how, self.costs, self.hits, self.accesses))
 
@@ -210,7 +209,7 @@ class Uses(Group):
         """Advance the stacks over a part of the trace; return whether no token has an expert twice."""
         resets = self.cold & (part.requests[1:] != part.requests[:-1])
         run: Any = lanes_uses.run_uses
-        where = part.experts, self.first, self.lanes, part.complete, part.starts, resets, part.sights, part.phases
+        where = part.experts, self.first, self.lanes, part.starts, resets, part.sights, part.phases
         state = self.cost_of, self.key_of, self.costs
         return bool(run(self.lookahead, *where, self.idle, self.bits, *state, self.hits, self.accesses))
 
@@ -219,15 +218,17 @@ Hits = list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
 """Of each layer int64 [2, experts], by phase the hits at each place, and int64 [2], the accesses."""
 
 
-def suits(trace: RoutingTrace, rule: int) -> bool:
+def suits(trace: RoutingTrace, rule: int, window: int) -> bool:
     """Return whether the layers can be run in lanes, each a pool of its own, access by access the same."""
     if rule not in (LFU, LOOKAHEAD, NEXT_USE) or trace.num_layers < LEAST_LAYERS:
         return False
     alike = len(trace.layers.stack_names) == 1 and int(trace.layers.top_k.min()) == trace.top_k
     if not alike or trace.num_experts > lanes_next_use.MOST_EXPERTS or trace.top_k > trace.num_experts:
         return False
+    if rule != NEXT_USE:
+        return form_of(trace.num_experts, trace.top_k, trace.num_tokens, window) is not None
     blocks = trace.num_tokens // lanes_next_use.steps_per_block(trace.num_experts) + 1
-    return rule != NEXT_USE or 2 * blocks * trace.num_layers * trace.num_experts <= MEMORY
+    return 2 * blocks * trace.num_layers * trace.num_experts <= MEMORY
 
 
 def hits_in_lanes(
@@ -245,7 +246,7 @@ def hits_in_lanes(
         trace: the routing trace, that `suits`.
         schedule: its steps.
         rule: as in `stack_any.run_stack`.
-        window: of ``LOOKAHEAD``, steps looked ahead.
+        window: steps looked ahead (``LOOKAHEAD``), else 0.
         cold: whether the pools are emptied when the request changes.
         spread: how to call a function for each group of layers: `map`, or that of threads.
         progress: told how far it is, in tokens.
@@ -265,9 +266,9 @@ def hits_in_lanes(
             list(spread(NextUse.look, groups, repeat(part)))
         list(spread(NextUse.rank, groups))
     else:
-        form = form_of(trace.num_experts, trace.top_k, trace.num_tokens, window if rule == LOOKAHEAD else 0)
+        form = form_of(trace.num_experts, trace.top_k, trace.num_tokens, window)
         assert form is not None
-        groups = [Uses(*share, window if rule == LOOKAHEAD else 0, form) for share in shares]
+        groups = [Uses(*share, window, form) for share in shares]
     parts = parts_ahead(trace, schedule, window, cold) if rule == LOOKAHEAD else parts_of(trace, schedule)
     for part in parts:
         if not part.possible or not all(spread(type(groups[0]).run, groups, repeat(part))):

@@ -4,8 +4,7 @@ The stacks of `LANES` layers take the same step at the same time. Row p of ``cos
 of them, so a minimum of two rows is one instruction for all layers. Costs are those of `stack_decode` made short: they
 mean something within one block of steps only, and are all told anew for the next (`lanes_next_use`, `lanes_uses`).
 
-A step that is one token, with all its experts recorded in every layer, is done in lanes (`insert`); any other, a prompt
-say, in each layer by itself (`insert_one`). Rows are flat: row p is ``[p * LANES:(p + 1) * LANES]``. Loops over lanes
+A step of one token is done in lanes (`insert`); one of several, a prompt say, in each layer by itself (`insert_one`). Rows are flat: row p is ``[p * LANES:(p + 1) * LANES]``. Loops over lanes
 have no branch and a constant length, which is what makes the compiler turn them into vectors.
 """
 
@@ -19,8 +18,6 @@ TILE = 8
 """Places done together: each sinking cost is read and written once for all of them, they themselves stay in registers."""
 GROUP = 4
 """Costs that sink together."""
-NONE = 0
-"""A cost that no place holds."""
 
 W = np.uint64(LANES)
 TILE_W = np.uint64(TILE * LANES)
@@ -91,15 +88,16 @@ def sink(costs, start, stop, carried, end):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def insert(costs, stop, news, first, size, carried, batch):  # type: ignore[no-untyped-def]
+def insert(whole, costs, stop, news, first, size, carried, batch):  # type: ignore[no-untyped-def]
     """Insert a batch into the stack of every lane, whose members have left it.
 
     The batch takes the top, in order of cost; what it pushes out sinks into the holes that its members left.
 
     Args:
+        whole: whether no lane has fewer members than ``news`` has rows, but none at all where there is no layer.
         costs: rows, changed in place.
         stop: uint64, where the places end to which holes reach.
-        news: rows, the members' costs after the batch.
+        news: rows, the members' costs after the batch, holes where there is none.
         first: uint64, where those begin in ``news``.
         size: uint64, how far they reach.
         carried: rows, scratch: ``size``, rounded up to a multiple of `GROUP`.
@@ -113,10 +111,19 @@ def insert(costs, stop, news, first, size, carried, batch):  # type: ignore[no-u
     for i in range(size, np.uint64(len(carried))):
         carried[i] = hole
     sink(batch, np.uint64(0), size, carried, np.uint64(len(carried)))
+    if whole:
+        for i in range(size):
+            carried[i] = costs[i]
+            costs[i] = batch[i]
+        sink(costs, size, stop, carried, np.uint64(len(carried)))
+        return
+    for i in range(size):  # the places that members take are passed by
+        taken = batch[i] != hole
+        carried[i] = costs[i] if taken else hole
+        costs[i] = 0 if taken else costs[i]
+    sink(costs, np.uint64(0), stop, carried, np.uint64(len(carried)))
     for i in range(size):
-        carried[i] = costs[i]
-        costs[i] = batch[i]
-    sink(costs, size, stop, carried, np.uint64(len(carried)))
+        costs[i] = batch[i] if batch[i] != hole else costs[i]
 
 
 @numba.njit(cache=True, nogil=True)

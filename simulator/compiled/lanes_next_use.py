@@ -149,7 +149,7 @@ def _leave(costs, stop, limit, found, at, gone, idle, most):  # type: ignore[no-
 
 
 @numba.njit(cache=True, nogil=True)
-def _note(experts, first_layer, starts, requests, low, high, cold, bits, far, full, rows, upcoming, news, counts):  # type: ignore[no-untyped-def]
+def _note(experts, first_layer, starts, requests, low, high, cold, bits, far, whole, rows, upcoming, news, counts):  # type: ignore[no-untyped-def]
     """Note the costs that the members of each step of a block have after it.
 
     Step by step, not layer by layer: so what is written lies together.
@@ -159,7 +159,7 @@ def _note(experts, first_layer, starts, requests, low, high, cold, bits, far, fu
         low: first step.
         high: step after the last.
         far: where costs beyond the block begin.
-        full: bool [steps of a block], whether the step is one token with all recorded.
+        whole: bool [steps of a block], whether all is recorded, filled in for steps of one token.
         rows: int64 [steps of a block], where each step's costs begin in ``news``.
         upcoming: uint16 [lanes, experts], costs after the block; before it, in the end.
         news: uint16 rows, filled in.
@@ -172,20 +172,26 @@ def _note(experts, first_layer, starts, requests, low, high, cold, bits, far, fu
     for step in range(high - 1, low - 1, -1):
         i = step - low
         now, row = np.int64(i) << bits, np.uint64(rows[i])
-        if full[i]:
+        several, whole[i] = starts[step + 1] - starts[step] > 1, True
+        if not several:
             token = starts[step]
             for lane in range(np.uint64(lanes)):
-                at = row + lane
+                at, count = row + lane, k
                 for rank in range(k):
+                    if experts[token, first_layer + lane, rank] < 0:
+                        news[at] = NOT_USED
+                        whole[i] = False
+                        count -= 1
+                        at += W
+                        continue
                     expert = np.uint64(experts[token, first_layer + lane, rank])
                     cost, used = upcoming[lane, expert], np.uint16(now + expert)
                     good &= cost != used
                     news[at] = cost
                     upcoming[lane, expert] = used
                     at += W
-                counts[i, lane] = k
+                counts[i, lane] = count
         else:
-            several = starts[step + 1] - starts[step] > 1
             for lane in range(lanes):
                 at, count = row + np.uint64(lane), 0
                 for token in range(starts[step], starts[step + 1]):
@@ -193,7 +199,6 @@ def _note(experts, first_layer, starts, requests, low, high, cold, bits, far, fu
                         expert = np.int64(experts[token, first_layer + lane, rank])
                         if expert >= 0:
                             cost = upcoming[lane, expert]
-                            good &= several or cost != now + expert
                             if cost != now + expert:
                                 news[at] = cost
                                 at += W
@@ -221,47 +226,13 @@ def _one_by_one(costs, places, limit, news, row, counts, step, lanes, found, at,
 
 
 @numba.njit(cache=True, nogil=True)
-def find_full(experts, first_layer, lanes, complete, starts, low, high, places, full, rows):  # type: ignore[no-untyped-def]
-    """Find which steps are one token with all experts recorded in all lanes, and where the costs of each are noted.
-
-    Args:
-        experts: int [tokens, layers, k], like ``first_layer`` and ``lanes`` as in `run_next_use`.
-        first_layer: the layer of the first lane.
-        lanes: how many are used.
-        complete: whether all experts are recorded.
-        starts: int64 [steps + 1], first tokens.
-        low: first step.
-        high: step after the last.
-        places: experts of a layer.
-        full: bool [steps of a block], filled in.
-        rows: int64 [steps of a block], filled in.
-
-    Returns:
-        How many costs are noted at most.
-    """
-    k, at = experts.shape[2], np.int64(0)
-    for step in range(low, high):
-        token = starts[step]
-        tokens = starts[step + 1] - token
-        whole = tokens == 1
-        for lane in range(lanes if whole and not complete else 0):
-            for rank in range(k):
-                whole &= experts[token, first_layer + lane, rank] >= 0
-        full[step - low] = whole
-        rows[step - low] = at
-        at += min(tokens * k, max(places, k)) * LANES
-    return at
-
-
-@numba.njit(cache=True, nogil=True)
-def run_next_use(experts, first_layer, lanes, complete, starts, requests, phases, cold, bits, size, ranks, before, costs, hits, accesses):  # type: ignore[no-untyped-def]
+def run_next_use(experts, first_layer, lanes, starts, requests, phases, cold, bits, size, ranks, before, costs, hits, accesses):  # type: ignore[no-untyped-def]
     """Advance the stacks of some layers over some steps, a whole number of blocks but for the end of the trace.
 
     Args:
         experts: int [tokens, layers, k], -1 = not recorded.
         first_layer: the layer of the first lane.
         lanes: how many are used.
-        complete: whether all experts are recorded.
         starts: int64 [steps + 1], first tokens.
         requests: int64 [1 + steps], the request of each step, before them that of the step before (-1: none).
         phases: uint8 [steps].
@@ -280,7 +251,7 @@ def run_next_use(experts, first_layer, lanes, complete, starts, requests, phases
     places, k, num_steps = before.shape[1], experts.shape[2], len(starts) - 1
     stop, most = np.uint64(len(costs)) - TILE_W, np.uint16(k)
     far = np.int64(size) << bits
-    full, rows = np.empty(size, np.bool_), np.empty(size, np.int64)
+    whole, rows = np.empty(size, np.bool_), np.empty(size, np.int64)
     news, counts = np.full(size * k * LANES, NOT_USED), np.zeros((size, LANES), np.int64)
     upcoming, key_of = np.empty((lanes, places), np.uint16), np.empty((lanes, places), np.int64)
     gone, found = np.empty(LANES, np.uint16), np.zeros(2 * len(costs), np.uint16)
@@ -293,7 +264,10 @@ def run_next_use(experts, first_layer, lanes, complete, starts, requests, phases
     for block in range(len(ranks)):
         low = block * size
         high = min(low + size, num_steps)
-        needed = find_full(experts, first_layer, lanes, complete, starts, low, high, places, full, rows)
+        needed = 0
+        for step in range(low, high):
+            rows[step - low] = needed
+            needed += max(k, min((starts[step + 1] - starts[step]) * k, places)) * LANES
         if needed > len(news):
             news = np.full(needed, NOT_USED)
         for lane in range(lanes):
@@ -302,7 +276,7 @@ def run_next_use(experts, first_layer, lanes, complete, starts, requests, phases
                 upcoming[lane, expert] = far + ranks[block, lane, expert]
                 before[lane, expert] = ranks[block, lane, expert]
         good = _note(
-            experts, first_layer, starts, requests, low, high, cold, bits, far, full, rows, upcoming, news, counts
+            experts, first_layer, starts, requests, low, high, cold, bits, far, whole, rows, upcoming, news, counts
         )  # fmt: skip
         for place in range(places):
             for lane in range(lanes):
@@ -318,9 +292,9 @@ def run_next_use(experts, first_layer, lanes, complete, starts, requests, phases
                     costs[at] = NOT_USED
             limit, phase = np.uint16((i + 1) << bits), np.int64(phases[step])
             counted = np.uint64(phase * len(costs))
-            if full[i]:
+            if starts[step + 1] - starts[step] == 1:
                 reached = _leave(costs, stop, limit, found, counted, gone, idle, most)
-                insert(costs, reached, news, np.uint64(rows[i]), batch_size, carried, batch)
+                insert(whole[i], costs, reached, news, np.uint64(rows[i]), batch_size, carried, batch)
             else:
                 _one_by_one(
                     costs, places, limit, news, rows[i], counts, i, lanes, found, counted, floating, members

@@ -166,7 +166,7 @@ def _begin(bits, cost_of, key_of, costs, lane, spare):  # type: ignore[no-untype
 
 
 @numba.njit(cache=True, nogil=True)
-def _note(lookahead, experts, first_layer, starts, resets, sights, low, high, idle, bits, full, rows, cost_of, key_of, sighted, olds, news, seen, counts, mark, keys):  # type: ignore[no-untyped-def]
+def _note(lookahead, experts, first_layer, starts, resets, sights, low, high, idle, bits, kinds, rows, cost_of, key_of, sighted, olds, news, seen, counts, mark, keys):  # type: ignore[no-untyped-def]
     """Note the costs that the members of each step of a block have before and after it.
 
     Step by step, not layer by layer: so what is written lies together.
@@ -175,7 +175,8 @@ def _note(lookahead, experts, first_layer, starts, resets, sights, low, high, id
         lookahead: as in `run_uses`, like ``experts``, ``first_layer``, ``starts``, ``resets``, ``sights``, ``idle``, ``bits``.
         low: first step.
         high: step after the last.
-        full: int64 [steps of a block]: 1 if the step is one token with all recorded, 2 if that which comes into sight is.
+        kinds: int64 [steps of a block]: 1 if the step is one token, plus 2 if that which comes into sight is; 4 is added
+            where not all is recorded.
         rows: int64 [steps of a block], where each step's costs begin.
         cost_of: int64 [lanes, experts], changed in place.
         key_of: uint16 [lanes, 1 << bits], the expert of each number.
@@ -193,7 +194,7 @@ def _note(lookahead, experts, first_layer, starts, resets, sights, low, high, id
     k, (lanes, places), good = experts.shape[2], cost_of.shape, True
     use, mask = np.int64(1) << bits, (np.int64(1) << bits) - 1
     change, padded = use if lookahead else -use, (k + 3) // 4 * 4
-    numbers = np.full(lanes, places, np.int64)
+    numbers, hole = np.full(lanes, places, np.int64), news.dtype.type(-1)
     for step in range(low, high):
         i = step - low
         if resets[step]:
@@ -202,15 +203,17 @@ def _note(lookahead, experts, first_layer, starts, resets, sights, low, high, id
                     cost_of[lane, expert] = (idle << bits) + (cost_of[lane, expert] & mask)
         first, last, row = sights[0, step], sights[1, step], np.uint64(rows[i])
         seen[i, :] = 0
-        if full[i] & 2:
+        if kinds[i] & 2:
             token = starts[first]
             for lane in range(np.uint64(lanes)):
                 at = row + lane
                 for rank in range(k):
-                    expert = np.uint64(experts[token, first_layer + lane, rank])
-                    old = cost_of[lane, expert]
-                    sighted[at] = old
-                    cost_of[lane, expert] = old - use
+                    sighted[at] = 0
+                    if experts[token, first_layer + lane, rank] >= 0:
+                        expert = np.uint64(experts[token, first_layer + lane, rank])
+                        old = cost_of[lane, expert]
+                        sighted[at] = old
+                        cost_of[lane, expert] = old - use
                     at += W
                 for _ in range(k, padded):
                     sighted[at] = 0
@@ -225,12 +228,18 @@ def _note(lookahead, experts, first_layer, starts, resets, sights, low, high, id
                             sighted[row + np.uint64(j * LANES + lane)] = cost_of[lane, keys[j]]
                         cost_of[lane, keys[j]] -= use
                     seen[i, lane] = count if last - first == 1 else 0
-        if full[i] & 1:
+        if kinds[i] & 1:
             token = starts[step]
             for lane in range(np.uint64(lanes)):
                 at, number = row + lane, numbers[lane]
                 least = mask - number
                 for rank in range(k):
+                    if experts[token, first_layer + lane, rank] < 0:
+                        olds[at] = 0
+                        news[at] = hole
+                        kinds[i] |= 4
+                        at += W
+                        continue
                     expert = np.uint64(experts[token, first_layer + lane, rank])
                     old = cost_of[lane, expert]
                     good &= (old & mask) > least
@@ -244,8 +253,8 @@ def _note(lookahead, experts, first_layer, starts, resets, sights, low, high, id
                 for _ in range(k, padded):
                     olds[at] = 0
                     at += W
+                counts[i, lane] = number - numbers[lane]
                 numbers[lane] = number
-                counts[i, lane] = k
         else:
             for lane in range(lanes):
                 count = _distinct(experts, first_layer + lane, starts[step], starts[step + 1], mark[lane], 2 * step + 1, keys)
@@ -263,83 +272,73 @@ def _note(lookahead, experts, first_layer, starts, resets, sights, low, high, id
 
 @numba.njit(cache=True, nogil=True)
 def _find_places(costs, lane, experts, mask, place_of):  # type: ignore[no-untyped-def]
-    """Fill in where the expert of each number stands in the stack of a lane; -1: nowhere."""
+    """Fill in where what has each number would stand in the stack of a lane; what is not there finds another's place."""
     hole = costs.dtype.type(-1)
     for place in range(experts):
         there = costs[place * LANES + lane]
         if there != hole:
-            place_of[mask - (there & mask)] = place * LANES + lane
+            place_of[mask - (there & mask)] = place
 
 
 @numba.njit(cache=True, nogil=True)
 def _raise_one(costs, lane, experts, bits, olds, first, count, place_of):  # type: ignore[no-untyped-def]
-    """Do what `_raise` does in one lane, for a step of any kind."""
+    """Do what `_raise` does in one lane, for a step of any size."""
     mask, use = (np.int64(1) << bits) - 1, np.int64(1) << bits
-    place_of[:] = -1
     _find_places(costs, lane, experts, mask, place_of)
     for i in range(count):
-        at = place_of[mask - (olds[first + i * LANES + lane] & mask)]
-        if at >= 0:
-            costs[at] -= use
+        old = olds[first + i * LANES + lane]
+        at = place_of[mask - (old & mask)] * LANES + lane
+        if costs[at] == old:
+            costs[at] = old - use
 
 
 @numba.njit(cache=True, nogil=True)
 def _leave_one(costs, lane, experts, bits, olds, first, count, found, counted, place_of):  # type: ignore[no-untyped-def]
-    """Do what `_leave` does in one lane, for a step of any kind."""
+    """Do what `_leave` does in one lane, for a step of any size."""
     mask, hole = (np.int64(1) << bits) - 1, costs.dtype.type(-1)
-    place_of[:] = -1
     _find_places(costs, lane, experts, mask, place_of)
     for i in range(count):
-        at = place_of[mask - (olds[first + i * LANES + lane] & mask)]
-        if at >= 0:
+        old = olds[first + i * LANES + lane]
+        at = place_of[mask - (old & mask)] * LANES + lane
+        if costs[at] == old:
             found[counted + at] += 1
             costs[at] = hole
 
 
 @numba.njit(cache=True, nogil=True)
-def plan_block(experts, first_layer, lanes, complete, starts, sights, low, places, room, full, rows):  # type: ignore[no-untyped-def]
-    """Find how many steps make the next block, and what is known of each.
+def _plan(k, starts, sights, low, places, room, kinds, rows):  # type: ignore[no-untyped-def]
+    """Find how many steps make the next block, and what kind each is.
 
     Args:
-        experts: as in `run_uses`, like ``first_layer``, ``lanes``, ``complete`` and ``starts``.
-        sights: int64 [2, steps], as in `_note`.
+        k: experts per token.
+        starts: as in `run_uses`, like ``sights``.
         low: first step.
         places: experts of a layer.
         room: numbers that a block has.
-        full: int64 [most steps], as in `_note`, filled in.
+        kinds: int64 [most steps], as in `_note`, filled in.
         rows: int64 [most steps], as in `_note`, filled in.
 
     Returns:
         The step after the last, and how many costs are noted at most.
     """
-    k, at, numbers, step = experts.shape[2], np.int64(0), 0, low
-    while step < sights.shape[1] and step - low < len(full):
-        kinds, most = 0, k
-        for kind in range(2):
-            begin = sights[0, step] if kind else step
-            end = sights[1, step] if kind else step + 1
-            if end - begin == 1:
-                token = starts[begin]
-                tokens = starts[end] - token
-                whole = tokens == 1
-                for lane in range(lanes if whole and not complete else 0):
-                    for rank in range(k):
-                        whole &= experts[token, first_layer + lane, rank] >= 0
-                kinds += whole << kind
-                most = max(most, min(tokens * k, places))
-            if kind == 0:
-                numbers += most
+    at, numbers, step = np.int64(0), 0, low
+    while step < sights.shape[1] and step - low < len(kinds):
+        tokens = starts[step + 1] - starts[step]
+        first, last = sights[0, step], sights[1, step]
+        ahead = starts[last] - starts[first] if last - first == 1 else 0  # of several at once nothing is noted
+        numbers += min(tokens * k, places)
         if numbers > room and step > low:
             break
-        full[step - low] = kinds
+        kinds[step - low] = (tokens == 1) + 2 * (ahead == 1)
         rows[step - low] = at
+        most = max(k, min(max(tokens, ahead) * k, places))
         at += (most + 3) // 4 * 4 * LANES
         step += 1
     return step, at
 
 
 @numba.njit(cache=True, nogil=True)
-def run_uses(lookahead, experts, first_layer, lanes, complete, starts, resets, sights, phases, idle, bits, cost_of, key_of, costs, hits, accesses):  # type: ignore[no-untyped-def]
+def run_uses(lookahead, experts, first_layer, lanes, starts, resets, sights, phases, idle, bits, cost_of, key_of, costs, hits, accesses):  # type: ignore[no-untyped-def]
     """Advance the stacks of some layers over some steps.
 
     Args:
@@ -347,7 +346,6 @@ def run_uses(lookahead, experts, first_layer, lanes, complete, starts, resets, s
         experts: int [tokens, layers, k], -1 = not recorded; with those of the steps that come into sight.
         first_layer: the layer of the first lane.
         lanes: how many are used.
-        complete: whether all experts are recorded.
         starts: int64 [steps + 1 at least], first tokens; so too.
         resets: bool [steps], whether the pools are emptied before the step.
         sights: int64 [2, steps], the first step that comes into sight and the one after the last: the same for LFU.
@@ -368,7 +366,7 @@ def run_uses(lookahead, experts, first_layer, lanes, complete, starts, resets, s
     room = (1 << bits) - places - 1
     steps = max(room // k, 1)
     padded = (k + 3) // 4 * 4 * LANES
-    full, rows = np.empty(steps, np.int64), np.empty(steps, np.int64)
+    kinds, rows = np.empty(steps, np.int64), np.empty(steps, np.int64)
     news, olds, sighted = np.full(0, hole), np.zeros(0, costs.dtype), np.zeros(0, costs.dtype)
     seen, counts = np.zeros((steps, LANES), np.int64), np.zeros((steps, LANES), np.int64)
     gone, found = np.empty(LANES, costs.dtype), np.zeros(2 * len(costs), costs.dtype)
@@ -377,19 +375,17 @@ def run_uses(lookahead, experts, first_layer, lanes, complete, starts, resets, s
     carried, batch = np.empty(padded, costs.dtype), np.empty((k + 7) // 8 * 8 * LANES, costs.dtype)
     floating, members = np.empty(2 * places, costs.dtype), np.empty(places, costs.dtype)
     mark, keys, spare = np.empty(cost_of.shape, np.int64), np.empty(places, np.int64), np.empty(places, np.int64)
-    place_of = np.empty(1 << bits, np.int64)
+    place_of = np.zeros(1 << bits, np.int64)
     size, good = np.uint64(k * LANES), True
     while low < num_steps and good:
-        high, needed = plan_block(
-            experts, first_layer, lanes, complete, starts, sights, low, places, room, full, rows
-        )  # fmt: skip
+        high, needed = _plan(k, starts, sights, low, places, room, kinds, rows)
         if needed > len(news):
             news, olds, sighted = np.full(needed, hole), np.zeros(needed, costs.dtype), np.zeros(needed, costs.dtype)
         for lane in range(lanes):
             _begin(bits, cost_of[lane], key_of[lane], costs, lane, spare)
         mark[:] = -1
         good = _note(
-            lookahead, experts, first_layer, starts, resets, sights, low, high, idle, bits, full, rows, cost_of,
+            lookahead, experts, first_layer, starts, resets, sights, low, high, idle, bits, kinds, rows, cost_of,
             key_of, sighted, olds, news, seen, counts, mark, keys,
         )  # fmt: skip
         if not good:
@@ -399,15 +395,15 @@ def run_uses(lookahead, experts, first_layer, lanes, complete, starts, resets, s
             if resets[step]:
                 costs[:] = hole
             counted, row = np.uint64(phase * len(costs)), np.uint64(rows[i])
-            if full[i] & 2:
+            if kinds[i] & 2:
                 _raise(costs, stop, sighted, row, np.uint64(padded), 1 << bits)
             else:
                 for lane in range(lanes):
                     if seen[i, lane]:
                         _raise_one(costs, lane, places, bits, sighted, rows[i], seen[i, lane], place_of)
-            if full[i] & 1:
+            if kinds[i] & 1:
                 reached = _leave(costs, stop, olds, row, np.uint64(padded), found, counted, gone, unused, most)
-                insert(costs, reached, news, row, size, carried, batch)
+                insert(kinds[i] & 4 == 0, costs, reached, news, row, size, carried, batch)
             else:
                 for lane in range(lanes):
                     if counts[i, lane]:
