@@ -29,7 +29,7 @@ from lrcsim.simulator.compiled.stack_decode import (
     uses_fit,
 )
 
-AT_ONCE = 64
+AT_ONCE = np.uint64(16)
 """Costs moved at once, by way of a small array: so the compiler need not ask whether the two places overlap."""
 
 
@@ -40,23 +40,22 @@ def suits(rule: int, num_keys: int, uses: npt.NDArray[np.int64], seen: int, acce
     return rule != LFU or uses_fit(num_keys, uses, seen, accesses, steps)
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, inline="always")
 def _move(costs, low, high, by, some):  # type: ignore[no-untyped-def]
     """Move ``costs[low:high]`` up by ``by`` places; ``some`` is int64 [AT_ONCE], scratch."""
-    end = high
-    while end - low >= AT_ONCE:
-        first = np.uint64(end - AT_ONCE)
-        for i in range(np.uint64(AT_ONCE)):
-            some[i] = costs[first + i]
-        first += np.uint64(by)
-        for i in range(np.uint64(AT_ONCE)):
-            costs[first + i] = some[i]
+    end, start, by = np.uint64(high), np.uint64(low), np.uint64(by)
+    while end >= start + AT_ONCE:
         end -= AT_ONCE
-    for i in range(end - 1, low - 1, -1):
-        costs[i + by] = costs[i]
+        for i in range(AT_ONCE):
+            some[i] = costs[end + i]
+        for i in range(AT_ONCE):
+            costs[end + by + i] = some[i]
+    while end > start:
+        end -= np.uint64(1)
+        costs[end + by] = costs[end]
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, inline="always")
 def _above(costs, low, high, cost):  # type: ignore[no-untyped-def]
     """Return the first place of the sorted ``costs[low:high]`` that holds more than ``cost``, ``high`` if none does."""
     first, size = np.uint64(low), np.uint64(high - low)
@@ -85,7 +84,8 @@ def _merge(costs, low, high, carried, head, tail, out, some):  # type: ignore[no
     end, count = high, 0
     for i in range(head, tail):
         count += carried[i] < last  # the rest passes by all
-    for by in range(count, 0, -1):  # from the greatest, so that nothing is overwritten that is still to be moved
+    by = count
+    while by > 0:  # from the greatest, so that nothing is overwritten that is still to be moved
         cost = carried[head + by - 1]
         place = _above(costs, low, end, cost)
         kept = max(place, min(end, high - by))
@@ -97,6 +97,7 @@ def _merge(costs, low, high, carried, head, tail, out, some):  # type: ignore[no
         else:
             out[place + by - 1 - high] = cost
         end = place
+        by -= 1
     for i in range(count):
         carried[head + i] = out[i]
 
@@ -161,7 +162,7 @@ def run_runs(rule, heads, cold, experts, steps, stride, next_use, state, keys, p
     costs, cost_of = np.empty(num_keys, np.int64), np.full(num_keys, -1, np.int64)
     begins, begun = np.empty(num_keys + 1, np.int64), np.empty(num_keys + 1, np.int64)  # of runs; and as they become
     batch, carried = np.empty(num_keys, np.int64), np.empty(num_keys, np.int64)
-    sought, out, some = np.empty(num_keys, np.int64), np.empty(num_keys, np.int64), np.empty(AT_ONCE, np.int64)
+    sought, out, some = np.empty(num_keys, np.int64), np.empty(num_keys, np.int64), np.empty(np.int64(AT_ONCE), np.int64)
     runs = 0
     for place in range(depth):
         key = np.int64(stack[place])
