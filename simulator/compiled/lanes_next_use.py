@@ -140,7 +140,16 @@ def _leave(costs, stop, limit, found, at, gone, idle, most):  # type: ignore[no-
             costs[p5 + i] = NOT_USED if m5 else s5
             costs[p6 + i] = NOT_USED if m6 else s6
             costs[p7 + i] = NOT_USED if m7 else s7
-            gone[i] += np.uint16(m0) + np.uint16(m1) + np.uint16(m2) + np.uint16(m3) + np.uint16(m4) + np.uint16(m5) + np.uint16(m6) + np.uint16(m7)
+            gone[i] += (
+                np.uint16(m0)
+                + np.uint16(m1)
+                + np.uint16(m2)
+                + np.uint16(m3)
+                + np.uint16(m4)
+                + np.uint16(m5)
+                + np.uint16(m6)
+                + np.uint16(m7)
+            )
         least = most
         for i in range(W):
             least = gone[i] if gone[i] < least else least
@@ -226,7 +235,9 @@ def _one_by_one(costs, places, limit, news, row, counts, step, lanes, found, at,
 
 
 @numba.njit(cache=True, nogil=True)
-def run_next_use(experts, first_layer, lanes, starts, requests, phases, cold, bits, size, ranks, before, costs, hits, accesses):  # type: ignore[no-untyped-def]
+def run_next_use(
+    experts, first_layer, lanes, starts, requests, phases, cold, bits, size, ranks, before, costs, hits, accesses
+):  # type: ignore[no-untyped-def]
     """Advance the stacks of some layers over some steps, a whole number of blocks but for the end of the trace.
 
     Args:

@@ -166,7 +166,29 @@ def _begin(bits, cost_of, key_of, costs, lane, spare):  # type: ignore[no-untype
 
 
 @numba.njit(cache=True, nogil=True)
-def _note(lookahead, experts, first_layer, starts, resets, sights, low, high, idle, bits, kinds, rows, cost_of, key_of, sighted, olds, news, seen, counts, mark, keys):  # type: ignore[no-untyped-def]
+def _note(
+    lookahead,
+    experts,
+    first_layer,
+    starts,
+    resets,
+    sights,
+    low,
+    high,
+    idle,
+    bits,
+    kinds,
+    rows,
+    cost_of,
+    key_of,
+    sighted,
+    olds,
+    news,
+    seen,
+    counts,
+    mark,
+    keys,
+):  # type: ignore[no-untyped-def]
     """Note the costs that the members of each step of a block have before and after it.
 
     Step by step, not layer by layer: so what is written lies together.
@@ -221,7 +243,9 @@ def _note(lookahead, experts, first_layer, starts, resets, sights, low, high, id
         else:
             for ahead in range(first, last):
                 for lane in range(lanes):
-                    count = _distinct(experts, first_layer + lane, starts[ahead], starts[ahead + 1], mark[lane], 2 * ahead, keys)
+                    count = _distinct(
+                        experts, first_layer + lane, starts[ahead], starts[ahead + 1], mark[lane], 2 * ahead, keys
+                    )
                     good &= count >= 0
                     for j in range(count):
                         if last - first == 1:
@@ -257,7 +281,9 @@ def _note(lookahead, experts, first_layer, starts, resets, sights, low, high, id
                 numbers[lane] = number
         else:
             for lane in range(lanes):
-                count = _distinct(experts, first_layer + lane, starts[step], starts[step + 1], mark[lane], 2 * step + 1, keys)
+                count = _distinct(
+                    experts, first_layer + lane, starts[step], starts[step + 1], mark[lane], 2 * step + 1, keys
+                )
                 good &= count >= 0
                 for j in range(count):
                     expert, at = keys[j], row + np.uint64(j * LANES + lane)
@@ -338,7 +364,23 @@ def _plan(k, starts, sights, low, places, room, kinds, rows):  # type: ignore[no
 
 
 @numba.njit(cache=True, nogil=True)
-def run_uses(lookahead, experts, first_layer, lanes, starts, resets, sights, phases, idle, bits, cost_of, key_of, costs, hits, accesses):  # type: ignore[no-untyped-def]
+def run_uses(
+    lookahead,
+    experts,
+    first_layer,
+    lanes,
+    starts,
+    resets,
+    sights,
+    phases,
+    idle,
+    bits,
+    cost_of,
+    key_of,
+    costs,
+    hits,
+    accesses,
+):  # type: ignore[no-untyped-def]
     """Advance the stacks of some layers over some steps.
 
     Args:

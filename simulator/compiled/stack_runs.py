@@ -162,7 +162,11 @@ def run_runs(rule, heads, cold, experts, steps, stride, next_use, state, keys, p
     costs, cost_of = np.empty(num_keys, np.int64), np.full(num_keys, -1, np.int64)
     begins, begun = np.empty(num_keys + 1, np.int64), np.empty(num_keys + 1, np.int64)  # of runs; and as they become
     batch, carried = np.empty(num_keys, np.int64), np.empty(num_keys, np.int64)
-    sought, out, some = np.empty(num_keys, np.int64), np.empty(num_keys, np.int64), np.empty(np.int64(AT_ONCE), np.int64)
+    sought, out, some = (
+        np.empty(num_keys, np.int64),
+        np.empty(num_keys, np.int64),
+        np.empty(np.int64(AT_ONCE), np.int64),
+    )
     runs = 0
     for place in range(depth):
         key = np.int64(stack[place])
