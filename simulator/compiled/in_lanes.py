@@ -86,7 +86,7 @@ class Part:
         steps = len(requests) - 1
         self.experts = np.ascontiguousarray(experts)
         least, most = (int(experts.min()), int(experts.max())) if experts.size else (0, 0)
-        self.possible = -1 <= least and most < num_experts
+        self.possible = least >= -1 and most < num_experts
         self.starts, self.requests, self.phases = run.starts - run.starts[0], requests, run.phase[:steps]
         self.sights = np.zeros((2, steps), np.int64) if sights is None else sights
 

@@ -1,11 +1,13 @@
 """Priority stacks of many layers side by side, in lanes of the processor's vectors: what all rules share.
 
-The stacks of `LANES` layers take the same step at the same time. Row p of ``costs`` holds what stands at place p in each
-of them, so a minimum of two rows is one instruction for all layers. Costs are those of `stack_decode` made short: they
-mean something within one block of steps only, and are all told anew for the next (`lanes_next_use`, `lanes_uses`).
+The stacks of `LANES` layers take the same step at the same time. Row p of ``costs`` holds what stands at place p in
+each of them, so a minimum of two rows is one instruction for all layers. Costs are those of `stack_decode` made short:
+they mean something within one block of steps only, and are all told anew for the next (`lanes_next_use`, `lanes_uses`).
+A place that is empty holds the greatest number of their type, a *hole*; so do the last rows always.
 
-A step of one token is done in lanes (`insert`); one of several, a prompt say, in each layer by itself (`insert_one`). Rows are flat: row p is ``[p * LANES:(p + 1) * LANES]``. Loops over lanes
-have no branch and a constant length, which is what makes the compiler turn them into vectors.
+A step of one token is done in lanes (`insert`); one of several, a prompt say, in each layer by itself (`insert_one`).
+Rows are flat: row p is ``[p * LANES:(p + 1) * LANES]``. Loops over lanes have no branch and a constant length, which is
+what makes the compiler turn them into vectors.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import numpy as np
 
 LANES = 16
 TILE = 8
-"""Places done together: each sinking cost is read and written once for all of them, they themselves stay in registers."""
+"""Places done together: what sinks is read and written once for all of them, they themselves stay in registers."""
 GROUP = 4
 """Costs that sink together."""
 
@@ -103,7 +105,7 @@ def insert(whole, costs, stop, news, first, size, carried, batch):  # type: igno
         carried: rows, scratch: ``size``, rounded up to a multiple of `GROUP`.
         batch: rows, scratch: ``size``, rounded up to a multiple of `TILE`.
     """
-    hole = costs.dtype.type(-1)
+    hole = costs[len(costs) - 1]
     for i in range(np.uint64(len(batch))):
         batch[i] = hole
     for i in range(size):
@@ -150,7 +152,7 @@ def insert_one(costs, lane, places, news, first, count, carried, batch):  # type
         carried: [2 * places], scratch.
         batch: [places], scratch.
     """
-    hole = costs.dtype.type(-1)
+    hole = costs[len(costs) - 1]
     for i in range(count):
         _join(batch, i, news[first + i * LANES + lane])
     head, tail = 0, 0

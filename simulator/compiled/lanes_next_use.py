@@ -164,9 +164,14 @@ def _note(experts, first_layer, starts, requests, low, high, cold, bits, far, wh
     Step by step, not layer by layer: so what is written lies together.
 
     Args:
-        experts: as in `run_next_use`, like ``first_layer``, ``starts``, ``requests``, ``cold``, ``bits``.
+        experts: int [tokens, layers, k], -1 = not recorded.
+        first_layer: the layer of the first lane.
+        starts: int64 [steps + 1], first tokens.
+        requests: as in `run_next_use`.
         low: first step.
         high: step after the last.
+        cold: whether uses in later requests are out of sight.
+        bits: of a key.
         far: where costs beyond the block begin.
         whole: bool [steps of a block], whether all is recorded, filled in for steps of one token.
         rows: int64 [steps of a block], where each step's costs begin in ``news``.

@@ -1,10 +1,11 @@
-"""LFU and look-ahead in lanes, under co-resident access: experts are worth keeping the more uses they have, so far or
-in the next steps, and then the later their last use.
+"""LFU and look-ahead in lanes, under co-resident access.
 
-A cost has the uses, counted down from ``idle``, above ``bits`` bits for the sequence number of the last use in the block,
-counted down too. Experts not used yet have costs as well, but stand in no stack. Of each layer of a block
-the costs are noted that the members have before and after each step; before, for look-ahead, those of the experts of
-the step that comes into sight, which are then raised by one use.
+Experts are worth keeping the more uses they have, so far or in the next steps, and then the later their last use.
+
+A cost has the uses, counted down from ``idle``, above ``bits`` bits for the number of the last use in the block,
+counted down too. Experts not used yet have costs as well, but stand in no stack. Of each step of a block the costs are
+noted that its members have before and after it; for look-ahead, first those of the experts of the step that comes into
+sight, which are then raised by one use.
 """
 
 from __future__ import annotations
@@ -12,114 +13,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from lrcsim.simulator.compiled.lanes import GROUP_W, LANES, TILE, TILE_W, W, insert, insert_one
-
-HALF = np.uint64(TILE // 2 * LANES)
-
-
-@numba.njit(cache=True, nogil=True)
-def _is_one_of(cost, a, b, c, d):  # type: ignore[no-untyped-def]
-    """Return whether a cost is one of four: their differences' minimum is 0, which vectors find sooner than four answers."""
-    a, b, c, d = a ^ cost, b ^ cost, c ^ cost, d ^ cost
-    a = a if a < b else b
-    c = c if c < d else d
-    return (a if a < c else c) == 0
-
-
-@numba.njit(cache=True, nogil=True)
-def _leave(costs, stop, olds, first, size, found, at, gone, idle, most):  # type: ignore[no-untyped-def]
-    """Take the members out of all lanes, counting where they were; return where the last can have been.
-
-    Args:
-        costs: rows, changed in place.
-        stop: uint64, where they end: a multiple of `TILE` rows.
-        olds: rows, the members' costs.
-        first: uint64, where those begin in ``olds``.
-        size: uint64, how far they reach: a multiple of `GROUP` rows, some of which no place may hold.
-        found: of the type of ``costs``, counts up.
-        at: uint64, where its rows begin.
-        gone: of the type of ``costs`` [LANES], scratch.
-        idle: of the type of ``costs`` [LANES], ``most`` in lanes without a layer, else 0.
-        most: of that type, members.
-    """
-    hole = costs.dtype.type(-1)
-    for i in range(W):
-        gone[i] = idle[i]
-    tile, least = np.uint64(0), gone.dtype.type(0)
-    while tile < stop and least < most:
-        p0, p1, p2, p3 = tile, tile + W, tile + W + W, tile + W + W + W
-        p4, p5, p6, p7 = p0 + HALF, p1 + HALF, p2 + HALF, p3 + HALF
-        f0, f1, f2, f3, f4, f5, f6, f7 = at + p0, at + p1, at + p2, at + p3, at + p4, at + p5, at + p6, at + p7
-        group = first
-        while group < first + size:
-            o0, o1, o2, o3 = group, group + W, group + W + W, group + W + W + W
-            for i in range(W):
-                a, b, c, d = olds[o0 + i], olds[o1 + i], olds[o2 + i], olds[o3 + i]
-                s0, s1, s2, s3 = costs[p0 + i], costs[p1 + i], costs[p2 + i], costs[p3 + i]
-                s4, s5, s6, s7 = costs[p4 + i], costs[p5 + i], costs[p6 + i], costs[p7 + i]
-                m0 = _is_one_of(s0, a, b, c, d)
-                m1 = _is_one_of(s1, a, b, c, d)
-                m2 = _is_one_of(s2, a, b, c, d)
-                m3 = _is_one_of(s3, a, b, c, d)
-                m4 = _is_one_of(s4, a, b, c, d)
-                m5 = _is_one_of(s5, a, b, c, d)
-                m6 = _is_one_of(s6, a, b, c, d)
-                m7 = _is_one_of(s7, a, b, c, d)
-                found[f0 + i] += m0
-                found[f1 + i] += m1
-                found[f2 + i] += m2
-                found[f3 + i] += m3
-                found[f4 + i] += m4
-                found[f5 + i] += m5
-                found[f6 + i] += m6
-                found[f7 + i] += m7
-                gone[i] += m0
-                gone[i] += m1
-                gone[i] += m2
-                gone[i] += m3
-                gone[i] += m4
-                gone[i] += m5
-                gone[i] += m6
-                gone[i] += m7
-                costs[p0 + i] = hole if m0 else s0
-                costs[p1 + i] = hole if m1 else s1
-                costs[p2 + i] = hole if m2 else s2
-                costs[p3 + i] = hole if m3 else s3
-                costs[p4 + i] = hole if m4 else s4
-                costs[p5 + i] = hole if m5 else s5
-                costs[p6 + i] = hole if m6 else s6
-                costs[p7 + i] = hole if m7 else s7
-            group += GROUP_W
-        least = most
-        for i in range(W):
-            least = gone[i] if gone[i] < least else least
-        tile += TILE_W
-    return tile
-
-
-@numba.njit(cache=True, nogil=True)
-def _raise(costs, stop, olds, first, size, use):  # type: ignore[no-untyped-def]
-    """Lower the costs of the experts that come into sight by ``use``, in all lanes; the rest as in `_leave`."""
-    less = costs.dtype.type(use)
-    tile = np.uint64(0)
-    while tile < stop:
-        p0, p1, p2, p3 = tile, tile + W, tile + W + W, tile + W + W + W
-        group = first
-        while group < first + size:
-            o0, o1, o2, o3 = group, group + W, group + W + W, group + W + W + W
-            for i in range(W):
-                a, b, c, d = olds[o0 + i], olds[o1 + i], olds[o2 + i], olds[o3 + i]
-                s0, s1, s2, s3 = costs[p0 + i], costs[p1 + i], costs[p2 + i], costs[p3 + i]
-                m0 = _is_one_of(s0, a, b, c, d)
-                m1 = _is_one_of(s1, a, b, c, d)
-                m2 = _is_one_of(s2, a, b, c, d)
-                m3 = _is_one_of(s3, a, b, c, d)
-                costs[p0 + i] = s0 - less if m0 else s0
-                costs[p1 + i] = s1 - less if m1 else s1
-                costs[p2 + i] = s2 - less if m2 else s2
-                costs[p3 + i] = s3 - less if m3 else s3
-            group += GROUP_W
-        tile += HALF
+from lrcsim.simulator.compiled.lanes import LANES, TILE_W, W, insert, insert_one
+from lrcsim.simulator.compiled.lanes_find import leave, leave_one, raise_one, raise_uses
 
 
 @numba.njit(cache=True, nogil=True)
@@ -149,7 +44,7 @@ def _distinct(experts, layer, low, high, mark, stamp, keys):  # type: ignore[no-
 def _begin(bits, cost_of, key_of, costs, lane, spare):  # type: ignore[no-untyped-def]
     """Number the last uses of a layer's experts anew, from 0, before a block."""
     mask = (np.int64(1) << bits) - 1
-    experts, hole = len(cost_of), costs.dtype.type(-1)
+    experts, hole = len(cost_of), costs[len(costs) - 1]
     for expert in range(experts):
         spare[expert] = mask - (cost_of[expert] & mask)
     for expert in range(experts):
@@ -194,14 +89,22 @@ def _note(
     Step by step, not layer by layer: so what is written lies together.
 
     Args:
-        lookahead: as in `run_uses`, like ``experts``, ``first_layer``, ``starts``, ``resets``, ``sights``, ``idle``, ``bits``.
+        lookahead: whether uses are those to come, else those so far.
+        experts: as in `run_uses`.
+        first_layer: the layer of the first lane.
+        starts: as in `run_uses`.
+        resets: bool [steps], whether the pools are emptied before the step.
+        sights: as in `run_uses`.
         low: first step.
         high: step after the last.
-        kinds: int64 [steps of a block]: 1 if the step is one token, plus 2 if that which comes into sight is; 4 is added
-            where not all is recorded.
+        idle: the uses part of a cost without uses.
+        bits: of the part below.
+        kinds: int64 [steps of a block]: 1 if the step is one token, plus 2 if that which comes into sight is; 4 is
+            added where not all is recorded.
         rows: int64 [steps of a block], where each step's costs begin.
         cost_of: int64 [lanes, experts], changed in place.
         key_of: uint16 [lanes, 1 << bits], the expert of each number.
+        hole: in place of the cost of an expert not recorded.
         sighted: rows, filled in: what is to be raised, with its cost before.
         olds: rows, filled in.
         news: rows, filled in.
@@ -216,7 +119,7 @@ def _note(
     k, (lanes, places), good = experts.shape[2], cost_of.shape, True
     use, mask = np.int64(1) << bits, (np.int64(1) << bits) - 1
     change, padded = use if lookahead else -use, (k + 3) // 4 * 4
-    numbers, hole = np.full(lanes, places, np.int64), news.dtype.type(-1)
+    numbers = np.full(lanes, places, np.int64)
     for step in range(low, high):
         i = step - low
         if resets[step]:
@@ -297,47 +200,13 @@ def _note(
 
 
 @numba.njit(cache=True, nogil=True)
-def _find_places(costs, lane, experts, mask, place_of):  # type: ignore[no-untyped-def]
-    """Fill in where what has each number would stand in the stack of a lane; what is not there finds another's place."""
-    hole = costs.dtype.type(-1)
-    for place in range(experts):
-        there = costs[place * LANES + lane]
-        if there != hole:
-            place_of[mask - (there & mask)] = place
-
-
-@numba.njit(cache=True, nogil=True)
-def _raise_one(costs, lane, experts, bits, olds, first, count, place_of):  # type: ignore[no-untyped-def]
-    """Do what `_raise` does in one lane, for a step of any size."""
-    mask, use = (np.int64(1) << bits) - 1, np.int64(1) << bits
-    _find_places(costs, lane, experts, mask, place_of)
-    for i in range(count):
-        old = olds[first + i * LANES + lane]
-        at = place_of[mask - (old & mask)] * LANES + lane
-        if costs[at] == old:
-            costs[at] = old - use
-
-
-@numba.njit(cache=True, nogil=True)
-def _leave_one(costs, lane, experts, bits, olds, first, count, found, counted, place_of):  # type: ignore[no-untyped-def]
-    """Do what `_leave` does in one lane, for a step of any size."""
-    mask, hole = (np.int64(1) << bits) - 1, costs.dtype.type(-1)
-    _find_places(costs, lane, experts, mask, place_of)
-    for i in range(count):
-        old = olds[first + i * LANES + lane]
-        at = place_of[mask - (old & mask)] * LANES + lane
-        if costs[at] == old:
-            found[counted + at] += 1
-            costs[at] = hole
-
-
-@numba.njit(cache=True, nogil=True)
 def _plan(k, starts, sights, low, places, room, kinds, rows):  # type: ignore[no-untyped-def]
     """Find how many steps make the next block, and what kind each is.
 
     Args:
         k: experts per token.
-        starts: as in `run_uses`, like ``sights``.
+        starts: as in `run_uses`.
+        sights: as in `run_uses`.
         low: first step.
         places: experts of a layer.
         room: numbers that a block has.
@@ -404,7 +273,7 @@ def run_uses(
         Whether no token has an expert twice; else the rest is meaningless.
     """
     places, k, num_steps, low = cost_of.shape[1], experts.shape[2], len(phases), 0
-    hole, most, stop = costs.dtype.type(-1), costs.dtype.type(k), np.uint64(len(costs)) - TILE_W
+    hole, most, stop = costs[len(costs) - 1], costs.dtype.type(k), np.uint64(len(costs)) - TILE_W
     room = (1 << bits) - places - 1
     steps = max(room // k, 1)
     padded = (k + 3) // 4 * 4 * LANES
@@ -428,7 +297,7 @@ def run_uses(
         mark[:] = -1
         good = _note(
             lookahead, experts, first_layer, starts, resets, sights, low, high, idle, bits, kinds, rows, cost_of,
-            key_of, sighted, olds, news, seen, counts, mark, keys,
+            key_of, hole, sighted, olds, news, seen, counts, mark, keys,
         )  # fmt: skip
         if not good:
             break
@@ -438,19 +307,20 @@ def run_uses(
                 costs[:] = hole
             counted, row = np.uint64(phase * len(costs)), np.uint64(rows[i])
             if kinds[i] & 2:
-                _raise(costs, stop, sighted, row, np.uint64(padded), 1 << bits)
+                raise_uses(costs, stop, sighted, row, np.uint64(padded), 1 << bits)
             else:
                 for lane in range(lanes):
                     if seen[i, lane]:
-                        _raise_one(costs, lane, places, bits, sighted, rows[i], seen[i, lane], place_of)
+                        raise_one(costs, lane, places, bits, sighted, rows[i], seen[i, lane], place_of)
             if kinds[i] & 1:
-                reached = _leave(costs, stop, olds, row, np.uint64(padded), found, counted, gone, unused, most)
+                reached = leave(costs, stop, olds, row, np.uint64(padded), found, counted, gone, unused, most)
                 insert(kinds[i] & 4 == 0, costs, reached, news, row, size, carried, batch)
             else:
                 for lane in range(lanes):
                     if counts[i, lane]:
-                        _leave_one(
-                            costs, lane, places, bits, olds, rows[i], counts[i, lane], found, np.int64(counted), place_of
+                        leave_one(
+                            costs, lane, places, bits, olds, rows[i], counts[i, lane], found, phase * len(costs),
+                            place_of,
                         )  # fmt: skip
                         insert_one(costs, lane, places, news, rows[i], counts[i, lane], floating, members)
             for lane in range(lanes):

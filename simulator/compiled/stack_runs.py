@@ -1,9 +1,9 @@
 """The compiled priority stack of a large pool under co-resident access, kept as few sorted runs.
 
-A stack of thousands of experts is nearly sorted: of 5,800 places of a pool of 48 layers x 128 experts some 50 are lower
-than the place before (optimum and lfu, benchmarks/NOTES.md). What sinks through a sorted run comes out as the greatest of
-both, and the run stays sorted: so it is merged in, and most of that is one move of memory by as many places as there
-are costs sinking. Costs are those of `stack_decode`.
+A stack of thousands of experts is nearly sorted: of 5,800 places of a pool of 48 layers x 128 experts some 50 hold less
+than the place before (optimum and lfu, benchmarks/NOTES.md). What sinks through a sorted run comes out as the greatest
+of both, and the run stays sorted: so it is merged in, and most of that is one move of memory by as many places as
+there are costs sinking. Costs are those of `stack_decode`.
 
 Only where a cost fills the place of an expert that was found, or the batch takes the top, can order be lost; the places
 where runs begin are known, and looked at again there alone.
@@ -34,7 +34,7 @@ AT_ONCE = np.uint64(16)
 
 
 def suits(rule: int, num_keys: int, uses: npt.NDArray[np.int64], seen: int, accesses: int, steps: int) -> bool:
-    """Return whether `run_runs` knows the rule, and its numbers for so many further accesses and steps fit into costs."""
+    """Return whether `run_runs` knows the rule, and costs hold its numbers of so many further accesses and steps."""
     if rule == LOOKAHEAD:  # costs change amid the stack there, at every step: it is not nearly sorted
         return False
     return rule != LFU or uses_fit(num_keys, uses, seen, accesses, steps)
@@ -138,7 +138,7 @@ def _find(costs, low, high, sought, left, places):  # type: ignore[no-untyped-de
 def run_runs(rule, heads, cold, experts, steps, stride, next_use, state, keys, places):  # type: ignore[no-untyped-def]
     """Advance the stack of a pool over a block of steps, counting where each access is found.
 
-    A cache of C slots, if the batch fits, ends up with the batch and the best of the rest: see `stack_decode.run_batches`.
+    A cache of C slots, if the batch fits, ends up with the batch and the best of the rest (`stack_decode.run_batches`).
 
     Args:
         rule: as in `stack_any.run_stack`; the caller has made sure that it and the rest `suits`.

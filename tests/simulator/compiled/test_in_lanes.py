@@ -98,7 +98,7 @@ def test_every_capacity_equals_the_definition(policy: str, seed: int, tokens: in
 
 
 def test_hand_solved() -> None:
-    # One expert per token, 0 1 2 0 1 0 in even layers, their mirror image 2 1 0 2 1 2 in odd ones: the same but for names.
+    # One expert per token, 0 1 2 0 1 0 in even layers, 2 1 0 2 1 2 in odd ones: the same but for names.
     # Two slots, * is a hit; which is put out:
     # optimum       0, 1, 2 (puts out 1: 0 is used sooner), 0*, 1 (2 is never used again), 0*        two hits
     # lfu           0, 1, 2 (0, the older of one use each), 0 (1), 1 (2: one use against two), 0*     one hit

@@ -91,18 +91,17 @@ def test_what_sinks_through_a_run_hand_solved() -> None:
     costs, carried = np.array([0, 1, 3, 5, 8, 7]), np.array([4, 9])
     merge: Any = stack_runs._merge
     merge(costs, 1, 5, carried, 0, 2, np.zeros(2, np.int64), np.zeros(16, np.int64))
-    assert costs.tolist() == [0, 1, 3, 4, 5, 7] and carried.tolist() == [8, 9]
+    assert (costs.tolist(), carried.tolist()) == ([0, 1, 3, 4, 5, 7], [8, 9])
     # 2 and 6 sink through 1 3 5: the two greatest of the five come out.
     costs, carried = np.array([1, 3, 5]), np.array([2, 6])
     merge(costs, 0, 3, carried, 0, 2, np.zeros(2, np.int64), np.zeros(16, np.int64))
-    assert costs.tolist() == [1, 2, 3] and carried.tolist() == [5, 6]
+    assert (costs.tolist(), carried.tolist()) == ([1, 2, 3], [5, 6])
 
 
 def test_hand_solved() -> None:
-    # Two layers of 2 experts, one per token; a b in layer 0, c d in layer 1; one pool of 2 slots. In turn: a c, b c, a d, a c.
-    # Optimum: a, c; b puts out a (used in layer-step 4, c in 3); c*; a puts out b (never again; c is in the batch before);
-    # d puts out c (used in 7, a in 6); a*; c puts out d. Two hits. With 3 slots b stays out of a's way: c*, a*, then d puts
-    # out b (never again), a*, c*: four.
+    # Two layers of 2 experts, a b in layer 0, c d in layer 1, one per token: a c, b c, a d, a c. One pool, the optimum.
+    # 2 slots: a, c; b puts out a (used in layer-step 4, c in 3); c*; a puts out b (never again); d puts out c (used in
+    # 7, a in 6); a*; c puts out d: two hits. 3 slots: a, c, b; c*, a*; d puts out b (never again); a*, c*: four.
     trace = RoutingTrace.from_arrays([[[0], [0]], [[1], [0]], [[0], [1]], [[0], [0]]], num_experts=2)
     found = stack_hits(trace, "belady", "model", "coresident", "token", True, jobs=1)
     assert found.hits[0][1].tolist() == [0, 0, 2, 4, 4]
