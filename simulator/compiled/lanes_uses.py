@@ -76,6 +76,7 @@ def _note(
     rows,
     cost_of,
     key_of,
+    hole,
     sighted,
     olds,
     news,
