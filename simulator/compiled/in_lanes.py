@@ -161,26 +161,22 @@ class NextUse(Group):
         self.costs = np.full(self.rows * LANES, lanes_next_use.NOT_USED)
         self.before = np.zeros((lanes, num_experts), np.uint16)
         self.parts: list[npt.NDArray[np.uint16]] = []
-        self.part_ends: list[npt.NDArray[np.bool_]] = []
         self.done = 0
 
     def look(self, part: Part) -> None:
         """Note the first uses in the blocks of a part of the trace."""
         blocks = -(-len(part.phases) // self.size)
         first = np.empty((blocks, self.lanes, self.num_experts), np.uint16)
-        ends = np.zeros(blocks, np.bool_)
         find: Any = lanes_next_use.find_first_uses  # compiled: type checkers do not know its arguments
-        where = part.experts, self.first, self.lanes, part.starts, part.requests
-        find(*where, self.cold, self.bits, self.size, first, ends)
+        find(part.experts, self.first, self.lanes, part.starts, self.bits, self.size, first)
         self.parts.append(first)
-        self.part_ends.append(ends)
 
     def rank(self) -> None:
         """Rank the next uses after each block, once all parts were looked at."""
         self.ranks = np.concatenate(self.parts)
         self.parts.clear()
         rank: Any = lanes_next_use.rank_next_uses
-        rank(self.ranks, np.concatenate(self.part_ends), self.ranks)
+        rank(self.ranks, self.ranks)
 
     def run(self, part: Part) -> bool:
         """Advance the stacks over a part of the trace; return whether no token has an expert twice."""

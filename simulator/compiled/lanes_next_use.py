@@ -8,6 +8,9 @@ have after each step; a cost is
 * within the block: the step of the next use, counted from the block's first, then the expert (ties: the smaller one);
 * beyond it: ``far`` + the expert's rank among the next uses there.
 
+Uses in later requests count as well where the pools are emptied between requests: who is not used again before that is
+worth less than all who are, and who of them goes first changes no hit.
+
 So those used in a step are those whose costs are below that of the step after it: one comparison finds them in all
 lanes.
 """
@@ -36,7 +39,7 @@ def steps_per_block(num_experts: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def find_first_uses(experts, first_layer, lanes, starts, requests, cold, bits, size, first, ends):  # type: ignore[no-untyped-def]
+def find_first_uses(experts, first_layer, lanes, starts, bits, size, first):  # type: ignore[no-untyped-def]
     """Find the first use of each expert in each block of some steps.
 
     Args:
@@ -44,13 +47,9 @@ def find_first_uses(experts, first_layer, lanes, starts, requests, cold, bits, s
         first_layer: the layer of the first lane.
         lanes: how many there are.
         starts: int64 [steps + 1], first tokens.
-        requests: int64 [1 + steps], the request of each step, before them that of the step before (-1: none).
-        cold: whether uses in later requests are out of sight.
         bits: of a key.
         size: steps per block.
-        first: uint16 [blocks, lanes, experts], receives the costs of the experts before the block. With ``cold``, of
-            those used before the first request ends that the block has to the end or, if it begins one, none.
-        ends: bool [blocks], receives whether, with ``cold``, what comes after the block is out of sight before it.
+        first: uint16 [blocks, lanes, experts], receives the costs of the experts before the block, as far as used in it.
     """
     k, num_steps = experts.shape[2], len(starts) - 1
     for block in range(len(first)):
@@ -64,18 +63,14 @@ def find_first_uses(experts, first_layer, lanes, starts, requests, cold, bits, s
                         expert = np.int64(experts[token, first_layer + lane, rank])
                         if expert >= 0:
                             mine[np.uint64(expert)] = ((step - low) << bits) + expert
-                if cold and requests[step] != requests[step + 1]:
-                    mine[:] = NOT_USED
-                    ends[block] = True
 
 
 @numba.njit(cache=True, nogil=True)
-def rank_next_uses(first, ends, ranks):  # type: ignore[no-untyped-def]
+def rank_next_uses(first, ranks):  # type: ignore[no-untyped-def]
     """Rank the experts by their next use after each block, those that have none by number behind them.
 
     Args:
         first: uint16 [blocks, lanes, experts] of `find_first_uses`.
-        ends: bool [blocks], of the same.
         ranks: uint16 [blocks, lanes, experts], filled in; may be ``first`` itself.
     """
     blocks, lanes, experts = first.shape
@@ -94,8 +89,6 @@ def rank_next_uses(first, ends, ranks):  # type: ignore[no-untyped-def]
             for expert in range(experts):
                 if used[expert] != NOT_USED:
                     following[expert] = (np.int64(block) << 16) + used[expert]
-                elif ends[block]:
-                    following[expert] = NEVER + expert
 
 
 @numba.njit(cache=True, nogil=True)
@@ -158,7 +151,7 @@ def _leave(costs, stop, limit, found, at, gone, idle, most):  # type: ignore[no-
 
 
 @numba.njit(cache=True, nogil=True)
-def _note(experts, first_layer, starts, requests, low, high, cold, bits, far, whole, rows, upcoming, news, counts):  # type: ignore[no-untyped-def]
+def _note(experts, first_layer, starts, low, high, bits, far, whole, rows, upcoming, news, counts):  # type: ignore[no-untyped-def]
     """Note the costs that the members of each step of a block have after it.
 
     Step by step, not layer by layer: so what is written lies together.
@@ -167,10 +160,8 @@ def _note(experts, first_layer, starts, requests, low, high, cold, bits, far, wh
         experts: int [tokens, layers, k], -1 = not recorded.
         first_layer: the layer of the first lane.
         starts: int64 [steps + 1], first tokens.
-        requests: as in `run_next_use`.
         low: first step.
         high: step after the last.
-        cold: whether uses in later requests are out of sight.
         bits: of a key.
         far: where costs beyond the block begin.
         whole: bool [steps of a block], whether all is recorded, filled in for steps of one token.
@@ -219,10 +210,6 @@ def _note(experts, first_layer, starts, requests, low, high, cold, bits, far, wh
                                 count += 1
                                 upcoming[lane, expert] = now + expert
                 counts[i, lane] = count
-        if cold and requests[step] != requests[step + 1]:
-            for lane in range(lanes):
-                for expert in range(places):
-                    upcoming[lane, expert] = far + expert
     return good
 
 
@@ -292,7 +279,7 @@ def run_next_use(
                 upcoming[lane, expert] = far + ranks[block, lane, expert]
                 before[lane, expert] = ranks[block, lane, expert]
         good = _note(
-            experts, first_layer, starts, requests, low, high, cold, bits, far, whole, rows, upcoming, news, counts
+            experts, first_layer, starts, low, high, bits, far, whole, rows, upcoming, news, counts
         )  # fmt: skip
         for place in range(places):
             for lane in range(lanes):
