@@ -196,7 +196,7 @@ class Uses(Group):
         super().__init__(first, lanes, num_experts, cold)
         self.lookahead, self.bits = window > 0, form.bits
         self.idle = form.idle
-        self.costs = np.full(self.rows * LANES, -1, np.int64).astype(form.kind)
+        self.costs: npt.NDArray[Any] = np.full(self.rows * LANES, -1, np.int64).astype(form.kind)
         numbers = (1 << self.bits) - 1 - np.arange(num_experts)
         self.cost_of = np.tile((self.idle << self.bits) + numbers, (lanes, 1))
         self.key_of = np.zeros((lanes, 1 << self.bits), np.uint16)

@@ -49,7 +49,7 @@ def find_first_uses(experts, first_layer, lanes, starts, bits, size, first):  # 
         starts: int64 [steps + 1], first tokens.
         bits: of a key.
         size: steps per block.
-        first: uint16 [blocks, lanes, experts], receives the costs of the experts before the block, as far as used in it.
+        first: uint16 [blocks, lanes, experts], receives the experts' costs before the block if used in it.
     """
     k, num_steps = experts.shape[2], len(starts) - 1
     for block in range(len(first)):
@@ -151,7 +151,7 @@ def _leave(costs, stop, limit, found, at, gone, idle, most):  # type: ignore[no-
 
 
 @numba.njit(cache=True, nogil=True)
-def _note(experts, first_layer, starts, low, high, bits, far, whole, rows, upcoming, news, counts):  # type: ignore[no-untyped-def]
+def _note(experts, first_layer, starts, low, high, bits, whole, rows, upcoming, news, counts):  # type: ignore[no-untyped-def]
     """Note the costs that the members of each step of a block have after it.
 
     Step by step, not layer by layer: so what is written lies together.
@@ -163,7 +163,6 @@ def _note(experts, first_layer, starts, low, high, bits, far, whole, rows, upcom
         low: first step.
         high: step after the last.
         bits: of a key.
-        far: where costs beyond the block begin.
         whole: bool [steps of a block], whether all is recorded, filled in for steps of one token.
         rows: int64 [steps of a block], where each step's costs begin in ``news``.
         upcoming: uint16 [lanes, experts], costs after the block; before it, in the end.
@@ -173,7 +172,7 @@ def _note(experts, first_layer, starts, low, high, bits, far, whole, rows, upcom
     Returns:
         Whether no token has an expert twice.
     """
-    k, (lanes, places), good = experts.shape[2], upcoming.shape, True
+    k, lanes, good = experts.shape[2], len(upcoming), True
     for step in range(high - 1, low - 1, -1):
         i = step - low
         now, row = np.int64(i) << bits, np.uint64(rows[i])
@@ -189,11 +188,11 @@ def _note(experts, first_layer, starts, low, high, bits, far, whole, rows, upcom
                         count -= 1
                         at += W
                         continue
-                    expert = np.uint64(experts[token, first_layer + lane, rank])
-                    cost, used = upcoming[lane, expert], np.uint16(now + expert)
+                    member = np.uint64(experts[token, first_layer + lane, rank])
+                    cost, used = upcoming[lane, member], np.uint16(now + member)
                     good &= cost != used
                     news[at] = cost
-                    upcoming[lane, expert] = used
+                    upcoming[lane, member] = used
                     at += W
                 counts[i, lane] = count
         else:
@@ -227,9 +226,9 @@ def _one_by_one(costs, places, limit, news, row, counts, step, lanes, found, at,
 
 
 @numba.njit(cache=True, nogil=True)
-def run_next_use(
+def run_next_use(  # type: ignore[no-untyped-def]
     experts, first_layer, lanes, starts, requests, phases, cold, bits, size, ranks, before, costs, hits, accesses
-):  # type: ignore[no-untyped-def]
+):
     """Advance the stacks of some layers over some steps, a whole number of blocks but for the end of the trace.
 
     Args:
@@ -279,7 +278,7 @@ def run_next_use(
                 upcoming[lane, expert] = far + ranks[block, lane, expert]
                 before[lane, expert] = ranks[block, lane, expert]
         good = _note(
-            experts, first_layer, starts, low, high, bits, far, whole, rows, upcoming, news, counts
+            experts, first_layer, starts, low, high, bits, whole, rows, upcoming, news, counts
         )  # fmt: skip
         for place in range(places):
             for lane in range(lanes):
@@ -304,8 +303,8 @@ def run_next_use(
                 )  # fmt: skip
             for lane in range(lanes):
                 accesses[phase, lane] += counts[i, lane]
-        for phase in range(2):
+        for row in range(2):
             for at in range(len(costs)):
-                hits[phase, at] += found[phase * len(costs) + at]
+                hits[row, at] += found[row * len(costs) + at]
         found[:] = 0
     return good

@@ -61,7 +61,7 @@ def _begin(bits, cost_of, key_of, costs, lane, spare):  # type: ignore[no-untype
 
 
 @numba.njit(cache=True, nogil=True)
-def _note(
+def _note(  # type: ignore[no-untyped-def]
     lookahead,
     experts,
     first_layer,
@@ -84,7 +84,7 @@ def _note(
     counts,
     mark,
     keys,
-):  # type: ignore[no-untyped-def]
+):
     """Note the costs that the members of each step of a block have before and after it.
 
     Step by step, not layer by layer: so what is written lies together.
@@ -136,10 +136,10 @@ def _note(
                 for rank in range(k):
                     sighted[at] = 0
                     if experts[token, first_layer + lane, rank] >= 0:
-                        expert = np.uint64(experts[token, first_layer + lane, rank])
-                        old = cost_of[lane, expert]
+                        member = np.uint64(experts[token, first_layer + lane, rank])
+                        old = cost_of[lane, member]
                         sighted[at] = old
-                        cost_of[lane, expert] = old - use
+                        cost_of[lane, member] = old - use
                     at += W
                 for _ in range(k, padded):
                     sighted[at] = 0
@@ -168,14 +168,14 @@ def _note(
                         kinds[i] |= 4
                         at += W
                         continue
-                    expert = np.uint64(experts[token, first_layer + lane, rank])
-                    old = cost_of[lane, expert]
+                    member = np.uint64(experts[token, first_layer + lane, rank])
+                    old = cost_of[lane, member]
                     good &= (old & mask) > least
                     cost = (old | mask) + change - number
                     olds[at] = old
                     news[at] = cost
-                    cost_of[lane, expert] = cost
-                    key_of[lane, np.uint64(number)] = expert
+                    cost_of[lane, member] = cost
+                    key_of[lane, np.uint64(number)] = member
                     number += 1
                     at += W
                 for _ in range(k, padded):
@@ -234,7 +234,7 @@ def _plan(k, starts, sights, low, places, room, kinds, rows):  # type: ignore[no
 
 
 @numba.njit(cache=True, nogil=True)
-def run_uses(
+def run_uses(  # type: ignore[no-untyped-def]
     lookahead,
     experts,
     first_layer,
@@ -250,7 +250,7 @@ def run_uses(
     costs,
     hits,
     accesses,
-):  # type: ignore[no-untyped-def]
+):
     """Advance the stacks of some layers over some steps.
 
     Args:
@@ -326,9 +326,9 @@ def run_uses(
                         insert_one(costs, lane, places, news, rows[i], counts[i, lane], floating, members)
             for lane in range(lanes):
                 accesses[phase, lane] += counts[i, lane]
-        for phase in range(2):
+        for kind in range(2):
             for at in range(len(costs)):
-                hits[phase, at] += found[phase * len(costs) + at]
+                hits[kind, at] += found[kind * len(costs) + at]
         found[:] = 0
         low = high
     return good
