@@ -26,7 +26,7 @@ import libcachesim
 import numpy as np
 
 from lrcsim.simulator import sch
-from lrcsim.simulator.compiled import lru_turn
+from lrcsim.simulator.compiled import in_lanes, lru_turn
 from lrcsim.simulator.compiled.every_size import stack_hits
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.exporters import Options, export_trace
@@ -146,6 +146,26 @@ def lru_ways(tokens: int, rounds: int) -> None:
         print(f"| {experts} | {chosen:.0f} | {bits:.0f} | {chosen / bits:.2f} | {apart:.0f} |")
 
 
+def layers_in_lanes(tokens: int, rounds: int) -> None:
+    """Print 16 layers side by side against one after the other; check that hits agree."""
+    print("\n| experts, 16 layers | | in lanes, M/s | one by one, M/s | ratio |\n|---|---|---:|---:|---:|")
+
+    def apart(trace: RoutingTrace, policy: str) -> tuple[float, float]:
+        with patch.object(in_lanes, "suits", lambda *_: False):
+            return ours(trace, policy)
+
+    for experts in (64, 128, 256):
+        trace = make_trace(tokens // 16, 16, experts)
+        for policy in ("belady", "lfu", "sch-lookahead:16"):
+            assert apart(trace, policy)[1] == ours(trace, policy)[1], (experts, policy)
+            ways: dict[str, Callable[[], float]] = {
+                "lanes": lambda t=trace, p=policy: ours(t, p)[0],  # type: ignore[misc]
+                "apart": lambda t=trace, p=policy: apart(t, p)[0],  # type: ignore[misc]
+            }
+            lanes, alone = (trace.experts.size / taken / 1e6 for taken in best_of(rounds, ways).values())
+            print(f"| {experts} | {policy} | {lanes:.0f} | {alone:.0f} | {lanes / alone:.1f} |")
+
+
 def by_request(rounds: int) -> None:
     """Print the seconds of sch-lookahead with intervals on 2,500 requests of 16 tokens."""
     ids = make_trace(40_000, 8, 64).experts
@@ -179,6 +199,7 @@ def main() -> None:
     for experts in (64, 128, 256):
         one_layer(experts, tokens, rounds, arguments.memory)
     lru_ways(tokens, rounds)
+    layers_in_lanes(tokens, rounds)
     by_request(rounds)
     print("\n| 48 layers x 128 experts | scope layer, M/s | scope model, M/s |\n|---|---|---|")
     trace = make_trace(tokens // 50, 48, 128)

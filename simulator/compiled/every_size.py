@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError, TraceError
-from lrcsim.base.progress import Progress
+from lrcsim.base.progress import Progress, part_of
 from lrcsim.base.reprs import short_repr
 from lrcsim.policies import BUILT_IN, PolicySpec, make_policy
 from lrcsim.policies.kernels import Stack
 from lrcsim.simulator.cache.capacity import Scope
+from lrcsim.simulator.compiled import in_lanes, lru_registers, lru_turn, paper_lanes
 from lrcsim.simulator.compiled import lru as lru_stack
-from lrcsim.simulator.compiled import lru_registers, lru_turn, paper_lanes
 from lrcsim.simulator.compiled import sch_static as static_stack
 from lrcsim.simulator.compiled import stack_any as stack
 from lrcsim.simulator.compiled.engine_for import kernel_of
@@ -33,6 +33,7 @@ from lrcsim.simulator.compiled.stack_decode import (
     fits,
     run_batches,
 )
+from lrcsim.simulator.compiled.stack_runs import run_runs, suits
 from lrcsim.simulator.compiled.stack_single import run_singles
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Schedule, StepRun
@@ -136,20 +137,54 @@ def stack_hits_of(
     progress: Progress | None = None,
     only: int | None = None,
 ) -> list[StackHits]:
-    """Count the hits of several policies in one reading of the trace; arguments and errors as of `stack_hits`.
+    """Count the hits of several policies; arguments and errors as of `stack_hits`.
 
-    Each part of the trace goes through all of them before the next is read. It is as long as the one that looks
-    furthest ahead needs it.
+    Those whose layers run in lanes (`in_lanes`) read the trace each for itself, the others together: each part of it
+    goes through all of them before the next is read. It is as long as the one that looks furthest ahead needs it.
     """
-    pools: list[int | None] = [None] if scope == "model" else list(range(trace.num_layers))
     keys = trace.num_experts * (trace.num_layers if scope == "model" else 1)
     kernels = [_kernel_of(policy, trace, access, warm, keys, only) for policy in policies]
-    states = [[kernel.empty() for kernel in kernels] for _ in pools]
     schedule = Schedule(trace, prefill)
-    parts, many = _parts(schedule, kernels, warm), any(kernel.in_lanes for kernel in kernels)
+    lanes_suit = scope == "layer" and access == "coresident" and only is None
+    alone = [kernel for kernel in kernels if lanes_suit and in_lanes.suits(trace, kernel.rule, kernel.window)]
+    rest = [kernel for kernel in kernels if kernel not in alone]
+    readings, found = len(alone) + bool(rest), dict[StackKernel, StackHits]()
+    width = jobs or os.cpu_count() or 1
+    for number, kernel in enumerate(alone):
+        found[kernel] = _in_lanes(trace, schedule, kernel, width, part_of(progress, number, readings))
+    if rest:
+        told = part_of(progress, len(alone), readings)
+        found |= zip(rest, _in_one_reading(trace, schedule, rest, scope, warm, width, told), strict=True)
+    return [found[kernel] for kernel in kernels]
+
+
+def _in_lanes(
+    trace: RoutingTrace, schedule: Schedule, kernel: StackKernel, width: int, progress: Progress | None
+) -> StackHits:
+    """Count the hits of a policy with many layers side by side."""
+    with ThreadPoolExecutor(width) as threads:
+        spread: Any = threads.map if width > 1 else map
+        found = in_lanes.hits_in_lanes(trace, schedule, kernel.rule, kernel.window, kernel.cold, spread, progress)
+    if found is None:
+        raise TraceError(IMPOSSIBLE)
+    return StackHits([_cumulated(hits) for hits, _ in found], np.array([accesses for _, accesses in found]))
+
+
+def _in_one_reading(
+    trace: RoutingTrace,
+    schedule: Schedule,
+    kernels: Sequence[StackKernel],
+    scope: Scope,
+    warm: bool,
+    width: int,
+    progress: Progress | None,
+) -> list[StackHits]:
+    """Count the hits of policies whose kernels take a part of the trace after the other."""
+    pools: list[int | None] = [None] if scope == "model" else list(range(trace.num_layers))
+    states = [[kernel.empty() for kernel in kernels] for _ in pools]
+    parts, many = _parts(schedule, kernels, warm), any(kernel.paper_in_lanes for kernel in kernels)
     together = paper_lanes.LANES if many else 1
     groups = [range(low, min(low + together, len(pools))) for low in range(0, len(pools), together)]
-    width = jobs or os.cpu_count() or 1
     if isinstance(parts, list):  # a pool's ids and next uses are held while it is run
         longest = max(int(part.starts[-1] - part.starts[0]) for part in parts)
         layers_of_pool = trace.num_layers if scope == "model" else together
@@ -174,10 +209,10 @@ def stack_hits_of(
                     progress(low + (high - low) * done // len(groups), trace.num_tokens)
     return [
         StackHits(
-            [_cumulated(mine[number].hits[:, :keys]) for mine in states],
+            [_cumulated(mine[number].hits[:, : kernel.keys]) for mine in states],
             np.array([mine[number].accesses for mine in states]),
         )
-        for number in range(len(kernels))
+        for number, kernel in enumerate(kernels)
     ]
 
 
@@ -193,13 +228,13 @@ def _kernel_of(
     if access == "paper" and not warm and keys == trace.num_experts and only is None:
         longest, accesses = int(np.diff(trace.offsets).max()), math.prod(trace.columns["experts"].shape)
         size = trace.num_layers, keys, trace.top_k, longest
-        made.in_lanes = paper_lanes.suits(made.rule, *size, window, accesses)
+        made.paper_in_lanes = paper_lanes.suits(made.rule, *size, window, accesses)
     return made
 
 
 def _parts(schedule: Schedule, kernels: Sequence[StackKernel], warm: bool) -> Iterable[StepRun]:
     """Return runs of steps that go together: a list where what belongs to one request must not be parted."""
-    if not any(kernel.needs_all or kernel.in_lanes for kernel in kernels):
+    if not any(kernel.needs_all or kernel.paper_in_lanes for kernel in kernels):
         return schedule.step_runs(TOKENS_PER_BLOCK)
     steps = schedule.all_steps()
     if warm or any(kernel.rule == STATIC for kernel in kernels):
@@ -266,7 +301,7 @@ class StackKernel:
         )
         self.only = -1 if only is None else only
         self.needs_all = rule not in (LRU, LFU)
-        self.in_lanes = False  # whether pools may run side by side: steps are tokens, and blocks whole requests
+        self.paper_in_lanes = False  # whether pools may run side by side: steps are tokens, and blocks whole requests
         self.windows = NO_TIMES  # of every step, for STATIC
 
     def empty(self) -> Any:
@@ -276,7 +311,7 @@ class StackKernel:
 
     def run_pools(self, experts: list[npt.NDArray[Any]], steps: stack.Steps, states: list[Any]) -> None:
         """Advance some pools, side by side where that is faster; arguments and errors of each as of a call."""
-        side_by_side = self.in_lanes and len(experts) >= paper_lanes.LEAST_LAYERS
+        side_by_side = self.paper_in_lanes and len(experts) >= paper_lanes.LEAST_LAYERS
         if not side_by_side or not all(self._check(ids) and ids.dtype == np.int16 for ids in experts):
             for ids, state in zip(experts, states, strict=True):
                 self(ids, steps, state)
@@ -333,7 +368,8 @@ class StackKernel:
 
     def _run_stack(self, experts: npt.NDArray[Any], steps: stack.Steps, state: Any) -> None:
         seen, accesses, num_steps = int(state.counter[1]), experts.size, len(steps.request)
-        in_costs = experts.shape[1] == 1 and fits(self.rule, self.keys, state.uses, seen, accesses, num_steps)
+        room = self.rule, self.keys, state.uses, seen, accesses, num_steps
+        in_costs = experts.shape[1] == 1 and fits(*room)
         most = max(self.keys, experts.shape[2])  # ids may repeat, which the kernels find
         keys, places = np.empty(most, experts.dtype if in_costs else np.int32), np.empty(most, np.int64)
         mark, next_use = np.full(self.keys, -1, np.int64), NO_TIMES
@@ -343,7 +379,10 @@ class StackKernel:
             how = (self.stride, self.cold, self.access != stack.CORESIDENT, self.only)
             find(experts, steps, *how, keys, places, mark, upcoming, next_use)
         kernel: Any
-        if not in_costs:
+        if not in_costs and self.access == stack.CORESIDENT and suits(*room):
+            kernel, heads = run_runs, self.rule != LFU and self.only < 0
+            kernel(self.rule, heads, self.cold, experts, steps, self.stride, next_use, state, keys, places)
+        elif not in_costs:
             kernel = stack.run_stack
             rules = (self.rule, self.access, self.cold)
             kernel(*rules, experts, steps, self.stride, next_use, self.window, state, keys, places)

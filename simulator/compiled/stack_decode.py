@@ -137,11 +137,14 @@ def key_bits(num_keys):  # type: ignore[no-untyped-def]
 
 def fits(rule: int, num_keys: int, uses: npt.NDArray[np.int64], seen: int, accesses: int, steps: int) -> bool:
     """Return whether the numbers of so many further accesses and steps fit into costs."""
-    bits = max((num_keys - 1).bit_length(), 1)
-    if bits > MOST_KEY_BITS:
+    if max((num_keys - 1).bit_length(), 1) > MOST_KEY_BITS:
         return False
-    if rule in (NEXT_USE, NEXT_USE_BYPASS):
-        return True
+    return rule in (NEXT_USE, NEXT_USE_BYPASS) or uses_fit(num_keys, uses, seen, accesses, steps)
+
+
+def uses_fit(num_keys: int, uses: npt.NDArray[np.int64], seen: int, accesses: int, steps: int) -> bool:
+    """Return whether costs by uses and last use hold the numbers of so many further accesses and steps."""
+    bits = max((num_keys - 1).bit_length(), 1)
     most = 1 << (62 - COST_SEQUENCE_BITS - bits)
     return int(uses.max()) + steps < most and seen + accesses < 1 << COST_SEQUENCE_BITS
 
