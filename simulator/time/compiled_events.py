@@ -1,4 +1,4 @@
-"""The event-driven engine compiled: what `compiled` has no closed form for, at some sixty to ninety times SimPy's speed.
+"""The event-driven engine compiled: what `compiled` has no closed form for, at 60 to 90 times SimPy's speed.
 
 The caches, links, memory bandwidth and prefetches of `Engine`, event by event (`event_loop`), for the miss actions and
 prefetchers of lrcsim's own and policies with a queue loop. Counts are those of `Engine`, times agree to 1e-9.
