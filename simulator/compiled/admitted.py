@@ -83,7 +83,6 @@ def begin_request(admission, cold, request):  # type: ignore[no-untyped-def]
     if admission.counter[LAST_REQUEST] != request:
         if cold:
             admission.last_use[:] = 0
-            admission.counter[SEEN] = 0
         admission.counter[LAST_REQUEST] = request
 
 

@@ -110,7 +110,5 @@ def evict_lirs(sizes, node, counter):  # type: ignore[no-untyped-def]
     if node[IN_STACK, expert]:
         append(node, GHOST, expert)
         if length(node, GHOST) > sizes.ghost:
-            forgotten = oldest(node, GHOST)
-            take(node, forgotten)
-            drop(node, forgotten)
+            take(node, oldest(node, GHOST))  # what is no ghost means nothing in the stack, and goes with its bottom
     return expert

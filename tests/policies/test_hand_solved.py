@@ -87,6 +87,8 @@ CASES = [
     # probation; with b's 1 use it would have gone.
     ("w-tinylfu:sample=2", 3, "aaaabacdc", "mhhhmhmmh"),
     ("w-tinylfu", 3, "aaaabacdc", "mhhhmhmmm"),
+    # The third use halves all counts, and 3 uses to 1. So the fifth, d, halves them again: c (1 to 0) is as low as a.
+    ("w-tinylfu:sample=1", 3, "abccdc", "mmmhmm"),
     # c: a and b have 2 uses each, a is the less recent and goes. a returns with 3 uses in all and evicts c (1); then c
     # (2) evicts b: b and a have 3 each, b is the less recent. So b misses at the end.
     ("lfu", 2, "aabbcbacb", "mhmhmhmmm"),
