@@ -139,7 +139,9 @@ def test_policies_together_read_the_trace_once(scope: str, monkeypatch: pytest.M
         assert curve.hit_rate.tolist() == alone.hit_rate.tolist()
         assert curve.engine == "stack"
     # In bytes of experts that differ in one pool nothing is counted together: no stack algorithm serves there.
-    assert list(passes_of(runs, ["60B"], jobs=1)) == ([] if scope == "model" else ["lru", "belady", "sch-lookahead:m=4"])
+    assert list(passes_of(runs, ["60B"], jobs=1)) == (
+        [] if scope == "model" else ["lru", "belady", "sch-lookahead:m=4"]
+    )
     with pytest.raises(ConfigError, match="capacities must be"):
         passes_of(runs, [-1])
 
