@@ -1,9 +1,9 @@
 """How much memory do a run, with its bounds and without, and the curve of each stack policy take at most?
 
-Made-up routing, 8 of its experts a token, in files: 8 M accesses (8 layers of 64 experts, requests of 1,000 tokens of which
-200 are the prompt), and with ``large`` also 1,000 M (48 layers of 128 experts), a block of tokens again and again. Each
-command in a process of its own, once to compile, then once to measure: peak resident memory as the system counts it, of
-which some 200 MB are Python, numba and its compiler, and CPU seconds. Aimed at: below 250 MB and below 1 GB.
+Made-up routing, top-8, in files: 8 M accesses (8 layers of 64 experts, requests of 1,000 tokens of which 200 are the
+prompt), and with ``large`` also 1,000 M (48 layers of 128 experts), a block of tokens again and again. Each command is
+run by itself, once to compile (8 M), then once to be measured: peak resident memory as the system counts it,
+of which some 200 MB are Python, numba and its compiler, and CPU seconds. Aimed at: below 250 MB and below 1 GB.
 
     python benchmarks/bench_memory.py [large [ACCESSES]]
 """
@@ -65,8 +65,7 @@ def taken(code: str, *arguments: str) -> Taken:
 def measure(path: Path, twice: bool) -> None:
     """Print a line for each command on a trace."""
     cases = [("run, no bounds", ALONE, [str(path)]), ("run", COMMAND, ["run", str(path), "--policy", "lru"])]
-    for policy in POLICIES:
-        cases.append((f"curve {policy}", COMMAND, ["curve", str(path), "--policy", policy]))
+    cases += [(f"curve {policy}", COMMAND, ["curve", str(path), "--policy", policy]) for policy in POLICIES]
     for name, code, arguments in cases:
         if twice:
             taken(code, *arguments)
