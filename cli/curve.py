@@ -18,6 +18,7 @@ from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Curve
+    from lrcsim.simulator.compiled.every_size import StackHits
     from lrcsim.simulator.curves.allocate import Allocation
     from lrcsim.simulator.curves.trace_curves import TraceCurves
     from lrcsim.simulator.setup.run import Run
@@ -82,7 +83,9 @@ def curve(
         with RoutingTrace.open(trace) as opened:
             runs = [Run.of(opened, policy=name, cache=0, **told) for name in names]
             allocations = [_allocate(opened, name, allocate, told, jobs) for name in names] if allocate else []
-            curves = [curve for run in runs for curve in _curves(run, sizes, jobs)]
+            capacities = None if sizes is None else [_amount(size) for size in sizes.split(",")]
+            passes = _passes(runs, capacities, jobs)
+            curves = [curve for run in runs for curve in _curves(run, capacities, jobs, passes)]
             found.append(TraceCurves(opened.model, curves, allocations))
             notes = [warning for run in runs for warning in seen_before(run)]
             warnings.append(list(dict.fromkeys(notes + [DIVIDED_BY_ITSELF] * bool(allocations))))
@@ -119,15 +122,29 @@ def _allocate(trace: RoutingTrace, policy: str, size: str, told: dict[str, Any],
         return allocate(trace, policy, size, jobs=jobs, progress=progress, **rules)
 
 
-def _curves(run: Run, sizes: str | None, jobs: int | None) -> list[Curve]:
+def _amount(size: str) -> int | str:
+    """Return a size as typed: ``16`` (experts) as a number, ``4GiB`` as it is."""
+    return int(size) if size.strip().isdecimal() else size.strip()
+
+
+def _passes(runs: list[Run], capacities: list[int | str] | None, jobs: int | None) -> dict[str, StackHits]:
+    """Return what passes over the trace give that policies can make together."""
+    from lrcsim.simulator.curves.curve import passes_of
+
+    if len(runs) == 1:
+        return {}
+    with progress_bar(",".join(str(run.policy) for run in runs)) as progress:
+        return passes_of(runs, capacities, jobs, progress)
+
+
+def _curves(
+    run: Run, capacities: list[int | str] | None, jobs: int | None, passes: dict[str, StackHits]
+) -> list[Curve]:
     """Return a run's curve, and before one with a routing rule the same without it, at the same sizes."""
     from lrcsim.simulator.curves.curve import curve_of
 
-    capacities: list[int | str] | None = None
-    if sizes is not None:
-        capacities = [int(size) if size.strip().isdecimal() else size.strip() for size in sizes.split(",")]
     with progress_bar(str(run.policy)) as progress:
-        curve = curve_of(run, capacities, jobs, progress)
+        curve = curve_of(run, capacities, jobs, progress, passes)
     if run.options.route is None:
         return [curve]
     return [curve_of(run.without_rule(), capacities or curve.capacities.tolist(), jobs), curve]

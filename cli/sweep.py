@@ -104,7 +104,7 @@ def _dry_run(plan: TaskList, tasks: list[Task], processes: int, json_path: str |
     kinds = Counter(task.kind for task in tasks)
     shared = sum(len(task.runs) for task in tasks if task.kind == "pass")
     with progress_bar("measuring a few runs") as progress:
-        about = estimate(tasks, started=time.process_time(), progress=progress)
+        about = estimate(tasks, started=time.process_time(), processes=processes, progress=progress)
     wall = about.wall(processes)
     data: dict[str, Any] = {"runs": len(plan.runs), "missing": left, "passes": kinds["pass"], "in_passes": shared}
     data |= {"replays": kinds["replay"], "timed": kinds["timed"], "processes": processes, "seconds": wall}

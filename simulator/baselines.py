@@ -1,6 +1,7 @@
 """What a result is compared with: LRU, the optimum, bounds for experts of unequal size, and the fewest bytes loaded.
 
 In slots these come from the compiled stack algorithms, which give every capacity at once; in bytes they are replayed.
+Where the run asked for is one of them itself, it is not done again.
 Both are kept as long as the trace is, so that a loop over policies or capacities pays once.
 """
 
@@ -112,6 +113,7 @@ class Baselines:
         self.run = run
         self.replayed, self.replays = 0, 1  # the one asked for
         self.unequal = not run.in_slots
+        self._own: dict[str, Counts] = {}
 
     def replays_needed(self, bypass: bool, but: str = "") -> int:
         """Return how many replays `find` will make: of references that are not known yet, leaving out one."""
@@ -121,8 +123,10 @@ class Baselines:
 
     def keep(self, name: str, counts: Counts) -> None:
         """Take over what the run asked for found, if it was one of the references itself."""
-        if self.unequal and name in self._names(bypass=True):
-            _replays.of(self.run.trace)[self._key(name)] = counts
+        if name in self._names(bypass=True):
+            self._own[name] = counts
+            if self.unequal:
+                _replays.of(self.run.trace)[self._key(name)] = counts
 
     def find(
         self, bypass: bool, progress: Progress | None = None, *, ahead: str = "", elsewhere: bool = False
@@ -237,8 +241,8 @@ class Baselines:
         return ["lru", "belady", *(["belady-bypass"] if bypass and self.run.access != "paper" else [])]
 
     def _bound(self, name: str, kind: str, note: str, progress: Progress | None) -> Bound:
-        if self.unequal:
-            counts = _replays.once(self.run.trace, self._key(name), lambda: self._replay(name, progress))
+        if self.unequal or name in self._own:
+            counts = self._own.get(name) or self._replayed(name, progress)
             accesses, hits = counts.accesses.sum(axis=1), (counts.accesses - counts.misses).sum(axis=1)
         else:
             found = self._stack(name)
@@ -256,6 +260,9 @@ class Baselines:
             note=note,
             kind=kind,
         )
+
+    def _replayed(self, name: str, progress: Progress | None) -> Counts:
+        return _replays.once(self.run.trace, self._key(name), lambda: self._replay(name, progress))
 
     def _replay(self, name: str, progress: Progress | None) -> Counts:
         self.replayed += 1

@@ -3,15 +3,20 @@
 Tasks are alike where only cache size and numbers of the machine differ. Of each sort a task is done twice: the second
 time says what it takes, the first time what is more then, once per process: the trace is read, bounds are found,
 kernels are loaded. Compiling is left out of it: the sweep finds on disk what was compiled here.
+
+Several processes are seldom so many times as fast: other work, or two threads of one core, leave less to each. How much
+less is measured too, with processes that only count.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from subprocess import PIPE, Popen
 
 from lrcsim.base.progress import Progress
 from lrcsim.sweeps.execute import run_task
@@ -20,6 +25,19 @@ from lrcsim.sweeps.tasks import Task
 
 PER_SORT = 3
 """Tasks done of each sort, spread over the spec, while there is time."""
+
+COUNTING = 0.4
+"""Seconds for which processes count, to see how much several get done at once."""
+
+COUNT = """
+import sys, time
+sys.stdin.readline()
+end, done = time.monotonic() + float(sys.argv[1]), 0
+while time.monotonic() < end:
+    done += sum(range(2_000)) > 0
+print(done)
+"""
+"""What such a process does, once it is told to begin."""
 
 SPREAD = 0.618
 """Of the golden section: places of a sort's tasks that are multiples of it are spread evenly, however many are done."""
@@ -36,6 +54,7 @@ class Estimate:
         tasks: how many there are.
         measured: tasks that were done for it.
         took: seconds that this took.
+        slower: how many times as long each of several processes takes as one alone.
     """
 
     start: float | None
@@ -44,14 +63,17 @@ class Estimate:
     tasks: int
     measured: int
     took: float
+    slower: float = 1.0
 
     def wall(self, processes: int) -> float | None:
-        """Return seconds with so many processes, each on a core of its own; None when nothing could be measured."""
+        """Return seconds with so many processes; None when nothing could be measured."""
         if self.start is None:
             return None
         several = max(min(processes, self.tasks), 1)
-        starts = 2 if several > 1 else 1  # the command's own, and then those of its processes
-        return starts * self.start + self.once + self.seconds / several
+        if several == 1:
+            return self.start + self.once + self.seconds
+        # the command's own start, and then those of its processes
+        return self.start + self.slower * (self.start + self.once + self.seconds / several)
 
 
 @dataclass
@@ -72,7 +94,12 @@ class _Sort:
 
 
 def estimate(
-    tasks: Sequence[Task], *, budget: float = 15.0, started: float = 0.0, progress: Progress | None = None
+    tasks: Sequence[Task],
+    *,
+    budget: float = 15.0,
+    started: float = 0.0,
+    processes: int = 1,
+    progress: Progress | None = None,
 ) -> Estimate:
     """Do some tasks of each sort, and multiply; their results are thrown away.
 
@@ -80,6 +107,7 @@ def estimate(
         tasks: what there is to do.
         budget: seconds after which no further task is begun.
         started: seconds of CPU time that a process takes before its first task.
+        processes: how many there will be.
         progress: told the sorts of which a task was done, of all.
     """
     begin, begin_cpu = time.monotonic(), time.process_time()
@@ -98,7 +126,27 @@ def estimate(
     left = min((time.process_time() - begin_cpu) / took, 1.0)  # share of a core that other work leaves
     seconds = sum(len(sort.tasks) * _each(sort, done) for sort in sorts)
     once = sum(sort.first for sort in done)
-    return Estimate(started / left, once, seconds, len(tasks), sum(len(sort.again) for sort in done), took)
+    several = min(processes, len(tasks))
+    slower = slowdown(several) if several > 1 else 1.0
+    measured = sum(len(sort.again) for sort in done)
+    return Estimate(started / left, once, seconds, len(tasks), measured, time.monotonic() - begin, slower)
+
+
+def slowdown(processes: int) -> float:
+    """Return how many times as long each of so many processes takes for the same as one alone, at least 1."""
+    alone, together = _counted(1), _counted(processes) / processes
+    return max(alone / together, 1.0)
+
+
+def _counted(processes: int) -> float:
+    """Return how far so many processes count together, all at the same time."""
+    command = [sys.executable, "-S", "-c", COUNT, str(COUNTING)]
+    counting = [Popen(command, stdin=PIPE, stdout=PIPE, text=True) for _ in range(processes)]
+    for process in counting:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return float(sum(max(int(process.communicate()[0]), 1) for process in counting))
 
 
 def _sorts(tasks: Sequence[Task]) -> list[_Sort]:

@@ -15,7 +15,6 @@ from typing import Any
 import h5py
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 GZIP: int = h5py.h5z.FILTER_DEFLATE
 SHUFFLE: int = h5py.h5z.FILTER_SHUFFLE
@@ -47,6 +46,8 @@ def pack(values: npt.NDArray[Any], worth: float = 1.0) -> tuple[bytes, int]:
     data = _bytes(plain)
     if SHUFFLE in codes:
         data = np.ascontiguousarray(data.reshape(-1, plain.itemsize).T).reshape(-1)
+    import pyarrow as pa  # 30 MB of memory and 0.02 s: not all files need it, and nor does who only counts
+
     packed: bytes = pa.Codec("zstd", compression_level=LEVEL).compress(data, asbytes=True)
     if len(packed) >= worth * plain.nbytes:
         return plain.tobytes(), (1 << len(codes)) - 1
@@ -79,6 +80,8 @@ def unpack(stored: Bytes, codes: Sequence[int], mask: int, count: int, dtype: np
         if mask >> at & 1:
             continue
         if codes[at] == ZSTD:
+            import pyarrow as pa
+
             data = np.frombuffer(pa.decompress(data, size, "zstd"), np.uint8)
         elif codes[at] == GZIP:
             data = _inflate(data, size)

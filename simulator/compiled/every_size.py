@@ -146,7 +146,7 @@ def stack_hits_of(
     kernels = [_kernel_of(policy, trace, access, warm, keys, only) for policy in policies]
     schedule = Schedule(trace, prefill)
     lanes_suit = scope == "layer" and access == "coresident" and only is None
-    alone = [kernel for kernel in kernels if lanes_suit and in_lanes.suits(trace, kernel.rule, kernel.window)]
+    alone = [kernel for kernel in kernels if lanes_suit and _lanes_pay(trace, schedule, kernel)]
     rest = [kernel for kernel in kernels if kernel not in alone]
     readings, found = len(alone) + bool(rest), dict[StackKernel, StackHits]()
     width = jobs or os.cpu_count() or 1
@@ -156,6 +156,11 @@ def stack_hits_of(
         told = part_of(progress, len(alone), readings)
         found |= zip(rest, _in_one_reading(trace, schedule, rest, scope, warm, width, told), strict=True)
     return [found[kernel] for kernel in kernels]
+
+
+def _lanes_pay(trace: RoutingTrace, schedule: Schedule, kernel: StackKernel) -> bool:
+    how = kernel.rule, kernel.window
+    return in_lanes.suits(trace, *how) and in_lanes.pays(trace, schedule, *how)
 
 
 def _in_lanes(

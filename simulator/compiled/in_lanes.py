@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise, repeat
@@ -12,15 +13,22 @@ import numpy.typing as npt
 
 from lrcsim.base.progress import Progress
 from lrcsim.simulator.compiled import lanes_next_use, lanes_uses
+from lrcsim.simulator.compiled.counts import signatures
 from lrcsim.simulator.compiled.lanes import LANES, TILE, rows_for
 from lrcsim.simulator.compiled.stack_decode import LFU, LOOKAHEAD, NEXT_USE
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Schedule, StepRun
 
-TOKENS = 65_536
-"""Read at a time: 50 MB of ids at 48 layers and top-8."""
+TOKENS = 16_384
+"""Read at a time, two parts in memory: 13 MB of ids each at 48 layers and top-8. Four times as many are no faster."""
 LEAST_LAYERS = 6
 """With fewer, the kernels of one layer are as fast."""
+FROM_ACCESSES = 1 << 24
+"""Accesses of a trace from which on compiling this, once, is worth its time: 4 to 8 s, for some 15 ns of each."""
+SMALL_STEPS = {LFU: 12, LOOKAHEAD: 1 << 40}
+"""Most tokens of a step, of those with several, that takes longer in lanes than in each layer by itself."""
+SINGLES = 5
+"""Steps of one token that make up for one of those."""
 LEAST_STEPS = 32
 """In a block of steps, else telling costs anew for each takes too long."""
 MOST_BITS = 11
@@ -101,7 +109,7 @@ def parts_of(trace: RoutingTrace, schedule: Schedule) -> Iterator[Part]:
 
 
 def parts_ahead(trace: RoutingTrace, schedule: Schedule, window: int, cold: bool) -> Iterator[Part]:
-    """Yield a trace in parts of about `TOKENS` tokens, each with the steps that are seen from it.
+    """Yield a trace in parts of about `TOKENS` tokens or ``window`` steps, each with the steps that are seen from it.
 
     Args:
         trace: the trace.
@@ -115,9 +123,9 @@ def parts_ahead(trace: RoutingTrace, schedule: Schedule, window: int, cold: bool
     if cold:
         seen = np.minimum(seen, np.searchsorted(run.request, run.request, side="right"))
     known = np.append(0, seen[:-1])
-    low = 0
+    low, tokens = 0, max(TOKENS, window)
     while low < steps:
-        high = max(int(np.searchsorted(run.starts, run.starts[low] + TOKENS, side="right")) - 1, low + 1)
+        high = max(int(np.searchsorted(run.starts, run.starts[low] + tokens, side="right")) - 1, low + 1)
         high = min(high, steps)
         last = int(seen[high - 1])
         part = StepRun(low, run.starts[low : last + 1], run.request[low:last], run.phase[low:last])
@@ -225,6 +233,41 @@ def suits(trace: RoutingTrace, rule: int, window: int) -> bool:
         return form_of(trace.num_experts, trace.top_k, trace.num_tokens, window) is not None
     blocks = trace.num_tokens // lanes_next_use.steps_per_block(trace.num_experts) + 1
     return 2 * blocks * trace.num_layers * trace.num_experts <= MEMORY
+
+
+def pays(trace: RoutingTrace, schedule: Schedule, rule: int, window: int) -> bool:
+    """Return whether a trace that `suits` takes less time in lanes: by its steps, and by what would be compiled first.
+
+    Args:
+        trace: the routing trace.
+        schedule: its steps.
+        rule: as in `stack_any.run_stack`.
+        window: steps looked ahead (``LOOKAHEAD``), else 0.
+    """
+    if math.prod(trace.columns["experts"].shape) < FROM_ACCESSES and not _is_compiled(trace, rule, window):
+        return False
+    if rule not in SMALL_STEPS or not {"phase", "step"} & set(trace.columns):  # then every step is one token
+        return True
+    small = singles = 0
+    for run in schedule.step_runs(TOKENS):
+        tokens = np.diff(run.starts)
+        singles += int(np.count_nonzero(tokens == 1))
+        small += int(np.count_nonzero((tokens > 1) & (tokens <= SMALL_STEPS[rule])))
+    return SINGLES * small <= singles
+
+
+def _is_compiled(trace: RoutingTrace, rule: int, window: int) -> bool:
+    """Return whether the kernel of a rule was compiled before, in this process or on this machine."""
+    if rule == NEXT_USE:
+        return bool(signatures(lanes_next_use.run_next_use))
+    form = form_of(trace.num_experts, trace.top_k, trace.num_tokens, window)
+    assert form is not None
+    wanted = {np.dtype(form.kind).name, "any"}  # the type of the costs, by which it was compiled
+    for types in signatures(lanes_uses.run_uses):
+        kind = types[lanes_uses.COSTS]
+        if str(getattr(kind, "dtype", kind)) in wanted:
+            return True
+    return False
 
 
 def hits_in_lanes(

@@ -16,6 +16,9 @@ import numpy as np
 from lrcsim.simulator.compiled.lanes import LANES, TILE_W, W, insert, insert_one
 from lrcsim.simulator.compiled.lanes_find import leave, leave_one, raise_one, raise_uses
 
+COSTS = 12
+"""Which argument of `run_uses` the costs are."""
+
 
 @numba.njit(cache=True, nogil=True)
 def _distinct(experts, layer, low, high, mark, stamp, keys):  # type: ignore[no-untyped-def]

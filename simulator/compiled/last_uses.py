@@ -52,8 +52,10 @@ def order_by_last_use(experts, weights, lengths, stride, keys, means, tokens, st
                         total[place[expert] - first] += weights[token, here, rank]
             if found == first:
                 continue
-            keys[first:found] = keys[first:found][::-1].copy()
-            tokens[first:found] = tokens[first:found][::-1].copy()
+            for i in range((found - first) // 2):  # in place: slices take 2 s more to compile
+                low, high = first + i, found - 1 - i
+                keys[low], keys[high] = keys[high], keys[low]
+                tokens[low], tokens[high] = tokens[high], tokens[low]
             if weights is not None:
                 for i in range(found - first):
                     means[found - 1 - i] = total[i] / lengths[number]

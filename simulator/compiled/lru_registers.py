@@ -151,7 +151,9 @@ def run_sets(members, keys, first, number, newer, found_at):  # type: ignore[no-
     stacks, depths = np.empty((pieces, 64), np.uint8), np.zeros(pieces, np.int64)
     used = np.empty((pieces, 1), np.uint64)
     each = number // pieces
-    firsts = first + np.arange(pieces) * (each * len(members))
+    firsts = np.empty(pieces, np.int64)  # filled one by one: an array expression takes 2 s more to compile
+    for piece in range(pieces):
+        firsts[piece] = first + piece * each * len(members)
     depths[0] = _from_sets(newer, stacks[0])
     for piece in range(1, pieces):
         before = stacks[piece - 1], depths[piece - 1]

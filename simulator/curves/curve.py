@@ -17,7 +17,7 @@ from lrcsim.policies import PolicySpec, make_policy
 from lrcsim.policies.routing import make_rule
 from lrcsim.simulator.cache.capacity import PoolSize, parse_bytes, resolve_capacity
 from lrcsim.simulator.compiled.engine_for import engine_for
-from lrcsim.simulator.compiled.every_size import StackHits, stack_hits
+from lrcsim.simulator.compiled.every_size import StackHits, stack_hits, stack_hits_of
 from lrcsim.simulator.compiled.pools import PoolMaker, hits_at_sizes
 from lrcsim.simulator.compiled.reroute import rerouted
 from lrcsim.simulator.replay import replay
@@ -160,6 +160,43 @@ def curve_of(
         engine=engine,
         proven=rule is None and engine == "stack" and chosen.name in ("belady", "belady-bypass") and access != "paper",
     )
+
+
+def passes_of(
+    runs: Sequence[Run],
+    capacities: Sequence[int | str] | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, StackHits]:
+    """Count the hits at every capacity of several policies together, those that have a stack algorithm.
+
+    Args:
+        runs: of one trace under the same rules, each with its policy.
+        capacities: at which they will be asked for, as in `hit_rate_curve`: in bytes, where experts differ in size, no
+            stack algorithm serves.
+        jobs: as in `hit_rate_curve`.
+        progress: as in `hit_rate_curve`.
+
+    Returns:
+        What `curve_of` and `hits_at` look up.
+
+    Raises:
+        ConfigError: a capacity is none.
+    """
+    first, scope = runs[0], runs[0].scope
+    if capacities is not None:
+        _amounts(capacities)
+    sizes = [resolve_capacity(size, first.trace.layers, scope) for size in capacities or ()]
+    labels: dict[str, None] = {}
+    for run in runs:
+        chosen = make_policy(run.policy)
+        alike = run.trace is first.trace and run.options.route is None
+        if alike and engine_for(chosen, chain.from_iterable(sizes), hits_only=True) == "stack":
+            labels[chosen.label()] = None
+    if not labels:
+        return {}
+    how = first.trace, list(labels), scope, first.access, first.prefill, first.warm, jobs, progress
+    return dict(zip(labels, stack_hits_of(*how), strict=True))
 
 
 def hits_at(

@@ -7,6 +7,7 @@ import json
 import weakref
 from copy import copy
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.simulator import baselines, hit_rate_curve, simulate
+from lrcsim.simulator.compiled import every_size
 from lrcsim.simulator.curves.allocate import allocate
 from lrcsim.traces import DECODE, RoutingTrace
 
@@ -257,3 +259,35 @@ def test_one_pool_of_a_single_layer_is_one_pool() -> None:
         result = simulate(trace, "lru", 1, scope=scope)
         assert (result.run.scope, result.config["scope"]) == (scope, scope)
         assert any(words in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize("access", ["coresident", "sequential", "paper"])
+@pytest.mark.parametrize("scope", ["layer", "model"])
+def test_a_run_that_is_a_bound_itself_is_not_counted_again(
+    scope: str, access: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = np.random.default_rng(5).random((120, 3, 9)).argsort(axis=2)[:, :, :2]
+
+    def fresh() -> RoutingTrace:  # bounds are kept with a trace
+        return RoutingTrace.from_arrays(ids, num_experts=9, offsets=[0, 50, 120], phase=[0] * 20 + [1] * 100)
+
+    counted, stack_hits = [], every_size.stack_hits
+
+    def noted(trace: RoutingTrace, name: str, *rest: object, **how: object) -> object:
+        counted.append(name)
+        return stack_hits(trace, name, *rest, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(every_size, "stack_hits", noted)
+    how: dict[str, Any] = {"scope": scope, "access": access, "warm": access != "paper"}
+    with_bypass = access != "paper"
+    wanted = simulate(fresh(), "belady-bypass" if with_bypass else "fifo", 4, **how)
+    for policy in ("lru", "belady", "belady-bypass")[: 3 if with_bypass else 2]:
+        counted.clear()
+        found = simulate(fresh(), policy, 4, **how)
+        assert policy not in counted
+        assert found.lru is not None
+        assert wanted.lru is not None
+        for name, bound in {**found.bounds, "lru": found.lru}.items():
+            other = wanted.lru if name == "lru" else wanted.bounds[name]
+            rates = "hit_rate", "prefill_hit_rate", "decode_hit_rate"
+            assert [getattr(bound, rate) for rate in rates] == [getattr(other, rate) for rate in rates], (policy, name)

@@ -76,6 +76,23 @@ def test_of_nothing_and_of_fewer_tasks_than_processes(world: World) -> None:
     assert Estimate(1.0, 0.0, 6.0, 3, 3, 0.0).wall(100) == 2 * 1.0 + 2.0
 
 
+def test_processes_that_get_in_each_others_way(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Alone one counts to 300, two together to 400, 200 each: all but the command's own start takes 1.5 times as long.
+    counted = {1: 300.0, 2: 400.0, 16: 9_600.0}
+    monkeypatch.setattr(estimate, "_counted", counted.__getitem__)
+    found = estimate.estimate(planned(GRID, tmp_path), budget=1e9, started=2.0, processes=2)
+    assert (found.slower, found.wall(2)) == (1.5, 2 + 1.5 * (2 + 20 + 16))
+    assert found.wall(1) == 54.0
+    assert estimate.slowdown(16) == 1.0  # by luck more each than one alone
+    alone = estimate.estimate(planned(GRID, tmp_path), budget=1e9, started=2.0)
+    assert alone.slower == 1.0
+
+
+def test_processes_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "COUNTING", 0.05)
+    assert estimate._counted(2) >= 2
+
+
 def test_the_event_loop_is_compiled_at_once_where_much_follows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert all(task.many for task in planned(GRID, tmp_path))
     monkeypatch.setattr(tasks, "FEW", 10**9)

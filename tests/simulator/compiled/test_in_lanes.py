@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,14 +15,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrcsim.base.errors import TraceError
-from lrcsim.simulator.compiled import in_lanes
+from lrcsim.simulator.compiled import in_lanes, lanes_uses
 from lrcsim.simulator.compiled.every_size import StackHits, stack_hits
 from lrcsim.simulator.compiled.stack_decode import LFU, LOOKAHEAD, NEXT_USE
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.importers import import_trace
+from lrcsim.traces.schedule import Schedule
 
 SHARED = Path(os.environ.get("LRCSIM_SHARED") or Path(__file__).resolve().parents[4] / "shared") / "traces"
 RULES = ["belady", "lfu", "sch-lookahead:1", "sch-lookahead:3", "sch-lookahead:40", "sch-lookahead:5000"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_traces_too() -> Iterator[None]:
+    """Let lanes be taken where they suit, whether they pay or not."""
+    with patch.object(in_lanes, "pays", lambda *_: True):
+        yield
+
+
+PAYS = in_lanes.pays
 
 
 def by_itself(*arguments: Any, **named: Any) -> StackHits:
@@ -133,6 +145,50 @@ def test_what_does_not_fit_takes_the_kernels_of_one_layer() -> None:
     assert [in_lanes.form_of(64, 8, uses, 0).bits for uses in (2**20, 2**21, 2**22 - 3)] == [11, 10, 10]  # type: ignore[union-attr]
     assert in_lanes.form_of(64, 8, 2**24, 0) is None
     assert in_lanes.form_of(64, 8, 2**40, 16).kind is np.uint16  # type: ignore[union-attr]
+
+
+def steps_of(lengths: list[int]) -> tuple[RoutingTrace, Schedule]:
+    """Make a trace of which each prompt is one step of so many tokens."""
+    offsets = np.cumsum([0, *lengths])
+    trace = RoutingTrace.from_arrays(
+        np.zeros((offsets[-1], 6, 1), np.int16), num_experts=4, offsets=offsets, phase=np.zeros(offsets[-1], np.uint8)
+    )
+    return trace, Schedule(trace, "step")
+
+
+@pytest.mark.parametrize(
+    ("rule", "lengths", "pays"),
+    [
+        (LFU, [2] + [1] * 5, True),
+        (LFU, [2] + [1] * 4, False),  # a step of two tokens costs as much as five of one gain
+        (LFU, [12] + [1] * 4, False),
+        (LFU, [13] + [1] * 4, True),
+        (LOOKAHEAD, [13] + [1] * 4, False),
+        (LOOKAHEAD, [13, 100] + [1] * 10, True),
+        (LOOKAHEAD, [13, 100] + [1] * 9, False),
+        (NEXT_USE, [2, 2, 2], True),
+    ],
+)
+def test_small_steps_of_several_tokens_do_not_pay(rule: int, lengths: list[int], pays: bool) -> None:
+    trace, schedule = steps_of(lengths)
+    with patch.object(in_lanes, "FROM_ACCESSES", 0):
+        assert PAYS(trace, schedule, rule, 16) == pays
+
+
+def test_nothing_is_compiled_for_a_short_trace() -> None:
+    trace, schedule = steps_of([1] * 7)  # 42 accesses
+    form = in_lanes.form_of(4, 1, 7, 0)
+    assert form is not None
+    assert form.kind is np.uint16
+    for known, found in (([], False), ([("any",)], True)):
+        with patch.object(in_lanes, "signatures", lambda run, known=known: known):
+            for length, pays in ((43, found), (42, True)):
+                with patch.object(in_lanes, "FROM_ACCESSES", length):
+                    assert PAYS(trace, schedule, NEXT_USE, 0) == pays
+    for kind, found in (("uint16", True), ("uint32", False)):
+        known = [(None,) * lanes_uses.COSTS + (np.empty(0, kind),)]
+        with patch.object(in_lanes, "signatures", lambda run, known=known: known):
+            assert PAYS(trace, schedule, LFU, 0) == found
 
 
 @pytest.mark.parametrize("name", ["gpt-oss-20b.decode.npz", "qwen3-30b-a3b.route.csv"])

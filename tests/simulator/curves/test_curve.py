@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,8 @@ from lrcsim.base.errors import ConfigError, PolicyError
 from lrcsim.policies import Policy
 from lrcsim.policies.recency import Lru
 from lrcsim.simulator import hit_rate_curve, simulate
+from lrcsim.simulator.curves.curve import curve_of, passes_of
+from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import RoutingTrace
 
 
@@ -107,3 +111,42 @@ def test_refused(trace: RoutingTrace) -> None:
         hit_rate_curve(trace, "mrs")
     with pytest.raises(PolicyError, match="inserts every expert"):
         hit_rate_curve(trace, "belady-bypass", access="paper")
+
+
+@pytest.mark.parametrize("scope", ["layer", "model"])
+def test_policies_together_read_the_trace_once(scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = np.random.default_rng(3).random((90, 3, 6)).argsort(axis=2)[:, :, :2]
+    trace = RoutingTrace.from_arrays(ids, num_experts=6, expert_bytes=[10, 20, 30])
+    policies = ["lru", "fifo", "belady", "sch-lookahead:4", "lru"]
+    runs = [Run.of(trace, policy=policy, cache=0, scope=scope) for policy in policies]
+    read, given = RoutingTrace.read, []
+
+    def noted(trace: RoutingTrace, name: str, low: int, high: int, **how: Any) -> Any:
+        found = read(trace, name, low, high, **how)
+        given.append(found.size)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RoutingTrace, "read", noted)
+        passes = passes_of(runs, jobs=1)
+        assert sum(given) == ids.size
+        assert list(passes) == ["lru", "belady", "sch-lookahead:m=4"]
+        given.clear()
+        together = [curve_of(run, passes=passes) for run in runs if run.policy != "fifo"]
+        assert not given
+    for curve in together:
+        alone = hit_rate_curve(trace, curve.policy, scope=scope)  # type: ignore[arg-type]
+        assert curve.hit_rate.tolist() == alone.hit_rate.tolist()
+        assert curve.engine == "stack"
+    # In bytes of experts that differ in one pool nothing is counted together: no stack algorithm serves there.
+    assert list(passes_of(runs, ["60B"], jobs=1)) == (
+        [] if scope == "model" else ["lru", "belady", "sch-lookahead:m=4"]
+    )
+    with pytest.raises(ConfigError, match="capacities must be"):
+        passes_of(runs, [-1])
+
+
+def test_other_orders_of_the_trace_are_not_counted_together() -> None:
+    trace = RoutingTrace.from_arrays(np.arange(24).reshape(8, 1, 3) % 7, num_experts=7, offsets=[0, 4, 8])
+    runs = [Run.of(trace, policy="lru", cache=0), Run.of(trace, policy="lfu", cache=0, batch=2)]
+    assert list(passes_of(runs)) == ["lru"]
