@@ -1,7 +1,7 @@
 """The compiled engine: a closed form of `lrcsim.simulator.time.engine` where nothing comes ahead.
 
 Two stages for each block of the schedule. The caches say of every access whether it hits, is loaded, or runs on the
-CPU (`CompiledCache`; `ReplayedCache`, in Python, for policies that have no compiled form): none of this depends on time
+CPU (`CompiledCache`, `AheadCache`; `ReplayedCache`, in Python, for policies that have no compiled form): none of this depends on time
 where nothing is brought ahead. Then `run_layer_steps` works out how long it all takes. Hits are those of `Engine`,
 times agree to 1e-9.
 """
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from lrcsim.hardware import HardwareProfile
 from lrcsim.policies import make_policy
 from lrcsim.runtimes import IDEAL, Runtime
+from lrcsim.simulator.compiled.ahead_cache import AheadCache, has_ahead_loop
 from lrcsim.simulator.compiled.compiled_cache import CompiledCache
 from lrcsim.simulator.compiled.counts import signatures
 from lrcsim.simulator.compiled.engine_for import engine_for
@@ -96,7 +97,7 @@ def unsupported(
 
 def has_compiled_cache(job: Run) -> bool:
     """Return whether the policy of a run is compiled too; else its class says what hits, and its times are compiled."""
-    return engine_for(make_policy(job.policy), job.pools) == "compiled"
+    return engine_for(make_policy(job.policy), job.pools) == "compiled" or has_ahead_loop(job)
 
 
 def closed_form_is_compiled() -> bool:
@@ -136,8 +137,11 @@ def run_compiled(
     trace = job.trace
     share = loaded_share(action)
     assert share is not None  # unsupported() says so
-    cache: CompiledCache | ReplayedCache
-    cache = CompiledCache(job, share) if has_compiled_cache(job) else ReplayedCache(job, action)
+    cache: CompiledCache | AheadCache | ReplayedCache
+    if has_ahead_loop(job):
+        cache = AheadCache(job, share)
+    else:
+        cache = CompiledCache(job, share) if has_compiled_cache(job) else ReplayedCache(job, action)
     overlap = overlap and runtime.loads.overlap != "none"
     prices = costs.table(trace.num_layers)
     path = _path(profile, runtime, max(sizes))
