@@ -1,9 +1,9 @@
 """The compiled engine: a closed form of `lrcsim.simulator.time.engine` where nothing comes ahead.
 
 Two stages for each block of the schedule. The caches say of every access whether it hits, is loaded, or runs on the
-CPU (`CompiledCache`, `AheadCache`; `ReplayedCache`, in Python, for policies that have no compiled form): none of this depends on time
-where nothing is brought ahead. Then `run_layer_steps` works out how long it all takes. Hits are those of `Engine`,
-times agree to 1e-9.
+CPU (`CompiledCache`, `AheadCache`; `ReplayedCache`, in Python, for policies that have no compiled form): none of this
+depends on time where nothing is brought ahead. Then `run_layer_steps` works out how long it all takes. Hits are those
+of `Engine`, times agree to 1e-9.
 """
 
 from __future__ import annotations

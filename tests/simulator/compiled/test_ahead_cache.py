@@ -50,7 +50,7 @@ def compiled(job: Run, action: str = "load") -> tuple[list[int], dict[str, Any]]
 
 def test_lookahead_solved_by_hand() -> None:
     # One layer, two slots, three steps looked ahead. Of 0 1 2 0 1 1, an expert a step:
-    #   0, 1 are loaded. Step 2 loads 2, and of steps 2 to 4 0 and 1 have one use to come each: 0, the less recent, goes.
+    #   0, 1 are loaded. Step 2 loads 2; in steps 2 to 4 0 and 1 have one use to come each: 0, the less recent, goes.
     #   Step 3 loads 0: in steps 3 to 5 1 has two uses to come, 2 none and goes. 1 and 1 hit.
     trace = RoutingTrace.from_arrays([[[0]], [[1]], [[2]], [[0]], [[1]], [[1]]], num_experts=3)
     flags, counts = compiled(job_of(trace, "sch-lookahead:3", 2))
