@@ -3,10 +3,10 @@
 `run_scored` is compiled once and kept on disk; a policy comes as two compiled functions (`compile_policy`).
 
 The residents stand in an array: a heap by score where scores are taken at use (``at_use``), in any order where they are
-taken when room is needed; then all that have to go are chosen in one pass. A batch is *taken out* of that array, used, and *put back* after the evictions, so that none
-of it is evicted for another; only if it alone exceeds the capacity do more go once it is back. Where misses may bypass
-the cache it is put back first. Under sequential access, and when inserting under the paper's rule, a batch is one
-expert.
+taken when room is needed; then all that have to go are chosen in one pass. A batch is *taken out* of that array, used,
+and *put back* after the evictions, so that none of it is evicted for another; only if it alone exceeds the capacity do
+more go once it is back. Where misses may bypass the cache it is put back first. Under sequential access, and when
+inserting under the paper's rule, a batch is one expert.
 """
 
 from __future__ import annotations
@@ -319,9 +319,8 @@ def run_scored(scores, values, update, at_use, heap, bypass, ties, access, cold,
                 limit = capacity if back else capacity - batch_cost
                 if held <= limit or size == 0:
                     continue
-                if not at_use:
-                    if scores(whole, real, runs, resident, 0, size, first_key, stride, none, now, scratch):
-                        return now_step
+                if not at_use and scores(whole, real, runs, resident, 0, size, first_key, stride, none, now, scratch):
+                    return now_step
                 number, next_one = 0, 0  # of the victims chosen, and of the next of them
                 while held > limit and size:
                     if at_use:
