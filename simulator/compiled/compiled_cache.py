@@ -29,6 +29,7 @@ class CompiledCache:
         pools: the pools.
         counters: int64 [pools, 4], `Served.counter` of each.
         schedule: whose blocks are served.
+        requests: int64 [2], the last request (-1 at first), and how often the pools have been filled anew.
 
     Raises:
         PolicyError: the policy cannot be compiled.
@@ -41,23 +42,23 @@ class CompiledCache:
         self._maker = PoolMaker(self.policy, job.trace, job.access, job.prefill, job.warm, job.profile)
         self.pools = [self._maker.pool(size) for size in job.pools]
         self.counters = np.zeros((len(job.pools), 4), np.int64)
-        self._request = -1
-        self._times_filled = 0
+        self.requests = np.array([-1, 0])
         self.schedule = self._maker.schedule
 
     def blocks(self) -> Iterator[tuple[Block, npt.NDArray[np.uint8]]]:
         """Yield the blocks of the schedule, and uint8 [accesses] for each, `Served.flags`."""
         for block in self.schedule.blocks():
-            yield block, self._serve(block)
+            yield block, self.serve(block)
 
     def begin(self, block: Block) -> None:
         """Take note of the requests of a block that is about to be served."""
         if len(block.request):
-            changes = int(np.count_nonzero(np.diff(block.request, prepend=self._request)))
-            self._times_filled = 1 if self.job.warm else self._times_filled + changes
-            self._request = int(block.request[-1])
+            last, filled = self.requests
+            changes = np.count_nonzero(np.diff(block.request, prepend=last))
+            self.requests[:] = block.request[-1], 1 if self.job.warm else filled + changes
 
-    def _serve(self, block: Block) -> npt.NDArray[np.uint8]:
+    def serve(self, block: Block) -> npt.NDArray[np.uint8]:
+        """Return uint8 [accesses], `Served.flags`, of the block that follows those served so far."""
         self.begin(block)
         flags = np.zeros(len(block.keys), np.uint8)
         tokens = np.zeros(0, np.int64) if block.tokens is None else block.tokens
@@ -77,15 +78,16 @@ class CompiledCache:
         stride, layers = self.job.trace.num_experts, self.job.trace.num_layers
         counts.preloaded[:] = 0
         still_there, counts.resident = 0, 0
+        last, filled = self.requests.tolist()
         for pool, size in zip(self.pools, self.job.pools, strict=True):
             held = pool.residents()
             still_there += held
-            if self.job.warm or pool.request() == self._request:  # else it is empty: it was not used since
+            if self.job.warm or pool.request() == last:  # else it is empty: it was not used since
                 counts.resident += held
-            if self._times_filled:
+            if filled:
                 counts.resident += len(pool.pinned)
                 of_layer = np.bincount(pool.pinned // stride + size.layers[0], minlength=layers)
-                counts.preloaded += self._times_filled * of_layer
+                counts.preloaded += filled * of_layer
         loads, at_once, dropped = self.counters.sum(axis=0)[[LOADS, GONE, DROPPED]].tolist()
         counts.bypassed = at_once if self.policy.bypass else 0
         counts.evictions = loads - dropped - still_there - counts.bypassed

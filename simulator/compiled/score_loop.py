@@ -3,15 +3,18 @@
 `run_scored` is compiled once and kept on disk; a policy comes as two compiled functions (`compile_policy`).
 
 The residents stand in an array: a heap by score where scores are taken at use (``at_use``), in any order where they are
-taken when room is needed. A batch is *taken out* of that array, used, and *put back* after the evictions, so that none
-of it is evicted for another; only if it alone exceeds the capacity do more go once it is back. Where misses may bypass
-the cache it is put back first. Under sequential access, and when inserting under the paper's rule, a batch is one
-expert.
+taken when room is needed; then all that have to go are chosen in one pass. A batch is *taken out* of that array, used,
+and *put back* after the evictions, so that none of it is evicted for another; only if it alone exceeds the capacity do
+more go once it is back. Where misses may bypass the cache it is put back first. Under sequential access, and when
+inserting under the paper's rule, a batch is one expert.
 """
 
 from __future__ import annotations
 
+import math
+
 import numba
+import numpy as np
 
 from lrcsim.policies.base import NEVER
 from lrcsim.policies.compiled import Now
@@ -47,6 +50,9 @@ from lrcsim.simulator.compiled.score_state import (
 from lrcsim.simulator.compiled.served import DROPPED, GONE, LOADED, RESIDENT, choose, pack, tell_evicted
 from lrcsim.simulator.compiled.served import LOADS as SERVED_LOADS
 from lrcsim.simulator.compiled.stack_any import CORESIDENT, PAPER, SEQUENTIAL
+
+AT_ONCE = 16
+"""Experts to evict that are chosen in one pass over the residents, at most."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -102,6 +108,49 @@ def _least(score, ties, resident, first_key, size):  # type: ignore[no-untyped-d
 
 
 @numba.njit(cache=True, nogil=True)
+def choose_least(scratch, ties, resident, first_key, size, victims):  # type: ignore[no-untyped-def]
+    """Write down those of ``size`` residents that go first, in order; return their number, or -1.
+
+    Args:
+        scratch: float64, the score of each, in the order of ``resident``.
+        ties: as for `run_scored`.
+        resident: int32, their keys.
+        first_key: the pool's smallest key.
+        size: how many they are.
+        victims: int32 [n], filled in: keys of the n that go first, or of all.
+
+    Returns:
+        The number written, -1 where a score is not a number.
+    """
+    found, bound = 0, math.inf
+    scores = np.empty(len(victims))
+    for i in range(size):
+        score = scratch[i]
+        if score > bound:  # most of them; what is not a number goes on
+            continue
+        if score != score:
+            return -1
+        key = resident[i]
+        tie = ties[key - first_key]
+        at = found
+        if found == len(victims):
+            at -= 1
+            if score == scores[at] and tie > ties[victims[at] - first_key]:
+                continue
+        else:
+            found += 1
+        while at > 0 and (
+            score < scores[at - 1] or (score == scores[at - 1] and tie < ties[victims[at - 1] - first_key])
+        ):
+            victims[at], scores[at] = victims[at - 1], scores[at - 1]
+            at -= 1
+        victims[at], scores[at] = key, score
+        if found == len(victims):
+            bound = scores[found - 1]
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
 def _empty(state):  # type: ignore[no-untyped-def]
     """Put everything out and forget all, as between the requests of a cold cache."""
     state.whole[:] = 0
@@ -154,7 +203,7 @@ def run_scored(scores, values, update, at_use, heap, bypass, ties, access, cold,
     last_run, last_request, load_order = whole[LAST_RUN], whole[LAST_REQUEST], whole[LOAD_ORDER]
     order, uses, uses_resident, uses_request = whole[USE_ORDER], whole[USES], whole[USES_RESIDENT], whole[USES_REQUEST]
     size, held, loads, used = counter[SIZE], counter[HELD], counter[LOADS], counter[ACCESSES]
-    none = weights[:0]
+    none, victims = weights[:0], np.empty(AT_ONCE, np.int32)
     for batch in batches:
         if request[batch] != counter[REQUEST]:
             if cold and counter[REQUEST] >= 0:
@@ -270,19 +319,28 @@ def run_scored(scores, values, update, at_use, heap, bypass, ties, access, cold,
                 limit = capacity if back else capacity - batch_cost
                 if held <= limit or size == 0:
                     continue
-                if not at_use:
-                    if scores(whole, real, runs, resident, 0, size, first_key, stride, none, now, scratch):
-                        return now_step
-                    for i in range(size):
-                        if scratch[i] != scratch[i]:  # not a number
-                            return now_step
-                        score[resident[i] - first_key] = scratch[i]
+                if not at_use and scores(whole, real, runs, resident, 0, size, first_key, stride, none, now, scratch):
+                    return now_step
+                number, next_one = 0, 0  # of the victims chosen, and of the next of them
                 while held > limit and size:
-                    victim = resident[0] if heap else _least(score, ties, resident, first_key, size)
+                    if at_use:
+                        victim = resident[0] if heap else _least(score, ties, resident, first_key, size)
+                        worth = score[victim - first_key]
+                    else:
+                        if next_one == number:
+                            chosen = victims[: min(held - limit, AT_ONCE)]  # fewer where they take more than one slot
+                            number = choose_least(scratch, ties, resident, first_key, size, chosen)
+                            if number < 0:
+                                return now_step
+                            next_one = 0
+                        victim = victims[next_one]
+                        next_one += 1
+                        worth = scratch[place[victim - first_key]]
+                        scratch[place[victim - first_key]] = scratch[size - 1]  # as `_take_out` moves the last resident
                     _take_out(score, ties, resident, place, first_key, size, victim, heap)
                     size -= 1
                     held -= cost[victim // stride]
-                    age[0] = score[victim - first_key]
+                    age[0] = worth
                     if served is not None:
                         tell_evicted(served, victim)
                         served.counter[GONE] += load_order[victim - first_key] > first_load

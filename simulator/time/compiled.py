@@ -1,9 +1,9 @@
 """The compiled engine: a closed form of `lrcsim.simulator.time.engine` where nothing comes ahead.
 
 Two stages for each block of the schedule. The caches say of every access whether it hits, is loaded, or runs on the
-CPU (`CompiledCache`; `ReplayedCache`, in Python, for policies that have no compiled form): none of this depends on time
-where nothing is brought ahead. Then `run_layer_steps` works out how long it all takes. Hits are those of `Engine`,
-times agree to 1e-9.
+CPU (`CompiledCache`, `AheadCache`; `ReplayedCache`, in Python, for policies that have no compiled form): none of this
+depends on time where nothing is brought ahead. Then `run_layer_steps` works out how long it all takes. Hits are those
+of `Engine`, times agree to 1e-9.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import numpy.typing as npt
 from lrcsim.hardware import HardwareProfile
 from lrcsim.policies import make_policy
 from lrcsim.runtimes import IDEAL, Runtime
+from lrcsim.simulator.compiled.ahead_cache import AheadCache, has_ahead_loop
 from lrcsim.simulator.compiled.compiled_cache import CompiledCache
 from lrcsim.simulator.compiled.counts import signatures
 from lrcsim.simulator.compiled.engine_for import engine_for
 from lrcsim.simulator.replay import Counts
-from lrcsim.simulator.serving.steps import step_table
+from lrcsim.simulator.serving.steps import StepTable, step_table
 from lrcsim.simulator.setup.costs import Costs
 from lrcsim.simulator.setup.miss_actions import MissAction, loaded_share
 from lrcsim.simulator.setup.outcomes import Outcome
@@ -44,6 +45,11 @@ from lrcsim.simulator.time.compute_alone import add_block
 from lrcsim.simulator.time.host import launches
 from lrcsim.simulator.time.replayed_cache import ReplayedCache
 from lrcsim.simulator.time.tally import LinkUse, Tally
+from lrcsim.traces import RoutingTrace
+from lrcsim.traces.schedule import Block
+
+Flags = npt.NDArray[np.uint8]
+Timetable = tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8], StepTable]
 
 
 def unsupported(
@@ -96,7 +102,7 @@ def unsupported(
 
 def has_compiled_cache(job: Run) -> bool:
     """Return whether the policy of a run is compiled too; else its class says what hits, and its times are compiled."""
-    return engine_for(make_policy(job.policy), job.pools) == "compiled"
+    return engine_for(make_policy(job.policy), job.pools) == "compiled" or has_ahead_loop(job)
 
 
 def closed_form_is_compiled() -> bool:
@@ -133,64 +139,127 @@ def run_compiled(
     Raises:
         PolicyError: the policy failed, or cannot be compiled.
     """
-    trace = job.trace
     share = loaded_share(action)
     assert share is not None  # unsupported() says so
-    cache: CompiledCache | ReplayedCache
-    cache = CompiledCache(job, share) if has_compiled_cache(job) else ReplayedCache(job, action)
-    overlap = overlap and runtime.loads.overlap != "none"
-    prices = costs.table(trace.num_layers)
-    path = _path(profile, runtime, max(sizes))
-    size_of_layer = np.array(sizes, np.int64)
-    totals = Totals.zero(trace.num_layers, trace.num_layers * trace.num_experts, _rooms(job))
-    tally, steps_by_phase = Tally(None), np.zeros(2, np.int64)
-    run: Any = run_layer_steps  # compiled: type checkers do not know its arguments
-    add: Any = add_block  # likewise
-    none = np.zeros(0, np.int64)
-    alone = np.zeros((2, 2)) if share < 1 else None  # for the bounds, while the schedule is here
+    cache: CompiledCache | AheadCache | ReplayedCache
+    if has_ahead_loop(job):
+        cache = AheadCache(job, share)
+    else:
+        cache = CompiledCache(job, share) if has_compiled_cache(job) else ReplayedCache(job, action)
+    run = ClosedForm(job, costs, profile, sizes, share, runtime=runtime, overlap=overlap)
     for block, served in cache.blocks():
-        rows = np.flatnonzero(np.diff(block.step, prepend=-1))
-        if len(rows):  # else nothing was recorded in it
-            table = step_table(trace, block, rows)
-            request, phase = block.request[rows], block.phase[rows]
-            steps, first = np.empty((len(rows), 5)), np.append(rows, len(block.layer))
-            tokens = none if block.tokens is None else block.tokens
-            run(
-                *(prices, path, overlap, not job.warm, size_of_layer, block.keys),
-                *(tokens, served, block.starts, block.layer),
-                *(first, request, phase, table.sizes, steps, totals),
-            )
-            if alone is not None:
-                add(
-                    *(prices, path.dram, launches(runtime), tokens, block.starts, block.layer, first, phase),
-                    *(table.sizes, alone),
-                )
-            tally.extend(steps, phase, table)
-            steps_by_phase += np.bincount(phase, minlength=2)
+        if len(block.layer):  # else nothing was recorded in it
+            run.keep(*run.advance(job.trace, block, served))
         if progress is not None:
             progress(block.end_token)
-    seconds, counter = totals.seconds.tolist(), totals.counter.tolist()
-    tally.alone = alone
-    tally.total, tally.compute, tally.overhead, tally.cpu = (seconds[i] for i in (CLOCK, COMPUTE, OVERHEAD, CPU))
-    loads, loaded_bytes = totals.loads.sum(axis=1), totals.loads @ size_of_layer
-    tally.outcomes[Outcome.LOADED] = loads.tolist()
-    tally.outcomes[Outcome.ON_CPU] = (totals.misses.sum(axis=1) - loads).tolist()
-    (used,) = profile.load_links
-    for link in reversed(profile.links):
-        moved, busy = (counter[LINK_BYTES], seconds[LINK_BUSY]) if link is used else (0, 0.0)
-        tally.links[link.name] = LinkUse(moved, busy, link.bandwidth)
-    counts = Counts(
-        accesses=totals.accesses,
-        misses=totals.misses,
-        preloaded=np.zeros(trace.num_layers, np.int64),
-        steps=steps_by_phase,
-        cold_misses=counter[COLD_MISSES],
-        loads=loads,
-        loaded_bytes=loaded_bytes,
-    )
-    cache.finish(counts)
-    tally.moved = {name: loaded_bytes.tolist() if name == used.name else [0.0, 0.0] for name in tally.links}
-    return tally, counts
+    return run.finish(cache)
+
+
+class ClosedForm:
+    """The times of a run, block by block, as its caches say what hits.
+
+    Args:
+        job: as for `run_compiled`, like the following.
+        costs: seconds of compute.
+        profile: the machine.
+        sizes: bytes of an expert of each MoE layer.
+        share: of the misses of a layer-step that is loaded.
+        runtime: what runs the model.
+        overlap: whether transfers run beside compute.
+
+    Attributes:
+        totals: what is counted from block to block.
+        tally: seconds and bytes, complete after `finish`.
+    """
+
+    def __init__(
+        self,
+        job: Run,
+        costs: Any,
+        profile: HardwareProfile,
+        sizes: Sequence[int],
+        share: float,
+        *,
+        runtime: Runtime,
+        overlap: bool,
+    ) -> None:
+        trace = job.trace
+        self.job, self.profile, self.runtime = job, profile, runtime
+        self.overlap = overlap and runtime.loads.overlap != "none"
+        self.prices = costs.table(trace.num_layers)
+        self.path = _path(profile, runtime, max(sizes))
+        self.sizes = np.array(sizes, np.int64)
+        self.totals = Totals.zero(trace.num_layers, trace.num_layers * trace.num_experts, _rooms(job))
+        self.tally = Tally(None)
+        if share < 1:
+            self.tally.alone = np.zeros((2, 2))  # for the bounds, while the schedule is here
+        self._steps = np.zeros(2, np.int64)
+
+    def advance(self, trace: RoutingTrace, block: Block, served: Flags) -> Timetable:
+        """Run a block with at least one layer-step.
+
+        Args:
+            trace: what the block is of.
+            block: the block.
+            served: uint8 [accesses], `Served.flags`.
+
+        Returns:
+            What `keep` takes.
+        """
+        run: Any = run_layer_steps  # compiled: type checkers do not know its arguments
+        rows = np.flatnonzero(np.diff(block.step, prepend=-1))
+        table = step_table(trace, block, rows)
+        request, phase = block.request[rows], block.phase[rows]
+        steps, first = np.empty((len(rows), 5)), np.append(rows, len(block.layer))
+        tokens = np.zeros(0, np.int64) if block.tokens is None else block.tokens
+        run(
+            *(self.prices, self.path, self.overlap, not self.job.warm, self.sizes, block.keys),
+            *(tokens, served, block.starts, block.layer),
+            *(first, request, phase, table.sizes, steps, self.totals),
+        )
+        if self.tally.alone is not None:
+            add: Any = add_block  # likewise
+            add(
+                *(self.prices, self.path.dram, launches(self.runtime), tokens, block.starts, block.layer, first, phase),
+                *(table.sizes, self.tally.alone),
+            )
+        return steps, phase, table
+
+    def keep(self, steps: npt.NDArray[np.float64], phase: npt.NDArray[np.uint8], table: StepTable) -> None:
+        """Take the steps of a block into the account.
+
+        Args:
+            steps: float64 [steps, 5]: begin, end, compute, overhead, CPU.
+            phase: uint8 [steps].
+            table: their sizes.
+        """
+        self.tally.extend(steps, phase, table)
+        self._steps += np.bincount(phase, minlength=2)
+
+    def finish(self, cache: CompiledCache | AheadCache | ReplayedCache) -> tuple[Tally, Counts]:
+        """Close the account; return what `run_compiled` does."""
+        totals, tally, layers = self.totals, self.tally, self.job.trace.num_layers
+        seconds, counter = totals.seconds.tolist(), totals.counter.tolist()
+        tally.total, tally.compute, tally.overhead, tally.cpu = (seconds[i] for i in (CLOCK, COMPUTE, OVERHEAD, CPU))
+        loads, loaded_bytes = totals.loads.sum(axis=1), totals.loads @ self.sizes
+        tally.outcomes[Outcome.LOADED] = loads.tolist()
+        tally.outcomes[Outcome.ON_CPU] = (totals.misses.sum(axis=1) - loads).tolist()
+        (used,) = self.profile.load_links
+        for link in reversed(self.profile.links):
+            moved, busy = (counter[LINK_BYTES], seconds[LINK_BUSY]) if link is used else (0, 0.0)
+            tally.links[link.name] = LinkUse(moved, busy, link.bandwidth)
+        counts = Counts(
+            accesses=totals.accesses,
+            misses=totals.misses,
+            preloaded=np.zeros(layers, np.int64),
+            steps=self._steps,
+            cold_misses=counter[COLD_MISSES],
+            loads=loads,
+            loaded_bytes=loaded_bytes,
+        )
+        cache.finish(counts)
+        tally.moved = {name: loaded_bytes.tolist() if name == used.name else [0.0, 0.0] for name in tally.links}
+        return tally, counts
 
 
 def _rooms(job: Run) -> npt.NDArray[np.int64]:

@@ -24,6 +24,9 @@ from lrcsim.simulator.time.event_match import match
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Block
 
+LEAST = 5e-324
+"""The least score above 0."""
+
 Ints = npt.NDArray[np.int64]
 Proposed = tuple[Ints, npt.NDArray[np.int32]]
 """int64 [layer-steps + 1], where the proposals of each layer-step begin; int32 [proposals], keys, most wanted first."""
@@ -254,22 +257,38 @@ def _reached(scores, width):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _most(scores, width, first_key, keys, found):  # type: ignore[no-untyped-def]
-    """Write the experts of the greatest scores above 0 behind ``keys[:found]``, `Prefetcher.most`; return the end."""
-    end, least, enough = found, 0.0, _reached(scores, width)
+def _most(scores, width, first_key, keys, found, best, which):  # type: ignore[no-untyped-def]
+    """Write the experts of the greatest scores above 0 behind ``keys[:found]``, `Prefetcher.most`; return the end.
+
+    Few reach the bound. They are picked out first, without a branch.
+
+    Args:
+        scores: float64 [E].
+        width: experts, at most.
+        first_key: key of the first.
+        keys: int32, written to.
+        found: where to begin.
+        best: float64 [E], scratch.
+        which: int32 [E], likewise.
+    """
+    enough = max(_reached(scores, width), LEAST)
+    count = 0
     for expert in range(len(scores)):
-        score = scores[expert]
-        if score < enough or score <= least:
+        best[count] = scores[expert]
+        which[count] = first_key + expert
+        count += scores[expert] >= enough
+    kept = 0  # of them, sorted at the front of ``best``
+    for one in range(count):
+        score = best[one]
+        if kept == width and score <= best[width - 1]:
             continue
-        at = min(end, found + width - 1)
-        end = at + 1
-        while at > found and scores[keys[at - 1] - first_key] < score:
-            keys[at] = keys[at - 1]
+        at = min(kept, width - 1)
+        kept = at + 1
+        while at > 0 and best[at - 1] < score:
+            best[at], keys[found + at] = best[at - 1], keys[found + at - 1]
             at -= 1
-        keys[at] = first_key + expert
-        if end == found + width:
-            least = scores[keys[end - 1] - first_key]
-    return end
+        best[at], keys[found + at] = score, which[one]
+    return found + kept
 
 
 @numba.njit(cache=True, nogil=True)
@@ -277,11 +296,12 @@ def _popular(used, used_starts, layer, uses, width, starts, keys):  # type: igno
     """Fill in what `Popularity` proposes; ``uses`` are float64 [L, E], advanced in place."""
     found = 0
     layers, stride = uses.shape
+    best, which = np.zeros(stride), np.zeros(stride, np.int32)
     for row in range(len(layer)):
         for i in range(used_starts[row], used_starts[row + 1]):
             uses[layer[row], used[i] % stride] += 1
         later = (layer[row] + 1) % layers
-        found = _most(uses[later], width, later * stride, keys, found)
+        found = _most(uses[later], width, later * stride, keys, found, best, which)
         starts[row + 1] = found
 
 
@@ -304,7 +324,7 @@ def _likely(used, used_starts, layer, step, counts, totals, before, which, width
     """
     found = 0
     layers, stride = totals.shape
-    scores = np.zeros(stride)
+    scores, best, which_best = np.zeros(stride), np.zeros(stride), np.zeros(stride, np.int32)
     for row in range(len(layer)):
         low, high, here = used_starts[row], used_starts[row + 1], layer[row]
         if which[0] == step[row] and which[1] == here - 1:
@@ -322,5 +342,5 @@ def _likely(used, used_starts, layer, step, counts, totals, before, which, width
                 if total > 0:
                     for expert in range(stride):
                         scores[expert] += row_counts[expert] / total
-            found = _most(scores, width, (here + 1) * stride, keys, found)
+            found = _most(scores, width, (here + 1) * stride, keys, found, best, which_best)
         starts[row + 1] = found

@@ -283,11 +283,23 @@ def _compiled(run: Run, platform: Platform, *, events: bool) -> Callable[[Callab
         tally, counts = run_compiled(*machine, platform.sizes, platform.action, **how, progress=told)
         return Timed(run, counts, tally, platform, "compiled")
 
-    if not events and run.options.arrivals is None:
-        dram_cache = platform.dram is not None
-        if unsupported(*machine, *rest, runtime=platform.runtime, dram_cache=dram_cache, shrinks=shrinks) is None:
+    def arriving_in_closed_form(told: Callable[[int], None] | None) -> Timed:
+        from lrcsim.simulator.time.compiled_arrivals import run_arriving
+
+        arriving = _arriving(run, make_policy(run.policy), platform.action)
+        tally, counts = run_arriving(*machine, platform.sizes, platform.action, arriving, **how, progress=told)
+        return Timed(replace(run, trace=arriving.trace()), counts, tally, platform, "compiled")
+
+    dram_cache = platform.dram is not None
+    what: dict[str, Any] = {"runtime": platform.runtime, "dram_cache": dram_cache, "shrinks": shrinks}
+    if not events and unsupported(*machine, *rest, **what) is None:
+        if run.options.arrivals is None:
             forced = platform.engine == "compiled" or has_compiled_cache(run)
             return None if not forced and _better_in_simpy(run, closed_form_is_compiled()) else in_closed_form
+        from lrcsim.simulator.time.compiled_arrivals import can_go_back  # the rest does without
+
+        if can_go_back(run):
+            return arriving_in_closed_form
     # The closed form does without, and importing it takes 50 ms:
     from lrcsim.simulator.time.compiled_events import Dram, is_compiled, run_events, unsupported_events
 

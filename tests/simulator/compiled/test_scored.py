@@ -22,6 +22,7 @@ from lrcsim.simulator.cache.capacity import Scope, resolve_capacity
 from lrcsim.simulator.compiled import pools as module
 from lrcsim.simulator.compiled.engine_for import engine_for
 from lrcsim.simulator.compiled.pools import PoolMaker, hits_at_sizes
+from lrcsim.simulator.compiled.score_loop import AT_ONCE, choose_least
 from lrcsim.simulator.replay import replay
 from lrcsim.simulator.setup.options import Access
 from lrcsim.simulator.setup.run import Run
@@ -95,6 +96,51 @@ def test_compiled_equals_python(
     policy: str, scope: Scope, access: Access, trace: RoutingTrace, warm: bool, prefill: str
 ) -> None:
     check_every_capacity(trace, policy, scope, access, prefill, warm)
+
+
+def chosen(scores: Sequence[float], ties: Sequence[int], want: int) -> list[int] | None:
+    """Let `choose_least` name the first ``want`` of residents with keys 10, 11, ...; None if it refuses the scores."""
+    victims = np.full(want, -1, np.int32)
+    resident = np.arange(10, 10 + len(scores), dtype=np.int32)
+    found = choose_least(np.array(scores, float), np.array(ties), resident, 10, len(scores), victims)
+    return None if found < 0 else victims[:found].tolist()
+
+
+def test_choice_solved_by_hand() -> None:
+    # Least first: 12 (score 1), then of those with score 2 the one with the smaller tie, 13 before 10.
+    assert chosen([2.0, 7.0, 1.0, 2.0], [5, 0, 9, 4], 3) == [12, 13, 10]
+    assert chosen([2.0, 7.0, 1.0, 2.0], [5, 0, 9, 4], 9) == [12, 13, 10, 11]
+    assert chosen([math.inf, -math.inf, math.inf], [2, 1, 0], 2) == [11, 12]
+    assert chosen([1.0, 2.0, math.nan], [0, 1, 2], 1) is None
+    assert chosen([], [], 1) == []
+
+
+@given(
+    st.lists(st.sampled_from([-math.inf, -1.0, 0.0, 1.0, 2.0, math.inf]), max_size=12), st.integers(1, 14), st.data()
+)
+def test_choice_is_the_front_of_the_sorted_residents(scores: list[float], want: int, data: st.DataObject) -> None:
+    ties = data.draw(st.permutations(range(len(scores))))
+    ranked = sorted(range(len(scores)), key=lambda one: (scores[one], ties[one]))
+    assert chosen(scores, ties, want) == [10 + one for one in ranked[:want]]
+
+
+@pytest.mark.parametrize("policy", ["lfru", "least-stale-layer", "mrs"])
+@pytest.mark.parametrize("sizes", [None, [1, 3]])
+def test_more_go_at_once_than_one_pass_chooses(policy: str, sizes: list[int] | None) -> None:
+    rng = np.random.default_rng(0)
+    ids = np.argsort(rng.random((60, 2, 48)), axis=2)[:, :, :6]
+    phase = (np.arange(60) % 15 >= 12).astype(np.uint8)
+    weights = rng.random(ids.shape).astype(np.float32)
+    trace = RoutingTrace.from_arrays(
+        ids, num_experts=48, offsets=[0, 15, 30, 45, 60], phase=phase, weights=weights, expert_bytes=sizes
+    )
+    pools = resolve_capacity(50 if sizes is None else "100B", trace.layers, "model")
+    job = Run.in_pools(trace, policy, tuple(pools), "coresident", "step", True)
+    batches = [len(np.unique(ids[low : low + 12, layer])) for low in (0, 15, 30, 45) for layer in (0, 1)]
+    assert min(batches) > 2 * AT_ONCE
+    found = hits_at_sizes(PoolMaker(make_policy(policy), trace, "coresident", "step", True), [pools], jobs=1)
+    counts = replay(job)
+    assert found.hits[:, 0].tolist() == (counts.accesses - counts.misses).sum(axis=1).tolist()
 
 
 class Everything(CompiledScore):

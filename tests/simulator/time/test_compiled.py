@@ -312,7 +312,10 @@ def test_a_policy_in_python(
 def test_which_policies_are_compiled_too() -> None:
     trace = RoutingTrace.from_arrays([[[0, 1]], [[1, 2]]], num_experts=3)
     in_python = {name for name in BUILT_IN if not has_compiled_cache(job_of(trace, name))}
-    assert in_python == {"sch-lookahead", "sch-static"}
+    assert in_python == set()
+    unlike = RoutingTrace.from_arrays([[[0, 1], [1, 2]]], num_experts=3, expert_bytes=[1000, 2000])
+    in_python = {name for name in BUILT_IN if not has_compiled_cache(job_of(unlike, name, "5kB", scope="model"))}
+    assert in_python == {"sch-static"}
     assert not has_compiled_cache(job_of(trace, type("Mine", (BUILT_IN["lru"],), {})))
     for policy, step in (("access", 0), ("victim", 2)):
 

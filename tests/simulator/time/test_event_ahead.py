@@ -25,7 +25,7 @@ def most(scores: list[float], width: int) -> list[int]:
     """Return the keys of a layer that begins at 1000, behind two that stand there already."""
     find: Any = event_ahead._most
     keys = np.full(2 + width, 7, np.int32)
-    end = find(np.array(scores), width, 1000, keys, 2)
+    end = find(np.array(scores), width, 1000, keys, 2, np.zeros(len(scores)), np.zeros(len(scores), np.int32))
     assert keys[:2].tolist() == [7, 7]
     return keys[2:end].tolist()  # type: ignore[no-any-return]
 
