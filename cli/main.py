@@ -29,6 +29,9 @@ COMMANDS = {
     ),
     "plan": Lazy("lrcsim.cli.plan", "plan", "Will it fit my machine, how fast, what to tell my engine, what to buy."),
     "curve": Lazy("lrcsim.cli.curve", "curve", "Hit rate of policies at every cache size, from one pass each."),
+    "compare": Lazy(
+        "lrcsim.cli.compare", "compare", "Policies, sizes, prefetchers and miss actions in one table; which to take."
+    ),
     "sweep": Lazy("lrcsim.cli.sweep", "sweep", "Run a grid of options, on all cores or a cluster, into one table."),
     "results": Lazy("lrcsim.cli.results", "results", "Ask a sweep's table: filter, best, Pareto front, pivot, plot."),
     "report": Lazy("lrcsim.cli.report", "report", "One page of results: the answer first, then interactive figures."),

@@ -20,6 +20,7 @@ WRITES = {
     "run": ("run", "t.h5"),
     "run-timed": ("run", "t.h5", "--hardware", "rtx-3090"),
     "curve": ("curve", "t.h5", "--policy", "lru"),
+    "compare": ("compare", "t.h5", "--policy", "lru", "--cache", "16"),
     "curve-of-two": ("curve", "t.h5", "t.h5", "--policy", "lru"),
     "srp": ("srp", "t.h5", "-m", "4", "--bootstrap", "0"),
     "sch": ("sch", "t.h5", "-m", "4", "--bootstrap", "0"),
