@@ -185,7 +185,7 @@ def _show(found: Comparison, varying: list[str]) -> None:
         cells.append([f"[bold]{cell}[/bold]" for cell in line] if row in advised else line)
     out.print()
     left = range(len(names))
-    print_rows([*names, *(RESULTS[name] for name in results)], cells, left=left, whole=range(len(names) + len(results)))
+    print_rows([*names, *(RESULTS[name] for name in results)], cells, left=left, whole=left)
     out.print()
 
 
