@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from lrcsim.cli.compare_advice import failures, recommendation
 from lrcsim.cli.curve import split_policies
 from lrcsim.cli.options import given, refuse_without_machine, run_options
 from lrcsim.cli.output import answer, console, json_option, progress_bar
+from lrcsim.cli.sections import SectionOption, Sections
 from lrcsim.cli.tables import print_rows
 from lrcsim.plots.figure import check_picture
 
@@ -39,13 +41,18 @@ RESULTS = {
 """Columns of results, with their headings; those that no run has are left out."""
 
 
-@click.command()
+def _compared(flag: str, metavar: str, help: str) -> Callable[[Any], Any]:
+    """Return an option that takes several values, with commas between."""
+    return click.option(flag, cls=SectionOption, section="compared", metavar=metavar, help=help)
+
+
+@click.command(cls=Sections)
 @click.argument("trace", required=False)
-@click.option("--policy", metavar="NAMES", help=f"Policies, with commas between.  [default: {DEFAULTS['policy']}]")
-@click.option("--cache", metavar="SIZES", help=f"Cache sizes, with commas between.  [default: {DEFAULTS['cache']}]")
-@click.option("--prefetch", metavar="NAMES", help="Prefetchers, with commas between.  [default: none]")
-@click.option("--miss", metavar="ACTIONS", help="Miss actions, with commas between.  [default: load]")
-@click.option("--route", metavar="RULES", help="Routing rules, with commas between; none is one.  [default: none]")
+@_compared("--policy", "NAMES", f"Policies.  [default: {DEFAULTS['policy']}]")
+@_compared("--cache", "SIZES", f"Cache sizes.  [default: {DEFAULTS['cache']}]")
+@_compared("--prefetch", "NAMES", "Prefetchers.  [default: none]")
+@_compared("--miss", "ACTIONS", "Miss actions.  [default: load]")
+@_compared("--route", "RULES", "Routing rules; none is one.  [default: none]")
 @run_options("cache", "serving", "machine", but=("policy", "cache", "prefetch", "miss", "route"))
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes.  [default: one for few runs, else all cores]")
 @json_option
