@@ -2,7 +2,8 @@
 
 A table that fits stands as it is. Else columns of text take several lines, broken between words, down to `NARROW`
 letters. Where that is not enough either, rows are stacked: the first cell on a line, below it the others, each behind
-its heading. Nothing is left out, and nothing is stacked where the output is no terminal.
+its heading, but for dashes, which say that nothing is known. Nothing else is left out, and nothing is stacked where the
+output is no terminal.
 """
 
 from __future__ import annotations
@@ -105,15 +106,19 @@ def _print_pairs(out: Any, rows: Sequence[Sequence[str]], wide: int) -> None:
 
 
 def _print_stacked(out: Any, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print each row over several lines: its first cell, then the others behind their headings."""
+    """Print each row over several lines: its first cell, then the others behind their headings.
+
+    The heading of the first cells stands once, above all.
+    """
     from rich.text import Text
 
+    _print_text(out, Text(headings[0], "dim"), 0)
     for row in rows:
         _print_text(out, out.render_str(row[0]), 0)
         line = Text()
         for heading, cell in zip(headings[1:], row[1:], strict=True):
             part = Text.assemble((f"{heading} " if heading else "", "dim"), out.render_str(cell))
-            if not cell:
+            if cell in ("", "–"):  # nothing, or not known
                 continue
             if line and INDENT + line.cell_len + BETWEEN + part.cell_len > out.width:
                 _print_text(out, line, INDENT)
