@@ -126,7 +126,7 @@ def _show(machine: Machine) -> None:
         by_threads("file read", machine.reads.lanes)
     if machine.gpu is not None:
         _gpu_rows(machine.gpu, rows)
-    print_rows(("measured", "size", "median", "p10", "p90", "rate"), lines, whole=range(6))
+    print_rows(("measured", "size", "median", "p10", "p90", "rate"), lines)
     if machine.reads is not None:
         out.print(f"file reads past the page cache by {machine.reads.how}, {machine.reads.file_system}")
     for note in machine.notes:

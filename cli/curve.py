@@ -13,6 +13,7 @@ from lrcsim.cli.allocate import show_allocation
 from lrcsim.cli.metrics import jobs_option
 from lrcsim.cli.options import given, run_options
 from lrcsim.cli.output import answer, console, json_option, progress_bar
+from lrcsim.cli.sections import SectionOption, Sections
 from lrcsim.cli.tables import print_rows
 from lrcsim.plots.figure import check_picture
 
@@ -28,10 +29,12 @@ SHOWN = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 """Relative cache sizes in the table."""
 
 
-@click.command()
+@click.command(cls=Sections)
 @click.argument("traces", nargs=-1, metavar="[TRACE]...")
 @click.option(
     "--policy",
+    cls=SectionOption,
+    section="cache",
     metavar="NAMES",
     help="Policies, with commas between; parameters as in sch-lookahead:16.  "
     "[default: lru,lfu,belady; lru with --route]",
@@ -40,11 +43,16 @@ SHOWN = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 @click.option(
     "--cache",
     "sizes",
+    cls=SectionOption,
+    section="cache",
     metavar="SIZES",
-    help="Only these sizes, with commas between: 8,16,32 (experts) or 1GiB,2GiB (bytes in all).  [default: all]",
+    help="Only these sizes, with commas between: 1x,2x,4x (times active experts), 25% (of all), 8,16 (experts) "
+    "or 1GiB,2GiB (bytes in all).  [default: all]",
 )
 @click.option(
     "--allocate",
+    cls=SectionOption,
+    section="cache",
     metavar="SIZE",
     help="Also divide a budget for all layers, 512 (experts), 2x, 25% or 4GiB, so that most accesses hit.",
 )
@@ -83,7 +91,7 @@ def curve(
         with RoutingTrace.open(trace) as opened:
             runs = [Run.of(opened, policy=name, cache=0, **told) for name in names]
             allocations = [_allocate(opened, name, allocate, told, jobs) for name in names] if allocate else []
-            capacities = None if sizes is None else [_amount(size) for size in sizes.split(",")]
+            capacities = None if sizes is None else [_capacity(runs[0], size.strip()) for size in sizes.split(",")]
             passes = _passes(runs, capacities, jobs)
             curves = [curve for run in runs for curve in _curves(run, capacities, jobs, passes)]
             found.append(TraceCurves(opened.model, curves, allocations))
@@ -122,11 +130,6 @@ def _allocate(trace: RoutingTrace, policy: str, size: str, told: dict[str, Any],
         return allocate(trace, policy, size, jobs=jobs, progress=progress, **rules)
 
 
-def _amount(size: str) -> int | str:
-    """Return a size as typed: ``16`` (experts) as a number, ``4GiB`` as it is."""
-    return int(size) if size.strip().isdecimal() else size.strip()
-
-
 def _passes(runs: list[Run], capacities: list[int | str] | None, jobs: int | None) -> dict[str, StackHits]:
     """Return what passes over the trace give that policies can make together."""
     from lrcsim.simulator.curves.curve import passes_of
@@ -148,6 +151,28 @@ def _curves(
     if run.options.route is None:
         return [curve]
     return [curve_of(run.without_rule(), capacities or curve.capacities.tolist(), jobs), curve]
+
+
+def _capacity(run: Run, size: str) -> int | str:
+    """Read a size on a curve: experts and bytes as they are, ``2x`` and ``25%`` as the experts that they come to.
+
+    Raises:
+        ConfigError: it is no size, or comes to more experts in one layer than in another.
+    """
+    from lrcsim.base.errors import ConfigError
+    from lrcsim.simulator import resolve_capacity
+
+    if size.isdecimal():
+        return int(size)
+    if not size.endswith(("x", "%")):
+        return size
+    pools = {pool.capacity for pool in resolve_capacity(size, run.trace.layers, run.scope)}
+    if len(pools) > 1:
+        raise ConfigError(
+            f"--cache {size} comes to {min(pools)} to {max(pools)} experts, by layer, which is no point of a curve: "
+            f"give experts, as --cache {max(pools)}"
+        )
+    return int(pools.pop())
 
 
 def split_policies(text: str) -> list[str]:

@@ -92,7 +92,7 @@ def _list(rows: list[dict[str, Any]]) -> None:
 
     shown = [row for row in rows if row["name"] in profile_names()]
     headings = ("machine", "GPU GiB", "GB/s", "TFLOP/s", "RAM GiB", "GB/s", "CPU", "PCIe", "NVMe")
-    print_rows(headings, map(_cells, shown), whole=range(len(headings)), gap=1)
+    print_rows(headings, map(_cells, shown), whole=(0,), gap=1)
     click.echo("\nEffective rates in GB/s, not data sheets' peaks. Sources: lrcsim hardware NAME.")
     click.echo("Every GPU is a machine, in its usual host. Parts replace parts, in any order:")
     click.echo("rtx-3060+ryzen-7950x+ddr5-5600-2ch. The machine this runs on: auto.")
@@ -100,7 +100,9 @@ def _list(rows: list[dict[str, Any]]) -> None:
         echo(f"\n{part}:")
         for family, names in families.items():
             text = ", ".join(names) if part == family else f"{family}: {', '.join(names)}"
-            lines = textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+            lines = textwrap.wrap(
+                text, min(WIDTH, console().width), initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+            )
             for line in lines:
                 echo(line)
 

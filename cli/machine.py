@@ -90,7 +90,7 @@ def show_time(result: Result) -> None:
                 f"{seconds(bound['total_s'])}  ({bound['ratio']:.2f}x)",
             )
         )
-    print_rows(("time", "decode", "per token", "all"), rows, whole=range(4), gap=3)
+    print_rows(("time", "decode", "per token", "all"), rows, gap=3)
     out.print()
     total = time["total_s"] or 1.0
     spent = [("compute", "compute_s"), ("stall", "stall_s"), ("overhead", "overhead_s")]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -13,6 +14,9 @@ from lrcsim.base import compiling
 from lrcsim.base.text import printable
 from lrcsim.cli.screen import echo
 from lrcsim.cli.streams import left_by_reader, prepare_streams
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class Lazy(NamedTuple):
@@ -29,6 +33,9 @@ COMMANDS = {
     ),
     "plan": Lazy("lrcsim.cli.plan", "plan", "Will it fit my machine, how fast, what to tell my engine, what to buy."),
     "curve": Lazy("lrcsim.cli.curve", "curve", "Hit rate of policies at every cache size, from one pass each."),
+    "compare": Lazy(
+        "lrcsim.cli.compare", "compare", "Policies, sizes, prefetchers and miss actions in one table; which to take."
+    ),
     "sweep": Lazy("lrcsim.cli.sweep", "sweep", "Run a grid of options, on all cores or a cluster, into one table."),
     "results": Lazy("lrcsim.cli.results", "results", "Ask a sweep's table: filter, best, Pareto front, pivot, plot."),
     "report": Lazy("lrcsim.cli.report", "report", "One page of results: the answer first, then interactive figures."),
@@ -38,12 +45,16 @@ COMMANDS = {
     "trace": Lazy("lrcsim.cli.trace", "trace", "Look at, check, import and export routing traces."),
     "record": Lazy("lrcsim.cli.record", "record", "Record a trace from a model in transformers, or from a server."),
     "policies": Lazy("lrcsim.cli.policies", "policies", "List the eviction policies and what they need."),
+    "prefetchers": Lazy("lrcsim.cli.plugins", "prefetchers", "List what can bring experts ahead, and what it needs."),
+    "miss-actions": Lazy("lrcsim.cli.plugins", "miss_actions", "List what can become of a miss."),
+    "routes": Lazy("lrcsim.cli.plugins", "routes", "List the rules by which the router may prefer residents."),
     "hardware": Lazy("lrcsim.cli.hardware", "hardware", "List the hardware profiles; one with each number's source."),
     "runtimes": Lazy("lrcsim.cli.runtimes", "runtimes", "List the inference runtimes; one with each number's source."),
     "calibrate": Lazy(
         "lrcsim.cli.calibrate", "calibrate", "A hardware profile from measurements: of a recorded run, or this machine."
     ),
     "models": Lazy("lrcsim.cli.models", "models", "List the model geometries: experts, parameters, bytes."),
+    "completion": Lazy("lrcsim.cli.completion", "completion", "What makes bash, zsh or fish complete lrcsim's words."),
 }
 
 
@@ -59,18 +70,32 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         lazy = COMMANDS[cmd_name]
+        from lrcsim.cli.examples import with_examples
+
         command: click.Command = getattr(importlib.import_module(lazy.module), lazy.attribute)
+        with_examples(cmd_name, command)
+        if ctx.resilient_parsing:  # a shell asks
+            from lrcsim.cli.completion import completing
+
+            completing(command)
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or fail with the closest name."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args and args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
             from lrcsim.base.errors import did_you_mean
 
             ctx.fail(f"there is no command {args[0]!r}{did_you_mean(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the name of a command without importing any."""
+        from click.shell_completion import CompletionItem
+
+        names = [CompletionItem(name, help=one.help) for name, one in COMMANDS.items() if name.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing any."""
@@ -106,6 +131,8 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]  # allowed anywhere
     prepare_streams()
+    if "_LRCSIM_COMPLETE" in os.environ:  # a shell asks what it may complete
+        importlib.import_module("lrcsim.cli.completion")
     compiling.tell()
     try:
         cli.main(args=arguments, prog_name="lrcsim", standalone_mode=False)

@@ -104,7 +104,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 def _list(rows: list[dict[str, Any]]) -> None:
     headings = ("model", "layers", "experts", "params", "active", "expert", "as")
-    print_rows(headings, map(_cells, rows), left=(0, 6), whole=range(len(headings)), gap=1)
+    print_rows(headings, map(_cells, rows), left=(0, 6), whole=(0, 6), gap=1)
     click.echo(
         "\nlayers: 58/61 have experts; experts: 8/256+1 are used, and one shared; parameters in 10^9;\n"
         "the mean over layers of one expert's bytes, and its format.\n"

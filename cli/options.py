@@ -9,14 +9,24 @@ import click
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.cli.screen import echo
+from lrcsim.cli.sections import SectionOption
 from lrcsim.simulator.cache.capacity import bytes_from
 from lrcsim.simulator.setup.miss_actions import ACTIONS
 from lrcsim.simulator.setup.options import Declared, Group, declared
 
 DRAFTS = (
-    click.option("--draft", type=int, metavar="N", help="Speculative decoding: tokens drafted for each step."),
+    click.option(
+        "--draft",
+        cls=SectionOption,
+        section="serving",
+        type=int,
+        metavar="N",
+        help="Speculative decoding: tokens drafted for each step.",
+    ),
     click.option(
         "--acceptance",
+        cls=SectionOption,
+        section="serving",
         metavar="RATE|LIST",
         help="How many drafts are accepted: a rate, or counts: 2,0,3. [default: 0.7]",
     ),
@@ -48,7 +58,7 @@ def run_options(
 
 
 def _click(option: Declared) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    told: dict[str, Any] = {"default": None}
+    told: dict[str, Any] = {"default": None, "cls": SectionOption, "section": option.group}
     if option.kind == "count":
         told["type"] = int
     if option.kind != "flag":
@@ -64,7 +74,7 @@ def _click(option: Declared) -> Callable[[Callable[..., Any]], Callable[..., Any
 
 def _describe_actions(context: click.Context, _: click.Parameter, value: str | None) -> str | None:
     """Print what each miss action does, and end, where ``help`` is asked for."""
-    if value == "help":
+    if value == "help" and not context.resilient_parsing:
         for action in ACTIONS.values():
             echo(f"{action.name}{action.takes}")
             echo(f"    {action.summary}")

@@ -268,7 +268,7 @@ def _evidence(plan: Plan) -> None:
 def _print(title: str, headings: list[str], rows: Sequence[tuple[str, ...]], numbers: Collection[int] = ()) -> None:
     """Print a table; ``numbers``: the columns that are set to the right."""
     console().print(f"\n[bold]{title}[/bold]")
-    print_rows(headings, rows, left=[i for i in range(len(headings)) if i not in numbers], whole=numbers)
+    print_rows(headings, rows, left=[i for i in range(len(headings)) if i not in numbers])
 
 
 def _gib(amount: int) -> str:

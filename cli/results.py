@@ -163,6 +163,6 @@ def _show(header: list[str], rows: list[list[Any]], limit: int, value: str | Non
     names = header if value is None else [header[0], *[value] * (len(header) - 1)]
     cells = [[quoted(cell_text(name, cell)) for name, cell in zip(names, row, strict=True)] for row in rows[:limit]]
     words = [place for place, column in enumerate(zip(*rows, strict=True)) if not all(map(_is_number, column))]
-    print_rows(quoted(header), cells, left=[0, *words], fold=True)
+    print_rows(quoted(header), cells, left=[0, *words])
     if len(rows) > limit:
         out.print(f"... and {len(rows) - limit:,} more rows (--limit, --where, --best, --csv)", style="dim")

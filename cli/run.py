@@ -12,6 +12,7 @@ from lrcsim.cli.options import given, refuse_without_machine, run_options
 from lrcsim.cli.output import answer, console, json_option, progress_bar
 from lrcsim.cli.provenance import provenance
 from lrcsim.cli.routed import rule_text
+from lrcsim.cli.sections import Sections
 from lrcsim.cli.tables import print_rows
 from lrcsim.plots.figure import check_picture
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from lrcsim.simulator import Result
 
 
-@click.command()
+@click.command(cls=Sections)
 @click.argument("trace", required=False)
 @run_options("cache", "serving", "machine")
 @click.option("--timeline", metavar="FILE", help="Write every span as a Chrome trace (open it in ui.perfetto.dev).")

@@ -101,7 +101,7 @@ def _describe(document: Any) -> None:
         ("devices", ", ".join(document.devices) or "any"),
         ("strategies", ", ".join(document.strategies) or "any"),
     ]
-    print_rows(("", ""), [(key, quoted(value)) for key, value in rows if value], left=(0, 1), whole=(0,), fold=True)
+    print_rows(("", ""), [(key, quoted(value)) for key, value in rows if value], left=(0, 1), whole=(0,))
 
 
 def _numbers(document: Any) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import os
 import re
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -48,6 +49,13 @@ DEGRADE = "lrcsim_degrade"
 codecs.register_error(DEGRADE, _degraded)
 
 
+def encodable(text: str, encoding: str) -> str:
+    """Return a text in characters that an encoding has, so that columns are as wide as they will be."""
+    if text.isascii() or encoding.lower().replace("-", "") == "utf8":
+        return text
+    return text.encode(encoding, DEGRADE).decode(encoding)
+
+
 def _escape_markup(text: str) -> str:
     """Escape for rich what looks like markup and is none of ours."""
 
@@ -69,7 +77,7 @@ def Screen(*, stderr: bool = False) -> Any:  # noqa: N802  # a class, made when 
 
     class _Screen(Console):
         def render_str(self, text: str, **options: Any) -> Text:
-            text = printable(text, keep=KEPT)
+            text = encodable(printable(text, keep=KEPT), self.encoding)
             if options.get("markup") is not False:
                 try:
                     return self._plain(super().render_str(_escape_markup(text), **options))
@@ -91,4 +99,16 @@ def Screen(*, stderr: bool = False) -> Any:  # noqa: N802  # a class, made when 
             return text
 
     file = sys.stderr if stderr else sys.stdout
-    return _Screen(stderr=stderr, highlight=False, emoji=False, width=None if file.isatty() else 110)
+    size = {"width": 110} if not file.isatty() else {} if stderr else terminal_size(file)
+    return _Screen(stderr=stderr, highlight=False, emoji=False, **size)
+
+
+def terminal_size(file: TextIO) -> dict[str, int]:
+    """Return width and height of the terminal that a file is, of a dumb one too; empty: rich knows better."""
+    try:
+        size = os.get_terminal_size(file.fileno())
+    except (OSError, ValueError):
+        return {}
+    if os.environ.get("COLUMNS", "").isdigit() or not size.columns:
+        return {}
+    return {"width": size.columns, "height": max(size.lines, 1)}

@@ -13,6 +13,7 @@ from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.base.text import human_bytes, percent, quoted
 from lrcsim.cli.output import answer, console, json_option, progress_bar, server_options
 from lrcsim.cli.screen import echo
+from lrcsim.cli.tables import print_rows
 
 if TYPE_CHECKING:
     from lrcsim.traces import RoutingTrace
@@ -387,9 +388,6 @@ def _info_shape(facts: dict[str, Any]) -> str:
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     def span(value: int | list[int], show: Callable[[int], str] = "{:,}".format) -> str:
         return show(value) if isinstance(value, int) else f"{show(min(value))} to {show(max(value))}, by layer"
 
@@ -431,9 +429,5 @@ def _print_facts(facts: dict[str, Any]) -> None:
     for key, value in facts["provenance"].items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         rows.append((key, text if len(text) <= 200 else text[:197] + "..."))
-    table = Table(box=None, show_header=False, pad_edge=False, title=Text(facts["trace"]), title_justify="left")
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(Text(name), Text(value))
-    console().print(table)
+    console().print(f"[bold]{facts['trace']}[/bold]")
+    print_rows(("", ""), [(f"[bold]{name}[/bold]", value) for name, value in rows], left=(0, 1), whole=(0,), gap=1)

@@ -54,7 +54,7 @@ def print_routing(routing: dict[str, Any]) -> None:
     if routing["confidence"] is not None and routing["confidence"]["pairs"]:
         facts.append(_confidence(routing["confidence"]))
     console().print()
-    print_rows(["", ""], [[f"[bold]{name}[/bold]", text] for name, text in facts], left=(0, 1), whole=(0,), fold=True)
+    print_rows(["", ""], [[f"[bold]{name}[/bold]", text] for name, text in facts], left=(0, 1), whole=(0,))
     for warning in routing["warnings"]:
         echo(f"Warning: {warning}")
 

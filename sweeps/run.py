@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from lrcsim.base.errors import ConfigError
-from lrcsim.sweeps.columns import schema
+from lrcsim.sweeps.columns import Row, schema
 from lrcsim.sweeps.store import TableStore
 from lrcsim.sweeps.tasks import Task, TaskList
 from lrcsim.sweeps.workers import Workers, in_this_process
@@ -52,6 +52,18 @@ def missing(plan: TaskList, path: str | Path, *, retry: bool = False, replace: b
             "files and this version of lrcsim: name another table with -o, or drop them with --replace"
         )
     return plan.tasks(store.done(failed=not retry))
+
+
+def run_in_memory(
+    plan: TaskList, *, workers: Workers = in_this_process, progress: Callable[[int, int], None] | None = None
+) -> pa.Table:
+    """Do all runs and return the table, which no file keeps; arguments as in `run_sweep`."""
+    found: dict[str, Row] = {}
+    for rows in workers(plan.tasks()):
+        found |= {row["run"]: row for row in rows}
+        if progress is not None:
+            progress(len(found), len(plan.runs))
+    return pa.Table.from_pylist([found[run.key] for run in plan.runs], schema=schema(plan.spec.hardware_keys))
 
 
 def run_sweep(

@@ -53,6 +53,8 @@ def described(command: click.Command, context: click.Context) -> str:
         record = option.get_help_record(context)
         if record is not None and record[1] and "--help" not in record[0]:
             lines += [f"`{record[0]}`", f":   {linked(record[1])}", ""]
+    if command.epilog:
+        lines += [prose(command.epilog.replace("\nExamples:", "")), ""]
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lrcsim.cli.curve import split_policies
-from lrcsim.traces import RoutingTrace
+from lrcsim.traces import LayerTable, RoutingTrace
 
 
 @pytest.fixture
@@ -94,3 +94,20 @@ def test_commas_inside_parameters() -> None:
     assert split_policies("lru,s3-fifo:share=0.2,threshold=1,sch-lookahead:4") == [
         "lru", "s3-fifo:share=0.2,threshold=1", "sch-lookahead:4",
     ]  # fmt: skip
+
+
+def test_sizes_relative_to_the_active_experts(lrcsim: Callable[..., Any], trace_file: str) -> None:
+    # two of eight experts are active: 1x is 2, 2x is 4, 75 % is 6
+    relative = json.loads(lrcsim("curve", trace_file, "--cache", "1x,2x,75%", "--json", "-").out)
+    absolute = json.loads(lrcsim("curve", trace_file, "--cache", "2,4,6", "--json", "-").out)
+    assert relative["capacities"] == [2, 4, 6]
+    assert relative["hit_rate"] == absolute["hit_rate"]
+
+
+def test_a_relative_size_that_differs_by_layer_is_refused(lrcsim: Callable[..., Any], tmp_path: Path) -> None:
+    layers = LayerTable.build(2, [4, 8], 2)
+    ids = np.random.default_rng(0).random((20, 2, 4)).argsort(axis=2)[:, :, :2]
+    RoutingTrace.from_arrays(ids, layers=layers).save(tmp_path / "m.h5")
+    done = lrcsim("curve", tmp_path / "m.h5", "--cache", "50%")
+    assert done.code == 1
+    assert "comes to 2 to 4 experts, by layer" in done.err

@@ -20,6 +20,7 @@ WRITES = {
     "run": ("run", "t.h5"),
     "run-timed": ("run", "t.h5", "--hardware", "rtx-3090"),
     "curve": ("curve", "t.h5", "--policy", "lru"),
+    "compare": ("compare", "t.h5", "--policy", "lru", "--cache", "16"),
     "curve-of-two": ("curve", "t.h5", "t.h5", "--policy", "lru"),
     "srp": ("srp", "t.h5", "-m", "4", "--bootstrap", "0"),
     "sch": ("sch", "t.h5", "-m", "4", "--bootstrap", "0"),
@@ -39,6 +40,10 @@ WRITES = {
     "plan": ("plan", "--model", "lrcsim-toy-baseline", "--hardware", "rtx-3090"),
     "policies": ("policies",),
     "policies-one": ("policies", "lru"),
+    "prefetchers": ("prefetchers",),
+    "prefetchers-one": ("prefetchers", "next-gate"),
+    "miss-actions": ("miss-actions",),
+    "routes": ("routes",),
     "hardware": ("hardware",),
     "hardware-one": ("hardware", "rtx-3090"),
     "runtimes": ("runtimes",),
@@ -68,7 +73,7 @@ def command_of(lazy: Lazy) -> click.Command:
 
 def test_all_commands_are_here() -> None:
     found = [one for name, lazy in COMMANDS.items() for one in names(command_of(lazy), name)]
-    assert len(found) == len(COMMANDS) + 6  # trace has seven
+    assert len(found) == len(COMMANDS) + 5  # trace has seven, completion writes none
     assert set(found) - ELSEWHERE <= set(WRITES)
 
 

@@ -1,0 +1,220 @@
+"""`lrcsim compare`: policies, cache sizes, prefetchers and miss actions side by side, and which to take."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lrcsim.base.cores import usable_cores
+from lrcsim.base.tables import write_csv
+from lrcsim.base.text import human_bytes, percent, quoted, seconds
+from lrcsim.cli.compare_advice import failures, recommendation
+from lrcsim.cli.curve import split_policies
+from lrcsim.cli.options import given, refuse_without_machine, run_options
+from lrcsim.cli.output import answer, console, json_option, progress_bar
+from lrcsim.cli.sections import SectionOption, Sections
+from lrcsim.cli.tables import print_rows
+from lrcsim.plots.figure import check_picture
+
+if TYPE_CHECKING:
+    from lrcsim.sweeps.compare import Comparison
+
+DEFAULTS = {"policy": "lru,lfu,s3-fifo", "cache": "1x,2x,4x"}
+"""What is compared where a list is not given."""
+
+FEW = 8
+"""Tasks up to which this process does all of them: a process of its own takes seconds to start."""
+
+RESULTS = {
+    "decode_tokens_per_s": "tokens/s",
+    "total_s": "all",
+    "hit_rate": "hits",
+    "gap_closed": "of the gap",
+    "of_optimum": "of optimum",
+    "bytes_loaded": "loaded",
+    "decode_bytes_per_token": "a token",
+}
+"""Columns of results, with their headings; those that no run has are left out."""
+
+
+def _compared(flag: str, metavar: str, help: str) -> Callable[[Any], Any]:
+    """Return an option that takes several values, with commas between."""
+    return click.option(flag, cls=SectionOption, section="compared", metavar=metavar, help=help)
+
+
+@click.command(cls=Sections)
+@click.argument("trace", required=False)
+@_compared("--policy", "NAMES", f"Policies.  [default: {DEFAULTS['policy']}]")
+@_compared("--cache", "SIZES", f"Cache sizes.  [default: {DEFAULTS['cache']}]")
+@_compared("--prefetch", "NAMES", "Prefetchers.  [default: none]")
+@_compared("--miss", "ACTIONS", "Miss actions.  [default: load]")
+@_compared("--route", "RULES", "Routing rules; none is one.  [default: none]")
+@run_options("cache", "serving", "machine", but=("policy", "cache", "prefetch", "miss", "route"))
+@click.option("--jobs", type=click.IntRange(min=1), help="Processes.  [default: one for few runs, else all cores]")
+@json_option
+@click.option("--csv", "csv_path", metavar="FILE", help="Write all columns of the table of results as CSV.")
+@click.option("--plot", "plot_path", metavar="FILE", help="Draw a point for each run: .png, .svg or .pdf.")
+def compare(
+    trace: str | None,
+    policy: str | None,
+    cache: str | None,
+    prefetch: str | None,
+    miss: str | None,
+    route: str | None,
+    jobs: int | None,
+    json_path: str | None,
+    csv_path: str | None,
+    plot_path: str | None,
+    **options: Any,
+) -> None:
+    """Run every combination of some policies, cache sizes, prefetchers and miss actions; the best first.
+
+    With --hardware by tokens per second, else by hit rate. It ends with the combination to take, and why: one that
+    knows the future, or changes what the model computes, is shown and not recommended. For more than these lists, or
+    to keep the table, see lrcsim sweep.
+    """
+    from lrcsim.base.errors import ConfigError
+    from lrcsim.sweeps import compare as compared
+    from lrcsim.sweeps import divide, in_processes, in_this_process
+    from lrcsim.sweeps.run import run_in_memory
+    from lrcsim.traces.trace import BUNDLED
+
+    check_picture(plot_path)
+    told = given(options)
+    if "hardware" not in told:
+        for flag, value in (("--prefetch", prefetch), ("--miss", miss)):
+            if value is not None:
+                refuse_without_machine(flag)
+    lists = {"policy": policy, "cache": cache, "prefetch": prefetch, "miss": miss, "route": route}
+    choices = {name: split_choices(text) for name, text in (DEFAULTS | _given(lists)).items()}
+    spec = compared.comparison_spec(trace or next(iter(BUNDLED)), choices, told)
+    plan = divide(dataclasses.replace(spec, source="compare"))
+    tasks = plan.tasks()
+    processes = min(jobs or (1 if len(tasks) <= FEW else usable_cores()), len(tasks))
+    with progress_bar(f"{len(plan.runs):,} runs") as progress:
+        workers = in_processes(processes) if processes > 1 else in_this_process
+        table = run_in_memory(plan, workers=workers, progress=progress)
+    found = compared.compare(table, Path.cwd())
+    if len(found.failed) == len(found.rows):
+        raise ConfigError(f"none of {len(found.rows):,} runs can be done, the first not for: {found.rows[0]['error']}")
+    varying = [name for name in compared.CHOICES if len(choices.get(name, ())) > 1]
+    sentences = recommendation(found, varying)
+    if csv_path is not None:
+        write_csv(csv_path, found.rows)
+    if plot_path is not None:
+        _plot(plot_path, found, varying)
+    if answer(json_path, lambda: _document(found, varying, sentences), "compare"):
+        _show(found, varying)
+        for sentence in sentences:
+            console().print(quoted(sentence))
+        for error, names in failures(found, varying).items():
+            console().print(f"[yellow]Note:[/yellow] {quoted(f'not run: {names}: {error}')}")
+
+
+def split_choices(text: str) -> list[str]:
+    """Split ``"none,window:1,4,prior:0.1"``: a part ``a=b``, or a number after parameters, belongs to the one before.
+
+    >>> split_choices("none,window:1,4,prior:0.1")
+    ['none', 'window:1,4', 'prior:0.1']
+    >>> split_choices("1x,16,1GiB")
+    ['1x', '16', '1GiB']
+    """
+    found: list[str] = []
+    for part in (part.strip() for part in split_policies(text)):
+        if found and ":" in found[-1] and part.replace(".", "", 1).isdecimal():
+            found[-1] += f",{part}"
+        elif part and part not in found:
+            found.append(part)
+    return found
+
+
+def _given(lists: dict[str, str | None]) -> dict[str, str]:
+    return {name: text for name, text in lists.items() if text is not None}
+
+
+def _shown(found: Comparison) -> list[str]:
+    first = [found.by, *(name for name in RESULTS if name != found.by)]
+    return [name for name in first if any(row[name] is not None for row in found.rows)]
+
+
+def _document(found: Comparison, varying: list[str], sentences: list[str]) -> dict[str, Any]:
+    from lrcsim.sweeps.compare import CHOICES
+
+    fields = [*CHOICES, *RESULTS, "error"]
+    rows = [{name: row[name] for name in fields} for row in found.rows]
+    taken = [{name: one.best[name] for name in CHOICES} for one in found.recommended]
+    first = found.rows[0]
+    config = {name: first[name] for name in ("trace", "model", "hardware", "runtime", "dtype", "scope", "access")}
+    return {
+        "config": config,
+        "compared": varying,
+        "by": found.by,
+        "rows": rows,
+        "recommended": taken,
+        "why": sentences,
+    }
+
+
+CELLS = {
+    "decode_tokens_per_s": "{:,.2f}".format,
+    "total_s": seconds,
+    "hit_rate": percent,
+    "gap_closed": percent,
+    "of_optimum": percent,
+    "bytes_loaded": human_bytes,
+    "decode_bytes_per_token": human_bytes,
+}
+
+
+def _show(found: Comparison, varying: list[str]) -> None:
+    from lrcsim.sweeps.compare import CHOICES
+
+    out, first = console(), found.rows[0]
+    same = [f"{name} {first[name]}" for name in CHOICES if name not in varying and first[name] not in (None, "none")]
+    where = f" on {first['hardware']}" if first["hardware"] is not None else ""
+    under = "" if first["runtime"] in (None, "ideal") else f" under {first['runtime']}"
+    out.print(
+        f"[bold]{quoted(first['model'] or first['trace'])}[/bold]{quoted(where + under)}: "
+        f"{len(found.rows):,} runs, the best first" + quoted("".join(f", {one}" for one in same))
+    )
+    names, results = varying or ["policy"], _shown(found)
+    advised = [one.best for one in found.recommended[:1]]
+    cells = []
+    for row in found.rows:
+        if row["error"] is not None:
+            continue
+        line = [quoted(str(row[name] or "none")) for name in names]
+        line += ["–" if row[name] is None else CELLS[name](row[name]) for name in results]
+        cells.append([f"[bold]{cell}[/bold]" for cell in line] if row in advised else line)
+    out.print()
+    left = range(len(names))
+    print_rows([*names, *(RESULTS[name] for name in results)], cells, left=left, whole=left)
+    out.print()
+
+
+def _plot(path: str, found: Comparison, varying: list[str]) -> None:
+    """Draw a point for each run that went well, a series for each cache size."""
+    import numpy as np
+
+    from lrcsim.plots.charts import NameRow, draw_names
+    from lrcsim.sweeps.compare import PLAIN
+
+    names = ["policy", *(name for name in varying if name not in ("cache", "policy"))]
+    good = [row for row in found.rows if row["error"] is None]
+
+    def shown(row: dict[str, Any]) -> str:
+        return ", ".join(row[name] for name in names if row[name] not in (None, PLAIN.get(name)) or name == "policy")
+
+    scale = 100 if found.by == "hit_rate" else 1
+    what = list(dict.fromkeys(shown(row) for row in good))
+    values = {(row["cache"], shown(row)): scale * row[found.by] for row in good if row[found.by] is not None}
+    sizes = list(dict.fromkeys(row["cache"] for row in good))
+    series = [
+        NameRow(f"cache {size}", what, np.array([values.get((size, one), np.nan) for one in what])) for size in sizes
+    ]
+    label = {"hit_rate": "hit rate [%]", "decode_tokens_per_s": "tokens/s", "total_s": "time [s]"}[found.by]
+    draw_names(path, {good[0]["model"] or good[0]["trace"]: series}, label)
