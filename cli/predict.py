@@ -24,7 +24,8 @@ predictor_options = options(
         "sources",
         metavar="SOURCES",
         help="What it looks at, with commas between: token (its id), experts (those of the layer so far ahead, with "
-        "their weights), previous (those of the token before), logits.  [default: token,experts; experts without ids]",
+        "their weights), previous (those of the token before), logits, inputs (of that router).  "
+        "[default: token,experts; experts without ids]",
     ),
     click.option("--ahead", default=1, show_default=True, type=int, metavar="N", help="Layers ahead."),
     click.option(

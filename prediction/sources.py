@@ -67,6 +67,12 @@ def logits(trace: RoutingTrace, layer: int, ahead: int) -> Floats:
     )
 
 
+def inputs(trace: RoutingTrace, layer: int, ahead: int) -> Floats:
+    """Return what the router was given ``ahead`` layers before."""
+    found: Floats = trace.read("router_inputs", 0, trace.num_tokens, layer=layer - ahead)[:, 0].astype(np.float64)
+    return found
+
+
 class Source(NamedTuple):
     """A source: what gives it, the column that the trace must have, and a line of help."""
 
@@ -80,6 +86,7 @@ SOURCES: dict[str, Source] = {
     "experts": Source(experts, "experts", ""),
     "previous": Source(previous, "experts", ""),
     "logits": Source(logits, "logits", "record it with lrcsim record --logits, or use experts"),
+    "inputs": Source(inputs, "router_inputs", "record it with lrcsim record --router-inputs, or use experts"),
 }
 """All sources by the name that ``--from`` takes."""
 
