@@ -143,10 +143,11 @@ def fitted(trace: RoutingTrace, sources: str | None, ahead: int, width: int, sha
 
 def parts_text(parts: HeldOut) -> str:
     """Say what was fitted on and what was tested on."""
-    where = f"{len(parts.requests):,} requests never seen"
+    fit, counted = int(parts.fit.sum()), int(parts.counted.sum())
     if parts.by == "time":
-        where = "the end of the same request: there is one prompt only, so other requests may fare worse"
-    return f"fitted on {int(parts.fit.sum()):,} tokens, tested on {int(parts.counted.sum()):,} of {where}"
+        return f"fitted on {fit:,} tokens, tested on the last {counted:,}: one prompt, divided in time"
+    requests = len(parts.requests)
+    return f"fitted on {fit:,} tokens, tested on {counted:,} of {requests:,} request{'s' * (requests > 1)} never seen"
 
 
 def _by_layer(counts: dict[int, tuple[int, int]]) -> dict[str, float | None]:

@@ -22,7 +22,9 @@ RIDGES = (0.03, 0.3, 3.0, 30.0, 300.0)
 """Among which a layer's ridge is chosen, in tokens: a class of so many goes half way from popularity to its mean."""
 
 TRIAL = 5
-"""A ridge is chosen by the recall on one in so many of the tokens fitted on, the last; then all of them are fitted."""
+"""A ridge is chosen by the recall on one in so many of the tokens fitted on, the last; then all of them are fitted.
+
+Of fewer tokens the smallest is taken."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -168,7 +170,7 @@ def fit_layer(
     if not len(rows):
         return Linear(np.zeros(used.shape[1]), np.zeros((given.dense.shape[1], used.shape[1])), used[:0]), RIDGES[-1]
     first, last = np.split(rows, [len(rows) - len(rows) // TRIAL])
-    best = RIDGES[-1]
+    best = RIDGES[0]
     if len(last):
         sums = Sums(given.dense[first], given.classes[first], used[first])
         found = []
