@@ -83,7 +83,7 @@ def test_one_request_says_that_it_is_divided_in_time(lrcsim: Callable[..., Any],
     done = lrcsim("predict", tmp_path / "one.h5")
     assert done.code == 0
     assert "learned from experts" in done.out
-    assert "the end of the same request: there is one prompt only, so other requests may fare worse" in done.out
+    assert "fitted on 30 tokens, tested on the last 10: one prompt, divided in time" in done.out
 
 
 def test_ceilings_fit_a_terminal(lrcsim: Callable[..., Any], trace_file: str, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_ceilings_without_learning_run_the_whole_trace(lrcsim: Callable[..., Any
         (("ceilings", "t.h5"), "ceilings is about time: name a machine with it"),
         (
             ("ceilings", "t.h5", "--hardware", "rtx-3090", "--policy", "belady"),
-            "use prefetch 'none', or another policy",
+            "use prefetch 'none'",
         ),
         (("predict", "t.h5", "--from", "logits"), "--from logits needs logits, which this trace does not have"),
         (("predict", "t.h5", "--hold-out", "2"), "hold-out 2 is not allowed"),
