@@ -1,7 +1,7 @@
 """Ceilings: each row is the run it says, bounds come in order, a tiny case by hand.
 
-By hand: 12 tokens of 8 layers use experts 0 to 7 and 8 to 15 in turn, with slots for 8. Where every miss takes a slot no
-eviction on demand ever hits: 64 loads a token. Foretold one layer ahead all but the very first layer-step's are on
+By hand: 12 tokens of 8 layers use experts 0 to 7 and 8 to 15 in turn, with slots for 8. Where every miss takes a slot
+no eviction on demand ever hits: 64 loads a token. Foretold one layer ahead all but the very first layer-step's are on
 their way: hits in 95 of 96 layer-steps, for as many bytes. With bypass 0 to 7 stay, and hit in 5 of 12 tokens; that is
 8 + 6 x 8 = 56 loads a layer, 448 in all, and no way of prefetching does with fewer.
 """
