@@ -39,7 +39,7 @@ def ceilings(
     """Say what perfect, learned and recorded prediction, optimal eviction, and a link without limits would give.
 
     All rows run the requests that the learned predictor never saw; with --from none nothing is learned, and the whole
-    trace is run. Of decode alone. What each row bounds: docs/hierarchy.md.
+    trace is run. Of decode alone. What each row bounds: docs/prediction.md.
     """
     from lrcsim.prediction.ceilings import ceilings as work_out
     from lrcsim.prediction.held_out import held_out_trace

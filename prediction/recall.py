@@ -82,7 +82,10 @@ class Recall:
         there, found = ids >= 0, hits(ranking, ids, self.fetched)
 
         def by_request(values: npt.NDArray[Any]) -> Floats:
-            return np.bincount(request_of, values.sum(axis=1, dtype=np.float64), self.requests)
+            sums: Floats = np.bincount(request_of, values.sum(axis=1, dtype=np.float64), self.requests).astype(
+                np.float64
+            )
+            return sums
 
         self.found += by_request(found)
         self.used += by_request(there)

@@ -1,4 +1,4 @@
-"""Fitting, holding out and comparing: traces whose answer is known, laws, real traces.
+"""Fitting, holding out and comparing: traces whose answer is known, laws, loops, real traces.
 
 By hand: two layers of four experts, top-1. Token 7 uses expert 1, then 3; token 9 uses expert 2, then 0. Whatever is
 held out, ids and experts alike foretell layer 1 wholly; popularity finds the more frequent of the two.
@@ -259,14 +259,25 @@ def test_as_loops_fit_ids() -> None:
         assert (np.diff(ranked, axis=1) <= 1e-9).all()
 
 
-def test_real_traces(tmp_path: Path, lrcsim: Callable[..., Any]) -> None:
-    """One request of a phone: divided in time. 78 requests of gpt-oss-20b: experts foretell better than popularity."""
-    if not SHARED.exists():
-        pytest.skip("the shared traces are not there (LRCSIM_SHARED names the folder that has traces/)")
-    out = tmp_path / "q.h5"
-    assert lrcsim("trace", "import", SHARED / "qwen3-30b-a3b.route.csv", "-o", out).code == 0
-    with RoutingTrace.open(out) as trace:
-        found = predict(trace, ["previous"])
+def imported(lrcsim: Callable[..., Any], name: str, out: Path) -> RoutingTrace:
+    if not (SHARED / name).exists():
+        pytest.skip(f"the shared trace {name} is not there (LRCSIM_SHARED names the folder that has traces/)")
+    assert lrcsim("trace", "import", SHARED / name, "-o", out).code == 0
+    return RoutingTrace.open(out)
+
+
+def test_one_request_of_a_phone(tmp_path: Path, lrcsim: Callable[..., Any]) -> None:
+    with imported(lrcsim, "qwen3-30b-a3b.route.csv", tmp_path / "q.h5") as trace:
+        found = predict(trace, ["experts", "previous"])
         assert found.parts.by == "time"
-        assert recall(found, "previous token") > recall(found, "popularity")
-        assert recall(found) > recall(found, "popularity")
+        rates = [recall(found, name) for name in ("popularity", "previous token", "transition", "learned")]
+        assert rates == sorted(rates)
+
+
+def test_requests_of_gpt_oss(tmp_path: Path, lrcsim: Callable[..., Any]) -> None:
+    with imported(lrcsim, "gpt-oss-20b.decode.npz", tmp_path / "g.h5") as trace:
+        found = predict(trace, ["experts"])
+        assert found.parts.by == "request"
+        rates = [recall(found, name) for name in ("popularity", "previous token", "transition", "learned")]
+        assert rates == sorted(rates)
+        assert rates[-1] > 0.6
