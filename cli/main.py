@@ -42,6 +42,8 @@ COMMANDS = {
     "srp": Lazy("lrcsim.cli.srp", "srp", "Local routing consistency: SRP, and what the experts specialise in."),
     "sch": Lazy("lrcsim.cli.sch", "sch", "Local routing consistency: SCH at any cache size, in both definitions."),
     "balance": Lazy("lrcsim.cli.balance", "balance", "Load balance of experts: in segments of m tokens, and by all."),
+    "predict": Lazy("lrcsim.cli.predict", "predict", "Learn which experts come next; recall on requests never seen."),
+    "ceilings": Lazy("lrcsim.cli.ceilings", "ceilings", "What prediction, eviction and the link could give at most."),
     "trace": Lazy("lrcsim.cli.trace", "trace", "Look at, check, import and export routing traces."),
     "record": Lazy("lrcsim.cli.record", "record", "Record a trace from a model in transformers, or from a server."),
     "policies": Lazy("lrcsim.cli.policies", "policies", "List the eviction policies and what they need."),

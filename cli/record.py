@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 )
 @click.option("--chat/--no-chat", default=None, help="Use the chat template.  [default: when there is one]")
 @click.option("--logits", is_flag=True, help="Also record the router's scores of all experts (fp16, large).")
+@click.option("--router-inputs", is_flag=True, help="Also record what each router is given (fp16, very large).")
 @click.option("--predict-next", is_flag=True, help="Also record what the gates of the next 3 layers would choose.")
 @click.option(
     "--layers",

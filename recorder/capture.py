@@ -34,6 +34,7 @@ class _Noted:
     ids: Any
     weights: Any
     logits: Any = None
+    inputs: Any = None
     predictions: dict[int, Any] = field(default_factory=dict)
 
 
@@ -43,6 +44,7 @@ class Capture:
     Args:
         model: a transformers model, in evaluation mode.
         logits: also keep the router's scores of all experts.
+        inputs: also keep what each router is given.
         ahead: also ask the gates of the next 1, 2, ... ``ahead`` layers about each layer's hidden state.
         layers: which MoE layers, as `choose_layers` reads it; None: all. The others run as ever, and count for nothing:
             ``ahead`` goes from one recorded layer to the next.
@@ -51,19 +53,23 @@ class Capture:
         ConfigError: the model has no MoE layers that can be recorded, or ``layers`` means none of them.
     """
 
-    def __init__(self, model: Any, *, logits: bool = False, ahead: int = 0, layers: str | None = None) -> None:
+    def __init__(
+        self, model: Any, *, logits: bool = False, inputs: bool = False, ahead: int = 0, layers: str | None = None
+    ) -> None:
         self.model = model
         self.sites = find_sites(model)
         if layers is not None:
             chosen = choose_layers(layers, len(self.sites), [site.name for site in self.sites])
             self.sites = [self.sites[number] for number in chosen]
         self.logits = logits
+        self.inputs = inputs
         self.ahead = ahead
         self.predicts = predicts_tokens(model)
         self._next_gate = GatePredictor(ahead)
         self._order: dict[int, list[int]] = {}  # of each stack: sites as they fire in one forward pass
         self._frame: list[_Noted] = []
         self._scores: dict[int, Any] = {}
+        self._given: dict[int, Any] = {}
         self._guesses: dict[int, dict[int, Any]] = {}
         self._waiting: dict[int, list[list[_Noted]]] = {}
         self._predicted: dict[int, list[Any]] = {}  # of each stack and waiting frame, int32 [rows]
@@ -73,6 +79,8 @@ class Capture:
         self._top_k: dict[int, list[int]] = {}  # of each stack, by layer
         if logits and any(site.logits is None or site.router is None for site in self.sites):
             raise ConfigError(f"--logits: the router of {self.sites[0].name} cannot be found, leave the option out")
+        if inputs and any(site.router is None for site in self.sites):
+            raise ConfigError(f"--router-inputs: the router of {self.sites[0].name} cannot be found, leave it out")
 
     @contextmanager
     def on(self) -> Iterator[Capture]:
@@ -80,7 +88,7 @@ class Capture:
         handles: list[Any] = []
         try:
             for number, site in enumerate(self.sites):
-                if site.router is not None and (self.logits or self.ahead):
+                if site.router is not None and (self.logits or self.inputs or self.ahead):
                     handles.append(site.router.register_forward_hook(self._on_router(number), with_kwargs=True))
                 if site.before:
                     hook = self._before_experts(number)
@@ -115,7 +123,8 @@ class Capture:
     def _note(self, number: int, ids: Any, weights: Any) -> None:
         if self._next_gate.asking:  # a gate asked about another layer's state
             return
-        self._frame.append(_Noted(number, ids, weights, self._scores.pop(number, None), self._guesses.pop(number, {})))
+        scores, given = self._scores.pop(number, None), self._given.pop(number, None)
+        self._frame.append(_Noted(number, ids, weights, scores, given, self._guesses.pop(number, {})))
 
     def _on_router(self, number: int) -> Any:
         site = self.sites[number]
@@ -125,6 +134,8 @@ class Capture:
                 return
             if self.logits and site.logits is not None:
                 self._scores[number] = site.logits(output)
+            if self.inputs:
+                self._given[number] = args[0] if args else next(iter(kwargs.values()))
             if self.ahead:
                 self._guesses[number] = self._next_gate.ask(site, args, kwargs)
 
@@ -164,6 +175,8 @@ class Capture:
                 }
                 if self.logits:
                     columns["logits"] = _rows([entry.logits for entry in noted]).half()
+                if self.inputs:
+                    columns["router_inputs"] = _rows([entry.inputs for entry in noted]).half()
                 for distance in range(1, self.ahead + 1):
                     guesses = [_guess(entry, distance) for entry in noted]
                     columns[f"predictions/{distance}"] = _rows(guesses).to(torch.int32)
@@ -194,7 +207,7 @@ class Capture:
     def forget(self) -> None:
         """Drop what ran since the last `take`."""
         self._frame, self._waiting, self._waiting_rows, self._rows, self._joined = [], {}, 0, {}, {}
-        self._scores, self._guesses, self._predicted = {}, {}, {}
+        self._scores, self._given, self._guesses, self._predicted = {}, {}, {}, {}
         self._next_gate.forget()
 
     def layers(self) -> LayerTable:

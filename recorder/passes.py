@@ -18,7 +18,8 @@ class Frames:
     Attributes:
         rows: rows of each forward pass, batch x positions, in order.
         columns: ``experts`` int32 [sum of rows, L, K] (-1: none ran), ``weights`` float32 [.., L, K], and where asked
-            for ``logits`` float16 [.., L, E] and ``predictions/d`` int32 [.., L, K]; L are the layers of this stack.
+            for ``logits`` float16 [.., L, E], ``router_inputs`` float16 [.., L, H] and ``predictions/d`` int32
+            [.., L, K]; L are the layers of this stack.
             Of a model that predicts tokens also ``predicted_ids`` int32 [..] (-1: no output was computed).
     """
 

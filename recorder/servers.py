@@ -112,7 +112,9 @@ def record_from_server(
         ConfigError: the server does not answer, refuses, or the settings are not for servers.
         TraceError: no answer holds routing, or they are no trace; then they are kept.
     """
-    useless = [name for name in ("teacher_forced", "logits", "predict_next") if getattr(settings, name)]
+    useless = [
+        name for name in ("teacher_forced", "logits", "router_inputs", "predict_next") if getattr(settings, name)
+    ]
     if useless:
         option = useless[0].replace("_", "-")
         raise ConfigError(f"--{option}: a server returns the ids of routed experts only; record from a MODEL for that")

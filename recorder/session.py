@@ -36,6 +36,7 @@ class Settings:
         sample_tokens: length of teacher-forced samples.
         chat: put texts into the chat template; None: when generating with a model that has one.
         logits: also record the router's scores of all experts.
+        router_inputs: also record what each layer's router is given.
         predict_next: also record what the gates of the next three layers say.
         layers: which MoE layers to record (``"ffn"``, ``"0-11"``, ``"*.mlp.*"``, see `choose_layers`); None: all.
         limit: requests (or samples) recorded at most; None: all.
@@ -49,6 +50,7 @@ class Settings:
     sample_tokens: int = 512
     chat: bool | None = None
     logits: bool = False
+    router_inputs: bool = False
     predict_next: bool = False
     layers: str | None = None
     limit: int | None = None

@@ -39,7 +39,9 @@ class TransformersRunner:
         self.name, self.tokenizer, self.settings = loaded.name, loaded.tokenizer, settings
         self.model = model = loaded.model
         ahead = AHEAD if settings.predict_next else 0
-        self.capture = Capture(model, logits=settings.logits, ahead=ahead, layers=settings.layers)
+        self.capture = Capture(
+            model, logits=settings.logits, inputs=settings.router_inputs, ahead=ahead, layers=settings.layers
+        )
         if not settings.teacher_forced and not self.capture.predicts:
             raise ConfigError(f"{type(model).__name__} cannot generate text; use --teacher-forced")
         notices, self.batch = _notices(model, settings)

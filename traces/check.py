@@ -16,6 +16,7 @@ COLUMN_KINDS = {
     "experts": "iu",
     "weights": "f",
     "logits": "f",
+    "router_inputs": "f",
     "residency": "iu",
     "phase": "iub",
     "token_ids": "iu",
@@ -125,6 +126,9 @@ def check_tokens(
     if logits is not None and np.isnan(logits).any():
         routed = np.ones(logits.shape, bool) if experts is None else np.asarray((experts >= 0).any(axis=2))[:, :, None]
         report(np.isnan(logits) & routed, "router logit {value}, must be a number", "logits")
+    inputs = columns.get("router_inputs")
+    if inputs is not None and not np.isfinite(inputs).all():
+        report(~np.isfinite(inputs), "router input {value}, must be a finite number", "router_inputs")
     within("phase", 0, 1, "phase {value}, allowed 0 (prefill) and 1 (decode)")
     for name, noun in (("token_ids", "token id"), ("predicted_ids", "predicted token id")):
         within(name, -1, MAX_TOKEN_ID, f"{noun} {{value}}, allowed 0..{MAX_TOKEN_ID} or -1 for unknown")
@@ -185,8 +189,9 @@ def check_shapes(
     wanted = dict.fromkeys(("experts", "weights", "residency"), given)
     wanted["logits"] = (given[0], given[1], int(layers.num_experts.max()))
     for name, shape in shapes.items():
-        want = (*given[:2], *shape[2:3]) if name.startswith("predictions/") else wanted.get(name, given[:1])
-        if shape != want or (name.startswith("predictions/") and len(shape) != 3):
+        free = name.startswith("predictions/") or name == "router_inputs"  # of any width
+        want = (*given[:2], *shape[2:3]) if free else wanted.get(name, given[:1])
+        if shape != want or (free and len(shape) != 3):
             return [Problem(name, f"has shape {list(shape)}, must be {list(want)}")]
     return check_offsets(offsets, given[0])
 

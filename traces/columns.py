@@ -98,6 +98,7 @@ def in_memory(
         "weights": experts.shape,
         "residency": experts.shape,
         "logits": (tokens, num_layers, int(layers.num_experts.max())),
+        "router_inputs": (tokens, num_layers, *np.asarray(given.get("router_inputs")).shape[2:3]),
     }
     columns: dict[str, npt.NDArray[Any]] = {"experts": experts.astype(np.int64)}
     for name, value in given.items():

@@ -29,6 +29,7 @@ DATASETS = {
     "experts": "routing/experts",
     "weights": "routing/weights",
     "logits": "routing/logits",
+    "router_inputs": "routing/inputs",
     "residency": "routing/residency",
     "phase": "tokens/phase",
     "token_ids": "tokens/id",

@@ -10,7 +10,7 @@ from lrcsim.traces.importers.source import Progress
 from lrcsim.traces.trace import RoutingTrace
 from lrcsim.traces.writer import TraceWriter
 
-BY_LAYER = ("experts", "weights", "logits", "residency", "predictions/")
+BY_LAYER = ("experts", "weights", "logits", "router_inputs", "residency", "predictions/")
 """Beginnings of the names of columns with an axis of layers, [tokens, L, ...]."""
 
 
@@ -46,6 +46,8 @@ def select_layers(
     if names is not None:
         about["layers"] = [names[layer] for layer in kept]
     widths = {"logits": int(layers.num_experts.max())}
+    if "router_inputs" in trace.columns:
+        widths["router_inputs"] = trace.columns["router_inputs"].shape[2]
     with TraceWriter(out_path, layers, model=trace.model, provenance=about) as writer:
         for request in range(trace.num_requests):
             writer.begin_request(None if trace.domains is None else trace.domains[request] or None)

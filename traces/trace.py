@@ -46,8 +46,8 @@ class RoutingTrace:
     Attributes:
         layers: the MoE layers (`LayerTable`).
         columns: the per-token columns that this trace has, by name: ``experts``, and any of ``weights``, ``phase``,
-            ``token_ids``, ``predicted_ids``, ``stack``, ``residency``, ``logits``, ``predictions/1`` (of experts),
-            ``predictions/2`` ...
+            ``token_ids``, ``predicted_ids``, ``stack``, ``residency``, ``logits``, ``router_inputs``,
+            ``predictions/1`` (of experts), ``predictions/2`` ...
         offsets: int64 [requests + 1], request i is tokens ``offsets[i]:offsets[i + 1]``.
         domains: one label per request, or None.
         model: name of the model.
@@ -102,6 +102,7 @@ class RoutingTrace:
         predicted_ids: npt.ArrayLike | None = None,
         residency: npt.ArrayLike | None = None,
         logits: npt.ArrayLike | None = None,
+        router_inputs: npt.ArrayLike | None = None,
         predictions: Mapping[int, npt.ArrayLike] | None = None,
         stack: npt.ArrayLike | None = None,
         layers: LayerTable | None = None,
@@ -125,6 +126,7 @@ class RoutingTrace:
             residency: uint8 [tokens, L, k], what the recording engine's own cache did: 0 miss, 1 hit, 2 prefetched,
                 255 unknown.
             logits: float [tokens, L, E], router logits.
+            router_inputs: float [tokens, L, H], what each layer's router was given.
             predictions: for each distance d, int [tokens, L, p]: experts predicted for layer l from layer l - d.
             stack: uint8 [tokens], the stack a token runs through, where the model has several (`LayerTable`).
             layers: the whole table of layers, in place of num_experts, top_k and expert_bytes.
@@ -154,6 +156,7 @@ class RoutingTrace:
             "residency": residency,
             "stack": stack,
             "logits": logits,
+            "router_inputs": router_inputs,
         }
         columns = in_memory(ids, layers, given, predictions or {})
         bounds = np.array([0, tokens]) if offsets is None else np.asarray(offsets)

@@ -68,6 +68,8 @@ class LlamaCppRunner:
     def __init__(self, model: Model, header: GgufHeader, settings: Settings, *, exact: bool) -> None:
         if settings.predict_next:
             raise ConfigError("--predict-next: gates in llama.cpp are not asked about other layers; leave it out")
+        if settings.router_inputs:
+            raise ConfigError("--router-inputs: what llama.cpp gives its routers is not recorded; leave it out")
         self.model, self.header, self.settings, self.exact = model, header, settings, exact
         self.name = header.path.name
         self.tokenizer = Tokenizer(model) if model.has_tokenizer else None

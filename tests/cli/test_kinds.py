@@ -25,6 +25,8 @@ WRITES = {
     "srp": ("srp", "t.h5", "-m", "4", "--bootstrap", "0"),
     "sch": ("sch", "t.h5", "-m", "4", "--bootstrap", "0"),
     "balance": ("balance", "t.h5", "-m", "4", "--bootstrap", "0"),
+    "predict": ("predict", "t.h5", "--from", "experts", "--bootstrap", "0"),
+    "ceilings": ("ceilings", "t.h5", "--from", "experts", "--hardware", "rtx-3090"),
     "trace-info": ("trace", "info", "t.h5"),
     "trace-check": ("trace", "check", "t.h5"),
     "trace-split": ("trace", "split", "t.h5", "--fit", "fit.h5", "--test", "test.h5"),

@@ -37,9 +37,10 @@ def test_ids_weights_scores_and_predictions_are_the_gates_own() -> None:
         model(input_ids=torch.tensor([IDS]))
     for hook in hooks:
         hook.remove()
-    _, columns = forced(model, logits=True, ahead=3)
+    _, columns = forced(model, logits=True, inputs=True, ahead=3)
     for layer, gate in enumerate(gates):
         scores = torch.nn.functional.linear(states[layer], gate.weight)
+        assert (columns["router_inputs"][:, layer] == states[layer].half().numpy()).all()
         best = scores.softmax(-1).topk(2)
         assert (columns["experts"][:, layer] == best.indices.numpy()).all()
         assert np.allclose(columns["weights"][:, layer], best.values.detach().numpy(), atol=1e-3)

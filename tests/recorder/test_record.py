@@ -41,7 +41,7 @@ def test_generation(lrcsim: Run, folder: Path, tmp_path: Path) -> None:
     lines = '{"prompt": "hello", "domain": "prose"}\n{"prompt": "def f(x):", "domain": "code"}\n'
     code, said, err = lrcsim(
         "record", folder, "--prompts", prompts(tmp_path, lines), "-o", out, "--max-new-tokens", 5, "--batch", 2,
-        "--predict-next", "--logits", "--json", tmp_path / "report.json",
+        "--predict-next", "--logits", "--router-inputs", "--json", tmp_path / "report.json",
     )  # fmt: skip
     assert (code, err) == (0, "")
     assert check_file(out) == []
@@ -53,10 +53,12 @@ def test_generation(lrcsim: Run, folder: Path, tmp_path: Path) -> None:
         assert trace.phase is not None
         assert trace.phase[:9].tolist() == [0] * 5 + [1] * 4
         assert set(trace.columns) == {
-            "experts", "weights", "logits", "phase", "token_ids", "predicted_ids",
+            "experts", "weights", "logits", "router_inputs", "phase", "token_ids", "predicted_ids",
             "predictions/1", "predictions/2", "predictions/3",
         }  # fmt: skip
         assert trace.column("logits").dtype == np.float16
+        assert trace.column("router_inputs").shape == (22, 3, 32)
+        assert trace.column("router_inputs").dtype == np.float16
         about = trace.provenance
         assert about["seed"] == 0
         assert about["logits"] == "raw"

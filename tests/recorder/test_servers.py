@@ -213,6 +213,7 @@ def test_other_prompts_are_not_mixed_in(lrcsim: Callable[..., Any], stub: Any, p
             "--layers: a server returns the routing of all layers; record them",
         ),
         (("--from-vllm", "URL", "--logits"), "--logits: a server returns the ids of routed experts only"),
+        (("--from-vllm", "URL", "--router-inputs"), "--router-inputs: a server returns"),
         (("--from-vllm", "URL", "--teacher-forced"), "--teacher-forced: a server returns"),
         (("--from-sglang", "URL"), "give --num-layers and --top-k"),
         (("--from-vllm", "URL", "--from-sglang", "URL"), "give one of them"),

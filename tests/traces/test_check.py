@@ -125,6 +125,15 @@ def test_router_logits() -> None:
     assert alone == "token 11, layer 0: router logit nan, must be a number (and 8 more like it)"
 
 
+def test_router_inputs() -> None:
+    inputs = np.zeros((3, 2, 5), np.float16)
+    assert found({"experts": GOOD, "router_inputs": inputs}) == []
+    inputs[1, 1, 4] = INF  # what float16 makes of 65,520 and more
+    assert found({"experts": GOOD, "router_inputs": inputs}) == [
+        "token 11, layer 1: router input inf, must be a finite number"
+    ]
+
+
 LARGEST = 2**31 - 1
 
 
@@ -212,6 +221,8 @@ def test_phases_may_be_booleans_and_unknown_columns_any_numbers() -> None:
         ({"phase": (2,)}, "phase: has shape [2], must be [3]"),
         ({"phase": (3, 1)}, "phase: has shape [3, 1], must be [3]"),
         ({"predictions/1": (3, 2)}, "predictions/1: has shape [3, 2], must be [3, 2]"),
+        ({"router_inputs": (3, 2)}, "router_inputs: has shape [3, 2], must be [3, 2]"),
+        ({"router_inputs": (3, 1, 9)}, "router_inputs: has shape [3, 1, 9], must be [3, 2, 9]"),
         ({"predictions/1": (3, 1, 5)}, "predictions/1: has shape [3, 1, 5], must be [3, 2, 5]"),
     ],
 )

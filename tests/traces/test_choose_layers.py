@@ -87,7 +87,8 @@ def example(provenance: dict[str, Any] | None = None) -> RoutingTrace:
     return RoutingTrace.from_arrays(
         experts, num_experts=8, layers=layers, offsets=[0, 9, 10, 40], domains=["a", "", "b"], model="toy",
         weights=weights, phase=[0] * 20 + [1] * 20, token_ids=range(40), predictions={2: experts},
-        logits=rng.normal(size=(40, 4, 8)).astype(np.float16), provenance=provenance,
+        logits=rng.normal(size=(40, 4, 8)).astype(np.float16), router_inputs=rng.normal(size=(40, 4, 11)),
+        provenance=provenance,
     )  # fmt: skip
 
 
@@ -108,7 +109,7 @@ def test_a_trace_of_some_layers(lrcsim: Callable[..., Any], tmp_path: Path) -> N
         assert (some.model, some.domains, some.offsets.tolist()) == ("toy", ["a", "", "b"], [0, 9, 10, 40])
         assert some.provenance == {"layers": [JETMOE[1], JETMOE[3]], "seed": 7, "selected_layers": [1, 3]}
         assert set(some.columns) == set(whole.columns)
-        for name, width in {"experts": 2, "weights": 2, "predictions/2": 2, "logits": 6}.items():
+        for name, width in {"experts": 2, "weights": 2, "predictions/2": 2, "logits": 6, "router_inputs": 11}.items():
             np.testing.assert_array_equal(some.column(name), whole.column(name)[:, [1, 3], :width])
         for name in ("phase", "token_ids"):
             np.testing.assert_array_equal(some.column(name), whole.column(name))

@@ -75,6 +75,17 @@ def test_large_ids_round_trip(tmp_path: Path) -> None:
         assert back.experts.tolist() == [[[65_533, -1]], [[32_768, 0]]]
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_router_inputs_round_trip(tmp_path: Path, version: int) -> None:
+    inputs = np.random.default_rng(0).normal(size=(2, 1, 7)).astype(np.float16)
+    trace = RoutingTrace.from_arrays([[[0]], [[1]]], num_experts=2, router_inputs=inputs)
+    trace.save(tmp_path / "t.h5", version=version)
+    with RoutingTrace.open(tmp_path / "t.h5") as back:
+        assert back.column("router_inputs").dtype == np.float16
+        np.testing.assert_array_equal(back.column("router_inputs"), inputs)
+        np.testing.assert_array_equal(back.read("router_inputs", 1, 2, layer=0), inputs[1:, :1])
+
+
 def test_opening_reads_no_routing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_trace(1, residency=True, logits=True, predictions=True).save(tmp_path / "t.h5")
     read: list[str] = []

@@ -43,7 +43,11 @@ def write(trace: RoutingTrace, path: Path, progress: Progress) -> list[str]:
                 progress(high, trace.num_tokens)
         if writer is not None:
             writer.close()
-    left = [name for name in trace.columns if name in ("predicted_ids", "logits") or name.startswith("predictions/")]
+    left = [
+        name
+        for name in trace.columns
+        if name in ("predicted_ids", "logits", "router_inputs") or name.startswith("predictions/")
+    ]
     notices = [f"CSV does not hold {', '.join(left)}, left out"] if left else []
     empty = int((np.diff(trace.offsets) == 0).sum())
     return [*notices, f"{empty} requests without tokens left out"] if empty else notices
