@@ -55,10 +55,38 @@ class Decided:
     changed: npt.NDArray[np.bool_]
 
 
+@dataclass
+class Kept:
+    """How much of the router's own choice is executed, summed over tokens and layers.
+
+    Attributes:
+        choices: tokens times layers.
+        uses: experts in the router's choices.
+        same: of these, those that are executed.
+        mass: the router's values of what is executed over those of its own choice; of what is left out, nothing.
+    """
+
+    choices: int = 0
+    uses: int = 0
+    same: int = 0
+    mass: float = 0.0
+
+    @property
+    def agreement(self) -> float:
+        """Share of the router's own choice that is executed."""
+        return self.same / self.uses
+
+    @property
+    def mass_kept(self) -> float:
+        """Mean of `mass`."""
+        return self.mass / self.choices
+
+
 class Decider(Protocol):
     """A rule at work, in caches of its own."""
 
     caches: Caches
+    kept: Kept
 
     def decide(self, own: Own) -> Decided:
         """Return what the tokens use, and use it in the caches."""
@@ -76,6 +104,7 @@ class RouteDecider:
 
     def __init__(self, rule: RoutingRule, caches: Caches, router: RouterWeights) -> None:
         self.rule, self.caches, self.router = rule, caches, router
+        self.kept = Kept()
 
     def decide(self, own: Own) -> Decided:
         """Ask the rule, token after token.
@@ -100,7 +129,17 @@ class RouteDecider:
                 weights[token] = self.router.weigh(layer, own.logits[token], chosen, own.weights[token])
             ids[token] = chosen
             caches.use(layer, chosen.tolist(), weights[token].astype(np.float32).tolist())
+        self._count(scores, ids, own.ids)
         return Decided(ids, weights, weights, changed)
+
+    def _count(self, scores: npt.NDArray[np.float64], ids: Ids, own: Ids) -> None:
+        values = np.exp(scores - scores.max(axis=1, keepdims=True))
+        mine, its = (np.take_along_axis(values, chosen, axis=1).sum(axis=1) for chosen in (ids, own))
+        kept = self.kept
+        kept.choices += len(ids)
+        kept.uses += ids.size
+        kept.same += int((ids[:, :, None] == own[:, None, :]).sum())
+        kept.mass += float((mine / its).sum())
 
 
 class SkipDecider:
@@ -113,6 +152,7 @@ class SkipDecider:
 
     def __init__(self, action: Skip, caches: Caches) -> None:
         self.action, self.caches = action, caches
+        self.kept = Kept()
 
     def decide(self, own: Own) -> Decided:
         """Use what is resident or heavy enough, token after token."""
@@ -134,4 +174,9 @@ class SkipDecider:
             if dropped:
                 changed[token] = True
                 executed[token, [place for place, expert in enumerate(ids) if expert in dropped]] = 0
+        left_out = (executed == 0) & (own.weights != 0)
+        self.kept.choices += len(share)
+        self.kept.uses += share.size
+        self.kept.same += int((~left_out).sum())
+        self.kept.mass += len(share) - float(share[left_out].sum())
         return Decided(own.ids, own.weights, executed, changed)
