@@ -37,6 +37,9 @@ COMMANDS = {
     "balance": Lazy("lrcsim.cli.balance", "balance", "Load balance of experts: in segments of m tokens, and by all."),
     "trace": Lazy("lrcsim.cli.trace", "trace", "Look at, check, import and export routing traces."),
     "record": Lazy("lrcsim.cli.record", "record", "Record a trace from a model in transformers, or from a server."),
+    "frontier": Lazy(
+        "lrcsim.cli.frontier", "frontier", "Run a model with routing rules and a cache in it: quality against speed."
+    ),
     "policies": Lazy("lrcsim.cli.policies", "policies", "List the eviction policies and what they need."),
     "hardware": Lazy("lrcsim.cli.hardware", "hardware", "List the hardware profiles; one with each number's source."),
     "runtimes": Lazy("lrcsim.cli.runtimes", "runtimes", "List the inference runtimes; one with each number's source."),

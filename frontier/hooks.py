@@ -150,7 +150,7 @@ def _refuse(model: Any) -> None:
     """
     if model.config.is_encoder_decoder:
         raise ConfigError(
-            f"{type(model).__name__} has an encoder, whose tokens are not produced one by one: give a decoder-only model"
+            f"{type(model).__name__} has an encoder, whose tokens do not follow each other: give a decoder-only model"
         )
     for kind in sorted({model.config.model_type, model.config.get_text_config().model_type} & families.ALONE.keys()):
         raise ConfigError(

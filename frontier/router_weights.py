@@ -1,7 +1,7 @@
 """What a router would have weighed experts that it did not choose: found from those that it did.
 
-Routers differ in what they make of their scores: softmax or sigmoid of all experts, the chosen ones' values as they are,
-times a factor, or made to sum to one. Nothing of it is read from a config: the weights that were recorded tell.
+Routers differ in what they make of their scores: softmax or sigmoid of all experts, the chosen ones' values times a
+factor, or made to sum to one. Nothing of it is read from a config: the weights that were recorded tell.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class RouterWeights:
                 factor[layer] = np.median(ratio)
             else:
                 raise ConfigError(
-                    f"MoE layer {layer}: the router's weights are neither its {scores.function} times a factor nor made "
-                    "to sum to the same for every token, so it is not known what other experts would weigh: "
+                    f"MoE layer {layer}: the router's weights are neither its {scores.function} times a factor nor made to "
+                    "sum to the same for every token, so it is not known what other experts would weigh: "
                     "compare skip and none only"
                 )
         return cls(scores.recorded, scores.function, total, factor)
