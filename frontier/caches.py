@@ -16,8 +16,8 @@ Admit = Callable[[list[int]], Sequence[int]]
 class Caches:
     """The pools of a run, with what has to be remembered from layer-step to layer-step.
 
-    A step is one token. The layers of a pool must come in the order in which tokens run; where every layer has a pool of
-    its own, all tokens of a layer may come before those of the next, since no pool knows of another.
+    A step is one token. The layers of a pool must come in the order in which tokens run; where every layer has a pool
+    of its own, all tokens of a layer may come before those of the next, since no pool knows of another.
 
     Args:
         run: capacity, policy, rule of access; of its trace only the table of layers is looked at.

@@ -1,9 +1,9 @@
 """A model run with a rule and caches in it: what the rule chooses is what its experts compute, and so what comes next.
 
-Teacher-forced: the texts are given, nothing is sampled. Tokens see only earlier ones, and a cache that a layer has of its
-own sees only that layer. So with a cache for every layer all tokens of a request go through a layer together, the rule
-asked for one after the other, which gives what running token after token gives; one pool for all layers sees layers of
-one token before the next token, and then tokens are run one at a time with the KV cache.
+Teacher-forced: the texts are given, nothing is sampled. Tokens see only earlier ones, and a cache that a layer has of
+its own sees only that layer. So with a cache for every layer all tokens of a request go through a layer together, the
+rule asked for one after the other, which gives what running token after token gives; one pool for all layers sees the
+layers of one token before the next token, and then tokens are run one at a time with the KV cache.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Ran:
 
     Attributes:
         columns: ``experts`` int32 [tokens, L, K] in rank order (-1: the layer has fewer), ``weights`` float32
-            [tokens, L, K], ``logits`` float32 [tokens, L, E] where no rule was asked and all routers tell, ``token_ids``
-            and ``predicted_ids`` int32 [tokens], the latter the most likely next token.
+            [tokens, L, K], ``logits`` float32 [tokens, L, E] where no rule was asked and all routers tell,
+            ``token_ids`` and ``predicted_ids`` int32 [tokens], the latter the most likely next token.
         sites: the layer of the model that each MoE layer of the columns is.
         nats: float64 [requests], sum of -log p of each token given those before.
         predicted: int64 [requests], tokens that were predicted: all but the first.

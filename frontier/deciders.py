@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.frontier.caches import Caches
-from lrcsim.frontier.router_weights import RouterWeights
+from lrcsim.frontier.router_choice import RouterChoice
+from lrcsim.frontier.router_weights import values_of
 from lrcsim.policies.routing import RoutingRule, chosen_by
 from lrcsim.simulator.setup.miss_actions import Skip
 
@@ -99,11 +101,11 @@ class RouteDecider:
     Args:
         rule: the rule.
         caches: empty ones.
-        router: what the router would have weighed others.
+        choices: of each layer, what its router compares, and what it would have weighed others.
     """
 
-    def __init__(self, rule: RoutingRule, caches: Caches, router: RouterWeights) -> None:
-        self.rule, self.caches, self.router = rule, caches, router
+    def __init__(self, rule: RoutingRule, caches: Caches, choices: Sequence[RouterChoice]) -> None:
+        self.rule, self.caches, self.choices = rule, caches, choices
         self.kept = Kept()
 
     def decide(self, own: Own) -> Decided:
@@ -116,24 +118,27 @@ class RouteDecider:
         assert own.logits is not None  # the caller has refused a router without
         ids, weights, layer = own.ids.copy(), own.weights.copy(), own.layer
         changed = np.zeros(len(ids), bool)
-        scores = self.router.scores(own.logits, own.ids, own.first)
+        choice = self.choices[layer]
+        scores, allowed = choice.scores(own.logits, own.ids, own.first)
         k, caches = ids.shape[1], self.caches
         for token in range(len(ids)):
             caches.begin(layer, own.first + token, own.request)
-            chosen = chosen_by(self.rule, scores[token : token + 1], caches.residents(layer), k)[0]
+            some = slice(None) if allowed is None else np.flatnonzero(allowed[token])
+            chosen = chosen_by(self.rule, scores[token : token + 1, some], caches.residents(layer)[some], k)[0]
+            if not isinstance(some, slice):
+                chosen = some[chosen]
             if set(chosen.tolist()) == set(own.ids[token].tolist()):
                 weight_of = dict(zip(own.ids[token].tolist(), own.weights[token].tolist(), strict=True))
                 weights[token] = [weight_of[expert] for expert in chosen.tolist()]
             else:
                 changed[token] = True
-                weights[token] = self.router.weigh(layer, own.logits[token], chosen, own.weights[token])
+                weights[token] = choice.weights.weigh(layer, own.logits[token], chosen, own.weights[token])
             ids[token] = chosen
             caches.use(layer, chosen.tolist(), weights[token].astype(np.float32).tolist())
-        self._count(scores, ids, own.ids)
+        self._count(values_of(own.logits, choice.weights.recorded, choice.weights.function), ids, own.ids)
         return Decided(ids, weights, weights, changed)
 
-    def _count(self, scores: npt.NDArray[np.float64], ids: Ids, own: Ids) -> None:
-        values = np.exp(scores - scores.max(axis=1, keepdims=True))
+    def _count(self, values: npt.NDArray[np.float64], ids: Ids, own: Ids) -> None:
         mine, its = (np.take_along_axis(values, chosen, axis=1).sum(axis=1) for chosen in (ids, own))
         kept = self.kept
         kept.choices += len(ids)

@@ -19,7 +19,8 @@ from lrcsim.frontier.deciders import Decider, RouteDecider, SkipDecider
 from lrcsim.frontier.front import knee, pareto
 from lrcsim.frontier.open_loop import foretold
 from lrcsim.frontier.quality import quality
-from lrcsim.frontier.router_weights import RouterWeights
+from lrcsim.frontier.router_choice import RouterChoice
+from lrcsim.frontier.routers import refuse_share, routers
 from lrcsim.frontier.rules import NONE, Compared
 from lrcsim.frontier.unfinished import Row, Unfinished
 from lrcsim.policies import make_policy
@@ -47,7 +48,7 @@ REFUSED = {
 """Options of a run that say nothing here, and why."""
 
 SAME_LOSS = 1e-6
-"""Nats by which the loss of a model may differ from that which an earlier, stopped run found: those of two processes."""
+"""Nats by which the loss of a model may differ from what an earlier, stopped run found: those of two processes."""
 
 
 @dataclass(frozen=True)
@@ -183,16 +184,17 @@ class _One:
     ) -> None:
         self.loop, self.plain, self.run, self.asked = loop, ran, run, asked
         self.runner, self.requests = runner, requests
-        self._router: RouterWeights | None = None
+        self._choices: list[RouterChoice] | None = None
 
     def row(self, rule: Compared, progress: Progress | None) -> Row:
         """Run the model with a rule and return all figures; ``none`` is what has been run."""
         decider, ran, trace = None, self.plain, self.run.trace
+        ahead = foretold(None, self.run)
         if rule.label != NONE:
             decider = self._decider(rule)
             ran = self.loop.run(decider, progress)
             trace = _trace(ran, self.requests, self.runner)
-        ahead = foretold(rule, self.run)
+            ahead = foretold(self._decider(rule), self.run)
         found = quality(ran, self.plain)
         row: Row = {
             "rule": rule.label,
@@ -222,14 +224,10 @@ class _One:
         if rule.skip is not None:
             return SkipDecider(rule.skip, caches)
         assert rule.route is not None  # the rule is not none
-        if self._router is None:
-            if "logits" not in self.run.trace.columns:
-                raise ConfigError(
-                    f"rule {rule.label!r} needs the scores of all experts, and the router of "
-                    f"{type(self.loop.model).__name__} cannot be found: compare skip and none only"
-                )
-            self._router = RouterWeights.of(self.run.trace)
-        return RouteDecider(rule.route, caches, self._router)
+        if self._choices is None:
+            self._choices = routers(self.loop.model, self.plain, self.run.trace)
+        refuse_share(rule, self._choices)
+        return RouteDecider(rule.route, caches, self._choices)
 
     def _speed(self, rule: Compared, trace: RoutingTrace) -> float | None:
         """Return the tokens per second of what ran, on the machine; None without one."""

@@ -36,6 +36,10 @@ Replace = Callable[[Routed], tuple[Any, Any] | None]
 """Returns ids and weights [tokens, k] to run in place of the router's, or None: as it was."""
 
 
+def _as_it_was(_: Routed) -> None:
+    return None
+
+
 class Hooks:
     """Hooks on every MoE layer of a model, which ask ``replace`` before its experts run.
 
@@ -60,7 +64,7 @@ class Hooks:
                     f"the experts of {_block_of(model, site)} are not given ids and weights that could be replaced: "
                     "models of this kind can be recorded, and rules replayed on the trace (lrcsim run --route)"
                 )
-        self.replace: Replace = lambda routed: None
+        self.replace: Replace = _as_it_was
         self._scores: dict[int, Any] = {}
 
     @contextmanager

@@ -6,9 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lrcsim.frontier.caches import Caches
-from lrcsim.frontier.deciders import Decider, Own, SkipDecider
-from lrcsim.frontier.rules import Compared
+from lrcsim.frontier.deciders import Decider, Own
 from lrcsim.simulator import simulate
 from lrcsim.simulator.setup.run import Run
 
@@ -20,26 +18,23 @@ class Foretold(NamedTuple):
     loads_per_access: float
 
 
-def foretold(rule: Compared, run: Run) -> Foretold:
-    """Replay a rule on a recorded trace.
+def foretold(decider: Decider | None, run: Run) -> Foretold:
+    """Replay a rule on what was recorded without one.
+
+    Where the router compares its scores alone, `lrcsim.simulator.simulate` with ``route`` gives the same from a file.
 
     Args:
-        rule: the rule.
-        run: without a rule, on the trace of the model's own choice.
+        decider: the rule, with empty caches; None: no rule.
+        run: without a rule, on the trace of the model's own choice, with its logits where the rule needs them.
     """
-    if rule.skip is not None:
-        decider = SkipDecider(rule.skip, Caches(run))
-        replay(decider, run)
-        caches = decider.caches
-        loads = caches.misses - caches.left_out
-        return Foretold(1 - caches.misses / caches.accesses, loads / caches.accesses)
-    options = run.options.given("cache") | {"bounds": False}
-    if rule.route is not None:
-        options["route"] = rule.route
-    result = simulate(run.trace, **options)
-    assert result.hit_rate is not None
-    assert result.loads_per_access is not None
-    return Foretold(result.hit_rate, result.loads_per_access)
+    if decider is None:
+        result = simulate(run.trace, **run.options.given("cache"), bounds=False)
+        assert result.hit_rate is not None
+        assert result.loads_per_access is not None
+        return Foretold(result.hit_rate, result.loads_per_access)
+    replay(decider, run)
+    caches = decider.caches
+    return Foretold(1 - caches.misses / caches.accesses, (caches.misses - caches.left_out) / caches.accesses)
 
 
 def replay(decider: Decider, run: Run) -> None:
@@ -47,15 +42,19 @@ def replay(decider: Decider, run: Run) -> None:
 
     Args:
         decider: with caches of its own.
-        run: on a trace with ``weights``.
+        run: on a trace with ``weights``, and ``logits`` where the rule is a routing rule.
     """
     trace = run.trace
-    top_k = trace.layers.top_k.tolist()
+    top_k, counts = trace.layers.top_k.tolist(), trace.layers.num_experts.tolist()
     for request in range(trace.num_requests):
         low, high = (int(bound) for bound in trace.offsets[request : request + 2])
         experts = trace.read("experts", low, high).astype(np.int64)
         weights = trace.read("weights", low, high).astype(np.float64)
-        for token in range(high - low):
+        logits = trace.read("logits", low, high) if "logits" in trace.columns else None
+        width = high - low if run.scope == "layer" else 1  # as `ClosedLoop` runs them
+        for first in range(0, high - low, width):
+            tokens = slice(first, first + width)
             for layer, k in enumerate(top_k):
-                ids, mine = (columns[token : token + 1, layer, :k] for columns in (experts, weights))
-                decider.decide(Own(layer, low + token, request, ids, mine, None))
+                ids, mine = (columns[tokens, layer, :k] for columns in (experts, weights))
+                scores = None if logits is None else logits[tokens, layer, : counts[layer]]
+                decider.decide(Own(layer, low + first, request, ids, mine, scores))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError
-from lrcsim.simulator.setup.router_scores import Floats, RouterScores, as_scores, told_apart
+from lrcsim.simulator.setup.router_scores import Floats, RouterScores
 from lrcsim.traces import RoutingTrace
 
 LOOKED_AT = 4_096
@@ -25,7 +25,7 @@ of 16 are off by up to 0.8 % (`lrcsim.simulator.setup.router_scores`)."""
 
 @dataclass(frozen=True)
 class RouterWeights:
-    """From a router's raw scores to what rules compare, and to the weights of any choice.
+    """From a router's raw scores to the weights of any choice.
 
     Attributes:
         recorded: ``"raw"`` logits or ``"probabilities"``.
@@ -56,7 +56,7 @@ class RouterWeights:
         total, factor = np.full(trace.num_layers, np.nan), np.full(trace.num_layers, np.nan)
         for layer, (count, k) in enumerate(zip(trace.layers.num_experts, trace.layers.top_k, strict=True)):
             ids, mine = experts[:, layer, :k].astype(np.int64), weights[:, layer, :k]
-            values = _values(logits[:, layer, :count], scores.recorded, scores.function)
+            values = values_of(logits[:, layer, :count], scores.recorded, scores.function)
             sums, ratio = mine.sum(axis=1), mine / np.take_along_axis(values, ids, axis=1)
             if _alike(sums):
                 total[layer] = np.median(sums)
@@ -64,25 +64,11 @@ class RouterWeights:
                 factor[layer] = np.median(ratio)
             else:
                 raise ConfigError(
-                    f"MoE layer {layer}: the router's weights are neither its {scores.function} times a factor nor made to "
-                    "sum to the same for every token, so it is not known what other experts would weigh: "
+                    f"MoE layer {layer}: the router's weights are neither its {scores.function} times a factor nor "
+                    "made to sum to the same for every token, so it is not known what other experts would weigh: "
                     "compare skip and none only"
                 )
         return cls(scores.recorded, scores.function, total, factor)
-
-    def scores(self, logits: Floats, experts: npt.NDArray[np.int64], first_token: int) -> npt.NDArray[np.float64]:
-        """Return what rules compare, float64 [tokens, E]: log of the router's values, the chosen ones on top.
-
-        Args:
-            logits: float32 [tokens, E], of one layer.
-            experts: int [tokens, k], the router's choice, heaviest first.
-            first_token: number of the first token, for errors.
-
-        Raises:
-            ConfigError: the choice is not of the greatest scores.
-        """
-        of_layer = as_scores(logits[:, None], self.recorded, self.function)
-        return told_apart(of_layer, experts[:, None], first_token)[:, 0].astype(np.float64)
 
     def weigh(
         self, layer: int, logits: Floats, experts: npt.NDArray[np.int64], own: npt.NDArray[np.float64]
@@ -95,14 +81,14 @@ class RouterWeights:
             experts: int [k], whatever was chosen.
             own: float64 [k], the weights of the router's own choice; their sum is kept where sums are alike.
         """
-        values = _values(logits[None], self.recorded, self.function)[0, experts]
+        values = values_of(logits[None], self.recorded, self.function)[0, experts]
         if np.isnan(self.total[layer]):
             weights: npt.NDArray[np.float64] = values * self.factor[layer]
             return weights
         return values * (own.sum() / values.sum())
 
 
-def _values(logits: Floats, recorded: str, function: str) -> npt.NDArray[np.float64]:
+def values_of(logits: Floats, recorded: str, function: str) -> npt.NDArray[np.float64]:
     """Return float64 [tokens, E], the router's softmax or sigmoid of its scores."""
     wide = logits.astype(np.float64)
     if recorded == "probabilities":
