@@ -211,11 +211,11 @@ def naive_olmoe(model: Any, ids: list[int], capacity: int, boost: float) -> tupl
             )
         ]
         with torch.inference_mode():
-            output = model(input_ids=torch.tensor([ids[: token + 1]]), use_cache=False).logits[0, token]
+            last = model(input_ids=torch.tensor([ids[: token + 1]]), use_cache=False).logits[0, token]
         for handle in handles:
             handle.remove()
         if token + 1 < len(ids):
-            nats -= float(output.log_softmax(dim=-1)[ids[token + 1]])
+            nats -= float(last.log_softmax(dim=-1)[ids[token + 1]])
     return nats, misses, {place: best for place, (best, _) in decided.items()}
 
 

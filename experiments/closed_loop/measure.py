@@ -1,0 +1,81 @@
+"""What is measured: the checkpoint, the text, the rules, and the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lrcsim.base.progress import Progress
+from lrcsim.frontier.rules import parse_rules
+from lrcsim.recorder.prompts import Prompt
+from lrcsim.traces import RoutingTrace
+
+if TYPE_CHECKING:
+    from lrcsim.frontier.frontier import Frontier
+
+RULES = "none;prior:0.05,0.1,0.2,0.4;window:2,12;window:2,16;substitute:0.1;skip:0.1,0.125"
+CACHE = "16"
+HARDWARE = "rtx-4090"
+SAMPLES = 12
+
+
+def measured(
+    family: Path, samples: int, *, rules: str = RULES, out: Path | None = None, progress: Progress | None = None
+) -> Frontier:
+    """Run the rules on the first samples of the text that was held out of the training.
+
+    Args:
+        family: the folder of the model family, ``experiments/model_family``.
+        samples: of 512 tokens, 24 at most.
+        rules: as ``lrcsim frontier --rules``.
+        out: beside which finished rules are kept.
+        progress: told how far it is, in tokens.
+
+    Raises:
+        ConfigError: torch is absent, or the folder holds no checkpoint.
+        TraceError: the folder holds no trace of the text.
+    """
+    from lrcsim.recorder.model import load, require_torch
+
+    require_torch()
+    from lrcsim.frontier.frontier import measure
+
+    loaded = replace(load(str(family / "checkpoint"), device="cpu", dtype="fp32"), name="lrcsim-toy-baseline")
+    compared = parse_rules(rules)
+    return measure(
+        loaded, texts(family), compared, limit=samples, out=out, progress=progress, cache=CACHE, hardware=HARDWARE
+    )
+
+
+def texts(family: Path) -> Iterator[Prompt]:
+    """Yield the samples as token ids, the six domains in turn."""
+    with RoutingTrace.open(family / "checkpoint_traces" / "teacher_forced.h5") as trace:
+        for request in range(trace.num_requests):
+            low, high = (int(bound) for bound in trace.offsets[request : request + 2])
+            yield Prompt(token_ids=tuple(trace.read("token_ids", low, high).tolist()))
+
+
+def rows(found: Frontier) -> list[dict[str, Any]]:
+    """Return the table's rows: rates in percent."""
+    listed = []
+    for row in found.rows:
+        low, high = row["loss_interval"]
+        listed.append(
+            {
+                "rule": row["rule"],
+                "hit rate, %": f"{100 * row['hit_rate']:.2f}",
+                "replayed, %": f"{100 * row['open_loop']['hit_rate']:.2f}",
+                "loads per access": f"{row['loads_per_access']:.3f}",
+                "loss, nats": f"{row['loss']:.4f}",
+                "more by": f"{row['loss_difference']:+.4f}",
+                "95 % interval": f"{low:+.4f} to {high:+.4f}",
+                "tokens changed, %": f"{100 * row['changed_tokens']:.1f}",
+                "same experts, %": f"{100 * row['agreement']:.0f}",
+                "mass kept, %": f"{100 * row['mass_kept']:.1f}",
+                "tokens/s": f"{row['tokens_per_s']:,.0f}",
+                "": "knee" if row["rule"] == found.knee else "front" if row["rule"] in found.front else "",
+            }
+        )
+    return listed
