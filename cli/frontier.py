@@ -18,7 +18,7 @@ from lrcsim.cli.tables import print_rows
 from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:
-    from lrcsim.frontier.frontier import Frontier
+    from lrcsim.frontier.measure import Frontier
 
 NOT_HERE = ("prefill", "route", "miss", "prefetch", "model", "dtype")
 """Options of a run that say nothing here, or that are given under other names."""
@@ -84,7 +84,7 @@ def frontier(
     told = given({**options, "model": timed_model, "dtype": timed_dtype})
     compared = parse_rules(rules)
     require_torch()
-    from lrcsim.frontier.frontier import finished, measure
+    from lrcsim.frontier.measure import finished, measure
 
     out = next((path for path in (csv_path, json_path, plot) if path not in (None, "-")), None)
     with opened_prompts(prompts) as (lines, _), progress_bar(f"running {len(compared)} rules") as progress:

@@ -18,7 +18,7 @@ def plot_frontier(
 
     Args:
         path: the picture, .png, .svg or .pdf.
-        rows: of `lrcsim.frontier.frontier.Frontier`.
+        rows: of `lrcsim.frontier.measure.Frontier`.
         front: labels of the rules on the front, the least loss first.
         knee: label of the knee, or None.
         title: above the figure.

@@ -22,7 +22,7 @@ def main() -> None:
     given = parser.parse_args()
     out = Path(given.out)
     found = measured(Path(given.family), given.samples, out=out / "results.json", progress=_tell)
-    from lrcsim.frontier.frontier import finished
+    from lrcsim.frontier.measure import finished
     from lrcsim.plots.frontier import plot_frontier
 
     caption = (

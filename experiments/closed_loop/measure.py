@@ -13,7 +13,7 @@ from lrcsim.recorder.prompts import Prompt
 from lrcsim.traces import RoutingTrace
 
 if TYPE_CHECKING:
-    from lrcsim.frontier.frontier import Frontier
+    from lrcsim.frontier.measure import Frontier
 
 RULES = "none;prior:0.05,0.1,0.2,0.4;window:2,12;window:2,16;substitute:0.1;skip:0.1,0.125"
 CACHE = "16"
@@ -40,7 +40,7 @@ def measured(
     from lrcsim.recorder.model import load, require_torch
 
     require_torch()
-    from lrcsim.frontier.frontier import measure
+    from lrcsim.frontier.measure import measure
 
     loaded = replace(load(str(family / "checkpoint"), device="cpu", dtype="fp32"), name="lrcsim-toy-baseline")
     compared = parse_rules(rules)

@@ -9,8 +9,8 @@ import pytest
 import tiny
 
 from lrcsim.base.errors import ConfigError, PolicyError
-from lrcsim.frontier import frontier as module
-from lrcsim.frontier.frontier import finished, knee_in_words, measure
+from lrcsim.frontier import measure as module
+from lrcsim.frontier.measure import finished, knee_in_words, measure
 from lrcsim.frontier.rules import parse_rules
 from lrcsim.recorder import Prompt
 from lrcsim.recorder.model import Loaded
