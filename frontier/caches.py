@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
 import numpy.typing as npt
 
 from lrcsim.simulator.replay import make_pools
 from lrcsim.simulator.setup.run import Run
-
-Admit = Callable[[list[int]], Sequence[int]]
 
 
 class Caches:
@@ -68,31 +64,27 @@ class Caches:
         resident, first = self.pools[self._pool_of_layer[layer]].resident, layer * self.stride
         return np.array([key in resident for key in range(first, first + self.counts[layer])])
 
-    def use(self, layer: int, ids: list[int], weights: list[float], admit: Admit | None = None) -> list[int]:
+    def use(self, layer: int, ids: list[int], weights: list[float], needed: set[int] | None = None) -> list[int]:
         """Use a token's experts, in rank order; return those that were not resident.
 
         Args:
             layer: the MoE layer; `begin` has been called.
             ids: experts of the token.
             weights: of each.
-            admit: as for `Pool.coresident`, with ids in place of keys.
+            needed: the experts that are loaded if they miss; None: all. The policy does not hear of the others' misses.
         """
         at, first = self._pool_of_layer[layer], layer * self.stride
         pool = self.pools[at]
         if self.weighed:
             pool.view.weights = weights
         keys = [first + expert for expert in ids]
-        if admit is None:
+        if needed is None:
             missed = [key - first for key in self._method[at](keys)]
         else:
-            ask = admit
-
-            def admitted(missed: list[int]) -> list[int]:
-                kept = [first + expert for expert in ask([key - first for key in missed])]
-                self.left_out += len(missed) - len(kept)
-                return kept
-
-            missed = [key - first for key in pool.coresident(keys, admitted)]
+            admitted = {first + expert for expert in needed}
+            found = pool.coresident(keys, lambda missed: [key for key in missed if key in admitted])
+            missed = [key - first for key in found]
+            self.left_out += len(set(missed) - needed)
         self.accesses += len(ids)
         self.misses += len(missed)
         return missed

@@ -172,9 +172,7 @@ class SkipDecider:
         for token, ids in enumerate(own.ids.tolist()):
             caches.begin(layer, own.first + token, own.request)
             needed = {expert for expert, is_needed in zip(ids, vital[token].tolist(), strict=True) if is_needed}
-            missed = caches.use(
-                layer, ids, weights[token].tolist(), lambda asked, needed=needed: [e for e in asked if e in needed]
-            )
+            missed = caches.use(layer, ids, weights[token].tolist(), needed)
             dropped = set(missed) - needed
             if dropped:
                 changed[token] = True

@@ -55,6 +55,6 @@ def replay(decider: Decider, run: Run) -> None:
         for first in range(0, high - low, width):
             tokens = slice(first, first + width)
             for layer, k in enumerate(top_k):
-                ids, mine = (columns[tokens, layer, :k] for columns in (experts, weights))
                 scores = None if logits is None else logits[tokens, layer, : counts[layer]]
+                ids, mine = experts[tokens, layer, :k], weights[tokens, layer, :k]
                 decider.decide(Own(layer, low + first, request, ids, mine, scores))

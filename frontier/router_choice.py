@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError
-from lrcsim.frontier.router_weights import Floats, RouterWeights, values_of
+from lrcsim.frontier.router_weights import RouterWeights, values_of
 from lrcsim.recorder.sites import Site
-from lrcsim.simulator.setup.router_scores import as_scores, told_apart
+from lrcsim.simulator.setup.router_scores import Floats, as_scores, told_apart
 
 BIAS = ("e_score_correction_bias", "expert_bias")
 """Names of the bias, a tensor [E], in the router or the block around it."""
@@ -124,8 +124,8 @@ class RouterChoice:
             ConfigError: the choice is not of the greatest scores.
         """
         if self.plain:
-            scores = as_scores(logits[:, None], self.weights.recorded, self.weights.function)
-            return told_apart(scores, ids[:, None], first_token)[:, 0].astype(np.float64), None
+            raw = as_scores(logits[:, None], self.weights.recorded, self.weights.function)
+            return told_apart(raw, ids[:, None], first_token)[:, 0].astype(np.float64), None
         if not self.explains(logits, ids):
             raise ConfigError(
                 f"a router chose otherwise than by its bias and groups (tokens {first_token} to "

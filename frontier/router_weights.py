@@ -81,11 +81,10 @@ class RouterWeights:
             experts: int [k], whatever was chosen.
             own: float64 [k], the weights of the router's own choice; their sum is kept where sums are alike.
         """
-        values = values_of(logits[None], self.recorded, self.function)[0, experts]
-        if np.isnan(self.total[layer]):
-            weights: npt.NDArray[np.float64] = values * self.factor[layer]
-            return weights
-        return values * (own.sum() / values.sum())
+        values: npt.NDArray[np.float64] = values_of(logits[None], self.recorded, self.function)[0, experts]
+        scale = own.sum() / values.sum() if np.isnan(self.factor[layer]) else self.factor[layer]
+        weights: npt.NDArray[np.float64] = values * scale
+        return weights
 
 
 def values_of(logits: Floats, recorded: str, function: str) -> npt.NDArray[np.float64]:

@@ -25,12 +25,12 @@ TRIAL = {
     "skip:0.1": (57.4, 4.1302, None, 87.0),
     "skip:0.125": (57.7, 4.1506, None, 75.1),
 }
-"""Hit rate in %, loss in nats, same experts and mass kept in %: a trial with other code on the same checkpoint and text,
-before this was written."""
+"""Hit rate in %, loss in nats, same experts and mass kept in %: an earlier trial with other code on the same checkpoint
+and text."""
 
 OTHER_ORDER = {"window:2,12"}
-"""What the trial touched in another order: an LRU cache is told a token's experts one by one, and the order moves the hit
-rate of this rule from 72.9 (that of the rule's preference, as everywhere in lrcsim) over 73.1 (by score) to 73.6."""
+"""What the trial touched in another order: an LRU cache is told a token's experts one by one, and the order moves this
+rule's hit rate from 72.9 % (that of the rule's preference, as everywhere in lrcsim) over 73.1 (by score) to 73.6."""
 
 
 def committed() -> dict[str, Any]:
