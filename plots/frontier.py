@@ -33,13 +33,13 @@ def plot_frontier(
         at = {row["rule"]: (row["loss_difference"], row[up]) for row in rows}
         step = sorted(at[label] for label in front)
         axes.plot(*zip(*step, strict=True), drawstyle="steps-post", color=COLOURS[0], zorder=1)
-        for row in rows:
+        for place, row in enumerate(sorted(rows, key=lambda row: at[row["rule"]])):
             x, y = at[row["rule"]]
             on_front = row["rule"] in front
             if row["loss_interval"] is not None:
                 axes.plot(row["loss_interval"], (y, y), color="0.7", linewidth=0.8, zorder=0)
             axes.plot(x, y, "o", color=COLOURS[0] if on_front else "0.6", ms=4)
-            axes.annotate(row["rule"], (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7)
+            axes.annotate(row["rule"], (x, y), xytext=(4, (3, -9)[place % 2]), textcoords="offset points", fontsize=7)
         if knee is not None:
             axes.plot(*at[knee], "o", mfc="none", mec="black", ms=9, mew=0.8)
         axes.axvline(0, color="0.6", linewidth=0.8, zorder=0)

@@ -10,7 +10,7 @@ from pathlib import Path
 from lrcsim.base.files import write_text
 from lrcsim.base.tables import Table
 from lrcsim.cli.failure import one_line
-from lrcsim.experiments.closed_loop.measure import HARDWARE, SAMPLES, measured, rows
+from lrcsim.experiments.closed_loop.measure import FORMATS, HARDWARE, SAMPLES, measured, rows
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
         f"LRU of 16 of 64 experts per layer, {found.about['tokens']:,} held-out tokens in {found.about['requests']} "
         f"samples, {found.about['dtype']}; tokens per second simulated on {HARDWARE}."
     )
-    text = Table("closed_loop", caption, rows(found), foot=f"Knee: {found.words}.", digits=4).markdown()
+    text = Table("closed_loop", caption, rows(found), foot=f"Knee: {found.words}.", formats=FORMATS).markdown()
     write_text(out / "results.md", text + "\n")
     plot_frontier(str(out / "results.png"), found.rows, found.front, found.knee, "lrcsim-toy-baseline, cpu scale")
     write_text(out / "results.json", json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n")

@@ -20,6 +20,19 @@ CACHE = "16"
 HARDWARE = "rtx-4090"
 SAMPLES = 12
 
+FORMATS = {
+    "hit rate, %": "{:.2f}",
+    "replayed, %": "{:.2f}",
+    "loads per access": "{:.3f}",
+    "loss, nats": "{:.4f}",
+    "more by": "{:+.4f}",
+    "tokens changed, %": "{:.1f}",
+    "same experts, %": "{:.0f}",
+    "mass kept, %": "{:.1f}",
+    "tokens/s": "{:,.0f}",
+}
+"""How the columns of `rows` are written."""
+
 
 def measured(
     family: Path, samples: int, *, rules: str = RULES, out: Path | None = None, progress: Progress | None = None
@@ -65,16 +78,16 @@ def rows(found: Frontier) -> list[dict[str, Any]]:
         listed.append(
             {
                 "rule": row["rule"],
-                "hit rate, %": f"{100 * row['hit_rate']:.2f}",
-                "replayed, %": f"{100 * row['open_loop']['hit_rate']:.2f}",
-                "loads per access": f"{row['loads_per_access']:.3f}",
-                "loss, nats": f"{row['loss']:.4f}",
-                "more by": f"{row['loss_difference']:+.4f}",
+                "hit rate, %": 100 * row["hit_rate"],
+                "replayed, %": 100 * row["open_loop"]["hit_rate"],
+                "loads per access": row["loads_per_access"],
+                "loss, nats": row["loss"],
+                "more by": row["loss_difference"],
                 "95 % interval": f"{low:+.4f} to {high:+.4f}",
-                "tokens changed, %": f"{100 * row['changed_tokens']:.1f}",
-                "same experts, %": f"{100 * row['agreement']:.0f}",
-                "mass kept, %": f"{100 * row['mass_kept']:.1f}",
-                "tokens/s": f"{row['tokens_per_s']:,.0f}",
+                "tokens changed, %": 100 * row["changed_tokens"],
+                "same experts, %": 100 * row["agreement"],
+                "mass kept, %": 100 * row["mass_kept"],
+                "tokens/s": row["tokens_per_s"],
                 "": "knee" if row["rule"] == found.knee else "front" if row["rule"] in found.front else "",
             }
         )

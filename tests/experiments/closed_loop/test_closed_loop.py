@@ -52,10 +52,11 @@ def test_as_the_trial_had_it() -> None:
 
 
 def test_open_loop_foretells_the_hits() -> None:
-    """The trial: within 0.13 points for the priors."""
+    """The trial: within 0.13 points for the priors. Docs say 0.4 for routing rules and 1.1 for skip."""
     for row in committed()["rows"]:
         off = abs(row["hit_rate"] - row["open_loop"]["hit_rate"])
-        assert off < (0.002 if row["rule"].startswith(("prior", "none")) else 0.005), row["rule"]
+        kind = row["rule"].partition(":")[0]
+        assert off <= {"none": 0, "prior": 0.0013, "skip": 0.011}.get(kind, 0.004), row["rule"]
 
 
 @pytest.mark.skipif(not HERE, reason="torch and transformers are not installed (pip install 'lrcsim[record]')")
