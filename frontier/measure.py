@@ -21,7 +21,7 @@ from lrcsim.frontier.open_loop import foretold
 from lrcsim.frontier.quality import quality
 from lrcsim.frontier.router_choice import RouterChoice
 from lrcsim.frontier.routers import refuse_share, routers
-from lrcsim.frontier.rules import NONE, Compared
+from lrcsim.frontier.rules import NONE, Compared, source_of
 from lrcsim.frontier.unfinished import Row, Unfinished
 from lrcsim.policies import make_policy
 from lrcsim.recorder import Prompt, Settings, families
@@ -103,7 +103,8 @@ def measure(
 
     Args:
         loaded: model and tokenizer, from `lrcsim.recorder.model.load`.
-        prompts: texts, packed into samples as ``lrcsim record --teacher-forced`` does; each is a request.
+        prompts: texts, packed into samples as ``lrcsim record --teacher-forced`` does; each is a request. What is left
+            at the end of a text may be one token alone, and then is left out: there is nothing to predict.
         rules: from `lrcsim.frontier.rules.parse_rules`.
         sample_tokens: length of a sample.
         limit: samples at most; None: all.
@@ -120,14 +121,17 @@ def measure(
     """
     asked = _checked(options, rules)
     runner = TransformersRunner(loaded, Settings(teacher_forced=True, sample_tokens=sample_tokens, limit=limit))
-    requests = list(requests_of(runner, prompts, runner.settings))
+    requests = [request for request in requests_of(runner, prompts, runner.settings) if len(request.ids) > 1]
+    if not requests:
+        raise ConfigError("the texts have no sample of two tokens, which a loss needs: give longer ones")
     if asked.scope == "model" and one_at_a_time is False:
         raise ConfigError("with one pool for all layers tokens must run one at a time: leave one_at_a_time out")
     single = asked.scope == "model" if one_at_a_time is None else one_at_a_time
     loop = ClosedLoop(loaded.model, requests, one_at_a_time=single)
     determined = _determined(runner, requests, asked, single)
     unfinished = Unfinished(out, determined, restart=restart)
-    parts = 1 + sum(rule.label not in unfinished.rows for rule in rules if rule.label != NONE)
+    kept = {rule.label for rule in rules if _is_kept(rule, unfinished)}
+    parts = 1 + sum(rule.label not in kept for rule in rules if rule.label != NONE)
     ran = loop.run(progress=part_of(progress, 0, parts))
     trace = _trace(ran, requests, runner)
     run = Run.of(trace, **asked.given("cache"))
@@ -138,7 +142,7 @@ def measure(
     for rule in rules:
         if rule.label == NONE:
             row = first
-        elif rule.label in unfinished.rows:
+        elif rule.label in kept:
             row = unfinished.rows[rule.label]
         else:
             row = one.row(rule, part_of(progress, done, parts))
@@ -198,6 +202,7 @@ class _One:
         found = quality(ran, self.plain)
         row: Row = {
             "rule": rule.label,
+            **({} if rule.source is None else {"source_sha256": rule.source}),
             "loss": found.loss,
             "loss_difference": found.difference,
             "loss_interval": None if found.interval is None else list(found.interval),
@@ -331,16 +336,23 @@ def _model_about(runner: TransformersRunner) -> dict[str, Any]:
 def _determined(
     runner: TransformersRunner, requests: Sequence[Request], asked: Options, single: bool
 ) -> dict[str, Any]:
-    digest = b""
+    digest, policy = b"", source_of(make_policy(asked.policy))
     for request in requests:
         digest = request.digest(digest)
     return {
         **runner.determined(),
         "text_sha256": hashlib.sha256(digest).hexdigest(),
         "options": {name: plain(value) for name, value in asked.given().items()},
+        **({} if policy is None else {"policy_sha256": policy}),
         "one_at_a_time": single,
         "versions": {"lrcsim": version("lrcsim"), **runner.about()["versions"]},
     }
+
+
+def _is_kept(rule: Compared, unfinished: Unfinished) -> bool:
+    """Return whether an earlier run did a rule; a user's only if its file is still the same."""
+    row = unfinished.rows.get(rule.label)
+    return row is not None and row.get("source_sha256") == rule.source
 
 
 def _same_as_before(unfinished: Unfinished, row: Row, out: str | Path | None) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from dataclasses import dataclass
+from pathlib import Path
 
 from lrcsim.base.errors import ConfigError
+from lrcsim.base.user_code import is_users
 from lrcsim.policies.routing import RULES, RoutingRule, make_rule
 from lrcsim.simulator.setup.miss_actions import ACTIONS, Skip, make_action
 
@@ -20,11 +24,13 @@ class Compared:
         label: name with its parameters, as ``--route`` and ``--miss`` take it; ``"none"``: what the router chose.
         route: the routing rule, or None.
         skip: the miss action that leaves light misses out, or None.
+        source: SHA-256 of the file that a user's rule is written in; None: it is one of lrcsim's.
     """
 
     label: str
     route: RoutingRule | None = None
     skip: Skip | None = None
+    source: str | None = None
 
 
 def parse_rules(text: str) -> list[Compared]:
@@ -76,7 +82,18 @@ def _make(spec: str) -> Compared:
             f"model does not have: use {', '.join(RULES.built_in)}, {SKIP}, {NONE} or your own routing rule"
         )
     rule = make_rule(spec)
-    return Compared(rule.label() if name in RULES.built_in else spec, route=rule)
+    return Compared(rule.label() if name in RULES.built_in else spec, route=rule, source=source_of(rule))
+
+
+def source_of(plugin: object) -> str | None:
+    """Return the SHA-256 of the file that a user's class is written in; None: it is one of lrcsim's, or in no file."""
+    kind = type(plugin)
+    if not is_users(kind):
+        return None
+    try:
+        return hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()
+    except (OSError, TypeError):
+        return None
 
 
 def _skip(spec: str) -> Skip:

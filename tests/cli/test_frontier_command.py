@@ -6,10 +6,11 @@ import csv
 import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import Lrcsim
 
 sys.path.append(str(Path(__file__).parents[1] / "recorder"))
 
@@ -30,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_table_and_files(model: Path, tmp_path: Path, lrcsim: Lrcsim) -> None:
+def test_table_and_files(model: Path, tmp_path: Path, lrcsim: Callable[..., Any]) -> None:
     files = {ending: tmp_path / f"o.{ending}" for ending in ("json", "csv", "svg")}
     done = lrcsim(
         "frontier", model, "--prompts", model / "text.txt", "--sample-tokens", 64, "--cache", 3, "--rules",
@@ -52,7 +53,7 @@ def test_table_and_files(model: Path, tmp_path: Path, lrcsim: Lrcsim) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o.csv", "o.json", "o.svg"]
 
 
-def test_json_alone(model: Path, tmp_path: Path, lrcsim: Lrcsim, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_alone(model: Path, tmp_path: Path, lrcsim: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = lrcsim(
         "frontier", model, "--prompts", model / "text.txt", "--sample-tokens", 64, "--limit", 1, "--rules", "skip:0.5",
@@ -74,7 +75,7 @@ def test_json_alone(model: Path, tmp_path: Path, lrcsim: Lrcsim, monkeypatch: py
         (("--rules", "none", "--csv", "absent/o.csv"), "cannot be written"),
     ],
 )
-def test_refused_in_one_line(model: Path, lrcsim: Lrcsim, arguments: tuple[str, ...], said: str) -> None:
+def test_refused_in_one_line(model: Path, lrcsim: Callable[..., Any], arguments: tuple[str, ...], said: str) -> None:
     done = lrcsim("frontier", model, "--prompts", model / "text.txt", *arguments)
     assert done.code == 1
     assert said in done.err

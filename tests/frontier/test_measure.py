@@ -57,6 +57,14 @@ def test_rows(loaded: Loaded) -> None:
     assert {"rows", "front", "knee", "requests", "tokens", "options"} <= result.to_dict().keys()
 
 
+def test_a_sample_of_one_token_is_left_out(loaded: Loaded) -> None:
+    texts = [Prompt(token_ids=tuple(range(3, 44)))]  # 41 tokens, and the separator: 2 x 20 and 2
+    assert measure(loaded, texts, parse_rules("none"), cache=3, sample_tokens=20).about["requests"] == 3
+    assert measure(loaded, texts, parse_rules("none"), cache=3, sample_tokens=41).about["requests"] == 1
+    with pytest.raises(ConfigError, match="no sample of two tokens"):
+        measure(loaded, texts, parse_rules("none"), cache=3, sample_tokens=1)
+
+
 def test_a_rule_of_ones_own_is_run(loaded: Loaded, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "import numpy as np\n"
@@ -69,6 +77,7 @@ def test_a_rule_of_ones_own_is_run(loaded: Loaded, tmp_path: Path) -> None:
     rows = found(loaded, f"{rule};prior:1").rows
     assert rows[1]["rule"] == rule
     assert rows[1]["hit_rate"] > 0.9
+    assert len(rows[1]["source_sha256"]) == 64
     (tmp_path / "bad.py").write_text((tmp_path / "mine.py").read_text().replace("[:, :k]", "[:, :1]"))
     with pytest.raises(PolicyError, match=r"choose\(\) returned .*bad.py"):
         found(loaded, f"{tmp_path}/bad.py:Mine")
@@ -94,7 +103,7 @@ def test_a_stopped_run_goes_on(loaded: Loaded, tmp_path: Path, monkeypatch: pyte
     assert ran == ["none", "prior:0.2", "stopped", "none", "prior:0.6", "skip:0.4"]
     assert again.rows == whole.rows
     # of other prompts, options or weights nothing is taken over
-    with pytest.raises(ConfigError, match=r"unfinished run with other options, .*--restart"):
+    with pytest.raises(ConfigError, match=r"unfinished run with other options is there; .*--restart"):
         found(loaded, out=out, cache=4)
     other = Loaded(tiny.tiny_model("olmoe"), None, "tiny")
     other.model.lm_head.weight.data.mul_(1.01)
@@ -102,6 +111,22 @@ def test_a_stopped_run_goes_on(loaded: Loaded, tmp_path: Path, monkeypatch: pyte
         measure(other, prompts(), parse_rules(RULES), cache=3, sample_tokens=40, limit=3, out=out)
     finished(out)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_rule_that_was_edited_is_run_again(loaded: Loaded, tmp_path: Path) -> None:
+    file, out = tmp_path / "edited.py", tmp_path / "o.json"
+    text = (
+        "import numpy as np\n"
+        "from lrcsim.policies import RoutingRule\n"
+        "class Mine(RoutingRule):\n"
+        "    def choose(self, scores, resident, k):\n"
+        "        return np.argsort(-(scores + 9 * resident), axis=1, kind='stable')[:, :k]\n"
+    )
+    file.write_text(text)
+    first = found(loaded, f"{file}:Mine", out=out).rows[1]
+    file.write_text(text.replace("9 *", "0 *"))
+    again = found(loaded, f"{file}:Mine", out=out).rows[1]
+    assert again["loss_difference"] == 0 != first["loss_difference"]
 
 
 @pytest.mark.parametrize(
