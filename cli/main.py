@@ -46,6 +46,9 @@ COMMANDS = {
     "ceilings": Lazy("lrcsim.cli.ceilings", "ceilings", "What prediction, eviction and the link could give at most."),
     "trace": Lazy("lrcsim.cli.trace", "trace", "Look at, check, import and export routing traces."),
     "record": Lazy("lrcsim.cli.record", "record", "Record a trace from a model in transformers, or from a server."),
+    "frontier": Lazy(
+        "lrcsim.cli.frontier", "frontier", "Run a model with routing rules and a cache in it: quality against speed."
+    ),
     "policies": Lazy("lrcsim.cli.policies", "policies", "List the eviction policies and what they need."),
     "prefetchers": Lazy("lrcsim.cli.plugins", "prefetchers", "List what can bring experts ahead, and what it needs."),
     "miss-actions": Lazy("lrcsim.cli.plugins", "miss_actions", "List what can become of a miss."),

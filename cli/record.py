@@ -107,7 +107,7 @@ def record(
             from lrcsim.recorder.model import load, require_torch
 
             require_torch()
-    with _opened(prompts) as (lines, path), _progress(path, settings) as progress:
+    with opened_prompts(prompts) as (lines, path), _progress(path, settings) as progress:
         asked = read_prompts(lines, where=prompts, domain=domain, whole=settings.teacher_forced)
         about: dict[str, Any] = {"source": Path(prompts).name, "restart": restart, "progress": progress}
         if server is not None:
@@ -193,7 +193,7 @@ def _show(result: Recording, json_path: str | None) -> None:
 
 
 @contextmanager
-def _opened(prompts: str) -> Iterator[tuple[IO[str], Path | None]]:
+def opened_prompts(prompts: str) -> Iterator[tuple[IO[str], Path | None]]:
     """Open the prompts.
 
     Raises:

@@ -38,7 +38,7 @@ def teacher_forced(capture: Capture, batch: Sequence[Request]) -> list[Columns]:
         given["use_cache"] = False
     if accepts(model, "logits_to_keep") and not capture.predicts:
         given["logits_to_keep"] = 1
-    with torch.inference_mode(), _one_line(model):
+    with torch.inference_mode(), one_line(model):
         model(**given)
     taken = capture.take()
     found: list[Columns] = []
@@ -69,7 +69,7 @@ def generate(
         ids[row, place], mask[row, place] = request.ids, 1
     sampler = [] if temperature == 0 else [_Sampler(temperature, seed, batch)]
     settings = _generation_config(model, max_new_tokens, pad, ends)
-    with torch.inference_mode(), _one_line(model), _only(model, settings):
+    with torch.inference_mode(), one_line(model), _only(model, settings):
         output = model.generate(
             input_ids=torch.from_numpy(ids).to(model.device),
             attention_mask=torch.from_numpy(mask).to(model.device),
@@ -115,7 +115,7 @@ def _only(model: Any, settings: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _one_line(model: Any) -> Iterator[None]:
+def one_line(model: Any) -> Iterator[None]:
     """Say in one line what a model's own code could not do: too little memory, other inputs than token ids.
 
     Raises:

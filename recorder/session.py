@@ -170,7 +170,7 @@ def record_with(
     with Workspace(out, determined, restart=restart) as workspace, Store(workspace) as store:
         digest, number = b"", -1
         with runner.on():
-            for batch in batches(_requests(runner, prompts, settings), runner.batch, equal=settings.teacher_forced):
+            for batch in batches(requests_of(runner, prompts, settings), runner.batch, equal=settings.teacher_forced):
                 for request in batch:
                     digest = request.digest(digest)
                 number = batch[-1].number
@@ -191,8 +191,12 @@ def record_with(
     return Recording(out, requests, tokens, store.resumed, recall.by_distance(), runner.notices)
 
 
-def _requests(runner: Runner, prompts: Iterable[Prompt], settings: Settings) -> Iterator[Request]:
-    """Yield the requests, checked against what the model can take."""
+def requests_of(runner: Runner, prompts: Iterable[Prompt], settings: Settings) -> Iterator[Request]:
+    """Yield the requests, checked against what the model can take.
+
+    Raises:
+        ConfigError: a prompt cannot be run on this model.
+    """
     positions = runner.positions
     if settings.teacher_forced:
         length = min(settings.sample_tokens, positions or settings.sample_tokens)

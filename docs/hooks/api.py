@@ -18,8 +18,8 @@ from mkdocs.plugins import event_priority
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
-    "traces", "simulator", "simulator.time", "policies", "hardware", "models", "runtimes", "recorder", "sweeps",
-    "planner", "reports", "errors",
+    "traces", "simulator", "simulator.time", "policies", "hardware", "models", "runtimes", "recorder", "frontier",
+    "sweeps", "planner", "reports", "errors",
 )  # fmt: skip
 BESIDES = {  # what others refer to, and is imported from its module
     "traces": ("traces.importers.import_trace", "traces.importers.Options", "traces.exporters.export_trace"),

@@ -81,7 +81,7 @@ class RouterScores:
         weights = trace.read("weights", 0, first)
         off = {}
         for function in FUNCTIONS:
-            off[function] = _weights_off(_as_scores(logits, recorded, function), experts, weights)
+            off[function] = _weights_off(as_scores(logits, recorded, function), experts, weights)
         best = min(off, key=lambda function: off[function])  # of equals softmax: with k = 1 both explain everything
         if off[best] > WEIGHT_ERROR:
             raise ConfigError(
@@ -108,7 +108,7 @@ class RouterScores:
         experts, logits = trace.read("experts", low, high), trace.read("logits", low, high).astype(np.float32)
         routed = (experts >= 0).any(axis=2)
         logits[~routed] = 0
-        scores = _as_scores(logits, self.recorded, self.function)
+        scores = as_scores(logits, self.recorded, self.function)
         for layer, count in enumerate(trace.layers.num_experts.tolist()):
             scores[:, layer, count:] = -np.inf  # experts that the layer does not have
             if not np.isfinite(scores[:, layer, :count]).all():
@@ -157,7 +157,7 @@ def told_apart(scores: Floats, experts: npt.NDArray[Any], first_token: int = 0) 
     return np.ascontiguousarray(table[:, :, :count])
 
 
-def _as_scores(logits: Floats, recorded: str, function: str) -> Floats:
+def as_scores(logits: Floats, recorded: str, function: str) -> Floats:
     """Return the logarithm of what the router makes of its logits, up to a constant for each token."""
     if recorded == "probabilities":
         return np.log(np.maximum(logits, np.float32(LEAST)))

@@ -55,7 +55,7 @@ WRITES = {
 }
 """Command lines, each by the kind that it writes, with what tells two of them apart after it."""
 
-ELSEWHERE = {"record", "calibrate"}
+ELSEWHERE = {"record", "calibrate", "frontier"}
 """Commands that take more than a moment: tests of their own look at what they write."""
 
 

@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("mkdocs")  # in the extras test and docs
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
-    "errors", "hardware", "models", "planner", "policies", "recorder", "reports", "runtimes", "simulator",
+    "errors", "frontier", "hardware", "models", "planner", "policies", "recorder", "reports", "runtimes", "simulator",
     "sweeps", "traces",
 )  # fmt: skip
 LOADED = {
