@@ -61,7 +61,8 @@ def check(
 @pytest.mark.parametrize("rash", [True, False])
 def test_solved_by_hand(rash: bool) -> None:
     # One layer, one slot; an expert takes 1 s on the link and 1 s per token on the GPU. Request 0 is there at 0 and
-    # needs 0 0 1 1, a token a step: 0 is loaded in 0-1 and computed in 1-2, hits in 2-3; 1 is loaded in 3-4, computed in 4-5.
+    # needs 0 0 1 1, a token a step: 0 is loaded in 0-1 and computed in 1-2, hits in 2-3; 1 is loaded in 3-4, computed
+    # in 4-5.
     # Request 1 comes at 4.5 and needs 1 2. It joins at 5: both need 1, which hits, 5-7. Alone it loads 2, 7-8, 8-9.
     # Request 2 comes at 10: idle for 1 s. It needs 2, which is there: 10-11.
     trace = RoutingTrace.from_arrays(
