@@ -37,10 +37,11 @@ def advice(
     warnings = []
     layers = trace.layers
     if scope == "model":
-        sizes = (
-            np.ones(len(layers), np.int64) if pools[0].bytes_per_expert is None else np.array(pools[0].bytes_per_expert)
-        )
-        cycle, everything = int(layers.top_k @ sizes), int(layers.num_experts @ sizes)
+        of_layer = layers.num_experts if pools[0].bytes_per_expert is None else layers.layer_bytes
+        of_one = np.ones(len(layers)) if pools[0].bytes_per_expert is None else layers.mean_bytes
+        assert of_layer is not None  # of experts of unknown size no pool is in bytes
+        assert of_one is not None
+        cycle, everything = int(layers.top_k @ of_one), int(of_layer.sum())
         if policy == "lru" and pools[0].capacity < cycle and access != "paper":
             warnings.append(
                 f"the pool holds {pools[0].capacity:,}, one token uses {cycle:,}: below one token cycle a global LRU "
@@ -60,7 +61,9 @@ def advice(
                 f"(top-{trace.top_k}): "
                 "they cannot be resident together, so an engine would need a staging buffer; use 1x or more"
             )
-        holds_all = all(pool.capacity >= total for pool, total in zip(pools, layers.num_experts.tolist(), strict=True))
+        totals = layers.num_experts if pools[0].bytes_per_expert is None else layers.layer_bytes
+        assert totals is not None
+        holds_all = all(pool.capacity >= total for pool, total in zip(pools, totals.tolist(), strict=True))
     if holds_all:
         warnings.append("the cache holds every expert: only first uses miss, so any policy scores high")
     elif counts.evictions + counts.bypassed == 0 and counts.resident:

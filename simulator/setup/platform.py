@@ -13,11 +13,11 @@ from lrcsim.base.errors import ConfigError, check_choice
 from lrcsim.base.reprs import short_repr
 from lrcsim.hardware import HardwareProfile, load_profile
 from lrcsim.models import Geometry, check_trace, expert_bytes, geometry_of, load_geometry, matching_dtype
-from lrcsim.policies import View, make_policy
+from lrcsim.policies import make_policy
 from lrcsim.runtimes import Runtime, RuntimeDocument, load_runtime
 from lrcsim.runtimes.machine_under import machine_under
 from lrcsim.simulator.cache.capacity import PoolSize, bytes_of, resolve_capacity
-from lrcsim.simulator.cache.pool import Pool
+from lrcsim.simulator.cache.pool import Pool, pool_view
 from lrcsim.simulator.serving.steps import Step
 from lrcsim.simulator.setup.costs import RooflineCosts
 from lrcsim.simulator.setup.miss_actions import Load, MissAction, make_action
@@ -81,9 +81,7 @@ class Platform:
         if self.dram is None:
             return None
         size = self.dram
-        sizes = None if size.bytes_per_expert is None else dict(zip(size.layers, size.bytes_per_expert, strict=True))
-        view = View(size.capacity, trace.num_experts, size.layers, trace.num_layers, trace.top_k, sizes)
-        return Pool(size, make_policy(self.dram_policy), view)
+        return Pool(size, make_policy(self.dram_policy), pool_view(size, trace))
 
     def kv_bytes(self, sequences: int, tokens: int) -> float:
         """Return the bytes of the KV cache of so many requests of ``tokens`` each."""
@@ -97,7 +95,7 @@ class Platform:
         def taken(step: Step, pool: Pool) -> int:
             requests = len(step.sequences)
             share = self.kv_bytes(requests, -(-step.size.context // max(requests, 1))) / pools
-            unit = 1 if pool.size else max(self.sizes[layer] for layer in pool.view.layers)
+            unit = 1 if pool.in_bytes else max(self.sizes[layer] for layer in pool.view.layers)
             return int(-(-share // unit))
 
         return taken
@@ -148,6 +146,11 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
         sizes = trace.expert_bytes.tolist()
     else:
         sizes = expert_bytes(geometry, machine.dtype).tolist()
+    if trace.layers.sized_by_expert:
+        raise ConfigError(
+            "experts of a layer differ in bytes, which goes with hits alone: leave out hardware, or give one size per "
+            "layer with expert_bytes"
+        )
     check_choice("engine", machine.engine, ENGINES)
     runtime = _runtime(machine.runtime, profile)
     profile = machine_under(profile, runtime)

@@ -23,8 +23,9 @@ from lrcsim.policies.routing import make_rule
 from lrcsim.runtimes import Runtime, RuntimeDocument
 from lrcsim.runtimes import read_toml as read_runtime
 from lrcsim.runtimes import to_toml as runtime_toml
-from lrcsim.simulator.cache.capacity import CacheSize, PoolSize, Scope, bytes_from, resolve_capacity
+from lrcsim.simulator.cache.capacity import CacheSize, PoolSize, Scope, resolve_capacity
 from lrcsim.simulator.serving.batching import batched, check_values
+from lrcsim.simulator.setup.expert_sizes import with_expert_bytes
 from lrcsim.simulator.setup.options import ACCESS, Options
 from lrcsim.simulator.setup.platform import Platform, check_memory, resolve
 from lrcsim.simulator.setup.rules import as_rule, check_rule
@@ -287,21 +288,6 @@ def _read(name: str, value: Any) -> Any:
     if name == "speculative" and isinstance(value, list):
         return tuple(value)
     return value
-
-
-def with_expert_bytes(trace: RoutingTrace, size: int | str | Sequence[int] | None) -> RoutingTrace:
-    """Return a trace with another size of its experts, or the same for None.
-
-    Raises:
-        ConfigError: the size is none, or zero.
-    """
-    if size is None:
-        return trace
-    listed = not isinstance(size, str) and isinstance(size, Sequence)
-    amount: Any = (listed and size) or bytes_from("expert_bytes", size)
-    trace = copy(trace)
-    trace.layers = trace.layers.with_expert_bytes(amount)
-    return trace
 
 
 def _settled(options: Options) -> Options:

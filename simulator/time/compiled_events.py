@@ -17,10 +17,11 @@ from lrcsim.policies import make_policy
 from lrcsim.policies.kernels import Queue
 from lrcsim.runtimes import IDEAL, Runtime
 from lrcsim.simulator.cache.capacity import PoolSize
+from lrcsim.simulator.cache.pool import pool_view
 from lrcsim.simulator.compiled.compiled_cache import CompiledCache
 from lrcsim.simulator.compiled.counts import signatures
 from lrcsim.simulator.compiled.engine_for import kernel_of
-from lrcsim.simulator.compiled.pools import PoolMaker, QueuePool, pool_view
+from lrcsim.simulator.compiled.pools import PoolMaker, QueuePool
 from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.serving.arrivals import ArrivalSteps
 from lrcsim.simulator.serving.steps import TOKENS_AT_ONCE, WITH_USES, StepTable, step_table
