@@ -85,6 +85,11 @@ def batches_by_request(
     return requests
 
 
+def cost(of_layer: int | Sequence[int], expert: int) -> int:
+    """Return the bytes of an expert, given those of all of its layer, or of each."""
+    return of_layer if isinstance(of_layer, int) else of_layer[expert]
+
+
 def most_hits(
     requests: Sequence[Sequence[Batch]],
     capacity: int,
@@ -92,7 +97,7 @@ def most_hits(
     bypass: bool,
     access: str = "coresident",
     warm: bool = True,
-    size: Sequence[int] | None = None,
+    size: Sequence[int] | Sequence[Sequence[int]] | None = None,
     worth: Sequence[int] | None = None,
     counted: Sequence[Sequence[bool]] | None = None,
 ) -> int:
@@ -102,7 +107,7 @@ def most_hits(
     """
 
     def weight(chosen: Iterable[Expert]) -> int:
-        return sum(1 if size is None else size[layer] for layer, _ in chosen)
+        return sum(1 if size is None else cost(size[layer], expert) for layer, expert in chosen)
 
     @cache
     def next_states(resident: frozenset[Expert], batch: Batch) -> list[frozenset[Expert]]:
@@ -165,7 +170,7 @@ class Case(NamedTuple):
     def trace(self) -> RoutingTrace:
         return self.with_bytes(None)
 
-    def with_bytes(self, size: list[int] | None) -> RoutingTrace:
+    def with_bytes(self, size: list[int] | list[list[int]] | None) -> RoutingTrace:
         shape = np.array(self.experts).shape
         weights = np.random.default_rng(len(self.experts)).random(shape).astype(np.float32)
         return RoutingTrace.from_arrays(
@@ -488,6 +493,50 @@ def test_bounds_hold_for_experts_of_unequal_bytes(access: str, case: Case, size:
     for policy in (AnyVictim, AnyVictimBypass, BUILT_IN["lru"], BUILT_IN["belady"], BUILT_IN["belady-bypass"]):
         limit = best_bypass if policy.bypass else best
         assert hits(trace, case, policy, f"{capacity}B", "model", access) <= limit, policy.name
+
+
+@pytest.mark.parametrize("scope", ["layer", "model"])
+@pytest.mark.parametrize("access", ["coresident", "sequential"])
+@drawn(60)
+@given(
+    case=cases(max_experts=4, max_tokens=6).filter(lambda case: case.num_experts > 1),
+    data=st.data(),
+    share=st.floats(0, 1.1),
+)
+def test_bounds_hold_where_experts_of_a_layer_differ(
+    access: str, scope: str, case: Case, data: st.DataObject, share: float
+) -> None:
+    row = st.lists(st.integers(1, 4), min_size=case.num_experts, max_size=case.num_experts)
+    size = [data.draw(row) for _ in case.experts[0]]
+    size[0][0] = 5
+    capacity = int(share * sum(map(sum, size)))
+    pools = [range(len(size))] if scope == "model" else [[layer] for layer in range(len(size))]
+
+    def best(bypass: bool) -> int:
+        return sum(
+            most_hits(
+                [[batch for batch in batches if batch[0][0] in layers] for batches in case.requests],
+                capacity // len(pools),
+                bypass=bypass,
+                access=access,
+                warm=case.warm,
+                size=size,
+            )
+            for layers in pools
+        )
+
+    trace = case.with_bytes(size)
+    prefill = "step" if case.chunk is None else f"chunk:{case.chunk}"
+    told = {"scope": scope, "access": access, "prefill": prefill, "warm": case.warm}
+    result = simulate(trace, "lru", f"{capacity}B", **told)  # type: ignore[arg-type]
+    accesses = int(result.counts.accesses.sum())
+    upper = result.bounds["upper"].hit_rate
+    assert result.bounds["upper"].proven
+    assert upper is None or upper * accesses >= best(True) - 1e-9
+    assert (result.bounds["belady"].kind, result.bounds["belady"].proven) == ("heuristic", False)
+    for policy in (AnyVictim, AnyVictimBypass, BUILT_IN["lru"], BUILT_IN["belady"], BUILT_IN["belady-bypass"]):
+        limit = best(policy.bypass)
+        assert hits(trace, case, policy, f"{capacity}B", scope, access) <= limit, policy.name
 
 
 @pytest.mark.parametrize("access", ["coresident", "sequential"])
