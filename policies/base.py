@@ -99,7 +99,7 @@ class View:
         self.num_layers = num_layers
         self.top_k = top_k
         self._size = size
-        self.each = each  # bytes by key, where experts of a layer differ
+        self.each = each  # bytes by key, where experts of a layer differ; 0 for those that a layer does not have
         self.slots = self.slots_in(capacity)
         self.step = self.request = self.layer = 0
         self.phase = 1
@@ -111,10 +111,11 @@ class View:
 
     def slots_in(self, capacity: int) -> int:
         """Return about how many experts fit into a capacity; 0 only if none fits."""
-        sizes = self._size if self.each is None else self.each
-        if sizes is None:
+        given = self._size if self.each is None else self.each
+        if given is None:
             return capacity
-        return max(capacity * len(sizes) // sum(sizes.values()), int(capacity >= min(sizes.values())))
+        sizes = [size for size in given.values() if size]  # 0: there is no such expert
+        return max(capacity * len(sizes) // sum(sizes), int(capacity >= min(sizes)))
 
     @property
     def size(self) -> dict[int, int] | None:

@@ -219,5 +219,5 @@ class _Scaled(RooflineCosts):
     def after(self, size: StepSize) -> float:
         return self.factor * super().after(size)
 
-    def expert(self, layer: int, tokens: int) -> float:
+    def expert(self, layer: int, tokens: int, key: int = -1) -> float:
         return self.factor * super().expert(layer, tokens)

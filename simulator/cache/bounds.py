@@ -49,14 +49,14 @@ def most_bytes_kept(
     Args:
         future: the accesses, co-resident.
         pool: layers that share a capacity, in slots or in bytes.
-        sizes: bytes of an expert of each layer of the model.
+        sizes: bytes of each expert of the model, by key.
         counted: bool [layer-steps], those in which it counts that an expert is still there; None: all.
     """
     size = np.asarray(sizes, np.float64)
     reused = np.isin(future.keys // future.stride, pool.layers) & (future.next_use != NEVER)
     if counted is not None:
         reused[reused] = counted[future.next_use[reused]]
-    worth = size[future.keys[reused] // future.stride]
+    worth = size[future.keys[reused]]
     cost = (future.next_use[reused] - future.time[reused]).astype(np.float64)
     if pool.bytes_per_expert is not None:
         cost *= worth

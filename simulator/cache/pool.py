@@ -26,7 +26,7 @@ def pool_view(size: PoolSize, trace: RoutingTrace) -> View:
     by_layer = by_key = None
     if size.by_expert:
         first, cost = size.layers[0] * trace.num_experts, size.cost(trace.num_experts)
-        by_key = {first + key: cost for key, cost in enumerate(cost.tolist()) if cost}
+        by_key = {first + key: size for key, size in enumerate(cost.tolist())}
     elif size.bytes_per_expert is not None:
         by_layer = dict(zip(size.layers, size.bytes_per_expert, strict=True))
     return View(size.capacity, trace.num_experts, size.layers, trace.num_layers, trace.top_k, by_layer, by_key)

@@ -23,7 +23,7 @@ from lrcsim.simulator.setup.costs import RooflineCosts
 from lrcsim.simulator.setup.miss_actions import Load, MissAction, make_action
 from lrcsim.simulator.setup.options import Options
 from lrcsim.simulator.setup.prefetchers import NoPrefetch, Prefetcher, make_prefetcher
-from lrcsim.traces import RoutingTrace
+from lrcsim.traces import LayerTable, RoutingTrace
 
 ENGINES = ("auto", "events", "compiled")
 KV_BYTES = 2.0  # per number of the KV cache: bf16
@@ -41,7 +41,7 @@ class Platform:
         runtime: what runs the model there.
         geometry: the model.
         dtype: as its weights are stored.
-        sizes: bytes of an expert of each MoE layer.
+        sizes: bytes of an expert of each MoE layer, or for each layer those of each expert, where they differ.
         costs: seconds of compute.
         action: what to do with misses.
         prefetcher: what to bring ahead, or None.
@@ -55,7 +55,7 @@ class Platform:
     runtime: Runtime
     geometry: Geometry
     dtype: str
-    sizes: list[int]
+    sizes: list[int] | list[list[int]]
     costs: RooflineCosts
     action: MissAction
     prefetcher: Prefetcher | None
@@ -65,6 +65,11 @@ class Platform:
     engine: str
 
     __repr__ = short_repr
+
+    @property
+    def flat_sizes(self) -> list[int]:
+        """Bytes of an expert of each MoE layer, or of each expert by key where those of a layer differ."""
+        return [size for row in self.sizes for size in (row if isinstance(row, list) else [row])]
 
     @property
     def on_demand(self) -> bool:
@@ -95,7 +100,7 @@ class Platform:
         def taken(step: Step, pool: Pool) -> int:
             requests = len(step.sequences)
             share = self.kv_bytes(requests, -(-step.size.context // max(requests, 1))) / pools
-            unit = 1 if pool.in_bytes else max(self.sizes[layer] for layer in pool.view.layers)
+            unit = 1 if pool.in_bytes else max(_largest(self.sizes[layer]) for layer in pool.view.layers)
             return int(-(-share // unit))
 
         return taken
@@ -142,15 +147,9 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
     geometry = _geometry(machine.model, trace)
     check_trace(geometry, trace)
     as_traced = machine.dtype is None and geometry.stored is None  # a file says itself how large things are
-    if as_traced and trace.expert_bytes is not None:
-        sizes = trace.expert_bytes.tolist()
-    else:
-        sizes = expert_bytes(geometry, machine.dtype).tolist()
-    if trace.layers.sized_by_expert:
-        raise ConfigError(
-            "experts of a layer differ in bytes, which goes with hits alone: leave out hardware, or give one size per "
-            "layer with expert_bytes"
-        )
+    known = trace.expert_bytes if as_traced else None
+    of_experts = expert_bytes(geometry, machine.dtype) if known is None else known
+    sizes: list[int] | list[list[int]] = of_experts.tolist()
     check_choice("engine", machine.engine, ENGINES)
     runtime = _runtime(machine.runtime, profile)
     profile = machine_under(profile, runtime)
@@ -161,11 +160,12 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
             "use load, cpu or split, or record the trace with weights"
         )
     from_trace = machine.dtype is not None or as_traced
-    dense = trace.layers.dense_bytes if from_trace and _stored_as_traced(trace, sizes) else None
+    layers = trace.layers.with_expert_bytes(of_experts)
+    dense = trace.layers.dense_bytes if from_trace and _stored_as_traced(trace.layers, layers) else None
     dtype = machine.dtype
     if as_traced and dense is not None:  # then the output matrix is stored as the trace's experts are, too
         dtype = matching_dtype(geometry, trace)
-    costs = RooflineCosts(geometry, profile, dtype, np.asarray(sizes, np.int64), KV_BYTES, runtime, dense)
+    costs = RooflineCosts(geometry, profile, dtype, of_experts, KV_BYTES, runtime, dense)
     overlap = machine.overlap and runtime.loads.overlap != "none"
     return Platform(
         profile=profile,
@@ -177,7 +177,7 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
         action=action,
         prefetcher=_prefetcher(machine, trace, runtime, overlap),
         overlap=overlap,
-        dram=_dram(machine, profile, trace, sizes),
+        dram=_dram(machine, profile, layers),
         dram_policy=machine.dram_policy,
         engine=machine.engine,
     )
@@ -237,10 +237,16 @@ def _geometry(model: str | Path | Geometry | None, trace: RoutingTrace) -> Geome
     return geometry_of(trace)
 
 
-def _stored_as_traced(trace: RoutingTrace, sizes: list[int]) -> bool:
+def _stored_as_traced(traced: LayerTable, layers: LayerTable) -> bool:
     """Return whether the weights are stored as they were in the engine that was traced."""
-    known = trace.expert_bytes
-    return known is not None and abs(sum(sizes) - int(known.sum())) <= SAME_FORMAT * int(known.sum())
+    known, now = traced.mean_bytes, layers.mean_bytes
+    assert now is not None  # the sizes of what is run
+    return known is not None and abs(now.sum() - known.sum()) <= SAME_FORMAT * known.sum()
+
+
+def _largest(size: int | list[int]) -> int:
+    """Return the bytes of the largest expert of a layer."""
+    return size if isinstance(size, int) else max(size)
 
 
 def _runtime(given: str | Path | RuntimeDocument | Runtime, profile: HardwareProfile) -> Runtime:
@@ -268,9 +274,11 @@ def _prefetcher(machine: Options, trace: RoutingTrace, runtime: Runtime, overlap
     return prefetcher
 
 
-def _dram(machine: Options, profile: HardwareProfile, trace: RoutingTrace, sizes: list[int]) -> PoolSize | None:
+def _dram(machine: Options, profile: HardwareProfile, layers: LayerTable) -> PoolSize | None:
     """Return the room for experts in main memory, None where it holds them all."""
-    total = sum(int(count) * size for count, size in zip(trace.layers.num_experts, sizes, strict=True))
+    assert layers.layer_bytes is not None  # the sizes are known by now
+    assert layers.expert_bytes is not None
+    total = int(layers.layer_bytes.sum())
     policy = make_policy(machine.dram_policy)
     if policy.needs & {"future", "weights", "profile"} or policy.bypass or policy.refills:
         raise ConfigError(
@@ -293,15 +301,14 @@ def _dram(machine: Options, profile: HardwareProfile, trace: RoutingTrace, sizes
         spec = f"{int(profile.dram.memory * DRAM_FOR_EXPERTS)}B"
     else:
         spec = machine.dram
-    layers = trace.layers.with_expert_bytes(sizes)
     size = resolve_capacity(spec, layers, "model")[0]
-    largest = 1 if size.bytes_per_expert is not None else max(sizes)
+    largest = 1 if size.bytes_per_expert is not None else int(layers.expert_bytes.max())
     if min(size.capacity * largest, total) > profile.dram.memory:
         raise ConfigError(
             f"dram {machine.dram!r} is more than the {human(profile.dram.memory)} of main memory of {profile.name}: "
             "give less, or --set dram.memory=..."
         )
-    holds = size.capacity >= (total if size.bytes_per_expert is not None else trace.layers.total_experts)
+    holds = size.capacity >= (total if size.bytes_per_expert is not None else layers.total_experts)
     if holds:
         return None
     if not profile.storage_links:

@@ -103,6 +103,8 @@ def unsupported_events(
         return f"policy {policy.name} cannot go with a prefetcher"
     if shrinks:
         return "the KV cache takes memory from the experts"
+    if job.trace.layers.sized_by_expert:
+        return "experts of a layer differ in bytes"
     if job.access != "coresident":
         return f"access {job.access} is not coresident"
     if not profile.links:

@@ -98,7 +98,7 @@ def most_hits(
     access: str = "coresident",
     warm: bool = True,
     size: Sequence[int] | Sequence[Sequence[int]] | None = None,
-    worth: Sequence[int] | None = None,
+    worth: Sequence[int] | Sequence[Sequence[int]] | None = None,
     counted: Sequence[Sequence[bool]] | None = None,
 ) -> int:
     """Return the most hits that any choice of evictions reaches in one pool of slots, or of bytes with ``size``.
@@ -140,7 +140,7 @@ def most_hits(
             after: dict[frozenset[Expert], int] = {}
             for resident, hits in reached.items():
                 found = resident.intersection(batch)
-                now = hits + counts * sum(1 if worth is None else worth[layer] for layer, _ in found)
+                now = hits + counts * sum(1 if worth is None else cost(worth[layer], expert) for layer, expert in found)
                 for state in next_states(resident, batch):
                     after[state] = max(after.get(state, 0), now)
             reached = after
@@ -390,6 +390,52 @@ def test_no_policy_loads_fewer_bytes(unit: str, case: Case, size: list[int], slo
         if unit == "layers" or size[0] == size[1]:
             assert found == expected
             assert least.reachable
+
+
+@pytest.mark.parametrize("unit", ["slots", "bytes", "layers"])
+@drawn(60)
+@given(
+    case=cases(max_experts=3, max_tokens=6).filter(lambda case: case.num_experts > 1),
+    data=st.data(),
+    slots=st.integers(0, 5),
+    bypass=st.booleans(),
+)
+def test_no_policy_loads_fewer_bytes_where_experts_of_a_layer_differ(
+    unit: str, case: Case, data: st.DataObject, slots: int, bypass: bool
+) -> None:
+    row = st.lists(st.integers(1, 9), min_size=case.num_experts, max_size=case.num_experts)
+    size = [data.draw(row) for _ in case.experts[0]]
+    size[0][0] = 10
+    trace = case.with_bytes(size)
+    scope: Any = "layer" if unit == "layers" else "model"
+    cache = str(slots) if unit == "slots" else f"{slots * 10}B"
+    prefill = "step" if case.chunk is None else f"chunk:{case.chunk}"
+    pools = tuple(resolve_capacity(cache, trace.layers, scope))
+    job = Run.in_pools(trace, "lru", pools, "coresident", prefill, case.warm)
+    flat = [one for of_layer in size for one in of_layer]
+    none = Free(np.zeros(len(size), np.int64), (0, 0, 0))
+    least = Baselines(job).least_bytes(flat, bypass, none, replay(job).accesses)
+    for only, found in ((0, least.prefill), (1, least.decode), (None, least.total)):
+        counted = [[True] * len(batches) for batches in case.requests] if only is None else case.counted(only)
+        used = [
+            size[layer][expert]
+            for batches, flags in zip(case.requests, counted, strict=True)
+            for batch, counts in zip(batches, flags, strict=True)
+            for layer, expert in batch
+            if counts
+        ]
+        expected = sum(used)
+        for pool in pools:
+            mine = [[batch[0][0] in pool.layers for batch in batches] for batches in case.requests]
+            own = [list(compress(batches, kept)) for batches, kept in zip(case.requests, mine, strict=True)]
+            flags = [list(compress(row, kept)) for row, kept in zip(counted, mine, strict=True)]
+            in_bytes = None if pool.bytes_per_expert is None else size
+            expected -= most_hits(
+                own, pool.capacity, bypass=bypass, warm=case.warm, size=in_bytes, worth=size, counted=flags
+            )
+        assert found <= expected + 1e-9
+        assert not least.reachable
+    assert least.total <= sum(used)
 
 
 # --- nothing beats it ------------------------------------------------------------------------------------------------
