@@ -97,7 +97,7 @@ def seen_before(run: Run) -> list[str]:
         TraceError: the profile's file is damaged, or gone.
     """
     given = run.options.profile
-    if given is None or not _uses_profile(run):
+    if given is None or not (run.low is not None or _uses_profile(run)):
         return []
     from lrcsim.traces.duplicates import in_common  # with all importers of traces, a tenth of a second
 
@@ -120,6 +120,16 @@ def seen_before(run: Run) -> list[str]:
             f"({tokens / trace.num_tokens:.0%} of the tokens): on those it is hindsight, which no engine has"
         )
     return [f"{told}; {how}: {OTHER_REQUESTS}"]
+
+
+def low_copies(run: Run) -> list[str]:
+    """Say where low precision saves no room: a slot is as large as the largest expert of its cache."""
+    if run.low is None or not run.in_slots or not run.trace.layers.sized_by_expert:
+        return []
+    return [
+        f"the cache is in slots, each as large as an expert of full precision, so that {run.low.dtype} saves no "
+        "room in it: give its size in bytes, as 4GiB"
+    ]
 
 
 def _uses_profile(run: Run) -> bool:

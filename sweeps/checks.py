@@ -20,6 +20,7 @@ from lrcsim.policies.routing import make_rule
 from lrcsim.runtimes import load_runtime
 from lrcsim.simulator.cache.capacity import SCOPES, parse_bytes, resolve_capacity
 from lrcsim.simulator.setup.expert_sizes import FILES, sizes_from
+from lrcsim.simulator.setup.low_copy import parse_low_copy
 from lrcsim.simulator.setup.miss_actions import make_action
 from lrcsim.simulator.setup.options import ACCESS
 from lrcsim.simulator.setup.platform import ENGINES
@@ -98,6 +99,7 @@ CHECKS: dict[str, Callable[[Any], object]] = {
     "trace": _trace,
     "profile": _profile,
     "expert_bytes": _bytes,
+    "low_copy": parse_low_copy,
     "policy": make_policy,
     "cache": _size,
     "scope": partial(check_choice, "scope", allowed=SCOPES),

@@ -162,9 +162,9 @@ def _told(values: Values, name: str) -> str:
 
 
 def _sized_one_by_one(values: Values) -> bool:
-    """Return whether a run is told sizes of experts that may differ: a list, or a file of them."""
+    """Return whether a run is told sizes of experts that may differ: a list, a file of them, or two precisions."""
     given = values.get("expert_bytes")
-    return isinstance(given, list) or (isinstance(given, str) and Path(given).suffix in FILES)
+    return "low_copy" in values or isinstance(given, list) or (isinstance(given, str) and Path(given).suffix in FILES)
 
 
 class _About(NamedTuple):

@@ -96,6 +96,9 @@ class Options:
         expert_bytes: size of one expert, bytes or text with a unit, or a list with one per layer, or one list of sizes
             per layer with one per expert (an array [L, E]), or a file of these (``.npy``, ``.json``), in place of what
             the trace says.
+        low_copy: a second precision for experts used least in ``profile``: ``"q4_k"``, ``"q4_k:0.75"``, a format and
+            the share of each layer's experts in it (default one half). They are then smaller, in cache and in time
+            (docs/accounting.md); None: all experts are in one precision.
         route: a routing rule (docs/routing.md): ``"prior:0.1"``, ``"window:2,12"``, ``"substitute:0.1"``,
             ``file.py:Class``, ``pkg.mod:Class``, a class or an object. Tokens then use what it chooses by the recorded
             logits and the residents; None: what the router chose.
@@ -160,6 +163,12 @@ class Options:
         "Size of one expert (2.5MiB), where the trace does not have it, or a .npy or .json of one per layer, or per "
         "layer and expert.",
         "SIZE|FILE",
+    )
+    low_copy: str | None = _option(
+        "cache",
+        None,
+        "Second precision for the experts used least in the profile, and their share of each layer.",
+        "DTYPE[:SHARE]",
     )
     route: RuleSpec | None = _option(
         "cache",

@@ -20,6 +20,7 @@ from lrcsim.simulator.cache.capacity import PoolSize, bytes_of, resolve_capacity
 from lrcsim.simulator.cache.pool import Pool, pool_view
 from lrcsim.simulator.serving.steps import Step
 from lrcsim.simulator.setup.costs import RooflineCosts
+from lrcsim.simulator.setup.low_copy import LowCopy
 from lrcsim.simulator.setup.miss_actions import Load, MissAction, make_action
 from lrcsim.simulator.setup.options import Options
 from lrcsim.simulator.setup.prefetchers import NoPrefetch, Prefetcher, make_prefetcher
@@ -124,8 +125,13 @@ class Platform:
         }
 
 
-def resolve(machine: Options, trace: RoutingTrace) -> Platform:
+def resolve(machine: Options, trace: RoutingTrace, low: LowCopy | None = None) -> Platform:
     """Look up profile, model, action and prefetcher, and check that they fit the trace and each other.
+
+    Args:
+        machine: the options.
+        trace: what is run.
+        low: which experts are in low precision; None: all are in one.
 
     Raises:
         ConfigError: something is unknown, or does not fit; one line.
@@ -149,7 +155,6 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
     as_traced = machine.dtype is None and geometry.stored is None  # a file says itself how large things are
     known = trace.expert_bytes if as_traced else None
     of_experts = expert_bytes(geometry, machine.dtype) if known is None else known
-    sizes: list[int] | list[list[int]] = of_experts.tolist()
     check_choice("engine", machine.engine, ENGINES)
     runtime = _runtime(machine.runtime, profile)
     profile = machine_under(profile, runtime)
@@ -165,14 +170,18 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
     dtype = machine.dtype
     if as_traced and dense is not None:  # then the output matrix is stored as the trace's experts are, too
         dtype = matching_dtype(geometry, trace)
-    costs = RooflineCosts(geometry, profile, dtype, of_experts, KV_BYTES, runtime, dense)
+    if low is not None:
+        of_experts = low.sizes(of_experts, geometry)
+        layers = layers.with_expert_bytes(of_experts)
+    assert layers.expert_bytes is not None  # just given
+    costs = RooflineCosts(geometry, profile, dtype, layers.expert_bytes, KV_BYTES, runtime, dense)
     overlap = machine.overlap and runtime.loads.overlap != "none"
     return Platform(
         profile=profile,
         runtime=runtime,
         geometry=geometry,
         dtype=dtype or geometry.dtype,
-        sizes=sizes,
+        sizes=layers.expert_bytes.tolist(),
         costs=costs,
         action=action,
         prefetcher=_prefetcher(machine, trace, runtime, overlap),
