@@ -35,9 +35,9 @@ class CostTable(NamedTuple):
         compute: FLOP/s there.
         overhead: seconds per operation there: a part, the head, an expert.
         step: seconds per forward pass.
-        expert_bytes: float64 [L], moved by an expert there.
+        expert_bytes: float64 [L], moved by an expert there, or by key, [L * E], where those of a layer differ.
         operations: of an expert per token.
-        cpu_bytes: float64 [L], moved by an expert on the CPU.
+        cpu_bytes: float64 [L] or [L * E], moved by an expert on the CPU.
         cpu_bandwidth: bytes/s.
         cpu_compute: FLOP/s.
         cpu_overhead: seconds per expert.

@@ -137,10 +137,10 @@ def take_prefetched(book, key, size):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def take_emptied(book, sizes, stride):  # type: ignore[no-untyped-def]
+def take_emptied(book, sizes):  # type: ignore[no-untyped-def]
     """Take note that what was prefetched is not in the cache any more (`Tally.emptied`)."""
     for key in range(len(book.unused)):
         if book.unused[key]:
-            book.counter[WASTED] += sizes[key // stride]
+            book.counter[WASTED] += sizes[key]
     book.unused[:] = False
     book.displaced[:] = False

@@ -183,14 +183,14 @@ def computed(job: Run, platform: Platform, *, compiled: bool = False) -> tuple[P
     Args:
         job: what was run.
         platform: on what.
-        compiled: whether to go through the trace compiled (`compute_alone`).
+        compiled: whether to go through the trace compiled (`compute_alone`), where experts of a layer have one size.
 
     Returns:
         Two of float64 [2]: prefill, decode. The first has launches in it where the host launches ahead and they take
         longer.
     """
     costs, dram = platform.costs, platform.profile.dram.bandwidth
-    if compiled:
+    if compiled and not job.trace.layers.sized_by_expert:
         table, schedule = costs.table(job.trace.num_layers), Schedule(job.trace, job.prefill)
         whole, least = compute_alone(schedule, table, dram, launches(platform.runtime))
         return whole, least
