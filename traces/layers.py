@@ -195,9 +195,11 @@ class LayerTable:
     @property
     def mean_bytes(self) -> npt.NDArray[np.float64] | None:
         """float64 [L], bytes of an expert of each layer, on average."""
-        if self.expert_bytes is None or self.expert_bytes.ndim == 1:
-            return None if self.expert_bytes is None else self.expert_bytes.astype(np.float64)
-        return self.expert_bytes.sum(axis=1) / self.num_experts
+        if self.expert_bytes is None:
+            return None
+        sizes = self.expert_bytes.astype(np.float64)
+        mean: npt.NDArray[np.float64] = sizes if sizes.ndim == 1 else sizes.sum(axis=1) / self.num_experts
+        return mean
 
     @property
     def total_experts(self) -> int:
