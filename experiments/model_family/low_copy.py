@@ -2,8 +2,8 @@
 
 The experts that `lrcsim.simulator.setup.low_copy` would put into low precision are rounded in place, block by block, to
 so many bits, and the model's loss on held-out text is compared with that of the weights as they are. Which experts are
-used least is counted on every other sample; the loss is of the others. Run it: ``python -m
-lrcsim.experiments.model_family.low_copy``.
+used least is counted on the first half of the samples; the loss is of the others, as many of each domain. Run it:
+``python -m lrcsim.experiments.model_family.low_copy``.
 """
 
 from __future__ import annotations
@@ -88,13 +88,13 @@ def load(folder: Path = HERE / "checkpoint") -> Any:
 
 
 def halves(trace: RoutingTrace) -> tuple[npt.NDArray[np.float64], list[npt.NDArray[np.int64]]]:
-    """Return the uses of each expert in every other request, float64 [L * E], and the token ids of the others."""
-    uses = np.zeros(trace.num_layers * trace.num_experts)
+    """Return uses of each expert in the first half of the requests, float64 [L * E], and token ids of the others."""
+    half, uses = trace.num_requests // 2, np.zeros(trace.num_layers * trace.num_experts)
     for block in Schedule(trace).blocks():
-        counted = np.repeat(block.request % 2 == 0, np.diff(block.starts))
+        counted = np.repeat(block.request < half, np.diff(block.starts))
         uses += np.bincount(block.keys[counted], minlength=len(uses))
     bounds = trace.offsets.tolist()
-    wanted = range(1, trace.num_requests, 2)
+    wanted = range(half, trace.num_requests)
     return uses, [trace.read("token_ids", bounds[r], bounds[r + 1]).astype(np.int64) for r in wanted]
 
 
