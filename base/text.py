@@ -67,11 +67,13 @@ def percent(rate: float | None, digits: int = 1) -> str:
 def capacity_text(config: dict[str, Any]) -> str:
     """Return what a cache size came to, from the ``config`` of a run."""
     sizes = config["capacity"]
+    low, high = min(sizes), max(sizes)
     if config["capacity_unit"] == "bytes":
-        return f"{human_bytes(sizes[0])} in one pool"
+        if config["scope"] == "model":
+            return f"{human_bytes(sizes[0])} in one pool"
+        return f"{human_bytes(low)}{'' if low == high else f' to {human_bytes(high)}'} per layer"
     if config["scope"] == "model":
         return f"{sizes[0]:,} experts in one pool"
-    low, high = min(sizes), max(sizes)
     return f"{low:,} experts per layer" if low == high else f"{low:,} to {high:,} experts per layer"
 
 

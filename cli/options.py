@@ -10,7 +10,7 @@ import click
 from lrcsim.base.errors import ConfigError
 from lrcsim.cli.screen import echo
 from lrcsim.cli.sections import SectionOption
-from lrcsim.simulator.cache.capacity import bytes_from
+from lrcsim.simulator.setup.expert_sizes import sizes_from
 from lrcsim.simulator.setup.miss_actions import ACTIONS
 from lrcsim.simulator.setup.options import Declared, Group, declared
 
@@ -101,7 +101,7 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
     elif acceptance is not None:
         raise ConfigError("--acceptance is that of drafts: say how many with it, as --draft 3")
     if "expert_bytes" in named:
-        bytes_from("--expert-bytes", named["expert_bytes"])  # the message names the option as it was written
+        sizes_from("--expert-bytes", named["expert_bytes"])  # the message names the option as it was written
     if "hardware" not in named:
         for name in named:
             if name in declared() and declared()[name].timed:

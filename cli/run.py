@@ -109,6 +109,8 @@ def _show(result: Result) -> None:
         out.print(f"{config['policy']} {verb} {share} of the gap between LRU and the {best}")
     if result.routing is not None:
         out.print(rule_text(data["route"]))
+    if "low_copy" in data:
+        out.print(low_copy_text(data["low_copy"]))
     out.print(
         f"{cache['accesses']:,} accesses, {cache['misses']:,} misses ({cache['cold_misses']:,} cold), "
         f"{cache['evictions']:,} evictions"
@@ -122,3 +124,11 @@ def _show(result: Result) -> None:
             if cache[name]["bytes_per_token"] is not None
         ]
         out.print(f"loaded {human_bytes(cache['bytes_loaded'])}: {', '.join(per_token)}")
+
+
+def low_copy_text(low: dict[str, Any]) -> str:
+    """Say what is in low precision: ``low_copy`` of the JSON of `lrcsim run`."""
+    told = f"{low['dtype']}: {low['experts']:,} of {low['of_experts']:,} experts, those used least in the profile"
+    if low["choices"] is not None:
+        told += f"; {percent(low['choices'])} of the router's choices"
+    return told + (f", {percent(low['weight'])} of its weight" if low["weight"] is not None else "")

@@ -62,8 +62,8 @@ def sch(
     TRACE is an lrcsim file; several are shown together; without any, the trace that comes with lrcsim. JSON has the
     rate at every capacity.
     """
-    from lrcsim.simulator.cache.capacity import bytes_from
     from lrcsim.simulator.metrics.sch_metric import sch_at_sizes
+    from lrcsim.simulator.setup.expert_sizes import sizes_from
 
     check_picture(plot_path)
     scope = scope or "layer"
@@ -76,7 +76,7 @@ def sch(
     sizes = [part.strip() for part in cache.split(",")]
     with opened_traces(traces) as opened:
         for trace in opened.values() if expert_bytes is not None else ():
-            trace.layers = trace.layers.with_expert_bytes(bytes_from("--expert-bytes", expert_bytes))
+            trace.layers = trace.layers.with_expert_bytes(sizes_from("--expert-bytes", expert_bytes))
         results: Results = measured(
             opened,
             segments_of(segment, opened.values(), fits=definition == "static"),

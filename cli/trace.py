@@ -315,7 +315,7 @@ def _facts(opened: RoutingTrace, quick: bool, progress: Callable[[int, int], Non
         "top_k": _same_or_list(layers.top_k),
         "num_shared": _same_or_list(layers.num_shared),
         "expert_bytes": None if sizes is None else _same_or_list(sizes),
-        "all_experts_bytes": None if sizes is None else int((sizes * layers.num_experts).sum()),
+        "all_experts_bytes": None if layers.layer_bytes is None else int(layers.layer_bytes.sum()),
         "dense_bytes": None if layers.dense_bytes is None else _same_or_list(layers.dense_bytes),
         "columns": list(opened.columns),
         "positions": None,
@@ -372,7 +372,10 @@ def _shape(report: ImportReport) -> str:
     return said
 
 
-def _same_or_list(values: Any) -> int | list[int]:
+def _same_or_list(values: Any) -> int | list[int] | list[list[int]]:
+    if values.ndim == 2:
+        by_expert: list[list[int]] = values.tolist()
+        return by_expert
     listed = [int(value) for value in values]
     return listed[0] if len(set(listed)) == 1 else listed
 
@@ -390,6 +393,12 @@ def _info_shape(facts: dict[str, Any]) -> str:
 def _print_facts(facts: dict[str, Any]) -> None:
     def span(value: int | list[int], show: Callable[[int], str] = "{:,}".format) -> str:
         return show(value) if isinstance(value, int) else f"{show(min(value))} to {show(max(value))}, by layer"
+
+    def of_experts(value: int | list[int] | list[list[int]]) -> str:
+        if isinstance(value, int) or not isinstance(value[0], list):
+            return span(value, human_bytes)  # type: ignore[arg-type]  # the first says of all
+        sizes = {size for row in value for size in row if size}  # type: ignore[union-attr]
+        return f"{human_bytes(min(sizes))} to {human_bytes(max(sizes))}, by expert"
 
     facts = quoted(facts)
     tokens = f"{facts['tokens']:,}"
@@ -412,7 +421,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
     if facts["expert_bytes"] is None:
         rows.append(("bytes per expert", "not recorded"))
     else:
-        rows.append(("bytes per expert", span(facts["expert_bytes"], human_bytes)))
+        rows.append(("bytes per expert", of_experts(facts["expert_bytes"])))
         rows.append(("all experts", human_bytes(facts["all_experts_bytes"])))
     if facts["dense_bytes"] is not None:
         rows.append(("dense bytes per layer", span(facts["dense_bytes"], human_bytes)))

@@ -25,10 +25,10 @@ def matching_dtype(geometry: Geometry, trace: RoutingTrace) -> str:
         geometry: the model.
         trace: of it, with or without ``expert_bytes``.
     """
-    known = trace.expert_bytes
-    if known is None:
+    mean = trace.layers.mean_bytes  # of experts that differ the mean
+    if mean is None:
         return stored_dtype(geometry)
-    known = np.asarray(known, np.int64)
+    known = mean.round().astype(np.int64)
     words = set(re.split(r"[^a-z0-9_]+", (trace.model or "").lower()))
 
     def rank(name: str) -> tuple[bool, bool, int, int, bool]:

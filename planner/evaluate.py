@@ -20,7 +20,7 @@ from lrcsim.planner.speed import Setup, Speed, interval, measure, resampled
 from lrcsim.planner.strategies import OPTIMUM, POLICIES, Strategy, cache_of, room_for, strategies
 from lrcsim.planner.workload import PLACED, POPULAR, OwnTrace, Workload
 from lrcsim.runtimes import RuntimeDocument
-from lrcsim.simulator.setup.run import with_expert_bytes
+from lrcsim.simulator.setup.expert_sizes import with_expert_bytes
 
 WORTH = 0.01
 """A gain below this is called none: no more than a hundredth of the speed."""

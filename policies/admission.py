@@ -201,7 +201,7 @@ class Admit2(Policy):
 
     def _not_admitted(self, batch: Sequence[int], missed: frozenset[int]) -> list[int]:
         """Count the uses of a batch; return which of its misses are neither admitted nor find a free slot."""
-        again, first = 0, []
+        view, taken, first = self.view, self.used, []
         for key in batch:
             self.seen += 1
             if key in missed:
@@ -209,13 +209,15 @@ class Admit2(Policy):
                 if before is None or (self.window and self.seen - before > self.window):
                     first.append(key)
                 else:
-                    again += 1
+                    taken += view.bytes_of(key)
             self.last_use[key] = self.seen
-        if not first:
-            return first
-        size = self._size(first[0])  # all are of one layer
-        free = max((self.view.capacity - self.used) // size - again, 0)
-        return first[free:]
+        passing = []
+        for key in first:
+            if (inside := taken + view.bytes_of(key)) > view.capacity:
+                passing.append(key)
+            else:
+                taken = inside
+        return passing
 
     def _hear(self, batch: Sequence[int], missed: Sequence[int]) -> None:
         """Tell the policy behind of a batch."""
@@ -223,7 +225,7 @@ class Admit2(Policy):
         self.batch = frozenset(batch)
         self.others = len(self.resident) - (len(batch) - len(missed))
         for key in missed:
-            self.resident[key] = self._size(key)
+            self.resident[key] = self.view.bytes_of(key)
             self.used += self.resident[key]
 
     def _hear_without(self, batch: Sequence[int], missed: Sequence[int]) -> None:
@@ -239,6 +241,3 @@ class Admit2(Policy):
             view.layer_weights = of_layer or weights
         self._hear([batch[place] for place in kept], [key for key in missed if key not in passing])
         view.weights, view.layer_weights = weights, of_layer
-
-    def _size(self, key: int) -> int:
-        return 1 if self.view.size is None else self.view.size[self.view.layer_of(key)]

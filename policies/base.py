@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Protocol
 
 from lrcsim.base.configurable import Configurable, names_in
 from lrcsim.base.configurable import Param as Param  # part of the contract
+from lrcsim.base.errors import PolicyError
 from lrcsim.policies.kernels import Queue, Stack
 
 NEVER = 2**62
@@ -58,11 +59,14 @@ class View:
             ``future``), else empty. The unit is layer-steps, or accesses when they are sequential.
         upcoming: the accesses to come (policies that need the ``future``).
         profile: uses of each key in a profiling run (policies that need a ``profile``), else empty.
-        size: bytes of an expert of each layer where ``capacity`` is in bytes, else None.
+        size: bytes of an expert of each layer where ``capacity`` is in bytes, else None; `bytes_of` says them of each
+            expert, also where those of a layer differ.
     """
 
     __slots__ = (
+        "_size",
         "capacity",
+        "each",
         "layer",
         "layer_weights",
         "layers",
@@ -71,7 +75,6 @@ class View:
         "phase",
         "profile",
         "request",
-        "size",
         "slots",
         "step",
         "stride",
@@ -88,13 +91,15 @@ class View:
         num_layers: int,
         top_k: int,
         size: dict[int, int] | None = None,
+        each: dict[int, int] | None = None,
     ) -> None:
         self.capacity = capacity
         self.stride = stride
         self.layers = layers
         self.num_layers = num_layers
         self.top_k = top_k
-        self.size = size
+        self._size = size
+        self.each = each  # bytes by key, where experts of a layer differ; 0 for those that a layer does not have
         self.slots = self.slots_in(capacity)
         self.step = self.request = self.layer = 0
         self.phase = 1
@@ -106,9 +111,33 @@ class View:
 
     def slots_in(self, capacity: int) -> int:
         """Return about how many experts fit into a capacity; 0 only if none fits."""
-        if self.size is None:
+        given = self._size if self.each is None else self.each
+        if given is None:
             return capacity
-        return max(capacity * len(self.size) // sum(self.size.values()), int(capacity >= min(self.size.values())))
+        sizes = [size for size in given.values() if size]  # 0: there is no such expert
+        return max(capacity * len(sizes) // sum(sizes), int(capacity >= min(sizes)))
+
+    @property
+    def size(self) -> dict[int, int] | None:
+        """Bytes of an expert of each layer where ``capacity`` is in bytes, else None.
+
+        Raises:
+            PolicyError: experts of a layer differ, so that there is no such number.
+        """
+        if self.each is not None:
+            raise PolicyError("view.size is by layer, and experts of a layer differ in bytes: use view.bytes_of(key)")
+        return self._size
+
+    @property
+    def in_bytes(self) -> bool:
+        """Whether ``capacity`` is in bytes."""
+        return self._size is not None or self.each is not None
+
+    def bytes_of(self, key: int) -> int:
+        """Return what an expert takes of ``capacity``: one slot, or its bytes where that is in bytes."""
+        if self.each is not None:
+            return self.each[key]
+        return 1 if self._size is None else self._size[key // self.stride]
 
     def layer_of(self, key: int) -> int:
         """Return the layer of a key."""
@@ -118,7 +147,7 @@ class View:
         """Return the experts of ``ranked``, in that order, that fit together into ``room`` slots (or bytes)."""
         chosen = []
         for key in ranked:
-            need = 1 if self.size is None else self.size[key // self.stride]
+            need = self.bytes_of(key)
             if need <= room:
                 room -= need
                 chosen.append(key)

@@ -98,6 +98,4 @@ class PinnedLru(Lru):
     def _pinned_too_much(self) -> bool:
         if self.view.capacity == self.filled_at:
             return False
-        size, stride = self.view.size, self.view.stride
-        taken = len(self.pinned) if size is None else sum(size[key // stride] for key in self.pinned)
-        return taken > self._room()
+        return sum(map(self.view.bytes_of, self.pinned)) > self._room()

@@ -185,9 +185,9 @@ def _curve(found: Rebuilt, again: Again, own: str, watcher: Watcher) -> None:
 
     run, layers, capacities = again.run, again.run.trace.layers, None
     if run.pools[0].bytes_per_expert is not None:  # experts of unequal size: these are replayed, at a few sizes
-        assert layers.expert_bytes is not None  # they are what is unequal
+        assert layers.layer_bytes is not None  # they are what is unequal
         wanted = [int(times * run.pools[0].capacity) for times in AROUND]
-        capacities = [f"{size}B" for size in wanted if size < int(layers.num_experts @ layers.expert_bytes)]
+        capacities = [f"{size}B" for size in wanted if size < int(layers.layer_bytes.sum())]
     policies: dict[str, Any] = {name: name for name in ON_CURVE} | {own: run.policy}
     curves = []
     for label, policy in policies.items():

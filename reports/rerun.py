@@ -105,7 +105,7 @@ def set_up(result: dict[str, Any], allowed: Allowed, stack: ExitStack, progress:
         trace = stack.enter_context(RoutingTrace.open(_trace_path(result["trace"], known, allowed)))
         _check_trace(trace, result["trace"], known)
         profile = _profile_path(options.get("profile"), known, allowed)
-        told = HITS_ONLY | {"expert_bytes": result["trace"].get("expert_bytes"), "profile": profile}
+        told = HITS_ONLY | {"expert_bytes": result["trace"].get("expert_bytes"), "low_copy": None, "profile": profile}
         run = Run.from_dict(result, trace, **told)
         if "batch" not in config:  # in a server's order there may be more requests
             _check_counts(run.trace, result["trace"], ("tokens", "requests"))

@@ -67,7 +67,8 @@ def config_section(run: dict[str, Any], name: str, source: str) -> Section:
     rules = [("cache", f"{cache_text(config['cache'])} = {capacity_text(config)}")]
     skipped = ("cache", "capacity", "capacity_unit", "expert_bytes")
     rules += [(key, _setting(value)) for key, value in config.items() if key not in skipped and value is not None]
-    sizes = sorted(set(config.get("expert_bytes") or trace.get("expert_bytes") or []))
+    given = config.get("expert_bytes") or trace.get("expert_bytes") or []
+    sizes = sorted({size for row in given for size in (row if isinstance(row, list) else [row]) if size})
     if sizes:
         rules.append(("bytes of an expert", "–".join(human_bytes(size) for size in sorted({sizes[0], sizes[-1]}))))
     blocks = [

@@ -179,14 +179,17 @@ class Baselines:
         differ in bytes, the bytes are bounded by a relaxation (`most_bytes_kept`).
 
         Args:
-            sizes: bytes of an expert of each layer.
+            sizes: bytes of an expert of each layer, or of each expert by key where those of a layer differ.
             bypass: whether misses may bypass the cache.
             free: what need not have been moved.
             accesses: int64 [2, L], of the run, by phase and layer.
         """
         run = self.run
         name = "belady-bypass" if bypass else "belady"
-        bytes_of = np.asarray(sizes, np.int64)
+        bytes_of, stride = np.asarray(sizes, np.int64), run.trace.num_experts
+        per = len(sizes) // run.trace.num_layers  # 1, or E: what is counted for itself
+        if per > 1:
+            accesses = self._accesses_by_key()
         both = [bool(total) for total in accesses.sum(axis=1)]
         needed = [0.0, 0.0, 0.0]  # prefill, decode, all
         for part, only in enumerate((PREFILL, DECODE, None)):
@@ -196,21 +199,23 @@ class Baselines:
             used = accesses.sum(axis=0) if only is None else accesses[only]
             for index, pool in enumerate(run.pools):
                 layers = list(pool.layers)
-                own, size = used[layers], bytes_of[layers]
+                here = slice(layers[0] * per, (layers[-1] + 1) * per)
+                own, size = used[here], bytes_of[here]
                 given, breaks = free.preloaded[layers], free.breaks[part]
-                room = min(pool.capacity, run.trace.num_experts * len(layers))
+                room = min(pool.capacity, stride * len(layers))
                 least = 0.0
                 if hits is not None:
                     row = hits.hits[index][:, min(pool.capacity, hits.hits[index].shape[1] - 1)]
                     kept = int(row.sum()) if only is None else int(row[only])
                     loads = int(own.sum()) - kept - int(given.sum()) - breaks * room
                     least = float(cheapest(max(loads, 0), own.tolist(), size.tolist()))
-                if len(set(size.tolist())) > 1:
+                if len({*size.tolist()} - {0}) > 1:  # 0: there is no such expert
                     full = pool.capacity if pool.bytes_per_expert is not None else room * int(size.max())
-                    relaxed = float(own @ size) - self._kept(pool, sizes)[part] - float(given @ size) - breaks * full
+                    most = size.reshape(len(layers), per).max(axis=1)  # what is given may have been the largest
+                    relaxed = float(own @ size) - self._kept(pool, sizes)[part] - float(given @ most) - breaks * full
                     least = max(least, relaxed)
                 needed[part] += least
-        mixed = any(len({sizes[layer] for layer in pool.layers}) > 1 for pool in run.pools)
+        mixed = any(len({*sizes[pool.layers[0] * per : (pool.layers[-1] + 1) * per]} - {0}) > 1 for pool in run.pools)
         return LeastBytes(needed[PREFILL], needed[DECODE], needed[2], reachable=not mixed)
 
     def _stack(self, name: str, only: int | None = None) -> StackHits:
@@ -233,9 +238,20 @@ class Baselines:
             future = Future(schedule, run.access, run.warm)
             phase = schedule.all_steps().phase[future.batch_step]
             masks = (phase == PREFILL, phase == DECODE, None)
-            return [most_bytes_kept(future, pool, sizes, counted) for counted in masks]
+            each = [size for size in sizes for _ in range(run.trace.num_layers * future.stride // len(sizes))]
+            return [most_bytes_kept(future, pool, each, counted) for counted in masks]
 
         return _bytes_kept.once(run.trace, self._key(f"{pool}, {sizes}"), count)
+
+    def _accesses_by_key(self) -> npt.NDArray[np.int64]:
+        """Return int64 [2, L * E], accesses by phase and key."""
+        run = self.run
+        found = np.zeros((2, run.trace.num_layers * run.trace.num_experts), np.int64)
+        for block in Schedule(run.trace, run.prefill).blocks():
+            phase = np.repeat(block.phase, np.diff(block.starts))
+            for which in (PREFILL, DECODE):
+                found[which] += np.bincount(block.keys[phase == which], minlength=found.shape[1])
+        return found
 
     def _names(self, bypass: bool) -> list[str]:
         return ["lru", "belady", *(["belady-bypass"] if bypass and self.run.access != "paper" else [])]

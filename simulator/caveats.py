@@ -37,10 +37,11 @@ def advice(
     warnings = []
     layers = trace.layers
     if scope == "model":
-        sizes = (
-            np.ones(len(layers), np.int64) if pools[0].bytes_per_expert is None else np.array(pools[0].bytes_per_expert)
-        )
-        cycle, everything = int(layers.top_k @ sizes), int(layers.num_experts @ sizes)
+        of_layer = layers.num_experts if pools[0].bytes_per_expert is None else layers.layer_bytes
+        of_one = np.ones(len(layers)) if pools[0].bytes_per_expert is None else layers.mean_bytes
+        assert of_layer is not None  # of experts of unknown size no pool is in bytes
+        assert of_one is not None
+        cycle, everything = int(layers.top_k @ of_one), int(of_layer.sum())
         if policy == "lru" and pools[0].capacity < cycle and access != "paper":
             warnings.append(
                 f"the pool holds {pools[0].capacity:,}, one token uses {cycle:,}: below one token cycle a global LRU "
@@ -60,7 +61,9 @@ def advice(
                 f"(top-{trace.top_k}): "
                 "they cannot be resident together, so an engine would need a staging buffer; use 1x or more"
             )
-        holds_all = all(pool.capacity >= total for pool, total in zip(pools, layers.num_experts.tolist(), strict=True))
+        totals = layers.num_experts if pools[0].bytes_per_expert is None else layers.layer_bytes
+        assert totals is not None
+        holds_all = all(pool.capacity >= total for pool, total in zip(pools, totals.tolist(), strict=True))
     if holds_all:
         warnings.append("the cache holds every expert: only first uses miss, so any policy scores high")
     elif counts.evictions + counts.bypassed == 0 and counts.resident:
@@ -94,7 +97,7 @@ def seen_before(run: Run) -> list[str]:
         TraceError: the profile's file is damaged, or gone.
     """
     given = run.options.profile
-    if given is None or not _uses_profile(run):
+    if given is None or not (run.low is not None or _uses_profile(run)):
         return []
     from lrcsim.traces.duplicates import in_common  # with all importers of traces, a tenth of a second
 
@@ -117,6 +120,16 @@ def seen_before(run: Run) -> list[str]:
             f"({tokens / trace.num_tokens:.0%} of the tokens): on those it is hindsight, which no engine has"
         )
     return [f"{told}; {how}: {OTHER_REQUESTS}"]
+
+
+def low_copies(run: Run) -> list[str]:
+    """Say where low precision saves no room: a slot is as large as the largest expert of its cache."""
+    if run.low is None or not run.in_slots or not run.trace.layers.sized_by_expert:
+        return []
+    return [
+        f"the cache is in slots, each as large as an expert of full precision, so that {run.low.dtype} saves no "
+        "room in it: give its size in bytes, as 4GiB"
+    ]
 
 
 def _uses_profile(run: Run) -> bool:

@@ -10,10 +10,11 @@ import numpy.typing as npt
 from lrcsim.base.errors import LrcsimError, PolicyError, brief
 from lrcsim.base.progress import Progress
 from lrcsim.base.reprs import short_repr
-from lrcsim.policies import Policy, View, make_policy
+from lrcsim.policies import Policy, make_policy
 from lrcsim.simulator.cache.future import Future
-from lrcsim.simulator.cache.pool import Pool
+from lrcsim.simulator.cache.pool import Pool, pool_view
 from lrcsim.simulator.setup.run import Run
+from lrcsim.traces import LayerTable
 from lrcsim.traces.schedule import Block, Schedule
 
 
@@ -33,7 +34,7 @@ class Counts:
         hit: bool [accesses in schedule order], when asked for.
         loads: int64 [2], misses that were brought into the cache or beside it, where a simulation in time may do
             something else with them; None: all.
-        loaded_bytes: int64 [2], bytes of these; None: the misses' sizes.
+        loaded_bytes: int64 [2], bytes of these; None: the misses' sizes, the same for all of a layer.
     """
 
     accesses: npt.NDArray[np.int64]
@@ -78,13 +79,14 @@ def replay(run: Run, *, record: bool = False, progress: Progress | None = None) 
         misses=np.zeros((2, layers), np.int64),
         preloaded=np.zeros(layers, np.int64),
         steps=np.zeros(2, np.int64),
+        loaded_bytes=np.zeros(2, np.int64) if trace.layers.sized_by_expert else None,
     )
     recorded: list[npt.NDArray[np.bool_]] = []
     runner = Runner(pools, run)
     try:
         for block in schedule.blocks():
             missed, per_batch, batch_starts = runner.run(block, future)
-            _count(counts, block, missed, per_batch, schedule.stride)
+            _count(counts, block, missed, per_batch, trace.layers)
             if record:
                 recorded.append(_hits(block.keys, batch_starts, missed, per_batch))
             if progress is not None:
@@ -114,8 +116,7 @@ def make_pools(run: Run) -> list[Pool]:
     trace = run.trace
     pools: list[Pool] = []
     for size in run.pools:
-        sizes = None if size.bytes_per_expert is None else dict(zip(size.layers, size.bytes_per_expert, strict=True))
-        view = View(size.capacity, trace.num_experts, size.layers, trace.num_layers, trace.top_k, sizes)
+        view = pool_view(size, trace)
         if run.profile is not None:
             view.profile = run.profile.tolist()
         policy = make_policy(run.policy)
@@ -220,8 +221,8 @@ class Runner:
         self.step = step
 
 
-def _count(counts: Counts, block: Block, missed: list[int], per_batch: list[int], stride: int) -> None:
-    layers = counts.accesses.shape[1]
+def _count(counts: Counts, block: Block, missed: list[int], per_batch: list[int], table: LayerTable) -> None:
+    layers, stride = len(table), int(table.num_experts.max())
     cell = block.phase.astype(np.int64) * layers + block.layer
     sizes = np.diff(block.starts)
     counts.accesses += np.bincount(cell, weights=sizes, minlength=2 * layers).astype(np.int64).reshape(2, layers)
@@ -230,6 +231,25 @@ def _count(counts: Counts, block: Block, missed: list[int], per_batch: list[int]
     phases = block.phase if len(per_batch) == len(block.phase) else block.phase[first]
     missed_cell = np.repeat(phases.astype(np.int64), per_batch) * layers + np.asarray(missed, np.int64) // stride
     counts.misses += np.bincount(missed_cell, minlength=2 * layers).reshape(2, layers)
+    if counts.loaded_bytes is not None:
+        add_bytes(counts.loaded_bytes, np.asarray(missed, np.int64), np.repeat(phases, per_batch), table)
+
+
+def add_bytes(
+    total: npt.NDArray[np.int64], keys: npt.NDArray[np.integer], phase: npt.NDArray[np.integer], table: LayerTable
+) -> None:
+    """Add the bytes of experts to those of their phases.
+
+    Args:
+        total: int64 [2], added to in place.
+        keys: int [n], the experts.
+        phase: int [n], of each.
+        table: has their bytes.
+    """
+    sizes = table.key_bytes
+    assert sizes is not None  # who asks knows that there are some
+    for which in range(2):
+        total[which] += sizes[keys[phase == which]].sum()
 
 
 def _hits(

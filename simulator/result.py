@@ -210,6 +210,7 @@ class Result:
             },
             "bounds": {name.replace("-", "_"): bound.to_dict() for name, bound in self.bounds.items()},
             "baseline": {"lru": None if self.lru is None else self.lru.to_dict(), "gap_closed": self.gap_closed},
+            **({} if self.run.low is None else {"low_copy": self.run.low.shares(self.trace)}),
             **({} if self.routing is None else {"route": self.routing.to_dict(self)}),
             "warnings": self.warnings,
             **({} if self.timed is None else self.timed.to_dict()),

@@ -10,7 +10,7 @@ from lrcsim.base.progress import Progress, part_of
 from lrcsim.policies import PolicySpec, make_policy
 from lrcsim.simulator.baselines import Baselines, Bound
 from lrcsim.simulator.cache.capacity import CacheSize
-from lrcsim.simulator.caveats import advice, seen_before
+from lrcsim.simulator.caveats import advice, low_copies, seen_before
 from lrcsim.simulator.compiled.counts import count
 from lrcsim.simulator.compiled.reroute import rerouted
 from lrcsim.simulator.result import Result, Routing
@@ -103,7 +103,8 @@ def result_of(
         found = baselines.find(tried.bypass, progress, ahead=ahead, elsewhere=elsewhere)
     if timed is not None:
         timed.find_limits(baselines)
-    warnings = advice(run.trace, tried.name, list(run.pools), run.scope, run.access, counts) + seen_before(run)
+    warnings = advice(run.trace, tried.name, list(run.pools), run.scope, run.access, counts)
+    warnings += seen_before(run) + low_copies(run)
     return Result(
         run=run,
         counts=counts,

@@ -19,6 +19,8 @@ from lrcsim.policies import make_policy
 from lrcsim.policies.routing import make_rule
 from lrcsim.runtimes import load_runtime
 from lrcsim.simulator.cache.capacity import SCOPES, parse_bytes, resolve_capacity
+from lrcsim.simulator.setup.expert_sizes import FILES, sizes_from
+from lrcsim.simulator.setup.low_copy import parse_low_copy
 from lrcsim.simulator.setup.miss_actions import make_action
 from lrcsim.simulator.setup.options import ACCESS
 from lrcsim.simulator.setup.platform import ENGINES
@@ -77,7 +79,10 @@ def _size(size: Any) -> None:
 
 
 def _bytes(size: Any) -> None:
-    """Read bytes of an expert, or a list of one per layer."""
+    """Read bytes of an expert, a list of one per layer, or a file of sizes."""
+    if isinstance(size, str) and Path(size).suffix in FILES:
+        sizes_from("expert_bytes", size)
+        return
     for text in map(str, size if isinstance(size, list) else [size]):
         if not (text.isdecimal() and int(text)) and not parse_bytes(text):
             raise ConfigError(f"{text!r} is no size: write bytes as 2752512 or with a unit, 2.5MiB")
@@ -94,6 +99,7 @@ CHECKS: dict[str, Callable[[Any], object]] = {
     "trace": _trace,
     "profile": _profile,
     "expert_bytes": _bytes,
+    "low_copy": parse_low_copy,
     "policy": make_policy,
     "cache": _size,
     "scope": partial(check_choice, "scope", allowed=SCOPES),

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 from lrcsim.base.errors import ConfigError
 from lrcsim.policies import make_policy
 from lrcsim.simulator.compiled.engine_for import engine_for
+from lrcsim.simulator.setup.expert_sizes import FILES
 from lrcsim.simulator.time.run_in_time import FEW
 from lrcsim.sweeps.checks import check_values
 from lrcsim.sweeps.files import file_in, located, sum_of_model, trace_path
@@ -105,7 +106,8 @@ class TaskList:
             policy = _told(run.values, "policy")
             if policy not in engines:
                 engines[policy] = engine_for(make_policy(located(policy, self.spec.folder)), hits_only=True)
-            shares = share and run.values.keys() <= SHARED and not traces[trace].unequal and engines[policy] != "python"
+            unequal = traces[trace].unequal or _sized_one_by_one(run.values)
+            shares = share and run.values.keys() <= SHARED and not unequal and engines[policy] != "python"
             if shares:
                 same = {name: value for name, value in run.values.items() if name != "cache"}
                 groups.setdefault(json.dumps(same, sort_keys=True), []).append(run)
@@ -159,6 +161,12 @@ def _told(values: Values, name: str) -> str:
     return str(values.get(name, options()[name].default))
 
 
+def _sized_one_by_one(values: Values) -> bool:
+    """Return whether a run is told sizes of experts that may differ: a list, a file of them, or two precisions."""
+    given = values.get("expert_bytes")
+    return "low_copy" in values or isinstance(given, list) or (isinstance(given, str) and Path(given).suffix in FILES)
+
+
 class _About(NamedTuple):
     """What a plan has to know of a trace.
 
@@ -175,6 +183,6 @@ def _about_traces(runs: Sequence[PlannedRun], folder: Path) -> dict[str, _About]
     found = {}
     for name in {_told(run.values, "trace") for run in runs}:
         with RoutingTrace.open(trace_path(name, folder)) as trace:
-            unequal = trace.expert_bytes is not None and len(set(trace.expert_bytes.tolist())) > 1
+            unequal = trace.expert_bytes is not None and len(set(trace.expert_bytes.ravel().tolist())) > 1
             found[name] = _About(unequal, trace.num_tokens * trace.num_layers)
     return found

@@ -41,6 +41,7 @@ class Trace:
     phase: list[int] | None = None  # of each token: 0 prefill, 1 decode
     weights: list[list[list[float]]] | None = None  # like experts
     expert_bytes: list[int] | None = None  # of each layer
+    each_bytes: list[list[int]] | None = None  # of each expert of each layer, in place of expert_bytes
 
     @property
     def num_layers(self) -> int:
@@ -131,11 +132,15 @@ def high_precision(weights: list[Fraction]) -> list[bool]:
 
 @dataclass
 class PoolSize:
-    """What one pool may hold: so many of the units that ``size`` gives for an expert of each layer."""
+    """What one pool may hold: so many of the units that ``size`` gives for an expert of each layer.
+
+    ``each``: by key, where experts of a layer differ.
+    """
 
     layers: list[int]
     capacity: int
     size: dict[int, int]
+    each: dict[int, int] | None = None
 
 
 def slots(text: str, active: int, experts: int) -> int:
@@ -155,6 +160,22 @@ def part(share: float, capacity: int) -> int:
 def pool_sizes(trace: Trace, cache: str, scope: str) -> list[PoolSize]:
     """Turn a cache size into pools; bytes are written as "123B", one entry per layer as "1,2x,50%"."""
     every = list(range(trace.num_layers))
+    if trace.each_bytes is not None and cache.endswith("B"):
+        pools = [every] if scope == "model" else [[layer] for layer in every]
+        texts = cache.split(",") if "," in cache else [f"{int(cache[:-1]) // len(pools)}B"] * len(pools)
+        return [
+            PoolSize(
+                layers,
+                int(text[:-1]),
+                {},
+                {
+                    layer * trace.stride + expert: size
+                    for layer in layers
+                    for expert, size in enumerate(trace.each_bytes[layer])
+                },
+            )
+            for layers, text in zip(pools, texts, strict=True)
+        ]
     if scope == "layer":
         texts = cache.split(",") if "," in cache else [cache] * len(every)
         pools = []
@@ -918,7 +939,7 @@ class Pool:
         self.empty()
 
     def cost(self, key: int) -> int:
-        return self.size.size[key // self.world.stride]
+        return self.size.size[key // self.world.stride] if self.size.each is None else self.size.each[key]
 
     def empty(self) -> None:
         self.resident: list[int] = []

@@ -128,8 +128,13 @@ def real(trace: naive.Trace) -> RoutingTrace:
         offsets=trace.offsets,
         phase=trace.phase,
         weights=trace.weights,
-        expert_bytes=trace.expert_bytes,
+        expert_bytes=trace.expert_bytes if trace.each_bytes is None else padded(trace.each_bytes, trace.stride),
     )
+
+
+def padded(sizes: list[list[int]], stride: int) -> list[list[int]]:
+    """Return the sizes of a layer's experts as a table has them, with anything for experts that it does not have."""
+    return [row + [9] * (stride - len(row)) for row in sizes]
 
 
 PREFILL = st.sampled_from(["step", "token", "chunk:1", "chunk:2", "chunk:3", "chunk:5"])
@@ -267,6 +272,33 @@ def test_replay_equals_its_definition(policy: str, access: str, scope: str) -> N
         check_case(case, policy, access, scope)
 
     check()
+
+
+@pytest.mark.parametrize(("policy", "access", "scope"), combinations())
+def test_experts_of_unequal_bytes_equal_their_definition(policy: str, access: str, scope: str) -> None:
+    if policy in naive.QUEUES:  # their law is written in slots; tests/simulator/compiled/test_unequal_experts.py
+        return
+
+    @FEW
+    @given(cases(policy, access, scope), st.data())
+    def check(case: Case, data: st.DataObject) -> None:
+        unlike(case, scope, data)
+        check_case(case, policy, access, scope)
+
+    check()
+
+
+def unlike(case: Case, scope: str, data: st.DataObject) -> None:
+    """Give every expert bytes of its own, and the cache as bytes."""
+    trace = case.trace
+    size = st.integers(1, 4)
+    trace.each_bytes = [data.draw(st.lists(size, min_size=n, max_size=n)) for n in trace.num_experts]
+    trace.each_bytes[0][0] = 5  # one at least is unlike the others of its layer, where it has any
+    assume(len(trace.each_bytes[0]) > 1)
+    totals = [sum(row) for row in trace.each_bytes]
+    case.cache = f"{data.draw(st.integers(0, sum(totals) + 2))}B"
+    if scope == "layer" and len(totals) > 1 and data.draw(st.booleans()):
+        case.cache = ",".join(f"{data.draw(st.integers(0, total))}B" for total in totals)
 
 
 @pytest.mark.parametrize("access", ["coresident", "sequential"])  # under paper bypassing policies are refused

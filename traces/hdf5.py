@@ -19,7 +19,7 @@ from lrcsim.traces.check import COLUMN_KINDS, check_shapes
 from lrcsim.traces.chunks import column_of
 from lrcsim.traces.columns import MOST_NARROW, Column, is_ids, signed_ids
 from lrcsim.traces.foreign import count_in, dataset_in, group_in, text_attribute
-from lrcsim.traces.layers import COLUMNS, MAX_KEYS, LayerTable
+from lrcsim.traces.layers import COLUMNS, MAX_EXPERTS, MAX_KEYS, LayerTable
 
 FORMAT = "lrcsim-trace"
 VERSIONS = (1, 2)
@@ -189,8 +189,11 @@ def _layers(path: Path, file: h5py.File) -> LayerTable:
     for name in COLUMNS:
         column = dataset_in(file, f"layers/{name}")
         if column is not None:
-            if column.shape != (count,):
+            by_expert = name == "expert_bytes" and len(column.shape) == 2 and column.shape[0] == count
+            if column.shape != (count,) and not by_expert:
                 raise TraceError(f"{path}: layers/{name} must be a list of {count}, has shape {list(column.shape)}")
+            if by_expert and column.shape[1] > MAX_EXPERTS:
+                raise TraceError(f"{path}: layers/{name} is of {column.shape[1]} experts, allowed are {MAX_EXPERTS}")
             given[name] = column[:]
     names = parse_json(text_attribute(file, "stack_names", None) or '["decoder"]', "the attribute 'stack_names'")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):

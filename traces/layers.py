@@ -24,6 +24,9 @@ MAX_BLOCK = 1 << 20
 
 IntArray = npt.NDArray[np.int64]
 
+Sizes = int | Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[np.integer]
+"""Bytes of one expert: of all, of each layer [L], or of each layer and expert [L, E]."""
+
 COLUMNS = ("num_experts", "top_k", "expert_bytes", "dense_bytes", "block", "stack", "num_shared")
 """Columns of a `LayerTable`, as a trace file names them."""
 
@@ -35,7 +38,8 @@ class LayerTable:
     Attributes:
         num_experts: int64 [L], routed experts of each layer.
         top_k: int64 [L], experts each token is routed to.
-        expert_bytes: int64 [L], bytes of one expert's weights, or None when unknown.
+        expert_bytes: int64 [L], bytes of one expert's weights, or [L, E] where experts of a layer differ (several
+            precisions), 0 for experts that a layer does not have; None when unknown.
         block: int64 [L], index of the layer among all blocks of its stack (dense blocks counted).
         stack: int64 [L], index into ``stack_names``: a token runs only the layers of its own stack.
         num_shared: int64 [L], shared experts: always used, always resident, never counted as accesses.
@@ -60,7 +64,7 @@ class LayerTable:
         num_experts: int | Sequence[int] | npt.NDArray[np.integer],
         top_k: int | Sequence[int] | npt.NDArray[np.integer],
         *,
-        expert_bytes: int | Sequence[int] | npt.NDArray[np.integer] | None = None,
+        expert_bytes: Sizes | None = None,
         dense_bytes: int | Sequence[int] | npt.NDArray[np.integer] | None = None,
         block: Sequence[int] | npt.NDArray[np.integer] | None = None,
         stack: Sequence[int] | npt.NDArray[np.integer] | None = None,
@@ -73,7 +77,8 @@ class LayerTable:
             num_layers: L, MoE layers.
             num_experts: routed experts, one number or int [L].
             top_k: routed experts per token, one number or int [L].
-            expert_bytes: bytes of one expert, one number or int [L]; None: not known.
+            expert_bytes: bytes of one expert, one number, int [L], or int [L, E] for each expert, E of the largest
+                layer (what stands there for experts that a layer does not have is not looked at); None: not known.
             dense_bytes: bytes of a block that every token uses, one number or int [L]; None: not known.
             block: int [L], index of each layer among all blocks of its stack; None: 0, 1, 2 ...
             stack: int [L], index into ``stack_names``; None: all 0.
@@ -112,10 +117,14 @@ class LayerTable:
         if (k > experts).any():
             worst = int(np.argmax(k > experts))
             raise TraceError(f"layer {worst} routes to top-{k[worst]} of only {experts[worst]} experts")
+        sizes = None
+        if expert_bytes is not None:
+            sizes = _of_each(expert_bytes, experts)
+            sizes = column("expert_bytes", expert_bytes, 1, MAX_BYTES) if sizes is None else sizes
         return cls(
             num_experts=experts,
             top_k=k,
-            expert_bytes=None if expert_bytes is None else column("expert_bytes", expert_bytes, 1, MAX_BYTES),
+            expert_bytes=sizes,
             block=column("block", np.arange(num_layers) if block is None else block, 0, MAX_BLOCK),
             stack=column("stack", 0 if stack is None else stack, 0, len(stack_names) - 1),
             num_shared=column("num_shared", num_shared, 0, MAX_EXPERTS),
@@ -130,10 +139,13 @@ class LayerTable:
     def at(self, layers: Sequence[int]) -> LayerTable:
         """Return a table of some of the layers, in the order given."""
         rows = list(layers)
+        sizes = None if self.expert_bytes is None else self.expert_bytes[rows]
+        if sizes is not None and sizes.ndim == 2:
+            sizes = _collapsed(sizes[:, : self.num_experts[rows].max()])
         return LayerTable(
             self.num_experts[rows],
             self.top_k[rows],
-            None if self.expert_bytes is None else self.expert_bytes[rows],
+            sizes,
             self.block[rows],
             self.stack[rows],
             self.num_shared[rows],
@@ -141,11 +153,11 @@ class LayerTable:
             None if self.dense_bytes is None else self.dense_bytes[rows],
         )
 
-    def with_expert_bytes(self, expert_bytes: int | Sequence[int]) -> LayerTable:
-        """Return the same table with other expert sizes, one number or one per layer.
+    def with_expert_bytes(self, expert_bytes: Sizes) -> LayerTable:
+        """Return the same table with other expert sizes: one number, one per layer, or one per layer and expert.
 
         Raises:
-            TraceError: there is not one positive size per layer.
+            TraceError: there is not one positive size per layer, or per layer and expert.
         """
         sizes = LayerTable.build(len(self), self.num_experts, self.top_k, expert_bytes=expert_bytes).expert_bytes
         return replace(self, expert_bytes=sizes)
@@ -159,9 +171,75 @@ class LayerTable:
         return len(set(self.num_experts.tolist())) == 1 and len(set(self.top_k.tolist())) == 1
 
     @property
+    def sized_by_expert(self) -> bool:
+        """True when experts of a layer differ in bytes: then ``expert_bytes`` is [L, E]."""
+        return self.expert_bytes is not None and self.expert_bytes.ndim == 2
+
+    @property
+    def key_bytes(self) -> IntArray | None:
+        """int64 [L * E], bytes of each expert by key (layer * E + expert), 0 for those that a layer does not have."""
+        if self.expert_bytes is None:
+            return None
+        if self.expert_bytes.ndim == 2:
+            return self.expert_bytes.ravel()
+        there = np.arange(int(self.num_experts.max())) < self.num_experts[:, None]
+        return (self.expert_bytes[:, None] * there).ravel()
+
+    @property
+    def layer_bytes(self) -> IntArray | None:
+        """int64 [L], bytes of all experts of a layer together."""
+        if self.expert_bytes is None:
+            return None
+        return self.expert_bytes.sum(axis=1) if self.expert_bytes.ndim == 2 else self.expert_bytes * self.num_experts
+
+    @property
+    def mean_bytes(self) -> npt.NDArray[np.float64] | None:
+        """float64 [L], bytes of an expert of each layer, on average."""
+        if self.expert_bytes is None:
+            return None
+        sizes = self.expert_bytes.astype(np.float64)
+        mean: npt.NDArray[np.float64] = sizes if sizes.ndim == 1 else sizes.sum(axis=1) / self.num_experts
+        return mean
+
+    @property
     def total_experts(self) -> int:
         """Routed experts of all layers together."""
         return int(self.num_experts.sum())
+
+
+def _of_each(value: object, experts: IntArray) -> IntArray | None:
+    """Return sizes given for each expert as `LayerTable.expert_bytes` has them; None where they are not given so.
+
+    Raises:
+        TraceError: there is not one integer for each layer and expert, or one is out of range.
+    """
+    shape = (len(experts), int(experts.max()))
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of unequal length
+        array = np.zeros((0, 0), np.float64)
+    if array.ndim < 2:
+        return None
+    if array.dtype.kind not in "iu" or array.shape != shape:
+        raise TraceError(
+            f"expert_bytes must be one integer, {shape[0]} (one per MoE layer), or {list(shape)} (one per layer and "
+            f"expert), given {_short(value)}"
+        )
+    there = np.arange(shape[1]) < experts[:, None]
+    wrong = np.argwhere(there & ((array < 1) | (array > MAX_BYTES)))
+    if len(wrong):
+        layer, expert = wrong[0].tolist()
+        raise TraceError(
+            f"expert_bytes must be 1 to {MAX_BYTES} for every expert, given {array[layer, expert]} for layer {layer}, "
+            f"expert {expert}"
+        )
+    return _collapsed(np.where(there, array, 0).astype(np.int64))
+
+
+def _collapsed(sizes: IntArray) -> IntArray:
+    """Return sizes [L, E], 0 where a layer has no such expert, as [L] where no layer's experts differ."""
+    largest = sizes.max(axis=1)
+    return largest if ((sizes == 0) | (sizes == largest[:, None])).all() else sizes
 
 
 def _short(value: object) -> str:

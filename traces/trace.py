@@ -16,7 +16,7 @@ from lrcsim.base.errors import TraceError, did_you_mean
 from lrcsim.traces.check import check_offsets, check_shapes, check_tokens
 from lrcsim.traces.columns import STORED, Column, id_dtype, in_memory, is_ids, mark_missing, signed_ids
 from lrcsim.traces.hdf5 import TraceFile
-from lrcsim.traces.layers import LayerTable
+from lrcsim.traces.layers import LayerTable, Sizes
 from lrcsim.traces.probe import BUNDLED_FOLDER, open_file
 from lrcsim.traces.writer import TraceWriter
 
@@ -94,7 +94,7 @@ class RoutingTrace:
         offsets: npt.ArrayLike | None = None,
         phase: npt.ArrayLike | None = None,
         weights: npt.ArrayLike | None = None,
-        expert_bytes: int | Sequence[int] | None = None,
+        expert_bytes: Sizes | None = None,
         domains: Sequence[str] | None = None,
         model: str = "unknown",
         top_k: int | Sequence[int] | None = None,
@@ -116,7 +116,7 @@ class RoutingTrace:
             offsets: int [requests + 1] into tokens; None: one request.
             phase: uint8 [tokens], 0 prefill, 1 decode; None: a plain token stream (teacher-forced).
             weights: float [tokens, L, k], router weights of the experts.
-            expert_bytes: bytes of one expert, one number or one per MoE layer.
+            expert_bytes: bytes of one expert, one number, one per MoE layer, or int [L, E], one per layer and expert.
             domains: one label per request.
             model: the model's name.
             top_k: experts per token where that differs from layer to layer; None: ``experts.shape[2]`` everywhere.
@@ -350,7 +350,7 @@ class RoutingTrace:
 
     @property
     def expert_bytes(self) -> npt.NDArray[np.int64] | None:
-        """int64 [L], bytes of one expert of each layer, or None when unknown."""
+        """int64 [L], bytes of one expert of each layer, [L, E] where they differ in a layer, None when unknown."""
         return self.layers.expert_bytes
 
     @property

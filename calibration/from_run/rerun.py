@@ -98,6 +98,10 @@ class Rerun:
         self.geometry = geometry
         self.dtype = dtype or matching_dtype(geometry, trace)
         known = trace.expert_bytes
+        if trace.layers.sized_by_expert:
+            raise ConfigError(
+                "experts of a layer differ in bytes in this trace: a run is fitted with one size per layer"
+            )
         self._sizes = np.asarray(expert_bytes(geometry, self.dtype) if known is None else known, np.int64)
         self._dense = None if known is None else trace.layers.dense_bytes
         if known is None:
@@ -215,5 +219,5 @@ class _Scaled(RooflineCosts):
     def after(self, size: StepSize) -> float:
         return self.factor * super().after(size)
 
-    def expert(self, layer: int, tokens: int) -> float:
+    def expert(self, layer: int, tokens: int, key: int = -1) -> float:
         return self.factor * super().expert(layer, tokens)

@@ -30,14 +30,8 @@ def most_hits(future: Future, pools: list[PoolSize]) -> int:
     layers = future.keys // future.stride
     for pool in pools:
         reused = (future.next_use != NEVER) & np.isin(layers, pool.layers)
-        size: npt.NDArray[np.int64] = np.ones(len(pool.layers), np.int64)
-        if pool.bytes_per_expert is not None:
-            size = np.array(pool.bytes_per_expert, np.int64)
-        of_layer = np.zeros(int(layers.max(initial=0)) + 1, np.int64)
-        of_layer[[layer for layer in pool.layers if layer < len(of_layer)]] = size[
-            [i for i, layer in enumerate(pool.layers) if layer < len(of_layer)]
-        ]
-        cost = of_layer[layers[reused]].astype(np.float64) * (future.next_use[reused] - moments[reused])
+        each = pool.cost(future.stride)[future.keys[reused] - pool.layers[0] * future.stride]
+        cost = each.astype(np.float64) * (future.next_use[reused] - moments[reused])
         spent = np.cumsum(np.sort(cost))
         fits = int(np.searchsorted(spent, pool.capacity * time * (1 + 1e-12), side="right"))
         hits += min(fits + 1, len(cost)) if fits < len(cost) and pool.capacity > 0 else fits
@@ -55,14 +49,14 @@ def most_bytes_kept(
     Args:
         future: the accesses, co-resident.
         pool: layers that share a capacity, in slots or in bytes.
-        sizes: bytes of an expert of each layer of the model.
+        sizes: bytes of each expert of the model, by key.
         counted: bool [layer-steps], those in which it counts that an expert is still there; None: all.
     """
     size = np.asarray(sizes, np.float64)
     reused = np.isin(future.keys // future.stride, pool.layers) & (future.next_use != NEVER)
     if counted is not None:
         reused[reused] = counted[future.next_use[reused]]
-    worth = size[future.keys[reused] // future.stride]
+    worth = size[future.keys[reused]]
     cost = (future.next_use[reused] - future.time[reused]).astype(np.float64)
     if pool.bytes_per_expert is not None:
         cost *= worth

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.base.units import parse_quantity
@@ -34,12 +35,30 @@ class PoolSize:
         layers: the layers that share the pool.
         capacity: slots, or bytes where ``bytes_per_expert`` is given.
         bytes_per_expert: for each of ``layers`` the bytes of one expert, when experts of the pool differ in size and
-            the capacity is in bytes; else None: every expert takes one slot.
+            the capacity is in bytes; where experts of a layer differ, the bytes of each, layer after layer, as many for
+            each as the largest layer of the model has experts (0 for those that a layer does not have); else None:
+            every expert takes one slot.
     """
 
     layers: tuple[int, ...]
     capacity: int
     bytes_per_expert: tuple[int, ...] | None = None
+
+    @property
+    def by_expert(self) -> bool:
+        """Whether experts of a layer differ in bytes, so that ``bytes_per_expert`` has those of each."""
+        return self.bytes_per_expert is not None and len(self.bytes_per_expert) > len(self.layers)
+
+    def cost(self, stride: int) -> npt.NDArray[np.int64]:
+        """Return int64 [layers * stride], what each expert takes of the capacity, by key from the pool's first.
+
+        Args:
+            stride: E, experts of the largest layer of the model.
+        """
+        if self.bytes_per_expert is None:
+            return np.ones(len(self.layers) * stride, np.int64)
+        sizes = np.array(self.bytes_per_expert, np.int64)
+        return sizes if self.by_expert else np.repeat(sizes, stride)
 
 
 def parse_bytes(text: str) -> int | None:
@@ -75,7 +94,8 @@ def resolve_capacity(size: CacheSize, layers: LayerTable, scope: Scope) -> list[
     * ``2x``: times the experts active per token, rounded down: k of the layer, or the sum of all k for the model.
     * ``16``: experts, per layer or in the one pool. ``25%``: of all experts, rounded down.
     * ``4GiB``: bytes in all. In scope ``layer`` every layer gets the same share of the bytes, rounded down to whole
-      experts; in scope ``model`` experts of different layers take their own size.
+      experts; in scope ``model`` experts of different layers take their own size. Where experts of a layer differ in
+      size, each takes its own in either scope.
     * a list, or text with commas: an entry of these forms per layer (bytes there are the layer's own).
 
     Args:
@@ -95,7 +115,13 @@ def resolve_capacity(size: CacheSize, layers: LayerTable, scope: Scope) -> list[
             raise ConfigError(f"cache size {size!r} is a list per layer, but scope 'model' has one pool: give one size")
         if len(entries) != count:
             raise ConfigError(f"cache size {size!r} has {len(entries)} entries, the model has {count} MoE layers")
-        return [_layer_pool(entry, layers, i, share=1) for i, entry in enumerate(entries)]
+        pools = [_layer_pool(entry, layers, i, share=1) for i, entry in enumerate(entries)]
+        if len({pool.bytes_per_expert is None for pool in pools}) > 1:
+            raise ConfigError(
+                f"cache size {size!r} is in bytes for some layers and in experts for others, and experts of a layer "
+                "differ in bytes here: give all in bytes or all in experts"
+            )
+        return pools
     one = entries[0] if isinstance(entries, Sequence) else entries
     if scope == "layer":
         return [_layer_pool(one, layers, i, share=count) for i in range(count)]
@@ -104,20 +130,23 @@ def resolve_capacity(size: CacheSize, layers: LayerTable, scope: Scope) -> list[
     if budget.unit != "bytes":
         return [PoolSize(tuple(range(count)), budget.slots(int(layers.top_k.sum()), everything))]
     sizes = _expert_bytes(one, layers)
-    if len(set(sizes)) == 1:
+    if len(set(sizes)) == 1 and not layers.sized_by_expert:
         return [PoolSize(tuple(range(count)), int(budget.amount) // sizes[0])]
     return [PoolSize(tuple(range(count)), int(budget.amount), sizes)]
 
 
 def bytes_of(pools: Sequence[PoolSize], layers: LayerTable) -> int | None:
-    """Return the bytes that the pools take when full, at most all experts; None when no expert sizes are known."""
-    if layers.expert_bytes is None:
+    """Return the bytes that the pools take when full, at most all experts; None when no expert sizes are known.
+
+    A slot holds any expert of its pool: it is as large as the largest.
+    """
+    if layers.expert_bytes is None or layers.layer_bytes is None:
         return None
-    sizes, total = layers.expert_bytes.tolist(), 0
+    largest, of_layer, total = layers.expert_bytes.reshape(len(layers), -1).max(axis=1), layers.layer_bytes, 0
     for pool in pools:
-        everything = sum(int(layers.num_experts[layer]) * sizes[layer] for layer in pool.layers)
-        slot = max(sizes[layer] for layer in pool.layers) if pool.bytes_per_expert is None else 1
-        total += min(pool.capacity * slot, everything)
+        here = list(pool.layers)
+        slot = int(largest[here].max()) if pool.bytes_per_expert is None else 1
+        total += min(pool.capacity * slot, int(of_layer[here].sum()))
     return int(total)
 
 
@@ -134,17 +163,22 @@ class _Budget:
 def _layer_pool(size: int | float | str, layers: LayerTable, layer: int, share: int) -> PoolSize:
     budget = _budget(size)
     if budget.unit == "bytes":
-        return PoolSize((layer,), int(budget.amount) // share // _expert_bytes(size, layers)[layer])
+        sizes, given = _expert_bytes(size, layers), int(budget.amount) // share
+        if layers.sized_by_expert:
+            stride = len(sizes) // len(layers)
+            return PoolSize((layer,), given, sizes[layer * stride : (layer + 1) * stride])
+        return PoolSize((layer,), given // sizes[layer])
     return PoolSize((layer,), budget.slots(int(layers.top_k[layer]), int(layers.num_experts[layer])))
 
 
 def _expert_bytes(size: object, layers: LayerTable) -> tuple[int, ...]:
+    """Return bytes of an expert of each layer, or of each expert of each where those of a layer differ."""
     if layers.expert_bytes is None:
         raise ConfigError(
             f"cache size {size!r} is in bytes, but the trace does not say how large an expert is: give its size with "
             "--expert-bytes, or the cache in experts (16), times active (2x) or percent (25%)"
         )
-    return tuple(layers.expert_bytes.tolist())
+    return tuple(layers.expert_bytes.ravel().tolist())
 
 
 def _budget(size: object) -> _Budget:

@@ -11,8 +11,25 @@ from lrcsim.base.errors import PolicyError
 from lrcsim.policies import Policy, View
 from lrcsim.policies.guard import guarded, where_victim
 from lrcsim.simulator.cache.capacity import PoolSize
+from lrcsim.traces import RoutingTrace
 
 NOTHING: frozenset[int] = frozenset()
+
+
+def pool_view(size: PoolSize, trace: RoutingTrace) -> View:
+    """Make what a policy may look at in a pool.
+
+    Args:
+        size: the pool.
+        trace: what runs through it.
+    """
+    by_layer = by_key = None
+    if size.by_expert:
+        first, cost = size.layers[0] * trace.num_experts, size.cost(trace.num_experts)
+        by_key = {first + key: size for key, size in enumerate(cost.tolist())}
+    elif size.bytes_per_expert is not None:
+        by_layer = dict(zip(size.layers, size.bytes_per_expert, strict=True))
+    return View(size.capacity, trace.num_experts, size.layers, trace.num_layers, trace.top_k, by_layer, by_key)
 
 
 class Pool:
@@ -27,7 +44,7 @@ class Pool:
         capacity: in slots, or in bytes where experts differ in size.
         policy: the policy object.
         view: what the policy may look at.
-        size: bytes of an expert of each layer where ``capacity`` is in bytes, else None.
+        in_bytes: whether ``capacity`` is in bytes.
         resident: keys of the experts now in the pool.
         evictions: residents evicted so far.
         bypassed: loads that a bypassing policy never let in.
@@ -41,7 +58,7 @@ class Pool:
         self.evictions = 0
         self.bypassed = 0
         self.preloaded: dict[int, int] = dict.fromkeys(size.layers, 0)
-        self.size = view.size
+        self.in_bytes = view.in_bytes
         self.evicted_log: list[int] | None = None
         policy.view = view
         self.policy = guarded(policy)
@@ -67,7 +84,7 @@ class Pool:
         if wanted is None:
             return
         contents = set(wanted)
-        used = sum(map(self._bytes, contents)) if self.size else len(contents)
+        used = sum(map(self.view.bytes_of, contents)) if self.in_bytes else len(contents)
         if used > self.capacity:
             raise PolicyError(f"policy {self.policy.name}: refill() asks for {used}, the pool holds {self.capacity}")
         for key in contents - self.resident:
@@ -114,10 +131,10 @@ class Pool:
             key: the expert.
             protected: experts that may not be evicted for it.
         """
-        size = self._bytes(key) if self.size else 1
+        size = self.view.bytes_of(key) if self.in_bytes else 1
         resident = self.resident
         kept = [other for other in protected if other in resident]
-        if (sum(map(self._bytes, kept)) if self.size else len(kept)) + size > self.capacity:
+        if (sum(map(self.view.bytes_of, kept)) if self.in_bytes else len(kept)) + size > self.capacity:
             return False
         one, view = (key,), self.view
         weights = view.weights
@@ -164,7 +181,7 @@ class Pool:
         missed = []
         for key in batch:
             if key not in seen:
-                self.first_used += self._bytes(key) if self.size else 1
+                self.first_used += self.view.bytes_of(key) if self.in_bytes else 1
                 if self.first_used > self.capacity:
                     missed.append(key)
                 seen.add(key)
@@ -225,13 +242,9 @@ class Pool:
         else:
             self.evictions += loads
 
-    def _bytes(self, key: int) -> int:
-        assert self.size is not None
-        return self.size[key // self.view.stride]
-
     def _load(self, keys: Sequence[int]) -> None:
         self.resident.update(keys)
-        self.used = sum(map(self._bytes, keys), self.used) if self.size else len(self.resident)
+        self.used = sum(map(self.view.bytes_of, keys), self.used) if self.in_bytes else len(self.resident)
 
     def _excess(self) -> bool:
         return self.used > self.capacity
@@ -245,7 +258,7 @@ class Pool:
                 raise PolicyError(self._misnamed(key, protected))
             resident.remove(key)
             policy.evicted(key)
-            self.used -= self._bytes(key) if self.size else 1
+            self.used -= self.view.bytes_of(key) if self.in_bytes else 1
             candidates -= 1
             if self.evicted_log is not None:
                 self.evicted_log.append(key)

@@ -222,7 +222,7 @@ def run_admitted_scored(scores, values, update, at_use, heap, bypass, ties, acce
                 served.flags[i] = RESIDENT if there else LOADED
             if access == CORESIDENT:
                 choose(served.share, served.tokens, served.flags, begin, end)
-            free = (capacity - (0 if emptied else state.counter[HELD])) // cost[keys[begin] // stride]
+            free = (capacity - (0 if emptied else state.counter[HELD])) // cost[keys[begin] - first_key]
             count = admit(admission, free, keys, begin, end, first_key, served)
             if not count:
                 continue

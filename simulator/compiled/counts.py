@@ -18,7 +18,7 @@ from lrcsim.base.user_code import is_users
 from lrcsim.policies import make_policy
 from lrcsim.policies.kernels import Queue
 from lrcsim.simulator.compiled.engine_for import behind, engine_for, kernel_of
-from lrcsim.simulator.replay import Counts, refuse_shared_policy, replay
+from lrcsim.simulator.replay import Counts, add_bytes, refuse_shared_policy, replay
 from lrcsim.simulator.setup.run import Run
 
 CountEngine = Literal["compiled", "python"]
@@ -71,12 +71,15 @@ def compiled_counts(job: Run, *, record: bool = False, progress: Progress | None
     trace, cache = job.trace, CompiledCache(job)
     layers, stride = trace.num_layers, trace.num_experts
     accesses, misses = np.zeros(2 * layers, np.int64), np.zeros(2 * layers, np.int64)
+    loaded = np.zeros(2, np.int64) if trace.layers.sized_by_expert else None
     steps, cold, recorded = np.zeros(2, np.int64), _ColdMisses(layers * stride, job.warm), []
     for block, served in cache.blocks():
         missed = served != RESIDENT
         cell = np.repeat(block.phase.astype(np.int64) * layers + block.layer, np.diff(block.starts))
         accesses += np.bincount(cell, minlength=2 * layers)
         misses += np.bincount(cell[missed], minlength=2 * layers)
+        if loaded is not None:
+            add_bytes(loaded, block.keys[missed], cell[missed] // layers, trace.layers)
         steps += np.bincount(block.phase[np.flatnonzero(np.diff(block.step, prepend=-1))], minlength=2)
         cold.add(block.keys, block.request, block.starts, missed)
         if record:
@@ -86,6 +89,7 @@ def compiled_counts(job: Run, *, record: bool = False, progress: Progress | None
     counts = Counts(
         accesses.reshape(2, layers), misses.reshape(2, layers), np.zeros(layers, np.int64), steps, cold.count
     )
+    counts.loaded_bytes = loaded
     cache.finish(counts)
     counts.hit = np.concatenate(recorded) if recorded else None
     return counts

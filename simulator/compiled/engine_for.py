@@ -27,8 +27,9 @@ def engine_for(policy: Policy, pools: Iterable[PoolSize] = (), *, hits_only: boo
         ``"stack"``: one compiled pass for all capacities in slots; ``"compiled"``: a compiled loop at each capacity;
         ``"python"``: the class's own methods.
     """
-    if behind(policy) is not policy:
-        return engine_for(behind(policy), pools)
+    pools = list(pools)
+    if behind(policy) is not policy:  # its loop counts free slots: all experts of a batch must be of one size
+        return "python" if any(pool.by_expert for pool in pools) else engine_for(behind(policy), pools)
     if hits_only and kernel_of(policy, Stack) is not None and all(pool.bytes_per_expert is None for pool in pools):
         return "stack"
     if kernel_of(policy, Queue) is not None or (isinstance(policy, CompiledScore) and policy.compilable()):

@@ -19,11 +19,12 @@ import numpy.typing as npt
 from lrcsim.base.errors import PolicyError
 from lrcsim.base.progress import Progress
 from lrcsim.base.user_code import compiler_said, is_users, written_in
-from lrcsim.policies import CompiledScore, Policy, View
+from lrcsim.policies import CompiledScore, Policy
 from lrcsim.policies.admission import Admit2
 from lrcsim.policies.kernels import Queue
 from lrcsim.simulator.cache.capacity import PoolSize
 from lrcsim.simulator.cache.future import Future
+from lrcsim.simulator.cache.pool import pool_view
 from lrcsim.simulator.compiled.admitted import AdmittedPool, run_admitted_queues, run_admitted_scored
 from lrcsim.simulator.compiled.engine_for import behind, kernel_of
 from lrcsim.simulator.compiled.queue_lists import (
@@ -142,7 +143,7 @@ class QueuePool:
             fresh.view.profile = profile.tolist()
         fresh.reset()
         first_key = size.layers[0] * trace.num_experts
-        cost = np.repeat(cost_of_layers(size, trace.num_layers)[list(size.layers)], trace.num_experts)
+        cost = size.cost(trace.num_experts)
         sizes = QueueSizes(size.capacity, fresh.view.slots, **fresh.kernel_sizes())
         most = max(trace.num_tokens * trace.num_layers * trace.top_k, 1)  # accesses: no more is ever looked back on
         sizes = sizes._replace(window=min(sizes.window, most))
@@ -202,7 +203,7 @@ class ScorePool:
         ties = -np.arange(keys) if policy.larger_key_first else self.state.whole[USE_ORDER]
         heap = policy.at_use and slots >= HEAP_FROM
         how = (policy.at_use, heap, policy.bypass, ties, RULES[access], not warm)
-        room = (slots, size.capacity, cost_of_layers(size, layers), stride, layers, size.layers[0] * stride)
+        room = (slots, size.capacity, size.cost(stride), stride, layers, size.layers[0] * stride)
         self.fixed = (*functions, *how, *room)
         self.hits = self.state.hits
         self.pinned = NO_KEYS
@@ -384,20 +385,6 @@ def compiled_functions(policy: CompiledScore) -> tuple[Any, Any, bool]:
             raise
         raise PolicyError(_not_compiled(policy, error)) from error
     return scores, values or scores, values is not None
-
-
-def pool_view(size: PoolSize, trace: RoutingTrace) -> View:
-    """Make what a policy may look at in a pool."""
-    sizes = None if size.bytes_per_expert is None else dict(zip(size.layers, size.bytes_per_expert, strict=True))
-    return View(size.capacity, trace.num_experts, size.layers, trace.num_layers, trace.top_k, sizes)
-
-
-def cost_of_layers(size: PoolSize, num_layers: int) -> npt.NDArray[np.int64]:
-    """Return int64 [L], what an expert of each layer takes of the pool: slots (1) or bytes."""
-    cost = np.ones(num_layers, np.int64)
-    if size.bytes_per_expert is not None:
-        cost[list(size.layers)] = size.bytes_per_expert
-    return cost
 
 
 def _weights(block: Block) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:

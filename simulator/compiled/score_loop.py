@@ -178,7 +178,7 @@ def run_scored(scores, values, update, at_use, heap, bypass, ties, access, cold,
         cold: whether the pool is emptied when the request changes.
         slots: about how many experts fit (`Now.slots`), at least 1.
         capacity: slots, or bytes where experts differ in size.
-        cost: int64 [L], slots (1) or bytes of an expert of each layer.
+        cost: int64 [keys of the pool], slots (1) or bytes of each expert.
         stride: E: the layer of a key is key // E.
         num_layers: L.
         first_key: the pool's smallest key.
@@ -236,7 +236,7 @@ def run_scored(scores, values, update, at_use, heap, bypass, ties, access, cold,
                     hit = place[index] >= 0
                 else:
                     known[index] = True
-                    counter[FREE_FOR] += cost[keys[i] // stride]
+                    counter[FREE_FOR] += cost[index]
                     hit = counter[FREE_FOR] <= capacity
                 found += hit
                 if served is not None:
@@ -245,18 +245,19 @@ def run_scored(scores, values, update, at_use, heap, bypass, ties, access, cold,
         for begin in range(low, high, together):
             end = begin + together
             layer = keys[begin] // stride
-            batch_cost = together * cost[layer]
+            batch_cost = 0
             first_load = loads
             if counter[RUN_STEP] != now_step or counter[RUN_LAYER] != layer:
                 counter[RUN_STEP], counter[RUN_LAYER] = now_step, layer
                 runs[LAYER_RUNS, layer] += 1
             for i in range(begin, end):
                 index = keys[i] - first_key
+                batch_cost += cost[index]
                 if place[index] >= 0:
                     found += access != PAPER
                     _take_out(score, ties, resident, place, first_key, size, keys[i], heap)
                     size -= 1
-                    held -= cost[layer]
+                    held -= cost[index]
                 else:
                     if served is not None and access == SEQUENTIAL:
                         served.flags[i] = LOADED
@@ -339,7 +340,7 @@ def run_scored(scores, values, update, at_use, heap, bypass, ties, access, cold,
                         scratch[place[victim - first_key]] = scratch[size - 1]  # as `_take_out` moves the last resident
                     _take_out(score, ties, resident, place, first_key, size, victim, heap)
                     size -= 1
-                    held -= cost[victim // stride]
+                    held -= cost[victim - first_key]
                     age[0] = worth
                     if served is not None:
                         tell_evicted(served, victim)

@@ -160,6 +160,11 @@ def allocate(
     if isinstance(budget, Sequence) and (not isinstance(budget, str) or "," in budget):
         raise ConfigError(f"budget {budget!r} must be one size for all layers together, as 512, 2x, 25% or 4GiB")
     (pool,) = resolve_capacity(budget, trace.layers, "model")
+    if pool.by_expert:
+        raise ConfigError(
+            f"budget {budget!r} is in bytes, and experts of a layer differ in bytes here, so no curve in slots says "
+            "what a layer gains: give it in experts (512), times active (2x) or percent (25%)"
+        )
     costs = pool.bytes_per_expert or (1,) * trace.num_layers
     found = stack_hits(trace, policy, "layer", run.access, run.prefill, run.warm, jobs)
     largest = trace.layers.num_experts.tolist()

@@ -39,7 +39,7 @@ class Curve:
         policy: name with parameters, and behind a plus the routing rule, if there is one.
         capacities: int64 [n], experts per layer (scope ``layer``) or in the pool (scope ``model``), or bytes in all.
         relative: float64 [n], capacity over the experts active per token (the mean over layers in scope ``layer``), or
-            over their bytes.
+            over their bytes (the mean of a layer's where they differ).
         hit_rate: float64 [n]; in scope ``layer`` the mean over layers weighted by accesses.
         prefill_hit_rate: float64 [n], or None without prefill accesses.
         decode_hit_rate: float64 [n], or None without decode accesses.
@@ -145,8 +145,8 @@ def curve_of(
             "no expert of this trace was recorded, so there is no hit rate: `lrcsim trace info` says more"
         )
     if in_bytes:
-        assert layers.expert_bytes is not None  # resolve_capacity refused bytes otherwise
-        active = float(layers.top_k @ layers.expert_bytes)
+        assert layers.mean_bytes is not None  # resolve_capacity refused bytes otherwise
+        active = float(layers.top_k @ layers.mean_bytes)
     by_phase = [hits[phase] / accesses[phase] if accesses[phase].any() else None for phase in (PREFILL, DECODE)]
     return Curve(
         policy=chosen.label() if rule is None else f"{chosen.label()} + {rule.label()}",

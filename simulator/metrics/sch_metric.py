@@ -213,8 +213,9 @@ def _slots(trace: RoutingTrace, cache: CacheSize, scope: Scope) -> Ints:
     pools = resolve_capacity(cache, trace.layers, scope)
     if any(pool.bytes_per_expert is not None for pool in pools):
         raise ConfigError(
-            f"cache size {cache!r} is in bytes and experts of different layers differ in size: SCH counts experts, "
-            "give experts (16), times active (2x) or percent (25%), or use scope 'layer'"
+            f"cache size {cache!r} is in bytes and experts that share a cache differ in size: SCH counts experts, "
+            "give experts (16), times active (2x) or percent (25%)"
+            + ("" if trace.layers.sized_by_expert else ", or use scope 'layer'")
         )
     return np.array([pool.capacity for pool in pools], np.int64)
 

@@ -35,9 +35,9 @@ class CostTable(NamedTuple):
         compute: FLOP/s there.
         overhead: seconds per operation there: a part, the head, an expert.
         step: seconds per forward pass.
-        expert_bytes: float64 [L], moved by an expert there.
+        expert_bytes: float64 [L], moved by an expert there, or by key, [L * E], where those of a layer differ.
         operations: of an expert per token.
-        cpu_bytes: float64 [L], moved by an expert on the CPU.
+        cpu_bytes: float64 [L] or [L * E], moved by an expert on the CPU.
         cpu_bandwidth: bytes/s.
         cpu_compute: FLOP/s.
         cpu_overhead: seconds per expert.
@@ -73,20 +73,22 @@ class Costs(Protocol):
     def after(self, size: StepSize) -> float:
         """Seconds after the last MoE layer: dense layers behind it, and the output."""
 
-    def expert(self, layer: int, tokens: int) -> float:
+    def expert(self, layer: int, tokens: int, key: int = -1) -> float:
         """Seconds of one expert where the model runs.
 
         Args:
             layer: its MoE layer.
             tokens: of the step that use it.
+            key: which expert, where those of a layer differ in bytes.
         """
 
-    def on_cpu(self, layer: int, tokens: int) -> tuple[float, float, float]:
+    def on_cpu(self, layer: int, tokens: int, key: int = -1) -> tuple[float, float, float]:
         """What one expert takes on the CPU: seconds of overhead, bytes drawn from DRAM, bytes/s undisturbed.
 
         Args:
             layer: its MoE layer.
             tokens: of the step that use it.
+            key: which expert, where those of a layer differ in bytes.
         """
 
 
@@ -118,11 +120,11 @@ class FixedCosts:
         """Return ``output``."""
         return self.output
 
-    def expert(self, layer: int, tokens: int) -> float:
+    def expert(self, layer: int, tokens: int, key: int = -1) -> float:
         """Return ``expert_s`` for each token."""
         return self.expert_s * tokens
 
-    def on_cpu(self, layer: int, tokens: int) -> tuple[float, float, float]:
+    def on_cpu(self, layer: int, tokens: int, key: int = -1) -> tuple[float, float, float]:
         """Return the three numbers."""
         return self.cpu_overhead, self.cpu_bytes, self.cpu_rate
 
@@ -172,7 +174,8 @@ class RooflineCosts:
         geometry: the model.
         profile: the machine, as the runtime uses it (`machine_under`).
         dtype: how the weights are stored (`lrcsim.models.dtype_names`); None: as released.
-        sizes: bytes of an expert of each MoE layer, where the trace knows them; else from geometry and dtype.
+        sizes: bytes of an expert of each MoE layer, int64 [L], where the trace knows them, or of each expert of each,
+            [L, E], where those of a layer differ; else from geometry and dtype.
         kv_dtype_bytes: bytes per number of the KV cache.
         runtime: what runs the model.
         dense: bytes of each MoE layer's block that every token uses, where the trace knows them; else from geometry and
@@ -187,7 +190,7 @@ class RooflineCosts:
         geometry: Geometry,
         profile: HardwareProfile,
         dtype: str | None = None,
-        sizes: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None,
+        sizes: npt.NDArray[np.int64] | None = None,
         kv_dtype_bytes: float = 2.0,
         runtime: Runtime = IDEAL,
         dense: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None,
@@ -199,7 +202,9 @@ class RooflineCosts:
         of_experts = profile.gpu or self.cpu
         self.bandwidth, self.expert_bandwidth = device.bandwidth * use.dense, of_experts.bandwidth * use.experts
         self.compute, self.overhead, self.step = device.compute * use.compute, device.overhead, use.step
-        self.bytes = [int(size) for size in (expert_bytes(geometry, dtype) if sizes is None else sizes)]
+        known = expert_bytes(geometry, dtype) if sizes is None else sizes
+        self.by_expert = known.ndim == 2
+        self.bytes: list[int] = known.ravel().tolist()  # by layer, or by key
         self.operations = 2.0 * geometry.expert_params  # per token
         blocks = dense_bytes(geometry, dtype).copy()
         if dense is not None:
@@ -247,13 +252,14 @@ class RooflineCosts:
         head = max(weights / self.bandwidth, operations * size.outputs / self.compute) + self.overhead + self.step
         return sum(self._part(part, size) for part in self.rest) + head
 
-    def expert(self, layer: int, tokens: int) -> float:
+    def expert(self, layer: int, tokens: int, key: int = -1) -> float:
         """Seconds of one expert."""
-        return max(self.bytes[layer] / self.expert_bandwidth, self.operations * tokens / self.compute) + self.overhead
+        size = self.bytes[key if self.by_expert else layer]
+        return max(size / self.expert_bandwidth, self.operations * tokens / self.compute) + self.overhead
 
-    def on_cpu(self, layer: int, tokens: int) -> tuple[float, float, float]:
+    def on_cpu(self, layer: int, tokens: int, key: int = -1) -> tuple[float, float, float]:
         """Overhead, bytes, and bytes/s: of DRAM, or less where the arithmetic takes longer."""
-        size, cpu = self.bytes[layer], self.cpu
+        size, cpu = self.bytes[key if self.by_expert else layer], self.cpu
         return cpu.overhead, float(size), size / max(size / cpu.bandwidth, self.operations * tokens / cpu.compute)
 
     def table(self, layers: int) -> CostTable:

@@ -24,6 +24,7 @@ from lrcsim.policies.routing import RULES, RuleSpec
 from lrcsim.runtimes import Runtime, RuntimeDocument
 from lrcsim.simulator.cache.capacity import CacheSize, Scope
 from lrcsim.simulator.serving.batching import Batching, Speculative
+from lrcsim.simulator.setup.expert_sizes import ExpertBytes
 from lrcsim.simulator.setup.miss_actions import ACTIONS, MissAction
 from lrcsim.simulator.setup.prefetchers import PREFETCHERS, Prefetcher
 from lrcsim.traces import RoutingTrace
@@ -92,8 +93,12 @@ class Options:
             ``access="paper"``, where every request starts cold.
         profile: a trace to take expert popularity from, for policies that need a profile: a `RoutingTrace`, a trace
             file, or ``"self"``, the trace itself, which is hindsight.
-        expert_bytes: size of one expert, bytes or text with a unit, or a list with one per layer, in place of what the
-            trace says.
+        expert_bytes: size of one expert, bytes or text with a unit, or a list with one per layer, or one list of sizes
+            per layer with one per expert (an array [L, E]), or a file of these (``.npy``, ``.json``), in place of what
+            the trace says.
+        low_copy: a second precision for experts used least in ``profile``: ``"q4_k"``, ``"q4_k:0.75"``, a format and
+            the share of each layer's experts in it (default one half). They are then smaller, in cache and in time
+            (docs/accounting.md); None: all experts are in one precision.
         route: a routing rule (docs/routing.md): ``"prior:0.1"``, ``"window:2,12"``, ``"substitute:0.1"``,
             ``file.py:Class``, ``pkg.mod:Class``, a class or an object. Tokens then use what it chooses by the recorded
             logits and the residents; None: what the router chose.
@@ -152,8 +157,18 @@ class Options:
     profile: RoutingTrace | str | Path | None = _option(
         "cache", None, "Trace to take expert popularity from, for policies that need it.", "TRACE|self"
     )
-    expert_bytes: int | str | Sequence[int] | None = _option(
-        "cache", None, "Size of one expert (2.5MiB), where the trace does not have it.", "SIZE"
+    expert_bytes: ExpertBytes | None = _option(
+        "cache",
+        None,
+        "Size of one expert (2.5MiB), where the trace does not have it, or a .npy or .json of one per layer, or per "
+        "layer and expert.",
+        "SIZE|FILE",
+    )
+    low_copy: str | None = _option(
+        "cache",
+        None,
+        "Second precision for the experts used least in the profile, and their share of each layer.",
+        "DTYPE[:SHARE]",
     )
     route: RuleSpec | None = _option(
         "cache",
@@ -267,7 +282,7 @@ def declared() -> dict[str, Declared]:
             flag,
             shown,
             _kind(str(one.type)),
-            any(word in str(one.type) for word in ("Sequence", "Speculative", "CacheSize")),
+            any(word in str(one.type) for word in ("Sequence", "Speculative", "CacheSize", "ExpertBytes")),
         )
     return found
 

@@ -13,17 +13,18 @@ from lrcsim.base.errors import ConfigError, check_choice
 from lrcsim.base.reprs import short_repr
 from lrcsim.hardware import HardwareProfile, load_profile
 from lrcsim.models import Geometry, check_trace, expert_bytes, geometry_of, load_geometry, matching_dtype
-from lrcsim.policies import View, make_policy
+from lrcsim.policies import make_policy
 from lrcsim.runtimes import Runtime, RuntimeDocument, load_runtime
 from lrcsim.runtimes.machine_under import machine_under
 from lrcsim.simulator.cache.capacity import PoolSize, bytes_of, resolve_capacity
-from lrcsim.simulator.cache.pool import Pool
+from lrcsim.simulator.cache.pool import Pool, pool_view
 from lrcsim.simulator.serving.steps import Step
 from lrcsim.simulator.setup.costs import RooflineCosts
+from lrcsim.simulator.setup.low_copy import LowCopy
 from lrcsim.simulator.setup.miss_actions import Load, MissAction, make_action
 from lrcsim.simulator.setup.options import Options
 from lrcsim.simulator.setup.prefetchers import NoPrefetch, Prefetcher, make_prefetcher
-from lrcsim.traces import RoutingTrace
+from lrcsim.traces import LayerTable, RoutingTrace
 
 ENGINES = ("auto", "events", "compiled")
 KV_BYTES = 2.0  # per number of the KV cache: bf16
@@ -41,7 +42,7 @@ class Platform:
         runtime: what runs the model there.
         geometry: the model.
         dtype: as its weights are stored.
-        sizes: bytes of an expert of each MoE layer.
+        sizes: bytes of an expert of each MoE layer, or for each layer those of each expert, where they differ.
         costs: seconds of compute.
         action: what to do with misses.
         prefetcher: what to bring ahead, or None.
@@ -55,7 +56,7 @@ class Platform:
     runtime: Runtime
     geometry: Geometry
     dtype: str
-    sizes: list[int]
+    sizes: list[int] | list[list[int]]
     costs: RooflineCosts
     action: MissAction
     prefetcher: Prefetcher | None
@@ -65,6 +66,11 @@ class Platform:
     engine: str
 
     __repr__ = short_repr
+
+    @property
+    def flat_sizes(self) -> list[int]:
+        """Bytes of an expert of each MoE layer, or of each expert by key where those of a layer differ."""
+        return [size for row in self.sizes for size in (row if isinstance(row, list) else [row])]
 
     @property
     def on_demand(self) -> bool:
@@ -81,9 +87,7 @@ class Platform:
         if self.dram is None:
             return None
         size = self.dram
-        sizes = None if size.bytes_per_expert is None else dict(zip(size.layers, size.bytes_per_expert, strict=True))
-        view = View(size.capacity, trace.num_experts, size.layers, trace.num_layers, trace.top_k, sizes)
-        return Pool(size, make_policy(self.dram_policy), view)
+        return Pool(size, make_policy(self.dram_policy), pool_view(size, trace))
 
     def kv_bytes(self, sequences: int, tokens: int) -> float:
         """Return the bytes of the KV cache of so many requests of ``tokens`` each."""
@@ -97,7 +101,7 @@ class Platform:
         def taken(step: Step, pool: Pool) -> int:
             requests = len(step.sequences)
             share = self.kv_bytes(requests, -(-step.size.context // max(requests, 1))) / pools
-            unit = 1 if pool.size else max(self.sizes[layer] for layer in pool.view.layers)
+            unit = 1 if pool.in_bytes else max(_largest(self.sizes[layer]) for layer in pool.view.layers)
             return int(-(-share // unit))
 
         return taken
@@ -121,8 +125,13 @@ class Platform:
         }
 
 
-def resolve(machine: Options, trace: RoutingTrace) -> Platform:
+def resolve(machine: Options, trace: RoutingTrace, low: LowCopy | None = None) -> Platform:
     """Look up profile, model, action and prefetcher, and check that they fit the trace and each other.
+
+    Args:
+        machine: the options.
+        trace: what is run.
+        low: which experts are in low precision; None: all are in one.
 
     Raises:
         ConfigError: something is unknown, or does not fit; one line.
@@ -144,10 +153,8 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
     geometry = _geometry(machine.model, trace)
     check_trace(geometry, trace)
     as_traced = machine.dtype is None and geometry.stored is None  # a file says itself how large things are
-    if as_traced and trace.expert_bytes is not None:
-        sizes = trace.expert_bytes.tolist()
-    else:
-        sizes = expert_bytes(geometry, machine.dtype).tolist()
+    known = trace.expert_bytes if as_traced else None
+    of_experts = expert_bytes(geometry, machine.dtype) if known is None else known
     check_choice("engine", machine.engine, ENGINES)
     runtime = _runtime(machine.runtime, profile)
     profile = machine_under(profile, runtime)
@@ -158,23 +165,28 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
             "use load, cpu or split, or record the trace with weights"
         )
     from_trace = machine.dtype is not None or as_traced
-    dense = trace.layers.dense_bytes if from_trace and _stored_as_traced(trace, sizes) else None
+    layers = trace.layers.with_expert_bytes(of_experts)
+    dense = trace.layers.dense_bytes if from_trace and _stored_as_traced(trace.layers, layers) else None
     dtype = machine.dtype
     if as_traced and dense is not None:  # then the output matrix is stored as the trace's experts are, too
         dtype = matching_dtype(geometry, trace)
-    costs = RooflineCosts(geometry, profile, dtype, np.asarray(sizes, np.int64), KV_BYTES, runtime, dense)
+    if low is not None:
+        of_experts = low.sizes(of_experts, geometry)
+        layers = layers.with_expert_bytes(of_experts)
+    assert layers.expert_bytes is not None  # just given
+    costs = RooflineCosts(geometry, profile, dtype, layers.expert_bytes, KV_BYTES, runtime, dense)
     overlap = machine.overlap and runtime.loads.overlap != "none"
     return Platform(
         profile=profile,
         runtime=runtime,
         geometry=geometry,
         dtype=dtype or geometry.dtype,
-        sizes=sizes,
+        sizes=layers.expert_bytes.tolist(),
         costs=costs,
         action=action,
         prefetcher=_prefetcher(machine, trace, runtime, overlap),
         overlap=overlap,
-        dram=_dram(machine, profile, trace, sizes),
+        dram=_dram(machine, profile, layers),
         dram_policy=machine.dram_policy,
         engine=machine.engine,
     )
@@ -234,10 +246,16 @@ def _geometry(model: str | Path | Geometry | None, trace: RoutingTrace) -> Geome
     return geometry_of(trace)
 
 
-def _stored_as_traced(trace: RoutingTrace, sizes: list[int]) -> bool:
+def _stored_as_traced(traced: LayerTable, layers: LayerTable) -> bool:
     """Return whether the weights are stored as they were in the engine that was traced."""
-    known = trace.expert_bytes
-    return known is not None and abs(sum(sizes) - int(known.sum())) <= SAME_FORMAT * int(known.sum())
+    known, now = traced.mean_bytes, layers.mean_bytes
+    assert now is not None  # the sizes of what is run
+    return known is not None and abs(now.sum() - known.sum()) <= SAME_FORMAT * known.sum()
+
+
+def _largest(size: int | list[int]) -> int:
+    """Return the bytes of the largest expert of a layer."""
+    return size if isinstance(size, int) else max(size)
 
 
 def _runtime(given: str | Path | RuntimeDocument | Runtime, profile: HardwareProfile) -> Runtime:
@@ -265,9 +283,11 @@ def _prefetcher(machine: Options, trace: RoutingTrace, runtime: Runtime, overlap
     return prefetcher
 
 
-def _dram(machine: Options, profile: HardwareProfile, trace: RoutingTrace, sizes: list[int]) -> PoolSize | None:
+def _dram(machine: Options, profile: HardwareProfile, layers: LayerTable) -> PoolSize | None:
     """Return the room for experts in main memory, None where it holds them all."""
-    total = sum(int(count) * size for count, size in zip(trace.layers.num_experts, sizes, strict=True))
+    assert layers.layer_bytes is not None  # the sizes are known by now
+    assert layers.expert_bytes is not None
+    total = int(layers.layer_bytes.sum())
     policy = make_policy(machine.dram_policy)
     if policy.needs & {"future", "weights", "profile"} or policy.bypass or policy.refills:
         raise ConfigError(
@@ -290,15 +310,14 @@ def _dram(machine: Options, profile: HardwareProfile, trace: RoutingTrace, sizes
         spec = f"{int(profile.dram.memory * DRAM_FOR_EXPERTS)}B"
     else:
         spec = machine.dram
-    layers = trace.layers.with_expert_bytes(sizes)
     size = resolve_capacity(spec, layers, "model")[0]
-    largest = 1 if size.bytes_per_expert is not None else max(sizes)
+    largest = 1 if size.bytes_per_expert is not None else int(layers.expert_bytes.max())
     if min(size.capacity * largest, total) > profile.dram.memory:
         raise ConfigError(
             f"dram {machine.dram!r} is more than the {human(profile.dram.memory)} of main memory of {profile.name}: "
             "give less, or --set dram.memory=..."
         )
-    holds = size.capacity >= (total if size.bytes_per_expert is not None else trace.layers.total_experts)
+    holds = size.capacity >= (total if size.bytes_per_expert is not None else layers.total_experts)
     if holds:
         return None
     if not profile.storage_links:

@@ -23,8 +23,10 @@ from lrcsim.policies.routing import make_rule
 from lrcsim.runtimes import Runtime, RuntimeDocument
 from lrcsim.runtimes import read_toml as read_runtime
 from lrcsim.runtimes import to_toml as runtime_toml
-from lrcsim.simulator.cache.capacity import CacheSize, PoolSize, Scope, bytes_from, resolve_capacity
+from lrcsim.simulator.cache.capacity import CacheSize, PoolSize, Scope, resolve_capacity
 from lrcsim.simulator.serving.batching import batched, check_values
+from lrcsim.simulator.setup.expert_sizes import with_expert_bytes
+from lrcsim.simulator.setup.low_copy import LowCopy, low_copy_of, with_low_copy
 from lrcsim.simulator.setup.options import ACCESS, Options
 from lrcsim.simulator.setup.platform import Platform, check_memory, resolve
 from lrcsim.simulator.setup.rules import as_rule, check_rule
@@ -43,6 +45,7 @@ class Run:
         profile: float64 [L * E], uses by key in a profiling run, for policies that need it.
         platform: the machine with everything looked up; None: hits only.
         asked: the trace as it was given; None: as `trace`.
+        low: which experts are in low precision; None: all are in one.
         routed: whether `trace` is of what the routing rule chose (`lrcsim.simulator.compiled.reroute`).
     """
 
@@ -53,6 +56,7 @@ class Run:
     platform: Platform | None = field(default=None, compare=False)
     asked: RoutingTrace | None = field(default=None, compare=False)
     routed: bool = False
+    low: LowCopy | None = field(default=None, compare=False)
 
     __repr__ = short_repr
 
@@ -76,7 +80,11 @@ class Run:
         tried = make_policy(asked.policy)
         settled = _settled(asked)
         trace = with_expert_bytes(trace, asked.expert_bytes)
-        settled, platform = as_rule(settled, _platform(trace, settled), trace)
+        profile = None if settled.low_copy is None else profiled_uses(settled.profile, trace)
+        low = low_copy_of(settled.low_copy, trace, profile)
+        if low is not None and settled.hardware is None:
+            trace = with_low_copy(trace, low)
+        settled, platform = as_rule(settled, _platform(trace, settled, low), trace)
         own = trace
         if settled.served:
             _check_served(settled)
@@ -96,8 +104,9 @@ class Run:
         refuse_unservable(tried, trace, settled.access, profiled=settled.profile is not None)
         if settled.route is not None:
             check_rule(settled, tried, trace, platform)
-        profile = profiled_uses(settled.profile, own)
-        return cls(trace, settled, pools, profile, platform, own)
+        if profile is None:
+            profile = profiled_uses(settled.profile, own)
+        return cls(trace, settled, pools, profile, platform, own, low=low)
 
     @classmethod
     def in_pools(
@@ -213,6 +222,8 @@ class Run:
                 config[name] = plain(getattr(options, name))
             requests = self.trace if self.asked is None else self.asked
             config |= {"requests": requests.num_requests, "arrivals": plain(options.arrivals)}
+        if self.low is not None:
+            config["low_copy"] = self.low.label()
         if options.route is not None:
             config["route"] = make_rule(options.route).label()
         return config if self.platform is None else config | self.platform.to_dict()
@@ -289,21 +300,6 @@ def _read(name: str, value: Any) -> Any:
     return value
 
 
-def with_expert_bytes(trace: RoutingTrace, size: int | str | Sequence[int] | None) -> RoutingTrace:
-    """Return a trace with another size of its experts, or the same for None.
-
-    Raises:
-        ConfigError: the size is none, or zero.
-    """
-    if size is None:
-        return trace
-    listed = not isinstance(size, str) and isinstance(size, Sequence)
-    amount: Any = (listed and size) or bytes_from("expert_bytes", size)
-    trace = copy(trace)
-    trace.layers = trace.layers.with_expert_bytes(amount)
-    return trace
-
-
 def _settled(options: Options) -> Options:
     """Settle what the user left open of the rules, and refuse what does not go together.
 
@@ -332,7 +328,7 @@ def _settled(options: Options) -> Options:
     return replace(options, prefill=prefill, warm=True if warm is None else warm)
 
 
-def _platform(trace: RoutingTrace, options: Options) -> Platform | None:
+def _platform(trace: RoutingTrace, options: Options, low: LowCopy | None) -> Platform | None:
     """Look up the machine, if one is given; refuse what goes only with one, or not with one."""
     if options.hardware is None:
         if options.given("machine"):
@@ -344,7 +340,7 @@ def _platform(trace: RoutingTrace, options: Options) -> Platform | None:
             f"access {options.access!r} counts hits as no engine runs them, so it has no time: "
             "use 'coresident' with hardware"
         )
-    return resolve(options, trace)
+    return resolve(options, trace, low)
 
 
 def _check_served(options: Options) -> None:

@@ -85,6 +85,8 @@ def unsupported(
         return "main memory is a cache too"
     if shrinks:
         return "the KV cache takes memory from the experts"
+    if job.trace.layers.sized_by_expert:
+        return "experts of a layer differ in bytes"
     if job.access != "coresident":
         return f"access {job.access} is not coresident"
     if not profile.links:

@@ -17,10 +17,11 @@ from lrcsim.policies import make_policy
 from lrcsim.policies.kernels import Queue
 from lrcsim.runtimes import IDEAL, Runtime
 from lrcsim.simulator.cache.capacity import PoolSize
+from lrcsim.simulator.cache.pool import pool_view
 from lrcsim.simulator.compiled.compiled_cache import CompiledCache
 from lrcsim.simulator.compiled.counts import signatures
 from lrcsim.simulator.compiled.engine_for import kernel_of
-from lrcsim.simulator.compiled.pools import PoolMaker, QueuePool, pool_view
+from lrcsim.simulator.compiled.pools import PoolMaker, QueuePool
 from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.serving.arrivals import ArrivalSteps
 from lrcsim.simulator.serving.steps import TOKENS_AT_ONCE, WITH_USES, StepTable, step_table
@@ -47,6 +48,7 @@ from lrcsim.simulator.time.event_links import busy_seconds, moved
 from lrcsim.simulator.time.event_loop import Room, run_event_steps, run_idle
 from lrcsim.simulator.time.event_pools import QueuePools, queue_pools
 from lrcsim.simulator.time.event_state import grown, make_rules, make_state
+from lrcsim.simulator.time.residency import by_key
 from lrcsim.simulator.time.tally import GivenUp, LinkUse, PrefetchUse, Tally
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Block
@@ -123,7 +125,7 @@ class CompiledEvents:
         job: trace, policy, capacities and rules, for which `unsupported_events` has no objection; like the rest.
         costs: seconds of compute, with a method ``table(layers)`` that returns a `CostTable`.
         profile: the machine.
-        sizes: bytes of an expert of each MoE layer.
+        sizes: bytes of an expert of each MoE layer, or of each expert by key.
         action: what to do with misses.
         prefetcher: what to bring ahead.
         runtime: what runs the model.
@@ -152,10 +154,12 @@ class CompiledEvents:
         self.job, self.profile, self.action = job, profile, action
         self.cache = CompiledCache(job)
         self.tally = Tally(None)
-        self.costs = costs.table(layers)
+        table = costs.table(layers)
+        drawn = [np.array(by_key(row.tolist(), layers, stride)) for row in (table.expert_bytes, table.cpu_bytes)]
+        self.costs = table._replace(expert_bytes=drawn[0], cpu_bytes=drawn[1])
         self.rules = make_rules(profile, runtime, self.costs, overlap, stride)
         self.state = make_state(profile, runtime, self.rules, layers * stride, len(job.pools), ROOM)
-        plan = plan_of(action, list(sizes), self.cache.policy.bypass, self.cache.policy.refills)
+        plan = plan_of(action, by_key(sizes, layers, stride), self.cache.policy.bypass, self.cache.policy.refills)
         assert plan is not None  # unsupported_events() says so
         self.plan: Plan = plan
         self.pools = _together(self.cache.pools, job.pools, self.cache.counters)
@@ -242,7 +246,7 @@ class CompiledEvents:
         tally, book, clock = self.tally, self.book, self.state.clock[0]
         tally.total, tally.compute, tally.overhead = float(clock.now), float(clock.compute), float(clock.overhead)
         tally.cpu = float(clock.cpu)
-        left = int(np.repeat(self.plan.sizes, self.rules.stride)[book.unused].sum())
+        left = int(self.plan.sizes[book.unused].sum())
         use = {place: int(book.counter[place]) for place in range(len(book.counter))}
         tally.prefetch = PrefetchUse(
             use[ISSUED], use[USEFUL], use[LATE], use[WASTED] + left, use[DISPLACED], use[DISPLACED_MISSED]
@@ -332,7 +336,7 @@ def run_events(
         job: as for `CompiledEvents`, like the following.
         costs: seconds of compute.
         profile: the machine.
-        sizes: bytes of an expert of each MoE layer.
+        sizes: bytes of an expert of each MoE layer, or of each expert by key.
         action: what to do with misses.
         prefetcher: what to bring ahead.
         runtime: what runs the model.

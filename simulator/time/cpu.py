@@ -35,7 +35,7 @@ class CpuQueue:
         if not self._waiting:
             return
         key, tokens, done = self._waiting.popleft()
-        overhead, size, rate = self.costs.on_cpu(key // self.stride, tokens)
+        overhead, size, rate = self.costs.on_cpu(key // self.stride, tokens, key)
         begin = self.env.now
 
         def end() -> None:

@@ -46,7 +46,7 @@ from lrcsim.simulator.time.cpu import CpuQueue
 from lrcsim.simulator.time.fetch import Fetch
 from lrcsim.simulator.time.host import Host
 from lrcsim.simulator.time.links import DEMAND, PREFETCH, LinkServer
-from lrcsim.simulator.time.residency import Lookup, Residency
+from lrcsim.simulator.time.residency import Lookup, Residency, by_key
 from lrcsim.simulator.time.spans import Log
 from lrcsim.simulator.time.stages import Stages
 from lrcsim.simulator.time.tally import Tally
@@ -60,7 +60,7 @@ class Engine:
         residency: the caches.
         costs: seconds of compute.
         profile: the machine, as the runtime uses it (`lrcsim.runtimes.machine_under`).
-        sizes: bytes of an expert of each MoE layer.
+        sizes: bytes of an expert of each MoE layer, or of each expert by key.
         runtime: what runs the model.
         overlap: whether transfers run beside compute, if the runtime lets them.
         prefetcher: what to bring ahead; without overlap nothing is.
@@ -94,8 +94,8 @@ class Engine:
         self.residency = residency
         self.costs = costs
         self.profile = profile
-        self.sizes = sizes
         self.stride = residency.pools[0].view.stride
+        self.sizes = by_key(sizes, len(residency.pool_of_layer), self.stride)
         self.runtime = runtime
         self.overlap = overlap and runtime.loads.overlap != "none"
         self.host = Host(runtime, profile.expert_overhead)
@@ -173,7 +173,7 @@ class Engine:
         found = self.residency.look_up(step, work)
         moved = sum(len(keys) for outcome, keys in found.decision.items() if outcome.moves)
         dense = self.costs.before(layer, step.size)
-        overhead, beside = self._bookkeeping(found, layer, moved)
+        overhead, beside = self._bookkeeping(found, moved)
         overhead += self.host.delay(env.now + dense, self.host.layer)
         tally.compute += dense
         tally.overhead += overhead + beside
@@ -210,13 +210,15 @@ class Engine:
             yield env.timeout(self._gpu - env.now)
         self.host.free = max(self.host.free, self._cpu_free)
 
-    def _bookkeeping(self, found: Lookup, layer: int, loaded: int) -> tuple[float, float]:
+    def _bookkeeping(self, found: Lookup, loaded: int) -> tuple[float, float]:
         """Return what a layer-step takes of the host before transfers are asked for, and what beside them; seconds."""
-        loads, action, size = self.runtime.loads, self.residency.action, self.sizes[layer]
+        loads, action, sizes = self.runtime.loads, self.residency.action, self.sizes
         seconds = self.profile.layer_overhead + self.host.asks(loaded)[0]
         if not (loads.byte or loads.eviction or self.runtime.cpu.layer):
             return seconds, 0.0
-        moved = sum(action.bytes_of(what, size) * len(keys) for what, keys in found.decision.items() if what.moves)
+        moved = sum(
+            action.bytes_of(what, sizes[key]) for what, keys in found.decision.items() if what.moves for key in keys
+        )
         elsewhere = any(keys and what.runs_on == "cpu" for what, keys in found.decision.items())
         if elsewhere and self.profile.gpu is not None:
             seconds += self.runtime.cpu.layer
@@ -264,7 +266,7 @@ class Engine:
 
     def _load(self, key: int, outcome: Outcome, from_storage: bool, part: int) -> bool:
         """Put one tensor of an expert, or of a copy of it, on its way to the GPU; return whether it is all of them."""
-        size: float = self.residency.action.bytes_of(outcome, self.sizes[key // self.stride])
+        size: float = self.residency.action.bytes_of(outcome, self.sizes[key])
         what = "load" if outcome.reads == "expert" else "load low"
         whole = self.stages.number == 1 or key in self._reads
         if not whole:
@@ -276,7 +278,7 @@ class Engine:
         """Compute an expert on the CPU, once it is in DRAM."""
         self._pending += 1
         if from_storage or key in self._reads or not self._to_device:
-            self._fetch(key, self.sizes[key // self.stride], True, DEMAND, "read", self._on_cpu, to_gpu=False)
+            self._fetch(key, self.sizes[key], True, DEMAND, "read", self._on_cpu, to_gpu=False)
         else:
             self._compute_on_cpu(key)
 
@@ -324,7 +326,7 @@ class Engine:
         late = self.host.delay(begin, self.host.kernel)
         begin += late
         self.tally.overhead += late
-        seconds = self.costs.expert(self._layer, self._tokens.get(key, 1)) / self.stages.number
+        seconds = self.costs.expert(self._layer, self._tokens.get(key, 1), key) / self.stages.number
         self._gpu = begin + seconds
         self.tally.compute += seconds
         if self.log is not None:
@@ -357,7 +359,7 @@ class Engine:
         wanted = proposals(self.prefetcher, step, place)
         if not wanted:
             return
-        residency, end = self.residency, self.stride * len(self.sizes)
+        residency, end = self.residency, len(self.sizes)
         protected = {*work.keys, *self._in_flight}
         for key in wanted:
             if not 0 <= key < end:
@@ -369,7 +371,7 @@ class Engine:
             if not residency.bring_ahead(key, step, work.layer, protected):
                 continue
             self._evict(residency.evicted, for_prefetch=True)
-            size = self.sizes[key // self.stride]
+            size = self.sizes[key]
             self.tally.prefetched(key, size)
             from_storage = bool(residency.below([key], step, key // self.stride))
             self.host.free += self.host.prefetch

@@ -139,10 +139,10 @@ def take_prefetched(book, key, size):  # type: ignore[no-untyped-def]
 
 
 @loop_njit
-def take_emptied(book, sizes, stride):  # type: ignore[no-untyped-def]
+def take_emptied(book, sizes):  # type: ignore[no-untyped-def]
     """Take note that what was prefetched is not in the cache any more (`Tally.emptied`)."""
     for key in range(len(book.unused)):
         if book.unused[key]:
-            book.counter[WASTED] += sizes[key // stride]
+            book.counter[WASTED] += sizes[key]
     book.unused[:] = False
     book.displaced[:] = False

@@ -26,8 +26,8 @@ class Plan(NamedTuple):
         rule: `BY_SHARE` ...
         share: of the misses that is loaded, where a share is.
         instead: the `Outcome` of those that are not loaded.
-        sizes: int64 [L], bytes of an expert.
-        instead_sizes: int64 [L], bytes that come to the GPU for one that is not loaded.
+        sizes: int64 [L * E], bytes of each expert, by key.
+        instead_sizes: int64 [L * E], bytes that come to the GPU for one that is not loaded.
         bypass: whether what leaves a pool at once counts as never having been in it.
         refills: whether the policy loads experts of its own accord.
     """
@@ -46,7 +46,7 @@ def plan_of(action: MissAction, sizes: list[int], bypass: bool, refills: bool) -
 
     Args:
         action: the rule.
-        sizes: bytes of an expert of each layer.
+        sizes: bytes of each expert, by key.
         bypass: of the policy.
         refills: of the policy.
     """

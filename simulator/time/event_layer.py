@@ -126,7 +126,7 @@ def _next_on_cpu(state):  # type: ignore[no-untyped-def]
     clock.cpu_first += 1
     clock.cpu_begin = clock.now
     clock.cpu_rate = state.draws[expert]
-    start_flow(state, CPU, clock.cpu_bytes, state.rules.cpu_overhead)
+    start_flow(state, CPU, state.cpu_bytes[expert], state.rules.cpu_overhead)
 
 
 @loop_njit

@@ -95,7 +95,11 @@ def _look_up(state, plan, pools, work, row, phase, book, room):  # type: ignore[
         if flag != ELSEWHERE:
             pools.batch[batch] = key
             batch += 1
-            loaded += flag == LOADED
+            if flag == LOADED:
+                loaded += 1
+                book.loaded_bytes[phase] += plan.sizes[key]
+        elif plan.instead == LOW:
+            book.loaded_bytes[phase] += plan.instead_sizes[key]
         if flag != RESIDENT and not book.seen[key]:
             book.counter[COLD_MISSES] += 1
             book.seen[key] = True
@@ -106,9 +110,6 @@ def _look_up(state, plan, pools, work, row, phase, book, room):  # type: ignore[
     passed_by = pools.served[pool, GONE] - passed_by
     book.accesses[phase, layer] += high - low
     book.misses[phase, layer] += missed
-    book.loaded_bytes[phase] += loaded * plan.sizes[layer]
-    if plan.instead == LOW:
-        book.loaded_bytes[phase] += (missed - loaded) * plan.instead_sizes[layer]
     return missed, loaded, gone, gone - passed_by if plan.bypass else gone
 
 
@@ -139,34 +140,30 @@ def _look_below(plan, dram, work, row, room):  # type: ignore[no-untyped-def]
 @loop_njit
 def _price(state, costs, plan, work, row):  # type: ignore[no-untyped-def]
     """Work out what each expert of the batch takes on the GPU, and draws on the CPU (`Costs`)."""
-    layer = work.layer[row]
-    first = layer * state.rules.stride
-    read = costs.expert_bytes[layer] / costs.expert_bandwidth
-    takes = max(read, costs.operations / costs.compute) + costs.overhead
-    for i in range(work.starts[row], work.starts[row + 1]):
-        if len(work.tokens):
-            takes = max(read, costs.operations * work.tokens[i] / costs.compute) + costs.overhead
-        state.takes[work.keys[i] - first] = takes
+    low, high, first = work.starts[row], work.starts[row + 1], work.layer[row] * state.rules.stride
+    for i in range(low, high):
+        key, used_by = int(work.keys[i]), work.tokens[i] if len(work.tokens) else 1
+        read, operations = costs.expert_bytes[key] / costs.expert_bandwidth, costs.operations * used_by
+        state.takes[key - first] = max(read, operations / costs.compute) + costs.overhead
     if plan.instead != ON_CPU:
         return
-    size = state.clock[0].cpu_bytes = costs.cpu_bytes[layer]
-    for i in range(work.starts[row], work.starts[row + 1]):
-        draws = costs.cpu_bandwidth
+    for i in range(low, high):
+        key, draws = int(work.keys[i]), costs.cpu_bandwidth
+        size = state.cpu_bytes[key - first] = costs.cpu_bytes[key]
         if costs.cpu_compute < math.inf:  # else that is the rate itself, which dividing twice would round
             operations = costs.operations * (work.tokens[i] if len(work.tokens) else 1)
             draws = size / max(size / costs.cpu_bandwidth, operations / costs.cpu_compute)
-        state.draws[work.keys[i] - first] = draws
+        state.draws[key - first] = draws
 
 
 @loop_njit
 def _use_hits(state, plan, work, row, book, room):  # type: ignore[no-untyped-def]
     """Compute what is there; wait for what is on its way (`Engine._use_hits`)."""
-    size, first = plan.sizes[work.layer[row]], work.layer[row] * state.rules.stride
     low = work.starts[row]
     for i in range(low, work.starts[row + 1]):
         if room.flags[i - low] == RESIDENT:
             key = int(work.keys[i])
-            number = state.flight[key]
+            number, size = state.flight[key], plan.sizes[key]
             if number:  # from now on it is this layer's, whatever becomes of its place in the cache
                 land(state, key)
                 expect(state)
@@ -186,36 +183,37 @@ def _evict(state, plan, pools, gone, book, for_prefetch):  # type: ignore[no-unt
         if state.flight[key]:
             call_off(state, key)
         if for_prefetch or book.unused[key]:
-            take_evicted(book, key, for_prefetch, plan.sizes[key // state.rules.stride])
+            take_evicted(book, key, for_prefetch, plan.sizes[key])
 
 
 @loop_njit
 def _start_misses(state, plan, work, row, phase, book, room):  # type: ignore[no-untyped-def]
     """Ask for what is missing (`Engine._start_misses`)."""
-    layer, low, high = work.layer[row], work.starts[row], work.starts[row + 1]
+    low, high = work.starts[row], work.starts[row + 1]
     for place in range(high - low):
         if room.flags[place] == LOADED:
             expect(state)
-            size = float(plan.sizes[layer])
-            room.parts[place] = not load(state, int(work.keys[low + place]), size, room.stored[place], 0)
+            key = int(work.keys[low + place])
+            room.parts[place] = not load(state, key, float(plan.sizes[key]), room.stored[place], 0)
     for place in range(high - low):
         if room.flags[place] == ELSEWHERE:
             key = int(work.keys[low + place])
             if plan.instead == ON_CPU:
-                run_on_cpu(state, key, float(plan.sizes[layer]), room.stored[place])
+                run_on_cpu(state, key, float(plan.sizes[key]), room.stored[place])
             elif plan.instead == SUBSTITUTED:
                 ready(state, key % state.rules.stride)
             elif plan.instead == LOW:
                 expect(state)
-                size = float(plan.instead_sizes[layer])
+                size = float(plan.instead_sizes[key])
                 room.parts[place] = not load(state, key, size, room.stored[place], 0)
     for part in range(1, state.rules.stages):
         for flag in (LOADED, ELSEWHERE):
             if flag == LOADED or plan.instead == LOW:
                 for place in range(high - low):
                     if room.flags[place] == flag and room.parts[place]:
-                        size = float(plan.sizes[layer] if flag == LOADED else plan.instead_sizes[layer])
-                        load(state, int(work.keys[low + place]), size, room.stored[place], part)
+                        key = int(work.keys[low + place])
+                        size = float(plan.sizes[key] if flag == LOADED else plan.instead_sizes[key])
+                        load(state, key, size, room.stored[place], part)
     open_stages(state)
     _count_misses(plan, work, row, phase, book, room)
 
@@ -261,7 +259,7 @@ def _prefetch(state, plan, pools, dram, work, row, book, room):  # type: ignore[
         if gone < 0:
             continue
         _evict(state, plan, pools, gone, book, True)
-        take_prefetched(book, key, plan.sizes[layer])
+        take_prefetched(book, key, plan.sizes[key])
         stored = False
         if dram is not None:
             dram.batch[0] = key
@@ -269,7 +267,7 @@ def _prefetch(state, plan, pools, dram, work, row, book, room):  # type: ignore[
             stored = dram.flags[0] != RESIDENT
         if state.rules.ahead:
             state.clock[0].host += state.rules.miss
-        number = fetch(state, key, float(plan.sizes[layer]), stored, PREFETCH, AHEAD, -1)
+        number = fetch(state, key, float(plan.sizes[key]), stored, PREFETCH, AHEAD, -1)
         take_off(state, key, pool, number)
     for i in range(guarded):
         pool = room.guarded[i]
@@ -279,7 +277,9 @@ def _prefetch(state, plan, pools, dram, work, row, book, room):  # type: ignore[
 @loop_njit
 def _layer_step(state, costs, plan, pools, dram, work, row, step, book, room):  # type: ignore[no-untyped-def]
     clock, phase, layer = state.clock[0], work.phase[step], work.layer[row]
+    moved = book.loaded_bytes[phase]
     missed, loaded, gone, evictions = _look_up(state, plan, pools, work, row, phase, book, room)
+    moved = book.loaded_bytes[phase] - moved
     if dram is not None and missed:
         _look_below(plan, dram, work, row, room)
     _price(state, costs, plan, work, row)
@@ -299,7 +299,7 @@ def _layer_step(state, costs, plan, pools, dram, work, row, step, book, room):  
     if state.rules.byte or state.rules.eviction or state.rules.cpu_layer:
         if plan.instead == ON_CPU and missed > loaded:
             books += state.rules.cpu_layer
-        more = state.rules.byte * (loaded * plan.sizes[layer] + lesser * plan.instead_sizes[layer])
+        more = state.rules.byte * moved
         more += state.rules.eviction * evictions
         if state.rules.beside:
             beside = more
@@ -337,7 +337,7 @@ def _change_request(state, plan, pools, request, book):  # type: ignore[no-untyp
     for ring in range(first_ring, first_ring + len(pools.first_key)):
         while state.flying[0, ring] != ring:
             call_off(state, state.flying[0, ring])
-    take_emptied(book, plan.sizes, state.rules.stride)
+    take_emptied(book, plan.sizes)
     book.seen[:] = False
 
 

@@ -99,7 +99,6 @@ CLOCK = np.dtype(
         ("held", "i8"),  # experts that wait until all are there
         ("cpu_free", "f8"),  # when the CPU's last expert was through
         ("cpu_begin", "f8"),
-        ("cpu_bytes", "f8"),  # that an expert draws there
         ("cpu_rate", "f8"),  # bytes/s that the expert on the CPU draws undisturbed
         ("cpu_busy", "i8"),
         ("cpu_first", "i8"),  # its queue is on_cpu[cpu_first:cpu_end]
@@ -174,7 +173,8 @@ class EventState(NamedTuple):
             expert, and last of each pool its first and last (or itself).
         reads: int64 [L * E], of each expert a cancelled prefetch that still brings it to DRAM; 0: none.
         takes: float64 [E], seconds of the running layer's experts on the GPU.
-        draws: float64 [E], bytes/s of those on the CPU undisturbed.
+        cpu_bytes: float64 [E], bytes that those on the CPU draw.
+        draws: float64 [E], bytes/s of these undisturbed.
         held: int64 [E], experts that wait until all are there.
         on_cpu: int64 [E], experts handed over to the CPU.
         residents: int64 [E], experts that are there, of the open stage.
@@ -200,6 +200,7 @@ class EventState(NamedTuple):
     flying: npt.NDArray[np.int64]
     reads: npt.NDArray[np.int64]
     takes: npt.NDArray[np.float64]
+    cpu_bytes: npt.NDArray[np.float64]
     draws: npt.NDArray[np.float64]
     held: npt.NDArray[np.int64]
     on_cpu: npt.NDArray[np.int64]
@@ -292,6 +293,7 @@ def make_state(
         flying=np.tile(np.arange(keys + pools), (2, 1)),
         reads=by_key.copy(),
         takes=np.zeros(stride),
+        cpu_bytes=np.zeros(stride),
         draws=np.zeros(stride),
         held=whole(stride),
         on_cpu=whole(stride),

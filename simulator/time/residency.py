@@ -49,7 +49,8 @@ class Residency:
         action: what to do with misses.
         dram: the cache in DRAM; None: DRAM holds all experts.
         shrink: given the step, how much of its capacity each pool loses to the KV cache; None: none.
-        sizes: bytes of an expert of each MoE layer, to count bytes loaded; None: they are not counted.
+        sizes: bytes of an expert of each MoE layer, or of each expert by key, to count bytes loaded; None: they are not
+            counted.
     """
 
     def __init__(
@@ -65,11 +66,11 @@ class Residency:
         self.action = action
         start(action)
         self.shrink = shrink
-        self.sizes = sizes
         self._loads = [0, 0]
         self._loaded_bytes = [0, 0]
         self.capacities = [pool.capacity for pool in self.pools]
         layers = job.trace.num_layers
+        self.sizes = None if sizes is None else by_key(sizes, layers, job.trace.num_experts)
         self.pool_of_layer = self.pools * layers if len(self.pools) == 1 else self.pools
         self.counts = Counts(
             accesses=np.zeros((2, layers), np.int64),
@@ -126,7 +127,7 @@ class Residency:
         if missed:
             gone = set(missed)
             hits = [key for key in keys if key not in gone]
-            self._count_loads(decision, layer, phase)
+            self._count_loads(decision, phase)
         self._accesses[phase][layer] += len(keys)
         self._misses[phase][layer] += len(missed)
         self._count_cold(keys, missed)
@@ -177,13 +178,13 @@ class Residency:
         copies = [key for outcome, keys in decision.items() if outcome.reads == "copy" for key in keys]
         return self.below(whole, step, layer) + [key for key in copies if key not in self.dram.resident]
 
-    def _count_loads(self, decision: Decision, layer: int, phase: int) -> None:
+    def _count_loads(self, decision: Decision, phase: int) -> None:
         """Count what comes to the GPU."""
         for outcome, keys in decision.items():
             if outcome.moves:
                 self._loads[phase] += len(keys)
                 if self.sizes is not None:
-                    self._loaded_bytes[phase] += self.action.bytes_of(outcome, self.sizes[layer]) * len(keys)
+                    self._loaded_bytes[phase] += sum(self.action.bytes_of(outcome, self.sizes[key]) for key in keys)
 
     def _count_cold(self, keys: list[int], missed: list[int]) -> None:
         """Count misses of experts that were not used since the cache was emptied."""
@@ -194,6 +195,17 @@ class Residency:
     def _residents(self, pool: Pool, layer: int) -> int:
         """Count the residents of a layer."""
         return sum(key // self._stride == layer for key in pool.resident)
+
+
+def by_key(sizes: Sequence[int], layers: int, stride: int) -> list[int]:
+    """Return bytes of each expert by key.
+
+    Args:
+        sizes: bytes of an expert of each layer, or of each expert by key already.
+        layers: L.
+        stride: E.
+    """
+    return list(sizes) if len(sizes) == layers * stride else [size for size in sizes for _ in range(stride)]
 
 
 def _show(view: View, step: Step, work: LayerStep) -> None:

@@ -98,7 +98,7 @@ class Timed:
         least = None
         if baselines is not None and self.platform.loads_all:
             least = baselines.least_bytes(
-                self.platform.sizes,
+                self.platform.flat_sizes,
                 make_policy(self.run.policy).bypass,
                 free_loads(self.tally, self.counts),
                 self.counts.accesses,
@@ -180,9 +180,8 @@ def run_timed(
         check_arrivals(make_policy(run.policy), platform.prefetcher)
     if (compiled := _compiled(run, platform, events=log or samples)) is not None:
         return compiled(None if progress is None else _told(progress, run.trace.num_tokens))
-    residency = Residency(
-        run, platform.action, platform.dram_pool(run.trace), platform.shrink(len(run.pools)), platform.sizes
-    )
+    sizes = platform.flat_sizes
+    residency = Residency(run, platform.action, platform.dram_pool(run.trace), platform.shrink(len(run.pools)), sizes)
     policy = residency.pools[0].policy
     prefetcher = platform.prefetcher
     weights, uses = "weights" in policy.needs | policy.wants, "weights" in platform.action.needs
@@ -212,7 +211,7 @@ def run_timed(
         residency,
         platform.costs,
         platform.profile,
-        platform.sizes,
+        sizes,
         runtime=platform.runtime,
         overlap=platform.overlap,
         prefetcher=prefetcher,
@@ -280,7 +279,7 @@ def _compiled(run: Run, platform: Platform, *, events: bool) -> Callable[[Callab
     shrinks = platform.profile.kv_shared
 
     def in_closed_form(told: Callable[[int], None] | None) -> Timed:
-        tally, counts = run_compiled(*machine, platform.sizes, platform.action, **how, progress=told)
+        tally, counts = run_compiled(*machine, platform.flat_sizes, platform.action, **how, progress=told)
         return Timed(run, counts, tally, platform, "compiled")
 
     def arriving_in_closed_form(told: Callable[[int], None] | None) -> Timed:
@@ -308,7 +307,9 @@ def _compiled(run: Run, platform: Platform, *, events: bool) -> Callable[[Callab
     def in_events(told: Callable[[int], None] | None) -> Timed:
         policy = make_policy(run.policy)
         arriving = None if run.options.arrivals is None else _arriving(run, policy, platform.action)
-        tally, counts = run_events(*machine, platform.sizes, *rest, **how, dram=dram, arriving=arriving, progress=told)
+        tally, counts = run_events(
+            *machine, platform.flat_sizes, *rest, **how, dram=dram, arriving=arriving, progress=told
+        )
         own = run if arriving is None else replace(run, trace=arriving.trace())
         return Timed(own, counts, tally, platform, "compiled")
 

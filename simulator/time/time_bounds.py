@@ -183,33 +183,41 @@ def computed(job: Run, platform: Platform, *, compiled: bool = False) -> tuple[P
     Args:
         job: what was run.
         platform: on what.
-        compiled: whether to go through the trace compiled (`compute_alone`).
+        compiled: whether to go through the trace compiled (`compute_alone`), where experts of a layer have one size.
 
     Returns:
         Two of float64 [2]: prefill, decode. The first has launches in it where the host launches ahead and they take
         longer.
     """
     costs, dram = platform.costs, platform.profile.dram.bandwidth
-    if compiled:
+    if compiled and not job.trace.layers.sized_by_expert:
         table, schedule = costs.table(job.trace.num_layers), Schedule(job.trace, job.prefill)
         whole, least = compute_alone(schedule, table, dram, launches(platform.runtime))
         return whole, least
     launch_layer, launch = launches(platform.runtime)
-    known: dict[tuple[int, tuple[int, ...]], tuple[float, float]] = {}  # by layer, and tokens of each expert
+    sizes = job.trace.layers.key_bytes if job.trace.layers.sized_by_expert else None
+    # by layer, and of each expert its tokens, and where experts of a layer differ in bytes one of its size, else -1
+    known: dict[tuple[int, tuple[tuple[int, int], ...]], tuple[float, float]] = {}
+    alike: dict[tuple[int, int], int] = {}  # by layer and bytes: an expert of that size
 
-    def on_cpu(layer: int, tokens: int) -> float:
-        overhead, size, rate = costs.on_cpu(layer, tokens)
+    def kind(layer: int, key: int) -> int:
+        return -1 if sizes is None else alike.setdefault((layer, int(sizes[key])), key)
+
+    def on_cpu(layer: int, tokens: int, key: int) -> float:
+        overhead, size, rate = costs.on_cpu(layer, tokens, key)
         return overhead + size / min(rate, dram)
 
-    def experts(layer: int, tokens: tuple[int, ...]) -> tuple[float, float]:
-        gpu = np.array([costs.expert(layer, number) for number in tokens])
-        return float(gpu.sum()), shared(gpu, np.array([on_cpu(layer, number) for number in tokens]))
+    def experts(layer: int, used: tuple[tuple[int, int], ...]) -> tuple[float, float]:
+        gpu = np.array([costs.expert(layer, *one) for one in used])
+        return float(gpu.sum()), shared(gpu, np.array([on_cpu(layer, *one) for one in used]))
 
     resident, divided = [0.0, 0.0], [0.0, 0.0]
     for step in steps_of(Schedule(job.trace, job.prefill)):
         alone = together = costs.after(step.size)
         for work in step.layers:
-            used = (work.layer, (1,) * len(work.keys) if work.tokens is None else tuple(sorted(work.tokens)))
+            numbers = [1] * len(work.keys) if work.tokens is None else work.tokens
+            each = [(number, kind(work.layer, key)) for number, key in zip(numbers, work.keys, strict=True)]
+            used = (work.layer, tuple(sorted(each)))
             if used not in known:
                 if len(known) >= MOST_KNOWN:
                     known.clear()

@@ -25,10 +25,13 @@ def write(trace: RoutingTrace, path: Path, progress: Progress) -> list[str]:
     """Write the experts with weights, residency, phase, token ids and domain where the trace has them.
 
     Raises:
-        TraceError: the model has several stacks, whose layers this format could not tell apart.
+        TraceError: the model has several stacks, whose layers this format could not tell apart, or experts of a layer
+            differ in bytes.
     """
     if len(trace.layers.stack_names) > 1:
         raise TraceError(f"a model of several stacks ({', '.join(trace.layers.stack_names)}) does not fit CSV; use npz")
+    if trace.layers.sized_by_expert:
+        raise TraceError("experts of a layer differ in bytes, and CSV has one size per layer; use npz")
     with _create(path) as file:
         file.write(_header(trace).encode())
         writer: csv.CSVWriter | None = None

@@ -38,7 +38,8 @@ def write(
     """
     if layer is not None and not 0 <= layer < trace.num_layers:
         raise ConfigError(f"layer {layer} does not exist, this trace has 0..{trace.num_layers - 1}")
-    sizes = np.ones(trace.num_layers, np.int64) if trace.expert_bytes is None else trace.expert_bytes
+    known = trace.layers.key_bytes
+    sizes = np.ones(trace.num_layers * trace.num_experts, np.int64) if known is None else known
     if sizes.max() > 0xFFFF_FFFF:
         raise TraceError(f"an expert of {sizes.max()} bytes does not fit oracleGeneral's 32 bits")
     schedule = Schedule(trace, prefill)
@@ -48,7 +49,7 @@ def write(
             records = np.empty(len(block.keys), RECORD)
             records["time"] = np.repeat(block.step, lengths)
             records["object"] = block.keys
-            records["size"] = sizes[np.repeat(block.layer, lengths)]
+            records["size"] = sizes[block.keys]
             records["next"] = -1
             if layer is not None:
                 records = records[np.repeat(block.layer, lengths) == layer]

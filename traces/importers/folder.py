@@ -171,7 +171,7 @@ def _one_table(files: list[Path], sources: list[Source], notices: list[str]) -> 
 
 
 def _short(values: Any) -> str:
-    listed = [] if values is None else values.tolist()
+    listed = [] if values is None else values.ravel().tolist()
     return str(listed if len(listed) <= 6 else [*listed[:5], "..."]) if len(set(listed)) != 1 else str(listed[0])
 
 

@@ -62,6 +62,9 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
             "[layers, tokens, k], give --layer-first"
         )
     experts = options.num_experts if options.num_experts is not None else small.get("num_experts", arrays.num_experts)
+    sized = small.get("expert_bytes")
+    if experts is None and sized is not None and sized.ndim == 2:  # a size for each expert says how many there are
+        experts = sized.shape[1]
     guessed = experts is None
     if experts is None:
         largest = -1

@@ -6,7 +6,7 @@ import pytest
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.simulator import resolve_capacity
-from lrcsim.simulator.cache.capacity import CacheSize, Scope, parse_bytes
+from lrcsim.simulator.cache.capacity import CacheSize, Scope, bytes_of, parse_bytes
 from lrcsim.traces import LayerTable
 
 EQUAL = LayerTable.build(4, 64, 8, expert_bytes=1000)
@@ -96,3 +96,30 @@ def test_refused(size: CacheSize, scope: Scope, layers: LayerTable, message: str
 )
 def test_parse_bytes(text: str, expected: int | None) -> None:
     assert parse_bytes(text) == expected
+
+
+BY_EXPERT = LayerTable.build(2, [3, 2], [1, 1], expert_bytes=[[4, 2, 1], [3, 3, 0]])
+
+
+def test_each_expert_takes_its_own_bytes() -> None:
+    (pool,) = resolve_capacity("9B", BY_EXPERT, "model")
+    assert (pool.capacity, pool.bytes_per_expert, pool.by_expert) == (9, (4, 2, 1, 3, 3, 0), True)
+    assert pool.cost(3).tolist() == [4, 2, 1, 3, 3, 0]
+    first, second = resolve_capacity("9B", BY_EXPERT, "layer")  # half each, rounded down
+    assert (first.capacity, first.cost(3).tolist()) == (4, [4, 2, 1])
+    assert (second.capacity, second.cost(3).tolist(), second.by_expert) == (4, [3, 3, 0], True)
+    assert [pool.capacity for pool in resolve_capacity("5B,6B", BY_EXPERT, "layer")] == [5, 6]
+    # slots are slots, each as large as the largest expert of its pool
+    slots = resolve_capacity("1,2", BY_EXPERT, "layer")
+    assert [(pool.capacity, pool.by_expert, pool.cost(3).tolist()) for pool in slots] == [
+        (1, False, [1, 1, 1]),
+        (2, False, [1, 1, 1]),
+    ]
+    assert bytes_of(slots, BY_EXPERT) == 4 + 6
+    assert bytes_of(resolve_capacity("2x", BY_EXPERT, "model"), BY_EXPERT) == 13  # 4 slots of 4, of 13 bytes in all
+    assert bytes_of([pool], BY_EXPERT) == 9
+    assert bytes_of(resolve_capacity("99B", BY_EXPERT, "model"), BY_EXPERT) == 13
+    (layers,) = resolve_capacity("900B", UNEQUAL, "model")
+    assert (layers.by_expert, layers.cost(4).tolist()) == (False, [100] * 4 + [200] * 4 + [300] * 4)
+    with pytest.raises(ConfigError, match="in bytes for some layers and in experts for others"):
+        resolve_capacity("5B,1x", BY_EXPERT, "layer")

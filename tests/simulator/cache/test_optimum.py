@@ -85,6 +85,11 @@ def batches_by_request(
     return requests
 
 
+def cost(of_layer: int | Sequence[int], expert: int) -> int:
+    """Return the bytes of an expert, given those of all of its layer, or of each."""
+    return of_layer if isinstance(of_layer, int) else of_layer[expert]
+
+
 def most_hits(
     requests: Sequence[Sequence[Batch]],
     capacity: int,
@@ -92,8 +97,8 @@ def most_hits(
     bypass: bool,
     access: str = "coresident",
     warm: bool = True,
-    size: Sequence[int] | None = None,
-    worth: Sequence[int] | None = None,
+    size: Sequence[int] | Sequence[Sequence[int]] | None = None,
+    worth: Sequence[int] | Sequence[Sequence[int]] | None = None,
     counted: Sequence[Sequence[bool]] | None = None,
 ) -> int:
     """Return the most hits that any choice of evictions reaches in one pool of slots, or of bytes with ``size``.
@@ -102,7 +107,7 @@ def most_hits(
     """
 
     def weight(chosen: Iterable[Expert]) -> int:
-        return sum(1 if size is None else size[layer] for layer, _ in chosen)
+        return sum(1 if size is None else cost(size[layer], expert) for layer, expert in chosen)
 
     @cache
     def next_states(resident: frozenset[Expert], batch: Batch) -> list[frozenset[Expert]]:
@@ -135,7 +140,7 @@ def most_hits(
             after: dict[frozenset[Expert], int] = {}
             for resident, hits in reached.items():
                 found = resident.intersection(batch)
-                now = hits + counts * sum(1 if worth is None else worth[layer] for layer, _ in found)
+                now = hits + counts * sum(1 if worth is None else cost(worth[layer], expert) for layer, expert in found)
                 for state in next_states(resident, batch):
                     after[state] = max(after.get(state, 0), now)
             reached = after
@@ -165,7 +170,7 @@ class Case(NamedTuple):
     def trace(self) -> RoutingTrace:
         return self.with_bytes(None)
 
-    def with_bytes(self, size: list[int] | None) -> RoutingTrace:
+    def with_bytes(self, size: list[int] | list[list[int]] | None) -> RoutingTrace:
         shape = np.array(self.experts).shape
         weights = np.random.default_rng(len(self.experts)).random(shape).astype(np.float32)
         return RoutingTrace.from_arrays(
@@ -387,6 +392,52 @@ def test_no_policy_loads_fewer_bytes(unit: str, case: Case, size: list[int], slo
             assert least.reachable
 
 
+@pytest.mark.parametrize("unit", ["slots", "bytes", "layers"])
+@drawn(60)
+@given(
+    case=cases(max_experts=3, max_tokens=6).filter(lambda case: case.num_experts > 1),
+    data=st.data(),
+    slots=st.integers(0, 5),
+    bypass=st.booleans(),
+)
+def test_no_policy_loads_fewer_bytes_where_experts_of_a_layer_differ(
+    unit: str, case: Case, data: st.DataObject, slots: int, bypass: bool
+) -> None:
+    row = st.lists(st.integers(1, 9), min_size=case.num_experts, max_size=case.num_experts)
+    size = [data.draw(row) for _ in case.experts[0]]
+    size[0][0] = 10
+    trace = case.with_bytes(size)
+    scope: Any = "layer" if unit == "layers" else "model"
+    cache = str(slots) if unit == "slots" else f"{slots * 10}B"
+    prefill = "step" if case.chunk is None else f"chunk:{case.chunk}"
+    pools = tuple(resolve_capacity(cache, trace.layers, scope))
+    job = Run.in_pools(trace, "lru", pools, "coresident", prefill, case.warm)
+    flat = [one for of_layer in size for one in of_layer]
+    none = Free(np.zeros(len(size), np.int64), (0, 0, 0))
+    least = Baselines(job).least_bytes(flat, bypass, none, replay(job).accesses)
+    for only, found in ((0, least.prefill), (1, least.decode), (None, least.total)):
+        counted = [[True] * len(batches) for batches in case.requests] if only is None else case.counted(only)
+        used = [
+            size[layer][expert]
+            for batches, flags in zip(case.requests, counted, strict=True)
+            for batch, counts in zip(batches, flags, strict=True)
+            for layer, expert in batch
+            if counts
+        ]
+        expected = sum(used)
+        for pool in pools:
+            mine = [[batch[0][0] in pool.layers for batch in batches] for batches in case.requests]
+            own = [list(compress(batches, kept)) for batches, kept in zip(case.requests, mine, strict=True)]
+            flags = [list(compress(row, kept)) for row, kept in zip(counted, mine, strict=True)]
+            in_bytes = None if pool.bytes_per_expert is None else size
+            expected -= most_hits(
+                own, pool.capacity, bypass=bypass, warm=case.warm, size=in_bytes, worth=size, counted=flags
+            )
+        assert found <= expected + 1e-9
+        assert not least.reachable
+    assert least.total <= sum(used)
+
+
 # --- nothing beats it ------------------------------------------------------------------------------------------------
 
 
@@ -488,6 +539,50 @@ def test_bounds_hold_for_experts_of_unequal_bytes(access: str, case: Case, size:
     for policy in (AnyVictim, AnyVictimBypass, BUILT_IN["lru"], BUILT_IN["belady"], BUILT_IN["belady-bypass"]):
         limit = best_bypass if policy.bypass else best
         assert hits(trace, case, policy, f"{capacity}B", "model", access) <= limit, policy.name
+
+
+@pytest.mark.parametrize("scope", ["layer", "model"])
+@pytest.mark.parametrize("access", ["coresident", "sequential"])
+@drawn(60)
+@given(
+    case=cases(max_experts=4, max_tokens=6).filter(lambda case: case.num_experts > 1),
+    data=st.data(),
+    share=st.floats(0, 1.1),
+)
+def test_bounds_hold_where_experts_of_a_layer_differ(
+    access: str, scope: str, case: Case, data: st.DataObject, share: float
+) -> None:
+    row = st.lists(st.integers(1, 4), min_size=case.num_experts, max_size=case.num_experts)
+    size = [data.draw(row) for _ in case.experts[0]]
+    size[0][0] = 5
+    capacity = int(share * sum(map(sum, size)))
+    pools = [range(len(size))] if scope == "model" else [[layer] for layer in range(len(size))]
+
+    def best(bypass: bool) -> int:
+        return sum(
+            most_hits(
+                [[batch for batch in batches if batch[0][0] in layers] for batches in case.requests],
+                capacity // len(pools),
+                bypass=bypass,
+                access=access,
+                warm=case.warm,
+                size=size,
+            )
+            for layers in pools
+        )
+
+    trace = case.with_bytes(size)
+    prefill = "step" if case.chunk is None else f"chunk:{case.chunk}"
+    told = {"scope": scope, "access": access, "prefill": prefill, "warm": case.warm}
+    result = simulate(trace, "lru", f"{capacity}B", **told)  # type: ignore[arg-type]
+    accesses = int(result.counts.accesses.sum())
+    upper = result.bounds["upper"].hit_rate
+    assert result.bounds["upper"].proven
+    assert upper is None or upper * accesses >= best(True) - 1e-9
+    assert (result.bounds["belady"].kind, result.bounds["belady"].proven) == ("heuristic", False)
+    for policy in (AnyVictim, AnyVictimBypass, BUILT_IN["lru"], BUILT_IN["belady"], BUILT_IN["belady-bypass"]):
+        limit = best(policy.bypass)
+        assert hits(trace, case, policy, f"{capacity}B", scope, access) <= limit, policy.name
 
 
 @pytest.mark.parametrize("access", ["coresident", "sequential"])

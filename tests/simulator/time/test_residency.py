@@ -9,7 +9,6 @@ def test_low_precision_copies_count_at_their_own_size() -> None:
     # A prompt loads 0, 100 bytes, and 1 as a copy of a quarter; each decoded token the copy again.
     routing = trace("01", "01", "01", phase=[0, 1, 1], weights=[[[0.75, 0.25]]] * 3)
     made = engine(routing, 4, action="low:0.5,0.25", sizes=[100])
-    made.residency.sizes = [100]
     made.run()
     counts = made.residency.finish()
     assert counts.loads is not None
