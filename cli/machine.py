@@ -30,7 +30,7 @@ LOADS = {True: "optimal policy", False: "fewest bytes of any policy"}
 
 def show_time(result: Result) -> None:
     """Print what a run took, what for, and what could have been."""
-    from lrcsim.simulator.setup.outcomes import NOT_CACHED
+    from lrcsim.simulator.setup.outcomes import NOT_LOADED
 
     data = quoted(result.to_dict())
     time, links, config = data["time"], data["links"], data["config"]
@@ -118,7 +118,7 @@ def show_time(result: Result) -> None:
             f"{ahead['displaced_missed']:,} of them missed next"
         )
     missed = data["missed"]
-    came_to = [outcome for outcome in NOT_CACHED if missed[outcome.label]]
+    came_to = [outcome for outcome in NOT_LOADED if missed[outcome.label]]
     counted = [f"{missed[outcome.label]:,} {outcome.label.replace('_', ' ')}" for outcome in came_to]
     if counted:
         both = bool(time["prefill_s"] and time["decode_s"])

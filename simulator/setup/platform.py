@@ -19,6 +19,7 @@ from lrcsim.runtimes.machine_under import machine_under
 from lrcsim.simulator.cache.capacity import PoolSize, bytes_of, resolve_capacity
 from lrcsim.simulator.cache.pool import Pool
 from lrcsim.simulator.serving.steps import Step
+from lrcsim.simulator.setup.admission import no_uploads
 from lrcsim.simulator.setup.costs import RooflineCosts
 from lrcsim.simulator.setup.miss_actions import Load, MissAction, make_action
 from lrcsim.simulator.setup.options import Options
@@ -164,6 +165,8 @@ def resolve(machine: Options, trace: RoutingTrace) -> Platform:
         dtype = matching_dtype(geometry, trace)
     costs = RooflineCosts(geometry, profile, dtype, np.asarray(sizes, np.int64), KV_BYTES, runtime, dense)
     overlap = machine.overlap and runtime.loads.overlap != "none"
+    if action.admits and (reason := no_uploads(profile, overlap)):
+        raise ConfigError(f"miss action {action.label()!r} uploads beside compute, and {reason}")
     return Platform(
         profile=profile,
         runtime=runtime,

@@ -12,7 +12,7 @@ from lrcsim.base.errors import ConfigError, PolicyError
 from lrcsim.simulator import simulate
 from lrcsim.simulator.setup.costs import FixedCosts
 from lrcsim.simulator.setup.miss_actions import ACTIONS, Load, MissAction, Split, loaded_share, make_action
-from lrcsim.simulator.setup.outcomes import LOSSY, NOT_CACHED, OTHER_MODEL, Outcome, decision
+from lrcsim.simulator.setup.outcomes import LOSSY, NOT_LOADED, OTHER_MODEL, Outcome, decision
 from lrcsim.simulator.time.compiled import unsupported
 from lrcsim.traces import RoutingTrace
 
@@ -129,7 +129,7 @@ def test_what_is_known_of_outcomes() -> None:
     assert [outcome.label for outcome in Outcome] == ["loaded", "on_cpu", "skipped", "substituted", "low_precision"]
     assert [int(outcome) for outcome in Outcome] == [0, 1, 2, 3, 4]
     assert [outcome.label for outcome in Outcome if outcome.moves] == ["loaded", "low_precision"]
-    assert NOT_CACHED == (Outcome.ON_CPU, Outcome.SKIPPED, Outcome.SUBSTITUTED, Outcome.LOW_PRECISION)
+    assert NOT_LOADED == (Outcome.ON_CPU, Outcome.SKIPPED, Outcome.SUBSTITUTED, Outcome.LOW_PRECISION)
     assert LOSSY == (Outcome.SKIPPED, Outcome.SUBSTITUTED, Outcome.LOW_PRECISION)
     assert OTHER_MODEL == (Outcome.SKIPPED, Outcome.SUBSTITUTED)
 
