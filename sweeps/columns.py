@@ -102,6 +102,12 @@ MEASURED = [
         )
         for part in ("issued", "useful", "late", "wasted")
     ),
+    *(
+        ResultColumn(f"{kind}_{part}_bytes", "count", "more" if part == "useful" else "less", f"{kind}.{part}_bytes")
+        for kind in ("admitted", "repinned")
+        for part in ("issued", "useful", "wasted")
+    ),
+    *(ResultColumn(f"{kind}_late_uses", "count", "less", f"{kind}.late_uses") for kind in ("admitted", "repinned")),
     *(ResultColumn(f"missed_{one.label}", "count", "", f"missed.{one.label}") for one in NOT_LOADED),
     *(ResultColumn(f"{one.label}_weight", "number", "less", f"missed.{one.label}_weight") for one in LOSSY),
     *(

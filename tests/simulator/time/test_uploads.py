@@ -189,7 +189,7 @@ def test_where_nothing_can_be_uploaded() -> None:
         def decide(self, missed: Any, step: Any, residents: Any) -> list[Outcome]:
             return [Outcome.ADMITTED for _ in missed]
 
-    assert helpers.run(trace("0", "0", "0"), 1, action=Mine()).tally.admitted == UploadUse(100, 100, 0, 1)
+    assert helpers.run(trace("0", "0", "0"), 1, action=Mine()).tally.admitted == UploadUse(100, 100)
     with pytest.raises(PolicyError, match=r"Mine: decide\(\) returned Outcome.ADMITTED, and transfers do not run"):
         helpers.run(trace("0"), 1, action=Mine(), overlap=False)
 
