@@ -1,7 +1,7 @@
 """Load a share of the misses and wait, or run all of them on the CPU and upload a few for later?
 
-`split` waits for what it loads in the same layer-step; `cpu,admit:N` never waits: it uploads at most N experts per layer
-and step behind everything urgent, for later uses. Which is better, and from which N on, is a question to the machine.
+`split` waits for what it loads in the same layer-step; `cpu,admit:N` never waits: it uploads at most N experts per
+layer and step behind everything urgent, for later uses. Which is better, and from which N on, depends on the machine.
 Over a fast link split fills the cache and shortens the step at once. Over a slow one its best share rounds to no expert
 at all, and the cache hardly fills. More uploads soon put out what would have been used: most is won by the first.
 """

@@ -27,9 +27,7 @@ class Prices:
             one lane), and the overhead of each chunk or copy. Latency is none of them: transfers overlap in it.
     """
 
-    def __init__(
-        self, costs: Costs, profile: HardwareProfile, sizes: Sequence[int], runtime: Runtime = IDEAL
-    ) -> None:
+    def __init__(self, costs: Costs, profile: HardwareProfile, sizes: Sequence[int], runtime: Runtime = IDEAL) -> None:
         self.costs = costs
         self.upload = [0.0] * len(sizes)
         link = profile.device_link

@@ -417,7 +417,9 @@ def cpu_parameters(spec: str, text: str) -> dict[str, int]:
         except PolicyError as error:
             raise ConfigError(str(error)) from None
     if given and "admit" not in given:
-        raise ConfigError(f"miss action {spec!r}: {next(iter(given))} is of admission, and nothing is admitted: {CPU_TAKES}")
+        raise ConfigError(
+            f"miss action {spec!r}: {next(iter(given))} is of admission, and nothing is admitted: {CPU_TAKES}"
+        )
     return given
 
 

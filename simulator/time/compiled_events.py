@@ -338,7 +338,6 @@ class CompiledEvents:
             transfers,
         )
 
-
     def _saves(self, block: Block) -> npt.NDArray[np.float64]:
         """Return `Work.saves`: what each expert would save, asked for once of each layer and number of tokens."""
         layer = np.repeat(block.layer, np.diff(block.starts))

@@ -25,9 +25,9 @@ way ends with the chunk that is moving; but its way from storage to DRAM goes on
 it. A copy of low precision comes over the same links, from storage where DRAM does not hold the expert, and DRAM does
 not keep it. An expert for which residents stand in takes the time of one that is resident. What a policy loads of its
 own accord (`Policy.refill`) before the first step is there at once: the model is being loaded. Later it is uploaded
-like what is admitted, and without overlap waited for before the step begins. The cache holds what is being uploaded, so
-it hits; until it has arrived it runs on the CPU if the rule for misses says so (`MissAction.meanwhile`), else it becomes
-urgent and is waited for.
+like what is admitted, and without overlap waited for before the step begins. The cache holds what is being uploaded,
+so it hits; until it has arrived it runs on the CPU if the rule for misses says so (`MissAction.meanwhile`), else it
+becomes urgent and is waited for.
 """
 
 from __future__ import annotations

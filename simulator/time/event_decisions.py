@@ -21,8 +21,8 @@ BY_SHARE, BY_WEIGHT, WITH_STAND_INS = range(3)
 stand in for."""
 
 ADMITTED, LATE, CANDIDATE = 3, 4, 5
-"""More that the loop says of an access (`RESIDENT` ...): a miss that runs on the CPU and is uploaded for later uses; a hit
-that runs there because its upload is under way; a miss that runs there and may be admitted."""
+"""More that the loop says of an access (`RESIDENT` ...): a miss that runs on the CPU and is uploaded for later uses; a
+hit that runs there because its upload is under way; a miss that runs there and may be admitted."""
 
 
 MOST = 2**60

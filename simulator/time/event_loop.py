@@ -16,6 +16,7 @@ from lrcsim.simulator.compiled.uncounted import loop_njit
 from lrcsim.simulator.setup.outcomes import Outcome
 from lrcsim.simulator.time.by_reference import by_reference
 from lrcsim.simulator.time.compiled_loop import dense_seconds, output_seconds
+from lrcsim.simulator.time.event_book import ADMITTED as AS_ADMITTED
 from lrcsim.simulator.time.event_book import (
     COLD_MISSES,
     DISPLACED_MISSED,
@@ -28,7 +29,6 @@ from lrcsim.simulator.time.event_book import (
     take_evicted,
     take_used,
 )
-from lrcsim.simulator.time.event_book import ADMITTED as AS_ADMITTED
 from lrcsim.simulator.time.event_book import LATE as LATE_USES
 from lrcsim.simulator.time.event_clock import await_pending, call_off, land, pass_seconds, take_off
 from lrcsim.simulator.time.event_decisions import ADMITTED, LATE, decide, most_used
@@ -168,6 +168,7 @@ def _price(state, costs, plan, work, row):  # type: ignore[no-untyped-def]
 def _in_memory(state, number):  # type: ignore[no-untyped-def]
     """Return whether an upload has come as far as the link from main memory to the GPU."""
     return state.transfers[number].link >= state.rules.storage
+
 
 @loop_njit
 def _mark_late(state, plan, work, row, room):  # type: ignore[no-untyped-def]

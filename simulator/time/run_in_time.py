@@ -113,8 +113,8 @@ class Timed:
         action = self.platform.action
         if type(action) is Cpu and not action.admits and not int(self.counts.preloaded.sum()):
             notes.append(
-                "with miss action cpu nothing is ever loaded, so this cache stays empty: use cpu,admit:4, a policy that "
-                "fills it by itself (static, pinned-lru), or split"
+                "with miss action cpu nothing is ever loaded, so this cache stays empty: use cpu,admit:4, a policy "
+                "that fills it by itself (static, pinned-lru), or split"
             )
         notes += _lossy_advice(self.platform.action.label(), self.tally.given_up)
         if self.platform.prefetcher is not None:

@@ -80,8 +80,14 @@ def test_how_it_is_written(spec: str, admit: int, touches: int, payback: int, la
         ("cpu,admit:1.5", "miss action 'cpu,admit:1.5': admit must be a whole number, given '1.5'"),
         ("cpu,admit:1,touches:0", "miss action 'cpu,admit:1,touches:0': touches must be at least 1, given 0"),
         ("cpu,admit:1,admit:2", "miss action 'cpu,admit:1,admit:2' says admit twice"),
-        ("cpu,touches:2", "miss action 'cpu,touches:2': touches is of admission, and nothing is admitted: give cpu, or "),
-        ("cpu,admits:2", "there is no option 'admits', give cpu, or cpu,admit:4 with touches:2 or payback behind it; did"),
+        (
+            "cpu,touches:2",
+            "miss action 'cpu,touches:2': touches is of admission, and nothing is admitted: give cpu, or ",
+        ),
+        (
+            "cpu,admits:2",
+            "there is no option 'admits', give cpu, or cpu,admit:4 with touches:2 or payback behind it; did",
+        ),
         ("cpu:0.5", "miss action 'cpu:0.5': there is no option '0.5', give cpu, or cpu,admit:4"),
     ],
 )

@@ -126,7 +126,14 @@ def test_dram_is_asked_for_whole_experts_and_keeps_no_copies() -> None:
 
 
 def test_what_is_known_of_outcomes() -> None:
-    assert [outcome.label for outcome in Outcome] == ["loaded", "on_cpu", "skipped", "substituted", "low_precision", "admitted"]
+    assert [outcome.label for outcome in Outcome] == [
+        "loaded",
+        "on_cpu",
+        "skipped",
+        "substituted",
+        "low_precision",
+        "admitted",
+    ]
     assert [int(outcome) for outcome in Outcome] == [0, 1, 2, 3, 4, 5]
     assert [outcome.label for outcome in Outcome if outcome.behind] == ["admitted"]
     assert [outcome.label for outcome in Outcome if outcome.moves] == ["loaded", "low_precision"]

@@ -52,7 +52,13 @@ ACTIONS = [
     *["substitute:0.4,keep=0", "substitute:1,keep=1", "low:0.4,0.3", "low:0.9,1,keep=0", "low:0.5,0.01"],
 ]
 
-ADMITTING = ["cpu,admit:1", "cpu,admit:2,touches:2", "cpu,admit:9", "cpu,admit:3,payback", "cpu,admit:1,touches:3,payback"]
+ADMITTING = [
+    "cpu,admit:1",
+    "cpu,admit:2,touches:2",
+    "cpu,admit:9",
+    "cpu,admit:3,payback",
+    "cpu,admit:1,touches:3,payback",
+]
 REFILLING = [name for name in QUEUES if BUILT_IN[name].refills]
 
 
@@ -234,7 +240,9 @@ def compare(
     }
     served = routing if arrivals is not None else batched(routing, **serving)
     scope = draw(st.sampled_from(["layer", "model"]))
-    job = job_of(served, policy, cache, scope=scope, prefill=prefill, warm=draw(st.booleans()) if warm is None else warm)
+    job = job_of(
+        served, policy, cache, scope=scope, prefill=prefill, warm=draw(st.booleans()) if warm is None else warm
+    )
     dram, does = draw(drams(routing, profile)), make_action(action, profile)
     if ahead == "oracle" and arrivals is not None:
         ahead = "temporal"  # it would have to know the steps to come

@@ -175,7 +175,13 @@ def test_what_a_policy_pins_anew(action: str, overlap: bool, second: list[float]
 def test_windows_of_sch_static_cost() -> None:
     # Windows of one step, one slot: 0 is there at the beginning, 1 comes before the second step and is waited for.
     found = run(trace("0", "1"), 1, policy="sch-static:1")
-    assert found.events == ["0-1 gpu expert 0.0", "1 cache evict 0.0", "1 cache join 0.1", "1-2 pcie re-pin 0.1", "2-3 gpu expert 0.1"]
+    assert found.events == [
+        "0-1 gpu expert 0.0",
+        "1 cache evict 0.0",
+        "1 cache join 0.1",
+        "1-2 pcie re-pin 0.1",
+        "2-3 gpu expert 0.1",
+    ]
     assert found.tally.repinned == UploadUse(100, 100, 0, 1, 100)
 
 
@@ -244,7 +250,12 @@ def same_outputs(one: Tally, other: Tally) -> bool:
 
 
 @settings(max_examples=60, deadline=None)
-@given(routing=traces(), profile=profiles(ways=["pcie", "both"]), cache=st.integers(1, 5), prefill=st.sampled_from(["step", "token"]))
+@given(
+    routing=traces(),
+    profile=profiles(ways=["pcie", "both"]),
+    cache=st.integers(1, 5),
+    prefill=st.sampled_from(["step", "token"]),
+)
 def test_none_admitted_is_cpu_and_all_admitted_hits_as_load_does(
     routing: RoutingTrace, profile: Any, cache: int, prefill: str
 ) -> None:
