@@ -30,7 +30,7 @@ LOADS = {True: "optimal policy", False: "fewest bytes of any policy"}
 
 def show_time(result: Result) -> None:
     """Print what a run took, what for, and what could have been."""
-    from lrcsim.simulator.setup.outcomes import NOT_CACHED
+    from lrcsim.simulator.setup.outcomes import NOT_LOADED
 
     data = quoted(result.to_dict())
     time, links, config = data["time"], data["links"], data["config"]
@@ -117,13 +117,40 @@ def show_time(result: Result) -> None:
             f"{ahead['displaced']:,} experts put out for it, "
             f"{ahead['displaced_missed']:,} of them missed next"
         )
+    _show_uploads(data)
     missed = data["missed"]
-    came_to = [outcome for outcome in NOT_CACHED if missed[outcome.label]]
+    came_to = [outcome for outcome in NOT_LOADED if missed[outcome.label]]
     counted = [f"{missed[outcome.label]:,} {outcome.label.replace('_', ' ')}" for outcome in came_to]
     if counted:
         both = bool(time["prefill_s"] and time["decode_s"])
         given_up = [_weight_given_up(missed, outcome, both) for outcome in came_to if outcome.lossy]
         out.print(f"misses not loaded whole: {', '.join(counted + given_up)}", soft_wrap=True)
+
+
+def _show_uploads(data: dict[str, Any]) -> None:
+    """Print bytes by kind, where experts were admitted, or pinned anew."""
+    kinds = {name: data[name] for name in ("admitted", "repinned") if data[name]["issued_bytes"]}
+    if not kinds:
+        return
+    ahead, demand = data["prefetch"], data["cache"]["bytes_loaded"]
+    rows = [("on demand", human_bytes(demand), "", "", "")]
+    if ahead["issued_bytes"]:
+        kinds = {"prefetched": ahead, **kinds}
+    for name, use in kinds.items():
+        issued = use["issued_bytes"]
+        useful = use["useful_bytes"] + use.get("late_bytes", 0)
+        late = f"{use['late_uses']:,}" if "late_uses" in use else f"{human_bytes(use['late_bytes'])}"
+        rows.append(
+            (
+                {"repinned": "pinned anew"}.get(name, name),
+                human_bytes(issued),
+                f"{100 * useful / issued:.0f} %",
+                f"{100 * use['wasted_bytes'] / issued:.0f} %",
+                late,
+            )
+        )
+    console().print()
+    print_rows(("bytes by kind", "asked for", "useful", "wasted", "used too early"), rows, whole=range(5), gap=3)
 
 
 def _weight_given_up(missed: dict[str, Any], outcome: Outcome, both_phases: bool) -> str:

@@ -99,7 +99,7 @@ class SchStatic(FixedContents):
     Windows follow one another from the start of each request (the first step in which anything was recorded); equal
     counts go to the smaller key, and bytes are filled in this order (which is not the best where experts differ in
     size). The loads are reported as preloaded, not as
-    misses, so this may beat the optimum of a cache that has to load.
+    misses, so this may beat the optimum of a cache that has to load. A run in time charges them to the links.
     """
 
     name = "sch-static"

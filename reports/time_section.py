@@ -8,7 +8,7 @@ from lrcsim.base.text import human_bytes, percent, seconds
 from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
 from lrcsim.reports.drawing import COLOURS, MUTED, axis, bars, layout
 from lrcsim.reports.verdict import SPENT, speed
-from lrcsim.simulator.setup.outcomes import NOT_CACHED
+from lrcsim.simulator.setup.outcomes import NOT_LOADED
 
 BOUNDS = {"optimum": "fewest loads, prefetched", "compute_only": "compute alone", "link_bound": "transfers alone"}
 HOVER = "%%{x:,.4g} ms<extra>%s</extra>"
@@ -102,7 +102,16 @@ def _extras(run: dict[str, Any]) -> list[TableBlock]:
         rows.append(("experts put out for them", f"{ahead['displaced']:,}", ""))
         rows.append(("of these missed when next used", f"{ahead['displaced_missed']:,}", ""))
         tables.append(TableBlock("prefetches", ("", "bytes", "share"), rows))
-    labels = [outcome.label for outcome in NOT_CACHED]
+    for name in ("admitted", "repinned"):
+        use = run.get(name)  # earlier versions wrote none
+        if use is not None and use["issued_bytes"]:
+            rows = [
+                (kind, human_bytes(use[f"{kind}_bytes"]), percent(use[f"{kind}_bytes"] / use["issued_bytes"]))
+                for kind in ("issued", "useful", "wasted")
+            ]
+            rows.append(("uses while under way", f"{use['late_uses']:,}", ""))
+            tables.append(TableBlock({"repinned": "pinned anew"}.get(name, name), ("", "bytes", "share"), rows))
+    labels = [outcome.label for outcome in NOT_LOADED]
     rows = [
         (label.replace("_", " "), f"{missed[label]:,}", percent(missed.get(f"{label}_weight"), 2))
         for label in labels

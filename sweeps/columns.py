@@ -18,7 +18,7 @@ from lrcsim.hardware.document import LINKS
 from lrcsim.simulator import Result, resolve_capacity
 from lrcsim.simulator.cache.capacity import bytes_of
 from lrcsim.simulator.setup.options import Kind
-from lrcsim.simulator.setup.outcomes import LOSSY, NOT_CACHED, OTHER_MODEL
+from lrcsim.simulator.setup.outcomes import LOSSY, NOT_LOADED, OTHER_MODEL
 from lrcsim.simulator.setup.run import Run
 from lrcsim.sweeps.options import as_text, options
 from lrcsim.sweeps.spec import Values
@@ -102,7 +102,13 @@ MEASURED = [
         )
         for part in ("issued", "useful", "late", "wasted")
     ),
-    *(ResultColumn(f"missed_{one.label}", "count", "", f"missed.{one.label}") for one in NOT_CACHED),
+    *(
+        ResultColumn(f"{kind}_{part}_bytes", "count", "more" if part == "useful" else "less", f"{kind}.{part}_bytes")
+        for kind in ("admitted", "repinned")
+        for part in ("issued", "useful", "wasted")
+    ),
+    *(ResultColumn(f"{kind}_late_uses", "count", "less", f"{kind}.late_uses") for kind in ("admitted", "repinned")),
+    *(ResultColumn(f"missed_{one.label}", "count", "", f"missed.{one.label}") for one in NOT_LOADED),
     *(ResultColumn(f"{one.label}_weight", "number", "less", f"missed.{one.label}_weight") for one in LOSSY),
     *(
         ResultColumn(f"{phase}_{one.label}_weight", "number", "less", f"missed.{phase}.{one.label}_weight")

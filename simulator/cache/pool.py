@@ -49,7 +49,9 @@ class Pool:
         evictions: residents evicted so far.
         bypassed: loads that a bypassing policy never let in.
         preloaded: experts loaded by ``refill``, by layer.
-        evicted_log: what was evicted or bypassed, where somebody who wants to know has put a list here.
+        evicted_log: what was evicted or bypassed, or put out by ``refill``, where somebody who wants to know has put a
+            list here.
+        refilled_log: what ``refill`` loaded, likewise.
     """
 
     def __init__(self, size: PoolSize, policy: Policy, view: View) -> None:
@@ -60,6 +62,7 @@ class Pool:
         self.preloaded: dict[int, int] = dict.fromkeys(size.layers, 0)
         self.in_bytes = view.in_bytes
         self.evicted_log: list[int] | None = None
+        self.refilled_log: list[int] | None = None
         policy.view = view
         self.policy = guarded(policy)
         self.empty()
@@ -87,8 +90,13 @@ class Pool:
         used = sum(map(self.view.bytes_of, contents)) if self.in_bytes else len(contents)
         if used > self.capacity:
             raise PolicyError(f"policy {self.policy.name}: refill() asks for {used}, the pool holds {self.capacity}")
-        for key in contents - self.resident:
+        loaded = sorted(contents - self.resident)
+        for key in loaded:
             self.preloaded[self.view.layer_of(key)] += 1
+        if self.refilled_log is not None:
+            self.refilled_log += loaded
+        if self.evicted_log is not None:
+            self.evicted_log += sorted(self.resident - contents)
         self.resident, self.used = contents, used
 
     def coresident(self, batch: Sequence[int], admit: Callable[[list[int]], Sequence[int]] | None = None) -> list[int]:

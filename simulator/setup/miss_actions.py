@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import index
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from lrcsim.base.plugins import Registry, make
 from lrcsim.base.user_code import is_users, shown_value, telling
 from lrcsim.hardware import HardwareProfile
 from lrcsim.simulator.serving.steps import LayerStep, Step
+from lrcsim.simulator.setup.admission import Admission, Prices
 from lrcsim.simulator.setup.outcomes import Decision, Outcome, decision
 
 ROUNDING = 1e-6
@@ -33,7 +34,10 @@ class MissAction(Configurable):
             router weight that is given up is counted.
         takes: the parameters as they are written behind the name, for help.
         fraction: bytes of a copy of low precision over those of the expert, 0 to 1.
+        meanwhile: what runs an expert that is needed while it is still being uploaded behind everything urgent
+            (admitted, or pinned anew): the ``"gpu"``, which waits for it, or the ``"cpu"``.
         machine: what the trace is run on; set before the first call.
+        prices: what uploads take and save; set before the first call of a run in time.
     """
 
     noun = "miss action"
@@ -43,7 +47,14 @@ class MissAction(Configurable):
     needs: ClassVar[frozenset[str]] = frozenset()
     takes: ClassVar[str] = ""
     fraction: float = 0.25
+    meanwhile: ClassVar[Literal["gpu", "cpu"]] = "gpu"
     machine: HardwareProfile
+    prices: Prices | None = None
+
+    @property
+    def admits(self) -> bool:
+        """Whether misses that run on the CPU may be uploaded behind everything urgent; of a user's class: unknown."""
+        return False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -80,14 +91,47 @@ class Load(MissAction):
 
 
 class Cpu(MissAction):
-    """Run misses on the CPU; nothing is loaded but what the policy loads of itself."""
+    """Run misses on the CPU; with ``admit:N`` at most N per layer and step are uploaded meanwhile, for later uses."""
 
     name = "cpu"
-    source = "Fiddler, ktransformers"
+    takes = "[,admit:N[,touches:T][,payback]]"
+    params = (
+        Param("admit", 0, "misses per layer and step that are uploaded in the background, most used first", 0),
+        Param("touches", 1, "misses of an expert, since the start or its last upload, from which on it is", 1),
+        Param("payback", 0, "1: only once the CPU has lost as much time with it as the upload takes", 0, 1),
+    )
+    source = "Fiddler, ktransformers; admission: llama.cpp 27861"
+    meanwhile = "cpu"
+    admit: int
+    touches: int
+    payback: int
+
+    @property
+    def admits(self) -> bool:
+        """Whether anything is uploaded."""
+        return self.admit > 0
+
+    def label(self) -> str:
+        """Return the name with what is not at its default."""
+        if not self.admits:
+            return self.name
+        touches = f",touches:{self.touches}" if self.touches > 1 else ""
+        return f"{self.name},admit:{self.admit}{touches}{',payback' if self.payback else ''}"
+
+    def reset(self) -> None:
+        """Forget who missed."""
+        self.admission = Admission(self.admit, self.touches, bool(self.payback))
 
     def decide(self, missed: Sequence[int], step: LayerStep, residents: Callable[[], int]) -> Iterable[Outcome]:
-        """Load none."""
-        return [Outcome.ON_CPU] * len(missed)
+        """Load none; admit those that are chosen."""
+        if not self.admits:
+            return [Outcome.ON_CPU] * len(missed)
+        tokens = None
+        if step.tokens is not None:
+            used_by = dict(zip(step.keys, step.tokens, strict=True))
+            tokens = [used_by[key] for key in missed]
+        chosen = self.admission.choose(missed, step.layer, tokens, self.prices)
+        return [Outcome.ADMITTED if key in chosen else Outcome.ON_CPU for key in missed]
 
 
 class Split(MissAction):
@@ -244,7 +288,12 @@ def make_action(spec: str | MissAction | type[MissAction], machine: HardwareProf
 
 def _made(spec: str | MissAction | type[MissAction]) -> MissAction:
     if isinstance(spec, str):
+        name, comma, options = spec.partition(",")
+        if name.strip().lower() == Cpu.name and comma:
+            return Cpu(**cpu_parameters(spec, options))
         kind, text = REGISTRY.find(spec)
+        if kind is Cpu:
+            return Cpu(**cpu_parameters(spec, text))
         return make(kind, text, spec) if is_users(kind) else kind(**_parameters(kind, spec, text))
     if isinstance(spec, MissAction) or (isinstance(spec, type) and issubclass(spec, MissAction)):
         return REGISTRY.make(spec)
@@ -258,7 +307,7 @@ def loaded_share(action: MissAction) -> float | None:
     """
     if type(action) is Split:
         return action.loaded
-    return {Load: 1.0, Cpu: 0.0}.get(type(action))
+    return None if action.admits else {Load: 1.0, Cpu: 0.0}.get(type(action))
 
 
 def decide(
@@ -340,6 +389,38 @@ def _parameters(kind: type[MissAction], spec: str, text: str) -> dict[str, float
             raise ConfigError(f"miss action {spec!r} says {name} twice")
         given[name] = value
     return {name: _value(params[name], spec, value) for name, value in given.items()}
+
+
+CPU_TAKES = "give cpu, or cpu,admit:4 with touches:2 or payback behind it"
+
+
+def cpu_parameters(spec: str, text: str) -> dict[str, int]:
+    """Read what follows ``cpu``: ``admit:4,touches:2,payback``, each also with ``=``.
+
+    Raises:
+        ConfigError: there is no such option, it is no whole number, stands twice, or without ``admit``.
+    """
+    allowed = {param.name: param for param in Cpu.params}
+    given: dict[str, int] = {}
+    for part in text.split(",") if text.strip() else ():
+        name, _, value = (word.strip() for word in part.replace("=", ":").partition(":"))
+        if name not in allowed:
+            raise ConfigError(
+                f"miss action {spec!r}: there is no option {name!r}, {CPU_TAKES}{did_you_mean(name, list(allowed))}"
+            )
+        if name in given:
+            raise ConfigError(f"miss action {spec!r} says {name} twice")
+        if name == "payback" and not value:
+            value = "1"
+        try:
+            given[name] = int(allowed[name].convert(f"miss action {spec!r}", value))
+        except PolicyError as error:
+            raise ConfigError(str(error)) from None
+    if given and "admit" not in given:
+        raise ConfigError(
+            f"miss action {spec!r}: {next(iter(given))} is of admission, and nothing is admitted: {CPU_TAKES}"
+        )
+    return given
 
 
 def _value(param: Param, spec: str, text: str) -> float:

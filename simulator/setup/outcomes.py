@@ -24,7 +24,8 @@ class Outcome(IntEnum):
         weight: what became of the router weight of its uses, for tables; empty: it counts in full.
         changes: what a rule does to the weight, where so much of it is another model; empty: it stays the same one.
         lossy: whether router weight is given up.
-        moves: whether bytes come to the GPU.
+        moves: whether bytes come to the GPU that the layer waits for.
+        behind: whether bytes come to the GPU behind everything urgent, for later uses.
     """
 
     label: str
@@ -35,6 +36,7 @@ class Outcome(IntEnum):
     changes: str
     lossy: bool
     moves: bool
+    behind: bool
 
     # fmt: off
     #               label            reads     runs_on cached weight              changes
@@ -43,6 +45,7 @@ class Outcome(IntEnum):
     SKIPPED =       "skipped",       "",       "",     False, "skipped",          "leaves out"
     SUBSTITUTED =   "substituted",   "",       "gpu",  False, "substituted",      "replaces"
     LOW_PRECISION = "low_precision", "copy",   "gpu",  False, "in low precision", ""
+    ADMITTED =      "admitted",      "expert", "cpu",  True,  "",                 ""
     # fmt: on
 
     def __new__(
@@ -60,12 +63,13 @@ class Outcome(IntEnum):
         member.label, member.reads, member.runs_on, member.cached = label, reads, runs_on, cached
         member.weight, member.changes = weight, changes
         member.lossy, member.moves = weight != "", reads != "" and runs_on == "gpu"
+        member.behind = cached and runs_on == "cpu"
         return member
 
     __hash__ = int.__hash__  # that of Enum is written in Python, and outcomes are keys wherever something misses
 
 
-NOT_CACHED = tuple(outcome for outcome in Outcome if not outcome.cached)
+NOT_LOADED = tuple(outcome for outcome in Outcome if not outcome.cached or outcome.behind)
 """Those that outputs count one by one; all other misses are loads."""
 
 LOSSY = tuple(outcome for outcome in Outcome if outcome.lossy)

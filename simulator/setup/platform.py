@@ -19,6 +19,7 @@ from lrcsim.runtimes.machine_under import machine_under
 from lrcsim.simulator.cache.capacity import PoolSize, bytes_of, resolve_capacity
 from lrcsim.simulator.cache.pool import Pool, pool_view
 from lrcsim.simulator.serving.steps import Step
+from lrcsim.simulator.setup.admission import no_uploads
 from lrcsim.simulator.setup.costs import RooflineCosts
 from lrcsim.simulator.setup.low_copy import LowCopy
 from lrcsim.simulator.setup.miss_actions import Load, MissAction, make_action
@@ -176,6 +177,8 @@ def resolve(machine: Options, trace: RoutingTrace, low: LowCopy | None = None) -
     assert layers.expert_bytes is not None  # just given
     costs = RooflineCosts(geometry, profile, dtype, layers.expert_bytes, KV_BYTES, runtime, dense)
     overlap = machine.overlap and runtime.loads.overlap != "none"
+    if action.admits and (reason := no_uploads(profile, overlap)):
+        raise ConfigError(f"miss action {action.label()!r} uploads beside compute, and {reason}")
     return Platform(
         profile=profile,
         runtime=runtime,

@@ -17,11 +17,12 @@ import numpy.typing as npt
 
 from lrcsim.hardware import HardwareProfile
 from lrcsim.policies import make_policy
+from lrcsim.policies.kernels import Queue
 from lrcsim.runtimes import IDEAL, Runtime
 from lrcsim.simulator.compiled.ahead_cache import AheadCache, has_ahead_loop
 from lrcsim.simulator.compiled.compiled_cache import CompiledCache
 from lrcsim.simulator.compiled.counts import signatures
-from lrcsim.simulator.compiled.engine_for import engine_for
+from lrcsim.simulator.compiled.engine_for import engine_for, kernel_of
 from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.serving.steps import StepTable, step_table
 from lrcsim.simulator.setup.costs import Costs
@@ -97,6 +98,8 @@ def unsupported(
         return "without pcie an expert for the CPU is read from storage first"
     if runtime.loads.eviction and (policy.bypass or policy.refills or _unlike(job)):
         return "evictions cost, and how many each step makes is not known beforehand"
+    if policy.refills and (not job.warm or kernel_of(policy, Queue) is None):
+        return f"policy {policy.name} loads experts of its own accord on the way, over the links"
     if not hasattr(costs, "table"):
         return f"costs {type(costs).__name__} have no table()"
     return None
@@ -260,6 +263,7 @@ class ClosedForm:
             loaded_bytes=loaded_bytes,
         )
         cache.finish(counts)
+        tally.repinned.before = int(counts.preloaded @ self.sizes)
         tally.moved = {name: loaded_bytes.tolist() if name == used.name else [0.0, 0.0] for name in tally.links}
         return tally, counts
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.base.errors import ConfigError
 from lrcsim.hardware import HardwareProfile
 from lrcsim.policies import make_policy
 from lrcsim.policies.kernels import Queue
@@ -26,6 +27,7 @@ from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.serving.arrivals import ArrivalSteps
 from lrcsim.simulator.serving.steps import TOKENS_AT_ONCE, WITH_USES, StepTable, step_table
 from lrcsim.simulator.serving.uses import uses_table
+from lrcsim.simulator.setup.admission import Prices, no_uploads
 from lrcsim.simulator.setup.costs import Costs
 from lrcsim.simulator.setup.miss_actions import Lossy, MissAction
 from lrcsim.simulator.setup.outcomes import Outcome
@@ -33,12 +35,12 @@ from lrcsim.simulator.setup.prefetchers import NoPrefetch, Prefetcher
 from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.event_ahead import Proposed, Proposer, proposer
 from lrcsim.simulator.time.event_book import (
+    ADMITTED,
     COLD_MISSES,
     DISPLACED,
     DISPLACED_MISSED,
-    ISSUED,
-    LATE,
-    USEFUL,
+    PREFETCHED,
+    REPINNED,
     WASTED,
     Book,
     Work,
@@ -98,6 +100,8 @@ def unsupported_events(
         return f"policy {dram.policy} of main memory has no compiled queue"
     if plan_of(action, [], False, False) is None:
         return f"miss action {action.label()} is one's own"
+    if action.admits and no_uploads(profile, overlap=True):
+        return "there is no link to upload over"
     if ahead and proposer(prefetcher, job) is None:  # type: ignore[arg-type]  # it is one
         return f"prefetcher {prefetcher.label()} has no compiled form"  # type: ignore[union-attr]
     if ahead and (policy.refills or "future" in policy.needs):
@@ -132,6 +136,9 @@ class CompiledEvents:
         overlap: whether transfers run beside compute, if the runtime lets them.
         dram: the cache in main memory; None: all experts are there.
 
+    Raises:
+        ConfigError: misses are to be uploaded, and nothing can be beside compute.
+
     Attributes:
         tally: seconds and bytes, complete after `finish`.
     """
@@ -159,7 +166,19 @@ class CompiledEvents:
         self.costs = table._replace(expert_bytes=drawn[0], cpu_bytes=drawn[1])
         self.rules = make_rules(profile, runtime, self.costs, overlap, stride)
         self.state = make_state(profile, runtime, self.rules, layers * stride, len(job.pools), ROOM)
-        plan = plan_of(action, by_key(sizes, layers, stride), self.cache.policy.bypass, self.cache.policy.refills)
+        if action.admits and (reason := no_uploads(profile, self.rules.overlap)):
+            raise ConfigError(f"miss action {action.label()!r} uploads beside compute, and {reason}")
+        of_key = by_key(sizes, layers, stride)
+        self.prices = Prices(costs, profile, of_key, runtime)
+        plan = plan_of(
+            action,
+            of_key,
+            self.cache.policy.bypass,
+            self.cache.policy.refills,
+            keys=layers * stride,
+            upload=self.prices.upload,
+            device_link=profile.device_link is not None,
+        )
         assert plan is not None  # unsupported_events() says so
         self.plan: Plan = plan
         self.pools = _together(self.cache.pools, job.pools, self.cache.counters)
@@ -246,11 +265,14 @@ class CompiledEvents:
         tally, book, clock = self.tally, self.book, self.state.clock[0]
         tally.total, tally.compute, tally.overhead = float(clock.now), float(clock.compute), float(clock.overhead)
         tally.cpu = float(clock.cpu)
-        left = int(self.plan.sizes[book.unused].sum())
-        use = {place: int(book.counter[place]) for place in range(len(book.counter))}
-        tally.prefetch = PrefetchUse(
-            use[ISSUED], use[USEFUL], use[LATE], use[WASTED] + left, use[DISPLACED], use[DISPLACED_MISSED]
-        )
+        brought = book.brought.copy()
+        for kind in (PREFETCHED, ADMITTED, REPINNED):
+            brought[kind, WASTED] += self.plan.sizes[book.unused == kind].sum()
+        use = book.counter.tolist()
+        issued, useful, late, wasted = brought[PREFETCHED].tolist()
+        tally.prefetch = PrefetchUse(issued, useful, late, wasted, use[DISPLACED], use[DISPLACED_MISSED])
+        for kind, found in ((ADMITTED, tally.admitted), (REPINNED, tally.repinned)):
+            found.issued, found.useful, found.late_uses, found.wasted = brought[kind].tolist()
         tally.outcomes = book.outcomes.tolist()
         tally.given_up = GivenUp(book.tokens.tolist(), book.shares.tolist())
         for number, link in reversed(list(enumerate(self.profile.links))):
@@ -268,6 +290,8 @@ class CompiledEvents:
             loaded_bytes=book.loaded_bytes,
         )
         self.cache.finish(counts)
+        if counts.preloaded.any():
+            tally.repinned.before = self._pinned_bytes()
         return counts
 
     def _proposed(self, block: Block, following: Block | None) -> Proposed | None:
@@ -283,7 +307,9 @@ class CompiledEvents:
     ) -> Work:
         whole, narrow = np.zeros(0, np.int64), np.zeros(0, np.int32)
         starts, ahead = (whole, narrow) if proposed is None else proposed
-        needed, given = np.zeros(0, np.bool_), np.zeros(0)
+        needed, given, saves = np.zeros(0, np.bool_), np.zeros(0), np.zeros(0)
+        if self.plan.payback:
+            saves = self._saves(block)
         uses = (whole, narrow, narrow, narrow, whole, needed)
         if self.action.needs:
             assert isinstance(self.action, Lossy)  # plan_of() says so
@@ -296,6 +322,8 @@ class CompiledEvents:
             uses = (found.starts, found.token, found.place, found.order, found.tokens, light)
         first = np.append(rows, len(block.layer))
         transfers = np.diff(block.starts[first]) * self.rules.stages
+        if self.plan.refills and not self.job.warm:
+            transfers += int(self.pools.pins.sum())
         if proposed is not None:
             transfers += np.diff(starts[first])
         return Work(
@@ -308,12 +336,26 @@ class CompiledEvents:
             *uses,
             starts,
             ahead,
+            saves,
             first,
             block.request[rows],
             block.phase[rows],
             table.sizes,
             transfers,
         )
+
+    def _pinned_bytes(self) -> int:
+        """Return the bytes of what the pools hold for good."""
+        pools, sizes = self.pools, self.plan.sizes
+        pinned = [first + pools.pinned[pool, : pools.pins[pool]] for pool, first in enumerate(pools.first_key)]
+        return int(sum(sizes[keys].sum() for keys in pinned))
+
+    def _saves(self, block: Block) -> npt.NDArray[np.float64]:
+        """Return `Work.saves`: what each expert would save, asked for once of each and each number of tokens."""
+        tokens = np.ones(len(block.keys), np.int64) if block.tokens is None else block.tokens
+        pairs, which = np.unique(np.stack((block.keys, tokens)), axis=1, return_inverse=True)
+        saved = [self.prices.saved(key // self.rules.stride, number, key) for key, number in pairs.T.tolist()]
+        return np.array(saved, np.float64)[which.reshape(-1)]
 
 
 def run_events(

@@ -8,7 +8,8 @@ A layer-step runs so:
    may come after the transfers were asked for (``beside``): then nothing is computed meanwhile, but transfers run.
 2. Experts that are resident are computed at once, in batch order, one after the other. Those on their way as prefetches
    become urgent and are waited for. Misses are put on the link, in batch order; others run on the CPU, one at a time.
-3. The prefetcher is asked; what it wants goes on the link behind everything urgent.
+3. Misses that are admitted (`Outcome.ADMITTED`) run on the CPU, and are uploaded behind everything urgent. The
+   prefetcher is asked; what it wants goes there, too.
 4. Each expert that arrives is computed when the GPU is free. The layer ends when its last expert has.
 
 Where a runtime overlaps by tensor, an expert is three transfers of a third: all gates, all ups, all downs; each is
@@ -23,7 +24,10 @@ From storage an expert moves whole over each link to DRAM, then whole to the GPU
 way ends with the chunk that is moving; but its way from storage to DRAM goes on, because the cache in DRAM counts on
 it. A copy of low precision comes over the same links, from storage where DRAM does not hold the expert, and DRAM does
 not keep it. An expert for which residents stand in takes the time of one that is resident. What a policy loads of its
-own accord (`Policy.refill`) is there at once and costs nothing.
+own accord (`Policy.refill`) before the first step is there at once: the model is being loaded. Later it is uploaded
+like what is admitted, and without overlap waited for before the step begins. The cache holds what is being uploaded,
+so it hits; until it has arrived it runs on the CPU if the rule for misses says so (`MissAction.meanwhile`), else it
+becomes urgent and is waited for.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ from lrcsim.base.user_code import written_in
 from lrcsim.hardware import HardwareProfile
 from lrcsim.runtimes import IDEAL, Runtime
 from lrcsim.simulator.serving.steps import LayerStep, Step, TimedSteps
+from lrcsim.simulator.setup.admission import Prices, no_uploads
 from lrcsim.simulator.setup.costs import Costs
 from lrcsim.simulator.setup.outcomes import Outcome
 from lrcsim.simulator.setup.prefetchers import NoPrefetch, Prefetcher, proposals
@@ -50,6 +55,9 @@ from lrcsim.simulator.time.residency import Lookup, Residency, by_key
 from lrcsim.simulator.time.spans import Log
 from lrcsim.simulator.time.stages import Stages
 from lrcsim.simulator.time.tally import Tally
+
+ADMIT, REPIN = "admit", "re-pin"
+"""What uploads are for, in the log."""
 
 
 class Engine:
@@ -72,8 +80,8 @@ class Engine:
         links: the links by name.
 
     Raises:
-        ConfigError: the machine has no link that a miss needs, or the policy cannot go with a prefetcher.
-        PolicyError: in `run`, a policy or a prefetcher broke its contract.
+        ConfigError: the machine has no link that a miss or an upload needs, or the policy cannot go with a prefetcher.
+        PolicyError: in `run`, a policy, a prefetcher or a miss action broke its contract.
     """
 
     def __init__(
@@ -102,6 +110,10 @@ class Engine:
         self.stages = Stages(runtime.parts if self.overlap else 1, self._compute)
         self.prefetcher = prefetcher if self.overlap and not isinstance(prefetcher, NoPrefetch) else None
         _check(profile, residency, self.prefetcher)
+        action = residency.action
+        if action.admits and (reason := no_uploads(profile, self.overlap)):
+            raise ConfigError(f"miss action {action.label()!r} uploads beside compute, and {reason}")
+        action.prices = Prices(costs, profile, self.sizes, runtime)
         self.log = log
         self.progress = progress
         self.flows = Flows(env, profile.dram.bandwidth)
@@ -121,7 +133,7 @@ class Engine:
         else:
             self._next = steps.next
             self.tally.arrivals = steps.arrivals
-        self._in_flight: dict[int, Fetch] = {}  # prefetches that have not arrived
+        self._in_flight: dict[int, Fetch] = {}  # prefetches and uploads that have not arrived
         self._reads: dict[int, Fetch] = {}  # cancelled ones that still bring an expert from storage to DRAM
         self.cpu = CpuQueue(env, self.flows, costs, self.stride, log)
         # of the running layer-step:
@@ -133,6 +145,9 @@ class Engine:
         self._held: list[int] = []
         self._launched = 0.0  # when the host that launches ahead has launched all that needs no waiting
         self._cpu_free = 0.0  # when the CPU's last expert was through
+        self._late: set[int] = set()  # hits that run on the CPU, as their uploads are under way
+        self._read: set[int] = set()  # misses that the CPU waits for, as they are read from storage
+        self._began = False  # whether a step has begun
 
     def run(self) -> Tally:
         """Run everything; return what it took."""
@@ -152,6 +167,7 @@ class Engine:
                 self._forget_prefetches()
             self._evict(self.residency.evicted)
             tally.begin(self.links)
+            yield from self._repin(step)
             for place, work in enumerate(step.layers):
                 yield from self._layer_step(step, place, work)
             after = costs.after(step.size)
@@ -185,9 +201,14 @@ class Engine:
                     self.log.note(start, start + dense, "gpu", "dense", layer=layer)
                 if overhead:
                     self.log.note(start + dense, env.now, "host", "overhead", layer=layer)
+        self._late = {key for key in found.hits if self._runs_on_cpu_meanwhile(key)}
+        if self._late and (first_there := self._cpu_layer(found)):
+            tally.overhead += first_there
+            yield env.timeout(first_there)
         self._layer, self._gpu, self._pending, self._held = layer, env.now + beside, 0, []
         self.host.free = self._gpu + self.host.asks(moved)[1]
-        on_device = len(found.hits) + sum(len(keys) for what, keys in found.decision.items() if what.runs_on == "gpu")
+        on_device = len(found.hits) - len(self._late)
+        on_device += sum(len(keys) for what, keys in found.decision.items() if what.runs_on == "gpu")
         self._launched = self.host.free + (self.host.kernel * on_device if self.overlap else 0.0)
         if beside and self.log is not None:
             self.log.note(env.now, self._gpu, "host", "overhead", layer=layer)
@@ -196,6 +217,7 @@ class Engine:
         self._use_hits(found)
         self._evict(found.evicted)
         self._start_misses(found, step, work)
+        self._admit(found)
         if self.prefetcher is not None:
             self._prefetch(step, place, work)
         if self._pending:
@@ -219,14 +241,28 @@ class Engine:
         moved = sum(
             action.bytes_of(what, sizes[key]) for what, keys in found.decision.items() if what.moves for key in keys
         )
-        elsewhere = any(keys and what.runs_on == "cpu" for what, keys in found.decision.items())
-        if elsewhere and self.profile.gpu is not None:
+        if _on_cpu(found) and self.profile.gpu is not None:
             seconds += self.runtime.cpu.layer
         more = loads.byte * moved + loads.eviction * found.evictions
         return (seconds, more) if loads.beside and self.overlap else (seconds + more, 0.0)
 
+    def _cpu_layer(self, found: Lookup) -> float:
+        """Return what the host takes besides where hits alone run on the CPU, since uploads are under way; seconds."""
+        return 0.0 if _on_cpu(found) else self.runtime.cpu.layer
+
+    def _runs_on_cpu_meanwhile(self, key: int) -> bool:
+        """Return whether an expert that hits is on its way as an upload, and runs on the CPU until it is there."""
+        fetch = self._in_flight.get(key)
+        if fetch is None or fetch.what not in (ADMIT, REPIN) or fetch.link not in self._to_device:
+            return False  # the last: main memory does not hold it yet
+        return self.residency.action.meanwhile == "cpu"
+
     def _use_hits(self, found: Lookup) -> None:
         for key in found.hits:
+            if key in self._late:  # main memory holds what is uploaded out of it
+                self.tally.used_on_cpu(key)
+                self._run_on_cpu(key, False)
+                continue
             fetch = self._in_flight.pop(key, None)
             if fetch is not None:  # from now on it is this layer's, whatever becomes of its place in the cache
                 self._expect()
@@ -240,6 +276,7 @@ class Engine:
 
     def _start_misses(self, found: Lookup, step: Step, work: LayerStep) -> None:
         loads: list[tuple[int, Outcome, bool]] = []
+        self._read.clear()
         for outcome, keys in found.decision.items():
             if outcome.runs_on == "":
                 continue
@@ -250,7 +287,8 @@ class Engine:
                     if self._load(*loads[-1], 0):
                         loads.pop()
                 elif outcome.runs_on == "cpu":
-                    self._run_on_cpu(key, key in found.from_storage)
+                    uploaded = outcome.behind and self.residency.holds(key)
+                    self._run_on_cpu(key, key in found.from_storage, uploaded)
                 else:  # residents stand in
                     self._ready(key)
         for part in range(1, self.stages.number):
@@ -274,11 +312,13 @@ class Engine:
         self._fetch(key, size, from_storage, DEMAND, what, self._loaded, part=None if whole else part)
         return whole
 
-    def _run_on_cpu(self, key: int, from_storage: bool) -> None:
-        """Compute an expert on the CPU, once it is in DRAM."""
+    def _run_on_cpu(self, key: int, from_storage: bool, uploaded: bool = False) -> None:
+        """Compute an expert on the CPU, once it is in DRAM; from then on it may be uploaded."""
         self._pending += 1
         if from_storage or key in self._reads or not self._to_device:
-            self._fetch(key, self.sizes[key], True, DEMAND, "read", self._on_cpu, to_gpu=False)
+            done = self._on_cpu_and_up if uploaded else self._on_cpu
+            self._fetch(key, self.sizes[key], True, DEMAND, "read", done, to_gpu=False)
+            self._read.add(key)
         else:
             self._compute_on_cpu(key)
 
@@ -335,6 +375,10 @@ class Engine:
     def _on_cpu(self, fetch: Fetch) -> None:
         self._compute_on_cpu(fetch.key)
 
+    def _on_cpu_and_up(self, fetch: Fetch) -> None:
+        self._compute_on_cpu(fetch.key)
+        self._upload(fetch.key, False, ADMIT)
+
     def _compute_on_cpu(self, key: int) -> None:
         def begin(_: simpy.Event | None = None) -> None:
             self.cpu.compute(key, self._tokens.get(key, 1), self._cpu_done)
@@ -353,6 +397,54 @@ class Engine:
         self._pending -= number
         if not self._pending and self._waiting is not None:
             self._waiting.succeed()
+
+    def _admit(self, found: Lookup) -> None:
+        """Upload what is admitted and stayed in the cache, most tokens first; what has to be read comes after that."""
+        admitted = [key for outcome, keys in found.decision.items() if outcome.behind for key in keys]
+        if not admitted:
+            return
+        action = self.residency.action
+        if not action.admits and (reason := no_uploads(self.profile, self.overlap)):
+            raise PolicyError(
+                f"miss action {action.name}: decide() returned Outcome.ADMITTED, and {reason}"
+                f"{written_in(type(action), 'decide')}"
+            )
+        for key in sorted(admitted, key=lambda key: -self._tokens.get(key, 1)):
+            if self.residency.holds(key):
+                self.tally.uploaded(key, self.sizes[key], self.tally.admitted)
+                self.host.free += self.host.prefetch
+                if key not in self._read:
+                    self._upload(key, False, ADMIT)
+
+    def _repin(self, step: Step) -> Generator[simpy.Event, Any, None]:
+        """Upload what the policy has loaded of its own accord; without overlap wait for it."""
+        wanted, began = self.residency.refilled[:], self._began
+        self.residency.refilled.clear()
+        self._began = True
+        self._pending = 0
+        for key in wanted:
+            size, layer = self.sizes[key], key // self.stride
+            if not began:  # the model is being loaded
+                self.tally.repinned.before += size
+                continue
+            self.tally.uploaded(key, size, self.tally.repinned)
+            self.host.free += self.host.prefetch
+            self._pending += not self.overlap
+            self._upload(key, bool(self.residency.below([key], step, layer)), REPIN)
+        if self._pending:
+            self._waiting = self.env.event()
+            yield self._waiting
+            self._waiting = None
+
+    def _upload(self, key: int, from_storage: bool, what: str) -> None:
+        """Bring an expert to the GPU behind everything urgent."""
+        size = self.sizes[key]
+        self._in_flight[key] = self._fetch(key, size, from_storage, PREFETCH, what, self._uploaded)
+
+    def _uploaded(self, fetch: Fetch) -> None:
+        del self._in_flight[fetch.key]
+        if not self.overlap:
+            self._done(1)
 
     def _prefetch(self, step: Step, place: int, work: LayerStep) -> None:
         assert self.prefetcher is not None
@@ -411,6 +503,11 @@ class Engine:
     def _note(self, start: float, track: str, what: str, key: int = -1) -> None:
         if self.log is not None:
             self.log.note(start, self.env.now, track, what, key)
+
+
+def _on_cpu(found: Lookup) -> bool:
+    """Return whether misses of a layer-step run on the CPU."""
+    return any(keys and what.runs_on == "cpu" for what, keys in found.decision.items())
 
 
 def _check(profile: HardwareProfile, residency: Residency, prefetcher: Prefetcher | None) -> None:

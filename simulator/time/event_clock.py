@@ -5,10 +5,21 @@ from __future__ import annotations
 import math
 
 from lrcsim.simulator.compiled.uncounted import loop_njit
-from lrcsim.simulator.time.event_layer import arrived_on_gpu, begin_on_cpu, compute_on_cpu, computed_on_cpu
+from lrcsim.simulator.time.event_layer import arrived_on_gpu, begin_on_cpu, compute_on_cpu, computed_on_cpu, wait_less
 from lrcsim.simulator.time.event_links import begin_flow, cancel, end_chunk, end_flows, end_latency, next_turn, release
 from lrcsim.simulator.time.event_links import submit as submit_leg
-from lrcsim.simulator.time.event_state import AHEAD, BEGIN_FLOW, CPU, FOR_NOBODY, TO_CPU, TO_GPU
+from lrcsim.simulator.time.event_state import (
+    AHEAD,
+    BEFORE,
+    BEGIN_FLOW,
+    BEHIND,
+    CPU,
+    FOR_NOBODY,
+    READ_BEHIND,
+    TO_CPU,
+    TO_GPU,
+)
+from lrcsim.simulator.time.links import PREFETCH
 
 END, TIMER = -1, -2
 """What `_earliest` says: the end of a flow, or a timer; else a link, whose latency a transfer has waited for."""
@@ -16,7 +27,7 @@ END, TIMER = -1, -2
 
 @loop_njit
 def land(state, key):  # type: ignore[no-untyped-def]
-    """Take an expert out of the ring of prefetches under way."""
+    """Take an expert out of the ring of prefetches and uploads under way."""
     state.flight[key] = 0
     after, before = state.flying[0, key], state.flying[1, key]
     state.flying[0, before], state.flying[1, after] = after, before
@@ -55,13 +66,23 @@ def _arrived(state, number):  # type: ignore[no-untyped-def]
         submit_leg(state, number)
         return
     key, purpose, part = transfer.key, transfer.purpose, transfer.part
+    if purpose == READ_BEHIND:  # it is in DRAM now, and goes on to the GPU (`Engine._on_cpu_and_up`)
+        compute_on_cpu(state, key % state.rules.stride)
+        transfer.purpose, transfer.priority, transfer.last = BEHIND, PREFETCH, state.rules.links - 1
+        transfer.link += 1
+        transfer.left = transfer.whole = transfer.next_size
+        submit_leg(state, number)
+        return
     release(state, number)
     if purpose == TO_GPU:
         arrived_on_gpu(state, key - state.clock[0].layer * state.rules.stride, part)
     elif purpose == TO_CPU:
         compute_on_cpu(state, key % state.rules.stride)
-    elif purpose == AHEAD:
+    elif purpose in (AHEAD, BEHIND):
         land(state, key)
+    elif purpose == BEFORE:
+        land(state, key)
+        wait_less(state, 1)
     else:
         state.reads[key] = 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lrcsim.simulator.compiled.uncounted import loop_njit
 from lrcsim.simulator.time.event_links import next_turn, promote, set_timer, start_flow, submit
-from lrcsim.simulator.time.event_state import BEGIN_ON_CPU, CPU, TO_CPU, TO_GPU
+from lrcsim.simulator.time.event_state import BEGIN_ON_CPU, CPU, READ_BEHIND, TO_CPU, TO_GPU
 from lrcsim.simulator.time.links import DEMAND
 
 
@@ -86,7 +86,7 @@ def open_stages(state):  # type: ignore[no-untyped-def]
 
 
 @loop_njit
-def _done(state, number):  # type: ignore[no-untyped-def]
+def wait_less(state, number):  # type: ignore[no-untyped-def]
     """Wait for so much less; with nothing left the layer-step goes on in its turn (`Engine._done`)."""
     clock = state.clock[0]
     clock.pending -= number
@@ -112,7 +112,7 @@ def arrived_on_gpu(state, expert, part):  # type: ignore[no-untyped-def]
                     came[came[-1]] = expert
                     came[-1] += 1
         open_stages(state)
-    _done(state, state.rules.stages if part < 0 else 1)
+    wait_less(state, state.rules.stages if part < 0 else 1)
 
 
 @loop_njit
@@ -157,7 +157,7 @@ def computed_on_cpu(state):  # type: ignore[no-untyped-def]
     clock = state.clock[0]
     clock.cpu += clock.now - clock.cpu_begin
     clock.cpu_free = clock.now
-    _done(state, 1)
+    wait_less(state, 1)
     _next_on_cpu(state)
 
 
@@ -172,11 +172,11 @@ def fetch(state, key, size, from_storage, priority, purpose, part):  # type: ign
         size: bytes.
         from_storage: whether DRAM does not hold it.
         priority: `DEMAND` or `PREFETCH`.
-        purpose: `TO_GPU`, `TO_CPU` or `AHEAD`.
+        purpose: `TO_GPU` ...
         part: which of its tensors this is; -1: all.
     """
     clock = state.clock[0]
-    last = state.rules.storage - 1 if purpose == TO_CPU else state.rules.links - 1
+    last = state.rules.storage - 1 if purpose in (TO_CPU, READ_BEHIND) else state.rules.links - 1
     number = state.reads[key]
     if number:  # it is on its way to DRAM already
         state.reads[key] = 0
@@ -208,10 +208,14 @@ def load(state, key, size, from_storage, part):  # type: ignore[no-untyped-def]
 
 
 @loop_njit
-def run_on_cpu(state, key, size, from_storage):  # type: ignore[no-untyped-def]
-    """Compute an expert on the CPU, once it is in DRAM (`Engine._run_on_cpu`)."""
+def run_on_cpu(state, key, size, from_storage, uploaded):  # type: ignore[no-untyped-def]
+    """Compute an expert on the CPU, once it is in DRAM, whence it may be uploaded (`Engine._run_on_cpu`).
+
+    Returns:
+        The transfer that reads it from storage; 0 where none does.
+    """
     state.clock[0].pending += 1
     if from_storage or state.reads[key] or state.rules.storage == state.rules.links:
-        fetch(state, key, size, True, DEMAND, TO_CPU, -1)
-    else:
-        compute_on_cpu(state, key % state.rules.stride)
+        return fetch(state, key, size, True, DEMAND, READ_BEHIND if uploaded else TO_CPU, -1)
+    compute_on_cpu(state, key % state.rules.stride)
+    return 0

@@ -16,17 +16,22 @@ from lrcsim.simulator.compiled.uncounted import loop_njit
 from lrcsim.simulator.setup.outcomes import Outcome
 from lrcsim.simulator.time.by_reference import by_reference
 from lrcsim.simulator.time.compiled_loop import dense_seconds, output_seconds
+from lrcsim.simulator.time.event_book import ADMITTED as AS_ADMITTED
 from lrcsim.simulator.time.event_book import (
     COLD_MISSES,
     DISPLACED_MISSED,
+    NOTHING,
+    PREFETCHED,
+    REPINNED,
     REQUEST,
+    take_brought,
     take_emptied,
     take_evicted,
-    take_prefetched,
     take_used,
 )
+from lrcsim.simulator.time.event_book import LATE as LATE_USES
 from lrcsim.simulator.time.event_clock import await_pending, call_off, land, pass_seconds, take_off
-from lrcsim.simulator.time.event_decisions import decide
+from lrcsim.simulator.time.event_decisions import ADMITTED, LATE, decide, most_used
 from lrcsim.simulator.time.event_layer import (
     begin_layer,
     compute_held,
@@ -40,19 +45,20 @@ from lrcsim.simulator.time.event_layer import (
 )
 from lrcsim.simulator.time.event_links import moved, promote
 from lrcsim.simulator.time.event_pools import bring_ahead, empty_pools, guard, is_resident, unguard, use
-from lrcsim.simulator.time.event_state import AHEAD, TO_GPU
+from lrcsim.simulator.time.event_state import AHEAD, BEFORE, BEHIND, TO_GPU
 from lrcsim.simulator.time.links import PREFETCH
 
 ON_CPU, SKIPPED, SUBSTITUTED, LOW = (
     int(outcome) for outcome in (Outcome.ON_CPU, Outcome.SKIPPED, Outcome.SUBSTITUTED, Outcome.LOW_PRECISION)
 )
+UPLOADED = int(Outcome.ADMITTED)
 
 
 class Room(NamedTuple):
     """Room for the running layer-step.
 
     Attributes:
-        flags: uint8 [E], of each expert of the batch `RESIDENT`, `LOADED` or `ELSEWHERE`.
+        flags: uint8 [E], of each expert of the batch `RESIDENT`, `LOADED`, `ELSEWHERE`, `ADMITTED` or `LATE`.
         stored: bool [E], whether it has to come from storage.
         parts: bool [E], whether its tensors come one by one.
         guarded: int64 [L], pools that are guarded.
@@ -118,7 +124,7 @@ def _look_below(plan, dram, work, row, room):  # type: ignore[no-untyped-def]
     """Ask the cache in DRAM for the misses; mark those that must come from storage (`Residency._from_storage`)."""
     low, high = work.starts[row], work.starts[row + 1]
     count = 0
-    for flag in (LOADED, ELSEWHERE):
+    for flag in (LOADED, ELSEWHERE, ADMITTED):
         if flag == LOADED or plan.instead == ON_CPU:
             for place in range(high - low):
                 if room.flags[place] == flag:
@@ -127,7 +133,7 @@ def _look_below(plan, dram, work, row, room):  # type: ignore[no-untyped-def]
     if count:
         use(dram, np.int64(0), count)  # for a 0 as such it would be compiled once more
     count = 0
-    for flag in (LOADED, ELSEWHERE):
+    for flag in (LOADED, ELSEWHERE, ADMITTED):
         for place in range(high - low):
             if room.flags[place] == flag:
                 if flag == LOADED or plan.instead == ON_CPU:
@@ -157,9 +163,29 @@ def _price(state, costs, plan, work, row):  # type: ignore[no-untyped-def]
 
 
 @loop_njit
+def _in_memory(state, number):  # type: ignore[no-untyped-def]
+    """Return whether an upload has come as far as the link from main memory to the GPU."""
+    return state.transfers[number].link >= state.rules.storage
+
+
+@loop_njit
+def _mark_late(state, plan, work, row, room):  # type: ignore[no-untyped-def]
+    """Mark the hits that run on the CPU because their uploads are under way; return how many they are."""
+    low, late = work.starts[row], 0
+    if plan.meanwhile:
+        for i in range(low, work.starts[row + 1]):
+            if room.flags[i - low] == RESIDENT:
+                number = state.flight[work.keys[i]]
+                if number and state.transfers[number].purpose == BEHIND and _in_memory(state, number):
+                    room.flags[i - low] = LATE
+                    late += 1
+    return late
+
+
+@loop_njit
 def _use_hits(state, plan, work, row, book, room):  # type: ignore[no-untyped-def]
     """Compute what is there; wait for what is on its way (`Engine._use_hits`)."""
-    low = work.starts[row]
+    low, first = work.starts[row], work.layer[row] * state.rules.stride
     for i in range(low, work.starts[row + 1]):
         if room.flags[i - low] == RESIDENT:
             key = int(work.keys[i])
@@ -173,6 +199,10 @@ def _use_hits(state, plan, work, row, book, room):  # type: ignore[no-untyped-de
             else:
                 take_used(book, key, False, size)
                 ready(state, key - first)
+        elif room.flags[i - low] == LATE:  # main memory holds what is uploaded out of it
+            key = int(work.keys[i])
+            book.brought[book.unused[key], LATE_USES] += 1
+            run_on_cpu(state, key, float(plan.sizes[key]), False, False)
 
 
 @loop_njit
@@ -182,12 +212,12 @@ def _evict(state, plan, pools, gone, book, for_prefetch):  # type: ignore[no-unt
         key = int(pools.evicted[i])
         if state.flight[key]:
             call_off(state, key)
-        if for_prefetch or book.unused[key]:
+        if for_prefetch or book.unused[key] != NOTHING:
             take_evicted(book, key, for_prefetch, plan.sizes[key])
 
 
 @loop_njit
-def _start_misses(state, plan, work, row, phase, book, room):  # type: ignore[no-untyped-def]
+def _start_misses(state, plan, pools, work, row, phase, book, room):  # type: ignore[no-untyped-def]
     """Ask for what is missing (`Engine._start_misses`)."""
     low, high = work.starts[row], work.starts[row + 1]
     for place in range(high - low):
@@ -199,13 +229,22 @@ def _start_misses(state, plan, work, row, phase, book, room):  # type: ignore[no
         if room.flags[place] == ELSEWHERE:
             key = int(work.keys[low + place])
             if plan.instead == ON_CPU:
-                run_on_cpu(state, key, float(plan.sizes[key]), room.stored[place])
+                run_on_cpu(state, key, float(plan.sizes[key]), room.stored[place], False)
             elif plan.instead == SUBSTITUTED:
                 ready(state, key % state.rules.stride)
             elif plan.instead == LOW:
                 expect(state)
                 size = float(plan.instead_sizes[key])
                 room.parts[place] = not load(state, key, size, room.stored[place], 0)
+    if plan.admit:
+        pool = pools.of_layer[work.layer[row]]
+        for place in range(high - low):
+            if room.flags[place] == ADMITTED:
+                key = int(work.keys[low + place])
+                stays = is_resident(pools, pool, key)
+                number = run_on_cpu(state, key, float(plan.sizes[key]), room.stored[place], stays)
+                if number and stays:
+                    take_off(state, key, pool, number)
     for part in range(1, state.rules.stages):
         for flag in (LOADED, ELSEWHERE):
             if flag == LOADED or plan.instead == LOW:
@@ -225,8 +264,9 @@ def _count_misses(plan, work, row, phase, book, room):  # type: ignore[no-untype
     given = 0.0
     for place in range(high - low):
         flag = room.flags[place]
-        if flag != RESIDENT:
-            book.outcomes[0 if flag == LOADED else plan.instead, phase] += 1
+        if flag != RESIDENT and flag != LATE:
+            outcome = 0 if flag == LOADED else UPLOADED if flag == ADMITTED else plan.instead
+            book.outcomes[outcome, phase] += 1
             if flag == ELSEWHERE and len(work.given):
                 given += work.given[low + place]
             if book.displaced[work.keys[low + place]]:
@@ -235,6 +275,51 @@ def _count_misses(plan, work, row, phase, book, room):  # type: ignore[no-untype
     if len(work.given):
         book.shares[plan.instead, phase] += given
         book.tokens[phase] += work.use_tokens[row]
+
+
+@loop_njit
+def _upload(state, plan, pool, key, stored, book, kind, purpose):  # type: ignore[no-untyped-def]
+    """Bring an expert of a pool to the GPU behind everything urgent (`Engine._upload`)."""
+    size = plan.sizes[key]
+    take_brought(book, key, size, kind)
+    if state.rules.ahead:
+        state.clock[0].host += state.rules.miss
+    if state.flight[key] == 0:  # else it is being read, and goes on by itself
+        number = fetch(state, key, float(size), stored, PREFETCH, purpose, -1)
+        take_off(state, key, pool, number)
+
+
+@loop_njit
+def _upload_admitted(state, plan, pools, work, row, book, room):  # type: ignore[no-untyped-def]
+    """Upload what is admitted and stayed in the cache, most tokens first (`Engine._admit`)."""
+    low, pool = work.starts[row], pools.of_layer[work.layer[row]]
+    size = work.starts[row + 1] - low
+    while True:
+        place = most_used(work, low, room.flags, size, ADMITTED)
+        if place < 0:
+            return
+        room.flags[place] = ELSEWHERE
+        key = int(work.keys[low + place])
+        if is_resident(pools, pool, key):
+            _upload(state, plan, pool, key, False, book, AS_ADMITTED, BEHIND)
+
+
+@loop_njit
+def _repin(state, plan, pools, dram, book):  # type: ignore[no-untyped-def]
+    """Upload what the policy holds for good once more: the cache was emptied (`Engine._repin`)."""
+    clock = state.clock[0]
+    clock.pending = clock.resume = 0
+    for pool in range(len(pools.first_key)):
+        for i in range(pools.pins[pool]):
+            key = int(pools.first_key[pool] + pools.pinned[pool, i])
+            stored = False
+            if dram is not None:
+                dram.batch[0] = key
+                use(dram, np.int64(0), np.int64(1))
+                stored = dram.flags[0] != RESIDENT
+            clock.pending += not state.rules.overlap
+            _upload(state, plan, pool, key, stored, book, REPINNED, BEHIND if state.rules.overlap else BEFORE)
+    await_pending(state)
 
 
 @loop_njit
@@ -259,7 +344,7 @@ def _prefetch(state, plan, pools, dram, work, row, book, room):  # type: ignore[
         if gone < 0:
             continue
         _evict(state, plan, pools, gone, book, True)
-        take_prefetched(book, key, plan.sizes[key])
+        take_brought(book, key, plan.sizes[key], PREFETCHED)
         stored = False
         if dram is not None:
             dram.batch[0] = key
@@ -310,16 +395,22 @@ def _layer_step(state, costs, plan, pools, dram, work, row, step, book, room):  
     clock.overhead += books + beside
     if dense + books > 0:
         pass_seconds(state, dense + books)
+    late = _mark_late(state, plan, work, row, room)
+    if late and missed == loaded and state.rules.cpu_layer:
+        clock.overhead += state.rules.cpu_layer
+        pass_seconds(state, state.rules.cpu_layer)
     clock.gpu = clock.now + beside
     clock.host = clock.gpu + others
-    on_device = work.starts[row + 1] - work.starts[row]
+    on_device = work.starts[row + 1] - work.starts[row] - late
     if plan.instead in (ON_CPU, SKIPPED):
         on_device -= missed - loaded
     clock.launched = clock.host + (state.rules.launch * on_device if state.rules.overlap else 0.0)
     begin_layer(state, layer)
     _use_hits(state, plan, work, row, book, room)
     _evict(state, plan, pools, gone, book, False)
-    _start_misses(state, plan, work, row, phase, book, room)
+    _start_misses(state, plan, pools, work, row, phase, book, room)
+    if plan.admit:
+        _upload_admitted(state, plan, pools, work, row, book, room)
     if len(work.ahead_starts):
         _prefetch(state, plan, pools, dram, work, row, book, room)
     await_pending(state)
@@ -350,12 +441,16 @@ def _run_steps(begin, cold, state, costs, plan, pools, dram, work, book, room, s
             return step
         start, compute, overhead, cpu = clock.now, clock.compute, clock.overhead, clock.cpu
         clock.host = start  # it waited for the token before
+        pinned_anew = False
         if work.request[step] != book.counter[REQUEST]:
             if cold:
                 _change_request(state, plan, pools, work.request[step], book)
+                pinned_anew = plan.refills and book.counter[REQUEST] >= 0
             book.counter[REQUEST] = work.request[step]
         for link in range(state.rules.links):
             room.moved[link] = moved(state, link)
+        if pinned_anew:
+            _repin(state, plan, pools, dram, book)
         for row in range(work.first[step], work.first[step + 1]):
             _layer_step(state, costs, plan, pools, dram, work, row, step, book, room)
         after = output_seconds(costs, work.sizes[step])

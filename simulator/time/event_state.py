@@ -24,8 +24,9 @@ CPU = 0
 LATENT, WAITING, MOVING, NOWHERE = range(4)
 """Where a transfer is: on its way to the link's queue, in it, on a lane; or not in use."""
 
-TO_GPU, TO_CPU, AHEAD, FOR_NOBODY = range(4)
-"""What an expert is brought for: the running layer-step on the GPU, or on the CPU; a later one; none any more."""
+TO_GPU, TO_CPU, AHEAD, FOR_NOBODY, BEHIND, READ_BEHIND, BEFORE = range(7)
+"""What an expert is brought for: the running layer-step on the GPU, or on the CPU; a later one, foreseen; none any
+more; later uses, as an upload; the CPU now, then as an upload; the step that is about to begin, which waits for it."""
 
 BEGIN_FLOW, BEGIN_ON_CPU = range(2)
 """What a timer begins: a flow, or an expert on the CPU."""

@@ -51,6 +51,10 @@ class Residency:
         shrink: given the step, how much of its capacity each pool loses to the KV cache; None: none.
         sizes: bytes of an expert of each MoE layer, or of each expert by key, to count bytes loaded; None: they are not
             counted.
+
+    Attributes:
+        evicted: what left the cache since somebody last emptied the list.
+        refilled: what the policy loaded of its own accord, likewise.
     """
 
     def __init__(
@@ -87,8 +91,9 @@ class Residency:
         self._seen: set[int] = set()
         self._refills = self.pools[0].policy.refills
         self.evicted: list[int] = []
+        self.refilled: list[int] = []
         for pool in self.pools:
-            pool.evicted_log = self.evicted
+            pool.evicted_log, pool.refilled_log = self.evicted, self.refilled
 
     def begin(self, step: Step) -> bool:
         """Prepare for a step; return whether the cache was emptied."""
@@ -146,6 +151,10 @@ class Residency:
             return False
         _tell(pool.view, step, layer)  # the pool of a later layer still has those of the step before
         return pool.prefetch(key, protected)
+
+    def holds(self, key: int) -> bool:
+        """Return whether an expert is in the cache, or on its way there."""
+        return key in self.pool_of_layer[key // self._stride].resident
 
     def below(self, keys: list[int], step: Step, layer: int) -> list[int]:
         """Ask the cache in DRAM for experts of a layer; return those that must come from storage."""

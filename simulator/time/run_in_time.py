@@ -110,10 +110,11 @@ class Timed:
     def advice(self) -> list[str]:
         """Return what a reader of the times should be told."""
         notes = []
-        if type(self.platform.action) is Cpu and not int(self.counts.preloaded.sum()):
+        action = self.platform.action
+        if type(action) is Cpu and not action.admits and not int(self.counts.preloaded.sum()):
             notes.append(
-                "with miss action cpu nothing is ever loaded, so this cache stays empty: use a policy that fills it by "
-                "itself (static, pinned-lru), or split"
+                "with miss action cpu nothing is ever loaded, so this cache stays empty: use cpu,admit:4, a policy "
+                "that fills it by itself (static, pinned-lru), or split"
             )
         notes += _lossy_advice(self.platform.action.label(), self.tally.given_up)
         if self.platform.prefetcher is not None:

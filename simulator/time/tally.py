@@ -13,7 +13,7 @@ import numpy.typing as npt
 from lrcsim.base.reprs import short_repr
 from lrcsim.simulator.serving.steps import LayerStep, Step, StepTable
 from lrcsim.simulator.serving.uses import Uses
-from lrcsim.simulator.setup.outcomes import LOSSY, NOT_CACHED, Decision, Outcome
+from lrcsim.simulator.setup.outcomes import LOSSY, NOT_LOADED, Decision, Outcome
 from lrcsim.traces import DECODE, PREFILL
 
 if TYPE_CHECKING:
@@ -55,6 +55,34 @@ class PrefetchUse:
     wasted: int = 0
     displaced: int = 0
     displaced_missed: int = 0
+
+
+@dataclass
+class UploadUse:
+    """What became of experts brought behind everything urgent: those admitted, or those a policy pins anew.
+
+    Attributes:
+        issued: bytes asked for.
+        useful: bytes of experts that were used where the model runs before they left the cache.
+        wasted: bytes of those that left it unused, under way or not, or were never used.
+        late_uses: uses of experts that were still under way: run on the CPU, or waited for.
+        before: bytes that were there before the first step, at no time: the model was being loaded.
+    """
+
+    issued: int = 0
+    useful: int = 0
+    wasted: int = 0
+    late_uses: int = 0
+    before: int = 0
+
+    def to_dict(self) -> dict[str, int]:
+        """Return them as JSON values."""
+        return {
+            "issued_bytes": self.issued,
+            "useful_bytes": self.useful,
+            "wasted_bytes": self.wasted,
+            "late_uses": self.late_uses,
+        }
 
 
 @dataclass
@@ -106,6 +134,8 @@ class Tally:
         links: use of each link.
         moved: by link, bytes that moved in prefill steps, in decode steps.
         prefetch: what became of prefetched bytes.
+        admitted: what became of experts that ran on the CPU when they missed, and were uploaded for later uses.
+        repinned: what became of those that the policy loads of its own accord.
         outcomes: [outcomes, 2], misses by what became of them, by phase.
         given_up: router weight of the uses that a lossy rule left out, replaced or served in low precision.
         alone: float64 [2, 2], what `lrcsim.simulator.time.time_bounds.computed` returns, where it was added up along
@@ -128,6 +158,8 @@ class Tally:
     links: dict[str, LinkUse] = field(default_factory=dict)
     moved: dict[str, list[float]] = field(default_factory=dict)
     prefetch: PrefetchUse = field(default_factory=PrefetchUse)
+    admitted: UploadUse = field(default_factory=UploadUse)
+    repinned: UploadUse = field(default_factory=UploadUse)
     outcomes: list[list[int]] = field(default_factory=lambda: [[0, 0] for _ in Outcome])
     given_up: GivenUp = field(default_factory=GivenUp)
     alone: npt.NDArray[np.float64] | None = None
@@ -136,7 +168,7 @@ class Tally:
 
     def __post_init__(self) -> None:
         """Start with nothing under way."""
-        self._unused: dict[int, int] = {}  # prefetched and not used yet: bytes
+        self._unused: dict[int, tuple[PrefetchUse | UploadUse, int]] = {}  # brought and not used yet: kind, bytes
         self._displaced: set[int] = set()
         self._at_begin = (0.0, 0.0, 0.0)
         self._moved_at_begin: dict[str, float] = {}
@@ -249,37 +281,54 @@ class Tally:
 
     def prefetched(self, key: int, size: int) -> None:
         """Take note that an expert is brought ahead."""
-        self.prefetch.issued += size
-        self._unused[key] = size
+        self.uploaded(key, size, self.prefetch)
+
+    def uploaded(self, key: int, size: int, kind: PrefetchUse | UploadUse) -> None:
+        """Take note that an expert is brought behind everything urgent."""
+        kind.issued += size
+        self._unused[key] = kind, size
         self._displaced.discard(key)
 
     def used(self, key: int, late: bool) -> None:
-        """Take note that a resident expert, or one on its way, is used."""
-        if self._unused:
-            size = self._unused.pop(key, 0)
-            if late:
-                self.prefetch.late += size
-            else:
-                self.prefetch.useful += size
+        """Take note that an expert is used where the model runs: a resident one, or one that is waited for."""
+        if key in self._unused:
+            kind, size = self._unused.pop(key)
+            if late and isinstance(kind, PrefetchUse):
+                kind.late += size
+                return
+            kind.useful += size
+            if isinstance(kind, UploadUse):
+                kind.late_uses += late
+
+    def used_on_cpu(self, key: int) -> None:
+        """Take note that an expert runs on the CPU because its upload is still under way."""
+        kind, _ = self._unused[key]
+        assert isinstance(kind, UploadUse)  # prefetches are waited for
+        kind.late_uses += 1
 
     def evicted(self, key: int, for_prefetch: bool) -> None:
         """Take note that an expert left the cache."""
-        self.prefetch.wasted += self._unused.pop(key, 0)
+        self._waste(key)
         if for_prefetch:
             self.prefetch.displaced += 1
             self._displaced.add(key)
 
     def emptied(self) -> None:
         """Take note that the cache was emptied."""
-        self.prefetch.wasted += sum(self._unused.values())
-        self._unused.clear()
+        self._waste(*self._unused)
         self._displaced.clear()
+
+    def _waste(self, *keys: int) -> None:
+        """Take note of what will not be used any more, if it was not."""
+        for key in keys:
+            if key in self._unused:
+                kind, size = self._unused.pop(key)
+                kind.wasted += size
 
     def finish(self, now: float, links: dict[str, LinkServer]) -> None:
         """Close the account."""
         self.total = now
-        self.prefetch.wasted += sum(self._unused.values())
-        self._unused.clear()
+        self._waste(*self._unused)
         self.links = {
             name: LinkUse(round(link.moved()), link.busy(), link.link.bandwidth) for name, link in links.items()
         }
@@ -344,8 +393,10 @@ class Tally:
                 "displaced": prefetch.displaced,
                 "displaced_missed": prefetch.displaced_missed,
             },
+            "admitted": self.admitted.to_dict(),
+            "repinned": self.repinned.to_dict() | {"before_bytes": self.repinned.before},
             "missed": {
-                **{outcome.label: self.misses(outcome) for outcome in NOT_CACHED},
+                **{outcome.label: self.misses(outcome) for outcome in NOT_LOADED},
                 **self._weights_given_up(None),
                 "prefill": self._weights_given_up(PREFILL),
                 "decode": self._weights_given_up(DECODE),

@@ -113,7 +113,9 @@ def time_limits(
     decode = np.frombuffer(bytes(tally.phases), np.uint8) == DECODE
     measured = _by_phase(steps[:, 1] - steps[:, 0], decode)
     share = loaded_share(platform.action)
-    two = tally.misses(Outcome.ON_CPU) > 0 or (share is not None and share < 1)  # compute at once
+    two = tally.misses(Outcome.ON_CPU) + tally.misses(Outcome.ADMITTED) > 0 or (
+        share is not None and share < 1
+    )  # compute at once
     overhead = _layers_alone(_by_phase(steps[:, 3], decode), platform, counts, job.trace.num_layers, two)
     if two and tally.alone is not None:
         resident, compute = tally.alone

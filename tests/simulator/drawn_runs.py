@@ -50,7 +50,7 @@ def same(tally: Tally, counts: Counts, events: Tally, counted: Counts) -> None:
     for name in ("cold_misses", "evictions", "bypassed", "resident"):
         assert getattr(counts, name) == getattr(counted, name), name
     assert tally.by_step() == pytest.approx(events.by_step(), rel=1e-9, abs=1e-15)
-    for name in ("phases", "emitted", "gap_tokens", "outcomes", "given_up", "prefetch"):
+    for name in ("phases", "emitted", "gap_tokens", "outcomes", "given_up", "prefetch", "admitted", "repinned"):
         assert getattr(tally, name) == getattr(events, name), name
     for name in ("total", "compute", "overhead", "cpu"):
         assert getattr(tally, name) == pytest.approx(getattr(events, name), rel=1e-9), name

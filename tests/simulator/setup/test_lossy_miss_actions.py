@@ -19,7 +19,7 @@ from lrcsim.simulator.serving.batching import batched
 from lrcsim.simulator.serving.steps import steps_of
 from lrcsim.simulator.serving.uses import uses_of
 from lrcsim.simulator.setup.miss_actions import make_action
-from lrcsim.simulator.setup.outcomes import NOT_CACHED, Outcome, decision
+from lrcsim.simulator.setup.outcomes import NOT_LOADED, Outcome, decision
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.importers import import_trace
 
@@ -127,7 +127,7 @@ def test_a_lossy_rule_equals_its_definition(case: Case) -> None:
     assert int(counts.misses.sum()) == wanted.misses
     assert int(counts.accesses.sum()) == wanted.hits + wanted.misses
     kind = KINDS[rule.action]
-    seen = {outcome.label: tally.misses(outcome) for outcome in NOT_CACHED}
+    seen = {outcome.label: tally.misses(outcome) for outcome in NOT_LOADED}
     assert seen == dict.fromkeys(seen, 0) | {kind: wanted.given_up}
     assert tally.outcomes[Outcome.LOADED] == list(wanted.loads)
     loads = np.array(wanted.loads)

@@ -12,7 +12,7 @@ from lrcsim.base.errors import ConfigError, PolicyError
 from lrcsim.simulator import simulate
 from lrcsim.simulator.setup.costs import FixedCosts
 from lrcsim.simulator.setup.miss_actions import ACTIONS, Load, MissAction, Split, loaded_share, make_action
-from lrcsim.simulator.setup.outcomes import LOSSY, NOT_CACHED, OTHER_MODEL, Outcome, decision
+from lrcsim.simulator.setup.outcomes import LOSSY, NOT_LOADED, OTHER_MODEL, Outcome, decision
 from lrcsim.simulator.time.compiled import unsupported
 from lrcsim.traces import RoutingTrace
 
@@ -58,7 +58,7 @@ def test_a_users_file_hand_solved(own: str) -> None:
         "4-5 pcie load 0.1",
         "5-6 gpu expert 0.1",
     ]
-    assert found.tally.outcomes == [[0, 2], [0, 3], [0, 0], [0, 0], [0, 0]]
+    assert found.tally.outcomes == [[0, 2], [0, 3], [0, 0], [0, 0], [0, 0], [0, 0]]
     assert found.counts.misses.sum() == 5
 
 
@@ -102,11 +102,11 @@ def test_every_outcome_in_one_layer_step() -> None:
         "5.5-6.5 gpu expert 0.3",
         "6.5-7.5 gpu expert 0.4",
     ]
-    assert found.tally.outcomes == [[0, 1], [0, 2], [0, 2], [0, 2], [0, 2]]
+    assert found.tally.outcomes == [[0, 1], [0, 2], [0, 2], [0, 2], [0, 2], [0, 0]]
     assert found.tally.given_up.shares == [[0, 0], [0, 0], [0, 0.25], [0, 0.125], [0, 0.125]]
     assert found.tally.links["pcie"].bytes == 150
     assert found.tally.to_dict()["missed"] == {
-        "on_cpu": 2, "skipped": 2, "substituted": 2, "low_precision": 2,
+        "on_cpu": 2, "skipped": 2, "substituted": 2, "low_precision": 2, "admitted": 0,
         "skipped_weight": 0.125, "substituted_weight": 0.0625, "low_precision_weight": 0.0625,
         "prefill": {"skipped_weight": 0.0, "substituted_weight": 0.0, "low_precision_weight": 0.0},
         "decode": {"skipped_weight": 0.125, "substituted_weight": 0.0625, "low_precision_weight": 0.0625},
@@ -126,10 +126,18 @@ def test_dram_is_asked_for_whole_experts_and_keeps_no_copies() -> None:
 
 
 def test_what_is_known_of_outcomes() -> None:
-    assert [outcome.label for outcome in Outcome] == ["loaded", "on_cpu", "skipped", "substituted", "low_precision"]
-    assert [int(outcome) for outcome in Outcome] == [0, 1, 2, 3, 4]
+    assert [outcome.label for outcome in Outcome] == [
+        "loaded",
+        "on_cpu",
+        "skipped",
+        "substituted",
+        "low_precision",
+        "admitted",
+    ]
+    assert [int(outcome) for outcome in Outcome] == [0, 1, 2, 3, 4, 5]
+    assert [outcome.label for outcome in Outcome if outcome.behind] == ["admitted"]
     assert [outcome.label for outcome in Outcome if outcome.moves] == ["loaded", "low_precision"]
-    assert NOT_CACHED == (Outcome.ON_CPU, Outcome.SKIPPED, Outcome.SUBSTITUTED, Outcome.LOW_PRECISION)
+    assert NOT_LOADED == (Outcome.ON_CPU, Outcome.SKIPPED, Outcome.SUBSTITUTED, Outcome.LOW_PRECISION, Outcome.ADMITTED)
     assert LOSSY == (Outcome.SKIPPED, Outcome.SUBSTITUTED, Outcome.LOW_PRECISION)
     assert OTHER_MODEL == (Outcome.SKIPPED, Outcome.SUBSTITUTED)
 

@@ -28,6 +28,7 @@ from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.serving.arrivals import ArrivalSteps, arrival_steps
 from lrcsim.simulator.serving.batching import batched
 from lrcsim.simulator.serving.steps import Step, steps_of
+from lrcsim.simulator.setup.admission import no_uploads
 from lrcsim.simulator.setup.costs import Costs, FixedCosts, RooflineCosts
 from lrcsim.simulator.setup.miss_actions import MissAction, make_action
 from lrcsim.simulator.setup.prefetchers import Prefetcher, make_prefetcher, start
@@ -50,6 +51,15 @@ ACTIONS = [
     *["load", "cpu", "split", "split:0", "split:0.3", "split:1", "skip:0.3", "skip:1,keep=0"],
     *["substitute:0.4,keep=0", "substitute:1,keep=1", "low:0.4,0.3", "low:0.9,1,keep=0", "low:0.5,0.01"],
 ]
+
+ADMITTING = [
+    "cpu,admit:1",
+    "cpu,admit:2,touches:2",
+    "cpu,admit:9",
+    "cpu,admit:3,payback",
+    "cpu,admit:1,touches:3,payback",
+]
+REFILLING = [name for name in QUEUES if BUILT_IN[name].refills]
 
 
 class Anything(Prefetcher):
@@ -159,11 +169,11 @@ def drams(draw: st.DrawFn, routing: RoutingTrace, profile: HardwareProfile) -> D
 
 @st.composite
 def machines(
-    draw: st.DrawFn, routing: RoutingTrace
+    draw: st.DrawFn, routing: RoutingTrace, ways: list[str]
 ) -> tuple[tuple[Costs, HardwareProfile, list[int]], Runtime, FixedCosts | None]:
     """Costs and a machine under a runtime, so slow that every part of the roofline takes milliseconds."""
     runtime = draw(runtimes)
-    profile = machine_under(draw(profiles(ways=["pcie", "nvme", "both", "both", "both"])), runtime)
+    profile = machine_under(draw(profiles(ways=ways)), runtime)
     if profile.gpu is not None:
         profile = profile.with_part("gpu", bandwidth=400_000.0, compute=1e6)
     profile = profile.with_part("cpu", bandwidth=300_000.0 * runtime.cpu.share, compute=5e5 * runtime.cpu.compute)
@@ -174,18 +184,42 @@ def machines(
     return (costs, profile, routing.expert_bytes.tolist()), runtime, fixed
 
 
-OUTCOMES = ["loaded", "on the CPU", "skipped", "substituted", "low"]
+OUTCOMES = ["loaded", "on the CPU", "skipped", "substituted", "low", "admitted"]
 
 
 @settings(max_examples=400, deadline=None)
 @given(data=st.data(), routing=traces(predicted=True))
 def test_all_together(data: st.DataObject, routing: RoutingTrace) -> None:
+    compare(data, routing, QUEUES, ACTIONS, ["pcie", "nvme", "both", "both", "both"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), routing=traces(predicted=True))
+def test_admission(data: st.DataObject, routing: RoutingTrace) -> None:
+    compare(data, routing, QUEUES, ADMITTING, ["pcie", "both"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), routing=traces(predicted=True))
+def test_pinned_anew(data: st.DataObject, routing: RoutingTrace) -> None:
+    compare(data, routing, REFILLING, ["load", "cpu", "split", "cpu,admit:2"], ["pcie", "both", "nvme"], warm=False)
+
+
+def compare(
+    data: st.DataObject,
+    routing: RoutingTrace,
+    policies: list[str],
+    actions: list[str],
+    ways: list[str],
+    warm: bool | None = None,
+) -> None:
+    """Draw the rest, run both, compare."""
     draw = data.draw
-    machine, runtime, fixed = draw(machines(routing))
+    machine, runtime, fixed = draw(machines(routing, ways))
     profile = machine[1]
-    policy = draw(st.sampled_from(QUEUES))
+    policy = draw(st.sampled_from(policies))
     ahead = draw(st.sampled_from(AHEAD if not BUILT_IN[policy].refills else AHEAD[:1]))
-    action = draw(st.sampled_from(ACTIONS))
+    action = draw(st.sampled_from(actions))
     cache = draw(st.one_of(st.integers(1, 9), st.sampled_from(["9000B", "21000B", "40000B"])))
     prefill = draw(st.sampled_from(["step", "token", "chunk:2"]))
     arrivals: Any = draw(
@@ -206,16 +240,20 @@ def test_all_together(data: st.DataObject, routing: RoutingTrace) -> None:
     }
     served = routing if arrivals is not None else batched(routing, **serving)
     scope = draw(st.sampled_from(["layer", "model"]))
-    job = job_of(served, policy, cache, scope=scope, prefill=prefill, warm=draw(st.booleans()))
+    job = job_of(
+        served, policy, cache, scope=scope, prefill=prefill, warm=draw(st.booleans()) if warm is None else warm
+    )
     dram, does = draw(drams(routing, profile)), make_action(action, profile)
     if ahead == "oracle" and arrivals is not None:
         ahead = "temporal"  # it would have to know the steps to come
     prefetcher = Anything(draw(st.integers(0, 2**20))) if ahead == "anything" else make_prefetcher(ahead)
     own = None if isinstance(prefetcher, Anything) else prefetcher
+    how: dict[str, Any] = {"runtime": runtime, "overlap": draw(st.sampled_from([True, True, True, False]))}
+    if does.admits and no_uploads(profile, how["overlap"] and runtime.loads.overlap != "none"):
+        return
     if unsupported_events(job, machine[0], profile, does, own, dram=dram) is not None:
         assert isinstance(cache, str) or dram is not None  # no room for an expert
         return
-    how: dict[str, Any] = {"runtime": runtime, "overlap": draw(st.sampled_from([True, True, True, False]))}
     told(prefetcher, job)
     found = []
     for engine in (compiled, in_simpy):
@@ -245,6 +283,14 @@ def test_all_together(data: st.DataObject, routing: RoutingTrace) -> None:
         "by tensor, prefetches": runtime.loads.overlap == "tensor" and tally.prefetch.issued > 0,
         "three links, prefetches": len(profile.links) == 3 and tally.prefetch.issued > 0,
         "fixed costs": fixed is not None,
+        "admitted, late": tally.admitted.late_uses > 0,
+        "admitted, useful": tally.admitted.useful > 0,
+        "admitted out of storage": dram is not None and tally.admitted.issued > 0,
+        "admitted and prefetched": tally.admitted.issued > 0 and tally.prefetch.issued > 0,
+        "pinned anew": tally.repinned.issued > 0,
+        "pinned anew, late": tally.repinned.late_uses > 0,
+        "pinned anew, without overlap": tally.repinned.issued > 0 and not how["overlap"],
+        "pinned anew, on the CPU meanwhile": tally.repinned.late_uses > 0 and does.meanwhile == "cpu",
     }
     for name in [name for name, is_so in seen.items() if is_so]:
         event(name)  # --hypothesis-show-statistics says how often

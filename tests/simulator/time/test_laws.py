@@ -23,7 +23,7 @@ from lrcsim.simulator.cache.capacity import resolve_capacity
 from lrcsim.simulator.replay import replay
 from lrcsim.simulator.serving.steps import steps_of
 from lrcsim.simulator.setup.costs import FixedCosts
-from lrcsim.simulator.setup.outcomes import NOT_CACHED, Outcome
+from lrcsim.simulator.setup.outcomes import NOT_LOADED, Outcome
 from lrcsim.simulator.setup.prefetchers import PREFETCHERS
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import RoutingTrace
@@ -179,7 +179,7 @@ def test_nothing_is_busy_longer_than_the_run_and_bytes_are_those_of_the_misses(c
     assert tally.cpu <= tally.total
     (use,) = tally.links.values()
     assert use.busy_s <= tally.total
-    loads = found.counts.misses.sum() - sum(map(tally.misses, NOT_CACHED))
+    loads = found.counts.misses.sum() - sum(map(tally.misses, NOT_LOADED))
     assert use.bytes == SIZE * loads + SIZE / 4 * tally.misses(Outcome.LOW_PRECISION)
     assert found.tally.by_step()[:, 1].max(initial=0) == tally.total
     assert found.counts.misses.sum() == sum(map(tally.misses, Outcome))  # each came to something, once
