@@ -63,6 +63,7 @@ def results(
         everything = chosen = query.where(chosen, condition)
     if best_of is not None:
         chosen = query.best(chosen, best_of, split(per))
+    candidates = chosen
     if front is not None:
         chosen = query.pareto(chosen, split(front))
     note = query.too_lossy(chosen)
@@ -77,7 +78,7 @@ def results(
         if pivot is not None:
             plot_pivot(plot_path, pivot)
         else:
-            plot_front(plot_path, everything, chosen, split(front))
+            plot_front(plot_path, everything, candidates, split(front))
     header, rows = _cells(chosen, pivot)
     lines = [dict(zip(header, row, strict=True)) for row in rows]
     if csv_path is not None:
