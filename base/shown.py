@@ -62,7 +62,7 @@ class Shown:
             ConfigError: another size or ending; or there is nothing to draw, and the message says why.
             TraceError: the file cannot be written.
         """
-        with import_module("lrcsim.plots.figure").figures(size=size, title=title):
+        with import_module("lrcsim.plots.settings").figures(size=size, title=title):
             return self._draw(self.drawn_by, path)
 
     def _draw(self, by: str, path: str | None) -> Any:
@@ -77,7 +77,7 @@ class Shown:
         """Return what a notebook shows: the ``repr``, and a small figure below where there is one to draw."""
         text = f"<pre>{escape(printable(repr(self), keep=chr(10)))}</pre>"
         try:
-            with import_module("lrcsim.plots.figure").figures(size="column"):
+            with import_module("lrcsim.plots.settings").figures(size="column"):
                 picture = self._draw(self.drawn_small_by or self.drawn_by, None)
         except ConfigError:  # nothing to draw; plot() says why
             return text

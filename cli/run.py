@@ -9,7 +9,7 @@ import click
 from lrcsim.base.text import capacity_text, human_bytes, percent, quoted
 from lrcsim.cli.machine import served_text, show_time
 from lrcsim.cli.options import given, refuse_without_machine, run_options
-from lrcsim.cli.output import answer, console, json_option, progress_bar
+from lrcsim.cli.output import answer, console, figure_options, json_option, progress_bar
 from lrcsim.cli.provenance import provenance
 from lrcsim.cli.routed import rule_text
 from lrcsim.cli.tables import print_rows
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @run_options("cache", "serving", "machine")
 @click.option("--timeline", metavar="FILE", help="Write every span as a Chrome trace (open it in ui.perfetto.dev).")
 @click.option("--plot", metavar="FILE", help="Draw time per token, link use and residency (.png, .svg, .pdf).")
+@figure_options
 @json_option
 def run(trace: str | None, json_path: str | None, timeline: str | None, plot: str | None, **options: Any) -> None:
     """Replay TRACE through one expert cache and say how often the needed expert is resident.

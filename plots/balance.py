@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrcsim.plots.charts import NameRow, PlotLine, draw_lines, draw_names
-from lrcsim.plots.figure import open_figure, width
+from lrcsim.plots.figure import open_figure
 from lrcsim.plots.looks import colour, dress, grey, legend_below, look_of
+from lrcsim.plots.settings import width
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Balance

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.plots.figure import open_figure, width
+from lrcsim.plots.figure import open_figure
 from lrcsim.plots.looks import MARKERS, colour, dress, grey, legend_below, look_of, shortened, sparse
+from lrcsim.plots.settings import width
 
 Floats = npt.NDArray[np.float64]
 
@@ -67,7 +68,8 @@ def draw_lines(
         for axes, (title, lines) in zip(grid.flat, panels.items(), strict=False):
             floors = _lines(axes, lines, dots)
             if floors:
-                axes.plot([], [], color=grey(0.3), linestyle=":", lw=1, label="floor (all experts kept)")
+                one = {"marker": "_", "ms": 8} if all(len(line.x) == 1 for line in lines) else {}
+                axes.plot([], [], color=grey(0.3), linestyle=":", lw=1, label="floor (all experts kept)", **one)
             if log:
                 ticks = sorted({float(x) for line in lines for x in line.x})
                 axes.set_xscale("log", base=2)
@@ -86,9 +88,13 @@ def _lines(axes: Any, lines: Sequence[PlotLine], dots: bool) -> bool:
         look = look_of(i) if dots else sparse(i)
         axes.plot(line.x, line.y, label=line.label, **look)
         if line.low is not None and line.high is not None:
-            axes.fill_between(line.x, line.low, line.high, color=look["color"], alpha=0.2, linewidth=0)
+            if len(line.x) > 1:
+                axes.fill_between(line.x, line.low, line.high, color=look["color"], alpha=0.2, linewidth=0)
+            else:
+                axes.vlines(line.x, line.low, line.high, color=look["color"], alpha=0.5)
         if line.floor is not None:
-            axes.plot(line.x, line.floor, color=look["color"], linestyle=":", lw=1)
+            one = {"marker": "_", "ms": 8} if len(line.x) == 1 else {}
+            axes.plot(line.x, line.floor, color=look["color"], linestyle=":", lw=1, **one)
     return any(line.floor is not None for line in lines)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lrcsim.base.text import printable
-from lrcsim.plots.figure import height, styled, width
+from lrcsim.plots.settings import height, styled, width
 
 # Okabe and Ito's palette, which people with every kind of colour blindness can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -58,11 +58,15 @@ def sparse(i: int) -> dict[str, Any]:
     return look_of(i) | {"markevery": (0.02 + 0.125 * (i % 12) / 12, 0.125)}
 
 
+def grid(axes: Any) -> None:
+    """Draw the grid of axes, faint; in the colour that the user's style sets."""
+    axes.grid(True, color=styled("grid.color") or grey(0.9))
+
+
 def dress(axes: Any, x: str, y: str, title: str = "", **limits: Any) -> None:
     """Label axes, draw their grid behind everything, and leave the box open above and on the right."""
     axes.set(xlabel=x, ylabel=y, title=title, **limits)
-    axes.grid(True)
-    axes.set_axisbelow(True)
+    grid(axes)
     axes.spines[["top", "right"]].set_visible(False)
 
 

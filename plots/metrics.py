@@ -58,7 +58,7 @@ def plot_srp(path: str | None, results: Mapping[str, Sequence[Srp]]) -> Any:
         ]
         return draw_heat(path, heats, SRP_LABEL)
     heats = [
-        HeatMap(f"{label}, m = {r.segment}", _groups(r).value, [], "expert")
+        HeatMap(", ".join(filter(None, (label, f"m = {r.segment}"))), _groups(r).value, [], "expert")
         for label, found in results.items()
         for r in found
     ]

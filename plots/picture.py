@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from lrcsim.plots.figure import DPI, FONTS
+from lrcsim.plots.settings import DPI, FONTS
 
 
 class Picture(Figure):

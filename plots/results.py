@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lrcsim.plots.figure import open_figure
-from lrcsim.plots.labels import place_names
+from lrcsim.plots.labels import Point, place_names
 from lrcsim.plots.looks import MARKERS, colour, dress, grey, legend_below, look_of, shortened
 
 if TYPE_CHECKING:
@@ -63,13 +66,15 @@ def plot_front(path: str | None, table: pa.Table, candidates: pa.Table, columns:
         ConfigError: another ending than that of a picture.
         TraceError: the file cannot be written.
     """
+    import pyarrow as pa
+
     from lrcsim.sweeps.query import direction, pareto, varying
 
     (right, way), (up, _) = (direction(table, column) for column in columns[:2])
     step = "steps-pre" if way > 0 else "steps-post"  # what one run reaches, a worse x does
     (x_scale, x_label), (y_scale, y_label) = (_unit(name, table[name].to_pylist()) for name in (right, up))
 
-    def points(rows: pa.Table) -> list[tuple[float, float, str]]:
+    def points(rows: pa.Table) -> list[Point]:
         pairs = zip(rows[right].to_pylist(), rows[up].to_pylist(), _names(rows, said), strict=True)
         return sorted((x_scale * x, y_scale * y, name) for x, y, name in pairs if None not in (x, y))
 
@@ -79,18 +84,20 @@ def plot_front(path: str | None, table: pa.Table, candidates: pa.Table, columns:
     with open_figure(path, figsize=(7, 3.8)) as (figure, axes):
         every = points(table)
         axes.plot(*_sides(every), "o", ms=3, color=grey(0.7), label=f"{len(table):,} runs", zorder=1)
-        named = []
+        named: list[Point] = []
+        kept_off = [(x, y, "") for x, y, _ in every]
         for number, (machine, rows) in enumerate(fronts.items()):
             found = points(rows)
             look = {"color": colour(number), "marker": MARKERS[number % len(MARKERS)], "ms": 4, "drawstyle": step}
             axes.plot(*_sides(found), label=f"Pareto front{machine and f', {machine}'}", **look)
             named += found
+            kept_off += [*_along(found, step), *((x, y, "") for x, y, _ in found)]
         dress(axes, x_label, y_label)
-        axes.margins(x=0.08)
+        axes.margins(x=0.08, y=0.1)
         axes.set_ylim(bottom=0)
         legend_below(figure, [axes])
         figure.draw_without_rendering()
-        place_names({axes: [*named[:NAMED], *((x, y, "") for x, y, _ in named[NAMED:])]})
+        place_names({axes: [*_first_of_each(named)[:NAMED], *kept_off]})
     return figure
 
 
@@ -118,7 +125,30 @@ def _names(rows: pa.Table, said: Sequence[str]) -> list[str]:
     return [shortened(", ".join(str(cell) for cell in row if cell is not None), 28) for row in cells]
 
 
-def _sides(points: Sequence[tuple[float, float, str]]) -> tuple[list[float], list[float]]:
+def _along(points: Sequence[Point], step: str) -> list[Point]:
+    """Return places along a front's line, which names keep off."""
+    corners = [
+        (right, lower) if step == "steps-post" else (left, upper)
+        for (left, lower, _), (right, upper, _) in pairwise(points)
+    ]
+    stops = [
+        pair
+        for (x, y, _), corner, (u, v, _) in zip(points, corners, points[1:], strict=False)
+        for pair in (((x, y), corner), (corner, (u, v)))
+    ]
+    return [
+        (x + part * (u - x), y + part * (v - y), "")
+        for (x, y), (u, v) in stops
+        for part in np.linspace(0, 1, 24).tolist()
+    ]
+
+
+def _first_of_each(points: Sequence[Point]) -> list[Point]:
+    """Return the points without those that lie on another and are named as it is."""
+    return list({(round(x, 9), round(y, 9), name): (x, y, name) for x, y, name in points}.values())
+
+
+def _sides(points: Sequence[Point]) -> tuple[list[float], list[float]]:
     return [x for x, _, _ in points], [y for _, y, _ in points]
 
 

@@ -9,9 +9,10 @@ import numpy as np
 from lrcsim.base.errors import ConfigError
 from lrcsim.plots.charts import LETTERS, heat_map
 from lrcsim.plots.curves import plot_curves
-from lrcsim.plots.figure import open_figure, width
+from lrcsim.plots.figure import open_figure
 from lrcsim.plots.looks import colour, dress, grey, ink, legend_below, look_of, shortened
 from lrcsim.plots.metrics import plot_srp
+from lrcsim.plots.settings import high_as, width
 from lrcsim.plots.time import plot_time
 from lrcsim.traces import DECODE, PREFILL
 
@@ -36,7 +37,7 @@ def draw_result(path: str | None, result: Result) -> Any:
     if result.hit_rate is None:
         raise ConfigError("there is no hit rate to draw: no expert of this run was recorded")
     config, counts = result.config, result.counts
-    with open_figure(path, figsize=(7, 3.2)) as (figure, axes):
+    with open_figure(path, figsize=(width(), high_as(3.2, 2.2))) as (figure, axes):
         for place, (phase, name) in enumerate(((DECODE, "decode"), (PREFILL, "prefill"))):
             accesses = counts.accesses[phase]
             if accesses.any():
@@ -63,13 +64,13 @@ def draw_curve(path: str | None, curve: Curve) -> Any:
 
 def draw_srp(path: str | None, found: Srp) -> Any:
     """Draw SRP as its level wants it (`lrcsim.plots.metrics.plot_srp`)."""
-    return plot_srp(path, {f"m = {found.segment}": [found]})
+    return plot_srp(path, {"SRP" if found.level == "model" else "": [found]})
 
 
 def draw_sch(path: str | None, found: Sch) -> Any:
     """Draw SCH at every capacity, that of the cache asked for as a dot."""
     active = float(np.median(found.capacities / found.relative))
-    with open_figure(path, figsize=(7, 3.8)) as (figure, axes):
+    with open_figure(path, figsize=(width(), high_as(3.8, 2.2))) as (figure, axes):
         axes.plot(
             found.relative, found.hit_rate, color=colour(0), label=f"SCH ({found.definition}), m = {found.segment}"
         )
@@ -112,7 +113,7 @@ def draw_plan(path: str | None, plan: Plan) -> Any:
 
 
 def draw_trace(path: str | None, trace: RoutingTrace, most: int | None = None) -> Any:
-    """Draw how often each expert of each layer is used, over how often it would be if all were used alike.
+    """Draw how often each expert of each layer is used, over the mean of the layer's experts.
 
     Args:
         path: the picture; None: it is not written.
@@ -135,14 +136,14 @@ def draw_trace(path: str | None, trace: RoutingTrace, most: int | None = None) -
     share = uses.reshape(shape) / np.maximum(uses.reshape(shape).sum(axis=1, keepdims=True), 1)
     load = share * layers.num_experts[:, None]
     load[np.arange(shape[1])[None, :] >= layers.num_experts[:, None]] = np.nan
-    with open_figure(path, figsize=(7, 3.0)) as (figure, axes):
+    with open_figure(path, figsize=(width(), high_as(3.0, 2.2))) as (figure, axes):
         top = max(2.0, float(np.nanquantile(load, 0.99)))
         image = heat_map(axes, load, 0, top)
         first = "" if tokens == trace.num_tokens else f", first {tokens:,} tokens"
         axes.set(title=shortened(f"{trace.model}{first}", int(LETTERS * width())), xlabel="expert", ylabel="MoE layer")
         for axis in (axes.xaxis, axes.yaxis):
             axis.get_major_locator().set_params(integer=True)
-        figure.colorbar(image, ax=axes, label="uses / uses if all alike", extend="max")
+        figure.colorbar(image, ax=axes, label="uses / mean uses", extend="max")
     return figure
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.plots.charts import LETTERS
-from lrcsim.plots.figure import open_figure, width
+from lrcsim.plots.figure import open_figure
 from lrcsim.plots.looks import colour, ink, shortened
+from lrcsim.plots.settings import high_as, width
 from lrcsim.traces import DECODE
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def plot_time(result: Result, path: str | None) -> Any:
     config = result.config
     panels = 4 if config["scope"] == "model" else 3  # in scope layer every layer has its full share of residents
     ratios = (3, 2, 2, 2)[:panels] if timed.samples is not None else (3,)
-    size, letters = (7, 0.95 * sum(ratios)), int(LETTERS * width())
+    size, letters = (width(), high_as(0.95, 0.75) * sum(ratios)), int(LETTERS * width())
     with open_figure(path, len(ratios), 1, figsize=size, height_ratios=ratios, squeeze=False) as (figure, grid):
         axes = grid[:, 0]
         lines = (
@@ -50,7 +51,7 @@ def plot_time(result: Result, path: str | None) -> Any:
             _links(axes[1], timed)
             _maps(figure, axes[2:], result)
         for axis in axes[:2]:
-            axis.grid(True)
+            grid(axis)
             axis.spines[["top", "right"]].set_visible(False)
     return figure
 
