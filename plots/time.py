@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from lrcsim.plots.charts import LETTERS
 from lrcsim.plots.figure import open_figure
-from lrcsim.plots.looks import colour, ink, shortened
+from lrcsim.plots.looks import colour, grid, ink, shortened
 from lrcsim.plots.settings import high_as, width
 from lrcsim.traces import DECODE
 
@@ -39,8 +39,8 @@ def plot_time(result: Result, path: str | None) -> Any:
     panels = 4 if config["scope"] == "model" else 3  # in scope layer every layer has its full share of residents
     ratios = (3, 2, 2, 2)[:panels] if timed.samples is not None else (3,)
     size, letters = (width(), high_as(0.95, 0.75) * sum(ratios)), int(LETTERS * width())
-    with open_figure(path, len(ratios), 1, figsize=size, height_ratios=ratios, squeeze=False) as (figure, grid):
-        axes = grid[:, 0]
+    with open_figure(path, len(ratios), 1, figsize=size, height_ratios=ratios, squeeze=False) as (figure, panes):
+        axes = panes[:, 0]
         lines = (
             f"{shortened(str(result.trace.model))} on {config['hardware']}",
             f"{config['policy']}, cache {config['cache']}, miss {config['miss']}, prefetch {config['prefetch']}",
