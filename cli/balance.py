@@ -9,6 +9,7 @@ import click
 
 from lrcsim.base.text import score
 from lrcsim.cli.metrics import handed_out, measured, metric_options, opened_traces, segments_of, segments_option
+from lrcsim.cli.output import figure_options
 from lrcsim.cli.tables import print_table
 from lrcsim.plots.figure import check_picture
 
@@ -38,6 +39,7 @@ GLOBAL = "all"
 )
 @metric_options
 @click.option("--plot", "plot_path", metavar="FILE", help="Draw imbalance as --by says: .png, .svg or .pdf.")
+@figure_options
 def balance(
     traces: tuple[str, ...],
     segment: str | None,

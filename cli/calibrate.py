@@ -8,7 +8,7 @@ import click
 
 from lrcsim.cli.calibrate_machine import calibrate_machine, machine_options
 from lrcsim.cli.options import run_options
-from lrcsim.cli.output import json_option
+from lrcsim.cli.output import figure_options, json_option
 
 MACHINE_ONLY = ("gpu", "quick", "repetitions", "sizes", "folder")
 """Options of measuring this machine; all others but those of the output are of a measured run."""
@@ -51,6 +51,7 @@ MACHINE_ONLY = ("gpu", "quick", "repetitions", "sizes", "folder")
     "--column", multiple=True, metavar="ROLE=NAME[:UNIT]", help="What a column is: wall=total_ms. Repeatable."
 )
 @click.option("--plot", metavar="FILE", help="Draw measured and predicted time of every token (.png, .svg, .pdf).")
+@figure_options
 @click.option("-o", "--output", metavar="FILE", help="Write the profile as TOML.")
 @click.option(
     "--runtime-out",

@@ -10,9 +10,9 @@ import click
 from lrcsim.base.tables import write_csv
 from lrcsim.base.text import human_bytes, quoted
 from lrcsim.cli.allocate import show_allocation
-from lrcsim.cli.metrics import jobs_option
+from lrcsim.cli.metrics import jobs_option, unique_labels
 from lrcsim.cli.options import given, run_options
-from lrcsim.cli.output import answer, console, json_option, progress_bar
+from lrcsim.cli.output import answer, console, figure_options, json_option, progress_bar
 from lrcsim.cli.sections import SectionOption, Sections
 from lrcsim.cli.tables import print_rows
 from lrcsim.plots.figure import check_picture
@@ -60,6 +60,7 @@ SHOWN = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 @json_option
 @click.option("--csv", "csv_path", metavar="FILE", help="Write all points as CSV.")
 @click.option("--plot", "plot_path", metavar="FILE", help="Draw the curves: .png, .svg or .pdf.")
+@figure_options
 def curve(
     traces: tuple[str, ...],
     policy: str | None,
@@ -108,7 +109,12 @@ def curve(
     if plot_path is not None:
         from lrcsim.plots.curves import plot_curves
 
-        plot_curves(plot_path, {one.label: one.curves for one in found}, f"scope {scope}, access {access}")
+        labels = unique_labels([one.label for one in found], traces)
+        plot_curves(
+            plot_path,
+            {label: one.curves for label, one in zip(labels, found, strict=True)},
+            f"scope {scope}, access {access}",
+        )
     if shown:
         for one, notes in zip(found, warnings, strict=True):
             _show(one.curves, f"{one.label}, scope {scope}, access {access}")

@@ -62,15 +62,20 @@ def opened_traces(names: Sequence[str]) -> Iterator[dict[str, RoutingTrace]]:
 
     with ExitStack() as stack:
         traces = [stack.enter_context(RoutingTrace.open(name)) for name in names or (None,)]
-        for labels in (
-            [trace.model for trace in traces],
-            [Path(name).stem for name in names],
-            [str(name) for name in names],
-            [f"{name} ({i})" for i, name in enumerate(names, start=1)],
-        ):
-            if len(set(labels)) == len(traces):
-                break
-        yield dict(zip(labels, traces, strict=True))
+        yield dict(zip(unique_labels([trace.model for trace in traces], names), traces, strict=True))
+
+
+def unique_labels(models: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return a label for each trace: its model's name or, where that is not unique, its file's."""
+    for labels in (
+        list(models),
+        [Path(name).stem for name in names],
+        [str(name) for name in names],
+        [f"{name} ({i})" for i, name in enumerate(names, start=1)],
+    ):
+        if len(set(labels)) == len(models):
+            break
+    return labels
 
 
 def segments_of(text: str | None, traces: Iterable[RoutingTrace], *, fits: bool = True) -> list[int]:

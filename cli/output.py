@@ -56,6 +56,37 @@ def options(*several: Callable[[Any], Any]) -> Callable[[Command], Command]:
     return add
 
 
+def figure_options(command: Command) -> Command:
+    """Give a command with ``--plot`` the options that say how its figure is to look."""
+
+    @functools.wraps(command)
+    def drawn(*arguments: Any, **given: Any) -> Any:
+        asked = {name: given.pop(f"figure_{name}") for name in ("size", "title", "style")}
+        told = [f"--{name}" for name, value in asked.items() if value is not None]
+        if not told:
+            return command(*arguments, **given)
+        if given.get("plot_path", given.get("plot")) is None:
+            raise click.UsageError(f"{told[0]} is about the figure: give --plot FILE with it")
+        from lrcsim.plots.settings import figures
+
+        with figures(**asked):
+            return command(*arguments, **given)
+
+    add = options(
+        click.option(
+            "--size", "figure_size", metavar="SIZE", help="Of the figure: column, page or inches, 5x3.  [default: page]"
+        ),
+        click.option("--title", "figure_title", metavar="TEXT", help="Of the figure, in place of its own."),
+        click.option(
+            "--style",
+            "figure_style",
+            metavar="FILE",
+            help="Matplotlib settings for the figure (.mplstyle), or a style's name: dark_background.",
+        ),
+    )
+    return add(drawn)
+
+
 server_options = options(
     click.option(
         "--cached-prefix",

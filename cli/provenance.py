@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lrcsim.traces import RoutingTrace
 
-OUTPUTS = ("json_path", "timeline", "plot")
+OUTPUTS = ("json_path", "timeline", "timeline_tokens", "plot", "figure_size", "figure_title", "figure_style")
 """Options that say where output goes, and change nothing in it."""
 
 

@@ -8,7 +8,7 @@ import click
 
 from lrcsim.base.tables import write_csv
 from lrcsim.base.text import cell_text, quoted
-from lrcsim.cli.output import answer, console, json_option
+from lrcsim.cli.output import answer, console, figure_options, json_option
 from lrcsim.cli.tables import print_rows
 from lrcsim.plots.figure import check_picture
 
@@ -32,6 +32,7 @@ SHOWN_TIMED = ("hit_rate", "decode_tokens_per_s", "gpu_bytes", "error")
 @click.option("--columns", metavar="COLUMNS", help="Show these.  [default: those that vary, and the main results]")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1), help="Rows on the terminal.")
 @click.option("--plot", "plot_path", metavar="FILE", help="Draw the --pivot or the --pareto front (.png, .svg, .pdf).")
+@figure_options
 @click.option("--csv", "csv_path", metavar="FILE", help="Write what is shown as CSV, all its rows and columns.")
 @json_option
 def results(
@@ -63,6 +64,7 @@ def results(
         everything = chosen = query.where(chosen, condition)
     if best_of is not None:
         chosen = query.best(chosen, best_of, split(per))
+    candidates = chosen
     if front is not None:
         chosen = query.pareto(chosen, split(front))
     note = query.too_lossy(chosen)
@@ -77,7 +79,7 @@ def results(
         if pivot is not None:
             plot_pivot(plot_path, pivot)
         else:
-            plot_front(plot_path, everything, chosen, split(front))
+            plot_front(plot_path, everything, candidates, split(front))
     header, rows = _cells(chosen, pivot)
     lines = [dict(zip(header, row, strict=True)) for row in rows]
     if csv_path is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,7 +10,7 @@ import click
 from lrcsim.base.text import capacity_text, human_bytes, percent, quoted
 from lrcsim.cli.machine import served_text, show_time
 from lrcsim.cli.options import given, refuse_without_machine, run_options
-from lrcsim.cli.output import answer, console, json_option, progress_bar
+from lrcsim.cli.output import answer, console, figure_options, json_option, progress_bar
 from lrcsim.cli.provenance import provenance
 from lrcsim.cli.routed import rule_text
 from lrcsim.cli.sections import Sections
@@ -23,10 +24,27 @@ if TYPE_CHECKING:
 @click.command(cls=Sections)
 @click.argument("trace", required=False)
 @run_options("cache", "serving", "machine")
-@click.option("--timeline", metavar="FILE", help="Write every span as a Chrome trace (open it in ui.perfetto.dev).")
+@click.option(
+    "--timeline",
+    metavar="FILE",
+    help="Write every span as a Chrome trace: .json, or .json.gz (open it in ui.perfetto.dev).",
+)
+@click.option(
+    "--timeline-tokens",
+    metavar="FROM:TO",
+    help="Only the forward passes over these tokens of the run, 100:120 for 100 to 119.  [default: all]",
+)
 @click.option("--plot", metavar="FILE", help="Draw time per token, link use and residency (.png, .svg, .pdf).")
+@figure_options
 @json_option
-def run(trace: str | None, json_path: str | None, timeline: str | None, plot: str | None, **options: Any) -> None:
+def run(
+    trace: str | None,
+    json_path: str | None,
+    timeline: str | None,
+    timeline_tokens: str | None,
+    plot: str | None,
+    **options: Any,
+) -> None:
     """Replay TRACE through one expert cache and say how often the needed expert is resident.
 
     TRACE is an lrcsim file (see `lrcsim trace import`) or bundled:teacher-forced; without it the generated trace that
@@ -43,13 +61,16 @@ def run(trace: str | None, json_path: str | None, timeline: str | None, plot: st
         for flag, file in (("--timeline", timeline), ("--plot", plot)):
             if file is not None:
                 refuse_without_machine(flag)
+    log = timeline is not None and (timeline_tokens is None or _window(timeline_tokens))
+    if timeline_tokens is not None and timeline is None:
+        raise click.UsageError("--timeline-tokens is of a timeline: give --timeline FILE with it")
     with RoutingTrace.open(trace) as opened:
         with progress_bar(f"replaying {opened.num_tokens:,} tokens") as progress:
-            result = simulate(opened, progress=progress, log=timeline is not None, samples=plot is not None, **told)
+            result = simulate(opened, progress=progress, log=log, samples=plot is not None, **told)
         if timeline is not None:
             from lrcsim.plots.chrome_trace import write_timeline
 
-            write_timeline(timeline, result)
+            written = write_timeline(timeline, result)
         if plot is not None:
             from lrcsim.plots.time import plot_time
 
@@ -58,8 +79,29 @@ def run(trace: str | None, json_path: str | None, timeline: str | None, plot: st
             _show(result)
             if result.timed is not None:
                 show_time(result)
+            if timeline is not None:
+                console().print(
+                    f"timeline: {quoted(timeline)}, {human_bytes(written.bytes)}, {written.spans:,} spans of "
+                    f"{written.passes:,} forward passes; open it in ui.perfetto.dev"
+                )
             for warning in result.warnings:
                 console().print(f"[yellow]Note:[/yellow] {quoted(warning)}")
+
+
+def _window(text: str) -> tuple[int, int]:
+    """Read ``100:120``.
+
+    Raises:
+        ConfigError: it is no range of tokens.
+    """
+    from lrcsim.base.errors import ConfigError
+
+    match = re.fullmatch(r"([0-9]{1,15}):([0-9]{1,15})", text.strip())
+    if match is None or int(match[1]) >= int(match[2]):
+        raise ConfigError(
+            f"--timeline-tokens {text!r} is no range: write the first token and the one behind the last, as 100:120"
+        )
+    return int(match[1]), int(match[2])
 
 
 def _show(result: Result) -> None:

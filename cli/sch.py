@@ -11,6 +11,7 @@ from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.base.text import score, span
 from lrcsim.cli.metrics import handed_out, measured, metric_options, opened_traces, segments_of, segments_option
 from lrcsim.cli.options import run_options
+from lrcsim.cli.output import figure_options
 from lrcsim.cli.tables import print_table
 from lrcsim.plots.figure import check_picture
 
@@ -38,6 +39,7 @@ LEVELS = ("model", "layer")
 @click.option("--by", "level", default="model", show_default=True, metavar="model|layer", help="Also by layer.")
 @metric_options
 @click.option("--plot", "plot_path", metavar="FILE", help="Draw SCH against m, or by layer: .png, .svg or .pdf.")
+@figure_options
 def sch(
     traces: tuple[str, ...],
     segment: str | None,

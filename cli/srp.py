@@ -10,7 +10,7 @@ import click
 
 from lrcsim.base.text import numbers, score, span
 from lrcsim.cli.metrics import handed_out, measured, metric_options, opened_traces, segments_of, segments_option
-from lrcsim.cli.output import progress_bar
+from lrcsim.cli.output import figure_options, progress_bar
 from lrcsim.cli.screen import echo
 from lrcsim.cli.tables import print_table
 from lrcsim.plots.figure import check_picture
@@ -50,6 +50,7 @@ MEASURES = {
 )
 @metric_options
 @click.option("--plot", "plot_path", metavar="FILE", help="Draw SRP as --by says: .png, .svg or .pdf.")
+@figure_options
 def srp(
     traces: tuple[str, ...],
     segment: str | None,

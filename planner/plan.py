@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lrcsim.base.progress import Progress
-from lrcsim.base.text import short_dtype
+from lrcsim.base.shown import Shown
+from lrcsim.base.text import human_bytes, short_dtype
 from lrcsim.hardware import HardwareProfile
 from lrcsim.models import Geometry, storage, stored_dtype
 from lrcsim.models.quantisation import bits_per_weight, is_of_file
@@ -32,8 +33,8 @@ from lrcsim.runtimes.machine_kinds import cpu_class
 from lrcsim.traces import RoutingTrace
 
 
-@dataclass
-class Plan:
+@dataclass(repr=False)
+class Plan(Shown):
     """A model on a machine.
 
     Attributes:
@@ -80,6 +81,44 @@ class Plan:
     flags: list[Flags] = field(default_factory=list)
     remedies: Remedies | None = None
     notes: list[str] = field(default_factory=list)
+
+    drawn_by = "plots.shown:draw_plan"
+
+    def __repr__(self) -> str:
+        """Return a few lines: what was planned, whether it fits, the row to follow."""
+        geometry, memory = self.geometry, self.memory
+        lines = [
+            f"<Plan {geometry.name} as {short_dtype(self.dtype)} on {self.profile.name}, context {self.context:,}:",
+            f"  fits: {memory.fit}, {human_bytes(memory.total)} of {memory.device}, "
+            f"experts {human_bytes(memory.experts)}, all else {human_bytes(memory.fixed)}",
+        ]
+        if (best := self.best) is not None:
+            low, high = best.range
+            lines.append(f"  {best.name} ({best.kind}): {best.speed:.4g} tokens/s, {low:.4g} to {high:.4g}")
+        return "\n".join(lines) + ">"
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """Return a row for each way to run it: tokens/s with their ranges, how true they are, what binds."""
+        rows = []
+        for row in [*self.rows, *([] if self.bound is None else [self.bound])]:
+            (low, high), (full_low, full_high) = row.range, row.full_range
+            rows.append(
+                {
+                    "strategy": row.name,
+                    "kind": row.kind,
+                    "runtime": row.standing.runtime,
+                    "tokens_per_s": row.speed,
+                    "low": low,
+                    "high": high,
+                    "tokens_per_s_full_context": row.full,
+                    "low_full_context": full_low,
+                    "high_full_context": full_high,
+                    "hit_rate": row.hit_rate,
+                    "binds": row.binds[0],
+                    "busy": row.binds[1],
+                }
+            )
+        return rows
 
     @property
     def measured(self) -> bool:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrcsim.plots.charts import NameRow, PlotLine, draw_lines, draw_names
-from lrcsim.plots.figure import open_figure, width
-from lrcsim.plots.looks import COLOURS, dress, legend_below, look_of
+from lrcsim.plots.figure import open_figure
+from lrcsim.plots.looks import colour, dress, grey, legend_below, look_of
+from lrcsim.plots.settings import width
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Balance
@@ -18,7 +19,7 @@ LABEL = "imbalance of experts"
 LENGTH = "segment length m [tokens]"
 
 
-def plot_balance(path: str, results: Mapping[str, Sequence[Balance]]) -> None:
+def plot_balance(path: str | None, results: Mapping[str, Sequence[Balance]]) -> Any:
     """Draw local imbalance as its level wants it, beside the global one.
 
     Against segment length (log scale) with intervals, the global one dotted, all traces in one panel; by layer a line
@@ -34,31 +35,31 @@ def plot_balance(path: str, results: Mapping[str, Sequence[Balance]]) -> None:
     """
     level = next(iter(results.values()))[0].level
     if level == "model":
-        _by_length(path, results)
-    elif level == "layer":
+        return _by_length(path, results)
+    if level == "layer":
         layers = {label: _layer_lines(found) for label, found in results.items()}
-        draw_lines(path, layers, "MoE layer", LABEL)
-    else:
-        draw_names(path, {label: _name_rows(found) for label, found in results.items()}, LABEL)
+        return draw_lines(path, layers, "MoE layer", LABEL)
+    return draw_names(path, {label: _name_rows(found) for label, found in results.items()}, LABEL)
 
 
-def _by_length(path: str, results: Mapping[str, Sequence[Balance]]) -> None:
+def _by_length(path: str | None, results: Mapping[str, Sequence[Balance]]) -> Any:
     lengths = sorted({result.segment for found in results.values() for result in found})
     with open_figure(path, figsize=(width(), 3.4 if width() > 5 else 2.3)) as (figure, axes):
         for i, (label, found) in enumerate(results.items()):
             x = [result.segment for result in found]
             axes.plot(x, [result.local_imbalance for result in found], label=label, **look_of(i))
             ends = [result.interval for result in found if result.interval is not None]
-            colour: Any = COLOURS[i % len(COLOURS)]
+            shade = colour(i)
             if len(ends) == len(found):
-                axes.fill_between(x, *np.array(ends).T, color=colour, alpha=0.2, linewidth=0)
-            axes.axhline(found[0].global_imbalance, color=colour, linestyle=":", lw=1)
-        axes.plot([], [], color="0.3", linestyle=":", lw=1, label="global: tokens of different requests")
+                axes.fill_between(x, *np.array(ends).T, color=shade, alpha=0.2, linewidth=0)
+            axes.axhline(found[0].global_imbalance, color=shade, linestyle=":", lw=1)
+        axes.plot([], [], color=grey(0.3), linestyle=":", lw=1, label="global: tokens of different requests")
         axes.set_xscale("log", base=2)
         axes.set_xticks(lengths, [str(length) for length in lengths])
         axes.minorticks_off()
         dress(axes, LENGTH, LABEL)
         legend_below(figure, [axes])
+    return figure
 
 
 def _layer_lines(found: Sequence[Balance]) -> list[PlotLine]:

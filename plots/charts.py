@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.plots.figure import open_figure, width
-from lrcsim.plots.looks import COLOURS, MARKERS, dress, legend_below, look_of, shortened, sparse
+from lrcsim.plots.figure import open_figure
+from lrcsim.plots.looks import MARKERS, colour, dress, grey, legend_below, look_of, shortened, sparse
+from lrcsim.plots.settings import width
 
 Floats = npt.NDArray[np.float64]
 
@@ -50,14 +51,14 @@ class HeatMap(NamedTuple):
 
 
 def draw_lines(
-    path: str,
+    path: str | None,
     panels: Mapping[str, Sequence[PlotLine]],
     x_label: str,
     y_label: str,
     *,
     log: bool = False,
     dots: bool = True,
-) -> None:
+) -> Any:
     """Draw a panel for each entry, on one scale; with ``log`` x is in powers of two, without ``dots`` it is dense."""
     rows, columns = _grid(len(panels), 3)
     size = (width(), rows * (3.4 if columns == 1 and width() > 5 else 2.3))
@@ -67,7 +68,8 @@ def draw_lines(
         for axes, (title, lines) in zip(grid.flat, panels.items(), strict=False):
             floors = _lines(axes, lines, dots)
             if floors:
-                axes.plot([], [], color="0.3", linestyle=":", lw=1, label="floor (all experts kept)")
+                one = {"marker": "_", "ms": 8} if all(len(line.x) == 1 for line in lines) else {}
+                axes.plot([], [], color=grey(0.3), linestyle=":", lw=1, label="floor (all experts kept)", **one)
             if log:
                 ticks = sorted({float(x) for line in lines for x in line.x})
                 axes.set_xscale("log", base=2)
@@ -77,6 +79,7 @@ def draw_lines(
         for axes in grid[:, 0]:
             axes.set_ylabel(y_label)
         legend_below(figure, grid.flat)
+    return figure
 
 
 def _lines(axes: Any, lines: Sequence[PlotLine], dots: bool) -> bool:
@@ -85,13 +88,17 @@ def _lines(axes: Any, lines: Sequence[PlotLine], dots: bool) -> bool:
         look = look_of(i) if dots else sparse(i)
         axes.plot(line.x, line.y, label=line.label, **look)
         if line.low is not None and line.high is not None:
-            axes.fill_between(line.x, line.low, line.high, color=look["color"], alpha=0.2, linewidth=0)
+            if len(line.x) > 1:
+                axes.fill_between(line.x, line.low, line.high, color=look["color"], alpha=0.2, linewidth=0)
+            else:
+                axes.vlines(line.x, line.low, line.high, color=look["color"], alpha=0.5)
         if line.floor is not None:
-            axes.plot(line.x, line.floor, color=look["color"], linestyle=":", lw=1)
+            one = {"marker": "_", "ms": 8} if len(line.x) == 1 else {}
+            axes.plot(line.x, line.floor, color=look["color"], linestyle=":", lw=1, **one)
     return any(line.floor is not None for line in lines)
 
 
-def draw_names(path: str, panels: Mapping[str, Sequence[NameRow]], x_label: str) -> None:
+def draw_names(path: str | None, panels: Mapping[str, Sequence[NameRow]], x_label: str) -> Any:
     """Draw a row for each name, highest on top by the first series, with a point and an interval for each series."""
     rows, columns = _grid(len(panels), 2)
     most = max(len(found[0].names) for found in panels.values())
@@ -102,19 +109,20 @@ def draw_names(path: str, panels: Mapping[str, Sequence[NameRow]], x_label: str)
         for axes, (title, found) in zip(grid.flat, panels.items(), strict=False):
             order = np.argsort(found[0].value)
             for i, row in enumerate(found):
-                colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+                shade, marker = colour(i), MARKERS[i % len(MARKERS)]
                 places = np.arange(len(order)) - 0.6 * (
                     (i + 0.5) / len(found) - 0.5
                 )  # so that intervals do not overlap
-                axes.plot(row.value[order], places, marker, color=colour, label=row.label)
+                axes.plot(row.value[order], places, marker, color=shade, label=row.label)
                 if row.low is not None and row.high is not None:
-                    axes.hlines(places, row.low[order], row.high[order], color=colour, lw=1.5, alpha=0.5)
+                    axes.hlines(places, row.low[order], row.high[order], color=shade, lw=1.5, alpha=0.5)
             dress(axes, x_label, "", shortened(title, int(LETTERS * width() / columns)))
             axes.set_yticks(range(len(order)), [shortened(found[0].names[i], 24) for i in order])
         legend_below(figure, grid.flat)
+    return figure
 
 
-def draw_heat(path: str, heats: Sequence[HeatMap], value_label: str) -> None:
+def draw_heat(path: str | None, heats: Sequence[HeatMap], value_label: str) -> Any:
     """Draw a heat map for each entry, layers downwards, on one colour scale; grey where there is no value."""
     rows, columns = _grid(len(heats), 3 if heats[0].columns else 2)
     layers = max(len(heat.values) for heat in heats)
@@ -138,15 +146,16 @@ def draw_heat(path: str, heats: Sequence[HeatMap], value_label: str) -> None:
                 axes.xaxis.get_major_locator().set_params(integer=True)
             axes.label_outer(remove_inner_ticks=False)
         figure.colorbar(image, ax=grid, label=value_label, aspect=16 * rows)
+    return figure
 
 
 def heat_map(
     axes: Any, values: Floats, low: float, high: float, *, numbers: bool = False, colours: str = "viridis"
 ) -> Any:
     """Draw values [rows, columns] as coloured cells, grey where there is none, with ``numbers`` in them; the image."""
-    import matplotlib.pyplot as plt
+    import matplotlib
 
-    scale = plt.get_cmap(colours).with_extremes(bad="0.85")
+    scale = matplotlib.colormaps[colours].with_extremes(bad=grey(0.85))
     image = axes.imshow(values, aspect="auto", cmap=scale, vmin=low, vmax=high, interpolation="nearest")
     if numbers:
         for (row, column), value in np.ndenumerate(values):

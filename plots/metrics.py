@@ -16,7 +16,7 @@ SRP_LABEL, SCH_LABEL = "SRP", "SCH"
 LENGTH = "segment length m [tokens]"
 
 
-def plot_srp(path: str, results: Mapping[str, Sequence[Srp]]) -> None:
+def plot_srp(path: str | None, results: Mapping[str, Sequence[Srp]]) -> Any:
     """Draw SRP as its level wants it.
 
     Against segment length (log scale) with intervals and floor, all traces in one panel; by layer a heat map of layers
@@ -39,56 +39,68 @@ def plot_srp(path: str, results: Mapping[str, Sequence[Srp]]) -> None:
             )
             for label, found in results.items()
         ]
-        draw_lines(path, {"": lines}, LENGTH, SRP_LABEL, log=True)
-    elif level in ("domain", "stack"):
-        draw_names(path, {label: _rows(found) for label, found in results.items()}, SRP_LABEL)
-    elif level == "position":
+        return draw_lines(path, {"": lines}, LENGTH, SRP_LABEL, log=True)
+    if level in ("domain", "stack"):
+        return draw_names(path, {label: _rows(found) for label, found in results.items()}, SRP_LABEL)
+    if level == "position":
         panels = {
             label: [
                 PlotLine(f"m = {r.segment}", r.positions, _groups(r).value) for r in found if r.positions is not None
             ]
             for label, found in results.items()
         }
-        draw_lines(path, panels, "position of the segment's middle in the request [tokens]", SRP_LABEL, dots=False)
-    elif level == "layer":
+        where = "position of the segment's middle in the request [tokens]"
+        return draw_lines(path, panels, where, SRP_LABEL, dots=False)
+    if level == "layer":
         heats = [
             HeatMap(label, np.array([_groups(r).value for r in found]).T, [str(r.segment) for r in found], LENGTH)
             for label, found in results.items()
         ]
-        draw_heat(path, heats, SRP_LABEL)
-    else:
-        heats = [
-            HeatMap(f"{label}, m = {r.segment}", _groups(r).value, [], "expert")
-            for label, found in results.items()
-            for r in found
-        ]
-        draw_heat(path, heats, SRP_LABEL)
+        return draw_heat(path, heats, SRP_LABEL)
+    heats = [
+        HeatMap(", ".join(filter(None, (label, f"m = {r.segment}"))), _groups(r).value, [], "expert")
+        for label, found in results.items()
+        for r in found
+    ]
+    return draw_heat(path, heats, SRP_LABEL)
 
 
-def plot_sch(path: str, results: Mapping[str, Sequence[Sch]], *, by_layer: bool = False) -> None:
-    """Draw SCH against segment length, a line for each trace and cache size; by layer a heat map for each.
+def plot_sch(path: str | None, results: Mapping[str, Sequence[Sch]], *, by_layer: bool = False) -> Any:
+    """Draw SCH against segment length, a line for each trace and cache size; by layer one heat map for each trace.
 
     Args:
-        path: the picture, .png, .svg or .pdf.
+        path: the picture, .png, .svg or .pdf; None: it is not written.
         results: by trace, one for each segment length and cache size.
-        by_layer: draw heat maps of layers and segment lengths.
+        by_layer: draw heat maps: layers downwards, segment lengths across, from one cache size to the next.
     """
-    lines, heats = [], []
+    first = next(iter(results.values()))[0]
+    if by_layer:
+        return draw_heat(path, [_sch_heat(*item) for item in results.items()], f"{SCH_LABEL} ({first.definition})")
+    lines = []
     for label, found in results.items():
         for cache in dict.fromkeys(result.cache for result in found):
             mine = [result for result in found if result.cache == cache]
             lengths = [result.segment for result in mine]
             name = f"{label}, {cache}" if len(results) > 1 else cache
             lines.append(PlotLine(name, lengths, [r.value for r in mine], *_ends([r.interval for r in mine])))
-            if by_layer:
-                values = np.array([r.by_layer for r in mine if r.by_layer is not None]).T
-                heats.append(HeatMap(f"{label}, cache {cache}", values, [str(m) for m in lengths], LENGTH))
-    first = next(iter(results.values()))[0]
-    if by_layer:
-        draw_heat(path, heats, f"{SCH_LABEL} ({first.definition})")
-    else:
-        title = f"{', '.join(results)}: {first.definition}, scope {first.scope}" if len(results) == 1 else ""
-        draw_lines(path, {title: lines}, LENGTH, f"{SCH_LABEL} ({first.definition})", log=True)
+    title = f"{', '.join(results)}: {first.definition}, scope {first.scope}" if len(results) == 1 else ""
+    return draw_lines(path, {title: lines}, LENGTH, f"{SCH_LABEL} ({first.definition})", log=True)
+
+
+def _sch_heat(label: str, found: Sequence[Sch]) -> HeatMap:
+    """Return the heat map of a trace; a column for each segment length of each cache size, named by what differs."""
+    ordered = sorted(found, key=lambda result: list(dict.fromkeys(r.cache for r in found)).index(result.cache))
+    values = np.array([result.by_layer for result in ordered if result.by_layer is not None]).T
+    lengths, caches = {result.segment for result in found}, {result.cache for result in found}
+    if len(caches) == 1:
+        return HeatMap(f"{label}, cache {found[0].cache}", values, [str(r.segment) for r in ordered], LENGTH)
+    if len(lengths) == 1:
+        return HeatMap(f"{label}, m = {found[0].segment}", values, [r.cache for r in ordered], "cache size")
+    names = [
+        f"{result.segment}\n{result.cache}" if result.segment == min(lengths) else str(result.segment)
+        for result in ordered
+    ]
+    return HeatMap(label, values, names, f"{LENGTH}, of each cache size")
 
 
 def _rows(found: Sequence[Srp]) -> list[NameRow]:

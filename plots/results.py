@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lrcsim.plots.figure import open_figure
-from lrcsim.plots.looks import COLOURS, dress, legend_below, look_of
+from lrcsim.plots.labels import Point, place_names
+from lrcsim.plots.looks import MARKERS, colour, dress, grey, legend_below, look_of, shortened
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -15,7 +19,7 @@ if TYPE_CHECKING:
     from lrcsim.sweeps.query import Pivot
 
 
-def plot_pivot(path: str, pivot: Pivot) -> None:
+def plot_pivot(path: str | None, pivot: Pivot) -> Any:
     """Draw a line for each row of a pivot: columns such as 2x, 4x stand where their numbers say; names give dots.
 
     Raises:
@@ -42,37 +46,110 @@ def plot_pivot(path: str, pivot: Pivot) -> None:
         dress(axes, pivot.column + suffix, label)
         axes.set_ylim(bottom=0)
         legend_below(figure, [axes], title=pivot.row)
+    return figure
 
 
-def plot_front(path: str, table: pa.Table, front: pa.Table, columns: Sequence[str]) -> None:
-    """Draw all runs as dots over two columns, the Pareto front as a line.
+NAMED = 24
+"""Points of fronts that are named, as far as there is room; of more the first."""
+
+
+def plot_front(path: str | None, table: pa.Table, candidates: pa.Table, columns: Sequence[str]) -> Any:
+    """Draw all runs as dots over two columns, and the Pareto front of each machine as a line, its points named.
 
     Args:
-        path: the picture.
+        path: the picture; None: it is not written.
         table: all runs.
-        front: those of the front.
-        columns: the first goes up, the second to the right.
+        candidates: those that the fronts are of.
+        columns: the first goes to the right, the second up.
 
     Raises:
         ConfigError: another ending than that of a picture.
         TraceError: the file cannot be written.
     """
-    from lrcsim.sweeps.query import direction
+    import pyarrow as pa
 
-    up, right = (direction(table, column)[0] for column in columns[:2])
-    step = "steps-post" if direction(table, columns[1])[1] < 0 else "steps-pre"  # what one run reaches, a worse x does
+    from lrcsim.sweeps.query import direction, pareto, varying
+
+    (right, way), (up, _) = (direction(table, column) for column in columns[:2])
+    step = "steps-pre" if way > 0 else "steps-post"  # what one run reaches, a worse x does
     (x_scale, x_label), (y_scale, y_label) = (_unit(name, table[name].to_pylist()) for name in (right, up))
+
+    def points(rows: pa.Table) -> list[Point]:
+        pairs = zip(rows[right].to_pylist(), rows[up].to_pylist(), _names(rows, said), strict=True)
+        return sorted((x_scale * x, y_scale * y, name) for x, y, name in pairs if None not in (x, y))
+
+    fronts = {machine: pareto(rows, columns) for machine, rows in _by_machine(candidates).items()}
+    whole = pa.concat_tables(fronts.values())
+    said = [name for name in varying(whole) if name not in (right, up, MACHINE)]
     with open_figure(path, figsize=(7, 3.8)) as (figure, axes):
-        for rows, style in (
-            (table, {"linestyle": "", "color": "0.7", "label": f"{len(table):,} runs"}),
-            (front, {"drawstyle": step, "color": COLOURS[0], "label": "Pareto front"}),
-        ):
-            pairs = zip(rows[right].to_pylist(), rows[up].to_pylist(), strict=True)
-            points = sorted((x_scale * x, y_scale * y) for x, y in pairs if None not in (x, y))
-            axes.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=3, **style)
+        every = points(table)
+        axes.plot(*_sides(every), "o", ms=3, color=grey(0.7), label=f"{len(table):,} runs", zorder=1)
+        named: list[Point] = []
+        kept_off = [(x, y, "") for x, y, _ in every]
+        for number, (machine, rows) in enumerate(fronts.items()):
+            found = points(rows)
+            look = {"color": colour(number), "marker": MARKERS[number % len(MARKERS)], "ms": 4, "drawstyle": step}
+            axes.plot(*_sides(found), label=f"Pareto front{machine and f', {machine}'}", **look)
+            named += found
+            kept_off += [*_along(found, step), *((x, y, "") for x, y, _ in found)]
         dress(axes, x_label, y_label)
+        axes.margins(x=0.08, y=0.1)
         axes.set_ylim(bottom=0)
         legend_below(figure, [axes])
+        figure.draw_without_rendering()
+        place_names({axes: [*_first_of_each(named)[:NAMED], *kept_off]})
+    return figure
+
+
+MACHINE = "hardware"
+"""The column that says the machine."""
+
+
+def _by_machine(table: pa.Table) -> dict[str, pa.Table]:
+    """Return the rows of each machine, where there are several; else all under an empty name."""
+    if MACHINE not in table.column_names:
+        return {"": table}
+    machines = table[MACHINE].to_pylist()
+    names = list(dict.fromkeys(machines))
+    if len(names) < 2:
+        return {"": table}
+    return {
+        shortened(str(name), 30): table.take([row for row, machine in enumerate(machines) if machine == name])
+        for name in names
+    }
+
+
+def _names(rows: pa.Table, said: Sequence[str]) -> list[str]:
+    """Return what tells runs apart, in words: ``lru, 2x``."""
+    cells = zip(*(rows[name].to_pylist() for name in said), strict=True) if said else [()] * len(rows)
+    return [shortened(", ".join(str(cell) for cell in row if cell is not None), 28) for row in cells]
+
+
+def _along(points: Sequence[Point], step: str) -> list[Point]:
+    """Return places along a front's line, which names keep off."""
+    corners = [
+        (right, lower) if step == "steps-post" else (left, upper)
+        for (left, lower, _), (right, upper, _) in pairwise(points)
+    ]
+    stops = [
+        pair
+        for (x, y, _), corner, (u, v, _) in zip(points, corners, points[1:], strict=False)
+        for pair in (((x, y), corner), (corner, (u, v)))
+    ]
+    return [
+        (x + part * (u - x), y + part * (v - y), "")
+        for (x, y), (u, v) in stops
+        for part in np.linspace(0, 1, 24).tolist()
+    ]
+
+
+def _first_of_each(points: Sequence[Point]) -> list[Point]:
+    """Return the points without those that lie on another and are named as it is."""
+    return list({(round(x, 9), round(y, 9), name): (x, y, name) for x, y, name in points}.values())
+
+
+def _sides(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    return [x for x, _, _ in points], [y for _, y, _ in points]
 
 
 def _unit(name: str, values: Sequence[Any]) -> tuple[float, str]:

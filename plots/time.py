@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.plots.charts import LETTERS
 from lrcsim.plots.figure import open_figure
-from lrcsim.plots.looks import COLOURS, shortened
+from lrcsim.plots.looks import colour, grid, ink, shortened
+from lrcsim.plots.settings import high_as, width
 from lrcsim.traces import DECODE
 
 if TYPE_CHECKING:
@@ -18,12 +20,14 @@ if TYPE_CHECKING:
 BINS = 300  # tokens are averaged into at most so many bars
 
 
-def plot_time(result: Result, path: str) -> None:
+def plot_time(result: Result, path: str | None) -> Any:
     """Draw stacked time per decoded token, link use, and by layer and time hits and, in scope model, residents.
 
+    Without samples only the first of these.
+
     Args:
-        result: of `simulate` with ``samples=True``.
-        path: the picture, .png, .svg or .pdf.
+        result: of `simulate` on a machine, with ``samples=True`` for all of it.
+        path: the picture, .png, .svg or .pdf; None: it is not written.
 
     Raises:
         ConfigError: another ending.
@@ -33,18 +37,23 @@ def plot_time(result: Result, path: str) -> None:
     assert timed is not None
     config = result.config
     panels = 4 if config["scope"] == "model" else 3  # in scope layer every layer has its full share of residents
-    ratios = (3, 2, 2, 2)[:panels]
-    with open_figure(path, panels, 1, figsize=(7, 0.95 * sum(ratios)), height_ratios=ratios) as (figure, axes):
-        figure.suptitle(
-            f"{shortened(str(result.trace.model))} on {config['hardware']}\n"
-            f"{config['policy']}, cache {config['cache']}, miss {config['miss']}, prefetch {config['prefetch']}"
+    ratios = (3, 2, 2, 2)[:panels] if timed.samples is not None else (3,)
+    size, letters = (width(), high_as(0.95, 0.75) * sum(ratios)), int(LETTERS * width())
+    with open_figure(path, len(ratios), 1, figsize=size, height_ratios=ratios, squeeze=False) as (figure, panes):
+        axes = panes[:, 0]
+        lines = (
+            f"{shortened(str(result.trace.model))} on {config['hardware']}",
+            f"{config['policy']}, cache {config['cache']}, miss {config['miss']}, prefetch {config['prefetch']}",
         )
+        figure.suptitle("\n".join(shortened(line, letters) for line in lines))
         _per_token(axes[0], timed)
-        _links(axes[1], timed)
-        _maps(figure, axes[2:], result)
+        if timed.samples is not None:
+            _links(axes[1], timed)
+            _maps(figure, axes[2:], result)
         for axis in axes[:2]:
-            axis.grid(color="0.9", linewidth=0.5)
+            grid(axis)
             axis.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 def _per_token(axis: Any, timed: Timed) -> None:
@@ -64,16 +73,16 @@ def _per_token(axis: Any, timed: Timed) -> None:
 
     edges = [int(part[0]) for part in bins] + [len(chosen)]
     bottom = np.zeros(len(bins))
-    for label, values, colour in (
-        ("compute", chosen[:, 2], COLOURS[0]),
-        ("overhead", chosen[:, 3], COLOURS[4]),
-        ("stall", stall, COLOURS[1]),
+    for label, values, place in (
+        ("compute", chosen[:, 2], 0),
+        ("overhead", chosen[:, 3], 4),
+        ("stall", stall, 1),
     ):
         heights = np.array(mean(values))
-        axis.stairs(bottom + heights, edges, baseline=bottom, fill=True, color=colour, label=label)
+        axis.stairs(bottom + heights, edges, baseline=bottom, fill=True, color=colour(place), label=label)
         bottom += heights
     if chosen[:, 4].any():
-        axis.stairs(mean(chosen[:, 4]), edges, color="black", linewidth=0.8, label="CPU at work, beside")
+        axis.stairs(mean(chosen[:, 4]), edges, color=ink(), linewidth=0.8, label="CPU at work, beside")
     averaged = f", mean of {len(chosen) // len(bins)}" if len(chosen) > len(bins) else ""
     axis.set(xlabel=f"decode step{averaged}", ylabel="ms per token", xlim=(0, len(chosen)), ylim=(0, None))
     axis.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=4)
@@ -89,9 +98,9 @@ def _links(axis: Any, timed: Timed) -> None:
         if not samples.link_bytes[name][-1]:
             continue
         used = np.divide(np.diff(busy), passed, out=np.zeros(len(passed)), where=passed > 0)
-        colour = COLOURS[(0, 2)[drawn % 2]]
+        shade = colour((0, 2)[drawn % 2])
         axis.stairs(
-            100 * used, times, baseline=None, color=colour, label=f"{name} busy", linestyle=("-", "--")[drawn % 2]
+            100 * used, times, baseline=None, color=shade, label=f"{name} busy", linestyle=("-", "--")[drawn % 2]
         )
         drawn += 1
     if not drawn:

@@ -9,6 +9,7 @@ import numpy as np
 
 from lrcsim.base.kinds import named
 from lrcsim.base.reprs import short
+from lrcsim.base.shown import Shown
 from lrcsim.simulator.baselines import Bound
 from lrcsim.simulator.compiled.engine_for import Engine
 from lrcsim.simulator.compiled.reroute import Rerouting
@@ -28,7 +29,7 @@ _tokens: Kept[tuple[int, int]] = Kept()
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Shown):
     """What `simulate` found.
 
     Attributes:
@@ -52,6 +53,8 @@ class Result:
     timed: Timed | None = None
     engine: Engine = "python"
     routing: Routing | None = None
+
+    drawn_by = "plots.shown:draw_result"
 
     @property
     def trace(self) -> RoutingTrace:
@@ -77,6 +80,27 @@ class Result:
             time = self.timed.tally.to_dict()["time"]
             lines.append(f"  {time['total_s']:.6g} s, decode {short(time['decode_tokens_per_s'])} tokens/s")
         return "\n".join(lines) + ">"
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """Return a row for each phase and MoE layer that was accessed."""
+        counts = self.counts
+        loaded, sizes = counts.loaded_bytes, self.trace.expert_bytes
+        rows = []
+        for phase, name in ((PREFILL, "prefill"), (DECODE, "decode")):
+            for layer in np.flatnonzero(counts.accesses[phase]).tolist():
+                accesses, misses = int(counts.accesses[phase, layer]), int(counts.misses[phase, layer])
+                row = {
+                    "phase": name,
+                    "layer": layer,
+                    "accesses": accesses,
+                    "hits": accesses - misses,
+                    "misses": misses,
+                    "hit_rate": (accesses - misses) / accesses,
+                }
+                if loaded is None and sizes is not None:
+                    row["bytes_loaded"] = misses * int(sizes[layer])
+                rows.append(row)
+        return rows
 
     @property
     def hit_rate(self) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.base.progress import Progress, part_of
@@ -18,6 +18,9 @@ from lrcsim.simulator.setup.options import takes_options
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import RoutingTrace
 
+if TYPE_CHECKING:
+    from lrcsim.simulator.time.spans import Logged
+
 
 def simulate(
     trace: RoutingTrace,
@@ -26,7 +29,7 @@ def simulate(
     *,
     record: bool = False,
     progress: Progress | None = None,
-    log: bool = False,
+    log: Logged = False,
     samples: bool = False,
     **options: Any,
 ) -> Result:
@@ -39,7 +42,8 @@ def simulate(
             with one entry per layer.
         record: keep a hit flag for every access in ``result.counts.hit``, in the order of `Schedule`.
         progress: called with tokens done and tokens in all, over all the replays together.
-        log: with hardware, keep every span of time in ``result.timed.log``.
+        log: with hardware, keep every span of time in ``result.timed.log``; of a pair of tokens, as ``(100, 120)``, the
+            spans of the forward passes over tokens 100 to 119 of the run.
         samples: with hardware, keep the state along the way in ``result.timed.samples``.
         options: all other fields of `lrcsim.simulator.setup.options.Options`: ``scope``, ``access``, ``warm``,
             ``hardware``, ``miss``, ``prefetch`` ...
@@ -54,6 +58,11 @@ def simulate(
     """
     if options.get("hardware") is None and (log or samples):
         raise ConfigError("option 'log' is about time: name a machine with it, as hardware='rtx-4090'")
+    if isinstance(log, tuple) and not 0 <= log[0] < min(log[1], trace.num_tokens):
+        raise ConfigError(
+            f"a timeline of tokens {log[0]}:{log[1]} is not possible: the trace has {trace.num_tokens:,} tokens, give "
+            "the first and the one behind the last, as 100:120"
+        )
     if options.get("hardware") is not None and record:
         raise ConfigError("record is for hits alone: leave out hardware, or use log=True")
     run = Run.of(trace, policy=policy, cache=cache, **options)
@@ -64,7 +73,7 @@ takes_options(simulate, "cache", "serving", "machine")
 
 
 def result_of(
-    run: Run, *, record: bool = False, progress: Progress | None = None, log: bool = False, samples: bool = False
+    run: Run, *, record: bool = False, progress: Progress | None = None, log: Logged = False, samples: bool = False
 ) -> Result:
     """Do a run; arguments as in `simulate`.
 

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import TraceError, did_you_mean
+from lrcsim.base.shown import Shown
+from lrcsim.traces.activations import activations
 from lrcsim.traces.check import check_offsets, check_shapes, check_tokens
 from lrcsim.traces.columns import STORED, Column, id_dtype, in_memory, is_ids, mark_missing, signed_ids
 from lrcsim.traces.hdf5 import TraceFile
@@ -34,7 +36,7 @@ class Identity:
     """What copies of a trace have in common: the same object says that their columns are the same."""
 
 
-class RoutingTrace:
+class RoutingTrace(Shown):
     """Which experts every token used at every MoE layer, request after request.
 
     Build one with `from_arrays`, `open` or an importer. A trace opened from a file reads nothing but its header until
@@ -404,6 +406,21 @@ class RoutingTrace:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+    drawn_by = "plots.shown:draw_trace"
+    drawn_small_by = "plots.shown:draw_trace_small"
+
+    def to_arrow(self, low: int = 0, high: int | None = None) -> Any:
+        """Return a `pyarrow.Table` of tokens ``low`` to ``high``: a row for each token, layer and rank.
+
+        Columns as `lrcsim.traces.activations.activations` says; a million tokens of 48 layers and 8 experts are 384
+        million rows.
+        """
+        import pyarrow as pa
+
+        end = self.num_tokens if high is None else min(high, self.num_tokens)
+        blocks = [(at, min(at + 16_384, end)) for at in range(max(low, 0), end, 16_384)] or [(0, 0)]
+        return pa.concat_tables([pa.table(activations(self, *block)) for block in blocks])
 
     def __repr__(self) -> str:
         return (

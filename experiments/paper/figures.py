@@ -16,8 +16,9 @@ import numpy as np
 
 from lrcsim.experiments.paper.measure import MeasuredTrace
 from lrcsim.experiments.paper.names import Model, generated, models_in
-from lrcsim.plots.figure import open_figure, width
+from lrcsim.plots.figure import open_figure
 from lrcsim.plots.looks import COLOURS, MARKERS, dress, legend_below, look_of, shortened
+from lrcsim.plots.settings import width
 
 # What the figures of other modules take from here.
 __all__ = ["look_of", "open_figure", "panels", "shown_in", "tidy"]

@@ -11,8 +11,9 @@ from lrcsim.experiments.paper.figures import look_of_model, tidy
 from lrcsim.experiments.paper.measure import AT, MeasuredTrace
 from lrcsim.experiments.paper.names import Model, generated, models_in
 from lrcsim.experiments.paper.tradeoff import above_floor, balanced_globally
-from lrcsim.plots.figure import open_figure, width
+from lrcsim.plots.figure import open_figure
 from lrcsim.plots.looks import legend_below
+from lrcsim.plots.settings import width
 
 
 def local_and_global(path: str, found: Sequence[MeasuredTrace]) -> None:

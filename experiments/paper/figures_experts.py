@@ -11,8 +11,9 @@ from lrcsim.experiments.paper.figures import finite, model_panels, tidy, with_ea
 from lrcsim.experiments.paper.figures import shown_models as shown
 from lrcsim.experiments.paper.measure import MeasuredTrace
 from lrcsim.experiments.paper.names import Model, generated
-from lrcsim.plots.figure import open_figure, width
+from lrcsim.plots.figure import open_figure
 from lrcsim.plots.looks import COLOURS, legend_below, shortened
+from lrcsim.plots.settings import width
 
 SPECIALISATIONS = {
     "domain": "in domains",

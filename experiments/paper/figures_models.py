@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from lrcsim.experiments.paper.figures import FEW, RELATIVE, look_of_model, say_kinds, shown_models, tidy
-from lrcsim.experiments.paper.labels import place_names
 from lrcsim.experiments.paper.measure import AT, SCH, MeasuredTrace
 from lrcsim.experiments.paper.names import REAL, TOYS, Model, generated, models_in
 from lrcsim.experiments.paper.published import SEGMENTS, published
-from lrcsim.plots.figure import open_figure, width
+from lrcsim.plots.figure import open_figure
+from lrcsim.plots.labels import place_names
 from lrcsim.plots.looks import COLOURS, legend_below, shortened
+from lrcsim.plots.settings import width
 from lrcsim.simulator.metrics.specialisation import pearson
 
 HOLLOW = {"s": 14, "facecolors": "none", "edgecolors": "0.5", "linewidths": 0.7}

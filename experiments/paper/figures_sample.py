@@ -11,7 +11,8 @@ from lrcsim.experiments.paper.figures import model_panels, shown_in, with_each
 from lrcsim.experiments.paper.measure import AT, Floats, MeasuredTrace
 from lrcsim.experiments.paper.sample import Sample, sample_of
 from lrcsim.plots.charts import heat_map
-from lrcsim.plots.figure import open_figure, width
+from lrcsim.plots.figure import open_figure
+from lrcsim.plots.settings import width
 
 TOKENS = 48
 """Tokens of the picture of router scores: their ids can be read at the width of a page."""

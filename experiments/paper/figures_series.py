@@ -12,8 +12,9 @@ from lrcsim.experiments.paper.inputs import trained
 from lrcsim.experiments.paper.measure import AT, SCH, MeasuredTrace
 from lrcsim.experiments.paper.names import short_name
 from lrcsim.experiments.paper.published import SEGMENTS, published
-from lrcsim.plots.figure import open_figure, width
+from lrcsim.plots.figure import open_figure
 from lrcsim.plots.looks import COLOURS, legend_below, look_of
+from lrcsim.plots.settings import width
 
 
 def pairs(path: str, every: Sequence[tuple[MeasuredTrace, MeasuredTrace]]) -> None:

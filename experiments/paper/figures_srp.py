@@ -22,8 +22,9 @@ from lrcsim.experiments.paper.figures import (
 from lrcsim.experiments.paper.measure import AT, MeasuredTrace
 from lrcsim.experiments.paper.names import Model, generated, models_in
 from lrcsim.experiments.paper.published import SEGMENTS, published
-from lrcsim.plots.figure import open_figure, width
+from lrcsim.plots.figure import open_figure
 from lrcsim.plots.looks import COLOURS, legend_below
+from lrcsim.plots.settings import width
 
 
 def srp_by_length(path: str, found: Sequence[MeasuredTrace]) -> None:

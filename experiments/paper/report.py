@@ -15,7 +15,7 @@ from lrcsim.base.tables import Row, Table, plain
 from lrcsim.cli.output import write_json
 from lrcsim.experiments.paper.measure import AT
 from lrcsim.experiments.paper.published import published
-from lrcsim.plots.figure import Size, sized
+from lrcsim.plots.settings import Size, sized
 
 INTRO = """# The paper's figures and tables on these traces
 

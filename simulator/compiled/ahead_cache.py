@@ -31,9 +31,10 @@ def has_ahead_loop(job: Run) -> bool:
     """Return whether `AheadCache` runs the policy of a run.
 
     It does sch-lookahead, and sch-static unless experts of unlike bytes share a pool: there what misses may find room.
+    Experts of one layer are alike to it.
     """
     policy = make_policy(job.policy)
-    if job.access != "coresident":
+    if job.access != "coresident" or job.trace.layers.sized_by_expert:
         return False
     unlike = any(size.bytes_per_expert is not None and len({*size.bytes_per_expert}) > 1 for size in job.pools)
     return kernel_of(policy, Stack) == Stack.LOOKAHEAD or (kernel_of(policy, Stack) == Stack.STATIC and not unlike)

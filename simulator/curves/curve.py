@@ -13,6 +13,7 @@ import numpy.typing as npt
 from lrcsim.base.errors import ConfigError
 from lrcsim.base.progress import Progress, part_of
 from lrcsim.base.reprs import short_repr
+from lrcsim.base.shown import Shown
 from lrcsim.policies import PolicySpec, make_policy
 from lrcsim.policies.routing import make_rule
 from lrcsim.simulator.cache.capacity import PoolSize, parse_bytes, resolve_capacity
@@ -32,7 +33,7 @@ AROUND = (0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16)
 
 
 @dataclass(frozen=True)
-class Curve:
+class Curve(Shown):
     """Hit rate against capacity, for one policy.
 
     Attributes:
@@ -61,7 +62,20 @@ class Curve:
     engine: EngineName = "replay"
     proven: bool = False
 
+    drawn_by = "plots.shown:draw_curve"
     __repr__ = short_repr
+
+    def _rows(self) -> dict[str, Any]:
+        """Return a row for each capacity: in ``unit`` and relative, with the hit rates."""
+        columns = {
+            "policy": [self.policy] * len(self.capacities),
+            "capacity": self.capacities,
+            "relative": self.relative,
+            "hit_rate": self.hit_rate,
+            "prefill_hit_rate": self.prefill_hit_rate,
+            "decode_hit_rate": self.decode_hit_rate,
+        }
+        return {name: values for name, values in columns.items() if values is not None}
 
     @property
     def knee(self) -> int:

@@ -33,6 +33,7 @@ import numpy.typing as npt
 from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.base.progress import Progress
 from lrcsim.base.reprs import short_repr
+from lrcsim.base.shown import Shown
 from lrcsim.base.text import number, numbers
 from lrcsim.simulator.cache.capacity import CacheSize, Scope, resolve_capacity
 from lrcsim.simulator.compiled.by_request import lookahead_by_request
@@ -48,7 +49,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Sch:
+class Sch(Shown):
     """SCH of a trace at one segment length and cache size, and at all others beside it.
 
     Attributes:
@@ -79,7 +80,12 @@ class Sch:
     relative: Floats
     hit_rate: Floats
 
+    drawn_by = "plots.shown:draw_sch"
     __repr__ = short_repr
+
+    def _rows(self) -> dict[str, Any]:
+        """Return a row for each capacity, experts of a layer or of the pool, with the SCH there."""
+        return {"capacity": self.capacities, "relative": self.relative, "hit_rate": self.hit_rate}
 
     def to_dict(self, label: str) -> dict[str, Any]:
         """Return JSON values, None for what is not known; ``label`` names the trace."""

@@ -31,6 +31,7 @@ import numpy.typing as npt
 from lrcsim.base.errors import ConfigError, check_choice
 from lrcsim.base.progress import Progress, part_of
 from lrcsim.base.reprs import short_repr
+from lrcsim.base.shown import Shown
 from lrcsim.base.text import number, numbers
 from lrcsim.simulator.metrics import window_kernels
 from lrcsim.simulator.metrics.bootstrap import basic_interval, check_bootstrap, number_of_blocks, resample_blocks
@@ -81,7 +82,7 @@ class SrpGroups:
 
 
 @dataclass(frozen=True)
-class Srp:
+class Srp(Shown):
     """SRP of a trace at one segment length, pooled over all layers, experts and requests.
 
     Attributes:
@@ -118,7 +119,27 @@ class Srp:
     positions: Ints | None = None
     draws: Floats | None = None
 
+    drawn_by = "plots.shown:draw_srp"
     __repr__ = short_repr
+
+    def _rows(self) -> dict[str, Any]:
+        """Return a row for each group of ``level``, for the whole at level ``"model"``."""
+        names = ("value", "floor", "group_size", "activation", "tau", "windows", "low", "high")
+        if self.groups is None:
+            low, high = (None, None) if self.interval is None else self.interval
+            found = {**vars(self), "low": low, "high": high}
+            return {"segment": [self.segment], **{name: [found[name]] for name in names}}
+        shape = self.groups.value.shape
+        places: dict[str, Any]
+        if self.level == "expert":
+            places = dict(zip(("layer", "expert"), (at.ravel() for at in np.indices(shape)), strict=True))
+        elif self.labels is not None:
+            places = {self.level: list(self.labels)}
+        else:
+            places = {self.level: np.arange(shape[0]) if self.positions is None else self.positions}
+        columns = {name: getattr(self.groups, name) for name in names}
+        known = {name: np.ravel(values) for name, values in columns.items() if values is not None}
+        return {"segment": np.full(self.groups.value.size, self.segment), **places, **known}
 
     @property
     def labels(self) -> tuple[str, ...] | None:

@@ -163,6 +163,8 @@ class Engine:
                 yield env.timeout(step - begin)  # where rounding leaves the clock just before, it waits once more
                 tally.idle += env.now - begin
                 continue
+            if self.log is not None:
+                self.log.begin(begin, step.first_token, step.size.tokens)
             if self.residency.begin(step):
                 self._forget_prefetches()
             self._evict(self.residency.evicted)
@@ -180,7 +182,7 @@ class Engine:
                 tally.compute += after
             tally.end(step, begin, env.now, self.links)
             if self.log is not None:
-                self.log.step(begin, env.now, step.phase, step.sequences)
+                self.log.step(begin, env.now, step.phase, step.sequences, *tally.steps[-3:-1])
             if self.progress is not None:
                 self.progress(step.first_token + step.size.tokens)
 

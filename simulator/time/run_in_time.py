@@ -26,7 +26,7 @@ from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.compiled import closed_form_is_compiled, has_compiled_cache, run_compiled, unsupported
 from lrcsim.simulator.time.engine import Engine
 from lrcsim.simulator.time.residency import Residency
-from lrcsim.simulator.time.spans import Log
+from lrcsim.simulator.time.spans import Log, Logged
 from lrcsim.simulator.time.tally import GivenUp, Tally
 from lrcsim.simulator.time.time_bounds import Limits, free_loads, time_limits
 from lrcsim.traces import DECODE, PREFILL
@@ -124,7 +124,8 @@ class Timed:
             )
         if self.log is not None and self.log.dropped:
             notes.append(
-                f"the timeline keeps {self.log.limit:,} spans: the last {self.log.dropped:,} of the run are not in it"
+                f"the timeline keeps {self.log.limit:,} spans: the last {self.log.dropped:,} are not in it; "
+                "--timeline-tokens 100:120 (log=(100, 120)) keeps those of some tokens"
             )
         return notes
 
@@ -157,7 +158,7 @@ def _lossy_advice(action: str, given_up: GivenUp) -> list[str]:
 def run_timed(
     run: Run,
     *,
-    log: bool = False,
+    log: Logged = False,
     samples: bool = False,
     progress: Progress | None = None,
 ) -> Timed:
@@ -165,7 +166,7 @@ def run_timed(
 
     Args:
         run: what to run, on a machine.
-        log: keep every span.
+        log: keep every span, or those of a window of tokens.
         samples: keep the state along the way.
         progress: called with tokens done and tokens in all.
 
@@ -179,7 +180,7 @@ def run_timed(
     arrivals = options.arrivals
     if arrivals is not None:
         check_arrivals(make_policy(run.policy), platform.prefetcher)
-    if (compiled := _compiled(run, platform, events=log or samples)) is not None:
+    if (compiled := _compiled(run, platform, events=bool(log) or samples)) is not None:
         return compiled(None if progress is None else _told(progress, run.trace.num_tokens))
     sizes = platform.flat_sizes
     residency = Residency(run, platform.action, platform.dram_pool(run.trace), platform.shrink(len(run.pools)), sizes)
@@ -206,7 +207,7 @@ def run_timed(
         start(prefetcher)
     watch = _Watch(residency, run.trace.num_tokens) if samples else None
     steps: Iterable[Step] | TimedSteps = steps_of(schedule, future, uses=uses) if arriving is None else arriving
-    kept = Log(schedule.stride) if log else None
+    kept = Log(schedule.stride, window=log if isinstance(log, tuple) else None) if log else None
     engine = Engine(
         steps if watch is None else watch.along(steps),
         residency,

@@ -14,8 +14,9 @@ pytest.importorskip("matplotlib")
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.plots.charts import HeatMap, PlotLine, draw_heat, draw_lines
-from lrcsim.plots.figure import WIDTHS, open_figure, sized, width
+from lrcsim.plots.figure import open_figure
 from lrcsim.plots.looks import dress, legend_below, look_of, shortened, sparse
+from lrcsim.plots.settings import WIDTHS, sized, width
 
 
 def drawn(path: Path, **options: Any) -> bytes:

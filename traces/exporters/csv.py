@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import csv
 
 from lrcsim.base.errors import TraceError
+from lrcsim.traces.activations import activations
 from lrcsim.traces.importers.source import Progress
 from lrcsim.traces.trace import RoutingTrace
 
@@ -39,7 +39,7 @@ def write(trace: RoutingTrace, path: Path, progress: Progress) -> list[str]:
             start, stop = int(trace.offsets[request]), int(trace.offsets[request + 1])
             for low in range(start, stop, RUN):
                 high = min(low + RUN, stop)
-                batch = _rows(trace, request, start, low, high)
+                batch = _rows(trace, low, high)
                 if writer is None:
                     writer = csv.CSVWriter(file, batch.schema, write_options=csv.WriteOptions(quoting_style="needed"))
                 writer.write_batch(batch)
@@ -73,27 +73,6 @@ def _header(trace: RoutingTrace) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rows(trace: RoutingTrace, request: int, start: int, low: int, high: int) -> pa.RecordBatch:
-    experts = trace.read("experts", low, high)
-    within_k = np.broadcast_to(np.arange(experts.shape[2])[None, :] < trace.layers.top_k[:, None], experts.shape)
-
-    def spread(values: npt.NDArray[Any], *axes: int) -> npt.NDArray[Any]:
-        return np.broadcast_to(np.expand_dims(values, axes), experts.shape)[within_k]
-
-    token = np.arange(low, high)
-    columns: dict[str, Any] = {"request": np.full(int(within_k.sum()), request)}
-    if trace.domains is not None:
-        columns["domain"] = pa.repeat(trace.domains[request], len(columns["request"]))
-    if "phase" in trace.columns:
-        columns["phase"] = spread(trace.read("phase", low, high), 1, 2)
-    columns["token"] = spread(token - start, 1, 2)
-    if "token_ids" in trace.columns:
-        columns["token_id"] = spread(trace.read("token_ids", low, high), 1, 2)
-    columns["layer"] = spread(trace.layers.block, 0, 2)
-    columns["rank"] = spread(np.arange(experts.shape[2]), 0, 1)
-    columns["expert"] = experts[within_k]
-    if "weights" in trace.columns:
-        columns["weight"] = trace.read("weights", low, high)[within_k].astype(np.float32)
-    if "residency" in trace.columns:
-        columns["residency"] = trace.read("residency", low, high)[within_k]
+def _rows(trace: RoutingTrace, low: int, high: int) -> pa.RecordBatch:
+    columns = activations(trace, low, high)
     return pa.RecordBatch.from_pydict({name: pa.array(values) for name, values in columns.items()})

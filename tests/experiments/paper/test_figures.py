@@ -32,12 +32,13 @@ from lrcsim.experiments.paper import (
 from lrcsim.experiments.paper.__main__ import main
 from lrcsim.experiments.paper.figures import MOST, panels, shown_in, shown_models
 from lrcsim.experiments.paper.inputs import Input
-from lrcsim.experiments.paper.labels import SIZE, place_names
 from lrcsim.experiments.paper.measure import MeasuredTrace, PaperOptions, measure
 from lrcsim.experiments.paper.names import REAL, TOYS, models_in, short_name
 from lrcsim.experiments.paper.published import key_of, published
 from lrcsim.experiments.paper.sample import router_scores
-from lrcsim.plots.figure import WIDTHS, open_figure, sized
+from lrcsim.plots.figure import open_figure
+from lrcsim.plots.labels import SIZE, place_names
+from lrcsim.plots.settings import WIDTHS, sized
 from lrcsim.traces import RoutingTrace
 
 QUICK = PaperOptions(draws=10, segments=(4, 16), hardware=None)

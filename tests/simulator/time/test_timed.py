@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from machines import geometry, machine
 
+from lrcsim.base.errors import ConfigError
 from lrcsim.hardware import Gpu, load_profile
 from lrcsim.plots.chrome_trace import timeline_events, write_timeline
 from lrcsim.policies.recency import Lru
 from lrcsim.simulator import Result, simulate
+from lrcsim.simulator.serving.steps import steps_of
 from lrcsim.simulator.time import run_in_time
 from lrcsim.traces import RoutingTrace
+from lrcsim.traces.schedule import Schedule
 
 
 def toy(**options: Any) -> RoutingTrace:
@@ -199,6 +202,45 @@ def test_timeline_accounts_for_everything() -> None:
     steps = [event for event in events if event.get("cat") == "step"]
     assert len(steps) == len(tally.phases)
     assert sum(event["dur"] for event in steps) / 1e6 == pytest.approx(tally.total)
+
+
+def test_a_window_of_the_timeline_is_what_the_whole_one_has_of_its_passes() -> None:
+    """Tokens 100 to 119: the passes over them, and all that is in the whole log from their begin to their end."""
+    whole, part = logged(), simulate(small(300), "lru", "2x", hardware="rtx-3090", log=(100, 120))
+    assert whole.timed is not None
+    assert part.timed is not None
+    all_of_it, kept = whole.timed.log, part.timed.log
+    assert all_of_it is not None
+    assert kept is not None
+    assert len(whole.timed.tally.phases) == len(all_of_it.steps)  # nothing was dropped
+    numbers = [at for at, step in enumerate(all_of_it.steps) if step in kept.steps]
+    assert kept.steps == all_of_it.steps[numbers[0] : numbers[-1] + 1]  # passes that follow each other
+    sizes = [step.size.tokens for step in steps_of(Schedule(small(300), "step"))]
+    tokens = np.cumsum([0, *sizes])
+    assert tokens[numbers[0]] <= 100 < tokens[numbers[0] + 1]
+    assert tokens[numbers[-1]] <= 119 < tokens[numbers[-1] + 1]
+    low, high = kept.steps[0].start, kept.steps[-1].end
+    assert kept.spans == [span for span in all_of_it.spans if span.end >= low and span.start < high]
+    assert part.to_dict() == whole.to_dict()  # the run is the same
+
+
+@pytest.mark.parametrize("window", [(300, 400), (120, 100), (-1, 5)])
+def test_a_window_that_cannot_be_is_refused(window: tuple[int, int]) -> None:
+    with pytest.raises(ConfigError, match=rf"tokens {window[0]}:{window[1]} is not possible: the trace has 100 tokens"):
+        simulate(small(100), "lru", "2x", hardware="rtx-3090", log=window)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch": 3}, {"runtime": "llama.cpp"}], ids=str)
+def test_the_passes_of_a_timeline_say_what_they_stalled(options: dict[str, Any]) -> None:
+    """Their sums are those of the run; a batch's pass stands once, however many requests are in it."""
+    result = logged(**options)
+    assert result.timed is not None
+    assert result.timed.log is not None
+    passes = [event for event in timeline_events(result.timed.log) if event.get("cat") == "pass"]
+    time = result.to_dict()["time"]
+    assert len(passes) == len(result.timed.tally.phases)
+    for name in ("compute", "overhead", "stall"):
+        assert sum(event["args"][f"{name}_us"] for event in passes) / 1e6 == pytest.approx(time[f"{name}_s"], rel=1e-9)
 
 
 def test_same_run_same_bytes() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from lrcsim.plots.looks import grey
+
 SIZE = 6.5
 """Points of the letters."""
 AROUND = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
@@ -57,9 +59,9 @@ def _place(axes: Any, points: Sequence[Point]) -> list[str]:
             over = any(_overlap(box, other) for other in taken)
             near = gap == GAPS[0]
             if inside and not over and (near or crossing or _clear(at_x, at_y, offset, written)):
-                line = None if near else {"arrowstyle": "-", "lw": 0.4, "color": "0.5", "shrinkA": 0, "shrinkB": 1}
+                line = None if near else {"arrowstyle": "-", "lw": 0.4, "color": grey(0.5), "shrinkA": 0, "shrinkB": 1}
                 where = {"xytext": offset, "textcoords": "offset points", "ha": "center", "va": "center"}
-                axes.annotate(name, (x, y), fontsize=SIZE, color="0.25", arrowprops=line, **where)
+                axes.annotate(name, (x, y), fontsize=SIZE, color=grey(0.25), arrowprops=line, **where)
                 taken.append(box)
                 written.append(box)
                 break
