@@ -20,6 +20,8 @@ from click.shell_completion import (
     split_arg_string,
 )
 
+from lrcsim.cli.screen import echo
+
 VARIABLE = "_LRCSIM_COMPLETE"
 """What a shell sets when it asks; click reads it."""
 
@@ -197,4 +199,5 @@ def completion(shell: str) -> None:
 
     made: Any = get_completion_class(shell)
     found = made(cli, {}, "lrcsim", VARIABLE)
-    click.echo(found.source_template % found.source_vars())
+    for line in (found.source_template % found.source_vars()).splitlines():
+        echo(line)
