@@ -195,9 +195,7 @@ def completion(shell: str) -> None:
     zsh:  eval "$(lrcsim completion zsh)" in ~/.zshrc, after compinit
     fish: lrcsim completion fish > ~/.config/fish/completions/lrcsim.fish
     """  # noqa: D301
-    from lrcsim.cli.main import cli
-
     made: Any = get_completion_class(shell)
-    found = made(cli, {}, "lrcsim", VARIABLE)
+    found = made(click.get_current_context().find_root().command, {}, "lrcsim", VARIABLE)
     for line in (found.source_template % found.source_vars()).splitlines():
         echo(line)
