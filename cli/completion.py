@@ -20,6 +20,8 @@ from click.shell_completion import (
     split_arg_string,
 )
 
+from lrcsim.cli.screen import echo
+
 VARIABLE = "_LRCSIM_COMPLETE"
 """What a shell sets when it asks; click reads it."""
 
@@ -193,8 +195,7 @@ def completion(shell: str) -> None:
     zsh:  eval "$(lrcsim completion zsh)" in ~/.zshrc, after compinit
     fish: lrcsim completion fish > ~/.config/fish/completions/lrcsim.fish
     """  # noqa: D301
-    from lrcsim.cli.main import cli
-
     made: Any = get_completion_class(shell)
-    found = made(cli, {}, "lrcsim", VARIABLE)
-    click.echo(found.source_template % found.source_vars())
+    found = made(click.get_current_context().find_root().command, {}, "lrcsim", VARIABLE)
+    for line in (found.source_template % found.source_vars()).splitlines():
+        echo(line)

@@ -99,16 +99,16 @@ def Screen(*, stderr: bool = False) -> Any:  # noqa: N802  # a class, made when 
             return text
 
     file = sys.stderr if stderr else sys.stdout
-    size = {"width": 110} if not file.isatty() else {} if stderr else terminal_size(file)
-    return _Screen(stderr=stderr, highlight=False, emoji=False, **size)
+    width, height = (110, None) if not file.isatty() else (None, None) if stderr else terminal_size(file)
+    return _Screen(stderr=stderr, highlight=False, emoji=False, width=width, height=height)
 
 
-def terminal_size(file: TextIO) -> dict[str, int]:
-    """Return width and height of the terminal that a file is, of a dumb one too; empty: rich knows better."""
+def terminal_size(file: TextIO) -> tuple[int | None, int | None]:
+    """Return width and height of the terminal that a file is, of a dumb one too; None: rich knows better."""
     try:
         size = os.get_terminal_size(file.fileno())
     except (OSError, ValueError):
-        return {}
+        return None, None
     if os.environ.get("COLUMNS", "").isdigit() or not size.columns:
-        return {}
-    return {"width": size.columns, "height": max(size.lines, 1)}
+        return None, None
+    return size.columns, max(size.lines, 1)

@@ -90,7 +90,8 @@ def _print_table(
         )
     for row in rows:
         table.add_row(*row)
-    out.print(table, width=width, crop=False, overflow="ignore")
+    out.width = width
+    out.print(table, crop=False)
 
 
 def _print_pairs(out: Any, rows: Sequence[Sequence[str]], wide: int) -> None:

@@ -439,4 +439,4 @@ def _print_facts(facts: dict[str, Any]) -> None:
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
         rows.append((key, text if len(text) <= 200 else text[:197] + "..."))
     console().print(f"[bold]{facts['trace']}[/bold]")
-    print_rows(("", ""), [(f"[bold]{name}[/bold]", value) for name, value in rows], left=(0, 1), whole=(0,), gap=1)
+    print_rows(("", ""), [(f"[bold]{name}[/bold]", value) for name, value in rows], left=(0, 1), whole=(0,))

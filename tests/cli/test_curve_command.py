@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lrcsim.cli.curve import split_policies
-from lrcsim.traces import LayerTable, RoutingTrace
+from lrcsim.traces import RoutingTrace
 
 
 @pytest.fixture
@@ -105,9 +105,8 @@ def test_sizes_relative_to_the_active_experts(lrcsim: Callable[..., Any], trace_
 
 
 def test_a_relative_size_that_differs_by_layer_is_refused(lrcsim: Callable[..., Any], tmp_path: Path) -> None:
-    layers = LayerTable.build(2, [4, 8], 2)
     ids = np.random.default_rng(0).random((20, 2, 4)).argsort(axis=2)[:, :, :2]
-    RoutingTrace.from_arrays(ids, layers=layers).save(tmp_path / "m.h5")
+    RoutingTrace.from_arrays(ids, num_experts=[4, 8]).save(tmp_path / "m.h5")
     done = lrcsim("curve", tmp_path / "m.h5", "--cache", "50%")
     assert done.code == 1
     assert "comes to 2 to 4 experts, by layer" in done.err
