@@ -21,7 +21,6 @@ from lrcsim.simulator.compiled.ahead_loop import (
     run_static_windows,
 )
 from lrcsim.simulator.compiled.engine_for import kernel_of
-from lrcsim.simulator.compiled.pools import cost_of_layers
 from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces.schedule import Block, Schedule
@@ -63,7 +62,7 @@ class AheadCache:
         for number, size in enumerate(job.pools):
             layers = list(size.layers)
             pool_of_layer[layers] = number
-            cost[layers] = cost_of_layers(size, trace.num_layers)[layers]
+            cost[layers] = size.cost(trace.num_experts)[:: trace.num_experts]
         first_key = [size.layers[0] * trace.num_experts for size in job.pools]
         keys = trace.num_layers * trace.num_experts
         capacity = np.array([size.capacity for size in job.pools], np.int64)

@@ -32,7 +32,7 @@ def test_payback_is_the_time_lost_to_the_cpu() -> None:
     # 100 bytes at 80 bytes/s are 1.25 s of the link. On the CPU an expert takes 1 s; on the GPU half a second per
     # token: half a second is lost with one token, nothing with two, and half a second won with three.
     prices = Prices(FixedCosts(expert_s=0.5, cpu_bytes=100, cpu_rate=100), machine(link(80)), [100] * 3)
-    assert prices.upload == [1.25]
+    assert prices.upload == [1.25] * 3
     assert [prices.saved(0, tokens, 0) for tokens in (1, 2, 3)] == [0.5, 0, -0.5]
     rule = Admission(9, payback=True)
     found = [rule.choose([2], 0, [tokens], prices) for tokens in (1, 1, 2, 3, 1, 1, 1)]
