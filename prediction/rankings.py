@@ -45,7 +45,8 @@ def transition(earlier: Floats, used: Floats, fit: Bools, test: npt.NDArray[np.i
     counts = earlier[fit].T @ used[fit]
     totals = counts.sum(axis=1, keepdims=True)
     table = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
-    return earlier[test] @ table + 1e-6 * popularity(used, fit)
+    found: Floats = earlier[test] @ table + 1e-6 * popularity(used, fit)
+    return found
 
 
 def previous_token(trace: RoutingTrace, layer: int, popular: Floats, test: npt.NDArray[np.int64]) -> Floats:

@@ -18,7 +18,8 @@ import pytest
 from lrcsim.base.errors import ConfigError
 from lrcsim.prediction.held_out import held_out_trace, hold_out
 from lrcsim.prediction.predict import Predicted, predict
-from lrcsim.prediction.sources import features, sources_named
+from lrcsim.prediction.rankings import popularity
+from lrcsim.prediction.sources import features, previous, sources_named
 from lrcsim.traces import RoutingTrace, check_file
 from lrcsim.traces.select import select_layers
 
@@ -182,6 +183,18 @@ def test_features_have_unit_length_and_are_of_the_tokens_fitted_on() -> None:
         assert np.isclose((found.dense[fit, part] ** 2).sum(axis=1).mean(), 1)
     assert trace.token_ids is not None
     assert (found.classes == trace.token_ids).all()  # all ten are seen
+
+
+def test_popularity_is_of_the_tokens_fitted_on() -> None:
+    used = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 1.0]])  # the third was not recorded
+    assert popularity(used, np.array([True, True, True, False])).tolist() == [0.5, 0.5]
+
+
+def test_a_request_begins_without_a_token_before() -> None:
+    found = previous(by_hand(), 1, 1).argmax(axis=1)
+    begins = np.arange(12) % 3 == 0
+    assert (previous(by_hand(), 1, 1)[begins] == 0).all()
+    assert (found[~begins] == BY_HAND[np.flatnonzero(~begins) - 1, 1, 0]).all()
 
 
 def test_an_id_never_seen_is_of_no_class() -> None:
