@@ -302,13 +302,13 @@ def test_bytes_are_conserved_by_kind(
 
 
 def test_the_bundled_trace() -> None:
-    """More is admitted, more hits: up to what `load` has."""
+    """All admitted hits as `load` does; one a layer-step hits more often, as it puts out less."""
     how: dict[str, Any] = {"hardware": "rtx-4090", "bounds": False, "batch": 2}
     results = {
         miss: simulate(RoutingTrace.open(), "lru", "4x", miss=miss, **how).to_dict()
         for miss in ("load", "cpu", "cpu,admit:1", "cpu,admit:99")
     }
     rates = {miss: data["cache"]["hit_rate"] for miss, data in results.items()}
-    assert rates["cpu"] == 0 < rates["cpu,admit:1"] < rates["cpu,admit:99"] == rates["load"]
+    assert 0 == rates["cpu"] < rates["load"] == rates["cpu,admit:99"] < rates["cpu,admit:1"]
     admitted = results["cpu,admit:99"]["admitted"]
     assert admitted["issued_bytes"] == admitted["useful_bytes"] + admitted["wasted_bytes"]
