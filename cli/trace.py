@@ -396,8 +396,8 @@ def _print_facts(facts: dict[str, Any]) -> None:
 
     def of_experts(value: int | list[int] | list[list[int]]) -> str:
         if isinstance(value, int) or not isinstance(value[0], list):
-            return span(value, human_bytes)  # type: ignore[arg-type]  # the first says of all
-        sizes = {size for row in value for size in row if size}  # type: ignore[union-attr]
+            return span(value, human_bytes)
+        sizes = {size for row in value for size in row if size}
         return f"{human_bytes(min(sizes))} to {human_bytes(max(sizes))}, by expert"
 
     facts = quoted(facts)

@@ -107,7 +107,7 @@ def weight_share(trace: RoutingTrace, cold: Bools) -> float:
 
 
 def main() -> None:
-    """Print the table of docs/accounting.md."""
+    """Print the figures of the table in docs/accounting.md."""
     with RoutingTrace.open(HERE / "checkpoint_traces" / "teacher_forced.h5") as trace:
         uses, samples = halves(trace)
         plain = losses(load(), samples)

@@ -132,7 +132,7 @@ class LowCopy:
                 found[which, :2] += cold[mine].sum(), there[mine].sum()
                 if weights is not None:
                     found[which, 2:] += weights[mine][cold[mine]].sum(), weights[mine][there[mine]].sum()
-        return found.tolist()  # type: ignore[no-any-return]  # float64 [2, 4]
+        return found.tolist()
 
 
 def low_copy_of(spec: str | None, trace: RoutingTrace, uses: npt.NDArray[np.float64] | None) -> LowCopy | None:

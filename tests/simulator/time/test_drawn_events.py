@@ -244,7 +244,7 @@ def compare(
         served, policy, cache, scope=scope, prefill=prefill, warm=draw(st.booleans()) if warm is None else warm
     )
     dram, does = draw(drams(routing, profile)), make_action(action, profile)
-    if ahead == "oracle" and arrivals is not None:
+    if ahead.startswith("oracle") and arrivals is not None:
         ahead = "temporal"  # it would have to know the steps to come
     prefetcher = Anything(draw(st.integers(0, 2**20))) if ahead == "anything" else make_prefetcher(ahead)
     own = None if isinstance(prefetcher, Anything) else prefetcher

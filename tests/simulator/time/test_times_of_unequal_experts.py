@@ -65,17 +65,18 @@ def timed(cache: Any = "500GB", **options: Any) -> Any:
     return simulate(LARGE, "lru", cache, hardware=hardware, model=model, **options)
 
 
-def test_a_whole_run_solved_by_hand() -> None:
+@pytest.mark.parametrize("engine", ["events", "compiled"])
+def test_a_whole_run_solved_by_hand(engine: str) -> None:
     # The GPU reads as fast as the link moves: to compute an expert takes what its load took, 4, 2 and 1 s.
     # 4 + 4 | 2 + 2 | 1 + 1 | 2 | 4 + 4 | 1 + 1: 26 s, of which 14 are compute and 12 transfers, never both.
-    result = timed()
+    result = timed(engine=engine)
     data = result.to_dict()
     assert data["time"]["total_s"] == pytest.approx(26)
     assert data["time"]["compute_s"] == pytest.approx(14)
     assert data["links"]["pcie"]["bytes"] == 1200 * BILLION
     assert result.bytes_loaded() == simulate(LARGE, "lru", "500GB").bytes_loaded() == 1200 * BILLION
     assert data["config"]["expert_bytes"] == [[size * BILLION for size in SIZES]]
-    assert result.timed.engine == "events"
+    assert result.timed.engine == engine
     # bounds: compute alone 14 s; no policy loads less than each once, 700 bytes
     bounds = data["time"]["bounds"]
     assert bounds["compute_only"]["total_s"] == pytest.approx(14)
