@@ -133,13 +133,13 @@ def completing(command: click.Command) -> click.Command:
         if isinstance(param, click.Option) and (param.is_flag or param.count):
             continue
 
-        def found(
-            _: click.Context, incomplete: str, param: click.Parameter = param, name: str = command.name or ""
-        ) -> list[CompletionItem]:
-            return complete(param, name, incomplete)
-
-        param.shell_complete = found  # type: ignore[method-assign]  # of this parameter alone
+        param.shell_complete = _asks(param, command.name or "")  # type: ignore[method-assign]  # of this one alone
     return command
+
+
+def _asks(param: click.Parameter, command: str) -> Any:
+    """Return what click calls to complete a parameter."""
+    return lambda _, incomplete: complete(param, command, incomplete)
 
 
 BASH = """\

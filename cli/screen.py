@@ -99,7 +99,10 @@ def Screen(*, stderr: bool = False) -> Any:  # noqa: N802  # a class, made when 
             return text
 
     file = sys.stderr if stderr else sys.stdout
-    width, height = (110, None) if not file.isatty() else (None, None) if stderr else terminal_size(file)
+    width: int | None = None if file.isatty() else 110
+    height: int | None = None
+    if file.isatty() and not stderr:  # a progress bar follows its terminal's width by itself
+        width, height = terminal_size(file)
     return _Screen(stderr=stderr, highlight=False, emoji=False, width=width, height=height)
 
 

@@ -87,3 +87,10 @@ def test_nothing_is_stacked_where_there_is_no_terminal(capsys: pytest.CaptureFix
     header, line = capsys.readouterr().out.splitlines()
     assert header.split("  ") == headings
     assert line.split() == " ".join(cells).split()
+
+
+def test_a_name_is_not_broken_for_a_text(on: Callable[..., list[str]]) -> None:
+    # the name takes 36, the text 33, in 2 + 24 columns less than both
+    name, text = "a name of thirty-six letters, to see", "one two three four five six seven"
+    lines = on(62, ("name", "rule"), [(name, text)], left=(0, 1), whole=(0,))
+    assert lines[1:] == [f"{name}  {text[:23]}", f"{'':36}  {text[24:]}"]
