@@ -84,7 +84,7 @@ def figure_options(command: Command) -> Command:
             help="Matplotlib settings for the figure (.mplstyle), or a style's name: dark_background.",
         ),
     )
-    return add(drawn)
+    return add(drawn)  # type: ignore[return-value]  # it takes and gives what the command does
 
 
 server_options = options(

@@ -61,7 +61,7 @@ class Asked:
     wide: float = WIDTHS["page"]
     high: float | None = None
     title: str | None = None
-    style: Mapping[str, Any] = field(default_factory=dict)
+    style: Mapping[Any, Any] = field(default_factory=dict)
 
 
 _asked: ContextVar[Asked] = ContextVar("what is asked of figures", default=Asked())  # noqa: B039  # it is frozen
@@ -118,7 +118,7 @@ def parse_size(text: str) -> tuple[float, float | None]:
     return sides
 
 
-def read_style(spec: str) -> dict[str, Any]:
+def read_style(spec: str) -> dict[Any, Any]:
     """Return the matplotlib settings of a file, or of a style that comes with matplotlib.
 
     Raises:
