@@ -159,7 +159,7 @@ def _document(found: Comparison, varying: list[str], sentences: list[str]) -> di
     }
 
 
-CELLS = {
+CELLS: dict[str, Callable[[Any], str]] = {
     "decode_tokens_per_s": "{:,.2f}".format,
     "total_s": seconds,
     "hit_rate": percent,

@@ -108,7 +108,7 @@ def values_of(param: click.Parameter, command: str) -> tuple[list[str], bool]:
     if key in TRACES:
         from lrcsim.traces.trace import BUNDLED
 
-        values += BUNDLED
+        values += list(BUNDLED)
     is_file = isinstance(param, click.Argument) and (param.name in FILE_ARGUMENTS or key in FILES_TOO)
     return list(dict.fromkeys(values)), is_file or bool(FILES & set(words))
 
