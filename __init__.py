@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lrcsim.planner.named import plan
-    from lrcsim.simulator import hit_rate_curve, sch, simulate, srp
+    from lrcsim.simulator import hit_rate_curve, sch, srp
+    from lrcsim.simulator.simulate import simulate
     from lrcsim.traces import RoutingTrace
 
     __version__: str
