@@ -18,6 +18,15 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "lrcsim compare --policy lru,lfu,s3-fifo --cache 1x,2x,4x",
         "lrcsim compare mine.h5 --policy lru,mine.py:X --prefetch none,next-gate --miss load,split --hardware rtx-4090",
     ),
+    "frontier": (
+        'lrcsim frontier model --prompts prompts.txt --cache 2x --rules "none;prior:0.1,0.2"',
+        'lrcsim frontier model --prompts prompts.txt --rules "none;window:2,12;skip:0.1" --hardware rtx-4090 --plot f.pdf',
+    ),
+    "predict": ("lrcsim predict mine.h5 --from token", "lrcsim predict mine.h5 --from token,experts -o predicted.h5"),
+    "ceilings": (
+        "lrcsim ceilings mine.h5 --hardware rtx-4090 --cache 2x",
+        "lrcsim ceilings mine.h5 --hardware rtx-4090 --from experts --json ceilings.json",
+    ),
     "sweep": ("lrcsim sweep links.toml --dry-run", "lrcsim sweep links.toml --jobs 8 -o links.parquet"),
     "results": (
         "lrcsim results links.parquet --best decode_tokens_per_s --per hardware",
