@@ -20,7 +20,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "frontier": (
         'lrcsim frontier model --prompts prompts.txt --cache 2x --rules "none;prior:0.1,0.2"',
-        'lrcsim frontier model --prompts prompts.txt --rules "none;window:2,12;skip:0.1" --hardware rtx-4090 --plot f.pdf',
+        'lrcsim frontier model --prompts prompts.txt --rules "none;skip:0.1" --hardware rtx-4090 --plot quality.pdf',
     ),
     "predict": ("lrcsim predict mine.h5 --from token", "lrcsim predict mine.h5 --from token,experts -o predicted.h5"),
     "ceilings": (
