@@ -43,7 +43,7 @@ def ceilings(
     """
     from lrcsim.prediction.ceilings import ceilings as work_out
     from lrcsim.prediction.held_out import held_out_trace
-    from lrcsim.simulator.setup.run import with_expert_bytes
+    from lrcsim.simulator.setup.expert_sizes import with_expert_bytes
     from lrcsim.traces import RoutingTrace
 
     asked, told = dict(click.get_current_context().params), given(options)

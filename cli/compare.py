@@ -37,8 +37,10 @@ RESULTS = {
     "of_optimum": "of optimum",
     "bytes_loaded": "loaded",
     "decode_bytes_per_token": "a token",
+    "prefetch_issued_bytes": "prefetched",
+    "admitted_issued_bytes": "uploaded",
 }
-"""Columns of results, with their headings; those that no run has are left out."""
+"""Columns of results, with their headings; those that no run has are left out (the last two: that are 0 in all)."""
 
 
 def _compared(flag: str, metavar: str, help: str) -> Callable[[Any], Any]:
@@ -122,14 +124,20 @@ def split_choices(text: str) -> list[str]:
     ['none', 'window:1,4', 'prior:0.1']
     >>> split_choices("1x,16,1GiB")
     ['1x', '16', '1GiB']
+    >>> split_choices("load,cpu,cpu,admit:2,payback,split")
+    ['load', 'cpu', 'cpu,admit:2,payback', 'split']
     """
+    from lrcsim.simulator.setup.miss_actions import Cpu
+
+    further = {param.name for param in Cpu.params}  # what `cpu` takes behind commas
     found: list[str] = []
     for part in (part.strip() for part in split_policies(text)):
-        if found and ":" in found[-1] and part.replace(".", "", 1).isdecimal():
+        number = part.replace(".", "", 1).isdecimal() and bool(found) and ":" in found[-1]
+        if found and (number or part.partition(":")[0] in further):
             found[-1] += f",{part}"
-        elif part and part not in found:
+        elif part:
             found.append(part)
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _given(lists: dict[str, str | None]) -> dict[str, str]:
@@ -138,7 +146,11 @@ def _given(lists: dict[str, str | None]) -> dict[str, str]:
 
 def _shown(found: Comparison) -> list[str]:
     first = [found.by, *(name for name in RESULTS if name != found.by)]
-    return [name for name in first if any(row[name] is not None for row in found.rows)]
+    return [name for name in first if any(_has(row, name) for row in found.rows)]
+
+
+def _has(row: dict[str, Any], name: str) -> bool:
+    return bool(row[name]) if name.endswith("issued_bytes") else row[name] is not None
 
 
 def _document(found: Comparison, varying: list[str], sentences: list[str]) -> dict[str, Any]:
@@ -167,6 +179,8 @@ CELLS: dict[str, Callable[[Any], str]] = {
     "of_optimum": percent,
     "bytes_loaded": human_bytes,
     "decode_bytes_per_token": human_bytes,
+    "prefetch_issued_bytes": human_bytes,
+    "admitted_issued_bytes": human_bytes,
 }
 
 

@@ -78,7 +78,7 @@ def predict(
     lrcsim run FILE --prefetch next-gate --hardware NAME says what they are worth.
     """
     from lrcsim.prediction.held_out import held_out_trace
-    from lrcsim.simulator.setup.run import with_expert_bytes
+    from lrcsim.simulator.setup.expert_sizes import with_expert_bytes
     from lrcsim.traces import RoutingTrace
 
     asked, told = dict(click.get_current_context().params), given(options)

@@ -131,7 +131,7 @@ def _computed(result: Result, beside: Result | None) -> Iterator[Ceiling]:
     alone = float(limits.compute_only[DECODE])
     if limits.optimum is not None:
         least = Baselines(run).least_bytes(
-            timed.platform.sizes, True, free_loads(timed.tally, timed.counts), timed.counts.accesses
+            timed.platform.flat_sizes, True, free_loads(timed.tally, timed.counts), timed.counts.accesses
         )
         seconds = float(limits.optimum[DECODE])
         yield Ceiling(

@@ -58,6 +58,6 @@ def lead_of(trace: RoutingTrace, ahead: int, **machine: Any) -> Lead:
         )
     layer_s = float(resident[DECODE]) / tokens / trace.num_layers + platform.profile.layer_overhead
     slowest = min(link.bandwidth for link in platform.profile.load_links)
-    expert_s = sum(platform.sizes) / len(platform.sizes) / slowest
+    expert_s = sum(platform.flat_sizes) / len(platform.flat_sizes) / slowest
     seconds = ahead * layer_s
     return Lead(platform.profile.name, ahead, seconds, expert_s, seconds / expert_s)

@@ -84,7 +84,8 @@ def load(folder: Path = HERE / "checkpoint") -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.eval()
 
 
 def halves(trace: RoutingTrace) -> tuple[npt.NDArray[np.float64], list[npt.NDArray[np.int64]]]:

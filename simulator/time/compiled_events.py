@@ -354,8 +354,9 @@ class CompiledEvents:
         """Return `Work.saves`: what each expert would save, asked for once of each and each number of tokens."""
         tokens = np.ones(len(block.keys), np.int64) if block.tokens is None else block.tokens
         pairs, which = np.unique(np.stack((block.keys, tokens)), axis=1, return_inverse=True)
-        saved = [self.prices.saved(key // self.rules.stride, number, key) for key, number in pairs.T.tolist()]
-        return np.array(saved, np.float64)[which.reshape(-1)]
+        each = [self.prices.saved(key // self.rules.stride, number, key) for key, number in pairs.T.tolist()]
+        saved: npt.NDArray[np.float64] = np.array(each, np.float64)[which.reshape(-1)]
+        return saved
 
 
 def run_events(

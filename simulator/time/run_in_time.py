@@ -288,7 +288,7 @@ def _compiled(run: Run, platform: Platform, *, events: bool) -> Callable[[Callab
         from lrcsim.simulator.time.compiled_arrivals import run_arriving
 
         arriving = _arriving(run, make_policy(run.policy), platform.action)
-        tally, counts = run_arriving(*machine, platform.sizes, platform.action, arriving, **how, progress=told)
+        tally, counts = run_arriving(*machine, platform.flat_sizes, platform.action, arriving, **how, progress=told)
         return Timed(replace(run, trace=arriving.trace()), counts, tally, platform, "compiled")
 
     dram_cache = platform.dram is not None
