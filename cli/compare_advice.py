@@ -92,8 +92,10 @@ def _more(best: dict[str, Any], plain: dict[str, Any], by: str, names: list[str]
     if None in (best[name], plain[name]) or best[name] == plain[name]:
         return f", {against}"
     of = " for each token" if name == "decode_bytes_per_token" else ""
-    why = "as it loads" if best[name] < plain[name] else "though it loads"
-    return f", {against}, {why} {human_bytes(best[name])}{of} instead of {human_bytes(plain[name])}"
+    why = "as it waits for" if best[name] < plain[name] else "though it loads"
+    behind = best.get("admitted_issued_bytes")
+    besides = f"; {human_bytes(behind)} in all are uploaded meanwhile" if behind else ""
+    return f", {against}, {why} {human_bytes(best[name])}{of} instead of {human_bytes(plain[name])}{besides}"
 
 
 def failures(found: Comparison, varying: list[str]) -> dict[str, str]:
