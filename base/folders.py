@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lrcsim.base.errors import ConfigError
 
-COMPILED = ("cache", "compiled", "metrics", "time")
+COMPILED = ("cache", "compiled", "metrics", "serving", "time")
 """Folders of `simulator` that have compiled functions: numba keeps each function beside its module. Those of
 `calibration` lie in the same installation."""
 

@@ -8,6 +8,7 @@ used least is counted on the first half of the samples; the loss is of the other
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lrcsim.simulator.setup.low_copy import LowCopy
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Schedule
 
-HERE = Path(__file__).parent
+HERE = Path(str(files("lrcsim.experiments.model_family")))
 BLOCK = 16
 """Weights that share a scale: the largest power of two that divides the rows of this model's experts, of 96 and 48."""
 

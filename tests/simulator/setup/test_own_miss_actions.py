@@ -103,7 +103,7 @@ def test_every_outcome_in_one_layer_step() -> None:
         "6.5-7.5 gpu expert 0.4",
     ]
     assert found.tally.outcomes == [[0, 1], [0, 2], [0, 2], [0, 2], [0, 2], [0, 0]]
-    assert found.tally.given_up.shares == [[0, 0], [0, 0], [0, 0.25], [0, 0.125], [0, 0.125]]
+    assert found.tally.given_up.shares == [[0, 0], [0, 0], [0, 0.25], [0, 0.125], [0, 0.125], [0, 0]]
     assert found.tally.links["pcie"].bytes == 150
     assert found.tally.to_dict()["missed"] == {
         "on_cpu": 2, "skipped": 2, "substituted": 2, "low_precision": 2, "admitted": 0,

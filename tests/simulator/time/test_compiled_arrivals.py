@@ -8,7 +8,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from drawn_runs import costs_drawn, job_of, machine, profiles, same
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_compiled_events import Rash, in_simpy, requests
 
@@ -99,7 +99,9 @@ def test_equals_the_event_driven_engine(
     action, scope = data.draw(st.sampled_from(actions)), data.draw(st.sampled_from(["layer", "model"]))
     job = job_of(routing, policy, data.draw(st.integers(0, 9)), scope=scope, warm=data.draw(st.booleans()))
     assert can_go_back(job)
-    assert unsupported(job, costs, profile, make_action(action, profile)) is None
+    pinned_anew = job.policy in ("static", "pinned-lru") and not job.warm  # uploads, which are for the event loop
+    assert (unsupported(job, costs, profile, make_action(action, profile)) is None) is not pinned_anew
+    assume(not pinned_anew)
     check(
         job,
         costs,
