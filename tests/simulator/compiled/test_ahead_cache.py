@@ -81,7 +81,7 @@ rules: dict[str, Any] = {
 }
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(action=st.sampled_from(["load", "cpu", "split"]), **rules)
 def test_equals_python(
     trace: RoutingTrace, policy: str, cache: int | str, scope: Scope, prefill: str, warm: bool, action: str

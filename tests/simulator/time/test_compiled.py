@@ -151,7 +151,7 @@ SPECS += [
 ]
 
 
-@settings(max_examples=250)
+@settings(max_examples=120)
 @given(
     trace=traces(),
     profile=profiles(),
@@ -179,7 +179,7 @@ def test_equals_the_event_driven_engine(
     check(job, costs, profile, trace.expert_bytes.tolist(), action_of(action, profile), overlap)
 
 
-@settings(max_examples=250)
+@settings(max_examples=120)
 @given(
     trace=traces(),
     profile=profiles(),
@@ -220,7 +220,7 @@ def test_any_runtime(
     check(job, costs, profile, trace.expert_bytes.tolist(), does, overlap, runtime)
 
 
-@settings(max_examples=250)
+@settings(max_examples=120)
 @given(
     trace=traces(),
     profile=profiles(),

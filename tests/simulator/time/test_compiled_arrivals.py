@@ -76,7 +76,7 @@ def test_solved_by_hand(rash: bool) -> None:
     assert went_back.called == rash
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(
     data=st.data(),
     routing=requests(),

@@ -175,7 +175,7 @@ def run_both(
     )  # fmt: skip
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(
     data=st.data(),
     routing=traces(predicted=True),
@@ -196,7 +196,7 @@ def test_many_things_at_the_same_moment(
     run_both(data, routing, profile, costs, IDEAL, "lru", cache, scope)
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(
     data=st.data(),
     routing=traces(predicted=True),
@@ -355,7 +355,7 @@ def check_arriving(
     return tally
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     data=st.data(),
     routing=requests(),

@@ -187,13 +187,13 @@ def machines(
 OUTCOMES = ["loaded", "on the CPU", "skipped", "substituted", "low", "admitted"]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data(), routing=traces(predicted=True))
 def test_all_together(data: st.DataObject, routing: RoutingTrace) -> None:
     compare(data, routing, QUEUES, ACTIONS, ["pcie", "nvme", "both", "both", "both"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data(), routing=traces(predicted=True))
 def test_admission(data: st.DataObject, routing: RoutingTrace) -> None:
     compare(data, routing, QUEUES, ADMITTING, ["pcie", "both"])

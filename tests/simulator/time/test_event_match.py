@@ -99,7 +99,7 @@ def defined(steps: list[Step], layers: int, stride: int, kept: int, width: int) 
     return found
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(
     lengths=st.lists(st.integers(1, 5), min_size=1, max_size=7),
     layers=st.integers(1, 4),

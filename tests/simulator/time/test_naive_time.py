@@ -28,7 +28,7 @@ def test_hand_solved() -> None:
     assert (found.busy, found.moved) == (3, 3 * SIZE)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data(), seed=st.integers(0, 2**32), chunk=st.sampled_from([None, 150, 400, 999]))
 def test_every_engine_agrees(data: st.DataObject, seed: int, chunk: int | None) -> None:
     """Seconds are drawn from all numbers: only what follows from something happens at the same moment."""

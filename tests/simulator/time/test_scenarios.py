@@ -572,7 +572,7 @@ def test_skip_in_a_prompt_loads_what_one_token_needs_for_all_of_them() -> None:
     assert found.tally.misses(Outcome.SKIPPED) == 1
     assert given_up(found, Outcome.SKIPPED) == (2, 0.375)
     assert found.tally.to_dict()["missed"] == {
-        "on_cpu": 0, "skipped": 1, "substituted": 0, "low_precision": 0,
+        "on_cpu": 0, "skipped": 1, "substituted": 0, "low_precision": 0, "admitted": 0,
         "skipped_weight": 0.1875, "substituted_weight": 0.0, "low_precision_weight": 0.0,
         "prefill": {"skipped_weight": 0.1875, "substituted_weight": 0.0, "low_precision_weight": 0.0},
         "decode": {"skipped_weight": 0.0, "substituted_weight": 0.0, "low_precision_weight": 0.0},

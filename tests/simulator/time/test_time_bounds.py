@@ -281,7 +281,7 @@ def runs(draw: st.DrawFn) -> tuple[RoutingTrace, dict[str, Any]]:
     return routing, options
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[*HealthCheck])
+@settings(max_examples=120, deadline=None, suppress_health_check=[*HealthCheck])
 @given(drawn=runs())
 def test_no_drawn_run_is_shorter_than_its_bounds(drawn: tuple[RoutingTrace, dict[str, Any]]) -> None:
     routing, options = drawn

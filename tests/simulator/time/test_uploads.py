@@ -231,7 +231,7 @@ def naive(routing: RoutingTrace, capacity: int, number: int, touches: int) -> tu
     return misses, uploads, seconds
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(routing=traces(), room=st.integers(0, 3), number=st.sampled_from([0, 1, 2, 99]), touches=st.integers(1, 3))
 def test_a_free_link_against_the_naive_list(routing: RoutingTrace, room: int, number: int, touches: int) -> None:
     single = RoutingTrace.from_arrays(np.asarray(routing.experts), num_experts=routing.layers.num_experts.tolist())
