@@ -91,8 +91,8 @@ def test_tests_of_a_folder_without_its_mirror_are_in_the_nearest_there_is() -> N
     assert mutants.mirrored(Path("traces/importers/values.py"))[-1] == "tests/traces"
 
 
-OF_SOMETHING_ELSE = {"test_kinds.py", "test_record.py", "test_sch.py", "test_srp.py"}
-"""Files with the name of a module that they are not about: commands of these names, kinds of JSON, metrics."""
+OF_SOMETHING_ELSE = {"test_examples.py", "test_kinds.py", "test_record.py", "test_sch.py", "test_srp.py"}
+"""Files with the name of a module that they are not about: scripts, commands of these names, kinds of JSON, metrics."""
 
 
 def test_what_is_named_after_a_module_stands_where_it_is_looked_for() -> None:

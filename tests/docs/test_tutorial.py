@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from shown import PAGES, with_outputs
 
-COMMANDS = {"tutorial": 5, "metrics": 2}
+COMMANDS = {"tutorial": 5, "metrics": 2, "misses": 4}
 """At least so many commands are shown."""
 
 
