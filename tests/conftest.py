@@ -14,7 +14,7 @@ from lrcsim.base import compiling
 from lrcsim.cli.main import main
 
 # The same examples in every run; LRCSIM_HYPOTHESIS=explore draws new ones, and more.
-settings.register_profile("default", derandomize=True, deadline=None)
+settings.register_profile("default", max_examples=60, derandomize=True, deadline=None)  # CI has 25 minutes for all
 settings.register_profile("explore", max_examples=2_000, deadline=None)
 settings.load_profile(os.environ.get("LRCSIM_HYPOTHESIS", "default"))
 
