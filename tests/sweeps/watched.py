@@ -20,7 +20,7 @@ class Watched(Lru):
         super().reset()
         with open(HERE / "log", "a") as log:
             log.write(f"{self.view.capacity} {os.getpid()}\\n")
-        time.sleep(0.6)  # a part is written at most every twenty times what writing takes
+        time.sleep(0.25)
 
 
 class Deadly(Lru):
