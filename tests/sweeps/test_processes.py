@@ -22,7 +22,7 @@ from lrcsim.sweeps import divide, in_processes, on_dask, read_spec, read_table, 
 RUNS = 12
 LRCSIM = [sys.executable, "-c", "from lrcsim.cli.main import main; main()"]
 AT_ONCE = [*LRCSIM[:2], f"from lrcsim.sweeps import store; store.WRITING = 1; {LRCSIM[2]}"]
-"""The same, but rows are written as they finish, however long a slow disk takes: not in a twentieth of the time only."""
+"""The same, but rows are written as they finish, however long a slow disk takes, not only a twentieth of the time."""
 SPEC = f"""
 [defaults]
 trace = "round.h5"
