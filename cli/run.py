@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lrcsim.base.text import capacity_text, human_bytes, percent, quoted
+from lrcsim.cli.bundled import check_model, is_bundled, say_next, say_toy
 from lrcsim.cli.machine import served_text, show_time
 from lrcsim.cli.options import given, refuse_without_machine, run_options
 from lrcsim.cli.output import answer, console, figure_options, json_option, progress_bar
@@ -64,7 +65,10 @@ def run(
     log = timeline is not None and (timeline_tokens is None or _window(timeline_tokens))
     if timeline_tokens is not None and timeline is None:
         raise click.UsageError("--timeline-tokens is of a timeline: give --timeline FILE with it")
+    bundled = is_bundled(trace)
     with RoutingTrace.open(trace) as opened:
+        if bundled:
+            check_model(opened, told)
         with progress_bar(f"replaying {opened.num_tokens:,} tokens") as progress:
             result = simulate(opened, progress=progress, log=log, samples=plot is not None, **told)
         if timeline is not None:
@@ -77,6 +81,8 @@ def run(
             plot_time(result, plot)
         if answer(json_path, lambda: result.to_dict() | {"provenance": provenance(opened, asked)}, "run"):
             _show(result)
+            if bundled:
+                say_toy(opened)
             if result.timed is not None:
                 show_time(result)
             if timeline is not None:
@@ -86,6 +92,8 @@ def run(
                 )
             for warning in result.warnings:
                 console().print(f"[yellow]Note:[/yellow] {quoted(warning)}")
+            if bundled:
+                say_next(told.get("hardware"))
 
 
 def _window(text: str) -> tuple[int, int]:

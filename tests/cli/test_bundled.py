@@ -1,0 +1,72 @@
+"""What runs of the bundled traces say besides: a toy's bytes and speeds are no model's, and commands that come next."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lrcsim.traces import RoutingTrace
+
+
+def next_commands(out: str) -> list[list[str]]:
+    """Return the command lines under "Next", without ``lrcsim``."""
+    lines = out[out.index("\nNext\n") :].splitlines()[2:]
+    assert all(line.startswith("lrcsim ") for line in lines)
+    return [shlex.split(line.partition("  ")[0])[1:] for line in lines]
+
+
+def test_the_end_of_the_first_command_leads_on(lrcsim: Callable[..., Any]) -> None:
+    code, out, _ = lrcsim("run", "--policy", "lru", "--cache", "2x")
+    assert code == 0
+    # 8 layers x 64 experts of 3 matrices 256 x 128 of 2 bytes, 196,608; qwen3-30b-a3b has 48 layers x 128 experts
+    said = " ".join(out.split())
+    assert "lrcsim-toy-baseline is a toy, 512 experts of 192.0 KiB" in said
+    assert "qwen3-30b-a3b has 6,144 of 2.7 MiB (q4_k_m)" in said
+    commands = next_commands(out)
+    assert len(commands) == 3
+    for command in commands:
+        code, shown, err = lrcsim(*command)
+        assert (code, err) == (0, "")
+        assert shown
+
+
+def test_a_machine_is_taken_along_and_the_note_comes_before_its_speed(lrcsim: Callable[..., Any]) -> None:
+    code, out, _ = lrcsim("run", "--hardware", "RTX 4090")
+    assert code == 0
+    assert out.index("is a toy") < out.index("tokens/s  ")
+    first = next_commands(out)[0]
+    assert first == ["plan", "qwen3-30b-a3b", "--hardware", "RTX 4090"]
+    code, shown, _ = lrcsim(*first)
+    assert code == 0
+    assert "on rtx-4090" in shown
+
+
+def test_the_other_bundled_trace_too(lrcsim: Callable[..., Any]) -> None:
+    assert "is a toy" in lrcsim("run", "bundled:teacher-forced")[1]
+
+
+def test_a_trace_of_one_s_own_ends_as_before(lrcsim: Callable[..., Any], tmp_path: Path) -> None:
+    bundled = RoutingTrace.open()
+    RoutingTrace.from_arrays(bundled.experts[:50], num_experts=64, model=bundled.model).save(tmp_path / "t.h5")
+    code, out, _ = lrcsim("run", str(tmp_path / "t.h5"))
+    assert code == 0
+    assert "Next" not in out
+    assert " toy" not in out
+
+
+def test_json_is_alone(lrcsim: Callable[..., Any]) -> None:
+    json.loads(lrcsim("run", "--json", "-")[1])
+
+
+def test_a_real_model_without_a_trace_of_it_leads_to_the_plan(lrcsim: Callable[..., Any]) -> None:
+    code, out, err = lrcsim("run", "--model", "Qwen/Qwen3-30B-A3B", "--hardware", "rtx-4090")
+    assert (code, out) == (1, "")
+    assert "is of lrcsim-toy-baseline, not of qwen3-30b-a3b" in err
+    assert err.endswith("plan without one: lrcsim plan qwen3-30b-a3b --hardware rtx-4090\n")
+
+
+def test_the_bundled_trace_s_own_model_is_taken(lrcsim: Callable[..., Any]) -> None:
+    assert lrcsim("run", "--model", "bundled", "--hardware", "rtx-4090")[0] == 0
