@@ -1,6 +1,6 @@
 """Quality against speed, measured: a model runs with routing rules and a cache in it.
 
-Nothing here imports torch before it is needed: ``pip install 'lrcsim[record]'`` brings it.
+Nothing here imports torch before it is needed: ``pip install '.[record]'`` brings it.
 """
 
 from __future__ import annotations

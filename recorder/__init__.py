@@ -1,6 +1,6 @@
 """Record routing traces: from models in transformers, by hooks, from GGUF files in llama.cpp, and from servers.
 
-Nothing here imports torch before it is needed: ``pip install 'lrcsim[record]'`` brings it, ``lrcsim[llamacpp]`` brings
+Nothing here imports torch before it is needed: ``pip install '.[record]'`` brings it, ``'.[llamacpp]'`` brings
 llama.cpp.
 """
 

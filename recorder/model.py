@@ -9,6 +9,7 @@ from logging import ERROR, getLogger
 from typing import Any
 
 from lrcsim.base.errors import ConfigError, brief, did_you_mean
+from lrcsim.base.installing import from_checkout
 from lrcsim.recorder import checkpoint, families
 
 DTYPES = {"auto": "auto", "bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
@@ -39,13 +40,13 @@ def require_torch() -> None:
         import transformers
     except ImportError as error:
         raise ConfigError(
-            f"recording needs torch and transformers ({brief(error)}): pip install 'lrcsim[record]'"
+            f"recording needs torch and transformers ({brief(error)}): {from_checkout('record')}"
         ) from None
     version = transformers.__version__
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         raise ConfigError(
-            f"recording needs transformers {oldest} or later, here is {version}: pip install -U 'lrcsim[record]'"
+            f"recording needs transformers {oldest} or later, here is {version}: {from_checkout('record')}"
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lrcsim.base.errors import ConfigError
+from lrcsim.base.installing import from_checkout
 from lrcsim.reports.blocks import Figure, Page
 
 HERE = Path(__file__).parent
@@ -52,9 +53,7 @@ def check_installed() -> None:
             importlib.import_module(name)
         except ImportError:
             package = name.partition(".")[0]
-            raise ConfigError(
-                f"a report needs {package}, which is not installed: pip install 'lrcsim[report]'"
-            ) from None
+            raise ConfigError(f"a report needs {package}, which is not installed: {from_checkout('report')}") from None
 
 
 def script_json(value: Any) -> str:

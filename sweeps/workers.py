@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from lrcsim.base.errors import ConfigError, brief
+from lrcsim.base.installing import from_checkout
 from lrcsim.sweeps.columns import Row
 from lrcsim.sweeps.execute import error_rows, run_task
 from lrcsim.sweeps.tasks import Task
@@ -155,5 +156,5 @@ def _distributed() -> Any:
     try:
         import distributed
     except ImportError:
-        raise ConfigError("this needs Dask, which is not installed: pip install 'lrcsim[dask]'") from None
+        raise ConfigError(f"this needs Dask, which is not installed: {from_checkout('dask')}") from None
     return distributed

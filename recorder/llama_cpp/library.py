@@ -22,10 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError
+from lrcsim.base.installing import from_checkout
 
 VERSION = "2026.10.11549"
 """Of the wheel; its last part is llama.cpp's build number."""
-HOW = f"python -m pip install 'lrcsim[llamacpp]', that is xllamacpp=={VERSION}, gguf and cffi"
+HOW = f"{from_checkout('llamacpp')}, that is xllamacpp=={VERSION}, gguf and cffi"
 
 DECLARATIONS = """
 struct model_params {

@@ -22,7 +22,7 @@ TEXT = "A cache holds what was used; a router may prefer what it holds. " * 6
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not HERE:
-        pytest.skip("torch and transformers are not installed (pip install 'lrcsim[record]')")
+        pytest.skip("torch and transformers are not installed (pip install '.[record]')")
     import tiny
 
     folder = tmp_path_factory.mktemp("model")

@@ -14,7 +14,7 @@ import pytest
 
 from lrcsim.traces import RoutingTrace
 
-pytest.importorskip("plotly", reason="plotly is not installed (pip install 'lrcsim[report]')")
+pytest.importorskip("plotly", reason="plotly is not installed (pip install '.[report]')")
 
 
 @pytest.fixture
@@ -94,5 +94,5 @@ def test_without_plotly(lrcsim: Callable[..., Any], result: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     done = lrcsim("report", result)
     assert done.code == 1
-    assert "pip install 'lrcsim[report]'" in done.err
+    assert "pip install '.[report]'" in done.err
     assert not result.with_suffix(".html").exists()

@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-REASON = "torch and transformers are not installed (pip install 'lrcsim[record]')"
+REASON = "torch and transformers are not installed (pip install '.[record]')"
 HERE = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
 
 collect_ignore = (

@@ -279,4 +279,4 @@ def test_without_torch_the_command_says_how(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("Error: recording needs torch and transformers")
-    assert done.stderr.endswith("pip install 'lrcsim[record]'\n")
+    assert done.stderr.endswith("pip install '.[record]' in a checkout of lrcsim\n")

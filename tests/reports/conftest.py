@@ -44,7 +44,7 @@ def page_of() -> MakePage:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Give a headless Chromium, for a module: while it is open no event loop can be run in this thread."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install 'lrcsim[test]')")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install '.[test]')")
     path = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if path is None:
         pytest.skip(f"no browser: none of {', '.join(CHROMIUM)} is installed")

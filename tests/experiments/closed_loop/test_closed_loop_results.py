@@ -59,7 +59,7 @@ def test_open_loop_foretells_the_hits() -> None:
         assert off <= {"none": 0, "prior": 0.0013, "skip": 0.011}.get(kind, 0.004), row["rule"]
 
 
-@pytest.mark.skipif(not HERE, reason="torch and transformers are not installed (pip install 'lrcsim[record]')")
+@pytest.mark.skipif(not HERE, reason="torch and transformers are not installed (pip install '.[record]')")
 @pytest.mark.filterwarnings("ignore")  # torch and transformers warn of their own affairs
 def test_two_samples_again() -> None:
     import torch

@@ -14,7 +14,7 @@ import pytest
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.trace import BUNDLED
 
-REASON = "torch and transformers are not installed (pip install 'lrcsim[record]')"
+REASON = "torch and transformers are not installed (pip install '.[record]')"
 torch = pytest.importorskip("torch", reason=REASON)
 transformers = pytest.importorskip("transformers", reason=REASON)
 

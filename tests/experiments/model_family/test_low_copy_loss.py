@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-REASON = "torch and transformers are not installed (pip install 'lrcsim[record]')"
+REASON = "torch and transformers are not installed (pip install '.[record]')"
 torch = pytest.importorskip("torch", reason=REASON)
 pytest.importorskip("transformers", reason=REASON)
 

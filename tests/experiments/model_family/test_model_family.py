@@ -16,7 +16,7 @@ from lrcsim.experiments.model_family import text
 from lrcsim.experiments.model_family.variants import SCALES, VARIANTS, resolve
 from lrcsim.traces import RoutingTrace
 
-REASON = "torch and transformers are not installed (pip install 'lrcsim[record]')"
+REASON = "torch and transformers are not installed (pip install '.[record]')"
 torch = pytest.importorskip("torch", reason=REASON)
 pytest.importorskip("transformers", reason=REASON)
 

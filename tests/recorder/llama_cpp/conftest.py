@@ -14,7 +14,7 @@ from lrcsim.recorder.llama_cpp.library import VERSION, Library
 def library() -> Library:
     for package in ("cffi", "gguf", "xllamacpp"):
         if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed (pip install 'lrcsim[llamacpp]')")
+            pytest.skip(f"{package} is not installed (pip install '.[llamacpp]')")
     if importlib.metadata.version("xllamacpp") != VERSION:
         pytest.skip(f"xllamacpp is not {VERSION}")
     return Library()

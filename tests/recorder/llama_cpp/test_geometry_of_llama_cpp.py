@@ -227,8 +227,8 @@ def test_files_with_a_hole_for_weights(architecture: str, library: Library, tmp_
 @pytest.mark.parametrize("kind", ["olmoe", "qwen3_moe", "mixtral", "gpt_oss", "deepseek_v2"])
 def test_models_of_transformers(kind: str, library: Library, tmp_path: Path) -> None:
     """The geometry is that of the config, too."""
-    pytest.importorskip("torch", reason="torch is not installed (pip install 'lrcsim[record]')")
-    pytest.importorskip("transformers", reason="transformers is not installed (pip install 'lrcsim[record]')")
+    pytest.importorskip("torch", reason="torch is not installed (pip install '.[record]')")
+    pytest.importorskip("transformers", reason="transformers is not installed (pip install '.[record]')")
     from as_gguf import write_gguf
     from test_llama_cpp_routing import tiny
 

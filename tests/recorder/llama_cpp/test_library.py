@@ -209,7 +209,7 @@ def test_another_layout_is_refused() -> None:
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"cffi is not installed: python -m pip install 'lrcsim\[llamacpp\]'"):
+    with pytest.raises(ConfigError, match=r"cffi is not installed: pip install '\.\[llamacpp\]' in a checkout"):
         Library()
 
 

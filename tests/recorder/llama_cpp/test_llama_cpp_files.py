@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-REASON = "torch and transformers are not installed (pip install 'lrcsim[record]')"
+REASON = "torch and transformers are not installed (pip install '.[record]')"
 torch = pytest.importorskip("torch", reason=REASON)
 transformers = pytest.importorskip("transformers", reason=REASON)
 
