@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from lrcsim.simulator import hit_rate_curve, simulate
 from lrcsim.traces import RoutingTrace
 
 ROOT = Path(__file__).resolve().parent.parent
-SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+README = (ROOT / "README.md").read_text("utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [command for command in re.findall(r"`(lrcsim [a-z][^`]*)`", README) if "COMMAND" not in command]
+PICTURES = ROOT / "docs/pictures"
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_from_python(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,5 +70,69 @@ def test_worked_example_of_the_accounting_page(capsys: pytest.CaptureFixture[str
 
 def test_links_lead_somewhere() -> None:
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]:
-        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+        text = page.read_text("utf-8")
+        for target in re.findall(r"\]\((?!http)([^)#]+)|src(?:set)?=\"([^\"]+)", text):
+            target = "".join(target)
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) < 200
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_the_table_is_understood(command: str) -> None:
+    """The command and its options are there; what they are given is not looked at."""
+    from lrcsim.cli.main import LazyGroup, cli
+
+    words = shlex.split(command)[1:]
+    context = cli.make_context("lrcsim", words[:1], resilient_parsing=True)
+    found = cli.get_command(context, words.pop(0))
+    assert found is not None
+    while hasattr(found, "commands") and words:
+        found = found.commands[words.pop(0)]
+    assert not isinstance(found, LazyGroup)
+    known = {flag for param in found.params for flag in (*param.opts, *param.secondary_opts)} | {"--help"}
+    assert {word for word in words if word.startswith("-")} <= known
+
+
+def drawn(path: Path) -> list[npt.NDArray[np.float64]]:
+    """Return the curves of a figure, in order: float64 [points, 2], as shares of the axes' width and height."""
+    groups = ElementTree.parse(path).iter(f"{SVG}g")
+    axes = next(group for group in groups if group.get("id") == "axes_1")
+    paths = [_points(path) for group in axes for path in group.findall(f"{SVG}path")]
+    frame = paths[0]  # of the background
+    low, high = frame.min(axis=0), frame.max(axis=0)
+    return [np.abs(points - (low[0], high[1])) / (high - low) for points in paths if len(points) > 10]
+
+
+def _points(path: ElementTree.Element) -> npt.NDArray[np.float64]:
+    numbers = re.findall(r"-?\d+(?:\.\d+)?", path.get("d", ""))
+    return np.array(numbers, np.float64).reshape(-1, 2)
+
+
+def test_the_picture_shows_hit_rates() -> None:
+    """A curve of 64 sizes, 1/8x to 8x, is as wide as 8 - 1/8 of 8.4 units (5 % are left free), 100 % are the height."""
+    curves = drawn(PICTURES / "curve.svg")
+    for points, policy in zip(curves, ("lru", "lfu", "belady"), strict=True):
+        wanted = hit_rate_curve(RoutingTrace.open(), policy)
+        relative = points[:, 0] / points[-1, 0] * 8
+        assert np.interp(wanted.relative, relative, points[:, 1]) == pytest.approx(wanted.hit_rate, abs=2e-3)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_its_command_still_makes_the_picture(dark: bool, lrcsim: Callable[..., Any], tmp_path: Path) -> None:
+    """The same curves, not the same bytes: matplotlib may put them down otherwise.
+
+    If the change is meant: ``lrcsim curve --size 7x3.6 --plot docs/pictures/curve.svg``, and with ``--style
+    docs/pictures/dark.mplstyle`` curve-dark.svg.
+    """
+    (command,) = [command for command in COMMANDS if command.endswith("--plot curve.svg")]
+    committed, made = PICTURES / ("curve-dark.svg" if dark else "curve.svg"), tmp_path / "made.svg"
+    style = ["--style", str(PICTURES / "dark.mplstyle")] if dark else []
+    assert lrcsim(*shlex.split(command)[1:-1], str(made), *style)[0] == 0
+    sizes = np.linspace(0.02, 0.94, 200)
+    for old, new in zip(drawn(committed), drawn(made), strict=True):
+        assert np.interp(sizes, *new.T) == pytest.approx(np.interp(sizes, *old.T), abs=2e-3)
+    texts = [[word.text for word in ElementTree.parse(path).iter(f"{SVG}text")] for path in (committed, made)]
+    assert texts[0] == texts[1]

@@ -22,6 +22,8 @@ PAGES = {  # path in the repository -> path on the site
 EXPERIMENTS = "Held against"  # their READMEs go under this heading
 PICTURES = {".png", ".svg", ".jpg"}
 FENCE = re.compile(r"^(```|~~~).*?^\1", re.DOTALL | re.MULTILINE)
+SOURCE = re.compile(r'(?P<before>\bsrc(?:set)?=")(?P<target>[^"]+)(?=")')
+"""Where an HTML picture lies: those for light and dark pages need HTML."""
 LINK = re.compile(r"(?P<text>!?\[(?:[^\[\]]|\[[^\]]*\])*\])\((?P<target>[^)\s]+)\)")
 
 
@@ -42,7 +44,9 @@ def experiments() -> dict[str, str]:
 
 def places() -> dict[str, str]:
     """Return every page and picture by its path in the repository; the values are paths on the site."""
-    own = {path.relative_to(ROOT).as_posix(): path.name for path in sorted((ROOT / "docs").glob("*.md"))}
+    docs = ROOT / "docs"
+    shown = [*sorted(docs.glob("*.md")), *sorted(docs.glob("pictures/*.svg"))]
+    own = {path.relative_to(ROOT).as_posix(): path.relative_to(docs).as_posix() for path in shown}
     return own | PAGES | experiments()
 
 
@@ -92,6 +96,13 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str: 
     if here is None:  # a page made by reference.py or api.py, with links for the site
         return markdown
 
+    def at(path: str) -> str:
+        return posixpath.relpath(known[path], posixpath.dirname(page.file.src_uri) or ".")
+
+    def site_source(match: re.Match[str]) -> str:
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(here), match["target"]))
+        return match["before"] + (at(path) if path in known else match["target"])
+
     def site_link(match: re.Match[str]) -> str:
         text, target = match["text"], match["target"]
         path, hash_, anchor = target.partition("#")
@@ -99,14 +110,16 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str: 
             return match[0]
         path = posixpath.normpath(posixpath.join(posixpath.dirname(here), path))
         if path in known:
-            place = posixpath.relpath(known[path], posixpath.dirname(page.file.src_uri) or ".")
-            return f"{text}({place}{hash_}{anchor})"
+            return f"{text}({at(path)}{hash_}{anchor})"
         if not (ROOT / path).exists():
             return match[0]  # mkdocs says that it leads nowhere
         return text[1:-1]
 
+    def on_site(text: str) -> str:
+        return SOURCE.sub(site_source, LINK.sub(site_link, text))
+
     parts, end = [], 0
     for fence in FENCE.finditer(markdown):  # code stays as it is
-        parts += [LINK.sub(site_link, markdown[end : fence.start()]), fence[0]]
+        parts += [on_site(markdown[end : fence.start()]), fence[0]]
         end = fence.end()
-    return "".join([*parts, LINK.sub(site_link, markdown[end:])])
+    return "".join([*parts, on_site(markdown[end:])])

@@ -1,4 +1,4 @@
-"""The commands of the tutorial and of docs/metrics.md print what is shown."""
+"""The commands of README, the tutorial and other pages print what is shown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from shown import PAGES, with_outputs
 
-COMMANDS = {"tutorial": 5, "metrics": 2, "misses": 4}
+COMMANDS = {"tutorial": 5, "metrics": 2, "misses": 4, "README": 1}
 """At least so many commands are shown."""
 
 
