@@ -73,7 +73,7 @@ def on_config(config: Any) -> Any:
             continue
         if path.endswith("/README.md"):
             studies.append({title(ROOT / path): page})
-        elif path.startswith("docs/"):
+        elif path.startswith("docs/") and path.endswith(".md"):
             more.append({title(ROOT / path): page})
     if more:
         config.nav.append({"More": more})
