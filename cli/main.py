@@ -124,8 +124,9 @@ def cli(ctx: click.Context, debug: bool) -> None:
     """Replay Mixture-of-Experts routing traces through expert caches.
 
     \b
-    Start here:  lrcsim run --policy lru --cache 2x
-    Your own:    lrcsim trace import routing.csv -o mine.h5 && lrcsim run mine.h5
+    Start here:    lrcsim run --policy lru --cache 2x
+    A real model:  lrcsim plan qwen3-30b-a3b
+    Your trace:    lrcsim trace import routing.csv -o mine.h5 && lrcsim run mine.h5
     """  # noqa: D301
     ctx.obj = {"debug": debug}
 
@@ -149,7 +150,11 @@ def main(arguments: list[str] | None = None) -> None:
         compiling.aborted = True
         sys.exit(130)
     except click.UsageError as error:
-        click.UsageError(printable(error.format_message(), keep="\n"), error.ctx).show()
+        text = printable(error.format_message(), keep="\n")
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # of click 8.2 and later
+            click.echo(text, err=True)  # a group alone: its help
+        else:
+            click.UsageError(text, error.ctx).show()
         sys.exit(2)
     except SystemExit:
         raise

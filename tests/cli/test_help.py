@@ -78,3 +78,11 @@ def test_lists_of_plug_ins(kind: str, lrcsim: Any) -> None:
     wrong = lrcsim(kind, "no-such-thing")
     assert wrong.code == 1
     assert "no-such-thing" in wrong.err
+
+
+@pytest.mark.parametrize("group", [[], ["trace"]])
+def test_a_group_alone_shows_its_help_once(group: list[str], lrcsim: Any) -> None:
+    code, out, err = lrcsim(*group)
+    assert (code, out) == (2, "")
+    assert err.count("Usage: ") == 1
+    assert err.strip() == lrcsim(*group, "--help").out.strip()
