@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrcsim.base.errors import ConfigError
@@ -62,27 +66,50 @@ def say_toy(trace: RoutingTrace) -> None:
     )
 
 
-def say_next(hardware: str | None) -> None:
-    """Print commands that answer what comes next, each as it can be typed on this machine.
+def say_next(trace: RoutingTrace, hardware: str | None) -> None:
+    """Print, on standard error, commands that answer what comes next, each as it can be typed on this machine.
+
+    Without a machine also what `say_toy` says; with one that stood before its speeds.
 
     Args:
+        trace: the bundled one that was run.
         hardware: the machine of the run; None: there was none, and the plan is for this one.
     """
+    sys.stdout.flush()
     here = "on this machine" if hardware is None else "there"
-    console().print("\n[bold]Next[/bold]")
-    print_rows(
-        ["", ""],
-        [
-            [quoted(_plan(REAL, hardware)), f"a real model {here}: fits? how fast?"],
-            ["lrcsim curve", "hits at every cache size"],
-            ["lrcsim trace import --help", "your own engine's log"],
-        ],
-        left=(0, 1),
-        whole=(0,),
-    )
+    with redirect_stdout(sys.stderr):
+        if hardware is None:
+            say_toy(trace)
+        console().print("\n[bold]Next[/bold]")
+        print_rows(
+            ["", ""],
+            [
+                [quoted(_plan(REAL, hardware)), f"a real model {here}: fits? how fast?"],
+                [quoted(_line("curve")), "hits at every cache size"],
+                [quoted(_line("trace", "import", "--help")), "your own engine's log"],
+            ],
+            left=(0, 1),
+            whole=(0,),
+        )
+
+
+def program() -> list[str]:
+    """Return the words with which lrcsim is called here: ``lrcsim`` where the shell finds this one, else as it was."""
+    python, *words = sys.orig_argv
+    if words[:2] == ["-m", "lrcsim"]:
+        return [python, "-m", "lrcsim"]
+    called = Path(sys.argv[0])
+    found = shutil.which("lrcsim")
+    if called.stem != "lrcsim" or (found is not None and Path(found).resolve() == called.resolve()):
+        return ["lrcsim"]
+    return [sys.argv[0]]  # .venv/bin/lrcsim, of an environment that is not active
+
+
+def _line(*words: str) -> str:
+    """Return a command line of lrcsim."""
+    return shlex.join([*program(), *words])
 
 
 def _plan(model: str, hardware: str | None) -> str:
     """Return the command that plans a model on a machine; None: on this one."""
-    words = ["lrcsim", "plan", model, *([] if hardware is None else ["--hardware", hardware])]
-    return shlex.join(words)
+    return _line("plan", model, *([] if hardware is None else ["--hardware", hardware]))

@@ -81,9 +81,9 @@ def run(
             plot_time(result, plot)
         if answer(json_path, lambda: result.to_dict() | {"provenance": provenance(opened, asked)}, "run"):
             _show(result)
-            if bundled:
-                say_toy(opened)
             if result.timed is not None:
+                if bundled:
+                    say_toy(opened)
                 show_time(result)
             if timeline is not None:
                 console().print(
@@ -93,7 +93,7 @@ def run(
             for warning in result.warnings:
                 console().print(f"[yellow]Note:[/yellow] {quoted(warning)}")
             if bundled:
-                say_next(told.get("hardware"))
+                say_next(opened, told.get("hardware"))
 
 
 def _window(text: str) -> tuple[int, int]:
