@@ -1,4 +1,4 @@
-"""What a run of a trace that comes with lrcsim says besides: what its numbers are good for, and what to do next."""
+"""What a run of a trace that comes with lrcsim says besides: how much its numbers mean, and what to do next."""
 
 from __future__ import annotations
 

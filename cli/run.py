@@ -92,7 +92,7 @@ def run(
                 )
             for warning in result.warnings:
                 console().print(f"[yellow]Note:[/yellow] {quoted(warning)}")
-            if bundled:
+            if trace is None:
                 say_next(opened, told.get("hardware"))
 
 
