@@ -2,7 +2,7 @@
 
 CPU seconds of a whole process, with an empty folder for compiled code and with what the first start left there.
 
-    python benchmarks/bench_first_start.py [ROUNDS]
+    python benchmarks/bench_first_start.py [ROUNDS [COMMAND ...]]      # commands that begin so; all: the list below
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import sys
 import tempfile
 
 COMMANDS = (
-    "run --policy lru --cache 2x",
+    "run --policy lru --cache 2x",  # README's first command
+    "plan qwen3-30b-a3b --hardware rtx-3060",  # and its second
     "run --policy mrs --cache 2x",
     "run --policy lru --cache 2x --hardware rtx-4090",
     "curve --policy lru,lfu,belady",
@@ -39,7 +40,8 @@ def main() -> None:
     """Print the table; of several rounds the least."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 1
     print("| lrcsim | first start, CPU s | second | compiling |\n|---|---:|---:|---:|")
-    for command in COMMANDS:
+    wanted = tuple(sys.argv[2:]) or ("",)
+    for command in (command for command in COMMANDS if command.startswith(wanted)):
         first = second = float("inf")
         for _ in range(rounds):
             with tempfile.TemporaryDirectory() as folder:
