@@ -1,13 +1,13 @@
-"""The commands of the tutorial and of docs/metrics.md print what is shown."""
+"""The commands of the tutorial, of docs/metrics.md, docs/misses.md and the pages of questions print what is shown."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from shown import PAGES, with_outputs
+from shown import PAGES, QUESTIONS, with_outputs
 
-COMMANDS = {"tutorial": 5, "metrics": 2, "misses": 4}
+COMMANDS = {"tutorial": 5, "metrics": 2, "misses": 4} | {page.stem: 1 for page in QUESTIONS}
 """At least so many commands are shown."""
 
 
