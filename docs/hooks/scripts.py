@@ -12,6 +12,9 @@ HEAD = """# Examples
 Questions that people ask before they write an engine, each answered by a short script on the trace that comes with
 lrcsim. They are in `examples/`; put your own trace in place of `RoutingTrace.open()`. The outputs are those of
 `python examples/NAME.py`, checked by a test.
+
+A notebook goes the whole way, from the log of an engine to a policy and a size on two machines:
+[from a log to a decision](notebook.md) (`examples/from_log_to_decision.ipynb`).
 """
 
 
