@@ -10,8 +10,8 @@ from typing import Any
 NOTEBOOK = Path(__file__).resolve().parents[2] / "examples" / "from_log_to_decision.ipynb"
 NOTE = """!!! note "A notebook"
 
-    This is `examples/from_log_to_decision.ipynb`, and below each cell is what it shows, as text. In a notebook traces, results
-    and plans also show a small table and a picture; where a figure stands alone, it is left out here.
+    This is `examples/from_log_to_decision.ipynb`, and below each cell is what it shows, as text. In a notebook traces,
+    results and plans also show a small table and a picture; where a figure stands alone, it is left out here.
 """
 PICTURE = re.compile(r"<(?:Picture|Figure) size [^>]*>")
 

@@ -1,7 +1,7 @@
 """mkdocs hook: leave out of the site what no reader needs.
 
-Half a megabyte of every kind comes with the theme: maps of its scripts for those who debug them, and the search's rules for
-other languages than English.
+The theme brings over two megabytes of it: maps of its scripts for those who debug them, and the search's rules for
+languages other than English.
 """
 
 from __future__ import annotations

@@ -103,7 +103,9 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:  # noqa: ARG001  # passed by name
-    """Write the page's links for the site."""
+    """Write the page's links for the site; a page of a question is short and needs no table of contents."""
+    if page.file.src_uri.startswith("questions/"):
+        page.meta["hide"] = ["toc"]
     known = places() | made_of()
     here = {place: path for path, place in places().items()}.get(page.file.src_uri)
     if here is None:  # a page made by reference.py or api.py, with links for the site

@@ -25,7 +25,11 @@ def section(script: Path) -> str:
     question, _, scenario = doc.partition("\n")
     code = source[source.index('"""\n', 3) + 4 :].strip()
     output = script.with_suffix(".out").read_text(encoding="utf-8").rstrip()
-    parts = [f"## {question} {{#{script.stem}}}", scenario.strip(), f'```python title="examples/{script.name}"\n{code}\n```']
+    parts = [
+        f"## {question} {{#{script.stem}}}",
+        scenario.strip(),
+        f'```python title="examples/{script.name}"\n{code}\n```',
+    ]
     return "\n\n".join([*parts, f"```text\n{output}\n```", ""])
 
 

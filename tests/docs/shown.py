@@ -36,11 +36,13 @@ def run(command: str, folder: Path) -> str:
 def in_this_process(command: str, folder: Path) -> str:
     """Return what a command of lrcsim alone prints: nothing is imported and no kernel is loaded anew."""
     out, err = io.StringIO(), io.StringIO()
+    code: object = 0
     with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             main(shlex.split(command)[1:])
         except SystemExit as stop:
-            assert not stop.code, f"{command}: {err.getvalue()}"
+            code = stop.code or 0
+    assert code == 0, f"{command}: {err.getvalue()}"
     return out.getvalue()
 
 

@@ -1,7 +1,7 @@
 """Every notebook in examples/ runs from its first cell to its last without a warning, and shows what it promises.
 
-What its cells show as text is kept beside it, in the file of its name ending in .out, for the documentation site. After a
-change that is meant, ``python tests/examples/test_notebook.py --write`` writes it anew.
+What its cells show as text is kept beside it, in the file of its name ending in .out, for the documentation site. After
+a change that is meant, ``python tests/examples/test_notebook.py --write`` writes it anew.
 """
 
 from __future__ import annotations
