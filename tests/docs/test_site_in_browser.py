@@ -119,6 +119,7 @@ def test_paper_has_the_text_alone_and_loses_none_of_it(desk: Reader, name: str) 
         blocks = desk.page.locator(".md-typeset pre > code")
         wraps = blocks.evaluate_all("all => all.map(at => getComputedStyle(at).whiteSpace)")
         assert set(wraps) == {"pre-wrap"}  # what would scroll on a screen would be cut
+        assert blocks.evaluate_all(CONTRAST) >= READABLE  # the page was dark on the screen
         ground = desk.page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert ground in ("rgb(255, 255, 255)", "rgba(0, 0, 0, 0)")
         assert len(desk.page.pdf()) > 10_000
