@@ -48,10 +48,17 @@ class Reader:
         self.fetched: list[str] = []
         page.on("console", lambda message: self.said.append(message.text))
         page.on("pageerror", lambda error: self.said.append(str(error)))
-        page.on("requestfailed", lambda request: self.said.append(f"failed: {request.url}"))
+        page.on("requestfailed", self.failed)
         page.on("request", lambda request: self.fetched.append(request.url))
 
+    def failed(self, request: Any) -> None:
+        """Note what was not there; what the browser gave up since the page was left is none of it."""
+        if request.failure != "net::ERR_ABORTED":
+            self.said.append(f"{request.failure}: {request.url}")
+
     def open(self, name: str) -> None:
+        self.said.clear()
+        self.fetched.clear()
         self.page.goto((self.site / name).as_uri())
 
     def fits(self) -> bool:
