@@ -50,7 +50,7 @@ docs:
 
 # write the outputs of the examples and of the tutorial anew, after a change of results that is meant
 outputs:
-    {{python}} tests/examples/test_examples.py --write && {{python}} tests/docs/shown.py --write
+    {{python}} tests/examples/test_examples.py --write && {{python}} tests/examples/test_notebook.py --write && {{python}} tests/docs/shown.py --write
 
 # throw compiled kernels away: needed after a change in a function that another module's kernel calls
 clean:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
-from typing import NamedTuple
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import settings
@@ -21,6 +22,9 @@ settings.load_profile(os.environ.get("LRCSIM_HYPOTHESIS", "default"))
 # What a test finds on standard error does not depend on whether an earlier one has compiled the kernel, nor how fast:
 # that compiling is told of is tested in processes of its own (tests/base/test_compiling.py).
 compiling.AFTER = math.inf
+
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 class Outcome(NamedTuple):
@@ -48,3 +52,16 @@ def lrcsim(capsys: pytest.CaptureFixture[str]) -> Lrcsim:
         return Outcome(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Give a headless Chromium, for a module: while it is open no event loop can be run in this thread."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install '.[test]')")
+    path = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if path is None:
+        pytest.skip(f"no browser: none of {', '.join(CHROMIUM)} is installed")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

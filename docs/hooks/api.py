@@ -101,10 +101,3 @@ def on_files(files: Any, config: Any) -> Any:
     for package in PACKAGES:
         files.append(File.generated(config, f"api/{package}.md", content=page(package)))
     return files
-
-
-def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:  # noqa: ARG001  # passed by name
-    """Keep the sources out of the search."""
-    return html.replace(
-        '<details class="mkdocstrings-source">', '<details class="mkdocstrings-source" data-search-exclude>'
-    )

@@ -20,7 +20,8 @@ line on standard error), 2 wrong usage.
 
 def linked(text: str) -> str:
     """Return a help text as Markdown, with the documents that it names as links."""
-    return re.sub(r"docs/(\w+\.md)", r"[\g<0>](\1)", html.escape(text, quote=False))
+    plain = html.escape(text, quote=False).replace("[", r"\[")  # `cpu[,admit:N[,payback]]` refers to nothing
+    return re.sub(r"docs/(\w+\.md)", r"[\g<0>](\1)", plain)
 
 
 def prose(help_text: str) -> str:

@@ -1,7 +1,8 @@
 """mkdocs hook: pages that stand outside docs/, and links that work both in the repository and on the site.
 
 In the repository a link is relative to the page's own file. Here every such link is resolved against the repository,
-and written anew for the place the page has on the site. A link to a file that is no page becomes its text alone.
+and written anew for the place the page has on the site. A link to what a page is made of (a script of examples/, the
+folder of the policies) leads to that page; one to another file that is no page becomes its text alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,15 @@ PAGES = {  # path in the repository -> path on the site
     "CONTRIBUTING.md": "contributing.md",
     "traces/FORMAT.md": "trace-format.md",
     "benchmarks/NOTES.md": "benchmarks.md",
+}
+MADE_OF = {  # path in the repository -> the page that another hook makes of it
+    "policies": "policies.md",
+    "simulator/setup/prefetchers.py": "prefetchers.md",
+    "hardware/data/profiles": "profiles.md",
+    "models/data": "models.md",
+    "runtimes/data": "runtime-keys.md",
+    "examples": "examples.md",
+    "examples/from_log_to_decision.ipynb": "notebook.md",
 }
 EXPERIMENTS = "Held against"  # their READMEs go under this heading
 PICTURES = {".png", ".svg", ".jpg"}
@@ -45,9 +55,15 @@ def experiments() -> dict[str, str]:
 def places() -> dict[str, str]:
     """Return every page and picture by its path in the repository; the values are paths on the site."""
     docs = ROOT / "docs"
-    shown = [*sorted(docs.glob("*.md")), *sorted(docs.glob("pictures/*.svg"))]
+    shown = [*sorted(docs.rglob("*.md")), *sorted(docs.glob("pictures/*.svg"))]
     own = {path.relative_to(ROOT).as_posix(): path.relative_to(docs).as_posix() for path in shown}
     return own | PAGES | experiments()
+
+
+def made_of() -> dict[str, str]:
+    """Return what pages are made of, by its path in the repository; the values are places on the site."""
+    scripts = {f"examples/{path.name}": f"examples.md#{path.stem}" for path in (ROOT / "examples").glob("*.py")}
+    return MADE_OF | scripts
 
 
 def title(path: Path) -> str:
@@ -90,9 +106,11 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:  # noqa: ARG001  # passed by name
-    """Write the page's links for the site."""
-    known = places()
-    here = {place: path for path, place in known.items()}.get(page.file.src_uri)
+    """Write the page's links for the site; a page of a question is short and needs no table of contents."""
+    if page.file.src_uri.startswith("questions/"):
+        page.meta["hide"] = ["toc"]
+    known = places() | made_of()
+    here = {place: path for path, place in places().items()}.get(page.file.src_uri)
     if here is None:  # a page made by reference.py or api.py, with links for the site
         return markdown
 

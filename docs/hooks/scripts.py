@@ -12,6 +12,9 @@ HEAD = """# Examples
 Questions that people ask before they write an engine, each answered by a short script on the trace that comes with
 lrcsim. They are in `examples/`; put your own trace in place of `RoutingTrace.open()`. The outputs are those of
 `python examples/NAME.py`, checked by a test.
+
+A notebook goes the whole way, from the log of an engine to a policy and a size on two machines:
+[from a log to a decision](notebook.md) (`examples/from_log_to_decision.ipynb`).
 """
 
 
@@ -22,7 +25,11 @@ def section(script: Path) -> str:
     question, _, scenario = doc.partition("\n")
     code = source[source.index('"""\n', 3) + 4 :].strip()
     output = script.with_suffix(".out").read_text(encoding="utf-8").rstrip()
-    parts = [f"## {question}", scenario.strip(), f'```python title="examples/{script.name}"\n{code}\n```']
+    parts = [
+        f"## {question} {{#{script.stem}}}",
+        scenario.strip(),
+        f'```python title="examples/{script.name}"\n{code}\n```',
+    ]
     return "\n\n".join([*parts, f"```text\n{output}\n```", ""])
 
 

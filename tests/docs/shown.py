@@ -5,26 +5,53 @@ python tests/docs/shown.py --write        # write the outputs anew into the page
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from lrcsim.cli.main import main
+
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = (DOCS / "tutorial.md", DOCS / "metrics.md", DOCS / "misses.md", DOCS.parent / "README.md")
+QUESTIONS = tuple(path for path in sorted((DOCS / "questions").glob("*.md")) if path.stem != "README")
+PAGES = (DOCS / "tutorial.md", DOCS / "metrics.md", DOCS / "misses.md", DOCS.parent / "README.md", *QUESTIONS)
+SHELL = set("|<>;&$`*?")
 FENCE = re.compile(r'^```(?P<kind>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<body>.*?)^```$', re.DOTALL | re.MULTILINE)
 DATE = re.compile(r"\b20\d\d-\d\d-\d\d\b")
 
 
 def run(command: str, folder: Path) -> str:
     """Return what a command prints on standard output; dates and blanks at line ends are taken out."""
+    alone = command.startswith("lrcsim ") and not SHELL & set(command)
+    printed = in_this_process(command, folder) if alone else in_a_shell(command, folder)
+    lines = [line.rstrip() for line in DATE.sub("YYYY-MM-DD", printed).splitlines()]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def in_this_process(command: str, folder: Path) -> str:
+    """Return what a command of lrcsim alone prints: nothing is imported and no kernel is loaded anew."""
+    out, err = io.StringIO(), io.StringIO()
+    code: object = 0
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(shlex.split(command)[1:])
+        except SystemExit as stop:
+            code = stop.code or 0
+    assert code == 0, f"{command}: {err.getvalue()}"
+    return out.getvalue()
+
+
+def in_a_shell(command: str, folder: Path) -> str:
+    """Return what anything else prints."""
     place = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(command, shell=True, cwd=folder, env=place, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}: {done.stderr}"
-    lines = [line.rstrip() for line in DATE.sub("YYYY-MM-DD", done.stdout).splitlines()]
-    return "".join(f"{line}\n" for line in lines)
+    return done.stdout
 
 
 def with_outputs(page: str, folder: Path) -> str:

@@ -1,13 +1,13 @@
-"""The commands of README, the tutorial and other pages print what is shown."""
+"""The commands of README, the tutorial, other pages and the pages of questions print what is shown."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from shown import PAGES, with_outputs
+from shown import PAGES, QUESTIONS, with_outputs
 
-COMMANDS = {"tutorial": 5, "metrics": 2, "misses": 4, "README": 1}
+COMMANDS = {"tutorial": 5, "metrics": 2, "misses": 4, "README": 1} | {page.stem: 1 for page in QUESTIONS}
 """At least so many commands are shown."""
 
 

@@ -32,9 +32,10 @@ def test_prints_what_is_committed(script: Path, tmp_path: Path) -> None:
 
 
 def test_form() -> None:
-    """A question first, then the scenario; short; every output belongs to a script."""
+    """A question first, then the scenario; short; every output belongs to a script or a notebook."""
     assert len(SCRIPTS) >= 5
-    assert {path.stem for path in EXAMPLES.glob("*.out")} == {script.stem for script in SCRIPTS}
+    shown = {path.stem for path in [*SCRIPTS, *EXAMPLES.glob("*.ipynb")]}
+    assert {path.stem for path in EXAMPLES.glob("*.out")} == shown
     for script in SCRIPTS:
         source = script.read_text(encoding="utf-8")
         question, blank, scenario = (ast.get_docstring(ast.parse(source)) or "").split("\n", 2)

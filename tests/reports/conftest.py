@@ -1,9 +1,7 @@
-"""Results to report on, made once by the commands themselves, and a browser to look at the pages."""
+"""Results to report on, made once by the commands themselves."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,6 @@ from report_files import POLICIES, MakePage, Results, command, small_trace, unse
 
 from lrcsim.reports import make_page, read_inputs
 from lrcsim.reports.blocks import Page
-
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @pytest.fixture(scope="session")
@@ -39,16 +35,3 @@ def page_of() -> MakePage:
         return make_page(read_inputs(paths), unseen, **{"policies": POLICIES, **options})
 
     return make
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Give a headless Chromium, for a module: while it is open no event loop can be run in this thread."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install '.[test]')")
-    path = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if path is None:
-        pytest.skip(f"no browser: none of {', '.join(CHROMIUM)} is installed")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
