@@ -277,7 +277,8 @@ def split(path: str | None, fit: str, test: str, share: float, json_path: str | 
     """Make two traces of one, so that nothing is tested on the requests that it is made of.
 
     Each domain is divided alike, every second prompt to either part at a share of 0.5; requests with the same prompt,
-    and the turns of one chat, stay together. TRACE is an lrcsim trace file; without it, the trace that comes with lrcsim.
+    and the turns of one chat, stay together. TRACE is an lrcsim trace file; without it, the trace that comes with
+    lrcsim.
     """
     import numpy as np
 

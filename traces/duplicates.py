@@ -27,8 +27,8 @@ Marks = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
 
 TURN = 16
-"""Tokens that a prompt has at least, for one that begins with it to be a later turn of the same chat: more than the start
-token and a template's markers, which strangers share too."""
+"""Tokens that a prompt has at least, for one that begins with it to be a later turn of the same chat: more than the
+start token and a template's markers, which strangers share too."""
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 """Step of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014)."""
@@ -114,8 +114,8 @@ def groups(trace: RoutingTrace) -> Ints:
     """Return int64 [requests], the same number for requests with the same prompt and for the turns of one chat.
 
     Prompts are compared as in `repeats`. One that begins with the whole prompt of another, of `TURN` tokens or more,
-    goes on where that one was: a later turn of its chat. One that cannot be compared is a group of its own. Numbers rise
-    with the first request of each group.
+    goes on where that one was: a later turn of its chat. One that cannot be compared is a group of its own. Numbers
+    rise with the first request of each group.
     """
     found = _compare(trace)
     ends = np.cumsum(found.lengths)

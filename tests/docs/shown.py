@@ -14,8 +14,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = tuple(
-    DOCS / f"{name}.md"
-    for name in ("tutorial", "metrics", "misses", "from-vllm", "from-llamacpp", "from-a-model-name")
+    DOCS / f"{name}.md" for name in ("tutorial", "metrics", "misses", "from-vllm", "from-llamacpp", "from-a-model-name")
 )
 FENCE = re.compile(r'^```(?P<kind>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<body>.*?)^```$', re.DOTALL | re.MULTILINE)
 DATE = re.compile(r"\b20\d\d-\d\d-\d\d\b")

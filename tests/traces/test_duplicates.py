@@ -60,7 +60,7 @@ def test_groups_against_the_definition(ends: list[list[int]]) -> None:
     """Of each prompt the shortest one, long enough, that it begins with."""
     prompts = [[1] * (TURN - 2) + end for end in ends]
     roots = [
-        min((other for other in prompts if TURN <= len(other) and one[: len(other)] == other), default=one, key=len)
+        min((other for other in prompts if len(other) >= TURN and one[: len(other)] == other), default=one, key=len)
         for one in prompts
     ]
     assert groups(trace_of(prompts, [[3]] * len(prompts))).tolist() == [
