@@ -119,8 +119,7 @@ def groups(trace: RoutingTrace) -> Ints:
     """
     found = _compare(trace)
     ends = np.cumsum(found.lengths)
-    place = np.arange(len(found.sums)) - np.repeat(ends - found.lengths, found.lengths)
-    is_prompt = (place >= TURN - 1) & np.isin(found.sums, found.wholes[found.lengths >= TURN])
+    is_prompt = np.isin(found.sums, found.wholes[found.lengths >= TURN])
     is_prompt[ends - 1] = True
     at = np.flatnonzero(is_prompt)
     shortest = found.sums[at[np.searchsorted(at, ends - found.lengths)]]

@@ -286,4 +286,4 @@ def test_llama_cpp_s_printed_tensors_are_refused_with_the_way_out(line: str, tmp
     path = tmp_path / "eval.log"
     path.write_text(f"llama_model_loader: loaded\n{line}\n   [ 12, 3, 55, ..., 18, 22, 1],\n", encoding="utf-8")
     with pytest.raises(TraceError, match=r"llama-eval-callback.*lrcsim record MODEL\.gguf"):
-        imported(path)
+        imported(path, tmp_path)
