@@ -2,7 +2,7 @@
 
 What a new person does, each step as a command of its own: a fresh clone of this checkout's last commit, a fresh virtual
 environment, ``pip install '.[report]'``, a log of routing (the bundled trace as a table), import,
-check, compare on a machine, run, and the page. Nothing compiled is at hand: the installation brings a folder of its own.
+check, compare on a machine, run, and the page. Nothing compiled is at hand: the installation has a folder of its own.
 Prints wall seconds of each step and of all, and CPU seconds (of all children, so they hardly depend on what else runs).
 Packages come from the index or from pip's cache, as pip is configured; ``--no-cache`` downloads them all.
 
