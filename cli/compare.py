@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,10 @@ DEFAULTS = {"policy": "lru,lfu,s3-fifo", "cache": "1x,2x,4x"}
 
 FEW = 8
 """Tasks up to which this process does all of them: a process of its own takes seconds to start."""
+
+LITTLE = 30_000_000
+"""Accesses up to which it does too, some 10 s of work: at the first start each process compiles for itself (12 runs of
+the bundled trace: 33 s of CPU time here, 60 s in two)."""
 
 RESULTS = {
     "decode_tokens_per_s": "tokens/s",
@@ -56,7 +61,9 @@ def _compared(flag: str, metavar: str, help: str) -> Callable[[Any], Any]:
 @_compared("--miss", "ACTIONS", "Miss actions.  [default: load]")
 @_compared("--route", "RULES", "Routing rules; none is one.  [default: none]")
 @run_options("cache", "serving", "machine", but=("policy", "cache", "prefetch", "miss", "route"))
-@click.option("--jobs", type=click.IntRange(min=1), help="Processes.  [default: one for few runs, else all cores]")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), help="Processes.  [default: one for few or short runs, else all cores]"
+)
 @json_option
 @click.option("--csv", "csv_path", metavar="FILE", help="Write all columns of the table of results as CSV.")
 @click.option("--plot", "plot_path", metavar="FILE", help="Draw a point for each run: .png, .svg or .pdf.")
@@ -96,7 +103,7 @@ def compare(
     spec = compared.comparison_spec(trace or next(iter(BUNDLED)), choices, told)
     plan = divide(dataclasses.replace(spec, source="compare"))
     tasks = plan.tasks()
-    processes = min(jobs or (1 if len(tasks) <= FEW else usable_cores()), len(tasks))
+    processes = min(jobs or _processes(trace, len(tasks)), len(tasks))
     with progress_bar(f"{len(plan.runs):,} runs") as progress:
         workers = in_processes(processes) if processes > 1 else in_this_process
         table = run_in_memory(plan, workers=workers, progress=progress)
@@ -115,6 +122,17 @@ def compare(
             console().print(quoted(sentence))
         for error, names in failures(found, varying).items():
             console().print(f"[yellow]Note:[/yellow] {quoted(f'not run: {names}: {error}')}")
+
+
+def _processes(path: str | None, tasks: int) -> int:
+    """Return how many processes do some tasks on a trace, if nobody says it."""
+    from lrcsim.traces import RoutingTrace
+
+    if tasks <= FEW:
+        return 1
+    with RoutingTrace.open(path) as trace:
+        accesses = math.prod(trace.columns["experts"].shape)
+    return 1 if tasks * accesses <= LITTLE else usable_cores()
 
 
 def split_choices(text: str) -> list[str]:

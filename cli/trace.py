@@ -276,8 +276,9 @@ def convert(path: str, output: str, format_version: int, compression: str | None
 def split(path: str | None, fit: str, test: str, share: float, json_path: str | None) -> None:
     """Make two traces of one, so that nothing is tested on the requests that it is made of.
 
-    Each domain is divided alike, every second prompt to either part at a share of 0.5; requests with the same prompt
-    stay together. TRACE is an lrcsim trace file; without it, the trace that comes with lrcsim.
+    Each domain is divided alike, every second prompt to either part at a share of 0.5; requests with the same prompt,
+    and the turns of one chat, stay together. TRACE is an lrcsim trace file; without it, the trace that comes with
+    lrcsim.
     """
     import numpy as np
 

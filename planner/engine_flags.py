@@ -222,7 +222,11 @@ def _llama(
     if not in_gguf:
         notes.append(f"{dtype} is no format of GGUF files, the sizes hold for one as small as that")
     if own_gpu and not all_resident:
-        notes.append("no expert cache in releases: a layer's experts are all on the GPU or all on the CPU")
+        notes.append("a layer's experts are all on the GPU or all on the CPU")
+        notes.append(
+            "builds from b11480 on also cache experts on the GPU, --cpu-moe --moe-cache-mib MIB; not held against "
+            "measurements yet, nearest are the rows lru and lru-split (b12191: --moe-cache-cpu-share)"
+        )
     return Flags("llama.cpp", "", " ".join(parts), tuple(notes))
 
 

@@ -26,6 +26,10 @@ from lrcsim.traces.trace import PREFILL, RoutingTrace
 Marks = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
 
+TURN = 16
+"""Tokens that a prompt has at least, for one that begins with it to be a later turn of the same chat: more than the
+start token and a template's markers, which strangers share too."""
+
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 """Step of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014)."""
 
@@ -107,15 +111,23 @@ def in_common(trace: RoutingTrace, other: RoutingTrace) -> tuple[int, int]:
 
 
 def groups(trace: RoutingTrace) -> Ints:
-    """Return int64 [requests], the same number for requests with the same prompt, as `repeats` compares them.
+    """Return int64 [requests], the same number for requests with the same prompt and for the turns of one chat.
 
-    One that cannot be compared is a group of its own. Numbers rise with the first request of each group.
+    Prompts are compared as in `repeats`. One that begins with the whole prompt of another, of `TURN` tokens or more,
+    goes on where that one was: a later turn of its chat. One that cannot be compared is a group of its own. Numbers
+    rise with the first request of each group.
     """
     found = _compare(trace)
-    _, first, which = np.unique(found.wholes, return_index=True, return_inverse=True)
+    ends = np.cumsum(found.lengths)
+    is_prompt = np.isin(found.sums, found.wholes[found.lengths >= TURN])
+    is_prompt[ends - 1] = True
+    at = np.flatnonzero(is_prompt)
+    shortest = found.sums[at[np.searchsorted(at, ends - found.lengths)]]
+    wholes, first = np.unique(found.wholes, return_index=True)
     leader = np.arange(trace.num_requests)
-    leader[found.requests] = found.requests[first[which]]
-    return np.unique(leader, return_inverse=True)[1].astype(np.int64)
+    leader[found.requests] = found.requests[first[np.searchsorted(wholes, shortest)]]
+    _, came, which = np.unique(leader, return_index=True, return_inverse=True)
+    return came.argsort().argsort()[which].astype(np.int64)
 
 
 def beginnings(marks: Marks, begins: Ints, ends: Ints) -> Marks:

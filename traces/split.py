@@ -1,8 +1,9 @@
 """One trace made two: requests to fit on, and requests to test on.
 
 What is made of a trace (expert popularity, a division of a budget, a trained policy) is tested on other requests than
-those it was made of, or the test says what hindsight would do. Requests with the same prompt go to the same part, or
-the test would see them again; within a domain the parts follow the trace's order, so that both have every domain.
+those it was made of, or the test says what hindsight would do. Requests with the same prompt, and the turns of one
+chat, go to the same part, or the test would see them again; within a domain the parts follow the trace's order, so that
+both have every domain.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from lrcsim.traces.writer import TraceWriter
 def fit_part(trace: RoutingTrace, share: float = 0.5) -> npt.NDArray[np.bool_]:
     """Say which requests are for fitting.
 
-    Of the g-th group of equal prompts of each domain (from 0, in the trace's order) those are, with which the count of
-    groups for fitting reaches the next whole number: ``floor((g + 1) share) > floor(g share)``.
+    Of the g-th group of requests that belong together of each domain (from 0, in the trace's order) those are, with
+    which the count of groups for fitting reaches the next whole number: ``floor((g + 1) share) > floor(g share)``.
 
     Args:
         trace: the routing trace.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lrcsim.cli.compare import split_choices
+from lrcsim.cli.compare import FEW, _processes, split_choices
 from lrcsim.traces import RoutingTrace
 
 
@@ -91,3 +91,10 @@ def test_where_nothing_runs_the_first_error_is_told(lrcsim: Callable[..., Any], 
     done = lrcsim("compare", trace_file, "--cache", "900", "--policy", "random", "--access", "papr")
     assert done.code == 1
     assert "access" in done.err
+
+
+def test_processes_for_long_work_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundled trace has 727,744 accesses: 41 runs of it are less than 30 million, 42 more."""
+    monkeypatch.setattr("lrcsim.cli.compare.usable_cores", lambda: 7)
+    assert _processes("nowhere.h5", FEW) == 1
+    assert [_processes(None, tasks) for tasks in (9, 41, 42)] == [1, 1, 7]

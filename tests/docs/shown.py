@@ -1,6 +1,6 @@
 """Run what a page shows: files from fences with a title, commands from ``console`` fences, each with its output.
 
-python tests/docs/shown.py --write        # write the outputs anew into the pages, after a change that is meant
+python tests/docs/shown.py --write [PAGE ...]     # write the outputs anew into pages, after a change that is meant
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from lrcsim.cli.main import main
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 QUESTIONS = tuple(path for path in sorted((DOCS / "questions").glob("*.md")) if path.stem != "README")
-PAGES = (DOCS / "tutorial.md", DOCS / "metrics.md", DOCS / "misses.md", DOCS.parent / "README.md", *QUESTIONS)
+NAMED = ("tutorial", "metrics", "misses", "from-vllm", "from-llamacpp", "from-a-model-name")
+PAGES = (DOCS.parent / "README.md", *(DOCS / f"{name}.md" for name in NAMED), *QUESTIONS)
 SHELL = set("|<>;&$`*?")
 FENCE = re.compile(r'^```(?P<kind>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<body>.*?)^```$', re.DOTALL | re.MULTILINE)
 DATE = re.compile(r"\b20\d\d-\d\d-\d\d\b")
@@ -69,9 +70,11 @@ def with_outputs(page: str, folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["--write"]:
+    if sys.argv[1:2] != ["--write"] or not {path.stem for path in PAGES} >= set(sys.argv[2:]):
         sys.exit(__doc__)
     for path in PAGES:
+        if sys.argv[2:] and path.stem not in sys.argv[2:]:
+            continue
         with tempfile.TemporaryDirectory() as empty:
             path.write_text(with_outputs(path.read_text(encoding="utf-8"), Path(empty)), encoding="utf-8")
         print(path.name)

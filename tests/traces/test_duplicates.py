@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trace_files import make_trace
 
 from lrcsim.traces import RoutingTrace
-from lrcsim.traces.duplicates import groups, in_common, repeats
+from lrcsim.traces.duplicates import TURN, groups, in_common, repeats
 
 PROMPTS = [[1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 5], [6], [1, 2], []]
 AFTER = [[9], [8], [], [7], [3], [1]]
@@ -42,6 +42,30 @@ def test_the_case_solved_by_hand() -> None:
         assert (found.duplicates, found.near, found.tokens, found.repeated) == (1, 2, 14, 8)
         assert found.to_dict()["repeated_share"] == 8 / 14
         assert groups(trace).tolist() == [0, 0, 1, 2, 3, 4]
+
+
+def test_the_turns_of_a_chat_belong_together() -> None:
+    """By hand: 1 asks, 2 goes on with its prompt and answer, 3 with its prompt alone; 0 and 4 only begin alike."""
+    system, ask = [1] * (TURN - 1), [2]
+    prompts = [[*system, 3], [*system, *ask], [*system, *ask, 7, 8], [*system, *ask, 9], [*system], [*system, *ask, 7]]
+    trace = trace_of(prompts, [[7]] * 6)
+    assert groups(trace).tolist() == [0, 1, 1, 1, 2, 1]
+    backwards = trace_of(prompts[::-1], [[7]] * 6)
+    assert groups(backwards).tolist() == [0, 1, 0, 0, 0, 2]
+    assert groups(trace_of([prompt[1:] for prompt in prompts], [[7]] * 6)).tolist() == [0, 1, 2, 3, 4, 2]
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=TURN + 4), min_size=1, max_size=8))
+def test_groups_against_the_definition(ends: list[list[int]]) -> None:
+    """Of each prompt the shortest one, long enough, that it begins with."""
+    prompts = [[1] * (TURN - 2) + end for end in ends]
+    roots = [
+        min((other for other in prompts if len(other) >= TURN and one[: len(other)] == other), default=one, key=len)
+        for one in prompts
+    ]
+    assert groups(trace_of(prompts, [[3]] * len(prompts))).tolist() == [
+        list(dict.fromkeys(map(tuple, roots))).index(tuple(root)) for root in roots
+    ]
 
 
 def test_without_prompts_whole_requests_are_compared() -> None:

@@ -276,3 +276,14 @@ def test_arrays_per_layer_by_the_names_of_modules(form: str, tmp_path: Path) -> 
     back, _ = imported(tmp_path / "t.npz", tmp_path)
     with back:
         np.testing.assert_array_equal(back.experts, EXPERTS)
+
+
+@pytest.mark.parametrize("line", ["ggml_debug:   ffn_moe_topk-0 = (i32) VIEW(a) = {8, 5, 1, 1}",
+                                  "common_debug_cb_eval:   ffn_norm-0 = (f32) MUL(a, b) = {64, 5, 1, 1}",
+                                  "0.01 I ffn_moe_topk-11 = (i32) VIEW(a) = {8, 1, 1, 1}"])  # fmt: skip
+def test_llama_cpp_s_printed_tensors_are_refused_with_the_way_out(line: str, tmp_path: Path) -> None:
+    """The middle of rows is not in them (`...`), so they are no table, whatever columns are named."""
+    path = tmp_path / "eval.log"
+    path.write_text(f"llama_model_loader: loaded\n{line}\n   [ 12, 3, 55, ..., 18, 22, 1],\n", encoding="utf-8")
+    with pytest.raises(TraceError, match=r"llama-eval-callback.*lrcsim record MODEL\.gguf"):
+        imported(path, tmp_path)

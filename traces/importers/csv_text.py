@@ -21,6 +21,9 @@ from lrcsim.traces.importers.table_file import TableFile
 
 BLOCK = 8 << 20
 NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*")
+TENSORS = re.compile(r"(^ggml_debug:|^common_debug_cb_eval:|\bffn_moe_topk-\d+ = \()", re.MULTILINE)
+"""Lines of llama-eval-callback (ggml-org/llama.cpp, `common_debug_print_tensor`): at most six numbers of a row are
+printed, and six rows."""
 SAMPLE = 200
 """Rows looked at to tell the columns."""
 
@@ -41,6 +44,12 @@ class CsvText(TableFile):
             raise TraceError(
                 f"is neither UTF-8 text (byte {error.start:,} is none), Parquet, gzip nor zstd; save it as UTF-8"
             ) from None
+        if TENSORS.search(text):
+            raise TraceError(
+                "is a log of llama-eval-callback, which prints the first and the last three numbers of a row, so "
+                "experts are missing; record the model itself: lrcsim record MODEL.gguf --prompts FILE -o OUT.h5, or "
+                "import what a fork's moe-trace wrote (docs/from-llamacpp.md)"
+            )
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         self._skip = 0
         while self._skip < len(lines) and (lines[self._skip].startswith("#") or not lines[self._skip].strip()):

@@ -183,6 +183,6 @@ def _gathered(sources: list[Source]) -> list[str]:
         for notice in source.notices
         if not notice.startswith("number of experts not given")
     )
-    said = [notice if times == 1 else f"{notice} (in {times:,} files)" for notice, times in counted.items()]
+    said = [notice if times == 1 else f"{notice} (so in {times:,} files)" for notice, times in counted.items()]
     more = [f"... and {len(said) - SHOWN} notices more about single files"] if len(said) > SHOWN else []
     return said[:SHOWN] + more
