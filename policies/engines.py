@@ -166,7 +166,9 @@ class Repin(Policy):
     name = "repin"
     bypass = True
     refills = True
-    source = "JustVugg/colibri, REPIN=n: repin_pass in c/glm.c, tier_pick_swap and tier_decay in c/tier.h (pull request 26)"
+    source = (
+        "JustVugg/colibri, REPIN=n: repin_pass in c/glm.c, tier_pick_swap and tier_decay in c/tier.h (pull request 26)"
+    )
     kernels = (Queue.REPIN,)
     params = (
         Param("n", 64, "steps from one pass to the next", minimum=1),

@@ -9,6 +9,7 @@ from typing import Any
 from lrcsim.base.progress import Progress, part_of
 from lrcsim.simulator.baselines import Baselines
 from lrcsim.simulator.result import Result
+from lrcsim.simulator.setup.admission import no_uploads
 from lrcsim.simulator.simulate import simulate
 from lrcsim.simulator.time.run_in_time import FEW, much_follows
 from lrcsim.simulator.time.time_bounds import free_loads
@@ -16,6 +17,9 @@ from lrcsim.traces import DECODE, RoutingTrace
 
 DISTANCES = (1, 2, 4)
 """Layers ahead of the perfect predictions."""
+
+ADMITTING = "cpu,admit:1"
+"""The background admission that is run: the first upload of a layer-step is worth most (docs/misses.md)."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,12 @@ def ceilings(
         last = simulate(own, tried, bounds=tried == "belady-bypass", prefetch=prefetch, progress=told, **options)
         rows.append(_row(name, bounds, last))
     assert last is not None  # there are always some
-    on_cpu = None
-    if last.timed is not None and last.timed.platform.profile.gpu is not None:
+    assert last.timed is not None  # on a machine
+    machine, on_cpu = last.timed.platform, None
+    if machine.profile.gpu is not None:
+        if not no_uploads(machine.profile, machine.overlap):
+            admitted = simulate(trace, policy, bounds=False, miss=ADMITTING, **options)
+            rows.append(_row("CPU, admit 1", "background admission", admitted))
         on_cpu = simulate(trace, "lru", bounds=False, miss="cpu", **options)
     return [*rows, *_computed(last, on_cpu)]
 

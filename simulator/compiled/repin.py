@@ -27,7 +27,7 @@ from lrcsim.simulator.compiled.queue_lists import (
     take,
 )
 from lrcsim.simulator.compiled.queue_loop import run_queues
-from lrcsim.simulator.compiled.served import DROPPED, tell_evicted
+from lrcsim.simulator.compiled.served import DROPPED, LOADS, tell_evicted
 from lrcsim.simulator.compiled.uncounted import uncounted_njit
 
 STAYED, CAME, LEFT = range(3)
@@ -54,10 +54,15 @@ def _coldest(node):  # type: ignore[no-untyped-def]
 
 @uncounted_njit
 def _hottest(node, cost, room):  # type: ignore[no-untyped-def]
-    """Return the expert of most heat outside that was there neither before and fits, ties to the smaller; -1: none."""
+    """Return the used expert of most heat, outside now and before, that fits; ties to the smaller; -1: none."""
     hottest = -1
     for expert in range(node.shape[1] - QUEUES):
-        if node[USES, expert] and node[PROTECTED, expert] == STAYED and not is_in(node, expert) and cost[expert] <= room:
+        if (
+            node[USES, expert]
+            and node[PROTECTED, expert] == STAYED
+            and not is_in(node, expert)
+            and cost[expert] <= room
+        ):
             if hottest < 0 or node[USES, expert] > node[USES, hottest]:
                 hottest = expert
     return hottest
@@ -65,6 +70,7 @@ def _hottest(node, cost, room):  # type: ignore[no-untyped-def]
 
 @uncounted_njit
 def _load(node, counter, cost, expert):  # type: ignore[no-untyped-def]
+    """Take an expert in."""
     append(node, FIRST, expert)
     counter[USED] += cost[expert]
     node[PROTECTED, expert] = CAME
@@ -73,8 +79,10 @@ def _load(node, counter, cost, expert):  # type: ignore[no-untyped-def]
 @uncounted_njit
 def _replace(sizes, cost, node, counter):  # type: ignore[no-untyped-def]
     """Fill the free room, then give slots of the coldest to hotter experts."""
-    while (hot := _hottest(node, cost, sizes.capacity - counter[USED])) >= 0:
+    hot = _hottest(node, cost, sizes.capacity - counter[USED])
+    while hot >= 0:
         _load(node, counter, cost, hot)
+        hot = _hottest(node, cost, sizes.capacity - counter[USED])
     for _ in range(min(sizes.part, len(cost))):
         cold = _coldest(node)
         if cold < 0:
@@ -100,7 +108,7 @@ def pin_anew(sizes, first_key, cost, node, missed, listed, counter, served, step
         missed: likewise; the experts loaded, in ascending order.
         listed: likewise.
         counter: likewise; ``FILLING`` says how many were loaded.
-        served: `Served`, told of those that left, in ascending order; None: nobody asks.
+        served: `Served`, told of those that left, in ascending order, which are no evictions; None: nobody asks.
         step: number of the forward pass.
     """
     counter[FILLING] = 0
@@ -113,8 +121,10 @@ def pin_anew(sizes, first_key, cost, node, missed, listed, counter, served, step
             missed[counter[FILLING]] = expert
             counter[FILLING] += 1
             listed[expert] += 1
-        elif node[PROTECTED, expert] == LEFT and served is not None:
-            tell_evicted(served, expert + first_key)
+        if served is not None and node[PROTECTED, expert] != STAYED:
+            served.counter[LOADS] += 1 if node[PROTECTED, expert] == CAME else -1
+            if node[PROTECTED, expert] == LEFT:
+                tell_evicted(served, expert + first_key)
         node[PROTECTED, expert] = STAYED
         node[USES, expert] //= 2
     counter[SEEN] = 0
