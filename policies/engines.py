@@ -153,9 +153,9 @@ class Heat(CompiledScore):
 class Repin(Policy):
     """A hot set that is pinned anew every ``n`` steps by decayed counts; what misses meanwhile bypasses.
 
-    The heat of an expert is its uses, on the CPU too, halved (rounded down) at every pass. A pass, before the first step
-    of each ``n`` if anything was used since the last, gives free slots to the hottest experts outside, then up to
-    ``swaps`` times the slot of the coldest inside to the hottest outside, as long as this one's heat exceeds the other's
+    The heat of an expert is its uses, on the CPU too, halved (rounded down) at every pass. A pass, before the first
+    step of each ``n`` if anything was used since the last, gives free slots to the hottest experts outside, then up to
+    ``swaps`` times the slot of the coldest inside to the hottest outside, as long as its heat exceeds the other's
     by more than a quarter and 4. Ties go to the smaller key; where experts differ in bytes, only those that fit count.
     Between passes free slots go to the first misses. What a pass loads is uploaded while the run goes on.
 

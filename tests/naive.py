@@ -988,7 +988,7 @@ class Pool:
             self.pinned = list(wanted)
 
     def heat(self, key: int) -> int:
-        """Say how hot an expert is at the last pass of repin: what it was at the one before, halved, and its uses since."""
+        """Say how hot an expert is at the last pass of repin: that at the one before, halved, and its uses since."""
         heat = 0
         for uses in self.passes:
             heat = heat // 2 + uses.count(key)

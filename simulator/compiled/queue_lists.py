@@ -54,8 +54,9 @@ class QueueState(NamedTuple):
     Attributes:
         node: int32 [6, keys + 5], a column per expert: the next newer and the next older in its queue, the queue
             (``OUT``: none), uses (since it joined, as far as the policy asks; dali: in the window; w-tinylfu: all, as
-            counted; lirs: 1 in its stack, else 0; repin: the heat of all), the ghost queue it was in when it was loaded (or ``OUT``), and
-            whether it must not be evicted now; with a stack two more rows, the next above and the next below in it.
+            counted; lirs: 1 in its stack, else 0; repin: the heat of all), the ghost queue it was in when it was loaded
+            (or ``OUT``), and whether it must not be evicted now; with a stack two more rows, the next above and the
+            next below in it.
             The last five columns are the ends of the queues: their next newer is the oldest expert (or the end
             itself), their next older the newest, their uses the length. The very last is the end of the stack too:
             above it is the bottom, below it the top. (A row per expert took a fifth longer.)

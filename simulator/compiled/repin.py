@@ -1,8 +1,8 @@
-"""What `repin` (`lrcsim.policies.engines.Repin`) does between steps: the pool is pinned anew by the heat of its experts.
+"""What `repin` (`lrcsim.policies.engines.Repin`) does between steps: a pool is pinned anew by the heat of its experts.
 
 Within a step its pool is one of `static` with nothing pinned: misses take free slots or bypass (`queue_loop`). The heat
-stands in `QueueState.node`, row ``USES``, and the loops that serve a pool count it (`heat_up`), since the policy hears of
-misses that are not loaded, too.
+stands in `QueueState.node`, row ``USES``, and the loops that serve a pool count it (`heat_up`), since the policy hears
+of misses that are not loaded, too.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def _coldest(node):  # type: ignore[no-untyped-def]
     """Return the resident of least heat that was there before this pass, ties to the smaller; -1: there is none."""
     coldest = -1
     for expert in range(node.shape[1] - QUEUES):
-        if is_in(node, expert) and node[PROTECTED, expert] == STAYED:
-            if coldest < 0 or node[USES, expert] < node[USES, coldest]:
-                coldest = expert
+        free = is_in(node, expert) and node[PROTECTED, expert] == STAYED
+        if free and (coldest < 0 or node[USES, expert] < node[USES, coldest]):
+            coldest = expert
     return coldest
 
 
@@ -57,14 +57,9 @@ def _hottest(node, cost, room):  # type: ignore[no-untyped-def]
     """Return the used expert of most heat, outside now and before, that fits; ties to the smaller; -1: none."""
     hottest = -1
     for expert in range(node.shape[1] - QUEUES):
-        if (
-            node[USES, expert]
-            and node[PROTECTED, expert] == STAYED
-            and not is_in(node, expert)
-            and cost[expert] <= room
-        ):
-            if hottest < 0 or node[USES, expert] > node[USES, hottest]:
-                hottest = expert
+        outside = node[PROTECTED, expert] == STAYED and not is_in(node, expert)
+        if outside and node[USES, expert] > (0 if hottest < 0 else node[USES, hottest]) and cost[expert] <= room:
+            hottest = expert
     return hottest
 
 

@@ -184,7 +184,7 @@ def use(pools, pool, count):  # type: ignore[no-untyped-def]
 
 @loop_njit
 def count_uses(pools, pool, keys):  # type: ignore[no-untyped-def]
-    """Let a pool's policy hear of the experts of a layer-step, also of those that are not loaded (`Policy.elsewhere`)."""
+    """Let repin hear of the experts of a layer-step, also of those that are not loaded (`Policy.elsewhere`)."""
     if pools.policy == REPIN:
         for key in keys:
             heat_up(pools.node[pool], pools.counter[pool], key - pools.first_key[pool])

@@ -186,8 +186,8 @@ def test_windows_of_sch_static_cost() -> None:
 
 
 def test_a_hot_set_pinned_anew_while_the_cpu_runs_its_misses() -> None:
-    # 2.5 s of link, passes before every second step. Misses on the CPU heat, too: before the third step 0 (heat 2) takes
-    # the free slot, and is under way until 4.5. 1 has heat 2 and 1 at the next passes and stays outside.
+    # 2.5 s of link, passes before every second step. Misses on the CPU heat, too: before the third step 0 (heat 2)
+    # takes the free slot, and is under way until 4.5. 1 has heat 2 and 1 at the next passes and stays outside.
     found = run(trace(*"00001101"), 1, machine(link(40)), policy="repin:2", action="cpu")
     assert found.events == [
         "0-1 cpu expert 0.0",
