@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = (DOCS / "tutorial.md", DOCS / "metrics.md", DOCS / "misses.md")
+PAGES = (DOCS / "tutorial.md", DOCS / "metrics.md", DOCS / "misses.md", DOCS / "prediction.md")
 FENCE = re.compile(r'^```(?P<kind>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<body>.*?)^```$', re.DOTALL | re.MULTILINE)
 DATE = re.compile(r"\b20\d\d-\d\d-\d\d\b")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from shown import PAGES, with_outputs
 
-COMMANDS = {"tutorial": 5, "metrics": 2, "misses": 4}
+COMMANDS = {"tutorial": 5, "metrics": 2, "misses": 4, "prediction": 1}
 """At least so many commands are shown."""
 
 
