@@ -328,10 +328,12 @@ class HitsAtSizes:
     Attributes:
         hits: int64 [2, capacities], by phase (0 prefill, 1 decode), all pools together.
         accesses: int64 [2].
+        of_pools: int64 [2, pools, capacities], the hits of each pool.
     """
 
     hits: npt.NDArray[np.int64]
     accesses: npt.NDArray[np.int64]
+    of_pools: npt.NDArray[np.int64]
 
 
 def hits_at_sizes(
@@ -376,10 +378,10 @@ def hits_at_sizes(
             accesses += block.accesses_by_phase()
             if progress is not None:
                 progress(block.end_token, maker.trace.num_tokens)
-    hits = np.zeros((2, len(sizes)), np.int64)
-    for column, _, pool in pools:
-        hits[:, column] += pool.hits
-    return HitsAtSizes(hits, accesses)
+    hits = np.zeros((2, len(sizes[0]), len(sizes)), np.int64)
+    for column, place, pool in pools:
+        hits[:, place, column] = pool.hits
+    return HitsAtSizes(hits.sum(axis=1), accesses, hits)
 
 
 def compiled_functions(policy: CompiledScore) -> tuple[Any, Any, bool]:
