@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lrcsim.base.progress import Progress, part_of
+from lrcsim.policies import make_policy
 from lrcsim.simulator.baselines import Baselines
 from lrcsim.simulator.result import Result
 from lrcsim.simulator.setup.admission import no_uploads
@@ -64,7 +65,8 @@ def ceilings(
         trace: what is run.
         recorded: the prefetcher of its recorded predictions, as ``"next-gate:1"``; None: it has none.
         learned: the same tokens with a predictor's predictions, and the prefetcher that replays them.
-        policy: of eviction, with all predictors.
+        policy: of eviction, with all predictors; those that load of their own accord (`Policy.refills`) go with none,
+            and the rows of prediction are left out.
         progress: told of parts of the work.
         options: of `simulate`, ``hardware`` and ``cache`` among them; ``miss`` and ``prefetch`` are not.
 
@@ -76,15 +78,16 @@ def ceilings(
         PolicyError: the policy is unknown, or knows the future, which goes not with prefetching.
     """
     runs: list[tuple[str, str, RoutingTrace, Any, str]] = [("no prefetching", "what there is", trace, policy, "none")]
-    if recorded is not None:
+    ahead = not make_policy(policy).refills
+    if recorded is not None and ahead:
         runs.append(("recorded predictions", "a gate, asked early", trace, policy, recorded))
-    if learned is not None:
+    if learned is not None and ahead:
         own, prefetch = learned
         runs.append(("learned predictor", "linear, held out", own, policy, prefetch))
     runs += [
         (f"perfect, {distance} ahead", "prediction", trace, policy, f"oracle:{distance}")
         for distance in DISTANCES
-        if distance < trace.num_layers
+        if ahead and distance < trace.num_layers
     ]
     runs += [
         ("optimum", "eviction on demand", trace, "belady", "none"),

@@ -95,6 +95,19 @@ def test_admission_is_run_where_something_can_be_uploaded() -> None:
     assert [name for name in names[0] if name not in names[1]] == ["CPU, admit 1"]
 
 
+def test_a_policy_that_loads_of_its_own_accord_goes_without_prediction() -> None:
+    trace = drawn()
+    rows = ceilings(trace, recorded="next-gate:1", learned=(trace, "next-gate:1"), policy="repin:8", **ON)
+    assert [row.name for row in rows] == [
+        *["no prefetching", "optimum", "optimum, bypass", "CPU, admit 1"],
+        *["fewest bytes, early", "CPU, uploads free", "all hits"],
+    ]
+    speed = simulate(trace, "repin:8", **ON).to_dict()["time"]["decode_tokens_per_s"]
+    fewest = by_name(rows)["fewest bytes, early"].tokens_per_s
+    assert fewest is not None
+    assert rows[0].tokens_per_s == speed <= fewest * (1 + 1e-9)
+
+
 def test_two_experts_in_turn() -> None:
     full = np.tile([[*range(8)], [*range(8, 16)]], (6, 1))[:, None, :].repeat(8, axis=1)
     rows = by_name(ceilings(RoutingTrace.from_arrays(full, num_experts=64, expert_bytes=196_608), cache=8, **ON))
