@@ -32,4 +32,5 @@ def show_allocation(allocation: Allocation) -> None:
         out.print(f"no exact division: {allocation.exact_left_out}; none is above {percent(limit, digits=2)}")
     best = "exact" if allocation.exact is not None else "greedy"
     capacities = ",".join(map(str, allocation.best.capacities))
-    out.print(f"experts per layer ({best}), as for run --cache: {capacities}", soft_wrap=True)  # one line, to be copied
+    what = "bytes" if any(isinstance(one, str) for one in allocation.best.capacities) else "experts"
+    out.print(f"{what} per layer ({best}), as for run --cache: {capacities}", soft_wrap=True)  # one line, to be copied

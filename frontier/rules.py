@@ -62,7 +62,7 @@ def _each(part: str) -> list[str]:
     name, _, text = part.partition(":")
     kind = RULES.built_in.get(name)
     takes = Skip.takes if name == SKIP else "" if kind is None else kind.takes
-    if "," in takes.partition("[")[0] or not takes or not text:
+    if "," in takes.partition("[")[0] or not takes:
         return [part]
     values = [value.strip() for value in text.split(",") if value.strip()]
     numbers, named = ([v for v in values if ("=" in v) is with_name] for with_name in (False, True))

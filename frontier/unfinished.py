@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from lrcsim.base.errors import ConfigError, TraceError
+from lrcsim.frontier.rules import NONE, Compared
 
 Row = dict[str, Any]
+
+SAME_LOSS = 1e-6
+"""Nats by which the loss of a model may differ from what an earlier, stopped run found: those of two processes."""
 
 
 class Unfinished:
@@ -30,6 +34,7 @@ class Unfinished:
     """
 
     def __init__(self, out: str | Path | None, determined: Mapping[str, Any], *, restart: bool = False) -> None:
+        self.out = out
         self.path = None if out is None else Path(out).with_name(f".{Path(out).name}.rules.jsonl")
         self.rows: dict[str, Row] = {}
         head = json.loads(json.dumps(determined))
@@ -65,6 +70,27 @@ class Unfinished:
                 os.fsync(file.fileno())
         except OSError as error:
             raise TraceError(f"{self.path}: cannot be written ({error.strerror or error})") from None
+
+    def has(self, rule: Compared) -> bool:
+        """Return whether an earlier run did a rule; a user's only if its file is still the same."""
+        row = self.rows.get(rule.label)
+        return row is not None and row.get("source_sha256") == rule.source
+
+    def begin(self, row: Row) -> None:
+        """Keep the row of ``none``, or refuse rows of an earlier run on other weights.
+
+        Raises:
+            ConfigError: the model had another loss then.
+            TraceError: the file cannot be written.
+        """
+        before = self.rows.get(NONE)
+        if before is None:
+            self.add(row)
+        elif abs(before["loss"] - row["loss"]) > SAME_LOSS:
+            raise ConfigError(
+                f"{self.out}: an unfinished run is there in which the model had a loss of {before['loss']:.6f} nats, "
+                f"now it is {row['loss']:.6f}: other weights; use --restart"
+            )
 
     def discard(self) -> None:
         """Remove the file: what it held is in the output now."""

@@ -216,7 +216,7 @@ class Runner:
         source = workload.source
         sizes = list(memory.slot)
 
-        def divided(trace: Any) -> list[int]:
+        def divided(trace: Any) -> list[Any]:
             return list(allocate(with_expert_bytes(trace, sizes), "lru", f"{memory.budget}B").best.capacities)
 
         one, other = halves(source.trace)

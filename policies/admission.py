@@ -174,6 +174,9 @@ class Admit2(Policy):
             self._hear(batch, missed)
         self.capacity_then = self.view.capacity
 
+    def elsewhere(self, keys: Sequence[int]) -> None:
+        self.behind.elsewhere(keys)
+
     def victim(self, protected: Container[int]) -> int:
         if self.passing and self.passing[-1] not in protected:
             return self.passing[-1]

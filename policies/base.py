@@ -7,7 +7,8 @@ A cache pool calls its policy so, layer-step after layer-step:
     victim(protected)           name a resident expert, not in ``protected``, to evict; asked until the rest fits
     evicted(expert)             this expert has left the pool
 
-A fifth, ``refill()``, is for policies that load experts of their own accord (`Policy.refills`).
+``refill()`` is for policies that load experts of their own accord (`Policy.refills`), ``elsewhere(keys)`` for those
+that count misses that are not loaded, too.
 
 Experts are ints (keys), the same in both scopes: ``key = layer * stride + expert``, see `View.layer_of`.
 """
@@ -181,6 +182,7 @@ class Policy(Configurable):
         "victim": ("protected",),
         "evicted": ("key",),
         "refill": (),
+        "elsewhere": ("keys",),
     }
     may_yield: ClassVar[tuple[str, ...]] = ("refill",)
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -223,6 +225,12 @@ class Policy(Configurable):
         These loads are reported as ``preloaded``, apart from misses.
         """
         return None
+
+    def elsewhere(self, keys: Sequence[int]) -> None:
+        """Take note that these experts of the layer-step missed and are not loaded: the CPU runs them, or nobody does.
+
+        Called before ``access`` of the others, if there are any.
+        """
 
     def kernel_sizes(self) -> dict[str, int]:
         """Return what the queue loop of this class is told of the pool, after ``reset`` (fields of `QueueSizes`)."""

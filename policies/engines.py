@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from collections.abc import Container, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Collection, Container, Sequence
 
-from lrcsim.policies.base import Param
+from lrcsim.policies.base import NEVER, Param, Policy
 from lrcsim.policies.compiled import CompiledScore, Expert, Now
 from lrcsim.policies.kernels import Queue
 from lrcsim.policies.recency import Lru
@@ -148,3 +148,101 @@ class Heat(CompiledScore):
     @staticmethod
     def score(expert: Expert, now: Now, cold: int) -> float:
         return 0.0 if expert.uses_resident <= cold else 1.0
+
+
+class Repin(Policy):
+    """A hot set that is pinned anew every ``n`` steps by decayed counts; what misses meanwhile bypasses.
+
+    The heat of an expert is its uses, on the CPU too, halved (rounded down) at every pass. A pass, before the first
+    step of each ``n`` if anything was used since the last, gives free slots to the hottest experts outside, then up to
+    ``swaps`` times the slot of the coldest inside to the hottest outside, as long as its heat exceeds the other's
+    by more than a quarter and 4. Ties go to the smaller key; where experts differ in bytes, only those that fit count.
+    Between passes free slots go to the first misses. What a pass loads is uploaded while the run goes on.
+
+    As in the source, but for three things: there at most four slots change in all layers together, one in each, here
+    ``swaps`` in each pool; the first set comes from earlier sessions; and each token of a prompt counts.
+    """
+
+    name = "repin"
+    bypass = True
+    refills = True
+    source = (
+        "JustVugg/colibri, REPIN=n: repin_pass in c/glm.c, tier_pick_swap and tier_decay in c/tier.h (pull request 26)"
+    )
+    kernels = (Queue.REPIN,)
+    params = (
+        Param("n", 64, "steps from one pass to the next", minimum=1),
+        Param("swaps", 4, "experts replaced in a pass, at most", minimum=0),
+    )
+    n: int
+    swaps: int
+
+    def reset(self) -> None:
+        self.heat: Counter[int] = Counter()
+        self.inside: set[int] = set()
+        self.passing: list[int] = []  # misses of the current batch
+        self.passed = 0  # which n steps the last pass, or the last look at the time, was in
+        self.used = False  # whether anything was, since the last pass
+
+    def kernel_sizes(self) -> dict[str, int]:
+        return {"threshold": min(self.n, NEVER), "part": min(self.swaps, NEVER)}
+
+    def refill(self) -> Collection[int] | None:
+        self._settle()
+        before, self.passed = self.passed, self.view.step // self.n
+        if self.passed == before or not self.used:
+            return None
+        coldest = sorted(self.inside, key=self._coldest_first)[: self.swaps]
+        self.inside.update(self.view.take(self._outside(), self._room()))
+        self._swap(coldest)
+        self.heat = Counter({key: heat // 2 for key, heat in self.heat.items() if heat > 1})
+        self.used = False
+        return frozenset(self.inside)
+
+    def access(self, batch: Sequence[int], missed: Sequence[int]) -> None:
+        self._settle()
+        self.passing = list(missed)
+        self._count(batch)
+
+    def elsewhere(self, keys: Sequence[int]) -> None:
+        self._count(keys)
+
+    def victim(self, protected: Container[int]) -> int:
+        return self.passing[-1] if self.passing else min(self.inside, key=self._coldest_first)
+
+    def evicted(self, key: int) -> None:
+        if key in self.passing:
+            self.passing.remove(key)
+        else:
+            self.inside.remove(key)
+
+    def _count(self, keys: Sequence[int]) -> None:
+        self.heat.update(keys)
+        self.used = True
+
+    def _settle(self) -> None:
+        """Take in the misses of the last batch that found room."""
+        self.inside.update(self.passing)
+        self.passing = []
+
+    def _coldest_first(self, key: int) -> tuple[int, int]:
+        return self.heat[key], key
+
+    def _outside(self) -> list[int]:
+        """Return the experts outside that were used, the hottest first."""
+        return sorted((key for key in self.heat if key not in self.inside), key=lambda key: (-self.heat[key], key))
+
+    def _room(self) -> int:
+        return self.view.capacity - sum(map(self.view.bytes_of, self.inside))
+
+    def _swap(self, coldest: Sequence[int]) -> None:
+        """Give the slots of the coldest to hotter experts, as far as these are hot enough."""
+        size, room, outside = self.view.bytes_of, self._room(), self._outside()
+        for cold in coldest:
+            hot = next((key for key in outside if size(key) <= room + size(cold)), None)
+            if hot is None or self.heat[hot] <= self.heat[cold] + self.heat[cold] // 4 + 4:
+                return
+            room += size(cold) - size(hot)
+            outside.remove(hot)
+            self.inside.remove(cold)
+            self.inside.add(hot)

@@ -102,6 +102,12 @@ class _Guarded(Policy):
         except BaseException as error:
             self._fail(error, "evicted")
 
+    def elsewhere(self, keys: Sequence[int]) -> None:
+        try:
+            self.policy.elsewhere(tuple(keys))
+        except BaseException as error:
+            self._fail(error, "elsewhere")
+
     def refill(self) -> Collection[int] | None:
         try:
             wanted: Any = self.policy.refill()

@@ -25,6 +25,7 @@ class Queue(IntEnum):
     TWO_Q = 11
     LIRS = 12
     W_TINYLFU = 13
+    REPIN = 14
 
 
 class Stack(IntEnum):

@@ -9,7 +9,16 @@ from lrcsim.base.errors import PolicyError
 from lrcsim.base.plugins import Registry, parameters
 from lrcsim.policies.admission import Admit2, WTinyLfu
 from lrcsim.policies.base import Policy
-from lrcsim.policies.engines import Dali, Heat, Hobbit, LeastStaleFifo, LeastStaleGap, LeastStaleLayer, MoeInfinity
+from lrcsim.policies.engines import (
+    Dali,
+    Heat,
+    Hobbit,
+    LeastStaleFifo,
+    LeastStaleGap,
+    LeastStaleLayer,
+    MoeInfinity,
+    Repin,
+)
 from lrcsim.policies.frequency import Lcp, Lfru, Lfu, LfuAging, Lfuda, LfuDecay, LfuResident, Lrfu
 from lrcsim.policies.future import Belady, BeladyBypass, SchLookahead, SchStatic
 from lrcsim.policies.profiled import PinnedLru, Static
@@ -28,7 +37,7 @@ FAMILIES: dict[str, tuple[type[Policy], ...]] = {
     "admission": (WTinyLfu, Admit2),
     "frequency": (Lfu, LfuResident, LfuDecay, LfuAging, Lrfu, Lfuda, Lfru, Lcp),
     "router": (Mrs, ScoreEma),
-    "engines": (LeastStaleFifo, LeastStaleGap, LeastStaleLayer, Hobbit, MoeInfinity, Dali, Heat),
+    "engines": (LeastStaleFifo, LeastStaleGap, LeastStaleLayer, Hobbit, MoeInfinity, Dali, Heat, Repin),
     "profiled": (Static, PinnedLru),
     "future": (Belady, BeladyBypass, SchLookahead, SchStatic),
 }

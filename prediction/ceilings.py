@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lrcsim.base.progress import Progress, part_of
+from lrcsim.policies import make_policy
 from lrcsim.simulator.baselines import Baselines
 from lrcsim.simulator.result import Result
+from lrcsim.simulator.setup.admission import no_uploads
 from lrcsim.simulator.simulate import simulate
 from lrcsim.simulator.time.run_in_time import FEW, much_follows
 from lrcsim.simulator.time.time_bounds import free_loads
@@ -16,6 +18,9 @@ from lrcsim.traces import DECODE, RoutingTrace
 
 DISTANCES = (1, 2, 4)
 """Layers ahead of the perfect predictions."""
+
+ADMITTING = "cpu,admit:1"
+"""The background admission that is run: the first upload of a layer-step is worth most (docs/misses.md)."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ def ceilings(
         trace: what is run.
         recorded: the prefetcher of its recorded predictions, as ``"next-gate:1"``; None: it has none.
         learned: the same tokens with a predictor's predictions, and the prefetcher that replays them.
-        policy: of eviction, with all predictors.
+        policy: of eviction, with all predictors; those that load of their own accord (`Policy.refills`) go with none,
+            and the rows of prediction are left out.
         progress: told of parts of the work.
         options: of `simulate`, ``hardware`` and ``cache`` among them; ``miss`` and ``prefetch`` are not.
 
@@ -72,15 +78,16 @@ def ceilings(
         PolicyError: the policy is unknown, or knows the future, which goes not with prefetching.
     """
     runs: list[tuple[str, str, RoutingTrace, Any, str]] = [("no prefetching", "what there is", trace, policy, "none")]
-    if recorded is not None:
+    ahead = not make_policy(policy).refills
+    if recorded is not None and ahead:
         runs.append(("recorded predictions", "a gate, asked early", trace, policy, recorded))
-    if learned is not None:
+    if learned is not None and ahead:
         own, prefetch = learned
         runs.append(("learned predictor", "linear, held out", own, policy, prefetch))
     runs += [
         (f"perfect, {distance} ahead", "prediction", trace, policy, f"oracle:{distance}")
         for distance in DISTANCES
-        if distance < trace.num_layers
+        if ahead and distance < trace.num_layers
     ]
     runs += [
         ("optimum", "eviction on demand", trace, "belady", "none"),
@@ -94,8 +101,12 @@ def ceilings(
         last = simulate(own, tried, bounds=tried == "belady-bypass", prefetch=prefetch, progress=told, **options)
         rows.append(_row(name, bounds, last))
     assert last is not None  # there are always some
-    on_cpu = None
-    if last.timed is not None and last.timed.platform.profile.gpu is not None:
+    assert last.timed is not None  # on a machine
+    machine, on_cpu = last.timed.platform, None
+    if machine.profile.gpu is not None:
+        if not no_uploads(machine.profile, machine.overlap):
+            admitted = simulate(trace, policy, bounds=False, miss=ADMITTING, **options)
+            rows.append(_row("CPU, admit 1", "background admission", admitted))
         on_cpu = simulate(trace, "lru", bounds=False, miss="cpu", **options)
     return [*rows, *_computed(last, on_cpu)]
 

@@ -884,7 +884,7 @@ QUEUES: dict[str, type[Queues]] = {
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-LOADED_AHEAD = ("static", "pinned-lru", "sch-static")
+LOADED_AHEAD = ("static", "pinned-lru", "sch-static", "repin")
 """Those whose law is in `Pool.begin_step` and `Pool.victim`."""
 
 
@@ -949,6 +949,8 @@ class Pool:
         self.pinned: list[int] = []
         self.window_end = 0  # first step after the current window
         self.fresh = True  # emptied, and nothing loaded since
+        self.passes: list[list[int]] = []  # uses before each pass of repin, since the one before
+        self.part = 0  # which n steps the last step was in
         if self.policy in QUEUES:
             before: Queues | None = getattr(self, "queues", None)
             self.queues = QUEUES[self.policy](self.size.capacity, self.params)
@@ -972,18 +974,49 @@ class Pool:
         elif self.fresh and self.policy == "pinned-lru":
             room = part(self.params["share"], self.size.capacity)
             wanted = self.pinned = that_fit(self.popular, room, self.cost)
+        elif self.policy == "repin":
+            part_before, self.part = self.part, step // int(self.params["n"])
+            used = [use.key for use in self.world.log if isinstance(use, Use)]
+            new = used[sum(map(len, self.passes)) :]
+            if new and self.part != part_before:
+                self.passes.append(new)
+                wanted = self.pinned_anew()
         self.fresh = False
         if wanted is not None:
             self.preloaded += [key for key in wanted if key not in self.resident]
             self.resident = list(wanted)
             self.pinned = list(wanted)
 
+    def heat(self, key: int) -> int:
+        """Say how hot an expert is at the last pass of repin: that at the one before, halved, and its uses since."""
+        heat = 0
+        for uses in self.passes:
+            heat = heat // 2 + uses.count(key)
+        return heat
+
+    def pinned_anew(self) -> list[int]:
+        """Say what repin holds after a pass."""
+        before, contents = list(self.resident), list(self.resident)
+        hottest = sorted({key for uses in self.passes for key in uses}, key=lambda key: (-self.heat(key), key))
+        for key in hottest:
+            if key not in contents and self.heat(key) and not self.over([*contents, key]):
+                contents.append(key)
+        came = [key for key in contents if key not in before]
+        for cold in sorted(before, key=lambda key: (self.heat(key), key))[: int(self.params["swaps"])]:
+            others = [key for key in contents if key != cold]
+            fit = [key for key in hottest if key not in before + came and not self.over([*others, key])]
+            if not fit or self.heat(fit[0]) - self.heat(cold) <= self.heat(cold) // 4 + 4:
+                break
+            contents = [*others, fit[0]]
+            came.append(fit[0])
+        return contents
+
     def over(self, keys: Sequence[int]) -> bool:
         return sum(map(self.cost, keys)) > self.size.capacity
 
     def victim(self, candidates: list[int], missed: list[int]) -> int:
         """Name the candidate of smallest score."""
-        if self.policy in ("static", "sch-static"):
+        if self.policy in ("static", "sch-static", "repin"):
             return [key for key in missed if key in candidates][-1]
         if self.policy == "pinned-lru":
             return min((key for key in candidates if key not in self.pinned), key=self.world.last_use)

@@ -59,10 +59,11 @@ PARAMS: dict[str, dict[str, st.SearchStrategy[float]]] = {
     "dali": {"window": st.integers(1, 24), "heavy": st.integers(1, 5)},
     "heat": {"cold": st.integers(0, 4)},
     "pinned-lru": {"share": st.sampled_from([0.0, 0.25, 0.5, 1.0])},
+    "repin": {"n": st.integers(1, 8), "swaps": st.integers(0, 4)},
     "sch-lookahead": {"m": st.integers(1, 8)},
     "sch-static": {"m": st.integers(1, 8)},
 }
-BY_KEY = {"belady", "belady-bypass", "static", "pinned-lru", "sch-static"}
+BY_KEY = {"belady", "belady-bypass", "static", "pinned-lru", "repin", "sch-static"}
 """Policies that settle ties by the expert's number."""
 
 POLICIES = sorted(BUILT_IN)

@@ -108,14 +108,17 @@ class Pool:
         Args:
             batch: the distinct experts of the layer-step.
             admit: asked once, with the misses if there are any, which of them to load; the others are used somewhere
-                else (on the CPU) or not at all, and the policy does not hear of them. None: all are loaded.
+                else (on the CPU) or not at all, and no part of the batch to the policy (`Policy.elsewhere`). None: all
+                are loaded.
         """
         resident = self.resident
         missed = loaded = [key for key in batch if key not in resident]
         if missed and admit is not None:
             loaded = list(admit(missed))
             if len(loaded) < len(missed):
-                batch = self._without(batch, set(missed).difference(loaded))
+                left_out = set(missed).difference(loaded)
+                self.policy.elsewhere([key for key in missed if key in left_out])
+                batch = self._without(batch, left_out)
         if self.view.slots == 0:
             self._pass_through(len(loaded))
             return missed

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.policies import make_policy
-from lrcsim.simulator.compiled.pools import PoolMaker
+from lrcsim.simulator.compiled.pools import PoolMaker, QueuePool
 from lrcsim.simulator.compiled.served import DROPPED, GONE, LOADS, NOBODY_ASKS, Served
 from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.setup.run import Run
@@ -88,6 +88,11 @@ class CompiledCache:
                 counts.resident += len(pool.pinned)
                 of_layer = np.bincount(pool.pinned // stride + size.layers[0], minlength=layers)
                 counts.preloaded += filled * of_layer
+            if isinstance(pool, QueuePool):
+                between = pool.loaded_between_steps()
+                counts.preloaded += np.bincount(
+                    np.arange(len(between)) // stride + size.layers[0], weights=between, minlength=layers
+                ).astype(np.int64)
         loads, at_once, dropped = self.counters.sum(axis=0)[[LOADS, GONE, DROPPED]].tolist()
         counts.bypassed = at_once if self.policy.bypass else 0
         counts.evictions = loads - dropped - still_there - counts.bypassed

@@ -39,6 +39,7 @@ from lrcsim.simulator.compiled.queue_lists import (
 )
 from lrcsim.simulator.compiled.queue_lists import REQUEST as QUEUE_REQUEST
 from lrcsim.simulator.compiled.queue_loop import run_queues
+from lrcsim.simulator.compiled.repin import run_repinned
 from lrcsim.simulator.compiled.score_loop import run_scored
 from lrcsim.simulator.compiled.score_state import REQUEST, SIZE, USE_ORDER, ScoredState, ahead_of, compile_policy
 from lrcsim.simulator.compiled.served import Served, pass_through
@@ -148,17 +149,24 @@ class QueuePool:
         most = max(trace.num_tokens * trace.num_layers * trace.top_k, 1)  # accesses: no more is ever looked back on
         sizes = sizes._replace(window=min(sizes.window, most))
         self.pinned = (np.array(sorted(fresh.refill() or ()), np.int64) - first_key).astype(np.int32)
-        listed = len(cost) if queue == Queue.RANDOM else sizes.window
+        listed = len(cost) if queue in (Queue.RANDOM, Queue.REPIN) else sizes.window
         rows = ROWS_WITH_STACK if queue == Queue.LIRS else ROWS
         self.state = QueueState.new(cost, self.pinned, listed, (sizes.seed, sizes.seed2), rows)
         self.hits = self.state.hits
+        self._repins = queue is Queue.REPIN
         self.fixed = QueueRules(queue.value, sizes, RULES[access], not warm, first_key, cost)
 
     def advance(self, batches: npt.NDArray[np.int64], columns: Columns, served: Served | None = None) -> int:
         """Run some layer-steps; return -1: none of these policies fails."""
-        run: Any = run_queues  # compiled: type checkers do not know its arguments
+        run: Any = run_repinned if self._repins else run_queues  # compiled: type checkers do not know its arguments
         run(*self.fixed, batches, *columns, self.state, served)
         return -1
+
+    def loaded_between_steps(self) -> npt.NDArray[np.int64]:
+        """Return int64 [keys], how often the policy has loaded each expert of its own accord since the start."""
+        if not self._repins:
+            return np.zeros(0, np.int64)
+        return self.state.listed.astype(np.int64)
 
     def residents(self) -> int:
         """Return how many experts are in the pool, not counting pinned ones."""
@@ -288,10 +296,12 @@ class PoolMaker:
         shared = len(pools) == 1
         first, starts = block.batches(self.access == "paper" and shared)
         mine = [np.arange(len(first))] if shared else [np.flatnonzero(block.layer == one.layers[0]) for one in pools]
+        when = (block.request[first], block.phase[first])
         if self._queue is not None:
-            return mine, (block.keys, starts, block.request[first], block.phase[first])
-        when = (block.step[first], block.request[first], block.phase[first])
-        return mine, (block.keys, starts, *when, *_weights(block), self._next_use(block))
+            if self._queue is Queue.REPIN:
+                return mine, (block.keys, starts, *when, block.step[first])
+            return mine, (block.keys, starts, *when)
+        return mine, (block.keys, starts, block.step[first], *when, *_weights(block), self._next_use(block))
 
     def _next_use(self, block: Block) -> npt.NDArray[np.int64]:
         if self._future is None:
@@ -318,10 +328,12 @@ class HitsAtSizes:
     Attributes:
         hits: int64 [2, capacities], by phase (0 prefill, 1 decode), all pools together.
         accesses: int64 [2].
+        of_pools: int64 [2, pools, capacities], the hits of each pool.
     """
 
     hits: npt.NDArray[np.int64]
     accesses: npt.NDArray[np.int64]
+    of_pools: npt.NDArray[np.int64]
 
 
 def hits_at_sizes(
@@ -366,10 +378,10 @@ def hits_at_sizes(
             accesses += block.accesses_by_phase()
             if progress is not None:
                 progress(block.end_token, maker.trace.num_tokens)
-    hits = np.zeros((2, len(sizes)), np.int64)
-    for column, _, pool in pools:
-        hits[:, column] += pool.hits
-    return HitsAtSizes(hits, accesses)
+    hits = np.zeros((2, len(sizes[0]), len(sizes)), np.int64)
+    for column, place, pool in pools:
+        hits[:, place, column] = pool.hits
+    return HitsAtSizes(hits.sum(axis=1), accesses, hits)
 
 
 def compiled_functions(policy: CompiledScore) -> tuple[Any, Any, bool]:

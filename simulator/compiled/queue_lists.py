@@ -29,11 +29,11 @@ class QueueSizes(NamedTuple):
     Attributes:
         capacity: slots, or bytes where experts differ in size; at least one expert fits.
         slots: about how many experts fit (`View.slots`), at least 1.
-        part: most experts in the protected segment of slru and w-tinylfu, slots of s3-fifo's small queue, 2q's Kin, or
-            most LIR of lirs.
+        part: most experts in the protected segment of slru and w-tinylfu, slots of s3-fifo's small queue, 2q's Kin,
+            most LIR of lirs, or replacements in a pass of repin.
         ghost: most experts in the ghost queue of s3-fifo, 2q and lirs, or in w-tinylfu's window.
         threshold: uses in s3-fifo's small queue that earn a place in the main one, or in dali's window that protect, or
-            between two halvings of w-tinylfu's counts.
+            between two halvings of w-tinylfu's counts; steps between two passes of repin.
         window: accesses that dali looks back on.
         seed: of random's draws, with ``seed2``.
     """
@@ -54,18 +54,21 @@ class QueueState(NamedTuple):
     Attributes:
         node: int32 [6, keys + 5], a column per expert: the next newer and the next older in its queue, the queue
             (``OUT``: none), uses (since it joined, as far as the policy asks; dali: in the window; w-tinylfu: all, as
-            counted; lirs: 1 in its stack, else 0), the ghost queue it was in when it was loaded (or ``OUT``), and
-            whether it must not be evicted now; with a stack two more rows, the next above and the next below in it.
+            counted; lirs: 1 in its stack, else 0; repin: the heat of all), the ghost queue it was in when it was loaded
+            (or ``OUT``), and whether it must not be evicted now; with a stack two more rows, the next above and the
+            next below in it.
             The last five columns are the ends of the queues: their next newer is the oldest expert (or the end
             itself), their next older the newest, their uses the length. The very last is the end of the stack too:
             above it is the bottom, below it the top. (A row per expert took a fifth longer.)
         missed: int32 [keys], the experts of a batch that are being loaded.
         known: bool [keys], used since the pool was last empty (the paper's rule).
         pinned: int32 [n], experts held for good.
-        listed: int32 [n], the residents in the order of random's draws, or the accesses in dali's window.
+        listed: int32 [n], the residents in the order of random's draws, the accesses in dali's window, or how often
+            repin has loaded each expert.
         counter: int64 [8]: request (-1 at first), slots (or bytes) of the distinct experts known, of the residents,
-            sieve's hand (what it looks at next), whether s3-fifo or lirs has never evicted, accesses seen by dali or
-            counted by w-tinylfu, and the two seeds of random.
+            sieve's hand (what it looks at next) or which n steps repin is in, whether s3-fifo or lirs has never evicted
+            or how many experts repin has loaded for this step, accesses seen by dali, counted by w-tinylfu or since
+            repin's last pass, and the two seeds of random.
         target: float64 [1], arc's length of t1 to aim at.
         hits: int64 [2], by phase.
     """

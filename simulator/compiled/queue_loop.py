@@ -12,7 +12,8 @@ expert joins (`_join`), and how one is evicted (``_evict_...``, or ``_choose_...
 | ``GHOST``  |                    |           | ghost   | b1  |                            |              |           |
 | ``GHOST2`` |                    |           |         | b2  |                            |              |           |
 
-2q has A1in, Am and A1out there; lirs and w-tinylfu have modules of their own, `lirs` and `tiny_lfu`.
+2q has A1in, Am and A1out there; lirs and w-tinylfu have modules of their own, `lirs` and `tiny_lfu`. repin holds all in
+``FIRST``, and what it changes between steps stands in `repin`.
 The policies that order by last use move a whole batch to the new end once it has joined; lru serves a co-resident one
 in one go (`queue_lru`). Those whose misses may bypass the cache let it join first, and evict without regard to it.
 """
@@ -59,7 +60,7 @@ from lrcsim.simulator.compiled.stack_any import CORESIDENT, PAPER, SEQUENTIAL
 from lrcsim.simulator.compiled.tiny_lfu import choose_tiny_lfu, count_use, hit_tiny_lfu, join_tiny_lfu
 from lrcsim.simulator.compiled.uncounted import inlined_njit, uncounted_njit
 
-CLOCK, SIEVE, SLRU, S3_FIFO, ARC, LRU, DALI, STATIC, RANDOM, FIFO, MRU, TWO_Q, LIRS, W_TINYLFU = (
+CLOCK, SIEVE, SLRU, S3_FIFO, ARC, LRU, DALI, STATIC, RANDOM, FIFO, MRU, TWO_Q, LIRS, W_TINYLFU, REPIN = (
     queue.value for queue in Queue
 )
 """The policies; `LRU` with experts pinned is pinned-lru."""
@@ -119,7 +120,7 @@ def _join(policy, sizes, node, listed, counter, expert):  # type: ignore[no-unty
         queue = SECOND
     if policy == RANDOM:
         listed[length(node, FIRST)] = expert
-    elif policy != DALI:
+    elif policy not in (DALI, REPIN):
         node[USES, expert] = 0
     append(node, queue, expert)
 
@@ -297,7 +298,7 @@ def _evict(policy, sizes, node, listed, counter, target, cause):  # type: ignore
     elif policy == MRU:
         expert = _choose_mru(node)
     else:
-        expert = newest(node, FIRST) if policy == STATIC else oldest_free(node, FIRST)
+        expert = newest(node, FIRST) if policy in (STATIC, REPIN) else oldest_free(node, FIRST)
     take(node, expert)
     return expert
 
@@ -325,7 +326,7 @@ def serve(policy, sizes, access, first_key, cost, keys, begin, end, node, missed
     if policy == LRU and access == CORESIDENT:
         return use_most_recent(sizes.capacity, first_key, cost, keys, begin, end, node, missed, counter, served)
     by_last_use = policy in (LRU, DALI, MRU)
-    join_first = policy in (LRU, STATIC)  # for lru that changes nothing: the batch is the most recent
+    join_first = policy in (LRU, STATIC, REPIN)  # for lru that changes nothing: the batch is the most recent
     found = 0
     misses = 0
     used = counter[USED]

@@ -23,6 +23,7 @@ from lrcsim.policies import make_policy
 from lrcsim.simulator.cache.capacity import CacheSize, PoolSize, resolve_capacity
 from lrcsim.simulator.compiled.counts import count
 from lrcsim.simulator.compiled.every_size import stack_hits
+from lrcsim.simulator.curves.byte_curves import byte_curves
 from lrcsim.simulator.setup.options import refuse_machine, takes_options
 from lrcsim.simulator.setup.run import Run
 from lrcsim.traces import DECODE, PREFILL, RoutingTrace
@@ -41,13 +42,14 @@ class Division:
     """One way to use the budget.
 
     Attributes:
-        capacities: slots of each layer; for the shared pool empty.
+        capacities: of each layer, slots, or where experts of a layer differ in size and the budget is in bytes, text as
+            ``"4096B"``; for the shared pool empty.
         used: slots (or bytes) that they take.
         hits: hits by phase, 0 prefill and 1 decode.
         accesses: accesses by phase.
     """
 
-    capacities: tuple[int, ...]
+    capacities: tuple[int, ...] | tuple[str, ...]
     used: int
     hits: tuple[int, int]
     accesses: tuple[int, int]
@@ -82,7 +84,7 @@ class Allocation:
     Attributes:
         policy: name with parameters.
         budget: slots of all layers together, or bytes.
-        unit: ``"experts"``, or ``"bytes"`` where experts of different layers differ in size and the budget is in bytes.
+        unit: ``"experts"``, or ``"bytes"`` where experts differ in size and the budget is in bytes.
         greedy: best gain per slot (or byte) first.
         exact: the best division there is, or None where finding it is too much work.
         exact_left_out: why ``exact`` is None, else None.
@@ -160,20 +162,15 @@ def allocate(
     if isinstance(budget, Sequence) and (not isinstance(budget, str) or "," in budget):
         raise ConfigError(f"budget {budget!r} must be one size for all layers together, as 512, 2x, 25% or 4GiB")
     (pool,) = resolve_capacity(budget, trace.layers, "model")
+    shared = replace(run, options=replace(run.options, scope="model"), pools=(pool,))
     if pool.by_expert:
-        raise ConfigError(
-            f"budget {budget!r} is in bytes, and experts of a layer differ in bytes here, so no curve in slots says "
-            "what a layer gains: give it in experts (512), times active (2x) or percent (25%)"
-        )
+        return _by_bytes(run, shared, chosen.label(), jobs, progress)
     costs = pool.bytes_per_expert or (1,) * trace.num_layers
     found = stack_hits(trace, policy, "layer", run.access, run.prefill, run.warm, jobs)
     largest = trace.layers.num_experts.tolist()
     curves = [hits.sum(axis=0)[: experts + 1] for hits, experts in zip(found.hits, largest, strict=True)]
     accesses = (int(found.accesses[:, PREFILL].sum()), int(found.accesses[:, DECODE].sum()))
-    if not sum(accesses):
-        raise ConfigError(
-            "no expert of this trace was recorded, so there is no hit rate: `lrcsim trace info` says more"
-        )
+    _refuse_empty(accesses)
 
     def split(capacities: Sequence[int]) -> Division:
         hits = found.at(list(capacities)).tolist()
@@ -191,8 +188,47 @@ def allocate(
         exact_left_out=left_out,
         most_hits=most_hits,
         uniform=split(uniform_split([len(curve) - 1 for curve in curves], costs, pool.capacity)),
-        shared=_shared(replace(run, options=replace(run.options, scope="model"), pools=(pool,)), jobs, progress),
+        shared=_shared(shared, jobs, progress),
     )
+
+
+def _by_bytes(run: Run, shared: Run, label: str, jobs: int | None, progress: Progress | None) -> Allocation:
+    """Divide a budget in bytes where experts of a layer differ in size, in units of a part of a layer's even share.
+
+    The exact division is that of whole units; so is the bound.
+    """
+    budget = shared.pools[0].capacity
+    unit, found, by_phase = byte_curves(run, budget, jobs)
+    accesses = (int(by_phase[PREFILL]), int(by_phase[DECODE]))
+    _refuse_empty(accesses)
+    curves, costs = [one.hits.sum(axis=0) for one in found], [unit] * len(found)
+
+    def split(units: Sequence[int]) -> Division:
+        hits = sum(one.hits[:, given] for one, given in zip(found, units, strict=True)).tolist()
+        used = [int(one.given[given]) * unit for one, given in zip(found, units, strict=True)]
+        capacities = tuple(f"{size}B" for size in used)
+        return Division(capacities, sum(used), (hits[PREFILL], hits[DECODE]), accesses)
+
+    greedy, most_hits = greedy_split(curves, costs, budget)
+    left_out = _too_much_work(curves, costs, budget)
+    return Allocation(
+        policy=label,
+        budget=budget,
+        unit="bytes",
+        greedy=split(greedy),
+        exact=None if left_out else split(exact_split(curves, costs, budget)),
+        exact_left_out=left_out,
+        most_hits=most_hits,
+        uniform=split(uniform_split([len(curve) - 1 for curve in curves], costs, budget)),
+        shared=_shared(shared, jobs, progress),
+    )
+
+
+def _refuse_empty(accesses: tuple[int, int]) -> None:
+    if not sum(accesses):
+        raise ConfigError(
+            "no expert of this trace was recorded, so there is no hit rate: `lrcsim trace info` says more"
+        )
 
 
 takes_options(allocate, "cache", "serving")

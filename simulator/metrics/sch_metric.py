@@ -221,7 +221,11 @@ def _slots(trace: RoutingTrace, cache: CacheSize, scope: Scope) -> Ints:
         raise ConfigError(
             f"cache size {cache!r} is in bytes and experts that share a cache differ in size: SCH counts experts, "
             "give experts (16), times active (2x) or percent (25%)"
-            + ("" if trace.layers.sized_by_expert else ", or use scope 'layer'")
+            + (
+                ", or run the policy sch-static, which fills bytes"
+                if trace.layers.sized_by_expert
+                else ", or use scope 'layer'"
+            )
         )
     return np.array([pool.capacity for pool in pools], np.int64)
 

@@ -98,7 +98,7 @@ def unsupported(
         return "without pcie an expert for the CPU is read from storage first"
     if runtime.loads.eviction and (policy.bypass or policy.refills or _unlike(job)):
         return "evictions cost, and how many each step makes is not known beforehand"
-    if policy.refills and (not job.warm or kernel_of(policy, Queue) is None):
+    if policy.refills and (not job.warm or kernel_of(policy, Queue) in (None, Queue.REPIN)):
         return f"policy {policy.name} loads experts of its own accord on the way, over the links"
     if not hasattr(costs, "table"):
         return f"costs {type(costs).__name__} have no table()"

@@ -23,6 +23,7 @@ from lrcsim.simulator.compiled.compiled_cache import CompiledCache
 from lrcsim.simulator.compiled.counts import signatures
 from lrcsim.simulator.compiled.engine_for import kernel_of
 from lrcsim.simulator.compiled.pools import PoolMaker, QueuePool
+from lrcsim.simulator.compiled.queue_lists import QueueSizes
 from lrcsim.simulator.replay import Counts
 from lrcsim.simulator.serving.arrivals import ArrivalSteps
 from lrcsim.simulator.serving.steps import TOKENS_AT_ONCE, WITH_USES, StepTable, step_table
@@ -324,6 +325,9 @@ class CompiledEvents:
         transfers = np.diff(block.starts[first]) * self.rules.stages
         if self.plan.refills and not self.job.warm:
             transfers += int(self.pools.pins.sum())
+        if self.pools.policy == Queue.REPIN:
+            passes = block.step[rows] // self.pools.sizes[0, QueueSizes._fields.index("threshold")]
+            transfers[np.diff(passes, prepend=-1) != 0] += len(self.plan.sizes)
         if proposed is not None:
             transfers += np.diff(starts[first])
         return Work(
@@ -342,6 +346,7 @@ class CompiledEvents:
             block.phase[rows],
             table.sizes,
             transfers,
+            block.step[rows],
         )
 
     def _pinned_bytes(self) -> int:

@@ -101,6 +101,7 @@ class Work(NamedTuple):
         phase: uint8 [steps].
         sizes: int64 [steps, 5], `StepTable.sizes`.
         transfers: int64 [steps], that can be asked for in each, at most.
+        number: int64 [steps], of each among the forward passes of the run.
     """
 
     keys: npt.NDArray[np.int32]
@@ -123,6 +124,7 @@ class Work(NamedTuple):
     phase: npt.NDArray[np.uint8]
     sizes: Ints
     transfers: Ints
+    number: Ints
 
 
 @loop_njit

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.simulator.compiled.queue_lists import FILLING
+from lrcsim.simulator.compiled.queue_loop import REPIN
 from lrcsim.simulator.compiled.served import ELSEWHERE, GONE, LOADED, RESIDENT
 from lrcsim.simulator.compiled.uncounted import loop_njit
 from lrcsim.simulator.setup.outcomes import Outcome
@@ -44,7 +46,16 @@ from lrcsim.simulator.time.event_layer import (
     run_on_cpu,
 )
 from lrcsim.simulator.time.event_links import moved, promote
-from lrcsim.simulator.time.event_pools import bring_ahead, empty_pools, guard, is_resident, unguard, use
+from lrcsim.simulator.time.event_pools import (
+    begin_step,
+    bring_ahead,
+    count_uses,
+    empty_pools,
+    guard,
+    is_resident,
+    unguard,
+    use,
+)
 from lrcsim.simulator.time.event_state import AHEAD, BEFORE, BEHIND, TO_GPU
 from lrcsim.simulator.time.links import PREFETCH
 
@@ -89,6 +100,7 @@ def _look_up(state, plan, pools, work, row, phase, book, room):  # type: ignore[
     layer, low, high = work.layer[row], work.starts[row], work.starts[row + 1]
     pool = pools.of_layer[layer]
     missed = 0
+    count_uses(pools, pool, work.keys[low:high])
     for place in range(high - low):
         hit = is_resident(pools, pool, int(work.keys[low + place]))
         room.flags[place] = RESIDENT if hit else LOADED
@@ -305,20 +317,30 @@ def _upload_admitted(state, plan, pools, work, row, book, room):  # type: ignore
 
 
 @loop_njit
-def _repin(state, plan, pools, dram, book):  # type: ignore[no-untyped-def]
-    """Upload what the policy holds for good once more: the cache was emptied (`Engine._repin`)."""
+def _upload_all(state, plan, pools, dram, pool, experts, book):  # type: ignore[no-untyped-def]
+    """Upload what the policy of a pool has loaded of its own accord; ``experts`` are numbers in the pool."""
+    for expert in experts:
+        key = int(pools.first_key[pool] + expert)
+        stored = False
+        if dram is not None:
+            dram.batch[0] = key
+            use(dram, np.int64(0), np.int64(1))
+            stored = dram.flags[0] != RESIDENT
+        state.clock[0].pending += not state.rules.overlap
+        _upload(state, plan, pool, key, stored, book, REPINNED, BEHIND if state.rules.overlap else BEFORE)
+
+
+@loop_njit
+def _repin(state, plan, pools, dram, emptied, book):  # type: ignore[no-untyped-def]
+    """Upload what the policy has loaded before a step: after a pass, or as the cache was emptied (`Engine._repin`)."""
     clock = state.clock[0]
     clock.pending = clock.resume = 0
     for pool in range(len(pools.first_key)):
-        for i in range(pools.pins[pool]):
-            key = int(pools.first_key[pool] + pools.pinned[pool, i])
-            stored = False
-            if dram is not None:
-                dram.batch[0] = key
-                use(dram, np.int64(0), np.int64(1))
-                stored = dram.flags[0] != RESIDENT
-            clock.pending += not state.rules.overlap
-            _upload(state, plan, pool, key, stored, book, REPINNED, BEHIND if state.rules.overlap else BEFORE)
+        if emptied:
+            _upload_all(state, plan, pools, dram, pool, pools.pinned[pool, : pools.pins[pool]], book)
+        if pools.policy == REPIN:
+            came = pools.counter[pool, FILLING]
+            _upload_all(state, plan, pools, dram, pool, pools.missed[pool, :came], book)
     await_pending(state)
 
 
@@ -447,10 +469,13 @@ def _run_steps(begin, cold, state, costs, plan, pools, dram, work, book, room, s
                 _change_request(state, plan, pools, work.request[step], book)
                 pinned_anew = plan.refills and book.counter[REQUEST] >= 0
             book.counter[REQUEST] = work.request[step]
+        if pools.policy == REPIN:
+            for pool in range(len(pools.first_key)):
+                _evict(state, plan, pools, begin_step(pools, pool, work.number[step]), book, False)
         for link in range(state.rules.links):
             room.moved[link] = moved(state, link)
-        if pinned_anew:
-            _repin(state, plan, pools, dram, book)
+        if pinned_anew or pools.policy == REPIN:
+            _repin(state, plan, pools, dram, pinned_anew, book)
         for row in range(work.first[step], work.first[step + 1]):
             _layer_step(state, costs, plan, pools, dram, work, row, step, book, room)
         after = output_seconds(costs, work.sizes[step])

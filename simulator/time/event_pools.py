@@ -21,7 +21,8 @@ from lrcsim.simulator.compiled.queue_lists import (
     is_in,
 )
 from lrcsim.simulator.compiled.queue_lists import residents as residents_of
-from lrcsim.simulator.compiled.queue_loop import serve
+from lrcsim.simulator.compiled.queue_loop import REPIN, serve
+from lrcsim.simulator.compiled.repin import heat_up, pin_anew
 from lrcsim.simulator.compiled.served import DROPPED, EVICTED, LOADED, RESIDENT, Served
 from lrcsim.simulator.compiled.stack_any import CORESIDENT
 from lrcsim.simulator.compiled.uncounted import loop_njit
@@ -177,6 +178,36 @@ def use(pools, pool, count):  # type: ignore[no-untyped-def]
         pools.counter[pool],
         pools.target[pool],
         Served(1.0, pools.tokens, pools.flags, pools.served[pool], pools.evicted),
+    )
+    return pools.served[pool, EVICTED]
+
+
+@loop_njit
+def count_uses(pools, pool, keys):  # type: ignore[no-untyped-def]
+    """Let repin hear of the experts of a layer-step, also of those that are not loaded (`Policy.elsewhere`)."""
+    if pools.policy == REPIN:
+        for key in keys:
+            heat_up(pools.node[pool], pools.counter[pool], key - pools.first_key[pool])
+
+
+@loop_njit
+def begin_step(pools, pool, number):  # type: ignore[no-untyped-def]
+    """Let a pool of repin be pinned anew before a step; return how many left it, keys in ``pools.evicted``.
+
+    What came stands in ``pools.missed[pool]``, numbers in the pool; ``FILLING`` of its counter says how many.
+    """
+    size = pools.sizes[pool]
+    pools.served[pool, EVICTED] = 0
+    pin_anew(
+        QueueSizes(size[0], size[1], size[2], size[3], size[4], size[5], size[6], size[7]),
+        pools.first_key[pool],
+        pools.cost[pool],
+        pools.node[pool],
+        pools.missed[pool],
+        pools.listed[pool],
+        pools.counter[pool],
+        Served(1.0, pools.tokens, pools.flags, pools.served[pool], pools.evicted),
+        number,
     )
     return pools.served[pool, EVICTED]
 

@@ -19,7 +19,7 @@ from lrcsim.cli.main import main
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 QUESTIONS = tuple(path for path in sorted((DOCS / "questions").glob("*.md")) if path.stem != "README")
-NAMED = ("tutorial", "metrics", "misses", "from-vllm", "from-llamacpp", "from-a-model-name")
+NAMED = ("tutorial", "metrics", "misses", "prediction", "from-vllm", "from-llamacpp", "from-a-model-name")
 PAGES = (DOCS.parent / "README.md", *(DOCS / f"{name}.md" for name in NAMED), *QUESTIONS)
 SHELL = set("|<>;&$`*?")
 FENCE = re.compile(r'^```(?P<kind>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<body>.*?)^```$', re.DOTALL | re.MULTILINE)

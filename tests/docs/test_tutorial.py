@@ -18,6 +18,7 @@ COMMANDS = {
     "tutorial": 5,
     "metrics": 2,
     "misses": 4,
+    "prediction": 1,
     "from-vllm": 10,
     "from-llamacpp": 10,
     "from-a-model-name": 10,

@@ -9,8 +9,9 @@ import pytest
 import tiny
 
 from lrcsim.base.errors import ConfigError, PolicyError
-from lrcsim.frontier import measure as module
-from lrcsim.frontier.measure import finished, knee_in_words, measure
+from lrcsim.frontier.front import knee_in_words
+from lrcsim.frontier.measure import finished, measure
+from lrcsim.frontier.one_rule import OneRule
 from lrcsim.frontier.rules import parse_rules
 from lrcsim.recorder import Prompt
 from lrcsim.recorder.model import Loaded
@@ -87,7 +88,7 @@ def test_a_stopped_run_goes_on(loaded: Loaded, tmp_path: Path, monkeypatch: pyte
     out = tmp_path / "o.json"
     whole = found(loaded)
     ran = []
-    own = module._One.row
+    own = OneRule.row
 
     def stops(self: Any, rule: Any, progress: Any) -> Any:
         if len(ran) == 2 and rule.label == "prior:0.6":
@@ -95,7 +96,7 @@ def test_a_stopped_run_goes_on(loaded: Loaded, tmp_path: Path, monkeypatch: pyte
         ran.append(rule.label)
         return own(self, rule, progress)
 
-    monkeypatch.setattr(module._One, "row", stops)
+    monkeypatch.setattr(OneRule, "row", stops)
     with pytest.raises(KeyboardInterrupt):
         found(loaded, out=out)
     ran.append("stopped")

@@ -219,6 +219,6 @@ def test_weights_of_the_admitted_reach_the_policy_behind() -> None:
 
 def test_all_other_policies_can_stand_behind() -> None:
     refused = {name for name, one in BUILT_IN.items() if one.refills or "future" in one.needs}
-    assert refused == {"static", "pinned-lru", "belady", "belady-bypass", "sch-lookahead", "sch-static"}
+    assert refused == {"static", "pinned-lru", "belady", "belady-bypass", "sch-lookahead", "sch-static", "repin"}
     for name in BUILT_IN.keys() - refused - {"admit2"}:
         assert make_policy(f"admit2+{name}").label().startswith(f"admit2:window=0+{name}")

@@ -142,6 +142,12 @@ CASES = [
     ("sch-lookahead:3", 2, "abcaab", "mmmhhm"),
     # With a look-ahead of one it is LRU: a goes, and comes back for b.
     ("sch-lookahead:1", 2, "abcaab", "mmmmhm"),
+    # a takes the slot. After 6 steps a has heat 1 and b 5: 5 is not more than 1 + 0 + 4, a stays, and both are halved
+    # to 0 and 2. After 12 steps b has 2 + 4, a 0 + 2: 6 <= 2 + 0 + 4. After 18 steps b 3 + 6 = 9, a 1 + 0: b comes.
+    ("repin:6", 1, "abbbbbaabbbbbbbbbbba", "mmmmmmhhmmmmmmmmmmhm"),
+    # No pass before the 7th step: a has 2 + 2 // 4 + 4 = 6 to be exceeded, and b 7. Without swaps b never comes.
+    ("repin:9", 1, "aabbbbbbbab", "mhmmmmmmmmh"),
+    ("repin:9,swaps=0", 1, "aabbbbbbbab", "mhmmmmmmmhm"),
     # Windows aab and bba: a, then b, loaded free.
     ("sch-static:3", 1, "aabbba", "hhmhhm"),
 ]

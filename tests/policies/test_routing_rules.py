@@ -91,7 +91,8 @@ def test_names(spec: str, label: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
-        ("prior:0.1,0.2", "routing rule prior is given more parameters than there are"),
+        ("prior:0.1,0.2", "prior is given more parameters than there are, '0.1,0.2': it has boost"),
+        ("window:-1,4", "window: sacred must be at least 0"),
         ("prior:x", "prior: boost must be a number, given 'x'"),
         ("prior:nan", "prior: boost must be at least 0"),
         ("window:2.5,4", "window: sacred must be a whole number"),

@@ -36,15 +36,16 @@ def by_name(rows: list[Ceiling]) -> dict[str, Ceiling]:
 def test_rows_are_the_runs_they_say() -> None:
     trace = drawn()
     rows = by_name(ceilings(trace, recorded="next-gate:1", learned=(trace, "next-gate:distance=1,width=4"), **ON))
-    for name, policy, prefetch in (
-        ("no prefetching", "lru", "none"),
-        ("recorded predictions", "lru", "next-gate:1"),
-        ("learned predictor", "lru", "next-gate:distance=1,width=4"),
-        ("perfect, 2 ahead", "lru", "oracle:2"),
-        ("optimum", "belady", "none"),
-        ("optimum, bypass", "belady-bypass", "none"),
+    for name, policy, prefetch, miss in (
+        ("no prefetching", "lru", "none", "load"),
+        ("recorded predictions", "lru", "next-gate:1", "load"),
+        ("learned predictor", "lru", "next-gate:distance=1,width=4", "load"),
+        ("perfect, 2 ahead", "lru", "oracle:2", "load"),
+        ("optimum", "belady", "none", "load"),
+        ("optimum, bypass", "belady-bypass", "none", "load"),
+        ("CPU, admit 1", "lru", "none", "cpu,admit:1"),
     ):
-        result = simulate(trace, policy, prefetch=prefetch, **ON)
+        result = simulate(trace, policy, prefetch=prefetch, miss=miss, **ON)
         time, row = result.to_dict()["time"], rows[name]
         assert row.tokens_per_s == time["decode_tokens_per_s"]
         assert row.hit_rate == result.hit_rate
@@ -70,8 +71,11 @@ def test_what_is_proven_is_not_exceeded(cache: int | str, policy: str, phases: b
     assert fewest.bytes_per_token is not None
     assert whole.tokens_per_s is not None
     assert helped.tokens_per_s is not None
+    admitted = found["CPU, admit 1"]
+    assert admitted.tokens_per_s is not None
+    assert admitted.tokens_per_s <= helped.tokens_per_s * (1 + 1e-9)  # the CPU helps, so the other bounds are not its
     for row in rows:
-        if row.proven:
+        if row.proven or row is admitted:
             continue
         assert row.tokens_per_s is not None
         assert row.tokens_per_s <= fewest.tokens_per_s * (1 + 1e-9)
@@ -82,6 +86,26 @@ def test_what_is_proven_is_not_exceeded(cache: int | str, policy: str, phases: b
     assert whole.tokens_per_s <= helped.tokens_per_s * (1 + 1e-9)
     split = simulate(drawn(phase=phase), policy, cache, miss="split", **ON).to_dict()["time"]["decode_tokens_per_s"]
     assert split <= helped.tokens_per_s * (1 + 1e-9)
+
+
+def test_admission_is_run_where_something_can_be_uploaded() -> None:
+    names = [
+        [row.name for row in ceilings(drawn(), **ON | {"hardware": hardware})] for hardware in ("rtx-3090", "m3-max")
+    ]
+    assert [name for name in names[0] if name not in names[1]] == ["CPU, admit 1"]
+
+
+def test_a_policy_that_loads_of_its_own_accord_goes_without_prediction() -> None:
+    trace = drawn()
+    rows = ceilings(trace, recorded="next-gate:1", learned=(trace, "next-gate:1"), policy="repin:8", **ON)
+    assert [row.name for row in rows] == [
+        *["no prefetching", "optimum", "optimum, bypass", "CPU, admit 1"],
+        *["fewest bytes, early", "CPU, uploads free", "all hits"],
+    ]
+    speed = simulate(trace, "repin:8", **ON).to_dict()["time"]["decode_tokens_per_s"]
+    fewest = by_name(rows)["fewest bytes, early"].tokens_per_s
+    assert fewest is not None
+    assert rows[0].tokens_per_s == speed <= fewest * (1 + 1e-9)
 
 
 def test_two_experts_in_turn() -> None:

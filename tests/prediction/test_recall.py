@@ -50,7 +50,11 @@ def test_interval_is_the_bootstrap_over_requests() -> None:
     rates = (drawn @ [3, 0]) / (drawn @ [4, 1])
     assert one.interval(200, 0.95, 3) == basic_interval(3 / 5, rates, 0.95)
     assert one.interval(0, 0.95, 3) is None
-    assert Recall("a", 1, 1).interval(200, 0.95, 3) is None
+    assert Recall("a", 1, 2).interval(200, 0.95, 3) is None  # nothing was used
+    alone = Recall("a", 2, 1)
+    alone.add(5, RANKING, IDS, np.zeros(4, np.int64))
+    assert alone.recall == 3 / 5
+    assert alone.interval(200, 0.95, 3) is None
 
 
 @settings(max_examples=60)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import ClassVar
 
+import pytest
+
 from lrcsim.policies import View, make_policy
+from lrcsim.policies.admission import Admit2
 from lrcsim.policies.base import Policy
 from lrcsim.policies.recency import Fifo, Lru
 from lrcsim.simulator.cache.capacity import PoolSize
@@ -191,6 +194,25 @@ def test_a_refill_counts_what_it_brings_by_the_layer_of_each() -> None:
     assert (made.preloaded, made.resident, made.used) == ({0: 1, 1: 2}, {0, 1, 11, 12}, 4)
     made.refill()  # all are there
     assert (made.preloaded, made.evictions) == ({0: 1, 1: 2}, 0)
+
+
+class Listener(Lru):
+    """LRU that writes down what it hears of."""
+
+    heard: ClassVar[list[tuple[int, ...]]] = []
+
+    def elsewhere(self, keys: Sequence[int]) -> None:
+        self.heard.append(tuple(keys))
+
+
+@pytest.mark.parametrize("admission", [False, True])
+def test_a_policy_hears_of_what_is_not_loaded(admission: bool) -> None:
+    Listener.heard.clear()
+    made = pool(4, Admit2(Listener()) if admission else Listener())
+    assert made.coresident([0, 1, 2, 3], lambda missed: missed[1:3]) == [0, 1, 2, 3]
+    assert (made.resident, Listener.heard) == ({1, 2}, [(0, 3)])
+    made.coresident([1, 2, 4], lambda missed: missed)
+    assert Listener.heard == [(0, 3)]  # all were loaded
 
 
 def test_a_batch_larger_than_the_pool_first_puts_out_the_others() -> None:

@@ -72,7 +72,7 @@ def traces(draw: st.DrawFn) -> RoutingTrace:
 
 
 COMPILED = [name for name, policy in BUILT_IN.items() if engine_for(policy()) == "compiled"]
-SPECS = [*COMPILED, "pinned-lru:0.2", "pinned-lru:1", "dali:3,heavy=2", "lfu-aging:3,decay=0.5"]
+SPECS = [*COMPILED, "pinned-lru:0.2", "pinned-lru:1", "dali:3,heavy=2", "lfu-aging:3,decay=0.5", "repin:5,swaps=2"]
 capacities = st.one_of(st.integers(0, 12), st.integers(1, 60).map("{}B".format))
 
 

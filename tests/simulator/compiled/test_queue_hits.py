@@ -37,7 +37,7 @@ SPECS = [
         "s3-fifo:0.3,threshold=1",
         "s3-fifo:0.2,threshold=4",
         *("random:7", "dali:1,heavy=1", "dali:9,heavy=2", "dali:1000,heavy=5", "dali:20,heavy=1"),
-        *("pinned-lru:0", "pinned-lru:0.2", "pinned-lru:1"),
+        *("pinned-lru:0", "pinned-lru:0.2", "pinned-lru:1", "repin:1,swaps=9", "repin:7"),
     ),
 ]
 

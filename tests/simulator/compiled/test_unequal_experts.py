@@ -100,7 +100,7 @@ COMPILED = [
 
 
 @pytest.mark.parametrize("access", ["coresident", "sequential", "paper"])
-@pytest.mark.parametrize("policy", [*COMPILED, "pinned-lru:0.2"])
+@pytest.mark.parametrize("policy", [*COMPILED, "pinned-lru:0.2", "repin:5,swaps=2"])
 @settings(max_examples=12)
 @given(trace=traces(), cache=st.integers(0, 60), scope=st.sampled_from(["layer", "model"]), warm=st.booleans())
 def test_compiled_equals_the_replay(

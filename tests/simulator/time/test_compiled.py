@@ -95,7 +95,7 @@ def check(
 def pinned_anew(job: Run) -> bool:
     """Return whether a policy may fill its cache more than once."""
     policy = make_policy(job.policy)
-    return policy.refills and (policy.name == "sch-static" or not job.warm)
+    return policy.refills and (policy.name in ("sch-static", "repin") or not job.warm)
 
 
 def action_of(spec: str, profile: HardwareProfile) -> MissAction:

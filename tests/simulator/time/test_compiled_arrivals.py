@@ -99,7 +99,7 @@ def test_equals_the_event_driven_engine(
     action, scope = data.draw(st.sampled_from(actions)), data.draw(st.sampled_from(["layer", "model"]))
     job = job_of(routing, policy, data.draw(st.integers(0, 9)), scope=scope, warm=data.draw(st.booleans()))
     assert can_go_back(job)
-    pinned_anew = job.policy in ("static", "pinned-lru") and not job.warm  # uploads, which are for the event loop
+    pinned_anew = job.policy == "repin" or (job.policy in ("static", "pinned-lru") and not job.warm)  # uploads
     assert (unsupported(job, costs, profile, make_action(action, profile)) is None) is not pinned_anew
     assume(not pinned_anew)
     check(

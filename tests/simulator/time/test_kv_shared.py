@@ -119,6 +119,16 @@ def test_static_gives_up_its_least_used_and_takes_it_back() -> None:
     assert found.counts.evictions == 2
 
 
+def test_repin_gives_up_its_coldest_and_fills_again_at_its_next_pass() -> None:
+    # Room for 2, 2, 2, 1, 1, 2: 0 and 1 are in; 1 (heat 1) goes for 0 (heat 2), bypasses once, and is back, uploaded,
+    # before the sixth step.
+    routing = trace("0", "1", "0", "0", "1", "1", "0")
+    found = run(routing, 2, policy="repin:5", shrink=taking(0, 0, 0, 1, 1, 0, 0))
+    assert loads(found) == ["0.0", "0.1", "0.1"]
+    assert found.counts.preloaded.tolist() == [1]
+    assert (found.counts.evictions, found.counts.bypassed) == (1, 1)
+
+
 def test_statics_guests_leave_first() -> None:
     # The profile knows 0 to 3, and there is room for 6: 4 and 5 stay when they have missed. With room for 5 the last
     # in, 5, has to go, and runs beside; with 6 it is not back by itself, but stays when it has missed once more.

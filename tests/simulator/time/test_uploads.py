@@ -185,6 +185,40 @@ def test_windows_of_sch_static_cost() -> None:
     assert found.tally.repinned == UploadUse(100, 100, 0, 1, 100)
 
 
+def test_a_hot_set_pinned_anew_while_the_cpu_runs_its_misses() -> None:
+    # 2.5 s of link, passes before every second step. Misses on the CPU heat, too: before the third step 0 (heat 2)
+    # takes the free slot, and is under way until 4.5. 1 has heat 2 and 1 at the next passes and stays outside.
+    found = run(trace(*"00001101"), 1, machine(link(40)), policy="repin:2", action="cpu")
+    assert found.events == [
+        "0-1 cpu expert 0.0",
+        "1-2 cpu expert 0.0",
+        "2-3 cpu expert 0.0",
+        "2-4.5 pcie re-pin 0.0",
+        "3-4 cpu expert 0.0",
+        "4-5 cpu expert 0.1",
+        "5-6 cpu expert 0.1",
+        "6-7 gpu expert 0.0",
+        "7-8 cpu expert 0.1",
+    ]
+    assert found.tally.repinned == UploadUse(issued=100, useful=100, late_uses=2)
+    assert (int(found.counts.misses.sum()), found.counts.preloaded.tolist()) == (5, [1])
+
+
+def test_the_coldest_makes_room_for_a_hotter_one() -> None:
+    # Misses are loaded, a second of link each; 0 stays, and 1 bypasses. Before the seventh step the heat of 1, 5, is no
+    # more than that of 0, 1, and a quarter of it (rounded down) and 4. Before the 13th 1 has 5 // 2 + 6, and 0 none.
+    found = run(trace(*"01111111111111"), 1, policy="repin:6")
+    assert found.tally.by_step()[:, :2].tolist()[:3] == [[0, 2], [2, 4], [4, 6]]
+    assert found.events[-5:] == [
+        "24 cache evict 0.0",
+        "24 cache join 0.1",
+        "24-25 pcie re-pin 0.1",
+        "25-26 gpu expert 0.1",
+        "26-27 gpu expert 0.1",
+    ]
+    assert found.counts.preloaded.tolist() == [1]
+
+
 def test_where_nothing_can_be_uploaded() -> None:
     with pytest.raises(ConfigError, match=r"'cpu,admit:1' uploads beside compute, and transfers do not run beside"):
         run(trace("0"), 1, action="cpu,admit:1", overlap=False)
