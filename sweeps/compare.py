@@ -87,14 +87,10 @@ def comparison_spec(trace: str, choices: Mapping[str, Sequence[Any]], same: Mapp
     return read_spec({"defaults": defaults, "grid": {name: list(values) for name, values in choices.items()}})
 
 
-def _shares(row: Row) -> Row:
-    """Return a row's shares of the optimum: of hits on demand only, as a prefetch may bring more; of speed."""
+def _of_optimum(row: Row) -> Row:
+    """Return a row's share of the speed of the optimum."""
     speed, best = row["decode_tokens_per_s"], row["optimum_decode_tokens_per_s"]
-    on_demand = row["prefetch"] in (None, "none")
-    return {
-        "gap_closed": row["gap_closed"] if on_demand else None,
-        "of_optimum": speed / best if speed is not None and best else None,
-    }
+    return {"of_optimum": speed / best if speed is not None and best else None}
 
 
 def compare(table: pa.Table, folder: Path) -> Comparison:
@@ -110,7 +106,7 @@ def compare(table: pa.Table, folder: Path) -> Comparison:
     names = ("decode_tokens_per_s", "total_s", "hit_rate")
     by = next((name for name in names if table[name].null_count < len(table)), names[-1])
     _, sign = direction(table, by)
-    all_rows = [row | _shares(row) for row in table.to_pylist()]
+    all_rows = [row | _of_optimum(row) for row in table.to_pylist()]
     rows = sorted(all_rows, key=lambda row: (row[by] is None, -sign * (row[by] or 0.0)))
     good = [number for number, row in enumerate(rows) if row[by] is not None]
     barred = {number: why for number in good if (why := cannot_be_had(rows[number], folder))}
