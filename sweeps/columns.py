@@ -120,8 +120,8 @@ MEASURED = [
 
 
 ON_DEMAND = (None, "none")
-"""Values of ``prefetch`` with which ``gap_closed`` is known: the gap is between two caches that load on demand, and what
-is brought ahead hits more than either, so that a share of it says nothing (thousands of percent)."""
+"""Values of ``prefetch`` with which ``gap_closed`` is known: the gap is between two caches that load on demand, and
+what is brought ahead hits more than either, so that a share of it says nothing (thousands of percent)."""
 
 
 def schema(hardware_keys: Iterable[str]) -> pa.Schema:
