@@ -314,4 +314,4 @@ def completion(shell: str) -> None:
     made: Any = get_completion_class(shell)
     found = made(click.get_current_context().find_root().command, {}, "lrcsim", VARIABLE)
     for line in (found.source_template % found.source_vars()).splitlines():
-        echo(line)
+        echo(line, whole=True)

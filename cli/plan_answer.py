@@ -43,7 +43,7 @@ def show_answer(plan: Plan) -> None:
         out.print(f"{asked}: no released engine runs it here; {_who(best)} would give {speed}", soft_wrap=True)
     command = next((flags.command for flags in plan.flags if flags.strategy == best.name and flags.command), "")
     if command:
-        echo(f"  {command}")
+        echo(f"  {command}", whole=True)
     out.print(f"That is {best.name}: {best.strategy.about}.", end=" ")
     _verdict(plan)
     out.print(
