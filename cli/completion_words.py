@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -47,17 +47,20 @@ def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
         yield from (entry for entry in entries if entry.name.endswith((".py", ".toml")))
 
 
-def words_of_all() -> dict[str, Document]:
-    """Return what may be completed, by the command's name."""
+def words_of_all(names: Iterable[str], command_of: Callable[[str], click.Command]) -> dict[str, Document]:
+    """Return what may be completed, by the command's name.
+
+    Args:
+        names: of all commands.
+        command_of: imports one; called where nothing is kept.
+    """
     try:
         path = kept_at()
         found: dict[str, Document] = json.loads(path.read_text(encoding="utf-8"))
         return found
     except (OSError, ValueError):  # not there yet, or no longer what was written
         pass
-    from lrcsim.cli.main import COMMANDS, command_of
-
-    made = {name: words_of(command_of(name), name) for name in COMMANDS}
+    made = {name: words_of(command_of(name), name) for name in names}
     try:
         path = kept_at()
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -86,7 +86,7 @@ class LazyGroup(click.Group):
         if ctx.resilient_parsing:  # a shell asks
             from lrcsim.cli.completion_words import command_from, words_of_all
 
-            return command_from(cmd_name, words_of_all()[cmd_name])
+            return command_from(cmd_name, words_of_all(COMMANDS, command_of)[cmd_name])
         return command_of(cmd_name)
 
     def resolve_command(
