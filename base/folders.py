@@ -33,7 +33,7 @@ def for_compiled_code() -> None:
         ConfigError: no folder can be written at all.
     """
     given = os.environ.get("NUMBA_CACHE_DIR")
-    if usable(Path(given)) if given else _installation_writable() or usable(_home_cache() / "numba"):
+    if usable(Path(given)) if given else _installation_writable() or usable(home_cache() / "numba"):
         return
     folder = own_folder() / "numba"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -48,7 +48,7 @@ def for_fonts() -> None:
     if "MPLCONFIGDIR" in os.environ or "matplotlib" in sys.modules:
         return
     config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    if not (usable(Path(config) / "matplotlib") and usable(_home_cache() / "matplotlib")):
+    if not (usable(Path(config) / "matplotlib") and usable(home_cache() / "matplotlib")):
         folder = own_folder() / "matplotlib"
         folder.mkdir(mode=0o700, exist_ok=True)
         os.environ["MPLCONFIGDIR"] = str(folder)
@@ -64,7 +64,8 @@ def _installation_writable() -> bool:
     return all(os.access(folder, os.W_OK | os.X_OK) for folder in kept) and _room(simulator)
 
 
-def _home_cache() -> Path:
+def home_cache() -> Path:
+    """Return the folder in which this user's programs keep what they can make anew; it need not be there."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
 
 

@@ -93,7 +93,7 @@ def calibrate_machine(
     _show(machine)
     if output is None:
         for line in ("", *text.splitlines()):
-            echo(line)
+            echo(line, whole=True)
     else:
         echo("")
         echo(f"profile written to {output}: lrcsim run --hardware {output}, lrcsim hardware {output}")

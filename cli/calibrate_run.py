@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from lrcsim.base.text import human_bytes, percent, quoted
 from lrcsim.cli.output import answer, console, progress_bar
+from lrcsim.cli.screen import echo
 from lrcsim.cli.tables import print_rows
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ def calibrate_run(
         if output is not None or runtime_out is not None:
             used = [f"--hardware {quoted(output or base.name)}"]
             used += [] if runtime_out is None else [f"--runtime {quoted(runtime_out)}"]
-            console().print(f"To use it: lrcsim run {' '.join(used)}", soft_wrap=True)
+            echo(f"To use it: lrcsim run {' '.join(used)}", whole=True)
 
 
 @contextmanager
@@ -265,7 +264,7 @@ def _print(found: Calibration, run: MeasuredRun, result: dict[str, Any]) -> None
     for note in result["notes"]:
         out.print(f"[yellow]Note:[/yellow] {quoted(note)}", soft_wrap=True)
     if "held_out" not in found.agreement:
-        click.echo("No token was held out: nothing says how well this foretells.")
+        echo("No token was held out: nothing says how well this foretells.")
 
 
 def _bytes(of: dict[str, Any]) -> list[str]:

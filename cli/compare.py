@@ -13,19 +13,16 @@ import click
 from lrcsim.base.cores import usable_cores
 from lrcsim.base.tables import write_csv
 from lrcsim.base.text import human_bytes, percent, quoted, seconds
-from lrcsim.cli.compare_advice import failures, recommendation
-from lrcsim.cli.curve import split_policies
-from lrcsim.cli.options import given, refuse_without_machine, run_options
+from lrcsim.cli.compare_advice import HEADINGS, choice_text, failures, recommendation
+from lrcsim.cli.compare_options import DRAFTS, choices_of, compared_options, listed
+from lrcsim.cli.options import given
 from lrcsim.cli.output import answer, console, json_option, progress_bar
-from lrcsim.cli.sections import SectionOption, Sections
+from lrcsim.cli.sections import Sections
 from lrcsim.cli.tables import print_rows
 from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:
     from lrcsim.sweeps.compare import Comparison
-
-DEFAULTS = {"policy": "lru,lfu,s3-fifo", "cache": "1x,2x,4x"}
-"""What is compared where a list is not given."""
 
 FEW = 8
 """Tasks up to which this process does all of them: a process of its own takes seconds to start."""
@@ -48,19 +45,9 @@ RESULTS = {
 """Columns of results, with their headings; those that no run has are left out (the last two: that are 0 in all)."""
 
 
-def _compared(flag: str, metavar: str, help: str) -> Callable[[Any], Any]:
-    """Return an option that takes several values, with commas between."""
-    return click.option(flag, cls=SectionOption, section="compared", metavar=metavar, help=help)
-
-
 @click.command(cls=Sections)
 @click.argument("trace", required=False)
-@_compared("--policy", "NAMES", f"Policies.  [default: {DEFAULTS['policy']}]")
-@_compared("--cache", "SIZES", f"Cache sizes.  [default: {DEFAULTS['cache']}]")
-@_compared("--prefetch", "NAMES", "Prefetchers.  [default: none]")
-@_compared("--miss", "ACTIONS", "Miss actions.  [default: load]")
-@_compared("--route", "RULES", "Routing rules; none is one.  [default: none]")
-@run_options("cache", "serving", "machine", but=("policy", "cache", "prefetch", "miss", "route"))
+@compared_options
 @click.option(
     "--jobs", type=click.IntRange(min=1), help="Processes.  [default: one for few or short runs, else all cores]"
 )
@@ -69,11 +56,6 @@ def _compared(flag: str, metavar: str, help: str) -> Callable[[Any], Any]:
 @click.option("--plot", "plot_path", metavar="FILE", help="Draw a point for each run: .png, .svg or .pdf.")
 def compare(
     trace: str | None,
-    policy: str | None,
-    cache: str | None,
-    prefetch: str | None,
-    miss: str | None,
-    route: str | None,
     jobs: int | None,
     json_path: str | None,
     csv_path: str | None,
@@ -82,9 +64,12 @@ def compare(
 ) -> None:
     """Run every combination of some policies, cache sizes, prefetchers and miss actions; the best first.
 
+    Other options with a value take lists too, as --batch 1,4 or --hardware rtx-3090,rtx-4090 (but --expert-bytes,
+    --set, --engine). Semicolons stand between values with commas of their own: --cache '8,8,16;2x'.
+
     With --hardware by tokens per second, else by hit rate. It ends with the combination to take, and why: one that
-    knows the future, or changes what the model computes, is shown and not recommended. For more than these lists, or
-    to keep the table, see lrcsim sweep.
+    knows the future, or changes what the model computes, is shown and not recommended. To keep the table, see lrcsim
+    sweep.
     """
     from lrcsim.base.errors import ConfigError
     from lrcsim.sweeps import compare as compared
@@ -93,13 +78,10 @@ def compare(
     from lrcsim.traces.trace import BUNDLED
 
     check_picture(plot_path)
-    told = given(options)
-    if "hardware" not in told:
-        for flag, value in (("--prefetch", prefetch), ("--miss", miss)):
-            if value is not None:
-                refuse_without_machine(flag)
-    lists = {"policy": policy, "cache": cache, "prefetch": prefetch, "miss": miss, "route": route}
-    choices = {name: split_choices(text) for name, text in (DEFAULTS | _given(lists)).items()}
+    lists = {name: options.pop(name) for name in listed()}
+    told = given(options | {name: value for name, value in lists.items() if name not in DRAFTS})
+    told = {name: value for name, value in told.items() if name not in lists}
+    choices = choices_of(lists)
     spec = compared.comparison_spec(trace or next(iter(BUNDLED)), choices, told)
     plan = divide(dataclasses.replace(spec, source="compare"))
     tasks = plan.tasks()
@@ -107,10 +89,11 @@ def compare(
     with progress_bar(f"{len(plan.runs):,} runs") as progress:
         workers = in_processes(processes) if processes > 1 else in_this_process
         table = run_in_memory(plan, workers=workers, progress=progress)
-    found = compared.compare(table, Path.cwd())
+    order = dict.fromkeys((*compared.CHOICES, *choices))
+    varying = [name for name in order if len(choices.get(name, ())) > 1]
+    found = compared.compare(table, Path.cwd(), [name for name in varying if name not in compared.CHOICES])
     if len(found.failed) == len(found.rows):
         raise ConfigError(f"none of {len(found.rows):,} runs can be done, the first not for: {found.rows[0]['error']}")
-    varying = [name for name in compared.CHOICES if len(choices.get(name, ())) > 1]
     sentences = recommendation(found, varying)
     if csv_path is not None:
         write_csv(csv_path, found.rows)
@@ -135,33 +118,6 @@ def _processes(path: str | None, tasks: int) -> int:
     return 1 if tasks * accesses <= LITTLE else usable_cores()
 
 
-def split_choices(text: str) -> list[str]:
-    """Split ``"none,window:1,4,prior:0.1"``: a part ``a=b``, or a number after parameters, belongs to the one before.
-
-    >>> split_choices("none,window:1,4,prior:0.1")
-    ['none', 'window:1,4', 'prior:0.1']
-    >>> split_choices("1x,16,1GiB")
-    ['1x', '16', '1GiB']
-    >>> split_choices("load,cpu,cpu,admit:2,payback,split")
-    ['load', 'cpu', 'cpu,admit:2,payback', 'split']
-    """
-    from lrcsim.simulator.setup.miss_actions import Cpu
-
-    further = {param.name for param in Cpu.params}  # what `cpu` takes behind commas
-    found: list[str] = []
-    for part in (part.strip() for part in split_policies(text)):
-        number = part.replace(".", "", 1).isdecimal() and bool(found) and ":" in found[-1]
-        if found and (number or part.partition(":")[0] in further):
-            found[-1] += f",{part}"
-        elif part:
-            found.append(part)
-    return list(dict.fromkeys(found))
-
-
-def _given(lists: dict[str, str | None]) -> dict[str, str]:
-    return {name: text for name, text in lists.items() if text is not None}
-
-
 def _shown(found: Comparison) -> list[str]:
     first = [found.by, *(name for name in RESULTS if name != found.by)]
     return [name for name in first if any(_has(row, name) for row in found.rows)]
@@ -171,14 +127,19 @@ def _has(row: dict[str, Any], name: str) -> bool:
     return bool(row[name]) if name.endswith("issued_bytes") else row[name] is not None
 
 
+SETTLED = ("trace", "model", "hardware", "runtime", "dtype", "scope", "access")
+"""Columns that say what all runs are of, those that are not compared."""
+
+
 def _document(found: Comparison, varying: list[str], sentences: list[str]) -> dict[str, Any]:
     from lrcsim.sweeps.compare import CHOICES
 
-    fields = [*CHOICES, *RESULTS, "error"]
+    names = [*CHOICES, *(name for name in varying if name not in CHOICES)]
+    fields = [*names, *RESULTS, "error"]
     rows = [{name: row[name] for name in fields} for row in found.rows]
-    taken = [{name: one.best[name] for name in CHOICES} for one in found.recommended]
+    taken = [{name: one.best[name] for name in names} for one in found.recommended]
     first = found.rows[0]
-    config = {name: first[name] for name in ("trace", "model", "hardware", "runtime", "dtype", "scope", "access")}
+    config = {name: first[name] for name in SETTLED if name not in varying}
     return {
         "config": config,
         "compared": varying,
@@ -207,8 +168,8 @@ def _show(found: Comparison, varying: list[str]) -> None:
 
     out, first = console(), found.rows[0]
     same = [f"{name} {first[name]}" for name in CHOICES if name not in varying and first[name] not in (None, "none")]
-    where = f" on {first['hardware']}" if first["hardware"] is not None else ""
-    under = "" if first["runtime"] in (None, "ideal") else f" under {first['runtime']}"
+    where = "" if "hardware" in varying or first["hardware"] is None else f" on {first['hardware']}"
+    under = "" if "runtime" in varying or first["runtime"] in (None, "ideal") else f" under {first['runtime']}"
     out.print(
         f"[bold]{quoted(first['model'] or first['trace'])}[/bold]{quoted(where + under)}: "
         f"{len(found.rows):,} runs, the best first" + quoted("".join(f", {one}" for one in same))
@@ -219,12 +180,17 @@ def _show(found: Comparison, varying: list[str]) -> None:
     for row in found.rows:
         if row["error"] is not None:
             continue
-        line = [quoted(str(row[name] or "none")) for name in names]
+        line = [quoted(choice_text(name, row[name])) for name in names]
         line += ["–" if row[name] is None else CELLS[name](row[name]) for name in results]
         cells.append([f"[bold]{cell}[/bold]" for cell in line] if row in advised else line)
     out.print()
     left = range(len(names))
-    print_rows([*names, *(RESULTS[name] for name in results)], cells, left=left, whole=left)
+    print_rows(
+        [*(HEADINGS.get(name, name) for name in names), *(RESULTS[name] for name in results)],
+        cells,
+        left=left,
+        whole=left,
+    )
     out.print()
 
 
@@ -239,7 +205,11 @@ def _plot(path: str, found: Comparison, varying: list[str]) -> None:
     good = [row for row in found.rows if row["error"] is None]
 
     def shown(row: dict[str, Any]) -> str:
-        return ", ".join(row[name] for name in names if row[name] not in (None, PLAIN.get(name)) or name == "policy")
+        return ", ".join(
+            choice_text(name, row[name])
+            for name in names
+            if row[name] not in (None, PLAIN.get(name)) or name == "policy"
+        )
 
     scale = 100 if found.by == "hit_rate" else 1
     what = list(dict.fromkeys(shown(row) for row in good))

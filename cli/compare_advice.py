@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from lrcsim.base.text import human_bytes, percent, seconds
@@ -14,12 +15,31 @@ MENTIONED = 2
 """Runs named one by one, of those that are not recommended or failed for one reason."""
 
 
+HEADINGS = {"speculative": "draft"}
+"""What options are called in the table and in sentences, where that is not their name."""
+
+
+def choice_text(name: str, value: Any) -> str:
+    """Write what a run was told of an option: ``none`` for nothing, ``3 at 0.7`` for drafts and their acceptance."""
+    if value is None:
+        return "none"
+    if name == "speculative":
+        count, accepted = json.loads(value)
+        return f"{count} at {accepted}".replace(" ", " ")
+    return f"{value}"
+
+
 def named_run(row: dict[str, Any], names: list[str]) -> str:
     """Name a run by its choices, ``lfu with prefetch next-gate and miss split``; none and load go without saying."""
     from lrcsim.sweeps.compare import PLAIN
 
-    said = [name for name in names if name not in ("policy", "cache") and row[name] not in (None, PLAIN[name])]
-    return str(row["policy"]) + (f" with {' and '.join(f'{name} {row[name]}' for name in said)}" if said else "")
+    said = [name for name in names if name not in ("policy", "cache") and row[name] not in (None, PLAIN.get(name))]
+    return str(row["policy"]) + (f" with {' and '.join(told(row, name) for name in said)}" if said else "")
+
+
+def told(row: dict[str, Any], name: str) -> str:
+    """Name what a run was told of an option, ``batch 4``."""
+    return f"{HEADINGS.get(name, name.replace('_', ' '))} {choice_text(name, row[name])}"
 
 
 def _few(names: list[str]) -> str:
@@ -41,9 +61,10 @@ def recommendation(found: Comparison, varying: list[str]) -> list[str]:
         found: the runs.
         varying: the choices of which there are several.
     """
-    from lrcsim.sweeps.compare import CLOSE
+    from lrcsim.sweeps.compare import CHOICES, CLOSE, PLAIN
 
-    by, names = found.by, [name for name in varying if name != "cache"]
+    by, names = found.by, [name for name in varying if name in PLAIN]
+    where = [name for name in varying if name not in CHOICES]
     if not found.recommended:
         first = found.rows[0]
         return [
@@ -52,7 +73,7 @@ def recommendation(found: Comparison, varying: list[str]) -> list[str]:
     lines = []
     for number, one in enumerate(found.recommended):
         best, plain = one.best, one.plain
-        size = f"cache {best['cache']}"
+        size = ", ".join(told(best, name) for name in ("cache", *where)) + "," * bool(where and number)
         head = f"Take {named_run(best, names)} at {size}" if number == 0 else f"At {size} {named_run(best, names)}"
         text = f"{head}: {_amount(best, by)}"
         if plain is not None:
@@ -103,5 +124,5 @@ def failures(found: Comparison, varying: list[str]) -> dict[str, str]:
     named: dict[str, list[str]] = {}
     for row in found.failed:
         size = f" at cache {row['cache']}" if "cache" in varying else ""
-        named.setdefault(row["error"], []).append(named_run(row, [one for one in varying if one != "cache"]) + size)
+        named.setdefault(row["error"], []).append(named_run(row, varying) + size)
     return {error: _few(rows) for error, rows in named.items()}

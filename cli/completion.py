@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from typing import Any
 
 import click
 from click.shell_completion import (
     BashComplete,
     CompletionItem,
+    FishComplete,
+    ZshComplete,
     add_completion_class,
     get_completion_class,
     split_arg_string,
 )
 
+from lrcsim.base.lists import Grammar, split_values
 from lrcsim.cli.screen import echo
 
 VARIABLE = "_LRCSIM_COMPLETE"
@@ -93,6 +97,16 @@ NAMES: dict[str, Callable[[], Iterable[str]]] = {
 """Names that a value may be, by parameter, and for the argument NAME by command."""
 
 
+OPTION_OF = {"sizes": "cache"}
+"""Options of a run whose lists are written as those of a parameter of another name."""
+
+LISTS = {("curve", "policy"), ("curve", "sizes"), ("sch", "cache"), ("report", "policies")}
+"""Parameters that take lists, with their commands, besides those of `compare`."""
+
+WORDS = re.compile("[a-z]+|[0-9]+")
+"""Words of a name."""
+
+
 def values_of(param: click.Parameter, command: str) -> tuple[list[str], bool]:
     """Return the values known of a parameter, and whether it may be a file.
 
@@ -113,33 +127,132 @@ def values_of(param: click.Parameter, command: str) -> tuple[list[str], bool]:
     return list(dict.fromkeys(values)), is_file or bool(FILES & set(words))
 
 
-def complete(param: click.Parameter, command: str, incomplete: str) -> list[CompletionItem]:
-    """Return what a value that somebody has begun to write may become; after a comma the next of a list."""
-    values, may_be_file = values_of(param, command)
-    before, comma, last = incomplete.rpartition(",")
-    found = [CompletionItem(f"{before}{comma}{value}") for value in values if value.startswith(last)]
-    if may_be_file and not comma:
+def list_grammar(name: str, command: str) -> Grammar | None:
+    """Return how a list of values of a parameter is written; None: it takes one value only."""
+    from lrcsim.cli.compare_options import listed
+    from lrcsim.simulator.setup.option_lists import grammar_of
+
+    if (command, name) not in LISTS and (command != "compare" or name not in listed()):
+        return None
+    return grammar_of(OPTION_OF.get(name, name))
+
+
+def complete(
+    values: Sequence[str], may_be_file: bool, grammar: Grammar | None, incomplete: str
+) -> list[CompletionItem]:
+    """Return what a value that somebody has begun to write may become.
+
+    Args:
+        values: those known.
+        may_be_file: whether it may be a file instead.
+        grammar: of a list, of whose last value is asked; None: it is no list.
+        incomplete: what stands there so far.
+    """
+    before, last, more = ("", incomplete, values) if grammar is None else _next(incomplete, grammar, values)
+    found = [CompletionItem(f"{before}{value}") for value in _meant(last, more)]
+    if may_be_file and not before:
         found.insert(0, CompletionItem(incomplete, type="file"))
     return found
 
 
-def completing(command: click.Command) -> click.Command:
-    """Let a command and those below it complete the values of their parameters."""
-    if isinstance(command, click.Group):
-        for below in command.commands.values():
-            completing(below)
-        return command
-    for param in command.params:
-        if isinstance(param, click.Option) and (param.is_flag or param.count):
-            continue
+def _next(incomplete: str, grammar: Grammar, values: Sequence[str]) -> tuple[str, str, Sequence[str]]:
+    """Return what stands before the last value of a list, that value, and what it may become.
 
-        param.shell_complete = _asks(param, command.name or "")  # type: ignore[method-assign]  # of this one alone
-    return command
+    Behind a comma that may be what goes on with the value before: ``cpu,ad`` becomes ``cpu,admit:``.
+    """
+    place = max(incomplete.rfind(","), incomplete.rfind(";")) + 1
+    before, last = incomplete[:place], incomplete[place:]
+    given = split_values(before, grammar)
+    name = re.split("[,:]", given[-1])[0] if given else ""
+    words = [f"{word}:" for word in grammar.words.get(name, ()) if not re.search(f",{word}\\b", given[-1])]
+    return before, last, [*values, *words] if before.endswith(",") else values
 
 
-def _asks(param: click.Parameter, command: str) -> Any:
-    """Return what click calls to complete a parameter."""
-    return lambda _, incomplete: complete(param, command, incomplete)
+def _meant(typed: str, values: Sequence[str]) -> list[str]:
+    """Return the values that begin with what was typed, else those of whose words it has beginnings (``RTX 40``).
+
+    Where several are meant and have less in common than what was typed, that is one of them, so that no shell puts what
+    they have in common in its place.
+    """
+    found = [value for value in values if value.startswith(typed)]
+    wanted = WORDS.findall(typed.lower())
+    if found or not wanted:
+        return found
+
+    def has(value: str) -> bool:
+        words = WORDS.findall(value.lower())
+        return all(any(word.startswith(one) for word in words) for one in wanted)
+
+    found = [value for value in values if has(value)]
+    if len(found) > 1:
+        same = sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*found, strict=False)))
+        found += [] if has(found[0][:same]) else [typed]
+    return found
+
+
+FISH = """\
+function %(complete_func)s
+    set -l response (env %(complete_var)s=fish_complete COMP_WORDS=(commandline -cp | string collect) \\
+        COMP_CWORD=(commandline -ct | string collect) %(prog_name)s)
+    for line in $response
+        set -l told (string split -m 1 "," -- $line)
+        switch $told[1]
+            case file dir
+                __fish_complete_path $told[2]
+            case plain
+                echo $told[2]
+        end
+    end
+end
+
+complete --no-files --command %(prog_name)s --arguments "(%(complete_func)s)"
+"""
+
+
+ZSH = """\
+#compdef %(prog_name)s
+
+%(complete_func)s() {
+    local -a named described response
+    local type value help
+    response=("${(@f)$(env COMP_WORDS="${words[*]}" COMP_CWORD=$((CURRENT-1)) %(complete_var)s=zsh_complete \\
+        %(prog_name)s)}")
+    for type value help in ${response}; do
+        if [[ $type == file || $type == dir ]]; then
+            _path_files -f
+        elif [[ $help == _ ]]; then
+            named+=("$value")
+        else
+            described+=("$value:$help")
+        fi
+    done
+    if (( $#named > 1 )) && [[ $named[-1] == "${(Q)words[CURRENT]}" && $named[1] != "$named[-1]"* ]]; then
+        compstate[insert]=  # several that begin otherwise: they are listed, and what was typed stays
+        compstate[list]="list force"
+        named[-1]=()
+    fi
+    (( $#described )) && _describe -V unsorted described -U
+    (( $#named )) && compadd -U -V unsorted -a named
+}
+
+if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
+    %(complete_func)s "$@"
+else
+    compdef %(complete_func)s %(prog_name)s
+fi
+"""
+
+
+class Zsh(ZshComplete):
+    """zsh, which would put what several values have in common in place of what was typed."""
+
+    source_template = ZSH
+
+
+class Fish(FishComplete):
+    """fish, whose values may have commas: what stands before the first is the kind."""
+
+    source_template = FISH
 
 
 BASH = """\
@@ -155,6 +268,7 @@ BASH = """\
             compopt -o default
         else
             COMPREPLY+=("$value")
+            [[ $value == *: ]] && compopt -o nospace
         fi
     done
 }
@@ -183,6 +297,8 @@ class Bash(BashComplete):
 
 
 add_completion_class(Bash)
+add_completion_class(Zsh)
+add_completion_class(Fish)
 
 
 @click.command()
@@ -198,4 +314,4 @@ def completion(shell: str) -> None:
     made: Any = get_completion_class(shell)
     found = made(click.get_current_context().find_root().command, {}, "lrcsim", VARIABLE)
     for line in (found.source_template % found.source_vars()).splitlines():
-        echo(line)
+        echo(line, whole=True)

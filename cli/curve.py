@@ -80,19 +80,20 @@ def curve(
     """
     from lrcsim.simulator.caveats import DIVIDED_BY_ITSELF, seen_before
     from lrcsim.simulator.curves.trace_curves import TraceCurves
+    from lrcsim.simulator.setup.option_lists import split_list
     from lrcsim.simulator.setup.run import Run
     from lrcsim.traces import RoutingTrace
 
     check_picture(plot_path)
     told, found = given(options), list[TraceCurves]()
     by_default = "lru,lfu,belady" if told.get("route") in (None, "none") else "lru"
-    names = split_policies(by_default if policy is None else policy)
+    names = split_list("policy", by_default if policy is None else policy)
     warnings: list[list[str]] = []
     for trace in traces or (None,):
         with RoutingTrace.open(trace) as opened:
             runs = [Run.of(opened, policy=name, cache=0, **told) for name in names]
             allocations = [_allocate(opened, name, allocate, told, jobs) for name in names] if allocate else []
-            capacities = None if sizes is None else [_capacity(runs[0], size.strip()) for size in sizes.split(",")]
+            capacities = None if sizes is None else [_capacity(runs[0], size) for size in split_list("cache", sizes)]
             passes = _passes(runs, capacities, jobs)
             curves = [curve for run in runs for curve in _curves(run, capacities, jobs, passes)]
             found.append(TraceCurves(opened.model, curves, allocations))
@@ -182,14 +183,10 @@ def _capacity(run: Run, size: str) -> int | str:
 
 
 def split_policies(text: str) -> list[str]:
-    """Split ``"lru,s3-fifo:share=0.2,threshold=1,lfu"`` into policies: a part ``a=b`` belongs to the one before."""
-    names: list[str] = []
-    for part in text.split(","):
-        if names and "=" in part and ":" not in part:
-            names[-1] += "," + part
-        else:
-            names.append(part)
-    return names
+    """Split ``"lru,s3-fifo:share=0.2,threshold=1,lfu"`` into policies (`lrcsim.base.lists`)."""
+    from lrcsim.simulator.setup.option_lists import split_list
+
+    return split_list("policy", text)
 
 
 def _as_rows(one: TraceCurves) -> Iterator[dict[str, Any]]:

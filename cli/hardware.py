@@ -93,11 +93,13 @@ def _list(rows: list[dict[str, Any]]) -> None:
     shown = [row for row in rows if row["name"] in profile_names()]
     headings = ("machine", "GPU GiB", "GB/s", "TFLOP/s", "RAM GiB", "GB/s", "CPU", "PCIe", "NVMe")
     print_rows(headings, map(_cells, shown), whole=(0,), gap=1)
-    click.echo("\nEffective rates in GB/s, not data sheets' peaks. Sources: lrcsim hardware NAME.")
-    click.echo("Every GPU is a machine, in its usual host. Parts replace parts, in any order:")
-    click.echo("rtx-3060+ryzen-7950x+ddr5-5600-2ch. The machine this runs on: auto.")
+    echo("")
+    echo("Effective rates in GB/s, not data sheets' peaks. Sources: lrcsim hardware NAME.")
+    echo("Every GPU is a machine, in its usual host. Parts replace parts, in any order:")
+    echo("rtx-3060+ryzen-7950x+ddr5-5600-2ch. The machine this runs on: auto.")
     for part, families in _families().items():
-        echo(f"\n{part}:")
+        echo("")
+        echo(f"{part}:")
         for family, names in families.items():
             text = ", ".join(names) if part == family else f"{family}: {', '.join(names)}"
             lines = textwrap.wrap(

@@ -63,6 +63,15 @@ COMMANDS = {
 }
 
 
+def command_of(name: str) -> click.Command:
+    """Import a command, one of `COMMANDS`."""
+    from lrcsim.cli.examples import with_examples
+
+    lazy = COMMANDS[name]
+    command: click.Command = getattr(importlib.import_module(lazy.module), lazy.attribute)
+    return with_examples(name, command)
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported on demand and whose unknown names get a suggestion."""
 
@@ -74,16 +83,11 @@ class LazyGroup(click.Group):
         """Import and return a command."""
         if cmd_name not in COMMANDS:
             return None
-        lazy = COMMANDS[cmd_name]
-        from lrcsim.cli.examples import with_examples
-
-        command: click.Command = getattr(importlib.import_module(lazy.module), lazy.attribute)
-        with_examples(cmd_name, command)
         if ctx.resilient_parsing:  # a shell asks
-            from lrcsim.cli.completion import completing
+            from lrcsim.cli.completion_words import command_from, words_of_all
 
-            completing(command)
-        return command
+            return command_from(cmd_name, words_of_all(COMMANDS, command_of)[cmd_name])
+        return command_of(cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

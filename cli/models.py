@@ -8,6 +8,7 @@ import click
 
 from lrcsim.base.text import human_bytes, quoted, short_dtype
 from lrcsim.cli.output import answer, console, json_option
+from lrcsim.cli.screen import echo
 from lrcsim.cli.tables import print_rows
 
 
@@ -105,11 +106,10 @@ def _cells(row: dict[str, Any]) -> list[str]:
 def _list(rows: list[dict[str, Any]]) -> None:
     headings = ("model", "layers", "experts", "params", "active", "expert", "as")
     print_rows(headings, map(_cells, rows), left=(0, 6), whole=(0, 6), gap=1)
-    click.echo(
-        "\nlayers: 58/61 have experts; experts: 8/256+1 are used, and one shared; parameters in 10^9;\n"
-        "the mean over layers of one expert's bytes, and its format.\n"
-        "One in full: lrcsim models NAME, or a GGUF file, a config.json or a TOML."
-    )
+    echo("")
+    echo("layers: 58/61 have experts; experts: 8/256+1 are used, and one shared; parameters in 10^9;")
+    echo("the mean over layers of one expert's bytes, and its format.")
+    echo("One in full: lrcsim models NAME, or a GGUF file, a config.json or a TOML.")
 
 
 def _describe(row: dict[str, Any]) -> None:

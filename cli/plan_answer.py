@@ -27,7 +27,8 @@ def show_answer(plan: Plan) -> None:
     best = plan.best
     if best is None:
         out.print(asked, soft_wrap=True)
-        _verdict(plan)
+        out.print(_verdict(plan))
+        _print_tight(plan)
         return
     speed = f"[bold]{rate(best.speed)} tokens/s[/bold] ({span(best.range)})"
     if plan.best_released is not None:
@@ -43,9 +44,9 @@ def show_answer(plan: Plan) -> None:
         out.print(f"{asked}: no released engine runs it here; {_who(best)} would give {speed}", soft_wrap=True)
     command = next((flags.command for flags in plan.flags if flags.strategy == best.name and flags.command), "")
     if command:
-        echo(f"  {command}")
-    out.print(f"That is {best.name}: {best.strategy.about}.", end=" ")
-    _verdict(plan)
+        echo(f"  {command}", whole=True)
+    out.print(f"That is {best.name}: {best.strategy.about}. {_verdict(plan)}", soft_wrap=True)
+    _print_tight(plan)
     out.print(
         f"{rate(best.full)} tokens/s ({span(best.full_range)}) when the context is full. First token of a prompt of "
         f"{best.prompt.tokens:,} after {seconds(best.prompt.seconds)} ({span(best.prompt.range, seconds)}). "
@@ -58,20 +59,25 @@ def show_answer(plan: Plan) -> None:
         out.print(f"Faster, but not to be had or not measured: {rows}.", soft_wrap=True)
 
 
-def _verdict(plan: Plan) -> None:
-    out, memory = console(), plan.memory
+def _verdict(plan: Plan) -> str:
+    """Say whether the model fits."""
+    memory = plan.memory
     share = percent(max(memory.budget, 0) / memory.experts, digits=0)
-    verdict = {
+    return {
         "gpu": f"[green]It fits[/green]: everything is in {memory.device}.",
         "memory": f"[green]It fits[/green] with {share} of the experts in {memory.device}, the others in main memory.",
         "flash": "[yellow]It does not fit memory[/yellow]: "
         f"{human_bytes(memory.on_flash)} of experts would be read from flash as they are used.",
         "no": "[red]It does not fit.[/red]",
     }[memory.fit]
-    out.print(verdict)
+
+
+def _print_tight(plan: Plan) -> None:
+    """Warn where it fits by little."""
+    memory = plan.memory
     if memory.tight:
         before = "" if memory.fit == "gpu" else ", before any expert"
-        out.print(
+        console().print(
             f"[yellow]It fits by less than a tenth[/yellow]: {human_bytes(memory.left)} left of "
             f"{human_bytes(memory.total)}{before}. Close what else uses the GPU, or take a smaller context or dtype.",
             soft_wrap=True,

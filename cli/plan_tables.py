@@ -226,7 +226,7 @@ def _flags(plan: Plan) -> None:
         speed = f" ({rate(row.speed)} tokens/s)" if row is not None else ""
         out.print(f"{flags.engine}{speed}:")
         if flags.command:
-            echo(f"  {flags.command}")  # one line, to be copied; not markup
+            echo(f"  {flags.command}", whole=True)  # one line, to be copied; not markup
         for note in flags.notes:
             echo(f"  - {note}")
 

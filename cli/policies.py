@@ -65,7 +65,8 @@ def _list(rows: list[dict[str, Any]]) -> None:
         also = f" [dim](also {', '.join(row['aliases'])})[/dim]" if row["aliases"] else ""
         lines.append((name, ", ".join(row["needs"]) or "–", row["summary"] + also))
     print_rows(("policy", "needs", "rule"), lines, left=range(3), whole=(0,))
-    click.echo("\nOne in full: lrcsim policies NAME. Your own: --policy file.py:Class or package.module:Class.")
+    echo("")
+    echo("One in full: lrcsim policies NAME. Your own: --policy file.py:Class or package.module:Class.")
 
 
 def _describe(row: dict[str, Any]) -> None:

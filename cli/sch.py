@@ -66,6 +66,7 @@ def sch(
     """
     from lrcsim.simulator.metrics.sch_metric import sch_at_sizes
     from lrcsim.simulator.setup.expert_sizes import sizes_from
+    from lrcsim.simulator.setup.option_lists import split_list
 
     check_picture(plot_path)
     scope = scope or "layer"
@@ -75,7 +76,7 @@ def sch(
         raise ConfigError(f"--by {level!r} is not known, use 'model' or 'layer'" + did_you_mean(level, LEVELS))
     options: dict[str, Any] = {"definition": definition, "scope": scope}
     options |= {"bootstrap": bootstrap, "confidence": confidence / 100, "seed": seed}
-    sizes = [part.strip() for part in cache.split(",")]
+    sizes = split_list("cache", cache)
     with opened_traces(traces) as opened:
         for trace in opened.values() if expert_bytes is not None else ():
             trace.layers = trace.layers.with_expert_bytes(sizes_from("--expert-bytes", expert_bytes))

@@ -6,6 +6,7 @@ import codecs
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterable
 from typing import Any, TextIO
 
@@ -24,9 +25,52 @@ KEPT = f"\n\t{BRACKET}{SLASH}"
 """What a console is given to lay out."""
 
 
-def echo(text: object, *, err: bool = False) -> None:
-    """Print one line, on which control characters, line ends among them, are shown."""
-    click.echo(plain(printable(str(text), keep=BRACKET + SLASH)), err=err)
+GLUE = "\ue0fd"
+"""Stands for the blank between a number and its unit, where no line is broken, until it is printed."""
+
+BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:%|[KMGT]?i?B(?:/s)?|[mun]?s|tokens?(?:/s)?|experts?|GB/s|layers?)(?![\w/]))")
+"""A blank that belongs to a number with a unit."""
+
+
+def glued(text: str) -> str:
+    """Return a text whose numbers stand on one line with their units (`GLUE`), of the same length."""
+    return BEFORE_UNIT.sub(GLUE, text)
+
+
+def echo(text: object, *, err: bool = False, whole: bool = False) -> None:
+    """Print one line, on which control characters, line ends among them, are shown.
+
+    On a terminal that is narrower, it goes on below, broken between words; in a pipe it is one line.
+
+    Args:
+        text: the line.
+        err: to standard error.
+        whole: it is to be copied, as a command, and never broken.
+    """
+    line = plain(printable(str(text), keep=BRACKET + SLASH))
+    for part in [line] if whole else _broken(line, sys.stderr if err else sys.stdout):
+        click.echo(part, err=err)
+
+
+def _broken(line: str, file: TextIO | None) -> list[str]:
+    """Return a line as several where a terminal is narrower; what begins with blanks goes on behind as many."""
+    width = terminal_width(file)
+    if width is None or len(line) <= width:
+        return [line]
+    indent = " " * (len(line) - len(line.lstrip()))
+    broken = textwrap.wrap(
+        glued(line), width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, tabsize=1
+    )
+    return [part.replace(GLUE, " ") for part in broken]
+
+
+def terminal_width(file: TextIO | None) -> int | None:
+    """Return the letters on a line of the terminal that a file is, as ``COLUMNS`` has it first; None: it is none."""
+    if file is None or not file.isatty():
+        return None
+    if os.environ.get("COLUMNS", "").isdigit():
+        return int(os.environ["COLUMNS"]) or None
+    return terminal_size(file)[0]
 
 
 def _degraded(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -77,7 +121,7 @@ def Screen(*, stderr: bool = False) -> Any:  # noqa: N802  # a class, made when 
 
     class _Screen(Console):
         def render_str(self, text: str, **options: Any) -> Text:
-            text = encodable(printable(text, keep=KEPT), self.encoding)
+            text = glued(encodable(printable(text, keep=KEPT), self.encoding))
             if options.get("markup") is not False:
                 try:
                     return self._plain(super().render_str(_escape_markup(text), **options))
@@ -85,12 +129,19 @@ def Screen(*, stderr: bool = False) -> Any:  # noqa: N802  # a class, made when 
                     options["markup"] = False
             return self._plain(super().render_str(text, **options))
 
+        def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:
+            """Print; a text that stays one line in a pipe is broken on a terminal, between words and nowhere else."""
+            if soft_wrap and self.file.isatty() and isinstance(objects[0], str):
+                words = self.render_str(objects[0]).plain.split()
+                soft_wrap = any(Text(word).cell_len > self.width for word in words)
+            super().print(*objects, soft_wrap=soft_wrap, **options)
+
         def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
             for segment in super().render(renderable, options):
                 if segment.control or (segment.text.isascii() and segment.text.isprintable()):
                     yield segment
                 else:
-                    yield Segment(plain(printable(segment.text, keep=KEPT)), segment.style)
+                    yield Segment(plain(printable(segment.text.replace(GLUE, " "), keep=KEPT)), segment.style)
 
         @staticmethod
         def _plain(text: Text) -> Text:

@@ -17,7 +17,7 @@ from lrcsim.sweeps.query import direction
 from lrcsim.sweeps.spec import Spec, read_spec
 
 CHOICES = ("policy", "cache", "prefetch", "miss", "route")
-"""What is compared, in the order of the columns."""
+"""What a cache's maker chooses, in the order of the columns; all else that is compared is where it has to work."""
 
 PLAIN: Mapping[str, str] = {"policy": "lru", "prefetch": "none", "miss": "load", "route": "none"}
 """What a choice is held against: the least that a runtime does."""
@@ -53,7 +53,8 @@ class Comparison:
         rows: of the table of results, as values by column, and ``of_optimum``: tokens per second over those of the
             optimal policy with perfect prefetch. ``gap_closed`` is None where a prefetcher brings experts ahead.
         by: the column that decides.
-        recommended: the run to take of each cache size, the best first; empty where every run failed.
+        recommended: the run to take of each cache size, and of each machine, batch and the like where several are
+            compared, the best first; empty where every run failed.
     """
 
     rows: list[Row]
@@ -71,7 +72,7 @@ def comparison_spec(trace: str, choices: Mapping[str, Sequence[Any]], same: Mapp
 
     Args:
         trace: what to run.
-        choices: the values of each of `CHOICES`; one that is not there has its default.
+        choices: the values of each option that is compared; one that is not there has its default.
         same: options of all runs, by name, ``overrides`` among them.
 
     Raises:
@@ -87,43 +88,40 @@ def comparison_spec(trace: str, choices: Mapping[str, Sequence[Any]], same: Mapp
     return read_spec({"defaults": defaults, "grid": {name: list(values) for name, values in choices.items()}})
 
 
-def _shares(row: Row) -> Row:
-    """Return a row's shares of the optimum: of hits on demand only, as a prefetch may bring more; of speed."""
+def _of_optimum(row: Row) -> Row:
+    """Return a row's share of the speed of the optimum."""
     speed, best = row["decode_tokens_per_s"], row["optimum_decode_tokens_per_s"]
-    on_demand = row["prefetch"] in (None, "none")
-    return {
-        "gap_closed": row["gap_closed"] if on_demand else None,
-        "of_optimum": speed / best if speed is not None and best else None,
-    }
+    return {"of_optimum": speed / best if speed is not None and best else None}
 
 
-def compare(table: pa.Table, folder: Path) -> Comparison:
+def compare(table: pa.Table, folder: Path, where: Sequence[str] = ()) -> Comparison:
     """Order the runs of a table of results, the best first, and say which to take of each cache size.
 
     What decides is tokens per second of decode; without any the time of all; without a machine the hit rate. Of equal
     runs the one that comes first in the table is the better.
 
     Args:
-        table: of results, all runs on one trace and one machine.
+        table: of results, all runs on one trace.
         folder: where relative paths of policies start.
+        where: columns besides the cache size of whose values each has a run to take: machine, batch.
     """
     names = ("decode_tokens_per_s", "total_s", "hit_rate")
     by = next((name for name in names if table[name].null_count < len(table)), names[-1])
     _, sign = direction(table, by)
-    all_rows = [row | _shares(row) for row in table.to_pylist()]
+    all_rows = [row | _of_optimum(row) for row in table.to_pylist()]
     rows = sorted(all_rows, key=lambda row: (row[by] is None, -sign * (row[by] or 0.0)))
     good = [number for number, row in enumerate(rows) if row[by] is not None]
     barred = {number: why for number in good if (why := cannot_be_had(rows[number], folder))}
-    sizes: dict[str, list[int]] = {}
+    groups: dict[tuple[Any, ...], list[int]] = {}
     for number in good:
-        sizes.setdefault(rows[number]["cache"], []).append(number)
-    found = [_recommended(rows, numbers, barred, by) for numbers in sizes.values()]
+        groups.setdefault(tuple(rows[number][name] for name in ("cache", *where)), []).append(number)
+    found = [_recommended(rows, numbers, barred, by) for numbers in groups.values()]
     kept = [one for one in found if one is not None]
     return Comparison(rows, by, sorted(kept, key=lambda one: -sign * one.best[by]))
 
 
 def _recommended(rows: list[Row], numbers: list[int], barred: Mapping[int, str], by: str) -> Recommendation | None:
-    """Return what to take of one cache size, None where nothing can be had."""
+    """Return what to take of one group of runs, None where nothing can be had."""
     free = [number for number in numbers if number not in barred]
     if not free:
         return None

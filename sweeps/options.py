@@ -70,13 +70,20 @@ def read_value(name: str, value: object, where: str) -> Any:
             raise ConfigError(f"{where}: {name} is text, given {value!r}")
         if isinstance(value, list) and (hardware_key(name) or not (options()[name].several or name == "cache")):
             raise ConfigError(f"{where}: {name} is one value, given a list: only under [grid] are lists several runs")
-        if isinstance(value, list) and not all(isinstance(one, str | int | float) for one in value):
+        if isinstance(value, list) and not all(isinstance(one, str | int | float) for one in _flat(name, value)):
             raise ConfigError(f"{where}: {name} is a list of numbers, given {value!r}")
         if "\0" in str(value):
             raise ConfigError(f"{where}: {name} has a character in it that no name has, given {value!r}")
         if name == "cache" and isinstance(value, list):
             return ",".join(str(entry) for entry in value)
         return value if isinstance(value, str | list) else as_text(value)
+    return value
+
+
+def _flat(name: str, value: list[Any]) -> list[Any]:
+    """Return the entries of a list; the counts in ``speculative = [3, [2, 0, 3]]`` are entries too."""
+    if name == "speculative" and len(value) == 2 and isinstance(value[1], list):
+        return [value[0], *value[1]]
     return value
 
 

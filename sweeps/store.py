@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from lrcsim.base.errors import ConfigError, brief
 from lrcsim.base.files import replacing
 from lrcsim.base.reprs import short
-from lrcsim.sweeps.columns import Row, schema
+from lrcsim.sweeps.columns import ON_DEMAND, Row, schema
 
 WRITING = 0.05
 """Share of the time that may go into writing: a row is written as soon as this allows, often at once."""
@@ -57,7 +57,18 @@ def read_table(path: str | Path) -> pa.Table:
     except pa.ArrowException as error:
         raise ConfigError(f"{path} and its parts are of different kinds: {brief(error)}") from None
     rows = {key: row for row, key in enumerate(table["run"].to_pylist())}  # the last of each
-    return table.take(sorted(rows.values()))
+    return _without_gaps_of_prefetchers(table.take(sorted(rows.values())))
+
+
+def _without_gaps_of_prefetchers(table: pa.Table) -> pa.Table:
+    """Return a table without the shares of a gap that older lrcsim wrote for runs with a prefetcher (`ON_DEMAND`)."""
+    if not {"gap_closed", "prefetch"} <= set(table.column_names):
+        return table
+    told = zip(table["gap_closed"].to_pylist(), table["prefetch"].to_pylist(), strict=True)
+    shares = [share if prefetch in ON_DEMAND else None for share, prefetch in told]
+    return table.set_column(
+        table.schema.get_field_index("gap_closed"), table.schema.field("gap_closed"), pa.array(shares, pa.float64())
+    )
 
 
 def _check_columns(file: Path, table: pa.Table) -> None:

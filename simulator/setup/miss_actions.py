@@ -33,6 +33,7 @@ class MissAction(Configurable):
         needs: what the trace must have: any of ``"weights"``; then each layer-step has its `LayerStep.uses`, and the
             router weight that is given up is counted.
         takes: the parameters as they are written behind the name, for help.
+        behind_commas: whether parameters follow the name behind commas, by name (``cpu,admit:2``).
         fraction: bytes of a copy of low precision over those of the expert, 0 to 1.
         meanwhile: what runs an expert that is needed while it is still being uploaded behind everything urgent
             (admitted, or pinned anew): the ``"gpu"``, which waits for it, or the ``"cpu"``.
@@ -46,6 +47,7 @@ class MissAction(Configurable):
     may_yield = ("decide",)
     needs: ClassVar[frozenset[str]] = frozenset()
     takes: ClassVar[str] = ""
+    behind_commas: ClassVar[bool] = False
     fraction: float = 0.25
     meanwhile: ClassVar[Literal["gpu", "cpu"]] = "gpu"
     machine: HardwareProfile
@@ -95,6 +97,7 @@ class Cpu(MissAction):
 
     name = "cpu"
     takes = "[,admit:N[,touches:T][,payback]]"
+    behind_commas = True
     params = (
         Param("admit", 0, "misses per layer and step that are uploaded in the background, most used first", 0),
         Param("touches", 1, "misses of an expert, since the start or its last upload, from which on it is", 1),

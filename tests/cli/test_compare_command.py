@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lrcsim.cli.compare import FEW, _processes, split_choices
+from lrcsim.cli.compare import FEW, _processes
 from lrcsim.traces import RoutingTrace
 
 
@@ -21,19 +21,6 @@ def trace_file(tmp_path: Path) -> str:
     path = tmp_path / "t.h5"
     RoutingTrace.from_arrays(ids, num_experts=64, expert_bytes=196608, model="lrcsim-toy-baseline").save(path)
     return str(path)
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("lru,lfu", ["lru", "lfu"]),
-        ("s3-fifo:share=0.2,threshold=1,lfu", ["s3-fifo:share=0.2,threshold=1", "lfu"]),
-        ("none,window:1,4,prior:0.1", ["none", "window:1,4", "prior:0.1"]),
-        ("8, 16,1GiB,8", ["8", "16", "1GiB"]),
-    ],
-)
-def test_lists_are_split_at_the_commas_between_values(text: str, parts: list[str]) -> None:
-    assert split_choices(text) == parts
 
 
 def test_table_sentence_json_csv_and_plot(lrcsim: Callable[..., Any], trace_file: str, tmp_path: Path) -> None:
@@ -98,3 +85,46 @@ def test_processes_for_long_work_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lrcsim.cli.compare.usable_cores", lambda: 7)
     assert _processes("nowhere.h5", FEW) == 1
     assert [_processes(None, tasks) for tasks in (9, 41, 42)] == [1, 1, 7]
+
+
+def test_any_option_takes_a_list(lrcsim: Callable[..., Any], trace_file: str) -> None:
+    """Two machines, two batches, no drafts and two acceptances: twelve runs, and six to take, the best first."""
+    asked = ["--policy", "lru", "--cache", "2x", "--hardware", "rtx-3090,rtx-4090"]
+    done = lrcsim("compare", trace_file, *asked, "--draft", "0,2", "--acceptance", "0.5;1,0,2", "--json", "-")
+    assert (done.code, done.err) == (0, "")
+    data = json.loads(done.out)
+    assert data["compared"] == ["hardware", "speculative"]
+    assert "hardware" not in data["config"]
+    runs = [(row["hardware"], row["speculative"]) for row in data["rows"]]
+    drafts = [None, "[2, 0.5]", "[2, [1, 0, 2]]"]
+    assert sorted(map(str, runs)) == sorted(str((one, draft)) for one in ("rtx-3090", "rtx-4090") for draft in drafts)
+    assert [(one["hardware"], one["speculative"]) for one in data["recommended"]] == runs
+    best = {"[2, 0.5]": "2 at 0.5", "[2, [1, 0, 2]]": "2 at [1, 0, 2]"}[runs[0][1]]
+    assert data["why"][0].startswith(f"Take lru at cache 2x, hardware {runs[0][0]}, draft {best}: ")
+    other = next(one for one in data["why"] if "draft none" in one)
+    assert other.startswith("At cache 2x, hardware rtx-")
+
+
+def test_sizes_per_layer_have_semicolons_between(lrcsim: Callable[..., Any], trace_file: str) -> None:
+    done = lrcsim("compare", trace_file, "--policy", "lru", "--cache", "8,8,8,8,16,16,16,16;2x", "--json", "-")
+    assert sorted(row["cache"] for row in json.loads(done.out)["rows"]) == ["2x", "8,8,8,8,16,16,16,16"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--policy", ","], "--policy ',' is an empty list: give values with commas between"),
+        (
+            ["--batch", "1,two"],
+            "--batch 'two' is no whole number: give whole numbers with commas between, as --batch 1,4",
+        ),
+        (["--acceptance", "0.5"], "--acceptance is that of drafts: say how many with it, as --draft 3"),
+        (["--dram", "1GiB,2GiB"], "--dram is about time: name a machine with it"),
+    ],
+)
+def test_lists_that_cannot_be_are_refused(
+    lrcsim: Callable[..., Any], trace_file: str, asked: list[str], said: str
+) -> None:
+    done = lrcsim("compare", trace_file, *asked)
+    assert done.code == 1
+    assert said in done.err

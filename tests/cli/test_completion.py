@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,14 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from lrcsim.cli.main import cli
+
+
+@pytest.fixture(autouse=True, scope="module")
+def kept_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the words of all commands in a folder of the tests, not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("kept")))
+        yield
 
 
 def offered(*words: str) -> list[str]:
@@ -49,6 +58,28 @@ def test_options_and_their_values() -> None:
 def test_the_next_of_a_list() -> None:
     assert "lru,s3-fifo" in offered("compare", "--policy", "lru,s3")
     assert offered("compare", "--miss", "load,sp") == ["load,split"]
+    assert offered("compare", "--hardware", "rtx-3090,RTX 5090 l") == ["rtx-3090,rtx-5090-laptop"]
+    assert offered("curve", "--policy", "lru,belady-b") == ["lru,belady-bypass"]
+    assert offered("compare", "--scope", "layer;mo") == ["layer;model"]
+    assert offered("run", "--policy", "lru,s3") == []  # one value
+
+
+def test_what_goes_on_behind_a_comma() -> None:
+    assert offered("compare", "--miss", "cpu,ad") == ["cpu,admit:"]
+    assert offered("compare", "--miss", "load,cpu,admit:2,to") == ["load,cpu,admit:2,touches:"]
+    assert offered("compare", "--miss", "cpu,admit:2,ad") == []
+    assert "split,load" in offered("compare", "--miss", "split,")
+    assert "split,admit:" not in offered("compare", "--miss", "split,")
+
+
+def test_a_name_by_the_beginnings_of_its_words() -> None:
+    names = offered("run", "--hardware", "40")
+    assert {"rtx-4090", "rtx-4060-ti", "a40"} <= set(names)
+    assert "rtx-3090" not in names
+    assert names[-1] == "40"  # so that no shell replaces it by what they have in common
+    assert "qwen3-30b-a3b" in offered("plan", "Qwen3 30b a")
+    assert offered("run", "--hardware", "4090") == ["<file>", "rtx-4090", "rtx-4090-laptop"]  # in common: rtx-4090
+    assert offered("run", "--scope", "x") == []
 
 
 def test_files() -> None:
@@ -124,13 +155,3 @@ def test_a_real_bash(tmp_path: Path, lrcsim: Any) -> None:
         "generated",
     ]  # bash replaces what follows the colon
     assert answers("lrcsim sweep ") == ["option -o default", ""]
-
-
-@pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
-def test_a_real_zsh(tmp_path: Path, lrcsim: Any) -> None:
-    (tmp_path / "c.zsh").write_text(lrcsim("completion", "zsh").out)
-    script = (
-        "compdef() { : }\ncompadd() { : }\n_describe() { print -l -- ${(P)3} }\nsource c.zsh\n"
-        "words=(lrcsim run --scope m)\nCURRENT=4\n_lrcsim_completion\n"
-    )
-    assert any("model" in line for line in asked(tmp_path, "zsh", script))

@@ -57,6 +57,21 @@ def test_streams(line: str, code: int, says: bytes) -> None:
     assert done.returncode == code
 
 
+@pytest.mark.parametrize(
+    ("environment", "steers"),
+    [({}, False), ({"TERM": "dumb"}, False), ({"FORCE_COLOR": "1"}, True), ({"NO_COLOR": "1", "LC_ALL": "C"}, False)],
+)
+def test_colours_in_a_pipe_are_those_asked_for(environment: dict[str, str], steers: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lrcsim", "routes"],
+        capture_output=True,
+        env={name: value for name, value in os.environ.items() if not name.endswith("_COLOR")} | environment,
+        check=True,
+    )
+    assert (b"\x1b[" in done.stdout) is steers
+    assert done.stderr == b""
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 def test_outputs_of_small_character_sets(encoding: str) -> None:
     done = shell("lrcsim policies", PYTHONIOENCODING=encoding)

@@ -42,6 +42,19 @@ def test_a_grid_by_hand(folder: Path) -> None:
     assert len(first["trace_sha256"]) == 64
 
 
+def test_with_a_prefetcher_there_is_no_share_of_the_gap(recorded: Path) -> None:
+    """Of a table by an older lrcsim, which has one (thousands of percent), it is left out too."""
+    grid = {"trace": recorded.name, "policy": "lfu", "hardware": "rtx-3090", "prefetch": ["none", "oracle"]}
+    on_demand, ahead = sweep(recorded.parent, "gap.parquet", grid=grid)
+    assert on_demand["gap_closed"] is not None
+    assert ahead["gap_closed"] is None
+    table = pq.read_table(recorded.parent / "gap.parquet")
+    place = table.schema.get_field_index("gap_closed")
+    older = table.set_column(place, "gap_closed", pa.array([on_demand["gap_closed"], 48.2]))
+    pq.write_table(older, recorded.parent / "older.parquet")
+    assert read_table(recorded.parent / "older.parquet").equals(table)
+
+
 def test_rows_have_what_simulate_says(recorded: Path) -> None:
     row, again = sweep(
         recorded.parent,
