@@ -15,7 +15,7 @@ from lrcsim.base.text import human_bytes, percent, quoted, seconds
 from lrcsim.cli.compare_advice import failures, recommendation
 from lrcsim.cli.curve import split_policies
 from lrcsim.cli.options import given, refuse_without_machine, run_options
-from lrcsim.cli.output import answer, console, json_option, progress_bar
+from lrcsim.cli.output import answer, console, figure_options, json_option, progress_bar
 from lrcsim.cli.sections import SectionOption, Sections
 from lrcsim.cli.tables import print_rows
 from lrcsim.plots.figure import check_picture
@@ -60,6 +60,7 @@ def _compared(flag: str, metavar: str, help: str) -> Callable[[Any], Any]:
 @json_option
 @click.option("--csv", "csv_path", metavar="FILE", help="Write all columns of the table of results as CSV.")
 @click.option("--plot", "plot_path", metavar="FILE", help="Draw a point for each run: .png, .svg or .pdf.")
+@figure_options
 def compare(
     trace: str | None,
     policy: str | None,
@@ -230,5 +231,5 @@ def _plot(path: str, found: Comparison, varying: list[str]) -> None:
     series = [
         NameRow(f"cache {size}", what, np.array([values.get((size, one), np.nan) for one in what])) for size in sizes
     ]
-    label = {"hit_rate": "hit rate [%]", "decode_tokens_per_s": "tokens/s", "total_s": "time [s]"}[found.by]
+    label = {"hit_rate": "hit rate [%]", "decode_tokens_per_s": "decode [tokens/s]", "total_s": "time [s]"}[found.by]
     draw_names(path, {good[0]["model"] or good[0]["trace"]: series}, label)
