@@ -5,47 +5,45 @@ from __future__ import annotations
 from textwrap import fill
 from typing import Any
 
-ROUNDS = 3
+ROUNDS = 4
 """Of layout: broken lines take height, so that what stands beside an axis has less of it."""
+SPARE = 4
+"""Dots at the edges."""
+FEWEST = 12
+"""Letters of a line."""
 
 
 def fit_words(figure: Any) -> None:
     """Break titles and labels of axes between words, so that they stay within the figure and off their neighbours."""
+    whole: dict[int, str] = {}
     for _ in range(ROUNDS):
         figure.draw_without_rendering()
-        if not [text for text, room, upright in _words(figure) if _break(text, room, upright)]:
+        too_long = [(text, length / room) for text, length, room in _words(figure) if length > room]
+        for text, over in too_long:
+            _break(text, over, whole.setdefault(id(text), text.get_text()))
+        if not too_long:
             return
 
 
-def _words(figure: Any) -> list[tuple[Any, float, bool]]:
-    """Return titles and labels, the room each has in dots along its line, and whether it stands upright."""
-    wide, high = figure.bbox.width, figure.bbox.height
+def _words(figure: Any) -> list[tuple[Any, float, float]]:
+    """Return titles and labels that have several words, the length of each, and its room, in dots."""
+    wide, high = figure.bbox.width - SPARE, figure.bbox.height - SPARE
     found = []
     for axes in figure.axes:
         box, place = axes.get_window_extent(), axes.get_subplotspec()
-        across = place.get_gridspec().ncols if place is not None else 1
-        for text in (axes.title, axes.xaxis.label):
-            middle = (box.x0 + box.x1) / 2
-            room = 2 * min(middle, wide - middle) if across == 1 else wide / across
-            found.append((text, room, False))
-        down = place.get_gridspec().nrows if place is not None else 1
-        middle = (box.y0 + box.y1) / 2
-        found.append((axes.yaxis.label, 2 * min(middle, high - middle) if down == 1 else high / down, True))
+        rows, columns = (1, 1) if place is None else place.get_gridspec().get_geometry()
+        middle, half_up = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+        within = 2 * min(middle, wide - middle) if columns == 1 else wide / columns
+        found += [(axes.title, min(box.width, within)), (axes.xaxis.label, within)]  # beside a title: the top tick
+        found.append((axes.yaxis.label, 2 * min(half_up, high - half_up) if rows == 1 else high / rows))
     if figure._suptitle is not None:  # get_suptitle gives its words only
-        found.append((figure._suptitle, wide, False))
-    return found
+        found.append((figure._suptitle, wide))
+    shown = [(text, room) for text, room in found if text.get_visible() and " " in text.get_text().strip()]
+    return [(text, max(text.get_window_extent().width, text.get_window_extent().height), room) for text, room in shown]
 
 
-def _break(text: Any, room: float, upright: bool) -> bool:
-    """Break a text between words where it is longer than its room; say whether it was."""
-    words = text.get_text()
-    box = text.get_window_extent()
-    longest = max(map(len, words.split("\n")))
-    length = box.height if upright else box.width
-    if not text.get_visible() or length <= room - 4 or " " not in words.strip():
-        return False
-    letters = max(int(longest * (room - 6) / length), 8)
-    lines = [fill(line, letters, break_long_words=False) for line in words.split("\n")]
-    broken = "\n".join(lines)
-    text.set_text(broken)
-    return bool(broken != words)
+def _break(text: Any, over: float, whole: str) -> None:
+    """Break a text between words; it is so many times as long as its room."""
+    longest = max(map(len, text.get_text().split("\n")))
+    letters = max(min(int(longest / over), longest - 1), FEWEST)
+    text.set_text("\n".join(fill(line, letters, break_long_words=False) for line in whole.split("\n")))
