@@ -1,4 +1,4 @@
-"""What makes a figure hard to read, found in its layout: words cut, on each other or too small, lines that look alike."""
+"""What makes a figure hard to read, found in its layout: words cut, on each other, too small; lines that look alike."""
 
 from __future__ import annotations
 
