@@ -82,9 +82,9 @@ def kept() -> Iterator[list[Drawing]]:
 
         return draw
 
-    for name, functions in DRAWN_BY.items():
-        module = import_module(f"lrcsim.plots.{name}")
-        for function in functions:
+    modules = {name: import_module(f"lrcsim.plots.{name}") for name in DRAWN_BY}  # all before one is changed
+    for name, module in modules.items():
+        for function in DRAWN_BY[name]:
             before.append((module, function, getattr(module, function)))
             setattr(module, function, keeping(getattr(module, function)))
     try:
