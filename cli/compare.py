@@ -232,4 +232,5 @@ def _plot(path: str, found: Comparison, varying: list[str]) -> None:
         NameRow(f"cache {size}", what, np.array([values.get((size, one), np.nan) for one in what])) for size in sizes
     ]
     label = {"hit_rate": "hit rate [%]", "decode_tokens_per_s": "decode [tokens/s]", "total_s": "time [s]"}[found.by]
-    draw_names(path, {good[0]["model"] or good[0]["trace"]: series}, label)
+    where = "" if good[0]["hardware"] is None else f" on {good[0]['hardware']}"
+    draw_names(path, {f"{good[0]['model'] or good[0]['trace']}{where}": series}, label)

@@ -46,7 +46,7 @@ axes.labelcolor: d5d7de
 axes.edgecolor: d5d7de
 xtick.color: d5d7de
 ytick.color: d5d7de
-axes.prop_cycle: cycler('color', ['56B4E9', 'E69F00', '2DBE8D', 'E79AC4', '4F8FD6', 'F0E442'])
+axes.prop_cycle: cycler('color', ['4F9FE0', 'E69F00', '2DBE8D', 'E79AC4', 'A6D8F7', 'F0E442'])
 """
 """Settings of figures on a dark page."""
 
