@@ -9,10 +9,11 @@ import click
 from lrcsim.base.tables import write_csv
 from lrcsim.base.text import human_bytes, percent, quoted
 from lrcsim.cli.options import given, refuse_without_machine, run_options
-from lrcsim.cli.output import answer, console, json_option, progress_bar
+from lrcsim.cli.output import answer, console, figure_options, json_option, progress_bar
 from lrcsim.cli.predict import fitted, parts_text, predictor_options
 from lrcsim.cli.provenance import provenance
 from lrcsim.cli.tables import print_rows
+from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:
     from lrcsim.prediction.ceilings import Ceiling
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 @run_options("cache", "machine", but=("access", "route", "bounds", "miss", "prefetch"))
 @json_option
 @click.option("--csv", "csv_path", metavar="FILE", help="Write all rows as CSV.")
+@click.option("--plot", "plot_path", metavar="FILE", help="Draw tokens/s of every row: .png, .svg or .pdf.")
+@figure_options
 def ceilings(
     trace: str | None,
     sources: str | None,
@@ -34,6 +37,7 @@ def ceilings(
     top: int | None,
     json_path: str | None,
     csv_path: str | None,
+    plot_path: str | None,
     **options: Any,
 ) -> None:
     """Say what perfect, learned and recorded prediction, optimal eviction, and a link without limits would give.
@@ -46,6 +50,7 @@ def ceilings(
     from lrcsim.simulator.setup.expert_sizes import with_expert_bytes
     from lrcsim.traces import RoutingTrace
 
+    check_picture(plot_path)
     asked, told = dict(click.get_current_context().params), given(options)
     if "hardware" not in told:
         refuse_without_machine("ceilings")
@@ -64,6 +69,11 @@ def ceilings(
             rows = work_out(own, recorded=recorded, learned=learned, progress=progress, **told)
         if csv_path is not None:
             write_csv(csv_path, [row.to_dict() for row in rows])
+        policy, cache = told.get("policy", "lru"), told.get("cache", "2x")
+        if plot_path is not None:
+            from lrcsim.plots.ceilings import plot_ceilings
+
+            plot_ceilings(plot_path, rows, f"{own.model} on {told['hardware']}, cache {cache}, {policy}")
         data = {
             "model": own.model,
             "ahead": ahead,
@@ -74,7 +84,6 @@ def ceilings(
         if not answer(json_path, lambda: data | {"provenance": provenance(opened, asked)}, "ceilings"):
             return
         out = console()
-        policy, cache = told.get("policy", "lru"), told.get("cache", "2x")
         out.print(
             f"[bold]{quoted(own.model)}[/bold] on {quoted(told['hardware'])}, cache {quoted(cache)}, {quoted(policy)}"
         )

@@ -16,7 +16,7 @@ from lrcsim.base.text import human_bytes, percent, quoted, seconds
 from lrcsim.cli.compare_advice import HEADINGS, choice_text, failures, recommendation
 from lrcsim.cli.compare_options import DRAFTS, choices_of, compared_options, listed
 from lrcsim.cli.options import given
-from lrcsim.cli.output import answer, console, json_option, progress_bar
+from lrcsim.cli.output import answer, console, figure_options, json_option, progress_bar
 from lrcsim.cli.sections import Sections
 from lrcsim.cli.tables import print_rows
 from lrcsim.plots.figure import check_picture
@@ -54,6 +54,7 @@ RESULTS = {
 @json_option
 @click.option("--csv", "csv_path", metavar="FILE", help="Write all columns of the table of results as CSV.")
 @click.option("--plot", "plot_path", metavar="FILE", help="Draw a point for each run: .png, .svg or .pdf.")
+@figure_options
 def compare(
     trace: str | None,
     jobs: int | None,
@@ -218,5 +219,6 @@ def _plot(path: str, found: Comparison, varying: list[str]) -> None:
     series = [
         NameRow(f"cache {size}", what, np.array([values.get((size, one), np.nan) for one in what])) for size in sizes
     ]
-    label = {"hit_rate": "hit rate [%]", "decode_tokens_per_s": "tokens/s", "total_s": "time [s]"}[found.by]
-    draw_names(path, {good[0]["model"] or good[0]["trace"]: series}, label)
+    label = {"hit_rate": "hit rate [%]", "decode_tokens_per_s": "decode [tokens/s]", "total_s": "time [s]"}[found.by]
+    where = "" if good[0]["hardware"] is None else f" on {good[0]['hardware']}"
+    draw_names(path, {f"{good[0]['model'] or good[0]['trace']}{where}": series}, label)

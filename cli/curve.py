@@ -47,7 +47,7 @@ SHOWN = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
     section="cache",
     metavar="SIZES",
     help="Only these sizes, with commas between: 1x,2x,4x (times active experts), 25% (of all), 8,16 (experts) "
-    "or 1GiB,2GiB (bytes in all).  [default: all]",
+    "or 1GiB,2GiB (bytes in all); in the figure marked on the whole curve.  [default: all]",
 )
 @click.option(
     "--allocate",
@@ -88,6 +88,7 @@ def curve(
     told, found = given(options), list[TraceCurves]()
     by_default = "lru,lfu,belady" if told.get("route") in (None, "none") else "lru"
     names = split_list("policy", by_default if policy is None else policy)
+    drawn: list[list[Curve]] = []
     warnings: list[list[str]] = []
     for trace in traces or (None,):
         with RoutingTrace.open(trace) as opened:
@@ -97,6 +98,8 @@ def curve(
             passes = _passes(runs, capacities, jobs)
             curves = [curve for run in runs for curve in _curves(run, capacities, jobs, passes)]
             found.append(TraceCurves(opened.model, curves, allocations))
+            if plot_path is not None and capacities is not None:
+                drawn.append([curve for run in runs for curve in _curves(run, None, jobs, passes)])
             notes = [warning for run in runs for warning in seen_before(run)]
             warnings.append(list(dict.fromkeys(notes + [DIVIDED_BY_ITSELF] * bool(allocations))))
     scope, access = runs[0].options.scope, runs[0].access
@@ -108,14 +111,7 @@ def curve(
     if csv_path is not None:
         write_csv(csv_path, (row for one in found for row in _as_rows(one)))
     if plot_path is not None:
-        from lrcsim.plots.curves import plot_curves
-
-        labels = unique_labels([one.label for one in found], traces)
-        plot_curves(
-            plot_path,
-            {label: one.curves for label, one in zip(labels, found, strict=True)},
-            f"scope {scope}, access {access}",
-        )
+        _draw(plot_path, unique_labels([one.label for one in found], traces), found, drawn, sizes, scope, access)
     if shown:
         for one, notes in zip(found, warnings, strict=True):
             _show(one.curves, f"{one.label}, scope {scope}, access {access}")
@@ -135,6 +131,29 @@ def _allocate(trace: RoutingTrace, policy: str, size: str, told: dict[str, Any],
     rules = {name: value for name, value in told.items() if name not in ("scope", "profile")}
     with progress_bar(f"{policy}, shared pool") as progress:
         return allocate(trace, policy, size, jobs=jobs, progress=progress, **rules)
+
+
+def _draw(
+    path: str,
+    labels: Sequence[str],
+    found: Sequence[TraceCurves],
+    whole: Sequence[Sequence[Curve]],
+    sizes: str | None,
+    scope: str,
+    access: str,
+) -> None:
+    """Draw the curves; where only some sizes were asked for, these marked on the whole curves."""
+    from lrcsim.plots.curves import AskedSizes, plot_curves
+
+    title = f"scope {scope}, access {access}"
+    curves = [one.curves for one in found]
+    if sizes is None:
+        plot_curves(path, dict(zip(labels, curves, strict=True)), title)
+        return
+    names = [size.strip() for size in sizes.split(",")]
+    names = [f"{size} experts" if size.isdecimal() else size for size in names]
+    marked = {label: AskedSizes(names, some) for label, some in zip(labels, curves, strict=True)}
+    plot_curves(path, dict(zip(labels, whole, strict=True)), title, marked)
 
 
 def _passes(runs: list[Run], capacities: list[int | str] | None, jobs: int | None) -> dict[str, StackHits]:

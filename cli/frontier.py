@@ -11,7 +11,7 @@ import click
 from lrcsim.base.tables import Row, write_csv
 from lrcsim.base.text import percent, quoted
 from lrcsim.cli.options import given, run_options
-from lrcsim.cli.output import answer, console, json_option, progress_bar
+from lrcsim.cli.output import answer, console, figure_options, json_option, progress_bar
 from lrcsim.cli.record import opened_prompts
 from lrcsim.cli.screen import echo
 from lrcsim.cli.tables import print_rows
@@ -52,6 +52,7 @@ NOT_HERE = ("prefill", "route", "miss", "prefetch", "model", "dtype")
 @click.option("--timed-dtype", metavar="NAME", help="How weights are stored on the machine: bf16, q4_k_m ...")
 @click.option("--restart", is_flag=True, help="Drop the rules that a stopped run has done.")
 @click.option("--plot", metavar="FILE", help="Draw quality against speed (.png, .svg, .pdf).")
+@figure_options
 @click.option("--csv", "csv_path", metavar="FILE", help="Write a row for each rule as CSV.")
 @json_option
 def frontier(

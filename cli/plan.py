@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lrcsim.cli.output import answer, json_option, progress_bar
+from lrcsim.cli.output import answer, figure_options, json_option, progress_bar
+from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,6 +88,8 @@ TRACES = "LRCSIM_TRACES"
     metavar="COUNTS.pt",
     help="Write how often --trace uses each expert, as ktransformers and SGLang read it.",
 )
+@click.option("--plot", "plot_path", metavar="FILE", help="Draw tokens/s of every way: .png, .svg or .pdf.")
+@figure_options
 @json_option
 def plan(
     model: str | None,
@@ -104,6 +107,7 @@ def plan(
     overrides: tuple[str, ...],
     runtime: str | None,
     counts_out: str | None,
+    plot_path: str | None,
     json_path: str | None,
 ) -> None:
     """Say whether MODEL fits a machine, how to divide memory, how fast it decodes, and what would make it faster.
@@ -121,6 +125,7 @@ def plan(
     from lrcsim.planner.plan import make_plan
     from lrcsim.runtimes import load_runtime
 
+    check_picture(plot_path)
     geometry = load_geometry(_model(model, named))
     card = load_profile(hardware, overrides)
     profile = with_memory(
@@ -156,6 +161,10 @@ def plan(
             f"{profile.name} is {card.description.rstrip('.')}. lrcsim hardware auto shows each number and whence it "
             "is, --set changes one, --hardware names another machine"
         )
+    if plot_path is not None:
+        from lrcsim.plots.shown import draw_plan
+
+        draw_plan(plot_path, found)
     if answer(json_path, found.to_dict, "plan"):
         from lrcsim.cli.plan_tables import show_plan
 

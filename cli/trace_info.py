@@ -9,10 +9,11 @@ import click
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.base.text import human_bytes, percent, quoted
-from lrcsim.cli.output import answer, console, json_option, progress_bar
+from lrcsim.cli.output import answer, console, figure_options, json_option, progress_bar
 from lrcsim.cli.screen import echo
 from lrcsim.cli.tables import print_rows
 from lrcsim.cli.trace_words import trace_argument
+from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:
     from lrcsim.traces import RoutingTrace
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     default=None,
     help="Look at the routing itself, or not.  [default: up to 17 million expert ids]",
 )
+@click.option("--plot", "plot_path", metavar="FILE", help="Draw how often each expert is used: .png, .svg or .pdf.")
+@figure_options
 @json_option
-def info(path: str | None, quick: bool, routing: bool | None, json_path: str | None) -> None:
+def info(path: str | None, quick: bool, routing: bool | None, plot_path: str | None, json_path: str | None) -> None:
     """Show what a trace holds, and what its routing is like (docs/traces.md says what each line means).
 
     TRACE is an lrcsim trace file; without it, the trace that comes with lrcsim.
@@ -37,10 +40,17 @@ def info(path: str | None, quick: bool, routing: bool | None, json_path: str | N
 
     if quick and routing:
         raise ConfigError("--quick reads the header only, --routing the whole trace: leave out one of them")
+    if quick and plot_path is not None:
+        raise ConfigError("--quick reads the header only, --plot the whole trace: leave out one of them")
+    check_picture(plot_path)
     with RoutingTrace.open(path) as opened:
         with progress_bar("reading") as progress:
             facts = _facts(opened, quick, progress)
         facts["routing"] = None if quick else routing_facts(opened, routing)
+        if plot_path is not None:
+            from lrcsim.plots.shown import draw_trace
+
+            draw_trace(plot_path, opened)
     if answer(json_path, facts, "trace-info"):
         _print_facts(facts)
         if facts["routing"] is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrcsim.plots.charts import NameRow, PlotLine, draw_lines, draw_names
+from lrcsim.plots.charts import PANELS, HeatMap, NameRow, PlotLine, draw_heat, draw_lines, draw_names
 from lrcsim.plots.figure import open_figure
 from lrcsim.plots.looks import colour, dress, grey, legend_below, look_of
 from lrcsim.plots.settings import width
@@ -23,7 +23,8 @@ def plot_balance(path: str | None, results: Mapping[str, Sequence[Balance]]) -> 
     """Draw local imbalance as its level wants it, beside the global one.
 
     Against segment length (log scale) with intervals, the global one dotted, all traces in one panel; by layer a line
-    for each segment length, by stack or domain a row of points each, a panel for each trace.
+    for each segment length, by stack or domain a row of points each, a panel for each trace; by layer of more than
+    `PANELS` traces one heat map.
 
     Args:
         path: the picture, .png, .svg or .pdf.
@@ -37,8 +38,10 @@ def plot_balance(path: str | None, results: Mapping[str, Sequence[Balance]]) -> 
     if level == "model":
         return _by_length(path, results)
     if level == "layer":
+        if len(results) > PANELS:
+            return draw_heat(path, [_layer_heat(label, found) for label, found in results.items()], LABEL)
         layers = {label: _layer_lines(found) for label, found in results.items()}
-        return draw_lines(path, layers, "MoE layer", LABEL)
+        return draw_lines(path, layers, "MoE layer", LABEL, limits=None)
     return draw_names(path, {label: _name_rows(found) for label, found in results.items()}, LABEL)
 
 
@@ -71,6 +74,12 @@ def _layer_lines(found: Sequence[Balance]) -> list[PlotLine]:
     ]
     whole = _groups(found[0]).global_imbalance
     return [*lines, PlotLine("global", np.arange(len(whole)), whole)]
+
+
+def _layer_heat(label: str, found: Sequence[Balance]) -> HeatMap:
+    values = [_groups(result).local_imbalance for result in found] + [_groups(found[0]).global_imbalance]
+    names = [*(str(result.segment) for result in found), "global"]
+    return HeatMap(label, np.array(values, float).T, names, LENGTH)
 
 
 def _name_rows(found: Sequence[Balance]) -> list[NameRow]:

@@ -18,6 +18,10 @@ NUMBER_WIDTH, NUMBER_HEIGHT = 0.28, 0.12
 """Inches that a cell of a heat map takes to hold a number of two decimals."""
 LETTERS = 14
 """Letters of a title for each inch of a panel."""
+PANELS = 4
+"""Heat maps up to which each has a panel; more stand below each other in one."""
+NAME, HIGHEST = 0.155, 8.5
+"""Inches of a name above a heat map in one panel; of a figure, so that it fits a page."""
 
 
 class PlotLine(NamedTuple):
@@ -42,12 +46,25 @@ class NameRow(NamedTuple):
 
 
 class HeatMap(NamedTuple):
-    """A heat map: values [rows, columns]."""
+    """A heat map: values [rows, columns].
+
+    Attributes:
+        title: what it is of.
+        values: float64 [rows, columns], NaN where there is none.
+        columns: their names; empty: they have numbers.
+        column_label: what columns are.
+        rows: their names; empty: they are MoE layers.
+        row_label: what rows are.
+        across: from where to where the columns go, where numbers are not those of columns.
+    """
 
     title: str
     values: Floats
     columns: Sequence[str]
     column_label: str
+    rows: Sequence[str] = ()
+    row_label: str = "MoE layer"
+    across: tuple[float, float] | None = None
 
 
 def draw_lines(
@@ -58,8 +75,12 @@ def draw_lines(
     *,
     log: bool = False,
     dots: bool = True,
+    limits: tuple[float | None, float | None] | None = (0, 1),
 ) -> Any:
-    """Draw a panel for each entry, on one scale; with ``log`` x is in powers of two, without ``dots`` it is dense."""
+    """Draw a panel for each entry, on one scale; with ``log`` x is in powers of two, without ``dots`` it is dense.
+
+    ``limits`` are those of y; None: as the values say.
+    """
     rows, columns = _grid(len(panels), 3)
     size = (width(), rows * (3.4 if columns == 1 and width() > 5 else 2.3))
     with open_figure(path, rows, columns, figsize=size, sharey=True, squeeze=False) as (figure, grid):
@@ -75,7 +96,9 @@ def draw_lines(
                 axes.set_xscale("log", base=2)
                 axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
                 axes.minorticks_off()
-            dress(axes, x_label, "", shortened(title, int(LETTERS * width() / columns)), ylim=(0, 1))
+            dress(axes, x_label, "", shortened(title, int(LETTERS * width() / columns)))
+            if limits is not None:
+                axes.set_ylim(*limits)
         for axes in grid[:, 0]:
             axes.set_ylabel(y_label)
         legend_below(figure, grid.flat)
@@ -102,7 +125,8 @@ def draw_names(path: str | None, panels: Mapping[str, Sequence[NameRow]], x_labe
     """Draw a row for each name, highest on top by the first series, with a point and an interval for each series."""
     rows, columns = _grid(len(panels), 2)
     most = max(len(found[0].names) for found in panels.values())
-    size = (width(), rows * (0.7 + 0.2 * most))
+    each = 0.12 + 0.06 * max(len(found) for found in panels.values())  # inches of a name
+    size = (width(), rows * (0.65 + each * most))
     with open_figure(path, rows, columns, figsize=size, sharex=True, squeeze=False) as (figure, grid):
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_axis_off()
@@ -110,20 +134,27 @@ def draw_names(path: str | None, panels: Mapping[str, Sequence[NameRow]], x_labe
             order = np.argsort(found[0].value)
             for i, row in enumerate(found):
                 shade, marker = colour(i), MARKERS[i % len(MARKERS)]
-                places = np.arange(len(order)) - 0.6 * (
-                    (i + 0.5) / len(found) - 0.5
-                )  # so that intervals do not overlap
+                apart = 0.7 * ((i + 0.5) / len(found) - 0.5)  # so that intervals do not overlap
+                places = np.arange(len(order)) - apart
                 axes.plot(row.value[order], places, marker, color=shade, label=row.label)
                 if row.low is not None and row.high is not None:
                     axes.hlines(places, row.low[order], row.high[order], color=shade, lw=1.5, alpha=0.5)
-            dress(axes, x_label, "", shortened(title, int(LETTERS * width() / columns)))
+            title = shortened(title, int(LETTERS * width() / columns))
+            dress(axes, x_label, "", title, ylim=(-0.55, len(order) - 0.45))
             axes.set_yticks(range(len(order)), [shortened(found[0].names[i], 24) for i in order])
         legend_below(figure, grid.flat)
     return figure
 
 
 def draw_heat(path: str | None, heats: Sequence[HeatMap], value_label: str) -> Any:
-    """Draw a heat map for each entry, layers downwards, on one colour scale; grey where there is no value."""
+    """Draw heat maps, layers downwards, on one colour scale; grey where there is no value.
+
+    Up to `PANELS` have a panel each; of more all stand in one panel, below each other, on one axis of columns.
+    """
+    known = np.concatenate([heat.values[np.isfinite(heat.values)] for heat in heats])
+    low, top = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    if len(heats) > PANELS:
+        return _draw_below_each_other(path, heats, value_label, (low, top))
     rows, columns = _grid(len(heats), 3 if heats[0].columns else 2)
     layers = max(len(heat.values) for heat in heats)
     numbers = layers <= 32 and all(heat.columns for heat in heats)
@@ -131,14 +162,12 @@ def draw_heat(path: str | None, heats: Sequence[HeatMap], value_label: str) -> A
     high = 0.55 + (NUMBER_HEIGHT if numbers else min(0.1, 2.2 / layers)) * layers
     size = (width(), rows * min(max(high, 1.3), 4))
     with open_figure(path, rows, columns, figsize=size, squeeze=False) as (figure, grid):
-        known = np.concatenate([heat.values[np.isfinite(heat.values)] for heat in heats])
-        low, top = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
         for axes in list(grid.flat)[len(heats) :]:
             axes.set_axis_off()
         for axes, heat in zip(grid.flat, heats, strict=False):
             image = heat_map(axes, heat.values, low, top, numbers=numbers)
             title = shortened(heat.title, int(LETTERS * width() / columns))
-            axes.set(title=title, xlabel=heat.column_label, ylabel="MoE layer")
+            axes.set(title=title, xlabel=heat.column_label, ylabel=heat.row_label)
             axes.yaxis.get_major_locator().set_params(integer=True)
             if heat.columns:
                 axes.set_xticks(range(len(heat.columns)), heat.columns)
@@ -147,6 +176,49 @@ def draw_heat(path: str | None, heats: Sequence[HeatMap], value_label: str) -> A
             axes.label_outer(remove_inner_ticks=False)
         figure.colorbar(image, ax=grid, label=value_label, aspect=16 * rows)
     return figure
+
+
+def _draw_below_each_other(
+    path: str | None, heats: Sequence[HeatMap], value_label: str, limits: tuple[float, float]
+) -> Any:
+    """Draw heat maps of the same columns in one panel, each below its name, on the colour scale of ``limits``."""
+    import matplotlib
+
+    lines = sum(len(heat.values) for heat in heats)
+    each = min(0.1, max(HIGHEST - 0.6 - NAME * len(heats), 0.1 * len(heats)) / lines)  # inches of a row
+    name = NAME / each  # rows that a name takes
+    most = max(heat.values.shape[1] for heat in heats)
+    size = (width(), 0.5 + NAME * len(heats) + each * lines)
+    scale = matplotlib.colormaps["viridis"].with_extremes(bad=grey(0.85))
+    ticks: dict[float, str] = {}
+    with open_figure(path, figsize=size) as (figure, axes):
+        at = 0.0
+        for heat in heats:
+            begin, end, count = at + name, at + name + len(heat.values), heat.values.shape[1]
+            left, right = heat.across or (-0.5, count - 0.5)
+            where = {"extent": (left, right, end, begin), "aspect": "auto", "interpolation": "nearest"}
+            image = axes.imshow(heat.values, cmap=scale, vmin=limits[0], vmax=limits[1], **where)
+            letters = int(0.8 * LETTERS * (width() - 1.2))
+            axes.text(left, begin - 0.2 * name, shortened(heat.title, letters), fontsize=7)
+            ticks |= {begin + row + 0.5: text for row, text in _row_names(heat, each)}
+            at = end
+        across = heats[0].across or (-0.5, most - 0.5)
+        axes.set(xlim=across, ylim=(at, 0), xlabel=heats[0].column_label, ylabel=heats[0].row_label)
+        axes.set_yticks(list(ticks), list(ticks.values()))
+        axes.spines[:].set_visible(False)
+        if heats[0].columns:
+            axes.set_xticks(range(len(heats[0].columns)), heats[0].columns)
+        figure.colorbar(image, ax=axes, label=value_label, aspect=30)
+    return figure
+
+
+def _row_names(heat: HeatMap, each: float) -> list[tuple[int, str]]:
+    """Return the rows of a heat map that have a tick, with its text: as many as their height leaves room for."""
+    names = heat.rows or [str(layer) for layer in range(len(heat.values))]
+    last = len(names) - 1
+    if each >= NUMBER_HEIGHT - 0.025 and heat.rows:
+        return list(enumerate(names))
+    return [(0, names[0])] + [(last, names[last])] * (last * each >= NUMBER_HEIGHT)
 
 
 def heat_map(

@@ -14,6 +14,7 @@ from typing import Any
 from lrcsim.base.errors import ConfigError
 from lrcsim.base.files import replacing
 from lrcsim.base.text import printable
+from lrcsim.plots.fitted import fit_words
 from lrcsim.plots.settings import DPI, FONTS, LOOKS, SIDE_BY_SIDE, asked, width
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -47,7 +48,7 @@ def open_figure(
     wanted, (wide, high) = asked(), figsize
     if rows == 1 < columns and width() < SIDE_BY_SIDE and subplots.get("squeeze", True):
         rows, columns, wide, high = columns, 1, wide / columns, high * columns
-        subplots["height_ratios"] = subplots.pop("width_ratios", None)
+        subplots.pop("width_ratios", None)
     with matplotlib.rc_context({**LOOKS, **wanted.style}):
         size = (width(), width() * high / wide if wanted.high is None else wanted.high)
         figure = Picture(figsize=size, layout="constrained")
@@ -55,9 +56,9 @@ def open_figure(
         yield figure, axes
         if wanted.title is not None:
             _entitle(figure, wanted.title)
-        if path is None:
-            _plain_names(figure)
-        else:
+        _plain_names(figure)
+        fit_words(figure)
+        if path is not None:
             write_figure(figure, path)
 
 

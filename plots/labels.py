@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,24 @@ def place_names(named: Mapping[Any, Sequence[Point]]) -> list[str]:
         axes.figure.draw_without_rendering()  # sizes are known then
         break
     return [name for axes, points in named.items() if points for name in _place(axes, points)]
+
+
+def along(points: Sequence[Point], step: str) -> list[Point]:
+    """Return places along a line of steps, which names keep off; ``step`` is one of matplotlib's draw styles."""
+    corners = [
+        (right, lower) if step == "steps-post" else (left, upper)
+        for (left, lower, _), (right, upper, _) in pairwise(points)
+    ]
+    stops = [
+        pair
+        for (x, y, _), corner, (u, v, _) in zip(points, corners, points[1:], strict=False)
+        for pair in (((x, y), corner), (corner, (u, v)))
+    ]
+    return [
+        (x + part * (u - x), y + part * (v - y), "")
+        for (x, y), (u, v) in stops
+        for part in np.linspace(0, 1, 24).tolist()
+    ]
 
 
 def _place(axes: Any, points: Sequence[Point]) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from lrcsim.base.text import printable
 from lrcsim.plots.settings import height, styled, width
 
@@ -12,6 +14,8 @@ from lrcsim.plots.settings import height, styled, width
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 MARKERS = "os^DvX<P>*ph"
+HATCHES = ("", "////", "....", "xxxx", "----")
+"""Of areas, which in print without colours are told apart by these."""
 
 LETTER = 0.053
 """Mean width of a letter of a legend, in inches (7 pt)."""
@@ -80,14 +84,22 @@ def legend_below(figure: Any, axes: Sequence[Any], **options: Any) -> None:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
             named.setdefault(shortened(label, int((width() - 0.1 - HANDLE) / LETTER)), handle)
     if named:
-        each = HANDLE + LETTER * max(map(len, named))
-        columns = min(max(int((width() - 0.1) / each), 1), len(named))
+        columns = legend_columns(list(named), width() - 0.1)
         rows = -(-len(named) // columns)
         columns = -(-len(named) // rows)  # so that the last row is not left with one of them
         wide, high = figure.get_size_inches()
         if height() is None:
             figure.set_size_inches(wide, high + 0.05 + ROW * (rows + ("title" in options)))
         figure.legend(named.values(), named, loc="outside lower center", ncols=columns, **options)
+
+
+def legend_columns(names: Sequence[str], room: float) -> int:
+    """Return how many columns of a legend have room in so many inches; names go down the columns."""
+    for columns in range(len(names), 1, -1):
+        parts = np.array_split([HANDLE + LETTER * len(name) for name in names], columns)
+        if sum(part.max() for part in parts) <= room:
+            return columns
+    return 1
 
 
 def shortened(name: str, most: int = 40) -> str:

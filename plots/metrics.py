@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrcsim.plots.charts import HeatMap, NameRow, PlotLine, draw_heat, draw_lines, draw_names
+from lrcsim.plots.charts import PANELS, HeatMap, NameRow, PlotLine, draw_heat, draw_lines, draw_names
 
 if TYPE_CHECKING:
     from lrcsim.simulator import Sch, Srp
 
 SRP_LABEL, SCH_LABEL = "SRP", "SCH"
 LENGTH = "segment length m [tokens]"
+POSITION = "middle of the segment in its request [tokens]"
+BINS = 100
+"""Columns of a heat map of positions."""
 
 
 def plot_srp(path: str | None, results: Mapping[str, Sequence[Srp]]) -> Any:
@@ -21,7 +24,7 @@ def plot_srp(path: str | None, results: Mapping[str, Sequence[Srp]]) -> Any:
 
     Against segment length (log scale) with intervals and floor, all traces in one panel; by layer a heat map of layers
     and segment lengths; by domain or stack a row of points each; by expert heat maps of layers and experts; by position
-    a line for each segment length.
+    a line for each segment length, a panel for each trace, and of more than `PANELS` traces one heat map.
 
     Args:
         path: the picture, .png, .svg or .pdf.
@@ -42,6 +45,9 @@ def plot_srp(path: str | None, results: Mapping[str, Sequence[Srp]]) -> Any:
         return draw_lines(path, {"": lines}, LENGTH, SRP_LABEL, log=True)
     if level in ("domain", "stack"):
         return draw_names(path, {label: _rows(found) for label, found in results.items()}, SRP_LABEL)
+    if level == "position" and len(results) > PANELS:
+        longest = max(float(r.positions[-1]) for found in results.values() for r in found if r.positions is not None)
+        return draw_heat(path, [_position_heat(*item, longest) for item in results.items()], SRP_LABEL)
     if level == "position":
         panels = {
             label: [
@@ -49,8 +55,7 @@ def plot_srp(path: str | None, results: Mapping[str, Sequence[Srp]]) -> Any:
             ]
             for label, found in results.items()
         }
-        where = "position of the segment's middle in the request [tokens]"
-        return draw_lines(path, panels, where, SRP_LABEL, dots=False)
+        return draw_lines(path, panels, POSITION, SRP_LABEL, dots=False)
     if level == "layer":
         heats = [
             HeatMap(label, np.array([_groups(r).value for r in found]).T, [str(r.segment) for r in found], LENGTH)
@@ -63,6 +68,18 @@ def plot_srp(path: str | None, results: Mapping[str, Sequence[Srp]]) -> Any:
         for r in found
     ]
     return draw_heat(path, heats, SRP_LABEL)
+
+
+def _position_heat(label: str, found: Sequence[Srp], longest: float) -> HeatMap:
+    """Return the heat map of a trace: a row for each segment length, SRP between known positions interpolated."""
+    at = (np.arange(BINS) + 0.5) * longest / BINS
+    rows = [
+        np.interp(at, r.positions, _groups(r).value, left=np.nan, right=np.nan)
+        for r in found
+        if r.positions is not None
+    ]
+    names = [f"m = {r.segment}" for r in found if r.positions is not None]
+    return HeatMap(label, np.array(rows), [], POSITION, names, "", (0.0, longest))
 
 
 def plot_sch(path: str | None, results: Mapping[str, Sequence[Sch]], *, by_layer: bool = False) -> Any:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lrcsim.plots.figure import open_figure
-from lrcsim.plots.labels import Point, place_names
-from lrcsim.plots.looks import MARKERS, colour, dress, grey, legend_below, look_of, shortened
+from lrcsim.plots.labels import Point, along, place_names
+from lrcsim.plots.looks import LETTER, MARKERS, colour, dress, grey, legend_below, look_of, shortened
+from lrcsim.plots.settings import width
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,23 +30,40 @@ def plot_pivot(path: str | None, pivot: Pivot) -> Any:
     units = {unit for _, unit in numbers}
     to_scale = len(units) == 1 and all(number is not None for number, _ in numbers)
     at: list[Any] = [number for number, _ in numbers] if to_scale else list(range(len(numbers)))
+    apart = 0 if to_scale else 0.5 / len(pivot.rows)  # so that no point hides another
     scale, label = _unit(pivot.value, [cell for cells in pivot.cells for cell in cells])
     with open_figure(path, figsize=(7, 3.8)) as (figure, axes):
         for number, (name, cells) in enumerate(zip(pivot.rows, pivot.cells, strict=True)):
             points = sorted((x, scale * cell) for x, cell in zip(at, cells, strict=True) if cell is not None)
+            shift = apart * (number - (len(pivot.rows) - 1) / 2)
             axes.plot(
-                [x for x, _ in points],
+                [x + shift for x, _ in points],
                 [y for _, y in points],
                 label=str(name),
                 **(look_of(number) | ({} if to_scale else {"linestyle": "", "ms": 5})),
             )
-        if not to_scale:
+        named = not to_scale or _fit(at, pivot.columns)
+        if named:
             axes.set_xticks(at, [str(value) for value in pivot.columns])
-        suffix = f" [{units.pop()}]" if to_scale and units != {""} else ""
-        dress(axes, pivot.column + suffix, label)
-        axes.set_ylim(bottom=0)
+            axes.minorticks_off()
+        suffix = "" if named or units == {""} else f" [{units.pop()}]"
+        dress(axes, pivot.column.replace("_", " ") + suffix, label)
+        _from_zero(axes)
         legend_below(figure, [axes], title=pivot.row)
     return figure
+
+
+def _fit(at: Sequence[float], names: Sequence[Any]) -> bool:
+    """Say whether ticks at these places have room for their names beside each other."""
+    inches = (width() - 0.8) * np.diff(sorted(at)) / max(max(at) - min(at), 1e-9)
+    return not len(inches) or inches.min() > LETTER * max(len(str(name)) for name in names) + 0.05
+
+
+def _from_zero(axes: Any) -> None:
+    """Have y begin at zero where no value is below it, and end above the highest marker."""
+    low, high = axes.dataLim.intervaly
+    if low >= 0:
+        axes.set_ylim(0, 1.06 * high or 1)
 
 
 NAMED = 24
@@ -91,10 +108,10 @@ def plot_front(path: str | None, table: pa.Table, candidates: pa.Table, columns:
             look = {"color": colour(number), "marker": MARKERS[number % len(MARKERS)], "ms": 4, "drawstyle": step}
             axes.plot(*_sides(found), label=f"Pareto front{machine and f', {machine}'}", **look)
             named += found
-            kept_off += [*_along(found, step), *((x, y, "") for x, y, _ in found)]
+            kept_off += [*along(found, step), *((x, y, "") for x, y, _ in found)]
         dress(axes, x_label, y_label)
         axes.margins(x=0.08, y=0.1)
-        axes.set_ylim(bottom=0)
+        _from_zero(axes)
         legend_below(figure, [axes])
         figure.draw_without_rendering()
         place_names({axes: [*_first_of_each(named)[:NAMED], *kept_off]})
@@ -125,24 +142,6 @@ def _names(rows: pa.Table, said: Sequence[str]) -> list[str]:
     return [shortened(", ".join(str(cell) for cell in row if cell is not None), 28) for row in cells]
 
 
-def _along(points: Sequence[Point], step: str) -> list[Point]:
-    """Return places along a front's line, which names keep off."""
-    corners = [
-        (right, lower) if step == "steps-post" else (left, upper)
-        for (left, lower, _), (right, upper, _) in pairwise(points)
-    ]
-    stops = [
-        pair
-        for (x, y, _), corner, (u, v, _) in zip(points, corners, points[1:], strict=False)
-        for pair in (((x, y), corner), (corner, (u, v)))
-    ]
-    return [
-        (x + part * (u - x), y + part * (v - y), "")
-        for (x, y), (u, v) in stops
-        for part in np.linspace(0, 1, 24).tolist()
-    ]
-
-
 def _first_of_each(points: Sequence[Point]) -> list[Point]:
     """Return the points without those that lie on another and are named as it is."""
     return list({(round(x, 9), round(y, 9), name): (x, y, name) for x, y, name in points}.values())
@@ -154,7 +153,7 @@ def _sides(points: Sequence[Point]) -> tuple[list[float], list[float]]:
 
 def _unit(name: str, values: Sequence[Any]) -> tuple[float, str]:
     """Return what to multiply a column by, and its label with the unit: rates in percent, bytes in MiB or GiB."""
-    label = name.replace("_", " ")
+    label = name.replace("_per_s", "/s").replace("_", " ").replace("gpu", "GPU")
     if name.endswith("hit_rate"):
         return 100, f"{label} [%]"
     if "bytes" in name:

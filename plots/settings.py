@@ -39,6 +39,7 @@ LOOKS: dict[Any, Any] = {
     "lines.markersize": 3.5,
     "axes.axisbelow": True,
     "grid.linewidth": 0.5,
+    "hatch.linewidth": 0.6,
     "legend.frameon": False,
     "legend.handlelength": 2.4,
     "legend.labelspacing": 0.35,

@@ -10,7 +10,7 @@ from lrcsim.base.errors import ConfigError
 from lrcsim.plots.charts import LETTERS, heat_map
 from lrcsim.plots.curves import plot_curves
 from lrcsim.plots.figure import open_figure
-from lrcsim.plots.looks import colour, dress, grey, ink, legend_below, look_of, shortened
+from lrcsim.plots.looks import HATCHES, colour, dress, grey, ink, legend_below, look_of, shortened
 from lrcsim.plots.metrics import plot_srp
 from lrcsim.plots.settings import high_as, width
 from lrcsim.plots.time import plot_time
@@ -50,8 +50,8 @@ def draw_result(path: str | None, result: Result) -> Any:
                 kind = "" if name == "lru" else f" ({bound.kind})"
                 style = ("--", "-", ":", "-.")[place % 4]
                 axes.axhline(100 * bound.hit_rate, color=shade, ls=style, lw=0.9, label=f"{name}{kind}, all layers")
-        title = f"{shortened(result.trace.model)}: {config['policy']}, cache {config['cache']}, {config['scope']}"
-        dress(axes, "MoE layer", "hit rate [%]", shortened(title, int(LETTERS * width())), ylim=(0, 100))
+        title = f"{shortened(result.trace.model)}: {config['policy']}, cache {config['cache']}, scope {config['scope']}"
+        dress(axes, "MoE layer", "hit rate [%]", title, ylim=(0, 100))
         axes.xaxis.get_major_locator().set_params(integer=True)
         legend_below(figure, [axes])
     return figure
@@ -99,8 +99,9 @@ def draw_plan(path: str | None, plan: Plan) -> Any:
         for kind in kinds:
             mine = [(place, row) for place, row in enumerate(rows) if row.kind == kind]
             places, speeds = [place for place, _ in mine], [row.speed for _, row in mine]
-            look = {"color": colour(kinds.index(kind)), "alpha": 0.75, "label": kind}
-            axes.barh(places, speeds, height=0.65, **look)
+            number = kinds.index(kind)
+            look = {"color": colour(number), "alpha": 0.75, "label": kind, "hatch": HATCHES[number % len(HATCHES)]}
+            axes.barh(places, speeds, height=0.65, edgecolor=grey(1), linewidth=0, **look)
         for place, row in enumerate(rows):
             axes.plot(row.range, (place, place), color=ink(), lw=0.9)
         axes.set_yticks(range(len(rows)), [shortened(f"{row.name}, {row.standing.runtime}", 32) for row in rows])

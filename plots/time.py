@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from lrcsim.plots.charts import LETTERS
 from lrcsim.plots.figure import open_figure
-from lrcsim.plots.looks import colour, grid, ink, shortened
+from lrcsim.plots.looks import HATCHES, colour, grey, grid, ink, legend_columns, shortened
 from lrcsim.plots.settings import high_as, width
 from lrcsim.traces import DECODE
 
@@ -73,19 +73,28 @@ def _per_token(axis: Any, timed: Timed) -> None:
 
     edges = [int(part[0]) for part in bins] + [len(chosen)]
     bottom = np.zeros(len(bins))
-    for label, values, place in (
-        ("compute", chosen[:, 2], 0),
-        ("overhead", chosen[:, 3], 4),
-        ("stall", stall, 1),
+    for label, values, place, hatch in (
+        ("compute", chosen[:, 2], 0, ""),
+        ("overhead", chosen[:, 3], 4, ""),
+        ("stall", stall, 1, HATCHES[1]),
     ):
         heights = np.array(mean(values))
-        axis.stairs(bottom + heights, edges, baseline=bottom, fill=True, color=colour(place), label=label)
+        look = {"facecolor": colour(place), "edgecolor": grey(1), "linewidth": 0, "hatch": hatch}
+        axis.stairs(bottom + heights, edges, baseline=bottom, fill=True, label=label, **look)
         bottom += heights
     if chosen[:, 4].any():
         axis.stairs(mean(chosen[:, 4]), edges, color=ink(), linewidth=0.8, label="CPU at work, beside")
     averaged = f", mean of {len(chosen) // len(bins)}" if len(chosen) > len(bins) else ""
     axis.set(xlabel=f"decode step{averaged}", ylabel="ms per token", xlim=(0, len(chosen)), ylim=(0, None))
-    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=4)
+    _legend_above(axis)
+
+
+def _legend_above(axis: Any) -> None:
+    """Put the legend above the axes, in as many columns as the width takes."""
+    names = axis.get_legend_handles_labels()[1]
+    columns = legend_columns(names, width() - 0.5)
+    place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0}
+    axis.legend(ncols=columns, **place)
 
 
 def _links(axis: Any, timed: Timed) -> None:
@@ -105,9 +114,10 @@ def _links(axis: Any, timed: Timed) -> None:
         drawn += 1
     if not drawn:
         axis.text(0.5, 0.5, "nothing was moved", ha="center", va="center", transform=axis.transAxes)
+        axis.set(xlabel="time [s]", ylabel="link busy [%]", xlim=(times[0], times[-1]), ylim=(0, 105))
         return
     axis.set(xlabel="time [s]", ylabel="link busy [%]", xlim=(times[0], times[-1]), ylim=(0, 105))
-    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=4)
+    _legend_above(axis)
 
 
 def _maps(figure: Any, axes: Any, result: Result) -> None:

@@ -29,7 +29,7 @@ def test_the_first_column_goes_to_the_right_and_every_machine_has_its_front() ->
     """Machine a: (9, 50), (10, 40), (20, 30); (15, 20) is beaten by (20, 30). Machine b: both stay."""
     figure = plot_front(None, TABLE, TABLE, ["decode_tokens_per_s", "hit_rate"])
     (axes,) = figure.axes
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("decode tokens per s", "hit rate [%]")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("decode tokens/s", "hit rate [%]")
     found = lines(figure)
     assert found["Pareto front, a"] == [(9, 50), (10, 40), (20, 30)]
     assert found["Pareto front, b"] == [(5, 90), (6, 80)]

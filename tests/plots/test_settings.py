@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from matplotlib.colors import to_rgb
 
@@ -133,3 +135,26 @@ def test_every_command_with_a_figure_takes_them(lrcsim: Any, tmp_path: Path, com
     assert (refused.code, "--title is about the figure: give --plot FILE with it" in refused.err) == (2, True)
     refused = lrcsim(command, *more.get(command, []), "--plot", path, "--size", "poster")
     assert (refused.code, "use column or page" in refused.err) == (1, True)
+
+
+def test_every_command_that_draws_takes_them() -> None:
+    """Those above run; here each command's options are looked at."""
+    from lrcsim.cli.main import cli
+
+    def commands(group: Any, context: click.Context) -> Iterator[tuple[str, Any]]:
+        for name in group.list_commands(context):
+            one = group.get_command(context, name)
+            below = click.Context(one, info_name=name, parent=context)
+            if isinstance(one, click.Group):
+                yield from commands(one, below)
+            else:
+                yield below.command_path, {option for parameter in one.params for option in parameter.opts}
+
+    drawing = {name: options for name, options in commands(cli, click.Context(cli)) if "--plot" in options}
+    assert len(drawing) >= 11
+    assert [name for name, options in drawing.items() if not {"--size", "--title", "--style"} <= options] == []
+
+
+def test_the_header_alone_is_not_drawn(lrcsim: Any, tmp_path: Path) -> None:
+    done = lrcsim("trace", "info", "--quick", "--plot", tmp_path / "a.png")
+    assert (done.code, "--quick reads the header only, --plot the whole trace" in done.err) == (1, True)
