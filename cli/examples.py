@@ -32,7 +32,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "lrcsim results links.parquet --best decode_tokens_per_s --per hardware",
         "lrcsim results links.parquet --where \"policy = 'lru'\" --csv lru.csv",
     ),
-    "report": ("lrcsim report run.json -o run.html", "lrcsim report run.json curve.json plan.json -o all.html"),
+    "report": ("lrcsim report run.json -o run.html", "lrcsim report run.json curve.json compare.json -o all.html"),
     "srp": ("lrcsim srp mine.h5", "lrcsim srp mine.h5 other.h5 -m 16,64 --plot srp.pdf"),
     "sch": ("lrcsim sch mine.h5", "lrcsim sch mine.h5 --definition lookahead --scope model --csv sch.csv"),
     "balance": ("lrcsim balance mine.h5", "lrcsim balance mine.h5 other.h5 -m 16,64 --plot balance.pdf"),

@@ -41,9 +41,9 @@ def report(
 ) -> None:
     """Write one page of results: the answer first, then interactive figures. It needs no network.
 
-    RESULT is what lrcsim run, curve, srp or sch wrote with --json (- for standard input), or the table of a sweep;
-    several are put on one page. What the JSON of a run does not have is worked out from its trace, if that is still
-    there and the same.
+    RESULT is what lrcsim run, compare, curve, srp or sch wrote with --json (- for standard input), or the table of a
+    sweep; several are put on one page. What the JSON of a run does not have is worked out from its trace, if that is
+    still there and the same.
     """
     from dataclasses import asdict
     from pathlib import Path

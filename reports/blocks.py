@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+
+from lrcsim.reports.marks import Columns, FigureView
 
 
 @dataclass(frozen=True)
@@ -27,21 +28,6 @@ class TableBlock:
 
 
 @dataclass(frozen=True)
-class FigureView:
-    """One drawing of a figure, as plotly takes it.
-
-    Attributes:
-        label: what to choose it by, where a figure has several.
-        data: plotly's traces; names in it are escaped (`drawing.safe`), colours that begin with ``@`` are the theme's.
-        layout: plotly's layout, without colours.
-    """
-
-    label: str
-    data: list[dict[str, Any]]
-    layout: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class Figure:
     """A drawing with its alternative in words and numbers.
 
@@ -51,6 +37,7 @@ class Figure:
         text: the same in words, for those who do not see it; stands below it.
         views: one, or several to choose from.
         table: the numbers.
+        columns: what the views' lines take their points from, where they name columns.
     """
 
     name: str
@@ -58,6 +45,7 @@ class Figure:
     text: str
     views: Sequence[FigureView]
     table: TableBlock | None = None
+    columns: Columns | None = None
 
 
 @dataclass(frozen=True)

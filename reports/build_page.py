@@ -11,11 +11,13 @@ from lrcsim.base.errors import ConfigError, LrcsimError, brief
 from lrcsim.base.text import percent
 from lrcsim.reports.blocks import Page, Section, TableBlock
 from lrcsim.reports.compare_section import compare_section
+from lrcsim.reports.comparison_section import comparison_section, comparison_sentences
 from lrcsim.reports.curve_section import curve_section, curve_sentence
-from lrcsim.reports.from_trace import PARTS, Rebuilt, Watcher, rebuild
+from lrcsim.reports.from_trace import PARTS, Rebuilt, rebuild
 from lrcsim.reports.inputs import Inputs
 from lrcsim.reports.locality_section import sch_section, srp_section, srp_sentence
 from lrcsim.reports.map_section import map_section
+from lrcsim.reports.policies_again import Watcher
 from lrcsim.reports.run_sections import config_section, hits_section
 from lrcsim.reports.sweep_section import sweep_answer, sweep_section
 from lrcsim.reports.time_section import time_section
@@ -49,7 +51,7 @@ def make_page(inputs: Inputs, watcher: Watcher, *, parts: Collection[str] = tupl
         for number, (source, one) in enumerate(getattr(inputs, f"{kind}s"), start=1):
             with _of(source, kind):
                 page.sections.append(section_of(one, f"{kind}{number}"))
-                page.answer += [sentence_of(one)] if sentence_of and not inputs.runs else []
+                page.answer += [] if inputs.runs else sentence_of(one)
     for number, (source, table) in enumerate(inputs.tables, start=1):
         with _of(source, "sweep"):
             page.sections.append(sweep_section(table, f"sweep{number}", source))
@@ -57,16 +59,17 @@ def make_page(inputs: Inputs, watcher: Watcher, *, parts: Collection[str] = tupl
     return page
 
 
-OTHERS: tuple[tuple[str, Callable[[Any, str], Section], Callable[[Any], str] | None], ...] = (
-    ("curve", curve_section, lambda curve: f"{curve['trace']}: {curve_sentence(curve)}"),
-    ("srp", srp_section, srp_sentence),
-    ("sch", sch_section, None),
+OTHERS: tuple[tuple[str, Callable[[Any, str], Section], Callable[[Any], list[str]]], ...] = (
+    ("compare", comparison_section, comparison_sentences),
+    ("curve", curve_section, lambda curve: [f"{curve['trace']}: {curve_sentence(curve)}"]),
+    ("srp", srp_section, lambda srp: [srp_sentence(srp)]),
+    ("sch", sch_section, lambda _: []),
 )
-"""What is no run: its section, and its sentence where there is no run to speak of."""
+"""What is no run: its section, and its sentences where there is no run to speak of."""
 
 
 def _sources(inputs: Inputs) -> str:
-    results = [*inputs.runs, *inputs.curves, *inputs.srps, *inputs.schs]
+    results = [*inputs.runs, *inputs.compares, *inputs.curves, *inputs.srps, *inputs.schs]
     return ", ".join(dict.fromkeys([*(source for source, _ in results), *(source for source, _ in inputs.tables)]))
 
 
@@ -146,6 +149,9 @@ def _title(inputs: Inputs) -> str:
         return f"{len(inputs.runs)} runs"
     if len(inputs.tables) == 1:
         return f"Sweep {inputs.tables[0][0]}"
+    if len(inputs.compares) == 1 and not inputs.tables:
+        config = inputs.compares[0][1]["config"]
+        return f"Comparison of runs of {config['model'] or config['trace']}"
     names = {str(curve["trace"]) for _, curve in inputs.curves}
     names |= {str(one["trace"]) for _, metric in [*inputs.srps, *inputs.schs] for one in metric["results"]}
     return f"Results of {', '.join(sorted(names))}" if names else "Results"

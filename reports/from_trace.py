@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lrcsim.base.errors import ConfigError, LrcsimError, did_you_mean
-from lrcsim.base.progress import Progress
+from lrcsim.base.errors import ConfigError, did_you_mean
 from lrcsim.policies import make_policy
+from lrcsim.reports.allowed import Allowed, Unavailable
 from lrcsim.reports.blocks import LeftOut
-from lrcsim.reports.rerun import Again, Allowed, Unavailable, set_up
+from lrcsim.reports.policies_again import Compared, Watcher, compare_policies
+from lrcsim.reports.rerun import Again, set_up
 from lrcsim.reports.residency import watch
+from lrcsim.reports.residency_in_time import watch_in_time
 from lrcsim.reports.residents import Residents
 from lrcsim.simulator.curves.trace_curves import TraceCurves
 from lrcsim.simulator.metrics.windows import PAPER_SEGMENTS
@@ -38,9 +40,6 @@ RESAMPLES = 1000
 AROUND = (0.25, 0.5, 0.75, 1, 1.5, 2, 3)
 """Sizes of a curve in bytes, times the run's own."""
 
-Watcher = Callable[[str], AbstractContextManager[Progress]]
-"""Given what is being done, a context that gives a function to tell how far it is."""
-
 
 def parts_but(unwanted: str | None) -> list[str]:
     """Return the parts to work out, but those named, with commas between; ``all``: none.
@@ -55,30 +54,6 @@ def parts_but(unwanted: str | None) -> list[str]:
                 f"there is no part {name!r}, there are {', '.join(PARTS)}, all" + did_you_mean(name, [*PARTS, "all"])
             )
     return [] if "all" in names else [part for part in PARTS if part not in names]
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A policy in the run's place.
-
-    Attributes:
-        policy: its name.
-        hits: of prefill and of decode.
-        accesses: of prefill and of decode.
-        own: whether it is the run's own.
-        clairvoyant: whether it knows the future.
-    """
-
-    policy: str
-    hits: tuple[int, int]
-    accesses: tuple[int, int]
-    own: bool
-    clairvoyant: bool
-
-    @property
-    def hit_rate(self) -> float:
-        """Over both phases."""
-        return sum(self.hits) / max(sum(self.accesses), 1)
 
 
 @dataclass
@@ -149,9 +124,9 @@ def rebuild(
         found.sha256 = again.sha256
         own = make_policy(again.run.policy).label()
         works: dict[str, Callable[[], None]] = {
-            "policies": lambda: _compare(found, again, own, policies, watcher),
+            "policies": lambda: _compare(found, again, run, policies, watcher),
             "curve": lambda: _curve(found, again, own, watcher),
-            "map": lambda: _map(found, again, request, watcher),
+            "map": lambda: _map(found, again, run, request, watcher),
             "locality": lambda: _locality(found, again, watcher),
         }
         for part, work in works.items():
@@ -168,16 +143,9 @@ def _check_request(request: int | None, requests: int) -> None:
         raise ConfigError(f"there is no request {request}, the trace has {requests:,}: give 0 to {requests - 1}")
 
 
-def _compare(found: Rebuilt, again: Again, own: str, policies: Sequence[str], watcher: Watcher) -> None:
-    others = {policy: policy for policy in policies if make_policy(policy).label() != own}
-    for name, policy in ({own: again.run.policy} | others).items():
-        try:
-            with watcher(name) as progress:
-                hits, accesses = again.hits(policy, progress)
-        except LrcsimError as error:
-            found.left_out.append(LeftOut(f"policy {name} in the comparison", str(error)))
-        else:
-            found.compared.append(Compared(name, hits, accesses, name == own, "future" in make_policy(policy).needs))
+def _compare(found: Rebuilt, again: Again, run: dict[str, Any], policies: Sequence[str], watcher: Watcher) -> None:
+    found.compared, left_out = compare_policies(again, run, policies, watcher)
+    found.left_out += left_out
 
 
 def _curve(found: Rebuilt, again: Again, own: str, watcher: Watcher) -> None:
@@ -197,13 +165,14 @@ def _curve(found: Rebuilt, again: Again, own: str, watcher: Watcher) -> None:
     found.curve = TraceCurves(run.trace.model, curves, []).to_dict() | {"config": config}
 
 
-def _map(found: Rebuilt, again: Again, request: int | None, watcher: Watcher) -> None:
+def _map(found: Rebuilt, again: Again, run: dict[str, Any], request: int | None, watcher: Watcher) -> None:
     if again.run.access != "coresident":
         raise Unavailable(f"it shows what is resident with access coresident, this run has {again.run.access}")
-    if not again.on_demand:
-        raise Unavailable("with prefetching, or misses that are not simply loaded, it would need the whole run again")
     with watcher("residency") as progress:
-        found.residents = watch(again.run, request, progress)
+        if again.on_demand:
+            found.residents = watch(again.run, request, progress)
+        else:
+            found.residents = watch_in_time(again, run["cache"], request, progress)
 
 
 def _locality(found: Rebuilt, again: Again, watcher: Watcher) -> None:

@@ -23,10 +23,14 @@ NEEDED = {
             "config.access", "config.prefill", "config.warm", "cache.hit_rate",
             "cache.prefill.hit_rate", "cache.decode.hit_rate", "bounds", "baseline", "warnings"),
     "curve": ("trace", "capacities", "relative", "hit_rate", "knee"),
+    "compare": ("config.trace", "config.model", "config.hardware", "by", "compared", "rows", "recommended", "why"),
     "sch": ("definition", "scope", "results"),
     "srp": ("level", "results"),
 }  # fmt: skip
 """What a page needs of the JSON of a command; with dots inside one another."""
+
+COMMANDS = "run, compare, curve, srp or sch"
+"""Of `NEEDED`, in words."""
 
 HDF5, PARQUET = b"\x89HDF\r\n\x1a\n", b"PAR1"
 """How files of these formats begin."""
@@ -39,6 +43,7 @@ class Inputs:
     Attributes:
         runs: JSON of ``lrcsim run``.
         curves: JSON of ``lrcsim curve``, an entry for each trace.
+        compares: JSON of ``lrcsim compare``.
         srps: JSON of ``lrcsim srp``.
         schs: JSON of ``lrcsim sch``.
         tables: of ``lrcsim sweep``.
@@ -46,6 +51,7 @@ class Inputs:
 
     runs: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     curves: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    compares: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     srps: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     schs: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     tables: list[tuple[str, pa.Table]] = field(default_factory=list)
@@ -71,7 +77,7 @@ def read_inputs(paths: Sequence[str | Path]) -> Inputs:
                 content = path.read_bytes()
             except OSError as error:
                 raise ConfigError(
-                    f"{given} cannot be read ({error.strerror}): give what lrcsim run, curve, srp or sch wrote with "
+                    f"{given} cannot be read ({error.strerror}): give what lrcsim {COMMANDS} wrote with "
                     "--json, or a table of lrcsim sweep"
                 ) from None
             _add(inputs, str(given), content)
@@ -110,11 +116,11 @@ def _kind(name: str, value: Any) -> str:
     if kind is None and isinstance(value, dict):
         raise ConfigError(
             f'{name} does not say what it is (it has no "kind"): written by an older lrcsim it is to be run again, '
-            f"else it is no JSON of lrcsim run, curve, srp or sch: {make}"
+            f"else it is no JSON of lrcsim {COMMANDS}: {make}"
         )
     if not isinstance(value, dict) or kind not in NEEDED:
         what = "" if kind is None else f" (it says that it is of {short(kind)})"
-        raise ConfigError(f"{name} is no JSON of lrcsim run, curve, srp or sch{what}: {make}")
+        raise ConfigError(f"{name} is no JSON of lrcsim {COMMANDS}{what}: {make}")
     if value.get("version") != VERSION:
         written = short(value.get("version"))
         raise ConfigError(f"{name} is of lrcsim {kind} in version {written}, this lrcsim reads {VERSION}: {make}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from lrcsim.base.text import score, span
-from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
-from lrcsim.reports.drawing import COLOURS, DASHES, MUTED, axis, layout, line, size_axis
+from lrcsim.reports.blocks import Figure, Section, TableBlock
+from lrcsim.reports.drawing import COLOURS, DASHES, MUTED, size_axis
+from lrcsim.reports.marks import Axis, FigureView, Line
 
 
 def srp_sentence(srp: dict[str, Any]) -> str:
@@ -27,35 +28,34 @@ def srp_section(srp: dict[str, Any], name: str) -> Section:
         srp: JSON of ``lrcsim srp``.
         name: unique on the page.
     """
-    data, rows, hover = [], [], "m = %{x}: %{y:.3f}"
+    marks, rows = [], []
     for number, (trace, found) in enumerate(_by_trace(srp).items()):
         known = [one for one in found if one["value"] is not None]
         lengths = [str(one["segment"]) for one in known]
         values, floors = [one["value"] for one in known], [one["floor"] for one in known]
-        more = {"mode": "lines+markers", "hovertemplate": hover} | _error_bars(known)
-        data.append(line(trace, lengths, values, {"color": COLOURS[number % len(COLOURS)]}, **more))
-        style = {"color": MUTED, "dash": DASHES[1 + number % (len(DASHES) - 1)]}
-        data.append(line(f"{trace}: floor", lengths, floors, style, hovertemplate=hover))
+        spread = [one["interval"] for one in known]
+        spread = spread if all(spread) else []
+        marks.append(Line(trace, lengths, values, COLOURS[number % len(COLOURS)], draw="both", spread=spread))
+        marks.append(Line(f"{trace}: floor", lengths, floors, MUTED, DASHES[1 + number % (len(DASHES) - 1)]))
         for one in found:
             cells = (score(one["value"]), span(one["interval"]), score(one["floor"]), f"{one['windows']:,}")
             rows.append((f"{trace}, m = {one['segment']}", *cells))
-    drawing = layout(height=320, x=axis("tokens in a segment, m", type="category"), y=axis("SRP", range=[0, 1]))
+    segments = sorted({one["segment"] for one in srp["results"] if one["value"] is not None})
+    view = FigureView(
+        "",
+        x=Axis("tokens in a segment, m", names=[str(segment) for segment in segments]),
+        y=Axis("SRP", low=0, high=1),
+        marks=marks,
+        height=320,
+    )
     head = ("trace, segment", "SRP", _interval(srp), "floor", "segments")
     text = (
         f"{srp_sentence(srp)} How well one fixed set of experts, chosen with hindsight, serves m tokens in a row; the "
         "floor is what keeping all experts gives, so compare across models only at like sparsity."
     )
-    views, table = [FigureView("", data, drawing)], TableBlock("SRP", head, rows)
-    figure = Figure(f"{name}-figure", "Segment routing best performance (SRP)", text, views, table)
+    table = TableBlock("SRP", head, rows)
+    figure = Figure(f"{name}-figure", "Segment routing best performance (SRP)", text, [view], table)
     return Section(name, "Local routing consistency: SRP", [], [figure])
-
-
-def _error_bars(results: list[dict[str, Any]]) -> dict[str, Any]:
-    if not results or not all(one["interval"] for one in results):
-        return {}
-    above = [one["interval"][1] - one["value"] for one in results]
-    below = [one["value"] - one["interval"][0] for one in results]
-    return {"error_y": {"type": "data", "symmetric": False, "array": above, "arrayminus": below}}
 
 
 def _interval(metric: dict[str, Any]) -> str:
@@ -69,20 +69,20 @@ def sch_section(sch: dict[str, Any], name: str) -> Section:
         sch: JSON of ``lrcsim sch``.
         name: unique on the page.
     """
-    data, rows = [], []
+    marks, rows = [], []
     traces = _by_trace(sch)
     for number, (trace, found) in enumerate(traces.items()):
         lines = {one["segment"]: one for one in found}  # the curve is the same at every size
         for place, (segment, one) in enumerate(lines.items()):
             points = [(x, y) for x, y in zip(one["relative"], one["hit_rate"], strict=True) if y is not None]
             label = f"m = {segment}" if len(traces) == 1 else f"{trace}, m = {segment}"
-            style = {"color": COLOURS[place % len(COLOURS)], "dash": DASHES[number % len(DASHES)]}
             x, y = [x for x, _ in points], [y for _, y in points]
-            data.append(line(label, x, y, style, hovertemplate="%{x:.3g}x: %{y:.3f}"))
+            marks.append(Line(label, x, y, COLOURS[place % len(COLOURS)], DASHES[number % len(DASHES)]))
         for one in found:
             cells = (one["cache"], score(one["value"]), span(one["interval"]))
             rows.append((f"{trace}, m = {one['segment']}", *cells))
-    drawing = layout(height=340, x=size_axis(), y=axis("SCH", range=[0, 1.01]))
+    y_axis = Axis("SCH", low=0, high=1)
+    view = FigureView("", x=size_axis(), y=y_axis, marks=marks, height=340, all_at_once=True)
     meaning = (
         "Share of accesses that the most used experts of m tokens in a row serve, chosen with hindsight, loaded free."
         if sch["definition"] == "static"
@@ -90,7 +90,7 @@ def sch_section(sch: dict[str, Any], name: str) -> Section:
     )
     title = f"Segment cache best hit rate (SCH), {sch['definition']}, scope {sch['scope']}"
     table = TableBlock("SCH", ("trace, segment", "cache", "SCH", _interval(sch)), rows)
-    figure = Figure(f"{name}-figure", title, meaning, [FigureView("", data, drawing)], table)
+    figure = Figure(f"{name}-figure", title, meaning, [view], table)
     return Section(name, "Local routing consistency: SCH", [], [figure])
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from lrcsim.base.text import percent
-from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
-from lrcsim.reports.drawing import COLOURS, axis, layout
+from lrcsim.reports.blocks import Figure, Section, TableBlock
+from lrcsim.reports.drawing import COLOURS
+from lrcsim.reports.marks import Axis, FigureView, Heat
 from lrcsim.reports.residents import STEPS, Rates, Residents
 
 KINDS = ("not there, not used", "there, not used", "hit", "miss, loaded")
-KIND_COLOURS = ("rgba(0,0,0,0)", "@grey", COLOURS[0], COLOURS[1])
+KINDS_AHEAD = (*KINDS[:3], "miss", "hit, brought ahead", "brought ahead, waiting")
+"""What may become of an expert where all misses are loaded and nothing else is, and where not; by their numbers."""
+
+KIND_COLOURS = ("clear", "grey", *COLOURS[:3], COLOURS[5])
 
 
 def map_section(seen: Residents, name: str) -> Section:
@@ -52,53 +54,34 @@ def _grouped(rates: Rates) -> str:
 
 
 def _rates(rates: Rates, label: str, x_title: str) -> FigureView:
-    heat = {
-        "type": "heatmap",
-        "x": rates.first.tolist(),
-        "z": [[None if np.isnan(value) else round(float(value), 4) for value in row] for row in rates.rate],
-        "zmin": 0,
-        "zmax": 1,
-        "colorscale": "Cividis",
-        "colorbar": {"tickformat": ".0%", "thickness": 10, "title": {"text": ""}},
-        "hovertemplate": "step %{x}, layer %{y}: %{z:.0%}<extra></extra>",
-    }
-    drawing = layout(height=min(160 + 9 * len(rates.rate), 560), x=axis(x_title), y=down("MoE layer"))
-    return FigureView(label, [heat], drawing)
-
-
-def down(title: str) -> dict[str, Any]:
-    """Return an axis of rows, the first at the top."""
-    return axis(title, autorange="reversed", showgrid=False)
+    rows = [[None if np.isnan(value) else round(float(value), 4) for value in row] for row in rates.rate]
+    heat = Heat(rates.first.tolist(), rows, row="layer", column="step")
+    height = min(max(90 + 9 * len(rows), 160), 560)
+    return FigureView(label, x=Axis(x_title), y=Axis("MoE layer"), marks=[heat], height=height)
 
 
 def _experts(seen: Residents, name: str) -> Figure:
     views, rows = [], []
-    for layer, kinds in seen.experts.items():
-        height = min(max(160 + 4 * len(kinds), 260), 640)
-        drawing = layout(height=height, x=axis("step of the request"), y=down("expert"))
-        views.append(FigureView(f"layer {layer}", [_kinds(kinds)], drawing))
-        counts = np.bincount(kinds.ravel(), minlength=4)
+    names = KINDS if seen.on_demand else KINDS_AHEAD
+    layers = list(seen.experts)
+    if not seen.on_demand:  # before the first layer there is little time to bring anything
+        layers.sort(key=lambda layer: layer != layers[len(seen.experts) // 2])
+    for layer in layers:
+        kinds = seen.experts[layer]
+        digits = ["".join(map(str, row)) for row in kinds.tolist()]
+        colours = KIND_COLOURS[: len(names)]
+        heat = Heat(range(kinds.shape[1]), digits, row="expert", column="step", kinds=names, colours=colours)
+        height = min(max(110 + 4 * len(kinds), 210), 640)
+        x, y = Axis("step of the request"), Axis("expert")
+        views.append(FigureView(f"layer {layer}", x=x, y=y, marks=[heat], height=height))
+        counts = np.bincount(kinds.ravel(), minlength=len(names))
         rows.append((f"layer {layer}", *(f"{count:,}" for count in counts.tolist())))
     steps = next(iter(seen.experts.values())).shape[1]
     cut = f", its first {STEPS}" if steps == STEPS else ""
+    ahead = "" if seen.on_demand else " What was brought ahead is told apart until its first use."
     text = (
-        f"Every expert of a layer, over the steps of request {seen.request}{cut}: blue was used and there, orange was "
-        "used and had to be loaded, grey lay in the cache unused when the layer was done."
+        f"Every expert of a layer, over the steps of request {seen.request}{cut}, when the layer was done. What was "
+        f"there and not used lay in the cache for nothing in that step.{ahead}"
     )
-    table = TableBlock("expert-steps of each kind", ("", *KINDS), rows)
+    table = TableBlock("expert-steps of each kind", ("", *names), rows)
     return Figure(name, "Experts of a layer", text, views, table)
-
-
-def _kinds(kinds: Any) -> dict[str, Any]:
-    """Return a heat map of kinds; its rows are digits, which the page's script reads."""
-    stops = [[edge / 4, colour] for number, colour in enumerate(KIND_COLOURS) for edge in (number, number + 1)]
-    return {
-        "type": "heatmap",
-        "rows": ["".join(map(str, row)) for row in kinds.tolist()],
-        "kinds": list(KINDS),
-        "zmin": -0.5,
-        "zmax": 3.5,
-        "colorscale": stops,
-        "showscale": False,
-        "hovertemplate": "step %{x}, expert %{y}: %{customdata}<extra></extra>",
-    }

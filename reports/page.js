@@ -1,60 +1,84 @@
 "use strict";
+// Draws all figures, and again when the width, the colours or what is chosen change.
 (() => {
   const figures = JSON.parse(document.getElementById("figures").textContent);
-  const shown = {};                                            // figure -> number of its view
-  const touch = matchMedia("(pointer: coarse)").matches;
-  const options = {
-    displaylogo: false, scrollZoom: false, displayModeBar: touch ? false : "hover",
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
-  };
-
-  // Colours that begin with @ are the theme's: "@ink" is the style's --ink. Other text may begin with @ as it likes.
-  function themed(value, style, key = "") {
-    if (Array.isArray(value)) return value.map((part) => themed(part, style, key));
-    if (value && typeof value === "object") {
-      return Object.fromEntries(Object.entries(value).map(([name, part]) => [name, themed(part, style, name)]));
+  for (const {columns} of Object.values(figures)) {              // words that come again and again stand there once
+    for (const [name, column] of Object.entries(columns ? columns.values : {})) {
+      if (!Array.isArray(column)) columns.values[name] = column.at.map((word) => column.words[word]);
     }
-    if (/^color/.test(key) && typeof value === "string" && value.startsWith("@")) return style.getPropertyValue("--" + value.slice(1)).trim();
-    return value;
+  }
+  const chosen = {}, hidden = {};                                // figure -> number of its view, names not to draw
+
+  // The names of the marks as buttons; of a map the kinds, or the shades.
+  function legend(figure, view) {
+    const place = document.getElementById(figure + "-legend");
+    const heat = view.marks.find((mark) => mark.kind === "heat");
+    if (heat) return place.replaceChildren(...(heat.kinds.length ? heat.kinds.map((kind, i) => swatch(kind, heat.colours[i])) : shades()));
+    if (!view.legend) return place.replaceChildren();
+    const names = new Map();
+    for (const mark of view.marks) if (!names.has(mark.name)) names.set(mark.name, mark);
+    return place.replaceChildren(...[...names].map(([name, mark]) => {
+      const button = document.createElement("button"), off = hidden[figure].has(name);
+      button.type = "button";
+      button.setAttribute("aria-pressed", String(!off));
+      button.title = "Show or hide";
+      const sign = svg(button, "svg", {width: 22, height: 10, "aria-hidden": "true"});
+      if (mark.kind === "bars") svg(sign, "rect", {x: 5, y: 0, width: 10, height: 10, style: `fill: ${colour([mark.colours].flat()[0])}`});
+      else {
+        if (mark.draw !== "points") svg(sign, "path", {d: "M0 5H22", class: "line", style: `stroke: ${colour(mark.colour)}`, "stroke-dasharray": DASHED[mark.dash]});
+        if (mark.draw !== "line") svg(sign, "circle", {cx: 11, cy: 5, r: 3.5, style: `fill: ${colour(mark.colour)}`});
+      }
+      button.append(name);
+      const light = (on) => { for (const one of document.querySelectorAll(`#${figure}-plot .mark`)) one.classList.toggle("faint", on && one.dataset.mark !== name); };
+      button.onclick = () => { hidden[figure][off ? "delete" : "add"](name); draw(figure); place.querySelectorAll("button")[[...names.keys()].indexOf(name)].focus(); };
+      button.onpointerenter = () => light(!off);
+      button.onpointerleave = () => light(false);
+      return button;
+    }));
   }
 
-  function draw(name) {
-    const view = figures[name][shown[name] || 0];
-    const plot = document.getElementById(name + "-plot");
-    const style = getComputedStyle(document.documentElement);
-    const ink = style.getPropertyValue("--ink").trim();
-    const line = style.getPropertyValue("--line").trim();
-    const paper = style.getPropertyValue("--paper").trim();
-    const layout = themed(view.layout, style);
-    Object.assign(layout, {
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", uirevision: shown[name] || 0,
-      font: {color: ink, family: "system-ui, sans-serif", size: 12}, width: plot.clientWidth,
-      hoverlabel: {bgcolor: paper, bordercolor: line, font: {color: ink}}, dragmode: touch ? false : "zoom",
-    });
-    for (const key of Object.keys(layout)) {
-      if (/^[xy]axis/.test(key)) layout[key] = {gridcolor: line, linecolor: line, zerolinecolor: line, ...layout[key]};
-    }
-    Plotly.react(plot, view.data.map((trace) => cells(themed(trace, style))), layout, options);
+  function swatch(text, name) {
+    const made = Object.assign(document.createElement("span"), {className: "swatch"}), sign = document.createElement("i");
+    sign.style.background = colour(name);
+    made.append(sign, text);
+    return made;
   }
 
-  // A heat map of kinds, whose z is a number of `kinds`: the tooltip says its name.
-  function cells(trace) {
-    if (!trace.kinds) return trace;
-    const {kinds, rows, ...rest} = trace;
-    rest.z = rows.map((row) => Array.from(row, Number));
-    rest.customdata = rest.z.map((row) => row.map((kind) => kinds[kind]));
-    return rest;
+  function shades() {
+    const bar = Object.assign(document.createElement("i"), {className: "ramp"});
+    bar.style.background = `linear-gradient(to right, ${[0, 1, 2, 3, 4].map((i) => colour("rate" + i)).join(", ")})`;
+    return ["0 %", bar, "100 % of what was needed was there"];
+  }
+
+  function draw(figure) {
+    const {views, columns} = figures[figure], view = views[chosen[figure]], box = document.getElementById(figure + "-plot");
+    for (const old of box.querySelectorAll(":scope > svg")) old.remove();
+    legend(figure, view);
+    explain(box, drawFigure(box, view, columns, hidden[figure]));
   }
 
   const all = () => Object.keys(figures).forEach(draw);
+  for (const figure of Object.keys(figures)) { chosen[figure] = 0; hidden[figure] = new Set(); }
   all();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", all);
-  let waiting = 0;
-  addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(all, 100); });
-  addEventListener("beforeprint", () => { document.documentElement.dataset.print = ""; all(); });
-  addEventListener("afterprint", () => { delete document.documentElement.dataset.print; all(); });
+  let waiting = 0, width = innerWidth;
+  addEventListener("resize", () => { if (innerWidth === width) return; width = innerWidth; clearTimeout(waiting); waiting = setTimeout(all, 100); });
+  const closed = () => document.querySelectorAll("details:not([open])");
+  let opened = [];
+  addEventListener("beforeprint", () => {                        // paper is white, narrow, and shows every number
+    opened = [...closed()];
+    opened.forEach((one) => { one.open = true; });
+    document.documentElement.dataset.print = "";
+    all();
+  });
+  addEventListener("afterprint", () => {
+    opened.forEach((one) => { one.open = false; });
+    delete document.documentElement.dataset.print;
+    all();
+  });
   for (const select of document.querySelectorAll("select[data-figure]")) {
-    select.addEventListener("change", () => { shown[select.dataset.figure] = Number(select.value); draw(select.dataset.figure); });
+    const figure = select.dataset.figure;
+    select.addEventListener("change", () => { chosen[figure] = Number(select.value); draw(figure); });
   }
   document.documentElement.dataset.drawn = "";
 })();

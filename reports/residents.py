@@ -17,8 +17,9 @@ COLUMNS = 300
 STEPS = 192
 """Steps of a map of experts, the first of the request; kinds cannot be averaged."""
 
-ABSENT, SPARE, HIT, MISS = range(4)
-"""An expert in a layer-step: not there and not used; there, not used; used and there; used and not there."""
+ABSENT, SPARE, HIT, MISS, AHEAD, WAITING = range(6)
+"""An expert in a layer-step: not there and not used; there, not used; used and there; used and not there; used and
+brought ahead for it, there or on its way; brought ahead and not used yet."""
 
 IntArray = npt.NDArray[np.int64]
 
@@ -74,8 +75,9 @@ class Residents:
         end: the step after its last.
         own: hits of that request; None without one, or where it has no steps.
         prompt_steps: how many of its steps are prefill, at its beginning.
-        experts: by layer (the first, the middle, the last), uint8 [E, steps]: `ABSENT`, `SPARE`, `HIT` or `MISS`, when
+        experts: by layer (the first, the middle, the last), uint8 [E, steps]: `ABSENT`, `SPARE`, ... `WAITING`, when
             the layer-step is done; of the request's first `STEPS` steps.
+        on_demand: whether every miss was loaded, and nothing besides.
     """
 
     whole: Rates
@@ -85,14 +87,16 @@ class Residents:
     own: Rates | None
     prompt_steps: int
     experts: dict[int, npt.NDArray[np.uint8]]
+    on_demand: bool = True
 
     @classmethod
-    def of(cls, run: Run, request: int | None) -> Residents:
+    def of(cls, run: Run, request: int | None, *, on_demand: bool = True) -> Residents:
         """Make them of nothing seen yet.
 
         Args:
             run: what is to be run.
             request: the request to look at; None: that of median length.
+            on_demand: whether every miss is loaded, and nothing besides.
         """
         trace = run.trace
         chosen = None if "step" in trace.columns else middling_request(trace.offsets) if request is None else request
@@ -108,6 +112,7 @@ class Residents:
             Rates.over(trace.num_layers, end - begin) if len(mine) else None,
             int((steps.phase[begin:end] == 0).sum()),
             {layer: np.zeros((trace.num_experts, min(end - begin, STEPS)), np.uint8) for layer in shown},
+            on_demand,
         )
 
     @property

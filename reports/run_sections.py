@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from lrcsim.base.text import capacity_text, human_bytes, percent
-from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
-from lrcsim.reports.drawing import COLOURS, axis, bars, layout, rate_axis
+from lrcsim.reports.blocks import Figure, Section, TableBlock
+from lrcsim.reports.drawing import COLOURS
+from lrcsim.reports.marks import Axis, Bars, FigureView
 from lrcsim.reports.verdict import cache_text
 
 GIVEN = ("policy", "profile", "model", "overrides")
@@ -43,11 +44,18 @@ def _by_layer(rates: list[float | None], name: str) -> Figure:
     if known and min(known) < max(known):
         low, high = rates.index(min(known)), rates.index(max(known))
         text = f"From {percent(min(known))} in layer {low} to {percent(max(known))} in layer {high}."
-    data = [bars(range(len(rates)), rates, COLOURS[0], "layer %{x}: %{y:.1%}<extra></extra>")]
-    drawing = layout(height=240, x=axis("MoE layer"), y=rate_axis("hit rate", rangemode="tozero"), showlegend=False)
-    rows = [(str(layer), percent(rate)) for layer, rate in enumerate(rates)]
+    layers = [str(layer) for layer in range(len(rates))]
+    view = FigureView(
+        "",
+        x=Axis("MoE layer", names=layers),
+        y=Axis("hit rate", "percent", low=0),
+        marks=[Bars("", layers, rates, COLOURS[0])],
+        height=240,
+        legend=False,
+    )
+    rows = [(layer, percent(rate)) for layer, rate in zip(layers, rates, strict=True)]
     table = TableBlock("hit rate", ("layer", "hit rate"), rows)
-    return Figure(name, "Hit rate by layer", text, [FigureView("", data, drawing)], table)
+    return Figure(name, "Hit rate by layer", text, [view], table)
 
 
 def config_section(run: dict[str, Any], name: str, source: str) -> Section:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from lrcsim.base.text import human_bytes, percent, seconds
-from lrcsim.reports.blocks import Figure, FigureView, Section, TableBlock
-from lrcsim.reports.drawing import COLOURS, MUTED, axis, bars, layout
+from lrcsim.reports.blocks import Figure, Section, TableBlock
+from lrcsim.reports.drawing import COLOURS, MUTED
+from lrcsim.reports.marks import Axis, Bars, FigureView
 from lrcsim.reports.verdict import SPENT, speed
 from lrcsim.simulator.setup.outcomes import NOT_LOADED
 
 BOUNDS = {"optimum": "fewest loads, prefetched", "compute_only": "compute alone", "link_bound": "transfers alone"}
-HOVER = "%%{x:,.4g} ms<extra>%s</extra>"
+THIS = "this run"
 SPENT_COLOURS = {"compute": COLOURS[0], "overhead": COLOURS[5], "stall": COLOURS[1]}
 
 
@@ -58,23 +59,19 @@ def _token(run: dict[str, Any], name: str) -> Figure:
     per_token, source = time["decode_ms_per_token"], time.get("decode")
     whole = time["decode_s"] if source else time["compute_s"] + time["stall_s"] + time["overhead_s"]
     parts = {part: per_token * (source or time)[f"{part}_s"] / whole for part in SPENT_COLOURS}
-    across = {"orientation": "h"}
-    data = [
-        bars([value], ["this run"], SPENT_COLOURS[part], HOVER % "%{fullData.name}", name=SPENT[part], **across)
-        for part, value in parts.items()
-    ]
+    marks = [Bars(SPENT[part], [THIS], [value], SPENT_COLOURS[part]) for part, value in parts.items()]
     given = {label: time.get("bounds", {}).get(key, {}) for key, label in BOUNDS.items()}
     bounds = {label: bound for label, bound in given.items() if bound.get("decode_tokens_per_s") is not None}
     least = [1e3 / bound["decode_tokens_per_s"] for bound in bounds.values()]
-    data.append(bars(least, list(bounds), MUTED, HOVER % "%{y}", name="cannot be shorter", **across))
-    drawing = layout(
-        height=120 + 36 * (1 + len(bounds)),
-        x=axis("ms per decoded token", rangemode="tozero"),
-        y=axis("", autorange="reversed"),
-        barmode="stack",
-        bargap=0.35,
+    if bounds:
+        marks.append(Bars("cannot be shorter", list(bounds), least, MUTED))
+    view = FigureView(
+        "",
+        x=Axis("ms per decoded token", low=0),
+        y=Axis(names=[THIS, *bounds]),
+        marks=marks,
+        height=60 + 36 * (1 + len(bounds)),
     )
-    drawing["legend"]["traceorder"] = "normal"
     rows = [(SPENT[part], f"{value:,.4g} ms", percent(value / per_token)) for part, value in parts.items()]
     rows.append(("a token", f"{per_token:,.4g} ms", speed(time["decode_tokens_per_s"])))
     for (label, bound), value in zip(bounds.items(), least, strict=True):
@@ -86,9 +83,8 @@ def _token(run: dict[str, Any], name: str) -> Figure:
         f"fewest loads that any policy can do with, all ahead of their use; with compute and bookkeeping alone; with "
         f"{(time.get('bounds', {}).get('link_bound') or {}).get('link') or 'the link'} as the only thing at work."
     )
-    return Figure(
-        name, "A token's time", text, [FigureView("", data, drawing)], TableBlock("a token's time", ("", "", ""), rows)
-    )
+    table = TableBlock("a token's time", ("part", "time", "share or speed"), rows)
+    return Figure(name, "A token's time", text, [view], table)
 
 
 def _extras(run: dict[str, Any]) -> list[TableBlock]:

@@ -57,7 +57,7 @@ def read_table(path: str | Path) -> pa.Table:
     except pa.ArrowException as error:
         raise ConfigError(f"{path} and its parts are of different kinds: {brief(error)}") from None
     rows = {key: row for row, key in enumerate(table["run"].to_pylist())}  # the last of each
-    return _without_gaps_of_prefetchers(table.take(sorted(rows.values())))
+    return _without_gaps_of_prefetchers(table.take(pa.array(sorted(rows.values()), pa.int64())))
 
 
 def _without_gaps_of_prefetchers(table: pa.Table) -> pa.Table:

@@ -82,7 +82,7 @@ def test_all_commands_are_here() -> None:
 def test_what_is_written_says_what_it_is(
     lrcsim: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("plotly")
+    pytest.importorskip("jinja2")
     monkeypatch.chdir(tmp_path)
     ids = np.random.default_rng(0).random((24, 8, 64)).argsort(axis=2)[:, :, :8]
     RoutingTrace.from_arrays(ids, num_experts=64, offsets=[0, 12, 24], model="lrcsim-toy-baseline").save("t.h5")

@@ -77,16 +77,21 @@ MakePage = Callable[..., Page]
 
 
 def embedded(html: str) -> Mapping[str, Any]:
-    """Return the figures in a page: lists of views by name."""
+    """Return the figures in a page: lists of views by name, in which lines have their points."""
     _, _, rest = html.partition('<script type="application/json" id="figures">')
-    found: Mapping[str, Any] = json.loads(rest.partition("</script>")[0])
-    return found
-
-
-def without_plotly(html: str) -> str:
-    """Return a page without the library's script."""
-    before, _, rest = html.partition("\n/**\n* plotly.js")
-    return before + rest.partition("</script>")[2]
+    found = json.loads(rest.partition("</script>")[0])
+    for figure in found.values():
+        columns = (figure["columns"] or {"values": {}})["values"]
+        for name, column in columns.items():
+            if isinstance(column, dict):
+                columns[name] = [column["words"][word] for word in column["at"]]
+        lines = [mark for view in figure["views"] for mark in view["marks"] if mark["kind"] == "line"]
+        for line in lines:
+            for side in ("x", "y"):
+                if isinstance(line[side], str):
+                    rows = range(len(columns[line[side]])) if line["rows"] is None else line["rows"]
+                    line[side] = [columns[line[side]][row] for row in rows]
+    return {name: figure["views"] for name, figure in found.items()}
 
 
 def toy(path: Path, *, model: str = "toy", tokens: int = 40, seed: int = 0) -> Path:
@@ -97,6 +102,6 @@ def toy(path: Path, *, model: str = "toy", tokens: int = 40, seed: int = 0) -> P
 
 
 def html_of(page: Page) -> str:
-    """Return a page's HTML, or skip where plotly is not installed."""
-    pytest.importorskip("plotly")
+    """Return a page's HTML, or skip where jinja2 is not installed."""
+    pytest.importorskip("jinja2")
     return page_html(page)

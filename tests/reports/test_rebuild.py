@@ -124,8 +124,14 @@ def test_experts_of_unequal_bytes_have_a_curve_in_bytes(tmp_path: Path) -> None:
 def test_what_only_the_whole_run_could_say(results: Results, tmp_path: Path) -> None:
     run = run_json(tmp_path, "--hardware", "rtx-3090", "--prefetch", "oracle:1", trace=results.trace)
     found = rebuild(run, unseen, parts=["map", "policies"], policies=["lru"])
+    assert found.left_out == []
+    assert found.residents is not None
+    assert not found.residents.on_demand
+    assert found.residents.hits == run["cache"]["hits"]
+    run["run"]["options"]["hardware"] = "mine.toml"
+    found = rebuild(run, unseen, parts=["map"], policies=["lru"])
     assert [part.what for part in found.left_out] == ["residency map"]
-    assert "with prefetching" in found.left_out[0].why
+    assert "mine.toml may be a file" in found.left_out[0].why
     run = run_json(tmp_path, "--access", "paper")
     found = rebuild(run, unseen, parts=["map"], policies=["lru"])
     assert "this run has paper" in found.left_out[0].why
@@ -172,15 +178,15 @@ def test_not_asked_for_is_not_missed(page_of: MakePage, tmp_path: Path) -> None:
 
 KINDS: list[tuple[Any, str]] = [
     ("not json", "is neither JSON nor a table of lrcsim sweep"),
-    ([1, 2], "is no JSON of lrcsim run, curve, srp or sch"),
+    ([1, 2], "is no JSON of lrcsim run, compare, curve, srp or sch"),
     ({"kind": "curve", "version": 1, "capacities": [1], "relative": [1.0], "hit_rate": {}},
      "is no JSON of lrcsim curve: it has no trace, knee"),
     ({"kind": "curve", "version": 1, "traces": [1]}, "is no JSON of lrcsim curve: it has no trace, capacities"),
     ({"kind": "srp", "version": 1, "results": []}, "is no JSON of lrcsim srp: it has no level"),
     ({"level": "model", "results": []}, 'does not say what it is (it has no "kind"): written by an older lrcsim'),
     ({"kind": 1, "version": 1}, 'it has no "kind"'),
-    ({"kind": "plan", "version": 1}, "is no JSON of lrcsim run, curve, srp or sch (it says that it is of 'plan')"),
-    ([{"kind": "run", "version": 1}], "is no JSON of lrcsim run, curve, srp or sch (it says that it is of 'run')"),
+    ({"kind": "plan", "version": 1}, "or sch (it says that it is of 'plan')"),
+    ([{"kind": "run", "version": 1}], "is no JSON of lrcsim run, compare, curve, srp or sch (it says"),
     ({"kind": "srp", "version": 2, "level": "model", "results": []},
      "is of lrcsim srp in version 2, this lrcsim reads 1: make one with --json"),
     ({"kind": "srp", "version": [10**400]}, "is of lrcsim srp in version [1000000000"),

@@ -30,7 +30,7 @@ class P(ScorePolicy):
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The JSON of a run of t.h5, made in this folder."""
-    pytest.importorskip("plotly")
+    pytest.importorskip("jinja2")
     monkeypatch.chdir(tmp_path)
     command("run", toy(tmp_path / "t.h5"), "--json", "run.json")
     data: dict[str, Any] = load(tmp_path / "run.json")
@@ -215,6 +215,20 @@ def test_wrong_values_are_one_clear_line(run: dict[str, Any], tmp_path: Path, lr
             assert "this is a bug" not in err
 
 
+def test_wrong_values_of_a_comparison_are_one_clear_line(tmp_path: Path, lrcsim: Callable[..., Any]) -> None:
+    pytest.importorskip("jinja2")
+    path = tmp_path / "compare.json"
+    command("compare", toy(tmp_path / "t.h5"), "--policy", "lru,belady", "--cache", "1x,2x", "--json", path)
+    found = load(path)
+    for number, to in enumerate(paths(found)):
+        for wrong in WRONG[number % 3 :: 3]:
+            (tmp_path / "wrong.json").write_text(json.dumps(changed(found, to, wrong)))
+            code, _, err = lrcsim("report", tmp_path / "wrong.json")
+            assert code in (0, 1), (to, wrong, err)
+            assert code == 0 or (err.startswith("Error: ") and err.count("\n") == 1), (to, wrong, err)
+            assert "this is a bug" not in err
+
+
 def test_wrong_options_are_one_clear_line(run: dict[str, Any], tmp_path: Path, lrcsim: Callable[..., Any]) -> None:
     """With the trace there to run them on."""
     for number, name in enumerate([*declared(), "unknown"]):
@@ -243,7 +257,7 @@ def test_wrong_options_are_one_clear_line(run: dict[str, Any], tmp_path: Path, l
     ids=["lists", "objects", "digits", "nan", "infinity", "too large", "half a pair", "parquet", "empty", "zero"],
 )
 def test_files_that_are_no_results(content: str, said: str, tmp_path: Path, lrcsim: Callable[..., Any]) -> None:
-    pytest.importorskip("plotly")
+    pytest.importorskip("jinja2")
     (tmp_path / "x.json").write_text(content)
     code, out, err = lrcsim("report", tmp_path / "x.json")
     assert (code, out, err.count("\n")) == (1, "", 1)
