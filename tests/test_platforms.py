@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from test_architecture import modules
 
-from lrcsim.base import files, locks
+from lrcsim.base import files
 from lrcsim.base.errors import TraceError
 from lrcsim.base.files import replacing, write_text
 from lrcsim.base.locks import lock
@@ -276,8 +276,9 @@ def test_a_lock_on_windows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
             raise PermissionError(13, "Permission denied")
         held.add(place)
 
-    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))  # type: ignore[arg-type]
-    monkeypatch.setattr(locks.sys, "platform", "win32")
+    windows: Any = SimpleNamespace(locking=locking, LK_NBLCK=2)
+    monkeypatch.setitem(sys.modules, "msvcrt", windows)
+    monkeypatch.setattr(sys, "platform", "win32")
     with open(tmp_path / "lock", "w+b") as one, open(tmp_path / "lock", "r+b") as two, open(tmp_path / "b", "wb") as b:
         os.write(two.fileno(), b"\0")
         lock(one.fileno())
@@ -294,7 +295,8 @@ def test_a_lock_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             lock(two.fileno())
         one.close()
         lock(two.fileno())
-        monkeypatch.setitem(sys.modules, "fcntl", None)  # a system with no locks at all
+        absent: Any = None
+        monkeypatch.setitem(sys.modules, "fcntl", absent)  # a system with no locks at all
         lock(two.fileno())
 
 

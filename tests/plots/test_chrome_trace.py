@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from perfetto_viewer import Viewer, viewer
@@ -35,7 +36,7 @@ def perfetto() -> Iterator[Viewer]:
         yield page
 
 
-def timed(*, log: bool | tuple[int, int], tokens: int = 200, **options: object) -> Result:
+def timed(*, log: bool | tuple[int, int], tokens: int = 200, **options: Any) -> Result:
     """Run the first tokens of the bundled trace, so few that no span is left out."""
     with RoutingTrace.open() as trace:
         few = RoutingTrace.from_arrays(
@@ -45,7 +46,8 @@ def timed(*, log: bool | tuple[int, int], tokens: int = 200, **options: object) 
             expert_bytes=trace.expert_bytes,
             model=trace.model,
         )
-    return simulate(few, "lru", "2x", **{"hardware": "rtx-3090", "log": log, "bounds": False, **options})  # type: ignore[arg-type]
+    given: dict[str, Any] = {"hardware": "rtx-3090", "log": log, "bounds": False, **options}
+    return simulate(few, "lru", "2x", **given)
 
 
 def log_of(result: Result) -> Log:

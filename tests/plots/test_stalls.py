@@ -52,7 +52,8 @@ def test_between_passes_nothing_stalls_and_a_stall_ends_with_its_pass() -> None:
 def test_together_they_are_what_each_pass_stalls(options: dict[str, Any]) -> None:
     with RoutingTrace.open() as trace:
         few = RoutingTrace.from_arrays(trace.experts[:100], num_experts=64, offsets=[0, 40, 80, 100], model=trace.model)
-    result = simulate(few, "lru", "2x", **{"hardware": "rtx-3090", "log": True, "bounds": False, **options})
+    given: dict[str, Any] = {"hardware": "rtx-3090", "log": True, "bounds": False, **options}
+    result = simulate(few, "lru", "2x", **given)
     assert result.timed is not None
     log = result.timed.log
     assert log is not None
