@@ -31,6 +31,19 @@ def hold(file: IO[Any]) -> None:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def take_place(held: IO[Any], partial: Path, final: Path) -> None:
+    """Give a complete partial file, still held open, its final name.
+
+    Windows renames no file that is open; there it is closed before, elsewhere it stays locked until it has its name.
+
+    Raises:
+        OSError: it cannot be renamed; on Windows also while another process reads the file that is there.
+    """
+    if not CAN_LOCK:
+        held.close()
+    os.replace(partial, final)
+
+
 def clear_abandoned(final: Path) -> None:
     """Remove what processes that were killed left of this file: of no running process, and held by none elsewhere."""
     if not CAN_LOCK:
@@ -68,13 +81,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with open(partial, "wb") as held:
             hold(held)
             yield partial
-            with open(partial, "rb") as written:
+            with open(partial, "r+b") as written:  # Windows syncs no file that is open for reading only
                 os.fsync(written.fileno())
-            os.replace(partial, final)
+            take_place(held, partial, final)
     except OSError as error:
         raise TraceError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # Windows removes no file that somebody has open: what failed before is what is told
+            partial.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -170,6 +184,15 @@ class Sink:
         """
         self.check()
         os.fsync(self._file.fileno())
+
+    def take_place(self, partial: Path, final: Path) -> None:
+        """Give the file its final name and close it.
+
+        Raises:
+            OSError: as of `take_place`.
+        """
+        take_place(self._file, partial, final)
+        self.close()
 
     def close(self) -> None:
         """Close the file."""

@@ -38,7 +38,7 @@ def bundled_curve(sha256: str, policy: str) -> npt.NDArray[np.float64] | None:
 
 @cache
 def _counted() -> tuple[str, dict[str, npt.NDArray[np.float64]]]:
-    data = tomllib.loads(PATH.read_text())
+    data = tomllib.loads(PATH.read_text(encoding="utf-8"))
     return data["sha256"], {policy: np.array(rates, np.float64) for policy, rates in data["hit_rate"].items()}
 
 

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from lrcsim.base.errors import ConfigError, TraceError
 from lrcsim.base.files import replacing
+from lrcsim.base.locks import lock
 
 
 class Workspace:
@@ -93,13 +94,9 @@ def _locked(path: Path) -> IO[str]:
     Raises:
         TraceError: another process holds it.
     """
-    handle = path.open("w")
+    handle = path.open("w", encoding="utf-8")
     try:
-        import fcntl
-    except ImportError:  # not on this system: two recordings to one file are then the user's care
-        return handle
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(handle.fileno())
     except OSError:
         handle.close()
         raise TraceError(f"{path.parent}: another process is recording to the same file") from None

@@ -141,7 +141,7 @@ def slowdown(processes: int) -> float:
 def _counted(processes: int) -> float:
     """Return how far so many processes count together, all at the same time."""
     command = [sys.executable, "-S", "-c", COUNT, str(COUNTING)]
-    counting = [Popen(command, stdin=PIPE, stdout=PIPE, text=True) for _ in range(processes)]
+    counting = [Popen(command, stdin=PIPE, stdout=PIPE, text=True, encoding="utf-8") for _ in range(processes)]
     for process in counting:
         assert process.stdin is not None
         process.stdin.write("\n")

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from lrcsim.base.errors import ConfigError, brief
 from lrcsim.base.files import replacing
+from lrcsim.base.locks import lock
 from lrcsim.base.reprs import short
 from lrcsim.sweeps.columns import ON_DEMAND, Row, schema
 
@@ -126,6 +127,7 @@ class TableStore:
         self.waiting: list[Row] = []
         self.started = time.monotonic()
         self.spent = 0.0
+        self.leftover = False  # on Windows: a folder stays as long as a file in it is open, here the lock
 
     def done(self, *, failed: bool = True) -> set[str]:
         """Return the keys of the runs in the table and its parts, with or without those that failed."""
@@ -145,17 +147,19 @@ class TableStore:
         folder = _folder(self.path)
         try:
             folder.mkdir(exist_ok=True)
-            lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR)
+            held = os.open(folder / "lock", os.O_CREAT | os.O_RDWR)
         except OSError as error:
             raise ConfigError(f"{folder} cannot be written: {error.strerror}") from None
         try:
-            _hold(lock, self.path)
+            _hold(held, self.path)
             try:
                 yield
             finally:
                 self.flush()
         finally:
-            os.close(lock)
+            os.close(held)
+        if self.leftover:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def add(self, rows: Sequence[Row]) -> None:
         """Take rows that are finished."""
@@ -196,17 +200,14 @@ class TableStore:
         table = pa.Table.from_arrays(columns, schema=self.schema).combine_chunks()
         with replacing(self.path) as partial:
             pq.write_table(table, partial)
-        shutil.rmtree(_folder(self.path))
+        shutil.rmtree(_folder(self.path), ignore_errors=True)
+        self.leftover = _folder(self.path).exists()
         return table
 
 
-def _hold(lock: int, path: Path) -> None:
-    """Lock a file for as long as this process lives; where there is no such lock (Windows), do without."""
+def _hold(descriptor: int, path: Path) -> None:
+    """Lock a file for as long as this process lives."""
     try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(descriptor)
     except OSError:
         raise ConfigError(f"another sweep is writing {path}: wait for it, or name another table with -o") from None

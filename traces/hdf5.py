@@ -70,20 +70,27 @@ class TraceFile:
         self._state = self._size_and_time()
 
     def _size_and_time(self) -> tuple[int, int]:
-        about = os.fstat(self.file.id.get_vfd_handle())
+        opened = self.file.id.get_vfd_handle() if hasattr(os, "pread") else self.file.filename
+        about = os.stat(opened)
         return about.st_size, about.st_mtime_ns
 
     def sha256(self) -> str:
         """Return the SHA-256 of the bytes that were opened, if another file has taken the name since.
 
+        Windows has no ``pread``; there no other file can take the name of one that is open, so it is opened again.
+
         Raises:
             TraceError: the file has been written to since it was opened.
         """
-        descriptor, at = self.file.id.get_vfd_handle(), 0
         digest = hashlib.sha256()
-        while block := os.pread(descriptor, 1 << 20, at):
-            digest.update(block)
-            at += len(block)
+        if hasattr(os, "pread"):
+            descriptor, at = self.file.id.get_vfd_handle(), 0
+            while block := os.pread(descriptor, 1 << 20, at):
+                digest.update(block)
+                at += len(block)
+        else:
+            with open(self.file.filename, "rb") as again:
+                digest = hashlib.file_digest(again, "sha256")
         if self._size_and_time() != self._state:
             raise TraceError(f"{self.file.filename}: was written to while it was used")
         return digest.hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -214,8 +213,7 @@ class TraceWriter:
                 self._file["requests/domain"] = np.array([names.index(label) for label in labels], dtype=np.int32)
             self._file.close()
             self._sink.sync()
-            os.replace(self._partial, self._path)
-            self._sink.close()
+            self._sink.take_place(self._partial, self._path)
             remember(self._path)
         except OSError as error:
             self.abandon()

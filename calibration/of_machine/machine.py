@@ -32,6 +32,7 @@ from lrcsim.calibration.of_machine.files import (
 from lrcsim.calibration.of_machine.gpu import LAUNCHES, GpuPlan, GpuTimes, find_torch, measure_gpu
 from lrcsim.calibration.of_machine.memory import copies_together, copy_sizes, last_cache, reads_together
 from lrcsim.calibration.of_machine.timing import Timing
+from lrcsim.hardware.host import read_host
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -261,7 +262,17 @@ def _threads() -> tuple[int, ...]:
 
 
 def _memory() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Return the bytes of main memory.
+
+    Raises:
+        ConfigError: the system (Windows) does not say.
+    """
+    if hasattr(os, "sysconf"):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = read_host().memory
+    if not memory:
+        raise ConfigError("this system does not say how much memory it has: write a profile by hand (lrcsim hardware)")
+    return memory
 
 
 def _working_set() -> int:

@@ -101,7 +101,9 @@ def last_cache(root: Path = CACHES) -> int:
     found: dict[tuple[int, str], int] = {}
     for folder in root.glob("cpu[0-9]*/cache/index[0-9]*"):
         try:
-            level, shared, size = ((folder / name).read_text().strip() for name in ("level", "shared_cpu_list", "size"))
+            level, shared, size = (
+                (folder / name).read_text("utf-8").strip() for name in ("level", "shared_cpu_list", "size")
+            )
             found[int(level), shared] = int(parse_quantity(f"{size}iB", "bytes"))  # "32768K"
         except (OSError, ValueError, ConfigError):
             continue

@@ -29,7 +29,7 @@ NOTICE = re.compile(r"copyright|licen[sc]e", re.IGNORECASE)
 def read_prose(root: Path) -> list[str]:
     """Read the King James Bible, without verse numbers, as the package's own program prints it."""
     command = [str(root / "bin/bible"), "-f", "-p", str(root / "lib"), "gen1:1-rev22:21"]
-    printed = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    printed = subprocess.run(command, capture_output=True, check=True, text=True, encoding="utf-8").stdout
     return ["\n".join(line.partition(" ")[2] for line in printed.splitlines())]
 
 
@@ -159,7 +159,7 @@ def package_version(package: str) -> str:
     """Ask for the installed version of a Debian package: 'unknown' where dpkg cannot tell."""
     try:
         command = ["dpkg-query", "--show", "--showformat=${Version}", package]
-        return subprocess.run(command, capture_output=True, check=True, text=True).stdout
+        return subprocess.run(command, capture_output=True, check=True, text=True, encoding="utf-8").stdout
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -184,7 +184,7 @@ def test_timeline_is_a_chrome_trace(options: dict[str, Any], tmp_path: Path) -> 
             ends[track] = event["ts"] + event["dur"]
         assert event["ph"] == "M" or track in names
     shown = set(names.values())
-    assert {"machine", "requests", "gpu", "cache", "pcie", "request 0"} <= shown
+    assert {"machine", "requests", "gpu", "cache", "pcie", "stall", "request [0]"} <= shown
     assert ("cpu" in shown) == (options == {"miss": "split"})
     assert any(str(name).startswith("nvme") for name in shown) == ("dram" in options)
 
@@ -198,7 +198,10 @@ def test_timeline_accounts_for_everything() -> None:
     compute = sum(event["dur"] for event in events if event.get("cat") in ("dense", "expert", "output"))
     assert compute / 1e6 == pytest.approx(tally.compute)
     assert sum(event.get("cat") == "load" for event in events) == int(result.counts.misses.sum())
-    assert sum(event.get("cat") == "evict" for event in events) == result.counts.evictions
+    assert sum(event["args"]["count"] for event in events if event.get("cat") == "evict") == result.counts.evictions
+    assert sum(event["dur"] for event in events if event.get("cat") == "stall") / 1e6 == pytest.approx(
+        result.to_dict()["time"]["stall_s"]
+    )
     steps = [event for event in events if event.get("cat") == "step"]
     assert len(steps) == len(tally.phases)
     assert sum(event["dur"] for event in steps) / 1e6 == pytest.approx(tally.total)
@@ -261,7 +264,7 @@ def test_more_lanes_split_the_link() -> None:
     assert runs[1].timed is not None
     assert runs[1].timed.log is not None
     tracks = {event["args"]["name"] for event in timeline_events(runs[1].timed.log) if event["name"] == "thread_name"}
-    assert {"pcie 1", "pcie 2", "pcie 3", "pcie 4"} <= tracks
+    assert {"pcie [1]", "pcie [2]", "pcie [3]", "pcie [4]"} <= tracks
 
 
 def test_a_policy_in_python_runs_in_closed_form_where_that_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

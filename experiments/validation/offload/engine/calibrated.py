@@ -37,6 +37,7 @@ def calibrate_here(folder: Path, seconds: float, *, gpu: bool = True) -> Path:
             timeout=seconds,
             capture_output=True,
             text=True,
+            encoding="utf-8",
             check=False,
         )
     except subprocess.TimeoutExpired:
