@@ -204,7 +204,7 @@ def _by_bytes(run: Run, shared: Run, label: str, jobs: int | None, progress: Pro
     curves, costs = [one.hits.sum(axis=0) for one in found], [unit] * len(found)
 
     def split(units: Sequence[int]) -> Division:
-        hits = sum(one.hits[:, given] for one, given in zip(found, units, strict=True)).tolist()
+        hits = np.sum([one.hits[:, given] for one, given in zip(found, units, strict=True)], axis=0).tolist()
         used = [int(one.given[given]) * unit for one, given in zip(found, units, strict=True)]
         capacities = tuple(f"{size}B" for size in used)
         return Division(capacities, sum(used), (hits[PREFILL], hits[DECODE]), accesses)
