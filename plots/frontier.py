@@ -59,7 +59,7 @@ def plot_frontier(
         names = [(x, y, shortened(rule, 28)) for rule, (x, y) in at.items()]
         lines = along([(x, y, "") for x, y in step], "steps-post")
         for row in rows:
-            ends = row["loss_interval"] or (row["loss_difference"],) * 2
-            lines += [(x, row[up], "") for x in np.linspace(*ends, 24).tolist()]
+            low, high = row["loss_interval"] or (row["loss_difference"],) * 2
+            lines += [(x, row[up], "") for x in np.linspace(low, high, 24).tolist()]
         place_names({axes: [*names, *lines]})
     return figure
