@@ -19,7 +19,7 @@ pytest.importorskip("matplotlib")
 
 from legible import faults
 
-from lrcsim.plots.charts import HeatMap, draw_heat
+from lrcsim.plots.charts import HeatMap, NameRow, draw_heat, draw_names
 from lrcsim.plots.curves import AskedSizes, plot_curves
 from lrcsim.plots.figure import open_figure
 from lrcsim.plots.frontier import plot_frontier
@@ -145,6 +145,24 @@ def test_sizes_are_marked_on_the_whole_curve() -> None:
         assert line.get_ydata() == pytest.approx(100 * curve.hit_rate[[3, 3, 5]])
     lines = [line for line in axes.lines if len(line.get_xdata()) == 8]
     assert len(lines) == 2
+
+
+def test_every_point_of_a_single_name_is_inside() -> None:
+    rows = [NameRow(f"m = {m}", ["decoder"], np.array([0.1 * m])) for m in range(5)]
+    axes = draw_names(None, {"t": rows}, "SRP").axes[0]
+    low, high = axes.get_ylim()
+    at = [line.get_ydata()[0] for line in axes.lines]
+    assert low + 0.15 < min(at) < max(at) < high - 0.15
+    assert len(set(at)) == 5
+
+
+def test_areas_are_hatched_apart(drawings: Mapping[str, Any]) -> None:
+    """Computing and stalls are alike in grey, and lie on each other where there is no overhead."""
+    axes = drawings["run"](None).axes[0]
+    areas = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    assert areas["compute"].get_hatch() != areas["stall"].get_hatch()
+    bars = drawings["plan"](None).axes[0].containers
+    assert len({bar.patches[0].get_hatch() for bar in bars}) == len(bars) > 1
 
 
 def test_titles_and_labels_are_broken_at_the_edge() -> None:
