@@ -18,7 +18,7 @@ from pathlib import Path
 from lrcsim.cli.main import main
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-QUESTIONS = tuple(path for path in sorted((DOCS / "questions").glob("*.md")) if path.stem != "README")
+QUESTIONS = tuple(sorted((DOCS / "questions").glob("*.md")))
 NAMED = ("tutorial", "metrics", "misses", "prediction", "from-vllm", "from-llamacpp", "from-a-model-name")
 PAGES = (DOCS.parent / "README.md", *(DOCS / f"{name}.md" for name in NAMED), *QUESTIONS)
 SHELL = set("|<>;&$`*?")

@@ -1,4 +1,4 @@
-"""The pages of docs/questions: every question of README's table leads to one, and all have one shape."""
+"""The pages of docs/questions: README asks each of them, and all have one shape."""
 
 from __future__ import annotations
 
@@ -8,32 +8,14 @@ from pathlib import Path
 import pytest
 from shown import QUESTIONS
 
-ROOT = Path(__file__).resolve().parents[2]
-START = ROOT / "docs" / "questions" / "README.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
 LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
-def table(path: Path) -> dict[str, str]:
-    """Return the command of each question in a file's tables, without links."""
-    rows = re.findall(r"^\| (.+?) \| (.+) \|$", LINK.sub(r"\1", path.read_text(encoding="utf-8")), re.MULTILINE)
-    return {question: command for question, command in rows if question.endswith("?")}
-
-
-def test_the_start_page_asks_what_readme_asks() -> None:
-    asked = table(ROOT / "README.md")
-    assert len(asked) > 20
-    answered = table(START)
-    assert sorted(answered) == sorted(asked)
-    names = {question: re.findall(r"lrcsim ([a-z-]+)", command) for question, command in asked.items()}
-    wrong = [q for q, commands in names.items() if not set(commands) <= set(re.findall(r"[a-z-]+", answered[q]))]
-    assert wrong == []
-
-
-def test_every_link_leads_to_a_file_and_every_page_is_linked() -> None:
-    linked = {(START.parent / target.partition("#")[0]).resolve() for _, target in LINK.findall(START.read_text())}
-    assert [path for path in linked if not path.exists()] == []
-    assert set(QUESTIONS) <= linked
-    for page in QUESTIONS:
+def test_readme_asks_each_and_every_link_leads_to_a_file() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert set(QUESTIONS) <= {(README.parent / target.partition("#")[0]).resolve() for _, target in LINK.findall(text)}
+    for page in (README, *QUESTIONS):
         for _, target in LINK.findall(page.read_text(encoding="utf-8")):
             assert ":" in target or (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
 

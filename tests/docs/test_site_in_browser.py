@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 PAGES = (
-    "index.html", "questions/index.html", "questions/does-it-fit.html", "questions/which-of-these.html",
+    "index.html", "from-vllm.html", "figures.html", "questions/does-it-fit.html", "questions/which-of-these.html",
     "tutorial.html", "notebook.html", "examples.html", "plan.html", "validation.html", "profiles.html", "cli.html",
     "api/simulator.html", "benchmarks.html", "experiments/paper.html",
 )  # fmt: skip

@@ -34,7 +34,7 @@ REAL = Path(__file__).resolve().parents[1] / "recorder/answers/vllm-0.32.0/excha
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_commands_print_what_is_shown(page: Path, tmp_path: Path) -> None:
     for package in NEEDS.get(page.stem, ()):
-        pytest.importorskip(package, reason="pip install 'lrcsim[llamacpp]'")
+        pytest.importorskip(package, reason="pip install '.[llamacpp]'")
     text = page.read_text(encoding="utf-8")
     assert text.count("\n$ ") >= COMMANDS[page.stem]
     assert with_outputs(text, tmp_path) == text, "if the change is meant: python tests/docs/shown.py --write"
