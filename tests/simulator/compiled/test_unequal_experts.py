@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from drawn_traces import popular
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,10 +71,7 @@ def traces(draw: st.DrawFn) -> RoutingTrace:
     experts = draw(st.lists(st.integers(2, 7), min_size=layers, max_size=layers))
     k = draw(st.integers(1, min(4, *experts)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    scores = rng.random((tokens, layers, max(experts))) * (0.3 + rng.random((layers, max(experts))))
-    for layer, number in enumerate(experts):
-        scores[:, layer, number:] = -1
-    ids = (-scores).argsort(axis=2)[:, :, :k]
+    ids = popular(rng, tokens, experts, k)
     ids[rng.random(ids.shape) < draw(st.sampled_from([0, 0.2]))] = -1
     sizes = rng.integers(1, draw(st.sampled_from([2, 3, 9])) + 1, (layers, max(experts)))
     sizes[0, :2] = 1, 2
