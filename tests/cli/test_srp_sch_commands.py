@@ -197,7 +197,7 @@ def test_sch_in_bytes(lrcsim: Callable[..., Any], trace_file: str) -> None:
         (["sch", "--cache", "1x,two"], "cache size 'two' is not understood"),
         (["sch", "--cache", "4GiB"], "give its size with --expert-bytes"),
         (["sch", "--expert-bytes", "much"], "--expert-bytes"),
-        (["sch", "--cache", ""], "cache size '' is not understood"),
+        (["sch", "--cache", ""], "--cache '' is an empty list: give values with commas between"),
         (["sch", "--definition", "statik"], "did you mean 'static'"),
         (["sch", "--scope", "modle"], "did you mean 'model'"),
         (["sch", "--by", "layers"], "did you mean 'layer'"),
