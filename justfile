@@ -22,7 +22,7 @@ test *ARGS:
 
 # the compiled kernels as plain Python: index errors and wrong types show here
 test-nojit:
-    NUMBA_DISABLE_JIT=1 {{python}} -m pytest -q -n auto -W "ignore:overflow:RuntimeWarning" tests/simulator/compiled/test_stack.py tests/simulator/compiled/test_stack_tokens.py tests/simulator/compiled/test_stack_singles.py tests/simulator/compiled/test_lru_places.py tests/simulator/compiled/test_in_lanes.py tests/simulator/compiled/test_stack_runs.py tests/simulator/time/test_compiled.py tests/simulator/time/test_compiled_events.py tests/simulator/time/test_compute_alone.py tests/simulator/time/test_drawn_events.py tests/simulator/time/test_naive_time.py tests/simulator/time/test_scenarios.py -k "not many_experts and not without_the_compiler"
+    NUMBA_DISABLE_JIT=1 {{python}} -m pytest -q -n auto -W "ignore:overflow:RuntimeWarning" tests/simulator/compiled/test_stack.py tests/simulator/compiled/test_stack_tokens.py tests/simulator/compiled/test_stack_singles.py tests/simulator/compiled/test_lru_places.py tests/simulator/compiled/test_in_lanes.py tests/simulator/compiled/test_stack_runs.py tests/simulator/time/test_compiled.py tests/simulator/time/test_compiled_events.py tests/simulator/time/test_compute_alone.py tests/simulator/time/test_drawn_events.py tests/simulator/time/test_naive_time.py tests/simulator/time/test_scenarios*.py -k "not many_experts and not without_the_compiler"
 
 # N small faults in one module, each in a copy: which of them do the tests that mirror it not see?
 mutants MODULE *ARGS:

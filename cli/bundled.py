@@ -38,8 +38,7 @@ def check_model(trace: RoutingTrace, told: Mapping[str, Any]) -> None:
     """
     if told.get("model") is None:
         return
-    from lrcsim.models import load_geometry
-    from lrcsim.models.geometry import check_trace
+    from lrcsim.models import check_trace, load_geometry
 
     geometry = load_geometry(told["model"])
     try:

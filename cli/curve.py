@@ -201,13 +201,6 @@ def _capacity(run: Run, size: str) -> int | str:
     return int(pools.pop())
 
 
-def split_policies(text: str) -> list[str]:
-    """Split ``"lru,s3-fifo:share=0.2,threshold=1,lfu"`` into policies (`lrcsim.base.lists`)."""
-    from lrcsim.simulator.setup.option_lists import split_list
-
-    return split_list("policy", text)
-
-
 def _as_rows(one: TraceCurves) -> Iterator[dict[str, Any]]:
     """Yield a row for each size, with the hit rate of every policy."""
     data = one.to_dict()

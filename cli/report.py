@@ -50,10 +50,10 @@ def report(
 
     from lrcsim.base.errors import ConfigError
     from lrcsim.base.files import write_text
-    from lrcsim.cli.curve import split_policies
     from lrcsim.reports import make_page, page_html, read_inputs
     from lrcsim.reports.from_trace import COMPARED, parts_but
     from lrcsim.reports.page import check_installed
+    from lrcsim.simulator.setup.option_lists import split_list
 
     check_installed()
     parts = parts_but(unwanted)
@@ -69,7 +69,7 @@ def report(
         progress_bar,
         trace_path=trace_path,
         parts=parts,
-        policies=COMPARED if policies is None else split_policies(policies),
+        policies=COMPARED if policies is None else split_list("policies", policies),
         request=request,
         profile_path=profile_path,
         allow_code=allow_code,

@@ -1,10 +1,11 @@
 """Model geometries as data, from a Hugging Face config too, and the bytes of their weights in many formats."""
 
 from lrcsim.models.attention import AttentionShape
-from lrcsim.models.geometry import Geometry, check_trace, read_geometry
+from lrcsim.models.geometry import Geometry
+from lrcsim.models.geometry_values import read_geometry
 from lrcsim.models.load import load_geometry, model_names
 from lrcsim.models.matching import matching_dtype
-from lrcsim.models.of_trace import geometry_of
+from lrcsim.models.of_trace import check_trace, geometry_of
 from lrcsim.models.quantisation import (
     bits_per_weight,
     dense_bytes,

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lrcsim.base.errors import ConfigError, brief
 from lrcsim.models.attention import AttentionShape, mla_flops_per_pair, mla_matrices
-from lrcsim.models.stored import Stored, read_stored
-from lrcsim.traces import RoutingTrace
+from lrcsim.models.stored import Stored
 
 BIASES = ("q", "k", "v", "attn_output", "sinks", "router", "ffn", "output")
 """What `Geometry.biases` may name."""
@@ -306,7 +303,7 @@ class Geometry:
         return self.dense_params - idle + used
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values, as `read_geometry` takes them."""
+        """Return JSON values, as `lrcsim.models.read_geometry` takes them."""
         values = asdict(replace(self, stored=None))
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
         return values if self.stored is None else {**values, "stored": self.stored.to_dict()}
@@ -316,58 +313,3 @@ def _weights(stored: Stored, layer: int, *, routed: bool, small: bool | None = N
     """Return how many numbers are in a layer's tensors: in all, or in those of one row (small), or in matrices."""
     inside = stored.of_layer(layer, routed=routed)
     return sum(one.rows * one.length for one in inside if small is None or (one.rows == 1) == small)
-
-
-def read_geometry(values: Mapping[str, Any]) -> Geometry:
-    """Read what `Geometry.to_dict` wrote; keys that it knows not are an error.
-
-    Raises:
-        ConfigError: it is not that.
-    """
-    known: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
-    try:
-        if isinstance(shape := known.get("global_attention"), Mapping):
-            known["global_attention"] = AttentionShape(**shape)
-        if shapes := known.get("attention_shapes"):
-            known["attention_shapes"] = tuple(AttentionShape(**one) for one in shapes)
-        if isinstance(stored := known.get("stored"), Mapping):
-            known["stored"] = read_stored(stored)
-        geometry = Geometry(**known)
-    except TypeError as error:
-        raise ConfigError(f"model is no geometry: {brief(error)}") from None
-    wrong = next((one.name for one in fields(geometry) if not _is(getattr(geometry, one.name), str(one.type))), None)
-    if wrong is not None:
-        raise ConfigError(f"model is no geometry: {wrong} is {str(getattr(geometry, wrong))[:40]!r}")
-    return geometry
-
-
-def _is(value: object, kind: str) -> bool:
-    """Return whether a value is of a field's kind, as its annotation has it."""
-    if kind.startswith("tuple[int"):
-        return value is None or (isinstance(value, tuple) and all(type(one) is int for one in value))
-    plain: dict[str, type] = {"int": int, "str": str, "bool": bool}
-    return type(value) is plain[kind] if kind in plain else True
-
-
-def check_trace(geometry: Geometry, trace: RoutingTrace) -> None:
-    """Check that a trace can be of this model: as many MoE layers, experts and top-k.
-
-    Args:
-        geometry: the model.
-        trace: the trace.
-
-    Raises:
-        ConfigError: one of them differs.
-    """
-    layers = trace.layers
-    found = [("MoE layers", {len(layers)}, len(geometry.moe_layers))]
-    found += [("experts per layer", set(layers.num_experts.tolist()), geometry.experts)]
-    found += [("experts per token", set(layers.top_k.tolist()), geometry.top_k)]
-    for what, traced, modelled in found:
-        if traced == {modelled}:
-            continue
-        given = " to ".join(str(count) for count in sorted({min(traced), max(traced)}))
-        fix = "give the model that was traced (lrcsim models lists them, the path of its config.json will do)"
-        if what == "experts per token" and len(traced) == 1:
-            fix += f", or {geometry.name}:top_k={given} where the engine used {given} of {modelled}"
-        raise ConfigError(f"the trace has {given} {what}, the model {geometry.name} {modelled}: {fix}")

@@ -1,4 +1,4 @@
-"""The model that a trace was recorded from: what was recorded of it, or the built-in one of its name."""
+"""The model that a trace was recorded from: as recorded, or the built-in one of its name; and whether it can be one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from lrcsim.base.errors import ConfigError, did_you_mean
-from lrcsim.models.geometry import Geometry, read_geometry
+from lrcsim.models.geometry import Geometry
+from lrcsim.models.geometry_values import read_geometry
 from lrcsim.models.huggingface import geometry_from_dict
 from lrcsim.models.load import load_geometry, model_names
 from lrcsim.traces import RoutingTrace
@@ -66,3 +67,27 @@ def _recorded(trace: RoutingTrace) -> Geometry | None:
 
 def _same(a: Geometry, b: Geometry) -> bool:
     return all(getattr(a, name) == getattr(b, name) for name in SHAPE)
+
+
+def check_trace(geometry: Geometry, trace: RoutingTrace) -> None:
+    """Check that a trace can be of this model: as many MoE layers, experts and top-k.
+
+    Args:
+        geometry: the model.
+        trace: the trace.
+
+    Raises:
+        ConfigError: one of them differs.
+    """
+    layers = trace.layers
+    found = [("MoE layers", {len(layers)}, len(geometry.moe_layers))]
+    found += [("experts per layer", set(layers.num_experts.tolist()), geometry.experts)]
+    found += [("experts per token", set(layers.top_k.tolist()), geometry.top_k)]
+    for what, traced, modelled in found:
+        if traced == {modelled}:
+            continue
+        given = " to ".join(str(count) for count in sorted({min(traced), max(traced)}))
+        fix = "give the model that was traced (lrcsim models lists them, the path of its config.json will do)"
+        if what == "experts per token" and len(traced) == 1:
+            fix += f", or {geometry.name}:top_k={given} where the engine used {given} of {modelled}"
+        raise ConfigError(f"the trace has {given} {what}, the model {geometry.name} {modelled}: {fix}")

@@ -40,9 +40,6 @@ LARGER = 1.1
 ALIKE = 0.05
 """Formats whose weights differ by less than this share are equally fine: the faster one is taken."""
 
-SPARE_ROOM = 0.1
-"""Share of the device that must be left for a format to be chosen because it fits whole."""
-
 
 @dataclass(frozen=True)
 class Quantisation:

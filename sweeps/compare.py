@@ -127,8 +127,7 @@ def _recommended(rows: list[Row], numbers: list[int], barred: Mapping[int, str],
         return None
     best = rows[free[0]]
     others = [rows[number] for number in free[1:]]
-    steps = [sum(row[name] not in (None, value) for name, value in PLAIN.items()) for row in [best, *others]]
-    plain = [row for row, step in zip(others, steps[1:], strict=True) if step == 0]
+    plain = [row for row in others if all(row[name] in (None, value) for name, value in PLAIN.items())]
     close = [row for row in others if abs(row[by] - best[by]) <= CLOSE * abs(best[by])]
     before = {number: barred[number] for number in numbers if number in barred and number < free[0]}
     return Recommendation(best, plain[0] if plain else None, close, before)

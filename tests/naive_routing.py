@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import naive
+import naive_scores
+import naive_traces
 
 Rule = Callable[[list[int], list[int], list[int], int], list[int]]
 """Of scores by expert, all experts best first, residents, and k: the experts that a token uses."""
@@ -77,7 +79,7 @@ class Outcome:
 
 
 def reroute(
-    trace: naive.Trace,
+    trace: naive_traces.Trace,
     logits: list[list[list[int]]],
     rule: Rule,
     policy: str,
@@ -90,13 +92,13 @@ def reroute(
 ) -> Outcome:
     """Run a trace through a cache, each layer-step's experts chosen by who is resident before it."""
     pools = [
-        naive.Pool(size, policy, {}, naive.World(trace.stride, trace.num_layers, "run", warm, [], {}, {}), [])
-        for size in naive.pool_sizes(trace, cache, scope)
+        naive.Pool(size, policy, {}, naive_scores.World(trace.stride, trace.num_layers, "run", warm, [], {}, {}), [])
+        for size in naive_traces.pool_sizes(trace, cache, scope)
     ]
     chosen = [[[-1] * len(row) for row in token] for token in trace.experts]
     outcome = Outcome(chosen, [0, 0], [0, 0], [0, 0], [0.0, 0.0])
     request, number, uses_so_far = -1, 0, 0
-    for step in naive.schedule(trace, prefill, given):
+    for step in naive_traces.schedule(trace, prefill, given):
         if not step.layers:
             continue
         if not warm and step.request != request:
@@ -127,7 +129,7 @@ def reroute(
             uses = []
             for key in batch:
                 place = (step.number, step.request, number, uses_so_far)
-                uses.append(naive.Use(key, run.layer, *place, Fraction(0), False, False))
+                uses.append(naive_scores.Use(key, run.layer, *place, Fraction(0), False, False))
                 uses_so_far += 1
             number += 1
             flags = pool.run(uses, access)

@@ -9,6 +9,8 @@ from math import perm
 from random import Random
 
 import naive
+import naive_queues
+import naive_traces
 import pytest
 from hypothesis import HealthCheck, Phase, assume, given, note, settings
 from hypothesis import strategies as st
@@ -81,7 +83,7 @@ def kperm(index: int, n: int, k: int) -> list[int]:
 
 
 @st.composite
-def traces(draw: st.DrawFn, like: naive.Trace | None = None) -> naive.Trace:
+def traces(draw: st.DrawFn, like: naive_traces.Trace | None = None) -> naive_traces.Trace:
     if like is None:
         num_layers = draw(st.integers(1, 3))
         experts = [draw(st.integers(1, 8))] * num_layers
@@ -118,10 +120,10 @@ def traces(draw: st.DrawFn, like: naive.Trace | None = None) -> naive.Trace:
     flat = [UNIT * value for value in draw(st.lists(weight, min_size=size, max_size=size))]
     weights = [[[flat.pop() for _ in range(k)] for _ in range(num_layers)] for _ in range(tokens)]
     offsets = [sum(lengths[:n]) for n in range(len(lengths) + 1)]
-    return naive.Trace(ids, experts, top_k, offsets, phase, weights, expert_bytes)
+    return naive_traces.Trace(ids, experts, top_k, offsets, phase, weights, expert_bytes)
 
 
-def real(trace: naive.Trace) -> RoutingTrace:
+def real(trace: naive_traces.Trace) -> RoutingTrace:
     return RoutingTrace.from_arrays(
         trace.experts,
         num_experts=trace.num_experts,
@@ -142,7 +144,7 @@ PREFILL = st.sampled_from(["step", "token", "chunk:1", "chunk:2", "chunk:3", "ch
 
 
 @st.composite
-def cache_sizes(draw: st.DrawFn, trace: naive.Trace, scope: str, bytes_too: bool) -> str:
+def cache_sizes(draw: st.DrawFn, trace: naive_traces.Trace, scope: str, bytes_too: bool) -> str:
     relative = st.sampled_from(["0.5x", "1x", "1.5x", "2x", "10%", "25%", "50%", "100%"])
     assert trace.expert_bytes is not None
     needed = [n * size for n, size in zip(trace.num_experts, trace.expert_bytes, strict=True)]
@@ -160,12 +162,12 @@ def cache_sizes(draw: st.DrawFn, trace: naive.Trace, scope: str, bytes_too: bool
 
 @dataclass
 class Case:
-    trace: naive.Trace
+    trace: naive_traces.Trace
     params: dict[str, float]
     cache: str
     prefill: str
     warm: bool
-    profile: naive.Trace | None
+    profile: naive_traces.Trace | None
 
 
 @st.composite
@@ -175,7 +177,7 @@ def cases(draw: st.DrawFn, policy: str, access: str, scope: str) -> Case:
         trace.weights = None
     params = {name: draw(values) for name, values in PARAMS.get(policy, {}).items()}
     equal = len(set(trace.expert_bytes or [])) == 1
-    cache = draw(cache_sizes(trace, scope, bytes_too=equal or policy not in naive.QUEUES))
+    cache = draw(cache_sizes(trace, scope, bytes_too=equal or policy not in naive_queues.QUEUES))
     prefill = "token" if access == "paper" else draw(PREFILL)
     warm = access != "paper" and draw(st.booleans())
     profile = None
@@ -221,7 +223,7 @@ def hits(case: Case, policy: str, access: str, scope: str) -> list[bool]:
 
 
 @st.composite
-def long_traces(draw: st.DrawFn) -> naive.Trace:
+def long_traces(draw: st.DrawFn) -> naive_traces.Trace:
     """One layer, whose experts come back after some time: long enough for ghosts and halved counts."""
     experts, k = draw(st.integers(5, 9)), draw(st.integers(1, 2))
     random = Random(draw(st.integers(0, 2**32)))
@@ -229,14 +231,14 @@ def long_traces(draw: st.DrawFn) -> naive.Trace:
     for _ in range(120):
         again = random.random() < 0.5 and len(ids) > 9
         ids.append(random.choice(ids[-9:]) if again else [random.sample(range(experts), k)])
-    return naive.Trace(ids, [experts], [k], [0, 120], None, None, [1])
+    return naive_traces.Trace(ids, [experts], [k], [0, 120], None, None, [1])
 
 
-@pytest.mark.parametrize("policy", naive.QUEUES)
+@pytest.mark.parametrize("policy", naive_queues.QUEUES)
 def test_queues_that_turn_over_many_times(policy: str) -> None:
     @ORACLE
     @given(cases(policy, "coresident", "layer"), long_traces(), st.integers(2, 6))
-    def check(case: Case, trace: naive.Trace, slots: int) -> None:
+    def check(case: Case, trace: naive_traces.Trace, slots: int) -> None:
         case.trace, case.cache = trace, str(slots)
         check_case(case, policy, "coresident", "layer")
 
@@ -277,7 +279,7 @@ def test_replay_equals_its_definition(policy: str, access: str, scope: str) -> N
 
 @pytest.mark.parametrize(("policy", "access", "scope"), combinations())
 def test_experts_of_unequal_bytes_equal_their_definition(policy: str, access: str, scope: str) -> None:
-    if policy in naive.QUEUES:  # their law is written in slots; tests/simulator/compiled/test_unequal_experts.py
+    if policy in naive_queues.QUEUES:  # their law is written in slots; tests/simulator/compiled/test_unequal_experts.py
         return
 
     @FEW
@@ -318,8 +320,8 @@ def test_second_touch_admission_before_any_policy(policy: str, access: str, scop
 def test_schedule_equals_its_definition(target_tokens: int) -> None:
     @settings(ORACLE, max_examples=3 * EXAMPLES)
     @given(traces(), PREFILL)
-    def check(trace: naive.Trace, prefill: str) -> None:
-        steps = naive.schedule(trace, prefill)
+    def check(trace: naive_traces.Trace, prefill: str) -> None:
+        steps = naive_traces.schedule(trace, prefill)
         scheduled = Schedule(real(trace), prefill, weights=True)
         assert scheduled.stride == trace.stride
         assert scheduled.all_steps().starts.tolist() == [s.tokens[0] for s in steps] + [len(trace.experts)]
@@ -404,9 +406,9 @@ def test_pinning_everything_is_static(access: str, scope: str) -> None:
     def check(case: Case, capacity: int) -> None:
         case.cache = str(capacity)
         assert case.profile is not None
-        used = [run.batch for step in naive.schedule(case.profile, "step") for run in step.layers]
+        used = [run.batch for step in naive_traces.schedule(case.profile, "step") for run in step.layers]
         distinct = {key for batch in used for key in batch}
-        for pool in naive.pool_sizes(case.trace, case.cache, scope):
+        for pool in naive_traces.pool_sizes(case.trace, case.cache, scope):
             assume(sum(key // case.trace.stride in pool.layers for key in distinct) >= pool.capacity)
         assert hits(case, "pinned-lru:1", access, scope) == hits(case, "static", access, scope)
 
@@ -463,7 +465,7 @@ class TestRandom:
             assert found.hit is not None
             assert again.hit is not None
             assert found.hit.tolist() == again.hit.tolist()
-            pools = naive.pool_sizes(case.trace, case.cache, scope)
+            pools = naive_traces.pool_sizes(case.trace, case.cache, scope)
             if all(set(pool.size.values()) == {1} for pool in pools):
                 assert found.resident <= sum(pool.capacity for pool in pools)
             if case.warm:

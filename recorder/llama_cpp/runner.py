@@ -16,7 +16,8 @@ from lrcsim.base.errors import ConfigError
 from lrcsim.models.gguf_geometry import geometry_from_header
 from lrcsim.models.gguf_header import GgufHeader, read_header
 from lrcsim.recorder.llama_cpp.blocks import routing_blocks, table
-from lrcsim.recorder.llama_cpp.library import VERSION, Context, Library, Model
+from lrcsim.recorder.llama_cpp.declarations import VERSION
+from lrcsim.recorder.llama_cpp.library import Context, Library, Model
 from lrcsim.recorder.llama_cpp.routing import Routing
 from lrcsim.recorder.passes import Columns
 from lrcsim.recorder.prompts import Prompt

@@ -44,10 +44,10 @@ import numpy.typing as npt
 from lrcsim.base.errors import ConfigError, check_choice
 from lrcsim.base.progress import Progress, part_of
 from lrcsim.base.reprs import short_repr
-from lrcsim.base.text import number, numbers
+from lrcsim.base.text import number
 from lrcsim.simulator.metrics.balance_sums import BalanceSums, Pairs, count_balance
 from lrcsim.simulator.metrics.bootstrap import basic_interval, check_bootstrap, number_of_blocks, resample_blocks
-from lrcsim.simulator.metrics.srp_metric import label_requests
+from lrcsim.simulator.metrics.groups import group_values, interval_values, label_requests
 from lrcsim.simulator.metrics.windows import Ints, check_segment, streams
 from lrcsim.traces import RoutingTrace
 
@@ -155,15 +155,8 @@ class Balance:
         data: dict[str, Any] = {"trace": label, "segment": self.segment}
         data |= {name: number(getattr(self, name)) for name in NUMBERS} | {"windows": self.windows}
         for name in ("interval", "global_interval", "above_global_interval"):
-            ends = getattr(self, name)
-            data[name] = None if ends is None else [number(end) for end in ends]
-        if self.groups is not None:
-            data["groups"] = {k: numbers(array) for k, array in vars(self.groups).items() if array is not None}
-        if self.domains is not None:
-            data["domains"] = list(self.domains)
-        if self.stacks is not None:
-            data["stacks"] = list(self.stacks)
-        return data
+            data[name] = interval_values(getattr(self, name))
+        return data | group_values(self.groups, self.domains, self.stacks)
 
 
 def balance(

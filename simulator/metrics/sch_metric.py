@@ -40,6 +40,7 @@ from lrcsim.simulator.compiled.by_request import lookahead_by_request
 from lrcsim.simulator.compiled.every_size import stack_hits
 from lrcsim.simulator.metrics import window_kernels
 from lrcsim.simulator.metrics.bootstrap import basic_interval, check_bootstrap, each_resample
+from lrcsim.simulator.metrics.groups import interval_values
 from lrcsim.simulator.metrics.windows import BlockOfWindows, Ints, Stream, check_segment, refuse_repeats, streams
 from lrcsim.traces import RoutingTrace
 
@@ -95,7 +96,7 @@ class Sch(Shown):
             "cache": self.cache,
             "slots": self.slots.tolist(),
             "value": number(self.value),
-            "interval": None if self.interval is None else [number(end) for end in self.interval],
+            "interval": interval_values(self.interval),
             "accesses": self.accesses,
             "by_layer": None if self.by_layer is None else numbers(self.by_layer),
             "capacities": self.capacities.tolist(),

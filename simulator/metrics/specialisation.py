@@ -31,7 +31,8 @@ import numpy.typing as npt
 from lrcsim.base.errors import ConfigError
 from lrcsim.base.progress import Progress
 from lrcsim.base.reprs import short_repr
-from lrcsim.simulator.metrics.srp_metric import label_requests, srp
+from lrcsim.simulator.metrics.groups import label_requests
+from lrcsim.simulator.metrics.srp_metric import srp
 from lrcsim.simulator.metrics.windows import Ints, check_segment, streams
 from lrcsim.traces import RoutingTrace
 

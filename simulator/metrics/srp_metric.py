@@ -28,13 +28,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.base.errors import ConfigError, check_choice
+from lrcsim.base.errors import check_choice
 from lrcsim.base.progress import Progress, part_of
 from lrcsim.base.reprs import short_repr
 from lrcsim.base.shown import Shown
-from lrcsim.base.text import number, numbers
+from lrcsim.base.text import number
 from lrcsim.simulator.metrics import window_kernels
 from lrcsim.simulator.metrics.bootstrap import basic_interval, check_bootstrap, number_of_blocks, resample_blocks
+from lrcsim.simulator.metrics.groups import group_values, interval_values, label_requests
 from lrcsim.simulator.metrics.windows import BlockOfWindows, Ints, Stream, check_segment, refuse_repeats, streams
 from lrcsim.traces import RoutingTrace
 
@@ -152,13 +153,8 @@ class Srp(Shown):
         for name in ("value", "floor", "activation", "group_size"):
             data[name] = number(getattr(self, name))
         data |= {"tau": self.tau, "windows": self.windows}
-        data["interval"] = None if self.interval is None else [number(end) for end in self.interval]
-        if self.groups is not None:
-            data["groups"] = {k: numbers(array) for k, array in vars(self.groups).items() if array is not None}
-        if self.domains is not None:
-            data["domains"] = list(self.domains)
-        if self.stacks is not None:
-            data["stacks"] = list(self.stacks)
+        data["interval"] = interval_values(self.interval)
+        data |= group_values(self.groups, self.domains, self.stacks)
         if self.positions is not None:
             data["positions"] = self.positions.tolist()
         return data
@@ -263,29 +259,6 @@ def srp(
         positions=positions,
         draws=values,
     )
-
-
-def label_requests(trace: RoutingTrace, domains: Sequence[str] | None = None) -> tuple[tuple[str, ...], Ints]:
-    """Number the domains of the requests.
-
-    Args:
-        trace: the routing trace.
-        domains: one label per request, in place of the trace's own.
-
-    Returns:
-        The labels in order of appearance, and int64 [requests]: the index of each request's label.
-
-    Raises:
-        ConfigError: neither says which domain a request belongs to, or there is not one label per request.
-    """
-    labels = trace.domains if domains is None else list(domains)
-    if labels is None:
-        raise ConfigError("the trace does not say which domain its requests belong to: give one label per request")
-    if len(labels) != trace.num_requests:
-        raise ConfigError(f"domains must have one label per request ({trace.num_requests}), given {len(labels)}")
-    names = list(dict.fromkeys(str(label) for label in labels))
-    number = {name: i for i, name in enumerate(names)}
-    return tuple(names), np.array([number[str(label)] for label in labels], np.int64)
 
 
 class _Sums:

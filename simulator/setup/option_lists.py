@@ -12,6 +12,7 @@ PLUGINS = Grammar(parameters=True)
 
 GRAMMARS = {
     "policy": PLUGINS,
+    "policies": PLUGINS,
     "dram_policy": PLUGINS,
     "prefetch": PLUGINS,
     "route": PLUGINS,

@@ -11,18 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from toy_traces import SIGNATURES, save, table
 
 from lrcsim.simulator import balance
 from lrcsim.traces import LayerTable, RoutingTrace
-
-SIGNATURES = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
-
-
-def save(path: Path, *, model: str = "toy", seed: int = 0, tokens: int = 240, **columns: Any) -> str:
-    ids = np.random.default_rng(seed).random((tokens, 3, 8)).argsort(axis=2)[:, :, :2]
-    columns.setdefault("offsets", range(0, tokens + 1, 40))
-    RoutingTrace.from_arrays(ids, num_experts=8, model=model, **columns).save(path)
-    return str(path)
 
 
 @pytest.fixture
@@ -37,7 +29,7 @@ def test_table_json_csv_and_plot(lrcsim: Callable[..., Any], trace_file: str, tm
     assert (done.code, done.err) == (0, "")
     with RoutingTrace.open(trace_file) as trace:
         expected = [balance(trace, m, bootstrap=50, seed=3) for m in (4, 16)]
-    rows = [re.split(r"\s{2,}", line.strip()) for line in done.out.splitlines() if re.search(r"\d\.\d{3}", line)]
+    rows = table(done.out)
     assert [row[0] for row in rows] == ["4", "16", "all"]
     for row, result in zip(rows, expected, strict=False):
         assert result.interval is not None
@@ -139,17 +131,5 @@ def test_it_fits_80_columns_and_has_the_papers_lengths(
         (["--csv", "absent/s.csv"], "cannot be written"),
     ],
 )
-def test_bad_input(
-    lrcsim: Callable[..., Any],
-    trace_file: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
-    message: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    done = lrcsim("balance", trace_file, *arguments)
-    assert done.code == 1
-    assert message in done.err
-    assert done.err.count("\n") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["t.h5"]
+def test_bad_input(refused: Callable[..., None], trace_file: str, arguments: list[str], message: str) -> None:
+    refused(message, "balance", trace_file, *arguments)

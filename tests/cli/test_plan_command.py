@@ -200,11 +200,8 @@ def test_folders_of_traces(
     ],
     ids=str,
 )
-def test_one_line_each(lrcsim: Callable[..., Any], arguments: tuple[str, ...], said: str) -> None:
-    code, out, err = lrcsim("plan", *arguments)
-    assert (code, out) == (1, "")
-    assert said in err
-    assert err.count("\n") == 1
+def test_one_line_each(refused: Callable[..., None], arguments: tuple[str, ...], said: str) -> None:
+    refused(said, "plan", *arguments)
 
 
 def test_wrong_usage(lrcsim: Callable[..., Any]) -> None:

@@ -106,25 +106,12 @@ BAD = [
 
 @pytest.mark.parametrize(("arguments", "message"), BAD)
 def test_bad_input_is_one_clear_line(
-    arguments: list[str],
-    message: str,
-    lrcsim: Callable[..., Any],
-    trace_file: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str], message: str, refused: Callable[..., None], trace_file: str, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "TEXT").write_text("turn,layer\n")
     (tmp_path / "TRUNCATED").write_bytes(Path(trace_file).read_bytes()[:3000])
     (tmp_path / "T").write_bytes(Path(trace_file).read_bytes())
-    before = sorted(tmp_path.rglob("*"))
-    code, out, err = lrcsim(*arguments)
-    assert code == 1
-    assert out == ""
-    assert err.startswith("Error: ")
-    assert message in err
-    assert err.count("\n") == 1
-    assert sorted(tmp_path.rglob("*")) == before
+    refused(message, *arguments)
 
 
 @pytest.mark.parametrize("arguments", [["run", "--cach", "2x"], ["runn"], [], ["run", "a", "b"]])

@@ -77,11 +77,8 @@ def test_files(lrcsim: Callable[..., Any], trace_file: str, tmp_path: Path) -> N
     ],
     ids=str,
 )
-def test_one_line_each(lrcsim: Callable[..., Any], trace_file: str, options: list[str], said: str) -> None:
-    code, out, err = lrcsim("run", trace_file, *options)
-    assert (code, out) == (1, "")
-    assert said in err
-    assert err.count("\n") == 1
+def test_one_line_each(refused: Callable[..., None], trace_file: str, options: list[str], said: str) -> None:
+    refused(said, "run", trace_file, *options)
 
 
 def test_a_lossy_rule_says_what_it_gave_up(lrcsim: Callable[..., Any]) -> None:

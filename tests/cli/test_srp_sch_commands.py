@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from toy_traces import SIGNATURES, save, table
 
 from lrcsim.simulator import sch, srp
 from lrcsim.traces import LayerTable, RoutingTrace
-
-SIGNATURES = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
-
-
-def save(path: Path, *, model: str = "toy", seed: int = 0, tokens: int = 240, **columns: Any) -> str:
-    ids = np.random.default_rng(seed).random((tokens, 3, 8)).argsort(axis=2)[:, :, :2]
-    columns.setdefault("offsets", range(0, tokens + 1, 40))
-    RoutingTrace.from_arrays(ids, num_experts=8, model=model, **columns).save(path)
-    return str(path)
 
 
 @pytest.fixture
@@ -32,11 +23,6 @@ def trace_file(tmp_path: Path) -> str:
         domains=["law", "code"] * 3,
         token_ids=np.random.default_rng(0).integers(0, 5, 240),
     )
-
-
-def table(out: str) -> list[list[str]]:
-    """Return the cells of the lines that hold numbers."""
-    return [re.split(r"\s{2,}", line.strip()) for line in out.splitlines() if re.search(r"\d\.\d{3}", line)]
 
 
 def test_srp_table_json_csv_and_plot(lrcsim: Callable[..., Any], trace_file: str, tmp_path: Path) -> None:
@@ -211,7 +197,7 @@ def test_sch_in_bytes(lrcsim: Callable[..., Any], trace_file: str) -> None:
         (["sch", "--cache", "1x,two"], "cache size 'two' is not understood"),
         (["sch", "--cache", "4GiB"], "give its size with --expert-bytes"),
         (["sch", "--expert-bytes", "much"], "--expert-bytes"),
-        (["sch", "--cache", ""], "cache size '' is not understood"),
+        (["sch", "--cache", ""], "--cache '' is an empty list: give values with commas between"),
         (["sch", "--definition", "statik"], "did you mean 'static'"),
         (["sch", "--scope", "modle"], "did you mean 'model'"),
         (["sch", "--by", "layers"], "did you mean 'layer'"),
@@ -219,20 +205,8 @@ def test_sch_in_bytes(lrcsim: Callable[..., Any], trace_file: str) -> None:
         (["sch", "--plot", "s.gif"], "name one of these"),
     ],
 )
-def test_bad_input(
-    lrcsim: Callable[..., Any],
-    trace_file: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
-    message: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    done = lrcsim(arguments[0], trace_file, *arguments[1:])
-    assert done.code == 1
-    assert message in done.err
-    assert done.err.count("\n") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["t.h5"]
+def test_bad_input(refused: Callable[..., None], trace_file: str, arguments: list[str], message: str) -> None:
+    refused(message, arguments[0], trace_file, *arguments[1:])
 
 
 def test_traces_that_cannot_serve(lrcsim: Callable[..., Any], tmp_path: Path) -> None:

@@ -23,6 +23,11 @@ def test_a_composition_by_hand() -> None:
     assert machine.description == "NVIDIA GeForce RTX 3060, 12 GB; assumed: pcie4-x16, nvme-gen4"
 
 
+def test_a_name_without_a_size_says_which_others_there_are() -> None:
+    assert load_profile("rtx-5060-ti").description.startswith("NVIDIA GeForce RTX 5060 Ti, 16 GB (or rtx-5060-ti-8gb);")
+    assert load_profile("rtx-5060-ti-8gb").description.startswith("NVIDIA GeForce RTX 5060 Ti, 8 GB;")
+
+
 def test_the_order_of_components_does_not_matter() -> None:
     one = load_profile("rtx-3060+ryzen-7950x+pcie3-x8")
     other = load_profile("pcie3-x8+ryzen-7950x+rtx-3060")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lrcsim.base.errors import ConfigError
-from lrcsim.models import geometry_of, load_geometry
+from lrcsim.models import check_trace, geometry_of, load_geometry
 from lrcsim.simulator import simulate
 from lrcsim.traces import RoutingTrace
 
@@ -52,3 +54,29 @@ def test_neither(config: Any) -> None:
     with pytest.raises(ConfigError, match="the trace's model 'mine' is not a built-in one: say which"):
         geometry_of(trace_of("mine", config))
     assert geometry_of(trace_of("olmoe-1b-7b", config)) is load_geometry("olmoe-1b-7b")
+
+
+def test_the_bundled_trace_has_its_model() -> None:
+    trace = RoutingTrace.open()
+    check_trace(load_geometry(trace.model or ""), trace)
+    check_trace(load_geometry("bundled"), trace)
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ((5, 3, 2, 4), "the trace has 3 MoE layers, the model tiny 2: give the model that was traced"),
+        ((5, 2, 2, 8), "the trace has 8 experts per layer, the model tiny 4: "),
+        ((5, 2, 1, 4), "the trace has 1 experts per token, the model tiny 2: "),
+        ((5, 2, 3, 4), "or tiny:top_k=3 where the engine used 3 of 2"),
+    ],
+)
+def test_a_trace_of_another_model(shape: tuple[int, int, int, int], says: str) -> None:
+    tiny = replace(load_geometry("olmoe-1b-7b"), name="tiny", moe_layers=(1, 2), experts=4, top_k=2)
+    tokens, layers, top_k, experts = shape
+    ids = np.broadcast_to(np.arange(top_k), (tokens, layers, top_k))
+    trace = RoutingTrace.from_arrays(ids, num_experts=experts)
+    with pytest.raises(ConfigError) as caught:
+        check_trace(tiny, trace)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)

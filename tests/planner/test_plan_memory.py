@@ -23,7 +23,7 @@ from lrcsim.planner.what_would_fit import remedies
 #   together 4,608 parameters = 9,216 bytes; the embedding 1,600 = 3,200 bytes
 #   an expert 480 parameters = 960 bytes; 8 in each of 3 layers = 23,040 bytes
 #   KV cache: 2 x 1 x 4 numbers per token and layer, 4 layers, 2 bytes: 64 bytes per token
-DENSE, EMBEDDING, EXPERT, EXPERTS, KV_TOKEN = 9_216, 3_200, 960, 23_040, 64
+DENSE, EMBEDDING, EXPERT, EXPERTS = 9_216, 3_200, 960, 23_040
 
 
 def test_every_part_by_hand() -> None:

@@ -106,12 +106,12 @@ def test_what_happens_at_once_is_one_event() -> None:
         log.note(1e-6, 1e-6, "cache", "evict", key)
     log.note(2e-6, 2e-6, "cache", "join", 12)
     log.note(1e-6, 3e-6, "pcie", "load", 12)
-    shown = [(event["ph"], event["name"], event["args"]) for event in timeline_events(log) if event["ph"] != "M"]
-    assert shown == [
-        ("X", "load L1 E2", {"layer": 1, "expert": 2}),
-        ("i", "evict L0 E3", {"layer": 0, "expert": 3, "count": 1}),
-        ("i", "evict 3 of L1", {"layer": 1, "expert": "7 9 2", "count": 3}),
-        ("i", "join L1 E2", {"layer": 1, "expert": 2, "count": 1}),
+    events = [event for event in timeline_events(log) if event["ph"] != "M"]
+    assert [(event["ph"], event["ts"], event["name"], event["args"]) for event in events] == [
+        ("X", 1.0, "load L1 E2", {"layer": 1, "expert": 2}),
+        ("i", 1.0, "evict L0 E3", {"layer": 0, "expert": 3, "count": 1}),
+        ("i", 1.0, "evict 3 of L1", {"layer": 1, "expert": "7 9 2", "count": 3}),
+        ("i", 2.0, "join L1 E2", {"layer": 1, "expert": 2, "count": 1}),
     ]
 
 

@@ -93,9 +93,7 @@ def test_a_style_of_matplotlibs() -> None:
         ("just words\n", r"style .*: .*"),
     ],
 )
-def test_a_style_that_is_none_is_refused(
-    tmp_path: Path, text: str | None, said: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_style_that_is_none_is_refused(tmp_path: Path, text: str | None, said: str) -> None:
     path = tmp_path / "none.mplstyle"
     if text is not None:
         path.write_text(text)

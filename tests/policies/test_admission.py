@@ -95,10 +95,10 @@ def test_to_json_and_back() -> None:
 
 
 def test_in_one_curve_with_others() -> None:
-    from lrcsim.cli.curve import split_policies
+    from lrcsim.simulator.setup.option_lists import split_list
 
     text = "lru,admit2:8+s3-fifo:share=0.2,threshold=1,admit2+lfu"
-    assert split_policies(text) == ["lru", "admit2:8+s3-fifo:share=0.2,threshold=1", "admit2+lfu"]
+    assert split_list("policy", text) == ["lru", "admit2:8+s3-fifo:share=0.2,threshold=1", "admit2+lfu"]
     assert hit_rate_curve(TRACE, "admit2:8+lfu", capacities=[4]).hit_rate[0] == pytest.approx(
         simulate(TRACE, "admit2:8+lfu", 4, bounds=False).hit_rate, abs=1e-15
     )

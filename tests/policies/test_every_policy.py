@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import naive
+import naive_queues
+import naive_scores
 import pytest
 
 from lrcsim.policies import BUILT_IN, FAMILIES, CompiledScore
@@ -23,8 +25,10 @@ def test_a_case_is_solved_by_hand(name: str) -> None:
 
 @every
 def test_its_law_is_written_down(name: str) -> None:
-    laws = [*naive.SCORE, *naive.QUEUES, *naive.LOADED_AHEAD, *naive.ADMISSION]
-    assert laws.count(name) == 1, f"say what {name} evicts in tests/naive.py: SCORE, QUEUES, LOADED_AHEAD or ADMISSION"
+    laws = [*naive_scores.SCORE, *naive_queues.QUEUES, *naive.LOADED_AHEAD, *naive.ADMISSION]
+    assert laws.count(name) == 1, (
+        f"say what {name} evicts in tests/: naive_scores.SCORE, naive_queues.QUEUES, naive.LOADED_AHEAD or ADMISSION"
+    )
 
 
 @every

@@ -236,9 +236,6 @@ def test_settings_of_generation_are_those_that_were_asked_for(folder: Path, tmp_
     assert recorded("own.h5") == plain
 
 
-GATE = "model.layers.1.block_sparse_moe.gate.weight"
-
-
 def test_weights_that_are_missing_are_named(folder: Path) -> None:
     def router_lost(weights: dict[str, Any]) -> None:
         key = next(key for key in weights if "gate" in key and "layers.1." in key)

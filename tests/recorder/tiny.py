@@ -91,7 +91,6 @@ INKLING = {
     "swa_head_dim": 8, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 4, "d_rel": 4, "rel_extent": 8,
     "unpadded_vocab_size": VOCABULARY,
 }  # fmt: skip
-NO_GROUPS = {"n_group": 1, "topk_group": 1}
 ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 SPARSE = {"mlp_layer_types": ["dense", "sparse", "sparse"]}
 MTP = {"num_nextn_predict_layers": 0}

@@ -6,23 +6,15 @@ follows from it: when steps begin and end, seconds and bytes by resource, what b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import helpers
 import numpy as np
 from drawn_runs import same
-from helpers import COSTS, SIZE, Finished, Wishes
+from helpers import Finished, Wishes
 
 from lrcsim.hardware import HardwareProfile
-from lrcsim.runtimes import IDEAL, Runtime
-from lrcsim.runtimes.machine_under import machine_under
-from lrcsim.simulator.cache.capacity import PoolSize, resolve_capacity
 from lrcsim.simulator.replay import Counts
-from lrcsim.simulator.setup.costs import Costs
-from lrcsim.simulator.setup.miss_actions import MissAction, make_action
-from lrcsim.simulator.setup.prefetchers import Prefetcher, make_prefetcher
-from lrcsim.simulator.setup.run import Run
 from lrcsim.simulator.time.compiled import run_compiled, unsupported
 from lrcsim.simulator.time.compiled_events import CompiledEvents, Dram, unsupported_events
 from lrcsim.simulator.time.event_ahead import Proposed
@@ -66,50 +58,31 @@ def run(routing: RoutingTrace, capacity: Any, hardware: HardwareProfile | None =
 
 
 def repeated(
-    routing: RoutingTrace,
-    capacity: Any,
-    hardware: HardwareProfile | None = None,
-    *,
-    policy: Any = "lru",
-    scope: Any = "layer",
-    action: str | MissAction = "load",
-    prefetch: str | Prefetcher = "none",
-    costs: Costs = COSTS,
-    overlap: bool = True,
-    warm: bool = True,
-    prefill: str = "step",
-    dram: int | None = None,
-    shrink: Any = None,
-    sizes: Sequence[int] | None = None,
-    profile: Sequence[float] | None = None,
-    log: bool = True,
-    runtime: Runtime = IDEAL,
+    routing: RoutingTrace, capacity: Any, hardware: HardwareProfile | None = None, **options: Any
 ) -> list[tuple[Tally, Counts]]:
-    """Run it in the compiled engines that can: event by event, and in closed form; arguments as of `helpers.engine`."""
-    hardware = machine_under(hardware or helpers.machine(), runtime)
-    layers, stride = routing.num_layers, routing.num_experts
-    uses = np.zeros(layers * stride) if profile is None else np.asarray(profile, np.float64)
-    pools = capacity if isinstance(capacity, tuple) else tuple(resolve_capacity(capacity, routing.layers, scope))
-    job = Run.in_pools(routing, policy, pools, "coresident", prefill, warm, uses)
-    below = None if dram is None else Dram(PoolSize(tuple(range(layers)), dram), "lru")
-    does, fetcher, of_layer = make_action(action, hardware), make_prefetcher(prefetch), list(sizes or [SIZE] * layers)
-    how: dict[str, Any] = {"runtime": runtime, "overlap": overlap}
+    """Run it in the compiled engines that can: event by event, and in closed form; options: `helpers.settled`."""
+    one = helpers.settled(routing, capacity, hardware, **options)
+    job, does, fetcher = one.job, one.action, one.prefetcher
+    below = None if one.dram is None else Dram(one.dram, "lru")
+    how: dict[str, Any] = {"runtime": one.runtime, "overlap": one.overlap}
     told = None if isinstance(fetcher, Wishes) else fetcher
+    shrinks = one.shrink is not None
     found = []
-    why = unsupported_events(job, costs, hardware, does, told, dram=below, shrinks=shrink is not None)
+    why = unsupported_events(job, one.costs, one.hardware, does, told, dram=below, shrinks=shrinks)
     if why is None:
-        events = CompiledEvents(job, costs, hardware, of_layer, does, told, dram=below, **how)
+        events = CompiledEvents(job, one.costs, one.hardware, one.of_layer, does, told, dram=below, **how)
         if isinstance(fetcher, Wishes) and events.rules.overlap:
-            events.proposer = Told(fetcher, stride)
+            events.proposer = Told(fetcher, routing.num_experts)
         for block, proposed in events.blocks():
             events.advance(routing, block, proposed)
         counts = events.finish()
         found.append((events.tally, counts))
     else:
         assert any(part in why for part in SIMPY_ALONE), why
+    dram = one.dram is not None
     why = unsupported(
-        job, costs, hardware, does, fetcher, runtime=runtime, dram_cache=dram is not None, shrinks=shrink is not None
+        job, one.costs, one.hardware, does, fetcher, runtime=one.runtime, dram_cache=dram, shrinks=shrinks
     )
     if why is None:
-        found.append(run_compiled(job, costs, hardware, of_layer, does, **how))
+        found.append(run_compiled(job, one.costs, one.hardware, one.of_layer, does, **how))
     return found

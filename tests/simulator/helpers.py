@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from lrcsim.hardware import Cpu, Dram, Gpu, HardwareProfile, Link
 from lrcsim.policies import View, make_policy
@@ -34,6 +35,9 @@ SIZE = 100
 
 COSTS = FixedCosts(expert_s=1, cpu_bytes=SIZE, cpu_rate=SIZE)
 """An expert takes a second per token where the model runs, and a second on the CPU, undisturbed."""
+
+QUICK = FixedCosts(expert_s=0.25, cpu_bytes=SIZE, cpu_rate=SIZE)
+"""Experts that compute in a quarter of a second, so that transfers outlast them."""
 
 
 def link(
@@ -127,13 +131,42 @@ def number(seconds: float) -> str:
     return repr(float(seconds)).removesuffix(".0")
 
 
-def engine(
+class Settled(NamedTuple):
+    """What an engine is made of, whichever engine it is.
+
+    Attributes:
+        job: the trace and its pools.
+        uses: float64 [keys], the profile.
+        hardware: the machine under the runtime.
+        of_layer: bytes of an expert, by layer.
+        action: what becomes of misses.
+        prefetcher: not yet told of the trace.
+        dram: of the cache in DRAM, experts of all layers; None: it holds all.
+        shrink: takes a step and a pool, returns slots less; None: none.
+        log: whether spans are kept.
+    """
+
+    job: Run
+    uses: npt.NDArray[np.float64]
+    hardware: HardwareProfile
+    of_layer: list[int]
+    action: MissAction
+    prefetcher: Prefetcher
+    costs: Costs
+    runtime: Runtime
+    overlap: bool
+    dram: PoolSize | None
+    shrink: Any
+    log: bool
+
+
+def settled(
     routing: RoutingTrace,
     capacity: Any,
     hardware: HardwareProfile | None = None,
     *,
-    policy: str = "lru",
-    scope: str = "layer",
+    policy: Any = "lru",
+    scope: Any = "layer",
     action: str | MissAction = "load",
     prefetch: str | Prefetcher = "none",
     costs: Costs = COSTS,
@@ -146,41 +179,58 @@ def engine(
     profile: Sequence[float] | None = None,
     log: bool = True,
     runtime: Runtime = IDEAL,
-) -> Engine:
-    """Make an engine; ``dram``: experts that DRAM holds, an LRU cache over NVMe, None: all."""
+) -> Settled:
+    """Settle the options of a run; ``dram``: experts that DRAM holds, an LRU cache over NVMe, None: all."""
     hardware = machine_under(hardware or machine(), runtime)
     layers, stride = routing.num_layers, routing.num_experts
     uses = np.zeros(layers * stride) if profile is None else np.asarray(profile, np.float64)
     pools = capacity if isinstance(capacity, tuple) else tuple(resolve_capacity(capacity, routing.layers, scope))
-    job = Run.in_pools(routing, policy, pools, "coresident", prefill, warm, uses)
-    below = None
-    if dram is not None:
-        size = PoolSize(tuple(range(layers)), dram)
-        below = Pool(size, make_policy("lru"), View(dram, stride, size.layers, layers, routing.top_k))
-    act = make_action(action, hardware)
-    of_layer = [SIZE] * layers if sizes is None else list(sizes)
-    residency = Residency(job, act, below, shrink, of_layer)
-    wanted = residency.pools[0].policy.needs | residency.pools[0].policy.wants
-    schedule = Schedule(routing, prefill, weights="weights" in wanted)
-    future = None
-    if "future" in wanted:
-        future = Future(schedule, "coresident", warm)
-        for pool in residency.pools:
-            pool.view.upcoming = future.of_pool(pool.view.layers)
-    fetcher = make_prefetcher(prefetch)
-    fetcher.trace, fetcher.stride, fetcher.num_layers, fetcher.top_k = routing, stride, layers, routing.top_k
-    fetcher.profile = uses
-    fetcher.reset()
-    return Engine(
-        steps_of(schedule, future, uses="weights" in act.needs),
-        residency,
-        costs,
-        hardware,
-        of_layer,
+    return Settled(
+        job=Run.in_pools(routing, policy, pools, "coresident", prefill, warm, uses),
+        uses=uses,
+        hardware=hardware,
+        of_layer=[SIZE] * layers if sizes is None else list(sizes),
+        action=make_action(action, hardware),
+        prefetcher=make_prefetcher(prefetch),
+        costs=costs,
         runtime=runtime,
         overlap=overlap,
+        dram=None if dram is None else PoolSize(tuple(range(layers)), dram),
+        shrink=shrink,
+        log=log,
+    )
+
+
+def engine(routing: RoutingTrace, capacity: Any, hardware: HardwareProfile | None = None, **options: Any) -> Engine:
+    """Make an engine; arguments as of `settled`."""
+    one = settled(routing, capacity, hardware, **options)
+    layers, stride = routing.num_layers, routing.num_experts
+    below = None
+    if one.dram is not None:
+        view = View(one.dram.capacity, stride, one.dram.layers, layers, routing.top_k)
+        below = Pool(one.dram, make_policy("lru"), view)
+    residency = Residency(one.job, one.action, below, one.shrink, one.of_layer)
+    wanted = residency.pools[0].policy.needs | residency.pools[0].policy.wants
+    schedule = Schedule(routing, one.job.prefill, weights="weights" in wanted)
+    future = None
+    if "future" in wanted:
+        future = Future(schedule, "coresident", one.job.warm)
+        for pool in residency.pools:
+            pool.view.upcoming = future.of_pool(pool.view.layers)
+    fetcher = one.prefetcher
+    fetcher.trace, fetcher.stride, fetcher.num_layers, fetcher.top_k = routing, stride, layers, routing.top_k
+    fetcher.profile = one.uses
+    fetcher.reset()
+    return Engine(
+        steps_of(schedule, future, uses="weights" in one.action.needs),
+        residency,
+        one.costs,
+        one.hardware,
+        one.of_layer,
+        runtime=one.runtime,
+        overlap=one.overlap,
         prefetcher=fetcher,
-        log=Log(stride) if log else None,
+        log=Log(stride) if one.log else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""A profile from the trace that it is tested on."""
+"""What is said of a hit rate: sizes at which it means little, and a profile from the trace that it is tested on."""
 
 from __future__ import annotations
 
@@ -22,6 +22,60 @@ def made(seed: int = 0, requests: int = 3, **more: Any) -> RoutingTrace:
 def notes(trace: RoutingTrace, policy: str, profile: Any, **options: Any) -> list[str]:
     found = simulate(trace, policy, 16, profile=profile, bounds=False, **options).warnings
     return [warning for warning in found if "hindsight" in warning]
+
+
+def said(trace: RoutingTrace, policy: str, cache: int | str, **options: Any) -> str:
+    return " ".join(simulate(trace, policy, cache, bounds=False, **options).warnings)
+
+
+def test_below_one_token_cycle() -> None:
+    # Every token uses the same key in each of 8 layers, of 3 bytes in half of them and 6 else: 8 experts, or 36 bytes.
+    trace = RoutingTrace.from_arrays(np.zeros((20, 8, 1), int), num_experts=4, expert_bytes=[3, 6] * 4)
+    assert simulate(trace, "lru", 7, scope="model", bounds=False).hit_rate == 0.0
+    assert "the pool holds 7, one token uses 8: below one token cycle" in said(trace, "lru", 7, scope="model")
+    assert "one token uses 36: below one token cycle" in said(trace, "lru", "35B", scope="model")
+    for policy, cache, more in (("lru", 8, {}), ("lru", "36B", {}), ("fifo", 7, {}), ("lru", 7, {"access": "paper"})):
+        assert "cycle" not in said(trace, policy, cache, scope="model", **more), (policy, cache)
+
+
+def test_a_token_that_does_not_fit() -> None:
+    ids = [[[0, 1]], [[1, 2]]]
+    trace = RoutingTrace.from_arrays(ids, num_experts=4)
+    assert "1 of 1 layers hold fewer experts than one token uses there (top-2)" in said(trace, "lru", 1)
+    assert "fewer experts" not in said(trace, "lru", 2)
+    assert "fewer experts" not in said(trace, "lru", 1, access="sequential")
+    in_bytes = RoutingTrace.from_arrays(ids, num_experts=4, expert_bytes=[[4, 2, 1, 1]])
+    assert "fewer experts" not in said(in_bytes, "lru", "1B")  # a byte is no slot
+
+
+def test_everything_fits() -> None:
+    # One layer that goes round four experts of 10 bytes together; then two such layers in a pool.
+    ids = np.tile(np.arange(4), 5)[:, None, None]
+    one = RoutingTrace.from_arrays(ids, num_experts=4, expert_bytes=[[1, 2, 3, 4]])
+    two = RoutingTrace.from_arrays(np.repeat(ids, 2, axis=1), num_experts=4)
+    for trace, holds, lacks, scope in ((one, 4, 3, "layer"), (one, "10B", "9B", "layer"), (two, 8, 7, "model")):
+        assert "holds every expert" in said(trace, "fifo", holds, scope=scope)
+        assert said(trace, "fifo", lacks, scope=scope) == ""
+
+
+def test_a_cache_that_never_fills() -> None:
+    trace = RoutingTrace.from_arrays(np.arange(3).reshape(3, 1, 1), num_experts=64)
+    assert "the cache never filled: the trace uses 3 experts in all" in said(trace, "fifo", 16)
+    assert said(trace, "fifo", 2) == ""
+
+
+def test_what_is_loaded_ahead_is_free() -> None:
+    trace = RoutingTrace.from_arrays(np.tile(np.arange(4), 5)[:, None, None], num_experts=4)
+    assert "2 experts were loaded ahead by the policy" in said(trace, "static", 2, profile=trace)
+
+
+def test_one_pool_of_a_single_layer_is_one_pool() -> None:
+    # Top-2 in one layer: a token uses 2, the cache holds 1. One pool is warned of the cliff, a layer of the buffer.
+    trace = RoutingTrace.from_arrays([[[0, 1]], [[1, 2]], [[2, 0]]], num_experts=3)
+    for scope, words in (("model", "one token uses 2: below one token cycle"), ("layer", "1 of 1 layers hold fewer")):
+        result = simulate(trace, "lru", 1, scope=scope)
+        assert (result.run.scope, result.config["scope"]) == (scope, scope)
+        assert any(words in warning for warning in result.warnings)
 
 
 @pytest.mark.parametrize("policy", ["static", "pinned-lru"])

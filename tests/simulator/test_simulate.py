@@ -87,40 +87,6 @@ def test_record_marks_each_access() -> None:
     assert result.counts.hit.tolist() == [False] * 8 + [True] * 4
 
 
-def test_warning_below_one_token_cycle() -> None:
-    trace = RoutingTrace.from_arrays(np.zeros((20, 8, 1), int), num_experts=4)
-    result = simulate(trace, "lru", 7, scope="model")
-    assert result.hit_rate == 0.0  # every token uses the same 8 keys, the pool holds 7
-    assert any("below one token cycle" in warning for warning in result.warnings)
-    assert not simulate(trace, "lru", 8, scope="model").warnings or "cycle" not in str(
-        simulate(trace, "lru", 8, scope="model").warnings
-    )
-
-
-def test_warning_when_a_token_does_not_fit() -> None:
-    trace = RoutingTrace.from_arrays([[[0, 1]], [[1, 2]]], num_experts=4)
-    assert "1 of 1 layers hold fewer experts than one token uses there (top-2)" in str(
-        simulate(trace, "lru", 1).warnings
-    )
-    assert "fewer experts" not in str(simulate(trace, "lru", 2).warnings)
-    assert "fewer experts" not in str(simulate(trace, "lru", 1, access="sequential").warnings)
-
-
-def test_warning_when_everything_fits() -> None:
-    assert "holds every expert" in str(simulate(cyclic(), "fifo", 4).warnings)
-    assert "holds every expert" in str(simulate(cyclic(), "fifo", 8, scope="model").warnings)
-    assert not simulate(cyclic(), "fifo", 3).warnings
-
-
-def test_warning_when_the_cache_never_fills() -> None:
-    trace = RoutingTrace.from_arrays(np.arange(3).reshape(3, 1, 1), num_experts=64)
-    assert "never filled" in str(simulate(trace, "fifo", 16).warnings)
-
-
-def test_warning_about_free_loads() -> None:
-    assert "loaded ahead" in str(simulate(cyclic(), "static", 2, profile=cyclic()).warnings)
-
-
 def test_progress_covers_all_runs() -> None:
     seen: list[tuple[int, int]] = []
     trace = cyclic()
@@ -250,15 +216,6 @@ def test_bytes_per_token_are_of_tokens_that_were_recorded() -> None:
     cache = simulate(trace, "lru", 2).to_dict()["cache"]
     assert (cache["prefill"]["tokens"], cache["decode"]["tokens"]) == (3, 2)
     assert (cache["prefill"]["bytes_per_token"], cache["decode"]["bytes_per_token"]) == (100, 100)
-
-
-def test_one_pool_of_a_single_layer_is_one_pool() -> None:
-    # Top-2 in one layer: a token uses 2, the cache holds 1. One pool is warned of the cliff, a layer of the buffer.
-    trace = RoutingTrace.from_arrays([[[0, 1]], [[1, 2]], [[2, 0]]], num_experts=3)
-    for scope, words in (("model", "one token uses 2: below one token cycle"), ("layer", "1 of 1 layers hold fewer")):
-        result = simulate(trace, "lru", 1, scope=scope)
-        assert (result.run.scope, result.config["scope"]) == (scope, scope)
-        assert any(words in warning for warning in result.warnings)
 
 
 @pytest.mark.parametrize("access", ["coresident", "sequential", "paper"])

@@ -9,8 +9,9 @@ import pytest
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.simulator import simulate
+from lrcsim.simulator.setup.outcomes import LOSSY
 from lrcsim.sweeps import divide
-from lrcsim.sweeps.compare import Comparison, compare, comparison_spec
+from lrcsim.sweeps.compare import Comparison, cannot_be_had, compare, comparison_spec
 from lrcsim.sweeps.run import run_in_memory
 from lrcsim.traces import RoutingTrace
 
@@ -38,6 +39,16 @@ def test_best_first_and_what_knows_the_future_is_no_advice(folder: Path) -> None
     assert all(one.plain is None for one in found.recommended)  # the plain run is the best itself
 
 
+def test_the_plain_run_is_told_from_others_that_are_no_better(folder: Path) -> None:
+    # 0 1 2 0 1 2 in a cache of 2. MRU: 0 1 miss, 2 puts 1 out, 0 hits, 1 puts 0 out, 2 hits. FIFO and LRU: no hit.
+    found = compared(folder / "round.h5", {"policy": ["mru", "fifo", "lru"]}, cache="2")
+    assert [(row["policy"], row["hit_rate"]) for row in found.rows] == [("mru", 2 / 6), ("fifo", 0.0), ("lru", 0.0)]
+    (one,) = found.recommended
+    assert one.best["policy"] == "mru"
+    assert one.plain is not None
+    assert one.plain["policy"] == "lru"
+
+
 def test_what_is_recommended_is_held_against_the_plain_run(recorded: Path) -> None:
     choices = {"policy": ["lru", "lfu"], "prefetch": ["none", "oracle", "popularity"], "miss": ["load", "skip:0.2"]}
     found = compared(recorded, choices, cache="2x", hardware="rtx-3090")
@@ -60,6 +71,25 @@ def test_what_is_recommended_is_held_against_the_plain_run(recorded: Path) -> No
     assert plain["decode_tokens_per_s"] == time["decode_tokens_per_s"]
     assert plain["of_optimum"] == time["decode_tokens_per_s"] / time["bounds"]["optimum"]["decode_tokens_per_s"]
     assert all((row["gap_closed"] is None) == (row["prefetch"] != "none") for row in found.rows)
+
+
+@pytest.mark.parametrize(
+    ("differs", "why"),
+    [
+        ({}, None),
+        ({"policy": "belady"}, "knows the future"),
+        ({"prefetch": "oracle:2"}, "knows the future"),
+        ({"policy": "static", "profile": "self"}, "knows the trace beforehand (profile self)"),
+        ({"policy": "static", "profile": "other.h5"}, None),
+        ({"profile": "self"}, None),  # lru makes nothing of it
+        ({"skipped_weight": 0.25}, "changes what the model computes (25.0 % of the router weight)"),
+        ({"route": "prior:0.5"}, "changes the router's choice"),
+        ({"policy": "gone.py:Mine"}, None),  # its run has failed and says so itself
+    ],
+)
+def test_what_is_no_advice(differs: dict[str, Any], why: str | None, tmp_path: Path) -> None:
+    row = dict.fromkeys(f"{outcome.label}_weight" for outcome in LOSSY) | {"policy": "lru", "prefetch": "none"}
+    assert cannot_be_had(row | {"route": "none", "profile": None} | differs, tmp_path) == why
 
 
 def test_a_combination_that_cannot_run_stands_last_with_its_error(recorded: Path) -> None:

@@ -29,7 +29,8 @@ from lrcsim.experiments.validation.llama_cpp.tables import as_markdown
 from lrcsim.experiments.validation.llama_cpp.weights import cached, narrow, olmoe, tiny, wide
 from lrcsim.experiments.validation.offload.compare import busy
 from lrcsim.models import Geometry
-from lrcsim.recorder.llama_cpp.library import VERSION, Library
+from lrcsim.recorder.llama_cpp.declarations import VERSION
+from lrcsim.recorder.llama_cpp.library import Library
 
 KIND = "llama-cpp-on-one-core"
 MODELS: dict[str, Callable[[], Geometry]] = {"olmoe-1b-7b": olmoe, "narrow": narrow, "tiny": tiny}

@@ -21,7 +21,8 @@ from lrcsim.base.errors import ConfigError
 from lrcsim.models import Geometry, load_geometry
 from lrcsim.models.quantisation import format_of
 from lrcsim.models.tensors import tensors
-from lrcsim.recorder.llama_cpp.library import HOW, Library
+from lrcsim.recorder.llama_cpp.declarations import HOW
+from lrcsim.recorder.llama_cpp.library import Library
 
 POOL = 512
 """Different rows of each length and format; a tensor's rows are drawn from them."""

@@ -1,6 +1,6 @@
 """How far predictions are off out of sample: one machine left out at a time, numbers fitted without it.
 
-The range of a class is what a new machine's point is within with probability `COVERED`, from the residuals of machines
+The range of a class is what a new machine's point is within with probability 0.9, from the residuals of machines
 left out: log(measured / predicted) of a machine is its mean over the machine's points, their standard deviation s is
 taken over the machines, and what is within a machine is added. With n machines the range is
 
@@ -26,7 +26,6 @@ from lrcsim.planner.accuracy import SETTINGS
 T_90 = {1: 6.31, 2: 2.92, 3: 2.35, 4: 2.13, 5: 2.02, 6: 1.94, 7: 1.89, 8: 1.86, 9: 1.83, 10: 1.81, 12: 1.78, 15: 1.75}
 """Student's t for 90 % two-sided, by degrees of freedom (any table)."""
 
-COVERED = 0.9
 LEAST, MOST = math.log(1.2), math.log(1.36)
 """Half the width of a range in the logarithm: versions of one engine alone differ by 30 % (RTX 3090, gpt-oss-20b: 180
 to 239 tokens/s within seven months), and a range of a factor of two says little: 1.36 either way is 1.85 in all."""

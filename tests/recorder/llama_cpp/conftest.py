@@ -7,7 +7,8 @@ import importlib.util
 
 import pytest
 
-from lrcsim.recorder.llama_cpp.library import VERSION, Library
+from lrcsim.recorder.llama_cpp.declarations import VERSION
+from lrcsim.recorder.llama_cpp.library import Library
 
 
 @pytest.fixture(scope="session")

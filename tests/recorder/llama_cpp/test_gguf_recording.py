@@ -22,7 +22,8 @@ from lrcsim.base.errors import ConfigError  # noqa: E402
 from lrcsim.models import dense_bytes, expert_bytes, geometry_of, load_geometry  # noqa: E402
 from lrcsim.recorder import Prompt, Settings, record  # noqa: E402
 from lrcsim.recorder.llama_cpp import runner  # noqa: E402
-from lrcsim.recorder.llama_cpp.library import VERSION, Library  # noqa: E402
+from lrcsim.recorder.llama_cpp.declarations import VERSION  # noqa: E402
+from lrcsim.recorder.llama_cpp.library import Library  # noqa: E402
 from lrcsim.recorder.llama_cpp.runner import record_gguf  # noqa: E402
 from lrcsim.recorder.model import load  # noqa: E402
 from lrcsim.simulator import simulate  # noqa: E402

@@ -24,7 +24,8 @@ from lrcsim.experiments.validation.llama_cpp.weights import set_top_k, stored, t
 from lrcsim.models import Geometry
 from lrcsim.models.formats import FORMATS
 from lrcsim.recorder.llama_cpp import library as library_module
-from lrcsim.recorder.llama_cpp.library import VERSION, Library, check_defaults
+from lrcsim.recorder.llama_cpp.declarations import VERSION, check_defaults
+from lrcsim.recorder.llama_cpp.library import Library
 
 Matrix = npt.NDArray[np.float64]
 TOKENS = [3, 141, 59, 26, 500, 35, 89, 79]

@@ -190,8 +190,10 @@ def test_a_refill_counts_what_it_brings_by_the_layer_of_each() -> None:
     made = filled(4, 0, 10, policy=Timetable(), size=(1, 1))
     made.view.layer = 0
     Timetable.wanted = (0, 1, 11, 12)
+    made.refilled_log, made.evicted_log = [], []
     made.refill()
     assert (made.preloaded, made.resident, made.used) == ({0: 1, 1: 2}, {0, 1, 11, 12}, 4)
+    assert (made.refilled_log, made.evicted_log) == ([1, 11, 12], [10])
     made.refill()  # all are there
     assert (made.preloaded, made.evictions) == ({0: 1, 1: 2}, 0)
 
@@ -266,3 +268,24 @@ def test_what_never_got_in_is_no_eviction() -> None:
     assert (made.bypassed, made.evictions, made.resident, Passing.left) == (2, 0, {0, 1}, [3, 2])
     made.resize(1)  # 1 was in the pool, so it is evicted
     assert (made.bypassed, made.evictions, made.resident, Passing.left) == (2, 1, {0}, [3, 2, 1])
+
+
+def test_the_papers_rule_gives_first_uses_away_as_far_as_they_fit() -> None:
+    # Two slots, LRU. 0 and 1 are the first two distinct ones: hits, though nothing was there. 2 is the third: it misses
+    # and puts 0 out, which then misses as one that was seen and is not there. 5 bytes hold two of 2 bytes each.
+    for made in (pool(2, "lru"), pool(5, "lru", size=(2,))):
+        assert [made.paper(batch) for batch in ([0, 1], [1], [2], [0], [2])] == [[], [], [2], [0], []]
+        assert made.resident == {0, 2}
+
+
+def test_one_after_the_other_never_puts_out_what_has_just_come() -> None:
+    # LFU, two slots: 0 and 1 were used twice when 2 comes, used once. It stays, and 0, the older of the two, goes.
+    made = pool(2, "lfu")
+    assert made.sequential([0, 1, 0, 1, 2]) == [0, 1, 2]
+    assert (made.resident, made.evictions) == ({1, 2}, 1)
+
+
+def test_a_pool_without_a_slot_lets_every_expert_pass() -> None:
+    made = pool(0)
+    assert made.sequential([0, 1, 0]) == [0, 1, 0]
+    assert (made.resident, made.evictions, made.bypassed) == (set(), 3, 0)

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from drawn_traces import traces_with_holes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,36 +33,12 @@ BEHIND = [
 ]
 
 
-@st.composite
-def traces(draw: st.DrawFn) -> RoutingTrace:
-    """Popular experts, holes, empty tokens, requests, prompts, layers of unequal experts and bytes."""
-    tokens, layers = draw(st.integers(1, 40)), draw(st.integers(1, 3))
-    experts = draw(st.lists(st.integers(1, 8), min_size=layers, max_size=layers))
-    k = draw(st.integers(1, min(4, *experts)))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    scores = rng.random((tokens, layers, max(experts))) * (0.3 + rng.random((layers, max(experts))))
-    for layer, number in enumerate(experts):
-        scores[:, layer, number:] = -1
-    ids = (-scores).argsort(axis=2)[:, :, :k]
-    ids[rng.random(ids.shape) < draw(st.sampled_from([0, 0.1, 0.5]))] = -1
-    ids[rng.random(tokens) < draw(st.sampled_from([0, 0.2]))] = -1
-    ends = sorted(draw(st.lists(st.integers(0, tokens), max_size=4)))
-    return RoutingTrace.from_arrays(
-        ids,
-        num_experts=experts,
-        offsets=[0, *ends, tokens],
-        phase=draw(st.sampled_from([None, (rng.random(tokens) < 0.5).astype(int)])),
-        weights=(rng.integers(0, 9, ids.shape) / 16).astype(np.float32),
-        expert_bytes=draw(st.lists(st.integers(1, 5), min_size=layers, max_size=layers)),
-    )
-
-
 @pytest.mark.parametrize("access", ["coresident", "sequential"])
 @pytest.mark.parametrize("scope", ["layer", "model"])
 @pytest.mark.parametrize("policy", BEHIND)
 @settings(max_examples=6)
 @given(
-    trace=traces(),
+    trace=traces_with_holes(most_tokens=40, most_experts=8),
     window=st.sampled_from([0, 1, 3, 10, 2**70]),
     cache=st.one_of(st.integers(0, 12), st.integers(1, 60).map("{}B".format)),
     warm=st.booleans(),

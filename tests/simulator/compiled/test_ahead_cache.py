@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import naive
+import naive_traces
 import numpy as np
 import pytest
 from drawn_runs import job_of, machine, traces
@@ -102,7 +103,7 @@ def test_equals_the_definition(
     slots = cache if isinstance(cache, int) else 3
     offsets, phase = trace.offsets.tolist(), None if trace.phase is None else list(trace.phase)
     experts, top_k = trace.layers.num_experts.tolist(), [trace.top_k] * trace.num_layers
-    plain = naive.Trace(trace.experts.tolist(), experts, top_k, offsets, phase)
+    plain = naive_traces.Trace(trace.experts.tolist(), experts, top_k, offsets, phase)
     want = naive.replay(plain, name, {"m": int(window)}, str(slots), scope, "coresident", prefill, warm)
     flags, counts = compiled(job_of(trace, policy, slots, scope=scope, prefill=prefill, warm=warm))
     assert counts == {name: getattr(want, name) for name in counts}

@@ -6,6 +6,7 @@ from itertools import pairwise
 from unittest.mock import patch
 
 import naive
+import naive_traces
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -55,7 +56,7 @@ def test_every_request_equals_the_definition_alone(
         for slots in range(1, found.shape[1]):
             wanted = 0
             if low < high:
-                alone = naive.Trace(ids[low:high].tolist(), [experts] * layers, [k] * layers, [0, high - low])
+                alone = naive_traces.Trace(ids[low:high].tolist(), [experts] * layers, [k] * layers, [0, high - low])
                 counts = naive.replay(
                     alone, "sch-lookahead", {"m": window}, str(slots), scope, "paper", "token", False
                 )  # fmt: skip

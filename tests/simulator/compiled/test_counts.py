@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drawn_traces import traces_with_holes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,30 +48,6 @@ def test_hand_solved() -> None:
     assert (cold.cold_misses, cold.evictions, cold.resident) == (4, 0, 2)
 
 
-@st.composite
-def traces(draw: st.DrawFn) -> RoutingTrace:
-    """Holes, tokens and requests of which nothing was recorded, prompts, layers of unequal experts and bytes."""
-    tokens, layers = draw(st.integers(1, 30)), draw(st.integers(1, 3))
-    experts = draw(st.lists(st.integers(1, 7), min_size=layers, max_size=layers))
-    k = draw(st.integers(1, min(4, *experts)))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    scores = rng.random((tokens, layers, max(experts))) * (0.3 + rng.random((layers, max(experts))))
-    for layer, number in enumerate(experts):
-        scores[:, layer, number:] = -1
-    ids = (-scores).argsort(axis=2)[:, :, :k]
-    ids[rng.random(ids.shape) < draw(st.sampled_from([0, 0.1, 0.5]))] = -1
-    ids[rng.random(tokens) < draw(st.sampled_from([0, 0.2]))] = -1
-    ends = sorted(draw(st.lists(st.integers(0, tokens), max_size=4)))
-    return RoutingTrace.from_arrays(
-        ids,
-        num_experts=experts,
-        offsets=[0, *ends, tokens],
-        phase=draw(st.sampled_from([None, (rng.random(tokens) < 0.5).astype(int)])),
-        weights=(rng.integers(0, 9, ids.shape) / 16).astype(np.float32),
-        expert_bytes=draw(st.lists(st.integers(1, 5), min_size=layers, max_size=layers)),
-    )
-
-
 COMPILED = [name for name, policy in BUILT_IN.items() if engine_for(policy()) == "compiled"]
 SPECS = [*COMPILED, "pinned-lru:0.2", "pinned-lru:1", "dali:3,heavy=2", "lfu-aging:3,decay=0.5", "repin:5,swaps=2"]
 capacities = st.one_of(st.integers(0, 12), st.integers(1, 60).map("{}B".format))
@@ -81,7 +58,7 @@ capacities = st.one_of(st.integers(0, 12), st.integers(1, 60).map("{}B".format))
 @pytest.mark.parametrize("policy", SPECS)
 @settings(max_examples=12)
 @given(
-    trace=traces(),
+    trace=traces_with_holes(),
     cache=capacities,
     warm=st.booleans(),
     prefill=st.sampled_from(["step", "token", "chunk:2"]),
@@ -134,7 +111,12 @@ class Renamed(CompiledScore):
 
 
 @settings(max_examples=40)
-@given(trace=traces(), cache=capacities, access=st.sampled_from(["coresident", "sequential"]), warm=st.booleans())
+@given(
+    trace=traces_with_holes(),
+    cache=capacities,
+    access=st.sampled_from(["coresident", "sequential"]),
+    warm=st.booleans(),
+)
 def test_a_policy_of_ones_own_by_either_name(trace: RoutingTrace, cache: int | str, access: str, warm: bool) -> None:
     pools = tuple(resolve_capacity(cache, trace.layers, "model"))
     jobs = [Run.in_pools(trace, policy, pools, access, "step", warm) for policy in (Patient, Renamed)]

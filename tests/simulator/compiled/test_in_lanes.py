@@ -9,6 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 import naive
+import naive_traces
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -102,7 +103,7 @@ def test_every_capacity_equals_the_definition(policy: str, seed: int, tokens: in
     name, _, ahead = policy.partition(":")
     for slots in range(experts + 1):
         wanted = naive.replay(
-            naive.Trace(ids.tolist(), [experts] * layers, [k] * layers, offsets, phase),
+            naive_traces.Trace(ids.tolist(), [experts] * layers, [k] * layers, offsets, phase),
             name, {"m": float(ahead)} if ahead else {}, str(slots), "layer", "coresident", prefill, warm,
         )  # fmt: skip
         hits = np.subtract(wanted.accesses, wanted.misses).sum(axis=1)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import naive
+import naive_traces
 import numba
 import numpy as np
 import pytest
@@ -80,7 +80,7 @@ def test_as_plain_lists_have_it(
     ids[rng.random(ids.shape) < missing] = -1
     weights = (rng.integers(0, 64, ids.shape) / 64).astype(np.float32)
     ends = np.cumsum(steps).tolist()
-    plain = naive.Trace(
+    plain = naive_traces.Trace(
         ids.tolist(),
         [experts] * layers,
         [ids.shape[2]] * layers,
@@ -90,7 +90,7 @@ def test_as_plain_lists_have_it(
     passes = [(0, 1, list(range(end - length, end))) for end, length in zip(ends, steps, strict=True)]
     wanted = [
         (step.number, one.layer, one.batch, [float(weight) for weight in one.weights])
-        for step in naive.schedule(plain, "step", passes)
+        for step in naive_traces.schedule(plain, "step", passes)
         for one in step.layers
     ]
     for kernel in (lambda: order_by_last_use, None):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import naive
 import naive_routing
+import naive_traces
 import numba
 import numpy as np
 import pytest
@@ -204,7 +204,7 @@ def given_steps(trace: RoutingTrace) -> list[tuple[int, int, list[int]]] | None:
 
 def expected(case: Case) -> naive_routing.Outcome:
     trace, every = case.trace, case.trace.num_tokens
-    told = naive.Trace(
+    told = naive_traces.Trace(
         trace.read("experts", 0, every).tolist(),
         trace.layers.num_experts.tolist(),
         trace.layers.top_k.tolist(),

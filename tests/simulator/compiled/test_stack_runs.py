@@ -6,6 +6,7 @@ from typing import Any
 from unittest.mock import patch
 
 import naive
+import naive_traces
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -79,7 +80,7 @@ def test_every_capacity_equals_the_definition(policy: str, seed: int, tokens: in
     found = stack_hits(trace, policy, "model", "coresident", prefill, warm, jobs=1)
     for slots in range(layers * experts + 1):
         wanted = naive.replay(
-            naive.Trace(ids.tolist(), [experts] * layers, [k] * layers, offsets, phase),
+            naive_traces.Trace(ids.tolist(), [experts] * layers, [k] * layers, offsets, phase),
             policy, {}, str(slots), "model", "coresident", prefill, warm,
         )  # fmt: skip
         hits = np.subtract(wanted.accesses, wanted.misses).sum(axis=1)

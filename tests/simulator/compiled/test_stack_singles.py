@@ -5,6 +5,7 @@ from __future__ import annotations
 from unittest.mock import patch
 
 import naive
+import naive_traces
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -79,7 +80,7 @@ def test_every_capacity_equals_the_definition(
     name, _, ahead = policy.partition(":")
     for slots in range(experts + 1):
         wanted = naive.replay(
-            naive.Trace(ids.tolist(), [experts], [k], offsets, phase),
+            naive_traces.Trace(ids.tolist(), [experts], [k], offsets, phase),
             name, {"m": float(ahead)} if ahead else {}, str(slots), "layer", access, prefill, warm,
         )  # fmt: skip
         hits = np.subtract(wanted.accesses, wanted.misses).sum(axis=1)

@@ -1,4 +1,4 @@
-"""Lossy miss actions against their definition (tests/naive.py), and what users see of them."""
+"""Lossy miss actions against their definition (tests/naive_lossy.py), and what users see of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import naive
+import naive_lossy
+import naive_traces
 import numpy as np
 import pytest
 from helpers import COSTS, SIZE, run, trace
@@ -31,7 +32,7 @@ class Case(NamedTuple):
     """A run with a lossy rule."""
 
     routing: RoutingTrace
-    rule: naive.Lossy
+    rule: naive_lossy.Lossy
     policy: str
     cache: str
     scope: str
@@ -72,7 +73,7 @@ def cases(draw: st.DrawFn) -> Case:
     top = routing.num_experts * (routing.num_layers if scope == "model" else 1)
     return Case(
         routing,
-        naive.Lossy(action, threshold, draw(st.sampled_from([1, 1, 0, 2, 3]))),
+        naive_lossy.Lossy(action, threshold, draw(st.sampled_from([1, 1, 0, 2, 3]))),
         draw(st.sampled_from(["lru", "fifo", "lfu"])),
         str(draw(st.integers(0, top))),
         scope,
@@ -93,9 +94,9 @@ def given_steps(routing: RoutingTrace) -> list[tuple[int, int, list[int]]] | Non
     return [(period[tokens[0]], phase[tokens[0]], tokens) for tokens in steps.values()]
 
 
-def expected(case: Case) -> naive.LossyOutcome:
+def expected(case: Case) -> naive_lossy.LossyOutcome:
     routing, every = case.routing, case.routing.num_tokens
-    told = naive.Trace(
+    told = naive_traces.Trace(
         routing.read("experts", 0, every).tolist(),
         [routing.num_experts] * routing.num_layers,
         [routing.top_k] * routing.num_layers,
@@ -103,7 +104,7 @@ def expected(case: Case) -> naive.LossyOutcome:
         routing.read("phase", 0, every).tolist(),
         routing.read("weights", 0, every).tolist(),
     )
-    return naive.lossy_replay(
+    return naive_lossy.lossy_replay(
         told, case.policy, case.cache, case.scope, case.prefill, case.warm, case.rule, given_steps(routing)
     )
 
