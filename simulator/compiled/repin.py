@@ -26,7 +26,7 @@ from lrcsim.simulator.compiled.queue_lists import (
     residents,
     take,
 )
-from lrcsim.simulator.compiled.queue_loop import run_queues
+from lrcsim.simulator.compiled.queue_loop import run_plain
 from lrcsim.simulator.compiled.served import DROPPED, LOADS, tell_evicted
 from lrcsim.simulator.compiled.uncounted import uncounted_njit
 
@@ -153,7 +153,7 @@ def run_repinned(policy, sizes, access, cold, first_key, cost, batches, keys, st
         for i in range(starts[batch], starts[batch + 1]):
             heat_up(state.node, state.counter, keys[i] - first_key)
         one[0] = batch
-        run_queues(policy, sizes, access, cold, first_key, cost, one, keys, starts, request, phase, state, served)
+        run_plain(policy, sizes, access, cold, first_key, cost, one, keys, starts, request, phase, state, served)
     for row in range(begun + 1, len(step)):
         if row == 0 or step[row] != step[row - 1]:
             _begin_step(sizes, cold, first_key, cost, request[row], state, served, step[row])

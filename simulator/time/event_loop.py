@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.simulator.compiled.queue_lists import FILLING
-from lrcsim.simulator.compiled.queue_loop import REPIN
+from lrcsim.simulator.compiled.queue_rules import REPIN
 from lrcsim.simulator.compiled.served import ELSEWHERE, GONE, LOADED, RESIDENT
 from lrcsim.simulator.compiled.uncounted import loop_njit
 from lrcsim.simulator.setup.outcomes import Outcome

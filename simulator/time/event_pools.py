@@ -1,6 +1,6 @@
 """The caches of the compiled event loop: pools of queue policies, told one layer-step or one prefetch at a time.
 
-Which experts hit and go is said by `run_queues`, the same loop that counts hits without time; here it is told a batch
+Which experts hit and go is said by `queue_loop`, the same that counts hits without time; here it is told a batch
 at a time, because what may be brought ahead depends on what is under way.
 """
 
@@ -21,7 +21,8 @@ from lrcsim.simulator.compiled.queue_lists import (
     is_in,
 )
 from lrcsim.simulator.compiled.queue_lists import residents as residents_of
-from lrcsim.simulator.compiled.queue_loop import REPIN, serve
+from lrcsim.simulator.compiled.queue_loop import serve_any
+from lrcsim.simulator.compiled.queue_rules import REPIN
 from lrcsim.simulator.compiled.repin import heat_up, pin_anew
 from lrcsim.simulator.compiled.served import DROPPED, EVICTED, LOADED, RESIDENT, Served
 from lrcsim.simulator.compiled.stack_any import CORESIDENT
@@ -163,7 +164,7 @@ def use(pools, pool, count):  # type: ignore[no-untyped-def]
     for i in range(count):
         pools.flags[i] = RESIDENT if is_in(node, pools.batch[i] - first_key) else LOADED
     size = pools.sizes[pool]
-    serve(
+    serve_any(
         pools.policy,
         QueueSizes(size[0], size[1], size[2], size[3], size[4], size[5], size[6], size[7]),
         CORESIDENT,
