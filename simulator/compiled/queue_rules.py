@@ -50,7 +50,7 @@ from lrcsim.simulator.compiled.queue_lists import (
     take,
 )
 from lrcsim.simulator.compiled.tiny_lfu import choose_tiny_lfu, count_use, hit_tiny_lfu, join_tiny_lfu
-from lrcsim.simulator.compiled.uncounted import uncounted_njit
+from lrcsim.simulator.compiled.uncounted import inner_njit
 
 CLOCK, SIEVE, SLRU, S3_FIFO, ARC, LRU, DALI, STATIC, RANDOM, FIFO, MRU, TWO_Q, LIRS, W_TINYLFU, REPIN = (
     queue.value for queue in Queue
@@ -63,13 +63,13 @@ MOST_USES = 2**31 - 1
 # lru, static, repin, fifo, mru: one queue, and nothing kept but its order
 
 
-@uncounted_njit
+@inner_njit
 def miss_plain(policy, sizes, node, target, expert):  # type: ignore[no-untyped-def]
     """Take note that a missed expert comes from nowhere: there are no ghosts."""
     node[CAME_FROM, expert] = OUT
 
 
-@uncounted_njit
+@inner_njit
 def join_plain(policy, sizes, node, listed, counter, expert):  # type: ignore[no-untyped-def]
     """Put a loaded expert at the new end; its uses count from now on, but for repin, which counts them all."""
     if policy != REPIN:
@@ -77,7 +77,7 @@ def join_plain(policy, sizes, node, listed, counter, expert):  # type: ignore[no
     append(node, FIRST, expert)
 
 
-@uncounted_njit
+@inner_njit
 def _choose_mru(node):  # type: ignore[no-untyped-def]
     """Name the newest that is not protected."""
     expert = newest(node, FIRST)
@@ -86,7 +86,7 @@ def _choose_mru(node):  # type: ignore[no-untyped-def]
     return expert
 
 
-@uncounted_njit
+@inner_njit
 def evict_plain(policy, sizes, node, listed, counter, target, cause):  # type: ignore[no-untyped-def]
     """Evict an expert that is not protected, and return it."""
     if policy == MRU:
@@ -100,7 +100,7 @@ def evict_plain(policy, sizes, node, listed, counter, target, cause):  # type: i
 # clock, sieve, slru, dali, random: marks beside the queue
 
 
-@uncounted_njit
+@inner_njit
 def _look_back(sizes, node, listed, counter, expert):  # type: ignore[no-untyped-def]
     """Count a use in dali's window, which moves on."""
     place = counter[SEEN] % sizes.window
@@ -111,14 +111,14 @@ def _look_back(sizes, node, listed, counter, expert):  # type: ignore[no-untyped
     counter[SEEN] += 1
 
 
-@uncounted_njit
+@inner_njit
 def heard_marked(policy, sizes, node, listed, counter, expert):  # type: ignore[no-untyped-def]
     """Take note of a use, hit or miss."""
     if policy == DALI:
         _look_back(sizes, node, listed, counter, expert)
 
 
-@uncounted_njit
+@inner_njit
 def hit_marked(policy, sizes, node, expert):  # type: ignore[no-untyped-def]
     """Take note of a hit."""
     if policy == SLRU:
@@ -129,7 +129,7 @@ def hit_marked(policy, sizes, node, expert):  # type: ignore[no-untyped-def]
         node[USES, expert] += 1
 
 
-@uncounted_njit
+@inner_njit
 def join_marked(policy, sizes, node, listed, counter, expert):  # type: ignore[no-untyped-def]
     """Put a loaded expert at the new end."""
     if policy == RANDOM:
@@ -139,7 +139,7 @@ def join_marked(policy, sizes, node, listed, counter, expert):  # type: ignore[n
     append(node, FIRST, expert)
 
 
-@uncounted_njit
+@inner_njit
 def _choose_random(node, listed, counter):  # type: ignore[no-untyped-def]
     """Draw until an expert comes that is not protected; the last listed takes its place. See `Random.draw`."""
     size = length(node, FIRST)
@@ -154,7 +154,7 @@ def _choose_random(node, listed, counter):  # type: ignore[no-untyped-def]
     return expert
 
 
-@uncounted_njit
+@inner_njit
 def _choose_dali(sizes, node):  # type: ignore[no-untyped-def]
     """Name the least recent of those not used much of late; if there is none, the least recent."""
     expert, end = oldest(node, FIRST), node.shape[1] - QUEUES
@@ -163,7 +163,7 @@ def _choose_dali(sizes, node):  # type: ignore[no-untyped-def]
     return expert if expert < end else oldest_free(node, FIRST)
 
 
-@uncounted_njit
+@inner_njit
 def _choose_clock(node):  # type: ignore[no-untyped-def]
     """Name the oldest; protected and used experts go to the new end, the used ones once."""
     expert = oldest(node, FIRST)
@@ -175,7 +175,7 @@ def _choose_clock(node):  # type: ignore[no-untyped-def]
     return expert
 
 
-@uncounted_njit
+@inner_njit
 def _choose_sieve(node, counter):  # type: ignore[no-untyped-def]
     """Name where the hand finds an expert unused since it last passed; past the newest it goes on at the oldest."""
     end = node.shape[1] - QUEUES  # of the one queue
@@ -188,14 +188,14 @@ def _choose_sieve(node, counter):  # type: ignore[no-untyped-def]
     return hand
 
 
-@uncounted_njit
+@inner_njit
 def _choose_slru(node):  # type: ignore[no-untyped-def]
     """Name the oldest on probation, or the oldest protected by the policy if the batch protects all on probation."""
     expert = oldest_free(node, FIRST)
     return expert if expert >= 0 else oldest_free(node, SECOND)
 
 
-@uncounted_njit
+@inner_njit
 def evict_marked(policy, sizes, node, listed, counter, target, cause):  # type: ignore[no-untyped-def]
     """Evict an expert that is not protected, and return it."""
     if policy == CLOCK:
@@ -215,7 +215,7 @@ def evict_marked(policy, sizes, node, listed, counter, target, cause):  # type: 
 # s3-fifo, arc, 2q: what left is remembered in ghost queues
 
 
-@uncounted_njit
+@inner_njit
 def hit_ghosts(policy, sizes, node, expert):  # type: ignore[no-untyped-def]
     """Take note of a hit."""
     if policy == ARC:
@@ -227,7 +227,7 @@ def hit_ghosts(policy, sizes, node, expert):  # type: ignore[no-untyped-def]
         node[USES, expert] += 1
 
 
-@uncounted_njit
+@inner_njit
 def miss_ghosts(policy, sizes, node, target, expert):  # type: ignore[no-untyped-def]
     """Take a missed expert out of the ghost queue where it stands, if any; arc adapts its target."""
     queue = node[QUEUE, expert]
@@ -243,7 +243,7 @@ def miss_ghosts(policy, sizes, node, target, expert):  # type: ignore[no-untyped
     take(node, expert)
 
 
-@uncounted_njit
+@inner_njit
 def join_ghosts(policy, sizes, node, listed, counter, expert):  # type: ignore[no-untyped-def]
     """Put a loaded expert into the first queue, or, where it was a ghost, into the main one."""
     queue = FIRST if node[CAME_FROM, expert] == OUT else SECOND
@@ -253,7 +253,7 @@ def join_ghosts(policy, sizes, node, listed, counter, expert):  # type: ignore[n
     append(node, queue, expert)
 
 
-@uncounted_njit
+@inner_njit
 def _evict_s3_fifo(sizes, node, counter):  # type: ignore[no-untyped-def]
     """Evict from the small queue unless the main one is too long, moving over what was used often enough."""
     counter[FILLING] = 0
@@ -280,7 +280,7 @@ def _evict_s3_fifo(sizes, node, counter):  # type: ignore[no-untyped-def]
     return expert
 
 
-@uncounted_njit
+@inner_njit
 def _evict_2q(sizes, node):  # type: ignore[no-untyped-def]
     """Evict from A1in if it is too long, and remember it, else from Am; from the other where the batch protects all."""
     first, main = oldest_free(node, FIRST), oldest_free(node, SECOND)
@@ -296,7 +296,7 @@ def _evict_2q(sizes, node):  # type: ignore[no-untyped-def]
     return first
 
 
-@uncounted_njit
+@inner_njit
 def _evict_arc(sizes, node, target, cause):  # type: ignore[no-untyped-def]
     """Evict from the list that is longer than its target; ``cause`` is where the miss that needs room was a ghost."""
     slots, t1 = sizes.slots, length(node, FIRST)
@@ -322,7 +322,7 @@ def _evict_arc(sizes, node, target, cause):  # type: ignore[no-untyped-def]
     return expert
 
 
-@uncounted_njit
+@inner_njit
 def evict_ghosts(policy, sizes, node, listed, counter, target, cause):  # type: ignore[no-untyped-def]
     """Evict an expert that is not protected, and return it."""
     if policy == S3_FIFO:
@@ -335,13 +335,13 @@ def evict_ghosts(policy, sizes, node, listed, counter, target, cause):  # type: 
 # lirs
 
 
-@uncounted_njit
+@inner_njit
 def hit_reused(policy, sizes, node, expert):  # type: ignore[no-untyped-def]
     """Take note of a hit."""
     hit_lirs(sizes, node, expert)
 
 
-@uncounted_njit
+@inner_njit
 def miss_reused(policy, sizes, node, target, expert):  # type: ignore[no-untyped-def]
     """Take a missed expert out of the ghost queue and the stack, if it stands there."""
     queue = node[QUEUE, expert]
@@ -351,13 +351,13 @@ def miss_reused(policy, sizes, node, target, expert):  # type: ignore[no-untyped
         take(node, expert)
 
 
-@uncounted_njit
+@inner_njit
 def join_reused(policy, sizes, node, listed, counter, expert):  # type: ignore[no-untyped-def]
     """Put a loaded expert into the queues."""
     join_lirs(sizes, node, counter, expert)
 
 
-@uncounted_njit
+@inner_njit
 def evict_reused(policy, sizes, node, listed, counter, target, cause):  # type: ignore[no-untyped-def]
     """Evict an expert that is not protected, and return it."""
     return evict_lirs(sizes, node, counter)
@@ -366,25 +366,25 @@ def evict_reused(policy, sizes, node, listed, counter, target, cause):  # type: 
 # w-tinylfu
 
 
-@uncounted_njit
+@inner_njit
 def heard_counted(policy, sizes, node, listed, counter, expert):  # type: ignore[no-untyped-def]
     """Take note of a use, hit or miss."""
     count_use(sizes, node, counter, expert)
 
 
-@uncounted_njit
+@inner_njit
 def hit_counted(policy, sizes, node, expert):  # type: ignore[no-untyped-def]
     """Take note of a hit."""
     hit_tiny_lfu(sizes, node, expert)
 
 
-@uncounted_njit
+@inner_njit
 def join_counted(policy, sizes, node, listed, counter, expert):  # type: ignore[no-untyped-def]
     """Put a loaded expert into the window."""
     join_tiny_lfu(sizes, node, expert)
 
 
-@uncounted_njit
+@inner_njit
 def evict_counted(policy, sizes, node, listed, counter, target, cause):  # type: ignore[no-untyped-def]
     """Evict an expert that is not protected, and return it."""
     expert = choose_tiny_lfu(node)
@@ -395,7 +395,7 @@ def evict_counted(policy, sizes, node, listed, counter, target, cause):  # type:
 # all of them, for a loop that takes any policy
 
 
-@uncounted_njit
+@inner_njit
 def heard_any(policy, sizes, node, listed, counter, expert):  # type: ignore[no-untyped-def]
     """Take note of a use, hit or miss."""
     if policy == DALI:
@@ -404,7 +404,7 @@ def heard_any(policy, sizes, node, listed, counter, expert):  # type: ignore[no-
         heard_counted(policy, sizes, node, listed, counter, expert)
 
 
-@uncounted_njit
+@inner_njit
 def hit_any(policy, sizes, node, expert):  # type: ignore[no-untyped-def]
     """Take note of a hit."""
     if policy in (CLOCK, SIEVE, SLRU):
@@ -417,7 +417,7 @@ def hit_any(policy, sizes, node, expert):  # type: ignore[no-untyped-def]
         hit_counted(policy, sizes, node, expert)
 
 
-@uncounted_njit
+@inner_njit
 def miss_any(policy, sizes, node, target, expert):  # type: ignore[no-untyped-def]
     """Take a missed expert out of where it is remembered, if anywhere."""
     if policy == LIRS:
@@ -426,7 +426,7 @@ def miss_any(policy, sizes, node, target, expert):  # type: ignore[no-untyped-de
         miss_ghosts(policy, sizes, node, target, expert)
 
 
-@uncounted_njit
+@inner_njit
 def join_any(policy, sizes, node, listed, counter, expert):  # type: ignore[no-untyped-def]
     """Put a loaded expert into the queues."""
     if policy == LIRS:
@@ -441,7 +441,7 @@ def join_any(policy, sizes, node, listed, counter, expert):  # type: ignore[no-u
         join_plain(policy, sizes, node, listed, counter, expert)
 
 
-@uncounted_njit
+@inner_njit
 def evict_any(policy, sizes, node, listed, counter, target, cause):  # type: ignore[no-untyped-def]
     """Evict an expert that is not protected, and return it."""
     if policy in (S3_FIFO, ARC, TWO_Q):

@@ -1,5 +1,4 @@
-"""How kernels are compiled: without counts of references to arrays, which belong to whoever calls them, and, where a
-kernel is there for each of several things to do, from templates."""
+"""How kernels are compiled: without counts of references to arrays, which belong to whoever calls; from templates."""
 
 from __future__ import annotations
 
@@ -10,15 +9,31 @@ from typing import Any
 import numba
 
 _compiler: Any = numba.njit  # numba's types do not know all its options
+_kept: dict[str, Any] = {
+    "cache": True,
+    "nogil": True,
+    "_nrt": False,
+    "no_cfunc_wrapper": True,
+}  # nothing of C calls them
+_inner: dict[str, Any] = {"no_cpython_wrapper": True}
 
-uncounted_njit = _compiler(cache=True, nogil=True, _nrt=False)
+uncounted_njit = _compiler(**_kept)
 """Compiles a function that makes no arrays."""
 
-inlined_njit = _compiler(nogil=True, _nrt=False, forceinline=True)
+inner_njit = _compiler(**_kept, **_inner)
+"""The same for what only compiled functions call: without what Python would call it by, a small one takes half as long.
+
+Called from Python the process ends with a segmentation fault; tests call it through a compiled function of theirs.
+"""
+
+inlined_njit = _compiler(nogil=True, _nrt=False, forceinline=True, no_cfunc_wrapper=True, **_inner)
 """The same, put into each function that calls it, and on disk only there."""
 
-loop_njit = _compiler(cache=True, nogil=True, _nrt=False, error_model="numpy")
+loop_njit = _compiler(**_kept, error_model="numpy")
 """As `uncounted_njit`, without asking before each division whether it is one by zero: for the event loop."""
+
+inner_loop_njit = _compiler(**_kept, **_inner, error_model="numpy")
+"""The same for what only compiled functions call."""
 
 
 def filled(template: Callable[..., Any], name: str, **names: Any) -> Callable[..., Any]:

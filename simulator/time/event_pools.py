@@ -26,7 +26,7 @@ from lrcsim.simulator.compiled.queue_rules import REPIN
 from lrcsim.simulator.compiled.repin import heat_up, pin_anew
 from lrcsim.simulator.compiled.served import DROPPED, EVICTED, LOADED, RESIDENT, Served
 from lrcsim.simulator.compiled.stack_any import CORESIDENT
-from lrcsim.simulator.compiled.uncounted import loop_njit
+from lrcsim.simulator.compiled.uncounted import inner_loop_njit
 
 Ints = npt.NDArray[np.int64]
 
@@ -116,19 +116,19 @@ def queue_pools(pools: list[QueuePool], layers: list[tuple[int, ...]], counters:
     )
 
 
-@loop_njit
+@inner_loop_njit
 def is_resident(pools, pool, key):  # type: ignore[no-untyped-def]
     """Return whether an expert is in its pool."""
     return is_in(pools.node[pool], key - pools.first_key[pool])
 
 
-@loop_njit
+@inner_loop_njit
 def residents(pools, pool):  # type: ignore[no-untyped-def]
     """Return how many experts are in a pool."""
     return residents_of(pools.node[pool])
 
 
-@loop_njit
+@inner_loop_njit
 def residents_of_layer(pools, layer, stride):  # type: ignore[no-untyped-def]
     """Return how many experts of a layer are in its pool."""
     pool, count = pools.of_layer[layer], 0
@@ -137,7 +137,7 @@ def residents_of_layer(pools, layer, stride):  # type: ignore[no-untyped-def]
     return count
 
 
-@loop_njit
+@inner_loop_njit
 def empty_pools(pools, request):  # type: ignore[no-untyped-def]
     """Put everything out, as between the requests of a cold cache."""
     for pool in range(len(pools.first_key)):
@@ -153,7 +153,7 @@ def empty_pools(pools, request):  # type: ignore[no-untyped-def]
         pools.counter[pool, REQUEST] = request
 
 
-@loop_njit
+@inner_loop_njit
 def use(pools, pool, count):  # type: ignore[no-untyped-def]
     """Let a pool serve the batch ``pools.batch[:count]``; return how many experts left it, keys in ``pools.evicted``.
 
@@ -183,7 +183,7 @@ def use(pools, pool, count):  # type: ignore[no-untyped-def]
     return pools.served[pool, EVICTED]
 
 
-@loop_njit
+@inner_loop_njit
 def count_uses(pools, pool, keys):  # type: ignore[no-untyped-def]
     """Let repin hear of the experts of a layer-step, also of those that are not loaded (`Policy.elsewhere`)."""
     if pools.policy == REPIN:
@@ -191,7 +191,7 @@ def count_uses(pools, pool, keys):  # type: ignore[no-untyped-def]
             heat_up(pools.node[pool], pools.counter[pool], key - pools.first_key[pool])
 
 
-@loop_njit
+@inner_loop_njit
 def begin_step(pools, pool, number):  # type: ignore[no-untyped-def]
     """Let a pool of repin be pinned anew before a step; return how many left it, keys in ``pools.evicted``.
 
@@ -213,7 +213,7 @@ def begin_step(pools, pool, number):  # type: ignore[no-untyped-def]
     return pools.served[pool, EVICTED]
 
 
-@loop_njit
+@inner_loop_njit
 def protect(pools, pool, key):  # type: ignore[no-untyped-def]
     """Keep an expert of a guarded pool, if it is resident, from going for a prefetch."""
     index = key - pools.first_key[pool]
@@ -222,7 +222,7 @@ def protect(pools, pool, key):  # type: ignore[no-untyped-def]
         pools.protected[pool] += pools.cost[pool, index]
 
 
-@loop_njit
+@inner_loop_njit
 def guard(pools, pool, keys, flying, ring):  # type: ignore[no-untyped-def]
     """Protect what may not go for a prefetch: the running batch, and what is under way.
 
@@ -242,7 +242,7 @@ def guard(pools, pool, keys, flying, ring):  # type: ignore[no-untyped-def]
         key = flying[0, key]
 
 
-@loop_njit
+@inner_loop_njit
 def unguard(pools, pool, keys, flying, ring):  # type: ignore[no-untyped-def]
     """Undo `guard`."""
     pools.protected[pool] = -1
@@ -255,7 +255,7 @@ def unguard(pools, pool, keys, flying, ring):  # type: ignore[no-untyped-def]
         key = flying[0, key]
 
 
-@loop_njit
+@inner_loop_njit
 def bring_ahead(pools, pool, key):  # type: ignore[no-untyped-def]
     """Take an expert into a guarded pool ahead of its use, and protect it (`Pool.prefetch`).
 
