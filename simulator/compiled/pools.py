@@ -42,7 +42,7 @@ from lrcsim.simulator.compiled.queue_loop import loop_of
 from lrcsim.simulator.compiled.repin import run_repinned
 from lrcsim.simulator.compiled.score_loop import run_scored
 from lrcsim.simulator.compiled.score_state import REQUEST, SIZE, USE_ORDER, ScoredState, ahead_of, compile_policy
-from lrcsim.simulator.compiled.served import Served, pass_through
+from lrcsim.simulator.compiled.served import GONE, LOADED, LOADS, Served, pass_through
 from lrcsim.simulator.compiled.stack_any import RULES
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Block, Schedule
@@ -87,8 +87,14 @@ class EmptyPool:
 
     def advance(self, batches: npt.NDArray[np.int64], columns: Columns, served: Served | None = None) -> int:
         """Let everything pass."""
-        if served is not None:
+        if served is not None and served.share < 1:
             pass_through(batches, columns[1], served)
+        elif served is not None:  # all are loaded: nothing is compiled for that
+            lengths = np.diff(columns[1])
+            mine = np.zeros(len(lengths), np.bool_)
+            mine[batches] = True
+            served.flags[np.repeat(mine, lengths)] = LOADED
+            served.counter[[LOADS, GONE]] += lengths[batches].sum()
         return -1
 
     def residents(self) -> int:

@@ -244,7 +244,7 @@ serve_any = _serving("any", Family(heard_any, hit_any, miss_any, join_any, evict
 
 def loop_of(queue: Queue) -> Any:
     """Return the loop that runs a policy: arguments as those of `run_queues`."""
-    if queue in (Queue.CLOCK, Queue.SIEVE, Queue.SLRU, Queue.DALI, Queue.RANDOM):
+    if queue in (Queue.CLOCK, Queue.SIEVE, Queue.SLRU, Queue.DALI, Queue.RANDOM, Queue.MRU):
         return run_marked
     if queue in (Queue.S3_FIFO, Queue.ARC, Queue.TWO_Q):
         return run_ghosts

@@ -60,7 +60,7 @@ CLOCK, SIEVE, SLRU, S3_FIFO, ARC, LRU, DALI, STATIC, RANDOM, FIFO, MRU, TWO_Q, L
 MOST_USES = 2**31 - 1
 
 
-# lru, static, repin, fifo, mru: one queue, and nothing kept but its order
+# lru, static, repin, fifo: one queue, and nothing kept but its order
 
 
 @inner_njit
@@ -78,26 +78,14 @@ def join_plain(policy, sizes, node, listed, counter, expert):  # type: ignore[no
 
 
 @inner_njit
-def _choose_mru(node):  # type: ignore[no-untyped-def]
-    """Name the newest that is not protected."""
-    expert = newest(node, FIRST)
-    while node[PROTECTED, expert]:
-        expert = node[OLDER, expert]
-    return expert
-
-
-@inner_njit
 def evict_plain(policy, sizes, node, listed, counter, target, cause):  # type: ignore[no-untyped-def]
     """Evict an expert that is not protected, and return it."""
-    if policy == MRU:
-        expert = _choose_mru(node)
-    else:
-        expert = newest(node, FIRST) if policy in (STATIC, REPIN) else oldest_free(node, FIRST)
+    expert = newest(node, FIRST) if policy in (STATIC, REPIN) else oldest_free(node, FIRST)
     take(node, expert)
     return expert
 
 
-# clock, sieve, slru, dali, random: marks beside the queue
+# clock, sieve, slru, dali, random, mru: marks beside the queue, or a longer search
 
 
 @inner_njit
@@ -189,6 +177,15 @@ def _choose_sieve(node, counter):  # type: ignore[no-untyped-def]
 
 
 @inner_njit
+def _choose_mru(node):  # type: ignore[no-untyped-def]
+    """Name the newest that is not protected."""
+    expert = newest(node, FIRST)
+    while node[PROTECTED, expert]:
+        expert = node[OLDER, expert]
+    return expert
+
+
+@inner_njit
 def _choose_slru(node):  # type: ignore[no-untyped-def]
     """Name the oldest on probation, or the oldest protected by the policy if the batch protects all on probation."""
     expert = oldest_free(node, FIRST)
@@ -206,6 +203,8 @@ def evict_marked(policy, sizes, node, listed, counter, target, cause):  # type: 
         expert = _choose_slru(node)
     elif policy == DALI:
         expert = _choose_dali(sizes, node)
+    elif policy == MRU:
+        expert = _choose_mru(node)
     else:
         expert = _choose_random(node, listed, counter)
     take(node, expert)
@@ -450,6 +449,6 @@ def evict_any(policy, sizes, node, listed, counter, target, cause):  # type: ign
         return evict_reused(policy, sizes, node, listed, counter, target, cause)
     if policy == W_TINYLFU:
         return evict_counted(policy, sizes, node, listed, counter, target, cause)
-    if policy in (CLOCK, SIEVE, SLRU, DALI, RANDOM):
+    if policy in (CLOCK, SIEVE, SLRU, DALI, RANDOM, MRU):
         return evict_marked(policy, sizes, node, listed, counter, target, cause)
     return evict_plain(policy, sizes, node, listed, counter, target, cause)
