@@ -9,12 +9,7 @@ from typing import Any
 import numba
 
 _compiler: Any = numba.njit  # numba's types do not know all its options
-_kept: dict[str, Any] = {
-    "cache": True,
-    "nogil": True,
-    "_nrt": False,
-    "no_cfunc_wrapper": True,
-}  # nothing of C calls them
+_kept: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False, "no_cfunc_wrapper": True}
 _inner: dict[str, Any] = {"no_cpython_wrapper": True}
 
 uncounted_njit = _compiler(**_kept)
