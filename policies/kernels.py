@@ -9,7 +9,7 @@ from enum import IntEnum
 
 
 class Queue(IntEnum):
-    """Loops over experts in queues, at one capacity: a branch each in `lrcsim.simulator.compiled.queue_loop`."""
+    """Loops over experts in queues, at one capacity: a branch each in `lrcsim.simulator.compiled.queue_rules`."""
 
     CLOCK = 0
     SIEVE = 1

@@ -6,19 +6,22 @@ Batch after batch it is decided who of the misses is admitted; the loop of the p
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.policies.kernels import Queue
 from lrcsim.simulator.compiled.queue_lists import REQUEST as QUEUE_REQUEST
 from lrcsim.simulator.compiled.queue_lists import USED, is_in
-from lrcsim.simulator.compiled.queue_loop import run_queues
+from lrcsim.simulator.compiled.queue_loop import loop_of, run_queues
 from lrcsim.simulator.compiled.score_loop import run_scored
 from lrcsim.simulator.compiled.score_state import HELD, REQUEST, ahead_in
 from lrcsim.simulator.compiled.served import ELSEWHERE, GONE, LOADED, LOADS, NOBODY_ASKS, RESIDENT, Served, choose
 from lrcsim.simulator.compiled.stack_any import CORESIDENT
+from lrcsim.simulator.compiled.uncounted import filled
 
 FIRST_USE = 3
 """What `Served.flags` says, until it is decided, of a miss that was not used lately; see there."""
@@ -135,12 +138,11 @@ def _told(admission, served):  # type: ignore[no-untyped-def]
     return Served(1.0, served.tokens[:0], admission.flags, served.counter, served.evicted)
 
 
-@numba.njit(cache=True, nogil=True)
 def run_admitted_queues(policy, sizes, access, cold, first_key, cost, batches, keys, starts, request, phase, state, admission, served):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Advance a pool of a queue policy behind an admission; arguments as those of `run_queues`, returns -1.
 
-    ``access`` is ``CORESIDENT`` or ``SEQUENTIAL``, and no column is changed; ``admission`` is an `Admission`, advanced
-    in place.
+    A template, for the loop of each family (`admitted_loop_of`). ``access`` is ``CORESIDENT`` or ``SEQUENTIAL``, and no
+    column is changed; ``admission`` is an `Admission`, advanced in place.
     """
     for batch in batches:
         begin_request(admission, cold, request[batch])
@@ -174,6 +176,15 @@ def run_admitted_queues(policy, sizes, access, cold, first_key, cost, batches, k
                     _told(admission, served),
                 )
     return -1
+
+
+@cache
+def admitted_loop_of(queue: Queue) -> Any:
+    """Return the loop that runs a policy behind an admission, with the arguments of `run_admitted_queues`."""
+    behind = loop_of(queue)
+    return numba.njit(cache=True, nogil=True)(
+        filled(run_admitted_queues, f"admitted_{behind.__name__}", run_queues=behind)
+    )
 
 
 @numba.njit(cache=True, nogil=True)
@@ -266,7 +277,7 @@ class AdmittedPool:
 
     Args:
         behind: the pool of the policy behind, a `QueuePool` or a `ScorePool`.
-        run: what advances it: `run_admitted_queues` or `run_admitted_scored`.
+        run: what advances it: of `admitted_loop_of`, or `run_admitted_scored`.
         window: of the admission.
         keys: experts of the pool's layers.
     """

@@ -145,18 +145,20 @@ def _better_in_python(job: Run) -> bool:
 
 def is_compiled(job: Run) -> bool:
     """Return whether the loop that a run needs was compiled before, in this process or on this machine."""
-    from lrcsim.simulator.compiled.admitted import run_admitted_queues, run_admitted_scored
-    from lrcsim.simulator.compiled.queue_loop import run_queues
+    from lrcsim.simulator.compiled.admitted import admitted_loop_of, run_admitted_scored
+    from lrcsim.simulator.compiled.queue_loop import loop_of
     from lrcsim.simulator.compiled.repin import run_repinned
     from lrcsim.simulator.compiled.score_loop import run_scored
 
     policy = make_policy(job.policy)
-    admitted, queue = behind(policy) is not policy, kernel_of(behind(policy), Queue) is not None
-    run: Any = run_queues if queue else run_scored
-    if kernel_of(policy, Queue) is Queue.REPIN:
+    admitted, queue = behind(policy) is not policy, kernel_of(behind(policy), Queue)
+    run: Any
+    if queue is None:
+        run = run_admitted_scored if admitted else run_scored
+    elif queue is Queue.REPIN and not admitted:
         run = run_repinned
-    if admitted:
-        run = run_admitted_queues if queue else run_admitted_scored
+    else:
+        run = admitted_loop_of(queue) if admitted else loop_of(queue)
     return any(str(types[-1]) != "none" for types in signatures(run))  # with a `Served`, the last argument
 
 

@@ -29,7 +29,9 @@ def order_by_last_use(experts, weights, lengths, stride, keys, means, tokens, st
         How many layer-steps and accesses there are.
     """
     layers, ranks = experts.shape[1:]
-    met = np.full(stride, -1)  # by expert, the layer-step in which it was met last, in the numbering of `row`
+    met = np.empty(stride, np.int64)  # by expert, the layer-step in which it was met last, in the numbering of `row`
+    for expert in range(stride):
+        met[expert] = -1
     place = np.empty(stride, np.int64)
     total = np.empty(stride)
     rows = found = end = row = 0

@@ -23,13 +23,13 @@ from lrcsim.simulator.compiled.queue_lists import (
     oldest_free,
     take,
 )
-from lrcsim.simulator.compiled.uncounted import uncounted_njit
+from lrcsim.simulator.compiled.uncounted import inner_njit
 
 IN_STACK = USES
 """Row that says whether an expert is in the stack: LIRS counts no uses."""
 
 
-@uncounted_njit
+@inner_njit
 def drop(node, expert):  # type: ignore[no-untyped-def]
     """Take an expert that is in the stack out of it."""
     above, below = node[ABOVE, expert], node[BELOW, expert]
@@ -38,7 +38,7 @@ def drop(node, expert):  # type: ignore[no-untyped-def]
     node[IN_STACK, expert] = 0
 
 
-@uncounted_njit
+@inner_njit
 def prune(node):  # type: ignore[no-untyped-def]
     """Take from the bottom of the stack what is not LIR; ghosts among them are forgotten."""
     end = node.shape[1] - 1
@@ -50,7 +50,7 @@ def prune(node):  # type: ignore[no-untyped-def]
         bottom = node[ABOVE, end]
 
 
-@uncounted_njit
+@inner_njit
 def push(node, expert):  # type: ignore[no-untyped-def]
     """Put an expert on top of the stack."""
     if node[IN_STACK, expert]:
@@ -65,7 +65,7 @@ def push(node, expert):  # type: ignore[no-untyped-def]
     prune(node)
 
 
-@uncounted_njit
+@inner_njit
 def promote(sizes, node, expert):  # type: ignore[no-untyped-def]
     """Make an expert that is in no queue LIR, and the least recent of too many HIR."""
     append(node, SECOND, expert)
@@ -75,7 +75,7 @@ def promote(sizes, node, expert):  # type: ignore[no-untyped-def]
         prune(node)
 
 
-@uncounted_njit
+@inner_njit
 def hit_lirs(sizes, node, expert):  # type: ignore[no-untyped-def]
     """Take note of a hit."""
     if node[QUEUE, expert] == FIRST and node[IN_STACK, expert]:
@@ -86,7 +86,7 @@ def hit_lirs(sizes, node, expert):  # type: ignore[no-untyped-def]
         push(node, expert)
 
 
-@uncounted_njit
+@inner_njit
 def join_lirs(sizes, node, counter, expert):  # type: ignore[no-untyped-def]
     """Put a loaded expert into the queues."""
     if node[CAME_FROM, expert] == GHOST:
@@ -96,7 +96,7 @@ def join_lirs(sizes, node, counter, expert):  # type: ignore[no-untyped-def]
     push(node, expert)
 
 
-@uncounted_njit
+@inner_njit
 def evict_lirs(sizes, node, counter):  # type: ignore[no-untyped-def]
     """Evict the oldest HIR, or the least recent LIR where the batch protects all HIR; the stack remembers it."""
     counter[FILLING] = 0

@@ -25,7 +25,7 @@ from lrcsim.policies.kernels import Queue
 from lrcsim.simulator.cache.capacity import PoolSize
 from lrcsim.simulator.cache.future import Future
 from lrcsim.simulator.cache.pool import pool_view
-from lrcsim.simulator.compiled.admitted import AdmittedPool, run_admitted_queues, run_admitted_scored
+from lrcsim.simulator.compiled.admitted import AdmittedPool, admitted_loop_of, run_admitted_scored
 from lrcsim.simulator.compiled.engine_for import behind, kernel_of
 from lrcsim.simulator.compiled.queue_lists import (
     FIRST,
@@ -38,11 +38,11 @@ from lrcsim.simulator.compiled.queue_lists import (
     QueueState,
 )
 from lrcsim.simulator.compiled.queue_lists import REQUEST as QUEUE_REQUEST
-from lrcsim.simulator.compiled.queue_loop import run_queues
+from lrcsim.simulator.compiled.queue_loop import loop_of
 from lrcsim.simulator.compiled.repin import run_repinned
 from lrcsim.simulator.compiled.score_loop import run_scored
 from lrcsim.simulator.compiled.score_state import REQUEST, SIZE, USE_ORDER, ScoredState, ahead_of, compile_policy
-from lrcsim.simulator.compiled.served import Served, pass_through
+from lrcsim.simulator.compiled.served import GONE, LOADED, LOADS, Served, pass_through
 from lrcsim.simulator.compiled.stack_any import RULES
 from lrcsim.traces import RoutingTrace
 from lrcsim.traces.schedule import Block, Schedule
@@ -87,8 +87,14 @@ class EmptyPool:
 
     def advance(self, batches: npt.NDArray[np.int64], columns: Columns, served: Served | None = None) -> int:
         """Let everything pass."""
-        if served is not None:
+        if served is not None and served.share < 1:
             pass_through(batches, columns[1], served)
+        elif served is not None:  # all are loaded: nothing is compiled for that
+            lengths = np.diff(columns[1])
+            mine = np.zeros(len(lengths), np.bool_)
+            mine[batches] = True
+            served.flags[np.repeat(mine, lengths)] = LOADED
+            served.counter[[LOADS, GONE]] += lengths[batches].sum()
         return -1
 
     def residents(self) -> int:
@@ -154,12 +160,12 @@ class QueuePool:
         self.state = QueueState.new(cost, self.pinned, listed, (sizes.seed, sizes.seed2), rows)
         self.hits = self.state.hits
         self._repins = queue is Queue.REPIN
+        self._run = run_repinned if self._repins else loop_of(queue)
         self.fixed = QueueRules(queue.value, sizes, RULES[access], not warm, first_key, cost)
 
     def advance(self, batches: npt.NDArray[np.int64], columns: Columns, served: Served | None = None) -> int:
         """Run some layer-steps; return -1: none of these policies fails."""
-        run: Any = run_repinned if self._repins else run_queues  # compiled: type checkers do not know its arguments
-        run(*self.fixed, batches, *columns, self.state, served)
+        self._run(*self.fixed, batches, *columns, self.state, served)
         return -1
 
     def loaded_between_steps(self) -> npt.NDArray[np.int64]:
@@ -280,9 +286,8 @@ class PoolMaker:
         """Return a pool without admission, and the loop for one with it."""
         policy, trace = self._behind, self.trace
         if self._queue is not None:
-            return QueuePool(
-                policy, self._queue, size, trace, self.access, self.warm, self.profile
-            ), run_admitted_queues
+            pool = QueuePool(policy, self._queue, size, trace, self.access, self.warm, self.profile)
+            return pool, admitted_loop_of(self._queue)
         assert isinstance(policy, CompiledScore)
         return ScorePool(policy, self._functions, size, trace, self.access, self.warm), run_admitted_scored
 

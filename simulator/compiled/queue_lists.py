@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.simulator.compiled.uncounted import uncounted_njit
+from lrcsim.simulator.compiled.uncounted import inner_njit, uncounted_njit
 
 OUT, FIRST, SECOND, THIRD, GHOST, GHOST2 = range(-1, 5)
 """Where an expert stands: in no queue, or in one of five, three of residents and two of ghosts."""
@@ -134,37 +134,37 @@ def empty(node, known, pinned, counter, target, cost):  # type: ignore[no-untype
         counter[USED] += cost[expert]
 
 
-@uncounted_njit
+@inner_njit
 def length(node, queue):  # type: ignore[no-untyped-def]
     """Return the number of experts in a queue."""
     return node[USES, node.shape[1] - QUEUES + queue]
 
 
-@uncounted_njit
+@inner_njit
 def is_in(node, expert):  # type: ignore[no-untyped-def]
     """Return whether an expert is resident."""
     return FIRST <= node[QUEUE, expert] <= THIRD
 
 
-@uncounted_njit
+@inner_njit
 def residents(node):  # type: ignore[no-untyped-def]
     """Return how many experts are resident, pinned ones included."""
     return length(node, FIRST) + length(node, SECOND) + length(node, THIRD)
 
 
-@uncounted_njit
+@inner_njit
 def oldest(node, queue):  # type: ignore[no-untyped-def]
     """Return the oldest expert of a queue that is not empty."""
     return node[NEWER, node.shape[1] - QUEUES + queue]
 
 
-@uncounted_njit
+@inner_njit
 def newest(node, queue):  # type: ignore[no-untyped-def]
     """Return the newest expert of a queue that is not empty."""
     return node[OLDER, node.shape[1] - QUEUES + queue]
 
 
-@uncounted_njit
+@inner_njit
 def oldest_free(node, queue):  # type: ignore[no-untyped-def]
     """Return the oldest expert of a queue that may be evicted, or -1."""
     experts = node.shape[1] - QUEUES
@@ -174,7 +174,7 @@ def oldest_free(node, queue):  # type: ignore[no-untyped-def]
     return expert if expert < experts else -1
 
 
-@uncounted_njit
+@inner_njit
 def append(node, queue, expert):  # type: ignore[no-untyped-def]
     """Put an expert that is in no queue at the new end of one."""
     end = node.shape[1] - QUEUES + queue
@@ -187,7 +187,7 @@ def append(node, queue, expert):  # type: ignore[no-untyped-def]
     node[QUEUE, expert] = queue
 
 
-@uncounted_njit
+@inner_njit
 def take(node, expert):  # type: ignore[no-untyped-def]
     """Take an expert out of its queue."""
     newer, older = node[NEWER, expert], node[OLDER, expert]
@@ -197,7 +197,7 @@ def take(node, expert):  # type: ignore[no-untyped-def]
     node[QUEUE, expert] = OUT
 
 
-@uncounted_njit
+@inner_njit
 def move(node, queue, expert):  # type: ignore[no-untyped-def]
     """Take an expert out of its queue and put it at the new end of one, the same or another."""
     take(node, expert)

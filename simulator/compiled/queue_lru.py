@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from lrcsim.simulator.compiled.queue_lists import FIRST, OUT, QUEUE, USED, append, oldest_free, take
 from lrcsim.simulator.compiled.served import GONE, LOADS, tell_evicted
-from lrcsim.simulator.compiled.uncounted import uncounted_njit
+from lrcsim.simulator.compiled.uncounted import inner_njit
 
 
-@uncounted_njit
+@inner_njit
 def use_most_recent(capacity, first_key, cost, keys, low, high, node, missed, counter, served):  # type: ignore[no-untyped-def]  # fmt: skip
     """Serve the batch ``keys[low:high]``; return how many of it hit.
 

@@ -26,22 +26,22 @@ from lrcsim.simulator.compiled.queue_lists import (
     residents,
     take,
 )
-from lrcsim.simulator.compiled.queue_loop import run_queues
+from lrcsim.simulator.compiled.queue_loop import run_plain
 from lrcsim.simulator.compiled.served import DROPPED, LOADS, tell_evicted
-from lrcsim.simulator.compiled.uncounted import uncounted_njit
+from lrcsim.simulator.compiled.uncounted import inner_njit
 
 STAYED, CAME, LEFT = range(3)
 """What row ``PROTECTED`` says of an expert during a pass."""
 
 
-@uncounted_njit
+@inner_njit
 def heat_up(node, counter, expert):  # type: ignore[no-untyped-def]
     """Count a use of an expert, by its number in the pool."""
     node[USES, expert] += 1
     counter[SEEN] += 1
 
 
-@uncounted_njit
+@inner_njit
 def _coldest(node):  # type: ignore[no-untyped-def]
     """Return the resident of least heat that was there before this pass, ties to the smaller; -1: there is none."""
     coldest = -1
@@ -52,7 +52,7 @@ def _coldest(node):  # type: ignore[no-untyped-def]
     return coldest
 
 
-@uncounted_njit
+@inner_njit
 def _hottest(node, cost, room):  # type: ignore[no-untyped-def]
     """Return the used expert of most heat, outside now and before, that fits; ties to the smaller; -1: none."""
     hottest = -1
@@ -63,7 +63,7 @@ def _hottest(node, cost, room):  # type: ignore[no-untyped-def]
     return hottest
 
 
-@uncounted_njit
+@inner_njit
 def _load(node, counter, cost, expert):  # type: ignore[no-untyped-def]
     """Take an expert in."""
     append(node, FIRST, expert)
@@ -71,7 +71,7 @@ def _load(node, counter, cost, expert):  # type: ignore[no-untyped-def]
     node[PROTECTED, expert] = CAME
 
 
-@uncounted_njit
+@inner_njit
 def _replace(sizes, cost, node, counter):  # type: ignore[no-untyped-def]
     """Fill the free room, then give slots of the coldest to hotter experts."""
     hot = _hottest(node, cost, sizes.capacity - counter[USED])
@@ -91,7 +91,7 @@ def _replace(sizes, cost, node, counter):  # type: ignore[no-untyped-def]
         _load(node, counter, cost, hot)
 
 
-@uncounted_njit
+@inner_njit
 def pin_anew(sizes, first_key, cost, node, missed, listed, counter, served, step):  # type: ignore[no-untyped-def]
     """Pin the pool anew if a step is the first of its n steps and anything was used since the last time.
 
@@ -125,7 +125,7 @@ def pin_anew(sizes, first_key, cost, node, missed, listed, counter, served, step
     counter[SEEN] = 0
 
 
-@uncounted_njit
+@inner_njit
 def _begin_step(sizes, cold, first_key, cost, request, state, served, step):  # type: ignore[no-untyped-def]
     """Empty the pool where it starts cold and the request is another, then pin it anew."""
     node, missed, known, pinned, listed, counter, target, _ = state
@@ -153,7 +153,7 @@ def run_repinned(policy, sizes, access, cold, first_key, cost, batches, keys, st
         for i in range(starts[batch], starts[batch + 1]):
             heat_up(state.node, state.counter, keys[i] - first_key)
         one[0] = batch
-        run_queues(policy, sizes, access, cold, first_key, cost, one, keys, starts, request, phase, state, served)
+        run_plain(policy, sizes, access, cold, first_key, cost, one, keys, starts, request, phase, state, served)
     for row in range(begun + 1, len(step)):
         if row == 0 or step[row] != step[row - 1]:
             _begin_step(sizes, cold, first_key, cost, request[row], state, served, step[row])

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import lru_cache
-from types import FunctionType
 from typing import Any, NamedTuple
 
 import numba
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from lrcsim.base.user_code import is_users
 from lrcsim.policies.compiled import CompiledScore, Expert, Now
+from lrcsim.simulator.compiled.uncounted import filled
 
 FIRST_STEP, LAST_STEP, LAST_RUN, LAST_REQUEST, LOADED_STEP = range(5)
 LOAD_ORDER, USE_ORDER, USES, USES_RESIDENT, USES_REQUEST, NEXT_USE = range(5, 11)
@@ -196,18 +196,6 @@ def _guarded(whole, real, runs, keys, begin, end, first_key, stride, weights, no
     return 0
 
 
-def _filled(template: Callable[..., Any], name: str, **names: Any) -> Callable[..., Any]:
-    """Return a template with other things under some of its names.
-
-    A closure would do the same, but numba finds a function on disk again only if what it closes over is known by value,
-    which compiled functions are not. It looks for it under the function's own name; and as it tells functions of one
-    name apart by a number that each process counts for itself, what is kept needs a name that nothing else has.
-    """
-    function = FunctionType(template.__code__, {**globals(), **names}, name)
-    function.__qualname__ = name
-    return function
-
-
 def _by_address(
     template: Callable[..., None], policy_says: Callable[..., float], parameters: tuple[int | float, ...], name: str
 ) -> Compiled:
@@ -221,8 +209,8 @@ def _by_address(
     """
     of_one = numba.njit(policy_says)
     own = name + template.__name__
-    of_many = numba.njit(_filled(template, own, _policy_says=of_one, PARAMETERS=parameters))
-    guarded = _filled(_guarded, own + _guarded.__name__, _of_many=of_many)
+    of_many = numba.njit(filled(template, own, _policy_says=of_one, PARAMETERS=parameters))
+    guarded = filled(_guarded, own + _guarded.__name__, _of_many=of_many)
     if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]  # set when numba is imported
         return guarded
     state, none = ScoredState.empty(1, 1), np.zeros(0, np.float32)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.simulator.compiled.uncounted import uncounted_njit
+from lrcsim.simulator.compiled.uncounted import inner_njit, uncounted_njit
 
 RESIDENT, LOADED, ELSEWHERE = range(3)
 """What `Served.flags` says of an access: a hit, a miss that was loaded, a miss that was not."""
@@ -46,7 +46,7 @@ NOBODY_ASKS: npt.NDArray[np.int32] = np.zeros(0, np.int32)
 """In place of `Served.evicted`."""
 
 
-@uncounted_njit
+@inner_njit
 def tell_evicted(served, key):  # type: ignore[no-untyped-def]
     """Write down that an expert left, where somebody wants to know."""
     if len(served.evicted):
@@ -54,7 +54,7 @@ def tell_evicted(served, key):  # type: ignore[no-untyped-def]
         served.counter[EVICTED] += 1
 
 
-@uncounted_njit
+@inner_njit
 def choose(share, tokens, flags, low, high):  # type: ignore[no-untyped-def]
     """Mark as ``ELSEWHERE`` those of the misses ``low:high`` that are not loaded; return how many are.
 
@@ -87,7 +87,7 @@ def choose(share, tokens, flags, low, high):  # type: ignore[no-untyped-def]
     return loads
 
 
-@uncounted_njit
+@inner_njit
 def pack(column, flags, low, high):  # type: ignore[no-untyped-def]
     """Move what is not ``ELSEWHERE`` of ``column[low:high]`` to its front; return where that ends."""
     end = low

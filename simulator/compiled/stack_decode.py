@@ -19,6 +19,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.simulator.compiled.uncounted import inner_njit
+
 LFU, NEXT_USE, NEXT_USE_BYPASS, LOOKAHEAD = 0, 1, 2, 3
 """What makes an expert worth keeping: its uses, then its last use; how near its next use is, then its smaller key; the
 same where misses may bypass the cache; its uses in the next steps, then its last use. (LRU has kernels of its own.)"""
@@ -126,7 +128,7 @@ def distinct(ids, next_use, starts, k, ends, mark, keys, times):  # type: ignore
         ends[step] = low + count
 
 
-@numba.njit(cache=True, nogil=True)
+@inner_njit
 def key_bits(num_keys):  # type: ignore[no-untyped-def]
     """Return how many bits a key takes."""
     bits = 1
@@ -149,7 +151,7 @@ def uses_fit(num_keys: int, uses: npt.NDArray[np.int64], seen: int, accesses: in
     return int(uses.max()) + steps < most and seen + accesses < 1 << COST_SEQUENCE_BITS
 
 
-@numba.njit(cache=True, nogil=True)
+@inner_njit
 def pack(by_next_use, depth, bits, stack, worth, uses, costs, place_of):  # type: ignore[no-untyped-def]
     """Fill ``costs`` and ``place_of`` (as in `run_batches`) from the arrays of a `StackState`."""
     place_of[:] = len(stack)
@@ -169,7 +171,7 @@ def pack(by_next_use, depth, bits, stack, worth, uses, costs, place_of):  # type
             place += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@inner_njit
 def unpack(by_next_use, depth, bits, stack, worth, uses, costs):  # type: ignore[no-untyped-def]
     """Undo `pack`."""
     for place in range(depth):

@@ -21,10 +21,10 @@ from lrcsim.simulator.compiled.queue_lists import (
     oldest,
     oldest_free,
 )
-from lrcsim.simulator.compiled.uncounted import uncounted_njit
+from lrcsim.simulator.compiled.uncounted import inner_njit
 
 
-@uncounted_njit
+@inner_njit
 def count_use(sizes, node, counter, expert):  # type: ignore[no-untyped-def]
     """Count a use; after every so many all counts are halved."""
     if node[USES, expert] < MOST_USES:
@@ -36,7 +36,7 @@ def count_use(sizes, node, counter, expert):  # type: ignore[no-untyped-def]
             node[USES, other] //= 2
 
 
-@uncounted_njit
+@inner_njit
 def hit_tiny_lfu(sizes, node, expert):  # type: ignore[no-untyped-def]
     """Take note of a hit, which is counted already."""
     if node[QUEUE, expert] == FIRST:
@@ -47,7 +47,7 @@ def hit_tiny_lfu(sizes, node, expert):  # type: ignore[no-untyped-def]
         move(node, SECOND, oldest(node, THIRD))
 
 
-@uncounted_njit
+@inner_njit
 def join_tiny_lfu(sizes, node, expert):  # type: ignore[no-untyped-def]
     """Put a loaded expert into the window; what overflows it goes on probation while there is room."""
     append(node, FIRST, expert)
@@ -57,7 +57,7 @@ def join_tiny_lfu(sizes, node, expert):  # type: ignore[no-untyped-def]
         room -= 1
 
 
-@uncounted_njit
+@inner_njit
 def choose_tiny_lfu(node):  # type: ignore[no-untyped-def]
     """Name the window's least recent or the main cache's, the one with fewer uses; the other is on probation then."""
     candidate, victim = oldest_free(node, FIRST), oldest_free(node, SECOND)

@@ -217,17 +217,15 @@ class ClosedForm:
         request, phase = block.request[rows], block.phase[rows]
         steps, first = np.empty((len(rows), 5)), np.append(rows, len(block.layer))
         tokens = np.zeros(0, np.int64) if block.tokens is None else block.tokens
+        longest = int(np.diff(block.starts).max())
         run(
             *(self.prices, self.path, self.overlap, not self.job.warm, self.sizes, block.keys),
             *(tokens, served, block.starts, block.layer),
-            *(first, request, phase, table.sizes, steps, self.totals),
+            *(first, request, phase, table.sizes, steps, self.totals, np.empty(longest), np.empty(longest, np.int64)),
         )
         if self.tally.alone is not None:
-            add: Any = add_block  # likewise
-            add(
-                *(self.prices, self.path.dram, launches(self.runtime), tokens, block.starts, block.layer, first, phase),
-                *(table.sizes, self.tally.alone),
-            )
+            machine = (self.prices, self.path.dram, launches(self.runtime))
+            add_block(*machine, tokens, block.starts, block.layer, first, phase, table.sizes, self.tally.alone)
         return steps, phase, table
 
     def keep(self, steps: npt.NDArray[np.float64], phase: npt.NDArray[np.uint8], table: StepTable) -> None:

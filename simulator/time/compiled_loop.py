@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from lrcsim.simulator.compiled.served import ELSEWHERE, LOADED, RESIDENT
+from lrcsim.simulator.compiled.uncounted import inner_njit, uncounted_njit
 from lrcsim.simulator.time.links import copies_before as _copies_before
 
 CLOCK, COMPUTE, OVERHEAD, CPU, LINK_BUSY = range(5)
@@ -105,10 +105,10 @@ class Totals(NamedTuple):
         return cls(np.zeros(5), counter, accesses, misses, loads, seen, pools, held)
 
 
-copies_before = numba.njit(cache=True, nogil=True)(_copies_before)
+copies_before = inner_njit(_copies_before)
 
 
-@numba.njit(cache=True, nogil=True)
+@inner_njit
 def _take(served, what, at, high, most):  # type: ignore[no-untyped-def]
     """Go on from ``at`` until ``most`` accesses of a kind are found; return where that ends, and how many were."""
     found = 0
@@ -118,7 +118,7 @@ def _take(served, what, at, high, most):  # type: ignore[no-untyped-def]
     return at, found
 
 
-@numba.njit(cache=True, nogil=True)
+@inner_njit
 def _in_turn(served, what, low, high, seconds, gpu, launched, launch):  # type: ignore[no-untyped-def]
     """Compute the experts of a kind one after the other as a host launches them; the arguments as those of `_serve`.
 
@@ -134,7 +134,7 @@ def _in_turn(served, what, low, high, seconds, gpu, launched, launch):  # type: 
     return gpu, launched, waited
 
 
-@numba.njit(cache=True, nogil=True)
+@inner_njit
 def _serve(served, low, high, loads, seconds, size, cpu_bytes, cpu_overhead, path, overlap, hits_take, busy, asks):  # type: ignore[no-untyped-def]
     """Serve the misses of a layer-step; time counts from when they are asked for.
 
@@ -236,7 +236,7 @@ def _serve(served, low, high, loads, seconds, size, cpu_bytes, cpu_overhead, pat
     return gpu, arrived, cpu_done, launched, waited
 
 
-@numba.njit(cache=True, nogil=True)
+@inner_njit
 def dense_seconds(parts, first, last, bandwidth, compute, overhead, size):  # type: ignore[no-untyped-def]
     """Return the seconds of the dense parts ``first:last`` (`CostTable.parts`) for a step of a size.
 
@@ -260,7 +260,7 @@ def dense_seconds(parts, first, last, bandwidth, compute, overhead, size):  # ty
     return total
 
 
-@numba.njit(cache=True, nogil=True)
+@inner_njit
 def output_seconds(costs, size):  # type: ignore[no-untyped-def]
     """Return the seconds after the last MoE layer (`Costs.after`) for a step of a size, int64 [5] as above."""
     first, last = costs.first[-2], costs.first[-1]
@@ -269,8 +269,8 @@ def output_seconds(costs, size):  # type: ignore[no-untyped-def]
     return rest + (matrix + costs.overhead + costs.step)
 
 
-@numba.njit(cache=True, nogil=True)
-def run_layer_steps(costs, path, overlap, cold, sizes, keys, tokens, served, starts, layer, first, request, phase, step_sizes, steps, totals):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
+@uncounted_njit
+def run_layer_steps(costs, path, overlap, cold, sizes, keys, tokens, served, starts, layer, first, request, phase, step_sizes, steps, totals, takes, places):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Run the layer-steps of a block in time.
 
     Args:
@@ -290,16 +290,14 @@ def run_layer_steps(costs, path, overlap, cold, sizes, keys, tokens, served, sta
         step_sizes: int64 [steps, 5], the numbers of `StepSize`.
         steps: float64 [steps, 5], filled in: begin, end, compute, overhead, CPU.
         totals: `Totals`, advanced in place.
+        takes: float64 [accesses of a layer-step, at most], scratch.
+        places: int64 likewise.
     """
     seconds, counter, accesses, misses, loads, seen, pools, held = totals
     parts, parts_of, bandwidth, compute, overhead = (
         costs.parts, costs.first, costs.bandwidth, costs.compute, costs.overhead,
     )  # fmt: skip
     expert_bytes, operations, cpu_bytes = costs.expert_bytes, costs.operations, costs.cpu_bytes
-    longest = 0
-    for row in range(len(layer)):
-        longest = max(longest, starts[row + 1] - starts[row])
-    takes, places = np.empty(longest), np.empty(longest, np.int64)
     now = seconds[CLOCK]
     for step in range(len(request)):
         begin = now

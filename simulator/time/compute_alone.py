@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from lrcsim.simulator.compiled.uncounted import uncounted_njit
 from lrcsim.simulator.serving.steps import step_table
 from lrcsim.simulator.setup.costs import CostTable
 from lrcsim.simulator.time.compiled_loop import dense_seconds, output_seconds
@@ -33,7 +33,6 @@ def compute_alone(
         float64 [2, 2]: resident and divided (`lrcsim.simulator.time.time_bounds.computed`), by phase.
     """
     found = np.zeros((2, 2))
-    add: Any = add_block  # compiled: type checkers do not know its arguments
     for block in schedule.blocks():
         rows = np.flatnonzero(np.diff(block.step, prepend=-1))
         if not len(rows):  # nothing was recorded in it
@@ -41,12 +40,20 @@ def compute_alone(
         tokens = np.zeros(0, np.int64) if block.tokens is None else block.tokens
         sizes = step_table(schedule.trace, block, rows).sizes
         first = np.append(rows, len(block.layer))
-        add(costs, dram, launches, tokens, block.starts, block.layer, first, block.phase[rows], sizes, found)
+        add_block(costs, dram, launches, tokens, block.starts, block.layer, first, block.phase[rows], sizes, found)
     return found
 
 
-@numba.njit(cache=True, nogil=True)
-def add_block(costs, dram, launches, tokens, starts, layer, first, phase, step_sizes, found):  # type: ignore[no-untyped-def]
+def add_block(*told: Any) -> None:
+    """Add a block of the schedule; arguments as those of `_add_block`, without the scratch."""
+    tokens, starts = told[3], told[4]
+    longest, most = max(int(np.diff(starts).max()), 1), max(int(tokens.max(initial=0)), 1)
+    add: Any = _add_block  # compiled: type checkers do not know its arguments
+    add(*told, np.zeros(most + 1, np.int64), np.empty(longest, np.int64), np.empty(longest), np.empty(longest))
+
+
+@uncounted_njit
+def _add_block(costs, dram, launches, tokens, starts, layer, first, phase, step_sizes, found, number_of, kinds, gpu, cpu):  # type: ignore[no-untyped-def]  # fmt: skip  # noqa: E501
     """Add a block of the schedule.
 
     Args:
@@ -60,18 +67,14 @@ def add_block(costs, dram, launches, tokens, starts, layer, first, phase, step_s
         phase: uint8 [steps].
         step_sizes: int64 [steps, 5], the numbers of `StepSize`.
         found: float64 [2, 2], added to.
+        number_of: int64 [most tokens that use an expert + 1], zeros: by tokens, experts that so many use.
+        kinds: int64 [accesses of a layer-step, at most], scratch: numbers of tokens that occur.
+        gpu: float64 likewise, of each kind, seconds of all its experts.
+        cpu: float64 likewise.
     """
     parts, parts_of, bandwidth, compute, overhead = (
         costs.parts, costs.first, costs.bandwidth, costs.compute, costs.overhead,
     )  # fmt: skip
-    longest, most = 1, 1
-    for row in range(len(layer)):
-        longest = max(longest, starts[row + 1] - starts[row])
-    for i in range(len(tokens)):
-        most = max(most, tokens[i])
-    number_of = np.zeros(most + 1, np.int64)  # by tokens: experts that so many use
-    kinds = np.empty(longest, np.int64)  # numbers of tokens that occur
-    gpu, cpu = np.empty(longest), np.empty(longest)  # of each kind, seconds of all its experts
     for step in range(len(phase)):
         output = output_seconds(costs, step_sizes[step])
         alone = together = output
@@ -104,7 +107,7 @@ def add_block(costs, dram, launches, tokens, starts, layer, first, phase, step_s
         found[1, phase[step]] += together
 
 
-@numba.njit(cache=True, nogil=True)
+@uncounted_njit
 def shared(gpu, cpu):  # type: ignore[no-untyped-def]
     """Return what `lrcsim.simulator.time.time_bounds.shared` does, float64 [n] each, experts or kinds of them."""
     most = 0.0

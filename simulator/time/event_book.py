@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.simulator.compiled.uncounted import loop_njit
+from lrcsim.simulator.compiled.uncounted import inner_loop_njit
 from lrcsim.simulator.setup.outcomes import Outcome
 
 Ints = npt.NDArray[np.int64]
@@ -127,7 +127,7 @@ class Work(NamedTuple):
     number: Ints
 
 
-@loop_njit
+@inner_loop_njit
 def take_used(book, key, late, size):  # type: ignore[no-untyped-def]
     """Take note that an expert is used where the model runs: there, or waited for (`Tally.used`)."""
     kind = book.unused[key]
@@ -140,7 +140,7 @@ def take_used(book, key, late, size):  # type: ignore[no-untyped-def]
             book.brought[kind, LATE] += late
 
 
-@loop_njit
+@inner_loop_njit
 def take_evicted(book, key, for_prefetch, size):  # type: ignore[no-untyped-def]
     """Take note that an expert left the cache (`Tally.evicted`)."""
     kind = book.unused[key]
@@ -152,7 +152,7 @@ def take_evicted(book, key, for_prefetch, size):  # type: ignore[no-untyped-def]
         book.displaced[key] = True
 
 
-@loop_njit
+@inner_loop_njit
 def take_brought(book, key, size, kind):  # type: ignore[no-untyped-def]
     """Take note that an expert is brought behind everything urgent (`Tally.uploaded`)."""
     book.brought[kind, ISSUED] += size
@@ -160,7 +160,7 @@ def take_brought(book, key, size, kind):  # type: ignore[no-untyped-def]
     book.displaced[key] = False
 
 
-@loop_njit
+@inner_loop_njit
 def take_emptied(book, sizes):  # type: ignore[no-untyped-def]
     """Take note that what was prefetched is not in the cache any more (`Tally.emptied`)."""
     for key in range(len(book.unused)):

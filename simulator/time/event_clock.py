@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lrcsim.simulator.compiled.uncounted import loop_njit
+from lrcsim.simulator.compiled.uncounted import inner_loop_njit
 from lrcsim.simulator.time.event_layer import arrived_on_gpu, begin_on_cpu, compute_on_cpu, computed_on_cpu, wait_less
 from lrcsim.simulator.time.event_links import begin_flow, cancel, end_chunk, end_flows, end_latency, next_turn, release
 from lrcsim.simulator.time.event_links import submit as submit_leg
@@ -25,7 +25,7 @@ END, TIMER = -1, -2
 """What `_earliest` says: the end of a flow, or a timer; else a link, whose latency a transfer has waited for."""
 
 
-@loop_njit
+@inner_loop_njit
 def land(state, key):  # type: ignore[no-untyped-def]
     """Take an expert out of the ring of prefetches and uploads under way."""
     state.flight[key] = 0
@@ -33,7 +33,7 @@ def land(state, key):  # type: ignore[no-untyped-def]
     state.flying[0, before], state.flying[1, after] = after, before
 
 
-@loop_njit
+@inner_loop_njit
 def take_off(state, key, pool, number):  # type: ignore[no-untyped-def]
     """Put an expert of a pool into its ring."""
     ring = len(state.flight) + pool
@@ -43,7 +43,7 @@ def take_off(state, key, pool, number):  # type: ignore[no-untyped-def]
     state.flying[0, last] = state.flying[1, ring] = key
 
 
-@loop_njit
+@inner_loop_njit
 def call_off(state, key):  # type: ignore[no-untyped-def]
     """Cancel a prefetch, but for what goes from storage to DRAM: that counts as being there (`Engine._cancel`)."""
     number = state.flight[key]
@@ -56,7 +56,7 @@ def call_off(state, key):  # type: ignore[no-untyped-def]
         cancel(state, number)
 
 
-@loop_njit
+@inner_loop_njit
 def _arrived(state, number):  # type: ignore[no-untyped-def]
     """Go on with an expert that has come over a link: over the next one, or to its purpose (`Fetch._arrived`)."""
     transfer = state.transfers[number]
@@ -87,7 +87,7 @@ def _arrived(state, number):  # type: ignore[no-untyped-def]
         state.reads[key] = 0
 
 
-@loop_njit
+@inner_loop_njit
 def _earliest(state):  # type: ignore[no-untyped-def]
     """Return when the next thing happens, in which turn, what it is, and of a timer its place."""
     clock = state.clock[0]
@@ -106,7 +106,7 @@ def _earliest(state):  # type: ignore[no-untyped-def]
     return time, turn, what, place
 
 
-@loop_njit
+@inner_loop_njit
 def _happen(state, time, what, place):  # type: ignore[no-untyped-def]
     """Let the next thing happen."""
     clock = state.clock[0]
@@ -131,7 +131,7 @@ def _happen(state, time, what, place):  # type: ignore[no-untyped-def]
         end_latency(state, what)
 
 
-@loop_njit
+@inner_loop_njit
 def _pass_until(state, until, turn):  # type: ignore[no-untyped-def]
     """Let all happen that comes before a turn at a time."""
     while True:
@@ -142,14 +142,14 @@ def _pass_until(state, until, turn):  # type: ignore[no-untyped-def]
     state.clock[0].now = until
 
 
-@loop_njit
+@inner_loop_njit
 def pass_seconds(state, seconds):  # type: ignore[no-untyped-def]
     """Let time pass."""
     clock = state.clock[0]
     _pass_until(state, clock.now + seconds, next_turn(clock))
 
 
-@loop_njit
+@inner_loop_njit
 def await_pending(state):  # type: ignore[no-untyped-def]
     """Let time pass until nothing that the layer-step waits for is still to come."""
     clock = state.clock[0]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lrcsim.base.user_code import is_users
 from lrcsim.simulator.compiled.served import ELSEWHERE, LOADED, RESIDENT, choose
-from lrcsim.simulator.compiled.uncounted import loop_njit
+from lrcsim.simulator.compiled.uncounted import inner_loop_njit
 from lrcsim.simulator.setup.admission import ROUNDING
 from lrcsim.simulator.setup.miss_actions import Cpu, Lossy, MissAction, Substitute, loaded_share
 from lrcsim.simulator.setup.outcomes import Outcome
@@ -115,7 +115,7 @@ def plan_of(
     )
 
 
-@loop_njit
+@inner_loop_njit
 def decide(plan, pools, work, row, flags, stride):  # type: ignore[no-untyped-def]
     """Mark the misses of a layer-step that are not loaded.
 
@@ -140,7 +140,7 @@ def decide(plan, pools, work, row, flags, stride):  # type: ignore[no-untyped-de
         _load_what_nothing_can_replace(work, row, flags, residents_of_layer(pools, work.layer[row], stride))
 
 
-@loop_njit
+@inner_loop_njit
 def most_used(work, low, flags, size, flag):  # type: ignore[no-untyped-def]
     """Return the place of the first of a layer-step's accesses of a flag that most tokens use; -1: there is none."""
     most = -1
@@ -153,7 +153,7 @@ def most_used(work, low, flags, size, flag):  # type: ignore[no-untyped-def]
     return most
 
 
-@loop_njit
+@inner_loop_njit
 def _admit(plan, work, row, flags):  # type: ignore[no-untyped-def]
     """Mark as `ADMITTED` what is uploaded of the misses that run on the CPU (`Admission.choose`)."""
     low, high = work.starts[row], work.starts[row + 1]
@@ -181,7 +181,7 @@ def _admit(plan, work, row, flags):  # type: ignore[no-untyped-def]
             flags[place] = ELSEWHERE
 
 
-@loop_njit
+@inner_loop_njit
 def _load_what_nothing_can_replace(work, row, flags, residents):  # type: ignore[no-untyped-def]
     """Mark as loaded what must be because a token's stand-ins have run out (`Substitute`, `_not_replaceable`).
 

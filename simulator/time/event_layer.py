@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from lrcsim.simulator.compiled.uncounted import loop_njit
+from lrcsim.simulator.compiled.uncounted import inner_loop_njit
 from lrcsim.simulator.time.event_links import next_turn, promote, set_timer, start_flow, submit
 from lrcsim.simulator.time.event_state import BEGIN_ON_CPU, CPU, READ_BEHIND, TO_CPU, TO_GPU
 from lrcsim.simulator.time.links import DEMAND
 
 
-@loop_njit
+@inner_loop_njit
 def host_delay(state, ready, takes):  # type: ignore[no-untyped-def]
     """Launch something in ``takes`` seconds; return how long the device waits for that (`Host.delay`)."""
     if not state.rules.ahead:
@@ -18,7 +18,7 @@ def host_delay(state, ready, takes):  # type: ignore[no-untyped-def]
     return max(clock.host - ready, 0.0)
 
 
-@loop_njit
+@inner_loop_njit
 def _compute(state, expert):  # type: ignore[no-untyped-def]
     """Compute an expert of the running layer, or one of its tensors, when the GPU is free (`Engine._compute`)."""
     clock = state.clock[0]
@@ -31,7 +31,7 @@ def _compute(state, expert):  # type: ignore[no-untyped-def]
     clock.compute += seconds
 
 
-@loop_njit
+@inner_loop_njit
 def begin_layer(state, layer):  # type: ignore[no-untyped-def]
     """Forget the layer-step before."""
     clock = state.clock[0]
@@ -41,7 +41,7 @@ def begin_layer(state, layer):  # type: ignore[no-untyped-def]
     state.arrived[:, -1] = 0
 
 
-@loop_njit
+@inner_loop_njit
 def ready(state, expert):  # type: ignore[no-untyped-def]
     """Compute an expert that is there: now, or when all are, without overlap (`Engine._ready`)."""
     clock = state.clock[0]
@@ -54,7 +54,7 @@ def ready(state, expert):  # type: ignore[no-untyped-def]
         clock.held += 1
 
 
-@loop_njit
+@inner_loop_njit
 def compute_held(state):  # type: ignore[no-untyped-def]
     """Compute what has waited for all the others, without overlap."""
     clock = state.clock[0]
@@ -64,7 +64,7 @@ def compute_held(state):  # type: ignore[no-untyped-def]
             _compute(state, state.held[i])
 
 
-@loop_njit
+@inner_loop_njit
 def expect(state):  # type: ignore[no-untyped-def]
     """Wait for an expert that is to come to the GPU (`Engine._expect`)."""
     state.clock[0].pending += state.rules.stages
@@ -72,7 +72,7 @@ def expect(state):  # type: ignore[no-untyped-def]
         state.missing[stage] += 1
 
 
-@loop_njit
+@inner_loop_njit
 def open_stages(state):  # type: ignore[no-untyped-def]
     """Open the next stages, as long as all of one have arrived (`Stages.advance`)."""
     clock = state.clock[0]
@@ -85,7 +85,7 @@ def open_stages(state):  # type: ignore[no-untyped-def]
             _compute(state, came[i])
 
 
-@loop_njit
+@inner_loop_njit
 def wait_less(state, number):  # type: ignore[no-untyped-def]
     """Wait for so much less; with nothing left the layer-step goes on in its turn (`Engine._done`)."""
     clock = state.clock[0]
@@ -94,7 +94,7 @@ def wait_less(state, number):  # type: ignore[no-untyped-def]
         clock.resume = next_turn(clock)
 
 
-@loop_njit
+@inner_loop_njit
 def arrived_on_gpu(state, expert, part):  # type: ignore[no-untyped-def]
     """Take an expert of the running layer that has come, or one of its tensors (`Engine._loaded`)."""
     clock = state.clock[0]
@@ -115,7 +115,7 @@ def arrived_on_gpu(state, expert, part):  # type: ignore[no-untyped-def]
     wait_less(state, state.rules.stages if part < 0 else 1)
 
 
-@loop_njit
+@inner_loop_njit
 def _next_on_cpu(state):  # type: ignore[no-untyped-def]
     """Begin the next expert of the CPU (`CpuQueue._next`)."""
     clock = state.clock[0]
@@ -129,7 +129,7 @@ def _next_on_cpu(state):  # type: ignore[no-untyped-def]
     start_flow(state, CPU, state.cpu_bytes[expert], state.rules.cpu_overhead)
 
 
-@loop_njit
+@inner_loop_njit
 def begin_on_cpu(state, expert):  # type: ignore[no-untyped-def]
     """Hand an expert of the running layer over to the CPU."""
     clock = state.clock[0]
@@ -141,7 +141,7 @@ def begin_on_cpu(state, expert):  # type: ignore[no-untyped-def]
         _next_on_cpu(state)
 
 
-@loop_njit
+@inner_loop_njit
 def compute_on_cpu(state, expert):  # type: ignore[no-untyped-def]
     """The same, once a host that launches ahead and computes itself has launched (`Engine._compute_on_cpu`)."""
     clock = state.clock[0]
@@ -151,7 +151,7 @@ def compute_on_cpu(state, expert):  # type: ignore[no-untyped-def]
         begin_on_cpu(state, expert)
 
 
-@loop_njit
+@inner_loop_njit
 def computed_on_cpu(state):  # type: ignore[no-untyped-def]
     """Take note that the CPU is through with its expert, and begin the next."""
     clock = state.clock[0]
@@ -161,7 +161,7 @@ def computed_on_cpu(state):  # type: ignore[no-untyped-def]
     _next_on_cpu(state)
 
 
-@loop_njit
+@inner_loop_njit
 def fetch(state, key, size, from_storage, priority, purpose, part):  # type: ignore[no-untyped-def]
     """Bring an expert to the GPU, or for the CPU from storage to DRAM only (`Engine._fetch`); return the transfer.
 
@@ -197,7 +197,7 @@ def fetch(state, key, size, from_storage, priority, purpose, part):  # type: ign
     return number
 
 
-@loop_njit
+@inner_loop_njit
 def load(state, key, size, from_storage, part):  # type: ignore[no-untyped-def]
     """Put a tensor of an expert on its way to the GPU; return whether it is the whole expert (`Engine._load`)."""
     whole = state.rules.stages == 1 or state.reads[key] != 0
@@ -207,7 +207,7 @@ def load(state, key, size, from_storage, part):  # type: ignore[no-untyped-def]
     return whole
 
 
-@loop_njit
+@inner_loop_njit
 def run_on_cpu(state, key, size, from_storage, uploaded):  # type: ignore[no-untyped-def]
     """Compute an expert on the CPU, once it is in DRAM, whence it may be uploaded (`Engine._run_on_cpu`).
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 
-from lrcsim.simulator.compiled.uncounted import loop_njit
+from lrcsim.simulator.compiled.uncounted import inner_loop_njit, loop_njit
 from lrcsim.simulator.time.bandwidth import TOGETHER
 from lrcsim.simulator.time.compiled_loop import copies_before
 from lrcsim.simulator.time.event_state import BEGIN_FLOW, CPU, LATENT, MOVING, NOWHERE, WAITING
 from lrcsim.simulator.time.links import DEMAND, PREFETCH
 
 
-@loop_njit
+@inner_loop_njit
 def next_turn(clock):  # type: ignore[no-untyped-def]
     """Return a place among what happens at the same moment: behind all that was asked for before."""
     clock.turn += 1
     return clock.turn
 
 
-@loop_njit
+@inner_loop_njit
 def set_timer(state, seconds, what, which):  # type: ignore[no-untyped-def]
     """Let something begin so many seconds from now."""
     clock = state.clock[0]
@@ -27,7 +27,7 @@ def set_timer(state, seconds, what, which):  # type: ignore[no-untyped-def]
     clock.timers += 1
 
 
-@loop_njit
+@inner_loop_njit
 def _settle(state):  # type: ignore[no-untyped-def]
     """Bring the bytes that are left up to date (`Flows._settle`)."""
     clock = state.clock[0]
@@ -39,7 +39,7 @@ def _settle(state):  # type: ignore[no-untyped-def]
     clock.settled = clock.now
 
 
-@loop_njit
+@inner_loop_njit
 def _share(state):  # type: ignore[no-untyped-def]
     """Set all rates, and when the next flow ends (`Flows._share`)."""
     clock = state.clock[0]
@@ -67,7 +67,7 @@ def _share(state):  # type: ignore[no-untyped-def]
     clock.end_turn = next_turn(clock)
 
 
-@loop_njit
+@inner_loop_njit
 def begin_flow(state, number):  # type: ignore[no-untyped-def]
     """Let the chunk of a transfer, or the expert on the CPU, flow from now on."""
     clock = state.clock[0]
@@ -79,7 +79,7 @@ def begin_flow(state, number):  # type: ignore[no-untyped-def]
     _share(state)
 
 
-@loop_njit
+@inner_loop_njit
 def start_flow(state, number, size, overhead):  # type: ignore[no-untyped-def]
     """Let so many bytes flow now, or ``overhead`` seconds from now (`Flows.start`)."""
     flow = state.transfers[number]
@@ -90,7 +90,7 @@ def start_flow(state, number, size, overhead):  # type: ignore[no-untyped-def]
         begin_flow(state, number)
 
 
-@loop_njit
+@inner_loop_njit
 def end_flows(state):  # type: ignore[no-untyped-def]
     """End the flows that end now; return how many, the first in ``state.ended`` (`Flows._end`)."""
     clock = state.clock[0]
@@ -115,7 +115,7 @@ def end_flows(state):  # type: ignore[no-untyped-def]
     return count
 
 
-@loop_njit
+@inner_loop_njit
 def _stands(state, queue, at):  # type: ignore[no-untyped-def]
     """Return whether a transfer still waits where it stands in a queue."""
     transfer = state.transfers[state.waiting[queue, at]]
@@ -126,7 +126,7 @@ def _stands(state, queue, at):  # type: ignore[no-untyped-def]
     )
 
 
-@loop_njit
+@inner_loop_njit
 def _first_waiting(state, queue):  # type: ignore[no-untyped-def]
     """Return the first transfer of a queue, 0 where there is none."""
     bounds = state.queue[queue]
@@ -137,7 +137,7 @@ def _first_waiting(state, queue):  # type: ignore[no-untyped-def]
     return 0
 
 
-@loop_njit
+@inner_loop_njit
 def _close_up(state, queue):  # type: ignore[no-untyped-def]
     """Move those of a queue that still wait to its front: there is no room behind."""
     numbers, orders, bounds = state.waiting[queue], state.waiting_order[queue], state.queue[queue]
@@ -149,7 +149,7 @@ def _close_up(state, queue):  # type: ignore[no-untyped-def]
     bounds[0], bounds[1] = 0, end
 
 
-@loop_njit
+@inner_loop_njit
 def _line_up(state, number):  # type: ignore[no-untyped-def]
     """Put a transfer into a queue of its link, at its old place where it has been there before."""
     transfer = state.transfers[number]
@@ -170,7 +170,7 @@ def _line_up(state, number):  # type: ignore[no-untyped-def]
     bounds[1] += 1
 
 
-@loop_njit
+@inner_loop_njit
 def release(state, number):  # type: ignore[no-untyped-def]
     """Let a transfer's place be used again."""
     clock = state.clock[0]
@@ -179,7 +179,7 @@ def release(state, number):  # type: ignore[no-untyped-def]
     clock.free += 1
 
 
-@loop_njit
+@inner_loop_njit
 def _move_chunk(state, number):  # type: ignore[no-untyped-def]
     """Move the next chunk (`LinkServer._chunk`)."""
     transfer = state.transfers[number]
@@ -194,7 +194,7 @@ def _move_chunk(state, number):  # type: ignore[no-untyped-def]
     start_flow(state, number, size, link.overhead * copies)
 
 
-@loop_njit
+@inner_loop_njit
 def _dispatch(state, here):  # type: ignore[no-untyped-def]
     link = state.links[here]
     while link.taken < link.lanes:
@@ -212,7 +212,7 @@ def _dispatch(state, here):  # type: ignore[no-untyped-def]
         _move_chunk(state, number)
 
 
-@loop_njit
+@inner_loop_njit
 def submit(state, number):  # type: ignore[no-untyped-def]
     """Ask for a transfer over its link now (`LinkServer.submit`)."""
     clock, transfer = state.clock[0], state.transfers[number]
@@ -232,7 +232,7 @@ def submit(state, number):  # type: ignore[no-untyped-def]
         _dispatch(state, here)
 
 
-@loop_njit
+@inner_loop_njit
 def end_latency(state, here):  # type: ignore[no-untyped-def]
     """Let the first transfer that has waited for a link's latency join its queue."""
     link = state.links[here]
@@ -246,7 +246,7 @@ def end_latency(state, here):  # type: ignore[no-untyped-def]
         _dispatch(state, here)
 
 
-@loop_njit
+@inner_loop_njit
 def promote(state, number):  # type: ignore[no-untyped-def]
     """Make a prefetch urgent: its layer has come."""
     transfer = state.transfers[number]
@@ -256,7 +256,7 @@ def promote(state, number):  # type: ignore[no-untyped-def]
             _line_up(state, number)
 
 
-@loop_njit
+@inner_loop_njit
 def cancel(state, number):  # type: ignore[no-untyped-def]
     """Let nothing more of a transfer start."""
     transfer = state.transfers[number]
@@ -265,7 +265,7 @@ def cancel(state, number):  # type: ignore[no-untyped-def]
         release(state, number)
 
 
-@loop_njit
+@inner_loop_njit
 def end_chunk(state, number):  # type: ignore[no-untyped-def]
     """Go on after a chunk (`LinkServer._arrived`); return whether the transfer is through, and still wanted."""
     transfer = state.transfers[number]

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.simulator.compiled.queue_lists import FILLING
-from lrcsim.simulator.compiled.queue_loop import REPIN
+from lrcsim.simulator.compiled.queue_rules import REPIN
 from lrcsim.simulator.compiled.served import ELSEWHERE, GONE, LOADED, RESIDENT
-from lrcsim.simulator.compiled.uncounted import loop_njit
+from lrcsim.simulator.compiled.uncounted import inner_loop_njit, loop_njit
 from lrcsim.simulator.setup.outcomes import Outcome
 from lrcsim.simulator.time.by_reference import by_reference
 from lrcsim.simulator.time.compiled_loop import dense_seconds, output_seconds
@@ -89,7 +89,7 @@ class Room(NamedTuple):
         return cls(np.zeros(stride, np.uint8), stored, parts, np.zeros(layers, np.int64), np.zeros(links))
 
 
-@loop_njit
+@inner_loop_njit
 def _look_up(state, plan, pools, work, row, phase, book, room):  # type: ignore[no-untyped-def]
     """Run a layer-step through its pool and count it (`Residency.look_up`).
 
@@ -131,7 +131,7 @@ def _look_up(state, plan, pools, work, row, phase, book, room):  # type: ignore[
     return missed, loaded, gone, gone - passed_by if plan.bypass else gone
 
 
-@loop_njit
+@inner_loop_njit
 def _look_below(plan, dram, work, row, room):  # type: ignore[no-untyped-def]
     """Ask the cache in DRAM for the misses; mark those that must come from storage (`Residency._from_storage`)."""
     low, high = work.starts[row], work.starts[row + 1]
@@ -155,7 +155,7 @@ def _look_below(plan, dram, work, row, room):  # type: ignore[no-untyped-def]
                     room.stored[place] = not is_resident(dram, 0, int(work.keys[low + place]))
 
 
-@loop_njit
+@inner_loop_njit
 def _price(state, costs, plan, work, row):  # type: ignore[no-untyped-def]
     """Work out what each expert of the batch takes on the GPU, and draws on the CPU (`Costs`)."""
     low, high, first = work.starts[row], work.starts[row + 1], work.layer[row] * state.rules.stride
@@ -174,13 +174,13 @@ def _price(state, costs, plan, work, row):  # type: ignore[no-untyped-def]
         state.draws[key - first] = draws
 
 
-@loop_njit
+@inner_loop_njit
 def _in_memory(state, number):  # type: ignore[no-untyped-def]
     """Return whether an upload has come as far as the link from main memory to the GPU."""
     return state.transfers[number].link >= state.rules.storage
 
 
-@loop_njit
+@inner_loop_njit
 def _mark_late(state, plan, work, row, room):  # type: ignore[no-untyped-def]
     """Mark the hits that run on the CPU because their uploads are under way; return how many they are."""
     low, late = work.starts[row], 0
@@ -194,7 +194,7 @@ def _mark_late(state, plan, work, row, room):  # type: ignore[no-untyped-def]
     return late
 
 
-@loop_njit
+@inner_loop_njit
 def _use_hits(state, plan, work, row, book, room):  # type: ignore[no-untyped-def]
     """Compute what is there; wait for what is on its way (`Engine._use_hits`)."""
     low, first = work.starts[row], work.layer[row] * state.rules.stride
@@ -217,7 +217,7 @@ def _use_hits(state, plan, work, row, book, room):  # type: ignore[no-untyped-de
             run_on_cpu(state, key, float(plan.sizes[key]), False, False)
 
 
-@loop_njit
+@inner_loop_njit
 def _evict(state, plan, pools, gone, book, for_prefetch):  # type: ignore[no-untyped-def]
     """Take note of what left the cache (`Engine._evict`)."""
     for i in range(gone):
@@ -228,7 +228,7 @@ def _evict(state, plan, pools, gone, book, for_prefetch):  # type: ignore[no-unt
             take_evicted(book, key, for_prefetch, plan.sizes[key])
 
 
-@loop_njit
+@inner_loop_njit
 def _start_misses(state, plan, pools, work, row, phase, book, room):  # type: ignore[no-untyped-def]
     """Ask for what is missing (`Engine._start_misses`)."""
     low, high = work.starts[row], work.starts[row + 1]
@@ -269,7 +269,7 @@ def _start_misses(state, plan, pools, work, row, phase, book, room):  # type: ig
     _count_misses(plan, work, row, phase, book, room)
 
 
-@loop_njit
+@inner_loop_njit
 def _count_misses(plan, work, row, phase, book, room):  # type: ignore[no-untyped-def]
     """Count what became of the misses (`Tally.count`)."""
     low, high = work.starts[row], work.starts[row + 1]
@@ -289,7 +289,7 @@ def _count_misses(plan, work, row, phase, book, room):  # type: ignore[no-untype
         book.tokens[phase] += work.use_tokens[row]
 
 
-@loop_njit
+@inner_loop_njit
 def _upload(state, plan, pool, key, stored, book, kind, purpose):  # type: ignore[no-untyped-def]
     """Bring an expert of a pool to the GPU behind everything urgent (`Engine._upload`)."""
     size = plan.sizes[key]
@@ -301,7 +301,7 @@ def _upload(state, plan, pool, key, stored, book, kind, purpose):  # type: ignor
         take_off(state, key, pool, number)
 
 
-@loop_njit
+@inner_loop_njit
 def _upload_admitted(state, plan, pools, work, row, book, room):  # type: ignore[no-untyped-def]
     """Upload what is admitted and stayed in the cache, most tokens first (`Engine._admit`)."""
     low, pool = work.starts[row], pools.of_layer[work.layer[row]]
@@ -316,7 +316,7 @@ def _upload_admitted(state, plan, pools, work, row, book, room):  # type: ignore
             _upload(state, plan, pool, key, False, book, AS_ADMITTED, BEHIND)
 
 
-@loop_njit
+@inner_loop_njit
 def _upload_all(state, plan, pools, dram, pool, experts, book):  # type: ignore[no-untyped-def]
     """Upload what the policy of a pool has loaded of its own accord; ``experts`` are numbers in the pool."""
     for expert in experts:
@@ -330,7 +330,7 @@ def _upload_all(state, plan, pools, dram, pool, experts, book):  # type: ignore[
         _upload(state, plan, pool, key, stored, book, REPINNED, BEHIND if state.rules.overlap else BEFORE)
 
 
-@loop_njit
+@inner_loop_njit
 def _repin(state, plan, pools, dram, emptied, book):  # type: ignore[no-untyped-def]
     """Upload what the policy has loaded before a step: after a pass, or as the cache was emptied (`Engine._repin`)."""
     clock = state.clock[0]
@@ -344,7 +344,7 @@ def _repin(state, plan, pools, dram, emptied, book):  # type: ignore[no-untyped-
     await_pending(state)
 
 
-@loop_njit
+@inner_loop_njit
 def _prefetch(state, plan, pools, dram, work, row, book, room):  # type: ignore[no-untyped-def]
     """Bring ahead what is proposed, if it is not there and room can be made (`Engine._prefetch`)."""
     stride, first_ring = state.rules.stride, len(state.flight)
@@ -381,7 +381,7 @@ def _prefetch(state, plan, pools, dram, work, row, book, room):  # type: ignore[
         unguard(pools, pool, batch if pool == mine else batch[:0], state.flying, first_ring + pool)
 
 
-@loop_njit
+@inner_loop_njit
 def _layer_step(state, costs, plan, pools, dram, work, row, step, book, room):  # type: ignore[no-untyped-def]
     clock, phase, layer = state.clock[0], work.phase[step], work.layer[row]
     moved = book.loaded_bytes[phase]
@@ -442,7 +442,7 @@ def _layer_step(state, costs, plan, pools, dram, work, row, step, book, room):  
     clock.host = max(clock.host, clock.cpu_free)
 
 
-@loop_njit
+@inner_loop_njit
 def _change_request(state, plan, pools, request, book):  # type: ignore[no-untyped-def]
     """Empty the caches, and call off all prefetches (`Engine._forget_prefetches`)."""
     empty_pools(pools, request)
@@ -454,7 +454,7 @@ def _change_request(state, plan, pools, request, book):  # type: ignore[no-untyp
     book.seen[:] = False
 
 
-@loop_njit
+@inner_loop_njit
 def _run_steps(begin, cold, state, costs, plan, pools, dram, work, book, room, steps):  # type: ignore[no-untyped-def]  # fmt: skip
     """Run the steps of a block in time; see `run_event_steps`."""
     clock = state.clock[0]

@@ -1,6 +1,6 @@
 """The caches of the compiled event loop: pools of queue policies, told one layer-step or one prefetch at a time.
 
-Which experts hit and go is said by `run_queues`, the same loop that counts hits without time; here it is told a batch
+Which experts hit and go is said by `queue_loop`, the same that counts hits without time; here it is told a batch
 at a time, because what may be brought ahead depends on what is under way.
 """
 
@@ -21,11 +21,12 @@ from lrcsim.simulator.compiled.queue_lists import (
     is_in,
 )
 from lrcsim.simulator.compiled.queue_lists import residents as residents_of
-from lrcsim.simulator.compiled.queue_loop import REPIN, serve
+from lrcsim.simulator.compiled.queue_loop import serve_any
+from lrcsim.simulator.compiled.queue_rules import REPIN
 from lrcsim.simulator.compiled.repin import heat_up, pin_anew
 from lrcsim.simulator.compiled.served import DROPPED, EVICTED, LOADED, RESIDENT, Served
 from lrcsim.simulator.compiled.stack_any import CORESIDENT
-from lrcsim.simulator.compiled.uncounted import loop_njit
+from lrcsim.simulator.compiled.uncounted import inner_loop_njit
 
 Ints = npt.NDArray[np.int64]
 
@@ -115,19 +116,19 @@ def queue_pools(pools: list[QueuePool], layers: list[tuple[int, ...]], counters:
     )
 
 
-@loop_njit
+@inner_loop_njit
 def is_resident(pools, pool, key):  # type: ignore[no-untyped-def]
     """Return whether an expert is in its pool."""
     return is_in(pools.node[pool], key - pools.first_key[pool])
 
 
-@loop_njit
+@inner_loop_njit
 def residents(pools, pool):  # type: ignore[no-untyped-def]
     """Return how many experts are in a pool."""
     return residents_of(pools.node[pool])
 
 
-@loop_njit
+@inner_loop_njit
 def residents_of_layer(pools, layer, stride):  # type: ignore[no-untyped-def]
     """Return how many experts of a layer are in its pool."""
     pool, count = pools.of_layer[layer], 0
@@ -136,7 +137,7 @@ def residents_of_layer(pools, layer, stride):  # type: ignore[no-untyped-def]
     return count
 
 
-@loop_njit
+@inner_loop_njit
 def empty_pools(pools, request):  # type: ignore[no-untyped-def]
     """Put everything out, as between the requests of a cold cache."""
     for pool in range(len(pools.first_key)):
@@ -152,7 +153,7 @@ def empty_pools(pools, request):  # type: ignore[no-untyped-def]
         pools.counter[pool, REQUEST] = request
 
 
-@loop_njit
+@inner_loop_njit
 def use(pools, pool, count):  # type: ignore[no-untyped-def]
     """Let a pool serve the batch ``pools.batch[:count]``; return how many experts left it, keys in ``pools.evicted``.
 
@@ -163,7 +164,7 @@ def use(pools, pool, count):  # type: ignore[no-untyped-def]
     for i in range(count):
         pools.flags[i] = RESIDENT if is_in(node, pools.batch[i] - first_key) else LOADED
     size = pools.sizes[pool]
-    serve(
+    serve_any(
         pools.policy,
         QueueSizes(size[0], size[1], size[2], size[3], size[4], size[5], size[6], size[7]),
         CORESIDENT,
@@ -182,7 +183,7 @@ def use(pools, pool, count):  # type: ignore[no-untyped-def]
     return pools.served[pool, EVICTED]
 
 
-@loop_njit
+@inner_loop_njit
 def count_uses(pools, pool, keys):  # type: ignore[no-untyped-def]
     """Let repin hear of the experts of a layer-step, also of those that are not loaded (`Policy.elsewhere`)."""
     if pools.policy == REPIN:
@@ -190,7 +191,7 @@ def count_uses(pools, pool, keys):  # type: ignore[no-untyped-def]
             heat_up(pools.node[pool], pools.counter[pool], key - pools.first_key[pool])
 
 
-@loop_njit
+@inner_loop_njit
 def begin_step(pools, pool, number):  # type: ignore[no-untyped-def]
     """Let a pool of repin be pinned anew before a step; return how many left it, keys in ``pools.evicted``.
 
@@ -212,7 +213,7 @@ def begin_step(pools, pool, number):  # type: ignore[no-untyped-def]
     return pools.served[pool, EVICTED]
 
 
-@loop_njit
+@inner_loop_njit
 def protect(pools, pool, key):  # type: ignore[no-untyped-def]
     """Keep an expert of a guarded pool, if it is resident, from going for a prefetch."""
     index = key - pools.first_key[pool]
@@ -221,7 +222,7 @@ def protect(pools, pool, key):  # type: ignore[no-untyped-def]
         pools.protected[pool] += pools.cost[pool, index]
 
 
-@loop_njit
+@inner_loop_njit
 def guard(pools, pool, keys, flying, ring):  # type: ignore[no-untyped-def]
     """Protect what may not go for a prefetch: the running batch, and what is under way.
 
@@ -241,7 +242,7 @@ def guard(pools, pool, keys, flying, ring):  # type: ignore[no-untyped-def]
         key = flying[0, key]
 
 
-@loop_njit
+@inner_loop_njit
 def unguard(pools, pool, keys, flying, ring):  # type: ignore[no-untyped-def]
     """Undo `guard`."""
     pools.protected[pool] = -1
@@ -254,7 +255,7 @@ def unguard(pools, pool, keys, flying, ring):  # type: ignore[no-untyped-def]
         key = flying[0, key]
 
 
-@loop_njit
+@inner_loop_njit
 def bring_ahead(pools, pool, key):  # type: ignore[no-untyped-def]
     """Take an expert into a guarded pool ahead of its use, and protect it (`Pool.prefetch`).
 

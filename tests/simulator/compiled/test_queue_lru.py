@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+import numba
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,9 @@ from lrcsim.simulator.compiled.queue_lru import use_most_recent
 from lrcsim.simulator.compiled.served import EVICTED, GONE, LOADS, Served
 
 FIRST_KEY = 10
+
+_put: Any = numba.njit(lambda node, queue, expert: append(node, queue, expert))  # only compiled functions call it
+_serve: Any = numba.njit(lambda *told: use_most_recent(*told))
 
 
 class Pool:
@@ -27,18 +31,16 @@ class Pool:
         self.served = Served(
             1.0, np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(4, np.int64), np.zeros(99, np.int32)
         )
-        put: Any = append
         for expert in residents:
-            put(self.state.node, FIRST, expert)
+            _put(self.state.node, FIRST, expert)
             self.state.counter[USED] += cost[expert]
 
     def use(self, *batch: int, told: bool = True) -> int:
         """Serve a batch; it stands between two keys that are none of it."""
         keys = np.array([FIRST_KEY, *batch, FIRST_KEY], np.int32)
-        serve: Any = use_most_recent
         _, missed, *_ = self.state
         room = (keys, 1, len(batch) + 1, self.state.node, missed, self.state.counter)
-        return int(serve(self.capacity, FIRST_KEY, self.cost, *room, self.served if told else None))
+        return int(_serve(self.capacity, FIRST_KEY, self.cost, *room, self.served if told else None))
 
     def residents(self) -> list[int]:
         """Return keys, the least recent first, without pinned ones."""

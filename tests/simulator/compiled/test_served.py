@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numba
 import numpy as np
 import pytest
 
@@ -20,6 +22,10 @@ from lrcsim.simulator.compiled.served import (
     pack,
     pass_through,
 )
+
+_choose: Any = numba.njit(lambda share, tokens, flags, low, high: choose(share, tokens, flags, low, high))
+_pack: Any = numba.njit(lambda column, flags, low, high: pack(column, flags, low, high))
+"""Only compiled functions call these."""
 
 
 @pytest.mark.parametrize(
@@ -38,7 +44,7 @@ def test_the_share_that_most_tokens_use(share: float, tokens: Sequence[int], loa
     # 0 and 3 hit, 1, 2 and 4 miss. What stands before and behind the batch is not touched.
     flags = np.array([LOADED, RESIDENT, LOADED, LOADED, RESIDENT, LOADED, LOADED], np.uint8)
     used_by = np.array([7, *tokens, 7] if tokens else [], np.int64)
-    assert choose(share, used_by, flags, 1, 6) == len(loaded)
+    assert _choose(share, used_by, flags, 1, 6) == len(loaded)
     assert [place for place in range(5) if flags[1 + place] == LOADED] == loaded
     assert [place for place in range(5) if flags[1 + place] == ELSEWHERE] == [p for p in (1, 2, 4) if p not in loaded]
     assert (flags[0], flags[6]) == (LOADED, LOADED)
@@ -47,7 +53,7 @@ def test_the_share_that_most_tokens_use(share: float, tokens: Sequence[int], loa
 def test_what_is_used_elsewhere_is_taken_out_of_the_batch() -> None:
     column = np.array([10, 11, 12, 13, 14], np.int32)
     flags = np.array([ELSEWHERE, RESIDENT, ELSEWHERE, LOADED, RESIDENT], np.uint8)
-    assert pack(column, flags, 1, 5) == 4
+    assert _pack(column, flags, 1, 5) == 4
     assert column[:4].tolist() == [10, 11, 13, 14]
 
 
