@@ -78,6 +78,8 @@ def offering(
     """
     if strategy == "popular" and reads_flash(strategy, memory):
         return []
+    if strategy in ("lru", "lru-split") and not memory.copies_all:
+        return []  # a cache copies out of main memory: what it does where that is paged in from flash nobody said
     return [one for one in _released() if has(one, strategy, geometry, profile, dtype)]
 
 

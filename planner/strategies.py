@@ -62,7 +62,7 @@ def cache_of(strategy: Strategy, budget: int, memory: Memory, experts: int) -> l
 
     Args:
         strategy: how to divide.
-        budget: bytes for experts.
+        budget: bytes for experts (`Memory.placed_budget`: engines need room for the buffers of their prompts besides).
         memory: sizes of an expert of each layer.
         experts: of each layer.
     """
@@ -75,12 +75,6 @@ def cache_of(strategy: Strategy, budget: int, memory: Memory, experts: int) -> l
         slots[layer] = experts
         left -= memory.layer_experts[layer]
     return slots
-
-
-def room_for(strategy: Strategy, memory: Memory) -> int:
-    """Return the bytes that a strategy has for experts on the device: what engines place, or cache, leaves room for
-    the buffers of their prompts besides; the optimum, which no engine has, is given the same."""
-    return memory.placed_budget
 
 
 def cpu_layers(slots: Sequence[int], geometry: Geometry) -> int:
