@@ -194,7 +194,7 @@ def test_from_flash() -> None:
     plan = planned(FIXED + EXPERTS // 4, ram=15_000)
     assert plan.memory.fit == "flash"
     assert plan.best is not None
-    # llama.cpp pages experts in, slowly: nobody measured that, but it can be had; what a cache over files does nobody said
+    # llama.cpp pages experts in, slowly: nobody measured that, but it can be had; of a cache over files nobody said
     assert (plan.best.name, plan.best.kind, plan.best_released) == ("n-cpu-moe", "bound", None)
     assert {rows(plan)[name].kind for name in ("lru", "lru-split")} == {"fork"}
     assert plan.best.binds[0] == "flash"
