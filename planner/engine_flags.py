@@ -126,8 +126,8 @@ def engine_flags(
         else:
             llama = replace(llama, engine="ik_llama.cpp", strategy=other)
     found = [llama]
-    for way in ("lru", "lru-split") if cache is not None else ():
-        if row_of("llama.cpp", way):
+    if cache is not None:
+        for way in (name for name in ("lru", "lru-split") if row_of("llama.cpp", name)):
             flags, about = cache_flags(way, cache, top_k)
             command = _command(model, context, kv_dtype, has_gpu, flags)[0] if flags else ""
             found.append(Flags("llama.cpp", way, command, about))
