@@ -1,7 +1,7 @@
 """The command lines of engines that do what a plan says, as far as they have flags for it.
 
-docs/plan.md says which versions' documentation they were checked against; none was run. No released engine has a cache
-of experts that evicts. A command line is given only where the engine takes the dtype on that card (`planner.engines`).
+docs/plan.md says which versions' documentation they were checked against; none was run. A command line is given only
+where the engine takes the dtype on that card (`planner.engines`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from lrcsim.models.formats import GGUF
 from lrcsim.models.mixes import MIXES
 from lrcsim.models.quantisation import parse_dtype
 from lrcsim.models.stored import Stored
+from lrcsim.planner.llama_cpp_cache import CacheRoom, cache_flags
 
 LLAMA_KV = {"fp8": None, "bf16": "bf16", "f16": None}
 """What ``-ctk`` calls a format of the KV cache; None: nothing to say (f16 is its default), or it has none."""
@@ -82,6 +83,7 @@ def engine_flags(
     layers: int,
     placed_slots: int,
     popular_slots: int | None,
+    cache: CacheRoom | None = None,
     experts_outside: int,
     engines: Mapping[str, Sequence[str]],
     kt: tuple[str, str],
@@ -103,6 +105,7 @@ def engine_flags(
         layers: of the model.
         placed_slots: experts per MoE layer on the GPU where whole layers of them are, in the mean, rounded down.
         popular_slots: experts per MoE layer on the GPU, for fixed contents; None: main memory does not hold the others.
+        cache: what llama.cpp's cache of experts has here; None: it has none.
         experts_outside: bytes of the experts of those N layers.
         engines: released engines that have a strategy here, in this dtype, by the strategy's name.
         kt: ktransformers' method, and what speaks against it (`lrcsim.planner.ktransformers.kt_method`).
@@ -123,6 +126,11 @@ def engine_flags(
         else:
             llama = replace(llama, engine="ik_llama.cpp", strategy=other)
     found = [llama]
+    if cache is not None:
+        for way in (name for name in ("lru", "lru-split") if row_of("llama.cpp", name)):
+            flags, about = cache_flags(way, cache, top_k)
+            command = _command(model, context, kv_dtype, has_gpu, flags)[0] if flags else ""
+            found.append(Flags("llama.cpp", way, command, about))
     if stored is not None:
         return found
     if mine := row_of("MLX", "all-resident"):
@@ -198,19 +206,29 @@ def _llama(
     own_gpu: bool,
     has_gpu: bool,
 ) -> Flags:
-    notes: list[str] = []
-    parts = [f"llama-server -m {model}", f"-c {context}"]
-    if has_gpu:
-        parts.append("-ngl 99")
+    placing, notes = "", []
     if own_gpu and not all_resident:
-        if cpu_layers >= layers:
-            parts.append("--cpu-moe")
-        else:
-            parts.append(f"--n-cpu-moe {cpu_layers}")
-            if cpu_layers <= MOST_BY_NAME:
-                notes.append(f'the same by name: -ot "{override_pattern(cpu_layers)}"')
+        placing = "--cpu-moe" if cpu_layers >= layers else f"--n-cpu-moe {cpu_layers}"
+        if cpu_layers < layers and cpu_layers <= MOST_BY_NAME:
+            notes.append(f'the same by name: -ot "{override_pattern(cpu_layers)}"')
     if not own_gpu and not all_resident:
         notes.append("experts that do not fit are paged in by the operating system (mmap); no flag chooses which stay")
+    command, about = _command(model, context, kv_dtype, has_gpu, placing)
+    notes += about
+    if not in_gguf:
+        notes.append(f"{dtype} is no format of GGUF files, the sizes hold for one as small as that")
+    if own_gpu and not all_resident:
+        notes.append("a layer's experts are all on the GPU or all on the CPU")
+    return Flags("llama.cpp", "", command, tuple(notes))
+
+
+def _command(model: str, context: int, kv_dtype: str, has_gpu: bool, placing: str) -> tuple[str, list[str]]:
+    """Return llama.cpp's command line with flags that place experts, and notes on the KV cache."""
+    parts, notes = [f"llama-server -m {model}", f"-c {context}"], []
+    if has_gpu:
+        parts.append("-ngl 99")
+    if placing:
+        parts.append(placing)
     name = LLAMA_KV.get(kv_dtype, kv_dtype)
     if kv_dtype == "fp8":
         notes.append("llama.cpp has no fp8 KV cache: q8_0 is as small")
@@ -219,15 +237,7 @@ def _llama(
         parts.append(f"-ctk {name} -ctv {name}")
         if name not in ("bf16", "f16"):
             parts.append("-fa on")
-    if not in_gguf:
-        notes.append(f"{dtype} is no format of GGUF files, the sizes hold for one as small as that")
-    if own_gpu and not all_resident:
-        notes.append("a layer's experts are all on the GPU or all on the CPU")
-        notes.append(
-            "builds from b11480 on also cache experts on the GPU, --cpu-moe --moe-cache-mib MIB; not held against "
-            "measurements yet, nearest are the rows lru and lru-split (b12191: --moe-cache-cpu-share)"
-        )
-    return Flags("llama.cpp", "", " ".join(parts), tuple(notes))
+    return " ".join(parts), notes
 
 
 def _ktransformers(

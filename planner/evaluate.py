@@ -17,7 +17,7 @@ from lrcsim.planner.prompt import prompt_of
 from lrcsim.planner.row_runtimes import runtime_for, standing
 from lrcsim.planner.rows import StrategyRow
 from lrcsim.planner.speed import Setup, Speed, interval, measure, resampled
-from lrcsim.planner.strategies import OPTIMUM, POLICIES, Strategy, cache_of, room_for, strategies
+from lrcsim.planner.strategies import OPTIMUM, POLICIES, Strategy, cache_of, strategies
 from lrcsim.planner.workload import PLACED, POPULAR, OwnTrace, Workload
 from lrcsim.runtimes import RuntimeDocument
 from lrcsim.simulator.setup.expert_sizes import with_expert_bytes
@@ -123,7 +123,7 @@ class Runner:
 
     def row(self, strategy: Strategy, profile: HardwareProfile, memory: Memory) -> tuple[StrategyRow, list[Speed]]:
         """Run a strategy on all workloads."""
-        slots = cache_of(strategy, room_for(strategy, memory), memory, self.geometry.experts)
+        slots = cache_of(strategy, memory.placed_budget, memory, self.geometry.experts)
         speeds = [self.speed(strategy, slots, profile, memory, which) for which in range(len(self.workloads))]
         rates = [speed.tokens_per_s for speed in speeds]
         spread = interval(speeds[0]) if len(speeds) == 1 else (min(rates), max(rates))
@@ -196,7 +196,7 @@ class Runner:
         chosen = all_of if memory.fit == "gpu" else [strategy for strategy in all_of if strategy.name in names]
         found = {}
         for strategy in chosen or all_of[:1]:
-            slots = cache_of(strategy, room_for(strategy, memory), memory, self.geometry.experts)
+            slots = cache_of(strategy, memory.placed_budget, memory, self.geometry.experts)
             found[strategy.name] = self.speed(strategy, slots, profile, memory)
         if memory.fit == "gpu":
             found |= dict.fromkeys(names, found["all-resident"])
@@ -217,12 +217,12 @@ class Runner:
         sizes = list(memory.slot)
 
         def divided(trace: Any) -> list[Any]:
-            return list(allocate(with_expert_bytes(trace, sizes), "lru", f"{memory.budget}B").best.capacities)
+            return list(allocate(with_expert_bytes(trace, sizes), "lru", f"{memory.placed_budget}B").best.capacities)
 
         one, other = halves(source.trace)
         strategy = next(s for s in strategies(memory) if s.name == "lru")
         held_out = OwnTrace(replace(source, sampled=lambda: other))
-        equal = cache_of(strategy, memory.budget, memory, self.geometry.experts)
+        equal = cache_of(strategy, memory.placed_budget, memory, self.geometry.experts)
         setup = self.setup(strategy, profile)
         speeds = [
             measure(held_out.folds("lru"), ",".join(map(str, slots)), setup).tokens_per_s

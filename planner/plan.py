@@ -18,6 +18,7 @@ from lrcsim.planner.engine_flags import Flags, engine_flags
 from lrcsim.planner.engines import IN_GGUF, expert_format
 from lrcsim.planner.evaluate import Runner
 from lrcsim.planner.ktransformers import kt_method
+from lrcsim.planner.llama_cpp_cache import CacheRoom, cpu_share
 from lrcsim.planner.memory import Memory
 from lrcsim.planner.outlook import Account, Outlook
 from lrcsim.planner.quantisations import Quantisation, choose, quantisations
@@ -343,6 +344,12 @@ def _note_accuracy(plan: Plan) -> None:
         plan.notes.append(f"the range of {row.name} rests on {accuracy.points} measured points only")
 
 
+def _cache_room(plan: Plan) -> CacheRoom | None:
+    """Return what llama.cpp's cache of experts has; None: there is none here."""
+    row = next((row for row in plan.rows if row.name == "lru" and "llama.cpp" in row.engines), None)
+    return None if row is None else CacheRoom(plan.memory.placed_budget, min(row.slots), cpu_share(plan.profile))
+
+
 def _flags(plan: Plan) -> list[Flags]:
     """Return the command lines, that of the first row first, then those of other rows."""
     memory, geometry, profile = plan.memory, plan.geometry, plan.profile
@@ -361,6 +368,7 @@ def _flags(plan: Plan) -> list[Flags]:
         layers=geometry.layers,
         placed_slots=sum(slots) // len(slots),
         popular_slots=min(popular.slots) if popular is not None and memory.placed_in_memory else None,
+        cache=_cache_room(plan),
         experts_outside=sum(
             size for size, held in zip(memory.layer_experts, slots, strict=True) if held < geometry.experts
         ),

@@ -15,7 +15,7 @@ from lrcsim.planner.memory import Fit, Memory
 from lrcsim.planner.placed import placed_seconds
 from lrcsim.planner.row_runtimes import runtime_for, standing
 from lrcsim.planner.speed import Setup
-from lrcsim.planner.strategies import ON_CPU, RESIDENT, cache_of, room_for
+from lrcsim.planner.strategies import ON_CPU, RESIDENT, cache_of
 from lrcsim.runtimes import RuntimeDocument
 from lrcsim.runtimes.machine_kinds import device_kind
 
@@ -140,7 +140,7 @@ def _quantisation(
     if not claim.released and runtime is None:
         return Quantisation(*about, None, None, None, None)
     document = runtime_for(strategy.name, geometry, profile, dtype, runtime)
-    slots = cache_of(strategy, room_for(strategy, memory), memory, geometry.experts)
+    slots = cache_of(strategy, memory.placed_budget, memory, geometry.experts)
     setup = Setup(profile, geometry, dtype, document.on(profile))
     seconds = placed_seconds(setup, [held == geometry.experts for held in slots], context)
     return Quantisation(*about, strategy.name, claim.runtime, claim.kind, 1 / seconds)

@@ -21,8 +21,9 @@ from lrcsim.runtimes.machine_kinds import device_kind
 ORDER = ("llama.cpp", "mlx", "vllm", "sglang", "ktransformers")
 """Whose numbers a row has where several released runtimes have it; others come after these."""
 
-CACHES, STREAMING = "expert-cache", "bigmoeonedge-serial"
-"""Not released: what loads experts into a cache on a GPU; what reads them from flash into one in main memory."""
+CACHES, STREAMING = "llama.cpp-cache", "bigmoeonedge-serial"
+"""What loads experts into a cache on a GPU, also with policies that only forks have, so that rows differ by the policy
+alone; what reads them from flash into one in main memory, which is not released."""
 
 Kind = Literal["released", "fork", "bound"]
 KINDS: dict[Kind, str] = {
@@ -77,6 +78,8 @@ def offering(
     """
     if strategy == "popular" and reads_flash(strategy, memory):
         return []
+    if strategy in ("lru", "lru-split") and not memory.copies_all:
+        return []  # a cache copies out of main memory: what it does where that is paged in from flash nobody said
     return [one for one in _released() if has(one, strategy, geometry, profile, dtype)]
 
 
@@ -93,6 +96,8 @@ def has(document: RuntimeDocument, strategy: str, geometry: Geometry, profile: H
         return False
     if is_of_file(dtype) and document.formats not in ("gguf", "any"):
         return False  # it takes checkpoints, and this is a file of llama.cpp's, whatever the format of its experts
+    if document.name == CACHES and profile.device_link is None:
+        return False  # one memory: nothing lies beside the GPU's
     return document.name != "ktransformers" or bool(kt_method(geometry, profile, dtype)[0])
 
 
@@ -154,8 +159,9 @@ def standing(
         return Standing(document.name, (), None, accuracy, bound=True)
     found = offering(strategy, geometry, profile, dtype, memory)
     if given is not None:
-        mine = given.released and has(given, strategy, geometry, profile, dtype)
-        names = [given.engine or given.name] if mine else []
+        engine = given.engine or given.name  # which may have the way under another document: llama.cpp, its cache
+        mine = has(given, strategy, geometry, profile, dtype) or engine in {one.engine for one in found}
+        names = [engine] if given.released and mine else []
     else:
         names = [one.engine or one.name for one in found]
     held = has(document, strategy, geometry, profile, dtype)

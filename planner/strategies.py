@@ -10,8 +10,8 @@ from lrcsim.planner.memory import Memory, slots_of
 from lrcsim.planner.workload import PLACED, POPULAR
 
 POLICIES = ("lru", "lfu", "slru", "lfru")
-"""Eviction policies that engines with an expert cache run: LRU in most forks of llama.cpp, LFU and segmented LRU in
-offloading engines, LFRU in the expert cache proposed for vLLM."""
+"""Eviction policies that engines with an expert cache run: LRU in llama.cpp (builds b11480 to b12169) and most of its
+forks, LFU and segmented LRU in offloading engines, LFRU in the expert cache proposed for vLLM."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def cache_of(strategy: Strategy, budget: int, memory: Memory, experts: int) -> l
 
     Args:
         strategy: how to divide.
-        budget: bytes for experts.
+        budget: bytes for experts (`Memory.placed_budget`: engines need room for the buffers of their prompts besides).
         memory: sizes of an expert of each layer.
         experts: of each layer.
     """
@@ -75,15 +75,6 @@ def cache_of(strategy: Strategy, budget: int, memory: Memory, experts: int) -> l
         slots[layer] = experts
         left -= memory.layer_experts[layer]
     return slots
-
-
-def room_for(strategy: Strategy, memory: Memory) -> int:
-    """Return the bytes that a strategy has for experts on the device.
-
-    A cache has all that is left, as ``lrcsim run --cache BYTES`` would be told; what released engines place leaves room
-    for their buffers besides.
-    """
-    return memory.placed_budget if strategy.policy in (PLACED, POPULAR) else memory.budget
 
 
 def cpu_layers(slots: Sequence[int], geometry: Geometry) -> int:

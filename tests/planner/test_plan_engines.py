@@ -16,7 +16,7 @@ from lrcsim.planner.engines import compute_buffers, expert_format, has_eight_bit
 from lrcsim.planner.ktransformers import kt_method
 from lrcsim.planner.memory import SPARE, memory_of, with_memory
 from lrcsim.planner.row_runtimes import runtime_for, standing
-from lrcsim.planner.strategies import cache_of, cpu_layers, room_for, strategies
+from lrcsim.planner.strategies import cache_of, cpu_layers, strategies
 
 GIB = 2**30
 
@@ -41,7 +41,7 @@ def test_published_settings_are_not_undercut(model: str, vram: int, dtype: str, 
     shape = load_geometry(model)
     memory = memory_of(shape, card("rtx-3090", vram, 128), dtype, context)
     placed = next(strategy for strategy in strategies(memory) if strategy.name == "n-cpu-moe")
-    slots = cache_of(placed, room_for(placed, memory), memory, shape.experts)
+    slots = cache_of(placed, memory.placed_budget, memory, shape.experts)
     assert layers <= cpu_layers(slots, shape) <= layers + 4
     held = sum(size for size, count in zip(memory.layer_experts, slots, strict=True) if count)
     assert memory.fixed + held + memory.spare <= memory.total
@@ -135,7 +135,10 @@ def beside(model: str, hardware: HardwareProfile, dtype: str, strategy: str = "n
 def test_engines_by_dtype(dtype: str, engines: set[str], streams: bool) -> None:
     assert set(beside("qwen3-30b-a3b", card("rtx-4090"), dtype)) - {"ik_llama.cpp"} == engines
     assert beside("qwen3-30b-a3b", card("rtx-4090"), dtype, "streamed") == (("vLLM",) if streams else ())
-    assert beside("qwen3-30b-a3b", card("rtx-4090"), dtype, "lru") == ()
+    cached = ("llama.cpp",) if "llama.cpp" in engines else ()
+    assert beside("qwen3-30b-a3b", card("rtx-4090"), dtype, "lru") == cached
+    assert beside("qwen3-30b-a3b", card("rtx-4090"), dtype, "lru-split") == cached
+    assert beside("qwen3-30b-a3b", card("rtx-4090"), dtype, "slru") == ()
 
 
 def test_the_format_of_experts_is_what_counts() -> None:

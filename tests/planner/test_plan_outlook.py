@@ -202,7 +202,6 @@ def test_commands_where_all_fits_and_where_there_is_no_gpu() -> None:
 def test_notes_say_what_does_not_match() -> None:
     notes = {flags.engine: " ".join(flags.notes) for flags in engine_flags(**USUAL | NATIVE)}
     assert "fp8 is no format of GGUF files" in notes["llama.cpp"]
-    assert "--moe-cache-mib" in notes["llama.cpp"]
     assert "no flag for this" in notes["SGLang"]
     assert "lrcsim plan --trace TRACE --counts-out COUNTS.pt" in notes["ktransformers"]
     plain = {flags.engine: " ".join(flags.notes) for flags in engine_flags(**USUAL)}

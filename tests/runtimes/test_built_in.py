@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lrcsim.base.errors import ConfigError
@@ -48,3 +50,17 @@ def test_on_every_machine(machine: str) -> None:
         assert [link.name for link in used.links] == [link.name for link in profile.links]
         assert all(link.bandwidth <= was.bandwidth for link, was in zip(used.links, profile.links, strict=True))
         assert all(key.meaning for part in PARTS for key in keys(part).values())
+
+
+def test_llama_cpps_cache_is_llama_cpp_but_for_the_layer_and_the_loads() -> None:
+    profile = load_profile("rtx-4090")
+    plain, cached = (runtimes()[name].on(profile) for name in ("llama.cpp", "llama.cpp-cache"))
+    assert cached.device == replace(plain.device, layer=95e-6)
+    assert cached.cpu == plain.cpu
+    assert cached.core == plain.core
+    loads = cached.loads
+    assert (loads.overlap, loads.miss, loads.eviction, loads.copies) == ("none", 0.0, 0.0, 3)
+    assert (loads.pinned, loads.bandwidth) == (True, 1.0)
+    assert not {*runtimes()["llama.cpp"].strategies} & {*runtimes()["llama.cpp-cache"].strategies}
+    with pytest.raises(ConfigError, match="runs on cuda, rocm, and apple-m4-max is metal"):
+        runtimes()["llama.cpp-cache"].on(load_profile("apple-m4-max"))

@@ -24,7 +24,7 @@ from lrcsim.experiments.validation.published_speeds.points import Point
 from lrcsim.experiments.validation.published_speeds.predict import Asked, asked, runtime_of
 from lrcsim.planner.placed import placed_seconds
 from lrcsim.planner.speed import Setup
-from lrcsim.planner.strategies import cache_of, room_for
+from lrcsim.planner.strategies import cache_of
 from lrcsim.runtimes import RuntimeDocument, runtimes
 
 Floats = npt.NDArray[np.float64]
@@ -177,5 +177,5 @@ def minimise(residuals: Callable[[Floats], Floats], start: Floats, errors: int) 
 @cache
 def _placement(point: Point) -> tuple[Asked, tuple[bool, ...]]:
     wanted = asked(point)
-    slots = cache_of(wanted.strategy, room_for(wanted.strategy, wanted.memory), wanted.memory, wanted.geometry.experts)
+    slots = cache_of(wanted.strategy, wanted.memory.placed_budget, wanted.memory, wanted.geometry.experts)
     return wanted, tuple(held >= wanted.geometry.experts for held in slots)
