@@ -152,8 +152,7 @@ def _show(result: Result) -> None:
     out.print()
     if len(columns) > 1 and any(bound.kind == "optimum" for bound in result.bounds.values()):
         out.print("the optimum is proven for all accesses together; its prefill and decode are those of the same run")
-    on_demand = config.get("prefetch", "none") == "none"  # what comes ahead hits more than either: no share of that gap
-    if on_demand and result.gap_closed is not None and config["policy"] not in ("lru", "belady", "belady-bypass"):
+    if result.gap_closed is not None and config["policy"] not in ("lru", "belady", "belady-bypass"):
         share, compared = percent(abs(result.gap_closed)), result.compared_with
         best = "next-use heuristic" if compared is None or compared.kind == "heuristic" else compared.kind
         verb = "closes" if result.gap_closed >= 0 else "falls below LRU by"
