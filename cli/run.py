@@ -16,6 +16,7 @@ from lrcsim.cli.provenance import provenance
 from lrcsim.cli.routed import rule_text
 from lrcsim.cli.sections import Sections
 from lrcsim.cli.tables import print_rows
+from lrcsim.cli.trace_words import size_text
 from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def _show(result: Result) -> None:
     phases = f"prefill as {config['prefill']}, " if config["prefill"] else ""
     requests = config.get("requests", trace["requests"])
     out.print(
-        f"[bold]{trace['model']}[/bold]: {trace['tokens']:,} tokens in {requests:,} requests, "
+        f"[bold]{trace['model']}[/bold]: {size_text(trace['tokens'], requests)}, "
         f"{trace['num_layers']} MoE layers x {trace['num_experts']} experts, top-{trace['top_k']}"
     )
     out.print(
