@@ -120,7 +120,8 @@ class Registry(Generic[Kind]):
         names = [*self.built_in, *offered]
         file = f"{name.strip()}.py"
         close = f"; did you mean {file}:Class?" if isfile(file) else did_you_mean(name, [*names, *self._aliases])
-        return self._unknown.format(name=name, names=", ".join(names), close=close)
+        told = self._unknown.format(name=name, names=", ".join(names), close=close)
+        return told.replace(f"{close};", close) if close else told  # no semicolon behind its question mark
 
 
 def _plain(name: str) -> str:

@@ -114,6 +114,7 @@ def calibrate_run(
         if output is not None or runtime_out is not None:
             used = [f"--hardware {quoted(output or base.name)}"]
             used += [] if runtime_out is None else [f"--runtime {quoted(runtime_out)}"]
+            used += [] if not _without_overlap(found) else ["--no-overlap"]
             echo(f"To use it: lrcsim run {' '.join(used)}", whole=True)
 
 
@@ -259,12 +260,20 @@ def _print(found: Calibration, run: MeasuredRun, result: dict[str, Any]) -> None
     print_rows(("predicted against measured", "tokens", "total", "mean |error|", "per token"), compared, gap=3)
     for line in _bytes(found.bytes):
         out.print(line, soft_wrap=True)
-    if not found.best.overlap and found.best.fit.runtime.loads.overlap != "none":
-        out.print("Replay this profile without overlap: a profile does not say whether transfers run beside compute.")
+    if _without_overlap(found):
+        out.print(
+            "Replay this profile with --no-overlap: a profile does not say whether transfers run beside compute.",
+            soft_wrap=True,
+        )
     for note in result["notes"]:
         out.print(f"[yellow]Note:[/yellow] {quoted(note)}", soft_wrap=True)
     if "held_out" not in found.agreement:
         echo("No token was held out: nothing says how well this foretells.")
+
+
+def _without_overlap(found: Calibration) -> bool:
+    """Return whether a run is to be told that transfers do not run beside compute: what was fitted does not say so."""
+    return not found.best.overlap and found.best.fit.runtime.loads.overlap != "none"
 
 
 def _bytes(of: dict[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ import click
 
 from lrcsim.base.tables import write_csv
 from lrcsim.base.text import human_bytes, percent, quoted
+from lrcsim.cli.bundled import is_bundled, say_toy
 from lrcsim.cli.options import given, refuse_without_machine, run_options
 from lrcsim.cli.output import answer, console, figure_options, json_option, progress_bar
 from lrcsim.cli.predict import fitted, parts_text, predictor_options
@@ -96,6 +97,8 @@ def ceilings(
         _show(rows)
         out.print()
         out.print("* proven: nothing of that kind is faster; other rows are runs. Prefetched: hits")
+        if is_bundled(trace):
+            say_toy(opened)
 
 
 def _show(rows: list[Ceiling]) -> None:

@@ -13,6 +13,7 @@ import click
 from lrcsim.base.cores import usable_cores
 from lrcsim.base.tables import write_csv
 from lrcsim.base.text import human_bytes, percent, quoted, seconds
+from lrcsim.cli.bundled import is_bundled, say_toy
 from lrcsim.cli.compare_advice import HEADINGS, choice_text, failures, recommendation
 from lrcsim.cli.compare_options import DRAFTS, choices_of, compared_options, listed
 from lrcsim.cli.options import given
@@ -76,6 +77,7 @@ def compare(
     from lrcsim.sweeps import compare as compared
     from lrcsim.sweeps import divide, in_processes, in_this_process
     from lrcsim.sweeps.run import run_in_memory
+    from lrcsim.traces import RoutingTrace
     from lrcsim.traces.trace import BUNDLED
 
     check_picture(plot_path)
@@ -106,6 +108,9 @@ def compare(
             console().print(quoted(sentence))
         for error, names in failures(found, varying).items():
             console().print(f"[yellow]Note:[/yellow] {quoted(f'not run: {names}: {error}')}")
+        if is_bundled(trace) and found.by != "hit_rate":
+            with RoutingTrace.open(trace) as opened:
+                say_toy(opened)
 
 
 def _processes(path: str | None, tasks: int) -> int:

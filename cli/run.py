@@ -16,6 +16,7 @@ from lrcsim.cli.provenance import provenance
 from lrcsim.cli.routed import rule_text
 from lrcsim.cli.sections import Sections
 from lrcsim.cli.tables import print_rows
+from lrcsim.cli.trace_words import size_text
 from lrcsim.plots.figure import check_picture
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def _show(result: Result) -> None:
     phases = f"prefill as {config['prefill']}, " if config["prefill"] else ""
     requests = config.get("requests", trace["requests"])
     out.print(
-        f"[bold]{trace['model']}[/bold]: {trace['tokens']:,} tokens in {requests:,} requests, "
+        f"[bold]{trace['model']}[/bold]: {size_text(trace['tokens'], requests)}, "
         f"{trace['num_layers']} MoE layers x {trace['num_experts']} experts, top-{trace['top_k']}"
     )
     out.print(
@@ -152,8 +153,7 @@ def _show(result: Result) -> None:
     out.print()
     if len(columns) > 1 and any(bound.kind == "optimum" for bound in result.bounds.values()):
         out.print("the optimum is proven for all accesses together; its prefill and decode are those of the same run")
-    on_demand = config.get("prefetch", "none") == "none"  # what comes ahead hits more than either: no share of that gap
-    if on_demand and result.gap_closed is not None and config["policy"] not in ("lru", "belady", "belady-bypass"):
+    if result.gap_closed is not None and config["policy"] not in ("lru", "belady", "belady-bypass"):
         share, compared = percent(abs(result.gap_closed)), result.compared_with
         best = "next-use heuristic" if compared is None or compared.kind == "heuristic" else compared.kind
         verb = "closes" if result.gap_closed >= 0 else "falls below LRU by"

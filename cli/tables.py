@@ -9,10 +9,13 @@ output is no terminal.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lrcsim.base.text import quoted
 from lrcsim.cli.output import console
+
+if TYPE_CHECKING:
+    from rich.segment import Segment
 
 NARROW = 24
 """Letters of a line of text in a column at least; columns that need no more are not broken."""
@@ -77,6 +80,7 @@ def _print_table(
     gap: int,
     width: int,
 ) -> None:
+    from rich.segment import Segment, Segments
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), show_header=any(headings))
@@ -91,7 +95,18 @@ def _print_table(
     for row in rows:
         table.add_row(*row)
     out.width = width
-    out.print(table, crop=False)
+    lines = out.render_lines(table, pad=False)
+    out.print(Segments([part for line in lines for part in (*_without_end(line), Segment.line())]), end="", crop=False)
+
+
+def _without_end(line: list[Segment]) -> list[Segment]:
+    """Return a line without the blanks that fill its last column."""
+    from rich.segment import Segment
+
+    kept = list(line)
+    while kept and not kept[-1].text.strip():
+        kept.pop()
+    return [*kept[:-1], Segment(kept[-1].text.rstrip(), kept[-1].style)] if kept else []
 
 
 def _print_pairs(out: Any, rows: Sequence[Sequence[str]], wide: int) -> None:

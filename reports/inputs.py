@@ -112,7 +112,7 @@ def _kind(name: str, value: Any) -> str:
     Raises:
         ConfigError: it does not say, is something else, or of another version.
     """
-    kind, make = kind_of(value), f"make one with --json {name}"
+    kind, make = kind_of(value), "make one with --json FILE"
     if kind is None and isinstance(value, dict):
         raise ConfigError(
             f'{name} does not say what it is (it has no "kind"): written by an older lrcsim it is to be run again, '

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 ANOTHER_MODEL = 2 / 3
 """Of the router's mass; with less of it left in place another model runs, as where lossy rules give up a third."""
 
+ON_DEMAND = (None, "none")
+"""Values of ``prefetch`` with which `Result.gap_closed` is known."""
+
 _tokens: Kept[tuple[int, int]] = Kept()
 """Of prefill and of decode, ``"all"`` or ``"recorded"``."""
 
@@ -134,7 +137,13 @@ class Result(Shown):
 
     @property
     def gap_closed(self) -> float | None:
-        """Share of the way from LRU to the optimum: 0 is LRU, 1 the optimum, None where there is no gap."""
+        """Share of the way from LRU to the optimum: 0 is LRU, 1 the optimum.
+
+        None where there is no gap; and with a prefetcher: the gap is between two caches that load on demand, and what
+        is brought ahead hits more than either, so that a share of it says nothing (thousands of percent).
+        """
+        if self.config.get("prefetch") not in ON_DEMAND:
+            return None
         best, mine = self.compared_with, self.hit_rate
         top, low = None if best is None else best.hit_rate, None if self.lru is None else self.lru.hit_rate
         if mine is None or top is None or low is None or top - low < 1e-12:

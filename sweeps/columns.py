@@ -119,11 +119,6 @@ MEASURED = [
 """What is measured, in the order of the columns. Seconds, bytes, rates from 0 to 1; null where it is not known."""
 
 
-ON_DEMAND = (None, "none")
-"""Values of ``prefetch`` with which ``gap_closed`` is known: the gap is between two caches that load on demand, and
-what is brought ahead hits more than either, so that a share of it says nothing (thousands of percent)."""
-
-
 def schema(hardware_keys: Iterable[str]) -> pa.Schema:
     """Return the columns of a table.
 
@@ -181,7 +176,7 @@ def row_of(identity: Row, values: Values, trace: RoutingTrace, result: Result) -
         "belady_hit_rate": bounds.get("belady"),
         "belady_bypass_hit_rate": bounds.get("belady-bypass"),
         "upper_hit_rate": bounds.get("upper"),
-        "gap_closed": result.gap_closed if row["prefetch"] in ON_DEMAND else None,
+        "gap_closed": result.gap_closed,
         "cache_slots": sum(pool.capacity for pool in pools) if in_slots else None,
         "cache_bytes": bytes_of(pools, result.trace.layers),
     }

@@ -23,7 +23,8 @@ from lrcsim.base.errors import ConfigError, brief
 from lrcsim.base.files import replacing
 from lrcsim.base.locks import lock
 from lrcsim.base.reprs import short
-from lrcsim.sweeps.columns import ON_DEMAND, Row, schema
+from lrcsim.simulator.result import ON_DEMAND
+from lrcsim.sweeps.columns import Row, schema
 
 WRITING = 0.05
 """Share of the time that may go into writing: a row is written as soon as this allows, often at once."""

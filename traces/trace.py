@@ -424,6 +424,7 @@ class RoutingTrace(Shown):
 
     def __repr__(self) -> str:
         return (
-            f"<RoutingTrace {self.model}: {self.num_tokens:,} tokens, {self.num_requests:,} requests, "
+            f"<RoutingTrace {self.model}: {self.num_tokens:,} tokens, "
+            f"{self.num_requests:,} request{'s' * (self.num_requests != 1)}, "
             f"{self.num_layers} MoE layers x {self.num_experts} experts, top-{self.top_k}>"
         )

@@ -236,9 +236,8 @@ class Options:
         for name in given:
             if name not in declared():
                 known = [option.name for option in declared().values()]
-                raise ConfigError(
-                    f"there is no option {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}"
-                )
+                close = did_you_mean(name, known)
+                raise ConfigError(f"there is no option {name!r}{close or ';'} there are {', '.join(known)}")
         for name in ("dtype", "engine"):
             value = given.get(name)
             if value is not None and not isinstance(value, str):

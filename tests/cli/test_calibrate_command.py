@@ -86,6 +86,13 @@ def test_json_to_standard_output_is_all_there_is(lrcsim, run: list[str]) -> None
     assert found["fit"]["overlap"] is False
 
 
+def test_a_fit_without_overlap_says_how_to_replay_it(lrcsim, run: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    given = ["--column", "wall=t_us", "--fit", "nvme.bandwidth", "--overlap", "off", "-o", tmp_path / "p.toml"]
+    said = lrcsim("calibrate", *run, *given).out
+    assert "Replay this profile with --no-overlap" in said
+    assert f"To use it: lrcsim run --hardware {tmp_path / 'p.toml'} --no-overlap\n" in said
+
+
 def test_another_tools_trace_is_imported_on_the_way(lrcsim, run: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     with RoutingTrace.open(tmp_path / "route.h5") as trace, open(tmp_path / "route.csv", "w", newline="") as file:
         writer = csv.writer(file)

@@ -30,7 +30,7 @@ def test_table(lrcsim: Callable[..., Any], trace_file: str) -> None:
     code, out, err = lrcsim("run", trace_file, "--policy", "fifo", "--cache", "2x")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0] == "toy: 60 tokens in 1 requests, 3 MoE layers x 8 experts, top-2"
+    assert lines[0] == "toy: 60 tokens in 1 request, 3 MoE layers x 8 experts, top-2"
     assert [line.split()[0] for line in lines[3:7]] == ["hit", "fifo", "lru", "belady"]
     assert "(optimum)" in out
     assert any(line.startswith("fifo ") and "gap between LRU and the optimum" in line for line in lines)

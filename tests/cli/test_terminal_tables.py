@@ -23,6 +23,13 @@ def test_no_heading_is_shown_where_all_are_empty(capsys: pytest.CaptureFixture[s
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == ["a  b", "ab bc"]
 
 
+def test_no_line_ends_with_blanks(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows(
+        ("name", "a rule"), [("[bold]one[/bold]", "short"), ("two", ""), ("", ""), ("ten", "longer")], left=(0, 1)
+    )
+    assert capsys.readouterr().out == "name  a rule\none   short\ntwo\n\nten   longer\n"
+
+
 def test_a_title_a_note_and_what_looks_like_markup(capsys: pytest.CaptureFixture[str]) -> None:
     print_table("[red]t", [{"m": "[dim]x", "value": 1}], note="said of it")
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]

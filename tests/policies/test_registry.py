@@ -45,7 +45,8 @@ def test_parameters() -> None:
     ("spec", "message"),
     [
         ("lrru", "did you mean 'lru'"),
-        ("", "there is no policy ''"),
+        ("", "there is no policy ''; `lrcsim policies` lists them"),
+        ("lruu", r"there is no policy 'lruu'; did you mean 'lru'\? `lrcsim policies` lists them"),
         ("lru:3", "lru has no parameters"),
         ("random:sead=3", "did you mean 'seed'"),
         ("sch-lookahead:m=0", "m must be at least 1, given 0"),

@@ -120,6 +120,9 @@ def test_what_a_compiled_score_would_never_call(tmp_path: Path) -> None:
     assert "mine.py:5: Mine.rank would never be called" in told(tmp_path, rank)
     score = "from lrcsim.policies.frequency import Lfru\nclass Mine(Lfru):\n    def score(self, key): return 1\n"
     assert "mine.py:5: Mine.score must be a plain static method" in told(tmp_path, score)
+    with_self = "class Mine(CompiledScore):\n    def score(self, expert, now): return expert.uses\n"
+    said = told(tmp_path, with_self)
+    assert "Mine.score must be a plain static method: write @staticmethod and def score(expert, now)" in said
 
 
 @pytest.mark.parametrize("name", ["score", "worth"])

@@ -188,7 +188,7 @@ KINDS: list[tuple[Any, str]] = [
     ({"kind": "plan", "version": 1}, "or sch (it says that it is of 'plan')"),
     ([{"kind": "run", "version": 1}], "is no JSON of lrcsim run, compare, curve, srp or sch (it says"),
     ({"kind": "srp", "version": 2, "level": "model", "results": []},
-     "is of lrcsim srp in version 2, this lrcsim reads 1: make one with --json"),
+     "is of lrcsim srp in version 2, this lrcsim reads 1: make one with --json FILE"),
     ({"kind": "srp", "version": [10**400]}, "is of lrcsim srp in version [1000000000"),
 ]  # fmt: skip
 

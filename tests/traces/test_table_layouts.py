@@ -422,6 +422,7 @@ def test_types_of_parquet(column: str, kind: pa.DataType, tmp_path: Path) -> Non
         ("token,layer,logits\n0,0,[0.1 0.5]\n", {"top_k": 3}, "logits of 2 experts"),
         ("token,layer,logits\n0,0,[0.1 0.5]\n1,0,[0.1 nan]\n", {"top_k": 1}, "row 2 .* finite"),
         ("token,layer,logits\n0,0,[0.1 0.5]\n1,0,[0.1]\n", {"top_k": 1}, "row 2 .*logits of 1 experts"),
+        ("model_type,num_hidden_layers,num_experts\n1,2,4\n", {}, "is a model's config, not a trace: `lrcsim models"),
         ("a,b\n1,2\n", {}, "'token'.*'layer'.*'expert'.*docs/importing.md"),
         ("0,0,1,2\n1,0,2,3\n", {}, "expert=3-4"),
         ("token,layer,e0,e1,e3\n0,0,1,2,3\n", {}, "without a gap"),

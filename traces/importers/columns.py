@@ -192,6 +192,10 @@ def _refuse_counts(present: Sequence[str], mapping: Mapping[str, str]) -> None:
         )
 
 
+CONFIG = {"model_type", "num_hidden_layers"}
+"""Keys that every ``config.json`` of a model in transformers has, and no trace."""
+
+
 def _complete(layout: Layout, present: Sequence[str], deep: int) -> None:
     """Refuse a table that lacks what a trace needs, naming everything that is missing at once."""
     has = {*layout.names, *layout.ranked}
@@ -202,6 +206,8 @@ def _complete(layout: Layout, present: Sequence[str], deep: int) -> None:
         return  # the lists have an axis of layers, of tokens, or both
     if missing == ["token"]:
         return  # tokens may follow from the runs of rows of a layer
+    if missing and set(present) >= CONFIG:
+        raise TraceError("is a model's config, not a trace: `lrcsim models FILE` shows what it says of the model")
     if missing:
         wanted = "; ".join(
             f"no column is named like {ours!r} ({', '.join(ALIASES[ours][:6])}, ...)" for ours in missing
