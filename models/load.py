@@ -80,10 +80,10 @@ def _path(text: str) -> Path | None:
 def _from_file(path: Path) -> Geometry:
     if (gguf := find_gguf(path)) is not None:
         geometry = geometry_from_gguf(gguf)
-        if geometry.stored is not None and geometry.stored.missing:
+        if geometry.stored is not None and (missing := geometry.stored.missing):
             tell(
-                f"{gguf} has its whole header, but {human_bytes(geometry.stored.missing)} of its weights are not there, "
-                "as of a download that is not finished: what is said here rests on the header"
+                f"{gguf} has its whole header, but {human_bytes(missing)} of its weights are not there, as of a "
+                "download that is not finished: what is said here rests on the header"
             )
         return geometry
     if path.suffix.lower() == ".toml":
