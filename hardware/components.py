@@ -104,7 +104,7 @@ def need_component(given: str, where: str, part: str | None = None) -> Component
         rate = COMMON_RATES[kind]
         raise ConfigError(
             f"{where}: {given!r} does not say how fast main memory is: write its rate and channels, as "
-            f"{kind}-{rate}-2ch-{gib}gb, or give --ram {gib}GB"
+            f"{kind}-{rate}-2ch-{gib}gb, or give --ram {gib}GiB"
         )
     try:
         found = find_component(given, part)

@@ -132,7 +132,7 @@ def _letters(name: str) -> str:
 
 def _same_word(one: str, other: str) -> bool:
     """Whether two words are the same but for a slip: a letter more, less or another, or two that changed places."""
-    return sorted(one) == sorted(other) or difflib.SequenceMatcher(None, one, other).ratio() > 0.8
+    return sorted(one) == sorted(other) or difflib.SequenceMatcher(None, one, other).ratio() >= 0.8
 
 
 def is_path(text: str) -> bool:

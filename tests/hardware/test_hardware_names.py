@@ -146,9 +146,9 @@ def test_the_part_that_is_asked_for_decides() -> None:
     [
         ("2x3090", "machines with several are not modelled: write '3090' for one"),
         ("4 x RTX 3090", "machines with several are not modelled: write 'RTX 3090' for one"),
-        ("4090 + 64GB DDR5", "write its rate and channels, as ddr5-5600-2ch-64gb, or give --ram 64GB"),
-        ("3060+ddr4 64 gb", "write its rate and channels, as ddr4-3200-2ch-64gb, or give --ram 64GB"),
-        ("3060+32gb", "write its rate and channels, as ddr5-5600-2ch-32gb, or give --ram 32GB"),
+        ("4090 + 64GB DDR5", "write its rate and channels, as ddr5-5600-2ch-64gb, or give --ram 64GiB"),
+        ("3060+ddr4 64 gb", "write its rate and channels, as ddr4-3200-2ch-64gb, or give --ram 64GiB"),
+        ("3060+32gb", "write its rate and channels, as ddr5-5600-2ch-32gb, or give --ram 32GiB"),
     ],
 )
 def test_what_is_not_modelled_or_too_little_says_what_to_write(written: str, says: str) -> None:
