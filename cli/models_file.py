@@ -23,9 +23,9 @@ MOST_LAYERS_TEXT = 24
 def file_of(geometry: Geometry) -> dict[str, Any] | None:
     """Return JSON values of a model's file; None: it is read from none.
 
-    ``bytes``: of all tensors; ``idle``: of those that do not run; ``kinds``: for each kind of layer its ``layers`` as
-    ``"0-3,7"`` and their ``count``, the bytes of one expert and of the rest (``expert``: None in a layer without), and
-    by the tensor's name the format of each.
+    ``bytes``: of all tensors; ``idle``: of those that do not run; ``missing``: of those that the file does not hold;
+    ``kinds``: for each kind of layer its ``layers`` as ``"0-3,7"`` and their ``count``, the bytes of one expert and of
+    the rest (``expert``: None in a layer without), and by the tensor's name the format of each.
     """
     from lrcsim.models.stored import ranges
 
@@ -52,7 +52,14 @@ def file_of(geometry: Geometry) -> dict[str, Any] | None:
                 "stored": [_formats(side) for side in sides],
             }
         )
-    return {"path": stored.file, "mix": stored.mix, "bytes": stored.bytes, "idle": stored.idle, "kinds": rows}
+    return {
+        "path": stored.file,
+        "mix": stored.mix,
+        "bytes": stored.bytes,
+        "idle": stored.idle,
+        "missing": stored.missing,
+        "kinds": rows,
+    }
 
 
 def _formats(tensors: Iterable[Tensor]) -> str:

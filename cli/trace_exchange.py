@@ -13,7 +13,7 @@ from lrcsim.cli.screen import echo
 from lrcsim.cli.trace_words import size_text, trace_argument
 
 if TYPE_CHECKING:
-    from lrcsim.traces.importers import ImportReport
+    from lrcsim.traces.importers import ImportReport, Likely
 
 
 class FormatOption(click.Option):
@@ -64,7 +64,11 @@ class FormatOption(click.Option):
 @click.option("--drop-zero-rows", is_flag=True, help="For servers: tokens with id 0 everywhere are not recorded.")
 @click.option("--phase", metavar="PHASE", help="Phase of all tokens of a file without phases: prefill, decode or none.")
 @click.option("--expert-bytes", type=int, metavar="BYTES", help="Bytes of one expert.")
-@click.option("--model", metavar="NAME", help="Name of the model.")
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="Name of the model; of a known one (lrcsim models) come the experts that the file does not say.",
+)
 @json_option
 def import_(
     source: str, output: str, format: str | None, columns: str | None, json_path: str | None, **given: Any
@@ -79,7 +83,7 @@ def import_(
     """
     from lrcsim.traces.importers import Options, import_trace, parse_columns
 
-    options = Options(columns=parse_columns(columns or ""), **given)
+    options = Options(columns=parse_columns(columns or ""), likely=_likely(given["model"]), **given)
     with progress_bar("importing") as progress:
         report = import_trace(source, output, format, options, progress)
     shown = answer(json_path, {"trace": output, **vars(report)}, "trace-import")
@@ -117,6 +121,21 @@ def export(
         echo(f"Note: {notice}", err=True)
     if shown:
         echo(f"{output}: {size:,} bytes of {name}")
+
+
+def _likely(model: str | None) -> Likely | None:
+    """Return what is known of the model that ``--model`` names; None: nothing, as any name may stand there."""
+    if model is None:
+        return None
+    from lrcsim.base.errors import ConfigError
+    from lrcsim.models import load_geometry
+    from lrcsim.traces.importers import Likely
+
+    try:
+        geometry = load_geometry(model)
+    except ConfigError:
+        return None
+    return Likely(geometry.name, geometry.experts, geometry.top_k)
 
 
 def _shape(report: ImportReport) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from functools import cache
 from importlib import resources
@@ -13,6 +14,10 @@ from lrcsim.hardware.document import DEVICE, PARTS, STORAGE, Flat, flatten
 from lrcsim.hardware.gpus import gpus
 from lrcsim.hardware.names import close, meant
 from lrcsim.hardware.rules import COMMON_MEMORY, PCIE_NAMES, link_by_rule, memory_by_rule
+
+SIZE_OF_MEMORY = re.compile(r"(ddr[45])?[ -]*([1-9][0-9]{0,3}) ?gi?b[ -]*(ddr[45])?(?: ram)?", re.IGNORECASE)
+COMMON_RATES = {"ddr4": 3200, "ddr5": 5600}
+"""MT/s of an example."""
 
 
 class Component(NamedTuple):
@@ -94,6 +99,13 @@ def need_component(given: str, where: str, part: str | None = None) -> Component
     Raises:
         ConfigError: there is none of that name for the part, or several.
     """
+    if size := SIZE_OF_MEMORY.fullmatch(given.strip()):
+        kind, gib = (size[1] or size[3] or "ddr5").lower(), size[2]
+        rate = COMMON_RATES[kind]
+        raise ConfigError(
+            f"{where}: {given!r} does not say how fast main memory is: write its rate and channels, as "
+            f"{kind}-{rate}-2ch-{gib}gb, or give --ram {gib}GiB"
+        )
     try:
         found = find_component(given, part)
     except ConfigError as error:

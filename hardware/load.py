@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
@@ -37,6 +38,9 @@ from lrcsim.hardware.this_machine import this_machine
 DATA = resources.files("lrcsim.hardware").joinpath("data")
 AUTO = "auto"
 """The machine that this runs on."""
+
+SEVERAL = re.compile(r"\s*[2-9]\s?x\s?(.+)", re.IGNORECASE)
+"""Several of a part, ``2x3090``."""
 
 
 def profile_names() -> list[str]:
@@ -130,6 +134,10 @@ def _machine(base: str, components: list[str]) -> tuple[str, Flat, str]:
         where = f"hardware {'+'.join([base, *components])}"
         first = find_component(base)
         if first is None:
+            if (one := SEVERAL.fullmatch(base)) and find_component(one[1]):
+                raise ConfigError(
+                    f"hardware {base!r}: machines with several are not modelled: write {one[1]!r} for one"
+                )
             raise ConfigError(
                 f"there is no hardware profile {base!r}: give a built-in name or the path of a TOML file{_hint(base)}"
             )

@@ -15,8 +15,10 @@ WORDS = re.compile("[a-z]+|[0-9]+")
 CUT = re.compile(
     r"\((?:r|tm|c|nvgpu)\)|[®™©]|@.*|\bwith\b.*|\bw/.*|\b[0-9]+-cores\b|\b[0-9]+-core(?= processor| cpu)"
     r"|\b[0-9]+(?:st|nd|rd|th) gen\b|(?<=ryzen[ -])[3579](?=[ -])"
+    r"|\bmac(?:book)?[ -]?(?:pro|air|mini|studio)?\b(?=.*\bm[1-9])|\b(?:14|16)[ -]inch\b"
 )
-"""What a driver or a system adds to a name: marks, clocks, what is built in beside, the tier of a Ryzen."""
+"""What a driver or a system adds to a name: marks, clocks, what is built in beside, the tier of a Ryzen; the case that
+a chip of Apple's is in."""
 
 SILENT = {
     "nvidia", "geforce", "rtx", "gtx", "tesla", "amd", "ati", "radeon", "rx", "instinct", "intel", "arc", "apple",

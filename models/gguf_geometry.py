@@ -64,6 +64,7 @@ def geometry_from_header(header: GgufHeader) -> Geometry:
         idle,
         header.architecture,
         top_k,
+        header.missing,
     )
     embedding = next(one for one in stored.layers[-1] if one.name == "token_embd")
     names = {one.name for one in stored.layers[-1]}

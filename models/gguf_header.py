@@ -1,7 +1,9 @@
 """The header of a GGUF file: what it says of the model, and the name, shape and bytes of every tensor.
 
-Only the header is read, of a split model that of every part. Layout: the GGUF specification in ggml's ``docs/gguf.md``
-(ggml-org/ggml, versions 2 and 3) and the types of ``ggml.h``; `BLOCKS` is held against package ``gguf`` in the tests.
+Only the header is read, of a split model that of every part; whether the data behind it is all there is said
+(`GgufHeader.missing`), so that a file's first megabytes are enough. Layout: the GGUF specification in ggml's
+``docs/gguf.md`` (ggml-org/ggml, versions 2 and 3) and the types of ``ggml.h``; `BLOCKS` is held against package
+``gguf`` in the tests.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ BLOCKS: Final[dict[int, tuple[str, int, int]]] = {
 MOST_HEADER = 256 << 20
 """Bytes of a header; a vocabulary of 260,000 tokens with its merges takes some 20 MB."""
 MOST_KEYS, MOST_TENSORS, MOST_TEXT, MOST_NUMBERS = 65_536, 1 << 20, 16 << 20, 1 << 20
+MOST_DATA = 1 << 48
+"""Bytes of tensors in one file; no model comes near, and what says more lies."""
 MOST_TEXTS = 1 << 22
 """Texts in an array: each is passed over by itself."""
 PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
@@ -64,6 +68,7 @@ class GgufHeader:
         values: by key.
         lengths: of the arrays of texts, by key.
         tensors: by name.
+        missing: bytes of the tensors' data that the files do not hold, as of a download that is not finished.
     """
 
     path: Path
@@ -71,6 +76,7 @@ class GgufHeader:
     values: dict[str, Value]
     lengths: dict[str, int]
     tensors: dict[str, GgufTensor]
+    missing: int = 0
 
     @property
     def architecture(self) -> str:
@@ -103,12 +109,13 @@ def read_header(path: str | Path) -> GgufHeader:
         path: of the file; of a split model any of its parts.
 
     Raises:
-        ConfigError: a part is missing, is no GGUF file, is cut off, or says what cannot be.
+        ConfigError: a part is missing, is no GGUF file, is cut off within its header, or says what cannot be.
     """
     parts = _parts(Path(path))
     values: dict[str, Value] = {}
     lengths: dict[str, int] = {}
     tensors: dict[str, GgufTensor] = {}
+    missing = 0
     for part in parts:
         try:
             with part.open("rb") as file:
@@ -119,7 +126,8 @@ def read_header(path: str | Path) -> GgufHeader:
         if twice := next(iter(tensors.keys() & found.tensors.keys()), None):
             raise ConfigError(f"{part}: has the tensor {twice[:60]!r}, as another part of the model has")
         tensors |= found.tensors
-    return GgufHeader(parts[0], tuple(parts), values, lengths, tensors)
+        missing += found.missing
+    return GgufHeader(parts[0], tuple(parts), values, lengths, tensors, missing)
 
 
 def header_in(file: BinaryIO, path: Path, size: int) -> GgufHeader:
@@ -149,6 +157,7 @@ class _Reader:
     def __init__(self, file: BinaryIO, path: Path, size: int) -> None:
         self.file, self.path, self.size = file, path, size
         self.order = "<"
+        self.missing = 0
 
     def header(self) -> GgufHeader:
         magic = self.file.read(4)
@@ -179,7 +188,7 @@ class _Reader:
             if one.name in found:
                 raise ConfigError(f"{self.path}: has two tensors {one.name[:60]!r}")
             found[one.name] = one
-        return GgufHeader(self.path, (self.path,), values, lengths, found)
+        return GgufHeader(self.path, (self.path,), values, lengths, found, self.missing)
 
     def tensors(self, count: int, values: dict[str, Value]) -> Iterator[GgufTensor]:
         ends = 0
@@ -201,10 +210,10 @@ class _Reader:
         align = values.get("general.alignment", 32)
         begin = self.file.tell()
         begin += -begin % (align if isinstance(align, int) and align > 0 else 32)
-        if count and begin + ends > self.size:
-            raise ConfigError(
-                f"{self.path}: is cut off, or lies: its tensors end at byte {begin + ends:,}, it has {self.size:,}"
-            )
+        if ends > MOST_DATA:
+            raise ConfigError(f"{self.path}: lies: its tensors end at byte {begin + ends:,}, 2**48 is the most")
+        if count:
+            self.missing = max(0, begin + ends - self.size)
 
     def array(self, key: str) -> tuple[Value, int]:
         kind, length = self.one("I"), self.one("Q")
@@ -251,16 +260,29 @@ class _Reader:
 
     def within(self, length: int, size: int) -> int:
         """Return a number of things of at least such a size, if the header can hold so many."""
-        if length * size > min(MOST_HEADER, self.size) - self.file.tell():
-            raise ConfigError(f"{self.path}: is cut off, or lies: it has an array of {length:,} in its header")
+        if length * size > self.left:
+            raise ConfigError(
+                f"{self.path}: is cut off, or lies: it has an array of {length:,} in its header{self.more}"
+            )
         return length
 
     def take(self, size: int) -> bytes:
-        self.within(size, 1)
-        data = self.file.read(size)
+        data = self.file.read(size) if size <= self.left else b""
         if len(data) < size:
-            raise ConfigError(f"{self.path}: is cut off within its header")
+            raise ConfigError(f"{self.path}: is cut off within its header{self.more}")
         return data
+
+    @property
+    def left(self) -> int:
+        """Bytes that the header can still have."""
+        return min(MOST_HEADER, self.size) - self.file.tell()
+
+    @property
+    def more(self) -> str:
+        """What to do where a file ends within its header; empty: it is larger than any header."""
+        if self.size >= MOST_HEADER:
+            return ""
+        return f": these are its first {self.size:,} bytes, headers have up to some 30 MB: fetch more of it"
 
     def skip(self, size: int) -> None:
         self.file.seek(self.within(size, 1), os.SEEK_CUR)

@@ -11,6 +11,8 @@ from os.path import isdir, isfile  # unlike those of Path, they take a name that
 from pathlib import Path
 
 from lrcsim.base.errors import ConfigError
+from lrcsim.base.notices import tell
+from lrcsim.base.text import human_bytes
 from lrcsim.models.formats import GGUF, known_name
 from lrcsim.models.geometry import Geometry
 from lrcsim.models.gguf_geometry import geometry_from_gguf
@@ -77,7 +79,13 @@ def _path(text: str) -> Path | None:
 
 def _from_file(path: Path) -> Geometry:
     if (gguf := find_gguf(path)) is not None:
-        return geometry_from_gguf(gguf)
+        geometry = geometry_from_gguf(gguf)
+        if geometry.stored is not None and (missing := geometry.stored.missing):
+            tell(
+                f"{gguf} has its whole header, but {human_bytes(missing)} of its weights are not there, as of a "
+                "download that is not finished: what is said here rests on the header"
+            )
+        return geometry
     if path.suffix.lower() == ".toml":
         return geometry_from_toml(path, load_geometry)
     return geometry_from_config(path / "config.json" if isdir(path) else path)

@@ -7,6 +7,7 @@ anything else is left is of another model.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -99,12 +100,39 @@ def no_such_model(text: str, known: Mapping[str, str]) -> ConfigError:
     if len(several) > 1:
         return ConfigError(f"model {text!r} may be {', '.join(several[:8])}{' ...' * (len(several) > 8)}: say which")
     closest = [name for name in known.values() if begun and squashed(name).startswith(begun)]  # one at most
-    hint = did_you_mean(shortest, closest or known) or "; lrcsim models lists them"
+    hint = did_you_mean(shortest, closest) or _alike(shortest, known) or "; lrcsim models lists them"
     if text.lower().endswith(".gguf"):
         return ConfigError(f"there is no file {text!r}, and no built-in model of that name{hint}")
     return ConfigError(
         f"there is no model {text!r}: give a built-in name, or the path of a GGUF, config.json or TOML{hint}"
     )
+
+
+def _alike(stem: str, known: Mapping[str, str]) -> str:
+    """Return what may have been meant by a name that is none: a model that is spelt nearly so, else its family.
+
+    What is suggested is a model's own name, never a short alias of it; the first words must be alike too, so that
+    ``longcat-flash`` is not taken for ``mimo-v2-flash``.
+    """
+    models = list(dict.fromkeys(known.values()))
+    written = re.sub(r"[\s_:]+", "-", stem)
+    word = _letters(written)
+    for names in (models, [name for name in known if len(name) >= 0.75 * len(written)]):
+        for close in difflib.get_close_matches(written, names, n=3, cutoff=0.6):
+            if _same_word(word, _letters(known.get(close, close))):
+                return f"; did you mean {known.get(close, close)!r}?"
+    family = [name for name in models if word and _same_word(word, _letters(name))]
+    return f"; there are {', '.join(family[:6])}{' ...' * (len(family) > 6)}" if family else ""
+
+
+def _letters(name: str) -> str:
+    """Return the letters that a name begins with, after its owner."""
+    return re.sub(r"[^a-z].*", "", name.lower().rpartition("/")[2])
+
+
+def _same_word(one: str, other: str) -> bool:
+    """Whether two words are the same but for a slip: a letter more, less or another, or two that changed places."""
+    return sorted(one) == sorted(other) or difflib.SequenceMatcher(None, one, other).ratio() >= 0.8
 
 
 def is_path(text: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -61,6 +61,7 @@ class Stored:
         idle: bytes of tensors that do not run: of layers that predict further tokens.
         architecture: llama.cpp's name of it, ``"qwen3moe"``.
         top_k: routed experts per token, as the file says.
+        missing: bytes of tensors that the file says it has and does not hold; of the download, not of the model.
     """
 
     file: str
@@ -70,6 +71,7 @@ class Stored:
     idle: int = 0
     architecture: str = ""
     top_k: int = 0
+    missing: int = field(default=0, compare=False)
 
     @cached_property
     def layers(self) -> dict[int, tuple[Tensor, ...]]:

@@ -30,7 +30,7 @@ from lrcsim.planner.traces import Shape, SourceTrace, find_sources
 from lrcsim.planner.what_would_fit import Remedies, remedies
 from lrcsim.planner.workload import OwnTrace, Workload, transferred
 from lrcsim.runtimes import RuntimeDocument
-from lrcsim.runtimes.machine_kinds import cpu_class
+from lrcsim.runtimes.machine_kinds import cpu_class, device_kind
 from lrcsim.traces import RoutingTrace
 
 
@@ -339,6 +339,11 @@ def _note_accuracy(plan: Plan) -> None:
         plan.notes.append(
             f"{row.name} under {row.standing.runtime} was held against no measurement; its range is that of others: "
             f"{MEANING[accuracy.setting]}"
+        )
+    elif (kind := device_kind(plan.profile)) in ("rocm", "sycl"):
+        plan.notes.append(
+            f"no measured speed of {row.standing.runtime} is of such a GPU ({kind}): its shares of the hardware's "
+            "rates and the range are those of NVIDIA's"
         )
     elif accuracy.points < FEW:
         plan.notes.append(f"the range of {row.name} rests on {accuracy.points} measured points only")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from lrcsim.hardware import HardwareProfile, Link
 from lrcsim.planner.memory import Memory
+from lrcsim.runtimes.machine_kinds import cpu_class
 
 STANDARD_GIB = (4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 141, 192, 288)
 """Sizes that GPUs are sold with."""
@@ -71,8 +72,9 @@ class Upgrade:
 def upgrades(profile: HardwareProfile, memory: Memory) -> list[Upgrade]:
     """Return the upgrades to try: the next size of GPU memory, links and memories twice as fast, main memory for all.
 
-    Prices are left to the reader. A faster link is a later generation or more lanes; twice the bandwidth of main memory
-    is twice the channels, and the CPU computes experts as much faster.
+    Prices are left to the reader. A faster link is a later generation or more lanes; with twice the bandwidth of main
+    memory the CPU computes experts as much faster, and stays of its class: more channels of another class's processor
+    would be another machine, of which engines may reach a smaller share.
     """
     found: list[Upgrade] = []
     if profile.gpu is not None and memory.fit != "gpu":
@@ -99,7 +101,12 @@ def upgrades(profile: HardwareProfile, memory: Memory) -> list[Upgrade]:
                 replace(
                     profile,
                     dram=replace(profile.dram, bandwidth=2 * profile.dram.bandwidth),
-                    cpu=replace(profile.cpu, bandwidth=2 * profile.cpu.bandwidth, compute=2 * profile.cpu.compute),
+                    cpu=replace(
+                        profile.cpu,
+                        bandwidth=2 * profile.cpu.bandwidth,
+                        compute=2 * profile.cpu.compute,
+                        kind=cpu_class(profile),
+                    ),
                 ),
             )
         )

@@ -238,10 +238,16 @@ def record_gguf(
         progress: called after each request.
 
     Raises:
-        ConfigError: a package is not installed, the file is none or has no experts, or the settings are not for it.
+        ConfigError: a package is not installed, the file is none, is not all there or has no experts, or the settings
+            are not for it.
         TraceError: the trace cannot be written.
     """
     header = read_header(path)
+    if header.missing:
+        raise ConfigError(
+            f"{header.path}: {header.missing:,} bytes of its weights are not there, and recording runs the model: "
+            "download the whole file"
+        )
     with Library().model(header.path) as model:
         runner = LlamaCppRunner(model, header, settings, exact=exact)
         return record_with(runner, prompts, out, settings, source=source, restart=restart, progress=progress)

@@ -19,6 +19,8 @@ from gguf_files import block, write
 
 KEYS = {"block_count": 3, "expert_used_count": 2, "attention.head_count": 4, "attention.head_count_kv": 2}
 
+ASKED = {"models": (), "plan": ("--hardware", "rtx-3090", "--context", "1k")}
+
 
 def tensors(layers: int = 3, moe: bool = True) -> dict[str, tuple[tuple[int, ...], str]]:
     """Layers of 16 experts of 512 wide, the first ones stored finer; a window in the first two of each three."""
@@ -116,6 +118,32 @@ def test_a_file_alone_is_planned_on_this_machine(
     assert "Note: " not in lrcsim("plan", str(file), "--hardware", "rtx-3090", "--context", "4k").out
 
 
+def test_its_first_bytes_are_enough(lrcsim: Callable[..., Any], file: Path) -> None:
+    """As ``curl -r 0-20000000`` gives them: everything is said, with a note."""
+    whole = {
+        command: json.loads(lrcsim(command, str(file), *more, "--json", "-").out) for command, more in ASKED.items()
+    }
+    total = file.stat().st_size
+    weights = whole["models"]["file"]["bytes"]
+    with file.open("r+b") as cut:
+        cut.truncate(total - weights)
+    for command, more in ASKED.items():
+        code, out, err = lrcsim(command, str(file), *more, "--json", "-")
+        assert code == 0, err
+        said = json.loads(out)
+        if command == "models":
+            missing = said["file"].pop("missing")
+            assert whole[command]["file"].pop("missing") == 0
+            assert 0 < weights - 1024 < missing <= weights
+            assert f"Note: {file} has its whole header, but " in err  # once in a process
+        assert said == whole[command]
+    with file.open("r+b") as cut:
+        cut.truncate(1000)
+    code, out, err = lrcsim("plan", str(file), *ASKED["plan"])
+    assert (code, out) == (1, "")
+    assert "these are its first 1,000 bytes, headers have up to some 30 MB: fetch more of it" in err
+
+
 def test_a_file_that_does_not_fit(lrcsim: Callable[..., Any], file: Path) -> None:
     small = ("--hardware", "rtx-3090", "--vram", "6MiB", "--ram", "12MiB", "--reserve", "1MiB", "--context", "1k")
     data = json.loads(lrcsim("plan", str(file), *small, "--json", "-").out)
@@ -149,7 +177,7 @@ def test_run_and_sweep_take_its_bytes(lrcsim: Callable[..., Any], file: Path, tm
 @pytest.mark.parametrize("command", ["models", "plan"])
 def test_what_is_no_model_ends_in_one_line(lrcsim: Callable[..., Any], tmp_path: Path, command: str) -> None:
     write(tmp_path / "dense.gguf", KEYS, tensors(moe=False), "llama")
-    (tmp_path / "cut.gguf").write_bytes(write(tmp_path / "x.gguf", KEYS, tensors()).read_bytes()[:3000])
+    (tmp_path / "cut.gguf").write_bytes(write(tmp_path / "x.gguf", KEYS, tensors()).read_bytes()[:1000])
     huge = tmp_path / "huge.gguf"
     with huge.open("wb") as target:  # says that it has a text of 2 GB, and has it
         target.write(b"GGUF" + b"\3\0\0\0" + bytes(8) + b"\1" + bytes(7) + b"\1" + bytes(7) + b"k" + b"\x08\0\0\0")
@@ -157,7 +185,7 @@ def test_what_is_no_model_ends_in_one_line(lrcsim: Callable[..., Any], tmp_path:
         target.truncate(2**31 + 100)
     for name, said in (
         ("dense.gguf", "dense.gguf is no Mixture-of-Experts model: no layer has routed experts"),
-        ("cut.gguf", "cut.gguf: is cut off"),
+        ("cut.gguf", "cut.gguf: is cut off within its header"),
         ("huge.gguf", "is cut off, or lies: it has a text of 2,147,483,648 bytes in its header"),
         ("none.gguf", "none.gguf': give the path of a GGUF file"),
     ):

@@ -186,7 +186,7 @@ def test_folders_of_traces(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--model", "olmoo", "--hardware", "rtx-3090"), "did you mean 'olmoe'"),
+        (("--model", "olmoo", "--hardware", "rtx-3090"), "did you mean 'olmoe-1b-7b'?"),
         (("--model", "olmoe", "--hardware", "rtx-309"), "did you mean 'rtx-3090'"),
         ((*USUAL[1:], "--context", "lots"), "--context 'lots' is no number of tokens"),
         ((*USUAL[1:], "--context", "0"), "--context '0' is no number of tokens"),

@@ -56,6 +56,13 @@ AS_WRITTEN = {
     "m4 max": "apple-m4-max",
     "apple m4 max 64 GB": "apple-m4-max-64gb",
     "M4 Max 36GB": "apple-m4-max-32core",
+    "MacBook Pro M3 Max 64GB": "apple-m3-max-64gb",
+    "macbook pro 16-inch m4 pro 48 GB": "apple-m4-pro-48gb",
+    "MacBook Air M2 8GB": "apple-m2-8gb",
+    "mac mini m4 16gb": "apple-m4-16gb",
+    "Mac mini M4 Pro 24GB": "apple-m4-pro-24gb",
+    "Mac Studio M3 Ultra 512GB": "apple-m3-ultra",
+    "mac-studio-m2-ultra": "apple-m2-ultra",
     "strix halo": "strix-halo",
     "AMD RYZEN AI MAX+ 395 w/ Radeon 8060S": "strix-halo",
     "NVIDIA Jetson AGX Orin Developer Kit": "jetson-agx-orin",
@@ -105,7 +112,9 @@ def test_keys_by_hand() -> None:
     assert {"nvidia", "amd", "intel", "apple"} <= SILENT
 
 
-@pytest.mark.parametrize("written", ["AMD EPYC", "GeForce", "NVIDIA", "Radeon", "toaster", "", "+", "4", "GB", "Apple"])
+@pytest.mark.parametrize(
+    "written", ["AMD EPYC", "GeForce", "NVIDIA", "Radeon", "toaster", "", "+", "4", "GB", "Apple", "Mac Studio"]
+)
 def test_a_brand_alone_is_no_part(written: str) -> None:
     assert find_component(written) is None
 
@@ -130,6 +139,22 @@ def test_the_part_that_is_asked_for_decides() -> None:
     assert of_gpu is not None
     assert (of_cpu.name, of_gpu.name) == ("ryzen-7600", "rx-7600")
     assert find_component("rtx-4090", "cpu") is None
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("2x3090", "machines with several are not modelled: write '3090' for one"),
+        ("4 x RTX 3090", "machines with several are not modelled: write 'RTX 3090' for one"),
+        ("4090 + 64GB DDR5", "write its rate and channels, as ddr5-5600-2ch-64gb, or give --ram 64GiB"),
+        ("3060+ddr4 64 gb", "write its rate and channels, as ddr4-3200-2ch-64gb, or give --ram 64GiB"),
+        ("3060+32gb", "write its rate and channels, as ddr5-5600-2ch-32gb, or give --ram 32GiB"),
+    ],
+)
+def test_what_is_not_modelled_or_too_little_says_what_to_write(written: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_profile(written)
+    assert says in str(caught.value)
 
 
 @given(st.one_of(st.text(max_size=30), st.text("rtx 4090+-gbm", max_size=20)))

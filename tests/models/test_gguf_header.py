@@ -90,8 +90,10 @@ def header(data: bytes, size: int | None = None) -> Any:
         (b"", "is no GGUF file"),
         (b"PK\3\4" + GOOD[4:], r"it begins with b'PK\\x03\\x04', not with 'GGUF'"),
         (b"GGUF" + struct.pack("<I", 1) + GOOD[8:], "is GGUF version 1, 2 and 3 are read"),
-        (GOOD[:-1], r"is cut off, or lies: its tensors end at byte"),
-        (GOOD[:100], "is cut off"),
+        (
+            GOOD[:100],
+            "is cut off within its header: these are its first 100 bytes, .* MB: fetch more of it$",
+        ),
         (b"GGUF" + struct.pack("<IQQ", 3, 1 << 40, 0), "it says it has 1,099,511,627,776 tensors"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1 << 40), "it says it has 1,099,511,627,776 keys"),
         (gguf([entry("k", 8, struct.pack("<Q", 2**31))], {}), "it has a text of 2,147,483,648 bytes in its header"),
@@ -102,13 +104,30 @@ def header(data: bytes, size: int | None = None) -> Any:
         (gguf([], {"t": ((2,), 5, 0)}), r"tensor 't' is of a type that is not known \(5\)"),
         (gguf([], {"t": ((33,), 8, 0)}), "rows of 't' have 33 weights, not whole blocks"),
         (gguf([], {"t": ((1,) * 5, 0, 0)}), "tensor 't' has 5 dimensions, 1 to 4 are possible"),
-        (gguf([], {"t": ((2**60, 2**60), 0, 0)}), "its tensors end at byte"),
+        (gguf([], {"t": ((2**60, 2**60), 0, 0)}), "lies: its tensors end at byte"),
     ],
 )
 def test_what_lies_is_refused_in_one_line(data: bytes, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as refused:
         header(data)
     assert "\n" not in str(refused.value)
+
+
+def test_the_header_is_enough_and_says_what_is_missing(tmp_path: Path) -> None:
+    """The weights of ``GOOD`` are 204 bytes, 20 up to a whole 32, and 8: its last 232 bytes."""
+    whole = header(GOOD)
+    assert whole.missing == 0
+    for less in (1, 8, 28, 232):
+        cut = header(GOOD[: len(GOOD) - less])
+        assert (cut.missing, cut.tensors, cut.values) == (less, whole.tensors, whole.values)
+    end = GOOD[: len(GOOD) - 232].rstrip(b"\0") + b"\0" * 7  # it ends with the last tensor's place: 224 in eight bytes
+    assert header(end).tensors == whole.tensors
+    with pytest.raises(ConfigError, match="is cut off within its header"):
+        header(end[:-1])
+    first, second = tmp_path / "m-00001-of-00002.gguf", tmp_path / "m-00002-of-00002.gguf"
+    first.write_bytes(gguf(SAID, {"a": ((2,), 0, 0)}, 8)[:-3])
+    second.write_bytes(gguf([], {"b": ((3,), 0, 0)}, 12)[:-5])
+    assert read_header(second).missing == 8
 
 
 def test_a_thousand_mutated_headers_are_read_or_refused() -> None:

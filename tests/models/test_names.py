@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.models import expert_bytes, load_geometry, model_names
@@ -89,6 +92,13 @@ def test_names_with_something_else_are_of_another_model(name: str) -> None:
         ("llama-4", "may be llama-4-scout, llama-4-maverick"),
         ("gpt-oss", "may be gpt-oss-20b, gpt-oss-120b: say which"),
         ("qwen3-30b", "did you mean 'qwen3-30b-a3b'?"),
+        ("qwne3-30b", "did you mean 'qwen3-30b-a3b'?"),
+        ("qwen3 235b", "did you mean 'qwen3-235b-a22b'?"),
+        ("mixtrl-8x7b", "did you mean 'mixtral-8x7b'?"),
+        ("deepseek-v4", "did you mean 'deepseek-v3'?"),
+        ("qwen9-foo", "or TOML; there are qwen3-235b-a22b, qwen3-next-80b-a3b, "),
+        ("longcat-flash", "or TOML; lrcsim models lists them"),
+        ("foo", "or TOML; lrcsim models lists them"),
         ("Qwen3-30B-A3B-abliterated", "did you mean 'qwen3-30b-a3b'?"),
         (
             "Qwen3-30B-A3B-UD-IQ2_M.gguf",
@@ -108,6 +118,18 @@ def test_what_is_said_of_other_names(written: str, says: str) -> None:
         load_geometry(written)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@given(st.text("qwen3gltm-.:80b ", max_size=15))
+def test_what_is_suggested_is_taken(text: str) -> None:
+    try:
+        load_geometry(text)
+    except ConfigError as error:
+        for name in re.findall(
+            r"did you mean '(.+)'|(?:there are|may be) ([^:]+?)(?: \.\.\.|: say which)?$", str(error)
+        ):
+            for one in filter(None, ", ".join(name).split(", ")):
+                assert load_geometry(one).name == one
 
 
 def test_a_folder_comes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

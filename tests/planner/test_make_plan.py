@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from planned import geometry, local_trace, machine
 
+from lrcsim.hardware import load_profile
+from lrcsim.models import load_geometry
 from lrcsim.planner import Plan, make_plan
 from lrcsim.runtimes import load_runtime
 from lrcsim.runtimes.document import read_document
@@ -226,6 +228,28 @@ def test_sizes_knee_and_contexts(half: Plan) -> None:
 def test_upgrades_never_slow_down(half: Plan) -> None:
     assert {row["upgrade"] for row in half.upgrades} >= {"pcie twice as fast", "GPU memory twice as fast"}
     assert all(row["gain"] > -1e-9 for row in half.upgrades)
+
+
+def test_half_in_flash_is_not_faster_than_all_in_memory() -> None:
+    """Of an Apple GPU the program that reads flash gets what llama.cpp gets, of which it is made."""
+    plan = make_plan(load_geometry("gpt-oss-120b"), load_profile("apple-m3-max-64gb"))
+    assert plan.rows[0].name == "lru"
+    speeds = [size["by_strategy"]["lru"] for size in plan.sizes]
+    assert speeds == sorted(speeds)
+    assert {upgrade["upgrade"]: upgrade["gain"] > 0 for upgrade in plan.upgrades}["64 GiB of main memory"]
+    assert all(upgrade["gain"] > -1e-9 for upgrade in plan.upgrades)
+
+
+def test_gpus_that_nobody_measured_have_the_shares_of_those_that_somebody_did() -> None:
+    """Without shares of its own a 7900 XTX, of 0.93 times the bandwidth, was faster than a 4090."""
+    small = load_geometry("gpt-oss-20b")
+    theirs, ours = (make_plan(small, load_profile(name), dtype="mxfp4") for name in ("rtx-4090", "rx-7900-xtx"))
+    assert 0.9 < ours.rows[0].speed / theirs.rows[0].speed < 1
+    said = (
+        "no measured speed of llama.cpp is of such a GPU (rocm): its shares of the hardware's rates and the range are"
+    )
+    assert [note.startswith(said) for note in ours.notes if "GPU" in note] == [True]
+    assert not [note for note in theirs.notes if "GPU" in note]
 
 
 def test_json(half: Plan, carried: Plan) -> None:

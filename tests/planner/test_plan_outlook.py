@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from planned import geometry, machine
 
+from lrcsim.hardware import load_profile
 from lrcsim.models import load_geometry
 from lrcsim.planner.engine_flags import engine_flags, override_pattern
-from lrcsim.planner.memory import memory_of
+from lrcsim.planner.memory import memory_of, with_memory
 from lrcsim.planner.sizes_and_upgrades import knee_of, marginal, sizes_to_show, upgrades
 from lrcsim.planner.strategies import Strategy, cache_of, cpu_layers, strategies
 from lrcsim.planner.workload import PLACED
+from lrcsim.runtimes.machine_kinds import cpu_class
 
 GIB = 2**30
 
@@ -73,6 +75,17 @@ def test_upgrades() -> None:
     large = machine(vram=80 * GIB)
     only = upgrades(large, memory_of(qwen, large, "q4_k_m", 8_192))
     assert [upgrade.name for upgrade in only] == ["GPU memory twice as fast"]
+
+
+@pytest.mark.parametrize("name", ["rtx-3060", "4090", "4090+epyc-9354", "rtx-4060-laptop"])
+def test_twice_the_memory_is_no_other_class_of_processor(name: str) -> None:
+    """Two channels of twice the bandwidth are not four: desktops' shares were fitted to desktops."""
+    qwen, own = load_geometry("qwen3-30b-a3b"), load_profile(name)
+    small = with_memory(own, 8 * GIB, 64 * GIB)
+    found = {one.name: one.profile for one in upgrades(small, memory_of(qwen, small, "q4_k_m", 8_192))}
+    faster = found["main memory and CPU twice as fast"]
+    assert cpu_class(faster) == cpu_class(small)
+    assert (faster.dram.bandwidth, faster.cpu.bandwidth) == (2 * own.dram.bandwidth, 2 * own.cpu.bandwidth)
 
 
 def names_of(**changes: Any) -> list[str]:

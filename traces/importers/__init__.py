@@ -33,12 +33,12 @@ from lrcsim.traces.importers.columns import parse_columns
 from lrcsim.traces.importers.files import named, named_while, open_bytes, read_some, reads_foreign_file
 from lrcsim.traces.importers.responses import open_responses
 from lrcsim.traces.importers.servers import is_sglang, is_vllm
-from lrcsim.traces.importers.source import Columns, Format, Options, Progress, Source
+from lrcsim.traces.importers.source import Columns, Format, Likely, Options, Progress, Source
 from lrcsim.traces.layers import LayerTable
 from lrcsim.traces.trace import DECODE, PREFILL
 from lrcsim.traces.writer import TraceWriter
 
-__all__ = ["FORMATS", "Format", "ImportReport", "Options", "guess_format", "import_trace", "parse_columns"]
+__all__ = ["FORMATS", "Format", "ImportReport", "Likely", "Options", "guess_format", "import_trace", "parse_columns"]
 
 PHASES = {"prefill": PREFILL, "decode": DECODE}
 """What ``--phase`` says of all tokens of a file without phases."""

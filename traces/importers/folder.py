@@ -18,7 +18,7 @@ from lrcsim.traces.importers.common import guessed_experts
 from lrcsim.traces.importers.files import named, named_while
 from lrcsim.traces.importers.responses import open_responses
 from lrcsim.traces.importers.servers import are_answers
-from lrcsim.traces.importers.source import Format, Options, Progress, Request, Source
+from lrcsim.traces.importers.source import Format, Likely, Options, Progress, Request, Source
 from lrcsim.traces.layers import LayerTable
 
 OTHER = frozenset(
@@ -72,7 +72,7 @@ def open_source(
             with named(file):
                 sources.append(entry.open_source(file, options, lambda _done, _total: None))
             progress(at + 1, 2 * len(files))
-        layers, guessed = _one_table(files, sources, notices)
+        layers, guessed = _one_table(files, sources, notices, options.likely)
     except BaseException:
         for source in sources:
             source.close()
@@ -145,7 +145,9 @@ def _format(path: Path, files: list[Path], guess_format: Callable[[Path], str]) 
     return next(iter(by_name))
 
 
-def _one_table(files: list[Path], sources: list[Source], notices: list[str]) -> tuple[LayerTable, bool]:
+def _one_table(
+    files: list[Path], sources: list[Source], notices: list[str], likely: Likely | None = None
+) -> tuple[LayerTable, bool]:
     """Check that all files are of one model, and give its layers."""
     first = sources[0].layers
     for file, source in zip(files[1:], sources[1:], strict=True):
@@ -166,7 +168,7 @@ def _one_table(files: list[Path], sources: list[Source], notices: list[str]) -> 
     if known:
         return known[0][1], False
     largest = max(int(source.layers.num_experts.max()) for source in sources)
-    experts = guessed_experts(largest - 1, notices)
+    experts = guessed_experts(largest - 1, notices, likely)
     return replace(first, num_experts=np.full(len(first), experts, np.int64)), True
 
 

@@ -65,7 +65,7 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
     if first:
         notices.append("tokens do not begin at number 0: those before the first (the prompt?) are not in the file")
     largest = int(columns["experts"].max())
-    experts = guessed_experts(largest, notices) if options.num_experts is None else options.num_experts
+    experts = guessed_experts(largest, notices, options.likely) if options.num_experts is None else options.num_experts
     table = LayerTable.build(len(blocks), experts, k, expert_bytes=options.expert_bytes, block=blocks)
     domain = _domain(value)
 

@@ -62,7 +62,7 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
         columns["phase"] = np.concatenate(phase)
     notices: list[str] = []
     largest = int(columns["experts"].max())
-    experts = guessed_experts(largest, notices) if options.num_experts is None else options.num_experts
+    experts = guessed_experts(largest, notices, options.likely) if options.num_experts is None else options.num_experts
     table = LayerTable.build(len(blocks), experts, widths.pop(), expert_bytes=options.expert_bytes, block=blocks)
 
     def requests() -> Iterator[Request]:

@@ -64,7 +64,7 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
         largest = max(layer.largest() for layer in opened)
         if largest < 0:
             raise TraceError(f"{path}: holds no expert at all, every id is -1")
-        experts = guessed_experts(largest, notices)
+        experts = guessed_experts(largest, notices, options.likely)
     layers = LayerTable.build(
         len(files), experts, top_k, expert_bytes=options.expert_bytes, block=[block for block, _ in files]
     )

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import TraceError
-from lrcsim.traces.importers.common import NO_PHASES, guessed_experts, in_runs
+from lrcsim.traces.importers.common import NO_PHASES, guessed_experts, in_runs, needed_top_k
 from lrcsim.traces.importers.source import Columns, Options, Progress, Request, Source
 from lrcsim.traces.layers import MAX_EXPERTS, LayerTable
 
@@ -53,16 +53,16 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
     for (low, _), (high, file) in pairwise(files):
         if low == high:
             raise TraceError(f"{file}: layer {low} has two files")
-    k = options.top_k
+    notices = [] if options.phase is not None else [NO_PHASES]
+    k = options.top_k if options.top_k is not None else needed_top_k(options.likely, notices)
     if k is None:
         raise TraceError("nothing says how many experts a token has: give --top-k (DeepSeek-V2-Lite, of ESFT: 6)")
-    notices = [] if options.phase is not None else [NO_PHASES]
     experts = options.num_experts
     requests = largest = 0
     for ids, _ in _requests(files, k):
         requests, largest = requests + 1, max(largest, int(ids.max()))
     if experts is None:
-        experts = guessed_experts(largest, notices)
+        experts = guessed_experts(largest, notices, options.likely)
     layers = LayerTable.build(
         len(files), experts, k, expert_bytes=options.expert_bytes, block=[layer for layer, _ in files]
     )

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrcsim.base.errors import TraceError
-from lrcsim.traces.importers.common import guessed_experts
+from lrcsim.traces.importers.common import guessed_experts, needed_top_k
 from lrcsim.traces.importers.logits import best as chosen
 from lrcsim.traces.importers.moe_lrc_tokens import of_sample, tokens_beside
 from lrcsim.traces.importers.safetensors import open_tensors, to_float
@@ -59,8 +59,8 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
                     f"{file}: {name!r} has {list(array.shape[:2])} samples and tokens, the first layer "
                     f"{list(shape[:2])}; import encoder and decoder one by one"
                 )
-    kinds = [_kind(file, tensors, options.top_k) for (_, file), (_, tensors) in zip(files, layers, strict=True)]
     notices: list[str] = []
+    kinds = [_kind(file, tensors, options, notices) for (_, file), (_, tensors) in zip(files, layers, strict=True)]
     if all(kind.experts for kind in kinds):
         widths = [int(kind.experts or 0) for kind in kinds]
         experts: int | list[int] = widths
@@ -71,7 +71,7 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
     elif options.num_experts is not None:
         experts = options.num_experts
     else:
-        experts = guessed_experts(max(_largest(tensors) for _, tensors in layers), notices)
+        experts = guessed_experts(max(_largest(tensors) for _, tensors in layers), notices, options.likely)
     total = sum(len(array) for _, array in layers[0][1].values())
     top_k = [kind.top_k for kind in kinds]
     shapes = {name: (int(array.shape[0]), int(array.shape[1])) for name, (_, array) in layers[0][1].items()}
@@ -126,7 +126,8 @@ class _Kind:
     experts: int | None
 
 
-def _kind(file: Path, tensors: dict[str, tuple[str, npt.NDArray[Any]]], top_k: int | None) -> _Kind:
+def _kind(file: Path, tensors: dict[str, tuple[str, npt.NDArray[Any]]], options: Options, notices: list[str]) -> _Kind:
+    top_k = options.top_k
     name, (dtype, array) = next(iter(tensors.items()))
     width = array.shape[2]
     if any(other.shape[2] != width or kind != dtype for kind, other in tensors.values()):
@@ -138,6 +139,8 @@ def _kind(file: Path, tensors: dict[str, tuple[str, npt.NDArray[Any]]], top_k: i
         if top_k is not None and top_k != width:
             raise TraceError(f"{file}: {name!r} lists {width} experts per token, --top-k says {top_k}")
         return _Kind(lambda _, values: _ids(file, values), width, None)
+    if top_k is None and options.likely is not None and options.likely.num_experts == width:
+        top_k = needed_top_k(options.likely, notices)
     if top_k is None:
         raise TraceError(
             f"{file}: {name!r} holds {'logits' if is_logits else 'ranks'} of {width} experts: give --top-k"

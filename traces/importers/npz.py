@@ -75,7 +75,7 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
                 progress(low, 2 * tokens)
         if largest < 0:
             raise TraceError("holds no expert at all, every id is -1")
-        experts = guessed_experts(largest, notices)
+        experts = guessed_experts(largest, notices, options.likely)
     layers = LayerTable.build(
         num_layers,
         _plain(experts),

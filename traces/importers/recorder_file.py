@@ -88,7 +88,7 @@ def open_source(path: Path, options: Options, progress: Progress) -> Source:
         experts = int(mapping.max()) + 1
     guessed = experts is None
     if experts is None:
-        experts = guessed_experts(largest, notices)
+        experts = guessed_experts(largest, notices, options.likely)
     late = sum(sequence.start for sequence in sequences)
     if late:
         notices.append(f"{late:,} prompt tokens before the first token of their request did not run (prefix cache): -1")

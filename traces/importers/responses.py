@@ -40,7 +40,9 @@ def open_responses(path: Path, options: Options, progress: Progress, files: Sequ
         layers.add(entry.where, entry.routed, entry.ran.start, entry.model)
     notices = reading.notices()
     shape, blocks = layers.settle(options, notices, reading.first_skipped)
-    experts = options.num_experts if options.num_experts is not None else guessed_experts(layers.largest, notices)
+    experts = options.num_experts
+    if experts is None:
+        experts = guessed_experts(layers.largest, notices, options.likely)
     table = LayerTable.build(len(blocks), experts, shape[1], expert_bytes=options.expert_bytes, block=blocks)
     place = [str(path)]
 

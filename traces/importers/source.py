@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
@@ -20,6 +20,20 @@ Request = tuple[str | None, Iterator[Columns]]
 
 Progress = Callable[[int, int], None]
 """Called with the amount of work done and the total, in any one unit."""
+
+
+class Likely(NamedTuple):
+    """What is known of the model that a file is of, for what neither the file nor the user says.
+
+    Attributes:
+        model: its name, for notices.
+        num_experts: routed experts per layer, E; taken where every id fits.
+        top_k: experts per token.
+    """
+
+    model: str
+    num_experts: int
+    top_k: int
 
 
 @dataclass(frozen=True)
@@ -41,6 +55,7 @@ class Options:
         stop_on_error: refuse a file in which a request has no routing, in place of leaving the request out.
         keep_zero_layers: keep layers of top-1 models whose ids are all 0, in place of taking them for dense ones.
         drop_zero_rows: take tokens with expert 0 at every rank of every layer as not recorded.
+        likely: of the model, where it is a known one.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -56,6 +71,7 @@ class Options:
     stop_on_error: bool = False
     keep_zero_layers: bool = False
     drop_zero_rows: bool = False
+    likely: Likely | None = None
 
     def __post_init__(self) -> None:
         if self.cached_prefix not in (None, "drop", "keep"):
@@ -76,7 +92,8 @@ class Options:
 
     def given(self) -> set[str]:
         """Names of the options that the user set."""
-        return {name for name in self.__dataclass_fields__ if getattr(self, name) not in (None, {}, False)}
+        said = (name for name in self.__dataclass_fields__ if name != "likely")
+        return {name for name in said if getattr(self, name) not in (None, {}, False)}
 
 
 @dataclass

@@ -96,7 +96,7 @@ def _source(table: Table, scan: Scan, options: Options, prompts: Prompts, progre
     else:
         said = next((_small(header[key]) for key in EXPERTS_KEYS if _small(header.get(key, ""))), table.num_experts)
         guessed = said is None
-        experts = said if said is not None else guessed_experts(scan.largest, notices)
+        experts = said if said is not None else guessed_experts(scan.largest, notices, options.likely)
     layers = LayerTable.build(
         len(blocks),
         experts,
