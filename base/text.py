@@ -117,8 +117,8 @@ def score(value: float | None) -> str:
 
 
 def span(interval: tuple[float, float] | None) -> str:
-    """Write an interval: ``0.508–0.519``, or a dash when there is none."""
-    return "–" if interval is None or math.isnan(interval[0]) else f"{interval[0]:.3f}–{interval[1]:.3f}"
+    """Write an interval, which may reach below 0: ``-0.008 to 0.019``, or a dash when there is none."""
+    return "–" if interval is None or math.isnan(interval[0]) else f"{interval[0]:.3f} to {interval[1]:.3f}"
 
 
 def cell_text(column: str, value: Any) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lrcsim.base.text import score
+from lrcsim.base.text import score, span
 from lrcsim.cli.metrics import handed_out, measured, metric_options, opened_traces, segments_of, segments_option
 from lrcsim.cli.output import figure_options
 from lrcsim.cli.tables import print_table
@@ -118,7 +118,7 @@ def _rows(found: list[Balance], interval: str) -> Iterator[dict[str, str]]:
         yield {
             "m": f"{result.segment}",
             "imbalance": score(result.local_imbalance),
-            interval: _ends(result.interval),
+            interval: span(result.interval),
             "above global": score(result.above_global),
             "CV": score(result.local_cv),
             "CV, random": score(result.local_cv_random),
@@ -128,7 +128,7 @@ def _rows(found: list[Balance], interval: str) -> Iterator[dict[str, str]]:
     yield {
         "m": GLOBAL,
         "imbalance": score(last.global_imbalance),
-        interval: _ends(last.global_interval),
+        interval: span(last.global_interval),
         "above global": "",
         "CV": score(last.global_cv),
         "CV, random": score(last.global_cv_random),
@@ -145,9 +145,3 @@ def _group_rows(found: list[Balance]) -> Iterator[dict[str, str]]:
     for i, label in enumerate(labels):
         values = {f"m = {result.segment}": score(result.groups.local_imbalance[i]) for result in found if result.groups}
         yield {first.level: label} | values | {"global": score(first.groups.global_imbalance[i])}
-
-
-def _ends(interval: tuple[float, float] | None) -> str:
-    """Write an interval whose ends may be below 0."""
-    known = interval is not None and interval[0] == interval[0]
-    return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval is not None and known else "–"

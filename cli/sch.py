@@ -38,7 +38,12 @@ LEVELS = ("model", "layer")
 @run_options(only=("expert_bytes", "scope"))
 @click.option("--by", "level", default="model", show_default=True, metavar="model|layer", help="Also by layer.")
 @metric_options
-@click.option("--plot", "plot_path", metavar="FILE", help="Draw SCH against m, or by layer: .png, .svg or .pdf.")
+@click.option(
+    "--plot",
+    "plot_path",
+    metavar="FILE",
+    help="Draw SCH against m (of one m: against size), or by layer: .png, .svg or .pdf.",
+)
 @figure_options
 def sch(
     traces: tuple[str, ...],
@@ -100,7 +105,8 @@ def sch(
 def _as_rows(results: Results, level: str) -> Iterator[dict[str, Any]]:
     for label, found in results.items():
         for result in found:
-            row: dict[str, Any] = {"trace": label, "segment": result.segment, "cache": result.cache}
+            row: dict[str, Any] = {"trace": label, "definition": result.definition, "scope": result.scope}
+            row |= {"segment": result.segment, "cache": result.cache, "slots": float(result.slots.mean())}
             low, high = result.interval or (None, None)
             if level == "model":
                 yield row | {"value": result.value, "low": low, "high": high}

@@ -122,8 +122,12 @@ def _lines(axes: Any, lines: Sequence[PlotLine], dots: bool) -> bool:
 
 
 def draw_names(path: str | None, panels: Mapping[str, Sequence[NameRow]], x_label: str) -> Any:
-    """Draw a row for each name, highest on top by the first series, with a point and an interval for each series."""
+    """Draw a row for each name, with a point and an interval for each series; highest on top by the first series.
+
+    Panels of the same names have them in one order, that of their means over the panels, so that rows can be compared.
+    """
     rows, columns = _grid(len(panels), 2)
+    together = _one_order([found[0] for found in panels.values()])
     most = max(len(found[0].names) for found in panels.values())
     each = 0.12 + 0.06 * max(len(found) for found in panels.values())  # inches of a name
     size = (width(), rows * (0.65 + each * most))
@@ -131,7 +135,7 @@ def draw_names(path: str | None, panels: Mapping[str, Sequence[NameRow]], x_labe
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_axis_off()
         for axes, (title, found) in zip(grid.flat, panels.items(), strict=False):
-            order = np.argsort(found[0].value)
+            order = _places(found[0], together)
             for i, row in enumerate(found):
                 shade, marker = colour(i), MARKERS[i % len(MARKERS)]
                 apart = 0.7 * ((i + 0.5) / len(found) - 0.5)  # so that intervals do not overlap
@@ -142,8 +146,31 @@ def draw_names(path: str | None, panels: Mapping[str, Sequence[NameRow]], x_labe
             title = shortened(title, int(LETTERS * width() / columns))
             dress(axes, x_label, "", title, ylim=(-0.55, len(order) - 0.45))
             axes.set_yticks(range(len(order)), [shortened(found[0].names[i], 24) for i in order])
+        _label_lowest(grid, len(panels), x_label)
         legend_below(figure, grid.flat)
     return figure
+
+
+def _one_order(firsts: Sequence[NameRow]) -> dict[str, float]:
+    """Return the mean over panels of each name's value, where all panels have the same names; else nothing."""
+    if any(set(row.names) != set(firsts[0].names) for row in firsts):
+        return {}
+    values = [dict(zip(row.names, row.value.tolist(), strict=True)) for row in firsts]
+    return {name: sum(panel[name] for panel in values) / len(values) for name in firsts[0].names}
+
+
+def _places(row: NameRow, together: Mapping[str, float]) -> npt.NDArray[np.intp]:
+    """Return the indices of a panel's names from the lowest row to the highest."""
+    return np.argsort([together.get(name, value) for name, value in zip(row.names, row.value, strict=True)])
+
+
+def _label_lowest(grid: npt.NDArray[Any], panels: int, x_label: str) -> None:
+    """Have the lowest panel of each column alone say what x is; the last row may not be full."""
+    columns = grid.shape[1]
+    for i, axes in enumerate(grid.flat[:panels]):
+        lowest = i + columns >= panels
+        axes.tick_params(labelbottom=lowest)
+        axes.set_xlabel(x_label if lowest else "")
 
 
 def draw_heat(path: str | None, heats: Sequence[HeatMap], value_label: str) -> Any:
@@ -174,6 +201,7 @@ def draw_heat(path: str | None, heats: Sequence[HeatMap], value_label: str) -> A
             else:
                 axes.xaxis.get_major_locator().set_params(integer=True)
             axes.label_outer(remove_inner_ticks=False)
+        _label_lowest(grid, len(heats), heats[0].column_label)
         figure.colorbar(image, ax=grid, label=value_label, aspect=16 * rows)
     return figure
 

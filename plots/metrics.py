@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SRP_LABEL, SCH_LABEL = "SRP", "SCH"
 LENGTH = "segment length m [tokens]"
+SIZE = "cache size, relative to the active experts"
 POSITION = "middle of the segment in its request [tokens]"
 BINS = 100
 """Columns of a heat map of positions."""
@@ -24,7 +25,8 @@ def plot_srp(path: str | None, results: Mapping[str, Sequence[Srp]]) -> Any:
 
     Against segment length (log scale) with intervals and floor, all traces in one panel; by layer a heat map of layers
     and segment lengths; by domain or stack a row of points each; by expert heat maps of layers and experts; by position
-    a line for each segment length, a panel for each trace, and of more than `PANELS` traces one heat map.
+    a line for each segment length, a panel for each trace (of one length one panel, a line for each trace), and of more
+    than `PANELS` traces one heat map.
 
     Args:
         path: the picture, .png, .svg or .pdf.
@@ -49,13 +51,7 @@ def plot_srp(path: str | None, results: Mapping[str, Sequence[Srp]]) -> Any:
         longest = max(float(r.positions[-1]) for found in results.values() for r in found if r.positions is not None)
         return draw_heat(path, [_position_heat(*item, longest) for item in results.items()], SRP_LABEL)
     if level == "position":
-        panels = {
-            label: [
-                PlotLine(f"m = {r.segment}", r.positions, _groups(r).value) for r in found if r.positions is not None
-            ]
-            for label, found in results.items()
-        }
-        return draw_lines(path, panels, POSITION, SRP_LABEL, dots=False)
+        return draw_lines(path, _position_panels(results), POSITION, SRP_LABEL, dots=False)
     if level == "layer":
         heats = [
             HeatMap(label, np.array([_groups(r).value for r in found]).T, [str(r.segment) for r in found], LENGTH)
@@ -68,6 +64,19 @@ def plot_srp(path: str | None, results: Mapping[str, Sequence[Srp]]) -> Any:
         for r in found
     ]
     return draw_heat(path, heats, SRP_LABEL)
+
+
+def _position_panels(results: Mapping[str, Sequence[Srp]]) -> dict[str, list[PlotLine]]:
+    """Return a panel for each trace, a line for each segment length; of one length a panel, a line for each trace."""
+    lines = [
+        (label, f"m = {r.segment}", PlotLine("", r.positions, _groups(r).value))
+        for label, found in results.items()
+        for r in found
+        if r.positions is not None
+    ]
+    if len(results) > 1 and len({length for _, length, _ in lines}) == 1:
+        return {lines[0][1]: [line._replace(label=label) for label, _, line in lines]}
+    return {label: [line._replace(label=length) for mine, length, line in lines if mine == label] for label in results}
 
 
 def _position_heat(label: str, found: Sequence[Srp], longest: float) -> HeatMap:
@@ -85,6 +94,8 @@ def _position_heat(label: str, found: Sequence[Srp], longest: float) -> HeatMap:
 def plot_sch(path: str | None, results: Mapping[str, Sequence[Sch]], *, by_layer: bool = False) -> Any:
     """Draw SCH against segment length, a line for each trace and cache size; by layer one heat map for each trace.
 
+    Of one segment length and several cache sizes: against cache size, a line for each trace, as the paper does.
+
     Args:
         path: the picture, .png, .svg or .pdf; None: it is not written.
         results: by trace, one for each segment length and cache size.
@@ -93,6 +104,10 @@ def plot_sch(path: str | None, results: Mapping[str, Sequence[Sch]], *, by_layer
     first = next(iter(results.values()))[0]
     if by_layer:
         return draw_heat(path, [_sch_heat(*item) for item in results.items()], f"{SCH_LABEL} ({first.definition})")
+    if len({result.segment for found in results.values() for result in found}) == 1 < len(next(iter(results.values()))):
+        title = f"{first.definition}, scope {first.scope}, m = {first.segment}"
+        lines = [_by_size(label, found) for label, found in results.items()]
+        return draw_lines(path, {title: lines}, SIZE, f"{SCH_LABEL} ({first.definition})")
     lines = []
     for label, found in results.items():
         for cache in dict.fromkeys(result.cache for result in found):
@@ -102,6 +117,13 @@ def plot_sch(path: str | None, results: Mapping[str, Sequence[Sch]], *, by_layer
             lines.append(PlotLine(name, lengths, [r.value for r in mine], *_ends([r.interval for r in mine])))
     title = f"{', '.join(results)}: {first.definition}, scope {first.scope}" if len(results) == 1 else ""
     return draw_lines(path, {title: lines}, LENGTH, f"{SCH_LABEL} ({first.definition})", log=True)
+
+
+def _by_size(label: str, found: Sequence[Sch]) -> PlotLine:
+    """Return the line of a trace over its cache sizes, smallest first; layers of unlike sizes count by their mean."""
+    ordered = sorted(found, key=lambda result: float(result.slots.mean()))
+    sizes = [float(result.slots.mean() * result.relative[0] / result.capacities[0]) for result in ordered]
+    return PlotLine(label, sizes, [r.value for r in ordered], *_ends([r.interval for r in ordered]))
 
 
 def _sch_heat(label: str, found: Sequence[Sch]) -> HeatMap:

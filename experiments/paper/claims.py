@@ -124,7 +124,7 @@ def _against_baseline(names: Sequence[str], sign: int, *, net: bool = False) -> 
         if not (bases := baselines(forced)):
             return
         base, *others = bases
-        seeds = max((abs(one.srp[AT].value - base.srp[AT].value) for one in others), default=0.0)
+        seeds = max((abs(one.srp[AT].value - base.srp[AT].value) for one in others), default=None)
         for one in forced:
             if one.source.paper not in [f"toy.{name}" for name in names]:
                 continue
@@ -133,8 +133,8 @@ def _against_baseline(names: Sequence[str], sign: int, *, net: bool = False) -> 
                 floor = one.srp[AT].floor - base.srp[AT].floor
                 value, ends = value - floor, None if ends is None else (ends[0] - floor, ends[1] - floor)
             told = f"{one.label}: {value:+.4f}" + ("" if ends is None else f" ({ends[0]:+.4f} to {ends[1]:+.4f})")
-            if others:
-                told += f", another seed of the baseline is {seeds:.4f} off"
+            told += ", no other seed of the baseline is given" if seeds is None else ""
+            told += "" if seeds is None else f", another seed of the baseline is {seeds:.4f} off"
             undecided = ends is None or around_zero(ends) or within_seeds(value, seeds)
             yield told, None if undecided else value * sign > 0
 

@@ -84,9 +84,14 @@ def around_zero(ends: Interval | None) -> bool:
     return ends is not None and ends[0] <= 0 <= ends[1]
 
 
-def within_seeds(value: float, seeds: float) -> bool:
-    """Whether a difference is no more than other seeds may differ by, of which ``seeds`` is the largest found."""
-    return abs(value) <= SEED_MARGIN * seeds
+def within_seeds(value: float, seeds: float | None) -> bool:
+    """Whether a difference may be no more than other seeds differ by.
+
+    Args:
+        value: the difference.
+        seeds: the largest that other seeds of the baseline were found to differ by; None: there are none, so it may.
+    """
+    return seeds is None or abs(value) <= SEED_MARGIN * seeds
 
 
 def baselines(found: Sequence[MeasuredTrace]) -> list[MeasuredTrace]:

@@ -118,12 +118,12 @@ def _design(one: MeasuredTrace, bases: Sequence[MeasuredTrace]) -> dict[str, Any
     row["paper: above floor"] = theirs["srp16"] - srp_floor(theirs["top_k"], theirs["experts"])
     row["sign"] = "another seed" if one in bases[1:] else None
     if one not in bases and delta is not None:
-        seeds = max(abs(other.srp[AT].value - base.srp[AT].value) for other in bases)
+        seeds = max((abs(other.srp[AT].value - base.srp[AT].value) for other in bases[1:]), default=None)
         row["sign"] = _sign(delta, ends, their, seeds)
     return row
 
 
-def _sign(value: float, ends: Interval | None, paper: float, seeds: float) -> str:
+def _sign(value: float, ends: Interval | None, paper: float, seeds: float | None) -> str:
     """Compare the sign of a difference with the paper's, where it is beyond its interval and other seeds."""
     if around_zero(ends) or within_seeds(value, seeds):
         return "undecided"

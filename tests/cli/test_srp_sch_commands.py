@@ -37,7 +37,7 @@ def test_srp_table_json_csv_and_plot(lrcsim: Callable[..., Any], trace_file: str
     for row, result in zip(rows, expected, strict=True):
         assert result.interval is not None
         low, high = result.interval
-        assert row[1:4] == [f"{result.value:.3f}", f"{low:.3f}–{high:.3f}", "0.400"]
+        assert row[1:4] == [f"{result.value:.3f}", f"{low:.3f} to {high:.3f}", "0.400"]
         assert row[4] == f"{result.tau} of {result.segment}"
     data = json.loads(files["json"].read_text())
     assert [row["value"] for row in data["results"]] == [result.value for result in expected]
@@ -151,6 +151,9 @@ def test_sch_table_json_csv_and_plot(lrcsim: Callable[..., Any], trace_file: str
     assert [row["value"] for row in data] == [result.value for result in expected]
     assert data[0]["hit_rate"] == expected[0].hit_rate.tolist()
     cells = list(csv.DictReader(files["csv"].read_text().splitlines()))
+    said = [(row["definition"], row["scope"], row["segment"], row["cache"]) for row in cells if not row["layer"]]
+    assert said == [("static", "layer", str(one.segment), one.cache) for one in expected]
+    assert [float(row["slots"]) for row in cells if not row["layer"]] == [one.slots.mean() for one in expected]
     assert [float(row["value"]) for row in cells if not row["layer"]] == [result.value for result in expected]
     assert files["png"].read_bytes().startswith(SIGNATURES["png"])
     assert len(list(tmp_path.iterdir())) == 4

@@ -306,6 +306,25 @@ def test_every_finding_has_a_judge_and_every_table_known_sources() -> None:
             assert set(table) <= {"caption", "sources", "digits", "shown"}
 
 
+def test_a_difference_counts_only_beside_another_seed() -> None:
+    """12 experts a request instead of 8 lower SRP far beyond the interval; how far a seed alone goes takes a seed."""
+    base, seed, shared = (
+        measure(given(name, made(pool, noise=0.1, seed=pool), key), QUICK)
+        for name, pool, key in (
+            ("baseline", 8, "toy.baseline"),
+            ("baseline.seed1", 9, "toy.baseline"),
+            ("share1", 12, "toy.share1"),
+        )
+    )
+    ((told, counts),) = JUDGES["shared"]([base, shared], QUICK)
+    assert (counts, told.endswith(", no other seed of the baseline is given")) == (None, True)
+    ((told, counts),) = JUDGES["shared"]([base, seed, shared], QUICK)
+    assert (counts, "another seed of the baseline is" in told) == (True, True)
+    for found, sign in (([base, shared], "undecided"), ([base, seed, shared], "same")):
+        section = next(one for one in model_sections(found) if one.name == "designs")
+        assert section.tables[0].rows[-1]["sign"] == sign
+
+
 def test_the_whole_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, pool in (("baseline", 8), ("baseline.seed1", 9), ("share1", 12), ("nolb", 6)):
         made(pool, noise=0.1, seed=pool).save(tmp_path / f"{name}.teacher_forced.h5")
