@@ -160,7 +160,7 @@ class QueuePool:
         self.state = QueueState.new(cost, self.pinned, listed, (sizes.seed, sizes.seed2), rows)
         self.hits = self.state.hits
         self._repins = queue is Queue.REPIN
-        self._run = run_repinned if self._repins else loop_of(queue)
+        self._run: Any = run_repinned if self._repins else loop_of(queue)
         self.fixed = QueueRules(queue.value, sizes, RULES[access], not warm, first_key, cost)
 
     def advance(self, batches: npt.NDArray[np.int64], columns: Columns, served: Served | None = None) -> int:
