@@ -160,7 +160,7 @@ def run_admitted_queues(policy, sizes, access, cold, first_key, cost, batches, k
             room = sizes.capacity - (0 if emptied else state.counter[USED])
             free = room // cost[keys[begin] - first_key]
             if admit(admission, free, keys, begin, end, first_key, served):
-                run_queues(
+                run_queues(  # type: ignore[no-untyped-call]  # stands for a family's, compiled
                     policy,
                     sizes,
                     access,

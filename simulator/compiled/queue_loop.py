@@ -217,7 +217,7 @@ def run_queues(policy, sizes, access, cold, first_key, cost, batches, keys, star
         together = high - low if access == CORESIDENT else 1
         for begin in range(low, high, together):
             end = begin + together
-            found += serve(
+            found += serve(  # type: ignore[no-untyped-call]  # stands for a compiled one
                 *(policy, sizes, access, first_key, cost, keys, begin, end),
                 *(node, missed, listed, counter, target, served),
             )
