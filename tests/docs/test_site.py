@@ -121,6 +121,15 @@ def test_every_policy_command_profile_and_model_has_its_place(site: Path) -> Non
     assert [name for name in model_names() if f"<code>{name}</code>" not in models] == []
 
 
+def test_every_command_of_the_gallery_has_its_pictures(site: Path) -> None:
+    """A light one and a dark one each; without the hook the page would build without any, and no warning."""
+    commands = re.findall(r"--plot ([\w.-]+?)\.(?:png|svg|pdf)", (ROOT / "docs" / "figures.md").read_text("utf-8"))
+    loaded = [Path(urlsplit(target).path) for target in parsed(site / "figures.html").loaded if "figures/" in target]
+    assert len(commands) > 15
+    assert len(loaded) >= 2 * len(commands)
+    assert all((site / target).stat().st_size > 0 for target in loaded)
+
+
 def test_every_page_is_in_the_navigation(site: Path) -> None:
     """Documents of docs/ and the experiments' READMEs, whether mkdocs.yml names them or not."""
     linked = {(site / unquote(urlsplit(link).path)).resolve() for link in parsed(site / "index.html").links}
