@@ -128,7 +128,7 @@ def divide(spec: Spec) -> TaskList:
     """Check a spec's values, and give each run its key.
 
     A key depends on the run's values, on the contents of the trace and of every other file that they name, and on
-    lrcsim's version. Runs that are the same are done once, however their values were written (`lrcsim.sweeps.one_name`).
+    lrcsim's version. Runs that are the same are done once, however their values were written (`one_name`).
 
     Raises:
         ConfigError: a value is wrong.
