@@ -1,4 +1,4 @@
-"""Says on standard error that something is being compiled, once and for seconds, and lets Ctrl-C end it.
+"""Says on standard error that something is being compiled, for seconds, and lets Ctrl-C end it.
 
 Compilers take no notice of Ctrl-C: Python acts on it between two instructions, and one of LLVM's passes, or a thread
 that compiles, can keep it from the next for seconds. So while something is compiled a thread of ours waits for the
@@ -47,12 +47,15 @@ def watch() -> None:
         return
     wanted = False
     from numba.core import event
+    from numba.core.caching import NullCache
 
     class Listener(event.Listener):
         """Hands on when compiling begins and ends."""
 
         def on_start(self, event: Any) -> None:
-            teller.begin(event.data["dispatcher"].__name__)
+            dispatcher = event.data["dispatcher"]
+            kept = getattr(dispatcher, "kept", False) or not isinstance(dispatcher._cache, NullCache)
+            teller.begin(dispatcher.__name__, kept=kept)
 
         def on_end(self, event: Any) -> None:
             teller.end()
@@ -68,6 +71,7 @@ class Teller:
     def __init__(self) -> None:
         self.depth = 0  # functions being compiled, one for another
         self.name = ""  # of the first of them
+        self.kept = True  # on disk: the next start does not compile it
         self.told = False
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -80,12 +84,12 @@ class Teller:
             self._signals.settimeout(FRAME)
             signal.set_wakeup_fd(heard.detach(), warn_on_full_buffer=False)
 
-    def begin(self, name: str) -> None:
-        """Take note that a function is being compiled."""
+    def begin(self, name: str, *, kept: bool = True) -> None:
+        """Take note that a function is being compiled, and whether it is kept on disk."""
         with self._lock:
             self.depth += 1
             if self.depth == 1:
-                self.name = name
+                self.name, self.kept = name, kept
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, daemon=True, name="compiling")
                 self._thread.start()
@@ -132,13 +136,14 @@ class Teller:
         os._exit(130)
 
     def _show(self, seconds: float) -> None:
-        words = f"compiling, once: {self.name}"
+        what = "compiling, once" if self.kept else "compiling"
         if shown_by is not None:
-            shown_by(words)
+            shown_by(f"{what}: {self.name}")
         elif sys.stderr.isatty():
             at = int(seconds / FRAME) % WIDTH
             bar = "".join("=" if (place - at) % WIDTH < PIECE else " " for place in range(WIDTH))
-            print(f"\rcompiling, once  [{bar}]  {self.name}\x1b[K", end="", file=sys.stderr, flush=True)
+            print(f"\r{what}  [{bar}]  {self.name}\x1b[K", end="", file=sys.stderr, flush=True)
         elif not self.told:
-            print("compiling, once: it is kept on disk, the next start is fast", file=sys.stderr, flush=True)
+            why = ": it is kept on disk, the next start is fast" if self.kept else f": {self.name}"
+            print(f"{what}{why}", file=sys.stderr, flush=True)
         self.told = True

@@ -61,5 +61,7 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
         given: what the user wrote.
         allowed: the names there are.
     """
+    if len(given) < 2:  # as close to a30 as anything
+        return ""
     close = difflib.get_close_matches(given.lower(), list(allowed), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -226,7 +226,8 @@ def class_in(spec: str, place: str, class_name: str, base: type[Kind]) -> type[K
         hint = next((f"; did you mean {name!r}?" for name in offered if repr(name.lower()) in close), "")
         raise PolicyError(
             f"{base.noun} {spec!r}: there is no class {class_name!r} there"
-            + (hint or (f"; there are {', '.join(offered)}" if offered else f", and none derived from {base.__name__}"))
+            + (f"; there are {', '.join(offered)}" if len(offered) > bool(hint) else "")
+            + (hint if offered else f", and none derived from {base.__name__}")
         )
     return _checked(spec, getattr(module, class_name), base)
 

@@ -122,13 +122,21 @@ def span(interval: tuple[float, float] | None) -> str:
 
 
 def cell_text(column: str, value: Any) -> str:
-    """Write a value for people: rates in percent, bytes with a unit, other numbers with four digits."""
+    """Write a value for people, as `lrcsim compare` does, so that a column lines up.
+
+    Rates and shares of a gap in percent, bytes and seconds with a unit, speeds and milliseconds with two decimals,
+    other numbers with four digits.
+    """
     if value is None or isinstance(value, str):
         return value or "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if column.endswith("hit_rate"):
-        return f"{100 * value:.1f} %"
+    if column.endswith(("hit_rate", "gap_closed")):
+        return percent(value)
     if "bytes" in column:
         return human_bytes(value)
+    if column.endswith("_per_s") or "_ms_" in column:
+        return f"{value:,.2f}"
+    if column.endswith("_s"):
+        return seconds(value)
     return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"

@@ -163,7 +163,9 @@ def fail(error: BaseException, kind: type, what: str, method: str | None = None)
         hint = f", __init__ must pass parameters on: super().__init__({error.name}=...)"
     elif isinstance(error, NotImplementedError) and not str(error):
         hint = "the base class leaves this method to you, and it is missing"
-    raise _ToldError(f"{what}: {said(error)}{hint}{where}") from error
+    text = said(error)
+    told = isinstance(error, LrcsimError) and text.startswith(f"{getattr(kind, 'name', kind.__name__)}: ")
+    raise _ToldError(f"{text if told else f'{what}: {text}'}{hint}{where}") from error  # a class is named once
 
 
 @contextlib.contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,7 @@ def calibrate_run(
     with open_or_import(trace) as routing:
         told = {name: value for name, value in cache.items() if value is not None}
         rerun = Rerun(routing, geometry, dtype=dtype, **told)
-    with progress_bar("fitting") as progress:
+    with progress_bar("fitting", lines=True) as progress:
         found = calibrate(
             rerun,
             run,
@@ -112,10 +113,44 @@ def calibrate_run(
     if answer(json_path, result, "calibrate-run"):
         _print(found, run, result)
         if output is not None or runtime_out is not None:
-            used = [f"--hardware {quoted(output or base.name)}"]
-            used += [] if runtime_out is None else [f"--runtime {quoted(runtime_out)}"]
-            used += [] if not _without_overlap(found) else ["--no-overlap"]
-            echo(f"To use it: lrcsim run {' '.join(used)}", whole=True)
+            machine = [output] if output is not None else [hardware, *overrides]
+            given = {"model": model, "dtype": dtype, **cache}
+            _say_use(trace, given, machine, runtime_out, overlap=not _without_overlap(found))
+
+
+def _say_use(
+    trace: str, given: Mapping[str, Any], machine: Sequence[str], runtime: str | None, *, overlap: bool
+) -> None:
+    """Say the command that runs the same trace through the same cache on what was fitted.
+
+    Args:
+        trace: the run's own routing.
+        given: options of the command line by name, None where they were not given.
+        machine: the machine, and what was set of it.
+        runtime: the file of the fitted runtime.
+        overlap: False: the profile is to be told that transfers do not run beside compute.
+    """
+    if not _is_ours(trace):
+        ours = f"{Path(trace).stem}.h5"
+        echo(f"First: lrcsim trace import {quoted(shlex.quote(trace))} -o {quoted(shlex.quote(ours))}", whole=True)
+        trace = ours
+    words = [trace]
+    for name, value in given.items():
+        if isinstance(value, bool):
+            words.append(f"--{name if value else 'cold'}")
+        elif value is not None:
+            words += [f"--{name}", str(value)]
+    words += ["--hardware", machine[0]]
+    words += [word for one in machine[1:] for word in ("--set", one)]
+    words += [] if runtime is None else ["--runtime", runtime]
+    words += [] if overlap else ["--no-overlap"]
+    echo(f"To use it: lrcsim run {quoted(shlex.join(words))}", whole=True)
+
+
+def _is_ours(path: str) -> bool:
+    """Return whether a trace is opened as it is, and not imported."""
+    source = Path(path)
+    return path.startswith("bundled:") or source.suffix in (".h5", ".hdf5") or not source.exists()
 
 
 @contextmanager
@@ -125,7 +160,7 @@ def open_or_import(path: str) -> Iterator[RoutingTrace]:
     from lrcsim.traces.importers import import_trace
 
     source = Path(path)
-    is_ours = path.startswith("bundled:") or source.suffix in (".h5", ".hdf5") or not source.exists()
+    is_ours = _is_ours(path)
     with tempfile.TemporaryDirectory() as folder:
         if not is_ours:
             target = Path(folder, "trace.h5")

@@ -93,7 +93,7 @@ def compare(
         workers = in_processes(processes) if processes > 1 else in_this_process
         table = run_in_memory(plan, workers=workers, progress=progress)
     order = dict.fromkeys((*compared.CHOICES, *choices))
-    varying = [name for name in order if len(choices.get(name, ())) > 1]
+    varying = [name for name in order if len(choices.get(name, ())) > 1 and len(table[name].unique()) > 1]
     found = compared.compare(table, Path.cwd(), [name for name in varying if name not in compared.CHOICES])
     if len(found.failed) == len(found.rows):
         raise ConfigError(f"none of {len(found.rows):,} runs can be done, the first not for: {found.rows[0]['error']}")
@@ -178,7 +178,7 @@ def _show(found: Comparison, varying: list[str]) -> None:
     under = "" if "runtime" in varying or first["runtime"] in (None, "ideal") else f" under {first['runtime']}"
     out.print(
         f"[bold]{quoted(first['model'] or first['trace'])}[/bold]{quoted(where + under)}: "
-        f"{len(found.rows):,} runs, the best first" + quoted("".join(f", {one}" for one in same))
+        f"{_count(found)}, the best first" + quoted("".join(f", {one}" for one in same))
     )
     names, results = varying or ["policy"], _shown(found)
     advised = [one.best for one in found.recommended[:1]]
@@ -198,6 +198,12 @@ def _show(found: Comparison, varying: list[str]) -> None:
         whole=left,
     )
     out.print()
+
+
+def _count(found: Comparison) -> str:
+    """Say how many runs there are, and of how many there is nothing to show."""
+    runs, failed = len(found.rows), len(found.failed)
+    return f"{runs - failed:,} of {runs:,} runs" if failed else f"{runs:,} runs"
 
 
 def _plot(path: str, found: Comparison, varying: list[str]) -> None:

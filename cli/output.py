@@ -20,6 +20,10 @@ from lrcsim.cli.screen import Screen
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+TELL_EVERY = 30.0
+"""Seconds between two lines that say how far work is, where standard error is no terminal."""
+
+
 def json_option(command: Command) -> Command:
     """Give a command the option ``--json``; see before it runs that whatever it is to write can be written.
 
@@ -168,14 +172,23 @@ def console(*, stderr: bool = False) -> Any:
 
 
 @contextmanager
-def progress_bar(what: str, *, after: float = 1.0) -> Iterator[Callable[[int, int], None]]:
-    """Give a function to call with (done, total); a bar appears on a terminal's standard error after some seconds."""
-    started = time.monotonic()
+def progress_bar(what: str, *, after: float = 1.0, lines: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Give a function to call with (done, total); a bar appears on a terminal's standard error after some seconds.
+
+    Args:
+        what: what is being done.
+        after: seconds.
+        lines: for what takes minutes: where standard error is no terminal, a line each `TELL_EVERY` seconds.
+    """
+    started = last = time.monotonic()
     bar: Any = None
     task: Any = None
 
     def advance(done: int, total: int) -> None:
-        nonlocal bar, task
+        nonlocal bar, task, last
+        if lines and done < total and not sys.stderr.isatty() and time.monotonic() - last >= TELL_EVERY:
+            last = time.monotonic()
+            click.echo(f"{what}: {100 * done / total:.0f} %", err=True)
         if bar is None:
             if not sys.stderr.isatty() or time.monotonic() - started < after or done >= total:
                 return

@@ -14,15 +14,12 @@ import click
 
 from lrcsim.base.cores import usable_cores
 from lrcsim.base.text import seconds
-from lrcsim.cli.output import answer, console, json_option, progress_bar
+from lrcsim.cli.output import TELL_EVERY, answer, console, json_option, progress_bar
 from lrcsim.cli.screen import echo
 
 if TYPE_CHECKING:
     from lrcsim.sweeps.tasks import Task, TaskList
     from lrcsim.sweeps.workers import Workers
-
-TELL_EVERY = 30.0
-"""Seconds between lines on the progress where standard error is no terminal."""
 
 
 @click.command()
@@ -121,9 +118,10 @@ def _dry_run(plan: TaskList, tasks: list[Task], processes: int, json_path: str |
         if count:
             out.print(f"  {count:,} {text}")
     if wall is not None and left:
+        compiled = f", {seconds(about.compiling)} of it compiling, once" if about.compiling >= 1 else ""
         out.print(
             f"about {seconds(wall)} with {processes} process{'es' if processes > 1 else ''} "
-            f"({about.measured} tasks measured in {seconds(about.took)})"
+            f"({about.measured} tasks measured in {seconds(about.took)}{compiled})"
         )
 
 

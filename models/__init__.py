@@ -3,7 +3,7 @@
 from lrcsim.models.attention import AttentionShape
 from lrcsim.models.geometry import Geometry
 from lrcsim.models.geometry_values import read_geometry
-from lrcsim.models.load import load_geometry, model_names
+from lrcsim.models.load import full_name, load_geometry, model_names
 from lrcsim.models.matching import matching_dtype
 from lrcsim.models.of_trace import check_trace, geometry_of
 from lrcsim.models.quantisation import (
@@ -27,6 +27,7 @@ __all__ = [
     "dtype_names",
     "embedding_bytes",
     "expert_bytes",
+    "full_name",
     "geometry_of",
     "load_geometry",
     "matching_dtype",

@@ -61,6 +61,12 @@ def load_geometry(spec: str | Path) -> Geometry:
     raise no_such_model(text, names)
 
 
+def full_name(geometry: Geometry) -> str:
+    """Return a model's name, as `load_geometry` takes it: with ``:top_k=6`` where the built-in one has another."""
+    own = _models().get(geometry.name)
+    return geometry.name if own is None or own[0].top_k == geometry.top_k else f"{geometry.name}:top_k={geometry.top_k}"
+
+
 def _path(text: str) -> Path | None:
     """Return the path that a text is; None: it can be a name only.
 

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 ANOTHER_MODEL = 2 / 3
 """Of the router's mass; with less of it left in place another model runs, as where lossy rules give up a third."""
 
-ON_DEMAND = (None, "none")
-"""Values of ``prefetch`` with which `Result.gap_closed` is known."""
-
 _tokens: Kept[tuple[int, int]] = Kept()
 """Of prefill and of decode, ``"all"`` or ``"recorded"``."""
 
@@ -139,10 +136,11 @@ class Result(Shown):
     def gap_closed(self) -> float | None:
         """Share of the way from LRU to the optimum: 0 is LRU, 1 the optimum.
 
-        None where there is no gap; and with a prefetcher: the gap is between two caches that load on demand, and what
-        is brought ahead hits more than either, so that a share of it says nothing (thousands of percent).
+        None where there is no gap, and where the cache does not load on demand (`loads_on_demand`).
         """
-        if self.config.get("prefetch") not in ON_DEMAND:
+        counts = self.counts
+        hits = int(counts.accesses.sum() - counts.misses.sum())
+        if not loads_on_demand(self.config.get("prefetch"), hits, self.loads):
             return None
         best, mine = self.compared_with, self.hit_rate
         top, low = None if best is None else best.hit_rate, None if self.lru is None else self.lru.hit_rate
@@ -298,6 +296,20 @@ class Routing:
                 "total_s": time.get("total_s"),
             },
         }
+
+
+def loads_on_demand(prefetch: str | None, hits: int, loaded: int | None) -> bool:
+    """Return whether a run's cache can be held against LRU and the optimum, two caches that load on demand.
+
+    With a prefetcher it cannot: what is brought ahead hits more than either, and a share of their gap says nothing
+    (thousands of percent). Nor where nothing is ever in it, as where every miss runs on the CPU.
+
+    Args:
+        prefetch: the option.
+        hits: of all accesses.
+        loaded: experts or bytes that were loaded because they missed; None: not known.
+    """
+    return prefetch in (None, "none") and (hits > 0 or loaded is None or loaded > 0)
 
 
 def rate(counts: Counts, phase: int | None = None) -> float | None:

@@ -1,6 +1,7 @@
 """The columns of a table of results: the configuration of a run, and what was measured.
 
-A value that the spec gives stands there as it was given; what it leaves open is filled with what the run settled on.
+A value that the spec gives stands there as it was given, machines and models by their one name; what it leaves open is
+filled with what the run settled on.
 """
 
 from __future__ import annotations

@@ -51,7 +51,8 @@ class Comparison:
 
     Attributes:
         rows: of the table of results, as values by column, and ``of_optimum``: tokens per second over those of the
-            optimal policy with perfect prefetch. ``gap_closed`` is None where a prefetcher brings experts ahead.
+            optimal policy with perfect prefetch. ``gap_closed`` is None where the cache does not load on
+            demand.
         by: the column that decides.
         recommended: the run to take of each cache size, and of each machine, batch and the like where several are
             compared, the best first; empty where every run failed.

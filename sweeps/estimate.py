@@ -11,6 +11,7 @@ less is measured too, with processes that only count.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections import defaultdict
@@ -25,6 +26,10 @@ from lrcsim.sweeps.tasks import Task
 
 PER_SORT = 3
 """Tasks done of each sort, spread over the spec, while there is time."""
+
+SHARE, LEAST = 0.1, 3.0
+"""No task is begun once measuring took this share of what the sweep takes by what is known, and at least so many
+seconds."""
 
 COUNTING = 0.4
 """Seconds for which processes count, to see how much several get done at once."""
@@ -54,6 +59,7 @@ class Estimate:
         tasks: how many there are.
         measured: tasks that were done for it.
         took: seconds that this took.
+        compiling: seconds of them that were compiling, which the sweep then finds on disk.
         slower: how many times as long each of several processes takes as one alone.
     """
 
@@ -64,6 +70,7 @@ class Estimate:
     measured: int
     took: float
     slower: float = 1.0
+    compiling: float = 0.0
 
     def wall(self, processes: int) -> float | None:
         """Return seconds with so many processes; None when nothing could be measured."""
@@ -97,6 +104,7 @@ def estimate(
     tasks: Sequence[Task],
     *,
     budget: float = 15.0,
+    least: float = LEAST,
     started: float = 0.0,
     processes: int = 1,
     progress: Progress | None = None,
@@ -106,30 +114,32 @@ def estimate(
     Args:
         tasks: what there is to do.
         budget: seconds after which no further task is begun.
+        least: seconds after which none is begun either, where they are `SHARE` of what all tasks take in one process.
         started: seconds of CPU time that a process takes before its first task.
         processes: how many there will be.
         progress: told the sorts of which a task was done, of all.
     """
-    begin, begin_cpu = time.monotonic(), time.process_time()
+    begin, begin_cpu, compiling = time.monotonic(), time.process_time(), 0.0
     sorts = _sorts(tasks)
     for turn in range(PER_SORT):
         for number, sort in enumerate(sorts):
             if turn == 0 and progress is not None:
                 progress(number, len(sorts))
-            if turn >= len(sort.tasks) or (time.monotonic() - begin > budget and any(one.again for one in sorts)):
-                continue
-            _do(sort, sort.tasks[int(turn * SPREAD * len(sort.tasks)) % len(sort.tasks)], budget)
+            spent, known = time.monotonic() - begin, [one for one in sorts if one.again]
+            enough = min(budget, max(least, SHARE * _all(sorts, known))) if known else math.inf
+            if turn < len(sort.tasks) and spent <= enough:
+                compiling += _do(sort, sort.tasks[int(turn * SPREAD * len(sort.tasks)) % len(sort.tasks)], budget)
     done = [sort for sort in sorts if sort.again]
     took = time.monotonic() - begin
     if not done:
         return Estimate(None if tasks else 0.0, 0.0, 0.0, len(tasks), 0, took)
     left = min((time.process_time() - begin_cpu) / took, 1.0)  # share of a core that other work leaves
-    seconds = sum(len(sort.tasks) * _each(sort, done) for sort in sorts)
+    seconds = _all(sorts, done)
     once = sum(sort.first for sort in done)
     several = min(processes, len(tasks))
     slower = slowdown(several) if several > 1 else 1.0
     measured = sum(len(sort.again) for sort in done)
-    return Estimate(started / left, once, seconds, len(tasks), measured, time.monotonic() - begin, slower)
+    return Estimate(started / left, once, seconds, len(tasks), measured, time.monotonic() - begin, slower, compiling)
 
 
 def slowdown(processes: int) -> float:
@@ -161,16 +171,21 @@ def _sorts(tasks: Sequence[Task]) -> list[_Sort]:
     return sorted(sorts, key=lambda sort: len(sort.tasks), reverse=True)
 
 
-def _do(sort: _Sort, task: Task, budget: float) -> None:
-    """Do a task of a sort, twice if it is the sort's first and short, and take note of how long it took."""
+def _do(sort: _Sort, task: Task, budget: float) -> float:
+    """Do a task of a sort, twice if it is the sort's first and short, and take note of how long it took.
+
+    Returns:
+        Seconds of compiling, which are in none of that.
+    """
     took, compiling = _timed(task)
     own = took - compiling
     if sort.again or own > budget / 3:
         sort.again.append(own)
-        return
+        return compiling
     again, _ = _timed(task)
     sort.again.append(again)
     sort.first = max(own - again, 0.0)
+    return compiling
 
 
 def _timed(task: Task) -> tuple[float, float]:
@@ -182,6 +197,11 @@ def _timed(task: Task) -> tuple[float, float]:
     with event.install_timer("numba:compile", compiling.append):
         run_task(task)
     return time.monotonic() - started, sum(compiling)
+
+
+def _all(sorts: Sequence[_Sort], done: Sequence[_Sort]) -> float:
+    """Return the seconds of all tasks, by those of some sorts."""
+    return sum(len(sort.tasks) * _each(sort, done) for sort in sorts)
 
 
 def _each(sort: _Sort, done: Sequence[_Sort]) -> float:

@@ -23,7 +23,7 @@ from lrcsim.base.errors import ConfigError, brief
 from lrcsim.base.files import replacing
 from lrcsim.base.locks import lock
 from lrcsim.base.reprs import short
-from lrcsim.simulator.result import ON_DEMAND
+from lrcsim.simulator.result import loads_on_demand
 from lrcsim.sweeps.columns import Row, schema
 
 WRITING = 0.05
@@ -59,15 +59,16 @@ def read_table(path: str | Path) -> pa.Table:
     except pa.ArrowException as error:
         raise ConfigError(f"{path} and its parts are of different kinds: {brief(error)}") from None
     rows = {key: row for row, key in enumerate(table["run"].to_pylist())}  # the last of each
-    return _without_gaps_of_prefetchers(table.take(pa.array(sorted(rows.values()), pa.int64())))
+    return _without_strange_gaps(table.take(pa.array(sorted(rows.values()), pa.int64())))
 
 
-def _without_gaps_of_prefetchers(table: pa.Table) -> pa.Table:
-    """Return a table without the shares of a gap that older lrcsim wrote for runs with a prefetcher (`ON_DEMAND`)."""
-    if not {"gap_closed", "prefetch"} <= set(table.column_names):
+def _without_strange_gaps(table: pa.Table) -> pa.Table:
+    """Return a table without the shares of a gap that older lrcsim wrote where there is none (`loads_on_demand`)."""
+    names = ("gap_closed", "prefetch", "hits", "bytes_loaded")
+    if not set(names) <= set(table.column_names):
         return table
-    told = zip(table["gap_closed"].to_pylist(), table["prefetch"].to_pylist(), strict=True)
-    shares = [share if prefetch in ON_DEMAND else None for share, prefetch in told]
+    told = zip(*(table[name].to_pylist() for name in names), strict=True)
+    shares = [share if loads_on_demand(prefetch, hits or 0, loaded) else None for share, prefetch, hits, loaded in told]
     return table.set_column(
         table.schema.get_field_index("gap_closed"), table.schema.field("gap_closed"), pa.array(shares, pa.float64())
     )

@@ -17,6 +17,7 @@ from lrcsim.simulator.setup.expert_sizes import FILES
 from lrcsim.simulator.time.run_in_time import FEW
 from lrcsim.sweeps.checks import check_values
 from lrcsim.sweeps.files import file_in, located, sum_of_model, trace_path
+from lrcsim.sweeps.one_name import with_one_name
 from lrcsim.sweeps.options import options
 from lrcsim.sweeps.spec import Spec, Values
 from lrcsim.traces import RoutingTrace
@@ -35,7 +36,7 @@ class PlannedRun:
 
     Attributes:
         key: what identifies it: a hash of everything that its result depends on.
-        values: as in the spec; what is not there has its default.
+        values: as in the spec, machines and models by their one name; what is not there has its default.
         files: SHA-256 of the files its values name, other than the trace, by option.
         trace_sha256: of the trace's file.
     """
@@ -127,7 +128,7 @@ def divide(spec: Spec) -> TaskList:
     """Check a spec's values, and give each run its key.
 
     A key depends on the run's values, on the contents of the trace and of every other file that they name, and on
-    lrcsim's version. Runs that are the same are done once.
+    lrcsim's version. Runs that are the same are done once, however their values were written (`one_name`).
 
     Raises:
         ConfigError: a value is wrong.
@@ -146,7 +147,7 @@ def divide(spec: Spec) -> TaskList:
 
     runs: dict[str, PlannedRun] = {}
     mine = version("lrcsim")
-    for values in spec.runs:
+    for values in with_one_name(spec.runs, spec.folder):
         trace = sum_of(trace_path(_told(values, "trace"), spec.folder))
         found = {name: file_in(value, spec.folder) for name, value in values.items() if name != "trace"}
         files = {name: sum_of(str(file[0])) for name, file in found.items() if file is not None}

@@ -196,6 +196,8 @@ class RoutingTrace(Shown):
                     f"no trace {name!r} comes with lrcsim, there are {', '.join(BUNDLED)}" + did_you_mean(name, BUNDLED)
                 )
             opened = open_file(BUNDLED_FOLDER / BUNDLED[name])
+        elif name in ("bundled", *(one.partition(":")[2] for one in BUNDLED)) and not Path(name).exists():
+            raise TraceError(f"{name}: there is no such file; with lrcsim come {', '.join(BUNDLED)}")
         else:
             opened = open_file(Path(name))
         return cls(

@@ -8,6 +8,7 @@ what became of every access.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lrcsim.base.errors import PolicyError
+from lrcsim.base.errors import PolicyError, did_you_mean
 from lrcsim.base.progress import Progress
 from lrcsim.base.user_code import compiler_said, is_users, written_in
-from lrcsim.policies import CompiledScore, Policy
+from lrcsim.policies import CompiledScore, Expert, Now, Policy
 from lrcsim.policies.admission import Admit2
 from lrcsim.policies.kernels import Queue
 from lrcsim.simulator.cache.capacity import PoolSize
@@ -414,7 +415,10 @@ def _weights(block: Block) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.floa
 def _not_compiled(policy: CompiledScore, error: Exception) -> str:
     kind = type(policy)
     said = compiler_said(error, [kind.score, kind.update] if policy.updates() else [kind.score])
-    return (
-        f"policy {policy.name}: {kind.score_name}() or update() cannot be compiled ({said}); "
-        "use numbers, math and constants only, or derive from ScorePolicy to run it in Python"
-    )
+    failed = f"policy {policy.name}: {kind.score_name}() or update() cannot be compiled"
+    if odd := re.match(r"(.*)Unknown attribute '(\w+)' of type (Expert|Now)\b", said):
+        where, given, owner = odd.groups()
+        fields = (Expert if owner == "Expert" else Now)._fields
+        close = did_you_mean(given, fields)
+        return f"{failed} ({where}{owner} has no {given!r}); it has {', '.join(fields)}{close}"
+    return f"{failed} ({said}); use numbers, math and constants only, or derive from ScorePolicy to run it in Python"

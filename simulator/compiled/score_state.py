@@ -210,6 +210,7 @@ def _by_address(
     of_one = numba.njit(policy_says)
     own = name + template.__name__
     of_many = numba.njit(filled(template, own, _policy_says=of_one, PARAMETERS=parameters))
+    of_one.kept = of_many.kept = bool(name)  # on disk, within what follows
     guarded = filled(_guarded, own + _guarded.__name__, _of_many=of_many)
     if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]  # set when numba is imported
         return guarded

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from lrcsim.base.errors import ConfigError
 from lrcsim.base.progress import Progress, part_of
-from lrcsim.base.reprs import short_repr
 from lrcsim.base.shown import Shown
 from lrcsim.policies import PolicySpec, make_policy
 from lrcsim.policies.routing import make_rule
@@ -63,7 +62,14 @@ class Curve(Shown):
     proven: bool = False
 
     drawn_by = "plots.shown:draw_curve"
-    __repr__ = short_repr
+
+    def __repr__(self) -> str:
+        """Return two lines: of which policy and capacities it is, and from where to where the hit rate goes."""
+        sizes, rates = self.capacities, self.hit_rate
+        exact = "at every capacity" if self.exact_at_all else f"at {len(sizes):,} capacities"
+        of = "" if not len(sizes) else f" of {sizes[0]:,} to {sizes[-1]:,} {self.unit}"
+        at = "" if not len(sizes) else f"\n  hit rate {rates[0]:.4f} to {rates[-1]:.4f}, knee at {sizes[self.knee]:,}"
+        return f"<Curve {self.policy}, {exact}{of}{at}>"
 
     def _rows(self) -> dict[str, Any]:
         """Return a row for each capacity: in ``unit`` and relative, with the hit rates."""

@@ -12,7 +12,7 @@ import numpy as np
 from lrcsim.base.errors import ConfigError, check_choice
 from lrcsim.base.reprs import short_repr
 from lrcsim.hardware import HardwareProfile, load_profile
-from lrcsim.models import Geometry, check_trace, expert_bytes, geometry_of, load_geometry, matching_dtype
+from lrcsim.models import Geometry, check_trace, expert_bytes, full_name, geometry_of, load_geometry, matching_dtype
 from lrcsim.policies import make_policy
 from lrcsim.runtimes import Runtime, RuntimeDocument, load_runtime
 from lrcsim.runtimes.machine_under import machine_under
@@ -113,7 +113,7 @@ class Platform:
         return {
             "hardware": profile.name,
             "runtime": self.runtime.name,
-            "model": self.geometry.name,
+            "model": full_name(self.geometry),
             "dtype": self.dtype,
             "expert_bytes": self.sizes,
             "overlap": self.overlap,

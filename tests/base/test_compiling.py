@@ -22,16 +22,19 @@ compiling.tell()
 compiling.watch()
 
 @numba.njit
-def f():
+def anew():
     return 1
 
-def compiling_takes(work):
-    with event.trigger_event("numba:compile", data={"dispatcher": f}):
+f = numba.njit(anew.py_func)
+f.kept = True
+
+def compiling_takes(work, what=f):
+    with event.trigger_event("numba:compile", data={"dispatcher": what}):
         print("begun", flush=True)
         work()
 
-def stay(seconds):
-    compiling_takes(lambda: time.sleep(seconds))
+def stay(seconds, what=f):
+    compiling_takes(lambda: time.sleep(seconds), what)
 
 def deaf(_):  # as the compiler: for minutes it does not come back to Python, where Ctrl-C would be heard
     compiling_takes(lambda: hashlib.pbkdf2_hmac("sha256", b"", b"", 200_000_000))
@@ -56,6 +59,13 @@ def test_what_takes_long_is_told_once(seconds: float, said: str) -> None:
     assert process.returncode == 0
     assert errors.startswith(said)
     assert errors.count("\n") == bool(said)
+
+
+@POSIX
+def test_what_is_not_kept_on_disk_is_not_said_to_be() -> None:
+    """A score of one's own is compiled at each start."""
+    _, errors = start("stay(1.8, anew)").communicate(timeout=60)
+    assert errors == "compiling: anew\n"
 
 
 @POSIX

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from lrcsim.calibration.from_run.numbers import with_numbers
 from lrcsim.calibration.from_run.rerun import Rerun
+from lrcsim.cli import output
 from lrcsim.hardware import load_profile
 from lrcsim.models import load_geometry
 from lrcsim.runtimes import load_runtime
@@ -90,7 +92,20 @@ def test_a_fit_without_overlap_says_how_to_replay_it(lrcsim, run: list[str], tmp
     given = ["--column", "wall=t_us", "--fit", "nvme.bandwidth", "--overlap", "off", "-o", tmp_path / "p.toml"]
     said = lrcsim("calibrate", *run, *given).out
     assert "Replay this profile with --no-overlap" in said
-    assert f"To use it: lrcsim run --hardware {tmp_path / 'p.toml'} --no-overlap\n" in said
+    how = f"lrcsim run {tmp_path / 'route.h5'} --model olmoe-1b-7b --dtype q4_k_m --cache 24"
+    assert f"To use it: {how} --hardware {tmp_path / 'p.toml'} --no-overlap\n" in said
+
+
+def test_work_of_minutes_says_how_far_it_is_in_a_pipe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(output, "time", SimpleNamespace(monotonic=lambda: now))
+    with output.progress_bar("fitting", lines=True) as told, output.progress_bar("reading") as untold:
+        for now in (10.0, 31.0, 45.0, 61.5, 100.0):  # the last when it is done
+            told(int(now), 100)
+            untold(int(now), 100)
+    assert capsys.readouterr().err == "fitting: 31 %\nfitting: 61 %\n"
 
 
 def test_another_tools_trace_is_imported_on_the_way(lrcsim, run: list[str], tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -185,7 +200,7 @@ def test_a_runtime_where_it_is_asked_for(lrcsim, run: list[str], tmp_path: Path)
     assert (outcome.code, outcome.err) == (0, "")
     assert {*tmp_path.iterdir()} - before == {runtime}
     assert "Nothing of the machine is fitted: phone stays as it is." in outcome.out
-    assert f"To use it: lrcsim run --hardware phone --runtime {runtime}" in outcome.out.replace("\n", " ")
+    assert f" --cache 24 --hardware phone --runtime {runtime}" in outcome.out.replace("\n", " ")
     share = load_runtime(runtime).on(load_profile("phone")).cpu.share
     assert share == pytest.approx(17e9 / load_profile("phone").cpu.bandwidth, rel=0.05)
 

@@ -65,6 +65,7 @@ def test_a_policy_of_ones_own_and_one_that_cannot_run(
     )
     assert done.code == 0, done.err
     assert "mine.py:Mine" in done.out
+    assert ": 2 of 3 runs, the best first" in done.out
     assert "Note: not run: belady: policy 'belady' knows the next uses" in " ".join(done.out.split())
 
 

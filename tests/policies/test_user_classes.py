@@ -192,6 +192,15 @@ def curve(trace: RoutingTrace, policy: str, cache: str) -> Any:
     return hit_rate_curve(trace, policy, capacities=[int(cache)])
 
 
+def test_a_misspelled_field_is_answered_with_the_fields(tmp_path: Path) -> None:
+    body = (
+        "class Mine(CompiledScore):\n    @staticmethod\n    def score(expert, now):\n        return expert.last_stpe\n"
+    )
+    text = told(tmp_path, body, run=curve)
+    assert "cannot be compiled (mine.py:6: Expert has no 'last_stpe'); it has layer, first_step, last_step, " in text
+    assert text.endswith("; did you mean 'last_step'?")
+
+
 def test_what_cannot_be_compiled_is_placed(tmp_path: Path) -> None:
     body = "class Mine(CompiledScore):\n    @staticmethod\n    def worth(expert, now):\n        return X[expert]\n"
     text = told(tmp_path, body, run=curve)

@@ -99,3 +99,4 @@ def test_results_print_in_a_few_lines(trace: RoutingTrace) -> None:
         assert len(repr(value)) < 1_000, type(value)
         assert repr(value).count("\n") < 5
     assert "tokens/s" in repr(timed)
+    assert repr(hit_rate_curve(trace)).startswith("<Curve lru, at every capacity of 1 to ")

@@ -54,7 +54,7 @@ def test_by_hand(world: World, tmp_path: Path) -> None:
     # after the command itself: 2 x 2 + 20 + 16.
     told: list[tuple[int, int]] = []
     found = estimate.estimate(
-        planned(GRID, tmp_path), budget=1e9, started=2.0, progress=lambda done, of: told.append((done, of))
+        planned(GRID, tmp_path), budget=1e9, least=1e9, started=2.0, progress=lambda done, of: told.append((done, of))
     )
     assert (found.start, found.once, found.seconds, found.tasks) == (2.0, 20.0, 32.0, 16)
     assert (found.wall(1), found.wall(2)) == (54.0, 40.0)
@@ -71,6 +71,16 @@ def test_when_time_is_up_the_others_are_as_long_as_their_family(world: World, tm
     assert world.done == 1
 
 
+def test_it_measures_no_longer_than_a_share_of_what_it_says(world: World, tmp_path: Path) -> None:
+    # lru is done twice in 12 s, and 16 tasks of 1 s are 16 s by what is known: a tenth of that is over, as are the 3 s
+    found = estimate.estimate(planned(GRID, tmp_path), budget=1e9)
+    assert (found.measured, found.seconds, found.took) == (1, 16.0, 12.0)
+    # 200 sizes of it are 200 s: up to 20 s the second and third of the sort are done too
+    sizes = [f"{n}" for n in range(1, 101)]
+    found = estimate.estimate(planned(GRID | {"policy": ["lru"], "cache": sizes}, tmp_path), budget=1e9)
+    assert (found.measured, found.seconds, found.took) == (3, 200.0, 4.0)
+
+
 def test_of_nothing_and_of_fewer_tasks_than_processes(world: World) -> None:
     assert estimate.estimate([]).wall(2) == 0.0
     assert Estimate(1.0, 0.0, 6.0, 3, 3, 0.0).wall(100) == 2 * 1.0 + 2.0
@@ -80,11 +90,11 @@ def test_processes_that_get_in_each_others_way(world: World, monkeypatch: pytest
     # Alone one counts to 300, two together to 400, 200 each: all but the command's own start takes 1.5 times as long.
     counted = {1: 300.0, 2: 400.0, 16: 9_600.0}
     monkeypatch.setattr(estimate, "_counted", counted.__getitem__)
-    found = estimate.estimate(planned(GRID, tmp_path), budget=1e9, started=2.0, processes=2)
+    found = estimate.estimate(planned(GRID, tmp_path), budget=1e9, least=1e9, started=2.0, processes=2)
     assert (found.slower, found.wall(2)) == (1.5, 2 + 1.5 * (2 + 20 + 16))
     assert found.wall(1) == 54.0
     assert estimate.slowdown(16) == 1.0  # by luck more each than one alone
-    alone = estimate.estimate(planned(GRID, tmp_path), budget=1e9, started=2.0)
+    alone = estimate.estimate(planned(GRID, tmp_path), budget=1e9, least=1e9, started=2.0)
     assert alone.slower == 1.0
 
 

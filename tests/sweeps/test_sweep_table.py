@@ -55,6 +55,22 @@ def test_with_a_prefetcher_there_is_no_share_of_the_gap(recorded: Path) -> None:
     assert read_table(recorded.parent / "older.parquet").equals(table)
 
 
+def test_where_no_cache_is_filled_there_is_no_share_of_the_gap(recorded: Path) -> None:
+    """Every miss runs on the CPU: no hit, and so far below LRU (-247.7 %); with uploads there are hits, and a share."""
+    grid = {"trace": recorded.name, "policy": "lfu", "hardware": "rtx-3090", "miss": ["cpu", "cpu,admit:1", "load"]}
+    rows = sweep(recorded.parent, "filled.parquet", grid=grid)
+    assert [(row["hits"] > 0, row["gap_closed"] is not None) for row in rows] == [
+        (False,) * 2,
+        (True,) * 2,
+        (True,) * 2,
+    ]
+    table = pq.read_table(recorded.parent / "filled.parquet")
+    place = table.schema.get_field_index("gap_closed")
+    older = table.set_column(place, "gap_closed", pa.array([-2.477, *table["gap_closed"].to_pylist()[1:]]))
+    pq.write_table(older, recorded.parent / "older.parquet")
+    assert read_table(recorded.parent / "older.parquet").equals(table)
+
+
 def test_rows_have_what_simulate_says(recorded: Path) -> None:
     row, again = sweep(
         recorded.parent,

@@ -180,6 +180,7 @@ CASES: dict[str, tuple[Make, str]] = {
         damaged(lambda file: file["routing/experts"].__setitem__((0, 0, 0), 99)),
         "token 0, layer 0: expert id 99",
     ),
+    "info: bundled": (lambda _: ["info", "bundled"], "with lrcsim come bundled:generated, bundled:teacher-forced"),
     "info: no such file": (lambda f: ["info", f / "none.h5"], "no such file"),
     "info: unknown bundled trace": (lambda _: ["info", "bundled:generate"], "did you mean 'bundled:generated'"),
     "info: JSON into a missing folder": (from_trace("info", "IN", "--json", "OUT/x.json"), "cannot be written"),

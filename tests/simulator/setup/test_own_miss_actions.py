@@ -242,9 +242,11 @@ def test_reset_files_and_parameters_that_fail(own: str, tmp_path: Path) -> None:
         run(trace("01"), 4, action=Mine())
     with pytest.raises(PolicyError, match=r"miss action file .*gone\.py does not exist"):
         make_action(f"{tmp_path}/gone.py:Mine", machine())
-    with pytest.raises(PolicyError, match="Second: after must be at least 1, given 0"):
+    with pytest.raises(PolicyError, match=r"^Second: after must be at least 1, given 0"):
         make_action(f"{own}:Second:0", machine())
-    with pytest.raises(ConfigError, match=r"use load, cpu, .*; your own are given as file.py:Class or"):
+    with pytest.raises(
+        ConfigError, match=r"use load, cpu, .*; did you mean 'low'\? your own are given as file.py:Class or"
+    ):
         make_action("own", machine())
     with pytest.raises(ConfigError, match="miss must be text, given 3"):
         make_action(3, machine())  # type: ignore[arg-type]
