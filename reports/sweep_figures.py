@@ -223,7 +223,11 @@ def speed_for_memory(good: pa.Table, drawn: pa.Table, name: str, varied: list[st
         height=360,
     )
     rows = [
-        (described(row, varied), f"{row['decode_tokens_per_s']:,.4g}", cell_text("gpu_bytes", row["gpu_bytes"]))
+        (
+            described(row, varied),
+            cell_text("decode_tokens_per_s", row["decode_tokens_per_s"]),
+            cell_text("gpu_bytes", row["gpu_bytes"]),
+        )
         for row in front
     ]
     text = f"{len(front):,} runs that no other beats in both speed and memory (cache, other weights and KV cache)."
