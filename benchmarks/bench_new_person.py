@@ -24,13 +24,13 @@ FLOOR = 180.0
 """Seconds that all steps may take together."""
 
 
-def steps(folder: Path, pip: str) -> list[tuple[str, str]]:
+def steps(pip: str) -> list[tuple[str, str]]:
     """Return what is done, in order: a name and a shell command, run in a folder."""
     lrcsim = ".venv/bin/lrcsim"
     return [
-        ("clone", f"git clone -q '{ROOT}' lrcsim"),
+        ("clone", f"git clone -q '{ROOT}' checkout"),
         ("environment", f"'{sys.executable}' -m venv .venv"),
-        ("install", f"{pip} '{folder}/lrcsim[report]'"),
+        ("install", f"{pip} './checkout[report]'"),
         ("first help", f"{lrcsim} --help"),
         ("a log", f"{lrcsim} trace export -o routing.csv"),
         ("import", f"{lrcsim} trace import routing.csv -o mine.h5 --model lrcsim-toy-baseline"),
@@ -59,7 +59,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         place = {key: value for key, value in os.environ.items() if key not in ("NUMBA_CACHE_DIR", "PYTHONPATH")}
-        for step, command in steps(folder, pip):
+        for step, command in steps(pip):
             begun, before = time.perf_counter(), cpu()
             done = subprocess.run(
                 command, shell=True, cwd=folder, env=place, capture_output=True, text=True, check=False

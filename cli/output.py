@@ -15,7 +15,7 @@ import click
 
 from lrcsim.base import compiling
 from lrcsim.base.kinds import named
-from lrcsim.cli.screen import Screen
+from lrcsim.cli.screen import Screen, echo
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -188,7 +188,7 @@ def progress_bar(what: str, *, after: float = 1.0, lines: bool = False) -> Itera
         nonlocal bar, task, last
         if lines and done < total and not sys.stderr.isatty() and time.monotonic() - last >= TELL_EVERY:
             last = time.monotonic()
-            click.echo(f"{what}: {100 * done / total:.0f} %", err=True)
+            echo(f"{what}: {100 * done / total:.0f} %", err=True)
         if bar is None:
             if not sys.stderr.isatty() or time.monotonic() - started < after or done >= total:
                 return

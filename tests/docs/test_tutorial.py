@@ -44,9 +44,7 @@ def test_the_server_s_routing_arrives_unchanged(tmp_path: Path) -> None:
     """The stand-in script and the importer, against the trace that the script took."""
     from lrcsim.traces import RoutingTrace
 
-    text = PAGES[0].read_text(encoding="utf-8")
-    until_import = text[: text.index("$ lrcsim trace check")] + "```"
-    with_outputs(until_import, tmp_path)
+    until("tutorial.md", "$ lrcsim trace check", tmp_path)
     imported, taken = RoutingTrace.open(tmp_path / "mine.h5"), RoutingTrace.open()
     assert (imported.experts == taken.experts).all()
     assert (imported.phase == taken.phase).all()

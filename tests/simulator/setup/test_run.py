@@ -154,7 +154,7 @@ RUN = {"kind": "run", "version": 1, "options": {}}
         (RUN | {"options": []}, "this is no run"),
         (RUN | {"version": 2}, "was written as version 2, this lrcsim reads 1"),
         ({"run": RUN | {"version": None}}, "was written as version None"),
-        (RUN | {"options": {"polcy": "lru"}}, "there is no option 'polcy'; did you mean 'policy'? there are"),
+        (RUN | {"options": {"polcy": "lru"}}, "there is no option 'polcy'; did you mean 'policy'\\? there are"),
         (RUN | {"options": {"hardware": {"name": "x", "toml": "="}}}, "x is no TOML"),
         (RUN | {"options": {"hardware": "rtx-3090", "model": {"name": "x"}}}, "model is no geometry"),
     ],

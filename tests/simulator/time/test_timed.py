@@ -269,6 +269,7 @@ def test_more_lanes_split_the_link() -> None:
 
 def test_a_policy_in_python_runs_in_closed_form_where_that_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The class decides the hits, which the result says; a short run compiles nothing for its times."""
+    monkeypatch.setattr(run_in_time, "_in_simpy", 0)  # other tests of this process may have run much
     mine = type("Mine", (Lru,), {})
     found: dict[bool, Result] = {}
     for compiled in (False, True):
