@@ -58,12 +58,15 @@ def test_who_names_a_bundled_trace_knows_the_way_on_but_not_what_speed_it_has(lr
 def test_speeds_that_are_compared_are_a_toy_s_too(lrcsim: Callable[..., Any]) -> None:
     """As those of the ceilings; hits alone need no word, and JSON is alone."""
     machine = ["--hardware", "rtx-4090"]
-    for command in (["compare", "--policy", "lru", *machine], ["ceilings", "--from", "none", *machine]):
+    for command in (
+        ["compare", "--policy", "lru", "--cache", "2x", *machine],
+        ["ceilings", "--from", "none", *machine],
+    ):
         code, out, err = lrcsim(*command)
         assert (code, err) == (0, "")
         assert "lrcsim-toy-baseline is a toy, 512 experts of 192.0 KiB" in out
-    assert " toy, " not in lrcsim("compare", "--policy", "lru")[1]
-    json.loads(lrcsim("compare", "--policy", "lru", *machine, "--json", "-")[1])
+    assert " toy, " not in lrcsim("compare", "--policy", "lru", "--cache", "2x")[1]
+    json.loads(lrcsim("compare", "--policy", "lru", "--cache", "2x", *machine, "--json", "-")[1])
 
 
 def test_a_trace_of_one_s_own_ends_as_before(lrcsim: Callable[..., Any], tmp_path: Path) -> None:
