@@ -65,7 +65,8 @@ def _experts(seen: Residents, name: str) -> Figure:
     names = KINDS if seen.on_demand else KINDS_AHEAD
     layers = list(seen.experts)
     if not seen.on_demand:  # before the first layer there is little time to bring anything
-        layers.sort(key=lambda layer: layer != layers[len(seen.experts) // 2])
+        middle = layers[len(layers) // 2]
+        layers.sort(key=lambda layer: layer != middle)
     for layer in layers:
         kinds = seen.experts[layer]
         digits = ["".join(map(str, row)) for row in kinds.tolist()]

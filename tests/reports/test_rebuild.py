@@ -12,7 +12,9 @@ from report_files import MakePage, Results, command, load, toy, unseen
 
 from lrcsim.base.errors import ConfigError, PolicyError
 from lrcsim.policies import make_policy
+from lrcsim.reports.blocks import Figure
 from lrcsim.reports.from_trace import COMPARED, PARTS, parts_but, rebuild
+from lrcsim.reports.map_section import map_section
 
 MINE = '''
 from lrcsim.policies import ScorePolicy
@@ -128,6 +130,12 @@ def test_what_only_the_whole_run_could_say(results: Results, tmp_path: Path) -> 
     assert found.residents is not None
     assert not found.residents.on_demand
     assert found.residents.hits == run["cache"]["hits"]
+    layers = list(found.residents.experts)
+    middle = layers[len(layers) // 2]  # is shown first: before layer 0 there is little time to bring anything
+    others = [layer for layer in layers if layer != middle]
+    experts = map_section(found.residents, "one").blocks[1]
+    assert isinstance(experts, Figure)
+    assert [view.label for view in experts.views] == [f"layer {layer}" for layer in (middle, *others)]
     run["run"]["options"]["hardware"] = "mine.toml"
     found = rebuild(run, unseen, parts=["map"], policies=["lru"])
     assert [part.what for part in found.left_out] == ["residency map"]
